@@ -1,0 +1,399 @@
+//! A domain name in the one form everything here compares: lower-case wire labels.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+/// The longest name on the wire, root label included (RFC 1035 §2.3.4), in octets.
+pub const MAX_NAME: usize = 255;
+
+/// The longest label, in octets (RFC 1035 §2.3.4).
+pub const MAX_LABEL: usize = 63;
+
+/// An absolute domain name: length-prefixed labels, ASCII letters lowered (RFC 4343), the root label last.
+///
+/// It lives on the stack (256 octets), so a query is parsed without an allocation. What is kept for long is kept
+/// as [`LowerName::as_wire`] in a buffer of its own.
+#[derive(Clone)]
+pub struct LowerName {
+    /// Octets used in `wire`, 1 (the root) to 255.
+    len: u8,
+    /// The name; what lies behind `len` is meaningless.
+    wire: [u8; MAX_NAME],
+}
+
+impl LowerName {
+    /// Returns the root name.
+    #[must_use]
+    pub const fn root() -> Self {
+        Self { len: 1, wire: [0; MAX_NAME] }
+    }
+
+    /// Reads an uncompressed name at the start of `bytes` and returns it with the octets it took.
+    ///
+    /// # Errors
+    /// A compression pointer, a reserved label type, a name over 255 octets or one that runs past the end.
+    pub fn from_uncompressed(bytes: &[u8]) -> Result<(Self, usize), NameError> {
+        let mut name = Self::root();
+        let mut at = 0;
+        loop {
+            let length = usize::from(*bytes.get(at).ok_or(NameError::Short)?);
+            if length > MAX_LABEL {
+                return Err(if length >= 0xc0 { NameError::Pointer } else { NameError::LabelType });
+            }
+            let end = at + 1 + length;
+            if end > MAX_NAME || (length > 0 && end >= MAX_NAME) {
+                return Err(NameError::TooLong);
+            }
+            let label = bytes.get(at + 1..end).ok_or(NameError::Short)?;
+            name.wire[at] = bytes[at];
+            for (to, from) in name.wire[at + 1..end].iter_mut().zip(label) {
+                *to = from.to_ascii_lowercase();
+            }
+            at = end;
+            if length == 0 {
+                name.len = u8::try_from(at).map_err(|_| NameError::TooLong)?;
+                return Ok((name, at));
+            }
+        }
+    }
+
+    /// Reads the name at `at` of a whole `message`, following compression pointers (RFC 1035 §4.1.4), and returns
+    /// it with the offset behind its first, uncompressed part.
+    ///
+    /// Pointers must point backwards, before everything read so far: the walk is bounded and cannot loop.
+    ///
+    /// # Errors
+    /// A pointer forwards or to itself, a reserved label type, a name over 255 octets, or the end of the message.
+    pub fn from_message(message: &[u8], at: usize) -> Result<(Self, usize), NameError> {
+        let mut name = Self::root();
+        let mut length = 0;
+        let mut at = at;
+        let mut lowest = at;
+        let mut after = None;
+        loop {
+            let octet = usize::from(*message.get(at).ok_or(NameError::Short)?);
+            match octet {
+                0 => {
+                    name.wire[length] = 0;
+                    name.len = u8::try_from(length + 1).map_err(|_| NameError::TooLong)?;
+                    return Ok((name, after.unwrap_or(at + 1)));
+                }
+                1..=MAX_LABEL => {
+                    let label = message.get(at + 1..at + 1 + octet).ok_or(NameError::Short)?;
+                    if length + 1 + octet >= MAX_NAME {
+                        return Err(NameError::TooLong);
+                    }
+                    name.wire[length] = message[at];
+                    for (to, from) in name.wire[length + 1..].iter_mut().zip(label) {
+                        *to = from.to_ascii_lowercase();
+                    }
+                    length += 1 + octet;
+                    at += 1 + octet;
+                }
+                0xc0.. => {
+                    let low = usize::from(*message.get(at + 1).ok_or(NameError::Short)?);
+                    after.get_or_insert(at + 2);
+                    let target = (octet & 0x3f) << 8 | low;
+                    if target >= lowest {
+                        return Err(NameError::Pointer);
+                    }
+                    lowest = target;
+                    at = target;
+                }
+                _ => return Err(NameError::LabelType),
+            }
+        }
+    }
+
+    /// Reads a name as people write it: labels between dots, a trailing dot or none, `\.` and `\DDD` escapes
+    /// (RFC 1035 §5.1). ASCII only; internationalised names are for [`crate::policy`]'s patterns.
+    ///
+    /// # Errors
+    /// An empty label, a label over 63 or a name over 255 octets, a bad escape, a character that is not ASCII.
+    pub fn from_text(text: &str) -> Result<Self, NameError> {
+        let mut name = Self::root();
+        if text == "." {
+            return Ok(name);
+        }
+        let bytes = text.as_bytes();
+        let mut start = 0;
+        let mut end = 1;
+        let mut at = 0;
+        while at < bytes.len() {
+            let octet = match bytes[at] {
+                b'.' => {
+                    start = name.close_label(start, end)?;
+                    end = start + 1;
+                    at += 1;
+                    continue;
+                }
+                b'\\' => {
+                    let (octet, took) = escaped(&bytes[at + 1..])?;
+                    at += took;
+                    octet
+                }
+                octet if !octet.is_ascii() => return Err(NameError::NotAscii),
+                octet => octet,
+            };
+            if end >= MAX_NAME - 1 {
+                return Err(NameError::TooLong);
+            }
+            name.wire[end] = octet.to_ascii_lowercase();
+            end += 1;
+            at += 1;
+        }
+        if end > start + 1 {
+            start = name.close_label(start, end)?;
+        } else if start == 0 {
+            return Err(NameError::EmptyLabel);
+        }
+        name.wire[start] = 0;
+        name.len = u8::try_from(start + 1).map_err(|_| NameError::TooLong)?;
+        Ok(name)
+    }
+
+    /// Writes the length of the label between `start` and `end`; returns where the next one starts.
+    fn close_label(&mut self, start: usize, end: usize) -> Result<usize, NameError> {
+        match end - start - 1 {
+            0 => Err(NameError::EmptyLabel),
+            length if length > MAX_LABEL => Err(NameError::LabelTooLong),
+            length => {
+                self.wire[start] = u8::try_from(length).map_err(|_| NameError::LabelTooLong)?;
+                Ok(end)
+            }
+        }
+    }
+
+    /// Returns the wire form, lower case, root label included.
+    #[must_use]
+    pub fn as_wire(&self) -> &[u8] {
+        &self.wire[..usize::from(self.len)]
+    }
+
+    /// Returns the name and then its ancestors, each as wire form, the root excluded: `a.b`, then `b`.
+    #[must_use]
+    pub fn suffixes(&self) -> Suffixes<'_> {
+        Suffixes { rest: self.as_wire() }
+    }
+
+    /// Returns the labels from the left, the root label excluded.
+    pub fn labels(&self) -> impl Iterator<Item = &[u8]> {
+        self.suffixes().map(|suffix| &suffix[1..=usize::from(suffix[0])])
+    }
+
+    /// Returns whether this is `ancestor` or a name below it.
+    #[must_use]
+    pub fn is_at_or_below(&self, ancestor: &Self) -> bool {
+        ancestor.len == 1 || self.suffixes().any(|suffix| suffix == ancestor.as_wire())
+    }
+
+    /// Returns the wire form of the name one label up; the root's is the root.
+    #[must_use]
+    pub fn parent_wire(&self) -> &[u8] {
+        let wire = self.as_wire();
+        match wire[0] {
+            0 => wire,
+            length => &wire[1 + usize::from(length)..],
+        }
+    }
+}
+
+impl PartialEq for LowerName {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_wire() == other.as_wire()
+    }
+}
+
+impl Eq for LowerName {}
+
+impl Hash for LowerName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_wire().hash(state);
+    }
+}
+
+impl fmt::Debug for LowerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LowerName({self})")
+    }
+}
+
+/// Writes the name as people do: no trailing dot (but `.` for the root), anything that could break a line or be
+/// read as something else escaped as `\DDD` (RFC 1035 §5.1).
+impl fmt::Display for LowerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_wire(f, self.as_wire())
+    }
+}
+
+/// A wire name that is displayed as [`LowerName`] is; for names kept in a buffer of their own.
+#[derive(Clone, Copy)]
+pub struct DisplayWire<'a>(pub &'a [u8]);
+
+impl fmt::Display for DisplayWire<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_wire(f, self.0)
+    }
+}
+
+/// Writes the presentation form of a valid wire name.
+fn write_wire(f: &mut fmt::Formatter<'_>, wire: &[u8]) -> fmt::Result {
+    use fmt::Write as _;
+    if wire.first().is_none_or(|&length| length == 0) {
+        return f.write_str(".");
+    }
+    for (index, suffix) in (Suffixes { rest: wire }).enumerate() {
+        if index > 0 {
+            f.write_char('.')?;
+        }
+        for &octet in &suffix[1..=usize::from(suffix[0])] {
+            match octet {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'*' | b'/' | b'+' | b'=' | b':' => {
+                    f.write_char(char::from(octet))?;
+                }
+                octet => write!(f, "\\{octet:03}")?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A name and its ancestors below the root, from the longest; see [`LowerName::suffixes`].
+#[derive(Clone)]
+pub struct Suffixes<'a> {
+    /// What is left of the wire form.
+    rest: &'a [u8],
+}
+
+impl<'a> Suffixes<'a> {
+    /// Walks a wire name kept elsewhere; `wire` must be a valid, uncompressed name.
+    #[must_use]
+    pub fn of(wire: &'a [u8]) -> Self {
+        Self { rest: wire }
+    }
+}
+
+impl<'a> Iterator for Suffixes<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let length = usize::from(*self.rest.first()?);
+        if length == 0 {
+            return None;
+        }
+        let here = self.rest;
+        self.rest = here.get(1 + length..)?;
+        Some(here)
+    }
+}
+
+/// Why bytes or text are no domain name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// The bytes end before the name does.
+    #[error("the name runs past the end")]
+    Short,
+    /// A compression pointer that is not allowed here, or does not point backwards.
+    #[error("bad compression pointer")]
+    Pointer,
+    /// The two high bits of a label's length are 01 or 10 (RFC 6891 §5).
+    #[error("unknown label type")]
+    LabelType,
+    /// More than 255 octets on the wire.
+    #[error("the name is longer than 253 characters")]
+    TooLong,
+    /// More than 63 octets in one label.
+    #[error("a label is longer than 63 octets")]
+    LabelTooLong,
+    /// Nothing between two dots.
+    #[error("a label is empty")]
+    EmptyLabel,
+    /// A backslash that is not followed by a character or three digits up to 255.
+    #[error("bad escape")]
+    Escape,
+    /// A character outside ASCII.
+    #[error("not ASCII")]
+    NotAscii,
+}
+
+/// Reads what follows a backslash; returns the octet and the characters taken.
+fn escaped(rest: &[u8]) -> Result<(u8, usize), NameError> {
+    let first = *rest.first().ok_or(NameError::Escape)?;
+    if !first.is_ascii_digit() {
+        return if first.is_ascii() { Ok((first, 1)) } else { Err(NameError::NotAscii) };
+    }
+    let digits = rest.get(..3).and_then(|three| std::str::from_utf8(three).ok()).ok_or(NameError::Escape)?;
+    digits.parse().map(|octet| (octet, 3)).map_err(|_| NameError::Escape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_round_trips_in_canonical_form() {
+        const CASES: &[(&str, &str)] = &[
+            ("GitHub.com.", "github.com"),
+            ("a.b", "a.b"),
+            (".", "."),
+            (r"evil\000.test", r"evil\000.test"),
+            (r"dot\.in.test", r"dot\046in.test"),
+            ("_acme-challenge.example", "_acme-challenge.example"),
+        ];
+        for (text, canonical) in CASES {
+            assert_eq!(LowerName::from_text(text).unwrap().to_string(), *canonical, "{text}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_name_is_refused() {
+        let long_label = "a".repeat(64);
+        let long_name = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(62)].join(".");
+        let cases = [
+            ("", NameError::EmptyLabel),
+            ("a..b", NameError::EmptyLabel),
+            (".a", NameError::EmptyLabel),
+            (&long_label, NameError::LabelTooLong),
+            (&long_name, NameError::TooLong),
+            (r"a\25", NameError::Escape),
+            (r"a\256", NameError::Escape),
+            ("bücher", NameError::NotAscii),
+        ];
+        for (text, error) in cases {
+            assert_eq!(LowerName::from_text(text).unwrap_err(), error, "{text}");
+        }
+        let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        assert_eq!(LowerName::from_text(&longest).unwrap().as_wire().len(), MAX_NAME);
+    }
+
+    #[test]
+    fn uncompressed_names_hold_no_pointer_and_no_255th_octet_too_many() {
+        assert_eq!(LowerName::from_uncompressed(b"\xc0\x0c").unwrap_err(), NameError::Pointer);
+        assert_eq!(LowerName::from_uncompressed(b"\x41a").unwrap_err(), NameError::LabelType);
+        assert_eq!(LowerName::from_uncompressed(b"\x05abc").unwrap_err(), NameError::Short);
+        let (name, took) = LowerName::from_uncompressed(b"\x03WwW\x04Test\x00rest").unwrap();
+        assert_eq!((name.to_string().as_str(), took), ("www.test", 10));
+        let longest: Vec<u8> = [&[1, b'a'][..]; 127].concat().into_iter().chain([0]).collect();
+        assert_eq!(LowerName::from_uncompressed(&longest).unwrap().1, MAX_NAME);
+        let over: Vec<u8> = [&[1, b'a'][..]; 128].concat().into_iter().chain([0]).collect();
+        assert_eq!(LowerName::from_uncompressed(&over).unwrap_err(), NameError::TooLong);
+    }
+
+    #[test]
+    fn pointers_go_backwards_only() {
+        let message = b"\x04test\x00\x03www\xc0\x00\xc0\x0c";
+        let (name, after) = LowerName::from_message(message, 6).unwrap();
+        assert_eq!((name.to_string().as_str(), after), ("www.test", 12));
+        assert_eq!(LowerName::from_message(message, 12).unwrap_err(), NameError::Pointer);
+        assert_eq!(LowerName::from_message(b"\x01a\xc0\x00", 0).unwrap_err(), NameError::Pointer);
+    }
+
+    #[test]
+    fn at_or_below_goes_by_labels() {
+        let name = |text| LowerName::from_text(text).unwrap();
+        assert!(name("a.github.com").is_at_or_below(&name("github.com")));
+        assert!(name("github.com").is_at_or_below(&name("github.com")));
+        assert!(!name("evilgithub.com").is_at_or_below(&name("github.com")));
+        assert!(name("x").is_at_or_below(&LowerName::root()));
+    }
+}

@@ -1,0 +1,3 @@
+//! hostgate: a DNS-level policy resolver.
+
+pub mod dns;
