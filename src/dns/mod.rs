@@ -1,4 +1,10 @@
 //! The wire format: pure functions over bytes. No socket, clock, log or policy in here.
 
+pub mod answer;
 pub mod name;
+pub mod query;
+pub mod rcode;
+pub mod rebinding;
+pub mod response;
 pub mod rtype;
+mod wire;

@@ -1,0 +1,349 @@
+//! What a client asks: its bytes become a [`Query`], a [`Refusal`] or nothing at all.
+//!
+//! One pass, no allocation, and work linear in the bytes whatever they are. The order of the checks is that of the
+//! usual servers: opcode, form, EDNS version, class, transfer; policy comes after all of them.
+
+use super::name::LowerName;
+use super::rcode::Rcode;
+use super::response::Question;
+use super::rtype::RecordType;
+use super::wire::{CLASS_IN, HEADER, Header, MAX_MESSAGE, OPT_DO, Options, PAYLOAD, flag, u16_at, u32_at};
+
+/// What the bytes of a client are.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a query lives on the stack: parsing allocates nothing")]
+pub enum Parsed<'a> {
+    /// A question that policy decides.
+    Query(Query<'a>),
+    /// A message that is answered with an error, whatever the policy.
+    Refuse(Refusal<'a>),
+    /// Nothing that may be answered: an answer could go round in circles.
+    Drop(DropReason),
+}
+
+/// A well-formed query: one question of class IN.
+#[derive(Clone, Debug)]
+pub struct Query<'a> {
+    /// The message ID.
+    pub id: u16,
+    /// The RD bit.
+    pub recursion_desired: bool,
+    /// The CD bit.
+    pub checking_disabled: bool,
+    /// The bytes of the question as they came: QNAME in its case, QTYPE, QCLASS.
+    pub question: &'a [u8],
+    /// The QNAME, lower case.
+    pub qname: LowerName,
+    /// The QTYPE.
+    pub qtype: RecordType,
+    /// What the OPT record said, if there was one.
+    pub edns: Option<Edns>,
+}
+
+impl Query<'_> {
+    /// Returns the longest answer that may be sent, in octets.
+    ///
+    /// UDP: 512 without an OPT record (RFC 1035 §2.3.4), else what it asks for between 512 and 1232.
+    #[must_use]
+    pub fn payload_limit(&self, transport: Transport) -> usize {
+        match (transport, self.edns) {
+            (Transport::Tcp, _) => MAX_MESSAGE,
+            (Transport::Udp, None) => 512,
+            (Transport::Udp, Some(edns)) => usize::from(edns.payload_size.clamp(512, PAYLOAD)),
+        }
+    }
+
+    /// Returns what of this is asked upstream, which is also the key of the cache.
+    #[must_use]
+    pub fn to_question(&self) -> Question {
+        Question {
+            qname: self.qname.clone(),
+            qtype: self.qtype,
+            dnssec_ok: self.edns.is_some_and(|edns| edns.dnssec_ok),
+            checking_disabled: self.checking_disabled,
+            recursion_desired: self.recursion_desired,
+        }
+    }
+}
+
+/// How a query came, as far as the size of its answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// A datagram.
+    Udp,
+    /// A stream with length-prefixed messages.
+    Tcp,
+}
+
+/// What the OPT record of a client said (RFC 6891 §6.1.3). Its options are checked for their form, then ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edns {
+    /// The UDP payload size, as sent.
+    pub payload_size: u16,
+    /// The DO bit (RFC 3225).
+    pub dnssec_ok: bool,
+}
+
+/// A message that is answered with an error: what of it is echoed, and why.
+#[derive(Clone, Debug)]
+pub struct Refusal<'a> {
+    /// The message ID.
+    pub id: u16,
+    /// The opcode, 0 to 15.
+    pub opcode: u8,
+    /// The RD bit.
+    pub recursion_desired: bool,
+    /// The CD bit.
+    pub checking_disabled: bool,
+    /// The bytes of the question as they came, when there is exactly one and it could be read.
+    pub question: Option<&'a [u8]>,
+    /// What the OPT record said, when one could be read.
+    pub edns: Option<Edns>,
+    /// Why it is refused.
+    pub reason: RefusalReason,
+}
+
+impl Refusal<'_> {
+    /// Returns what was asked, when the question could be read; for records of the decision, not for deciding.
+    #[must_use]
+    pub fn asked(&self) -> Option<(LowerName, RecordType)> {
+        let (qname, length) = LowerName::from_uncompressed(self.question?).ok()?;
+        Some((qname, RecordType(u16_at(self.question?, length)?)))
+    }
+}
+
+/// Why a message is refused before any policy is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusalReason {
+    /// The opcode is not QUERY.
+    Opcode,
+    /// There is not exactly one question.
+    QuestionCount,
+    /// The question could not be read.
+    Question,
+    /// The answer or the authority section of the query holds something.
+    Records,
+    /// A record of the additional section could not be read, or something stands behind the last one.
+    Additional,
+    /// There is more than one OPT record, or its owner is not the root, or its options are malformed.
+    Edns,
+    /// The EDNS version is not 0.
+    EdnsVersion,
+    /// The class is not IN.
+    Class,
+    /// A zone transfer: AXFR or IXFR.
+    Transfer,
+}
+
+impl RefusalReason {
+    /// Returns the response code that says so.
+    #[must_use]
+    pub const fn rcode(self) -> Rcode {
+        match self {
+            Self::Opcode => Rcode::NOTIMP,
+            Self::QuestionCount | Self::Question | Self::Records | Self::Additional | Self::Edns => Rcode::FORMERR,
+            Self::EdnsVersion => Rcode::BADVERS,
+            Self::Class | Self::Transfer => Rcode::REFUSED,
+        }
+    }
+
+    /// Returns the reason as the decision log and the metrics name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opcode => "opcode",
+            Self::QuestionCount => "question-count",
+            Self::Question => "question",
+            Self::Records => "records",
+            Self::Additional => "additional",
+            Self::Edns => "edns",
+            Self::EdnsVersion => "edns-version",
+            Self::Class => "class",
+            Self::Transfer => "transfer",
+        }
+    }
+}
+
+/// Why a message is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// It is a response (QR=1).
+    Response,
+    /// It is shorter than a header.
+    Short,
+}
+
+impl DropReason {
+    /// Returns the reason as the metrics name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Response => "response",
+            Self::Short => "short",
+        }
+    }
+}
+
+/// Reads what a client sent.
+///
+/// Never panics and never allocates; reads each byte a bounded number of times.
+#[must_use]
+pub fn parse(message: &[u8]) -> Parsed<'_> {
+    let Some(header) = Header::read(message) else {
+        return Parsed::Drop(DropReason::Short);
+    };
+    if header.flags & flag::QR != 0 {
+        return Parsed::Drop(DropReason::Response);
+    }
+    let body = Body::read(message, &header);
+    match body.judge(&header) {
+        Ok(asked) => Parsed::Query(Query {
+            id: header.id,
+            recursion_desired: header.flags & flag::RD != 0,
+            checking_disabled: header.flags & flag::CD != 0,
+            question: asked.bytes,
+            qtype: asked.qtype,
+            edns: body.edns,
+            qname: asked.qname.clone(),
+        }),
+        Err(reason) => Parsed::Refuse(Refusal {
+            id: header.id,
+            opcode: u8::try_from((header.flags & flag::OPCODE) >> 11).unwrap_or_default(),
+            recursion_desired: header.flags & flag::RD != 0,
+            checking_disabled: header.flags & flag::CD != 0,
+            question: body.asked.as_ref().map(|asked| asked.bytes),
+            edns: body.edns,
+            reason,
+        }),
+    }
+}
+
+/// What stands behind the header, as far as it could be read.
+struct Body<'a> {
+    /// The question, when there is exactly one.
+    asked: Option<Asked<'a>>,
+    /// The first OPT record.
+    edns: Option<Edns>,
+    /// The EDNS version, 0 when there is no OPT record.
+    version: u8,
+    /// Where the form breaks; nothing behind it was read.
+    fault: Option<RefusalReason>,
+}
+
+/// A question, read.
+struct Asked<'a> {
+    /// Its bytes.
+    bytes: &'a [u8],
+    /// QNAME.
+    qname: LowerName,
+    /// QTYPE.
+    qtype: RecordType,
+    /// QCLASS.
+    qclass: u16,
+}
+
+impl<'a> Body<'a> {
+    /// Reads the sections up to the first fault.
+    fn read(message: &'a [u8], header: &Header) -> Self {
+        let mut body = Self { asked: None, edns: None, version: 0, fault: None };
+        body.fault = body.read_sections(message, header).err();
+        body
+    }
+
+    /// Reads the question and the additional section; the others must be empty in a query.
+    fn read_sections(&mut self, message: &'a [u8], header: &Header) -> Result<(), RefusalReason> {
+        let [questions, answers, authorities, additionals] = header.counts;
+        let mut at = HEADER;
+        match questions {
+            // Read on for the OPT record: the answer to a query with EDNS must hold one, also when it says FORMERR.
+            0 => {}
+            1 => {
+                let asked = Asked::read(message.get(at..).unwrap_or_default()).ok_or(RefusalReason::Question)?;
+                at += asked.bytes.len();
+                self.asked = Some(asked);
+            }
+            _ => return Err(RefusalReason::QuestionCount),
+        }
+        if answers != 0 || authorities != 0 {
+            return Err(RefusalReason::Records);
+        }
+        for _ in 0..additionals {
+            at = self.read_additional(message, at)?;
+        }
+        if at != message.len() {
+            return Err(RefusalReason::Additional);
+        }
+        if questions == 0 { Err(RefusalReason::QuestionCount) } else { Ok(()) }
+    }
+
+    /// Reads the additional record at `at`; returns where it ends.
+    fn read_additional(&mut self, message: &'a [u8], at: usize) -> Result<usize, RefusalReason> {
+        let fixed = skip_name(message, at).ok_or(RefusalReason::Additional)?;
+        let read = |offset| u16_at(message, fixed + offset).ok_or(RefusalReason::Additional);
+        let (rtype, class, length) = (RecordType(read(0)?), read(2)?, usize::from(read(8)?));
+        let ttl = u32_at(message, fixed + 4).ok_or(RefusalReason::Additional)?;
+        let end = fixed + 10 + length;
+        let rdata = message.get(fixed + 10..end).ok_or(RefusalReason::Additional)?;
+        if rtype == RecordType::OPT {
+            // RFC 6891 §6.1.1: at most one, and its owner is the root.
+            if self.edns.is_some() || fixed != at + 1 {
+                return Err(RefusalReason::Edns);
+            }
+            let [_, version, flags @ ..] = ttl.to_be_bytes();
+            self.version = version;
+            self.edns = Some(Edns { payload_size: class, dnssec_ok: u16::from_be_bytes(flags) & OPT_DO != 0 });
+            // What options look like in a later version is unknown, so version 0 alone is checked.
+            if version == 0 && Options(rdata).any(|option| option.is_err()) {
+                return Err(RefusalReason::Edns);
+            }
+        }
+        Ok(end)
+    }
+
+    /// Returns the question, or the first reason to refuse in the order servers check.
+    fn judge(&self, header: &Header) -> Result<&Asked<'a>, RefusalReason> {
+        if header.flags & flag::OPCODE != 0 {
+            return Err(RefusalReason::Opcode);
+        }
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        if self.version != 0 {
+            return Err(RefusalReason::EdnsVersion);
+        }
+        let asked = self.asked.as_ref().ok_or(RefusalReason::QuestionCount)?;
+        if asked.qclass != CLASS_IN {
+            return Err(RefusalReason::Class);
+        }
+        if matches!(asked.qtype, RecordType::AXFR | RecordType::IXFR) {
+            return Err(RefusalReason::Transfer);
+        }
+        Ok(asked)
+    }
+}
+
+impl<'a> Asked<'a> {
+    /// Reads the question at the start of `bytes`. A compression pointer has nothing to point to there.
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let (qname, length) = LowerName::from_uncompressed(bytes).ok()?;
+        Some(Self {
+            bytes: bytes.get(..length + 4)?,
+            qtype: RecordType(u16_at(bytes, length)?),
+            qclass: u16_at(bytes, length + 2)?,
+            qname,
+        })
+    }
+}
+
+/// Returns where the name at `at` ends, without following a compression pointer.
+fn skip_name(message: &[u8], at: usize) -> Option<usize> {
+    let mut end = at;
+    loop {
+        match usize::from(*message.get(end)?) {
+            0 => return Some(end + 1),
+            length @ 1..=63 if end - at + length < 255 => end += 1 + length,
+            0xc0.. if u16_at(message, end).is_some_and(|word| usize::from(word & 0x3fff) < at) => return Some(end + 2),
+            _ => return None,
+        }
+    }
+}

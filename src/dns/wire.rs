@@ -1,0 +1,111 @@
+//! What queries and responses share on the wire: the header, numbers, the OPT record's shape.
+
+/// The length of the header (RFC 1035 §4.1.1), and so where the question starts.
+pub(super) const HEADER: usize = 12;
+
+/// The longest message (the length prefix of TCP has two octets, RFC 1035 §4.2.2).
+pub(super) const MAX_MESSAGE: usize = 65_535;
+
+/// The UDP payload size we announce and at most use: it fits an IPv6 path without fragments (DNS flag day 2020).
+pub(super) const PAYLOAD: u16 = 1232;
+
+/// The class IN.
+pub(super) const CLASS_IN: u16 = 1;
+
+/// The EDNS option of an Extended DNS Error (RFC 8914 §2).
+pub(super) const OPTION_EDE: u16 = 15;
+
+/// The DO bit in the flags of an OPT record (RFC 3225 §3).
+pub(super) const OPT_DO: u16 = 0x8000;
+
+/// The header flags, as bits of the second 16-bit word.
+pub(super) mod flag {
+    /// The message is a response.
+    pub(in super::super) const QR: u16 = 0x8000;
+    /// The opcode's four bits.
+    pub(in super::super) const OPCODE: u16 = 0x7800;
+    /// Authoritative answer.
+    pub(in super::super) const AA: u16 = 0x0400;
+    /// Truncation.
+    pub(in super::super) const TC: u16 = 0x0200;
+    /// Recursion desired.
+    pub(in super::super) const RD: u16 = 0x0100;
+    /// Recursion available.
+    pub(in super::super) const RA: u16 = 0x0080;
+    /// Authentic data (RFC 4035 §3.1.6).
+    pub(in super::super) const AD: u16 = 0x0020;
+    /// Checking disabled (RFC 4035 §3.1.6).
+    pub(in super::super) const CD: u16 = 0x0010;
+    /// The lower four bits of the response code.
+    pub(in super::super) const RCODE: u16 = 0x000f;
+}
+
+/// Reads the 16-bit number at `at`, if the bytes reach that far.
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    let (number, _) = bytes.get(at..)?.split_first_chunk()?;
+    Some(u16::from_be_bytes(*number))
+}
+
+/// Reads the 32-bit number at `at`, if the bytes reach that far.
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let (number, _) = bytes.get(at..)?.split_first_chunk()?;
+    Some(u32::from_be_bytes(*number))
+}
+
+/// The header of a message, read.
+#[derive(Clone, Copy)]
+pub(super) struct Header {
+    /// The message ID.
+    pub(super) id: u16,
+    /// The flags word, opcode and RCODE included; see [`flag`].
+    pub(super) flags: u16,
+    /// How many records each section claims: question, answer, authority, additional.
+    pub(super) counts: [u16; 4],
+}
+
+impl Header {
+    /// Reads the header at the start of `message`, or nothing if it is shorter than one.
+    pub(super) fn read(message: &[u8]) -> Option<Self> {
+        let count = |index: usize| u16_at(message, 4 + 2 * index);
+        Some(Self {
+            id: u16_at(message, 0)?,
+            flags: u16_at(message, 2)?,
+            counts: [count(0)?, count(1)?, count(2)?, count(3)?],
+        })
+    }
+
+    /// Writes the header at the end of `out`.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        let [questions, answers, authorities, additionals] = self.counts;
+        for word in [self.id, self.flags, questions, answers, authorities, additionals] {
+            out.extend_from_slice(&word.to_be_bytes());
+        }
+    }
+}
+
+/// Walks the options of an OPT record's RDATA (RFC 6891 §6.1.2): `Ok((code, data))`, or one `Err` where the form
+/// breaks and then nothing more.
+pub(super) struct Options<'a>(pub(super) &'a [u8]);
+
+/// The options of an OPT record run past its end.
+pub(super) struct BrokenOption;
+
+impl<'a> Iterator for Options<'a> {
+    type Item = Result<(u16, &'a [u8]), BrokenOption>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let option = u16_at(self.0, 0).zip(u16_at(self.0, 2)).and_then(|(code, length)| {
+            let end = 4 + usize::from(length);
+            let data = self.0.get(4..end)?;
+            self.0 = &self.0[end..];
+            Some((code, data))
+        });
+        if option.is_none() {
+            self.0 = &[];
+        }
+        Some(option.ok_or(BrokenOption))
+    }
+}
