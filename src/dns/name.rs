@@ -9,6 +9,9 @@ pub const MAX_NAME: usize = 255;
 /// The longest label, in octets (RFC 1035 §2.3.4).
 pub const MAX_LABEL: usize = 63;
 
+/// The most labels a name can have below the root, in any name of [`MAX_NAME`] octets.
+pub const MAX_LABELS: usize = 127;
+
 /// An absolute domain name: length-prefixed labels, ASCII letters lowered (RFC 4343), the root label last.
 ///
 /// It lives on the stack (256 octets), so a query is parsed without an allocation. What is kept for long is kept
@@ -60,7 +63,8 @@ impl LowerName {
     /// Reads the name at `at` of a whole `message`, following compression pointers (RFC 1035 §4.1.4), and returns
     /// it with the offset behind its first, uncompressed part.
     ///
-    /// Pointers must point backwards, before everything read so far: the walk is bounded and cannot loop.
+    /// Pointers must point backwards, before everything read so far, and there may be as many as a name has labels:
+    /// the walk is short and cannot loop.
     ///
     /// # Errors
     /// A pointer forwards or to itself, a reserved label type, a name over 255 octets, or the end of the message.
@@ -70,6 +74,7 @@ impl LowerName {
         let mut at = at;
         let mut lowest = at;
         let mut after = None;
+        let mut hops = 0;
         loop {
             let octet = usize::from(*message.get(at).ok_or(NameError::Short)?);
             match octet {
@@ -94,9 +99,10 @@ impl LowerName {
                     let low = usize::from(*message.get(at + 1).ok_or(NameError::Short)?);
                     after.get_or_insert(at + 2);
                     let target = (octet & 0x3f) << 8 | low;
-                    if target >= lowest {
+                    if target >= lowest || hops == MAX_LABELS {
                         return Err(NameError::Pointer);
                     }
+                    hops += 1;
                     lowest = target;
                     at = target;
                 }

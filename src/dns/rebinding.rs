@@ -1,9 +1,273 @@
-//! Which addresses a public name may not answer with.
+//! Which addresses a public name may not answer with: those that are not globally reachable.
+//!
+//! By the IANA special-purpose address registries (RFC 6890 and its updates) as of 2025, plus multicast and a few ranges
+//! that reach the host, its network or its cloud all the same. An IPv6 address that carries an IPv4 address is as
+//! reachable as that one is: a translator or a tunnel on the way would take it there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Returns whether `address` is globally reachable.
 #[must_use]
 pub fn is_globally_reachable(address: IpAddr) -> bool {
-    !address.is_loopback()
+    match address {
+        IpAddr::V4(address) => is_global_v4(address),
+        IpAddr::V6(address) => is_global_v6(address),
+    }
+}
+
+/// Returns whether an IPv4 address is globally reachable.
+fn is_global_v4(address: Ipv4Addr) -> bool {
+    let bits = address.to_bits();
+    // 192.0.0.9 (PCP anycast, RFC 7723) and 192.0.0.10 (TURN anycast, RFC 8155) are global inside 192.0.0.0/24.
+    matches!(address.octets(), [192, 0, 0, 9 | 10])
+        || !PRIVATE_V4.iter().any(|(first, length)| (first.to_bits() ^ bits) >> (32 - length) == 0)
+}
+
+/// Returns whether an IPv6 address, and the IPv4 address it may carry, are globally reachable.
+fn is_global_v6(address: Ipv6Addr) -> bool {
+    let v4 = |high: u16, low: u16| is_global_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
+    match address.segments() {
+        // ::/96 is IPv4-compatible (RFC 4291 §2.5.5.1), ::ffff:0:0/96 IPv4-mapped (§2.5.5.2), ::ffff:0:0:0/96
+        // IPv4-translated (RFC 2765 §2.1), 64:ff9b::/96 NAT64's well-known prefix (RFC 6052 §2.1). The unspecified and
+        // the loopback address read as 0.0.0.0 and 0.0.0.1, which are as little reachable.
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        // 6to4 (RFC 3056 §2).
+        | [0x2002, high, low, ..] => v4(high, low),
+        [0x64, 0xff9b, 1, ..] => is_global_local_nat64(address),
+        // Teredo (RFC 4380 §4): the server, and the client with its bits inverted.
+        [0x2001, 0, high, low, _, _, client_high, client_low] => v4(high, low) && v4(!client_high, !client_low),
+        _ => is_global_plain_v6(address),
+    }
+}
+
+/// Returns whether an address of NAT64's local-use prefix `64:ff9b:1::/48` (RFC 8215) leads to reachable ones only.
+///
+/// Where in it the IPv4 address stands depends on the prefix length that the network chose (RFC 6052 §2.2: 48, 56, 64
+/// or 96), which we do not know, and the rest is ignored by the translator: so every place must hold a reachable
+/// address, or one of 0.0.0.0/8, which no translator sends on, as the unused places do.
+fn is_global_local_nat64(address: Ipv6Addr) -> bool {
+    let octets = address.octets();
+    let mut any = false;
+    for places in [[6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15]] {
+        let carried = Ipv4Addr::from(places.map(|place: usize| octets[place]));
+        if carried.octets()[0] != 0 {
+            if !is_global_v4(carried) {
+                return false;
+            }
+            any = true;
+        }
+    }
+    any
+}
+
+/// Returns whether an IPv6 address that carries no IPv4 address is globally reachable.
+fn is_global_plain_v6(address: Ipv6Addr) -> bool {
+    let bits = address.to_bits();
+    let holds = |(first, length): &(Ipv6Addr, u32)| (first.to_bits() ^ bits) >> (128 - length) == 0;
+    // Unicast addresses are assigned from 2000::/3 alone (RFC 4291 §2.4 and IANA's registry); the rest is loopback,
+    // link-local, site-local, unique local, multicast, discard-only, segment routing, or reserved.
+    bits >> 125 == 1 && (GLOBAL_V6.iter().any(holds) || !PRIVATE_V6.iter().any(holds))
+}
+
+/// The IPv4 prefixes that are not globally reachable.
+const PRIVATE_V4: &[(Ipv4Addr, u32)] = &[
+    // "This network" (RFC 791 §3.2); many systems take 0.0.0.0 for themselves.
+    (Ipv4Addr::UNSPECIFIED, 8),
+    // Private use (RFC 1918).
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    // Shared address space behind carrier NAT (RFC 6598).
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    // Loopback (RFC 1122 §3.2.1.3).
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    // Link-local (RFC 3927); clouds keep their metadata and credentials there.
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    // Azure's platform services, reachable from every machine there.
+    (Ipv4Addr::new(168, 63, 129, 16), 32),
+    // IETF protocol assignments (RFC 6890 §2.1).
+    (Ipv4Addr::new(192, 0, 0, 0), 24),
+    // Documentation (RFC 5737).
+    (Ipv4Addr::new(192, 0, 2, 0), 24),
+    (Ipv4Addr::new(198, 51, 100, 0), 24),
+    (Ipv4Addr::new(203, 0, 113, 0), 24),
+    // Anycast of 6to4 relays, deprecated (RFC 7526).
+    (Ipv4Addr::new(192, 88, 99, 0), 24),
+    // Benchmarking (RFC 2544).
+    (Ipv4Addr::new(198, 18, 0, 0), 15),
+    // Multicast (RFC 5771).
+    (Ipv4Addr::new(224, 0, 0, 0), 4),
+    // Reserved (RFC 1112 §4), limited broadcast (RFC 919) included.
+    (Ipv4Addr::new(240, 0, 0, 0), 4),
+];
+
+/// The prefixes of `2000::/3` that are not globally reachable.
+const PRIVATE_V6: &[(Ipv6Addr, u32)] = &[
+    // IETF protocol assignments (RFC 2928): benchmarking (RFC 5180) and ORCHID (RFC 4843) among them.
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
+    // Documentation (RFC 3849, RFC 9637).
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
+];
+
+/// The prefixes of [`PRIVATE_V6`] that are globally reachable after all.
+const GLOBAL_V6: &[(Ipv6Addr, u32)] = &[
+    // Anycast of PCP (RFC 7723), TURN (RFC 8155) and the DNS-SD registration protocol (RFC 9665).
+    (Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 1), 128),
+    (Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 2), 128),
+    (Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 3), 128),
+    // AMT (RFC 7450).
+    (Ipv6Addr::new(0x2001, 3, 0, 0, 0, 0, 0, 0), 32),
+    // AS112 (RFC 7535).
+    (Ipv6Addr::new(0x2001, 4, 0x112, 0, 0, 0, 0, 0), 48),
+    // ORCHIDv2 (RFC 7343) and drone remote IDs (RFC 9374).
+    (Ipv6Addr::new(0x2001, 0x20, 0, 0, 0, 0, 0, 0), 28),
+    (Ipv6Addr::new(0x2001, 0x30, 0, 0, 0, 0, 0, 0), 28),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_purpose_addresses_are_not_globally_reachable() {
+        const CASES: &[(&str, bool)] = &[
+            ("0.0.0.0", false),
+            ("0.255.255.255", false),
+            ("1.0.0.0", true),
+            ("9.255.255.255", true),
+            ("10.0.0.0", false),
+            ("10.255.255.255", false),
+            ("11.0.0.0", true),
+            ("100.63.255.255", true),
+            ("100.64.0.0", false),
+            ("100.127.255.255", false),
+            ("100.128.0.0", true),
+            ("126.255.255.255", true),
+            ("127.0.0.1", false),
+            ("128.0.0.0", true),
+            ("168.63.129.15", true),
+            ("168.63.129.16", false),
+            ("168.63.129.17", true),
+            ("169.253.255.255", true),
+            ("169.254.169.254", false),
+            ("169.255.0.0", true),
+            ("172.15.255.255", true),
+            ("172.16.0.0", false),
+            ("172.31.255.255", false),
+            ("172.32.0.0", true),
+            ("192.0.0.8", false),
+            ("192.0.0.9", true),
+            ("192.0.0.10", true),
+            ("192.0.0.170", false),
+            ("192.0.1.0", true),
+            ("192.0.2.1", false),
+            ("192.31.196.1", true),
+            ("192.52.193.1", true),
+            ("192.88.99.1", false),
+            ("192.167.255.255", true),
+            ("192.168.0.1", false),
+            ("192.169.0.0", true),
+            ("192.175.48.1", true),
+            ("198.17.255.255", true),
+            ("198.18.0.0", false),
+            ("198.19.255.255", false),
+            ("198.20.0.0", true),
+            ("198.51.100.1", false),
+            ("203.0.113.1", false),
+            ("223.255.255.255", true),
+            ("224.0.0.1", false),
+            ("239.255.255.255", false),
+            ("240.0.0.0", false),
+            ("255.255.255.255", false),
+            ("8.8.8.8", true),
+            ("::", false),
+            ("::1", false),
+            ("::2", false),
+            ("100::1", false),
+            ("100:0:0:1::1", false),
+            ("1fff::1", false),
+            ("2000::1", true),
+            ("2001:1::1", true),
+            ("2001:1::2", true),
+            ("2001:1::3", true),
+            ("2001:1::4", false),
+            ("2001:2::1", false),
+            ("2001:3::1", true),
+            ("2001:4:112::1", true),
+            ("2001:4:113::1", false),
+            ("2001:10::1", false),
+            ("2001:20::1", true),
+            ("2001:2f::1", true),
+            ("2001:30::1", true),
+            ("2001:40::1", false),
+            ("2001:1ff::1", false),
+            ("2001:200::1", true),
+            ("2001:db8::1", false),
+            ("2001:db9::1", true),
+            ("2001:4860:4860::8888", true),
+            ("2606:4700::1111", true),
+            ("2620:4f:8000::1", true),
+            ("3fff::1", false),
+            ("3fff:fff::1", false),
+            ("3fff:1000::1", true),
+            ("4000::1", false),
+            ("5f00::1", false),
+            ("fc00::1", false),
+            ("fd12:3456::1", false),
+            ("fe80::1", false),
+            ("fec0::1", false),
+            ("ff02::1", false),
+        ];
+        check(CASES);
+    }
+
+    #[test]
+    fn an_address_that_carries_ipv4_is_as_reachable_as_that() {
+        const CASES: &[(&str, bool)] = &[
+            ("::ffff:8.8.8.8", true),
+            ("::ffff:127.0.0.1", false),
+            ("::ffff:169.254.169.254", false),
+            ("::8.8.8.8", true),
+            ("::10.0.0.1", false),
+            ("::ffff:0:8.8.8.8", true),
+            ("::ffff:0:10.0.0.1", false),
+            ("64:ff9b::8.8.8.8", true),
+            ("64:ff9b::10.0.0.1", false),
+            ("64:ff9b::192.0.2.33", false),
+            // Neither the well-known prefix nor the local one.
+            ("64:ff9b:0:1::8.8.8.8", false),
+            ("64:ff9b:2::8.8.8.8", false),
+            ("2002:808:808::1", true),
+            ("2002:a00:1::1", false),
+            ("2002:7f00:1::", false),
+            // Teredo: server 65.54.227.120, client 192.0.2.45 (RFC 4380 §5.1.1's shape) and a global one.
+            ("2001:0:4136:e378:8000:63bf:3fff:fdd2", false),
+            ("2001:0:4136:e378:8000:63bf:f7f7:f7f7", true),
+            ("2001:0:a00:1:8000:63bf:f7f7:f7f7", false),
+            ("2001:0:4136:e378:8000:63bf:f5ff:fffe", false),
+            // Local-use NAT64 by prefix length 96, 64, 56 and 48.
+            ("64:ff9b:1::8.8.8.8", true),
+            ("64:ff9b:1::10.0.0.1", false),
+            ("64:ff9b:1:0:8:808:800:0", true),
+            ("64:ff9b:1:0:a:0:100:0", false),
+            ("64:ff9b:1:8:8:808::", true),
+            ("64:ff9b:1:a:0:1::", false),
+            ("64:ff9b:1:808:8:800::", true),
+            ("64:ff9b:1:a00:0:100::", false),
+            // A reachable address where another prefix length has it hides nothing.
+            ("64:ff9b:1:a00:0:100:808:808", false),
+            ("64:ff9b:1::", false),
+        ];
+        check(CASES);
+    }
+
+    /// Compares each case with what is said of it.
+    fn check(cases: &[(&str, bool)]) {
+        for (text, expected) in cases {
+            assert_eq!(is_globally_reachable(text.parse().unwrap()), *expected, "{text}");
+        }
+    }
 }

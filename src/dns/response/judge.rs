@@ -1,7 +1,13 @@
 //! What of a response a client may see: the rebinding filter and the CNAME inspection.
 
-use super::Response;
+use super::parse::{Message, Record, Section};
+use super::rebuild::rebuild;
+use super::svcb::{Hints, address};
+use super::{Body, Response, ResponseError};
 use crate::dns::name::LowerName;
+use crate::dns::rebinding::is_globally_reachable;
+use crate::dns::rtype::RecordType;
+use crate::dns::wire::flag;
 
 /// What a client's policy says about responses.
 pub trait ResponseRules {
@@ -22,7 +28,7 @@ pub enum Judgement {
     AsIs,
     /// This is sent in its place: some addresses are gone.
     Rewritten(Response),
-    /// No address is left: NODATA with EDE 17.
+    /// None of the addresses asked for is left: NODATA with EDE 17.
     Filtered,
     /// A hop is not allowed.
     Denied {
@@ -33,8 +39,45 @@ pub enum Judgement {
 
 /// Judges a response by the rules of the client's policy.
 ///
-/// Without a private address and without inspection it costs two comparisons.
+/// Without a private address and without inspection it costs two comparisons; else it is linear in the response.
+/// Hops are CNAME targets, and the target names of SVCB and HTTPS records, which clients follow in the same way.
 #[must_use]
-pub fn judge(_response: &Response, _rules: &impl ResponseRules) -> Judgement {
-    Judgement::AsIs
+pub fn judge(response: &Response, rules: &impl ResponseRules) -> Judgement {
+    if rules.inspects_cname() {
+        let denied = response.targets().chain(response.service_targets()).find(|target| !rules.allows_target(target));
+        if let Some(target) = denied {
+            return Judgement::Denied { target };
+        }
+    }
+    if !response.private_address || rules.allows_private() {
+        return Judgement::AsIs;
+    }
+    // The message was read and written by us, so it can be read again; if not, nothing of it is sent.
+    without_private(response).unwrap_or(Judgement::Filtered)
+}
+
+/// Takes the addresses that are not globally reachable out of a response.
+fn without_private(response: &Response) -> Result<Judgement, ResponseError> {
+    let mut message = Message::read(&response.message)?;
+    let keep: Vec<bool> = message.records.iter().map(|record| !holds_private_address(&message, record)).collect();
+    let asked_for = |record: &Record| {
+        matches!(response.qtype, RecordType::A | RecordType::AAAA)
+            && record.section == Section::Answer
+            && record.rtype == response.qtype
+    };
+    let mut answers = message.records.iter().zip(&keep).filter(|(record, _)| asked_for(record)).peekable();
+    if answers.peek().is_some() && answers.all(|(_, keep)| !keep) {
+        return Ok(Judgement::Filtered);
+    }
+    drop(answers);
+    // What is missing now was part of what had been validated.
+    let flags = message.header.flags & !flag::AD;
+    let Body { message, ttl_offsets } = rebuild(&mut message, &keep, Hints::KeepReachable, flags, response.qtype)?;
+    Ok(Judgement::Rewritten(Response { message, ttl_offsets, private_address: false, ..response.clone() }))
+}
+
+/// Returns whether a record is an address that is not globally reachable.
+pub(super) fn holds_private_address(message: &Message<'_>, record: &Record) -> bool {
+    matches!(record.rtype, RecordType::A | RecordType::AAAA)
+        && address(message.rdata(record)).is_none_or(|address| !is_globally_reachable(address))
 }

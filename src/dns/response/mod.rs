@@ -3,16 +3,26 @@
 //! [`Response::parse`] keeps of a reply what belongs to the question, [`judge`] decides per client what of that the
 //! client may see.
 
+mod chain;
 mod judge;
+mod names;
+mod parse;
+mod rebuild;
+mod svcb;
 
 use std::hash::{Hash, Hasher};
 
 pub use judge::{Judgement, ResponseRules, judge};
 
+use chain::Selection;
+use judge::holds_private_address;
+use parse::{Message, Record, Section};
+use svcb::Hints;
+
 use super::name::LowerName;
 use super::rcode::Rcode;
 use super::rtype::RecordType;
-use super::wire::{CLASS_IN, HEADER, Header, OPT_DO, PAYLOAD, flag, u16_at};
+use super::wire::{CLASS_IN, HEADER, Header, OPT_DO, OPTION_EDE, Options, PAYLOAD, flag, u16_at, u32_at};
 
 /// What is asked upstream, and the key of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,7 +158,45 @@ impl Response {
         if !echoes(message, &header, question) {
             return Err(ResponseError::NotOurs);
         }
-        Err(ResponseError::Malformed)
+        if header.flags & flag::TC != 0 {
+            return Err(ResponseError::Truncated);
+        }
+        let mut message = Message::read(message)?;
+        let selection = chain::select(&message, question.qtype)?;
+        let rcode_high = message.opt.as_ref().map_or(0, |opt| u16::from(opt.rcode_high));
+        let rcode = Rcode(rcode_high << 4 | header.flags & flag::RCODE);
+        let ttl = limit_ttls(&mut message, &selection, rcode, question.qtype);
+        let ede_options = read_edes(&message)?;
+        let contents = Contents::of(&message, &selection);
+        let list = |names: &[names::NameId]| {
+            let mut wire = Vec::new();
+            for &name in names {
+                message.names.write_lower(name, &mut wire);
+            }
+            wire.into_boxed_slice()
+        };
+        let (targets, service_targets) = (list(&selection.targets), list(&selection.service_targets));
+        let mut flags = header.flags & (flag::QR | flag::AA | flag::RD | flag::RA | flag::AD | flag::CD | flag::RCODE);
+        if contents.changes_validated {
+            flags &= !flag::AD;
+        }
+        let Body { message, ttl_offsets } = if contents.rebuild {
+            rebuild::rebuild(&mut message, &selection.keep, Hints::Keep, flags, question.qtype)?
+        } else {
+            copy(&message, flags)
+        };
+        let private_address = contents.private_address;
+        Ok(Self {
+            message,
+            ttl_offsets,
+            ede_options,
+            targets,
+            service_targets,
+            ttl,
+            rcode,
+            qtype: question.qtype,
+            private_address,
+        })
     }
 
     /// Returns the response code, with the bits EDNS adds.
@@ -183,6 +231,120 @@ impl Response {
             + self.targets.len()
             + self.service_targets.len()
     }
+}
+
+/// A message that is kept, and where its TTL fields are.
+struct Body {
+    /// The message.
+    message: Box<[u8]>,
+    /// The offsets of the TTL fields.
+    ttl_offsets: Box<[u16]>,
+}
+
+/// What the records of a response make necessary.
+struct Contents {
+    /// The message cannot be kept as it came.
+    rebuild: bool,
+    /// Something that the AD bit speaks about (answer and authority, RFC 4035 §3.1.6) goes.
+    changes_validated: bool,
+    /// An address in it is not globally reachable.
+    private_address: bool,
+}
+
+impl Contents {
+    /// Looks through the records.
+    fn of(message: &Message<'_>, selection: &Selection) -> Self {
+        let mut contents = Self {
+            rebuild: message.names.has_stray_pointer() || message.opt.as_ref().is_some_and(|opt| !opt.last),
+            changes_validated: false,
+            private_address: false,
+        };
+        for (record, &keep) in message.records.iter().zip(&selection.keep) {
+            let mut changes = !keep;
+            if keep && matches!(record.rtype, RecordType::SVCB | RecordType::HTTPS) {
+                let summary = svcb::summarise(svcb::params(message, record)).unwrap_or_default();
+                changes |= summary.has_ech;
+                contents.private_address |= summary.has_private_hint;
+            }
+            contents.private_address |= keep && holds_private_address(message, record);
+            contents.rebuild |= changes;
+            contents.changes_validated |= changes && record.section != Section::Additional;
+        }
+        contents
+    }
+}
+
+/// Copies a message of which everything but a last OPT record stays.
+fn copy(message: &Message<'_>, flags: u16) -> Body {
+    let end = message.opt.as_ref().map_or(message.end, |opt| opt.start);
+    let [questions, answers, authorities, additionals] = message.header.counts;
+    let additionals = additionals - u16::from(message.opt.is_some());
+    let mut out = Vec::with_capacity(end);
+    Header { id: 0, flags, counts: [questions, answers, authorities, additionals] }.write(&mut out);
+    message.names.write_lower(message.qname, &mut out);
+    out.extend_from_slice(&message.bytes[message.body - 4..end]);
+    for record in &message.records {
+        out[record.ttl_at..record.ttl_at + 4].copy_from_slice(&record.ttl.to_be_bytes());
+    }
+    // None is left out: a message has at most 65,535 octets.
+    let offsets = message.records.iter().filter_map(|record| u16::try_from(record.ttl_at).ok());
+    Body { message: out.into(), ttl_offsets: offsets.collect() }
+}
+
+/// Returns for how many seconds the response may be cached, and makes no TTL say more.
+///
+/// The least TTL of the answer; of a negative response also the SOA's TTL and its MINIMUM, whichever is less, and 0 if
+/// there is none (RFC 2308 §5). Any RCODE but NOERROR and NXDOMAIN is not for caching here.
+fn limit_ttls(message: &mut Message<'_>, selection: &Selection, rcode: Rcode, qtype: RecordType) -> u32 {
+    let kept = |section| {
+        let records = message.records.iter().zip(&selection.keep).enumerate();
+        records
+            .filter_map(move |(index, (record, keep))| (*keep && record.section == section).then_some((index, record)))
+    };
+    let answer_ttl = kept(Section::Answer).map(|(_, record)| record.ttl).min();
+    let is_final = |record: &Record| record.rtype == qtype && record.owner == selection.final_name;
+    match rcode {
+        Rcode::NOERROR if kept(Section::Answer).any(|(_, record)| is_final(record)) => answer_ttl.unwrap_or(0),
+        Rcode::NOERROR | Rcode::NXDOMAIN => {
+            let soa = kept(Section::Authority).find(|(_, record)| record.rtype == RecordType::SOA);
+            let Some((index, soa)) = soa else { return 0 };
+            let minimum = u32_at(message.bytes, soa.rdata.end - 4).unwrap_or(0);
+            let negative_ttl = soa.ttl.min(minimum);
+            message.records[index].ttl = negative_ttl;
+            answer_ttl.map_or(negative_ttl, |ttl| ttl.min(negative_ttl))
+        }
+        _ => 0,
+    }
+}
+
+/// How many EDE options of an upstream are passed on.
+const MAX_EDES: usize = 4;
+
+/// How long the text of each may be, in octets.
+const MAX_EDE_TEXT: usize = 160;
+
+/// Returns the EDE options of the OPT record, encoded again: texts cut, or left out when they are not UTF-8
+/// (RFC 8914 §2).
+fn read_edes(message: &Message<'_>) -> Result<Box<[u8]>, ResponseError> {
+    let Some(opt) = &message.opt else { return Ok(Box::default()) };
+    let mut encoded = Vec::new();
+    let mut left = MAX_EDES;
+    for option in Options(&message.bytes[opt.options.clone()]) {
+        let (code, data) = option.map_err(|_| ResponseError::Malformed)?;
+        if code != OPTION_EDE || left == 0 {
+            continue;
+        }
+        let (info, text) = data.split_at_checked(2).ok_or(ResponseError::Malformed)?;
+        let text = str::from_utf8(text).unwrap_or_default();
+        let text = &text[..text.floor_char_boundary(MAX_EDE_TEXT)];
+        let length = u16::try_from(info.len() + text.len()).map_err(|_| ResponseError::Malformed)?;
+        encoded.extend_from_slice(&OPTION_EDE.to_be_bytes());
+        encoded.extend_from_slice(&length.to_be_bytes());
+        encoded.extend_from_slice(info);
+        encoded.extend_from_slice(text.as_bytes());
+        left -= 1;
+    }
+    Ok(encoded.into())
 }
 
 /// Returns the wire names that stand one after the other in `bytes`.

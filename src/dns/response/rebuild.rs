@@ -1,0 +1,113 @@
+//! Writes a response anew from the records that stay.
+
+use super::names::{NameId, Names, POINTER_REACH};
+use super::parse::{Message, Part, Record, walk_rdata};
+use super::svcb::{self, Hints};
+use super::{Body, ResponseError};
+use crate::dns::rtype::RecordType;
+use crate::dns::wire::{CLASS_IN, HEADER, Header, MAX_MESSAGE};
+
+/// Writes the records of `message` that `keep` says, under the header flags given.
+///
+/// Owner names and the names of RFC 1035 types are compressed, all others written in full (RFC 3597 §4); `ech` is left
+/// out of SVCB and HTTPS records, and the hints that `hints` says. The ID is 0 and the question lower case.
+///
+/// # Errors
+/// What was compressed as it must not be no longer fits in a message.
+pub(super) fn rebuild(
+    message: &mut Message<'_>,
+    keep: &[bool],
+    hints: Hints,
+    flags: u16,
+    qtype: RecordType,
+) -> Result<Body, ResponseError> {
+    let mut counts = [1, 0, 0, 0];
+    let mut writer = Writer {
+        out: Vec::with_capacity(message.bytes.len()),
+        written: vec![None; message.names.len()],
+        ttl_offsets: Vec::with_capacity(message.records.len()),
+    };
+    Header { id: 0, flags, counts }.write(&mut writer.out);
+    writer.write_question(&message.names, message.qname, qtype);
+    for (record, _) in message.records.iter().zip(keep).filter(|(_, keep)| **keep) {
+        let params = match record.rtype {
+            RecordType::SVCB | RecordType::HTTPS => Some(svcb::params(message, record)),
+            _ => None,
+        };
+        writer.write_record(&mut message.names, message.bytes, record, params.map(|params| (params, hints)))?;
+        counts[record.section.index()] += 1;
+    }
+    let Writer { mut out, ttl_offsets, .. } = writer;
+    let mut header = Vec::with_capacity(HEADER);
+    Header { id: 0, flags, counts }.write(&mut header);
+    out[..HEADER].copy_from_slice(&header);
+    Ok(Body { message: out.into(), ttl_offsets: ttl_offsets.into() })
+}
+
+/// A message under construction.
+struct Writer {
+    /// Its bytes.
+    out: Vec<u8>,
+    /// Where each name was written, by its number, if a pointer can reach it.
+    written: Vec<Option<u16>>,
+    /// Where the TTL fields are.
+    ttl_offsets: Vec<u16>,
+}
+
+impl Writer {
+    /// Writes the question, its name in lower case and in full.
+    fn write_question(&mut self, names: &Names<'_>, qname: NameId, qtype: RecordType) {
+        self.write_name(names, qname, true);
+        self.out[HEADER..].make_ascii_lowercase();
+        self.out.extend_from_slice(&qtype.0.to_be_bytes());
+        self.out.extend_from_slice(&CLASS_IN.to_be_bytes());
+    }
+
+    /// Writes a record; `params` are those of an SVCB or HTTPS record, which are rewritten.
+    fn write_record<'a>(
+        &mut self,
+        names: &mut Names<'a>,
+        bytes: &'a [u8],
+        record: &Record,
+        params: Option<(&[u8], Hints)>,
+    ) -> Result<(), ResponseError> {
+        self.write_name(names, record.owner, true);
+        self.out.extend_from_slice(&record.rtype.0.to_be_bytes());
+        self.out.extend_from_slice(&record.class.to_be_bytes());
+        self.ttl_offsets.push(u16::try_from(self.out.len()).map_err(|_| ResponseError::Malformed)?);
+        self.out.extend_from_slice(&record.ttl.to_be_bytes());
+        let length_at = self.out.len();
+        self.out.extend_from_slice(&[0, 0]);
+        if let Some((params, hints)) = params {
+            self.out.extend_from_slice(&bytes[record.rdata.start..record.rdata.start + 2]);
+            self.write_name(names, record.target, false);
+            svcb::rewrite(params, hints, &mut self.out);
+        } else {
+            walk_rdata(names, bytes, record.rtype, record.rdata.clone(), |names, part| match part {
+                Part::Bytes(bytes) => self.out.extend_from_slice(bytes),
+                Part::Name { name, compress } => self.write_name(names, name, compress),
+            })?;
+        }
+        if self.out.len() > MAX_MESSAGE {
+            return Err(ResponseError::Malformed);
+        }
+        let length = u16::try_from(self.out.len() - length_at - 2).map_err(|_| ResponseError::Malformed)?;
+        self.out[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+        Ok(())
+    }
+
+    /// Writes a name: with `compress`, a pointer from the first suffix on that has been written before.
+    fn write_name(&mut self, names: &Names<'_>, name: NameId, compress: bool) {
+        for name in names.at_and_above(name) {
+            if compress && name != NameId::ROOT {
+                let written = &mut self.written[name.index()];
+                if let Some(at) = *written {
+                    self.out.extend_from_slice(&(0xc000 | at).to_be_bytes());
+                    return;
+                }
+                *written = u16::try_from(self.out.len()).ok().filter(|&at| usize::from(at) < POINTER_REACH);
+            }
+            self.out.extend_from_slice(names.label(name));
+        }
+    }
+}
