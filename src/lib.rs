@@ -1,3 +1,4 @@
 //! hostgate: a DNS-level policy resolver.
 
 pub mod dns;
+pub mod upstream;

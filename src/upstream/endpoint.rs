@@ -1,0 +1,231 @@
+//! One upstream: the ways to it, how it has been doing, and what a reply of it means.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hickory_net::NetError;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use super::health::{Health, Trouble};
+use super::server::{Server, Transport};
+use super::stream::Stream;
+use super::udp::{self, Reply, UdpError};
+use super::{Event, FailureKind, Observer};
+use crate::dns::rcode::Rcode;
+use crate::dns::response::{Question, ReplyCheck, Response, is_reply_to};
+
+/// An upstream in use; it outlives a change of the configuration that keeps it.
+pub(super) struct Endpoint {
+    /// Where it is and how it is asked.
+    pub(super) server: Server,
+    /// The connection for what goes over TCP.
+    stream: Stream,
+    /// How it has been doing.
+    health: Mutex<Health>,
+    /// What it did since the start.
+    pub(super) counts: Counts,
+}
+
+/// What an upstream did since the start, for the status.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Tries started.
+    pub(super) asked: AtomicU64,
+    /// Tries answered.
+    pub(super) answered: AtomicU64,
+    /// Tries that failed otherwise than by silence.
+    pub(super) failed: AtomicU64,
+    /// Tries that it let pass in silence.
+    pub(super) silent: AtomicU64,
+}
+
+/// What all tries share.
+pub(super) struct Surroundings {
+    /// When the process started: the clock of [`Health`].
+    pub(super) epoch: Instant,
+    /// The time for one question.
+    pub(super) timeout: Duration,
+    /// As many permits as UDP sockets may be open.
+    pub(super) sockets: Arc<Semaphore>,
+    /// Who watches.
+    pub(super) observer: Arc<dyn Observer>,
+}
+
+/// What one try brought.
+pub(super) struct Success {
+    /// The answer.
+    pub(super) response: Response,
+    /// How it came.
+    pub(super) transport: Transport,
+}
+
+/// Why one try brought no answer.
+pub(super) struct TryError {
+    /// What it comes to.
+    pub(super) kind: FailureKind,
+    /// What was said, if something was.
+    pub(super) response: Option<Box<Response>>,
+    /// Why, without the upstream's name.
+    pub(super) detail: String,
+}
+
+impl TryError {
+    /// Returns an error without a response.
+    fn new(kind: FailureKind, detail: &dyn ToString) -> Self {
+        Self { kind, response: None, detail: detail.to_string() }
+    }
+}
+
+impl Endpoint {
+    /// Returns an upstream that nothing is known of.
+    pub(super) fn new(server: Server, now: Duration) -> Self {
+        Self {
+            server,
+            stream: Stream::new(server.address),
+            health: Mutex::new(Health::new(now)),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Locks what is known of it. Each change is complete in itself, so a poisoned lock is as good.
+    pub(super) fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks `question` once and waits for ever; who gives up drops the future. Health and counts are kept either
+    /// way: being dropped after longer than `patience` counts as the upstream's silence.
+    pub(super) async fn ask(
+        &self,
+        question: &Question,
+        patience: Duration,
+        around: &Surroundings,
+    ) -> Result<Success, TryError> {
+        let _permit = match self.server.transport {
+            Transport::Udp => match timeout(patience, around.sockets.acquire()).await {
+                Ok(Ok(permit)) => Some(permit),
+                _ => return Err(out_of_sockets(&"as many sockets are in use as may be")),
+            },
+            Transport::Tcp => None,
+        };
+        self.counts.asked.fetch_add(1, Ordering::Relaxed);
+        let mut watch = Watch { endpoint: self, around, since: Instant::now(), patience, is_over: false };
+        let result = self.exchange(question, around).await;
+        watch.is_over = true;
+        let (taken, now) = (watch.since.elapsed(), around.epoch.elapsed());
+        match &result {
+            Ok(success) => {
+                self.counts.answered.fetch_add(1, Ordering::Relaxed);
+                self.health().answered(taken, now);
+                around.observer.observe(Event::Answered(success.transport, taken));
+            }
+            Err(error) => {
+                match error.kind {
+                    // Not the upstream's doing.
+                    FailureKind::Busy | FailureKind::NoUpstream => {}
+                    FailureKind::Timeout => self.health().failed(Trouble::Silent(taken), now),
+                    FailureKind::Network => self.health().failed(Trouble::Unreachable, now),
+                    FailureKind::Malformed | FailureKind::Refused | FailureKind::ServFail => {
+                        self.health().failed(Trouble::Failed, now);
+                    }
+                }
+                self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                around.observer.observe(Event::Failed(error.kind));
+            }
+        }
+        result
+    }
+
+    /// Asks over UDP, and over TCP what UDP truncated; or over TCP at once.
+    async fn exchange(&self, question: &Question, around: &Surroundings) -> Result<Success, TryError> {
+        let observer = &*around.observer;
+        if self.server.transport == Transport::Udp {
+            match udp::ask(self.server.address, question, observer).await.map_err(of_udp)? {
+                Reply::Complete(bytes) => return read(&bytes, question, Transport::Udp),
+                Reply::Bare(rcode) => return Err(unwilling(rcode, None)),
+                Reply::Truncated => observer.observe(Event::Truncated),
+            }
+        }
+        observer.observe(Event::Sent(Transport::Tcp));
+        let bytes = self.stream.ask(question, around.timeout).await.map_err(|error| of_stream(&error))?;
+        let id = bytes.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+        match is_reply_to(&bytes, id, question) {
+            ReplyCheck::Ours { truncated: false, .. } => read(&bytes, question, Transport::Tcp),
+            ReplyCheck::Ours { .. } => Err(TryError::new(FailureKind::Malformed, &"truncated over TCP")),
+            ReplyCheck::NotOurs => Err(TryError::new(FailureKind::Malformed, &"reply to another question over TCP")),
+        }
+    }
+}
+
+/// Reads a reply to `question` and says whether it is an answer.
+fn read(bytes: &[u8], question: &Question, transport: Transport) -> Result<Success, TryError> {
+    let response = Response::parse(bytes, question).map_err(|error| TryError::new(FailureKind::Malformed, &error))?;
+    match response.rcode() {
+        rcode if is_unwilling(rcode) => Err(unwilling(rcode, Some(Box::new(response)))),
+        _ => Ok(Success { response, transport }),
+    }
+}
+
+/// Returns whether an RCODE is no answer: another upstream may do better.
+pub(super) fn is_unwilling(rcode: Rcode) -> bool {
+    matches!(rcode, Rcode::FORMERR | Rcode::SERVFAIL | Rcode::NOTIMP | Rcode::REFUSED | Rcode::BADVERS)
+}
+
+/// Returns the failure that such an RCODE stands for.
+fn unwilling(rcode: Rcode, response: Option<Box<Response>>) -> TryError {
+    let kind = if rcode == Rcode::SERVFAIL { FailureKind::ServFail } else { FailureKind::Refused };
+    TryError { kind, response, detail: rcode.to_string() }
+}
+
+/// Returns the failure to have a socket.
+fn out_of_sockets(detail: &dyn ToString) -> TryError {
+    TryError::new(FailureKind::Busy, detail)
+}
+
+/// Returns what a failure over UDP comes to.
+fn of_udp(error: UdpError) -> TryError {
+    match error {
+        UdpError::Local(error) => out_of_sockets(&error),
+        UdpError::Network(error) => TryError::new(FailureKind::Network, &error),
+        UdpError::Flooded => TryError::new(FailureKind::Malformed, &"too many replies to other queries"),
+    }
+}
+
+/// Returns what a failure over a stream comes to.
+fn of_stream(error: &NetError) -> TryError {
+    match error {
+        NetError::Busy => TryError::new(FailureKind::Busy, &"too many questions on one connection"),
+        NetError::Timeout => TryError::new(FailureKind::Timeout, &"no reply over TCP"),
+        NetError::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+            TryError::new(FailureKind::Timeout, &error)
+        }
+        error => TryError::new(FailureKind::Network, &error),
+    }
+}
+
+/// Watches one try, also one that is given up.
+struct Watch<'a> {
+    /// Who is asked.
+    endpoint: &'a Endpoint,
+    /// The clock and who watches.
+    around: &'a Surroundings,
+    /// When it was asked.
+    since: Instant,
+    /// How long silence is nothing to speak of.
+    patience: Duration,
+    /// Whether it ended by itself.
+    is_over: bool,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let waited = self.since.elapsed();
+        if self.is_over || waited < self.patience {
+            return;
+        }
+        self.endpoint.counts.silent.fetch_add(1, Ordering::Relaxed);
+        self.endpoint.health().failed(Trouble::Silent(waited), self.around.epoch.elapsed());
+        self.around.observer.observe(Event::Failed(FailureKind::Timeout));
+    }
+}

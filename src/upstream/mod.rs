@@ -1,0 +1,123 @@
+//! Asking the resolvers we forward to: over UDP and TCP, several of them, by how they have been doing.
+
+pub mod server;
+pub mod system;
+
+mod endpoint;
+mod health;
+mod pool;
+mod stream;
+mod udp;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use pool::{Settings, Status, Upstreams};
+pub use server::{Server, ServerError, Transport};
+
+use crate::dns::response::Response;
+
+/// What an upstream answered: any RCODE that is an answer, NXDOMAIN included.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// The answer, checked and normalised.
+    pub response: Response,
+    /// Who gave it.
+    pub upstream: SocketAddr,
+    /// How it came; TCP also when UDP truncated it.
+    pub transport: Transport,
+    /// The time since the question was asked, over all tries.
+    pub elapsed: Duration,
+}
+
+/// That no upstream answered a question in time.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{kind}: {detail}")]
+pub struct Failure {
+    /// What it comes to.
+    pub kind: FailureKind,
+    /// What the last upstream with that failure said, where it said anything: its EDE options are worth passing on.
+    pub response: Option<Box<Response>>,
+    /// Who and why, for the decision record and the EXTRA-TEXT; empty when `kind` says it all.
+    pub detail: String,
+}
+
+/// Why no upstream answered; where several failed in several ways, the last of these that occurred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FailureKind {
+    /// There is no upstream to ask.
+    NoUpstream,
+    /// We are out of sockets, or the system is.
+    Busy,
+    /// Silence until the deadline.
+    Timeout,
+    /// The network says that nobody is there, or a connection broke.
+    Network,
+    /// A reply that cannot be read.
+    Malformed,
+    /// REFUSED, NOTIMP, FORMERR or BADVERS: this upstream does not answer us, or not this question.
+    Refused,
+    /// SERVFAIL.
+    ServFail,
+}
+
+impl FailureKind {
+    /// Returns the name used in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoUpstream => "no-upstream",
+            Self::Busy => "busy",
+            Self::Timeout => "timeout",
+            Self::Network => "network",
+            Self::Malformed => "malformed",
+            Self::Refused => "refused",
+            Self::ServFail => "servfail",
+        }
+    }
+}
+
+impl std::fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NoUpstream => "no upstream",
+            Self::Busy => "out of sockets",
+            Self::Timeout => "upstream timed out",
+            Self::Network => "upstream unreachable",
+            Self::Malformed => "upstream reply malformed",
+            Self::Refused => "upstream refused",
+            Self::ServFail => "upstream failed",
+        })
+    }
+}
+
+/// What happens at the upstreams, one call for each event; it feeds the metrics.
+///
+/// Called on the path of a query: it must not wait.
+pub trait Observer: Send + Sync {
+    /// Notes an event.
+    fn observe(&self, event: Event);
+}
+
+/// Nobody watches.
+impl Observer for () {
+    fn observe(&self, _: Event) {}
+}
+
+/// One thing that happened at an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A query was sent.
+    Sent(Transport),
+    /// An answer came, this long after its query was sent: the latency histogram.
+    Answered(Transport, Duration),
+    /// A try failed; a question may have several.
+    Failed(FailureKind),
+    /// A datagram was not the reply to the query sent from its socket (another ID or question) and was ignored.
+    Ignored,
+    /// UDP truncated an answer, so it is asked for over TCP.
+    Truncated,
+}

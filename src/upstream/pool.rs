@@ -1,0 +1,273 @@
+//! All upstreams: whom to ask first, when to ask the next as well, when to give up.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::endpoint::{Endpoint, Success, Surroundings, TryError};
+use super::server::Server;
+use super::{Answered, Failure, FailureKind, Observer};
+use crate::dns::response::Question;
+
+/// How the upstreams are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The time for a question, over all tries at all upstreams.
+    pub timeout: Duration,
+    /// How many UDP sockets may be open to upstreams at a time; a question beyond that waits, within its time.
+    pub max_sockets: usize,
+}
+
+impl Default for Settings {
+    /// Two seconds: a stub waits five (resolv.conf(5)), so it hears of a failure before it gives up. Half of
+    /// the usual 1,024 file descriptors.
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(2), max_sockets: 512 }
+    }
+}
+
+/// The upstreams in use. Asked in the order of their health; the next is asked as well when one takes long, and at
+/// once when one fails.
+pub struct Upstreams {
+    /// The upstreams, as configured.
+    pub(super) endpoints: Vec<Arc<Endpoint>>,
+    /// How they are asked.
+    settings: Settings,
+    /// What all tries share.
+    around: Arc<Surroundings>,
+}
+
+/// How one upstream has been doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The upstream.
+    pub server: Server,
+    /// Whether it failed several times in a row: it is asked last, and probed.
+    pub is_down: bool,
+    /// The smoothed round-trip time, if it ever answered.
+    pub round_trip: Option<Duration>,
+    /// Tries started.
+    pub asked: u64,
+    /// Tries answered, NXDOMAIN and NODATA included.
+    pub answered: u64,
+    /// Tries that failed otherwise than by silence.
+    pub failed: u64,
+    /// Tries that it let pass in silence.
+    pub silent: u64,
+}
+
+impl Upstreams {
+    /// Returns these upstreams, nothing known of them; an empty list is one that answers nothing.
+    ///
+    /// A server that is named twice is asked as one.
+    #[must_use]
+    pub fn new(servers: &[Server], settings: Settings, observer: Arc<dyn Observer>) -> Self {
+        let sockets = Arc::new(Semaphore::new(settings.max_sockets));
+        let around = Surroundings { epoch: Instant::now(), timeout: settings.timeout, sockets, observer };
+        Self::build(servers, settings, around, &[])
+    }
+
+    /// Returns the upstreams of a changed configuration; what is known of those that stay is kept. Questions in
+    /// flight end as they began.
+    #[must_use]
+    pub fn replaced_by(&self, servers: &[Server], settings: Settings) -> Self {
+        let same_bound = settings.max_sockets == self.settings.max_sockets;
+        let sockets =
+            if same_bound { Arc::clone(&self.around.sockets) } else { Arc::new(Semaphore::new(settings.max_sockets)) };
+        let observer = Arc::clone(&self.around.observer);
+        let around = Surroundings { epoch: self.around.epoch, timeout: settings.timeout, sockets, observer };
+        Self::build(servers, settings, around, &self.endpoints)
+    }
+
+    /// Returns these upstreams, the `known` ones as they are.
+    fn build(servers: &[Server], settings: Settings, around: Surroundings, known: &[Arc<Endpoint>]) -> Self {
+        let now = around.epoch.elapsed();
+        let mut endpoints: Vec<Arc<Endpoint>> = Vec::with_capacity(servers.len());
+        for &server in servers {
+            if endpoints.iter().all(|endpoint| endpoint.server != server) {
+                let kept = known.iter().find(|endpoint| endpoint.server == server).map(Arc::clone);
+                endpoints.push(kept.unwrap_or_else(|| Arc::new(Endpoint::new(server, now))));
+            }
+        }
+        Self { endpoints, settings, around: Arc::new(around) }
+    }
+
+    /// Returns whether there is nobody to ask.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty()
+    }
+
+    /// Returns how each upstream has been doing, as configured.
+    pub fn status(&self) -> impl Iterator<Item = Status> {
+        self.endpoints.iter().map(|endpoint| {
+            let health = *endpoint.health();
+            Status {
+                server: endpoint.server,
+                is_down: health.is_down(),
+                round_trip: health.round_trip(),
+                asked: endpoint.counts.asked.load(Ordering::Relaxed),
+                answered: endpoint.counts.answered.load(Ordering::Relaxed),
+                failed: endpoint.counts.failed.load(Ordering::Relaxed),
+                silent: endpoint.counts.silent.load(Ordering::Relaxed),
+            }
+        })
+    }
+
+    /// Asks `question` and returns the first answer.
+    ///
+    /// One upstream is asked; when it takes longer than it usually does, the next as well, the first being still
+    /// welcome; when it fails, the next at once. One that failed is not asked this question again; one that is
+    /// silent is, over a new socket, when all had their turn.
+    ///
+    /// # Errors
+    /// No answer by the deadline, or every upstream failed: then at once.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn ask(&self, question: &Question) -> Result<Answered, Failure> {
+        if self.endpoints.is_empty() {
+            return Err(Failure { kind: FailureKind::NoUpstream, response: None, detail: String::new() });
+        }
+        let started = Instant::now();
+        let question = Arc::new(question.clone());
+        let order = self.order();
+        self.probe(&order, &question);
+        let mut race = Race::new(order, question, self);
+        let outcome = timeout(self.settings.timeout, race.run()).await;
+        // Waits until the tries that are left have noted how long they were silent: the next question profits.
+        race.tries.shutdown().await;
+        match outcome {
+            Ok(Some((upstream, Success { response, transport }))) => {
+                Ok(Answered { response, upstream, transport, elapsed: started.elapsed() })
+            }
+            Ok(None) | Err(_) => Err(race.failure()),
+        }
+    }
+
+    /// Returns the upstreams in the order to ask them.
+    fn order(&self) -> Vec<Arc<Endpoint>> {
+        let mut order: Vec<_> = self.endpoints.iter().map(|endpoint| (endpoint.health().rank(), endpoint)).collect();
+        order.sort_by_key(|(rank, _)| *rank);
+        order.into_iter().map(|(_, endpoint)| Arc::clone(endpoint)).collect()
+    }
+
+    /// Asks the upstreams that are not first and are due to be measured, aside: nobody waits for what they say.
+    fn probe(&self, order: &[Arc<Endpoint>], question: &Arc<Question>) {
+        for endpoint in order.iter().skip(1) {
+            if !endpoint.health().claim_probe(self.around.epoch.elapsed()) {
+                continue;
+            }
+            let (endpoint, question) = (Arc::clone(endpoint), Arc::clone(question));
+            let (around, limit) = (Arc::clone(&self.around), self.settings.timeout);
+            tokio::spawn(async move {
+                // The result is in the endpoint's health.
+                drop(timeout(limit, endpoint.ask(&question, limit / 2, &around)).await);
+            });
+        }
+    }
+}
+
+/// The tries of one question.
+struct Race {
+    /// Whom to ask, in order; who failed is taken out.
+    order: Vec<Arc<Endpoint>>,
+    /// The question.
+    question: Arc<Question>,
+    /// What all tries share.
+    around: Arc<Surroundings>,
+    /// The tries that may still bring an answer. Dropping it ends them.
+    tries: JoinSet<(Arc<Endpoint>, Result<Success, TryError>)>,
+    /// Who is asked next: an index of `order`, or its length when everybody had a turn.
+    next: usize,
+    /// How many times everybody had a turn; each doubles the patience.
+    rounds: u32,
+    /// The failure that says most so far.
+    worst: Option<Failure>,
+}
+
+impl Race {
+    /// Returns the race, not yet started.
+    fn new(order: Vec<Arc<Endpoint>>, question: Arc<Question>, upstreams: &Upstreams) -> Self {
+        Self {
+            order,
+            question,
+            around: Arc::clone(&upstreams.around),
+            tries: JoinSet::new(),
+            next: 0,
+            rounds: 0,
+            worst: None,
+        }
+    }
+
+    /// Runs until there is an answer, or nobody is left who could give one.
+    async fn run(&mut self) -> Option<(SocketAddr, Success)> {
+        let mut next_at = Instant::now() + self.start();
+        loop {
+            tokio::select! {
+                biased;
+                Some(ended) = self.tries.join_next() => match ended {
+                    Ok((endpoint, Ok(success))) => return Some((endpoint.server.address, success)),
+                    // Out of sockets, but an earlier try has one: it may still bring the answer.
+                    Ok((_, Err(error))) if error.kind == FailureKind::Busy && !self.tries.is_empty() => {}
+                    Ok((endpoint, Err(error))) => {
+                        self.exclude(&endpoint, error);
+                        if self.order.is_empty() {
+                            return None;
+                        }
+                        if self.rounds == 0 {
+                            next_at = Instant::now() + self.start();
+                        }
+                    }
+                    // A try that panicked: its upstream may have another turn.
+                    Err(_) => {}
+                },
+                () = sleep_until(next_at) => next_at = Instant::now() + self.start(),
+            }
+        }
+    }
+
+    /// Starts the next try and returns how long to wait before the one after it.
+    fn start(&mut self) -> Duration {
+        if self.next >= self.order.len() {
+            self.next = 0;
+            self.rounds = (self.rounds + 1).min(8);
+        }
+        let endpoint = Arc::clone(&self.order[self.next]);
+        self.next += 1;
+        let patience = endpoint.health().patience(self.around.timeout);
+        let (question, around) = (Arc::clone(&self.question), Arc::clone(&self.around));
+        self.tries.spawn(async move {
+            let result = endpoint.ask(&question, patience, &around).await;
+            (endpoint, result)
+        });
+        patience * (1 << self.rounds)
+    }
+
+    /// Takes out an upstream that failed, and keeps what it said if that says more than what is known.
+    fn exclude(&mut self, endpoint: &Arc<Endpoint>, error: TryError) {
+        if let Some(index) = self.order.iter().position(|other| Arc::ptr_eq(other, endpoint)) {
+            self.order.remove(index);
+            self.next -= usize::from(index < self.next);
+        }
+        if self.worst.as_ref().is_none_or(|worst| worst.kind <= error.kind) {
+            let detail = format!("{}: {}", endpoint.server, error.detail);
+            self.worst = Some(Failure { kind: error.kind, response: error.response, detail });
+        }
+    }
+
+    /// Returns why there was no answer.
+    fn failure(mut self) -> Failure {
+        let silent: Vec<_> = self.order.iter().map(|endpoint| endpoint.server.to_string()).collect();
+        self.worst.take().unwrap_or_else(|| Failure {
+            kind: FailureKind::Timeout,
+            response: None,
+            detail: format!("{}: no reply in {} ms", silent.join(", "), self.around.timeout.as_millis()),
+        })
+    }
+}

@@ -1,0 +1,87 @@
+//! One question to one upstream over UDP.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tokio::net::UdpSocket;
+
+use super::endpoint::is_unwilling;
+use super::{Event, Observer, Transport};
+use crate::dns::rcode::Rcode;
+use crate::dns::response::{Question, ReplyCheck, is_reply_to, query_upstream};
+
+/// The largest reply that is read, in octets. We ask for at most 1232; some send more.
+const MAX_REPLY: usize = 4096;
+
+/// How many datagrams that are no reply to our query a socket takes before it is given up: more is an attempt to
+/// guess the ID, and each costs the attacker a new port.
+const MAX_IGNORED: usize = 64;
+
+/// What came back over UDP.
+pub(super) enum Reply {
+    /// A reply to the question, complete.
+    Complete(Vec<u8>),
+    /// A reply that did not fit.
+    Truncated,
+    /// A header with this RCODE and nothing else: what some say to a query that they cannot or will not read.
+    Bare(Rcode),
+}
+
+/// Why nothing came back.
+#[derive(Debug)]
+pub(super) enum UdpError {
+    /// No socket, or no random ID: our own lack.
+    Local(io::Error),
+    /// The network refused, as by an ICMP message.
+    Network(io::Error),
+    /// Too many datagrams that are no reply to our query.
+    Flooded,
+}
+
+/// Asks `question` at `server` from a socket of its own and waits for the reply, for ever.
+///
+/// The socket's port is random (the kernel's choice, RFC 5452 §9.2) and so is the ID. It is connected: the kernel
+/// drops what comes from elsewhere, and an ICMP refusal is an error at once instead of silence.
+///
+/// # Errors
+/// No socket, an ICMP refusal, a flood of wrong replies.
+pub(super) async fn ask(server: SocketAddr, question: &Question, observer: &dyn Observer) -> Result<Reply, UdpError> {
+    let mut id = [0; 2];
+    getrandom::fill(&mut id).map_err(|error| UdpError::Local(error.into()))?;
+    let id = u16::from_be_bytes(id);
+    let mut query = Vec::with_capacity(512);
+    query_upstream(question, id, &mut query);
+    let any: SocketAddr = match server {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).await.map_err(UdpError::Local)?;
+    socket.connect(server).await.map_err(UdpError::Network)?;
+    observer.observe(Event::Sent(Transport::Udp));
+    socket.send(&query).await.map_err(UdpError::Network)?;
+    let mut buffer = vec![0; MAX_REPLY];
+    for _ in 0..MAX_IGNORED {
+        let length = socket.recv(&mut buffer).await.map_err(UdpError::Network)?;
+        match is_reply_to(&buffer[..length], id, question) {
+            ReplyCheck::Ours { truncated: true, .. } => return Ok(Reply::Truncated),
+            ReplyCheck::Ours { .. } => {
+                buffer.truncate(length);
+                return Ok(Reply::Complete(buffer));
+            }
+            ReplyCheck::NotOurs => match bare_failure(&buffer[..length], id) {
+                Some(rcode) => return Ok(Reply::Bare(rcode)),
+                None => observer.observe(Event::Ignored),
+            },
+        }
+    }
+    Err(UdpError::Flooded)
+}
+
+/// Returns the RCODE of a reply to the query `id` that is a header without a question, if it is FORMERR, SERVFAIL,
+/// NOTIMP or REFUSED. Forging one takes as much as forging an answer, and gains less.
+fn bare_failure(bytes: &[u8], id: u16) -> Option<Rcode> {
+    const HEADER: usize = 12;
+    let is_reply = bytes.len() == HEADER && bytes[..2] == id.to_be_bytes() && bytes[2] & 0xf8 == 0x80;
+    let rcode = Rcode(u16::from(bytes.get(3)? & 0x0f));
+    (is_reply && bytes[4..] == [0; 8] && is_unwilling(rcode)).then_some(rcode)
+}
