@@ -1,4 +1,5 @@
 //! hostgate: a DNS-level policy resolver.
 
 pub mod dns;
+pub mod engine;
 pub mod upstream;

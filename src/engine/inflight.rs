@@ -1,0 +1,248 @@
+//! Questions in flight: whoever asks what is being asked already waits for that answer.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+/// How much may be in flight; beyond it, an asker is turned away at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Different questions at a time.
+    pub questions: usize,
+    /// Askers of one question at a time, the first included.
+    pub askers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { questions: 10_000, askers: 1_000 }
+    }
+}
+
+/// Why an asker got no answer from a question in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InFlightError {
+    /// As many questions are in flight as may be.
+    #[error("too many questions in flight")]
+    Questions,
+    /// As many askers wait for this question as may.
+    #[error("too many askers wait for the same question")]
+    Askers,
+    /// The work on the question ended without a result: it panicked, or the runtime stops.
+    #[error("the work on the question ended without a result")]
+    Lost,
+}
+
+/// The questions being asked upstream, each once, however many askers wait for it.
+///
+/// The work on a question is a task of its own: an asker that leaves cancels nothing for the others (in
+/// hickory-resolver 0.26.3 the first one's leaving forgets the merge).
+#[derive(Debug)]
+pub struct InFlight<Q, T> {
+    /// The channel on which the result of each question will appear.
+    table: Arc<Table<Q, T>>,
+    /// The bounds.
+    limits: Limits,
+}
+
+/// The questions in flight; a channel's receivers are the askers.
+type Table<Q, T> = Mutex<HashMap<Q, Arc<watch::Sender<Option<T>>>>>;
+
+impl<Q, T> InFlight<Q, T>
+where
+    Q: Clone + Eq + Hash + Send + 'static,
+    T: Clone + Send + Sync + 'static,
+{
+    /// Returns an empty table.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { table: Arc::default(), limits }
+    }
+
+    /// Returns how many questions are in flight.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.table).len()
+    }
+
+    /// Returns whether nothing is in flight.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits for the result of `question`: of the work in flight for it, else of `work`, which is started.
+    ///
+    /// `work` is called only when this asker is the first. What it does (such as keeping the answer in the cache)
+    /// is done before the question counts as no longer in flight.
+    ///
+    /// # Errors
+    /// Too many questions or askers: at once. [`InFlightError::Lost`] when the work panicked.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn join<W>(&self, question: &Q, work: impl FnOnce() -> W) -> Result<T, InFlightError>
+    where
+        W: Future<Output = T> + Send + 'static,
+    {
+        let mut result = self.enter(question, work)?;
+        let found = result.wait_for(Option::is_some).await.map_err(|_| InFlightError::Lost)?;
+        found.clone().ok_or(InFlightError::Lost)
+    }
+
+    /// Returns where the result will appear; starts the work when nobody has.
+    fn enter<W>(&self, question: &Q, work: impl FnOnce() -> W) -> Result<watch::Receiver<Option<T>>, InFlightError>
+    where
+        W: Future<Output = T> + Send + 'static,
+    {
+        let mut table = lock(&self.table);
+        if let Some(sender) = table.get(question) {
+            let may_wait = sender.receiver_count() < self.limits.askers;
+            return if may_wait { Ok(sender.subscribe()) } else { Err(InFlightError::Askers) };
+        }
+        if table.len() >= self.limits.questions {
+            return Err(InFlightError::Questions);
+        }
+        let (sender, receiver) = watch::channel(None);
+        let sender = Arc::new(sender);
+        table.insert(question.clone(), Arc::clone(&sender));
+        drop(table);
+        // From here on the entry goes with the work, also when making or spawning it panics.
+        let landing = Landing { table: Arc::clone(&self.table), question: question.clone() };
+        let work = work();
+        tokio::spawn(async move {
+            let landing = landing;
+            sender.send_replace(Some(work.await));
+            drop(landing);
+        });
+        Ok(receiver)
+    }
+}
+
+/// Takes a question out of the table when its work is over, also by a panic or with the runtime.
+struct Landing<Q: Eq + Hash, T> {
+    /// The table.
+    table: Arc<Table<Q, T>>,
+    /// The question.
+    question: Q,
+}
+
+impl<Q: Eq + Hash, T> Drop for Landing<Q, T> {
+    fn drop(&mut self) {
+        lock(&self.table).remove(&self.question);
+    }
+}
+
+/// Locks the table. A panic elsewhere cannot leave it half changed, so a poisoned lock is as good.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::Notify;
+    use tokio::task::{JoinHandle, yield_now};
+
+    use super::*;
+
+    /// Work that counts its starts and ends when told.
+    #[derive(Default)]
+    struct Work {
+        /// How often it was started.
+        started: AtomicUsize,
+        /// Lets it end.
+        go: Notify,
+    }
+
+    /// A table and the work its askers share.
+    struct Scene {
+        /// The table under test.
+        in_flight: Arc<InFlight<&'static str, usize>>,
+        /// The work.
+        work: Arc<Work>,
+    }
+
+    impl Scene {
+        /// Returns a scene with these bounds.
+        fn new(questions: usize, askers: usize) -> Self {
+            Self { in_flight: Arc::new(InFlight::new(Limits { questions, askers })), work: Arc::default() }
+        }
+
+        /// Starts an asker and lets it get as far as it can.
+        async fn ask(&self, question: &'static str) -> JoinHandle<Result<usize, InFlightError>> {
+            let (in_flight, work) = (Arc::clone(&self.in_flight), Arc::clone(&self.work));
+            let asker = tokio::spawn(async move {
+                let start = || async move {
+                    let number = work.started.fetch_add(1, Ordering::Relaxed) + 1;
+                    work.go.notified().await;
+                    number
+                };
+                in_flight.join(&question, start).await
+            });
+            for _ in 0..8 {
+                yield_now().await;
+            }
+            asker
+        }
+
+        /// Returns how often work was started.
+        fn started(&self) -> usize {
+            self.work.started.load(Ordering::Relaxed)
+        }
+    }
+
+    #[tokio::test]
+    async fn askers_of_one_question_share_one_work() {
+        let scene = Scene::new(10, 10);
+        let askers = [scene.ask("a").await, scene.ask("a").await, scene.ask("a").await];
+        assert_eq!((scene.started(), scene.in_flight.len()), (1, 1));
+        scene.work.go.notify_one();
+        for asker in askers {
+            assert_eq!(asker.await.unwrap(), Ok(1));
+        }
+        for _ in 0..8 {
+            yield_now().await;
+        }
+        assert!(scene.in_flight.is_empty());
+        let later = scene.ask("a").await;
+        scene.work.go.notify_one();
+        assert_eq!(later.await.unwrap(), Ok(2), "what has landed is asked anew");
+    }
+
+    #[tokio::test]
+    async fn a_first_asker_that_leaves_cancels_nothing() {
+        let scene = Scene::new(10, 10);
+        let first = scene.ask("a").await;
+        let second = scene.ask("a").await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        scene.work.go.notify_one();
+        assert_eq!(second.await.unwrap(), Ok(1));
+        assert_eq!(scene.started(), 1);
+    }
+
+    #[tokio::test]
+    async fn askers_beyond_the_bounds_are_turned_away_at_once() {
+        let scene = Scene::new(2, 2);
+        let (one, two, other) = (scene.ask("a").await, scene.ask("a").await, scene.ask("b").await);
+        assert_eq!(scene.ask("a").await.await.unwrap(), Err(InFlightError::Askers));
+        assert_eq!(scene.ask("c").await.await.unwrap(), Err(InFlightError::Questions));
+        two.abort();
+        assert!(two.await.unwrap_err().is_cancelled());
+        let again = scene.ask("a").await;
+        scene.work.go.notify_waiters();
+        assert!(one.await.unwrap().is_ok() && again.await.unwrap().is_ok() && other.await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_is_lost_for_its_askers_and_blocks_nobody() {
+        let in_flight = InFlight::<_, usize>::new(Limits::default());
+        let lost = in_flight.join(&"a", || async { panic!("the work's own") }).await;
+        assert_eq!(lost, Err(InFlightError::Lost));
+        assert_eq!(in_flight.join(&"a", || async { 7 }).await, Ok(7));
+    }
+}

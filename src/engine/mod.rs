@@ -1,0 +1,4 @@
+//! The way of a query: bytes and a source in, bytes out.
+
+pub mod cache;
+pub mod inflight;
