@@ -1,5 +1,6 @@
 //! hostgate: a DNS-level policy resolver.
 
 pub mod dns;
+pub mod document;
 pub mod engine;
 pub mod upstream;

@@ -1,0 +1,333 @@
+//! What is wrong with a file, where, and what mends it.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use super::place::Place;
+
+/// How bad a diagnostic is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The file is not taken.
+    Error,
+    /// The file is taken; something in it is probably not meant.
+    Warning,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Whether it stops the file from being taken.
+    pub severity: Severity,
+    /// Where it is.
+    pub place: Place,
+    /// What is wrong: lower case, no full stop, values in backticks.
+    pub message: String,
+    /// The mend, where one can be named.
+    pub help: Option<String>,
+    /// Other places that have to do with it.
+    pub related: Vec<Related>,
+    /// The line it is in, unless it is about a file as a whole.
+    pub excerpt: Option<Excerpt>,
+}
+
+/// Another place that has to do with a diagnostic.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Related {
+    /// Where.
+    #[serde(flatten)]
+    pub place: Place,
+    /// What is there.
+    pub message: String,
+}
+
+/// The line of a diagnostic (a part of it, if it is very long) and what in it is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// The text, without its line end.
+    line: String,
+    /// What is underlined, in bytes of `line`.
+    span: Range<usize>,
+    /// Whether `line` is less than the whole line.
+    cut: bool,
+}
+
+impl Excerpt {
+    /// The most bytes kept before and behind the start of what is meant.
+    const REACH: usize = 160;
+
+    /// Cuts the line in which `span` starts out of `text`; what reaches into further lines is left off.
+    pub(super) fn cut(text: &str, span: Range<usize>) -> Self {
+        let at = floor_boundary(text, span.start);
+        let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
+        let end = if text[start..end].ends_with('\r') { end - 1 } else { end }.max(at);
+        let from = floor_boundary(text, at.saturating_sub(Self::REACH)).max(start);
+        let to = floor_boundary(text, at + 2 * Self::REACH).min(end).max(at);
+        let until = floor_boundary(text, span.end.clamp(at, to));
+        Self { line: text[from..to].to_owned(), span: at - from..until - from, cut: from > start || to < end }
+    }
+}
+
+impl Diagnostic {
+    /// Returns an error about a whole file.
+    #[must_use]
+    pub fn about_file(path: &Path, message: impl Into<String>) -> Self {
+        let (severity, place) = (Severity::Error, Place::whole(path));
+        Self { severity, place, message: message.into(), help: None, related: Vec::new(), excerpt: None }
+    }
+
+    /// Adds the mend.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Adds another place that has to do with it.
+    #[must_use]
+    pub fn related(mut self, place: Place, message: impl Into<String>) -> Self {
+        self.related.push(Related { place, message: message.into() });
+        self
+    }
+
+    /// Returns whether it stops the file from being taken.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    /// Draws it as rustc does: the place, the line, a caret, the mend; several lines, no line end behind the last.
+    #[must_use]
+    pub fn render(&self, color: bool) -> String {
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let path = self.place.path.to_string_lossy();
+        let origin = match (self.place.line, self.place.column) {
+            (0, _) => Origin::path(path),
+            (line, column) => Origin::path(path).line(index(line)).char_column(index(column)),
+        };
+        let mut group = Group::with_title(level.primary_title(self.message.as_str()));
+        group = match &self.excerpt {
+            Some(Excerpt { line, span, cut: false }) => group.element(
+                Snippet::source(line.as_str())
+                    .path(self.place.path.to_string_lossy())
+                    .line_start(index(self.place.line))
+                    .annotation(AnnotationKind::Primary.span(span.clone())),
+            ),
+            // The renderer counts columns in what it is given, which is not the whole line.
+            Some(Excerpt { line, span, cut: true }) => group.element(origin).element(
+                Snippet::source(line.as_str())
+                    .line_start(index(self.place.line))
+                    .annotation(AnnotationKind::Primary.span(span.clone())),
+            ),
+            None => group.element(origin),
+        };
+        for Related { place, message } in &self.related {
+            group = group.element(Level::NOTE.message(format!("{place}: {message}")));
+        }
+        if let Some(help) = &self.help {
+            group = group.element(Level::HELP.message(help.as_str()));
+        }
+        if color { Renderer::styled() } else { Renderer::plain() }.render(&[group])
+    }
+}
+
+/// Writes one line: `path:line:column: message: help (other place: what is there)`.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)?;
+        if let Some(help) = &self.help {
+            write!(f, ": {help}")?;
+        }
+        for Related { place, message } in &self.related {
+            write!(f, " ({place}: {message})")?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes `path`, `line`, `column`, `severity`, `message`, `help` and `related`, for `--json`.
+impl Serialize for Diagnostic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("Diagnostic", 7)?;
+        object.serialize_field("path", &self.place.path.to_string_lossy())?;
+        object.serialize_field("line", &self.place.line)?;
+        object.serialize_field("column", &self.place.column)?;
+        object.serialize_field("severity", &self.severity)?;
+        object.serialize_field("message", &self.message)?;
+        object.serialize_field("help", &self.help)?;
+        object.serialize_field("related", &self.related)?;
+        object.end()
+    }
+}
+
+/// The diagnostics of one file, bounded: a file can be wrong a million times.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The first errors.
+    errors: Vec<Diagnostic>,
+    /// The first warnings.
+    warnings: Vec<Diagnostic>,
+    /// How many errors were left off.
+    more_errors: usize,
+    /// How many warnings were left off.
+    more_warnings: usize,
+}
+
+impl Findings {
+    /// The most errors, and the most warnings, kept of one file.
+    pub const KEPT: usize = 100;
+
+    /// Returns whether no error was found.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.errors.is_empty()
+    }
+
+    /// Adds what `make` returns, or counts it when there are enough of its kind already.
+    pub fn add(&mut self, severity: Severity, make: impl FnOnce() -> Diagnostic) {
+        let (kept, more) = match severity {
+            Severity::Error => (&mut self.errors, &mut self.more_errors),
+            Severity::Warning => (&mut self.warnings, &mut self.more_warnings),
+        };
+        if kept.len() < Self::KEPT {
+            kept.push(make());
+        } else {
+            *more += 1;
+        }
+    }
+
+    /// Returns all of them in the order of the file; what was left off is told by one more of its kind.
+    #[must_use]
+    pub fn into_diagnostics(self, path: &Path) -> Vec<Diagnostic> {
+        let mut all = self.errors;
+        all.extend(self.warnings);
+        all.sort_by_key(|diagnostic| (diagnostic.place.line, diagnostic.place.column));
+        let left_off =
+            [(Severity::Error, self.more_errors, "errors"), (Severity::Warning, self.more_warnings, "warnings")];
+        for (severity, count, what) in left_off {
+            if count > 0 {
+                let message = format!("and {count} more {what} in this file");
+                all.push(Diagnostic { severity, ..Diagnostic::about_file(path, message) });
+            }
+        }
+        all
+    }
+}
+
+/// Returns a value in backticks as messages show it: control characters escaped, cut when it is long.
+#[must_use]
+pub fn quoted(value: &str) -> String {
+    /// The most characters shown.
+    const SHOWN: usize = 80;
+    let mut out = String::from("`");
+    for (index, character) in value.chars().enumerate() {
+        if index == SHOWN {
+            out.push('…');
+            break;
+        }
+        if character.is_control() {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    out.push('`');
+    out
+}
+
+/// Returns the last character boundary at or before `at`.
+fn floor_boundary(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+/// Converts a line or column for the renderer.
+fn index(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::place::{Source, Span};
+    use super::*;
+
+    /// A file of two lines.
+    fn source() -> Source {
+        Source::new(Path::new("policies/a.toml"), "[policy.a]\nallowed_hostnames = [\"*\"]\n")
+    }
+
+    #[test]
+    fn one_line_holds_place_message_and_mend() {
+        let diagnostic = source().error(Span { start: 32, end: 35 }, "pattern `*`: too wide").help("write `allow_all`");
+        assert_eq!(diagnostic.to_string(), "policies/a.toml:2:22: pattern `*`: too wide: write `allow_all`");
+        let json = serde_json::to_value(&diagnostic).unwrap();
+        assert_eq!((json["line"].as_u64(), json["severity"].as_str()), (Some(2), Some("error")));
+    }
+
+    #[test]
+    fn rendering_shows_the_line_a_caret_and_the_mend() {
+        let other = source().place(0);
+        let diagnostic = source().error(Span { start: 32, end: 35 }, "too wide").help("mend it").related(other, "here");
+        let expected = "error: too wide\n --> policies/a.toml:2:22\n  |\n2 | allowed_hostnames = [\"*\"]\n  |                      ^^^\n  |\n  = note: policies/a.toml:1:1: here\n  = help: mend it";
+        assert_eq!(diagnostic.render(false), expected);
+        assert!(diagnostic.render(true).contains("\u{1b}["));
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_place_and_keeps_its_column() {
+        let text = format!("x = [{}\"*\"]", "\"é.test\", ".repeat(10_000));
+        let at = u32::try_from(text.len() - 4).unwrap();
+        let diagnostic = Source::new(Path::new("long.toml"), text).error(Span { start: at, end: at + 3 }, "too wide");
+        let rendered = diagnostic.render(false);
+        assert!(rendered.contains(" --> long.toml:1:100006"), "{rendered}");
+        assert!(rendered.len() < 2_000, "{}", rendered.len());
+        assert!(rendered.contains("^^^"), "{rendered}");
+    }
+
+    #[test]
+    fn a_whole_file_has_no_line() {
+        let diagnostic = Diagnostic::about_file(Path::new("gone.toml"), "cannot be read: permission denied");
+        assert_eq!(diagnostic.to_string(), "gone.toml: cannot be read: permission denied");
+        assert_eq!(diagnostic.render(false), "error: cannot be read: permission denied\n--> gone.toml");
+    }
+
+    #[test]
+    fn a_span_at_the_end_or_over_line_ends_is_drawn() {
+        for span in [Span { start: 37, end: 37 }, Span { start: 0, end: 37 }, Span { start: 36, end: 90 }] {
+            assert!(source().error(span, "x").render(false).contains("policies/a.toml:"), "{span:?}");
+        }
+    }
+
+    #[test]
+    fn findings_are_bounded_and_in_the_order_of_the_file() {
+        let source = source();
+        let mut findings = Findings::default();
+        for start in (0..37).rev().cycle().take(250) {
+            findings.add(Severity::Error, || source.error(Span { start, end: start + 1 }, "x"));
+        }
+        findings.add(Severity::Warning, || source.warning(Span::default(), "w"));
+        assert!(!findings.is_clean());
+        let all = findings.into_diagnostics(source.path());
+        assert_eq!(all.len(), 102);
+        assert!(all[..101].is_sorted_by_key(|diagnostic| diagnostic.place.clone()));
+        assert_eq!(all[101].to_string(), "policies/a.toml: and 150 more errors in this file");
+    }
+
+    #[test]
+    fn values_are_shown_without_control_characters() {
+        assert_eq!(quoted("a\u{1b}[31m\n"), r"`a\u{1b}[31m\n`");
+        assert_eq!(quoted(&"x".repeat(100)).chars().count(), 83);
+    }
+}

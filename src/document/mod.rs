@@ -1,0 +1,15 @@
+//! TOML documents with the place of everything in them, and the errors that point there.
+//!
+//! A [`Source`] is a text and where it came from. [`read`] parses it and hands out its root [`Table`]; the table's
+//! getters note what is wrong instead of stopping, so that all errors of a file are told at once. Nothing here
+//! touches the filesystem. This module is the home of the crates `toml` and `annotate-snippets`.
+
+mod diagnostic;
+mod place;
+mod reader;
+mod suggest;
+
+pub use diagnostic::{Diagnostic, Findings, Related, Severity, quoted};
+pub use place::{Locator, Place, Source, Span};
+pub use reader::{Placed, Table, read};
+pub use suggest::closest;

@@ -1,0 +1,213 @@
+//! Where something stands: byte spans while reading, lines and columns for people.
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::diagnostic::{Diagnostic, Excerpt, Severity};
+
+/// The first character of a value or key in a file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Place {
+    /// The file, as it was named when it was read.
+    pub path: Arc<Path>,
+    /// The line, from 1; 0 says that the file as a whole is meant.
+    pub line: u32,
+    /// The column in characters, from 1; 0 says that the file as a whole is meant.
+    pub column: u32,
+}
+
+impl Place {
+    /// Returns the place that means the whole file: it cannot be read, or it is missing something.
+    #[must_use]
+    pub fn whole(path: impl Into<Arc<Path>>) -> Self {
+        Self { path: path.into(), line: 0, column: 0 }
+    }
+}
+
+/// Writes `path:line:column`, or the path alone where the whole file is meant.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}", self.path.display()),
+            line => write!(f, "{}:{line}:{}", self.path.display(), self.column),
+        }
+    }
+}
+
+/// A range of bytes of a [`Source`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// The first byte.
+    pub start: u32,
+    /// The byte behind the last one.
+    pub end: u32,
+}
+
+impl Span {
+    /// Returns the span as a range of `usize`.
+    #[must_use]
+    pub fn range(self) -> Range<usize> {
+        to_usize(self.start)..to_usize(self.end)
+    }
+}
+
+/// Offsets beyond 4 GiB are clamped: [`Source::MAX_LEN`] keeps texts well below.
+impl From<Range<usize>> for Span {
+    fn from(range: Range<usize>) -> Self {
+        let clamp = |offset| u32::try_from(offset).unwrap_or(u32::MAX);
+        Self { start: clamp(range.start), end: clamp(range.end) }
+    }
+}
+
+/// A text and the file it is from; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The file, named as people are to see it.
+    path: Arc<Path>,
+    /// All of its text.
+    text: Arc<str>,
+}
+
+impl Source {
+    /// The longest text that is read, in bytes: spans are 32 bits, and a TOML tree takes many times its text.
+    pub const MAX_LEN: usize = 256 << 20;
+
+    /// Puts a text and its file together.
+    #[must_use]
+    pub fn new(path: impl Into<Arc<Path>>, text: impl Into<Arc<str>>) -> Self {
+        Self { path: path.into(), text: text.into() }
+    }
+
+    /// Returns the file.
+    #[must_use]
+    pub fn path(&self) -> &Arc<Path> {
+        &self.path
+    }
+
+    /// Returns the text.
+    #[must_use]
+    pub fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
+    /// Returns the place of the byte `offset`; walks the text up to there, so it is for single places.
+    #[must_use]
+    pub fn place(&self, offset: u32) -> Place {
+        let before = &self.text.as_bytes()[..to_usize(offset).min(self.text.len())];
+        let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let line = before[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        self.at(to_u32(line), to_u32(characters(&before[start..]) + 1))
+    }
+
+    /// Returns the place at `line` and `column` of this file.
+    #[must_use]
+    pub fn at(&self, line: u32, column: u32) -> Place {
+        Place { path: Arc::clone(&self.path), line, column }
+    }
+
+    /// Returns a diagnostic about `span` of this text.
+    #[must_use]
+    pub fn diagnostic(&self, severity: Severity, span: Span, message: impl Into<String>) -> Diagnostic {
+        let place = self.place(span.start);
+        let excerpt = Excerpt::cut(&self.text, span.range());
+        Diagnostic { severity, place, message: message.into(), help: None, related: Vec::new(), excerpt: Some(excerpt) }
+    }
+
+    /// Returns an error about `span` of this text.
+    #[must_use]
+    pub fn error(&self, span: Span, message: impl Into<String>) -> Diagnostic {
+        self.diagnostic(Severity::Error, span, message)
+    }
+
+    /// Returns a warning about `span` of this text.
+    #[must_use]
+    pub fn warning(&self, span: Span, message: impl Into<String>) -> Diagnostic {
+        self.diagnostic(Severity::Warning, span, message)
+    }
+}
+
+/// Turns the offsets of one text into lines and columns; fast when asked in rising order, also on one long line.
+#[derive(Debug)]
+pub struct Locator<'t> {
+    /// The text.
+    text: &'t str,
+    /// The offset of the first byte of each line.
+    starts: Vec<u32>,
+    /// The last answer: offset, line, column.
+    last: Cell<(usize, u32, u32)>,
+}
+
+impl<'t> Locator<'t> {
+    /// Notes where the lines of `text` start.
+    #[must_use]
+    pub fn new(text: &'t str) -> Self {
+        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let starts = std::iter::once(0).chain(newlines.map(|(at, _)| to_u32(at + 1))).collect();
+        Self { text, starts, last: Cell::new((0, 1, 1)) }
+    }
+
+    /// Returns the line and the column of the byte `offset`, both from 1.
+    #[must_use]
+    pub fn locate(&self, offset: u32) -> (u32, u32) {
+        let at = to_usize(offset).min(self.text.len());
+        let line = self.starts.partition_point(|&start| start <= offset).max(1);
+        let start = to_usize(self.starts[line - 1]);
+        let (last, last_line, last_column) = self.last.get();
+        let line = to_u32(line);
+        let (from, column) = if last_line == line && last <= at { (last, last_column) } else { (start, 1) };
+        let column = column + to_u32(characters(&self.text.as_bytes()[from.min(at)..at]));
+        self.last.set((at, line, column));
+        (line, column)
+    }
+}
+
+/// Counts the characters of UTF-8 bytes (a piece may start or end inside one).
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
+}
+
+/// Converts a count that [`Source::MAX_LEN`] keeps small.
+fn to_u32(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Converts an offset into an index.
+fn to_usize(offset: u32) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_count_lines_and_characters_from_one() {
+        const TEXT: &str = "a = 1\r\nbü = 'x'\n\nlast";
+        const CASES: &[(u32, u32, u32)] =
+            &[(0, 1, 1), (4, 1, 5), (7, 2, 1), (8, 2, 2), (10, 2, 3), (13, 2, 6), (17, 3, 1), (18, 4, 1), (22, 4, 5)];
+        let source = Source::new(Path::new("p.toml"), TEXT);
+        let locator = Locator::new(TEXT);
+        for &(offset, line, column) in CASES {
+            assert_eq!(locator.locate(offset), (line, column), "offset {offset}");
+            assert_eq!(source.place(offset), source.at(line, column), "offset {offset}");
+        }
+        for &(offset, line, column) in CASES.iter().rev() {
+            assert_eq!(locator.locate(offset), (line, column), "backwards, offset {offset}");
+        }
+        assert_eq!(source.place(8).to_string(), "p.toml:2:2");
+        assert_eq!(Place::whole(Path::new("p.toml")).to_string(), "p.toml");
+    }
+
+    #[test]
+    fn an_offset_behind_the_end_is_the_end() {
+        let source = Source::new(Path::new("p.toml"), "ab");
+        assert_eq!(source.place(9), source.at(1, 3));
+        assert_eq!(Locator::new("ab").locate(9), (1, 3));
+        assert_eq!(Locator::new("").locate(0), (1, 1));
+    }
+}

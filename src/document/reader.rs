@@ -1,0 +1,434 @@
+//! Reads TOML by typed getters that note what is wrong and go on.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::ops::RangeInclusive;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::{Diagnostic, Findings, Severity, quoted};
+use super::place::{Locator, Source, Span};
+use super::suggest::closest;
+
+/// A value and the bytes it was read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed<T> {
+    /// The value.
+    pub value: T,
+    /// Where it stands.
+    pub span: Span,
+}
+
+impl<T> Placed<T> {
+    /// Returns the same place with another value.
+    pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Placed<U> {
+        Placed { value: map(self.value), span: self.span }
+    }
+}
+
+/// Parses `source` and lets `take` read its root table; returns what that made and everything that is wrong.
+///
+/// `take` runs after a syntax error too, on what could be made of the text, so that all errors are told at once;
+/// what it returns is worth something only when no diagnostic is an error.
+pub fn read<T>(source: &Source, take: impl FnOnce(&mut Table<'_>) -> T) -> (T, Vec<Diagnostic>) {
+    let text = source.text();
+    let readable = text.len() <= Source::MAX_LEN;
+    let (root, errors) = DeTable::parse_recoverable(if readable { text } else { "" });
+    let reader = Reader {
+        source,
+        locator: Locator::new(if readable { text } else { "" }),
+        findings: RefCell::default(),
+        is_whole: Cell::new(readable && errors.is_empty()),
+    };
+    for error in &errors {
+        let end = text.len();
+        let span = error.span().unwrap_or(end..end);
+        reader.add(Severity::Error, span.into(), || (error.message().to_owned(), None));
+    }
+    let mut table =
+        Table { reader: &reader, table: root.get_ref(), span: Span::default(), what: String::new(), asked: Vec::new() };
+    let taken = take(&mut table);
+    table.finish();
+    let mut diagnostics = reader.findings.into_inner().into_diagnostics(source.path());
+    if !readable {
+        let limit = Source::MAX_LEN >> 20;
+        let error = Diagnostic::about_file(source.path(), format!("the file is larger than {limit} MiB"));
+        diagnostics.push(error.help("keep long lists of hostnames in a list file"));
+    }
+    (taken, diagnostics)
+}
+
+/// What all tables of one document share.
+struct Reader<'t> {
+    /// The text.
+    source: &'t Source,
+    /// Finds lines and columns.
+    locator: Locator<'t>,
+    /// What is wrong so far.
+    findings: RefCell<Findings>,
+    /// Whether the syntax was fine: if not, something missing may just not have been understood.
+    is_whole: Cell<bool>,
+}
+
+impl Reader<'_> {
+    /// Adds a diagnostic: a message and perhaps a mend, made only if there is room for it.
+    fn add(&self, severity: Severity, span: Span, make: impl FnOnce() -> (String, Option<String>)) {
+        self.findings.borrow_mut().add(severity, || {
+            let (message, help) = make();
+            Diagnostic { help, ..self.source.diagnostic(severity, span, message) }
+        });
+    }
+}
+
+/// A TOML table that is being read.
+///
+/// Every getter makes its key known and notes an error when the value is of another type; [`Table::finish`] then
+/// notes the keys nobody asked for.
+pub struct Table<'r> {
+    /// The document.
+    reader: &'r Reader<'r>,
+    /// The parsed table.
+    table: &'r DeTable<'r>,
+    /// The key that names the table (the header's last part), or the whole of an array's element.
+    span: Span,
+    /// What the table is, for messages: `` policy `build` ``; empty for the root.
+    what: String,
+    /// The keys that were asked for.
+    asked: Vec<&'static str>,
+}
+
+impl<'r> Table<'r> {
+    /// Returns where the table is named.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Returns the source that is being read.
+    #[must_use]
+    pub fn source(&self) -> &'r Source {
+        self.reader.source
+    }
+
+    /// Returns the line and column of `span`, from 1; fast for spans asked in the order of the file.
+    #[must_use]
+    pub fn locate(&self, span: Span) -> (u32, u32) {
+        self.reader.locator.locate(span.start)
+    }
+
+    /// Returns whether the table holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Returns whether the whole text was understood: if not, what seems to be missing may be there.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.reader.is_whole.get()
+    }
+
+    /// Returns where `key` itself stands, if the table has it; does not make it known.
+    #[must_use]
+    pub fn key_span(&self, key: &str) -> Option<Span> {
+        self.table.get_key_value(key).map(|(key, _)| key.span().into())
+    }
+
+    /// Notes an error, made only if there is room for it.
+    pub fn error(&self, span: Span, message: impl Into<String>, help: Option<String>) {
+        self.reader.add(Severity::Error, span, || (message.into(), help));
+    }
+
+    /// Notes a warning.
+    pub fn warning(&self, span: Span, message: impl Into<String>, help: Option<String>) {
+        self.reader.add(Severity::Warning, span, || (message.into(), help));
+    }
+
+    /// Notes a diagnostic made elsewhere.
+    pub fn note(&self, diagnostic: Diagnostic) {
+        self.reader.findings.borrow_mut().add(diagnostic.severity, || diagnostic);
+    }
+
+    /// Notes that `key` is missing, unless the text was not understood in the first place.
+    pub fn missing(&self, key: &str, help: impl Into<String>) {
+        if self.is_whole() {
+            self.error(self.span, format!("{}missing key `{key}`", self.prefix()), Some(help.into()));
+        }
+    }
+
+    /// Returns a string.
+    pub fn string(&mut self, key: &'static str) -> Option<Placed<&'r str>> {
+        let value = self.value(key)?;
+        self.typed(key, value, "a string", DeValue::as_str)
+    }
+
+    /// Returns a boolean.
+    pub fn boolean(&mut self, key: &'static str) -> Option<Placed<bool>> {
+        let value = self.value(key)?;
+        self.typed(key, value, "`true` or `false`", DeValue::as_bool)
+    }
+
+    /// Returns an integer in `range`.
+    pub fn integer(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<Placed<u64>> {
+        let value = self.value(key)?;
+        let integer = self.typed(key, value, "an integer", DeValue::as_integer)?;
+        let number = u64::from_str_radix(integer.value.as_str(), integer.value.radix()).ok();
+        if let Some(number) = number.filter(|number| range.contains(number)) {
+            return Some(integer.map(|_| number));
+        }
+        let message = format!("{}`{key}` is out of range", self.prefix());
+        self.error(integer.span, message, Some(format!("write a number from {} to {}", range.start(), range.end())));
+        None
+    }
+
+    /// Returns the value that belongs to one of the `words` a key may have.
+    pub fn one_of<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Option<Placed<T>> {
+        let text = self.string(key)?;
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text.value) {
+            return Some(text.map(|_| *value));
+        }
+        let known = words.iter().map(|(word, _)| *word);
+        let help = match closest(text.value, known.clone()) {
+            Some(word) => format!("did you mean \"{word}\"?"),
+            None => format!("write {}", list(known.map(|word| format!("\"{word}\"")), "or")),
+        };
+        self.error(text.span, format!("{}`{key}` cannot be {}", self.prefix(), quoted(text.value)), Some(help));
+        None
+    }
+
+    /// Returns an array of strings, each with its place; elements of another type are noted and left out.
+    pub fn strings(&mut self, key: &'static str) -> Option<Placed<Vec<Placed<&'r str>>>> {
+        let value = self.value(key)?;
+        if let DeValue::String(text) = value.get_ref() {
+            let help = format!("write `{key} = [\"{}\"]`", text.escape_debug());
+            let message = format!("{}`{key}` must be an array of strings, not a string", self.prefix());
+            self.error(value.span().into(), message, Some(help));
+            return None;
+        }
+        let array = self.typed(key, value, "an array of strings", DeValue::as_array)?;
+        let mut strings = Vec::with_capacity(array.value.len());
+        for element in array.value {
+            match element.get_ref() {
+                DeValue::String(text) => strings.push(Placed { value: &**text, span: element.span().into() }),
+                other => {
+                    let message =
+                        format!("{}`{key}` must hold strings, not {}", self.prefix(), with_article(other.type_str()));
+                    self.error(element.span().into(), message, Some("put it between quotes".to_owned()));
+                }
+            }
+        }
+        Some(array.map(|_| strings))
+    }
+
+    /// Returns a table by its key.
+    pub fn table(&mut self, key: &'static str) -> Option<Self> {
+        let span = self.key_span(key);
+        let value = self.value(key)?;
+        let table = self.typed(key, value, "a table", DeValue::as_table)?;
+        let what = format!("`{key}`");
+        Some(Table {
+            reader: self.reader,
+            table: table.value,
+            span: span.unwrap_or(table.span),
+            what,
+            asked: Vec::new(),
+        })
+    }
+
+    /// Returns the tables below `key` by their own names, in the order of the file: `[key.NAME]`.
+    pub fn tables(&mut self, key: &'static str) -> Vec<(Placed<&'r str>, Self)> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(group) = self.typed(key, value, "a table of tables", DeValue::as_table) else { return Vec::new() };
+        let mut tables = Vec::new();
+        for (name, value) in group.value {
+            let span = name.span().into();
+            let Some(table) = value.get_ref().as_table() else {
+                let found = with_article(value.get_ref().type_str());
+                let message = format!("`{key}.{}` must be a table, not {found}", name.get_ref().escape_debug());
+                self.error(span, message, Some(format!("write `[{key}.ID]` with its keys below")));
+                continue;
+            };
+            let what = format!("{key} {}", quoted(name.get_ref()));
+            let table = Table { reader: self.reader, table, span, what, asked: Vec::new() };
+            tables.push((Placed { value: &**name.get_ref(), span }, table));
+        }
+        tables.sort_by_key(|(name, _)| name.span);
+        tables
+    }
+
+    /// Returns the elements of an array of tables: `[[key]]`.
+    pub fn array_of_tables(&mut self, key: &'static str) -> Vec<Self> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(array) = self.typed(key, value, "an array of tables", DeValue::as_array) else { return Vec::new() };
+        let mut tables = Vec::new();
+        for element in array.value {
+            match element.get_ref().as_table() {
+                Some(table) => tables.push(Table {
+                    reader: self.reader,
+                    table,
+                    span: element.span().into(),
+                    what: format!("`{key}`"),
+                    asked: Vec::new(),
+                }),
+                None => {
+                    let found = with_article(element.get_ref().type_str());
+                    let message = format!("`{key}` must hold tables, not {found}");
+                    self.error(element.span().into(), message, Some(format!("write `[[{key}]]` with its keys below")));
+                }
+            }
+        }
+        tables
+    }
+
+    /// Notes the keys nobody asked for; to be called when all known keys were.
+    pub fn finish(&self) {
+        for key in self.table.keys() {
+            let name = &**key.get_ref();
+            if self.asked.contains(&name) {
+                continue;
+            }
+            let help = match closest(name, self.asked.iter().copied()) {
+                Some(known) => format!("did you mean `{known}`?"),
+                None if self.asked.is_empty() => "remove it".to_owned(),
+                None => format!("known keys are {}", list(self.asked.iter().map(|known| format!("`{known}`")), "and")),
+            };
+            self.error(key.span().into(), format!("{}unknown key {}", self.prefix(), quoted(name)), Some(help));
+        }
+    }
+
+    /// Returns the value of a key, which is known from then on.
+    fn value(&mut self, key: &'static str) -> Option<&'r Spanned<DeValue<'r>>> {
+        self.asked.push(key);
+        self.table.get(key)
+    }
+
+    /// Returns the value as `convert` sees it, or notes that it is not what was expected.
+    fn typed<T>(
+        &self,
+        key: &str,
+        value: &'r Spanned<DeValue<'r>>,
+        expected: &str,
+        convert: impl FnOnce(&'r DeValue<'r>) -> Option<T>,
+    ) -> Option<Placed<T>> {
+        let span = value.span().into();
+        let converted = convert(value.get_ref());
+        if converted.is_none() {
+            // The span of a table is its header or nothing at all; its key is what people look for.
+            let span = if value.get_ref().is_table() { self.key_span(key).unwrap_or(span) } else { span };
+            let found = with_article(value.get_ref().type_str());
+            self.error(span, format!("{}`{key}` must be {expected}, not {found}", self.prefix()), None);
+        }
+        converted.map(|value| Placed { value, span })
+    }
+
+    /// Returns what messages about this table begin with.
+    fn prefix(&self) -> Cow<'_, str> {
+        if self.what.is_empty() { Cow::Borrowed("") } else { Cow::Owned(format!("{}: ", self.what)) }
+    }
+}
+
+/// Returns a type's name as a sentence wants it.
+fn with_article(kind: &str) -> String {
+    let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {kind}")
+}
+
+/// Joins words as a sentence does: `a, b and c`.
+fn list(words: impl Iterator<Item = String>, and: &str) -> String {
+    let words: Vec<String> = words.collect();
+    match words.split_last() {
+        None => String::new(),
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} {and} {last}", rest.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Reads `text` with `take` and returns the diagnostics as lines.
+    fn complaints(text: &str, take: impl FnOnce(&mut Table<'_>)) -> Vec<String> {
+        let source = Source::new(Path::new("t.toml"), text);
+        read(&source, take).1.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn values_come_with_their_places() {
+        let source =
+            Source::new(Path::new("t.toml"), "s = 'x'\nb = true\ni = 0x10\n[t.one]\n[t.two]\n[[a]]\nn = ['p', 'q']");
+        let ((), diagnostics) = read(&source, |root| {
+            assert_eq!(root.string("s").map(|text| (text.value, root.locate(text.span))), Some(("x", (1, 5))));
+            assert_eq!(root.boolean("b").map(|flag| flag.value), Some(true));
+            assert_eq!(root.integer("i", 0..=16).map(|number| number.value), Some(16));
+            assert_eq!(root.string("absent"), None);
+            let tables = root.tables("t");
+            let names: Vec<_> = tables.iter().map(|(name, table)| (name.value, root.locate(table.span()))).collect();
+            assert_eq!(names, [("one", (4, 4)), ("two", (5, 4))]);
+            let mut elements = root.array_of_tables("a");
+            let strings = elements[0].strings("n").unwrap().value;
+            let places: Vec<_> = strings.iter().map(|text| (text.value, root.locate(text.span))).collect();
+            assert_eq!(places, [("p", (7, 6)), ("q", (7, 11))]);
+            assert_eq!(root.locate(elements[0].span()), (6, 1));
+            elements[0].finish();
+        });
+        assert_eq!(diagnostics, []);
+    }
+
+    #[test]
+    fn wrong_types_say_what_was_expected() {
+        const CASES: &[(&str, &str)] = &[
+            ("s = 1", "t.toml:1:5: `s` must be a string, not an integer"),
+            ("b = 'true'", "t.toml:1:5: `b` must be `true` or `false`, not a string"),
+            ("i = 1.5", "t.toml:1:5: `i` must be an integer, not a float"),
+            ("i = -1", "t.toml:1:5: `i` is out of range: write a number from 1 to 9"),
+            ("i = 10", "t.toml:1:5: `i` is out of range: write a number from 1 to 9"),
+            ("l = 'x'", "t.toml:1:5: `l` must be an array of strings, not a string: write `l = [\"x\"]`"),
+            ("l = ['x', 1]", "t.toml:1:11: `l` must hold strings, not an integer: put it between quotes"),
+            ("w = 'of'", "t.toml:1:5: `w` cannot be `of`: did you mean \"off\"?"),
+            ("w = 'never'", "t.toml:1:5: `w` cannot be `never`: write \"on\" or \"off\""),
+            ("[s]", "t.toml:1:2: `s` must be a string, not a table"),
+            ("t = 1", "t.toml:1:5: `t` must be a table of tables, not an integer"),
+            ("t.x = 1", "t.toml:1:3: `t.x` must be a table, not an integer: write `[t.ID]` with its keys below"),
+            ("a = [1]", "t.toml:1:6: `a` must hold tables, not an integer: write `[[a]]` with its keys below"),
+            ("[lst]", "t.toml:1:2: unknown key `lst`: known keys are `s`, `b`, `i`, `l`, `w`, `t` and `a`"),
+            ("ww = 1", "t.toml:1:1: unknown key `ww`: did you mean `w`?"),
+        ];
+        for (text, expected) in CASES {
+            let found = complaints(text, |root| {
+                root.string("s");
+                root.boolean("b");
+                root.integer("i", 1..=9);
+                root.strings("l");
+                root.one_of("w", &[("on", true), ("off", false)]);
+                root.tables("t");
+                root.array_of_tables("a");
+            });
+            assert_eq!(found, [*expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn all_errors_are_told_also_behind_a_syntax_error() {
+        let found = complaints("s = \nx = 1\ny = 'unclosed\n", |root| {
+            root.string("s");
+            root.missing("must", "write it");
+        });
+        assert!(found.iter().any(|line| line.starts_with("t.toml:1:")), "{found:?}");
+        assert!(found.iter().any(|line| line.starts_with("t.toml:2:1: unknown key `x`")), "{found:?}");
+        assert!(found.iter().any(|line| line.starts_with("t.toml:3:")), "{found:?}");
+        assert!(!found.iter().any(|line| line.contains("missing")), "{found:?}");
+    }
+
+    #[test]
+    fn a_key_given_twice_is_an_error_with_its_place() {
+        let found = complaints("s = 'x'\ns = 'y'\n", |root| {
+            root.string("s");
+        });
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("t.toml:2:1: "), "{found:?}");
+    }
+}
