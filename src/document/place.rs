@@ -100,7 +100,7 @@ impl Source {
     pub fn place(&self, offset: u32) -> Place {
         let before = &self.text.as_bytes()[..to_usize(offset).min(self.text.len())];
         let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
-        let line = before[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let line = before[..start].split(|&byte| byte == b'\n').count();
         self.at(to_u32(line), to_u32(characters(&before[start..]) + 1))
     }
 

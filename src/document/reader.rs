@@ -46,8 +46,13 @@ pub fn read<T>(source: &Source, take: impl FnOnce(&mut Table<'_>) -> T) -> (T, V
         let span = error.span().unwrap_or(end..end);
         reader.add(Severity::Error, span.into(), || (error.message().to_owned(), None));
     }
-    let mut table =
-        Table { reader: &reader, table: root.get_ref(), span: Span::default(), what: String::new(), asked: Vec::new() };
+    let mut table = Table {
+        reader: &reader,
+        entries: root.get_ref(),
+        span: Span::default(),
+        what: String::new(),
+        asked: Vec::new(),
+    };
     let taken = take(&mut table);
     table.finish();
     let mut diagnostics = reader.findings.into_inner().into_diagnostics(source.path());
@@ -88,8 +93,8 @@ impl Reader<'_> {
 pub struct Table<'r> {
     /// The document.
     reader: &'r Reader<'r>,
-    /// The parsed table.
-    table: &'r DeTable<'r>,
+    /// The keys and values.
+    entries: &'r DeTable<'r>,
     /// The key that names the table (the header's last part), or the whole of an array's element.
     span: Span,
     /// What the table is, for messages: `` policy `build` ``; empty for the root.
@@ -120,7 +125,7 @@ impl<'r> Table<'r> {
     /// Returns whether the table holds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.entries.is_empty()
     }
 
     /// Returns whether the whole text was understood: if not, what seems to be missing may be there.
@@ -132,7 +137,7 @@ impl<'r> Table<'r> {
     /// Returns where `key` itself stands, if the table has it; does not make it known.
     #[must_use]
     pub fn key_span(&self, key: &str) -> Option<Span> {
-        self.table.get_key_value(key).map(|(key, _)| key.span().into())
+        self.entries.get_key_value(key).map(|(key, _)| key.span().into())
     }
 
     /// Notes an error, made only if there is room for it.
@@ -229,7 +234,7 @@ impl<'r> Table<'r> {
         let what = format!("`{key}`");
         Some(Table {
             reader: self.reader,
-            table: table.value,
+            entries: table.value,
             span: span.unwrap_or(table.span),
             what,
             asked: Vec::new(),
@@ -250,7 +255,7 @@ impl<'r> Table<'r> {
                 continue;
             };
             let what = format!("{key} {}", quoted(name.get_ref()));
-            let table = Table { reader: self.reader, table, span, what, asked: Vec::new() };
+            let table = Table { reader: self.reader, entries: table, span, what, asked: Vec::new() };
             tables.push((Placed { value: &**name.get_ref(), span }, table));
         }
         tables.sort_by_key(|(name, _)| name.span);
@@ -263,27 +268,47 @@ impl<'r> Table<'r> {
         let Some(array) = self.typed(key, value, "an array of tables", DeValue::as_array) else { return Vec::new() };
         let mut tables = Vec::new();
         for element in array.value {
-            match element.get_ref().as_table() {
-                Some(table) => tables.push(Table {
-                    reader: self.reader,
-                    table,
-                    span: element.span().into(),
-                    what: format!("`{key}`"),
-                    asked: Vec::new(),
-                }),
-                None => {
-                    let found = with_article(element.get_ref().type_str());
-                    let message = format!("`{key}` must hold tables, not {found}");
-                    self.error(element.span().into(), message, Some(format!("write `[[{key}]]` with its keys below")));
-                }
+            if let Some(entries) = element.get_ref().as_table() {
+                tables.push(self.element(key, element, entries));
+            } else {
+                let found = with_article(element.get_ref().type_str());
+                let message = format!("`{key}` must hold tables, not {found}");
+                self.error(element.span().into(), message, Some(format!("write `[[{key}]]` with its keys below")));
             }
         }
         tables
     }
 
+    /// Returns the elements of an array that may hold strings and tables side by side.
+    pub fn strings_or_tables(&mut self, key: &'static str) -> Vec<Element<'r>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(array) = self.typed(key, value, "an array", DeValue::as_array) else { return Vec::new() };
+        let mut elements = Vec::with_capacity(array.value.len());
+        for element in array.value {
+            match element.get_ref() {
+                DeValue::String(text) => {
+                    elements.push(Element::Text(Placed { value: text, span: element.span().into() }));
+                }
+                DeValue::Table(entries) => elements.push(Element::Table(self.element(key, element, entries))),
+                other => {
+                    let found = with_article(other.type_str());
+                    let message = format!("{}`{key}` must hold strings or tables, not {found}", self.prefix());
+                    self.error(element.span().into(), message, None);
+                }
+            }
+        }
+        elements
+    }
+
+    /// Returns the reader of one element of the array `key`.
+    fn element(&self, key: &str, element: &Spanned<DeValue<'r>>, entries: &'r DeTable<'r>) -> Self {
+        let (span, what) = (element.span().into(), format!("`{key}`"));
+        Table { reader: self.reader, entries, span, what, asked: Vec::new() }
+    }
+
     /// Notes the keys nobody asked for; to be called when all known keys were.
     pub fn finish(&self) {
-        for key in self.table.keys() {
+        for key in self.entries.keys() {
             let name = &**key.get_ref();
             if self.asked.contains(&name) {
                 continue;
@@ -300,7 +325,7 @@ impl<'r> Table<'r> {
     /// Returns the value of a key, which is known from then on.
     fn value(&mut self, key: &'static str) -> Option<&'r Spanned<DeValue<'r>>> {
         self.asked.push(key);
-        self.table.get(key)
+        self.entries.get(key)
     }
 
     /// Returns the value as `convert` sees it, or notes that it is not what was expected.
@@ -326,6 +351,14 @@ impl<'r> Table<'r> {
     fn prefix(&self) -> Cow<'_, str> {
         if self.what.is_empty() { Cow::Borrowed("") } else { Cow::Owned(format!("{}: ", self.what)) }
     }
+}
+
+/// An element of an array that may hold strings and tables.
+pub enum Element<'r> {
+    /// A string.
+    Text(Placed<&'r str>),
+    /// An inline table, or one under a `[[key]]` header.
+    Table(Table<'r>),
 }
 
 /// Returns a type's name as a sentence wants it.
