@@ -3,4 +3,5 @@
 pub mod dns;
 pub mod document;
 pub mod engine;
+pub mod policy;
 pub mod upstream;

@@ -11,5 +11,5 @@ mod suggest;
 
 pub use diagnostic::{Diagnostic, Findings, Related, Severity, quoted};
 pub use place::{Locator, Place, Source, Span};
-pub use reader::{Element, Placed, Table, read};
+pub use reader::{Element, Note, Placed, Table, read};
 pub use suggest::closest;

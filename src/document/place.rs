@@ -118,6 +118,24 @@ impl Source {
         Diagnostic { severity, place, message: message.into(), help: None, related: Vec::new(), excerpt: Some(excerpt) }
     }
 
+    /// Returns a diagnostic about the string or word at `line` and `column`; for places kept without their span.
+    #[must_use]
+    pub fn diagnostic_at(&self, severity: Severity, line: u32, column: u32, message: impl Into<String>) -> Diagnostic {
+        let mut start = 0;
+        for _ in 1..line {
+            start += self.text[start..].find('\n').map_or(self.text.len() - start, |newline| newline + 1);
+        }
+        let columns = self.text[start..].char_indices().map(|(at, _)| at);
+        start += columns.chain([self.text.len() - start]).nth(to_usize(column.saturating_sub(1))).unwrap_or(0);
+        let mut rest = self.text[start..].char_indices();
+        let length = match rest.next() {
+            Some((_, quote @ ('"' | '\''))) => rest.find(|&(_, other)| other == quote).map(|(at, _)| at + 1),
+            _ => rest.find(|(_, character)| character.is_whitespace() || *character == '#').map(|(at, _)| at),
+        };
+        let end = start + length.unwrap_or(self.text.len() - start);
+        Diagnostic { place: self.at(line, column), ..self.diagnostic(severity, (start..end).into(), message) }
+    }
+
     /// Returns an error about `span` of this text.
     #[must_use]
     pub fn error(&self, span: Span, message: impl Into<String>) -> Diagnostic {
@@ -201,6 +219,16 @@ mod tests {
         }
         assert_eq!(source.place(8).to_string(), "p.toml:2:2");
         assert_eq!(Place::whole(Path::new("p.toml")).to_string(), "p.toml");
+    }
+
+    #[test]
+    fn a_place_without_a_span_is_underlined_to_the_end_of_its_word() {
+        const CASES: &[(u32, u32, &str)] = &[(1, 5, "\"x y\""), (2, 1, "b.test"), (3, 1, "")];
+        let source = Source::new(Path::new("p"), "a = \"x y\"\nb.test # why\n");
+        for &(line, column, expected) in CASES {
+            let rendered = source.diagnostic_at(Severity::Warning, line, column, "m").render(false);
+            assert_eq!(rendered.matches('^').count(), expected.len().max(1), "{line}:{column}\n{rendered}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, Findings, Severity, quoted};
+use super::diagnostic::{Diagnostic, Excerpt, Findings, Related, Severity, quoted};
 use super::place::{Locator, Source, Span};
 use super::suggest::closest;
 
@@ -44,7 +44,8 @@ pub fn read<T>(source: &Source, take: impl FnOnce(&mut Table<'_>) -> T) -> (T, V
     for error in &errors {
         let end = text.len();
         let span = error.span().unwrap_or(end..end);
-        reader.add(Severity::Error, span.into(), || (error.message().to_owned(), None));
+        let message = error.message().to_owned();
+        reader.add(Severity::Error, span.into(), || Note { message, ..Note::default() });
     }
     let mut table = Table {
         reader: &reader,
@@ -77,13 +78,27 @@ struct Reader<'t> {
 }
 
 impl Reader<'_> {
-    /// Adds a diagnostic: a message and perhaps a mend, made only if there is room for it.
-    fn add(&self, severity: Severity, span: Span, make: impl FnOnce() -> (String, Option<String>)) {
+    /// Adds a diagnostic, made only if there is room for it.
+    fn add(&self, severity: Severity, span: Span, make: impl FnOnce() -> Note) {
         self.findings.borrow_mut().add(severity, || {
-            let (message, help) = make();
-            Diagnostic { help, ..self.source.diagnostic(severity, span, message) }
+            let Note { message, help, related } = make();
+            let (line, column) = self.locator.locate(span.start);
+            let place = self.source.at(line, column);
+            let excerpt = Some(Excerpt::cut(self.source.text(), span.range()));
+            Diagnostic { severity, place, message, help, related, excerpt }
         });
     }
+}
+
+/// What a diagnostic says, apart from where.
+#[derive(Debug, Default)]
+pub struct Note {
+    /// What is wrong.
+    pub message: String,
+    /// The mend.
+    pub help: Option<String>,
+    /// Other places that have to do with it.
+    pub related: Vec<Related>,
 }
 
 /// A TOML table that is being read.
@@ -140,19 +155,19 @@ impl<'r> Table<'r> {
         self.entries.get_key_value(key).map(|(key, _)| key.span().into())
     }
 
-    /// Notes an error, made only if there is room for it.
+    /// Notes an error.
     pub fn error(&self, span: Span, message: impl Into<String>, help: Option<String>) {
-        self.reader.add(Severity::Error, span, || (message.into(), help));
+        self.add(Severity::Error, span, || Note { message: message.into(), help, related: Vec::new() });
     }
 
     /// Notes a warning.
     pub fn warning(&self, span: Span, message: impl Into<String>, help: Option<String>) {
-        self.reader.add(Severity::Warning, span, || (message.into(), help));
+        self.add(Severity::Warning, span, || Note { message: message.into(), help, related: Vec::new() });
     }
 
-    /// Notes a diagnostic made elsewhere.
-    pub fn note(&self, diagnostic: Diagnostic) {
-        self.reader.findings.borrow_mut().add(diagnostic.severity, || diagnostic);
+    /// Notes something; `make` is called only if there is room for it.
+    pub fn add(&self, severity: Severity, span: Span, make: impl FnOnce() -> Note) {
+        self.reader.add(severity, span, make);
     }
 
     /// Notes that `key` is missing, unless the text was not understood in the first place.
@@ -277,6 +292,20 @@ impl<'r> Table<'r> {
             }
         }
         tables
+    }
+
+    /// Returns whether `key` is an array of exactly these strings; does not make it known.
+    #[must_use]
+    pub fn strings_are(&self, key: &str, expected: &[&str]) -> bool {
+        let array = self.entries.get(key).and_then(|value| value.get_ref().as_array());
+        array.is_some_and(|array| {
+            array.iter().map(|element| element.get_ref().as_str()).eq(expected.iter().copied().map(Some))
+        })
+    }
+
+    /// Makes `key` known without reading it.
+    pub fn accept(&mut self, key: &'static str) {
+        self.asked.push(key);
     }
 
     /// Returns the elements of an array that may hold strings and tables side by side.

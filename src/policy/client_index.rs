@@ -1,0 +1,166 @@
+//! The longest prefix that holds an address.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// Values by address prefix; a table for each prefix length that occurs, longest first.
+///
+/// A lookup costs one hash for each such length, however many prefixes there are. IPv4-mapped IPv6 addresses are IPv4
+/// (a socket on `[::]` shows its IPv4 clients that way, RFC 4038 §4.2).
+#[derive(Clone, Debug)]
+pub struct ClientIndex<T> {
+    /// Prefixes of IPv4.
+    v4: Vec<Table<u32, T>>,
+    /// Prefixes of IPv6.
+    v6: Vec<Table<u128, T>>,
+}
+
+/// The prefixes of one length.
+#[derive(Clone, Debug)]
+struct Table<A, T> {
+    /// The length.
+    length: u8,
+    /// The bits of an address that count.
+    mask: A,
+    /// Values by the masked address.
+    values: HashMap<A, T>,
+}
+
+impl<T: Copy> ClientIndex<T> {
+    /// Makes an index without prefixes.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { v4: Vec::new(), v6: Vec::new() }
+    }
+
+    /// Adds a prefix; host bits do not count.
+    ///
+    /// # Errors
+    /// The value that the very same prefix has already; it keeps it.
+    pub fn insert(&mut self, prefix: IpNet, value: T) -> Result<(), T> {
+        match canonical(prefix) {
+            IpNet::V4(net) => {
+                insert(&mut self.v4, net.prefix_len(), net.netmask().to_bits(), net.addr().to_bits(), value)
+            }
+            IpNet::V6(net) => {
+                insert(&mut self.v6, net.prefix_len(), net.netmask().to_bits(), net.addr().to_bits(), value)
+            }
+        }
+    }
+
+    /// Returns the value of the longest prefix that holds `address`.
+    #[must_use]
+    pub fn lookup(&self, address: IpAddr) -> Option<T> {
+        match address.to_canonical() {
+            IpAddr::V4(address) => {
+                let bits = address.to_bits();
+                self.v4.iter().find_map(|table| table.values.get(&(bits & table.mask)).copied())
+            }
+            IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                self.v6.iter().find_map(|table| table.values.get(&(bits & table.mask)).copied())
+            }
+        }
+    }
+}
+
+/// Returns the prefix as it is indexed: host bits cleared, prefixes of IPv4-mapped addresses as IPv4.
+#[must_use]
+pub fn canonical(prefix: IpNet) -> IpNet {
+    if let IpNet::V6(net) = prefix
+        && let Some(address) = net.addr().to_ipv4_mapped()
+        && let Some(length) = net.prefix_len().checked_sub(96)
+        && let Ok(mapped) = IpNet::new(IpAddr::V4(address), length)
+    {
+        return mapped.trunc();
+    }
+    prefix.trunc()
+}
+
+/// Adds a prefix to the table of its length.
+fn insert<A, T: Copy>(tables: &mut Vec<Table<A, T>>, length: u8, mask: A, address: A, value: T) -> Result<(), T>
+where
+    A: Copy + Eq + Hash + std::ops::BitAnd<Output = A>,
+{
+    let at = tables.binary_search_by(|table| length.cmp(&table.length)).unwrap_or_else(|at| {
+        tables.insert(at, Table { length, mask, values: HashMap::new() });
+        at
+    });
+    match tables[at].values.entry(address & mask) {
+        Entry::Occupied(occupied) => Err(*occupied.get()),
+        Entry::Vacant(vacant) => {
+            vacant.insert(value);
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_wins_and_mapped_addresses_are_ipv4() {
+        let mut index = ClientIndex::new();
+        for (value, prefix) in ["192.0.2.0/24", "192.0.2.7/32", "0.0.0.0/0", "2001:db8::/32", "::ffff:198.51.100.0/120"]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(index.insert(prefix.parse().unwrap(), value), Ok(()), "{prefix}");
+        }
+        assert_eq!(index.insert("192.0.2.9/24".parse().unwrap(), 9), Err(0));
+        const CASES: &[(&str, Option<usize>)] = &[
+            ("192.0.2.7", Some(1)),
+            ("192.0.2.8", Some(0)),
+            ("::ffff:192.0.2.7", Some(1)),
+            ("198.51.100.1", Some(4)),
+            ("203.0.113.1", Some(2)),
+            ("2001:db8::1", Some(3)),
+            ("2001:db9::1", None),
+            ("::1", None),
+        ];
+        for (address, expected) in CASES {
+            assert_eq!(index.lookup(address.parse().unwrap()), *expected, "{address}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn the_index_agrees_with_a_naive_loop(
+            prefixes in prop::collection::vec((any::<bool>(), 0_u128..1 << 12, 0_u8..=128), 0..40),
+            addresses in prop::collection::vec((any::<bool>(), 0_u128..1 << 12), 1..40),
+        ) {
+            // Few bits at both ends of the address, so that prefixes hold one another.
+            let spread = |bits: u128| bits << 116 | bits & 0xff;
+            let address = |v4: bool, bits: u128| if v4 {
+                IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(spread(bits) >> 96).unwrap() | u32::try_from(bits & 0xff).unwrap()))
+            } else {
+                IpAddr::V6(Ipv6Addr::from_bits(spread(bits)))
+            };
+            let mut index = ClientIndex::new();
+            let mut naive: Vec<(IpNet, usize)> = Vec::new();
+            for (value, (v4, bits, length)) in prefixes.into_iter().enumerate() {
+                let net = IpNet::new(address(v4, bits), if v4 { length / 4 } else { length }).unwrap().trunc();
+                let before = naive.iter().find(|(other, _)| *other == net).map(|(_, value)| *value);
+                prop_assert_eq!(index.insert(net, value), before.map_or(Ok(()), Err));
+                if before.is_none() {
+                    naive.push((net, value));
+                }
+            }
+            for (v4, bits) in addresses {
+                let address = address(v4, bits);
+                let best = naive.iter().filter(|(net, _)| net.contains(&address)).max_by_key(|(net, _)| net.prefix_len());
+                prop_assert_eq!(index.lookup(address), best.map(|(_, value)| *value));
+            }
+        }
+    }
+}

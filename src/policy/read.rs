@@ -1,0 +1,419 @@
+//! A policy file's text to its [`FileSpec`], with everything that is wrong in it.
+
+use std::hash::RandomState;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::dns::rtype::RecordType;
+use crate::document::{self, Diagnostic, Element, Note, Placed, Related, Severity, Source, Table, quoted};
+
+use super::client_index::canonical;
+use super::hash::content_hash;
+use super::name_set::{NameSet, Origin};
+use super::pattern::{self, Pattern};
+use super::shared_suffix::{self, Registry};
+use super::spec::{
+    AllowedCidr, BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, PRESET_PREFIX, Phase, PolicySpec, PortRule,
+    PrivateAnswers, Protocol, QueryTypes, TestSpec, UNRESTRICTED,
+};
+
+/// What a file is read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role<'a> {
+    /// Any objects.
+    Policies,
+    /// One preset, by its name: one policy of that id.
+    Preset(&'a str),
+}
+
+/// Reads a file; the spec is worth something only when no diagnostic is an error.
+pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -> (FileSpec, Vec<Diagnostic>) {
+    let (mut spec, mut diagnostics) = document::read(source, |root| {
+        let policies = root.tables("policy").into_iter().filter_map(|(id, table)| policy(&id, table, role, hasher));
+        let mut spec = FileSpec {
+            source: source.clone(),
+            policies: policies.map(Arc::new).collect(),
+            blueprints: Vec::new(),
+            clients: Vec::new(),
+            tests: Vec::new(),
+            is_whole: root.is_whole(),
+            hash: content_hash(source.text().as_bytes()),
+        };
+        if role == Role::Policies {
+            let blueprints = root.tables("blueprint").into_iter();
+            spec.blueprints = blueprints.filter_map(|(id, table)| blueprint(&id, table)).map(Arc::new).collect();
+            let clients = root.tables("client").into_iter();
+            spec.clients = clients.filter_map(|(id, table)| client(&id, table)).map(Arc::new).collect();
+            spec.tests = root.array_of_tables("test").into_iter().filter_map(test).collect();
+        }
+        spec
+    });
+    if !diagnostics.iter().any(Diagnostic::is_error) && spec.is_empty() {
+        spec.is_whole = false;
+        let error = match role {
+            Role::Policies => Diagnostic::about_file(source.path(), "the file holds no table, as if half written")
+                .help("write a `[policy.ID]`, or remove the file: an empty file is never an empty policy"),
+            Role::Preset(name) => Diagnostic::about_file(source.path(), "the file holds no table, as if half written")
+                .help(format!("write `[policy.{name}]`, or remove the file to have the built-in preset")),
+        };
+        diagnostics.push(error);
+    }
+    (spec, diagnostics)
+}
+
+impl FileSpec {
+    /// Returns whether the file says nothing at all.
+    fn is_empty(&self) -> bool {
+        let Self { policies, blueprints, clients, tests, .. } = self;
+        policies.is_empty() && blueprints.is_empty() && clients.is_empty() && tests.is_empty()
+    }
+}
+
+/// Reads a `[policy.ID]` table.
+fn policy(id: &Placed<&str>, mut table: Table<'_>, role: Role<'_>, hasher: &RandomState) -> Option<PolicySpec> {
+    let id = match role {
+        Role::Policies => checked_id(id, &table),
+        Role::Preset(name) if id.value == name => Some(id.map(|_| format!("{PRESET_PREFIX}{name}").into())),
+        Role::Preset(name) => {
+            let message = format!("the preset file `{name}.toml` cannot hold policy {}", quoted(id.value));
+            table.error(id.span, message, Some(format!("write `[policy.{name}]` alone")));
+            None
+        }
+    };
+    let source = table.source().clone();
+    let spec = PolicySpec {
+        id: id.clone().unwrap_or(Placed { value: "".into(), span: table.span() }),
+        name: label(&mut table, "name"),
+        description: label(&mut table, "description"),
+        allow_all: table.boolean("allow_all").is_some_and(|flag| flag.value),
+        allowed: names(&mut table, "allowed_hostnames", List::Allowed, hasher),
+        denied: names(&mut table, "denied_hostnames", List::Denied, hasher),
+        allowed_lists: list_files(&mut table, "allowed_hostnames_files", &source),
+        denied_lists: list_files(&mut table, "denied_hostnames_files", &source),
+        include: includes(&mut table),
+        mode: word(&mut table, "mode", &[("enforce", Mode::Enforce), ("audit", Mode::Audit)]),
+        query_types: query_types(&mut table),
+        private_answers: private_answers(&mut table, hasher),
+        cname: word(&mut table, "cname", &[("trust", Cname::Trust), ("inspect", Cname::Inspect)]),
+        message: message(&mut table),
+        allow_devbox_to_devbox: table.boolean("allow_devbox_to_devbox").is_some_and(|flag| flag.value),
+        allowed_cidrs: allowed_cidrs(&mut table),
+        source,
+    };
+    table.finish();
+    id.map(|_| spec)
+}
+
+/// Reads a `[blueprint.ID]` table.
+fn blueprint(id: &Placed<&str>, mut table: Table<'_>) -> Option<BlueprintSpec> {
+    let id = checked_id(id, &table);
+    let build_policy = reference(&mut table, "build_policy");
+    let runtime_policy = reference(&mut table, "runtime_policy");
+    table.finish();
+    Some(BlueprintSpec { source: table.source().clone(), id: id?, build_policy, runtime_policy })
+}
+
+/// Reads a `[client.ID]` table.
+fn client(id: &Placed<&str>, mut table: Table<'_>) -> Option<ClientSpec> {
+    let id = checked_id(id, &table);
+    let listed = table.strings("sources");
+    let mut sources: Vec<Placed<IpNet>> = Vec::new();
+    for text in listed.iter().flat_map(|list| &list.value) {
+        match prefix(text.value) {
+            Ok(prefix) if sources.iter().any(|other| other.value == prefix) => {
+                table.warning(text.span, format!("source {} is given twice", quoted(text.value)), None);
+            }
+            Ok(prefix) => sources.push(text.map(|_| prefix)),
+            Err((why, help)) => table.error(text.span, format!("source {}: {why}", quoted(text.value)), Some(help)),
+        }
+    }
+    match listed {
+        Some(list) if list.value.is_empty() => {
+            table.error(list.span, "a client without a source is nobody", Some(SOURCES_HELP.to_owned()));
+        }
+        None if table.key_span("sources").is_none() => table.missing("sources", SOURCES_HELP),
+        _ => {}
+    }
+    let blueprint = reference(&mut table, "blueprint");
+    let phase = word(&mut table, "phase", &[("build", Phase::Build), ("runtime", Phase::Runtime)]);
+    let policy = reference(&mut table, "policy");
+    if table.key_span("policy").is_none() && table.key_span("blueprint").is_none() {
+        table.missing("policy", "write `policy` or `blueprint`; `policy = \"unrestricted\"` allows everything");
+    }
+    table.finish();
+    Some(ClientSpec { source: table.source().clone(), id: id?, sources, blueprint, phase, policy })
+}
+
+/// Reads a `[[test]]` table.
+fn test(mut table: Table<'_>) -> Option<TestSpec> {
+    let client = reference(&mut table, "client");
+    let name = table.string("name").and_then(|text| match pattern::hostname(text.value) {
+        Ok(name) => Some(name),
+        Err((why, help)) => {
+            table.error(text.span, format!("name {}: {why}", quoted(text.value)), Some(help));
+            None
+        }
+    });
+    let expect = table.one_of("expect", &[("allow", true), ("deny", false)]);
+    let qtype = match table.string("type") {
+        None => Some(RecordType::A),
+        Some(text) => record_type(&table, &text),
+    };
+    for (key, help) in [
+        ("client", "write the id of a client"),
+        ("name", "write the hostname that is asked for"),
+        ("expect", "write \"allow\" or \"deny\""),
+    ] {
+        if table.key_span(key).is_none() {
+            table.missing(key, help);
+        }
+    }
+    table.finish();
+    let expect = expect?;
+    Some(TestSpec { client: client?, name: name?, qtype: qtype?, expects_allow: expect.value, span: expect.span })
+}
+
+/// The lists a pattern may stand in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum List {
+    /// What may be looked up.
+    Allowed,
+    /// What may not.
+    Denied,
+    /// What may have private addresses.
+    Private,
+}
+
+/// Reads a list of patterns into a set.
+fn names(table: &mut Table<'_>, key: &'static str, list: List, hasher: &RandomState) -> Arc<NameSet> {
+    let patterns = table.strings(key).map(|list| list.value).unwrap_or_default();
+    let mut set = NameSet::with_capacity(hasher, patterns.len());
+    if patterns.is_empty() {
+        return Arc::new(set);
+    }
+    set.add_origin(Origin { path: Arc::clone(table.source().path()), via: Arc::new([]) });
+    for text in patterns {
+        let pattern = match Pattern::parse(text.value) {
+            Ok(pattern) => pattern,
+            Err(error) => {
+                let help = match list {
+                    List::Denied if error.is_everything => "what is not allowed is denied as it is".to_owned(),
+                    List::Private if error.is_everything => "write `private_answers = [\"*\"]`, alone".to_owned(),
+                    _ => error.help.clone(),
+                };
+                table.error(text.span, error.to_string(), Some(help));
+                continue;
+            }
+        };
+        // Denying too much is safe, so a wide wildcard is fine there.
+        if list != List::Denied
+            && let Pattern::Below(name) = &pattern
+            && shared_suffix::registry(name) == Some(Registry::Provider)
+        {
+            table.warning(text.span, shared_message(&pattern), Some(SHARED_HELP.to_owned()));
+        }
+        let (line, column) = table.locate(text.span);
+        if let Err(first) = set.insert(&pattern, line, column) {
+            table.add(Severity::Warning, text.span, || Note {
+                message: format!("`{pattern}` is listed twice in `{key}`"),
+                help: Some("remove one of them".to_owned()),
+                related: vec![Related { place: first.place(), message: "first listed here".to_owned() }],
+            });
+        }
+    }
+    Arc::new(set)
+}
+
+/// Returns what is said about a wildcard under which strangers can have names.
+pub(super) fn shared_message(pattern: &Pattern) -> String {
+    format!("`{pattern}` matches names that strangers can have: `{}` is shared by many owners", pattern.name())
+}
+
+/// What mends a wildcard under which strangers can have names.
+pub(super) const SHARED_HELP: &str = "name the hosts that are needed";
+
+/// Reads `private_answers`, where `["*"]` stands for every name.
+fn private_answers(table: &mut Table<'_>, hasher: &RandomState) -> PrivateAnswers {
+    if table.strings_are("private_answers", &["*"]) {
+        table.accept("private_answers");
+        return PrivateAnswers::All;
+    }
+    PrivateAnswers::Names(names(table, "private_answers", List::Private, hasher))
+}
+
+/// Reads paths of list files, which are relative to the policy file.
+fn list_files(table: &mut Table<'_>, key: &'static str, source: &Source) -> Vec<Placed<PathBuf>> {
+    let mut paths: Vec<Placed<PathBuf>> = Vec::new();
+    for text in table.strings(key).map(|list| list.value).unwrap_or_default() {
+        if text.value.is_empty() || text.value.contains('\0') {
+            table.error(text.span, format!("{} is no path", quoted(text.value)), Some("name a list file".to_owned()));
+            continue;
+        }
+        let path = source.path().parent().map_or_else(|| PathBuf::from(text.value), |folder| folder.join(text.value));
+        if paths.iter().any(|other| other.value == path) {
+            table.warning(text.span, format!("list file {} is given twice", quoted(text.value)), None);
+        } else {
+            paths.push(text.map(|_| path));
+        }
+    }
+    paths
+}
+
+/// Reads `include`.
+fn includes(table: &mut Table<'_>) -> Vec<Placed<Arc<str>>> {
+    let mut included: Vec<Placed<Arc<str>>> = Vec::new();
+    for text in table.strings("include").map(|list| list.value).unwrap_or_default() {
+        if text.value == UNRESTRICTED {
+            let help = "write `allow_all = true` to allow everything".to_owned();
+            table.error(text.span, "`unrestricted` has no lists to include", Some(help));
+        } else if included.iter().any(|other| *other.value == *text.value) {
+            table.warning(text.span, format!("{} is included twice", quoted(text.value)), None);
+        } else {
+            included.push(text.map(Arc::from));
+        }
+    }
+    included
+}
+
+/// Reads `query_types`.
+fn query_types(table: &mut Table<'_>) -> QueryTypes {
+    let Some(list) = table.strings("query_types") else { return QueryTypes::default() };
+    if list.value.is_empty() {
+        let help = "write the types that may be asked for, or leave the key out for the usual ones".to_owned();
+        table.error(list.span, "without a query type nothing can be asked for", Some(help));
+    }
+    QueryTypes::new(list.value.iter().filter_map(|text| record_type(table, text)))
+}
+
+/// Reads a type that may be asked for.
+fn record_type(table: &Table<'_>, text: &Placed<&str>) -> Option<RecordType> {
+    match RecordType::from_str(text.value) {
+        Ok(qtype) if !qtype.is_meta() => Some(qtype),
+        Ok(_) => {
+            let message = format!("query type {} is never forwarded: no record has it", quoted(text.value));
+            table.error(text.span, message, Some("remove it".to_owned()));
+            None
+        }
+        Err(_) => {
+            let message = format!("query type {} is unknown", quoted(text.value));
+            table.error(text.span, message, Some("write a name such as \"AAAA\", or \"TYPE\" and a number".to_owned()));
+            None
+        }
+    }
+}
+
+/// Reads `message`.
+fn message(table: &mut Table<'_>) -> Option<Arc<str>> {
+    /// More than that seldom fits an answer of 512 octets beside the rest (RFC 1035 §4.2.1).
+    const FITS: usize = 200;
+    let text = table.string("message")?;
+    if text.value.len() > FITS {
+        let message = format!("`message` is longer than {FITS} bytes: an answer may show only its start");
+        table.warning(text.span, message, Some("say it shorter".to_owned()));
+    }
+    Some(text.value.split_whitespace().collect::<Vec<_>>().join(" ").into())
+}
+
+/// Reads `allowed_cidrs`: prefixes, or tables with a prefix and ports.
+fn allowed_cidrs(table: &mut Table<'_>) -> Vec<AllowedCidr> {
+    let mut allowed = Vec::new();
+    for element in table.strings_or_tables("allowed_cidrs") {
+        let (text, ports) = match element {
+            Element::Text(text) => (text, Vec::new()),
+            Element::Table(mut element) => {
+                let text = element.string("cidr");
+                if element.key_span("cidr").is_none() {
+                    element.missing("cidr", "write a prefix, as \"10.12.0.0/16\"");
+                }
+                let ports = element.array_of_tables("ports").into_iter().filter_map(port_rule).collect();
+                element.finish();
+                let Some(text) = text else { continue };
+                (text, ports)
+            }
+        };
+        match prefix(text.value) {
+            Ok(prefix) => allowed.push(AllowedCidr { prefix, ports }),
+            Err((why, help)) => table.error(text.span, format!("prefix {}: {why}", quoted(text.value)), Some(help)),
+        }
+    }
+    allowed
+}
+
+/// Reads an element of `ports`.
+fn port_rule(mut table: Table<'_>) -> Option<PortRule> {
+    let port = |placed: Placed<u64>| u16::try_from(placed.value).ok().map(|port| (port, placed.span));
+    let first = table.integer("port", 1..=65535).and_then(port);
+    let last = table.integer("end_port", 1..=65535).and_then(port);
+    let protocols = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+    let protocol = table.one_of("protocol", &protocols).map(|word| word.value);
+    if table.key_span("port").is_none() {
+        table.missing("port", "write a port from 1 to 65535");
+    }
+    table.finish();
+    let (first, _) = first?;
+    match last {
+        Some((last, span)) if last < first => {
+            table.error(span, format!("`end_port` {last} is below `port` {first}"), Some("swap them".to_owned()));
+            None
+        }
+        last => Some(PortRule { first, last: last.map_or(first, |(last, _)| last), protocol }),
+    }
+}
+
+/// Parses an address or a prefix without host bits; an error is what is wrong and the mend.
+fn prefix(text: &str) -> Result<IpNet, (String, String)> {
+    let net = match text.parse::<IpNet>() {
+        Ok(net) => net,
+        Err(_) => match text.parse::<std::net::IpAddr>() {
+            Ok(address) => IpNet::from(address),
+            Err(_) => {
+                let help = "write one as \"10.1.0.7\", \"172.30.0.0/16\" or \"2001:db8::/64\"";
+                return Err(("it is no address and no prefix".to_owned(), help.to_owned()));
+            }
+        },
+    };
+    if net.trunc() != net {
+        let help = format!("write \"{}\" for the network or \"{}\" for the address", net.trunc(), net.addr());
+        return Err(("it has bits behind its prefix length".to_owned(), help));
+    }
+    Ok(canonical(net))
+}
+
+/// Returns the id when files may define it; notes what is wrong with it otherwise.
+fn checked_id(id: &Placed<&str>, table: &Table<'_>) -> Option<Placed<Arc<str>>> {
+    /// The longest id: it stands in every denial and every record.
+    const LONGEST: usize = 64;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if id.value.is_empty() || id.value.len() > LONGEST || !id.value.bytes().all(plain) {
+        let help = format!("use up to {LONGEST} letters, digits, `-`, `_` and `.`; people's names go into `name`");
+        table.error(id.span, format!("{} cannot be an id", quoted(id.value)), Some(help));
+        return None;
+    }
+    if id.value == UNRESTRICTED {
+        let help = "choose another id; `unrestricted` is built in and allows everything".to_owned();
+        table.error(id.span, "`unrestricted` cannot be defined", Some(help));
+        return None;
+    }
+    Some(id.map(Arc::from))
+}
+
+/// Reads the id of something defined elsewhere.
+fn reference(table: &mut Table<'_>, key: &'static str) -> Option<Placed<Arc<str>>> {
+    table.string(key).map(|id| id.map(Arc::from))
+}
+
+/// Reads a text for people.
+fn label(table: &mut Table<'_>, key: &'static str) -> Option<Arc<str>> {
+    table.string(key).map(|text| text.value.into())
+}
+
+/// Reads one of a few words, the default one when the key is not there.
+fn word<T: Copy + Default>(table: &mut Table<'_>, key: &'static str, words: &[(&'static str, T)]) -> T {
+    table.one_of(key, words).map(|word| word.value).unwrap_or_default()
+}
+
+/// What mends a client without sources.
+const SOURCES_HELP: &str = "write `sources = [\"10.1.0.7\"]` with its addresses or prefixes";

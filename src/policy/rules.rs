@@ -1,0 +1,102 @@
+//! The effective list of a policy: its own patterns and those that came by `include` and from list files.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::document::Place;
+
+use super::name_set::{Kind, Match, NameSet};
+
+/// A list of patterns in a few sets, which other policies may share.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// The sets; all have the same hash key.
+    parts: Vec<Part>,
+}
+
+/// One set of a list.
+#[derive(Clone, Debug)]
+struct Part {
+    /// The patterns.
+    set: Arc<NameSet>,
+    /// The includes by which the whole set came.
+    via: Arc<[Arc<str>]>,
+}
+
+impl Rules {
+    /// Adds a set, unless it is empty.
+    pub(super) fn add(&mut self, set: Arc<NameSet>, via: Arc<[Arc<str>]>) {
+        if !set.is_empty() {
+            self.parts.push(Part { set, via });
+        }
+    }
+
+    /// Adds all sets of other rules.
+    pub(super) fn extend(&mut self, other: &Self) {
+        self.parts.extend(other.parts.iter().cloned());
+    }
+
+    /// Returns whether nothing is listed.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Returns all rules, the policy's own first.
+    pub fn iter(&self) -> impl Iterator<Item = Rule<'_>> {
+        self.parts.iter().flat_map(|part| part.set.iter().map(|found| Rule { part, found }))
+    }
+
+    /// Returns the rule for a suffix of a name: the name itself (`Exact`) or one above it (`Below`), which has `labels`
+    /// labels. `hash` keeps the suffix's hash for the next rules that are asked.
+    #[inline]
+    pub(super) fn find(&self, kind: Kind, suffix: &[u8], labels: usize, hash: &mut Option<u64>) -> Option<Rule<'_>> {
+        self.parts.iter().find_map(|part| {
+            if !part.set.has_depth(kind, labels) {
+                return None;
+            }
+            let hash = *hash.get_or_insert_with(|| part.set.hash(suffix));
+            part.set.find_match(kind, suffix, hash).map(|found| Rule { part, found })
+        })
+    }
+}
+
+/// A pattern of a policy, and how it came there.
+#[derive(Clone, Copy)]
+pub struct Rule<'p> {
+    /// The set it is in.
+    part: &'p Part,
+    /// The pattern.
+    found: Match<'p>,
+}
+
+impl<'p> Rule<'p> {
+    /// Returns the place it is written at.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.found.place()
+    }
+
+    /// Returns the policies and presets by whose `include` it came, from the outermost; none for a policy's own.
+    pub fn via(&self) -> impl Iterator<Item = &'p str> + use<'p> {
+        self.part.via.iter().chain(self.found.origin().via.iter()).map(|id| &**id)
+    }
+
+    /// Returns the pattern.
+    pub(super) const fn found(&self) -> Match<'p> {
+        self.found
+    }
+}
+
+/// Writes the pattern in canonical form.
+impl fmt::Display for Rule<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.found.fmt(f)
+    }
+}
+
+impl fmt::Debug for Rule<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} ({})", self.place())
+    }
+}

@@ -1,0 +1,369 @@
+//! What is in force: one immutable whole that queries read and a reload replaces.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::dns::name::LowerName;
+use crate::document::Place;
+
+use super::client_index::ClientIndex;
+use super::decide::{self, NameDecision};
+use super::rules::Rules;
+use super::spec::{AllowedCidr, BlueprintSpec, ClientSpec, Cname, Mode, Phase, PolicySpec, PrivateAnswers, QueryTypes};
+
+/// The policies, blueprints and clients in force.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The number of this snapshot, one more at each swap, from 1.
+    pub generation: u64,
+    /// The hash of all files, lists and bindings it is made from, in hexadecimal; equal contents have equal hashes.
+    pub hash: String,
+    /// The policies by id, without presets.
+    pub(super) policies: BTreeMap<Arc<str>, Arc<Policy>>,
+    /// The presets by id, with `preset:`.
+    pub(super) presets: BTreeMap<Arc<str>, Arc<Policy>>,
+    /// The blueprints by id.
+    pub(super) blueprints: BTreeMap<Arc<str>, Blueprint>,
+    /// The clients, by id.
+    pub(super) clients: Vec<Client>,
+    /// Indices into `clients` by address.
+    pub(super) index: ClientIndex<u32>,
+    /// What applies to addresses in no client, by listener.
+    pub(super) listeners: Vec<Option<Bound>>,
+    /// What applies where the listener says nothing.
+    pub(super) default: Option<Bound>,
+}
+
+impl Snapshot {
+    /// Returns who asks: the client with the longest prefix that holds `source`, else whoever may use the listener
+    /// (an index into [`super::Bindings::listeners`]), else whoever has the default policy.
+    #[must_use]
+    pub fn asker(&self, source: IpAddr, listener: usize) -> Asker<'_> {
+        let found = self.index.lookup(source).and_then(|index| usize::try_from(index).ok());
+        if let Some(client) = found.and_then(|index| self.clients.get(index)) {
+            return client.asker();
+        }
+        let bound = self.listeners.get(listener).and_then(Option::as_ref).or(self.default.as_ref());
+        Asker { client: None, standing: bound.map_or(Standing::Nobody(Nobody::NoClient), Bound::standing) }
+    }
+
+    /// Returns a policy by its id; a preset's begins with `preset:`.
+    #[must_use]
+    pub fn policy(&self, id: &str) -> Option<&Policy> {
+        self.policies.get(id).or_else(|| self.presets.get(id)).map(|policy| &**policy)
+    }
+
+    /// Returns a client by its id.
+    #[must_use]
+    pub fn client(&self, id: &str) -> Option<&Client> {
+        self.clients.binary_search_by(|client| client.id().cmp(id)).ok().map(|index| &self.clients[index])
+    }
+
+    /// Returns the policies in the order of their ids, without presets.
+    pub fn policies(&self) -> impl ExactSizeIterator<Item = &Policy> {
+        self.policies.values().map(|policy| &**policy)
+    }
+
+    /// Returns the presets in the order of their ids.
+    pub fn presets(&self) -> impl ExactSizeIterator<Item = &Policy> {
+        self.presets.values().map(|policy| &**policy)
+    }
+
+    /// Returns the blueprints in the order of their ids.
+    pub fn blueprints(&self) -> impl ExactSizeIterator<Item = &Blueprint> {
+        self.blueprints.values()
+    }
+
+    /// Returns the clients in the order of their ids.
+    pub fn clients(&self) -> impl ExactSizeIterator<Item = &Client> {
+        self.clients.iter()
+    }
+}
+
+/// Who asks, and what applies to them.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'s> {
+    /// The client that holds the source address, if one does.
+    pub client: Option<&'s Client>,
+    /// What applies.
+    pub standing: Standing<'s>,
+}
+
+impl<'s> Asker<'s> {
+    /// Returns the policy that applies; the built-in one that allows everything for those who are unrestricted.
+    #[must_use]
+    pub const fn policy(&self) -> Option<&'s Policy> {
+        match self.standing {
+            Standing::Policy(policy) | Standing::Unrestricted(policy, _) => Some(policy),
+            Standing::Nobody(_) => None,
+        }
+    }
+}
+
+/// What applies to an asker.
+#[derive(Clone, Copy, Debug)]
+pub enum Standing<'s> {
+    /// A policy of the files.
+    Policy(&'s Policy),
+    /// The built-in policy that allows everything.
+    Unrestricted(&'s Policy, Unrestricted),
+    /// Nothing: everything is denied.
+    Nobody(Nobody),
+}
+
+/// Why someone is unrestricted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unrestricted {
+    /// The policy `unrestricted` is named.
+    Named,
+    /// The blueprint names no policy for the client's phase.
+    Blueprint,
+}
+
+/// Why nothing applies to someone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nobody {
+    /// The address is in no client, and neither the listener nor the configuration names a policy.
+    NoClient,
+    /// The file that defined the policy (or the blueprint) is gone.
+    PolicyGone,
+}
+
+/// What applies, as it is kept.
+#[derive(Clone, Debug)]
+pub(super) enum Bound {
+    /// A policy of the files.
+    Policy(Arc<Policy>),
+    /// The built-in policy.
+    Unrestricted(Arc<Policy>, Unrestricted),
+    /// The policy is gone.
+    Gone,
+}
+
+impl Bound {
+    /// Returns it as an asker has it.
+    fn standing(&self) -> Standing<'_> {
+        match self {
+            Self::Policy(policy) => Standing::Policy(policy),
+            Self::Unrestricted(policy, why) => Standing::Unrestricted(policy, *why),
+            Self::Gone => Standing::Nobody(Nobody::PolicyGone),
+        }
+    }
+}
+
+/// A client in force.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// What its file says.
+    pub(super) spec: Arc<ClientSpec>,
+    /// What applies to it.
+    pub(super) bound: Bound,
+}
+
+impl Client {
+    /// Returns its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.spec.id.value
+    }
+
+    /// Returns where it is defined.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.spec.source.place(self.spec.id.span.start)
+    }
+
+    /// Returns its addresses and prefixes.
+    pub fn sources(&self) -> impl ExactSizeIterator<Item = IpNet> {
+        self.spec.sources.iter().map(|source| source.value)
+    }
+
+    /// Returns the id of its blueprint.
+    #[must_use]
+    pub fn blueprint(&self) -> Option<&str> {
+        self.spec.blueprint.as_ref().map(|id| &*id.value)
+    }
+
+    /// Returns the phase of its life.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.spec.phase
+    }
+
+    /// Returns it as an asker.
+    #[must_use]
+    pub fn asker(&self) -> Asker<'_> {
+        Asker { client: Some(self), standing: self.bound.standing() }
+    }
+}
+
+/// A blueprint in force.
+#[derive(Clone, Debug)]
+pub struct Blueprint {
+    /// What its file says.
+    pub(super) spec: Arc<BlueprintSpec>,
+}
+
+impl Blueprint {
+    /// Returns its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.spec.id.value
+    }
+
+    /// Returns where it is defined.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.spec.source.place(self.spec.id.span.start)
+    }
+
+    /// Returns the id of the policy it names for a phase.
+    #[must_use]
+    pub fn policy(&self, phase: Phase) -> Option<&str> {
+        self.spec.policy(phase).map(|id| &*id.value)
+    }
+}
+
+/// A policy in force: what its table says and the lists it includes.
+#[derive(Debug)]
+pub struct Policy {
+    /// What its file says.
+    pub(super) spec: Arc<PolicySpec>,
+    /// The patterns that allow.
+    pub(super) allowed: Rules,
+    /// The patterns that deny.
+    pub(super) denied: Rules,
+    /// An included id that is gone: then the policy denies everything.
+    pub(super) gone: Option<Arc<str>>,
+}
+
+impl Policy {
+    /// Returns its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.spec.id.value
+    }
+
+    /// Returns its name for people: the id when it has none.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.spec.name.as_deref().unwrap_or(self.id())
+    }
+
+    /// Returns what it is for.
+    #[must_use]
+    pub fn description(&self) -> Option<&str> {
+        self.spec.description.as_deref()
+    }
+
+    /// Returns where it is defined.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.spec.place()
+    }
+
+    /// Returns whether it allows what it does not deny.
+    #[must_use]
+    pub fn allow_all(&self) -> bool {
+        self.spec.allow_all
+    }
+
+    /// Returns what happens to what it denies.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.spec.mode
+    }
+
+    /// Returns what happens to the targets of aliases.
+    #[must_use]
+    pub fn cname(&self) -> Cname {
+        self.spec.cname
+    }
+
+    /// Returns the types that may be asked for.
+    #[must_use]
+    pub fn query_types(&self) -> &QueryTypes {
+        &self.spec.query_types
+    }
+
+    /// Returns the sentence for those whose query is denied.
+    #[must_use]
+    pub fn message(&self) -> Option<&str> {
+        self.spec.message.as_deref()
+    }
+
+    /// Returns whether its clients may look up devboxes (`allow_all` implies it).
+    #[must_use]
+    pub fn allows_devboxes(&self) -> bool {
+        self.gone.is_none() && (self.spec.allow_devbox_to_devbox || self.spec.allow_all)
+    }
+
+    /// Returns the addresses that may be connected to without a name.
+    #[must_use]
+    pub fn allowed_cidrs(&self) -> &[AllowedCidr] {
+        &self.spec.allowed_cidrs
+    }
+
+    /// Returns the ids it includes, as written.
+    pub fn include(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.spec.include.iter().map(|id| &*id.value)
+    }
+
+    /// Returns the included id that is gone, for which the policy denies everything.
+    #[must_use]
+    pub fn gone(&self) -> Option<&str> {
+        self.gone.as_deref()
+    }
+
+    /// Returns the names that may have private addresses.
+    #[must_use]
+    pub fn private_answers(&self) -> &PrivateAnswers {
+        &self.spec.private_answers
+    }
+
+    /// Returns the patterns that allow, includes expanded.
+    #[must_use]
+    pub fn allowed(&self) -> &Rules {
+        &self.allowed
+    }
+
+    /// Returns the patterns that deny, includes expanded.
+    #[must_use]
+    pub fn denied(&self) -> &Rules {
+        &self.denied
+    }
+
+    /// Returns whether `name` may have addresses that are not globally reachable.
+    #[must_use]
+    pub fn allows_private(&self, name: &LowerName) -> bool {
+        match &self.spec.private_answers {
+            PrivateAnswers::All => true,
+            PrivateAnswers::Names(set) => set.lookup(name).is_some(),
+        }
+    }
+
+    /// Returns whether the targets of aliases must be allowed themselves.
+    #[must_use]
+    pub fn inspects_cname(&self) -> bool {
+        self.spec.cname == Cname::Inspect
+    }
+
+    /// Returns whether `target` is allowed as a target of an alias; the mode does not count.
+    #[must_use]
+    pub fn allows_target(&self, target: &LowerName) -> bool {
+        matches!(decide::decide_name(self, target), NameDecision::Allow(_) | NameDecision::AllowAll)
+    }
+}
+
+impl fmt::Display for Nobody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoClient => "no policy applies to this address",
+            Self::PolicyGone => "the policy that applied to this address is gone",
+        })
+    }
+}

@@ -1,0 +1,285 @@
+//! What one policy file says, with the places: parsed, not yet compared with other files.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::dns::name::LowerName;
+use crate::dns::rtype::RecordType;
+use crate::document::{Place, Placed, Source, Span};
+
+use super::name_set::NameSet;
+
+/// The objects of one file.
+#[derive(Debug)]
+pub(super) struct FileSpec {
+    /// The file and its text.
+    pub(super) source: Source,
+    /// `[policy.ID]`.
+    pub(super) policies: Vec<Arc<PolicySpec>>,
+    /// `[blueprint.ID]`.
+    pub(super) blueprints: Vec<Arc<BlueprintSpec>>,
+    /// `[client.ID]`.
+    pub(super) clients: Vec<Arc<ClientSpec>>,
+    /// `[[test]]`.
+    pub(super) tests: Vec<TestSpec>,
+    /// Whether all of the text was understood.
+    pub(super) is_whole: bool,
+    /// The hash of the text, the same in every process.
+    pub(super) hash: u64,
+}
+
+/// A `[policy.ID]` table.
+#[derive(Debug)]
+pub(super) struct PolicySpec {
+    /// The file.
+    pub(super) source: Source,
+    /// The id; that of a preset begins with `preset:`.
+    pub(super) id: Placed<Arc<str>>,
+    /// A label for people.
+    pub(super) name: Option<Arc<str>>,
+    /// What it is for.
+    pub(super) description: Option<Arc<str>>,
+    /// What is allowed that no list names.
+    pub(super) allow_all: bool,
+    /// `allowed_hostnames`.
+    pub(super) allowed: Arc<NameSet>,
+    /// `denied_hostnames`.
+    pub(super) denied: Arc<NameSet>,
+    /// `allowed_hostnames_files`.
+    pub(super) allowed_lists: Vec<Placed<PathBuf>>,
+    /// `denied_hostnames_files`.
+    pub(super) denied_lists: Vec<Placed<PathBuf>>,
+    /// The policies and presets whose lists are added.
+    pub(super) include: Vec<Placed<Arc<str>>>,
+    /// What happens to what is denied.
+    pub(super) mode: Mode,
+    /// The types that may be asked for.
+    pub(super) query_types: QueryTypes,
+    /// The names that may have addresses that are not globally reachable.
+    pub(super) private_answers: PrivateAnswers,
+    /// What happens to the targets of aliases.
+    pub(super) cname: Cname,
+    /// A sentence for those whose query is denied.
+    pub(super) message: Option<Arc<str>>,
+    /// Whether devboxes may look one another up.
+    pub(super) allow_devbox_to_devbox: bool,
+    /// Addresses that may be connected to without a name.
+    pub(super) allowed_cidrs: Vec<AllowedCidr>,
+}
+
+impl PolicySpec {
+    /// Returns whether it is a preset, built in or replaced.
+    pub(super) fn is_preset(&self) -> bool {
+        self.id.value.starts_with(PRESET_PREFIX)
+    }
+
+    /// Returns where its id is written.
+    pub(super) fn place(&self) -> Place {
+        self.source.place(self.id.span.start)
+    }
+}
+
+/// A `[blueprint.ID]` table.
+#[derive(Debug)]
+pub(super) struct BlueprintSpec {
+    /// The file.
+    pub(super) source: Source,
+    /// The id.
+    pub(super) id: Placed<Arc<str>>,
+    /// The policy of its build containers.
+    pub(super) build_policy: Option<Placed<Arc<str>>>,
+    /// The policy of the devboxes made from it.
+    pub(super) runtime_policy: Option<Placed<Arc<str>>>,
+}
+
+impl BlueprintSpec {
+    /// Returns the policy it names for a phase.
+    pub(super) const fn policy(&self, phase: Phase) -> Option<&Placed<Arc<str>>> {
+        match phase {
+            Phase::Build => self.build_policy.as_ref(),
+            Phase::Runtime => self.runtime_policy.as_ref(),
+        }
+    }
+}
+
+/// A `[client.ID]` table.
+#[derive(Debug)]
+pub(super) struct ClientSpec {
+    /// The file.
+    pub(super) source: Source,
+    /// The id.
+    pub(super) id: Placed<Arc<str>>,
+    /// Its addresses, as [`super::client_index::canonical`] makes them.
+    pub(super) sources: Vec<Placed<IpNet>>,
+    /// What it is made from.
+    pub(super) blueprint: Option<Placed<Arc<str>>>,
+    /// The phase of its life that chooses among the blueprint's policies.
+    pub(super) phase: Phase,
+    /// Its own policy, which overrides the blueprint's.
+    pub(super) policy: Option<Placed<Arc<str>>>,
+}
+
+/// A `[[test]]` table.
+#[derive(Debug)]
+pub(super) struct TestSpec {
+    /// The client that asks.
+    pub(super) client: Placed<Arc<str>>,
+    /// The name that is asked for.
+    pub(super) name: LowerName,
+    /// The type that is asked for.
+    pub(super) qtype: RecordType,
+    /// Whether the answer is to be an allow.
+    pub(super) expects_allow: bool,
+    /// Where the expectation is written.
+    pub(super) span: Span,
+}
+
+/// What a policy does with queries it denies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// It denies them.
+    #[default]
+    Enforce,
+    /// It records them as denied and forwards them.
+    Audit,
+}
+
+/// What a policy does with the targets of aliases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cname {
+    /// The chain of an allowed name is followed.
+    #[default]
+    Trust,
+    /// Every target must itself be allowed.
+    Inspect,
+}
+
+/// The phase of a client's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// A container in which a blueprint is built.
+    Build,
+    /// A devbox made from a blueprint.
+    #[default]
+    Runtime,
+}
+
+impl Phase {
+    /// Returns the key of a blueprint that names the policy of this phase.
+    #[must_use]
+    pub const fn policy_key(self) -> &'static str {
+        match self {
+            Self::Build => "build_policy",
+            Self::Runtime => "runtime_policy",
+        }
+    }
+
+    /// Returns the word the files use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::Runtime => "runtime",
+        }
+    }
+}
+
+/// The record types a policy lets its clients ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryTypes(Box<[RecordType]>);
+
+impl QueryTypes {
+    /// Makes the set of these types.
+    #[must_use]
+    pub fn new(types: impl IntoIterator<Item = RecordType>) -> Self {
+        let mut types: Vec<RecordType> = types.into_iter().collect();
+        types.sort_unstable();
+        types.dedup();
+        Self(types.into())
+    }
+
+    /// Returns whether a type may be asked for.
+    #[must_use]
+    pub fn contains(&self, qtype: RecordType) -> bool {
+        self.0.binary_search(&qtype).is_ok()
+    }
+
+    /// Returns the types, in numerical order.
+    pub fn iter(&self) -> impl Iterator<Item = RecordType> {
+        self.0.iter().copied()
+    }
+}
+
+/// The types of everyday lookups: the rest (NULL and unknown ones first of all) mostly carries tunnels.
+impl Default for QueryTypes {
+    fn default() -> Self {
+        use RecordType as T;
+        Self::new([
+            T::A,
+            T::AAAA,
+            T::CNAME,
+            T::HTTPS,
+            T::SVCB,
+            T::MX,
+            T::NS,
+            T::SOA,
+            T::SRV,
+            T::TXT,
+            T::PTR,
+            T::CAA,
+            T::DS,
+            T::DNSKEY,
+            T::NAPTR,
+            T::TLSA,
+            T::SSHFP,
+            T::LOC,
+            T::HINFO,
+        ])
+    }
+}
+
+/// The names that may have addresses that are not globally reachable.
+#[derive(Clone, Debug)]
+pub enum PrivateAnswers {
+    /// `["*"]`: every name.
+    All,
+    /// The names of a list, empty by default.
+    Names(Arc<NameSet>),
+}
+
+/// A prefix that may be connected to without a name; kept and shown, enforced where `[enforce]` is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowedCidr {
+    /// The addresses.
+    pub prefix: IpNet,
+    /// The ports; none named means all of them.
+    pub ports: Vec<PortRule>,
+}
+
+/// Ports of an [`AllowedCidr`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRule {
+    /// The first port.
+    pub first: u16,
+    /// The last port.
+    pub last: u16,
+    /// The transport; none means both.
+    pub protocol: Option<Protocol>,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// The id of the built-in policy that allows everything; files may refer to it, not define it.
+pub const UNRESTRICTED: &str = "unrestricted";
+
+/// What the ids of presets begin with.
+pub const PRESET_PREFIX: &str = "preset:";
