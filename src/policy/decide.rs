@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::dns::name::LowerName;
+use crate::dns::name::{LowerName, Suffixes};
 use crate::dns::rtype::RecordType;
 
 use super::name_set::Kind;
@@ -248,7 +248,7 @@ pub(super) fn decide_name<'p>(policy: &'p Policy, name: &LowerName) -> NameDecis
             }
         }
     }
-    if is_bypass(name) && !matches!(allowed, Some((Kind::Exact, _))) {
+    if is_bypass(name.as_wire()) && !matches!(allowed, Some((Kind::Exact, _))) {
         return NameDecision::Bypass;
     }
     match (denied, allowed) {
@@ -279,12 +279,11 @@ const MOST_LABELS: usize = 40;
 
 /// Returns whether a name is how clients find, or are told, another way to resolve names: Firefox's canary for DNS over
 /// HTTPS, discovery of designated resolvers (RFC 9462 §4), Apple's private relay.
-fn is_bypass(name: &LowerName) -> bool {
+pub(super) fn is_bypass(wire: &[u8]) -> bool {
     /// Names that are one themselves.
     const NAMES: [&[u8]; 3] =
         [b"\x13use-application-dns\x03net\0", b"\x04mask\x06icloud\x03com\0", b"\x07mask-h2\x06icloud\x03com\0"];
     /// The name that is one with all below it.
     const ABOVE: &[u8] = b"\x08resolver\x04arpa\0";
-    let wire = name.as_wire();
-    NAMES.contains(&wire) || (wire.ends_with(ABOVE) && name.suffixes().any(|suffix| suffix == ABOVE))
+    NAMES.contains(&wire) || (wire.ends_with(ABOVE) && Suffixes::of(wire).any(|suffix| suffix == ABOVE))
 }

@@ -23,6 +23,8 @@ pub(super) struct ListFile {
     pub(super) shared: Vec<Diagnostic>,
     /// The hash of the text, the same in every process.
     pub(super) hash: u64,
+    /// The length of the text.
+    pub(super) length: usize,
 }
 
 impl ListFile {
@@ -86,11 +88,22 @@ impl ListFile {
             return Err(vec![error.help("write one a line, or take the list out of the policy")]);
         }
         set.shrink();
+        for entry in set.iter() {
+            if let Some(wider) = set.wider(entry.wire()) {
+                findings.add(Severity::Warning, || {
+                    let place = entry.place();
+                    let message = format!("`{entry}` is covered by `{wider}`");
+                    let diagnostic = source.diagnostic_at(Severity::Warning, place.line, place.column, message);
+                    diagnostic.help("remove it").related(wider.place(), format!("`{wider}` is here"))
+                });
+            }
+        }
         Ok(Self {
             set: Arc::new(set),
             warnings: findings.into_diagnostics(source.path()),
             shared: shared.into_diagnostics(source.path()),
             hash: content_hash(text.as_bytes()),
+            length: text.len(),
         })
     }
 }

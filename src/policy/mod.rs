@@ -1,20 +1,30 @@
 //! Who may look up what: policy files to a [`Snapshot`], and [`decide`]. Pure: no socket, clock, filesystem or log.
 
+mod assemble;
 pub mod client_index;
+mod compile;
+mod conflict;
 mod decide;
 mod hash;
+mod library;
+mod lint;
 mod list;
 pub mod name_set;
 pub mod pattern;
+mod preset;
 mod read;
 mod rules;
 pub mod shared_suffix;
 mod snapshot;
 mod spec;
+mod tree;
+mod trial;
 
 pub use decide::{Action, Decision, Explanation, Reason, decide};
+pub use library::{Library, ReadList, Reloaded};
 pub use rules::{Rule, Rules};
 pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Snapshot, Standing, Unrestricted};
 pub use spec::{
     AllowedCidr, Cname, Mode, PRESET_PREFIX, Phase, PortRule, PrivateAnswers, Protocol, QueryTypes, UNRESTRICTED,
 };
+pub use tree::{Binding, Bindings, Tree};

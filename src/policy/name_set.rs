@@ -187,6 +187,15 @@ impl NameSet {
         self.find_match(kind, wire, self.hash(wire))
     }
 
+    /// Returns the most specific wildcard that covers everything a pattern of this name matches, and is another one.
+    pub(super) fn wider(&self, wire: &[u8]) -> Option<Match<'_>> {
+        let labels = Suffixes::of(wire).count();
+        Suffixes::of(wire).enumerate().skip(1).find_map(|(above, suffix)| {
+            let may_be = self.has_depth(Kind::Below, labels - above);
+            may_be.then(|| self.find_match(Kind::Below, suffix, self.hash(suffix))).flatten()
+        })
+    }
+
     /// Returns whether a pattern of this kind has so many labels.
     #[inline]
     pub(super) const fn has_depth(&self, kind: Kind, labels: usize) -> bool {

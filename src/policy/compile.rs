@@ -1,0 +1,230 @@
+//! The effective lists of each policy, made once and kept while nothing they come from changes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+
+use crate::document::Diagnostic;
+
+use super::lint;
+use super::list::ListFile;
+use super::name_set::NameSet;
+use super::preset::shared_hasher;
+use super::rules::Rules;
+use super::snapshot::Policy;
+use super::spec::PolicySpec;
+
+/// Sets of fewer patterns are copied together, so that a policy has few sets to search; larger ones are shared.
+const SMALL: usize = 4096;
+
+/// All policies and presets by id.
+pub(super) type Definitions = HashMap<Arc<str>, Arc<PolicySpec>>;
+
+/// The lists in use, by path.
+pub(super) type Lists = BTreeMap<PathBuf, Arc<ListFile>>;
+
+/// The compiled policies of one generation, from which the next takes what did not change.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Compiled {
+    /// By id.
+    policies: HashMap<Arc<str>, CompiledPolicy>,
+    /// What policies include, by its ingredients: policies with the same includes share it.
+    groups: HashMap<Vec<usize>, Arc<Group>>,
+}
+
+/// A policy with what it was made from.
+#[derive(Clone, Debug)]
+struct CompiledPolicy {
+    /// The policy.
+    policy: Arc<Policy>,
+    /// What it includes.
+    group: Arc<Group>,
+    /// Its warnings.
+    warnings: Arc<[Diagnostic]>,
+}
+
+/// The lists that a policy gets from elsewhere: includes and list files.
+#[derive(Debug, Default)]
+struct Group {
+    /// What it is made from, kept so that the addresses in `key` stay theirs.
+    ingredients: Ingredients,
+    /// The patterns that allow.
+    allowed: Rules,
+    /// The patterns that deny.
+    denied: Rules,
+}
+
+/// What the lists of a policy are made from, apart from its own entries.
+#[derive(Debug, Default)]
+struct Ingredients {
+    /// The included policies, each once, with the ids that lead there.
+    included: Vec<(Arc<[Arc<str>]>, Arc<PolicySpec>)>,
+    /// The list files that allow, with the includes that lead there.
+    allowed_lists: Vec<(Arc<[Arc<str>]>, Arc<ListFile>)>,
+    /// The list files that deny.
+    denied_lists: Vec<(Arc<[Arc<str>]>, Arc<ListFile>)>,
+    /// The first included id, or list file, that is not there.
+    gone: Option<Arc<str>>,
+}
+
+/// The group of policies that get nothing from elsewhere.
+static NOTHING: LazyLock<Arc<Group>> = LazyLock::new(Arc::default);
+
+impl Compiled {
+    /// Compiles all definitions, taking from `self` what did not change.
+    pub(super) fn next(&self, definitions: &Definitions, lists: &Lists) -> Self {
+        let mut next = Self { policies: HashMap::with_capacity(definitions.len()), groups: HashMap::new() };
+        for (id, spec) in definitions {
+            let ingredients = Ingredients::gather(spec, definitions, lists);
+            let key = ingredients.key();
+            let group = if key.is_empty() {
+                Arc::clone(&NOTHING)
+            } else {
+                let known = next.groups.get(&key).or_else(|| self.groups.get(&key)).map(Arc::clone);
+                known.unwrap_or_else(|| Arc::new(Group::make(ingredients)))
+            };
+            let before = self.policies.get(id);
+            let unchanged =
+                before.filter(|before| Arc::ptr_eq(&before.policy.spec, spec) && Arc::ptr_eq(&before.group, &group));
+            let compiled = unchanged.cloned().unwrap_or_else(|| CompiledPolicy::make(spec, &group));
+            if !key.is_empty() {
+                next.groups.insert(key, group);
+            }
+            next.policies.insert(Arc::clone(id), compiled);
+        }
+        next
+    }
+
+    /// Returns a policy or preset.
+    pub(super) fn policy(&self, id: &str) -> Option<&Arc<Policy>> {
+        self.policies.get(id).map(|compiled| &compiled.policy)
+    }
+
+    /// Returns all policies and presets.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.values().map(|compiled| &compiled.policy)
+    }
+
+    /// Returns the warnings of all policies.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.policies.values().flat_map(|compiled| compiled.warnings.iter())
+    }
+}
+
+impl CompiledPolicy {
+    /// Puts a policy's own entries and what it gets from elsewhere together.
+    fn make(spec: &Arc<PolicySpec>, group: &Arc<Group>) -> Self {
+        let own: Arc<[Arc<str>]> = Arc::new([]);
+        let (mut allowed, mut denied) = (Rules::default(), Rules::default());
+        allowed.add(Arc::clone(&spec.allowed), Arc::clone(&own));
+        denied.add(Arc::clone(&spec.denied), own);
+        allowed.extend(&group.allowed);
+        denied.extend(&group.denied);
+        let gone = group.ingredients.gone.clone();
+        let policy = Policy { spec: Arc::clone(spec), allowed, denied, gone };
+        let lists = |lists: &[(Arc<[Arc<str>]>, Arc<ListFile>)]| -> Vec<Arc<ListFile>> {
+            lists.iter().filter(|(via, _)| via.is_empty()).map(|(_, list)| Arc::clone(list)).collect()
+        };
+        let Ingredients { allowed_lists, denied_lists, .. } = &group.ingredients;
+        let warnings = lint::policy(&policy, &lists(allowed_lists), &lists(denied_lists)).into();
+        Self { policy: Arc::new(policy), group: Arc::clone(group), warnings }
+    }
+}
+
+impl Ingredients {
+    /// Finds what `spec` includes, directly and through others, each once, outermost first.
+    fn gather(spec: &Arc<PolicySpec>, definitions: &Definitions, lists: &Lists) -> Self {
+        let mut found = Self::default();
+        let own: Arc<[Arc<str>]> = Arc::new([]);
+        found.add_lists(spec, &own, lists);
+        let mut seen = vec![Arc::clone(&spec.id.value)];
+        let mut rest = vec![(own, Arc::clone(spec))];
+        while let Some((via, spec)) = rest.pop() {
+            let mut included = Vec::new();
+            for id in &spec.include {
+                if seen.contains(&id.value) {
+                    continue;
+                }
+                seen.push(Arc::clone(&id.value));
+                let Some(definition) = definitions.get(&id.value) else {
+                    found.gone.get_or_insert_with(|| Arc::clone(&id.value));
+                    continue;
+                };
+                let via: Arc<[Arc<str>]> = via.iter().chain([&id.value]).cloned().collect();
+                found.add_lists(definition, &via, lists);
+                found.included.push((Arc::clone(&via), Arc::clone(definition)));
+                included.push((via, Arc::clone(definition)));
+            }
+            rest.extend(included.into_iter().rev());
+        }
+        found
+    }
+
+    /// Adds the list files of a policy.
+    fn add_lists(&mut self, spec: &PolicySpec, via: &Arc<[Arc<str>]>, lists: &Lists) {
+        let kinds = [(&spec.allowed_lists, &mut self.allowed_lists), (&spec.denied_lists, &mut self.denied_lists)];
+        for (paths, found) in kinds {
+            for path in paths {
+                match lists.get(&path.value) {
+                    Some(list) => found.push((Arc::clone(via), Arc::clone(list))),
+                    // Not knowing what a list denies, nothing can be allowed.
+                    None => {
+                        let name = || Arc::from(path.value.to_string_lossy());
+                        self.gone.get_or_insert_with(name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns the addresses of everything in here, in order: equal as long as nothing changed. Empty when there is
+    /// nothing.
+    fn key(&self) -> Vec<usize> {
+        let Self { included, allowed_lists, denied_lists, gone } = self;
+        if included.is_empty() && allowed_lists.is_empty() && denied_lists.is_empty() && gone.is_none() {
+            return Vec::new();
+        }
+        let included = included.iter().map(|(_, spec)| Arc::as_ptr(spec).addr());
+        let allowed = allowed_lists.iter().map(|(_, list)| Arc::as_ptr(list).addr());
+        let denied = denied_lists.iter().map(|(_, list)| Arc::as_ptr(list).addr());
+        // No object is at 0, so it parts the kinds. Of a gone id the hash is enough: it can only stay gone or come back.
+        let gone = gone.iter().map(|id| usize::try_from(super::hash::content_hash(id.as_bytes()) | 1).unwrap_or(1));
+        included.chain([0]).chain(allowed).chain([0]).chain(denied).chain([0]).chain(gone).collect()
+    }
+}
+
+impl Group {
+    /// Makes the lists.
+    fn make(ingredients: Ingredients) -> Self {
+        let sets = |list: fn(&PolicySpec) -> &Arc<NameSet>, files: &[(Arc<[Arc<str>]>, Arc<ListFile>)]| {
+            let included = ingredients.included.iter().map(|(via, spec)| (Arc::clone(via), Arc::clone(list(spec))));
+            let files = files.iter().map(|(via, file)| (Arc::clone(via), Arc::clone(&file.set)));
+            merge(included.chain(files).filter(|(_, set)| !set.is_empty()).collect())
+        };
+        let allowed = sets(|spec| &spec.allowed, &ingredients.allowed_lists);
+        let denied = sets(|spec| &spec.denied, &ingredients.denied_lists);
+        Self { ingredients, allowed, denied }
+    }
+}
+
+/// Copies small sets together and leaves large ones as they are.
+fn merge(sets: Vec<(Arc<[Arc<str>]>, Arc<NameSet>)>) -> Rules {
+    let mut rules = Rules::default();
+    let (small, large): (Vec<_>, Vec<_>) = sets.into_iter().partition(|(_, set)| set.len() < SMALL);
+    match small.as_slice() {
+        [] => {}
+        [(via, set)] => rules.add(Arc::clone(set), Arc::clone(via)),
+        several => {
+            let mut merged = NameSet::with_capacity(shared_hasher(), several.iter().map(|(_, set)| set.len()).sum());
+            for (via, set) in several {
+                merged.absorb(set, via);
+            }
+            merged.shrink();
+            rules.add(Arc::new(merged), Arc::new([]));
+        }
+    }
+    for (via, set) in large {
+        rules.add(set, via);
+    }
+    rules
+}

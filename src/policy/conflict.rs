@@ -1,0 +1,380 @@
+//! What several files make together: ids defined twice, references to nothing, cycles, equal prefixes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::document::{Diagnostic, Placed, Source, Span, closest, quoted};
+
+use super::compile::Lists;
+use super::spec::{FileSpec, PRESET_PREFIX, PolicySpec, UNRESTRICTED};
+use super::tree::Bindings;
+
+/// Policy files by path, preset files included.
+pub(super) type Files = BTreeMap<Arc<Path>, Arc<FileSpec>>;
+
+/// Something that keeps files from going into force together.
+#[derive(Debug, Default)]
+pub(super) struct Conflict {
+    /// What is wrong, unless that is told elsewhere.
+    pub(super) diagnostic: Option<Diagnostic>,
+    /// The files that make it; those among them that changed are held back.
+    pub(super) files: Vec<Arc<Path>>,
+    /// Whether the bindings make it and changed.
+    pub(super) bindings: bool,
+}
+
+/// What is to go into force, beside what is.
+#[derive(Clone, Copy)]
+pub(super) struct Candidates<'c> {
+    /// The files that are to go into force.
+    pub(super) files: &'c Files,
+    /// The files that are in force.
+    pub(super) in_force: &'c Files,
+    /// The ids that are in force.
+    pub(super) ids_in_force: &'c Ids<'c>,
+    /// The built-in presets.
+    pub(super) built_in: &'c [Arc<PolicySpec>],
+    /// The lists that could be read, now or before.
+    pub(super) lists: &'c Lists,
+    /// The bindings that are to go into force.
+    pub(super) bindings: &'c Bindings,
+    /// Whether they are those in force.
+    pub(super) bindings_settled: bool,
+}
+
+/// A definition or reference in a file.
+#[derive(Clone, Copy)]
+struct Site<'c> {
+    /// The file.
+    path: &'c Arc<Path>,
+    /// Its text.
+    source: &'c Source,
+    /// The place.
+    span: Span,
+    /// The id that is defined there, or around it.
+    id: &'c Arc<str>,
+}
+
+/// What is defined where.
+#[derive(Default)]
+pub(super) struct Ids<'c> {
+    /// Policies and presets.
+    policies: HashMap<&'c str, Site<'c>>,
+    /// Blueprints.
+    blueprints: HashMap<&'c str, Site<'c>>,
+    /// Clients.
+    clients: HashMap<&'c str, Site<'c>>,
+}
+
+impl<'c> Ids<'c> {
+    /// Collects the ids of `files`; `twice` gets what is defined again.
+    fn collect(files: &'c Files, mut twice: impl FnMut(&'static str, Site<'c>, Site<'c>)) -> Self {
+        let mut ids = Self::default();
+        for (path, file) in files {
+            let site = |source, id: &'c Placed<Arc<str>>| Site { path, source, span: id.span, id: &id.value };
+            let policies = file.policies.iter().map(|spec| site(&spec.source, &spec.id));
+            let blueprints = file.blueprints.iter().map(|spec| site(&spec.source, &spec.id));
+            let clients = file.clients.iter().map(|spec| site(&spec.source, &spec.id));
+            policies.for_each(|site| define(&mut ids.policies, site, |one, two| twice("policy", one, two)));
+            blueprints.for_each(|site| define(&mut ids.blueprints, site, |one, two| twice("blueprint", one, two)));
+            clients.for_each(|site| define(&mut ids.clients, site, |one, two| twice("client", one, two)));
+        }
+        ids
+    }
+
+    /// Collects the ids of files that are in force, where none is defined twice.
+    pub(super) fn of(files: &'c Files) -> Self {
+        Self::collect(files, |_, _, _| {})
+    }
+
+    /// Returns where an id is defined.
+    fn find(&self, kind: Kind, id: &str) -> Option<Site<'c>> {
+        let ids = match kind {
+            Kind::Policy => &self.policies,
+            Kind::Blueprint => &self.blueprints,
+            Kind::Client => &self.clients,
+        };
+        ids.get(id).copied()
+    }
+}
+
+/// Notes a definition; `twice` gets it and the first one if there is one.
+fn define<'c>(ids: &mut HashMap<&'c str, Site<'c>>, site: Site<'c>, twice: impl FnOnce(Site<'c>, Site<'c>)) {
+    match ids.get(&**site.id) {
+        Some(first) => twice(*first, site),
+        None => {
+            ids.insert(site.id, site);
+        }
+    }
+}
+
+/// What an id is of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A policy or preset.
+    Policy,
+    /// A blueprint.
+    Blueprint,
+    /// A client.
+    Client,
+}
+
+impl Kind {
+    /// Returns its word.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Blueprint => "blueprint",
+            Self::Client => "client",
+        }
+    }
+}
+
+impl<'c> Candidates<'c> {
+    /// Finds all conflicts.
+    pub(super) fn conflicts(&self) -> Vec<Conflict> {
+        let mut conflicts = Vec::new();
+        let ids = Ids::collect(self.files, |kind, one, two| {
+            let (first, second) = self.older_first(one, two);
+            let message = format!("{kind} {} is defined twice", quoted(first.id));
+            conflicts.push(between(first, second, message, "first defined here", "rename or remove one of them"));
+        });
+        self.equal_prefixes(&mut conflicts);
+        self.unknown_references(&ids, &mut conflicts);
+        self.missing_lists(&mut conflicts);
+        self.cycles(&ids, &mut conflicts);
+        conflicts
+    }
+
+    /// Returns whether a file says what is in force.
+    pub(super) fn is_settled(&self, path: &Path) -> bool {
+        match (self.files.get(path), self.in_force.get(path)) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            _ => false,
+        }
+    }
+
+    /// Orders two sites such that the one in a file that changed comes second: there the error is shown.
+    fn older_first(&self, one: Site<'c>, two: Site<'c>) -> (Site<'c>, Site<'c>) {
+        if self.is_settled(two.path) && !self.is_settled(one.path) { (two, one) } else { (one, two) }
+    }
+
+    /// Finds prefixes that two clients have.
+    fn equal_prefixes(&self, conflicts: &mut Vec<Conflict>) {
+        let mut seen: HashMap<_, Site<'c>> = HashMap::new();
+        for (path, file) in self.files {
+            for client in &file.clients {
+                for source in &client.sources {
+                    let here = Site { path, source: &client.source, span: source.span, id: &client.id.value };
+                    let Some(other) = seen.insert(source.value, here) else { continue };
+                    let (first, second) = self.older_first(other, here);
+                    let message = format!("source `{}` is in two clients", source.value);
+                    let related = format!("also in client {}", quoted(first.id));
+                    let help = "give each client sources of its own; where prefixes overlap, the longer one wins";
+                    conflicts.push(between(first, second, message, &related, help));
+                }
+            }
+        }
+    }
+
+    /// Finds references to ids that are not defined.
+    fn unknown_references(&self, ids: &Ids<'c>, conflicts: &mut Vec<Conflict>) {
+        // What seems to be missing may stand behind a syntax error, which is told already.
+        if self.files.values().any(|file| !file.is_whole) {
+            return;
+        }
+        for (path, file) in self.files {
+            let settled = self.is_settled(path);
+            for (kind, source, reference) in references(file) {
+                if self.is_defined(ids, kind, &reference.value) {
+                    continue;
+                }
+                if !settled {
+                    conflicts.push(Conflict {
+                        diagnostic: Some(self.unknown(ids, kind, source, reference)),
+                        files: vec![Arc::clone(path)],
+                        bindings: false,
+                    });
+                } else if let Some(definer) = self.dropped_by(kind, &reference.value) {
+                    let message = format!("{} {} is no longer defined", kind.as_str(), quoted(&reference.value));
+                    let diagnostic = source.error(reference.span, message);
+                    let before = definer.source.place(definer.span.start);
+                    conflicts.push(Conflict {
+                        diagnostic: Some(diagnostic.help(STILL_USED).related(before, "it was defined here")),
+                        files: vec![Arc::clone(definer.path)],
+                        bindings: false,
+                    });
+                }
+            }
+        }
+        for binding in self.bindings.iter().filter(|binding| !self.is_defined(ids, Kind::Policy, &binding.policy)) {
+            let dropped = self.dropped_by(Kind::Policy, &binding.policy).filter(|_| self.bindings_settled);
+            if self.bindings_settled && dropped.is_none() {
+                continue;
+            }
+            let diagnostic = match &binding.written {
+                Some((source, span)) => {
+                    let reference = Placed { value: Arc::clone(&binding.policy), span: *span };
+                    self.unknown(ids, Kind::Policy, source, &reference)
+                }
+                None => {
+                    let message = format!("unknown policy {}", quoted(&binding.policy));
+                    Diagnostic::about_file(Path::new("<configuration>"), message)
+                        .help(self.suggest(ids, &binding.policy))
+                }
+            };
+            let files = dropped.iter().map(|definer| Arc::clone(definer.path)).collect();
+            conflicts.push(Conflict { diagnostic: Some(diagnostic), files, bindings: !self.bindings_settled });
+        }
+    }
+
+    /// Returns whether an id is defined, by a file or built in.
+    fn is_defined(&self, ids: &Ids<'c>, kind: Kind, id: &str) -> bool {
+        ids.find(kind, id).is_some()
+            || kind == Kind::Policy
+                && (id == UNRESTRICTED || self.built_in.iter().any(|preset| *preset.id.value == *id))
+    }
+
+    /// Returns where an id in force was defined, if the file is there but does not define it any more. A file that is
+    /// gone is not to blame: what it defined is gone, too.
+    fn dropped_by(&self, kind: Kind, id: &str) -> Option<Site<'c>> {
+        let definer = self.ids_in_force.find(kind, id)?;
+        (self.files.contains_key(definer.path) && !self.is_settled(definer.path)).then_some(definer)
+    }
+
+    /// Returns the error for a reference to nothing.
+    fn unknown(&self, ids: &Ids<'c>, kind: Kind, source: &Source, reference: &Placed<Arc<str>>) -> Diagnostic {
+        let id = &*reference.value;
+        let (what, help) = match (kind, id.strip_prefix(PRESET_PREFIX)) {
+            (Kind::Policy, Some(_)) => {
+                let known: Vec<_> = self.built_in.iter().map(|preset| &*preset.id.value).collect();
+                let help = match closest(id, known.iter().copied()) {
+                    Some(known) => format!("did you mean \"{known}\"?"),
+                    None => format!("known presets are {}", known.join(", ")),
+                };
+                ("preset", help)
+            }
+            (Kind::Policy, None) => ("policy", self.suggest(ids, id)),
+            (Kind::Blueprint, _) => ("blueprint", suggestion(id, "blueprint", ids.blueprints.keys().copied())),
+            (Kind::Client, _) => ("client", suggestion(id, "client", ids.clients.keys().copied())),
+        };
+        source.error(reference.span, format!("unknown {what} {}", quoted(id))).help(help)
+    }
+
+    /// Returns what could be meant by a policy's id.
+    fn suggest(&self, ids: &Ids<'c>, id: &str) -> String {
+        if self.built_in.iter().any(|preset| preset.id.value.strip_prefix(PRESET_PREFIX) == Some(id)) {
+            return format!("did you mean \"{PRESET_PREFIX}{id}\"?");
+        }
+        suggestion(id, "policy", ids.policies.keys().copied().chain([UNRESTRICTED]))
+    }
+
+    /// Finds lists of which no content is known; why is told by those who read them.
+    fn missing_lists(&self, conflicts: &mut Vec<Conflict>) {
+        for (path, file) in self.files {
+            let mut lists =
+                file.policies.iter().flat_map(|policy| policy.allowed_lists.iter().chain(&policy.denied_lists));
+            if !self.is_settled(path) && lists.any(|list| !self.lists.contains_key(&list.value)) {
+                conflicts.push(Conflict { files: vec![Arc::clone(path)], ..Conflict::default() });
+            }
+        }
+    }
+
+    /// Finds policies that include themselves, through others or directly.
+    fn cycles(&self, ids: &Ids<'c>, conflicts: &mut Vec<Conflict>) {
+        let specs: HashMap<&str, (&'c Arc<Path>, &'c PolicySpec)> = self
+            .files
+            .iter()
+            .flat_map(|(path, file)| file.policies.iter().map(move |spec| (path, &**spec)))
+            .filter(|(path, spec)| ids.find(Kind::Policy, &spec.id.value).is_some_and(|site| site.path == *path))
+            .map(|(path, spec)| (&*spec.id.value, (path, spec)))
+            .collect();
+        let mut done: HashMap<&str, bool> = HashMap::new();
+        for (path, file) in self.files {
+            for start in file.policies.iter().filter(|spec| !spec.include.is_empty()) {
+                if done.contains_key(&*start.id.value) {
+                    continue;
+                }
+                // A stack of our own: a chain of includes may be longer than the thread's stack is deep.
+                let mut way: Vec<(&'c Arc<Path>, &'c PolicySpec, usize)> = vec![(path, start, 0)];
+                done.insert(&start.id.value, false);
+                while let Some((_, spec, next)) = way.last_mut() {
+                    let spec = *spec;
+                    let Some(reference) = spec.include.get(*next) else {
+                        done.insert(&spec.id.value, true);
+                        way.pop();
+                        continue;
+                    };
+                    *next += 1;
+                    let Some(&(path, included)) = specs.get(&*reference.value) else { continue };
+                    match done.get(&*included.id.value) {
+                        None => {
+                            done.insert(&included.id.value, false);
+                            way.push((path, included, 0));
+                        }
+                        Some(true) => {}
+                        Some(false) => {
+                            let from = way.iter().position(|(_, spec, _)| std::ptr::eq(*spec, included)).unwrap_or(0);
+                            conflicts.push(cycle(&way[from..], reference));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Returns the conflict of two sites, shown at the second.
+fn between(first: Site<'_>, second: Site<'_>, message: String, related: &str, help: &str) -> Conflict {
+    let error = second.source.error(second.span, message).help(help);
+    Conflict {
+        diagnostic: Some(error.related(first.source.place(first.span.start), related)),
+        files: vec![Arc::clone(first.path), Arc::clone(second.path)],
+        bindings: false,
+    }
+}
+
+/// Returns the conflict of a cycle, closed by `reference` in the last policy of `way`.
+fn cycle(way: &[(&Arc<Path>, &PolicySpec, usize)], reference: &Placed<Arc<str>>) -> Conflict {
+    let ids: Vec<&str> = way.iter().map(|(_, spec, _)| &*spec.id.value).chain([&*reference.value]).collect();
+    let mut conflict =
+        Conflict { files: way.iter().map(|(path, _, _)| Arc::clone(path)).collect(), ..Conflict::default() };
+    if let Some((_, last, _)) = way.last() {
+        let message = format!("policies include one another in a circle: {}", ids.join(" > "));
+        let mut error = last.source.error(reference.span, message).help("remove one of the includes");
+        for (_, spec, next) in &way[..way.len() - 1] {
+            if let Some(step) = spec.include.get(next.saturating_sub(1)) {
+                error = error.related(spec.source.place(step.span.start), format!("includes {}", quoted(&step.value)));
+            }
+        }
+        conflict.diagnostic = Some(error);
+    }
+    conflict
+}
+
+/// Returns the references of a file to ids.
+fn references(file: &FileSpec) -> impl Iterator<Item = (Kind, &Source, &Placed<Arc<str>>)> {
+    let included = file.policies.iter().flat_map(|spec| spec.include.iter().map(|id| (Kind::Policy, &spec.source, id)));
+    let of_blueprints = file.blueprints.iter().flat_map(|spec| {
+        let policies = spec.build_policy.iter().chain(&spec.runtime_policy);
+        policies.map(|id| (Kind::Policy, &spec.source, id))
+    });
+    let of_clients = file.clients.iter().flat_map(|spec| {
+        let policy = spec.policy.iter().map(|id| (Kind::Policy, &spec.source, id));
+        policy.chain(spec.blueprint.iter().map(|id| (Kind::Blueprint, &spec.source, id)))
+    });
+    let of_tests = file.tests.iter().map(|test| (Kind::Client, &file.source, &test.client));
+    included.chain(of_blueprints).chain(of_clients).chain(of_tests)
+}
+
+/// Returns what could be meant by an id.
+fn suggestion<'a>(id: &str, kind: &str, known: impl Iterator<Item = &'a str>) -> String {
+    match closest(id, known) {
+        Some(known) => format!("did you mean \"{known}\"?"),
+        None => format!("define `[{kind}.ID]` with this id, or write another id"),
+    }
+}
+
+/// What mends the removal of something that is still referred to.
+const STILL_USED: &str = "define it again, or refer to something else; until then its file stays as it was";

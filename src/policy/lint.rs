@@ -1,0 +1,218 @@
+//! What is legal and probably not meant.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::dns::name::{DisplayWire, Suffixes};
+use crate::document::{Diagnostic, Findings, Placed, Severity, Source, quoted};
+
+use super::compile::Lists;
+use super::conflict::Files;
+use super::list::ListFile;
+use super::name_set::{Kind, Match, NameSet};
+use super::preset::is_built_in;
+use super::rules::Rules;
+use super::snapshot::{Policy, Snapshot};
+use super::spec::{PRESET_PREFIX, UNRESTRICTED};
+use super::tree::Bindings;
+
+/// Returns the warnings about a policy's own lists; `allowed_lists` and `denied_lists` are the list files it names
+/// itself.
+pub(super) fn policy(
+    policy: &Policy,
+    allowed_lists: &[Arc<ListFile>],
+    denied_lists: &[Arc<ListFile>],
+) -> Vec<Diagnostic> {
+    let mut findings = Findings::default();
+    let spec = &policy.spec;
+    for (own, lists) in [(&spec.allowed, allowed_lists), (&spec.denied, denied_lists)] {
+        let sets: Vec<&NameSet> = std::iter::once(&**own).chain(lists.iter().map(|list| &*list.set)).collect();
+        for entry in own.iter() {
+            covered(policy, entry, &sets, &mut findings);
+        }
+    }
+    // A preset leaves the name above its wildcards out on purpose: its tools do not ask for it.
+    if !spec.is_preset() {
+        for entry in spec.allowed.iter() {
+            without_its_name(policy, entry, &policy.allowed, &mut findings);
+        }
+        for entry in spec.denied.iter() {
+            without_its_name(policy, entry, &policy.denied, &mut findings);
+        }
+    }
+    findings.into_diagnostics(spec.source.path())
+}
+
+/// Adds the warnings that several files make together.
+pub(super) fn across(
+    files: &Files,
+    snapshot: &Snapshot,
+    bindings: &Bindings,
+    lists: &Lists,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    unused(files, bindings, diagnostics);
+    open_blueprints(files, snapshot, diagnostics);
+    gone(files, snapshot, bindings, diagnostics);
+    for policy in files.values().flat_map(|file| &file.policies) {
+        let allowing = policy.allowed_lists.iter().filter_map(|list| lists.get(&list.value));
+        diagnostics.extend(allowing.flat_map(|list| list.shared.iter().cloned()));
+        for included in &policy.include {
+            if snapshot.policy(&included.value).is_some_and(Policy::allow_all) {
+                let message = format!("{} allows all, but only its lists are included", quoted(&included.value));
+                let help = "write `allow_all = true` here if that is meant";
+                diagnostics.push(policy.source.warning(included.span, message).help(help));
+            }
+        }
+    }
+}
+
+/// Warns of policies nothing refers to, and of preset files of that kind.
+fn unused(files: &Files, bindings: &Bindings, diagnostics: &mut Vec<Diagnostic>) {
+    let used: HashSet<&str> = files
+        .values()
+        .flat_map(|file| {
+            let included = file.policies.iter().flat_map(|policy| &policy.include);
+            let blueprints = file.blueprints.iter();
+            let of_blueprints =
+                blueprints.flat_map(|blueprint| blueprint.build_policy.iter().chain(&blueprint.runtime_policy));
+            let of_clients = file.clients.iter().filter_map(|client| client.policy.as_ref());
+            included.chain(of_blueprints).chain(of_clients).map(|id| &*id.value)
+        })
+        .chain(bindings.iter().map(|binding| &*binding.policy))
+        .collect();
+    for policy in files.values().flat_map(|file| &file.policies).filter(|policy| !used.contains(&*policy.id.value)) {
+        let (what, help) = match policy.id.value.strip_prefix(PRESET_PREFIX) {
+            Some(name) if is_built_in(name) => continue,
+            Some(name) => {
+                ("preset", format!("no preset of this name is built in; include it as \"{PRESET_PREFIX}{name}\""))
+            }
+            None => {
+                ("policy", "name it in a client, a blueprint, an include or hostgate.toml, or remove it".to_owned())
+            }
+        };
+        let message = format!("nothing refers to {what} {}", quoted(&policy.id.value));
+        diagnostics.push(policy.source.warning(policy.id.span, message).help(help));
+    }
+}
+
+/// Warns of blueprints without a policy for a phase that clients of theirs are in.
+fn open_blueprints(files: &Files, snapshot: &Snapshot, diagnostics: &mut Vec<Diagnostic>) {
+    let mut told = HashSet::new();
+    for client in files.values().flat_map(|file| &file.clients).filter(|client| client.policy.is_none()) {
+        let Some(blueprint) = client.blueprint.as_ref().and_then(|id| snapshot.blueprints.get(&id.value)) else {
+            continue;
+        };
+        let spec = &blueprint.spec;
+        if spec.policy(client.phase).is_none() && told.insert((blueprint.id(), client.phase)) {
+            let (id, key) = (quoted(&spec.id.value), client.phase.policy_key());
+            let message =
+                format!("blueprint {id} has no `{key}`, so its {} clients are unrestricted", client.phase.as_str());
+            let place = client.source.place(client.id.span.start);
+            let warning = spec.source.warning(spec.id.span, message);
+            let help = format!("add `{key}`; `{key} = \"{UNRESTRICTED}\"` says that it is meant");
+            diagnostics.push(warning.help(help).related(place, format!("as client {}", quoted(&client.id.value))));
+        }
+    }
+}
+
+/// Warns of references to what went with its file: those who have them are denied.
+fn gone(files: &Files, snapshot: &Snapshot, bindings: &Bindings, diagnostics: &mut Vec<Diagnostic>) {
+    let is_gone = |id: &str| id != UNRESTRICTED && snapshot.policy(id).is_none();
+    let mut tell = |source: &Source, reference: &Placed<Arc<str>>, who: String| {
+        let message = format!("{} is gone with its file: {who} denied everything", quoted(&reference.value));
+        diagnostics.push(source.warning(reference.span, message).help("define it again, or refer to something else"));
+    };
+    for file in files.values() {
+        for policy in &file.policies {
+            for id in policy.include.iter().filter(|id| is_gone(&id.value)) {
+                tell(&policy.source, id, format!("policy {} has", quoted(&policy.id.value)));
+            }
+        }
+        for blueprint in &file.blueprints {
+            let policies = blueprint.build_policy.iter().chain(&blueprint.runtime_policy);
+            for id in policies.filter(|id| is_gone(&id.value)) {
+                tell(&blueprint.source, id, format!("clients of blueprint {} are", quoted(&blueprint.id.value)));
+            }
+        }
+        for client in &file.clients {
+            let who = || format!("client {} is", quoted(&client.id.value));
+            match (&client.policy, &client.blueprint) {
+                (Some(id), _) if is_gone(&id.value) => tell(&client.source, id, who()),
+                (None, Some(id)) if !snapshot.blueprints.contains_key(&id.value) => tell(&client.source, id, who()),
+                _ => {}
+            }
+        }
+    }
+    for binding in bindings.iter().filter(|binding| is_gone(&binding.policy)) {
+        if let Some((source, span)) = &binding.written {
+            let reference = Placed { value: Arc::clone(&binding.policy), span: *span };
+            tell(source, &reference, "those it is for are".to_owned());
+        }
+    }
+}
+
+/// Warns of an entry that another one covers.
+fn covered(policy: &Policy, entry: Match<'_>, sets: &[&NameSet], findings: &mut Findings) {
+    // A bypass has to be named exactly, whatever wildcard is there.
+    if entry.kind() == Kind::Exact && super::decide::is_bypass(entry.wire()) {
+        return;
+    }
+    let twin = sets[1..].iter().find_map(|set| set.find_match(entry.kind(), entry.wire(), set.hash(entry.wire())));
+    let wider = || sets.iter().find_map(|set| set.wider(entry.wire()));
+    if let Some(other) = twin.or_else(wider) {
+        warn(
+            policy,
+            entry,
+            findings,
+            |diagnostic| diagnostic.help("remove it").related(other.place(), format!("`{other}` is here")),
+            || format!("`{entry}` is covered by `{other}`"),
+        );
+    }
+}
+
+/// Warns of `*.x` where `x` itself is not matched and could be meant.
+fn without_its_name(policy: &Policy, entry: Match<'_>, rules: &Rules, findings: &mut Findings) {
+    let is_denied = std::ptr::eq(rules, &raw const policy.denied);
+    let is_matched = |rules: &Rules| matches_name(rules, entry.wire());
+    if entry.kind() == Kind::Exact || is_matched(rules) {
+        return;
+    }
+    // What is not allowed anyway need not be denied, and what is all allowed need not be listed.
+    let matters = if is_denied { policy.spec.allow_all || is_matched(&policy.allowed) } else { !policy.spec.allow_all };
+    if matters {
+        let name = DisplayWire(entry.wire());
+        let word = if is_denied { "denied" } else { "allowed" };
+        let help = format!("add \"{name}\" if it is to be {word} too");
+        warn(
+            policy,
+            entry,
+            findings,
+            |diagnostic| diagnostic.help(help),
+            || format!("`{entry}` does not match `{name}` itself"),
+        );
+    }
+}
+
+/// Returns whether rules match a name.
+fn matches_name(rules: &Rules, wire: &[u8]) -> bool {
+    let labels = Suffixes::of(wire).count();
+    Suffixes::of(wire).enumerate().any(|(above, suffix)| {
+        let kind = if above == 0 { Kind::Exact } else { Kind::Below };
+        rules.find(kind, suffix, labels - above, &mut None).is_some()
+    })
+}
+
+/// Adds a warning at an entry of the policy's own lists.
+fn warn(
+    policy: &Policy,
+    entry: Match<'_>,
+    findings: &mut Findings,
+    add: impl FnOnce(Diagnostic) -> Diagnostic,
+    message: impl FnOnce() -> String,
+) {
+    findings.add(Severity::Warning, || {
+        let place = entry.place();
+        add(policy.spec.source.diagnostic_at(Severity::Warning, place.line, place.column, message()))
+    });
+}

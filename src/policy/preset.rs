@@ -1,0 +1,83 @@
+//! The presets: policy files built into the binary, each replaceable by a file in `presets/`.
+
+use std::hash::RandomState;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use crate::document::{Diagnostic, Source};
+
+use super::read::{Role, read_file};
+use super::spec::{FileSpec, PolicySpec};
+
+/// Declares the presets: each `policies/presets/NAME.toml`.
+macro_rules! presets {
+    ($($name:literal),+ $(,)?) => {
+        /// The presets by name, in alphabetical order, with their text.
+        const BUILT_IN: &[(&str, &str)] =
+            &[$(($name, include_str!(concat!("../../policies/presets/", $name, ".toml")))),+];
+    };
+}
+
+presets!(
+    "alpine",
+    "anthropic",
+    "crates",
+    "debian",
+    "docker",
+    "github",
+    "go",
+    "huggingface",
+    "maven",
+    "npm",
+    "nuget",
+    "openai",
+    "pypi",
+    "rubygems",
+    "ubuntu",
+);
+
+/// Returns whether a preset of this name is built in.
+pub(super) fn is_built_in(name: &str) -> bool {
+    BUILT_IN.iter().any(|(known, _)| *known == name)
+}
+
+/// Returns the built-in presets, read once in a process; their sets share [`shared_hasher`].
+pub(super) fn built_in() -> &'static [Arc<PolicySpec>] {
+    static READ: LazyLock<Vec<Arc<PolicySpec>>> = LazyLock::new(|| {
+        let read = BUILT_IN.iter().map(|(name, text)| read_built_in(name, text).0);
+        read.flat_map(|spec| spec.policies).collect()
+    });
+    &READ
+}
+
+/// Returns the key of all sets' hashes: drawn once in a process, so that built-in sets and those of files can be
+/// searched with one hash.
+pub(super) fn shared_hasher() -> &'static RandomState {
+    static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    &HASHER
+}
+
+/// Reads a built-in preset.
+fn read_built_in(name: &str, text: &str) -> (FileSpec, Vec<Diagnostic>) {
+    let path: Arc<Path> = Path::new(&format!("<built-in>/presets/{name}.toml")).into();
+    read_file(&Source::new(path, text), Role::Preset(name), shared_hasher())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_read_without_a_word() {
+        for (name, text) in BUILT_IN {
+            let (spec, diagnostics) = read_built_in(name, text);
+            assert_eq!(diagnostics, [], "{name}");
+            assert_eq!(spec.policies.len(), 1, "{name}");
+            assert_eq!(*spec.policies[0].id.value, format!("preset:{name}"));
+            assert!(!spec.policies[0].allowed.is_empty(), "{name}");
+            assert!(!spec.policies[0].allow_all, "{name}");
+        }
+        assert!(BUILT_IN.is_sorted());
+        assert!(is_built_in("npm") && !is_built_in("pipy"));
+    }
+}

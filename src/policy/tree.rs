@@ -1,0 +1,65 @@
+//! What the outside hands in: the texts of the policy files, and what hostgate.toml says about policies.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::document::{Place, Source, Span};
+
+/// The policies directory as it was read.
+#[derive(Clone, Debug, Default)]
+pub struct Tree {
+    /// The directory, for messages and to tell its `presets/` folder.
+    pub root: PathBuf,
+    /// Each `*.toml` below it, `presets/` included, by its path (`root` first): its text, or why it cannot be read.
+    pub files: BTreeMap<PathBuf, Result<Arc<str>, String>>,
+    /// Folders that cannot be read, and why: what was known below them stays as it was, rather than being gone.
+    pub unreadable: BTreeMap<PathBuf, String>,
+}
+
+/// Which policies apply to addresses in no client.
+#[derive(Clone, Debug, Default)]
+pub struct Bindings {
+    /// The `default_policy`.
+    pub default_policy: Option<Binding>,
+    /// The `policy` of each listener, by the index that [`super::Snapshot::asker`] gets.
+    pub listeners: Vec<Option<Binding>>,
+}
+
+/// A reference to a policy from outside of the policy files.
+#[derive(Clone, Debug)]
+pub struct Binding {
+    /// The id of the policy.
+    pub policy: Arc<str>,
+    /// Where it is written, if it is in a file.
+    pub written: Option<(Source, Span)>,
+}
+
+impl Binding {
+    /// Makes a reference that is written nowhere, as on a command line.
+    #[must_use]
+    pub fn new(policy: impl Into<Arc<str>>) -> Self {
+        Self { policy: policy.into(), written: None }
+    }
+
+    /// Returns where it is written.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        self.written.as_ref().map(|(source, span)| source.place(span.start))
+    }
+}
+
+impl Bindings {
+    /// Returns all references.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Binding> {
+        self.default_policy.iter().chain(self.listeners.iter().flatten())
+    }
+
+    /// Returns the ids: what makes two bindings the same, wherever they are written.
+    pub(super) fn ids(&self) -> Vec<Option<&str>> {
+        std::iter::once(&self.default_policy)
+            .chain(&self.listeners)
+            .map(|binding| binding.as_ref().map(|binding| &*binding.policy))
+            .collect()
+    }
+}

@@ -1,0 +1,41 @@
+//! The tests in the files, tried on a snapshot before it goes into force.
+
+use crate::document::{Diagnostic, quoted};
+
+use super::conflict::Files;
+use super::decide::{Action, Reason, decide};
+use super::snapshot::Snapshot;
+
+/// Runs all `[[test]]`s and returns an error for each that fails.
+///
+/// A test that waits for something gone with its file is left out, with a warning in `warnings`: what is gone is gone,
+/// and a test must not keep it in force.
+pub(super) fn run(files: &Files, snapshot: &Snapshot, warnings: &mut Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut failures = Vec::new();
+    for file in files.values() {
+        for test in &file.tests {
+            let Some(client) = snapshot.client(&test.client.value) else {
+                let message = format!("test not run: client {} is gone with its file", quoted(&test.client.value));
+                warnings.push(file.source.warning(test.client.span, message).help("remove the test"));
+                continue;
+            };
+            let decision = decide(&client.asker(), &test.name, test.qtype);
+            let is_allowed = decision.action == Action::Allow;
+            if is_allowed == test.expects_allow {
+                continue;
+            }
+            let question = format!("`{}` {} for client `{}`", test.name, test.qtype, client.id());
+            if decision.reason == Reason::PolicyGone {
+                let message = format!("test not run: {question}: its policy is gone with its file");
+                warnings.push(file.source.warning(test.span, message).help("remove the test"));
+                continue;
+            }
+            let mut error = file.source.error(test.span, format!("test failed: {question}: {}", decision.explain()));
+            if let Some(rule) = decision.rule {
+                error = error.related(rule.place(), format!("`{rule}` is here"));
+            }
+            failures.push(error.help("mend the policy or the test; until then nothing of this goes into force"));
+        }
+    }
+    failures
+}
