@@ -1,0 +1,340 @@
+//! `hostgate.toml`: what the file says, made into what is true.
+//!
+//! The same reader as for policy files, so an error has its place and its mend, and all errors are told at once.
+//! Every key, its unit and its default stand in the commented template `systemd/hostgate.toml`, which a test loads.
+
+mod change;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::change::changed_keys;
+use crate::document::{self, Diagnostic, Place, Placed, Source, Table};
+use crate::policy::Binding;
+use crate::upstream::Server;
+
+/// Everything `hostgate.toml` can say, with defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The directory of the policy files.
+    pub policies: PathBuf,
+    /// The policy of sources in no client, where the listener names none.
+    pub default_policy: Option<Binding>,
+    /// TTL and MINIMUM of a denial's SOA, in seconds.
+    pub denied_ttl: u32,
+    /// The filter of the log, as `tracing` reads it.
+    pub log: String,
+    /// Where queries are taken.
+    pub listen: Vec<Listen>,
+    /// Whom to ask for what is allowed.
+    pub upstream: Upstream,
+    /// The answer cache.
+    pub cache: Cache,
+    /// Where the decision log goes, if anywhere.
+    pub decisions: Option<PathBuf>,
+    /// Where metrics and status are served; `None` is off.
+    pub admin: Option<SocketAddr>,
+}
+
+/// One `[[listen]]`: an address for UDP and TCP.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Address and port; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// The policy of sources in no client that ask here.
+    pub policy: Option<Binding>,
+}
+
+/// `[upstream]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Whom to ask.
+    pub servers: Servers,
+    /// How long a question may take in all, over every server asked.
+    pub timeout: Duration,
+}
+
+/// Where the list of upstreams comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Servers {
+    /// From `servers`, with the place of each.
+    Listed(Vec<(Server, Place)>),
+    /// From this resolv.conf, whatever it says at the time.
+    System(PathBuf),
+}
+
+/// `[cache]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// The memory answers may take, in octets.
+    pub size: usize,
+    /// The longest an answer is kept fresh.
+    pub max_ttl: Duration,
+    /// How long past its time an answer may be given when no upstream can be asked (RFC 8767); zero is never.
+    pub serve_stale: Duration,
+}
+
+/// The largest TTL (RFC 2181 §8), in seconds.
+const MAX_TTL: u64 = (1 << 31) - 1;
+/// Listens here without a configuration file.
+const DEFAULT_LISTEN: &str = "127.0.0.1:1053";
+/// Metrics and status are here unless told otherwise.
+const DEFAULT_ADMIN: &str = "127.0.0.1:9153";
+/// The system's list of resolvers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+impl Config {
+    /// Returns what holds without a configuration file, paths relative to the working directory.
+    #[must_use]
+    pub fn default_in(directory: &Path) -> Self {
+        let source = Source::new(directory.join("hostgate.toml"), "");
+        let (config, _) = document::read(&source, |root| read(root, directory));
+        config
+    }
+
+    /// Reads the text of a configuration file; paths in it are relative to `path`'s directory.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(path: &Path, text: impl Into<Arc<str>>) -> Result<Self, Vec<Diagnostic>> {
+        let source = Source::new(path, text);
+        let (config, diagnostics) = document::read(&source, |root| read(root, path.parent().unwrap_or(Path::new(""))));
+        if diagnostics.iter().any(Diagnostic::is_error) { Err(diagnostics) } else { Ok(config) }
+    }
+}
+
+/// Reads the root table.
+fn read(root: &mut Table<'_>, directory: &Path) -> Config {
+    let policies = root.string("policies").map_or("policies", |path| path.value);
+    let default_policy = root.string("default_policy").map(|id| reference(root, id));
+    let denied_ttl = seconds(root, "denied_ttl", 0..=86_400, 5);
+    let log = root.string("log").map_or_else(|| "info".to_owned(), |filter| log_filter(root, filter));
+    let listen = read_listen(root);
+    let upstream = read_upstream(root, directory);
+    let cache = read_cache(root);
+    let decisions = root.table("decisions").and_then(|mut table| {
+        let path = table.string("path");
+        if path.is_none() && table.key_span("path").is_none() {
+            table.missing("path", "name the file that gets one JSON line a query");
+        }
+        table.finish();
+        path.map(|path| directory.join(path.value))
+    });
+    let admin = root.table("admin").map_or_else(
+        || Some(default_admin()),
+        |mut table| {
+            let admin =
+                table.string("listen").map_or_else(|| Some(default_admin()), |text| admin_address(&table, text));
+            table.finish();
+            admin
+        },
+    );
+    Config {
+        policies: directory.join(policies),
+        default_policy,
+        denied_ttl: u32::try_from(denied_ttl.as_secs()).unwrap_or(u32::MAX),
+        log,
+        listen,
+        upstream,
+        cache,
+        decisions,
+        admin,
+    }
+}
+
+/// Reads `[[listen]]`; without any there is the default one.
+fn read_listen(root: &mut Table<'_>) -> Vec<Listen> {
+    let mut listeners: Vec<Listen> = Vec::new();
+    for mut table in root.array_of_tables("listen") {
+        let address = table.string("address");
+        if address.is_none() && table.key_span("address").is_none() {
+            table.missing("address", "write an address and a port, as `address = \"127.0.0.1:53\"`");
+        }
+        let policy = table.string("policy").map(|id| reference(&table, id));
+        table.finish();
+        let Some(text) = address else { continue };
+        let Some(address) = listen_address(&table, text) else { continue };
+        if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
+            let message = format!("`{address}` is listened on twice");
+            table.error(text.span, message, Some("remove one of the two".to_owned()));
+            continue;
+        }
+        listeners.push(Listen { address, policy });
+    }
+    if listeners.is_empty() {
+        let address = DEFAULT_LISTEN.parse().expect("the default is an address");
+        listeners.push(Listen { address, policy: None });
+    }
+    listeners
+}
+
+/// Reads a listener's address: port 53 may be left out.
+fn listen_address(table: &Table<'_>, text: Placed<&str>) -> Option<SocketAddr> {
+    let bare = text.value.strip_prefix("udp://").unwrap_or(text.value);
+    let address = bare.parse().ok().or_else(|| bare.parse().ok().map(|ip| SocketAddr::new(ip, 53)));
+    if address.is_none() {
+        let message = format!("`listen`: `{}` is not an address and port", text.value.escape_debug());
+        let help = match text.value.split_once("://") {
+            Some((scheme, _)) => {
+                format!("`{scheme}://` listeners are not in this version; UDP and TCP are always both on")
+            }
+            None => "write them as `127.0.0.1:53` or `[::1]:53`".to_owned(),
+        };
+        table.error(text.span, message, Some(help));
+    }
+    address
+}
+
+/// Reads `[upstream]`.
+fn read_upstream(root: &mut Table<'_>, directory: &Path) -> Upstream {
+    let system = Servers::System(PathBuf::from(RESOLV_CONF));
+    let default = Upstream { servers: system, timeout: Duration::from_secs(2) };
+    let Some(mut table) = root.table("upstream") else { return default };
+    let timeout =
+        table.integer("timeout_ms", 100..=60_000).map_or(default.timeout, |ms| Duration::from_millis(ms.value));
+    let resolv_conf = table.string("resolv_conf");
+    let servers = table.strings("servers");
+    if let (Some(path), Some(_)) = (resolv_conf, &servers) {
+        let help = "remove one of the two: `servers` is used as it stands, `resolv_conf` is read and watched";
+        table.error(path.span, "`resolv_conf` and `servers` exclude each other", Some(help.to_owned()));
+    }
+    let servers = match servers {
+        Some(list) => {
+            if list.value.is_empty() {
+                let help = "name a server, or remove the key to use the system's";
+                table.error(list.span, "`servers` is empty", Some(help.to_owned()));
+            }
+            let servers = list.value.into_iter().filter_map(|text| match text.value.parse::<Server>() {
+                Ok(server) => Some((server, place(&table, text.span))),
+                Err(error) => {
+                    table.error(text.span, error.to_string(), None);
+                    None
+                }
+            });
+            Servers::Listed(servers.collect())
+        }
+        None => resolv_conf.map_or(default.servers, |path| Servers::System(directory.join(path.value))),
+    };
+    table.finish();
+    Upstream { servers, timeout }
+}
+
+/// Reads `[cache]`.
+fn read_cache(root: &mut Table<'_>) -> Cache {
+    let default = Cache { size: 64 << 20, max_ttl: Duration::from_hours(24), serve_stale: Duration::from_hours(24) };
+    let Some(mut table) = root.table("cache") else { return default };
+    let size = table
+        .integer("size_mib", 1..=1 << 20)
+        .map_or(default.size, |mib| usize::try_from(mib.value << 20).unwrap_or(usize::MAX));
+    let max_ttl = seconds(&mut table, "max_ttl", 0..=MAX_TTL, default.max_ttl.as_secs());
+    let serve_stale = seconds(&mut table, "serve_stale", 0..=MAX_TTL, default.serve_stale.as_secs());
+    table.finish();
+    Cache { size, max_ttl, serve_stale }
+}
+
+/// Reads where the admin endpoint listens: on loopback only, as it asks nobody who they are.
+fn admin_address(table: &Table<'_>, text: Placed<&str>) -> Option<SocketAddr> {
+    if text.value == "off" {
+        return None;
+    }
+    match text.value.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Some(address),
+        Ok(address) => {
+            let message = format!("`admin.listen`: `{address}` is not a loopback address");
+            let help = "it asks nobody who they are: write `127.0.0.1:9153` or `[::1]:9153`, or `off`";
+            table.error(text.span, message, Some(help.to_owned()));
+            None
+        }
+        Err(_) => {
+            let message = format!("`admin.listen`: `{}` is not an address and port", text.value.escape_debug());
+            table.error(text.span, message, Some("write them as `127.0.0.1:9153`, or `off`".to_owned()));
+            None
+        }
+    }
+}
+
+/// Returns the default of `admin.listen`.
+fn default_admin() -> SocketAddr {
+    DEFAULT_ADMIN.parse().expect("the default is an address")
+}
+
+/// Checks a log filter.
+fn log_filter(root: &Table<'_>, filter: Placed<&str>) -> String {
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(filter.value) {
+        let help = "write a level (`error`, `warn`, `info`, `debug`, `trace`), or `TARGET=LEVEL` with commas between";
+        root.error(filter.span, format!("`log`: {error}"), Some(help.to_owned()));
+    }
+    filter.value.to_owned()
+}
+
+/// Reads a number of whole seconds.
+fn seconds(table: &mut Table<'_>, key: &'static str, range: std::ops::RangeInclusive<u64>, default: u64) -> Duration {
+    Duration::from_secs(table.integer(key, range).map_or(default, |seconds| seconds.value))
+}
+
+/// Makes a reference to a policy.
+fn reference(table: &Table<'_>, id: Placed<&str>) -> Binding {
+    Binding { policy: id.value.into(), written: Some((table.source().clone(), id.span)) }
+}
+
+/// Returns where a span begins.
+fn place(table: &Table<'_>, span: document::Span) -> Place {
+    let (line, column) = table.locate(span);
+    table.source().at(line, column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a configuration and returns what is wrong with it, a line each.
+    fn complaints(text: &str) -> Vec<String> {
+        let parsed = Config::parse(Path::new("h.toml"), text);
+        parsed.err().unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_template_says_the_defaults() {
+        let text = include_str!("../../systemd/hostgate.toml");
+        // Every key that is commented out has its default behind it.
+        let keys: String =
+            text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
+        let parsed = Config::parse(Path::new("/etc/hostgate/hostgate.toml"), keys).unwrap();
+        let plain = Config::parse(Path::new("/etc/hostgate/hostgate.toml"), text).unwrap();
+        assert_eq!(format!("{parsed:?}"), format!("{plain:?}"));
+        let default = Config::default_in(Path::new("/etc/hostgate"));
+        let plain = Config { listen: default.listen.clone(), decisions: None, ..plain };
+        assert_eq!(format!("{plain:?}"), format!("{default:?}"));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once_with_its_place() {
+        let text = "polices = 'p'\ndenied_ttl = -1\nlog = '=,='\n[[listen]]\naddress = 'tls://192.0.2.1'\n[[listen]]\n\
+                    [upstream]\nservers = ['https://dns.example/q', 'x']\n[admin]\nlisten = '0.0.0.0:9153'\n[cache]\nsize = 1\n";
+        let told = complaints(text).join("\n");
+        for expected in [
+            "h.toml:1:1: unknown key `polices`: did you mean `policies`?",
+            "h.toml:2:14: `denied_ttl` is out of range: write a number from 0 to 86400",
+            "h.toml:3:7: `log`: ",
+            "h.toml:5:11: `listen`: `tls://192.0.2.1` is not an address and port: `tls://` listeners are not in this version",
+            "h.toml:6:1: `listen`: missing key `address`",
+            "h.toml:8:12: `https://dns.example/q`: encrypted upstreams are not in this version",
+            "h.toml:8:37: `x`: not an address",
+            "h.toml:10:10: `admin.listen`: `0.0.0.0:9153` is not a loopback address",
+            "h.toml:12:1: `cache`: unknown key `size`",
+        ] {
+            assert!(told.contains(expected), "{expected}\nnot in\n{told}");
+        }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let text = "policies = 'p'\n[decisions]\npath = '/var/log/d'\n[upstream]\nresolv_conf = 'r'\n";
+        let config = Config::parse(Path::new("/etc/hostgate/h.toml"), text).unwrap();
+        assert_eq!(config.policies, Path::new("/etc/hostgate/p"));
+        assert_eq!(config.decisions.as_deref(), Some(Path::new("/var/log/d")));
+        assert_eq!(config.upstream.servers, Servers::System("/etc/hostgate/r".into()));
+    }
+}
