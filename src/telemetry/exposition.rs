@@ -1,0 +1,351 @@
+//! The metrics as Prometheus reads them: the home of prometheus-client.
+//!
+//! Names, labels and help texts come in only when `/metrics` is read; the query path knows nothing of them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::registry::{Registry, Unit};
+use serde::Serialize;
+
+use super::metrics::{FAILURES, LATENCY_BOUNDS, Metrics};
+use crate::dns::query::Transport;
+use crate::engine::outcome::{Action, Origin, Reason};
+use crate::upstream;
+
+/// Figures that live elsewhere and are read when `/metrics` is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Gauges {
+    /// The policy generation in force.
+    pub(crate) generation: u64,
+    /// Reloads that swapped, since the start.
+    pub(crate) reloads: u64,
+    /// Reloads that held something back, since the start.
+    pub(crate) reload_failures: u64,
+    /// Whether everything on disk is in force.
+    pub(crate) reload_ok: bool,
+    /// Answers in the cache.
+    pub(crate) cache_entries: u64,
+    /// Octets the cache takes.
+    pub(crate) cache_bytes: u64,
+    /// Answers that made room for others.
+    pub(crate) cache_evictions: u64,
+    /// Open TCP connections.
+    pub(crate) tcp_connections: u64,
+    /// Queries waiting for an upstream.
+    pub(crate) in_flight: u64,
+    /// Decision records written.
+    pub(crate) decisions_written: u64,
+    /// Decision records lost.
+    pub(crate) decisions_dropped: u64,
+    /// Policies, blueprints and clients in force.
+    pub(crate) objects: [u64; 3],
+}
+
+/// What one upstream has been doing, for `/status` and `/metrics`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct UpstreamState {
+    /// The server, as configured.
+    pub(crate) server: String,
+    /// `up`, `down` after several failures in a row, or `new` before its first answer.
+    pub(crate) state: &'static str,
+    /// The smoothed round-trip time, in milliseconds; null before the first answer.
+    pub(crate) rtt_ms: Option<f64>,
+    /// Tries started.
+    pub(crate) asked: u64,
+    /// Tries answered, NXDOMAIN among them.
+    pub(crate) answered: u64,
+    /// Tries that failed otherwise than by silence.
+    pub(crate) failed: u64,
+    /// Tries that it let pass in silence.
+    pub(crate) silent: u64,
+}
+
+impl From<upstream::Status> for UpstreamState {
+    fn from(status: upstream::Status) -> Self {
+        let state = match (status.is_down, status.round_trip) {
+            (true, _) => "down",
+            (false, None) => "new",
+            (false, Some(_)) => "up",
+        };
+        Self {
+            server: status.server.to_string(),
+            state,
+            rtt_ms: status.round_trip.map(|round_trip| round_trip.as_secs_f64() * 1000.0),
+            asked: status.asked,
+            answered: status.answered,
+            failed: status.failed,
+            silent: status.silent,
+        }
+    }
+}
+
+/// Writes all metrics in the Prometheus text format.
+pub(crate) fn encode(metrics: &Metrics, gauges: Gauges, upstreams: &[UpstreamState]) -> Result<String, fmt::Error> {
+    /// Makes the collector own plain numbers, as the registry asks for `'static`.
+    #[derive(Debug)]
+    struct Scrape(Vec<Family>);
+    impl Collector for Scrape {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+            self.0.iter().try_for_each(|family| family.encode(&mut encoder))
+        }
+    }
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(families(metrics, gauges, upstreams))));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// Labels of one sample.
+type Labels = Vec<(&'static str, String)>;
+
+/// One metric with all its samples.
+#[derive(Debug)]
+struct Family {
+    /// The name, without a counter's `_total` or a unit.
+    name: &'static str,
+    /// The HELP text; the encoder adds the full stop.
+    help: &'static str,
+    /// The samples, all of one type.
+    samples: Samples,
+}
+
+/// The samples of a metric.
+#[derive(Debug)]
+enum Samples {
+    /// Only ever grow.
+    Counter(Vec<(Labels, u64)>),
+    /// Go up and down.
+    Gauge(Vec<(Labels, u64)>),
+    /// Durations: their sum in seconds, and how many fell in each bucket.
+    Latency(f64, Vec<u64>),
+}
+
+impl Family {
+    /// Makes a counter without labels.
+    fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, samples: Samples::Counter(vec![(Vec::new(), value)]) }
+    }
+
+    /// Makes a gauge without labels.
+    fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, samples: Samples::Gauge(vec![(Vec::new(), value)]) }
+    }
+
+    /// Writes the family.
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (kind, unit) = match &self.samples {
+            Samples::Counter(_) => (MetricType::Counter, None),
+            Samples::Gauge(_) => (MetricType::Gauge, None),
+            Samples::Latency(..) => (MetricType::Histogram, Some(&Unit::Seconds)),
+        };
+        let mut metric = encoder.encode_descriptor(self.name, self.help, unit, kind)?;
+        match &self.samples {
+            Samples::Counter(samples) => samples.iter().try_for_each(|(labels, value)| {
+                let counter = ConstCounter::new(*value);
+                if labels.is_empty() {
+                    metric.encode_counter::<NoLabelSet, _, u64>(value, None)
+                } else {
+                    counter.encode(metric.encode_family(labels)?)
+                }
+            }),
+            Samples::Gauge(samples) => samples.iter().try_for_each(|(labels, value)| {
+                let value = i64::try_from(*value).unwrap_or(i64::MAX);
+                if labels.is_empty() {
+                    metric.encode_gauge(&value)
+                } else {
+                    metric.encode_family(labels)?.encode_gauge(&value)
+                }
+            }),
+            Samples::Latency(sum, buckets) => {
+                let bounds = LATENCY_BOUNDS.iter().copied().chain([f64::INFINITY]);
+                let pairs: Vec<_> = bounds.zip(buckets.iter().copied()).collect();
+                metric.encode_histogram::<NoLabelSet>(*sum, buckets.iter().sum(), &pairs, None)
+            }
+        }
+    }
+}
+
+/// Reads all counters; names and help texts are the documentation of each metric.
+fn families(metrics: &Metrics, gauges: Gauges, upstreams: &[UpstreamState]) -> Vec<Family> {
+    let mut families = about_queries(metrics, gauges);
+    families.extend(about_upstreams(metrics, upstreams));
+    families.extend(about_state(gauges));
+    families
+}
+
+/// Reads what became of queries.
+fn about_queries(metrics: &Metrics, gauges: Gauges) -> Vec<Family> {
+    let mut queries = Vec::new();
+    for (index, counter) in metrics.queries.iter().enumerate() {
+        let (rest, transport) = (index / Transport::ALL.len(), Transport::ALL[index % Transport::ALL.len()]);
+        let (action, reason) = (Action::ALL[rest / Reason::ALL.len()], Reason::ALL[rest % Reason::ALL.len()]);
+        // Combinations that never happen would be hundreds of zero lines.
+        if load(counter) > 0 {
+            let labels = [("action", action.as_str()), ("reason", reason.as_str()), ("transport", transport.as_str())];
+            queries.push((labels.map(|(name, value)| (name, value.to_owned())).to_vec(), load(counter)));
+        }
+    }
+    let dropped = ["response", "short"].into_iter().zip(&metrics.dropped);
+    let dropped = dropped.map(|(reason, counter)| (vec![("reason", reason.to_owned())], load(counter))).collect();
+    let origin = |origin: Origin| load(&metrics.origins[origin.index()]);
+    vec![
+        family(
+            "hostgate_queries",
+            "Queries answered, by what was done, why, and over which transport",
+            Samples::Counter(queries),
+        ),
+        family(
+            "hostgate_dropped",
+            "Messages dropped without an answer: responses, and fewer octets than a header",
+            Samples::Counter(dropped),
+        ),
+        Family::counter("hostgate_cache_hits", "Answers from the cache", origin(Origin::Hit)),
+        Family::counter("hostgate_cache_misses", "Answers that took an upstream", origin(Origin::Miss)),
+        Family::counter(
+            "hostgate_cache_stale",
+            "Answers past their time, because no upstream could answer",
+            origin(Origin::Stale),
+        ),
+        Family::gauge("hostgate_cache_entries", "Answers in the cache", gauges.cache_entries),
+        Family::gauge("hostgate_cache_size_bytes", "Octets the cache takes", gauges.cache_bytes),
+        Family::counter(
+            "hostgate_cache_evictions",
+            "Answers that made room for others in the cache",
+            gauges.cache_evictions,
+        ),
+        Family::counter(
+            "hostgate_failed_answers",
+            "Answers SERVFAIL because no upstream could answer and nothing stale was there",
+            load(&metrics.failed),
+        ),
+        Family::gauge("hostgate_queries_in_flight", "Queries waiting for an upstream", gauges.in_flight),
+        Family::gauge("hostgate_tcp_connections", "Open TCP connections", gauges.tcp_connections),
+        Family::counter("hostgate_replies_unsent", "Replies the kernel did not take", load(&metrics.unsent)),
+        Family::counter(
+            "hostgate_panics",
+            "Queries that made hostgate panic, answered SERVFAIL",
+            load(&metrics.panics),
+        ),
+    ]
+}
+
+/// Reads what upstreams have been doing.
+fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family> {
+    let by_server = |value: fn(&UpstreamState) -> u64| {
+        upstreams.iter().map(|upstream| (vec![("server", upstream.server.clone())], value(upstream))).collect()
+    };
+    let failures = FAILURES.iter().zip(&metrics.upstream_failures);
+    let failures = failures.map(|(kind, counter)| (vec![("kind", kind.as_str().to_owned())], load(counter))).collect();
+    let latency = &metrics.latency;
+    let sum = Duration::from_micros(load(&latency.sum_us)).as_secs_f64();
+    vec![
+        family(
+            "hostgate_upstream_latency",
+            "Time from sending an upstream a query to its answer",
+            Samples::Latency(sum, latency.buckets.iter().map(load).collect()),
+        ),
+        family("hostgate_upstream_failures", "Failed tries at upstreams, by kind", Samples::Counter(failures)),
+        Family::counter(
+            "hostgate_upstream_ignored",
+            "Datagrams from upstreams that were not the reply to what was asked",
+            load(&metrics.upstream_ignored),
+        ),
+        Family::counter(
+            "hostgate_upstream_truncated",
+            "Answers truncated over UDP, and asked for again over TCP",
+            load(&metrics.upstream_truncated),
+        ),
+        family("hostgate_upstream_tries", "Tries at each upstream", Samples::Counter(by_server(|up| up.asked))),
+        family(
+            "hostgate_upstream_answers",
+            "Usable answers of each upstream, NXDOMAIN among them",
+            Samples::Counter(by_server(|up| up.answered)),
+        ),
+        family(
+            "hostgate_upstream_up",
+            "1 for an upstream that answers, 0 after several failures in a row",
+            Samples::Gauge(by_server(|up| u64::from(up.state != "down"))),
+        ),
+    ]
+}
+
+/// Reads what is in force, and what became of the decision log.
+fn about_state(gauges: Gauges) -> Vec<Family> {
+    let objects = ["policies", "blueprints", "clients"].into_iter().zip(gauges.objects);
+    let objects = objects.map(|(kind, count)| (vec![("kind", kind.to_owned())], count)).collect();
+    vec![
+        Family::gauge("hostgate_generation", "The policy generation in force", gauges.generation),
+        family("hostgate_objects", "Objects of the policy files in force", Samples::Gauge(objects)),
+        Family::counter("hostgate_reloads", "Reloads that put a new generation into force", gauges.reloads),
+        Family::counter("hostgate_reload_failures", "Reloads that held back at least one file", gauges.reload_failures),
+        Family::gauge(
+            "hostgate_reload_ok",
+            "1 when everything on disk is in force, 0 when a file is held back",
+            u64::from(gauges.reload_ok),
+        ),
+        Family::counter("hostgate_decision_records", "Decision records written", gauges.decisions_written),
+        Family::counter(
+            "hostgate_decision_records_dropped",
+            "Decision records lost: the queue was full or the disk refused them",
+            gauges.decisions_dropped,
+        ),
+    ]
+}
+
+/// Makes a metric of samples with labels.
+fn family(name: &'static str, help: &'static str, samples: Samples) -> Family {
+    Family { name, help, samples }
+}
+
+/// Reads a counter.
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::{Event, FailureKind, Observer as _};
+
+    #[test]
+    fn counters_come_out_under_their_documented_names() {
+        let metrics = Metrics::default();
+        metrics.query(Action::Deny, Reason::NotListed, Transport::Tcp);
+        metrics.dropped_short();
+        metrics.origin(Origin::Stale);
+        metrics.observe(Event::Answered(upstream::Transport::Udp, Duration::from_millis(3)));
+        metrics.observe(Event::Answered(upstream::Transport::Tcp, Duration::from_secs(60)));
+        metrics.observe(Event::Failed(FailureKind::Timeout));
+        let upstream = UpstreamState {
+            server: "192.0.2.1:53".into(),
+            state: "down",
+            rtt_ms: None,
+            asked: 2,
+            answered: 1,
+            failed: 0,
+            silent: 1,
+        };
+        let text = encode(&metrics, Gauges { generation: 7, ..Gauges::default() }, &[upstream]).unwrap();
+        for line in [
+            r#"hostgate_queries_total{action="deny",reason="not-listed",transport="tcp"} 1"#,
+            r#"hostgate_dropped_total{reason="short"} 1"#,
+            "hostgate_cache_stale_total 1",
+            "hostgate_generation 7",
+            r#"hostgate_upstream_latency_seconds_bucket{le="0.005"} 1"#,
+            r#"hostgate_upstream_latency_seconds_bucket{le="+Inf"} 2"#,
+            "hostgate_upstream_latency_seconds_count 2",
+            "hostgate_upstream_latency_seconds_sum 60.003",
+            r#"hostgate_upstream_failures_total{kind="timeout"} 1"#,
+            r#"hostgate_upstream_up{server="192.0.2.1:53"} 0"#,
+        ] {
+            assert!(text.lines().any(|had| had == line), "{line} not in:\n{text}");
+        }
+    }
+}
