@@ -1,0 +1,391 @@
+//! Keeping what is in force the same as what is on disk.
+//!
+//! One thread looks whenever something below the policies directory, a list file, the configuration or the system's
+//! resolv.conf changed, and on SIGHUP. A look reads everything, builds aside, compares and swaps once; what is wrong
+//! is held back and told. Nothing here is on the path of a query.
+
+mod files;
+mod progress;
+pub(crate) mod upstreams;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::files::{Files, Found, follow_links};
+pub(crate) use self::progress::{Progress, State};
+use self::upstreams::Chosen;
+pub(crate) use self::watch::Waker;
+use self::watch::{Wake, Watch};
+use crate::config::{self, Config};
+use crate::document::Diagnostic;
+use crate::engine::{Engine, View};
+use crate::policy::{Bindings, Library, Tree};
+use crate::server::systemd;
+use crate::upstream::Upstreams;
+
+/// Policies that loaded, before anything is bound or served.
+pub(crate) struct Loaded {
+    /// What was read.
+    files: Files,
+    /// The last good version of each file, and the snapshot in force.
+    library: Library,
+    /// Directories to watch.
+    directories: BTreeSet<PathBuf>,
+    /// Warnings.
+    pub(crate) warnings: Vec<Diagnostic>,
+}
+
+/// Sets the log's filter; the subscriber belongs to the command line.
+pub(crate) type SetLogFilter = Box<dyn Fn(&str) + Send>;
+
+/// The looking thread's state.
+pub(crate) struct Reloader {
+    /// The configuration file, if there is one.
+    config_path: Option<PathBuf>,
+    /// The configuration the process started with: what needs a restart is compared with it.
+    started_with: Config,
+    /// The configuration in force.
+    config: Config,
+    /// Our own addresses, which are no upstreams.
+    listeners: Vec<SocketAddr>,
+    /// Texts of files.
+    files: Files,
+    /// Policies.
+    library: Library,
+    /// Upstreams as last chosen.
+    upstreams: Arc<Upstreams>,
+    /// What they were chosen from.
+    chosen: Chosen,
+    /// Where views go.
+    engine: Arc<Engine>,
+    /// What is told.
+    progress: Arc<Progress>,
+    /// Changes.
+    watch: Watch,
+    /// Sets the log's filter.
+    set_log_filter: SetLogFilter,
+    /// Restart-only keys already warned about.
+    warned: Vec<&'static str>,
+}
+
+impl Loaded {
+    /// Reads and compiles everything the configuration names; at the start, any error is final.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn start(config: &Config) -> Result<Self, Vec<Diagnostic>> {
+        let mut files = Files::default();
+        let root = &config.policies;
+        let mut found = files.read_tree(root).map_err(|error| vec![unreadable(root, &error)])?;
+        let mut directories = std::mem::take(&mut found.directories);
+        if found.files.is_empty() {
+            let message = "there is no policy file (*.toml) in this directory";
+            let help = "write one, as policies/example.toml of the sources shows; without a policy all would be denied";
+            return Err(vec![Diagnostic::about_file(root, message).help(help)]);
+        }
+        let tree = tree(root, found);
+        let (library, warnings) = Library::start(&tree, &mut |path| files.read(path), &bindings(config))?;
+        directories.extend(list_directories(&library));
+        Ok(Self { files, library, directories, warnings })
+    }
+
+    /// Reads a file that the configuration names besides the policies.
+    pub(crate) fn read(&mut self, path: &Path) -> files::Text {
+        self.files.read(path)
+    }
+
+    /// Returns the policies.
+    pub(crate) fn library(&self) -> &Library {
+        &self.library
+    }
+}
+
+impl Reloader {
+    /// Takes over what was loaded.
+    pub(crate) fn new(
+        loaded: Loaded,
+        (config_path, config): (Option<PathBuf>, Config),
+        listeners: Vec<SocketAddr>,
+        (upstreams, chosen): (Arc<Upstreams>, Chosen),
+        engine: Arc<Engine>,
+        set_log_filter: SetLogFilter,
+    ) -> Self {
+        let progress = Arc::new(Progress::new(state(&loaded.library, &loaded.warnings, &chosen)));
+        let mut reloader = Self {
+            config_path,
+            started_with: config.clone(),
+            config,
+            listeners,
+            files: loaded.files,
+            library: loaded.library,
+            upstreams,
+            chosen,
+            engine,
+            progress,
+            watch: Watch::new(),
+            set_log_filter,
+            warned: Vec::new(),
+        };
+        reloader.follow(loaded.directories);
+        reloader
+    }
+
+    /// Returns what is in force and what is held back.
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Returns a handle that asks for a look.
+    pub(crate) fn waker(&self) -> Waker {
+        self.watch.waker()
+    }
+
+    /// Looks whenever woken, until told to stop.
+    pub(crate) fn run(mut self) {
+        // What happened between the first reading and the first watch went unnoticed.
+        let mut wake = Wake::Changed;
+        while wake != Wake::Stop {
+            let directories = self.look(wake == Wake::Asked);
+            // A directory watched only now may have changed since it was read.
+            wake = if self.follow(directories) { Wake::Changed } else { self.watch.wait() };
+        }
+    }
+
+    /// Watches what was read, and what configuration and upstreams are read from.
+    fn follow(&mut self, mut directories: BTreeSet<PathBuf>) -> bool {
+        // The directory itself may be replaced by another one under its name.
+        watch_file(&self.config.policies, &mut directories);
+        directories.insert(self.config.policies.clone());
+        if let Some(path) = &self.config_path {
+            watch_file(path, &mut directories);
+        }
+        if let config::Servers::System(path) = &self.config.upstream.servers {
+            watch_file(path, &mut directories);
+        }
+        self.watch.follow(&directories)
+    }
+
+    /// Reads everything, swaps what is good and tells what is not; returns the directories to watch.
+    fn look(&mut self, asked: bool) -> BTreeSet<PathBuf> {
+        let mut errors = Vec::new();
+        let mut held_back = Vec::new();
+        let new_config = self.read_config(&mut errors, &mut held_back);
+        let mut directories = list_directories(&self.library);
+        let mut warnings = Vec::new();
+        let before = Arc::clone(self.library.snapshot());
+        match self.files.read_tree(&self.config.policies) {
+            Err(error) => {
+                held_back.push(self.config.policies.clone());
+                errors.push(unreadable(&self.config.policies, &error));
+            }
+            Ok(mut found) => {
+                directories.append(&mut found.directories);
+                let tree = tree(&self.config.policies, found);
+                let files = &mut self.files;
+                let reloaded = self.library.reload(&tree, &mut |path| files.read(path), &bindings(&new_config));
+                // A policy that does not exist, named in the configuration, holds back the whole of it.
+                if !self.config_path.as_ref().is_some_and(|path| reloaded.held_back.contains(path)) {
+                    self.take_config(new_config);
+                }
+                let (bad, fine): (Vec<_>, Vec<_>) = reloaded.diagnostics.into_iter().partition(Diagnostic::is_error);
+                errors.extend(bad);
+                warnings = fine;
+                held_back.extend(reloaded.held_back);
+                self.library = reloaded.library;
+                directories.extend(list_directories(&self.library));
+                self.files.forget_unused();
+            }
+        }
+        self.choose_upstreams(&mut errors, &mut held_back);
+        self.publish(&before);
+        self.tell(&before, &errors, &held_back, &warnings, asked);
+        directories
+    }
+
+    /// Reads the configuration file; keeps the one in force when it is bad.
+    fn read_config(&mut self, errors: &mut Vec<Diagnostic>, held_back: &mut Vec<PathBuf>) -> Config {
+        let Some(path) = &self.config_path else { return self.config.clone() };
+        let read = self.files.read(path).map_err(|reason| vec![Diagnostic::about_file(path, reason)]);
+        match read.and_then(|text| Config::parse(path, text)) {
+            Ok(config) => config,
+            Err(wrong) => {
+                errors.extend(wrong);
+                held_back.push(path.clone());
+                self.config.clone()
+            }
+        }
+    }
+
+    /// Puts into force what a reload can; warns once of what it cannot.
+    fn take_config(&mut self, new: Config) {
+        let changed = config::changed_keys(&self.started_with, &new);
+        for key in &changed {
+            if !self.warned.contains(key) {
+                tracing::warn!(key, "changed in the configuration file; takes a restart to go into force");
+            }
+        }
+        self.warned = changed;
+        if new.log != self.config.log {
+            (self.set_log_filter)(&new.log);
+        }
+        let Config { policies, listen, cache, decisions, admin, .. } = self.config.clone();
+        // Listeners stay as they are bound; their policies may change with the order kept.
+        let listen = if new.listen.len() == listen.len() { new.listen.clone() } else { listen };
+        self.config = Config { policies, listen, cache, decisions, admin, ..new };
+    }
+
+    /// Chooses upstreams anew where their list changed.
+    fn choose_upstreams(&mut self, errors: &mut Vec<Diagnostic>, held_back: &mut Vec<PathBuf>) {
+        match upstreams::choose(&self.config.upstream, &self.listeners, &mut |path| self.files.read(path)) {
+            Ok(chosen) => {
+                if chosen != self.chosen {
+                    self.upstreams = Arc::new(self.upstreams.replaced_by(&chosen.servers, chosen.settings()));
+                    tracing::info!(upstream = chosen.describe(), "upstreams changed");
+                    if let Some(error) = &chosen.error {
+                        tracing::error!(%error, "no upstream; allowed names are answered SERVFAIL");
+                    }
+                    self.chosen = chosen;
+                }
+            }
+            Err(wrong) => {
+                errors.extend(wrong);
+                held_back.extend(self.config_path.clone());
+            }
+        }
+    }
+
+    /// Puts a new view into force if anything in it differs from the one that is.
+    fn publish(&self, before: &Arc<crate::policy::Snapshot>) {
+        let now = self.engine.view();
+        let same = Arc::ptr_eq(before, self.library.snapshot())
+            && Arc::ptr_eq(&now.upstreams, &self.upstreams)
+            && now.denied_ttl == self.config.denied_ttl;
+        if !same {
+            self.engine.publish(View {
+                snapshot: Arc::clone(self.library.snapshot()),
+                upstreams: Arc::clone(&self.upstreams),
+                denied_ttl: self.config.denied_ttl,
+            });
+        }
+    }
+
+    /// Tells log, status, metrics and systemd what the look came to.
+    fn tell(
+        &mut self,
+        before: &Arc<crate::policy::Snapshot>,
+        errors: &[Diagnostic],
+        held_back: &[PathBuf],
+        warnings: &[Diagnostic],
+        asked: bool,
+    ) {
+        let swapped = !Arc::ptr_eq(before, self.library.snapshot());
+        let mut state = state(&self.library, warnings, &self.chosen);
+        let old = self.progress.state();
+        state.held_back = held_back.iter().map(|path| path.display().to_string()).collect();
+        state.held_back.dedup();
+        state.error = (!errors.is_empty()).then(|| lines(errors));
+        if !swapped {
+            state.loaded_at.clone_from(&old.loaded_at);
+        }
+        if swapped {
+            tracing::info!(
+                generation = state.generation,
+                hash = state.hash,
+                policies = state.policies,
+                blueprints = state.blueprints,
+                clients = state.clients,
+                "policies swapped"
+            );
+            self.progress.count_swap();
+        }
+        for warning in &state.warnings {
+            if !old.warnings.contains(warning) {
+                tracing::warn!(warning, "policy warning");
+            }
+        }
+        // Said once: events that have nothing to do with a bad file make us look at it again.
+        match &state.error {
+            Some(error) if asked || state.error != old.error => {
+                let path = state.held_back.join(" ");
+                let generation = state.generation;
+                let error = error.replace('\n', "; ");
+                tracing::error!(path, generation, error, "policy not reloaded; keeping the one in force");
+                self.progress.count_failure();
+            }
+            None if old.error.is_some() => {
+                tracing::info!(generation = state.generation, "everything on disk is in force again");
+            }
+            None if asked && !swapped => tracing::info!(generation = state.generation, "nothing changed"),
+            _ => {}
+        }
+        if state != *old {
+            self.progress.set(state);
+        }
+        systemd::status(&self.progress.state());
+    }
+}
+
+/// Returns what `/status` says of a library.
+fn state(library: &Library, warnings: &[Diagnostic], chosen: &Chosen) -> State {
+    let snapshot = library.snapshot();
+    State {
+        generation: snapshot.generation,
+        hash: snapshot.hash.clone(),
+        loaded_at: jiff::Timestamp::now().to_string(),
+        error: None,
+        held_back: Vec::new(),
+        warnings: warnings.iter().map(ToString::to_string).collect(),
+        policies: snapshot.policies().len(),
+        blueprints: snapshot.blueprints().len(),
+        clients: snapshot.clients().len(),
+        upstream_error: chosen.error.clone(),
+    }
+}
+
+/// Returns what was found, as the policies take it.
+fn tree(root: &Path, found: Found) -> Tree {
+    Tree { root: root.to_owned(), files: found.files, unreadable: found.unreadable }
+}
+
+/// Returns the policies that the configuration names.
+pub(crate) fn bindings(config: &Config) -> Bindings {
+    Bindings {
+        default_policy: config.default_policy.clone(),
+        listeners: config.listen.iter().map(|listen| listen.policy.clone()).collect(),
+    }
+}
+
+/// Says that the policies directory cannot be read.
+fn unreadable(root: &Path, error: &std::io::Error) -> Diagnostic {
+    let help = match error.kind() {
+        std::io::ErrorKind::NotFound => "make it and put a policy file in it, or set `policies` in hostgate.toml",
+        std::io::ErrorKind::PermissionDenied => "make it readable for the user hostgate runs as",
+        std::io::ErrorKind::NotADirectory => "`policies` names a directory of *.toml files, not a file",
+        _ => "the policies in force, if any, stay so until it can be read",
+    };
+    Diagnostic::about_file(root, format!("the policies directory cannot be read: {error}")).help(help)
+}
+
+/// Returns the directories of the list files.
+fn list_directories(library: &Library) -> BTreeSet<PathBuf> {
+    let mut directories = BTreeSet::new();
+    for path in library.list_paths() {
+        watch_file(path, &mut directories);
+    }
+    directories
+}
+
+/// Adds the directories in which a change of one file shows.
+fn watch_file(path: &Path, directories: &mut BTreeSet<PathBuf>) {
+    let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    directories.insert(parent.to_owned());
+    follow_links(path, directories);
+}
+
+/// Joins diagnostics, one a line.
+fn lines(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,79 @@
+//! What is in force and what is held back, as `/status` tells it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+
+/// The state of the policies and upstreams; replaced whole after each look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct State {
+    /// Number of the policies in force, one more at each swap.
+    pub(crate) generation: u64,
+    /// Hash over everything in force.
+    pub(crate) hash: String,
+    /// When they went into force (RFC 3339, UTC).
+    pub(crate) loaded_at: String,
+    /// All errors of the last look, `path:line:col: what`, one a line; null when everything on disk is in force.
+    pub(crate) error: Option<String>,
+    /// The files whose last good version is in force instead of what is on disk.
+    pub(crate) held_back: Vec<String>,
+    /// Warnings of the last look.
+    pub(crate) warnings: Vec<String>,
+    /// Policies in force.
+    pub(crate) policies: usize,
+    /// Blueprints in force.
+    pub(crate) blueprints: usize,
+    /// Clients in force.
+    pub(crate) clients: usize,
+    /// Why there is nobody to ask for what is allowed; null when there is.
+    pub(crate) upstream_error: Option<String>,
+}
+
+/// The state, for everyone who tells it, and how often it changed.
+pub(crate) struct Progress {
+    /// The state after the last look.
+    state: ArcSwap<State>,
+    /// Looks that put a new generation into force.
+    swaps: AtomicU64,
+    /// Looks that held something back which was not held back before.
+    failures: AtomicU64,
+}
+
+impl Progress {
+    /// Begins with the state at the start.
+    pub(crate) fn new(state: State) -> Self {
+        Self { state: ArcSwap::from_pointee(state), swaps: AtomicU64::new(0), failures: AtomicU64::new(0) }
+    }
+
+    /// Returns the state after the last look.
+    pub(crate) fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// Puts another state in place.
+    pub(super) fn set(&self, state: State) {
+        self.state.store(Arc::new(state));
+    }
+
+    /// Counts a new generation.
+    pub(super) fn count_swap(&self) {
+        self.swaps.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a look that held something back.
+    pub(super) fn count_failure(&self) {
+        self.failures.fetch_add(1, Relaxed);
+    }
+
+    /// Returns the number of new generations since the start.
+    pub(crate) fn swaps(&self) -> u64 {
+        self.swaps.load(Relaxed)
+    }
+
+    /// Returns the number of looks that held something back.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Relaxed)
+    }
+}

@@ -1,0 +1,139 @@
+//! Choosing whom to ask: the servers of the configuration, or those of the system's resolv.conf as it is now.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::files::Text;
+use crate::config::{Servers, Upstream};
+use crate::document::{Diagnostic, Severity};
+use crate::upstream::system::{interface_index, is_local, nameservers};
+use crate::upstream::{Server, Settings};
+
+/// The servers to ask, and what is wrong with their list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chosen {
+    /// The servers; empty when there is nobody to ask.
+    pub(crate) servers: Vec<Server>,
+    /// How long a question may take.
+    timeout: Duration,
+    /// Why there is nobody to ask.
+    pub(crate) error: Option<String>,
+    /// Lines that were passed over, and why.
+    pub(crate) skipped: Vec<String>,
+}
+
+impl Chosen {
+    /// Returns the settings to ask them with.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings { timeout: self.timeout, ..Settings::default() }
+    }
+
+    /// Names the servers, for people.
+    pub(crate) fn describe(&self) -> String {
+        if self.servers.is_empty() {
+            return "none".to_owned();
+        }
+        self.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Chooses upstreams; none of them is one of our own listeners, which would be asked in a circle.
+///
+/// # Errors
+/// A configured server that is one of our own listeners, with its place. One that the system names is passed over.
+pub(crate) fn choose(
+    upstream: &Upstream,
+    listeners: &[SocketAddr],
+    read: &mut dyn FnMut(&Path) -> Text,
+) -> Result<Chosen, Vec<Diagnostic>> {
+    let timeout = upstream.timeout;
+    match &upstream.servers {
+        Servers::Listed(servers) => {
+            let own = servers.iter().filter(|(server, _)| server.is_own(listeners, is_local));
+            let errors: Vec<_> = own
+                .map(|(server, place)| Diagnostic {
+                    severity: Severity::Error,
+                    place: place.clone(),
+                    message: format!("`{server}` is hostgate's own listener: it would ask itself in a circle"),
+                    help: Some("name the resolver that stands behind hostgate".to_owned()),
+                    related: Vec::new(),
+                    excerpt: None,
+                })
+                .collect();
+            if !errors.is_empty() {
+                return Err(errors);
+            }
+            let servers = servers.iter().map(|(server, _)| *server).collect();
+            Ok(Chosen { servers, timeout, error: None, skipped: Vec::new() })
+        }
+        Servers::System(path) => Ok(system(path, listeners, timeout, read)),
+    }
+}
+
+/// Chooses the nameservers of a resolv.conf.
+fn system(path: &Path, listeners: &[SocketAddr], timeout: Duration, read: &mut dyn FnMut(&Path) -> Text) -> Chosen {
+    let shown = path.display();
+    let text = match read(path) {
+        Ok(text) => text,
+        Err(reason) => {
+            let error = format!("{shown}: {reason} (set `servers` under [upstream], or mend the file)");
+            return Chosen { servers: Vec::new(), timeout, error: Some(error), skipped: Vec::new() };
+        }
+    };
+    let found = nameservers(text.as_bytes(), interface_index);
+    let mut skipped: Vec<String> =
+        found.skipped.iter().map(|skipped| format!("{shown}:{}: {}", skipped.line, skipped.reason)).collect();
+    let (own, servers): (Vec<_>, Vec<_>) =
+        found.servers.into_iter().partition(|server| server.is_own(listeners, is_local));
+    skipped.extend(own.iter().map(|server| format!("{shown}: `{server}` is hostgate's own listener")));
+    let error = servers.is_empty().then(|| {
+        let why = if skipped.is_empty() { String::new() } else { format!(" ({})", skipped.join("; ")) };
+        format!("{shown}: no nameserver to ask{why}; set `servers` under [upstream], or mend the file")
+    });
+    Chosen { servers, timeout, error, skipped }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    /// Chooses from a resolv.conf of this text.
+    fn from_text(text: Text) -> Chosen {
+        let servers = Servers::System(PathBuf::from("resolv.conf"));
+        let upstream = Upstream { servers, timeout: Duration::from_secs(2) };
+        let own = ["127.0.0.1:53".parse().unwrap()];
+        choose(&upstream, &own, &mut |_| text.clone()).unwrap()
+    }
+
+    #[test]
+    fn a_resolv_conf_that_names_nobody_leaves_nobody() {
+        for (text, expected) in [
+            (Ok(""), "resolv.conf: no nameserver to ask; set"),
+            (Ok("search example\n"), "resolv.conf: no nameserver to ask; set"),
+            (Ok("nameserver 127.0.0.1\n"), "(resolv.conf: `127.0.0.1:53` is hostgate's own listener)"),
+            (Err("there is no such file"), "resolv.conf: there is no such file (set"),
+        ] {
+            let chosen = from_text(text.map(Arc::from).map_err(str::to_owned));
+            assert!(chosen.servers.is_empty(), "{text:?}");
+            assert!(chosen.error.as_ref().unwrap().contains(expected), "{text:?}: {chosen:?}");
+        }
+        let chosen = from_text(Ok("nameserver 127.0.0.1\nnameserver 192.0.2.1\n".into()));
+        assert_eq!((chosen.describe().as_str(), &chosen.error), ("192.0.2.1:53", &None));
+    }
+
+    #[test]
+    fn an_upstream_that_is_our_own_listener_is_refused_on_a_wildcard_too() {
+        let source = crate::document::Source::new(Path::new("h.toml"), "");
+        let listed = |address: &str| Upstream {
+            servers: Servers::Listed(vec![(address.parse().unwrap(), source.at(1, 1))]),
+            timeout: Duration::from_secs(2),
+        };
+        let own = ["0.0.0.0:1053".parse().unwrap()];
+        assert!(choose(&listed("127.0.0.5:1053"), &own, &mut |_| unreachable!()).is_err());
+        assert!(choose(&listed("127.0.0.5:1054"), &own, &mut |_| unreachable!()).is_ok());
+        assert!(choose(&listed("203.0.113.77:1053"), &own, &mut |_| unreachable!()).is_ok());
+    }
+}

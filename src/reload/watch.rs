@@ -1,0 +1,263 @@
+//! Being told that something changed: the only use of `notify`.
+//!
+//! Directories are watched, never files: a watch on a file goes deaf when the file is renamed over, and sees nothing
+//! of a symlink swap. Any event but an access means "look again"; what changed is found out by looking.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+
+use super::files::Stamp;
+
+/// How long nothing must have happened before a change is looked at: editors and copies come in several steps.
+const QUIET: Duration = Duration::from_millis(50);
+/// How long a change waits at most when events keep coming.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// How often the directories that could not be watched are tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Why to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// Something changed on disk.
+    Changed,
+    /// Somebody asked for it (SIGHUP): look even where nothing seems to have changed.
+    Asked,
+    /// The process is stopping.
+    Stop,
+}
+
+/// Bits of [`Signals::bits`].
+const CHANGED: u8 = 1;
+/// A reload was asked for.
+const ASKED: u8 = 2;
+/// Stop.
+const STOP: u8 = 4;
+
+/// What has happened since the last look; many events are one.
+struct Signals {
+    /// The union of what happened.
+    bits: AtomicU8,
+    /// Wakes the looking thread; one place is enough.
+    poke: SyncSender<()>,
+}
+
+impl Signals {
+    /// Notes that something happened.
+    fn raise(&self, bit: u8) {
+        self.bits.fetch_or(bit, Ordering::SeqCst);
+        // Full means that the thread is about to look anyway.
+        let _ = self.poke.try_send(());
+    }
+}
+
+/// A handle to ask for a look, from signal handlers and the API.
+#[derive(Clone)]
+pub(crate) struct Waker(Arc<Signals>);
+
+impl Waker {
+    /// Asks for a reload.
+    pub(crate) fn ask(&self) {
+        self.0.raise(ASKED);
+    }
+
+    /// Ends the looking thread.
+    pub(crate) fn stop(&self) {
+        self.0.raise(STOP);
+    }
+}
+
+/// Watches directories.
+pub(crate) struct Watch {
+    /// The kernel's side; none where it gives us no instance, and then only SIGHUP reloads.
+    watcher: Option<RecommendedWatcher>,
+    /// Directories watched, by the stamp's identity they were watched under.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+    /// Whether a directory that should be watched could not be.
+    incomplete: bool,
+    /// What happened.
+    signals: Arc<Signals>,
+    /// Woken by `signals`.
+    pokes: Receiver<()>,
+    /// Said once that watching failed.
+    complained: AtomicBool,
+}
+
+impl Watch {
+    /// Starts with nothing watched.
+    pub(crate) fn new() -> Self {
+        let (poke, pokes) = mpsc::sync_channel(1);
+        let signals = Arc::new(Signals { bits: AtomicU8::new(0), poke });
+        let raised = Arc::clone(&signals);
+        let handler = move |event: notify::Result<Event>| match event {
+            Ok(event) if matches!(event.kind, EventKind::Access(_)) => {}
+            // An error may hide events.
+            Ok(_) | Err(_) => raised.raise(CHANGED),
+        };
+        let watcher = notify::recommended_watcher(handler)
+            .inspect_err(|error| tracing::warn!(%error, "no change notification; send SIGHUP after a change"))
+            .ok();
+        Self {
+            watcher,
+            watched: BTreeMap::new(),
+            incomplete: false,
+            signals,
+            pokes,
+            complained: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns a handle that wakes [`Watch::wait`].
+    pub(crate) fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.signals))
+    }
+
+    /// Waits until something happened and then until nothing more does, for a bounded time.
+    pub(crate) fn wait(&self) -> Wake {
+        loop {
+            let poked = if self.incomplete {
+                self.pokes.recv_timeout(RETRY)
+            } else {
+                self.pokes.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            if poked == Err(RecvTimeoutError::Timeout) {
+                return Wake::Changed;
+            }
+            let first = Instant::now();
+            while self.signals.bits.load(Ordering::SeqCst) == CHANGED && first.elapsed() < PATIENCE {
+                if self.pokes.recv_timeout(QUIET) == Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
+            match self.signals.bits.swap(0, Ordering::SeqCst) {
+                0 => {}
+                bits if bits & STOP != 0 => return Wake::Stop,
+                bits if bits & ASKED != 0 => return Wake::Asked,
+                _ => return Wake::Changed,
+            }
+        }
+    }
+
+    /// Watches exactly `directories`, or for one that is not there its nearest ancestor that is.
+    ///
+    /// Returns whether a directory is watched that was not before: what happened in it meanwhile went unnoticed, so
+    /// the caller has to look once more.
+    pub(crate) fn follow(&mut self, directories: &BTreeSet<PathBuf>) -> bool {
+        let Some(watcher) = &mut self.watcher else { return false };
+        let wanted: BTreeSet<PathBuf> = directories.iter().map(|directory| existing(directory)).collect();
+        let gone: Vec<PathBuf> = self.watched.keys().filter(|path| !wanted.contains(*path)).cloned().collect();
+        for path in gone {
+            self.watched.remove(&path);
+            // The directory itself may be gone, and its watch with it.
+            let _ = watcher.unwatch(&path);
+        }
+        let mut added = false;
+        self.incomplete = false;
+        for path in wanted {
+            let Some(id) = Stamp::at(&path).map(Stamp::id) else { continue };
+            if self.watched.get(&path) == Some(&id) {
+                continue;
+            }
+            if self.watched.remove(&path).is_some() {
+                // Another directory is there under the same name.
+                let _ = watcher.unwatch(&path);
+            }
+            match watcher.watch(&path, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(path, id);
+                    added = true;
+                }
+                Err(error) => {
+                    self.incomplete = true;
+                    if !self.complained.swap(true, Ordering::Relaxed) {
+                        let path = path.display();
+                        tracing::warn!(%path, %error, "directory not watched; looking every two seconds instead");
+                    }
+                }
+            }
+        }
+        added
+    }
+}
+
+/// Returns the directory, or its nearest ancestor that exists.
+fn existing(directory: &Path) -> PathBuf {
+    let found = directory.ancestors().find(|path| path.is_dir());
+    match found {
+        Some(path) if path != Path::new("") => path.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// Follows one directory and runs `change`; the wake must come.
+    fn wakes_on(change: impl FnOnce(&Path)) {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("old"), "").unwrap();
+        let mut watch = Watch::new();
+        assert!(watch.follow(&BTreeSet::from([root.path().to_owned()])));
+        change(root.path());
+        // The test runner's own time limit is the deadline.
+        assert_eq!(watch.wait(), Wake::Changed);
+    }
+
+    #[test]
+    fn writes_renames_and_removals_wake() {
+        wakes_on(|root| fs::write(root.join("old"), "x").unwrap());
+        wakes_on(|root| fs::write(root.join("new"), "x").unwrap());
+        wakes_on(|root| fs::rename(root.join("old"), root.join("new")).unwrap());
+        wakes_on(|root| fs::remove_file(root.join("old")).unwrap());
+        wakes_on(|root| fs::create_dir(root.join("new")).unwrap());
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_seen_to_appear() {
+        let root = tempfile::tempdir().unwrap();
+        let wanted = BTreeSet::from([root.path().join("a/b")]);
+        let mut watch = Watch::new();
+        assert!(watch.follow(&wanted));
+        fs::create_dir(root.path().join("a")).unwrap();
+        assert_eq!(watch.wait(), Wake::Changed);
+        assert!(watch.follow(&wanted), "the nearer ancestor is watched now");
+        fs::create_dir(root.path().join("a/b")).unwrap();
+        assert_eq!(watch.wait(), Wake::Changed);
+        assert!(watch.follow(&wanted));
+        fs::write(root.path().join("a/b/c.toml"), "").unwrap();
+        assert_eq!(watch.wait(), Wake::Changed);
+    }
+
+    #[test]
+    fn a_directory_replaced_under_its_name_is_watched_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let wanted = BTreeSet::from([root.path().to_owned(), root.path().join("a")]);
+        fs::create_dir(root.path().join("a")).unwrap();
+        let mut watch = Watch::new();
+        watch.follow(&wanted);
+        fs::create_dir(root.path().join("b")).unwrap();
+        fs::rename(root.path().join("a"), root.path().join("c")).unwrap();
+        fs::rename(root.path().join("b"), root.path().join("a")).unwrap();
+        assert_eq!(watch.wait(), Wake::Changed);
+        assert!(watch.follow(&wanted));
+        fs::write(root.path().join("a/x.toml"), "").unwrap();
+        assert_eq!(watch.wait(), Wake::Changed);
+    }
+
+    #[test]
+    fn asking_wakes_at_once_and_stopping_wins() {
+        let watch = Watch::new();
+        watch.waker().ask();
+        assert_eq!(watch.wait(), Wake::Asked);
+        watch.waker().ask();
+        watch.waker().stop();
+        assert_eq!(watch.wait(), Wake::Stop);
+    }
+}
