@@ -1,0 +1,245 @@
+//! The edge: sockets, threads, signals, and what the process tells systemd.
+//!
+//! `udp` and `tcp` take queries to the engine and its answers back; `admin` serves metrics and status; this file
+//! puts them together, and takes them down again without losing a query.
+
+mod admin;
+pub(crate) mod sockets;
+pub(crate) mod systemd;
+mod tcp;
+mod udp;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::sockets::Sockets;
+use self::tcp::Limits;
+use self::udp::{Front, Shared};
+use crate::engine::Engine;
+use crate::reload::{self, Progress, Reloader, Waker};
+use crate::telemetry::decision_log::Counts;
+use crate::telemetry::exposition::{self, Gauges, UpstreamState};
+
+/// How long queries in flight may take at shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Everything a running hostgate consists of, as far as others look into it.
+pub(crate) struct Service {
+    /// Bytes in, bytes out.
+    engine: Arc<Engine>,
+    /// What is in force and what is held back.
+    progress: Arc<Progress>,
+    /// Bounds of TCP.
+    limits: Arc<Limits>,
+    /// What became of decision records.
+    decisions: Arc<Counts>,
+    /// When the process began.
+    started: Instant,
+    /// Whether shutdown has begun.
+    stopping: AtomicBool,
+    /// Whether every receiving thread turned since the watchdog last looked.
+    alive: AtomicBool,
+}
+
+/// What `/status` says.
+#[derive(Serialize)]
+pub(crate) struct Status {
+    /// The program's version.
+    version: &'static str,
+    /// Seconds since the start.
+    uptime_seconds: u64,
+    /// Policies and upstreams.
+    #[serde(flatten)]
+    state: reload::State,
+    /// Each upstream.
+    upstreams: Vec<UpstreamState>,
+}
+
+impl Service {
+    /// Makes the service around an engine.
+    pub(crate) fn new(engine: Arc<Engine>, progress: Arc<Progress>, decisions: Arc<Counts>) -> Arc<Self> {
+        Arc::new(Self {
+            engine,
+            progress,
+            limits: Limits::new(),
+            decisions,
+            started: Instant::now(),
+            stopping: AtomicBool::new(false),
+            alive: AtomicBool::new(true),
+        })
+    }
+
+    /// Returns whether queries are taken.
+    fn is_ready(&self) -> bool {
+        !self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether every receiving thread turns.
+    fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    /// Returns what `/status` says.
+    fn status(&self) -> Status {
+        let state = reload::State::clone(&self.progress.state());
+        let upstreams = self.upstreams();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            state,
+            upstreams,
+        }
+    }
+
+    /// Returns what each upstream has been doing.
+    fn upstreams(&self) -> Vec<UpstreamState> {
+        self.engine.view().upstreams.status().map(UpstreamState::from).collect()
+    }
+
+    /// Returns all metrics as text.
+    fn encode_metrics(&self) -> Result<String, fmt::Error> {
+        let state = self.progress.state();
+        let cache = self.engine.cache_stats();
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let gauges = Gauges {
+            generation: state.generation,
+            reloads: self.progress.swaps(),
+            reload_failures: self.progress.failures(),
+            reload_ok: state.error.is_none(),
+            cache_entries: count(cache.entries),
+            cache_bytes: count(cache.bytes),
+            cache_evictions: cache.evictions,
+            tcp_connections: count(self.limits.open()),
+            in_flight: count(self.engine.in_flight()),
+            decisions_written: self.decisions.written.load(Ordering::Relaxed),
+            decisions_dropped: self.decisions.dropped.load(Ordering::Relaxed),
+            objects: [count(state.policies), count(state.blueprints), count(state.clients)],
+        };
+        exposition::encode(self.engine.metrics(), gauges, &self.upstreams())
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then answers what is in flight, for five seconds at most.
+///
+/// # Errors
+/// A thread, a socket or a signal handler that the operating system refuses.
+pub(crate) async fn run(service: Arc<Service>, sockets: Sockets, reloader: Reloader) -> io::Result<()> {
+    let signals = Signals::install()?;
+    let (stop, stopped) = watch::channel(false);
+    let shared = Shared { engine: Arc::clone(&service.engine), runtime: Handle::current() };
+    let mut fronts = Vec::new();
+    let mut tasks = JoinSet::new();
+    for (number, listener) in sockets.listeners.into_iter().enumerate() {
+        let address = listener.address;
+        fronts.push(Front::start(listener.udp, number, &shared)?);
+        tracing::info!(transport = "udp", %address, "listening");
+        listener.tcp.set_nonblocking(true)?;
+        let tcp = tokio::net::TcpListener::from_std(listener.tcp)?;
+        let (engine, limits) = (Arc::clone(&service.engine), Arc::clone(&service.limits));
+        tasks.spawn(tcp::serve(tcp, number, engine, limits, stopped.clone()));
+        tracing::info!(transport = "tcp", %address, "listening");
+    }
+    if let Some(listener) = sockets.admin {
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (service, stopped) = (Arc::clone(&service), stopped.clone());
+        tasks.spawn(async move {
+            if let Err(error) = admin::serve(listener, service, stopped).await {
+                tracing::error!(%error, "admin endpoint ended");
+            }
+        });
+        tracing::info!(transport = "admin", %address, "listening");
+    }
+    let waker = reloader.waker();
+    let looking = std::thread::Builder::new().name("reload".into()).spawn(move || reloader.run())?;
+    {
+        let state = service.progress.state();
+        tracing::info!(
+            generation = state.generation,
+            hash = state.hash,
+            policies = state.policies,
+            blueprints = state.blueprints,
+            clients = state.clients,
+            "ready"
+        );
+    }
+    systemd::ready(&service.progress.state());
+    signals.handle(&service, &waker, &fronts).await;
+
+    tracing::info!("stopping: answering what is in flight");
+    systemd::stopping();
+    service.stopping.store(true, Ordering::Relaxed);
+    waker.stop();
+    // A receiver that is gone has stopped already.
+    let _ = stop.send(true);
+    let end = tokio::time::Instant::now() + DRAIN;
+    let joined = tokio::task::spawn_blocking(move || fronts.into_iter().for_each(Front::stop));
+    let drained = tokio::time::timeout_at(end, async {
+        // A panic in a front has been reported by the panic hook.
+        let _ = joined.await;
+        service.engine.drained().await;
+        while tasks.join_next().await.is_some() {}
+    });
+    if drained.await.is_err() {
+        tracing::warn!(in_flight = service.engine.in_flight(), "stopped with queries unanswered");
+    }
+    service.engine.close_decision_log(Duration::from_secs(1));
+    if looking.is_finished() || tokio::time::Instant::now() < end {
+        let joined = tokio::task::spawn_blocking(move || looking.join());
+        // A reload under way is abandoned at the deadline; it changes nothing on disk.
+        let _ = tokio::time::timeout_at(end, joined).await;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The signals we act on.
+struct Signals {
+    /// Stop.
+    terminate: tokio::signal::unix::Signal,
+    /// Stop, from a terminal.
+    interrupt: tokio::signal::unix::Signal,
+    /// Reload.
+    hangup: tokio::signal::unix::Signal,
+    /// Reopen the decision log.
+    user1: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Installs the handlers.
+    fn install() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Acts on signals, and pets the watchdog, until told to stop.
+    async fn handle(mut self, service: &Service, waker: &Waker, fronts: &[Front]) {
+        let mut watchdog = systemd::Watchdog::new();
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => waker.ask(),
+                _ = self.user1.recv() => service.engine.reopen_decision_log(),
+                () = watchdog.tick() => {
+                    let alive = watchdog.look(fronts.iter().flat_map(Front::beats));
+                    service.alive.store(alive, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! Batched datagram calls: recvmmsg and sendmmsg with packet information. The only module with `unsafe` code.
+//!
+//! A batch costs one system call for up to [`BATCH`] datagrams, and each datagram carries the local address it was
+//! sent to (`IP_PKTINFO`, RFC 3542 §6.1), so that a reply leaves from the address the client asked, on wildcard
+//! listeners too.
+#![expect(unsafe_code, reason = "std has no recvmmsg, sendmmsg or control messages; each block states why it is sound")]
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+
+/// Datagrams taken or sent in one system call.
+pub(super) const BATCH: usize = 64;
+/// The longest query read, in octets; a longer datagram is marked as cut off and answered FORMERR.
+pub(super) const MAX_QUERY: usize = 4096;
+/// Room for the control messages of one datagram: an `in6_pktinfo` is the largest asked for.
+const CONTROL: usize = 64;
+
+/// The local address of a datagram, and the interface for link-local ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LocalAddress {
+    /// The address the query was sent to.
+    address: IpAddr,
+    /// The interface it came in by (RFC 3542 §6.1), for IPv6 link-local addresses; 0 lets the kernel choose.
+    interface: u32,
+}
+
+/// One datagram of a received batch.
+pub(super) struct Datagram<'a> {
+    /// The payload, at most [`MAX_QUERY`] octets.
+    pub(super) bytes: &'a [u8],
+    /// Who sent it.
+    pub(super) source: SocketAddr,
+    /// Where it was sent to, as a reply's source address.
+    pub(super) local: Option<LocalAddress>,
+}
+
+/// Control message space with the alignment `cmsghdr` needs.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL]);
+
+/// Buffers for receiving a batch, allocated once per thread.
+pub(super) struct Receiver {
+    /// Payloads, one slot a datagram.
+    payloads: Vec<[u8; MAX_QUERY]>,
+    /// Source addresses.
+    sources: Vec<libc::sockaddr_storage>,
+    /// Control messages.
+    controls: Vec<Control>,
+    /// What the last call filled: payload length, address length, control length, per datagram.
+    filled: Vec<(usize, usize)>,
+}
+
+impl Receiver {
+    /// Allocates the buffers.
+    pub(super) fn new() -> Self {
+        // SAFETY: `sockaddr_storage` is plain data for which all zeros is a valid value.
+        let source: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        Self {
+            payloads: vec![[0; MAX_QUERY]; BATCH],
+            sources: vec![source; BATCH],
+            controls: vec![Control([0; CONTROL]); BATCH],
+            filled: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Waits for at least one datagram and takes all that are there; returns how many.
+    ///
+    /// # Errors
+    /// The socket's receive time-out as `WouldBlock`, and whatever else the kernel says.
+    pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        self.filled.clear();
+        let mut parts: [MaybeUninit<libc::iovec>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
+        let mut headers: [MaybeUninit<libc::mmsghdr>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
+        for index in 0..BATCH {
+            let part = parts[index]
+                .write(libc::iovec { iov_base: self.payloads[index].as_mut_ptr().cast(), iov_len: MAX_QUERY });
+            headers[index].write(header(
+                (&raw mut self.sources[index]).cast(),
+                size_of::<libc::sockaddr_storage>(),
+                part,
+                self.controls[index].0.as_mut_ptr(),
+                CONTROL,
+            ));
+        }
+        // SAFETY: all `BATCH` headers were written above and point to buffers of the stated lengths that live until
+        // the call returns: payloads, sources and controls in `self`, the iovecs in `parts`.
+        let count = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr().cast(),
+                libc::c_uint::try_from(BATCH).expect("a batch is small"),
+                libc::MSG_WAITFORONE,
+                std::ptr::null_mut(),
+            )
+        };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        for header in &headers[..count] {
+            // SAFETY: all headers were initialised above, and the kernel keeps them so.
+            let header = unsafe { header.assume_init_ref() };
+            let length = usize::try_from(header.msg_len).unwrap_or(0).min(MAX_QUERY);
+            self.filled.push((length, header.msg_hdr.msg_controllen.min(CONTROL)));
+        }
+        Ok(count)
+    }
+
+    /// Returns datagram `index` of the last batch; `None` for an address family that is neither IPv4 nor IPv6.
+    pub(super) fn datagram(&self, index: usize) -> Option<Datagram<'_>> {
+        let (length, control) = *self.filled.get(index)?;
+        Some(Datagram {
+            bytes: &self.payloads[index][..length],
+            source: read_address(&self.sources[index])?,
+            local: read_control(&self.controls[index].0[..control]),
+        })
+    }
+}
+
+/// Replies collected while a batch is worked through, sent in one call.
+pub(super) struct Sender {
+    /// Messages; the first `queued` are in use, the rest keep their capacity.
+    messages: Vec<Vec<u8>>,
+    /// Where each queued message goes, and the local address it leaves from.
+    routes: Vec<(SocketAddr, Option<LocalAddress>)>,
+}
+
+impl Sender {
+    /// Makes an empty queue.
+    pub(super) fn new() -> Self {
+        Self { messages: (0..BATCH).map(|_| Vec::with_capacity(1232)).collect(), routes: Vec::with_capacity(BATCH) }
+    }
+
+    /// Returns the buffer of the next reply; it counts only once [`Sender::queue`] is called.
+    pub(super) fn next(&mut self) -> &mut Vec<u8> {
+        &mut self.messages[self.routes.len()]
+    }
+
+    /// Queues what was written to [`Sender::next`]; a batch never holds more replies than datagrams.
+    pub(super) fn queue(&mut self, destination: SocketAddr, local: Option<LocalAddress>) {
+        self.routes.push((destination, local));
+    }
+
+    /// Sends everything queued and empties the queue; returns how many messages the kernel did not take.
+    ///
+    /// A message that cannot be sent (no route, a full buffer) is given up, as a lost datagram is; the client asks
+    /// again.
+    pub(super) fn send(&mut self, socket: &UdpSocket) -> usize {
+        let mut lost = 0;
+        let mut start = 0;
+        while start < self.routes.len() {
+            match self.send_from(socket, start) {
+                Ok(sent) if sent > 0 => start += sent,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => {
+                    lost += 1;
+                    start += 1;
+                }
+            }
+        }
+        self.routes.clear();
+        lost
+    }
+
+    /// Hands the messages from `start` on to the kernel; returns how many it took.
+    fn send_from(&mut self, socket: &UdpSocket, start: usize) -> io::Result<usize> {
+        let count = self.routes.len() - start;
+        // SAFETY: `sockaddr_storage`, `iovec` and `mmsghdr` are plain data for which all zeros is a valid value.
+        let mut addresses: [libc::sockaddr_storage; BATCH] = unsafe { mem::zeroed() };
+        // SAFETY: as above.
+        let mut parts: [libc::iovec; BATCH] = unsafe { mem::zeroed() };
+        // SAFETY: as above.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
+        let mut controls = [Control([0; CONTROL]); BATCH];
+        for index in 0..count {
+            let (destination, local) = self.routes[start + index];
+            let message = &mut self.messages[start + index];
+            let address_length = write_address(&mut addresses[index], destination);
+            parts[index] = libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: message.len() };
+            let control_length = local.map_or(0, |local| write_control(&mut controls[index], local));
+            headers[index] = header(
+                (&raw mut addresses[index]).cast(),
+                address_length,
+                &raw mut parts[index],
+                controls[index].0.as_mut_ptr(),
+                control_length,
+            );
+        }
+        send_headers(socket.as_raw_fd(), &mut headers[..count])
+    }
+}
+
+/// Asks the kernel for the packet information of each datagram (ip(7), RFC 3542 §6.1); socket2 has no call for it.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn want_packet_info(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<()> {
+    let (level, option) =
+        if is_ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).expect("an int is small");
+    // SAFETY: the pointer is to an int that outlives the call, and the length is its size.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends one message from the given local address: the reply to a query that had to wait.
+///
+/// # Errors
+/// Whatever the kernel says; the caller gives the message up.
+pub(super) fn send_one(
+    socket: &UdpSocket,
+    message: &[u8],
+    destination: SocketAddr,
+    local: Option<LocalAddress>,
+) -> io::Result<()> {
+    // SAFETY: `sockaddr_storage` is plain data for which all zeros is a valid value.
+    let mut address: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    let address_length = write_address(&mut address, destination);
+    let mut control = Control([0; CONTROL]);
+    let control_length = local.map_or(0, |local| write_control(&mut control, local));
+    // The kernel only reads what an outgoing iovec points to; the type has no const form.
+    let mut part = libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
+    let mut headers =
+        [header((&raw mut address).cast(), address_length, &raw mut part, control.0.as_mut_ptr(), control_length)];
+    send_headers(socket.as_raw_fd(), &mut headers).map(drop)
+}
+
+/// Calls sendmmsg on headers whose pointers are all alive.
+fn send_headers(fd: RawFd, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    let count = libc::c_uint::try_from(headers.len()).expect("a batch is small");
+    // SAFETY: both callers build every header from addresses, iovecs and controls in their own frame (or behind
+    // their `&mut self`), which outlive this call; lengths are those of the buffers.
+    let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), count, 0) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Builds a message header over one buffer.
+fn header(
+    name: *mut libc::c_void,
+    name_length: usize,
+    part: *mut libc::iovec,
+    control: *mut u8,
+    control_length: usize,
+) -> libc::mmsghdr {
+    // SAFETY: `mmsghdr` is plain data for which all zeros is a valid value (some targets have padding fields).
+    let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+    header.msg_hdr.msg_name = name;
+    header.msg_hdr.msg_namelen = libc::socklen_t::try_from(name_length).expect("a socket address is small");
+    header.msg_hdr.msg_iov = part;
+    header.msg_hdr.msg_iovlen = 1;
+    header.msg_hdr.msg_control = if control_length == 0 { std::ptr::null_mut() } else { control.cast() };
+    header.msg_hdr.msg_controllen = control_length;
+    header
+}
+
+/// Reads a socket address the kernel wrote.
+fn read_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that the storage, which is larger and at least as aligned, holds this type.
+            let v4 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in>() };
+            let address = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddr::V4(SocketAddrV4::new(address, u16::from_be(v4.sin_port))))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in6>() };
+            let address = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            let port = u16::from_be(v6.sin6_port);
+            Some(SocketAddr::V6(SocketAddrV6::new(address, port, v6.sin6_flowinfo, v6.sin6_scope_id)))
+        }
+        _ => None,
+    }
+}
+
+/// Writes a socket address for the kernel; returns its length.
+fn write_address(storage: &mut libc::sockaddr_storage, address: SocketAddr) -> usize {
+    match address {
+        SocketAddr::V4(v4) => {
+            let raw = libc::sockaddr_in {
+                sin_family: libc::sa_family_t::try_from(libc::AF_INET).expect("a small constant"),
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from(*v4.ip()).to_be() },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: `sockaddr_storage` is at least as large and as aligned as any socket address.
+            unsafe { (&raw mut *storage).cast::<libc::sockaddr_in>().write(raw) };
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(v6) => {
+            let raw = libc::sockaddr_in6 {
+                sin6_family: libc::sa_family_t::try_from(libc::AF_INET6).expect("a small constant"),
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: as above.
+            unsafe { (&raw mut *storage).cast::<libc::sockaddr_in6>().write(raw) };
+            size_of::<libc::sockaddr_in6>()
+        }
+    }
+}
+
+/// Finds the packet information among the control messages of a datagram.
+fn read_control(control: &[u8]) -> Option<LocalAddress> {
+    let mut at = 0;
+    while at + size_of::<libc::cmsghdr>() <= control.len() {
+        // SAFETY: the bounds were just checked; `read_unaligned` needs no alignment, and any bytes are a valid
+        // `cmsghdr`.
+        let head = unsafe { control.as_ptr().add(at).cast::<libc::cmsghdr>().read_unaligned() };
+        let data = control.get(at + DATA..at + head.cmsg_len.max(DATA).min(control.len() - at))?;
+        match (head.cmsg_level, head.cmsg_type) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.len() >= size_of::<libc::in_pktinfo>() => {
+                // SAFETY: the length was just checked, and any bytes are a valid `in_pktinfo`.
+                let info = unsafe { data.as_ptr().cast::<libc::in_pktinfo>().read_unaligned() };
+                // ipi_spec_dst is the local address of the datagram; ipi_addr would be the broadcast address of one
+                // sent to a broadcast address, which no reply can leave from (ip(7)).
+                let address = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr));
+                return Some(LocalAddress { address: address.into(), interface: 0 });
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if data.len() >= size_of::<libc::in6_pktinfo>() => {
+                // SAFETY: as above, for `in6_pktinfo`.
+                let info = unsafe { data.as_ptr().cast::<libc::in6_pktinfo>().read_unaligned() };
+                let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                let interface = if address.is_unicast_link_local() { info.ipi6_ifindex } else { 0 };
+                return Some(LocalAddress { address: address.into(), interface });
+            }
+            _ => at += align(head.cmsg_len.max(DATA)),
+        }
+    }
+    None
+}
+
+/// Writes the packet information that sets a reply's source address; returns its length.
+fn write_control(control: &mut Control, local: LocalAddress) -> usize {
+    let (level, kind, data) = match local.address {
+        IpAddr::V4(address) => {
+            let info = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: libc::in_addr { s_addr: u32::from(address).to_be() },
+                ipi_addr: libc::in_addr { s_addr: 0 },
+            };
+            // SAFETY: `CONTROL` has room behind the header for this structure; `write_unaligned` needs no alignment.
+            unsafe { control.0.as_mut_ptr().add(DATA).cast::<libc::in_pktinfo>().write_unaligned(info) };
+            (libc::IPPROTO_IP, libc::IP_PKTINFO, size_of::<libc::in_pktinfo>())
+        }
+        IpAddr::V6(address) => {
+            let info = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr { s6_addr: address.octets() },
+                ipi6_ifindex: local.interface,
+            };
+            // SAFETY: as above, for `in6_pktinfo`.
+            unsafe { control.0.as_mut_ptr().add(DATA).cast::<libc::in6_pktinfo>().write_unaligned(info) };
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, size_of::<libc::in6_pktinfo>())
+        }
+    };
+    // SAFETY: `cmsghdr` is plain data for which all zeros is a valid value.
+    let mut head: libc::cmsghdr = unsafe { mem::zeroed() };
+    head.cmsg_len = DATA + data;
+    head.cmsg_level = level;
+    head.cmsg_type = kind;
+    // SAFETY: `CONTROL` is larger than the header.
+    unsafe { control.0.as_mut_ptr().cast::<libc::cmsghdr>().write_unaligned(head) };
+    align(DATA + data)
+}
+
+/// Rounds up to the alignment of control messages (`CMSG_ALIGN`).
+const fn align(length: usize) -> usize {
+    length.next_multiple_of(size_of::<usize>())
+}
+
+/// Where the data of a control message starts (`CMSG_DATA`).
+const DATA: usize = align(size_of::<libc::cmsghdr>());
+const _: () = assert!(DATA + align(size_of::<libc::in6_pktinfo>()) <= CONTROL, "the control buffer is large enough");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// Binds a socket with packet information on.
+    fn bind(address: &str) -> UdpSocket {
+        let socket = super::super::bind(address.parse().unwrap()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket
+    }
+
+    #[test]
+    fn a_reply_leaves_from_the_address_that_was_asked() {
+        for (wildcard, asked) in [("0.0.0.0:0", "127.0.0.2"), ("[::]:0", "::1")] {
+            let server = bind(wildcard);
+            let asked = SocketAddr::new(asked.parse().unwrap(), server.local_addr().unwrap().port());
+            let client = UdpSocket::bind(if asked.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            // A connected socket takes answers from the asked address only.
+            client.connect(asked).unwrap();
+            client.send(b"one").unwrap();
+            client.send(b"two").unwrap();
+            let mut receiver = Receiver::new();
+            let mut sender = Sender::new();
+            let mut seen = 0;
+            while seen < 2 {
+                let count = receiver.receive(&server).unwrap();
+                for index in 0..count {
+                    let datagram = receiver.datagram(index).unwrap();
+                    assert_eq!(datagram.source, client.local_addr().unwrap());
+                    assert_eq!(datagram.local.unwrap().address, asked.ip());
+                    sender.next().clear();
+                    sender.next().extend_from_slice(datagram.bytes);
+                    sender.queue(datagram.source, datagram.local);
+                }
+                seen += count;
+                assert_eq!(sender.send(&server), 0);
+            }
+            let mut buffer = [0; 8];
+            for expected in [&b"one"[..], b"two"] {
+                let length = client.recv(&mut buffer).unwrap();
+                assert_eq!(&buffer[..length], expected, "{wildcard}");
+            }
+            let local = Some(LocalAddress { address: asked.ip(), interface: 0 });
+            send_one(&server, b"three", client.local_addr().unwrap(), local).unwrap();
+            assert_eq!(client.recv(&mut buffer).unwrap(), 5);
+        }
+    }
+
+    #[test]
+    fn a_datagram_over_the_limit_is_cut_and_one_of_no_octets_is_one() {
+        let server = bind("127.0.0.1:0");
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(&[7; MAX_QUERY + 100], server.local_addr().unwrap()).unwrap();
+        client.send_to(&[], server.local_addr().unwrap()).unwrap();
+        let mut receiver = Receiver::new();
+        let mut lengths = Vec::new();
+        while lengths.len() < 2 {
+            let count = receiver.receive(&server).unwrap();
+            lengths.extend((0..count).map(|index| receiver.datagram(index).unwrap().bytes.len()));
+        }
+        assert_eq!(lengths, [MAX_QUERY, 0]);
+    }
+}
