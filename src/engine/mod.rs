@@ -1,4 +1,532 @@
-//! The way of a query: bytes and a source in, bytes out.
+//! The engine: query bytes and a source in, answer bytes out.
+//!
+//! [`Engine::step`] is everything that needs no upstream: parse, decide, deny, answer from the cache. It neither
+//! waits nor allocates for a denied name. What is left is a [`Pending`] query, which [`Engine::finish`] turns into an
+//! answer once the upstreams have been asked. Both answer from one [`View`], taken once a batch, so that no query is
+//! answered by half a policy.
 
 pub mod cache;
 pub mod inflight;
+pub(crate) mod outcome;
+pub(crate) mod record;
+
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use self::cache::{Cache, Hit, Refresh};
+use self::inflight::{InFlight, Limits};
+pub(crate) use self::outcome::{Action, Origin, Reason};
+use self::record::{Record, Verdict};
+use crate::dns::answer::{self, Ede, Negative, TtlMode};
+use crate::dns::name::LowerName;
+pub(crate) use crate::dns::query::Transport;
+use crate::dns::query::{self, DropReason, Parsed, Query};
+use crate::dns::rcode::Rcode;
+use crate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
+use crate::dns::rtype::RecordType;
+use crate::policy::{self, Asker, Decision, Mode, Policy, Snapshot};
+use crate::telemetry::decision_log::DecisionLog;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::{Failure, FailureKind, Upstreams};
+
+/// Everything an answer depends on, as it was when the query came: replaced whole, never changed.
+pub(crate) struct View {
+    /// The policies in force.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Whom to ask for what is allowed.
+    pub(crate) upstreams: Arc<Upstreams>,
+    /// TTL and MINIMUM of a denial's SOA, in seconds.
+    pub(crate) denied_ttl: u32,
+}
+
+/// Who asks, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// The client's address.
+    pub(crate) source: IpAddr,
+    /// What the query came over.
+    pub(crate) transport: Transport,
+    /// The number of the listener it came in by.
+    pub(crate) listener: usize,
+}
+
+/// What is to be done with a query after [`Engine::step`].
+pub(crate) enum Step {
+    /// The answer is in the buffer.
+    Answer,
+    /// Nothing is sent back.
+    Drop,
+    /// An upstream has to be asked: hand this to [`Engine::finish`].
+    Wait(Box<Pending>),
+}
+
+/// A query that waits for an upstream.
+pub(crate) struct Pending {
+    /// The query as it came; parsed again when the answer is there.
+    bytes: Box<[u8]>,
+    /// Who asks.
+    asked: Asked,
+    /// What the answer depends on.
+    view: Arc<View>,
+    /// What is asked upstream.
+    question: Question,
+    /// When the query came.
+    since: Instant,
+}
+
+/// EXTRA-TEXT of an answer of which nothing is left.
+const REBINDING_TEXT: &str =
+    "only addresses that are not globally reachable came back, and the policy's private_answers does not have the name";
+/// Said when too many queries wait.
+const TOO_MANY: &str = "too many queries wait for upstreams";
+/// The TTL of a stale answer, in seconds (RFC 8767 §4).
+const STALE_TTL: u32 = 30;
+/// Queries that may wait for upstreams at once; further ones are answered SERVFAIL, or with stale data.
+const MAX_PENDING: usize = 16_384;
+/// How often shutdown looks whether queries still wait.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+
+/// The engine; one for all transports.
+pub(crate) struct Engine {
+    /// What answers depend on.
+    view: ArcSwap<View>,
+    /// Answers by question.
+    cache: Cache,
+    /// Questions being asked.
+    in_flight: InFlight<Question, Lookup>,
+    /// Queries waiting, answered or not yet.
+    pending: AtomicUsize,
+    /// Counters.
+    metrics: Arc<Metrics>,
+    /// The decision log, when there is one.
+    decisions: Option<DecisionLog<Record>>,
+    /// The cache's zero time.
+    epoch: Instant,
+}
+
+/// What asking the upstreams came to.
+type Lookup = Result<Found, Arc<Failure>>;
+
+/// An upstream's answer to a question.
+#[derive(Clone)]
+struct Found {
+    /// What it said.
+    response: Arc<Response>,
+    /// Who said it.
+    upstream: SocketAddr,
+}
+
+impl Engine {
+    /// Makes an engine that answers from `view`.
+    pub(crate) fn new(
+        view: View,
+        bounds: cache::Settings,
+        metrics: Arc<Metrics>,
+        decisions: Option<DecisionLog<Record>>,
+    ) -> Self {
+        Self {
+            view: ArcSwap::from_pointee(view),
+            cache: Cache::new(bounds),
+            in_flight: InFlight::new(Limits::default()),
+            pending: AtomicUsize::new(0),
+            metrics,
+            decisions,
+            epoch: Instant::now(),
+        }
+    }
+
+    /// Returns what queries are answered from now; take it once a batch.
+    pub(crate) fn view(&self) -> arc_swap::Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// Puts a new view into force; queries under way finish with the one they began with.
+    pub(crate) fn publish(&self, view: View) {
+        self.view.store(Arc::new(view));
+    }
+
+    /// Returns the counters.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Answers a message as far as that needs no upstream.
+    ///
+    /// A panic on the way is caught, counted and answered SERVFAIL: one query must not stop the others.
+    pub(crate) fn step(&self, view: &Arc<View>, bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Step {
+        panic::catch_unwind(AssertUnwindSafe(|| self.try_step(view, bytes, asked, out)))
+            .unwrap_or_else(|_| self.answer_panic(bytes, asked, out))
+    }
+
+    /// Does the work of [`Engine::step`].
+    fn try_step(&self, view: &Arc<View>, bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Step {
+        let since = Instant::now();
+        let query = match query::parse(bytes) {
+            Parsed::Query(query) => query,
+            Parsed::Refuse(refusal) => {
+                self.metrics.query(Action::Refuse, refusal.reason.into(), asked.transport);
+                answer::refuse(&refusal, out);
+                return Step::Answer;
+            }
+            Parsed::Drop(DropReason::Response) => {
+                self.metrics.dropped_response();
+                return Step::Drop;
+            }
+            Parsed::Drop(DropReason::Short) => {
+                self.metrics.dropped_short();
+                return Step::Drop;
+            }
+        };
+        let asker = view.snapshot.asker(asked.source, asked.listener);
+        let decision = policy::decide(&asker, &query.qname, query.qtype);
+        let exchange = Exchange { engine: self, view, query: &query, asked, asker, decision, since };
+        if !exchange.is_forwarded() {
+            exchange.answer_here(out);
+            return Step::Answer;
+        }
+        let question = query.to_question();
+        match self.cache.get(&question, self.now()) {
+            Hit::Fresh { response, age, .. } => {
+                exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
+                Step::Answer
+            }
+            // Asking again so soon would keep the client waiting for nothing (RFC 8767 §5).
+            Hit::Stale { response, refresh: Refresh::FailedLately } => {
+                exchange.answer_stale(&response, out);
+                Step::Answer
+            }
+            Hit::Stale { .. } | Hit::Miss => {
+                if self.pending.fetch_add(1, Ordering::Relaxed) >= MAX_PENDING {
+                    self.pending.fetch_sub(1, Ordering::Relaxed);
+                    self.without_upstream(&exchange, &question, &Failure::busy(TOO_MANY), out);
+                    return Step::Answer;
+                }
+                Step::Wait(Box::new(Pending { bytes: bytes.into(), asked, view: Arc::clone(view), question, since }))
+            }
+        }
+    }
+
+    /// Asks the upstreams, or joins whoever already does, and answers.
+    pub(crate) async fn finish(self: &Arc<Self>, pending: Box<Pending>) -> Vec<u8> {
+        let _waiting = Waiting(&self.pending);
+        let lookup = self.look_up(&pending).await;
+        let mut out = Vec::with_capacity(512);
+        let answered = panic::catch_unwind(AssertUnwindSafe(|| self.complete(&pending, &lookup, &mut out)));
+        if answered.is_err() {
+            self.answer_panic(&pending.bytes, pending.asked, &mut out);
+        }
+        out
+    }
+
+    /// Returns what the upstreams say to a pending question.
+    async fn look_up(self: &Arc<Self>, pending: &Pending) -> Lookup {
+        let asking = || {
+            let engine = Arc::clone(self);
+            let upstreams = Arc::clone(&pending.view.upstreams);
+            let question = pending.question.clone();
+            async move { engine.ask(&upstreams, &question).await }
+        };
+        let joined = self.in_flight.join(&pending.question, asking).await;
+        joined.unwrap_or_else(|error| Err(Arc::new(Failure::busy(&error.to_string()))))
+    }
+
+    /// Asks the upstreams and keeps what they say.
+    async fn ask(&self, upstreams: &Upstreams, question: &Question) -> Lookup {
+        match upstreams.ask(question).await {
+            Ok(answered) => {
+                let response = Arc::new(answered.response);
+                self.cache.insert(question, Arc::clone(&response), self.now());
+                Ok(Found { response, upstream: answered.upstream })
+            }
+            Err(failure) => {
+                self.cache.refresh_failed(question, self.now());
+                Err(Arc::new(failure))
+            }
+        }
+    }
+
+    /// Answers a pending query with what the look-up came to.
+    fn complete(&self, pending: &Pending, lookup: &Lookup, out: &mut Vec<u8>) {
+        let Parsed::Query(query) = query::parse(&pending.bytes) else {
+            unreachable!("only a query that parsed is pending")
+        };
+        // The same view gives the same decision.
+        let asker = pending.view.snapshot.asker(pending.asked.source, pending.asked.listener);
+        let decision = policy::decide(&asker, &query.qname, query.qtype);
+        let (asked, since) = (pending.asked, pending.since);
+        let exchange = Exchange { engine: self, view: &pending.view, query: &query, asked, asker, decision, since };
+        match lookup {
+            Ok(found) => {
+                exchange.answer_from(&found.response, TtlMode::Aged(0), Origin::Miss, Some(found.upstream), out);
+            }
+            Err(failure) => self.without_upstream(&exchange, &pending.question, failure, out),
+        }
+    }
+
+    /// Answers with what the cache still has, or that there is no answer.
+    fn without_upstream(&self, exchange: &Exchange<'_>, question: &Question, failure: &Failure, out: &mut Vec<u8>) {
+        match self.cache.get(question, self.now()) {
+            Hit::Stale { response, .. } => exchange.answer_stale(&response, out),
+            // Somebody else's question was answered meanwhile.
+            Hit::Fresh { response, age, .. } => {
+                exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
+            }
+            Hit::Miss => exchange.answer_failure(failure, out),
+        }
+    }
+
+    /// Answers SERVFAIL to a query that made us panic; drops what cannot even be parsed.
+    fn answer_panic(&self, bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Step {
+        self.metrics.panic();
+        self.metrics.query(Action::Refuse, Reason::Panic, asked.transport);
+        let answered = panic::catch_unwind(AssertUnwindSafe(|| match query::parse(bytes) {
+            Parsed::Query(query) => {
+                answer::servfail(&query, &[], out);
+                true
+            }
+            _ => false,
+        }));
+        if answered.unwrap_or(false) { Step::Answer } else { Step::Drop }
+    }
+
+    /// Returns the cache's time.
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// Returns what the cache holds.
+    pub(crate) fn cache_stats(&self) -> cache::Stats {
+        self.cache.stats()
+    }
+
+    /// Returns the number of queries waiting for an upstream.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no query waits for an upstream any more; the caller sets the deadline.
+    pub(crate) async fn drained(&self) {
+        while self.in_flight() > 0 {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    }
+
+    /// Tells the decision log's writer to open its path anew.
+    pub(crate) fn reopen_decision_log(&self) {
+        if let Some(log) = &self.decisions {
+            log.reopen();
+        }
+    }
+
+    /// Writes what is left of the decision log, for `deadline` at most.
+    pub(crate) fn close_decision_log(&self, deadline: Duration) {
+        if let Some(log) = &self.decisions {
+            log.close(deadline);
+        }
+    }
+}
+
+/// Counts a pending query out, however its waiting ends.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One query with all that its answer depends on.
+struct Exchange<'a> {
+    /// The engine, for counting and recording.
+    engine: &'a Engine,
+    /// What the answer depends on.
+    view: &'a Arc<View>,
+    /// The parsed query.
+    query: &'a Query<'a>,
+    /// Where it came from.
+    asked: Asked,
+    /// Whose policy applies.
+    asker: Asker<'a>,
+    /// What the policy says.
+    decision: Decision<'a>,
+    /// When it came.
+    since: Instant,
+}
+
+impl Exchange<'_> {
+    /// Returns whether an upstream's data is the answer.
+    fn is_forwarded(&self) -> bool {
+        self.decision.action == policy::Action::Allow && self.query.qtype != RecordType::ANY
+    }
+
+    /// Answers what the policy alone decides: a denial, a type it does not let through, a question for all types.
+    fn answer_here(&self, out: &mut Vec<u8>) {
+        let verdict = match self.decision.action {
+            policy::Action::Deny => {
+                self.deny(Negative::NxDomain, out);
+                self.verdict()
+            }
+            // RFC 8482 §4.2: the name may be asked for, its types are the upstream's business.
+            _ if self.query.qtype == RecordType::ANY => {
+                answer::any(self.query, out);
+                Verdict { action: Action::Allow, reason: Reason::AnyType, ..self.verdict() }
+            }
+            policy::Action::NoData | policy::Action::Allow => {
+                self.deny(Negative::NoData, out);
+                self.verdict()
+            }
+        };
+        self.record(&verdict, out, Origin::None, None, None);
+    }
+
+    /// Writes a denial that says why.
+    fn deny(&self, negative: Negative, out: &mut Vec<u8>) {
+        let code = match self.decision.reason {
+            policy::Reason::NoClient | policy::Reason::PolicyGone => Ede::PROHIBITED,
+            _ => Ede::BLOCKED,
+        };
+        let text = if self.query.edns.is_some() { self.decision.explain().to_string() } else { String::new() };
+        self.negative(negative, code, &text, out);
+    }
+
+    /// Writes a negative answer of our own.
+    fn negative(&self, negative: Negative, code: u16, text: &str, out: &mut Vec<u8>) {
+        answer::negative(self.query, negative, self.view.denied_ttl, Some(Ede { code, text }), self.limit(), out);
+    }
+
+    /// Answers with data past its time (RFC 8767 §4).
+    fn answer_stale(&self, response: &Arc<Response>, out: &mut Vec<u8>) {
+        self.answer_from(response, TtlMode::Fixed(STALE_TTL), Origin::Stale, None, out);
+    }
+
+    /// Answers with an upstream's data, after judging it for this client.
+    fn answer_from(
+        &self,
+        response: &Arc<Response>,
+        ttl: TtlMode,
+        origin: Origin,
+        upstream: Option<SocketAddr>,
+        out: &mut Vec<u8>,
+    ) {
+        let stale = (origin == Origin::Stale).then_some(Ede { code: Ede::STALE_ANSWER, text: "" });
+        let mut verdict = self.verdict();
+        let mut judgement = judge(response, &Rules { exchange: self, lets_pass: false });
+        if let Judgement::Denied { target } = &judgement {
+            verdict.reason = Reason::CnameTarget;
+            verdict.target = Some(target.clone());
+            if self.decision.audited || self.asker.policy().is_some_and(|policy| policy.mode() == Mode::Audit) {
+                verdict.audited = true;
+                judgement = judge(response, &Rules { exchange: self, lets_pass: true });
+            } else {
+                verdict.action = Action::Deny;
+            }
+        }
+        match judgement {
+            Judgement::AsIs => answer::from_response(self.query, response, ttl, stale, self.limit(), out),
+            Judgement::Rewritten(rewritten) => {
+                answer::from_response(self.query, &rewritten, ttl, stale, self.limit(), out);
+            }
+            Judgement::Filtered => {
+                verdict.action = Action::NoData;
+                verdict.reason = Reason::Rebinding;
+                self.negative(Negative::NoData, Ede::FILTERED, REBINDING_TEXT, out);
+            }
+            Judgement::Denied { target } => {
+                let policy = self.asker.policy().map_or("", Policy::id);
+                let text = format!("denied by policy {policy}: the answer leads to {target}, which is not allowed");
+                self.negative(Negative::NxDomain, Ede::BLOCKED, &text, out);
+            }
+        }
+        self.engine.metrics.origin(origin);
+        self.record(&verdict, out, origin, upstream, Some(response));
+    }
+
+    /// Answers SERVFAIL, saying why (RFC 8914 §4.23, §4.24), with what an upstream itself said of it.
+    fn answer_failure(&self, failure: &Failure, out: &mut Vec<u8>) {
+        self.engine.metrics.failed();
+        match &failure.response {
+            // What all upstreams fail at is theirs to explain.
+            Some(response) if failure.kind == FailureKind::ServFail => {
+                answer::from_response(self.query, response, TtlMode::Aged(0), None, self.limit(), out);
+            }
+            _ => {
+                let text = failure.to_string();
+                answer::servfail(self.query, &[Ede { code: failure.ede_code(), text: &text }], out);
+            }
+        }
+        self.record(&self.verdict(), out, Origin::Miss, None, None);
+    }
+
+    /// Returns the longest answer this client takes over this transport.
+    fn limit(&self) -> usize {
+        self.query.payload_limit(self.asked.transport)
+    }
+
+    /// Returns what the policy says, as records and metrics put it.
+    fn verdict(&self) -> Verdict {
+        Verdict {
+            action: self.decision.action.into(),
+            reason: self.decision.reason.into(),
+            audited: self.decision.audited,
+            target: None,
+        }
+    }
+
+    /// Counts the query and logs its record.
+    fn record(
+        &self,
+        verdict: &Verdict,
+        answer: &[u8],
+        origin: Origin,
+        upstream: Option<SocketAddr>,
+        response: Option<&Arc<Response>>,
+    ) {
+        self.engine.metrics.query(verdict.action, verdict.reason, self.asked.transport);
+        let Some(log) = &self.engine.decisions else { return };
+        log.record(Record {
+            time: jiff::Timestamp::now(),
+            view: Arc::clone(self.view),
+            asked: self.asked,
+            qname: self.query.qname.clone(),
+            qtype: self.query.qtype,
+            verdict: verdict.clone(),
+            rcode: Rcode(answer.get(3).map_or(0, |flags| u16::from(flags & 0x0f))),
+            origin,
+            upstream,
+            elapsed: self.since.elapsed(),
+            response: response.map(Arc::clone),
+        });
+    }
+}
+
+/// The policy's say on what came back for one query.
+struct Rules<'a> {
+    /// The query.
+    exchange: &'a Exchange<'a>,
+    /// Whether CNAME targets are let through although the policy inspects them: it only audits.
+    lets_pass: bool,
+}
+
+impl ResponseRules for Rules<'_> {
+    fn allows_private(&self) -> bool {
+        self.exchange.asker.policy().is_some_and(|policy| policy.allows_private(&self.exchange.query.qname))
+    }
+
+    fn inspects_cname(&self) -> bool {
+        !self.lets_pass && self.exchange.asker.policy().is_some_and(Policy::inspects_cname)
+    }
+
+    fn allows_target(&self, target: &LowerName) -> bool {
+        self.exchange.asker.policy().is_none_or(|policy| policy.allows_target(target))
+    }
+}
+
+/// Returns a duration's whole seconds, as TTLs count.
+fn whole_seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}

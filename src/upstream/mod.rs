@@ -18,6 +18,7 @@ use std::time::Duration;
 pub use pool::{Settings, Status, Upstreams};
 pub use server::{Server, ServerError, Transport};
 
+use crate::dns::answer::Ede;
 use crate::dns::response::Response;
 
 /// What an upstream answered: any RCODE that is an answer, NXDOMAIN included.
@@ -62,6 +63,24 @@ pub enum FailureKind {
     Refused,
     /// SERVFAIL.
     ServFail,
+}
+
+impl Failure {
+    /// Returns the failure of a question that was not even asked.
+    #[must_use]
+    pub fn busy(detail: &str) -> Self {
+        Self { kind: FailureKind::Busy, response: None, detail: detail.to_owned() }
+    }
+
+    /// Returns the INFO-CODE that tells a client of it: 23 when the network failed, 22 when nobody answered
+    /// (RFC 8914 §4.23, §4.24).
+    #[must_use]
+    pub const fn ede_code(&self) -> u16 {
+        match self.kind {
+            FailureKind::Network => Ede::NETWORK_ERROR,
+            _ => Ede::NO_REACHABLE_AUTHORITY,
+        }
+    }
 }
 
 impl FailureKind {

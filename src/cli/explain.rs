@@ -1,0 +1,163 @@
+//! `hostgate explain`: what would be answered to whom, and by which line of which file.
+//!
+//! It calls the function that enforcement calls, on policies loaded as `serve` loads them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::output::Output;
+use super::{CONFIG, FAILED, OK, USAGE, sources};
+use crate::config::Config;
+use crate::dns::name::LowerName;
+use crate::dns::rtype::RecordType;
+use crate::policy::{self, Action, Asker, Client, Decision, Policy, Snapshot};
+
+/// The question to explain.
+pub(super) struct Asked {
+    /// The name, as typed.
+    pub(super) name: String,
+    /// Who asks.
+    pub(super) client: IpAddr,
+    /// The type.
+    pub(super) record_type: RecordType,
+    /// The listener that is asked.
+    pub(super) listener: Option<SocketAddr>,
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct Explanation<'a> {
+    /// The name, in canonical form.
+    name: String,
+    /// The type.
+    #[serde(rename = "type")]
+    record_type: String,
+    /// The client's address.
+    source: IpAddr,
+    /// The client's id; null when the address is in none.
+    client: Option<&'a str>,
+    /// The policy that applies; null when none does.
+    policy: Option<&'a str>,
+    /// `allow`, `deny` or `nodata`.
+    action: &'static str,
+    /// Why, as decision records say it.
+    reason: &'static str,
+    /// Whether it would be denied but for `mode = "audit"`.
+    audited: bool,
+    /// The pattern that decided; null when none did.
+    rule: Option<String>,
+    /// Where the pattern stands, `path:line:col`.
+    place: Option<String>,
+    /// The includes by which it came.
+    via: Vec<&'a str>,
+    /// The sentence the client gets.
+    text: String,
+}
+
+/// Explains, and returns the exit code: yes when it is allowed, no when not.
+pub(super) fn run(
+    config: Option<PathBuf>,
+    policies: Option<PathBuf>,
+    asked: &Asked,
+    json: bool,
+    output: &mut Output,
+) -> u8 {
+    let name = match hostname(&asked.name) {
+        Ok(name) => name,
+        Err(error) => {
+            output.error(format!("explain: `{}`: {error}", asked.name.escape_debug()));
+            return USAGE;
+        }
+    };
+    let (config, loaded) = match sources::load(config, policies) {
+        Ok((_, config, loaded)) => (config, loaded),
+        Err(diagnostics) => {
+            output.diagnostics(&diagnostics);
+            return CONFIG;
+        }
+    };
+    let Some(listener) = listener_number(&config, asked.listener) else {
+        output.error("explain: no [[listen]] of the configuration has the address given with --listener");
+        return USAGE;
+    };
+    let snapshot: &Snapshot = loaded.library().snapshot();
+    let asker = snapshot.asker(asked.client, listener);
+    let decision = policy::decide(&asker, &name, asked.record_type);
+    let is_allowed = decision.action == Action::Allow || is_any(&decision, asked.record_type);
+    if json {
+        output.json(&explanation(&name, asked, &asker, &decision));
+    } else {
+        tell(&name, asked, &asker, &decision, output);
+    }
+    if is_allowed { OK } else { FAILED }
+}
+
+/// Returns whether this is a question for all types of an allowed name, which is answered as RFC 8482 says.
+fn is_any(decision: &Decision<'_>, record_type: RecordType) -> bool {
+    decision.action == Action::NoData && record_type == RecordType::ANY
+}
+
+/// Puts the decision into fields.
+fn explanation<'a>(name: &LowerName, asked: &Asked, asker: &Asker<'a>, decision: &Decision<'a>) -> Explanation<'a> {
+    Explanation {
+        name: name.to_string(),
+        record_type: asked.record_type.to_string(),
+        source: asked.client,
+        client: asker.client.map(Client::id),
+        policy: asker.policy().map(Policy::id),
+        action: decision.action.as_str(),
+        reason: decision.reason.as_str(),
+        audited: decision.audited,
+        rule: decision.rule.map(|rule| rule.to_string()),
+        place: decision.rule.map(|rule| rule.place().to_string()),
+        via: decision.rule.iter().flat_map(policy::Rule::via).collect(),
+        text: decision.explain().to_string(),
+    }
+}
+
+/// Writes the decision for people.
+fn tell(name: &LowerName, asked: &Asked, asker: &Asker<'_>, decision: &Decision<'_>, output: &mut Output) {
+    let verdict = match decision.action {
+        Action::Allow if decision.audited => "allowed (audit: would be denied)",
+        Action::Allow => "allowed",
+        Action::NoData if is_any(decision, asked.record_type) => "allowed (answered as RFC 8482 says)",
+        Action::NoData => "no data",
+        Action::Deny => "denied",
+    };
+    output.line(format!("{name} {} from {}: {verdict}", asked.record_type, asked.client));
+    match asker.client {
+        Some(client) => output.line(format!("  client  {} ({})", client.id(), client.place())),
+        None => output.line("  client  none holds this address"),
+    }
+    if let Some(policy) = asker.policy() {
+        // The built-in policy stands nowhere.
+        let place = policy.place();
+        let place = if place.line == 0 { String::new() } else { format!(" ({place})") };
+        output.line(format!("  policy  {}{place}", policy.id()));
+    }
+    if let Some(rule) = decision.rule {
+        let via: Vec<&str> = rule.via().collect();
+        let via = if via.is_empty() { String::new() } else { format!(", by include of {}", via.join(" > ")) };
+        output.line(format!("  rule    {rule} ({}{via})", rule.place()));
+    }
+    output.line(format!("  because {}", decision.explain()));
+}
+
+/// Reads a hostname as people type it: internationalised ones become A-labels (UTS-46), as in policy files.
+fn hostname(text: &str) -> Result<LowerName, String> {
+    if text.is_ascii() {
+        return LowerName::from_text(text).map_err(|error| error.to_string());
+    }
+    let ascii = idna::domain_to_ascii(text).map_err(|_| "no internationalised hostname (UTS-46)".to_owned())?;
+    LowerName::from_text(&ascii).map_err(|error| error.to_string())
+}
+
+/// Returns the number of the listener with this address; without one, a number that no listener has.
+fn listener_number(config: &Config, address: Option<SocketAddr>) -> Option<usize> {
+    match address {
+        None => Some(usize::MAX),
+        Some(address) => config.listen.iter().position(|listen| listen.address == address),
+    }
+}

@@ -1,0 +1,214 @@
+//! The command line: what can be asked of hostgate, and how it answers people and programs.
+//!
+//! One file a subcommand. Exit codes: 0 yes or done, 1 no or failed, 64 wrong usage, 78 bad configuration.
+
+mod check;
+mod explain;
+mod output;
+mod serve;
+mod show;
+mod sources;
+mod status;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use self::output::Output;
+use crate::dns::rtype::RecordType;
+
+/// Done, or yes.
+const OK: u8 = 0;
+/// Failed, or no.
+const FAILED: u8 = 1;
+/// The command line cannot be understood (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+/// The configuration or a policy file is bad (`EX_CONFIG` of sysexits.h).
+const CONFIG: u8 = 78;
+
+/// A DNS-level policy resolver: the only nameserver of devboxes, agent sandboxes and build containers.
+///
+/// It finds out who asks, answers NXDOMAIN for a hostname that client's policy disallows, forwards the rest, and
+/// reloads its TOML policies when they change. Without a command it serves.
+#[derive(Parser)]
+#[command(
+    name = "hostgate",
+    version,
+    after_help = "\
+Example:
+  hostgate                                    serve ./policies on 127.0.0.1:1053
+  dig @127.0.0.1 -p 1053 github.com           ask it"
+)]
+struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// The subcommands.
+#[derive(Subcommand)]
+enum Command {
+    /// Answer queries (the default command).
+    #[command(after_help = "\
+Example:
+  hostgate serve --config /etc/hostgate/hostgate.toml
+
+Signals: SIGHUP reloads, SIGUSR1 reopens the decision log, SIGTERM answers what is in flight and ends.")]
+    Serve {
+        /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Read policies and configuration as `serve` does, run their tests, and say all that is wrong.
+    #[command(after_help = "\
+Example:
+  hostgate check policies --strict
+
+Exit code: 0 fine, 1 only warnings with --strict, 78 errors.")]
+    Check {
+        /// The policies directory [default: what the configuration says].
+        dir: Option<PathBuf>,
+        /// Count warnings as errors.
+        #[arg(long)]
+        strict: bool,
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
+        /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Say what would be answered, by which rule, and where that stands.
+    #[command(after_help = "\
+Example:
+  hostgate explain www.npmjs.org --client 172.30.0.9
+
+Exit code: 0 allowed, 1 denied.")]
+    Explain {
+        /// The hostname asked for.
+        name: String,
+        /// The address of the client that asks.
+        #[arg(long, value_name = "ADDRESS")]
+        client: IpAddr,
+        /// The record type asked for.
+        #[arg(long = "type", value_name = "TYPE", default_value = "A")]
+        record_type: RecordType,
+        /// The policies directory [default: what the configuration says].
+        #[arg(long, value_name = "DIR")]
+        policies: Option<PathBuf>,
+        /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The listener that is asked, as [[listen]] has it, for clients that only a listener has a policy for.
+        #[arg(long, value_name = "ADDRESS")]
+        listener: Option<SocketAddr>,
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a policy with its includes expanded, each entry with its origin; without arguments, all objects.
+    #[command(after_help = "\
+Example:
+  hostgate show --client 172.30.0.9
+  hostgate show build")]
+    Show {
+        /// The policy's id, or `preset:NAME`.
+        #[arg(conflicts_with = "client")]
+        policy: Option<String>,
+        /// Show the policy that applies to this address.
+        #[arg(long, value_name = "ADDRESS")]
+        client: Option<IpAddr>,
+        /// The policies directory [default: what the configuration says].
+        #[arg(long, value_name = "DIR")]
+        policies: Option<PathBuf>,
+        /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask the running hostgate what is in force and what is held back.
+    #[command(after_help = "\
+Example:
+  hostgate status --json
+
+Exit code: 0 everything on disk is in force, 1 something is held back or nobody answers.")]
+    Status {
+        /// Where it serves status [default: what the configuration says].
+        #[arg(long, value_name = "ADDRESS")]
+        admin: Option<SocketAddr>,
+        /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a completion script for a shell.
+    #[command(after_help = "\
+Example:
+  hostgate completions bash > /etc/bash_completion.d/hostgate")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Runs the command line of this process; returns the exit code.
+#[must_use]
+pub fn run() -> u8 {
+    let mut output = Output::new();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // --help and --version come this way too, and are no errors.
+            let code = if error.use_stderr() { USAGE } else { OK };
+            output.clap(&error);
+            return code;
+        }
+    };
+    let outer = arguments.config;
+    match arguments.command {
+        None => serve::run(outer, &mut output),
+        Some(Command::Serve { config }) => serve::run(config.or(outer), &mut output),
+        Some(Command::Check { dir, strict, json, config }) => {
+            check::run(config.or(outer), dir, &check::Options { strict, json }, &mut output)
+        }
+        Some(Command::Explain { name, client, record_type, policies, config, listener, json }) => {
+            let asked = explain::Asked { name, client, record_type, listener };
+            explain::run(config.or(outer), policies, &asked, json, &mut output)
+        }
+        Some(Command::Show { policy, client, policies, config, json }) => {
+            let what = show::What::new(policy, client);
+            show::run(config.or(outer), policies, &what, json, &mut output)
+        }
+        Some(Command::Status { admin, config, json }) => status::run(config.or(outer), admin, json, &mut output),
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "hostgate", &mut script);
+            output.bytes(&script);
+            OK
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_an_example() {
+        let command = Arguments::command();
+        command.clone().debug_assert();
+        for subcommand in command.get_subcommands() {
+            let help = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example:"), "{}", subcommand.get_name());
+        }
+    }
+}

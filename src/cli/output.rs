@@ -1,0 +1,77 @@
+//! Writing to the terminal: the one place that prints.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::document::Diagnostic;
+
+/// Standard output and standard error, as the commands use them.
+pub(super) struct Output {
+    /// Where answers go.
+    stdout: io::Stdout,
+    /// Where errors go.
+    stderr: io::Stderr,
+    /// Whether standard error may be coloured.
+    color: bool,
+}
+
+impl Output {
+    /// Looks whether standard error is a terminal that wants colour (no-color.org).
+    pub(super) fn new() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        Self { color: wanted && stderr.is_terminal(), stdout, stderr }
+    }
+
+    /// Returns whether standard error may be coloured.
+    pub(super) fn color(&self) -> bool {
+        self.color
+    }
+
+    /// Writes a line to standard output.
+    pub(super) fn line(&mut self, line: impl AsRef<str>) {
+        self.bytes(format!("{}\n", line.as_ref()).as_bytes());
+    }
+
+    /// Writes JSON to standard output, indented, with a line end.
+    pub(super) fn json(&mut self, value: &impl Serialize) {
+        match serde_json::to_string_pretty(value) {
+            Ok(text) => self.line(text),
+            Err(error) => self.error(format!("json: {error}")),
+        }
+    }
+
+    /// Writes bytes to standard output.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        // A reader that went away (`hostgate show | head`) wants no more.
+        let _ = self.stdout.write_all(bytes);
+    }
+
+    /// Writes one line to standard error.
+    pub(super) fn error(&mut self, line: impl AsRef<str>) {
+        // With standard error gone there is nobody left to tell.
+        let _ = writeln!(self.stderr, "hostgate: {}", line.as_ref());
+    }
+
+    /// Writes diagnostics to standard error, as rustc does.
+    pub(super) fn diagnostics(&mut self, diagnostics: &[Diagnostic]) {
+        for diagnostic in diagnostics {
+            let _ = writeln!(self.stderr, "{}\n", diagnostic.render(self.color));
+        }
+    }
+
+    /// Writes what the command line parser has to say, to the stream it belongs to.
+    pub(super) fn clap(&mut self, error: &clap::Error) {
+        let color = self.color;
+        let stream: &mut dyn Write = if error.use_stderr() { &mut self.stderr } else { &mut self.stdout };
+        // As above.
+        let text = error.render();
+        let _ = if color { write!(stream, "{}", text.ansi()) } else { write!(stream, "{text}") };
+    }
+}
+
+/// Says how many there are of something: `1 error`, `2 errors`.
+pub(super) fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}

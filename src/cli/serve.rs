@@ -1,0 +1,141 @@
+//! `hostgate serve`: from files to a running service; whatever is wrong ends it before anything is half started.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt, reload};
+
+use super::output::Output;
+use super::{CONFIG, FAILED, OK, sources};
+use crate::config::Config;
+use crate::engine::cache::Settings;
+use crate::engine::{Engine, View};
+use crate::reload::upstreams::choose;
+use crate::reload::{Loaded, Reloader, SetLogFilter};
+use crate::server::{Service, sockets};
+use crate::telemetry::decision_log::{Counts, DecisionLog};
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::Upstreams;
+
+/// Serves until told to stop; returns the exit code.
+pub(super) fn run(config: Option<PathBuf>, output: &mut Output) -> u8 {
+    let (path, config, loaded) = match sources::load(config, None) {
+        Ok(loaded) => loaded,
+        Err(diagnostics) => {
+            output.diagnostics(&diagnostics);
+            output.error("not started: the configuration or a policy file is bad (`hostgate check` reads them again)");
+            return CONFIG;
+        }
+    };
+    let set_log_filter = start_log(&config.log, output.color());
+    match start(path, config, loaded, set_log_filter, output) {
+        Ok(()) => OK,
+        Err(Failed::Config) => CONFIG,
+        Err(Failed::Start(error)) => {
+            output.error(error);
+            FAILED
+        }
+    }
+}
+
+/// Why serving did not start, or ended.
+enum Failed {
+    /// The configuration is bad; told already.
+    Config,
+    /// The system refuses something.
+    Start(String),
+}
+
+/// Binds, builds and serves.
+fn start(
+    path: Option<PathBuf>,
+    config: Config,
+    mut loaded: Loaded,
+    set_log_filter: SetLogFilter,
+    output: &mut Output,
+) -> Result<(), Failed> {
+    let threads = available_parallelism().map_or(1, usize::from);
+    let sockets = sockets::bind(&config, threads).map_err(|error| Failed::Start(error.to_string()))?;
+    let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
+    let chosen = choose(&config.upstream, &listeners, &mut |path| loaded.read(path)).map_err(|diagnostics| {
+        output.diagnostics(&diagnostics);
+        Failed::Config
+    })?;
+    let counts = Arc::new(Counts::default());
+    let decisions = config.decisions.as_ref().map(|path| {
+        DecisionLog::open(path, Arc::clone(&counts)).map_err(|error| {
+            let path = path.display();
+            let mend = "make its directory, writable for the user hostgate runs as, or change `path` under [decisions]";
+            Failed::Start(format!("decision log {path}: {error} ({mend})"))
+        })
+    });
+    let decisions = decisions.transpose()?;
+    introduce(&config, path.as_deref(), &loaded);
+    tracing::info!(upstream = chosen.describe(), "forwarding");
+    for skipped in &chosen.skipped {
+        tracing::warn!(skipped, "nameserver passed over");
+    }
+    if let Some(error) = &chosen.error {
+        tracing::error!(error, "no upstream; denied names are denied, allowed ones answered SERVFAIL");
+    }
+    let metrics = Arc::new(Metrics::default());
+    let observer: Arc<Metrics> = Arc::clone(&metrics);
+    let upstreams = Arc::new(Upstreams::new(&chosen.servers, chosen.settings(), observer));
+    let view = View {
+        snapshot: Arc::clone(loaded.library().snapshot()),
+        upstreams: Arc::clone(&upstreams),
+        denied_ttl: config.denied_ttl,
+    };
+    let bounds =
+        Settings { size: config.cache.size, max_ttl: config.cache.max_ttl, serve_stale: config.cache.serve_stale };
+    let engine = Arc::new(Engine::new(view, bounds, metrics, decisions));
+    let reloader =
+        Reloader::new(loaded, (path, config), listeners, (upstreams, chosen), Arc::clone(&engine), set_log_filter);
+    let service = Service::new(engine, reloader.progress(), counts);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.max(2))
+        .thread_name("runtime")
+        .enable_all()
+        .build()
+        .map_err(|error| Failed::Start(format!("runtime: {error}")))?;
+    let served = runtime.block_on(crate::server::run(service, sockets, reloader));
+    // What still runs at the deadline is given up.
+    runtime.shutdown_background();
+    served.map_err(|error| Failed::Start(format!("serve: {error}")))
+}
+
+/// Says in the first lines what is served from where.
+fn introduce(config: &Config, path: Option<&std::path::Path>, loaded: &Loaded) {
+    let config_file = path.map_or("none, using defaults".to_owned(), |path| path.display().to_string());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = config_file,
+        policies = %config.policies.display(),
+        "hostgate starts"
+    );
+    for warning in &loaded.warnings {
+        tracing::warn!(warning = %warning, "policy warning");
+    }
+}
+
+/// Starts logging to standard error; returns what changes the filter.
+fn start_log(filter: &str, color: bool) -> SetLogFilter {
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(filter));
+    // The journal has times of its own.
+    let in_journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(color).with_target(false);
+    let registry = tracing_subscriber::registry().with(filter);
+    // A second subscriber in one process (tests) keeps the first.
+    let _ = if in_journal { registry.with(lines.without_time()).try_init() } else { registry.with(lines).try_init() };
+    Box::new(move |filter| match EnvFilter::try_new(filter) {
+        Ok(filter) => {
+            // Fails only when the subscriber is gone.
+            let _ = handle.reload(filter);
+        }
+        Err(error) => tracing::warn!(%error, "log filter not changed"),
+    })
+}

@@ -1,0 +1,259 @@
+//! `hostgate show`: what is in force, with includes expanded and the origin of each entry.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::output::Output;
+use super::{CONFIG, FAILED, OK, sources};
+use crate::policy::{Asker, Client, Cname, Mode, Policy, Rules, Snapshot, Standing};
+
+/// What to show.
+pub(super) enum What {
+    /// All objects, a line each.
+    All,
+    /// One policy.
+    Policy(String),
+    /// The policy that applies to an address.
+    Client(IpAddr),
+}
+
+impl What {
+    /// Chooses by the arguments given; the command line excludes both at once.
+    pub(super) fn new(policy: Option<String>, client: Option<IpAddr>) -> Self {
+        match (policy, client) {
+            (Some(id), _) => Self::Policy(id),
+            (None, Some(address)) => Self::Client(address),
+            (None, None) => Self::All,
+        }
+    }
+}
+
+/// Shows, and returns the exit code.
+pub(super) fn run(
+    config: Option<PathBuf>,
+    policies: Option<PathBuf>,
+    what: &What,
+    json: bool,
+    output: &mut Output,
+) -> u8 {
+    let loaded = match sources::load(config, policies) {
+        Ok((_, _, loaded)) => loaded,
+        Err(diagnostics) => {
+            output.diagnostics(&diagnostics);
+            return CONFIG;
+        }
+    };
+    let snapshot: &Snapshot = loaded.library().snapshot();
+    match what {
+        What::All => {
+            show_all(snapshot, json, output);
+            OK
+        }
+        What::Policy(id) => {
+            if let Some(policy) = snapshot.policy(id) {
+                show_policy(policy, json, output);
+                OK
+            } else {
+                let ids: Vec<&str> = snapshot.policies().chain(snapshot.presets()).map(Policy::id).collect();
+                output.error(format!(
+                    "show: there is no policy `{}` (there are {})",
+                    id.escape_debug(),
+                    ids.join(", ")
+                ));
+                FAILED
+            }
+        }
+        What::Client(address) => show_client(*address, &snapshot.asker(*address, usize::MAX), json, output),
+    }
+}
+
+/// One entry of a list, as `--json` writes it.
+#[derive(Serialize)]
+struct Entry<'a> {
+    /// The pattern in canonical form.
+    pattern: String,
+    /// Where it stands, `path:line:col`.
+    place: String,
+    /// The includes by which it came.
+    via: Vec<&'a str>,
+}
+
+/// A policy as `--json` writes it.
+#[derive(Serialize)]
+struct PolicyView<'a> {
+    /// Its id.
+    id: &'a str,
+    /// Its label.
+    name: &'a str,
+    /// What it is for.
+    description: Option<&'a str>,
+    /// Where it is defined.
+    place: String,
+    /// Whether it allows what it does not deny.
+    allow_all: bool,
+    /// `enforce` or `audit`.
+    mode: &'static str,
+    /// `trust` or `inspect`.
+    cname: &'static str,
+    /// The included id that is gone.
+    gone: Option<&'a str>,
+    /// The sentence for those whose query is denied.
+    message: Option<&'a str>,
+    /// Types that may be asked for.
+    query_types: Vec<String>,
+    /// Entries that allow.
+    allowed: Vec<Entry<'a>>,
+    /// Entries that deny.
+    denied: Vec<Entry<'a>>,
+}
+
+/// All objects as `--json` writes them.
+#[derive(Serialize)]
+struct AllView<'a> {
+    /// The hash over everything.
+    hash: &'a str,
+    /// Ids of policies.
+    policies: Vec<&'a str>,
+    /// Ids of presets.
+    presets: Vec<&'a str>,
+    /// Ids of blueprints.
+    blueprints: Vec<&'a str>,
+    /// Clients and their policy.
+    clients: Vec<ClientView<'a>>,
+}
+
+/// A client as `--json` writes it.
+#[derive(Serialize)]
+struct ClientView<'a> {
+    /// Its id; null for an address in none.
+    id: Option<&'a str>,
+    /// Its addresses and prefixes.
+    sources: Vec<String>,
+    /// Its blueprint.
+    blueprint: Option<&'a str>,
+    /// The policy that applies to it; null when everything is denied.
+    policy: Option<&'a str>,
+}
+
+/// Shows a policy.
+fn show_policy(policy: &Policy, json: bool, output: &mut Output) {
+    let view = PolicyView {
+        id: policy.id(),
+        name: policy.name(),
+        description: policy.description(),
+        place: policy.place().to_string(),
+        allow_all: policy.allow_all(),
+        mode: match policy.mode() {
+            Mode::Enforce => "enforce",
+            Mode::Audit => "audit",
+        },
+        cname: match policy.cname() {
+            Cname::Trust => "trust",
+            Cname::Inspect => "inspect",
+        },
+        gone: policy.gone(),
+        message: policy.message(),
+        query_types: policy.query_types().iter().map(|kind| kind.to_string()).collect(),
+        allowed: entries(policy.allowed()),
+        denied: entries(policy.denied()),
+    };
+    if json {
+        return output.json(&view);
+    }
+    output.line(format!("policy {} ({})", view.id, view.place));
+    if view.name != view.id {
+        output.line(format!("  name         {}", view.name));
+    }
+    if let Some(description) = view.description {
+        output.line(format!("  description  {description}"));
+    }
+    output.line(format!("  allow_all    {}", view.allow_all));
+    output.line(format!("  mode         {}", view.mode));
+    output.line(format!("  cname        {}", view.cname));
+    output.line(format!("  query_types  {}", view.query_types.join(" ")));
+    if let Some(message) = view.message {
+        output.line(format!("  message      {message}"));
+    }
+    if let Some(gone) = view.gone {
+        output.line(format!("  denies everything: it includes {gone}, which is gone"));
+    }
+    for (title, entries) in [("allowed", &view.allowed), ("denied", &view.denied)] {
+        if entries.is_empty() {
+            continue;
+        }
+        output.line(format!("  {title}:"));
+        let width = entries.iter().map(|entry| entry.pattern.len()).max().unwrap_or(0);
+        for Entry { pattern, place, via } in entries {
+            let via = if via.is_empty() { String::new() } else { format!(" by {}", via.join(" > ")) };
+            output.line(format!("    {pattern:width$}  {place}{via}"));
+        }
+    }
+}
+
+/// Shows what applies to an address.
+fn show_client(address: IpAddr, asker: &Asker<'_>, json: bool, output: &mut Output) -> u8 {
+    let policy = match asker.standing {
+        Standing::Policy(policy) | Standing::Unrestricted(policy, _) => policy,
+        Standing::Nobody(nobody) => {
+            output.error(format!("show: {address}: {nobody}: everything is denied"));
+            return FAILED;
+        }
+    };
+    if !json {
+        match asker.client {
+            Some(client) => output.line(format!("client {} ({})", client.id(), client.place())),
+            None => output.line(format!("{address} is in no client; the default policy applies")),
+        }
+    }
+    show_policy(policy, json, output);
+    OK
+}
+
+/// Shows all objects.
+fn show_all(snapshot: &Snapshot, json: bool, output: &mut Output) {
+    let view = AllView {
+        hash: &snapshot.hash,
+        policies: snapshot.policies().map(Policy::id).collect(),
+        presets: snapshot.presets().map(Policy::id).collect(),
+        blueprints: snapshot.blueprints().map(crate::policy::Blueprint::id).collect(),
+        clients: snapshot.clients().map(client_view).collect(),
+    };
+    if json {
+        return output.json(&view);
+    }
+    output.line(format!("hash {}", view.hash));
+    for policy in snapshot.policies() {
+        let (allowed, denied) = (policy.allowed().iter().count(), policy.denied().iter().count());
+        let all = if policy.allow_all() { ", allows all else" } else { "" };
+        output.line(format!("policy {}  {allowed} allowed, {denied} denied{all}  {}", policy.id(), policy.place()));
+    }
+    for blueprint in snapshot.blueprints() {
+        let name = |phase| blueprint.policy(phase).unwrap_or("unrestricted").to_owned();
+        let (build, runtime) = (name(crate::policy::Phase::Build), name(crate::policy::Phase::Runtime));
+        output.line(format!("blueprint {}  build {build}, runtime {runtime}  {}", blueprint.id(), blueprint.place()));
+    }
+    for (client, view) in snapshot.clients().zip(&view.clients) {
+        let policy = view.policy.unwrap_or("none: everything is denied");
+        output.line(format!("client {}  {}  policy {policy}  {}", client.id(), view.sources.join(" "), client.place()));
+    }
+}
+
+/// Puts a client into fields.
+fn client_view(client: &Client) -> ClientView<'_> {
+    ClientView {
+        id: Some(client.id()),
+        sources: client.sources().map(|source| source.to_string()).collect(),
+        blueprint: client.blueprint(),
+        policy: client.asker().policy().map(Policy::id),
+    }
+}
+
+/// Puts a list into fields.
+fn entries(rules: &Rules) -> Vec<Entry<'_>> {
+    rules
+        .iter()
+        .map(|rule| Entry { pattern: rule.to_string(), place: rule.place().to_string(), via: rule.via().collect() })
+        .collect()
+}

@@ -1,0 +1,94 @@
+//! `hostgate status`: asks the running process by its admin endpoint.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::output::Output;
+use super::{CONFIG, FAILED, OK, sources};
+
+/// How long the running process may take to answer.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// The longest answer read, in octets.
+const MAX_ANSWER: u64 = 16 << 20;
+
+/// Asks, tells, and returns the exit code.
+pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool, output: &mut Output) -> u8 {
+    let admin = match admin {
+        Some(admin) => admin,
+        None => match sources::read_config(config) {
+            Ok((_, config)) => {
+                let Some(admin) = config.admin else {
+                    output.error("status: `admin.listen` is \"off\" in the configuration: nobody to ask");
+                    return FAILED;
+                };
+                admin
+            }
+            Err(diagnostics) => {
+                output.diagnostics(&diagnostics);
+                return CONFIG;
+            }
+        },
+    };
+    let status = match fetch(admin) {
+        Ok(status) => status,
+        Err(error) => {
+            let help = "is hostgate running, and is this its `admin.listen`? (--admin ADDRESS, --config FILE)";
+            output.error(format!("status: http://{admin}/status: {error} ({help})"));
+            return FAILED;
+        }
+    };
+    if json {
+        output.json(&status);
+    } else {
+        tell(&status, output);
+    }
+    if status["error"].is_null() && status["upstream_error"].is_null() { OK } else { FAILED }
+}
+
+/// Writes the status for people.
+fn tell(status: &Value, output: &mut Output) {
+    let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
+    let number = |key: &str| status[key].as_u64().unwrap_or_default();
+    let (generation, hash) = (number("generation"), text("hash"));
+    output.line(format!("hostgate {}, up {} s", text("version"), number("uptime_seconds")));
+    output.line(format!("generation {generation}, hash {hash}, in force since {}", text("loaded_at")));
+    let (policies, blueprints, clients) = (number("policies"), number("blueprints"), number("clients"));
+    output.line(format!("policies {policies}, blueprints {blueprints}, clients {clients}"));
+    for upstream in status["upstreams"].as_array().into_iter().flatten() {
+        let server = upstream["server"].as_str().unwrap_or_default();
+        let state = upstream["state"].as_str().unwrap_or_default();
+        output.line(format!("upstream {server}: {state}"));
+    }
+    if let Some(error) = status["upstream_error"].as_str() {
+        output.line(format!("no upstream: {error}"));
+    }
+    if let Some(error) = status["error"].as_str() {
+        output.line("held back; the last good version is in force:");
+        for line in error.lines() {
+            output.line(format!("  {line}"));
+        }
+    }
+    for warning in status["warnings"].as_array().into_iter().flatten() {
+        output.line(format!("warning: {}", warning.as_str().unwrap_or_default()));
+    }
+}
+
+/// Asks for `/status`: one HTTP/1.0 request, whose answer ends with the connection (RFC 1945 §7).
+fn fetch(admin: SocketAddr) -> io::Result<Value> {
+    let mut stream = TcpStream::connect_timeout(&admin, DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    stream.write_all(format!("GET /status HTTP/1.0\r\nHost: {admin}\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    let body = answer.windows(4).position(|window| window == b"\r\n\r\n").map(|at| &answer[at + 4..]);
+    let is_ok = answer.starts_with(b"HTTP/1.") && answer.get(9..12) == Some(b"200");
+    match body {
+        Some(body) if is_ok => serde_json::from_slice(body).map_err(io::Error::other),
+        _ => Err(io::Error::other("the answer is no status of hostgate's")),
+    }
+}

@@ -1,0 +1,178 @@
+//! What became of a query and why, as closed sets: the labels of metrics and decision records.
+
+use crate::dns::query::{RefusalReason, Transport};
+use crate::policy;
+
+/// Declares an enum with a label for each variant, and a dense index for counters.
+macro_rules! labels {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        $vis enum $name {
+            $($(#[$doc])* $variant),+
+        }
+
+        impl $name {
+            /// All variants, by index.
+            $vis const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Returns the label, as it stands in metrics and records.
+            $vis const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label),+
+                }
+            }
+
+            /// Returns the position in [`Self::ALL`].
+            $vis const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+labels! {
+    /// What was done with a query.
+    pub(crate) enum Action {
+        /// Answered with what the upstream says, or would say if it could be reached.
+        Allow = "allow",
+        /// Answered NXDOMAIN by policy.
+        Deny = "deny",
+        /// Answered that the name has no such records, by policy.
+        NoData = "nodata",
+        /// Answered with an error about the query itself.
+        Refuse = "refuse",
+    }
+}
+
+labels! {
+    /// Why it was done.
+    pub(crate) enum Reason {
+        /// An allowed entry of the policy matches.
+        Rule = "rule",
+        /// The policy allows all that it does not deny.
+        AllowAll = "allow-all",
+        /// No policy applies by intent: `unrestricted`, or a blueprint without a policy for the phase.
+        Unrestricted = "unrestricted",
+        /// A denied entry of the policy matches.
+        DeniedRule = "denied-rule",
+        /// No allowed entry of the policy matches.
+        NotListed = "not-listed",
+        /// Only a wildcard matches, and the name is no hostname.
+        OddName = "odd-name",
+        /// The name is one that leads around the resolver.
+        Bypass = "bypass",
+        /// The type is not among the policy's query types.
+        QueryType = "query-type",
+        /// The source address belongs to no client, listener or default policy.
+        NoClient = "no-client",
+        /// The client's policy went away with its file.
+        PolicyGone = "policy-gone",
+        /// A target of the answer's CNAME chain is not allowed.
+        CnameTarget = "cname-target",
+        /// Nothing but addresses that are not globally reachable came back.
+        Rebinding = "rebinding",
+        /// A question for all types, answered as RFC 8482 says.
+        AnyType = "any-type",
+        /// Not a well-formed query of one question.
+        FormErr = "formerr",
+        /// An opcode other than QUERY.
+        NotImp = "notimp",
+        /// A class other than IN.
+        Class = "class",
+        /// A zone transfer.
+        Transfer = "transfer",
+        /// An EDNS version above 0.
+        BadVers = "badvers",
+        /// The query made us panic; it was answered SERVFAIL.
+        Panic = "panic",
+    }
+}
+
+labels! {
+    /// Where an answer's data came from.
+    pub(crate) enum Origin {
+        /// Nothing was looked up.
+        None = "none",
+        /// The cache.
+        Hit = "hit",
+        /// An upstream.
+        Miss = "miss",
+        /// The cache, past its time, because no upstream could answer (RFC 8767).
+        Stale = "stale",
+    }
+}
+
+impl Transport {
+    /// Both, by index.
+    pub(crate) const ALL: &'static [Self] = &[Self::Udp, Self::Tcp];
+
+    /// Returns the label, as it stands in metrics and records.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// Returns the position in [`Self::ALL`].
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl From<policy::Action> for Action {
+    fn from(action: policy::Action) -> Self {
+        match action {
+            policy::Action::Allow => Self::Allow,
+            policy::Action::Deny => Self::Deny,
+            policy::Action::NoData => Self::NoData,
+        }
+    }
+}
+
+impl From<policy::Reason> for Reason {
+    fn from(reason: policy::Reason) -> Self {
+        match reason {
+            policy::Reason::Rule => Self::Rule,
+            policy::Reason::AllowAll => Self::AllowAll,
+            policy::Reason::Unrestricted => Self::Unrestricted,
+            policy::Reason::DeniedRule => Self::DeniedRule,
+            policy::Reason::NotListed => Self::NotListed,
+            policy::Reason::OddName => Self::OddName,
+            policy::Reason::Bypass => Self::Bypass,
+            policy::Reason::QueryType => Self::QueryType,
+            policy::Reason::NoClient => Self::NoClient,
+            policy::Reason::PolicyGone => Self::PolicyGone,
+        }
+    }
+}
+
+impl From<RefusalReason> for Reason {
+    fn from(reason: RefusalReason) -> Self {
+        match reason {
+            RefusalReason::QuestionCount
+            | RefusalReason::Question
+            | RefusalReason::Records
+            | RefusalReason::Additional
+            | RefusalReason::Edns => Self::FormErr,
+            RefusalReason::Opcode => Self::NotImp,
+            RefusalReason::EdnsVersion => Self::BadVers,
+            RefusalReason::Class => Self::Class,
+            RefusalReason::Transfer => Self::Transfer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_are_positions_and_labels_differ() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            assert!(Reason::ALL.iter().all(|other| other == reason || other.as_str() != reason.as_str()));
+        }
+    }
+}
