@@ -1,4 +1,55 @@
-//! hostgate: a DNS-level policy resolver.
+//! hostgate: a DNS-level policy resolver, the only nameserver of devboxes, agent sandboxes and build containers.
+//!
+//! This page is the architecture. A query goes down the left column; everything that is not on its way stands beside
+//! it.
+//!
+//! ```text
+//!   server::udp            server::tcp          cli        the command line
+//!   threads, batches       connections          config     hostgate.toml
+//!          \                   /                document   TOML with places; diagnostics
+//!            engine::step                       reload     watch, read, swap
+//!              1 dns::query     parse           telemetry  metrics, decision log
+//!              2 policy         decide          server     admin endpoint, signals, systemd
+//!              3 dns::answer    deny
+//!              4 engine::cache  hit
+//!            engine::finish
+//!              5 engine::inflight, upstream     ask, once for all who wait
+//!              6 dns::response                  judge for this client, answer
+//! ```
+//!
+//! # What holds everywhere
+//!
+//! - **Pure core, thin edge.** [`dns`] and [`policy`] are functions of their arguments: no socket, clock, file, runtime
+//!   or log. [`engine`] takes bytes and a source address and gives bytes; it does not know what carried them.
+//! - **One view a batch.** What an answer depends on (policies, upstreams, TTLs) is one immutable [`engine`] view behind
+//!   an atomic pointer. A reload builds the next one aside and swaps the pointer once; a query keeps the view it began
+//!   with, also while it waits for an upstream.
+//! - **The policy comes first, the cache behind it.** A denied name is answered before anything is looked up, so nothing
+//!   of it leaves. The cache holds what upstreams said, by question and not by policy; what of it a client may see is
+//!   judged afterwards, each time.
+//! - **Closed.** No file that does not load replaces what it said before; no address without a policy gets an answer;
+//!   a panic in one query is one SERVFAIL.
+//! - **Bounded.** Every queue, table and buffer has a limit, and every wait a deadline; what happens at the limit stands
+//!   where the limit is declared.
+//!
+//! # Where to find what
+//!
+//! | question | place |
+//! |---|---|
+//! | what does a message look like | [`dns`] |
+//! | who may look up what | [`policy`]: `pattern`, `name_set`, `client_index`, `decide` |
+//! | how do files become policies, and what happens to a bad one | [`policy`]: `read`, `compile`, `conflict`, `library`, `lint` |
+//! | how does an error get its place and its mend | [`document`] |
+//! | how is a query answered | [`engine`] |
+//! | whom do we ask, and what if they do not answer | [`upstream`] |
+//! | what is in `hostgate.toml` | [`config`] |
+//! | when is a change in force | `reload` |
+//! | sockets, threads, shutdown | `server` |
+//! | what is counted and recorded | `telemetry`, `engine::record` |
+//!
+//! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
+//! `psl` and `idna` in [`policy`], hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin`,
+//! `prometheus-client` in `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `server::udp::batch` alone.
 
 pub mod cli;
 pub mod config;

@@ -104,7 +104,7 @@ Exit code: 0 allowed, 1 denied.")]
         /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// The listener that is asked, as [[listen]] has it, for clients that only a listener has a policy for.
+        /// The listener that is asked, as `[[listen]]` has it, for clients that only a listener has a policy for.
         #[arg(long, value_name = "ADDRESS")]
         listener: Option<SocketAddr>,
         /// Write JSON.

@@ -308,7 +308,7 @@ impl Reloader {
         }
         // Said once: events that have nothing to do with a bad file make us look at it again.
         match &state.error {
-            Some(error) if asked || state.error != old.error => {
+            Some(error) if asked || state.error != old.error || state.held_back != old.held_back => {
                 let path = state.held_back.join(" ");
                 let generation = state.generation;
                 let error = error.replace('\n', "; ");
