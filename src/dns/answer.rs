@@ -284,3 +284,192 @@ impl<'a> Opt<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::Message;
+
+    use super::*;
+    use crate::dns::query::{Parsed, parse};
+    use crate::dns::sample::{Sample, counts, parsed, question, read, records, soa, wire};
+
+    /// Returns the bytes of a query for WWW.example A, with an OPT record (DO) or without.
+    fn asked(opt: bool) -> Vec<u8> {
+        let sample = Sample::query("WWW.example", RecordType::A);
+        if opt { sample.opt(4096, 0x8000, &[0, 10, 0, 1, 9]).bytes() } else { sample.bytes() }
+    }
+
+    /// Returns the EDE options of a message: code and text.
+    fn edes(bytes: &[u8]) -> Vec<(u16, String)> {
+        let Message { edns: Some(edns), .. } = read(bytes) else { return Vec::new() };
+        let options = edns.options().as_ref().iter().map(|(_, option)| Vec::<u8>::try_from(option).unwrap());
+        options
+            .map(|data| (u16::from_be_bytes([data[0], data[1]]), String::from_utf8(data[2..].to_vec()).unwrap()))
+            .collect()
+    }
+
+    /// Returns the response www.example CNAME a.example, A 192.0.2.1, with these header flags and OPT.
+    fn said(flags: u16, rcode_high: u32, options: &[u8]) -> Response {
+        let bytes = Sample::response("www.example", RecordType::A, flags)
+            .record(1, "www.example", RecordType::CNAME, 300, &wire("a.example"))
+            .record(1, "a.example", RecordType::A, 60, &[192, 0, 2, 1])
+            .opt(1232, rcode_high << 24, options)
+            .bytes();
+        Response::parse(&bytes, &question("www.example", RecordType::A)).unwrap()
+    }
+
+    #[test]
+    fn a_denial_is_authoritative_nxdomain_with_a_soa_of_the_parent() {
+        const CASES: &[(&str, &str)] =
+            &[("WWW.example", "example."), ("a.b.www.example", "b.www.example."), ("example", "."), ("", ".")];
+        for (qname, owner) in CASES {
+            let bytes = Sample::query(qname, RecordType::A).bytes();
+            let mut out = vec![1, 2, 3];
+            negative(&parsed(&bytes), Negative::NxDomain, 5, None, 512, &mut out);
+            assert_eq!(&out[..2], &bytes[..2], "{qname}");
+            assert_eq!(u32_at(&out, 0).unwrap() & 0xffff, 0x8583, "{qname}: QR AA RD RA NXDOMAIN");
+            assert_eq!(records(&out), [format!("ns {} 5 SOA", owner.to_lowercase())], "{qname}");
+            assert_eq!(&out[HEADER..bytes.len()], &bytes[HEADER..], "{qname}: the question keeps its case");
+            assert_eq!(out[out.len() - 4..], 5u32.to_be_bytes(), "{qname}: MINIMUM");
+        }
+    }
+
+    #[test]
+    fn ede_is_written_only_to_a_client_with_opt_and_cut_at_a_character() {
+        let ede = Ede { code: Ede::BLOCKED, text: "policy `build`" };
+        for (opt, expected) in [(false, vec![]), (true, vec![(15, ede.text.to_owned())])] {
+            let bytes = asked(opt);
+            let mut out = Vec::new();
+            negative(&parsed(&bytes), Negative::NoData, 5, Some(ede), 512, &mut out);
+            assert_eq!(edes(&out), expected, "{opt}");
+            assert_eq!(read(&out).edns.is_some(), opt);
+        }
+        let (bytes, long) = (asked(true), "ü".repeat(400));
+        for limit in 512..520 {
+            let mut out = Vec::new();
+            negative(&parsed(&bytes), Negative::NxDomain, 5, Some(Ede { code: 15, text: &long }), limit, &mut out);
+            assert!(out.len() <= limit && out.len() > limit - 2, "{limit}: {}", out.len());
+            assert!(edes(&out)[0].1.chars().all(|character| character == 'ü'), "{limit}");
+        }
+    }
+
+    #[test]
+    fn the_longest_question_leaves_room_for_a_denial_in_512_octets() {
+        let name = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        let bytes = Sample::query(&name, RecordType::A).opt(0, 0, &[]).bytes();
+        let mut out = Vec::new();
+        negative(&parsed(&bytes), Negative::NxDomain, 5, Some(Ede { code: 15, text: &"x".repeat(600) }), 512, &mut out);
+        assert_eq!(out.len(), 512);
+        assert_eq!(edes(&out).len(), 1);
+    }
+
+    #[test]
+    fn our_opt_says_1232_version_0_and_the_clients_do() {
+        let bytes = asked(true);
+        let mut out = Vec::new();
+        servfail(&parsed(&bytes), &[Ede { code: 22, text: "" }, Ede { code: 23, text: "timeout" }], &mut out);
+        let edns = read(&out).edns.unwrap();
+        assert_eq!((edns.max_payload(), edns.version(), edns.flags().dnssec_ok), (1232, 0, true));
+        assert_eq!(edes(&out), [(22, String::new()), (23, "timeout".to_owned())]);
+        assert_eq!(u32_at(&out, 0).unwrap() & 0xffff, 0x8182);
+    }
+
+    #[test]
+    fn refusals_echo_the_header_and_say_badvers_in_the_opt_record() {
+        let opt = |ttl| Sample::query("www.example", RecordType::A).opt(1232, ttl, &[]).bytes();
+        let mut update = opt(0);
+        update[2] |= 5 << 3;
+        let mut bare = asked(false);
+        bare.truncate(HEADER + 2);
+        // Bytes, flags of the answer, RCODE with the upper bits, questions and additional records.
+        let cases = [
+            (opt(0x0001_0000), 0x8180, 16, [1, 1]),
+            (update, 0xa984, 4, [1, 1]),
+            (bare, 0x8181, 1, [0, 0]),
+            (Sample::query("www.example", RecordType::AXFR).bytes(), 0x8185, 5, [1, 0]),
+        ];
+        for (bytes, flags, rcode, [questions, additionals]) in cases {
+            let Parsed::Refuse(refusal) = parse(&bytes) else { panic!("{bytes:02x?}") };
+            let mut out = Vec::new();
+            refuse(&refusal, &mut out);
+            assert_eq!(u32_at(&out, 0).unwrap(), 0x1234_0000 | flags, "{bytes:02x?}");
+            assert_eq!(counts(&out), [questions, 0, 0, additionals], "{bytes:02x?}");
+            let high = read(&out).edns.map_or(0, |edns| u32::from(edns.rcode_high()));
+            assert_eq!(high << 4 | flags & 15, rcode, "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn any_is_answered_with_one_hinfo_record() {
+        let bytes = Sample::query("www.example", RecordType::ANY).bytes();
+        let mut out = Vec::new();
+        any(&parsed(&bytes), &mut out);
+        assert_eq!(records(&out), ["an www.example. 3600 HINFO"]);
+        assert_eq!(u32_at(&out, 0).unwrap() & 0xffff, 0x8180);
+    }
+
+    #[test]
+    fn a_response_is_given_the_clients_id_question_and_opt_and_older_ttls() {
+        let response = said(flag::AA | flag::AD, 0, &[0, 15, 0, 4, 0, 4, b'h', b'i']);
+        for (opt, ttl, ttls) in [
+            (true, TtlMode::Aged(100), [200, 0]),
+            (false, TtlMode::Aged(0), [300, 60]),
+            (true, TtlMode::Fixed(30), [30, 30]),
+        ] {
+            let bytes = asked(opt);
+            let mut out = Vec::new();
+            from_response(&parsed(&bytes), &response, ttl, Some(Ede { code: 3, text: "" }), 1232, &mut out);
+            assert_eq!(u32_at(&out, 0), Some(0x1234_85a0), "QR AA RD RA AD");
+            assert_eq!(out[HEADER..HEADER + 17], bytes[HEADER..HEADER + 17]);
+            let lines = [format!("an WWW.example. {} CNAME", ttls[0]), format!("an a.example. {} A", ttls[1])];
+            let (read_lines, expected) = (records(&out).join("\n"), lines.join("\n"));
+            assert_eq!(read_lines.to_lowercase(), expected.to_lowercase(), "{ttl:?}");
+            let expected = if opt { vec![(3, String::new()), (4, "hi".to_owned())] } else { vec![] };
+            assert_eq!(edes(&out), expected, "ours first, then the upstream's");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_truncated_as_a_whole_and_keeps_its_opt() {
+        let response = said(0, 0, &[]);
+        let bytes = asked(true);
+        let mut out = Vec::new();
+        from_response(&parsed(&bytes), &response, TtlMode::Aged(0), None, 40, &mut out);
+        assert_eq!(counts(&out), [1, 0, 0, 1]);
+        assert!(read(&out).metadata.truncation);
+        let full = {
+            from_response(&parsed(&bytes), &response, TtlMode::Aged(0), None, 512, &mut out);
+            out.len()
+        };
+        // The message fits to the octet, an EDE behind it does not.
+        from_response(&parsed(&bytes), &response, TtlMode::Aged(0), Some(Ede { code: 3, text: "" }), full, &mut out);
+        assert_eq!((out.len(), edes(&out)), (full, vec![]));
+        from_response(&parsed(&bytes), &response, TtlMode::Aged(0), None, full - 1, &mut out);
+        assert!(read(&out).metadata.truncation);
+    }
+
+    #[test]
+    fn an_extended_rcode_needs_an_opt_record() {
+        let response = said(7, 1, &[]);
+        assert_eq!(response.rcode(), Rcode(23));
+        for (opt, low, high) in [(true, 7, 1), (false, 2, 0)] {
+            let bytes = asked(opt);
+            let mut out = Vec::new();
+            from_response(&parsed(&bytes), &response, TtlMode::Aged(0), None, 1232, &mut out);
+            assert_eq!(out[3] & 15, low, "{opt}");
+            assert_eq!(read(&out).edns.map_or(0, |edns| edns.rcode_high()), high, "{opt}");
+        }
+    }
+
+    #[test]
+    fn a_negative_response_keeps_its_soa() {
+        let bytes = Sample::response("www.example", RecordType::A, 3)
+            .record(2, "example", RecordType::SOA, 900, &soa(300))
+            .bytes();
+        let response = Response::parse(&bytes, &question("www.example", RecordType::A)).unwrap();
+        let bytes = asked(false);
+        let mut out = Vec::new();
+        from_response(&parsed(&bytes), &response, TtlMode::Aged(10), None, 512, &mut out);
+        assert_eq!(records(&out), ["ns example. 290 SOA"]);
+    }
+}

@@ -7,4 +7,6 @@ pub mod rcode;
 pub mod rebinding;
 pub mod response;
 pub mod rtype;
+#[cfg(test)]
+mod sample;
 mod wire;

@@ -246,7 +246,8 @@ impl<'a> Body<'a> {
     /// Reads the sections up to the first fault.
     fn read(message: &'a [u8], header: &Header) -> Self {
         let mut body = Self { asked: None, edns: None, version: 0, fault: None };
-        body.fault = body.read_sections(message, header).err();
+        let read = body.read_sections(message, header);
+        body.fault = if header.counts[0] == 1 { read.err() } else { Some(RefusalReason::QuestionCount) };
         body
     }
 
@@ -273,7 +274,7 @@ impl<'a> Body<'a> {
         if at != message.len() {
             return Err(RefusalReason::Additional);
         }
-        if questions == 0 { Err(RefusalReason::QuestionCount) } else { Ok(()) }
+        Ok(())
     }
 
     /// Reads the additional record at `at`; returns where it ends.
@@ -344,6 +345,176 @@ fn skip_name(message: &[u8], at: usize) -> Option<usize> {
             length @ 1..=63 if end - at + length < 255 => end += 1 + length,
             0xc0.. if u16_at(message, end).is_some_and(|word| usize::from(word & 0x3fff) < at) => return Some(end + 2),
             _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{Message, Query as HickoryQuery};
+    use hickory_proto::rr::{Name, RecordType as HickoryType};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dns::sample::{Sample, parsed, wire};
+
+    /// Asserts that `bytes` are refused for `reason`.
+    fn assert_refused(bytes: &[u8], reason: RefusalReason) {
+        match parse(bytes) {
+            Parsed::Refuse(refusal) => assert_eq!(refusal.reason, reason, "{bytes:02x?}"),
+            other => panic!("{reason:?}: {other:?}"),
+        }
+    }
+
+    /// Returns a query for www.example A with some of its bytes changed.
+    fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut bytes = Sample::query("www.example", RecordType::A).bytes();
+        change(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_query_keeps_its_question_bytes_and_its_flags() {
+        let bytes = changed(|bytes| bytes[2..4].copy_from_slice(&(flag::RD | flag::CD).to_be_bytes()));
+        let bytes: Vec<u8> = bytes.iter().map(|&octet| if octet == b'w' { b'W' } else { octet }).collect();
+        let query = parsed(&bytes);
+        assert_eq!((query.id, query.recursion_desired, query.checking_disabled), (0x1234, true, true));
+        assert_eq!(query.question, &bytes[HEADER..]);
+        assert_eq!(query.qname.to_string(), "www.example");
+        assert_eq!((query.qtype, query.edns), (RecordType::A, None));
+        let question = query.to_question();
+        assert!(question.checking_disabled && question.recursion_desired && !question.dnssec_ok);
+    }
+
+    #[test]
+    fn an_opt_record_says_payload_size_and_dnssec_ok_and_unknown_options_are_ignored() {
+        let options = [0, 10, 0, 2, 1, 2, 0xff, 0xff, 0, 0];
+        let bytes = Sample::query("www.example", RecordType::A).opt(4096, 0x8000, &options).bytes();
+        assert_eq!(parsed(&bytes).edns, Some(Edns { payload_size: 4096, dnssec_ok: true }));
+    }
+
+    #[test]
+    fn the_payload_limit_is_512_without_opt_and_at_most_1232_with_it() {
+        const CASES: &[(Option<u16>, usize)] = &[
+            (None, 512),
+            (Some(0), 512),
+            (Some(511), 512),
+            (Some(1000), 1000),
+            (Some(1232), 1232),
+            (Some(4096), 1232),
+        ];
+        for (payload, limit) in CASES {
+            let sample = Sample::query("www.example", RecordType::A);
+            let bytes = payload.map_or_else(|| changed(|_| {}), |payload| sample.opt(payload, 0, &[]).bytes());
+            assert_eq!(parsed(&bytes).payload_limit(Transport::Udp), *limit, "{payload:?}");
+            assert_eq!(parsed(&bytes).payload_limit(Transport::Tcp), 65_535, "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn responses_and_fragments_of_a_header_are_dropped() {
+        for length in 0..HEADER {
+            assert!(matches!(parse(&changed(|_| {})[..length]), Parsed::Drop(DropReason::Short)), "{length}");
+        }
+        let response = changed(|bytes| bytes[2] |= 0x80);
+        assert!(matches!(parse(&response), Parsed::Drop(DropReason::Response)));
+    }
+
+    #[test]
+    fn what_is_no_plain_question_is_refused_for_the_first_reason() {
+        use RefusalReason as Why;
+        let query = || Sample::query("www.example", RecordType::A);
+        let typed = |qtype| Sample::query("www.example", qtype).bytes();
+        let cases = [
+            (changed(|bytes| bytes[2] |= 0x20), Why::Opcode),
+            // The opcode comes before the form.
+            (changed(|bytes| bytes.splice(2..6, [0x28, 0, 0, 9]).for_each(drop)), Why::Opcode),
+            (changed(|bytes| bytes[5] = 0), Why::QuestionCount),
+            (vec![0; HEADER], Why::QuestionCount),
+            (changed(|bytes| bytes[5] = 2), Why::QuestionCount),
+            (changed(|bytes| bytes.truncate(HEADER + 3)), Why::Question),
+            (changed(|bytes| bytes.truncate(HEADER)), Why::Question),
+            (changed(|bytes| bytes[HEADER] = 0xc0), Why::Question),
+            (changed(|bytes| bytes[HEADER] = 0x40), Why::Question),
+            (changed(|bytes| bytes[7] = 1), Why::Records),
+            (changed(|bytes| bytes[9] = 1), Why::Records),
+            (changed(|bytes| bytes[11] = 1), Why::Additional),
+            (changed(|bytes| bytes.push(0)), Why::Additional),
+            (query().raw(3, b"\xc0\xff", RecordType::A, 1, 0, &[]).bytes(), Why::Additional),
+            (query().opt(512, 0, &[]).opt(512, 0, &[]).bytes(), Why::Edns),
+            (query().record(3, "x", RecordType::OPT, 0, &[]).bytes(), Why::Edns),
+            (query().opt(512, 0, &[0, 10, 0]).bytes(), Why::Edns),
+            (query().opt(512, 0, &[0, 10, 0, 3, 1, 2]).bytes(), Why::Edns),
+            (query().opt(512, 0x0001_0000, &[1]).bytes(), Why::EdnsVersion),
+            (changed(|bytes| *bytes.last_mut().unwrap() = 3), Why::Class),
+            (typed(RecordType::AXFR), Why::Transfer),
+            (typed(RecordType::IXFR), Why::Transfer),
+        ];
+        for (bytes, reason) in cases {
+            assert_refused(&bytes, reason);
+        }
+    }
+
+    #[test]
+    fn records_that_mean_nothing_here_are_skipped() {
+        let bytes = Sample::query("www.example", RecordType::A)
+            .raw(3, b"\xc0\x0c", RecordType::TSIG, 255, 0, &[1, 2, 3])
+            .opt(1232, 0, &[])
+            .bytes();
+        assert!(parsed(&bytes).edns.is_some());
+    }
+
+    #[test]
+    fn a_refusal_echoes_what_could_be_read() {
+        let bytes = Sample::query("www.example", RecordType::AXFR).opt(1232, 0x8000, &[]).bytes();
+        let Parsed::Refuse(refusal) = parse(&bytes) else { panic!("a transfer is refused") };
+        let (qname, qtype) = refusal.asked().unwrap();
+        assert_eq!((qname.to_string().as_str(), qtype), ("www.example", RecordType::AXFR));
+        assert!(refusal.edns.unwrap().dnssec_ok);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn a_query_with_any_byte_changed_is_parsed(at in 0usize..80, octet in any::<u8>(), cut in 0usize..80) {
+            let mut bytes = Sample::query("www.example", RecordType::A).opt(1232, 0x8000, &[0, 10, 0, 2, 1, 2]).bytes();
+            let at = at % bytes.len();
+            bytes[at] = octet;
+            bytes.truncate(bytes.len().max(cut));
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn queries_are_read_as_hickory_reads_them(
+            id in any::<u16>(),
+            labels in prop::collection::vec("[a-zA-Z0-9_-]{1,20}", 0..8),
+            qtype in (1u16..=65535).prop_filter("a question type", |&qtype| !RecordType(qtype).is_meta()),
+            payload in prop::option::of(any::<u16>()),
+            dnssec_ok in any::<bool>(),
+        ) {
+            let name = Name::from_labels(labels.iter().map(String::as_bytes)).unwrap();
+            let mut message = Message::query();
+            message.metadata.id = id;
+            message.metadata.recursion_desired = true;
+            message.add_query(HickoryQuery::query(name, HickoryType::from(qtype)));
+            if let Some(payload) = payload {
+                let mut edns = hickory_proto::op::Edns::new();
+                edns.set_max_payload(payload);
+                edns.set_dnssec_ok(dnssec_ok);
+                message.set_edns(edns);
+            }
+            let bytes = message.to_vec().unwrap();
+            let query = parsed(&bytes);
+            prop_assert_eq!(query.id, id);
+            prop_assert_eq!(query.qname.as_wire(), wire(&labels.join(".")).to_ascii_lowercase());
+            prop_assert_eq!(query.qtype.0, qtype);
+            // hickory raises a payload size below 512.
+            prop_assert_eq!(query.edns.map(|edns| edns.payload_size), payload.map(|payload| payload.max(512)));
+            prop_assert_eq!(query.edns.is_some_and(|edns| edns.dnssec_ok), dnssec_ok && payload.is_some());
         }
     }
 }

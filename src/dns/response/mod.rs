@@ -1,6 +1,6 @@
 //! What an upstream is asked and what it said, normalised once so that a cache hit is a copy.
 //!
-//! [`Response::parse`] keeps of a reply what belongs to the question, [`judge`] decides per client what of that the
+//! [`Response::parse`] keeps of a reply what belongs to the question, [`judge()`] decides per client what of that the
 //! client may see.
 
 mod chain;
@@ -356,3 +356,6 @@ fn names(bytes: &[u8]) -> impl Iterator<Item = LowerName> {
         Some(name)
     })
 }
+
+#[cfg(test)]
+mod tests;
