@@ -287,3 +287,223 @@ pub(super) fn is_bypass(wire: &[u8]) -> bool {
     const ABOVE: &[u8] = b"\x08resolver\x04arpa\0";
     NAMES.contains(&wire) || (wire.ends_with(ABOVE) && Suffixes::of(wire).any(|suffix| suffix == ABOVE))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::pattern::Pattern;
+    use super::super::testing::{Directory, ask, name, verdict};
+    use super::*;
+
+    /// Loads a policy with these lines for the client 192.0.2.1.
+    fn policy(lines: &str) -> Directory {
+        let client = "[client.c]\nsources = [\"192.0.2.1\"]\npolicy = \"p\"\n";
+        Directory::of(&[("p.toml", &format!("[policy.p]\n{lines}\n{client}"))])
+    }
+
+    #[test]
+    fn names_are_matched_by_labels() {
+        // The conformance vectors of the survey this grammar comes from: allow list, deny list, query, answer.
+        const CASES: &[(&str, &str, &str, &str)] = &[
+            ("github.com", "", "github.com", "allow rule"),
+            ("github.com", "", "GITHUB.com.", "allow rule"),
+            ("GitHub.com.", "", "gitHub.Com", "allow rule"),
+            ("github.com", "", "api.github.com", "deny not-listed"),
+            ("*.github.com", "", "api.github.com", "allow rule"),
+            ("*.github.com", "", "a.b.c.github.com", "allow rule"),
+            ("*.github.com", "", "github.com", "deny not-listed"),
+            ("*.github.com", "", "evilgithub.com", "deny not-listed"),
+            ("*.github.com", "", "xgithub.com", "deny not-listed"),
+            ("*.github.com", "", "github.com.evil.test", "deny not-listed"),
+            ("*.google.com", "", r"evil\000.google.com", "deny odd-name"),
+            ("*.google.com", "", r"evil\000google.com", "deny not-listed"),
+            ("*.google.com", "", r"evil\.google.com", "deny not-listed"),
+            ("*.google.com", "", r"a\.b.google.com", "deny odd-name"),
+            ("bar.foo.com", "", "bar.foo.com.evil.com", "deny not-listed"),
+            ("*.example.com", "", "*.example.com", "deny odd-name"),
+            ("*.example.com", "", "_acme-challenge.example.com", "allow rule"),
+            ("bücher.example", "", "xn--bcher-kva.example", "allow rule"),
+            ("*.foo.com", "*.int.foo.com", "x.int.foo.com", "deny denied-rule"),
+            ("*.foo.com", "*.int.foo.com", "int.foo.com", "allow rule"),
+            ("x.int.foo.com", "*.int.foo.com", "x.int.foo.com", "deny denied-rule"),
+            ("*.foo.com", "x.foo.com", "x.foo.com", "deny denied-rule"),
+            ("*.foo.com", "*.foo.com", r"\000.foo.com", "deny denied-rule"),
+            ("", "", "example.com", "deny not-listed"),
+            ("", "", ".", "deny not-listed"),
+        ];
+        for (allowed, denied, query, expected) in CASES {
+            let list = |text: &str| if text.is_empty() { "[]".to_owned() } else { format!("[\"{text}\"]") };
+            let (allowed, denied) = (list(allowed), list(denied));
+            let library = policy(&format!("allowed_hostnames = {allowed}\ndenied_hostnames = {denied}")).library();
+            assert_eq!(verdict(library.snapshot(), "192.0.2.1", query), *expected, "{allowed} {denied} {query}");
+        }
+    }
+
+    #[test]
+    fn a_tunnel_of_a_hundred_labels_is_denied_by_a_wildcard_and_a_reverse_name_is_not() {
+        let library = policy("allowed_hostnames = [\"*.example.com\", \"*.8.b.d.0.1.0.0.2.ip6.arpa\"]").library();
+        let tunnel = "a.".repeat(120) + "example.com";
+        assert_eq!(verdict(library.snapshot(), "192.0.2.1", &tunnel), "deny odd-name");
+        let reverse = "0.".repeat(24) + "8.b.d.0.1.0.0.2.ip6.arpa";
+        assert_eq!(verdict(library.snapshot(), "192.0.2.1", &reverse), "allow rule");
+    }
+
+    #[test]
+    fn allow_all_allows_what_is_not_denied() {
+        let library = policy("allow_all = true\ndenied_hostnames = [\"*.bad.test\"]").library();
+        const CASES: &[(&str, &str)] = &[
+            ("example.com", "allow allow-all"),
+            (".", "allow allow-all"),
+            (r"odd\000.test", "allow allow-all"),
+            ("x.bad.test", "deny denied-rule"),
+            (r"odd\000.bad.test", "deny denied-rule"),
+            ("bad.test", "allow allow-all"),
+        ];
+        for (query, expected) in CASES {
+            assert_eq!(verdict(library.snapshot(), "192.0.2.1", query), *expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn bypasses_are_denied_unless_named_exactly() {
+        const POLICIES: &[(&str, bool)] = &[
+            ("allow_all = true", false),
+            ("allow_all = true\nmode = \"audit\"", false),
+            ("allowed_hostnames = [\"*.icloud.com\", \"*.resolver.arpa\"]", false),
+            ("mode = \"audit\"", false),
+            ("mode = \"audit\"\ndenied_hostnames = [\"*.icloud.com\"]", false),
+            (
+                "allowed_hostnames = [\"use-application-dns.net\", \"mask.icloud.com\", \"mask-h2.icloud.com\", \"resolver.arpa\", \"_dns.resolver.arpa\"]",
+                true,
+            ),
+        ];
+        for (lines, named) in POLICIES {
+            let library = policy(lines).library();
+            for bypass in [
+                "use-application-dns.net",
+                "MASK.icloud.com",
+                "mask-h2.icloud.com",
+                "resolver.arpa",
+                "_dns.resolver.arpa",
+            ] {
+                let expected = if *named { "allow rule" } else { "deny bypass" };
+                assert_eq!(verdict(library.snapshot(), "192.0.2.1", bypass), expected, "{lines}: {bypass}");
+            }
+            let below = verdict(library.snapshot(), "192.0.2.1", "x._dns.resolver.arpa");
+            assert_eq!(below, "deny bypass", "{lines}");
+        }
+        let library = policy("allow_all = true").library();
+        for other in ["www.use-application-dns.net", "xresolver.arpa", "a.mask.icloud.com", "icloud.com"] {
+            assert_eq!(verdict(library.snapshot(), "192.0.2.1", other), "allow allow-all", "{other}");
+        }
+    }
+
+    #[test]
+    fn query_types_limit_what_may_be_asked_for() {
+        let decide_type = |directory: &Directory, qname: &str, qtype: &str| {
+            let library = directory.library();
+            let asker = library.snapshot().asker("192.0.2.1".parse().unwrap(), 0);
+            let decision = decide(&asker, &name(qname), qtype.parse().unwrap());
+            format!("{} {} {}", decision.action.as_str(), decision.reason.as_str(), decision.audited)
+        };
+        let usual = policy("allowed_hostnames = [\"a.test\"]");
+        let few = policy("allowed_hostnames = [\"a.test\"]\nquery_types = [\"A\", \"TYPE65400\"]");
+        let audit = policy("allowed_hostnames = [\"a.test\"]\nmode = \"audit\"");
+        let cases = [
+            (&usual, "a.test", "AAAA", "allow rule false"),
+            (&usual, "a.test", "HTTPS", "allow rule false"),
+            (&usual, "a.test", "NULL", "nodata query-type false"),
+            (&usual, "a.test", "TYPE65400", "nodata query-type false"),
+            (&usual, "a.test", "ANY", "nodata query-type false"),
+            (&usual, "b.test", "NULL", "deny not-listed false"),
+            (&few, "a.test", "A", "allow rule false"),
+            (&few, "a.test", "TYPE65400", "allow rule false"),
+            (&few, "a.test", "AAAA", "nodata query-type false"),
+            (&audit, "a.test", "NULL", "allow query-type true"),
+            (&audit, "a.test", "TKEY", "nodata query-type false"),
+            (&audit, "b.test", "A", "allow not-listed true"),
+            (&audit, "a.test", "A", "allow rule false"),
+        ];
+        for (directory, qname, qtype, expected) in cases {
+            assert_eq!(decide_type(directory, qname, qtype), expected, "{qname} {qtype}");
+        }
+    }
+
+    #[test]
+    fn explanations_name_policy_reason_and_message_in_little_room() {
+        let library = policy(
+            "allowed_hostnames = [\"a.test\"]\ndenied_hostnames = [\"*.b.test\"]\nmessage = \"\"\"Ask\n #net.\"\"\"",
+        )
+        .library();
+        const CASES: &[(&str, &str)] = &[
+            ("x.test", "denied by policy p: the name is not in its allowed_hostnames. Ask #net."),
+            ("x.b.test", "denied by policy p: denied by *.b.test. Ask #net."),
+            ("a.test", "allowed by policy p: allowed by a.test"),
+            ("resolver.arpa", "denied by policy p: the name leads around this resolver. Ask #net."),
+        ];
+        for (query, expected) in CASES {
+            assert_eq!(ask(library.snapshot(), "192.0.2.1", query).explain().to_string(), *expected, "{query}");
+        }
+        let nobody = ask(library.snapshot(), "192.0.2.2", "a.test").explain().to_string();
+        assert_eq!(nobody, "denied: no policy applies to this address");
+        let id = "i".repeat(64);
+        let long = format!("[policy.{id}]\ndenied_hostnames = [\"*.{}.test\"]\n", "b".repeat(63));
+        let library = Directory::of(&[("p.toml", &long)]).default_policy(&id).library();
+        let text = ask(library.snapshot(), "192.0.2.1", &format!("a.{}.test", "b".repeat(63))).explain().to_string();
+        assert!(text.len() <= 180, "{text}");
+    }
+
+    #[test]
+    fn the_most_specific_rule_is_named_with_its_place_and_way() {
+        let library = Directory::of(&[
+            ("a.toml", "[policy.p]\ninclude = [\"base\"]\nallowed_hostnames = [\n  \"*.example.com\",\n]\n"),
+            ("b.toml", "[policy.base]\nallowed_hostnames = [\"*.a.example.com\"]\ninclude = [\"preset:npm\"]\n"),
+        ])
+        .default_policy("p")
+        .library();
+        let rule = |qname| {
+            let decision = ask(library.snapshot(), "192.0.2.1", qname);
+            let rule = decision.rule.unwrap();
+            format!("{rule} {} {:?}", rule.place(), rule.via().collect::<Vec<_>>())
+        };
+        assert_eq!(rule("x.example.com"), "*.example.com p/a.toml:4:3 []");
+        assert_eq!(rule("x.a.example.com"), "*.a.example.com p/b.toml:2:22 [\"base\"]");
+        assert!(rule("registry.npmjs.org").starts_with("*.npmjs.org <built-in>/presets/npm.toml:"));
+        assert!(rule("registry.npmjs.org").ends_with("[\"base\", \"preset:npm\"]"));
+    }
+
+    #[test]
+    fn targets_and_private_answers_go_by_the_policy() {
+        let library = policy("allowed_hostnames = [\"*.a.test\"]\ndenied_hostnames = [\"x.a.test\"]\nprivate_answers = [\"*.a.test\"]\ncname = \"inspect\"\nmode = \"audit\"").library();
+        let policy = library.snapshot().policy("p").unwrap();
+        assert!(policy.inspects_cname());
+        assert!(policy.allows_target(&name("y.a.test")) && !policy.allows_target(&name("x.a.test")));
+        assert!(!policy.allows_target(&name("a.test")));
+        assert!(policy.allows_private(&name("y.a.test")) && !policy.allows_private(&name("a.test")));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 128, ..ProptestConfig::default() })]
+        #[test]
+        fn decisions_agree_with_a_naive_matcher(
+            allowed in prop::collection::vec("(\\*\\.)?([ab]\\.){0,3}(test|lan)", 0..12),
+            denied in prop::collection::vec("(\\*\\.)?([ab]\\.){0,3}(test|lan)", 0..12),
+            included in prop::collection::vec("(\\*\\.)?([ab]\\.){0,3}(test|lan)", 0..12),
+            allow_all in any::<bool>(),
+            queries in prop::collection::vec("([ab]\\.){0,4}(test|lan|est)", 1..20),
+        ) {
+            let text = format!(
+                "[policy.p]\nallow_all = {allow_all}\nallowed_hostnames = {allowed:?}\ndenied_hostnames = {denied:?}\ninclude = [\"q\"]\n[policy.q]\nallowed_hostnames = {included:?}\n"
+            );
+            let library = Directory::of(&[("p.toml", &text)]).default_policy("p").library();
+            for query in &queries {
+                let qname = name(query);
+                let any = |list: &[String]| list.iter().any(|text| Pattern::parse(text).unwrap().matches(&qname));
+                let expected = !any(&denied) && (allow_all || any(&allowed) || any(&included));
+                let decision = ask(library.snapshot(), "192.0.2.1", query);
+                prop_assert_eq!(decision.action == Action::Allow, expected, "{}", query);
+            }
+        }
+    }
+}

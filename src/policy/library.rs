@@ -549,3 +549,6 @@ fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     diagnostics.dedup();
     diagnostics
 }
+
+#[cfg(test)]
+mod tests;

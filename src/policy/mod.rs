@@ -17,6 +17,8 @@ mod rules;
 pub mod shared_suffix;
 mod snapshot;
 mod spec;
+#[cfg(test)]
+mod testing;
 mod tree;
 mod trial;
 

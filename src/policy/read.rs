@@ -31,7 +31,7 @@ pub(super) enum Role<'a> {
 
 /// Reads a file; the spec is worth something only when no diagnostic is an error.
 pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -> (FileSpec, Vec<Diagnostic>) {
-    let (mut spec, mut diagnostics) = document::read(source, |root| {
+    let (spec, mut diagnostics) = document::read(source, |root| {
         let policies = root.tables("policy").into_iter().filter_map(|(id, table)| policy(&id, table, role, hasher));
         let mut spec = FileSpec {
             source: source.clone(),
@@ -52,7 +52,6 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
         spec
     });
     if !diagnostics.iter().any(Diagnostic::is_error) && spec.is_empty() {
-        spec.is_whole = false;
         let error = match role {
             Role::Policies => Diagnostic::about_file(source.path(), "the file holds no table, as if half written")
                 .help("write a `[policy.ID]`, or remove the file: an empty file is never an empty policy"),

@@ -1,0 +1,112 @@
+//! Directories of policies for tests.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::dns::name::LowerName;
+use crate::dns::rtype::RecordType;
+use crate::document::Diagnostic;
+
+use super::decide::{Decision, decide};
+use super::library::{Library, Reloaded};
+use super::snapshot::Snapshot;
+use super::tree::{Binding, Bindings, Tree};
+
+/// A policies directory in memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Directory {
+    /// The policy files.
+    pub(super) tree: Tree,
+    /// The list files.
+    pub(super) lists: BTreeMap<PathBuf, Result<Arc<str>, String>>,
+    /// What hostgate.toml says.
+    pub(super) bindings: Bindings,
+}
+
+impl Directory {
+    /// Makes a directory `p` of these files; those that end in `.txt` are lists.
+    pub(super) fn of(files: &[(&str, &str)]) -> Self {
+        let mut directory = Self { tree: Tree { root: "p".into(), ..Tree::default() }, ..Self::default() };
+        for (path, text) in files {
+            directory.write(path, text);
+        }
+        directory
+    }
+
+    /// Writes a file.
+    pub(super) fn write(&mut self, path: &str, text: &str) -> &mut Self {
+        let (path, text) = (Path::new("p").join(path), Ok(text.into()));
+        if path.extension().is_some_and(|extension| extension == "txt") {
+            self.lists.insert(path, text);
+        } else {
+            self.tree.files.insert(path, text);
+        }
+        self
+    }
+
+    /// Removes a file.
+    pub(super) fn remove(&mut self, path: &str) -> &mut Self {
+        let path = Path::new("p").join(path);
+        self.lists.remove(&path);
+        self.tree.files.remove(&path);
+        self
+    }
+
+    /// Makes `id` the default policy.
+    pub(super) fn default_policy(&mut self, id: &str) -> &mut Self {
+        self.bindings.default_policy = Some(Binding::new(id));
+        self
+    }
+
+    /// Loads it for the first time.
+    pub(super) fn start(&self) -> Result<(Library, Vec<Diagnostic>), Vec<Diagnostic>> {
+        Library::start(&self.tree, &mut |path| self.list(path), &self.bindings)
+    }
+
+    /// Loads it for the first time; it has to be good.
+    pub(super) fn library(&self) -> Library {
+        self.start().unwrap_or_else(|errors| panic!("{}", lines(&errors).join("\n"))).0
+    }
+
+    /// Loads it again.
+    pub(super) fn reload(&self, library: &Library) -> Reloaded {
+        library.reload(&self.tree, &mut |path| self.list(path), &self.bindings)
+    }
+
+    /// Returns the errors of a first load, as lines.
+    pub(super) fn errors(&self) -> Vec<String> {
+        lines(&self.start().expect_err("the directory has an error"))
+    }
+
+    /// Returns the warnings of a first load, as lines.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.start().map_or_else(|errors| lines(&errors), |(_, warnings)| lines(&warnings))
+    }
+
+    /// Reads a list.
+    fn list(&self, path: &Path) -> Result<Arc<str>, String> {
+        self.lists.get(path).cloned().unwrap_or_else(|| Err("not found".to_owned()))
+    }
+}
+
+/// Returns diagnostics as lines.
+pub(super) fn lines(diagnostics: &[Diagnostic]) -> Vec<String> {
+    diagnostics.iter().map(ToString::to_string).collect()
+}
+
+/// Parses a name.
+pub(super) fn name(text: &str) -> LowerName {
+    LowerName::from_text(text).unwrap()
+}
+
+/// Decides what `source` gets for the address of `qname`.
+pub(super) fn ask<'s>(snapshot: &'s Snapshot, source: &str, qname: &str) -> Decision<'s> {
+    decide(&snapshot.asker(source.parse().unwrap(), 0), &name(qname), RecordType::A)
+}
+
+/// Returns action and reason of [`ask`] as text: `allow rule`.
+pub(super) fn verdict(snapshot: &Snapshot, source: &str, qname: &str) -> String {
+    let decision = ask(snapshot, source, qname);
+    format!("{} {}", decision.action.as_str(), decision.reason.as_str())
+}
