@@ -60,8 +60,12 @@ pub(super) fn hash(root: &Path, files: &Files, lists: &Lists, bindings: &Binding
         hasher.add(path.strip_prefix(root).unwrap_or(path).as_os_str().as_encoded_bytes());
         hasher.add(&hash.to_be_bytes());
     };
-    files.iter().for_each(|(path, file)| add(path, file.hash));
-    lists.iter().for_each(|(path, list)| add(path, list.hash));
+    for (path, file) in files {
+        add(path, file.hash);
+    }
+    for (path, list) in lists {
+        add(path, list.hash);
+    }
     for id in bindings.ids() {
         hasher.add(id.map_or(&[][..], str::as_bytes));
     }

@@ -30,6 +30,12 @@ struct Table<A, T> {
     values: HashMap<A, T>,
 }
 
+impl<T: Copy> Default for ClientIndex<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T: Copy> ClientIndex<T> {
     /// Makes an index without prefixes.
     #[must_use]

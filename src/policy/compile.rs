@@ -8,7 +8,7 @@ use crate::document::Diagnostic;
 
 use super::lint;
 use super::list::ListFile;
-use super::name_set::NameSet;
+use super::name_set::{NameSet, Via};
 use super::preset::shared_hasher;
 use super::rules::Rules;
 use super::snapshot::Policy;
@@ -58,11 +58,11 @@ struct Group {
 #[derive(Debug, Default)]
 struct Ingredients {
     /// The included policies, each once, with the ids that lead there.
-    included: Vec<(Arc<[Arc<str>]>, Arc<PolicySpec>)>,
+    included: Vec<(Via, Arc<PolicySpec>)>,
     /// The list files that allow, with the includes that lead there.
-    allowed_lists: Vec<(Arc<[Arc<str>]>, Arc<ListFile>)>,
+    allowed_lists: Vec<(Via, Arc<ListFile>)>,
     /// The list files that deny.
-    denied_lists: Vec<(Arc<[Arc<str>]>, Arc<ListFile>)>,
+    denied_lists: Vec<(Via, Arc<ListFile>)>,
     /// The first included id, or list file, that is not there.
     gone: Option<Arc<str>>,
 }
@@ -114,7 +114,7 @@ impl Compiled {
 impl CompiledPolicy {
     /// Puts a policy's own entries and what it gets from elsewhere together.
     fn make(spec: &Arc<PolicySpec>, group: &Arc<Group>) -> Self {
-        let own: Arc<[Arc<str>]> = Arc::new([]);
+        let own: Via = Arc::new([]);
         let (mut allowed, mut denied) = (Rules::default(), Rules::default());
         allowed.add(Arc::clone(&spec.allowed), Arc::clone(&own));
         denied.add(Arc::clone(&spec.denied), own);
@@ -122,7 +122,7 @@ impl CompiledPolicy {
         denied.extend(&group.denied);
         let gone = group.ingredients.gone.clone();
         let policy = Policy { spec: Arc::clone(spec), allowed, denied, gone };
-        let lists = |lists: &[(Arc<[Arc<str>]>, Arc<ListFile>)]| -> Vec<Arc<ListFile>> {
+        let lists = |lists: &[(Via, Arc<ListFile>)]| -> Vec<Arc<ListFile>> {
             lists.iter().filter(|(via, _)| via.is_empty()).map(|(_, list)| Arc::clone(list)).collect()
         };
         let Ingredients { allowed_lists, denied_lists, .. } = &group.ingredients;
@@ -135,7 +135,7 @@ impl Ingredients {
     /// Finds what `spec` includes, directly and through others, each once, outermost first.
     fn gather(spec: &Arc<PolicySpec>, definitions: &Definitions, lists: &Lists) -> Self {
         let mut found = Self::default();
-        let own: Arc<[Arc<str>]> = Arc::new([]);
+        let own: Via = Arc::new([]);
         found.add_lists(spec, &own, lists);
         let mut seen = vec![Arc::clone(&spec.id.value)];
         let mut rest = vec![(own, Arc::clone(spec))];
@@ -150,7 +150,7 @@ impl Ingredients {
                     found.gone.get_or_insert_with(|| Arc::clone(&id.value));
                     continue;
                 };
-                let via: Arc<[Arc<str>]> = via.iter().chain([&id.value]).cloned().collect();
+                let via: Via = via.iter().chain([&id.value]).cloned().collect();
                 found.add_lists(definition, &via, lists);
                 found.included.push((Arc::clone(&via), Arc::clone(definition)));
                 included.push((via, Arc::clone(definition)));
@@ -161,17 +161,15 @@ impl Ingredients {
     }
 
     /// Adds the list files of a policy.
-    fn add_lists(&mut self, spec: &PolicySpec, via: &Arc<[Arc<str>]>, lists: &Lists) {
+    fn add_lists(&mut self, spec: &PolicySpec, via: &Via, lists: &Lists) {
         let kinds = [(&spec.allowed_lists, &mut self.allowed_lists), (&spec.denied_lists, &mut self.denied_lists)];
         for (paths, found) in kinds {
             for path in paths {
-                match lists.get(&path.value) {
-                    Some(list) => found.push((Arc::clone(via), Arc::clone(list))),
+                if let Some(list) = lists.get(&path.value) {
+                    found.push((Arc::clone(via), Arc::clone(list)));
+                } else {
                     // Not knowing what a list denies, nothing can be allowed.
-                    None => {
-                        let name = || Arc::from(path.value.to_string_lossy());
-                        self.gone.get_or_insert_with(name);
-                    }
+                    self.gone.get_or_insert_with(|| Arc::from(path.value.to_string_lossy()));
                 }
             }
         }
@@ -196,7 +194,7 @@ impl Ingredients {
 impl Group {
     /// Makes the lists.
     fn make(ingredients: Ingredients) -> Self {
-        let sets = |list: fn(&PolicySpec) -> &Arc<NameSet>, files: &[(Arc<[Arc<str>]>, Arc<ListFile>)]| {
+        let sets = |list: fn(&PolicySpec) -> &Arc<NameSet>, files: &[(Via, Arc<ListFile>)]| {
             let included = ingredients.included.iter().map(|(via, spec)| (Arc::clone(via), Arc::clone(list(spec))));
             let files = files.iter().map(|(via, file)| (Arc::clone(via), Arc::clone(&file.set)));
             merge(included.chain(files).filter(|(_, set)| !set.is_empty()).collect())
@@ -208,7 +206,7 @@ impl Group {
 }
 
 /// Copies small sets together and leaves large ones as they are.
-fn merge(sets: Vec<(Arc<[Arc<str>]>, Arc<NameSet>)>) -> Rules {
+fn merge(sets: Vec<(Via, Arc<NameSet>)>) -> Rules {
     let mut rules = Rules::default();
     let (small, large): (Vec<_>, Vec<_>) = sets.into_iter().partition(|(_, set)| set.len() < SMALL);
     match small.as_slice() {

@@ -213,16 +213,12 @@ impl<'c> Candidates<'c> {
             if self.bindings_settled && dropped.is_none() {
                 continue;
             }
-            let diagnostic = match &binding.written {
-                Some((source, span)) => {
-                    let reference = Placed { value: Arc::clone(&binding.policy), span: *span };
-                    self.unknown(ids, Kind::Policy, source, &reference)
-                }
-                None => {
-                    let message = format!("unknown policy {}", quoted(&binding.policy));
-                    Diagnostic::about_file(Path::new("<configuration>"), message)
-                        .help(self.suggest(ids, &binding.policy))
-                }
+            let diagnostic = if let Some((source, span)) = &binding.written {
+                let reference = Placed { value: Arc::clone(&binding.policy), span: *span };
+                self.unknown(ids, Kind::Policy, source, &reference)
+            } else {
+                let message = format!("unknown policy {}", quoted(&binding.policy));
+                Diagnostic::about_file(Path::new("<configuration>"), message).help(self.suggest(ids, &binding.policy))
             };
             let files = dropped.iter().map(|definer| Arc::clone(definer.path)).collect();
             conflicts.push(Conflict { diagnostic: Some(diagnostic), files, bindings: !self.bindings_settled });

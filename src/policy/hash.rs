@@ -3,7 +3,7 @@
 /// Returns the 64-bit FNV-1a hash of `bytes`. It tells contents apart for people and replicas; nothing
 /// relies on it where someone could gain from a collision.
 #[must_use]
-pub fn content_hash(bytes: &[u8]) -> u64 {
+pub(super) fn content_hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(OFFSET_BASIS, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 

@@ -54,13 +54,16 @@ pub(super) enum Kind {
     Below = 1,
 }
 
+/// The ids by whose `include` something came into a policy, from the outermost; none for its own.
+pub type Via = Arc<[Arc<str>]>;
+
 /// The file that patterns are from, and how it came into the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The file.
     pub path: Arc<Path>,
     /// The policies and presets by whose `include` it came, from the outermost; empty for a policy's own entries.
-    pub via: Arc<[Arc<str>]>,
+    pub via: Via,
 }
 
 impl NameSet {

@@ -1,6 +1,7 @@
 //! A policy file's text to its [`FileSpec`], with everything that is wrong in it.
 
 use std::hash::RandomState;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -364,15 +365,10 @@ fn port_rule(mut table: Table<'_>) -> Option<PortRule> {
 
 /// Parses an address or a prefix without host bits; an error is what is wrong and the mend.
 fn prefix(text: &str) -> Result<IpNet, (String, String)> {
-    let net = match text.parse::<IpNet>() {
-        Ok(net) => net,
-        Err(_) => match text.parse::<std::net::IpAddr>() {
-            Ok(address) => IpNet::from(address),
-            Err(_) => {
-                let help = "write one as \"10.1.0.7\", \"172.30.0.0/16\" or \"2001:db8::/64\"";
-                return Err(("it is no address and no prefix".to_owned(), help.to_owned()));
-            }
-        },
+    let parsed = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let Some(net) = parsed else {
+        let help = "write one as \"10.1.0.7\", \"172.30.0.0/16\" or \"2001:db8::/64\"";
+        return Err(("it is no address and no prefix".to_owned(), help.to_owned()));
     };
     if net.trunc() != net {
         let help = format!("write \"{}\" for the network or \"{}\" for the address", net.trunc(), net.addr());

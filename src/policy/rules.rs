@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::document::Place;
 
-use super::name_set::{Kind, Match, NameSet};
+use super::name_set::{Kind, Match, NameSet, Via};
 
 /// A list of patterns in a few sets, which other policies may share.
 #[derive(Clone, Debug, Default)]
@@ -20,12 +20,12 @@ struct Part {
     /// The patterns.
     set: Arc<NameSet>,
     /// The includes by which the whole set came.
-    via: Arc<[Arc<str>]>,
+    via: Via,
 }
 
 impl Rules {
     /// Adds a set, unless it is empty.
-    pub(super) fn add(&mut self, set: Arc<NameSet>, via: Arc<[Arc<str>]>) {
+    pub(super) fn add(&mut self, set: Arc<NameSet>, via: Via) {
         if !set.is_empty() {
             self.parts.push(Part { set, via });
         }
@@ -80,11 +80,6 @@ impl<'p> Rule<'p> {
     /// Returns the policies and presets by whose `include` it came, from the outermost; none for a policy's own.
     pub fn via(&self) -> impl Iterator<Item = &'p str> + use<'p> {
         self.part.via.iter().chain(self.found.origin().via.iter()).map(|id| &**id)
-    }
-
-    /// Returns the pattern.
-    pub(super) const fn found(&self) -> Match<'p> {
-        self.found
     }
 }
 

@@ -64,21 +64,25 @@ impl Snapshot {
     }
 
     /// Returns the policies in the order of their ids, without presets.
+    #[must_use]
     pub fn policies(&self) -> impl ExactSizeIterator<Item = &Policy> {
         self.policies.values().map(|policy| &**policy)
     }
 
     /// Returns the presets in the order of their ids.
+    #[must_use]
     pub fn presets(&self) -> impl ExactSizeIterator<Item = &Policy> {
         self.presets.values().map(|policy| &**policy)
     }
 
     /// Returns the blueprints in the order of their ids.
+    #[must_use]
     pub fn blueprints(&self) -> impl ExactSizeIterator<Item = &Blueprint> {
         self.blueprints.values()
     }
 
     /// Returns the clients in the order of their ids.
+    #[must_use]
     pub fn clients(&self) -> impl ExactSizeIterator<Item = &Client> {
         self.clients.iter()
     }
@@ -178,6 +182,7 @@ impl Client {
     }
 
     /// Returns its addresses and prefixes.
+    #[must_use]
     pub fn sources(&self) -> impl ExactSizeIterator<Item = IpNet> {
         self.spec.sources.iter().map(|source| source.value)
     }
@@ -309,6 +314,7 @@ impl Policy {
     }
 
     /// Returns the ids it includes, as written.
+    #[must_use]
     pub fn include(&self) -> impl ExactSizeIterator<Item = &str> {
         self.spec.include.iter().map(|id| &*id.value)
     }
