@@ -123,7 +123,7 @@ mod tests {
             assert_eq!(index.insert(prefix.parse().unwrap(), value), Ok(()), "{prefix}");
         }
         assert_eq!(index.insert("192.0.2.9/24".parse().unwrap(), 9), Err(0));
-        const CASES: &[(&str, Option<usize>)] = &[
+        let cases = [
             ("192.0.2.7", Some(1)),
             ("192.0.2.8", Some(0)),
             ("::ffff:192.0.2.7", Some(1)),
@@ -133,7 +133,7 @@ mod tests {
             ("2001:db9::1", None),
             ("::1", None),
         ];
-        for (address, expected) in CASES {
+        for (address, expected) in &cases {
             assert_eq!(index.lookup(address.parse().unwrap()), *expected, "{address}");
         }
     }

@@ -54,7 +54,9 @@ mod tests {
     fn pieces_do_not_run_into_one_another() {
         let hash = |pieces: &[&str]| {
             let mut hasher = ContentHasher::new();
-            pieces.iter().for_each(|piece| hasher.add(piece.as_bytes()));
+            for piece in pieces {
+                hasher.add(piece.as_bytes());
+            }
             hasher.finish()
         };
         assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));

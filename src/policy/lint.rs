@@ -216,3 +216,125 @@ fn warn(
         add(policy.spec.source.diagnostic_at(Severity::Warning, place.line, place.column, message()))
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Directory;
+
+    /// A client for the policy `p`, so that something refers to it.
+    const CLIENT: &str = "[client.c]\nsources = [\"192.0.2.1\"]\npolicy = \"p\"\n";
+
+    #[test]
+    fn what_is_probably_not_meant_is_warned_of_at_its_place() {
+        const CASES: &[(&str, &[&str])] = &[
+            ("allowed_hostnames = [\"a.test\", \"*.b.test\", \"b.test\"]", &[]),
+            (
+                "allowed_hostnames = [\"*.github.io\", \"github.io\"]",
+                &[
+                    "p/p.toml:2:22: `*.github.io` matches names that strangers can have: `github.io` is shared by many owners: name the hosts that are needed",
+                ],
+            ),
+            (
+                "private_answers = [\"*.s3.amazonaws.com\"]",
+                &["p/p.toml:2:20: `*.s3.amazonaws.com` matches names that strangers can have"],
+            ),
+            ("allow_all = true\ndenied_hostnames = [\"*.github.io\", \"github.io\"]", &[]),
+            (
+                "allowed_hostnames = [\"*.a.test\"]",
+                &[
+                    "p/p.toml:2:22: `*.a.test` does not match `a.test` itself: add \"a.test\" if it is to be allowed too",
+                ],
+            ),
+            (
+                "allow_all = true\ndenied_hostnames = [\"*.a.test\"]",
+                &["p/p.toml:3:21: `*.a.test` does not match `a.test` itself: add \"a.test\" if it is to be denied too"],
+            ),
+            ("denied_hostnames = [\"*.a.test\"]", &[]),
+            (
+                "allowed_hostnames = [\"a.test\",\n\n  'A.test.']",
+                &[
+                    "p/p.toml:4:3: `a.test` is listed twice in `allowed_hostnames`: remove one of them (p/p.toml:2:22: first listed here)",
+                ],
+            ),
+            (
+                "allowed_hostnames = [\"x.a.test\", \"*.a.test\", \"a.test\", \"*.y.a.test\"]",
+                &[
+                    "p/p.toml:2:22: `x.a.test` is covered by `*.a.test`: remove it (p/p.toml:2:34: `*.a.test` is here)",
+                    "p/p.toml:2:56: `*.y.a.test` is covered by `*.a.test`",
+                ],
+            ),
+            ("allow_all = true\nallowed_hostnames = [\"mask.icloud.com\", \"*.icloud.com\"]", &[]),
+            ("include = [\"preset:npm\", \"preset:npm\"]", &["p/p.toml:2:26: `preset:npm` is included twice"]),
+            (
+                "allowed_hostnames_files = [\"l.txt\", \"l.txt\"]",
+                &[
+                    "p/l.txt:1:1: `*.github.io` matches names",
+                    "p/l.txt:3:1: `l.test` is listed twice: remove one of them (p/l.txt:2:1: first listed here)",
+                    "p/l.txt:4:1: `x.github.io` is covered by `*.github.io`",
+                    "p/p.toml:2:37: list file `l.txt` is given twice",
+                ],
+            ),
+            (
+                "allowed_hostnames = [\"l.test\"]\nallowed_hostnames_files = [\"l.txt\"]",
+                &[
+                    "p/l.txt:1:1: ",
+                    "p/l.txt:3:1: ",
+                    "p/l.txt:4:1: ",
+                    "p/p.toml:2:22: `l.test` is covered by `l.test`: remove it (p/l.txt:2:1: `l.test` is here)",
+                ],
+            ),
+            (
+                "message = \"\"\"0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789 0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\"\"\"",
+                &["p/p.toml:2:11: `message` is longer than 200 bytes"],
+            ),
+        ];
+        for (text, expected) in CASES {
+            let files = [
+                ("p.toml", format!("[policy.p]\n{text}\n{CLIENT}")),
+                ("l.txt", "*.github.io\nl.test\nl.test\nx.github.io\n".to_owned()),
+            ];
+            let files: Vec<_> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+            let warnings = Directory::of(&files).warnings();
+            assert_eq!(warnings.len(), expected.len(), "{text}: {warnings:#?}");
+            for (warning, start) in warnings.iter().zip(*expected) {
+                assert!(warning.starts_with(start), "{text}: {warning}");
+            }
+        }
+    }
+
+    #[test]
+    fn includes_silence_the_missing_name_and_are_not_checked_for_copies() {
+        let base = "[policy.base]\nallowed_hostnames = [\"a.test\"]\n";
+        let p =
+            "[policy.p]\nallowed_hostnames = [\"*.a.test\", \"github.com\"]\ninclude = [\"base\", \"preset:github\"]\n";
+        let warnings = Directory::of(&[("p.toml", &format!("{base}{p}{CLIENT}"))]).warnings();
+        assert_eq!(warnings, [""; 0]);
+    }
+
+    #[test]
+    fn unused_policies_and_open_blueprints_are_warned_of() {
+        let text = format!(
+            "[policy.p]\n[policy.unused]\n[policy.all]\nallow_all = true\n[policy.i]\ninclude = [\"all\"]\n[blueprint.b]\nbuild_policy = \"i\"\n{CLIENT}[client.d]\nsources = [\"192.0.2.2\"]\nblueprint = \"b\"\n"
+        );
+        let warnings = Directory::of(&[
+            ("x.toml", &text),
+            ("presets/own.toml", "[policy.own]\nallow_all = true\n"),
+            ("presets/deep/x.toml", ""),
+        ])
+        .warnings();
+        let expected = [
+            "p/presets/deep/x.toml: the file is not read",
+            "p/presets/own.toml:1:9: nothing refers to preset `preset:own`",
+            "p/x.toml:2:9: nothing refers to policy `unused`",
+            "p/x.toml:6:12: `all` allows all, but only its lists are included",
+            "p/x.toml:7:12: blueprint `b` has no `runtime_policy`, so its runtime clients are unrestricted: add `runtime_policy`; `runtime_policy = \"unrestricted\"` says that it is meant (p/x.toml:12:9: as client `d`)",
+        ];
+        assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
+        for (warning, start) in warnings.iter().zip(expected) {
+            assert!(warning.starts_with(start), "{warning}");
+        }
+        let mut bound = Directory::of(&[("x.toml", "[policy.p]\n")]);
+        assert_eq!(bound.warnings().len(), 1);
+        assert_eq!(bound.default_policy("p").warnings(), [""; 0]);
+    }
+}

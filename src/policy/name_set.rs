@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn the_most_specific_pattern_is_found_with_its_place() {
         let set = set(&["*.example.com", "*.a.example.com", "b.a.example.com", "*.b.a.example.com"]);
-        const CASES: &[(&str, Option<&str>)] = &[
+        let cases = [
             ("b.a.example.com", Some("b.a.example.com (list.txt:3:1)")),
             ("c.a.example.com", Some("*.a.example.com (list.txt:2:1)")),
             ("c.b.a.example.com", Some("*.b.a.example.com (list.txt:4:1)")),
@@ -361,7 +361,7 @@ mod tests {
             (".", None),
             ("notexample.com", None),
         ];
-        for (query, expected) in CASES {
+        for (query, expected) in &cases {
             let found = set.lookup(&name(query)).map(|found| format!("{found:?}"));
             assert_eq!(found.as_deref(), *expected, "{query}");
         }

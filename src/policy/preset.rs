@@ -65,6 +65,7 @@ fn read_built_in(name: &str, text: &str) -> (FileSpec, Vec<Diagnostic>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Directory;
     use super::*;
 
     #[test]
@@ -79,5 +80,17 @@ mod tests {
         }
         assert!(BUILT_IN.is_sorted());
         assert!(is_built_in("npm") && !is_built_in("pipy"));
+    }
+
+    #[test]
+    fn the_shipped_files_replace_the_built_in_presets_without_a_warning() {
+        let mut directory = Directory::of(&[("p.toml", "")]);
+        let include = BUILT_IN.iter().map(|(name, _)| format!("\"preset:{name}\"")).collect::<Vec<_>>().join(", ");
+        directory.write("p.toml", &format!("[policy.p]\ninclude = [{include}]\n")).default_policy("p");
+        assert_eq!(directory.warnings(), [""; 0]);
+        for (name, text) in BUILT_IN {
+            directory.write(&format!("presets/{name}.toml"), text);
+        }
+        assert_eq!(directory.warnings(), [""; 0]);
     }
 }

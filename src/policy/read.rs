@@ -412,3 +412,139 @@ fn word<T: Copy + Default>(table: &mut Table<'_>, key: &'static str, words: &[(&
 
 /// What mends a client without sources.
 const SOURCES_HELP: &str = "write `sources = [\"10.1.0.7\"]` with its addresses or prefixes";
+
+#[cfg(test)]
+mod tests {
+    use super::super::spec::PrivateAnswers;
+    use super::super::testing::Directory;
+    use super::*;
+
+    #[test]
+    fn every_key_of_a_policy_is_read() {
+        let text = "
+[policy.p]
+name = \"people's name\"
+description = \"what for\"
+allow_all = true
+allowed_hostnames = [\"a.test\"]
+denied_hostnames = [\"b.test\"]
+include = [\"preset:npm\"]
+mode = \"audit\"
+query_types = [\"aaaa\", \"TYPE65400\"]
+private_answers = [\"*\"]
+cname = \"inspect\"
+message = \"ask\"
+allow_devbox_to_devbox = true
+allowed_cidrs = [\"10.12.0.0/16\", { cidr = \"10.13.0.1\", ports = [{ port = 443 }, { port = 1, end_port = 9, protocol = \"UDP\" }] }]
+";
+        let library = Directory::of(&[("p.toml", text)]).library();
+        let policy = library.snapshot().policy("p").unwrap();
+        assert_eq!((policy.id(), policy.name(), policy.description()), ("p", "people's name", Some("what for")));
+        assert_eq!(policy.place().to_string(), "p/p.toml:2:9");
+        assert!(policy.allow_all() && policy.allows_devboxes());
+        assert_eq!((policy.mode(), policy.cname(), policy.message()), (Mode::Audit, Cname::Inspect, Some("ask")));
+        assert_eq!(policy.include().collect::<Vec<_>>(), ["preset:npm"]);
+        let types: Vec<_> = policy.query_types().iter().map(|qtype| qtype.to_string()).collect();
+        assert_eq!(types, ["AAAA", "TYPE65400"]);
+        assert!(matches!(policy.private_answers(), PrivateAnswers::All));
+        let cidrs = policy.allowed_cidrs();
+        assert_eq!(cidrs[0], AllowedCidr { prefix: "10.12.0.0/16".parse().unwrap(), ports: Vec::new() });
+        let ports = vec![
+            PortRule { first: 443, last: 443, protocol: None },
+            PortRule { first: 1, last: 9, protocol: Some(Protocol::Udp) },
+        ];
+        assert_eq!(cidrs[1], AllowedCidr { prefix: "10.13.0.1/32".parse().unwrap(), ports });
+        assert!(policy.allowed().iter().any(|rule| rule.via().eq(["preset:npm"])));
+        assert_eq!(policy.denied().iter().map(|rule| rule.to_string()).collect::<Vec<_>>(), ["b.test"]);
+    }
+
+    #[test]
+    fn every_wrong_value_is_told_at_its_place_with_a_mend() {
+        const CASES: &[(&str, &str)] = &[
+            (
+                "[policy.p]\nallowed_hostnames = [\"a.test\", \"*\"]\n",
+                "2:32: pattern `*`: it stands for every name: to allow everything, write `allow_all = true`",
+            ),
+            (
+                "[policy.p]\ndenied_hostnames = [\"*\"]\n",
+                "2:21: pattern `*`: it stands for every name: what is not allowed is denied as it is",
+            ),
+            (
+                "[policy.p]\nprivate_answers = [\"*\", \"a.test\"]\n",
+                "2:20: pattern `*`: it stands for every name: write `private_answers = [\"*\"]`, alone",
+            ),
+            ("[policy.p]\nallow_al = true\n", "2:1: policy `p`: unknown key `allow_al`: did you mean `allow_all`?"),
+            (
+                "[policy.p]\nallow_all = \"yes\"\n",
+                "2:13: policy `p`: `allow_all` must be `true` or `false`, not a string",
+            ),
+            ("[policy.p]\nmode = \"log\"\n", "2:8: policy `p`: `mode` cannot be `log`: write \"enforce\" or \"audit\""),
+            (
+                "[policy.p]\ncname = \"inspec\"\n",
+                "2:9: policy `p`: `cname` cannot be `inspec`: did you mean \"inspect\"?",
+            ),
+            ("[policy.p]\nquery_types = []\n", "2:15: without a query type nothing can be asked for: "),
+            (
+                "[policy.p]\nquery_types = [\"A\", \"ANY\"]\n",
+                "2:21: query type `ANY` is never forwarded: no record has it: remove it",
+            ),
+            ("[policy.p]\nquery_types = [\"AAAAA\"]\n", "2:16: query type `AAAAA` is unknown: write a name such as"),
+            (
+                "[policy.p]\ninclude = [\"unrestricted\"]\n",
+                "2:12: `unrestricted` has no lists to include: write `allow_all = true`",
+            ),
+            (
+                "[policy.p]\nallowed_cidrs = [\"10.0.0.1/8\"]\n",
+                "2:18: prefix `10.0.0.1/8`: it has bits behind its prefix length: write \"10.0.0.0/8\" for the network or \"10.0.0.1\" for the address",
+            ),
+            (
+                "[policy.p]\nallowed_cidrs = [{ cidr = \"10.0.0.0/8\", ports = [{ port = 9, end_port = 1 }] }]\n",
+                "2:73: `end_port` 1 is below `port` 9",
+            ),
+            ("[policy.unrestricted]\n", "1:9: `unrestricted` cannot be defined: choose another id"),
+            ("[policy.\"a b\"]\n", "1:9: `a b` cannot be an id: use up to 64 letters"),
+            ("[policy.\"preset:x\"]\n", "1:9: `preset:x` cannot be an id"),
+            ("[blueprint.b]\nbuild = \"p\"\n", "2:1: blueprint `b`: unknown key `build`: did you mean `build_policy`?"),
+            ("[client.c]\npolicy = \"unrestricted\"\n", "1:9: client `c`: missing key `sources`: write `sources = "),
+            ("[client.c]\nsources = []\npolicy = \"unrestricted\"\n", "2:11: a client without a source is nobody"),
+            (
+                "[client.c]\nsources = [\"192.0.2.1\"]\n",
+                "1:9: client `c`: missing key `policy`: write `policy` or `blueprint`; `policy = \"unrestricted\"` allows everything",
+            ),
+            (
+                "[client.c]\nsources = [\"192.0.2.300\"]\npolicy = \"unrestricted\"\n",
+                "2:12: source `192.0.2.300`: it is no address and no prefix",
+            ),
+            (
+                "[client.c]\nsources = [\"192.0.2.1/24\"]\npolicy = \"unrestricted\"\n",
+                "2:12: source `192.0.2.1/24`: it has bits behind its prefix length",
+            ),
+            (
+                "[client.c]\nsources = [\"192.0.2.1\"]\npolicy = \"unrestricted\"\nphase = \"run\"\n",
+                "4:9: client `c`: `phase` cannot be `run`: ",
+            ),
+            (
+                "[[test]]\nclient = \"c\"\nname = \"a.test\"\n",
+                "1:1: `test`: missing key `expect`: write \"allow\" or \"deny\"",
+            ),
+            (
+                "[[test]]\nclient = \"c\"\nname = \"*.test\"\nexpect = \"deny\"\n",
+                "3:8: name `*.test`: a hostname cannot hold `*`",
+            ),
+            ("[polcy.p]\n", "1:2: unknown key `polcy`: did you mean `policy`?"),
+            ("policy = 1\n", "1:10: `policy` must be a table of tables, not an integer"),
+        ];
+        for (text, expected) in CASES {
+            let errors = Directory::of(&[("x.toml", text)]).errors();
+            let expected = format!("p/x.toml:{expected}");
+            assert!(errors.iter().any(|line| line.starts_with(&expected)), "{text}\n{expected}\n{errors:#?}");
+        }
+    }
+
+    #[test]
+    fn a_hundred_errors_are_told_and_the_rest_counted() {
+        let text = format!("[policy.p]\nallowed_hostnames = [{}]\n", "\"*\", ".repeat(1_000));
+        let errors = Directory::of(&[("x.toml", &text)]).errors();
+        assert!(errors.iter().any(|line| line == "p/x.toml: and 900 more errors in this file"), "{}", errors.len());
+    }
+}

@@ -563,7 +563,7 @@ fn the_longest_prefix_and_the_clients_own_policy_decide() {
 [client.ten]\nsources = [\"198.51.100.10\"]\npolicy = \"unrestricted\"
 ";
     let library = Directory::of(&[("x.toml", text)]).library();
-    const CASES: &[(&str, &str, &str)] = &[
+    let cases = [
         ("198.51.100.1", "build.test", "allow rule"),
         ("198.51.100.1", "run.test", "deny not-listed"),
         ("2001:db8::1", "build.test", "allow rule"),
@@ -576,7 +576,7 @@ fn the_longest_prefix_and_the_clients_own_policy_decide() {
         ("198.51.100.10", "use-application-dns.net", "deny bypass"),
         ("203.0.113.1", "any.test", "deny no-client"),
     ];
-    for (source, qname, expected) in CASES {
+    for (source, qname, expected) in &cases {
         assert_eq!(verdict(library.snapshot(), source, qname), *expected, "{source} {qname}");
     }
     let client = library.snapshot().client("builders").unwrap();
@@ -586,7 +586,7 @@ fn the_longest_prefix_and_the_clients_own_policy_decide() {
 
 #[test]
 fn large_lists_are_shared_and_not_read_again() {
-    let list: String = (0..5_000).map(|index| format!("h{index}.l.test\n")).collect();
+    let list = (0..5_000).map(|index| format!("h{index}.l.test")).collect::<Vec<_>>().join("\n");
     let two = "[policy.x]\nallowed_hostnames_files = [\"l.txt\"]\n[policy.y]\ninclude = [\"x\"]\nallowed_hostnames_files = [\"l.txt\"]\n";
     let mut directory = Directory::of(&[("l.toml", two), ("l.txt", &list)]);
     let library = directory.default_policy("y").library();
