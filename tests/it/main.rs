@@ -1,1 +1,19 @@
-fn main() {}
+//! Behaviour of the real binary: each test starts it on port 0 with scripted upstreams and looks from outside.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+
+mod support;
+
+mod admin;
+mod answers;
+mod bad_input;
+mod cache;
+mod cli;
+mod clients;
+mod comes_back;
+mod decisions;
+mod matching;
+mod reload;
+mod reload_files;
+mod upstream_query;
+mod upstreams;

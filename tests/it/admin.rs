@@ -1,0 +1,199 @@
+//! The admin endpoint, signals, and what the service manager is told.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use crate::support::{client, http, *};
+
+/// A policy that allows `allowed.test`.
+const POLICY: &str = "allowed_hostnames = [\"allowed.test\"]";
+
+#[test]
+fn status_says_what_is_in_force() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, POLICY)
+        .file(
+            "more.toml",
+            "[blueprint.b]\nruntime_policy = \"test\"\n[client.c]\nsources = [\"192.0.2.1\"]\nblueprint = \"b\"\n",
+        )
+        .start();
+    let response = server.get("/status");
+    assert_eq!(response.status, 200);
+    assert!(response.head.contains("content-type: application/json"), "{}", response.head);
+    let status = server.status();
+    assert_eq!(status["generation"], 1, "{status}");
+    assert!(status["hash"].as_str().is_some_and(|hash| hash.len() >= 8), "{status}");
+    assert!(status["loaded_at"].as_str().is_some_and(|time| time.contains('T') && time.ends_with('Z')), "{status}");
+    assert!(status["error"].is_null() && status["upstream_error"].is_null(), "{status}");
+    assert_eq!(status["held_back"].as_array().map(Vec::len), Some(0), "{status}");
+    assert_eq!((&status["blueprints"], &status["clients"]), (&1.into(), &1.into()), "{status}");
+    assert_eq!(status["policies"], 1, "{status}");
+    assert!(status["uptime_seconds"].is_number(), "{status}");
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"), "{status}");
+    let servers = &status["upstreams"];
+    assert!(servers[0]["server"].as_str().is_some_and(|text| text.contains(&upstream.address.to_string())), "{status}");
+    assert!(servers[0]["state"].is_string(), "{status}");
+    server.wait_log(&["ready", "generation=1", "hash=", "policies=1", "blueprints=1", "clients=1"]);
+}
+
+#[test]
+fn probes_and_unknown_paths() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, POLICY).start();
+    for (method, path, status) in [
+        ("GET", "/livez", 200),
+        ("GET", "/readyz", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/status", 200),
+        ("GET", "/", 404),
+        ("GET", "/nothing", 404),
+        ("GET", "/../../etc/passwd", 404),
+        ("POST", "/status", 405),
+        ("DELETE", "/livez", 405),
+    ] {
+        let response = http::request(server.admin(), method, path).unwrap();
+        assert_eq!(response.status, status, "{method} {path}: {response:?}");
+    }
+}
+
+#[test]
+fn metrics_count_by_action_reason_and_transport() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, POLICY).start();
+    for _ in 0..3 {
+        ask("allowed.test", RecordType::A).udp(&server);
+        ask("denied.example", RecordType::A).udp(&server);
+    }
+    ask("denied.example", RecordType::A).tcp(&server);
+    ask("allowed.test", RecordType::NULL).udp(&server);
+    ask("allowed.test", RecordType::A).class(3).udp(&server);
+    let queries = "hostgate_queries_total";
+    server.wait_metric(queries, &[("action", "refuse"), ("transport", "udp")], 1.0);
+    assert_eq!(server.metric(queries, &[("action", "allow"), ("transport", "udp")]), 3.0);
+    assert_eq!(server.metric(queries, &[("action", "deny"), ("transport", "udp")]), 3.0);
+    assert_eq!(server.metric(queries, &[("action", "deny"), ("transport", "tcp")]), 1.0);
+    assert_eq!(server.metric(queries, &[("action", "nodata")]), 1.0);
+    assert_eq!(server.metric(queries, &[("action", "refuse")]), 1.0);
+    assert_eq!(server.metric(queries, &[]), 9.0);
+    assert_eq!(server.metric("hostgate_cache_misses_total", &[]), 1.0);
+    assert_eq!(server.metric("hostgate_cache_hits_total", &[]), 2.0);
+    assert_eq!(server.metric("hostgate_upstream_latency_seconds_count", &[]), 1.0);
+    assert_eq!(server.metric("hostgate_panics_total", &[]), 0.0);
+    let response = server.get("/metrics");
+    assert!(
+        response.head.contains("content-type: application/openmetrics-text")
+            || response.head.contains("content-type: text/plain"),
+        "{}",
+        response.head
+    );
+    let sample = |line: &&str| !line.starts_with('#') && !line.is_empty();
+    for line in response.body.lines().filter(sample) {
+        assert!(line.starts_with("hostgate_") || line.starts_with("process_"), "{line}");
+        assert!(!line.contains("allowed.test") && !line.contains("127.0.0.1\""), "no names or sources: {line}");
+        let family = line.split(['{', ' ']).next().unwrap();
+        let family =
+            ["_total", "_bucket", "_count", "_sum"].iter().find_map(|end| family.strip_suffix(end)).unwrap_or(family);
+        let help = format!("# HELP {family}");
+        assert!(response.body.contains(&help), "{family} is documented");
+    }
+}
+
+#[test]
+fn idle_connections_do_not_block_the_endpoint() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, POLICY).start();
+    let mut held = Vec::new();
+    for number in 0..100 {
+        let mut stream = TcpStream::connect(server.admin()).unwrap();
+        if number % 2 == 0 {
+            stream.write_all(b"GET /status HT").unwrap();
+        }
+        held.push(stream);
+    }
+    assert_eq!(server.get("/livez").status, 200);
+    ask("allowed.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+}
+
+#[test]
+fn admin_can_be_off() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, POLICY).table("[admin]\nlisten = \"off\"").start();
+    assert!(server.log_lines(&["listening", "admin"]).is_empty(), "{}", server.log());
+    ask("allowed.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+}
+
+#[test]
+fn terminate_and_interrupt_end_with_zero() {
+    for signal in ["TERM", "INT"] {
+        let upstream = FakeUpstream::start();
+        upstream.on("slow.test", Reply::silence());
+        let mut server = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]").start();
+        let address = server.address();
+        // A question in flight and an idle connection do not hold up the end.
+        let _idle = TcpStream::connect(address).unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(&ask("slow.test", RecordType::A).bytes(), address).unwrap();
+        server.until("in flight", || (upstream.total() > 0).then_some(()));
+        server.signal(signal);
+        assert_eq!(server.wait_exit().code(), Some(0), "{signal}: {}", server.log());
+        assert!(TcpStream::connect(address).is_err(), "{signal}: the port is free again");
+    }
+}
+
+#[test]
+fn service_manager_is_told() {
+    let upstream = FakeUpstream::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let hear = |wanted: &str| {
+        let mut heard = Vec::new();
+        let mut buffer = [0; 4096];
+        for _ in 0..100 {
+            let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {wanted}: {error}: {heard:?}"));
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if text.lines().any(|line| line.starts_with(wanted)) {
+                return text;
+            }
+            heard.push(text);
+        }
+        panic!("no {wanted}: {heard:?}")
+    };
+    let mut server = Setup::policy(&upstream, POLICY)
+        .environment("NOTIFY_SOCKET", path.to_str().unwrap())
+        .environment("WATCHDOG_USEC", "200000")
+        .start();
+    hear("READY=1");
+    hear("WATCHDOG=1");
+    server.signal("HUP");
+    let text = hear("RELOADING=1");
+    assert!(text.contains("MONOTONIC_USEC="), "Type=notify-reload wants it: {text}");
+    hear("READY=1");
+    server.signal("TERM");
+    hear("STOPPING=1");
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn clients_raise_no_log_line_above_debug() {
+    let upstream = FakeUpstream::start();
+    upstream.on("broken.test", Reply::by(|_| vec![vec![0; 20]]));
+    let server = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]").upstream_line("timeout_ms = 200").start();
+    let before = server.log_lines(&[]).len();
+    for name in ["allowed.test", "denied.example", "broken.test"] {
+        ask(name, RecordType::A).both(&server);
+    }
+    ask("x.test", RecordType::A).class(3).udp(&server);
+    ask("x.test", RecordType::A).flags(0x7900).udp(&server);
+    client::udp_exchange([127, 0, 0, 1].into(), server.address(), &[0; 13], DEADLINE).unwrap();
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.write_all(&[0xff; 100]).unwrap();
+    drop(stream);
+    let lines = server.log_lines(&[]);
+    let loud: Vec<_> =
+        lines[before..].iter().filter(|line| !line.contains("DEBUG") && !line.contains("upstream")).collect();
+    assert!(loud.is_empty(), "{loud:#?}");
+}

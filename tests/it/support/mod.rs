@@ -1,0 +1,58 @@
+//! What the tests stand on: the binary, scripted upstreams, clients, and waiting for facts with a deadline.
+
+pub(crate) mod client;
+pub(crate) mod command;
+pub(crate) mod http;
+pub(crate) mod server;
+pub(crate) mod upstream;
+
+pub(crate) use client::{Ask, Heard, ask};
+pub(crate) use command::{Finished, run};
+pub(crate) use server::{Server, Setup};
+pub(crate) use upstream::{Answer, FakeUpstream, Reply};
+
+pub(crate) use hickory_proto::op::ResponseCode;
+pub(crate) use hickory_proto::rr::RecordType;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for a fact before it fails; a slow, busy machine needs far less.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A globally reachable address, as scripted upstreams answer; nothing is ever sent to it. The documentation
+/// ranges (RFC 5737, RFC 3849) are not globally reachable and would be filtered.
+pub(crate) const GLOBAL: Ipv4Addr = Ipv4Addr::new(93, 184, 215, 14);
+
+/// Another globally reachable address.
+pub(crate) const GLOBAL_2: Ipv4Addr = Ipv4Addr::new(93, 184, 215, 15);
+
+/// A globally reachable IPv6 address.
+pub(crate) const GLOBAL_V6: Ipv6Addr = Ipv6Addr::new(0x2606, 0x2800, 0x21f, 0xcb07, 0x6820, 0x80da, 0xaf6b, 0x8b2c);
+
+/// Looks until `look` returns something, and returns it; panics with `what` after [`DEADLINE`].
+pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_within(DEADLINE, look).unwrap_or_else(|| panic!("waited {DEADLINE:?} in vain: {what}"))
+}
+
+/// Looks until `look` returns something or `limit` is over.
+pub(crate) fn until_within<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if start.elapsed() > limit {
+            return None;
+        }
+        pause(Duration::from_millis(5));
+    }
+}
+
+/// Lets `time` pass between two looks; never a substitute for looking.
+pub(crate) fn pause(time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        std::thread::park_timeout(left);
+    }
+}

@@ -1,0 +1,387 @@
+//! The binary as a server: its configuration, its log, its admin endpoint; killed when dropped.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::command::{self, Finished};
+use super::{FakeUpstream, http, until};
+
+/// A server to be started: a temporary directory with hostgate.toml and `policies/`.
+pub(crate) struct Setup {
+    /// The directory.
+    directory: TempDir,
+    /// Lines before the first table of hostgate.toml.
+    top: String,
+    /// The listeners: address and policy.
+    listeners: Vec<(String, Option<String>)>,
+    /// The upstream servers; none: the key is left out.
+    servers: Option<Vec<String>>,
+    /// More lines of `[upstream]`.
+    upstream: String,
+    /// More tables.
+    tables: String,
+    /// Environment variables.
+    environment: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// Starts with no policy, one listener on 127.0.0.1 and these upstreams.
+    pub(crate) fn new(upstreams: &[&FakeUpstream]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("policies")).unwrap();
+        Self {
+            directory,
+            top: String::new(),
+            listeners: vec![("127.0.0.1:0".to_owned(), None)],
+            servers: Some(upstreams.iter().map(|upstream| upstream.address.to_string()).collect()),
+            upstream: String::new(),
+            tables: String::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Starts with one policy, `test`, that holds for every source; `body` is its keys.
+    pub(crate) fn policy(upstream: &FakeUpstream, body: &str) -> Self {
+        Self::new(&[upstream]).file("test.toml", &format!("[policy.test]\n{body}\n")).top("default_policy = \"test\"")
+    }
+
+    /// Writes a file below `policies/`.
+    pub(crate) fn file(self, path: &str, text: impl AsRef<[u8]>) -> Self {
+        let path = self.policies().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        self
+    }
+
+    /// Adds a line before the first table of hostgate.toml.
+    pub(crate) fn top(mut self, line: &str) -> Self {
+        self.top += line;
+        self.top.push('\n');
+        self
+    }
+
+    /// Adds a listener.
+    pub(crate) fn listen(mut self, address: &str, policy: Option<&str>) -> Self {
+        self.listeners.push((address.to_owned(), policy.map(str::to_owned)));
+        self
+    }
+
+    /// Sets the listeners.
+    pub(crate) fn listen_only(mut self, address: &str) -> Self {
+        self.listeners = vec![(address.to_owned(), None)];
+        self
+    }
+
+    /// Sets the upstream servers as text.
+    pub(crate) fn servers(mut self, servers: &[&str]) -> Self {
+        self.servers = Some(servers.iter().map(|&server| server.to_owned()).collect());
+        self
+    }
+
+    /// Takes the upstreams from `resolv.conf` in the directory, which the test writes or does not.
+    pub(crate) fn resolv_conf(mut self) -> Self {
+        self.servers = None;
+        self.upstream_line("resolv_conf = \"resolv.conf\"")
+    }
+
+    /// Adds a line to `[upstream]`.
+    pub(crate) fn upstream_line(mut self, line: &str) -> Self {
+        self.upstream += line;
+        self.upstream.push('\n');
+        self
+    }
+
+    /// Adds a table.
+    pub(crate) fn table(mut self, text: &str) -> Self {
+        self.tables += text;
+        self.tables.push('\n');
+        self
+    }
+
+    /// Sets an environment variable.
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Returns the directory that holds hostgate.toml.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Returns the policies directory.
+    pub(crate) fn policies(&self) -> PathBuf {
+        self.directory.path().join("policies")
+    }
+
+    /// Writes hostgate.toml and returns its path.
+    pub(crate) fn write_configuration(&self) -> PathBuf {
+        let mut text = format!("policies = \"policies\"\n{}", self.top);
+        for (address, policy) in &self.listeners {
+            write!(text, "[[listen]]\naddress = \"{address}\"\n").unwrap();
+            if let Some(policy) = policy {
+                writeln!(text, "policy = \"{policy}\"").unwrap();
+            }
+        }
+        text += "[upstream]\n";
+        if let Some(servers) = &self.servers {
+            writeln!(text, "servers = {servers:?}").unwrap();
+        }
+        text += &self.upstream;
+        text += &self.tables;
+        if !self.tables.contains("[admin]") {
+            text += "[admin]\nlisten = \"127.0.0.1:0\"\n";
+        }
+        let path = self.directory.path().join("hostgate.toml");
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Starts the server and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start(self) -> Server {
+        let server = self.launch();
+        until("ready", || server.is_ready().then_some(()));
+        server
+    }
+
+    /// Starts the server without waiting.
+    pub(crate) fn launch(self) -> Server {
+        let mut command = self.command();
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary starts");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let lines = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
+        Server { child, log, directory: self.directory }
+    }
+
+    /// Runs `serve`, which is expected to refuse, to its end.
+    pub(crate) fn refused(self) -> Finished {
+        command::finish(&mut self.command())
+    }
+
+    /// Returns the command that serves this.
+    fn command(&self) -> Command {
+        let configuration = self.write_configuration();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hostgate"));
+        command.arg("serve").arg("--config").arg(configuration).current_dir(self.directory.path());
+        command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// A running server.
+pub(crate) struct Server {
+    /// The process.
+    child: Child,
+    /// The lines of its log so far.
+    log: Arc<Mutex<Vec<String>>>,
+    /// Its directory.
+    directory: TempDir,
+}
+
+impl Server {
+    /// Returns the log so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Returns the log lines so far that hold all of `parts`.
+    pub(crate) fn log_lines(&self, parts: &[&str]) -> Vec<String> {
+        let log = self.log.lock().unwrap();
+        log.iter().filter(|line| parts.iter().all(|part| line.contains(part))).cloned().collect()
+    }
+
+    /// Waits for a log line that holds all of `parts` and returns it.
+    #[track_caller]
+    pub(crate) fn wait_log(&self, parts: &[&str]) -> String {
+        self.until(&format!("a log line with {parts:?}"), || self.log_lines(parts).pop())
+    }
+
+    /// Waits for a fact as [`until`] does, and shows the log when it does not come.
+    #[track_caller]
+    pub(crate) fn until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        super::until_within(super::DEADLINE, look)
+            .unwrap_or_else(|| panic!("waited in vain: {what}\nstatus: {:#?}\n{}", self.try_status(), self.log()))
+    }
+
+    /// Returns whether the server says that it is ready; panics when it has ended.
+    fn is_ready(&self) -> bool {
+        let ready = !self.log_lines(&[" ready "]).is_empty();
+        assert!(ready || !self.has_exited(), "the server ended:\n{}", self.log());
+        ready
+    }
+
+    /// Returns whether the process is a zombie or gone.
+    fn has_exited(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with(['Z', 'X']))
+    }
+
+    /// Returns the addresses of a transport's listeners, in the log's order.
+    fn listening(&self, transport: &str) -> Vec<SocketAddr> {
+        let transport_is = |line: &&String| field(line, "transport").as_deref() == Some(transport);
+        let lines = self.log_lines(&[" listening "]);
+        lines.iter().filter(transport_is).map(|line| field(line, "address").unwrap().parse().unwrap()).collect()
+    }
+
+    /// Returns the address of the first listener.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listening("udp")[0]
+    }
+
+    /// Returns the address of the listener on this IP address.
+    pub(crate) fn address_on(&self, ip: &str) -> SocketAddr {
+        let ip: IpAddr = ip.parse().unwrap();
+        *self.listening("udp").iter().find(|address| address.ip() == ip).expect("there is such a listener")
+    }
+
+    /// Returns the address of the admin endpoint.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.listening("admin")[0]
+    }
+
+    /// Returns the directory that holds hostgate.toml.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Returns a path below the policies directory.
+    pub(crate) fn policies(&self, path: &str) -> PathBuf {
+        self.directory.path().join("policies").join(path)
+    }
+
+    /// Writes a file below `policies/` in place.
+    pub(crate) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.policies(path), text).unwrap();
+    }
+
+    /// Replaces a file below `policies/` by renaming a new one over it.
+    pub(crate) fn replace(&self, path: &str, text: impl AsRef<[u8]>) {
+        let beside = self.directory.path().join("beside.tmp");
+        fs::write(&beside, text).unwrap();
+        fs::rename(beside, self.policies(path)).unwrap();
+    }
+
+    /// Removes a file below `policies/`.
+    pub(crate) fn remove(&self, path: &str) {
+        fs::remove_file(self.policies(path)).unwrap();
+    }
+
+    /// Changes hostgate.toml: `from` becomes `to`.
+    pub(crate) fn reconfigure(&self, from: &str, to: &str) {
+        let path = self.directory.path().join("hostgate.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "no `{from}` in {text}");
+        fs::write(path, text.replace(from, to)).unwrap();
+    }
+
+    /// Sends a signal, as `HUP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let kill = format!("kill -{signal} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    /// Waits for the process to end.
+    pub(crate) fn wait_exit(&mut self) -> ExitStatus {
+        let status = command::wait(&mut self.child);
+        status.unwrap_or_else(|| panic!("the server did not end:\n{}", self.log()))
+    }
+
+    /// Returns the process's resident memory in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Gets a path from the admin endpoint.
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> http::Response {
+        http::get(self.admin(), path).unwrap_or_else(|error| panic!("GET {path}: {error}\n{}", self.log()))
+    }
+
+    /// Returns `/status`.
+    #[track_caller]
+    pub(crate) fn status(&self) -> Value {
+        self.try_status().unwrap_or_else(|| panic!("no status:\n{}", self.log()))
+    }
+
+    /// Returns `/status` if it can be had.
+    fn try_status(&self) -> Option<Value> {
+        let admin = *self.listening("admin").first()?;
+        serde_json::from_str(&http::get(admin, "/status").ok()?.body).ok()
+    }
+
+    /// Waits until this generation is in force.
+    #[track_caller]
+    pub(crate) fn wait_generation(&self, generation: u64) {
+        self.until(&format!("generation {generation}"), || {
+            let now = self.status()["generation"].as_u64().unwrap();
+            assert!(now <= generation, "generation {now} is past {generation}\n{}", self.log());
+            (now == generation).then_some(())
+        });
+    }
+
+    /// Waits until `/status` has an error and returns its text.
+    #[track_caller]
+    pub(crate) fn wait_error(&self) -> String {
+        self.until("an error in the status", || self.status()["error"].as_str().map(str::to_owned))
+    }
+
+    /// Waits until `/status` has no error.
+    #[track_caller]
+    pub(crate) fn wait_no_error(&self) {
+        self.until("no error in the status", || self.status()["error"].is_null().then_some(()));
+    }
+
+    /// Returns the sum of the metric's samples that have these labels.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let metrics = self.get("/metrics").body;
+        let samples = metrics.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (series_name, series_labels) = series.split_once('{').unwrap_or((series, ""));
+            let has = |(key, value): &(&str, &str)| series_labels.contains(&format!("{key}=\"{value}\""));
+            (series_name == name && labels.iter().all(has)).then(|| value.parse::<f64>().unwrap())
+        });
+        samples.sum()
+    }
+
+    /// Waits until a metric has at least this value.
+    #[track_caller]
+    pub(crate) fn wait_metric(&self, name: &str, labels: &[(&str, &str)], least: f64) {
+        self.until(&format!("{name}{labels:?} >= {least}"), || (self.metric(name, labels) >= least).then_some(()));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- the server's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// Returns a field of a log line, without quotes.
+fn field(line: &str, name: &str) -> Option<String> {
+    let start = line.find(&format!(" {name}="))? + name.len() + 2;
+    Some(line[start..].split(' ').next()?.trim_matches('"').to_owned())
+}

@@ -1,0 +1,291 @@
+//! Several upstreams: failover, health, truncation, the system's resolv.conf, none at all.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::support::client::{udp_exchange, wire_name};
+use crate::support::*;
+
+/// A policy that allows everything below `test`.
+const POLICY: &str = "[policy.test]\nallowed_hostnames = [\"*.test\"]\n";
+
+/// Starts with this policy for all and these upstreams in order.
+fn setup(upstreams: &[&FakeUpstream]) -> Setup {
+    Setup::new(upstreams).file("test.toml", POLICY).top("default_policy = \"test\"")
+}
+
+/// Returns an address where nothing listens: a loopback address that no test binds.
+fn dead() -> &'static str {
+    "127.99.99.99:5399"
+}
+
+#[test]
+fn failing_server_hands_over_to_the_next() {
+    let cases: [(&str, Reply); 8] = [
+        ("silence", Reply::silence()),
+        ("SERVFAIL", Answer::rcode(ResponseCode::ServFail).into()),
+        ("REFUSED", Answer::rcode(ResponseCode::Refused).into()),
+        ("NOTIMP", Answer::rcode(ResponseCode::NotImp).into()),
+        ("FORMERR", Answer::rcode(ResponseCode::FormErr).into()),
+        ("the wrong ID", Reply::changed(Answer::new().a("x.test", GLOBAL), |bytes| bytes[0] ^= 0x55)),
+        ("cut in the middle", Reply::changed(Answer::new().a("x.test", GLOBAL), |bytes| bytes.truncate(40))),
+        ("bytes that are no DNS", Reply::by(|_| vec![b"hello".to_vec()])),
+    ];
+    for (case, reply) in cases {
+        let (first, second) = (FakeUpstream::start(), FakeUpstream::start());
+        first.otherwise(reply);
+        let server = setup(&[&first, &second]).start();
+        for number in 0..4 {
+            let start = Instant::now();
+            let heard = ask(&format!("n{number}.test"), RecordType::A).udp(&server);
+            assert_eq!(heard.addresses(), [IpAddr::from(GLOBAL)], "{case}: {heard:#?}\n{}", server.log());
+            assert!(start.elapsed() < Duration::from_secs(2), "{case}: {:?}", start.elapsed());
+        }
+        assert!(first.total() > 0, "{case}: the first in order is asked first");
+        assert!(second.total() >= 4, "{case}");
+    }
+}
+
+#[test]
+fn dead_port_fails_over_at_once() {
+    let upstream = FakeUpstream::start();
+    let server = setup(&[]).servers(&[dead(), &upstream.address.to_string()]).start();
+    let start = Instant::now();
+    ask("name.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[test]
+fn failing_server_is_asked_less_and_comes_back() {
+    let (first, second) = (FakeUpstream::start(), FakeUpstream::start());
+    first.otherwise(Answer::rcode(ResponseCode::ServFail));
+    let server = setup(&[&first, &second]).start();
+    for number in 0..40 {
+        ask(&format!("n{number}.test"), RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    }
+    assert!(first.total() <= 20, "a failing server backs off: asked {} times of 40", first.total());
+    let servers = server.status()["upstreams"].clone();
+    assert_eq!(servers.as_array().map(Vec::len), Some(2), "{servers}");
+}
+
+#[test]
+fn nxdomain_and_nodata_are_health() {
+    let (first, second) = (FakeUpstream::start(), FakeUpstream::start());
+    first.otherwise(Reply::by(|seen| {
+        let nodata = seen.qname.starts_with("nodata");
+        let answer = if nodata { Answer::new().soa("test", 300, 300) } else { Answer::nxdomain("test") };
+        vec![answer.to(seen)]
+    }));
+    let server = setup(&[&first, &second]).start();
+    for number in 0..20 {
+        let heard = ask(&format!("no{number}.test"), RecordType::A).udp(&server);
+        assert_eq!(heard.rcode(), ResponseCode::NXDomain);
+        let heard = ask(&format!("nodata{number}.test"), RecordType::A).udp(&server);
+        assert_eq!((heard.rcode(), heard.message.answers.len()), (ResponseCode::NoError, 0));
+    }
+    assert_eq!((first.total(), second.total()), (40, 0), "no reason to ask the other");
+}
+
+#[test]
+fn wrong_replies_are_ignored_and_the_right_one_counts() {
+    let upstream = FakeUpstream::start();
+    let evil = || Answer::new().a("name.test", GLOBAL_2);
+    // TTL 0: nothing is cached between the cases.
+    let right = || Answer::new().ttl(0).a("name.test", GLOBAL);
+    let other_question = Reply::changed(evil(), |bytes| {
+        let from = wire_name("name.test");
+        let at = bytes.windows(from.len()).position(|window| window.eq_ignore_ascii_case(&from)).unwrap();
+        bytes[at + 1] ^= 1;
+    });
+    let cases: [(&str, Reply); 6] = [
+        ("the wrong ID", Reply::changed(evil(), |bytes| bytes[1] ^= 0xff)),
+        ("another question", other_question),
+        ("another type", Reply::changed(evil(), |bytes| bytes[12 + 11 + 1] ^= 4)),
+        (
+            "no question",
+            Reply::changed(Answer::new(), |bytes| {
+                bytes.truncate(12);
+                bytes[4..12].fill(0);
+            }),
+        ),
+        ("QR clear", Reply::changed(evil(), |bytes| bytes[2] &= 0x7f)),
+        ("a fragment", Reply::by(|seen| vec![seen.bytes[..5].to_vec()])),
+    ];
+    let server = setup(&[&upstream]).start();
+    for (case, wrong) in cases {
+        upstream.on("name.test", Reply::both(wrong, right()));
+        let heard = ask("name.test", RecordType::A).udp(&server);
+        assert_eq!(heard.addresses(), [IpAddr::from(GLOBAL)], "{case}: {heard:#?}");
+    }
+}
+
+#[test]
+fn truncated_reply_is_asked_for_again_over_tcp() {
+    let upstream = FakeUpstream::start();
+    let many = (1..=200).fold(Answer::new(), |answer, last| answer.a("big.test", [93, 184, 215, last].into()));
+    upstream.on("big.test", Reply::by_transport(Answer::new().truncated(), many));
+    upstream.on("small.test", Reply::by_transport(Answer::new().truncated(), Answer::new().a("small.test", GLOBAL)));
+    let server = setup(&[&upstream]).start();
+    assert_eq!(ask("big.test", RecordType::A).tcp(&server).addresses().len(), 200);
+    assert!(ask("big.test", RecordType::A).udp(&server).message.metadata.truncation);
+    let seen: Vec<bool> = upstream.seen_for("big.test").iter().map(|seen| seen.tcp).collect();
+    assert_eq!(seen, [false, true], "UDP, then TCP, then the cache");
+    ask("small.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+}
+
+#[test]
+fn tcp_upstream_is_asked_over_tcp_alone() {
+    let upstream = FakeUpstream::start();
+    let server = setup(&[]).servers(&[&format!("tcp://{}", upstream.address)]).start();
+    for number in 0..5 {
+        ask(&format!("n{number}.test"), RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    }
+    assert!(upstream.seen().iter().all(|seen| seen.tcp));
+    let udp = FakeUpstream::start();
+    let server = setup(&[]).servers(&[&format!("udp://{}", udp.address)]).start();
+    ask("name.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    assert!(!udp.seen()[0].tcp);
+}
+
+#[test]
+fn bad_upstreams_stop_the_start() {
+    for (server, word) in [
+        ("nonsense", "nonsense"),
+        ("1.1.1.1:99999", "1.1.1.1:99999"),
+        ("tls://192.0.2.1#dns.example", "tls"),
+        ("https://dns.example/dns-query", "https"),
+        ("192.0.2.1:0", "0"),
+        ("", "upstream"),
+    ] {
+        let finished = setup(&[]).servers(&[server]).refused();
+        assert_eq!(finished.code, Some(78), "{server}: {finished:#?}");
+        assert!(
+            finished.stderr.contains("hostgate.toml:") && finished.stderr.contains(word),
+            "{server}: {finished:#?}"
+        );
+    }
+}
+
+#[test]
+fn own_listener_as_upstream_is_refused() {
+    // The port has to be known before the start; it is held until the moment before.
+    let mut refused = None;
+    for _ in 0..5 {
+        let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = held.local_addr().unwrap().to_string();
+        drop(held);
+        refused = Some(setup(&[]).listen_only(&address).servers(&[&address]).refused());
+        if refused.as_ref().is_some_and(|finished| finished.code == Some(78)) {
+            break;
+        }
+    }
+    refused.unwrap().expect_code(78).expect_text(&["hostgate.toml:", "listen"]);
+}
+
+#[test]
+fn own_wildcard_listener_as_upstream_is_refused() {
+    let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = held.local_addr().unwrap().port();
+    drop(held);
+    let setup = setup(&[]).listen_only(&format!("0.0.0.0:{port}")).servers(&[&format!("127.0.0.1:{port}")]);
+    setup.refused().expect_code(78).expect_text(&["hostgate.toml:", "listen"]);
+}
+
+#[test]
+fn without_upstreams_denied_names_are_denied_and_the_rest_is_servfail() {
+    for (case, text) in
+        [("gone", None), ("empty", Some("")), ("no nameserver", Some("search corp.test\noptions ndots:2\n"))]
+    {
+        let setup = setup(&[]).resolv_conf();
+        if let Some(text) = text {
+            fs::write(setup.directory().join("resolv.conf"), text).unwrap();
+        }
+        let server = setup.start();
+        ask("denied.example", RecordType::A).both(&server).expect_denied();
+        let start = Instant::now();
+        let heard = ask("name.test", RecordType::A).both(&server);
+        assert_eq!(heard.rcode(), ResponseCode::ServFail, "{case}");
+        assert!(heard.ede_codes().iter().any(|code| [22, 23].contains(code)), "{case}: {:?}", heard.edes());
+        assert!(start.elapsed() < Duration::from_secs(1), "{case}: at once, not after {:?}", start.elapsed());
+        assert!(server.status()["upstream_error"].is_string(), "{case}: {}", server.status());
+        assert!(
+            !server.log_lines(&["WARN", "resolv.conf"]).is_empty()
+                || !server.log_lines(&["ERROR", "resolv.conf"]).is_empty(),
+            "{case}: {}",
+            server.log()
+        );
+    }
+}
+
+#[test]
+fn resolv_conf_is_watched() {
+    // A resolv.conf names no ports, so its servers are on port 53, which a test cannot listen on; what the
+    // status says about them is enough.
+    let setup = setup(&[]).resolv_conf();
+    let path = setup.directory().join("resolv.conf");
+    fs::write(&path, "nameserver 127.99.99.1\n").unwrap();
+    let server = setup.start();
+    let servers = |server: &Server| server.status()["upstreams"].to_string();
+    assert!(servers(&server).contains("127.99.99.1"), "{}", servers(&server));
+
+    fs::write(&path, "# changed\nnameserver 127.99.99.2\nnameserver 127.99.99.3\n").unwrap();
+    server.until("the new servers", || {
+        let now = servers(&server);
+        (now.contains("127.99.99.2") && now.contains("127.99.99.3") && !now.contains("127.99.99.1")).then_some(())
+    });
+    assert!(server.status()["upstream_error"].is_null());
+
+    fs::remove_file(&path).unwrap();
+    server.until("no servers", || server.status()["upstream_error"].is_string().then_some(()));
+    ask("denied.example", RecordType::A).udp(&server).expect_denied();
+    assert_eq!(ask("name.test", RecordType::A).udp(&server).rcode(), ResponseCode::ServFail);
+
+    let beside = server.directory().join("resolv.conf.new");
+    fs::write(&beside, "nameserver 127.99.99.4\n").unwrap();
+    fs::rename(beside, &path).unwrap();
+    server.until("the server of the renamed file", || servers(&server).contains("127.99.99.4").then_some(()));
+    server.until("no error", || server.status()["upstream_error"].is_null().then_some(()));
+}
+
+#[test]
+fn upstream_latency_and_failures_are_measured() {
+    let upstream = FakeUpstream::start();
+    upstream.on("broken.test", Answer::rcode(ResponseCode::ServFail));
+    let server = setup(&[&upstream]).start();
+    ask("name.test", RecordType::A).udp(&server);
+    ask("broken.test", RecordType::A).udp(&server);
+    server.wait_metric("hostgate_upstream_latency_seconds_count", &[], 1.0);
+    server.wait_metric("hostgate_upstream_failures_total", &[], 1.0);
+}
+
+#[test]
+fn changed_servers_are_taken_on_reload() {
+    let (first, second) = (FakeUpstream::start(), FakeUpstream::start());
+    second.otherwise(Reply::by(|seen| vec![Answer::new().a(&seen.qname, GLOBAL_2).to(seen)]));
+    let server = setup(&[&first]).start();
+    ask("one.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    server.reconfigure(&first.address.to_string(), &second.address.to_string());
+    server.until("the new server", || {
+        server.status()["upstreams"].to_string().contains(&second.address.to_string()).then_some(())
+    });
+    ask("two.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL_2.into()]);
+    assert_eq!(first.count("two.test"), 0);
+}
+
+#[test]
+fn slow_server_does_not_hold_up_the_others_questions() {
+    let upstream = FakeUpstream::start();
+    upstream.on("slow.test", Reply::late(Duration::from_millis(1500), Answer::new().a("slow.test", GLOBAL)));
+    let server = setup(&[&upstream]).start();
+    let address: SocketAddr = server.address();
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| ask("slow.test", RecordType::A).udp(&server));
+        server.until("the slow question is out", || (upstream.count("slow.test") > 0).then_some(()));
+        for number in 0..20 {
+            let query = ask(&format!("n{number}.test"), RecordType::A).bytes();
+            udp_exchange([127, 0, 0, 1].into(), address, &query, Duration::from_secs(1)).expect("not held up");
+        }
+        slow.join().unwrap().expect_addresses(&[GLOBAL.into()]);
+    });
+}
