@@ -70,17 +70,17 @@ fn metrics_count_by_action_reason_and_transport() {
     ask("allowed.test", RecordType::NULL).udp(&server);
     ask("allowed.test", RecordType::A).class(3).udp(&server);
     let queries = "hostgate_queries_total";
-    server.wait_metric(queries, &[("action", "refuse"), ("transport", "udp")], 1.0);
-    assert_eq!(server.metric(queries, &[("action", "allow"), ("transport", "udp")]), 3.0);
-    assert_eq!(server.metric(queries, &[("action", "deny"), ("transport", "udp")]), 3.0);
-    assert_eq!(server.metric(queries, &[("action", "deny"), ("transport", "tcp")]), 1.0);
-    assert_eq!(server.metric(queries, &[("action", "nodata")]), 1.0);
-    assert_eq!(server.metric(queries, &[("action", "refuse")]), 1.0);
-    assert_eq!(server.metric(queries, &[]), 9.0);
-    assert_eq!(server.metric("hostgate_cache_misses_total", &[]), 1.0);
-    assert_eq!(server.metric("hostgate_cache_hits_total", &[]), 2.0);
-    assert_eq!(server.metric("hostgate_upstream_latency_seconds_count", &[]), 1.0);
-    assert_eq!(server.metric("hostgate_panics_total", &[]), 0.0);
+    server.wait_metric(queries, &[("action", "refuse"), ("transport", "udp")], 1);
+    assert_eq!(server.metric(queries, &[("action", "allow"), ("transport", "udp")]), 3);
+    assert_eq!(server.metric(queries, &[("action", "deny"), ("transport", "udp")]), 3);
+    assert_eq!(server.metric(queries, &[("action", "deny"), ("transport", "tcp")]), 1);
+    assert_eq!(server.metric(queries, &[("action", "nodata")]), 1);
+    assert_eq!(server.metric(queries, &[("action", "refuse")]), 1);
+    assert_eq!(server.metric(queries, &[]), 9);
+    assert_eq!(server.metric("hostgate_cache_misses_total", &[]), 1);
+    assert_eq!(server.metric("hostgate_cache_hits_total", &[]), 2);
+    assert_eq!(server.metric("hostgate_upstream_latency_seconds_count", &[]), 1);
+    assert_eq!(server.metric("hostgate_panics_total", &[]), 0);
     let response = server.get("/metrics");
     assert!(
         response.head.contains("content-type: application/openmetrics-text")

@@ -25,8 +25,8 @@ fn ttl_counts_down_and_the_record_is_asked_for_again_when_it_ends() {
         assert!(ttl <= 2, "{ttl}");
         (upstream.count("short.test") == 2).then_some(())
     });
-    assert!(server.metric("hostgate_cache_hits_total", &[]) >= 2.0);
-    assert!(server.metric("hostgate_cache_misses_total", &[]) >= 3.0);
+    assert!(server.metric("hostgate_cache_hits_total", &[]) >= 2);
+    assert!(server.metric("hostgate_cache_misses_total", &[]) >= 3);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn stale_data_is_served_only_while_the_upstream_fails() {
         (!heard.edes().is_empty()).then_some(heard)
     });
     assert_eq!((heard.ttl(), heard.ede_codes()), (30, vec![3]), "RFC 8767 §4, RFC 8914 §4.4");
-    assert!(server.metric("hostgate_cache_stale_total", &[]) >= 1.0);
+    assert!(server.metric("hostgate_cache_stale_total", &[]) >= 1);
     upstream.on("stale.test", Answer::new().ttl(300).a("stale.test", GLOBAL_2));
     server.until("fresh data once the upstream is back", || {
         let heard = ask("stale.test", RecordType::A).udp(&server);

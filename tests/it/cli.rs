@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::support::*;
+use crate::support::{command, *};
 
 /// A policy directory with a bit of everything.
 const POLICIES: &str = r#"[policy.build]
@@ -240,6 +240,6 @@ fn closed_pipe_is_no_panic() {
     let binary = env!("CARGO_BIN_EXE_hostgate");
     let script =
         format!("'{binary}' show build --policies '{}' | true; '{binary}' --help | true", directory.path().display());
-    let finished = crate::support::command::finish(std::process::Command::new("bash").args(["-c", &script]));
+    let finished = command::finish(std::process::Command::new("bash").args(["-c", &script]));
     assert!(!finished.stderr.contains("panicked"), "{finished:#?}");
 }

@@ -42,6 +42,20 @@ fn allowed(server: &Server, to: &str, source: &str) -> Vec<&'static str> {
 
 #[test]
 fn longest_prefix_phase_override_listener_and_default() {
+    const CASES: &[(&str, &str, &[&str])] = &[
+        ("127.30.9.9", "the builders' prefix", &["build.test"]),
+        ("127.31.0.1", "their other prefix", &["build.test"]),
+        ("127.30.1.7", "an address in a prefix, runtime by default", &["runtime.test"]),
+        ("127.30.1.8", "the client's own policy", &[]),
+        ("127.30.1.9", "runtime spelled out", &["runtime.test"]),
+        ("127.30.1.10", "no policy for the phase", NAMES),
+        ("127.30.1.11", "unrestricted by name", NAMES),
+        ("127.16.0.1", "the wide prefix", &["wide.test"]),
+        ("127.29.255.255", "the wide prefix again", &["wide.test"]),
+        ("127.31.255.255", "its end, held by the longer one", &["build.test"]),
+        ("127.32.0.0", "just outside: the default", &["fallback.test"]),
+        ("127.15.255.255", "just before: the default", &["fallback.test"]),
+    ];
     let upstream = FakeUpstream::start();
     let clients = r#"
 [client.everyone]
@@ -77,20 +91,6 @@ policy = "unrestricted"
         .start();
     // A blueprint that names no policy for the phase leaves its clients unrestricted, and says so.
     assert!(!server.log_lines(&["WARN", "half"]).is_empty(), "no warning:\n{}", server.log());
-    const CASES: &[(&str, &str, &[&str])] = &[
-        ("127.30.9.9", "the builders' prefix", &["build.test"]),
-        ("127.31.0.1", "their other prefix", &["build.test"]),
-        ("127.30.1.7", "an address in a prefix, runtime by default", &["runtime.test"]),
-        ("127.30.1.8", "the client's own policy", &[]),
-        ("127.30.1.9", "runtime spelled out", &["runtime.test"]),
-        ("127.30.1.10", "no policy for the phase", NAMES),
-        ("127.30.1.11", "unrestricted by name", NAMES),
-        ("127.16.0.1", "the wide prefix", &["wide.test"]),
-        ("127.29.255.255", "the wide prefix again", &["wide.test"]),
-        ("127.31.255.255", "its end, held by the longer one", &["build.test"]),
-        ("127.32.0.0", "just outside: the default", &["fallback.test"]),
-        ("127.15.255.255", "just before: the default", &["fallback.test"]),
-    ];
     for (source, case, expected) in CASES {
         assert_eq!(allowed(&server, "127.0.0.1", source), *expected, "{source}: {case}");
     }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use hickory_proto::rr::RData;
 use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 
+use crate::support::answer::name;
 use crate::support::client::wire_name;
-use crate::support::upstream::name;
 use crate::support::*;
 
 /// A policy that allows everything below `test`.
@@ -228,7 +228,7 @@ fn hints_are_filtered_like_addresses() {
         for rtype in [64, 65] {
             upstream.on(qname, Answer::new().raw(qname, rtype, said));
             let heard = ask(qname, RecordType::from(rtype)).both(&server);
-            assert_eq!(rdata(&heard, rtype), [expected.clone()], "{qname} type {rtype}: {heard:#?}");
+            assert_eq!(rdata(&heard, rtype), std::slice::from_ref(expected), "{qname} type {rtype}: {heard:#?}");
         }
     }
 }

@@ -207,7 +207,7 @@ fn full_disk_drops_records_and_answers() {
         ask("denied.example", RecordType::A).udp(&server).expect_denied();
     }
     ask("allowed.test", RecordType::A).both(&server).expect_addresses(&[GLOBAL.into()]);
-    server.wait_metric("hostgate_decision_records_dropped_total", &[], 500.0);
+    server.wait_metric("hostgate_decision_records_dropped_total", &[], 500);
     assert!(server.log_lines(&["/dev/full"]).len() < 20, "told, but not for each record:\n{}", server.log());
 }
 

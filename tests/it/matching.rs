@@ -149,7 +149,6 @@ fn includes_presets_and_list_files_add_up() {
 
 #[test]
 fn rejected_patterns_stop_the_start_with_their_place_and_mend() {
-    // The pattern and a word of the mend.
     const REJECTED: &[(&str, &str)] = &[
         ("*", "allow_all"),
         ("**", "allow_all"),
@@ -172,6 +171,7 @@ fn rejected_patterns_stop_the_start_with_their_place_and_mend() {
         ("", "empty"),
         ("xn--a.example", "xn--"),
     ];
+    // The pattern and a word of the mend.
     let long_label = format!("{}.com", "a".repeat(64));
     let long_name = vec!["abcdefg"; 33].join(".");
     let mut patterns: Vec<(&str, &str)> = REJECTED.to_vec();

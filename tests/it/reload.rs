@@ -1,7 +1,7 @@
 //! What a reload does: a bad file holds back only itself, what is gone is gone, and nobody sees half a policy.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use crate::support::*;
@@ -32,7 +32,7 @@ fn bad_file_holds_back_only_itself() {
     let upstream = FakeUpstream::start();
     let server = three_files(&upstream);
     assert!(server.status()["error"].is_null());
-    assert_eq!(server.metric("hostgate_reload_failures_total", &[]), 0.0);
+    assert_eq!(server.metric("hostgate_reload_failures_total", &[]), 0);
 
     server.replace("b.toml", "[policy.b]\nallowed_hostnames = [\"b2.test\", \"*\"]\nmode = 7\n");
     let error = server.wait_error();
@@ -41,7 +41,7 @@ fn bad_file_holds_back_only_itself() {
     assert!(held_back.contains("b.toml") && !held_back.contains("a.toml"), "{held_back}");
     assert!(allows(&server, "127.0.0.12", "b.test"), "its last good version stays in force");
     assert!(!allows(&server, "127.0.0.12", "b2.test"));
-    server.wait_metric("hostgate_reload_failures_total", &[], 1.0);
+    server.wait_metric("hostgate_reload_failures_total", &[], 1);
     let lines = server.log_lines(&["ERROR", "policy not reloaded"]);
     assert!(lines.len() == 1 && lines[0].contains("b.toml"), "one line: {lines:#?}");
 
@@ -167,7 +167,7 @@ fn failing_test_refuses_the_whole_reload() {
     let error = server.wait_error();
     assert!(error.contains("tests.toml:") && error.contains("a.test"), "{error}");
     server.write("b.toml", one_policy("b", "127.0.0.12", "b3.test"));
-    server.wait_metric("hostgate_reload_failures_total", &[], 2.0);
+    server.wait_metric("hostgate_reload_failures_total", &[], 2);
     assert!(allows(&server, "127.0.0.11", "a.test") && allows(&server, "127.0.0.12", "b2.test"), "nothing changed");
     server.write("a.toml", one_policy("a", "127.0.0.11", "a.test"));
     server.until("all in force", || allows(&server, "127.0.0.12", "b3.test").then_some(()));
@@ -184,7 +184,7 @@ fn generation_and_hash_tell_the_content() {
     server.wait_generation(2);
     let second = server.status();
     assert_ne!(first["hash"], second["hash"]);
-    assert_eq!(server.metric("hostgate_generation", &[]), 2.0);
+    assert_eq!(server.metric("hostgate_generation", &[]), 2);
     // The same content again is no swap; what follows is the next generation.
     server.write("a.toml", one_policy("a", "127.0.0.11", "a2.test"));
     server.signal("HUP");
@@ -237,6 +237,7 @@ fn configuration_is_taken_anew() {
 
 #[test]
 fn under_load_no_query_is_lost_or_answered_by_half_a_policy() {
+    const SWAPS: u64 = 8;
     // In both states `always.test` is allowed and `never.test` denied, but the client's policy changes and what the
     // two policies allow is exchanged: any mix of the two states answers one of the names the other way.
     let state = |odd: bool| {
@@ -246,12 +247,11 @@ fn under_load_no_query_is_lost_or_answered_by_half_a_policy() {
              [client.c]\nsources = [\"127.0.0.0/8\"]\npolicy = \"{mine}\"\n"
         )
     };
-    const SWAPS: u64 = 8;
     let upstream = FakeUpstream::start();
     let server =
         Setup::new(&[&upstream]).file("p.toml", state(true)).table("[decisions]\npath = \"decisions.jsonl\"").start();
     let done = AtomicBool::new(false);
-    let asked = AtomicUsize::new(0);
+    let asked = AtomicU64::new(0);
     thread::scope(|scope| {
         for worker in 0..4 {
             let (server, done, asked) = (&server, &done, &asked);
@@ -288,7 +288,7 @@ fn under_load_no_query_is_lost_or_answered_by_half_a_policy() {
     let records = server.until("all records", || {
         // A record that is being written shows as half a line: look again.
         let text = fs::read_to_string(server.directory().join("decisions.jsonl")).unwrap();
-        let whole = text.ends_with('\n') && text.lines().count() as f64 + dropped >= asked as f64;
+        let whole = text.ends_with('\n') && u64::try_from(text.lines().count()).unwrap() + dropped >= asked;
         whole.then(|| written(&server))
     });
     for record in &records {

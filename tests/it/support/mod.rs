@@ -1,15 +1,17 @@
 //! What the tests stand on: the binary, scripted upstreams, clients, and waiting for facts with a deadline.
 
+pub(crate) mod answer;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod http;
 pub(crate) mod server;
 pub(crate) mod upstream;
 
-pub(crate) use client::{Ask, Heard, ask};
+pub(crate) use answer::Answer;
+pub(crate) use client::{Heard, ask};
 pub(crate) use command::{Finished, run};
 pub(crate) use server::{Server, Setup};
-pub(crate) use upstream::{Answer, FakeUpstream, Reply};
+pub(crate) use upstream::{FakeUpstream, Reply};
 
 pub(crate) use hickory_proto::op::ResponseCode;
 pub(crate) use hickory_proto::rr::RecordType;

@@ -51,7 +51,7 @@ impl Setup {
 
     /// Starts with one policy, `test`, that holds for every source; `body` is its keys.
     pub(crate) fn policy(upstream: &FakeUpstream, body: &str) -> Self {
-        Self::new(&[upstream]).file("test.toml", &format!("[policy.test]\n{body}\n")).top("default_policy = \"test\"")
+        Self::new(&[upstream]).file("test.toml", format!("[policy.test]\n{body}\n")).top("default_policy = \"test\"")
     }
 
     /// Writes a file below `policies/`.
@@ -350,27 +350,28 @@ impl Server {
         self.until("no error in the status", || self.status()["error"].is_null().then_some(()));
     }
 
-    /// Returns the sum of the metric's samples that have these labels.
+    /// Returns the sum of the metric's samples that have these labels, in whole numbers.
     #[track_caller]
-    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let metrics = self.get("/metrics").body;
         let samples = metrics.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (series_name, series_labels) = series.split_once('{').unwrap_or((series, ""));
             let has = |(key, value): &(&str, &str)| series_labels.contains(&format!("{key}=\"{value}\""));
-            (series_name == name && labels.iter().all(has)).then(|| value.parse::<f64>().unwrap())
+            (series_name == name && labels.iter().all(has)).then(|| whole(value))
         });
         samples.sum()
     }
 
     /// Waits until a metric has at least this value.
     #[track_caller]
-    pub(crate) fn wait_metric(&self, name: &str, labels: &[(&str, &str)], least: f64) {
+    pub(crate) fn wait_metric(&self, name: &str, labels: &[(&str, &str)], least: u64) {
         self.until(&format!("{name}{labels:?} >= {least}"), || (self.metric(name, labels) >= least).then_some(()));
     }
 }
 
 impl Drop for Server {
+    #[expect(clippy::print_stderr, reason = "the harness shows it with the failure")]
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -384,4 +385,9 @@ impl Drop for Server {
 fn field(line: &str, name: &str) -> Option<String> {
     let start = line.find(&format!(" {name}="))? + name.len() + 2;
     Some(line[start..].split(' ').next()?.trim_matches('"').to_owned())
+}
+
+/// Returns the whole part of a sample's value.
+fn whole(value: &str) -> u64 {
+    value.split('.').next().unwrap().parse().unwrap_or_else(|_| panic!("no number: {value}"))
 }

@@ -2,19 +2,17 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::opt::EdnsOption;
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, NULL, SOA};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::op::Message;
+use hickory_proto::rr::RecordType;
 
 use super::client::{framed, tcp_read};
-use super::{DEADLINE, GLOBAL, GLOBAL_V6, pause};
+use super::{Answer, DEADLINE, GLOBAL, GLOBAL_V6, pause};
 
 /// A query that reached the upstream.
 #[derive(Clone, Debug)]
@@ -35,7 +33,10 @@ pub(crate) struct Seen {
 
 /// What the upstream does with a query: the messages it sends back, in order; none is silence.
 #[derive(Clone)]
-pub(crate) struct Reply(Arc<dyn Fn(&Seen) -> Vec<Vec<u8>> + Send + Sync>);
+pub(crate) struct Reply(Arc<Script>);
+
+/// Computes the messages from the query.
+type Script = dyn Fn(&Seen) -> Vec<Vec<u8>> + Send + Sync;
 
 impl Reply {
     /// Computes the messages from the query.
@@ -120,131 +121,11 @@ impl Gate {
     }
 }
 
-/// A response under construction.
-#[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    /// The message; ID and question are filled in when it is sent.
-    message: Message,
-    /// The TTL of the records to come.
-    ttl: u32,
-    /// Whether an OPT record goes with it when the query had one.
-    edns: Edns,
-}
-
-impl Answer {
-    /// Starts a NOERROR response without records; TTL 300 for the records to come.
-    pub(crate) fn new() -> Self {
-        let mut message = Message::new(0, MessageType::Response, OpCode::Query);
-        message.metadata.recursion_available = true;
-        let mut edns = Edns::new();
-        edns.set_max_payload(1232);
-        Self { message, ttl: 300, edns }
-    }
-
-    /// Starts a response with this RCODE and no records.
-    pub(crate) fn rcode(rcode: ResponseCode) -> Self {
-        let mut answer = Self::new();
-        answer.message.metadata.response_code = rcode;
-        answer.edns.set_rcode_high(rcode.high());
-        answer
-    }
-
-    /// Starts an NXDOMAIN response with the SOA of `zone`, TTL and MINIMUM 300.
-    pub(crate) fn nxdomain(zone: &str) -> Self {
-        Self::rcode(ResponseCode::NXDomain).soa(zone, 300, 300)
-    }
-
-    /// Sets the TTL of the records to come.
-    pub(crate) fn ttl(mut self, ttl: u32) -> Self {
-        self.ttl = ttl;
-        self
-    }
-
-    /// Adds an A record to the answer section.
-    pub(crate) fn a(self, owner: &str, address: Ipv4Addr) -> Self {
-        self.answer(owner, RData::A(A(address)))
-    }
-
-    /// Adds an AAAA record to the answer section.
-    pub(crate) fn aaaa(self, owner: &str, address: Ipv6Addr) -> Self {
-        self.answer(owner, RData::AAAA(AAAA(address)))
-    }
-
-    /// Adds a CNAME record to the answer section.
-    pub(crate) fn cname(self, owner: &str, target: &str) -> Self {
-        self.answer(owner, RData::CNAME(CNAME(name(target))))
-    }
-
-    /// Adds a record to the answer section.
-    pub(crate) fn answer(mut self, owner: &str, data: RData) -> Self {
-        self.message.answers.push(Record::from_rdata(name(owner), self.ttl, data));
-        self
-    }
-
-    /// Adds a record of any type to the answer section, its RDATA as bytes.
-    pub(crate) fn raw(self, owner: &str, rtype: u16, data: &[u8]) -> Self {
-        self.answer(owner, raw_rdata(rtype, data))
-    }
-
-    /// Adds a record to the authority section.
-    pub(crate) fn authority(mut self, owner: &str, data: RData) -> Self {
-        self.message.authorities.push(Record::from_rdata(name(owner), self.ttl, data));
-        self
-    }
-
-    /// Adds a record to the additional section.
-    pub(crate) fn additional(mut self, owner: &str, data: RData) -> Self {
-        self.message.additionals.push(Record::from_rdata(name(owner), self.ttl, data));
-        self
-    }
-
-    /// Adds a SOA record to the authority section.
-    pub(crate) fn soa(mut self, zone: &str, ttl: u32, minimum: u32) -> Self {
-        let soa = SOA::new(name("ns.test"), name("hostmaster.test"), 1, 3600, 600, 86_400, minimum);
-        self.message.authorities.push(Record::from_rdata(name(zone), ttl, RData::SOA(soa)));
-        self
-    }
-
-    /// Adds an Extended DNS Error (RFC 8914).
-    pub(crate) fn ede(mut self, code: u16, text: &str) -> Self {
-        let data = [&code.to_be_bytes(), text.as_bytes()].concat();
-        self.edns.options_mut().insert(EdnsOption::Unknown(15, data));
-        self
-    }
-
-    /// Sets AD.
-    pub(crate) fn authentic(mut self) -> Self {
-        self.message.metadata.authentic_data = true;
-        self
-    }
-
-    /// Sets TC.
-    pub(crate) fn truncated(mut self) -> Self {
-        self.message.metadata.truncation = true;
-        self
-    }
-
-    /// Returns the wire form of the response to `seen`.
-    pub(crate) fn to(&self, seen: &Seen) -> Vec<u8> {
-        let mut message = self.message.clone();
-        message.metadata.id = seen.message.metadata.id;
-        message.metadata.recursion_desired = seen.message.metadata.recursion_desired;
-        message.metadata.checking_disabled = seen.message.metadata.checking_disabled;
-        message.queries.clone_from(&seen.message.queries);
-        if let Some(edns) = &seen.message.edns {
-            let mut own = self.edns.clone();
-            own.set_dnssec_ok(edns.flags().dnssec_ok);
-            message.edns = Some(own);
-        }
-        message.to_vec().unwrap()
-    }
-}
-
 /// What an upstream knows and has seen.
 #[derive(Default)]
 struct State {
-    /// What to say, by QNAME and QTYPE (none: any type).
-    rules: HashMap<(String, Option<u16>), Reply>,
+    /// What to say, by QNAME.
+    rules: HashMap<String, Reply>,
     /// What to say to all else; none: [`usual`].
     otherwise: Option<Reply>,
     /// All queries in order.
@@ -283,13 +164,7 @@ impl FakeUpstream {
 
     /// Says `reply` to every query for `qname`.
     pub(crate) fn on(&self, qname: &str, reply: impl Into<Reply>) -> &Self {
-        self.state.lock().unwrap().rules.insert((qname.to_owned(), None), reply.into());
-        self
-    }
-
-    /// Says `reply` to queries for `qname` and `qtype`.
-    pub(crate) fn on_type(&self, qname: &str, qtype: RecordType, reply: impl Into<Reply>) -> &Self {
-        self.state.lock().unwrap().rules.insert((qname.to_owned(), Some(qtype.into())), reply.into());
+        self.state.lock().unwrap().rules.insert(qname.to_owned(), reply.into());
         self
     }
 
@@ -329,7 +204,7 @@ impl Drop for FakeUpstream {
 /// Answers queries over UDP, each on a thread of its own, until `gone`.
 fn serve_udp(socket: &UdpSocket, state: &Arc<Mutex<State>>, gone: &AtomicBool) {
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    let mut buffer = [0; 65_535];
+    let mut buffer = vec![0; 65_535];
     while !gone.load(Ordering::SeqCst) {
         let Ok((length, source)) = socket.recv_from(&mut buffer) else { continue };
         let Some((seen, reply)) = take(state, false, source, &buffer[..length]) else { continue };
@@ -376,12 +251,7 @@ fn take(state: &Mutex<State>, tcp: bool, source: SocketAddr, bytes: &[u8]) -> Op
     let seen = Seen { tcp, source, bytes: bytes.to_vec(), qname, qtype, message: message.clone() };
     let mut state = state.lock().unwrap();
     state.seen.push(seen.clone());
-    let by_type = state.rules.get(&(seen.qname.clone(), Some(qtype.into())));
-    let reply = by_type
-        .or_else(|| state.rules.get(&(seen.qname.clone(), None)))
-        .or(state.otherwise.as_ref())
-        .cloned()
-        .unwrap_or_else(usual);
+    let reply = state.rules.get(&seen.qname).or(state.otherwise.as_ref()).cloned().unwrap_or_else(usual);
     Some((seen, reply))
 }
 
@@ -395,16 +265,4 @@ fn usual() -> Reply {
         };
         vec![answer.to(seen)]
     })
-}
-
-/// Returns RDATA of any type given by its bytes.
-pub(crate) fn raw_rdata(rtype: u16, data: &[u8]) -> RData {
-    RData::Unknown { code: RecordType::from(rtype), rdata: NULL::with(data.to_vec()) }
-}
-
-/// Returns a name as hickory-proto has it.
-pub(crate) fn name(text: &str) -> Name {
-    let mut name = Name::from_ascii(text).unwrap();
-    name.set_fqdn(true);
-    name
 }
