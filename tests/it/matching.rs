@@ -207,6 +207,6 @@ fn wildcard_on_shared_hosting_is_a_warning_and_an_error_under_strict() {
             run(["check", directory.path().to_str().unwrap()].iter().chain(strict).copied().collect::<Vec<_>>())
         };
         check(&[]).expect_code(0).expect_text(&["p.toml:2:22", "warning", pattern]);
-        check(&["--strict"]).expect_code(78).expect_text(&["p.toml:2:22", pattern]);
+        check(&["--strict"]).expect_code(1).expect_text(&["p.toml:2:22", pattern]);
     }
 }
