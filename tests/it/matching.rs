@@ -133,7 +133,7 @@ fn includes_presets_and_list_files_add_up() {
         ("top.test", true),
         ("middle.test", true),
         ("low.test", true),
-        ("registry.npmjs.org", true),
+        ("www.npmjs.org", true),
         ("listed.test", true),
         ("a.listed.test", true),
         ("no.top.test", false),

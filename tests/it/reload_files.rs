@@ -297,9 +297,9 @@ fn preset_file_replaces_the_built_in_one() {
     let server = Setup::policy(&upstream, "include = [\"preset:npm\"]")
         .file("presets/npm.toml", "[policy.npm]\nallowed_hostnames = [\"npm.corp.test\"]\n")
         .start();
-    assert!(allows(&server, "npm.corp.test") && !allows(&server, "registry.npmjs.org"));
+    assert!(allows(&server, "npm.corp.test") && !allows(&server, "www.npmjs.org"));
     server.write("presets/npm.toml", "[policy.npm]\nallowed_hostnames = [\"npm2.corp.test\"]\n");
     wait_allows(&server, "npm2.corp.test");
     server.remove("presets/npm.toml");
-    wait_allows(&server, "registry.npmjs.org");
+    wait_allows(&server, "www.npmjs.org");
 }
