@@ -105,9 +105,14 @@ fn check_runs_the_tests_of_the_files() {
     let bad = "[[test]]\nclient = \"ci\"\nname = \"evil.test\"\nexpect = \"allow\"\n";
     let directory = policies(&format!("{POLICIES}{bad}"));
     with(directory.path(), &["check", "@"]).expect_code(78).expect_text(&["p.toml:3", "evil.test"]);
-    let directory =
-        policies(&format!("{POLICIES}[[test]]\nclient = \"nope\"\nname = \"a.test\"\nexpect = \"maybe\"\n"));
-    with(directory.path(), &["check", "@"]).expect_code(78).expect_text(&["nope", "maybe"]);
+    for (test, place) in [
+        ("[[test]]\nclient = \"nope\"\nname = \"a.test\"\nexpect = \"deny\"\n", "p.toml:34:10"),
+        ("[[test]]\nclient = \"ci\"\nname = \"a.test\"\nexpect = \"maybe\"\n", "p.toml:36:10"),
+        ("[[test]]\nclient = \"ci\"\nname = \"a..test\"\nexpect = \"deny\"\n", "p.toml:35:8"),
+    ] {
+        let directory = policies(&format!("{POLICIES}{test}"));
+        with(directory.path(), &["check", "@"]).expect_code(78).expect_text(&[place]);
+    }
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn bad_upstreams_stop_the_start() {
         ("tls://192.0.2.1#dns.example", "tls"),
         ("https://dns.example/dns-query", "https"),
         ("192.0.2.1:0", "0"),
-        ("", "upstream"),
+        ("", "address"),
     ] {
         let finished = setup(&[]).servers(&[server]).refused();
         assert_eq!(finished.code, Some(78), "{server}: {finished:#?}");
