@@ -1,4 +1,4 @@
-//! Who may look up what: policy files to a [`Snapshot`], and [`decide`]. Pure: no socket, clock, filesystem or log.
+//! Who may look up what: policy files to a [`Snapshot`], and [`decide()`]. Pure: no socket, clock, filesystem or log.
 
 mod assemble;
 pub mod client_index;
