@@ -75,6 +75,15 @@ impl Compiled {
     pub(super) fn next(&self, definitions: &Definitions, lists: &Lists) -> Self {
         let mut next = Self { policies: HashMap::with_capacity(definitions.len()), groups: HashMap::new() };
         for (id, spec) in definitions {
+            let before = self.policies.get(id);
+            if let Some(before) = before.filter(|before| before.still_holds(spec, definitions, lists)) {
+                let key = before.group.ingredients.key();
+                if !key.is_empty() {
+                    next.groups.entry(key).or_insert_with(|| Arc::clone(&before.group));
+                }
+                next.policies.insert(Arc::clone(id), before.clone());
+                continue;
+            }
             let ingredients = Ingredients::gather(spec, definitions, lists);
             let key = ingredients.key();
             let group = if key.is_empty() {
@@ -83,7 +92,6 @@ impl Compiled {
                 let known = next.groups.get(&key).or_else(|| self.groups.get(&key)).map(Arc::clone);
                 known.unwrap_or_else(|| Arc::new(Group::make(ingredients)))
             };
-            let before = self.policies.get(id);
             let unchanged =
                 before.filter(|before| Arc::ptr_eq(&before.policy.spec, spec) && Arc::ptr_eq(&before.group, &group));
             let compiled = unchanged.cloned().unwrap_or_else(|| CompiledPolicy::make(spec, &group));
@@ -112,6 +120,19 @@ impl Compiled {
 }
 
 impl CompiledPolicy {
+    /// Returns whether nothing it is made from changed: then neither did what its includes lead to.
+    fn still_holds(&self, spec: &Arc<PolicySpec>, definitions: &Definitions, lists: &Lists) -> bool {
+        let Ingredients { included, allowed_lists, denied_lists, gone } = &self.group.ingredients;
+        let is_definition = |spec: &Arc<PolicySpec>| {
+            definitions.get(&spec.id.value).is_some_and(|definition| Arc::ptr_eq(definition, spec))
+        };
+        let is_list = |list: &Arc<ListFile>| lists.get(&list.path).is_some_and(|known| Arc::ptr_eq(known, list));
+        gone.is_none()
+            && Arc::ptr_eq(&self.policy.spec, spec)
+            && included.iter().all(|(_, spec)| is_definition(spec))
+            && allowed_lists.iter().chain(denied_lists).all(|(_, list)| is_list(list))
+    }
+
     /// Puts a policy's own entries and what it gets from elsewhere together.
     fn make(spec: &Arc<PolicySpec>, group: &Arc<Group>) -> Self {
         let own: Via = Arc::new([]);

@@ -1,6 +1,10 @@
 //! What several files make together: ids defined twice, references to nothing, cycles, equal prefixes.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +15,46 @@ use super::spec::{FileSpec, PRESET_PREFIX, PolicySpec, UNRESTRICTED};
 use super::tree::Bindings;
 
 /// Policy files by path, preset files included.
-pub(super) type Files = BTreeMap<Arc<Path>, Arc<FileSpec>>;
+pub(super) type Files = BTreeMap<FilePath, Arc<FileSpec>>;
+
+/// The path of a policy file, ordered by its bytes: `Path` compares by components, which took most of the time of a
+/// reload of 10,000 files (measured).
+#[derive(Clone, Debug)]
+pub(super) struct FilePath(pub(super) Arc<Path>);
+
+impl PartialEq for FilePath {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.as_os_str() == other.0.as_os_str()
+    }
+}
+
+impl Eq for FilePath {}
+
+impl PartialOrd for FilePath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for FilePath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.as_os_str().cmp(other.0.as_os_str())
+    }
+}
+
+impl Borrow<OsStr> for FilePath {
+    fn borrow(&self) -> &OsStr {
+        self.0.as_os_str()
+    }
+}
+
+impl Deref for FilePath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
 
 /// Something that keeps files from going into force together.
 #[derive(Debug, Default)]
@@ -19,7 +62,7 @@ pub(super) struct Conflict {
     /// What is wrong, unless that is told elsewhere.
     pub(super) diagnostic: Option<Diagnostic>,
     /// The files that make it; those among them that changed are held back.
-    pub(super) files: Vec<Arc<Path>>,
+    pub(super) files: Vec<FilePath>,
     /// Whether the bindings make it and changed.
     pub(super) bindings: bool,
 }
@@ -47,7 +90,7 @@ pub(super) struct Candidates<'c> {
 #[derive(Clone, Copy)]
 struct Site<'c> {
     /// The file.
-    path: &'c Arc<Path>,
+    path: &'c FilePath,
     /// Its text.
     source: &'c Source,
     /// The place.
@@ -149,7 +192,7 @@ impl<'c> Candidates<'c> {
 
     /// Returns whether a file says what is in force.
     pub(super) fn is_settled(&self, path: &Path) -> bool {
-        match (self.files.get(path), self.in_force.get(path)) {
+        match (self.files.get(path.as_os_str()), self.in_force.get(path.as_os_str())) {
             (Some(now), Some(before)) => Arc::ptr_eq(now, before),
             _ => false,
         }
@@ -185,15 +228,14 @@ impl<'c> Candidates<'c> {
             return;
         }
         for (path, file) in self.files {
-            let settled = self.is_settled(path);
             for (kind, source, reference) in references(file) {
                 if self.is_defined(ids, kind, &reference.value) {
                     continue;
                 }
-                if !settled {
+                if !self.is_settled(path) {
                     conflicts.push(Conflict {
                         diagnostic: Some(self.unknown(ids, kind, source, reference)),
-                        files: vec![Arc::clone(path)],
+                        files: vec![path.clone()],
                         bindings: false,
                     });
                 } else if let Some(definer) = self.dropped_by(kind, &reference.value) {
@@ -202,7 +244,7 @@ impl<'c> Candidates<'c> {
                     let before = definer.source.place(definer.span.start);
                     conflicts.push(Conflict {
                         diagnostic: Some(diagnostic.help(STILL_USED).related(before, "it was defined here")),
-                        files: vec![Arc::clone(definer.path)],
+                        files: vec![definer.path.clone()],
                         bindings: false,
                     });
                 }
@@ -220,7 +262,7 @@ impl<'c> Candidates<'c> {
                 let message = format!("unknown policy {}", quoted(&binding.policy));
                 Diagnostic::about_file(Path::new("<configuration>"), message).help(self.suggest(ids, &binding.policy))
             };
-            let files = dropped.iter().map(|definer| Arc::clone(definer.path)).collect();
+            let files = dropped.iter().map(|definer| definer.path.clone()).collect();
             conflicts.push(Conflict { diagnostic: Some(diagnostic), files, bindings: !self.bindings_settled });
         }
     }
@@ -271,15 +313,15 @@ impl<'c> Candidates<'c> {
         for (path, file) in self.files {
             let mut lists =
                 file.policies.iter().flat_map(|policy| policy.allowed_lists.iter().chain(&policy.denied_lists));
-            if !self.is_settled(path) && lists.any(|list| !self.lists.contains_key(&list.value)) {
-                conflicts.push(Conflict { files: vec![Arc::clone(path)], ..Conflict::default() });
+            if lists.any(|list| !self.lists.contains_key(&list.value)) && !self.is_settled(path) {
+                conflicts.push(Conflict { files: vec![path.clone()], ..Conflict::default() });
             }
         }
     }
 
     /// Finds policies that include themselves, through others or directly.
     fn cycles(&self, ids: &Ids<'c>, conflicts: &mut Vec<Conflict>) {
-        let specs: HashMap<&str, (&'c Arc<Path>, &'c PolicySpec)> = self
+        let specs: HashMap<&str, (&'c FilePath, &'c PolicySpec)> = self
             .files
             .iter()
             .flat_map(|(path, file)| file.policies.iter().map(move |spec| (path, &**spec)))
@@ -293,7 +335,7 @@ impl<'c> Candidates<'c> {
                     continue;
                 }
                 // A stack of our own: a chain of includes may be longer than the thread's stack is deep.
-                let mut way: Vec<(&'c Arc<Path>, &'c PolicySpec, usize)> = vec![(path, start, 0)];
+                let mut way: Vec<(&'c FilePath, &'c PolicySpec, usize)> = vec![(path, start, 0)];
                 done.insert(&start.id.value, false);
                 while let Some((_, spec, next)) = way.last_mut() {
                     let spec = *spec;
@@ -326,16 +368,16 @@ fn between(first: Site<'_>, second: Site<'_>, message: String, related: &str, he
     let error = second.source.error(second.span, message).help(help);
     Conflict {
         diagnostic: Some(error.related(first.source.place(first.span.start), related)),
-        files: vec![Arc::clone(first.path), Arc::clone(second.path)],
+        files: vec![first.path.clone(), second.path.clone()],
         bindings: false,
     }
 }
 
 /// Returns the conflict of a cycle, closed by `reference` in the last policy of `way`.
-fn cycle(way: &[(&Arc<Path>, &PolicySpec, usize)], reference: &Placed<Arc<str>>) -> Conflict {
+fn cycle(way: &[(&FilePath, &PolicySpec, usize)], reference: &Placed<Arc<str>>) -> Conflict {
     let ids: Vec<&str> = way.iter().map(|(_, spec, _)| &*spec.id.value).chain([&*reference.value]).collect();
     let mut conflict =
-        Conflict { files: way.iter().map(|(path, _, _)| Arc::clone(path)).collect(), ..Conflict::default() };
+        Conflict { files: way.iter().map(|(path, _, _)| (*path).clone()).collect(), ..Conflict::default() };
     if let Some((_, last, _)) = way.last() {
         let message = format!("policies include one another in a circle: {}", ids.join(" > "));
         let mut error = last.source.error(reference.span, message).help("remove one of the includes");

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::document::{Diagnostic, Placed, Severity, Source, quoted};
 
 use super::compile::{Compiled, Lists};
-use super::conflict::{Candidates, Files, Ids};
+use super::conflict::{Candidates, FilePath, Files, Ids};
 use super::list::ListFile;
 use super::preset::{built_in, shared_hasher};
 use super::read::{Role, read_file};
@@ -29,7 +29,7 @@ pub type ReadList<'f> = &'f mut dyn FnMut(&Path) -> Result<Arc<str>, String>;
 #[derive(Debug)]
 pub struct Library {
     /// What is known of each policy file.
-    files: BTreeMap<Arc<Path>, Known<FileSpec>>,
+    files: BTreeMap<FilePath, Known<FileSpec>>,
     /// What is known of each list file.
     lists: BTreeMap<PathBuf, Known<ListFile>>,
     /// The bindings in force.
@@ -164,7 +164,7 @@ impl Library {
         }
         report.diagnostics.extend(compiled.warnings().cloned());
         report.diagnostics.extend(used.values().flat_map(|list| list.warnings.iter().cloned()));
-        lint::across(&candidates, &snapshot, &chosen_bindings, &used, &mut report.diagnostics);
+        lint::across(&candidates, &compiled, &snapshot, &chosen_bindings, &used, &mut report.diagnostics);
         report.add_warnings_of(&files, &candidates);
 
         let unchanged = phase == Phase::Reload
@@ -193,18 +193,18 @@ impl Library {
     }
 
     /// Reads the policy files that changed.
-    fn look_at_files(&self, tree: &Tree, phase: Phase, report: &mut Report) -> BTreeMap<Arc<Path>, Known<FileSpec>> {
+    fn look_at_files(&self, tree: &Tree, phase: Phase, report: &mut Report) -> BTreeMap<FilePath, Known<FileSpec>> {
         let mut files = BTreeMap::new();
         for (path, text) in &tree.files {
-            let before = self.files.get_key_value(path.as_path());
-            let path: Arc<Path> = before.map_or_else(|| path.as_path().into(), |(path, _)| Arc::clone(path));
+            let before = self.files.get_key_value(path.as_os_str());
+            let path = before.map_or_else(|| FilePath(path.as_path().into()), |(path, _)| path.clone());
             let Some(role) = role(&tree.root, &path) else {
                 report.diagnostics.push(stray(&path));
                 continue;
             };
             let before = before.map(|(_, known)| known);
             let known = match text {
-                Ok(text) => Known::of_file(&path, text, role, before),
+                Ok(text) => Known::of_file(&path.0, text, role, before),
                 Err(why) => Known::unreadable(&path, why, before),
             };
             if !known.is_good {
@@ -224,13 +224,13 @@ impl Library {
                 continue;
             }
             if tree.unreadable.keys().any(|folder| path.starts_with(folder)) {
-                files.insert(Arc::clone(path), known.share());
+                files.insert(path.clone(), known.share());
             } else if known.in_force.is_some() {
                 // It is gone. That it was there is kept in case the whole reload is refused.
-                files.insert(Arc::clone(path), Known { in_force: known.in_force.clone(), ..Known::absent() });
+                files.insert(path.clone(), Known { in_force: known.in_force.clone(), ..Known::absent() });
             }
         }
-        let is_policy_file = |(path, file): (&Arc<Path>, &Known<FileSpec>)| {
+        let is_policy_file = |(path, file): (&FilePath, &Known<FileSpec>)| {
             file.seen != Seen::Absent && role(&tree.root, path) == Some(Role::Policies)
         };
         if !files.iter().any(is_policy_file) && tree.unreadable.is_empty() {
@@ -326,7 +326,7 @@ impl Library {
                     taken_back = true;
                     report.hold_back(path);
                     match in_force.get(path) {
-                        Some(before) => files.insert(Arc::clone(path), Arc::clone(before)),
+                        Some(before) => files.insert(path.clone(), Arc::clone(before)),
                         None => files.remove(path),
                     };
                 }
@@ -464,7 +464,7 @@ impl Report {
     }
 
     /// Notes that every file that changed is held back.
-    fn hold_back_all(&mut self, files: &BTreeMap<Arc<Path>, Known<FileSpec>>, in_force: &Files) {
+    fn hold_back_all(&mut self, files: &BTreeMap<FilePath, Known<FileSpec>>, in_force: &Files) {
         for (path, file) in files {
             let is_in_force = match (&file.read, in_force.get(path)) {
                 (Some(read), Some(before)) => Arc::ptr_eq(read, before),
@@ -477,7 +477,7 @@ impl Report {
     }
 
     /// Adds the warnings of the files that are to go into force as they are.
-    fn add_warnings_of(&mut self, files: &BTreeMap<Arc<Path>, Known<FileSpec>>, candidates: &Files) {
+    fn add_warnings_of(&mut self, files: &BTreeMap<FilePath, Known<FileSpec>>, candidates: &Files) {
         for (path, file) in files {
             let is_candidate = match (&file.read, candidates.get(path)) {
                 (Some(read), Some(candidate)) => file.is_good && Arc::ptr_eq(read, candidate),
@@ -491,19 +491,19 @@ impl Report {
 }
 
 /// Returns the files in force.
-fn in_force(files: &BTreeMap<Arc<Path>, Known<FileSpec>>) -> Files {
-    files.iter().filter_map(|(path, file)| Some((Arc::clone(path), file.in_force.clone()?))).collect()
+fn in_force(files: &BTreeMap<FilePath, Known<FileSpec>>) -> Files {
+    files.iter().filter_map(|(path, file)| Some((path.clone(), file.in_force.clone()?))).collect()
 }
 
 /// Returns what is to go into force as far as each file goes by itself. At a start a bad file stands for what could
 /// be understood of it, so that what refers to it is not called wrong as well.
-fn candidates(files: &BTreeMap<Arc<Path>, Known<FileSpec>>, phase: Phase) -> Files {
+fn candidates(files: &BTreeMap<FilePath, Known<FileSpec>>, phase: Phase) -> Files {
     let candidate = |file: &Known<FileSpec>| match (phase, &file.seen) {
         (_, Seen::Absent) => None,
         (Phase::Start, _) => file.read.clone(),
         (Phase::Reload, _) => file.candidate(),
     };
-    files.iter().filter_map(|(path, file)| Some((Arc::clone(path), candidate(file)?))).collect()
+    files.iter().filter_map(|(path, file)| Some((path.clone(), candidate(file)?))).collect()
 }
 
 /// Returns the lists that the files name.
@@ -544,8 +544,12 @@ fn same<'a, K: Eq + 'a, T: 'a>(
 
 /// Puts diagnostics in the order of path and place, each told once.
 fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    diagnostics
-        .sort_by(|one, two| (&one.place, one.severity, &one.message).cmp(&(&two.place, two.severity, &two.message)));
+    // Paths by their bytes, as `FilePath` has them.
+    diagnostics.sort_by(|one, two| {
+        let key = |diagnostic: &Diagnostic| (diagnostic.place.line, diagnostic.place.column, diagnostic.severity);
+        let paths = one.place.path.as_os_str().cmp(two.place.path.as_os_str());
+        paths.then_with(|| key(one).cmp(&key(two))).then_with(|| one.message.cmp(&two.message))
+    });
     diagnostics.dedup();
     diagnostics
 }

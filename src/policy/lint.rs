@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::dns::name::{DisplayWire, Suffixes};
 use crate::document::{Diagnostic, Findings, Placed, Severity, Source, quoted};
 
-use super::compile::Lists;
+use super::compile::{Compiled, Lists};
 use super::conflict::Files;
 use super::list::ListFile;
 use super::name_set::{Kind, Match, NameSet};
@@ -46,6 +46,7 @@ pub(super) fn policy(
 /// Adds the warnings that several files make together.
 pub(super) fn across(
     files: &Files,
+    compiled: &Compiled,
     snapshot: &Snapshot,
     bindings: &Bindings,
     lists: &Lists,
@@ -53,12 +54,12 @@ pub(super) fn across(
 ) {
     unused(files, bindings, diagnostics);
     open_blueprints(files, snapshot, diagnostics);
-    gone(files, snapshot, bindings, diagnostics);
+    gone(files, compiled, snapshot, bindings, diagnostics);
     for policy in files.values().flat_map(|file| &file.policies) {
         let allowing = policy.allowed_lists.iter().filter_map(|list| lists.get(&list.value));
         diagnostics.extend(allowing.flat_map(|list| list.shared.iter().cloned()));
         for included in &policy.include {
-            if snapshot.policy(&included.value).is_some_and(Policy::allow_all) {
+            if compiled.policy(&included.value).is_some_and(|policy| policy.allow_all()) {
                 let message = format!("{} allows all, but only its lists are included", quoted(&included.value));
                 let help = "write `allow_all = true` here if that is meant";
                 diagnostics.push(policy.source.warning(included.span, message).help(help));
@@ -117,8 +118,14 @@ fn open_blueprints(files: &Files, snapshot: &Snapshot, diagnostics: &mut Vec<Dia
 }
 
 /// Warns of references to what went with its file: those who have them are denied.
-fn gone(files: &Files, snapshot: &Snapshot, bindings: &Bindings, diagnostics: &mut Vec<Diagnostic>) {
-    let is_gone = |id: &str| id != UNRESTRICTED && snapshot.policy(id).is_none();
+fn gone(
+    files: &Files,
+    compiled: &Compiled,
+    snapshot: &Snapshot,
+    bindings: &Bindings,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let is_gone = |id: &str| id != UNRESTRICTED && compiled.policy(id).is_none();
     let mut tell = |source: &Source, reference: &Placed<Arc<str>>, who: String| {
         let message = format!("{} is gone with its file: {who} denied everything", quoted(&reference.value));
         diagnostics.push(source.warning(reference.span, message).help("define it again, or refer to something else"));

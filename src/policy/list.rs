@@ -2,6 +2,7 @@
 
 use std::hash::RandomState;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::document::{Diagnostic, Findings, Severity, Source, Span, quoted};
@@ -15,6 +16,8 @@ use super::shared_suffix::{self, Registry};
 /// What a list file says.
 #[derive(Debug)]
 pub(super) struct ListFile {
+    /// The file.
+    pub(super) path: PathBuf,
     /// Its patterns.
     pub(super) set: Arc<NameSet>,
     /// Warnings that hold wherever it is used: duplicates, and what wildcards of the list cover.
@@ -99,6 +102,7 @@ impl ListFile {
             }
         }
         Ok(Self {
+            path: source.path().to_path_buf(),
             set: Arc::new(set),
             warnings: findings.into_diagnostics(source.path()),
             shared: shared.into_diagnostics(source.path()),

@@ -135,7 +135,8 @@ pub fn hostname(text: &str) -> Result<LowerName, (String, String)> {
         let why = format!("a hostname cannot hold {}", quoted(&character.to_string()));
         return Err((why, "use letters, digits, `-` and `_` between dots".to_owned()));
     }
-    if ascii.parse::<IpAddr>().is_ok() {
+    // An IPv4 address ends in a digit; with the colons of IPv6 it would not have come this far.
+    if ascii.ends_with(|last: char| last.is_ascii_digit()) && ascii.parse::<IpAddr>().is_ok() {
         return why_and_help(IS_ADDRESS, ADDRESS_HELP);
     }
     LowerName::from_text(&ascii).map_err(|error| {

@@ -13,7 +13,7 @@ use crate::dns::name::LowerName;
 pub enum Registry {
     /// A registry of domains: the public suffix list's ICANN section.
     Icann,
-    /// A provider of hosting, storage or the like: the list's private section, or [`OWN`].
+    /// A provider of hosting, storage or the like: the list's private section, or our own list.
     Provider,
 }
 
