@@ -77,6 +77,10 @@ impl Loaded {
     /// # Errors
     /// Everything that is wrong.
     pub(crate) fn start(config: &Config) -> Result<Self, Vec<Diagnostic>> {
+        let circular = upstreams::circular_in(config);
+        if !circular.is_empty() {
+            return Err(circular);
+        }
         let mut files = Files::default();
         let root = &config.policies;
         let mut found = files.read_tree(root).map_err(|error| vec![unreadable(root, &error)])?;

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::files::Text;
-use crate::config::{Servers, Upstream};
-use crate::document::{Diagnostic, Severity};
+use crate::config::{Config, Servers, Upstream};
+use crate::document::{Diagnostic, Place, Severity};
 use crate::upstream::system::{interface_index, is_local, nameservers};
 use crate::upstream::{Server, Settings};
 
@@ -50,17 +50,7 @@ pub(crate) fn choose(
     let timeout = upstream.timeout;
     match &upstream.servers {
         Servers::Listed(servers) => {
-            let own = servers.iter().filter(|(server, _)| server.is_own(listeners, is_local));
-            let errors: Vec<_> = own
-                .map(|(server, place)| Diagnostic {
-                    severity: Severity::Error,
-                    place: place.clone(),
-                    message: format!("`{server}` is hostgate's own listener: it would ask itself in a circle"),
-                    help: Some("name the resolver that stands behind hostgate".to_owned()),
-                    related: Vec::new(),
-                    excerpt: None,
-                })
-                .collect();
+            let errors = circular(servers, listeners);
             if !errors.is_empty() {
                 return Err(errors);
             }
@@ -69,6 +59,29 @@ pub(crate) fn choose(
         }
         Servers::System(path) => Ok(system(path, listeners, timeout, read)),
     }
+}
+
+/// Returns the errors of a configuration that would ask itself, as far as it shows before anything is bound.
+pub(super) fn circular_in(config: &Config) -> Vec<Diagnostic> {
+    let listeners: Vec<_> = config.listen.iter().map(|listen| listen.address).collect();
+    match &config.upstream.servers {
+        Servers::Listed(servers) => circular(servers, &listeners),
+        Servers::System(_) => Vec::new(),
+    }
+}
+
+/// Returns an error for each server that is one of our own listeners.
+fn circular(servers: &[(Server, Place)], listeners: &[SocketAddr]) -> Vec<Diagnostic> {
+    let own = servers.iter().filter(|(server, _)| server.is_own(listeners, is_local));
+    own.map(|(server, place)| Diagnostic {
+        severity: Severity::Error,
+        place: place.clone(),
+        message: format!("`{server}` is hostgate's own listener: it would ask itself in a circle"),
+        help: Some("name the resolver that stands behind hostgate".to_owned()),
+        related: Vec::new(),
+        excerpt: None,
+    })
+    .collect()
 }
 
 /// Chooses the nameservers of a resolv.conf.
@@ -101,7 +114,7 @@ mod tests {
     use std::sync::Arc;
 
     /// Chooses from a resolv.conf of this text.
-    fn from_text(text: Text) -> Chosen {
+    fn from_text(text: &Text) -> Chosen {
         let servers = Servers::System(PathBuf::from("resolv.conf"));
         let upstream = Upstream { servers, timeout: Duration::from_secs(2) };
         let own = ["127.0.0.1:53".parse().unwrap()];
@@ -116,11 +129,11 @@ mod tests {
             (Ok("nameserver 127.0.0.1\n"), "(resolv.conf: `127.0.0.1:53` is hostgate's own listener)"),
             (Err("there is no such file"), "resolv.conf: there is no such file (set"),
         ] {
-            let chosen = from_text(text.map(Arc::from).map_err(str::to_owned));
+            let chosen = from_text(&text.map(Arc::from).map_err(str::to_owned));
             assert!(chosen.servers.is_empty(), "{text:?}");
             assert!(chosen.error.as_ref().unwrap().contains(expected), "{text:?}: {chosen:?}");
         }
-        let chosen = from_text(Ok("nameserver 127.0.0.1\nnameserver 192.0.2.1\n".into()));
+        let chosen = from_text(&Ok("nameserver 127.0.0.1\nnameserver 192.0.2.1\n".into()));
         assert_eq!((chosen.describe().as_str(), &chosen.error), ("192.0.2.1:53", &None));
     }
 

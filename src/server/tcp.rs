@@ -97,8 +97,8 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    // Connections of an earlier process in TIME_WAIT do not keep the port; another listener does.
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -321,7 +321,7 @@ mod tests {
         metrics.dropped_short();
         metrics.origin(Origin::Stale);
         metrics.observe(Event::Answered(upstream::Transport::Udp, Duration::from_millis(3)));
-        metrics.observe(Event::Answered(upstream::Transport::Tcp, Duration::from_secs(60)));
+        metrics.observe(Event::Answered(upstream::Transport::Tcp, Duration::from_mins(1)));
         metrics.observe(Event::Failed(FailureKind::Timeout));
         let upstream = UpstreamState {
             server: "192.0.2.1:53".into(),

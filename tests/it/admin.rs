@@ -1,9 +1,7 @@
-//! The admin endpoint, signals, and what the service manager is told.
+//! The admin endpoint and signals.
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
 
 use crate::support::{client, http, *};
 
@@ -140,39 +138,6 @@ fn terminate_and_interrupt_end_with_zero() {
         assert_eq!(server.wait_exit().code(), Some(0), "{signal}: {}", server.log());
         assert!(TcpStream::connect(address).is_err(), "{signal}: the port is free again");
     }
-}
-
-#[test]
-fn service_manager_is_told() {
-    let upstream = FakeUpstream::start();
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let hear = |wanted: &str| {
-        let mut heard = Vec::new();
-        let mut buffer = [0; 4096];
-        for _ in 0..100 {
-            let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {wanted}: {error}: {heard:?}"));
-            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if text.lines().any(|line| line.starts_with(wanted)) {
-                return text;
-            }
-            heard.push(text);
-        }
-        panic!("no {wanted}: {heard:?}")
-    };
-    let mut server = Setup::policy(&upstream, POLICY)
-        .environment("NOTIFY_SOCKET", path.to_str().unwrap())
-        .environment("WATCHDOG_USEC", "2000000")
-        .start();
-    hear("READY=1");
-    hear("WATCHDOG=1");
-    server.signal("HUP");
-    hear("STATUS=");
-    server.signal("TERM");
-    hear("STOPPING=1");
-    assert_eq!(server.wait_exit().code(), Some(0));
 }
 
 #[test]
