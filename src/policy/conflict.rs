@@ -184,9 +184,10 @@ impl<'c> Candidates<'c> {
             conflicts.push(between(first, second, message, "first defined here", "rename or remove one of them"));
         });
         self.equal_prefixes(&mut conflicts);
-        self.unknown_references(&ids, &mut conflicts);
-        self.missing_lists(&mut conflicts);
-        self.cycles(&ids, &mut conflicts);
+        let changed = self.changed();
+        self.unknown_references(&ids, &changed, &mut conflicts);
+        missing_lists(&changed, self.lists, &mut conflicts);
+        self.cycles(&ids, &changed, &mut conflicts);
         conflicts
     }
 
@@ -196,6 +197,32 @@ impl<'c> Candidates<'c> {
             (Some(now), Some(before)) => Arc::ptr_eq(now, before),
             _ => false,
         }
+    }
+
+    /// Returns the files that are not settled, by one walk through both maps.
+    fn changed(&self) -> Files {
+        let mut before = self.in_force.iter().peekable();
+        let mut changed = Files::new();
+        for (path, file) in self.files {
+            while before.next_if(|(other, _)| *other < path).is_some() {}
+            let settled =
+                before.next_if(|(other, _)| *other == path).is_some_and(|(_, known)| Arc::ptr_eq(known, file));
+            if !settled {
+                changed.insert(path.clone(), Arc::clone(file));
+            }
+        }
+        changed
+    }
+
+    /// Returns whether a file that changed no longer defines something that is in force.
+    fn drops_something(&self, ids: &Ids<'c>, changed: &Files) -> bool {
+        let before = changed.keys().filter_map(|path| self.in_force.get(path.as_os_str()));
+        before.into_iter().any(|file| {
+            let policies = file.policies.iter().map(|spec| (Kind::Policy, &spec.id.value));
+            let blueprints = file.blueprints.iter().map(|spec| (Kind::Blueprint, &spec.id.value));
+            let clients = file.clients.iter().map(|spec| (Kind::Client, &spec.id.value));
+            policies.chain(blueprints).chain(clients).any(|(kind, id)| ids.find(kind, id).is_none())
+        })
     }
 
     /// Orders two sites such that the one in a file that changed comes second: there the error is shown.
@@ -222,12 +249,14 @@ impl<'c> Candidates<'c> {
     }
 
     /// Finds references to ids that are not defined.
-    fn unknown_references(&self, ids: &Ids<'c>, conflicts: &mut Vec<Conflict>) {
+    fn unknown_references(&self, ids: &Ids<'c>, changed: &Files, conflicts: &mut Vec<Conflict>) {
         // What seems to be missing may stand behind a syntax error, which is told already.
         if self.files.values().any(|file| !file.is_whole) {
             return;
         }
-        for (path, file) in self.files {
+        // What did not change can only have lost what a change drops.
+        let suspects = if self.drops_something(ids, changed) { self.files } else { changed };
+        for (path, file) in suspects {
             for (kind, source, reference) in references(file) {
                 if self.is_defined(ids, kind, &reference.value) {
                     continue;
@@ -308,20 +337,12 @@ impl<'c> Candidates<'c> {
         suggestion(id, "policy", ids.policies.keys().copied().chain([UNRESTRICTED]))
     }
 
-    /// Finds lists of which no content is known; why is told by those who read them.
-    fn missing_lists(&self, conflicts: &mut Vec<Conflict>) {
-        for (path, file) in self.files {
-            let mut lists =
-                file.policies.iter().flat_map(|policy| policy.allowed_lists.iter().chain(&policy.denied_lists));
-            if lists.any(|list| !self.lists.contains_key(&list.value)) && !self.is_settled(path) {
-                conflicts.push(Conflict { files: vec![path.clone()], ..Conflict::default() });
-            }
-        }
-    }
-
     /// Finds policies that include themselves, through others or directly.
-    fn cycles(&self, ids: &Ids<'c>, conflicts: &mut Vec<Conflict>) {
-        let specs: HashMap<&str, (&'c FilePath, &'c PolicySpec)> = self
+    fn cycles(&self, ids: &Ids<'c>, changed: &Files, conflicts: &mut Vec<Conflict>) {
+        if !changed.values().any(|file| file.policies.iter().any(|spec| !spec.include.is_empty())) {
+            return;
+        }
+        let specs: HashMap<&str, (&FilePath, &PolicySpec)> = self
             .files
             .iter()
             .flat_map(|(path, file)| file.policies.iter().map(move |spec| (path, &**spec)))
@@ -329,13 +350,14 @@ impl<'c> Candidates<'c> {
             .map(|(path, spec)| (&*spec.id.value, (path, spec)))
             .collect();
         let mut done: HashMap<&str, bool> = HashMap::new();
-        for (path, file) in self.files {
+        // What is in force has no cycle, so a new one goes through a change.
+        for (path, file) in changed {
             for start in file.policies.iter().filter(|spec| !spec.include.is_empty()) {
                 if done.contains_key(&*start.id.value) {
                     continue;
                 }
                 // A stack of our own: a chain of includes may be longer than the thread's stack is deep.
-                let mut way: Vec<(&'c FilePath, &'c PolicySpec, usize)> = vec![(path, start, 0)];
+                let mut way: Vec<(&FilePath, &PolicySpec, usize)> = vec![(path, start, 0)];
                 done.insert(&start.id.value, false);
                 while let Some((_, spec, next)) = way.last_mut() {
                     let spec = *spec;
@@ -354,11 +376,21 @@ impl<'c> Candidates<'c> {
                         Some(true) => {}
                         Some(false) => {
                             let from = way.iter().position(|(_, spec, _)| std::ptr::eq(*spec, included)).unwrap_or(0);
-                            conflicts.push(cycle(&way[from..], reference));
+                            conflicts.push(cycle(&way[from..], reference, changed));
                         }
                     }
                 }
             }
+        }
+    }
+}
+
+/// Finds lists of which no content is known; why is told by those who read them.
+fn missing_lists(changed: &Files, known: &Lists, conflicts: &mut Vec<Conflict>) {
+    for (path, file) in changed {
+        let mut lists = file.policies.iter().flat_map(|policy| policy.allowed_lists.iter().chain(&policy.denied_lists));
+        if lists.any(|list| !known.contains_key(&list.value)) {
+            conflicts.push(Conflict { files: vec![path.clone()], ..Conflict::default() });
         }
     }
 }
@@ -373,18 +405,26 @@ fn between(first: Site<'_>, second: Site<'_>, message: String, related: &str, he
     }
 }
 
-/// Returns the conflict of a cycle, closed by `reference` in the last policy of `way`.
-fn cycle(way: &[(&FilePath, &PolicySpec, usize)], reference: &Placed<Arc<str>>) -> Conflict {
-    let ids: Vec<&str> = way.iter().map(|(_, spec, _)| &*spec.id.value).chain([&*reference.value]).collect();
+/// Returns the conflict of a cycle, closed by `reference` in the last policy of `way`; it is shown in a file of
+/// `changed`.
+fn cycle(way: &[(&FilePath, &PolicySpec, usize)], reference: &Placed<Arc<str>>, changed: &Files) -> Conflict {
+    let mut steps: Vec<(&FilePath, &PolicySpec, &Placed<Arc<str>>)> = Vec::new();
+    for (path, spec, next) in way {
+        let is_last = steps.len() + 1 == way.len();
+        let step = if is_last { Some(reference) } else { spec.include.get(next.saturating_sub(1)) };
+        steps.extend(step.map(|step| (*path, *spec, step)));
+    }
+    let shown = steps.iter().position(|(path, _, _)| changed.contains_key(*path)).unwrap_or(0);
+    let turn = (shown + 1) % steps.len().max(1);
+    steps.rotate_left(turn);
     let mut conflict =
         Conflict { files: way.iter().map(|(path, _, _)| (*path).clone()).collect(), ..Conflict::default() };
-    if let Some((_, last, _)) = way.last() {
+    if let Some(((_, last, step), before)) = steps.split_last() {
+        let ids: Vec<&str> = [&*step.value].into_iter().chain(steps.iter().map(|(_, _, step)| &*step.value)).collect();
         let message = format!("policies include one another in a circle: {}", ids.join(" > "));
-        let mut error = last.source.error(reference.span, message).help("remove one of the includes");
-        for (_, spec, next) in &way[..way.len() - 1] {
-            if let Some(step) = spec.include.get(next.saturating_sub(1)) {
-                error = error.related(spec.source.place(step.span.start), format!("includes {}", quoted(&step.value)));
-            }
+        let mut error = last.source.error(step.span, message).help("remove one of the includes");
+        for (_, spec, step) in before {
+            error = error.related(spec.source.place(step.span.start), format!("includes {}", quoted(&step.value)));
         }
         conflict.diagnostic = Some(error);
     }
