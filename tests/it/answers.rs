@@ -319,3 +319,55 @@ fn several_queries_share_a_tcp_connection() {
         if allowed { heard.expect_addresses(&[GLOBAL.into()]) } else { heard.expect_denied() }
     }
 }
+
+#[test]
+fn hundreds_of_pipelined_queries_are_all_answered() {
+    use std::io::Write;
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, POLICY).start();
+    let mut stream = client::tcp_connect([127, 0, 0, 1].into(), server.address()).unwrap();
+    let queries: Vec<u8> = (0..400_u16)
+        .flat_map(|id| {
+            let name = if id % 2 == 0 { format!("n{id}.wild.test") } else { format!("n{id}.denied.example") };
+            framed(&ask(&name, RecordType::A).id(id).bytes())
+        })
+        .collect();
+    stream.write_all(&queries).unwrap();
+    let mut ids: Vec<u16> = (0..400)
+        .map(|_| {
+            let heard = Heard::read(client::tcp_read(&mut stream).expect("each query is answered"));
+            let id = heard.message.metadata.id;
+            if id % 2 == 0 {
+                heard.expect_addresses(&[GLOBAL.into()])
+            } else {
+                heard.expect_denied()
+            }
+            id
+        })
+        .collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..400).collect::<Vec<_>>());
+}
+
+#[test]
+fn upstream_rcodes_and_odd_answers_pass() {
+    let upstream = FakeUpstream::start();
+    upstream.on("yx.wild.test", Answer::rcode(ResponseCode::YXDomain));
+    upstream.on("empty.wild.test", Answer::new());
+    let chained = Answer::rcode(ResponseCode::NXDomain).cname("chain.wild.test", "gone.test").soa("test", 300, 300);
+    upstream.on("chain.wild.test", chained);
+    let dname = Answer::new()
+        .raw("up.wild.test", 39, &wire_name("down.test"))
+        .cname("x.up.wild.test", "x.down.test")
+        .a("x.down.test", GLOBAL);
+    upstream.on("x.up.wild.test", dname);
+    let server = Setup::policy(&upstream, POLICY).start();
+    assert_eq!(ask("yx.wild.test", RecordType::A).both(&server).rcode(), ResponseCode::YXDomain);
+    let heard = ask("empty.wild.test", RecordType::A).both(&server);
+    assert_eq!((heard.rcode(), heard.message.all_sections().count()), (ResponseCode::NoError, 0));
+    let heard = ask("chain.wild.test", RecordType::A).both(&server);
+    assert_eq!((heard.rcode(), heard.message.answers.len()), (ResponseCode::NXDomain, 1), "{heard:#?}");
+    assert_eq!(heard.soa().unwrap().0, "test.");
+    let heard = ask("x.up.wild.test", RecordType::A).both(&server);
+    assert_eq!((heard.message.answers.len(), heard.addresses()), (3, vec![GLOBAL.into()]), "{heard:#?}");
+}

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::client::{self, framed, is_closed_within, tcp_connect, tcp_exchange};
@@ -22,6 +24,11 @@ fn random_bytes(seed: u64) -> impl FnMut(usize) -> Vec<u8> {
         state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_be_bytes()[0]
     };
     move |length| (0..length).map(|_| next()).collect()
+}
+
+/// Makes a FIFO that nobody writes to.
+fn make_fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
 /// Panics unless the server still answers.
@@ -174,7 +181,9 @@ fn policies_that_cannot_be_read_stop_the_start() {
         let file = fs::File::create(setup.policies().join("huge.toml")).unwrap();
         file.set_len(1 << 30).unwrap();
     };
-    let cases: [(&str, Prepare<'_>, &[&str]); 8] = [
+    let fifo: Prepare<'_> = &|setup| make_fifo(&setup.policies().join("pipe.toml"));
+    let cases: [(&str, Prepare<'_>, &[&str]); 9] = [
+        ("a FIFO, which would never end", fifo, &["pipe.toml"]),
         ("missing", &|setup| fs::remove_dir(setup.policies()).unwrap(), &["policies"]),
         (
             "a file",
@@ -237,6 +246,10 @@ fn bad_files_that_come_later_are_held_back() {
     symlink("loop.toml", server.policies("loop.toml")).unwrap();
     assert!(server.wait_error().contains("loop.toml"));
     server.remove("loop.toml");
+    server.wait_no_error();
+    make_fifo(&server.policies("pipe.toml"));
+    assert!(server.wait_error().contains("pipe.toml"));
+    server.remove("pipe.toml");
     server.wait_no_error();
     // A directory that holds itself.
     symlink(".", server.policies("self")).unwrap();

@@ -336,3 +336,16 @@ fn chain_that_loops_ends() {
     }
     ask("fine.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
 }
+
+#[test]
+fn chain_to_a_private_address_is_filtered() {
+    let upstream = FakeUpstream::start();
+    let answer = Answer::new().cname("alias.test", "inner.test").a("inner.test", [192, 168, 1, 1].into());
+    upstream.on("alias.test", answer);
+    // The target's own entry does not help: the name asked for counts.
+    let body = format!("{POLICY}\nprivate_answers = [\"inner.test\"]");
+    let server = Setup::policy(&upstream, &body).start();
+    let heard = ask("alias.test", RecordType::A).both(&server);
+    assert_eq!((heard.rcode(), heard.addresses(), heard.ede_codes()), (ResponseCode::NoError, vec![], vec![17]));
+    assert!(ask("alias.test", RecordType::A).no_edns().both(&server).addresses().is_empty());
+}

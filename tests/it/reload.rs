@@ -1,6 +1,7 @@
 //! What a reload does: a bad file holds back only itself, what is gone is gone, and nobody sees half a policy.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
@@ -233,6 +234,61 @@ fn configuration_is_taken_anew() {
     // A key that needs a restart says so.
     server.reconfigure("address = \"127.0.0.2:0\"", "address = \"127.0.0.3:0\"");
     server.wait_log(&["WARN", "restart"]);
+}
+
+#[test]
+fn blueprint_that_is_gone_denies_its_clients() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::new(&[&upstream])
+        .file("b.toml", "[blueprint.b]\nruntime_policy = \"p\"\n")
+        .file(
+            "p.toml",
+            "[policy.p]\nallowed_hostnames = [\"p.test\"]\n[client.c]\nsources = [\"127.0.0.11\"]\nblueprint = \"b\"\n",
+        )
+        .start();
+    assert!(allows(&server, "127.0.0.11", "p.test"));
+    server.remove("b.toml");
+    server.until("denied", || (!allows(&server, "127.0.0.11", "p.test")).then_some(()));
+    assert!(!allows(&server, "127.0.0.11", "other.test"), "never unrestricted");
+}
+
+#[test]
+fn equal_prefixes_hold_back_the_file_that_changed() {
+    let upstream = FakeUpstream::start();
+    let server = three_files(&upstream);
+    server.write("d.toml", "[client.d]\nsources = [\"127.0.0.11/32\"]\npolicy = \"unrestricted\"\n");
+    let error = server.wait_error();
+    assert!(error.contains("a.toml:") && error.contains("d.toml:"), "{error}");
+    assert!(!allows(&server, "127.0.0.11", "x.test"));
+}
+
+#[test]
+fn configuration_in_a_configmap_is_watched() {
+    let upstream = FakeUpstream::start();
+    let setup = Setup::new(&[&upstream])
+        .file(
+            "p.toml",
+            "[policy.one]\nallowed_hostnames = [\"one.test\"]\n[policy.two]\nallowed_hostnames = [\"two.test\"]\n",
+        )
+        .top("default_policy = \"one\"");
+    let directory = setup.directory().to_owned();
+    let text = fs::read_to_string(setup.write_configuration()).unwrap();
+    let publish = |revision: &str, text: &str| {
+        fs::create_dir(directory.join(revision)).unwrap();
+        // Paths are relative to the file they stand in, as it is named.
+        fs::write(directory.join(revision).join("hostgate.toml"), text).unwrap();
+        symlink(revision, directory.join("..data_tmp")).unwrap();
+        fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
+    };
+    publish("..1", &text);
+    let server = setup.start_with(|path| {
+        fs::remove_file(path).unwrap();
+        symlink("..data/hostgate.toml", path).unwrap();
+    });
+    assert!(allows(&server, "127.0.0.11", "one.test"));
+    publish("..2", &text.replace("default_policy = \"one\"", "default_policy = \"two\""));
+    fs::remove_dir_all(directory.join("..1")).unwrap();
+    server.until("the new default", || allows(&server, "127.0.0.11", "two.test").then_some(()));
 }
 
 #[test]

@@ -303,3 +303,51 @@ fn preset_file_replaces_the_built_in_one() {
     server.remove("presets/npm.toml");
     wait_allows(&server, "www.npmjs.org");
 }
+
+#[test]
+fn file_that_is_a_symlink_is_watched_where_it_leads() {
+    let upstream = FakeUpstream::start();
+    let setup = Setup::new(&[&upstream]).top("default_policy = \"test\"");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let target = elsewhere.path().join("real.toml");
+    fs::write(&target, policy("v1.test")).unwrap();
+    symlink(&target, setup.policies().join("test.toml")).unwrap();
+    let server = setup.start();
+    assert!(allows(&server, "v1.test"));
+    fs::write(&target, policy("v2.test")).unwrap();
+    wait_allows(&server, "v2.test");
+    let beside = elsewhere.path().join("new");
+    fs::write(&beside, policy("v3.test")).unwrap();
+    fs::rename(&beside, &target).unwrap();
+    wait_allows(&server, "v3.test");
+    // A symlink to a directory, filled elsewhere.
+    let team = tempfile::tempdir().unwrap();
+    symlink(team.path(), server.policies("team")).unwrap();
+    fs::write(
+        team.path().join("x.toml"),
+        "[policy.x]\nallow_all = true\n[client.x]\nsources = [\"127.0.0.21\"]\npolicy = \"x\"\n",
+    )
+    .unwrap();
+    server.until("the linked directory's file", || {
+        (!ask("any.test", RecordType::A).from("127.0.0.21").udp(&server).addresses().is_empty()).then_some(())
+    });
+}
+
+#[test]
+fn half_written_files_are_never_in_force() {
+    use std::io::Write;
+    let upstream = FakeUpstream::start();
+    let server = start(&upstream);
+    // A slow writer: each piece alone is no whole file, or would say something else.
+    let mut file = fs::File::create(server.policies("test.toml")).unwrap();
+    for piece in ["[policy.te", "st]\nallowed_hostnames = [\"a.te", "st\", ", "\"b.test\""] {
+        file.write_all(piece.as_bytes()).unwrap();
+        file.flush().unwrap();
+        server.until("the half is told of", || server.status()["error"].is_string().then_some(()));
+        assert!(allows(&server, "v1.test"), "{piece}");
+    }
+    file.write_all(b"]\n").unwrap();
+    drop(file);
+    wait_allows(&server, "b.test");
+    assert!(!allows(&server, "v1.test"));
+}

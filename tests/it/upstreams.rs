@@ -1,7 +1,7 @@
 //! Several upstreams: failover, health, truncation, the system's resolv.conf, none at all.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{udp_exchange, wire_name};
@@ -169,27 +169,16 @@ fn bad_upstreams_stop_the_start() {
 
 #[test]
 fn own_listener_as_upstream_is_refused() {
-    // The port has to be known before the start; it is held until the moment before.
-    let mut refused = None;
-    for _ in 0..5 {
-        let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = held.local_addr().unwrap().to_string();
-        drop(held);
-        refused = Some(setup(&[]).listen_only(&address).servers(&[&address]).refused());
-        if refused.as_ref().is_some_and(|finished| finished.code == Some(78)) {
-            break;
-        }
+    for listener in ["127.0.0.1", "0.0.0.0"] {
+        // The port has to be known before the start: it is free a moment before, so a few are tried.
+        let refused = (0..10).find_map(|_| {
+            let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let setup = setup(&[]).listen_only(&format!("{listener}:{port}")).servers(&[&format!("127.0.0.1:{port}")]);
+            let finished = setup.refused();
+            (!finished.stderr.contains("in use")).then_some(finished)
+        });
+        refused.expect("a port is free").expect_code(78).expect_text(&["hostgate.toml:", "listen"]);
     }
-    refused.unwrap().expect_code(78).expect_text(&["hostgate.toml:", "listen"]);
-}
-
-#[test]
-fn own_wildcard_listener_as_upstream_is_refused() {
-    let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = held.local_addr().unwrap().port();
-    drop(held);
-    let setup = setup(&[]).listen_only(&format!("0.0.0.0:{port}")).servers(&[&format!("127.0.0.1:{port}")]);
-    setup.refused().expect_code(78).expect_text(&["hostgate.toml:", "listen"]);
 }
 
 #[test]
@@ -287,5 +276,49 @@ fn slow_server_does_not_hold_up_the_others_questions() {
             udp_exchange([127, 0, 0, 1].into(), address, &query, Duration::from_secs(1)).expect("not held up");
         }
         slow.join().unwrap().expect_addresses(&[GLOBAL.into()]);
+    });
+}
+
+#[test]
+fn resolv_conf_that_is_a_symlink_is_watched_where_it_leads() {
+    // As systemd-resolved and NetworkManager have it: /etc/resolv.conf leads to a file below /run that is renamed over.
+    let setup = setup(&[]).resolv_conf();
+    let run = setup.directory().join("run");
+    fs::create_dir(&run).unwrap();
+    fs::write(run.join("stub.conf"), "nameserver 127.99.99.1\n").unwrap();
+    std::os::unix::fs::symlink("run/stub.conf", setup.directory().join("resolv.conf")).unwrap();
+    let server = setup.start();
+    for last in 2..5 {
+        fs::write(run.join("new"), format!("nameserver 127.99.99.{last}\n")).unwrap();
+        fs::rename(run.join("new"), run.join("stub.conf")).unwrap();
+        let wanted = format!("127.99.99.{last}");
+        server.until(&wanted, || server.status()["upstreams"].to_string().contains(&wanted).then_some(()));
+    }
+}
+
+#[test]
+fn silent_upstream_stops_no_denial_and_no_other_answer() {
+    let upstream = FakeUpstream::start();
+    upstream.otherwise(Reply::by(|seen| match seen.qname.starts_with("silent") {
+        true => Vec::new(),
+        false => vec![Answer::new().a(&seen.qname, GLOBAL).to(seen)],
+    }));
+    let server = setup(&[&upstream]).start();
+    ask("cached.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    let before = server.resident_kib();
+    let flood = UdpSocket::bind("127.0.0.8:0").unwrap();
+    for number in 0..5_000 {
+        flood.send_to(&ask(&format!("silent{number}.test"), RecordType::A).bytes(), server.address()).unwrap();
+    }
+    for _ in 0..50 {
+        let start = Instant::now();
+        ask("denied.example", RecordType::A).udp(&server).expect_denied();
+        ask("cached.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    }
+    let grown = server.resident_kib().saturating_sub(before);
+    assert!(grown < 100_000, "grew by {grown} KiB");
+    server.until("recovered", || {
+        (ask("later.test", RecordType::A).udp(&server).addresses() == [IpAddr::from(GLOBAL)]).then_some(())
     });
 }

@@ -149,14 +149,21 @@ impl Setup {
     /// Starts the server and waits until it is ready.
     #[track_caller]
     pub(crate) fn start(self) -> Server {
-        let server = self.launch();
+        self.start_with(|_| ())
+    }
+
+    /// Starts the server after `prepare` did something to the configuration file, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start_with(self, prepare: impl FnOnce(&Path)) -> Server {
+        let mut command = self.command();
+        prepare(&self.directory.path().join("hostgate.toml"));
+        let server = self.launch(&mut command);
         until("ready", || server.is_ready().then_some(()));
         server
     }
 
     /// Starts the server without waiting.
-    pub(crate) fn launch(self) -> Server {
-        let mut command = self.command();
+    fn launch(self, command: &mut Command) -> Server {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary starts");
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
