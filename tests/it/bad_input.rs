@@ -1,8 +1,10 @@
 //! Input that nobody means: any bytes from the network, any nonsense in the configuration.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -256,6 +258,25 @@ fn bad_files_that_come_later_are_held_back() {
     server.write("test.toml", "[policy.test]\nallowed_hostnames = [\"alive.test\"]\n");
     server
         .until("the walk ends", || ask("other.test", RecordType::A).udp(&server).addresses().is_empty().then_some(()));
+    expect_alive(&server);
+}
+
+#[test]
+fn odd_file_names_and_thousands_of_errors_are_told_in_bounds() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, POLICY).start();
+    let odd = server.policies("").join(OsStr::from_bytes(b"a\xff\n\x1b[31m.toml"));
+    fs::write(&odd, "[policy.odd]\nmode = 1\n").unwrap();
+    assert!(server.wait_error().contains(":2:8"));
+    let line = server.wait_log(&["policy not reloaded"]);
+    assert!(!line.contains('\u{1b}'), "{line:?}");
+    fs::remove_file(&odd).unwrap();
+    server.wait_no_error();
+    let many = format!("[policy.many]\nallowed_hostnames = [{}]\n", "\"a b\", ".repeat(20_000));
+    server.write("many.toml", many);
+    let error = server.wait_error();
+    assert!(error.contains("many.toml:2:22") && error.len() < 100_000, "{} octets", error.len());
+    assert!(server.log().len() < 200_000, "{} octets of log", server.log().len());
     expect_alive(&server);
 }
 

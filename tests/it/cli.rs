@@ -154,7 +154,7 @@ fn explain_says_why() {
 #[test]
 fn explain_agrees_with_the_server() {
     let upstream = FakeUpstream::start();
-    let server = Setup::new(&[&upstream]).file("p.toml", POLICIES).start();
+    let server = Setup::new(&[&upstream]).file("p.toml", POLICIES).top("default_policy = \"base\"").start();
     let configuration = server.directory().join("hostgate.toml");
     for name in ["github.com", "x.npmjs.org", "bad.npmjs.org", "base.test", "evil.test", "mask.icloud.com"] {
         for client in ["127.30.0.1", "127.30.0.7", "127.31.0.1", "127.77.0.1"] {

@@ -19,5 +19,6 @@ mod refusals;
 mod reload;
 mod reload_files;
 mod service;
+mod tcp;
 mod upstream_query;
 mod upstreams;

@@ -292,6 +292,56 @@ fn configuration_in_a_configmap_is_watched() {
 }
 
 #[test]
+fn relative_paths_are_watched_too() {
+    for arguments in [&[][..], &["serve"], &["serve", "--config", "hostgate.toml"], &["--config", "./hostgate.toml"]] {
+        let upstream = FakeUpstream::start();
+        let server = Setup::new(&[&upstream])
+            .file("a.toml", one_policy("a", "127.0.0.11", "a.test"))
+            .file("d.toml", "[policy.d]\nallowed_hostnames = [\"d.test\"]\n")
+            .arguments(arguments)
+            .top("denied_ttl = 5")
+            .start();
+        server.write("a.toml", one_policy("a", "127.0.0.11", "a2.test"));
+        server.until("the policy", || allows(&server, "127.0.0.11", "a2.test").then_some(()));
+        server.reconfigure("denied_ttl = 5", "default_policy = \"d\"");
+        server.until("the configuration", || allows(&server, "127.0.0.12", "d.test").then_some(()));
+    }
+}
+
+#[test]
+fn configuration_and_policy_that_need_each_other_change_in_any_order() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, "allowed_hostnames = [\"one.test\"]").start();
+    server.reconfigure("default_policy = \"test\"", "default_policy = \"new\"");
+    assert!(server.wait_error().contains("hostgate.toml:2:18"));
+    assert!(allows(&server, "127.0.0.11", "one.test"));
+    server.write("new.toml", "[policy.new]\nallowed_hostnames = [\"new.test\"]\n");
+    server.until("the new default", || allows(&server, "127.0.0.11", "new.test").then_some(()));
+    server.wait_no_error();
+    // And back: the policy goes first, its sources are denied until the configuration follows.
+    server.remove("new.toml");
+    server.until("denied", || (!allows(&server, "127.0.0.11", "new.test")).then_some(()));
+    server.reconfigure("default_policy = \"new\"", "default_policy = \"test\"");
+    server.until("the old default", || allows(&server, "127.0.0.11", "one.test").then_some(()));
+    server.wait_no_error();
+}
+
+#[test]
+fn last_of_many_quick_changes_is_in_force() {
+    let upstream = FakeUpstream::start();
+    let server = three_files(&upstream);
+    for round in 0..200 {
+        let text = one_policy("a", "127.0.0.11", &format!("a{round}.test"));
+        if round % 2 == 0 { server.write("a.toml", text) } else { server.replace("a.toml", text) }
+    }
+    server.until("the last", || allows(&server, "127.0.0.11", "a199.test").then_some(()));
+    assert!(!allows(&server, "127.0.0.11", "a198.test"));
+    server.wait_no_error();
+    let generation = server.status()["generation"].as_u64().unwrap();
+    assert!(generation < 50, "gathered, not one by one: {generation}");
+}
+
+#[test]
 fn under_load_no_query_is_lost_or_answered_by_half_a_policy() {
     const SWAPS: u64 = 8;
     // In both states `always.test` is allowed and `never.test` denied, but the client's policy changes and what the

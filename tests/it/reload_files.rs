@@ -50,6 +50,24 @@ fn write_in_place_rename_over_delete_and_create() {
 }
 
 #[test]
+fn file_that_gets_another_name_denies_nobody() {
+    let upstream = FakeUpstream::start();
+    let server = start(&upstream);
+    fs::rename(server.policies("test.toml"), server.policies("other.toml")).unwrap();
+    server.write(
+        "more.toml",
+        "[policy.more]\nallow_all = true\n[client.more]\nsources = [\"127.0.0.21\"]\npolicy = \"more\"\n",
+    );
+    server.until("the look that follows", || {
+        assert!(allows(&server, "v1.test"));
+        (!ask("any.test", RecordType::A).from("127.0.0.21").udp(&server).addresses().is_empty()).then_some(())
+    });
+    assert!(allows(&server, "v1.test"));
+    server.write("other.toml", policy("v2.test"));
+    wait_allows(&server, "v2.test");
+}
+
+#[test]
 fn change_is_in_force_in_under_a_second() {
     let upstream = FakeUpstream::start();
     let server = start(&upstream);

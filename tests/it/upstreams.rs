@@ -1,7 +1,9 @@
 //! Several upstreams: failover, health, truncation, the system's resolv.conf, none at all.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::support::client::{udp_exchange, wire_name};
@@ -321,4 +323,106 @@ fn silent_upstream_stops_no_denial_and_no_other_answer() {
     server.until("recovered", || {
         (ask("later.test", RecordType::A).udp(&server).addresses() == [IpAddr::from(GLOBAL)]).then_some(())
     });
+}
+
+#[test]
+fn broken_tcp_hands_over_to_the_next() {
+    let cases: [(&str, Reply); 3] = [
+        ("TCP is silent", Reply::by_transport(Answer::new().truncated(), Reply::silence())),
+        ("TCP fails", Reply::by_transport(Answer::new().truncated(), Answer::rcode(ResponseCode::ServFail))),
+        ("TCP truncates too", Answer::new().truncated().into()),
+    ];
+    for (case, reply) in cases {
+        let (first, second) = (FakeUpstream::start(), FakeUpstream::start());
+        first.otherwise(reply);
+        let server = setup(&[&first, &second]).start();
+        let heard = ask("name.test", RecordType::A).udp(&server);
+        assert_eq!(heard.addresses(), [IpAddr::from(GLOBAL)], "{case}: {heard:#?}");
+    }
+    // A server that takes connections and says nothing, one that closes them, one that sends half a message.
+    let good = FakeUpstream::start();
+    for bytes in [None, Some(&b""[..]), Some(&b"\xff\xff\0"[..])] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            for stream in listener.incoming().take(8) {
+                let mut stream = stream.unwrap();
+                if let Some(bytes) = bytes {
+                    let _ = stream.write_all(bytes);
+                } else {
+                    held.push(stream);
+                }
+            }
+        });
+        let server = setup(&[]).servers(&[&format!("tcp://{address}"), &good.address.to_string()]).start();
+        let heard = ask("name.test", RecordType::A).udp(&server);
+        assert_eq!(heard.addresses(), [IpAddr::from(GLOBAL)], "{bytes:?}: {heard:#?}");
+    }
+}
+
+#[test]
+fn late_answer_of_the_first_server_still_counts() {
+    let (first, second) = (FakeUpstream::start(), FakeUpstream::start());
+    first.otherwise(Reply::late(Duration::from_millis(1000), Answer::new().a("name.test", GLOBAL)));
+    second.otherwise(Reply::silence());
+    let server = setup(&[&first, &second]).start();
+    ask("name.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    assert!(second.total() > 0, "the second was asked meanwhile");
+}
+
+#[test]
+fn any_bytes_from_an_upstream_are_an_answer_or_a_failure() {
+    let upstream = FakeUpstream::start();
+    let svcb =
+        [&[0, 1][..], &wire_name("svc.test"), &[0, 1, 0, 3, 2, b'h', b'2', 0, 4, 0, 4, 10, 0, 0, 1, 0, 5, 0, 2, 1, 1]]
+            .concat();
+    let whole = Answer::new()
+        .cname("name.test", "alias.test")
+        .a("alias.test", GLOBAL)
+        .raw("alias.test", 65, &svcb)
+        .raw("alias.test", 15, &[&[0, 10][..], &wire_name("mail.test")].concat())
+        .soa("test", 300, 300)
+        .additional("mail.test", hickory_proto::rr::RData::A(hickory_proto::rr::rdata::A(GLOBAL)))
+        .ede(3, "text");
+    let state = Mutex::new(0x9e37_79b9_7f4a_7c15_u64);
+    upstream.otherwise(Reply::by(move |seen| {
+        if seen.qname == "alive.test" {
+            return vec![Answer::new().a("alive.test", GLOBAL).to(seen)];
+        }
+        let mut bytes = whole.to(seen);
+        let mut state = state.lock().unwrap();
+        let mut random = |below: usize| {
+            *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(*state >> 33).unwrap() % below
+        };
+        // Behind the question, so that it is taken for the reply; now and then the counts as well.
+        let start = 12 + wire_name(&seen.qname).len() + 4;
+        for _ in 0..=random(3) {
+            let at = if random(4) == 0 { 6 + random(6) } else { start + random(bytes.len() - start) };
+            bytes[at] = u8::try_from(random(256)).unwrap();
+        }
+        if random(8) == 0 {
+            bytes.truncate(start + random(bytes.len() - start));
+        }
+        vec![bytes]
+    }));
+    let server = setup(&[&upstream]).upstream_line("timeout_ms = 100").start();
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            let server = &server;
+            scope.spawn(move || {
+                for number in 0..60 {
+                    let name = format!("n{worker}-{number}.test");
+                    for qtype in [RecordType::A, RecordType::HTTPS, RecordType::MX] {
+                        // Reading the answer is the test: it is well-formed whatever came in.
+                        let heard = ask(&name, qtype).udp(server);
+                        assert!(heard.bytes.len() <= 1232);
+                    }
+                }
+            });
+        }
+    });
+    ask("alive.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    assert_eq!(server.metric("hostgate_panics_total", &[]), 0);
 }

@@ -89,8 +89,13 @@ impl Ask {
     }
 
     /// Sets the DO bit.
-    pub(crate) fn dnssec_ok(mut self) -> Self {
-        self.opt_mut().1 |= 0x8000;
+    pub(crate) fn dnssec_ok(self) -> Self {
+        self.edns_flags(0x8000)
+    }
+
+    /// Sets the EDNS flags, DO among them.
+    pub(crate) fn edns_flags(mut self, flags: u16) -> Self {
+        self.opt_mut().1 |= u32::from(flags);
         self
     }
 

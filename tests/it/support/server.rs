@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     tables: String,
     /// Environment variables.
     environment: Vec<(String, String)>,
+    /// The arguments; none: `serve --config` and the absolute path.
+    arguments: Option<Vec<String>>,
 }
 
 impl Setup {
@@ -46,6 +48,7 @@ impl Setup {
             upstream: String::new(),
             tables: String::new(),
             environment: Vec::new(),
+            arguments: None,
         }
     }
 
@@ -110,6 +113,12 @@ impl Setup {
     /// Sets an environment variable.
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sets the arguments; the working directory is the one that holds hostgate.toml.
+    pub(crate) fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = Some(arguments.iter().map(|&argument| argument.to_owned()).collect());
         self
     }
 
@@ -185,7 +194,11 @@ impl Setup {
     fn command(&self) -> Command {
         let configuration = self.write_configuration();
         let mut command = Command::new(env!("CARGO_BIN_EXE_hostgate"));
-        command.arg("serve").arg("--config").arg(configuration).current_dir(self.directory.path());
+        match &self.arguments {
+            Some(arguments) => command.args(arguments),
+            None => command.arg("serve").arg("--config").arg(configuration),
+        };
+        command.current_dir(self.directory.path());
         command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
