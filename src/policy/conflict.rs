@@ -337,7 +337,7 @@ impl<'c> Candidates<'c> {
         suggestion(id, "policy", ids.policies.keys().copied().chain([UNRESTRICTED]))
     }
 
-    /// Finds policies that include themselves, through others or directly.
+    /// Finds policies that include themselves, through others or directly, and those that include too deep.
     fn cycles(&self, ids: &Ids<'c>, changed: &Files, conflicts: &mut Vec<Conflict>) {
         if !changed.values().any(|file| file.policies.iter().any(|spec| !spec.include.is_empty())) {
             return;
@@ -349,7 +349,8 @@ impl<'c> Candidates<'c> {
             .filter(|(path, spec)| ids.find(Kind::Policy, &spec.id.value).is_some_and(|site| site.path == *path))
             .map(|(path, spec)| (&*spec.id.value, (path, spec)))
             .collect();
-        let mut done: HashMap<&str, bool> = HashMap::new();
+        // How many includes lie below each policy; nothing while that is being found out.
+        let mut done: HashMap<&str, Option<usize>> = HashMap::new();
         // What is in force has no cycle, so a new one goes through a change.
         for (path, file) in changed {
             for start in file.policies.iter().filter(|spec| !spec.include.is_empty()) {
@@ -357,25 +358,32 @@ impl<'c> Candidates<'c> {
                     continue;
                 }
                 // A stack of our own: a chain of includes may be longer than the thread's stack is deep.
-                let mut way: Vec<(&FilePath, &PolicySpec, usize)> = vec![(path, start, 0)];
-                done.insert(&start.id.value, false);
-                while let Some((_, spec, next)) = way.last_mut() {
-                    let spec = *spec;
-                    let Some(reference) = spec.include.get(*next) else {
-                        done.insert(&spec.id.value, true);
+                let mut way = vec![Step { path, spec: start, next: 0, depth: 0 }];
+                done.insert(&start.id.value, None);
+                while let Some(step) = way.last_mut() {
+                    let Some(reference) = step.spec.include.get(step.next) else {
+                        let Step { path, spec, depth, .. } = *step;
+                        done.insert(&spec.id.value, Some(depth));
+                        // Those above it are no deeper for the telling.
+                        if depth == MOST_DEPTH + 1 {
+                            conflicts.push(too_deep(path, spec));
+                        }
                         way.pop();
+                        if let Some(above) = way.last_mut() {
+                            above.depth = above.depth.max(depth + 1);
+                        }
                         continue;
                     };
-                    *next += 1;
+                    step.next += 1;
                     let Some(&(path, included)) = specs.get(&*reference.value) else { continue };
                     match done.get(&*included.id.value) {
                         None => {
-                            done.insert(&included.id.value, false);
-                            way.push((path, included, 0));
+                            done.insert(&included.id.value, None);
+                            way.push(Step { path, spec: included, next: 0, depth: 0 });
                         }
-                        Some(true) => {}
-                        Some(false) => {
-                            let from = way.iter().position(|(_, spec, _)| std::ptr::eq(*spec, included)).unwrap_or(0);
+                        Some(Some(depth)) => step.depth = step.depth.max(depth + 1),
+                        Some(None) => {
+                            let from = way.iter().position(|step| std::ptr::eq(step.spec, included)).unwrap_or(0);
                             conflicts.push(cycle(&way[from..], reference, changed));
                         }
                     }
@@ -405,11 +413,35 @@ fn between(first: Site<'_>, second: Site<'_>, message: String, related: &str, he
     }
 }
 
+/// The most includes in a row: a chain costs the square of its length in each policy that is made of it.
+const MOST_DEPTH: usize = 16;
+
+/// A policy on the way from include to include.
+#[derive(Clone, Copy)]
+struct Step<'c> {
+    /// Its file.
+    path: &'c FilePath,
+    /// The policy.
+    spec: &'c PolicySpec,
+    /// The next include to look at.
+    next: usize,
+    /// The most includes in a row below it, as far as it was looked at.
+    depth: usize,
+}
+
+/// Returns the conflict of a policy that includes too deep.
+fn too_deep(path: &FilePath, spec: &PolicySpec) -> Conflict {
+    let span = spec.include.first().map_or(spec.id.span, |include| include.span);
+    let message = format!("policy {} includes others more than {MOST_DEPTH} deep", quoted(&spec.id.value));
+    let error = spec.source.error(span, message).help("include those at the end of the chain directly");
+    Conflict { diagnostic: Some(error), files: vec![path.clone()], bindings: false }
+}
+
 /// Returns the conflict of a cycle, closed by `reference` in the last policy of `way`; it is shown in a file of
 /// `changed`.
-fn cycle(way: &[(&FilePath, &PolicySpec, usize)], reference: &Placed<Arc<str>>, changed: &Files) -> Conflict {
+fn cycle(way: &[Step<'_>], reference: &Placed<Arc<str>>, changed: &Files) -> Conflict {
     let mut steps: Vec<(&FilePath, &PolicySpec, &Placed<Arc<str>>)> = Vec::new();
-    for (path, spec, next) in way {
+    for Step { path, spec, next, .. } in way {
         let is_last = steps.len() + 1 == way.len();
         let step = if is_last { Some(reference) } else { spec.include.get(next.saturating_sub(1)) };
         steps.extend(step.map(|step| (*path, *spec, step)));
@@ -417,8 +449,7 @@ fn cycle(way: &[(&FilePath, &PolicySpec, usize)], reference: &Placed<Arc<str>>, 
     let shown = steps.iter().position(|(path, _, _)| changed.contains_key(*path)).unwrap_or(0);
     let turn = (shown + 1) % steps.len().max(1);
     steps.rotate_left(turn);
-    let mut conflict =
-        Conflict { files: way.iter().map(|(path, _, _)| (*path).clone()).collect(), ..Conflict::default() };
+    let mut conflict = Conflict { files: way.iter().map(|step| step.path.clone()).collect(), ..Conflict::default() };
     if let Some(((_, last, step), before)) = steps.split_last() {
         let ids: Vec<&str> = [&*step.value].into_iter().chain(steps.iter().map(|(_, _, step)| &*step.value)).collect();
         let message = format!("policies include one another in a circle: {}", ids.join(" > "));

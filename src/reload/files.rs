@@ -34,6 +34,9 @@ pub(crate) struct Found {
     pub(crate) directories: BTreeSet<PathBuf>,
 }
 
+/// How often a file that changes while it is read is read again; then another event will come for it.
+const READ_TRIES: usize = 3;
+
 /// What is known of files from earlier looks.
 #[derive(Default)]
 pub(crate) struct Files {
@@ -147,14 +150,23 @@ impl Files {
     pub(crate) fn read(&mut self, path: &Path) -> Text {
         self.used.insert(path.to_owned());
         let now = SystemTime::now();
-        let stamp = Stamp::at(path);
+        let mut stamp = Stamp::at(path);
         if let (Some((known, text)), Some(stamp)) = (self.known.get(path), stamp)
             && *known == stamp
             && text.is_ok()
         {
             return text.clone();
         }
-        let text = read_text(path);
+        let mut text = read_text(path);
+        for _ in 0..READ_TRIES {
+            let after = Stamp::at(path);
+            if after == stamp {
+                break;
+            }
+            // It changed while it was read: what was read may be half of each.
+            stamp = after;
+            text = read_text(path);
+        }
         match stamp {
             Some(stamp) if !stamp.is_racy(now) => {
                 self.known.insert(path.to_owned(), (stamp, text.clone()));

@@ -3,13 +3,14 @@
 //! Directories are watched, never files: a watch on a file goes deaf when the file is renamed over, and sees nothing
 //! of a symlink swap. Any event but an access means "look again"; what changed is found out by looking.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::files::Stamp;
@@ -18,6 +19,11 @@ use super::files::Stamp;
 const QUIET: Duration = Duration::from_millis(50);
 /// How long a change waits at most when events keep coming.
 const PATIENCE: Duration = Duration::from_millis(400);
+/// How long a file that is being written to may stay open before it is read as it is: until the writer closes it, what is
+/// there may be a half that happens to be valid.
+const WRITING: Duration = Duration::from_secs(2);
+/// Files being written to that are kept in mind; with more, nothing is waited for.
+const MAX_WRITING: usize = 1024;
 /// How often the directories that could not be watched are tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -45,6 +51,8 @@ struct Signals {
     bits: AtomicU8,
     /// Wakes the looking thread; one place is enough.
     poke: SyncSender<()>,
+    /// Files written to and not yet closed by their writer.
+    writing: Mutex<HashSet<PathBuf>>,
 }
 
 impl Signals {
@@ -53,6 +61,31 @@ impl Signals {
         self.bits.fetch_or(bit, Ordering::SeqCst);
         // Full means that the thread is about to look anyway.
         let _ = self.poke.try_send(());
+    }
+
+    /// Takes an event from the kernel.
+    fn take(&self, event: notify::Result<Event>) {
+        // An error may hide events.
+        let Ok(event) = event else { return self.raise(CHANGED) };
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                writing.retain(|path| !event.paths.contains(path));
+            }
+            EventKind::Access(_) => return,
+            EventKind::Modify(ModifyKind::Data(_)) if writing.len() < MAX_WRITING => writing.extend(event.paths),
+            EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => {
+                writing.retain(|path| !event.paths.contains(path));
+            }
+            _ => {}
+        }
+        drop(writing);
+        self.raise(CHANGED);
+    }
+
+    /// Returns whether a file is being written to.
+    fn is_writing(&self) -> bool {
+        !self.writing.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }
 
@@ -92,14 +125,9 @@ impl Watch {
     /// Starts with nothing watched.
     pub(crate) fn new() -> Self {
         let (poke, pokes) = mpsc::sync_channel(1);
-        let signals = Arc::new(Signals { bits: AtomicU8::new(0), poke });
+        let signals = Arc::new(Signals { bits: AtomicU8::new(0), poke, writing: Mutex::default() });
         let raised = Arc::clone(&signals);
-        let handler = move |event: notify::Result<Event>| match event {
-            Ok(event) if matches!(event.kind, EventKind::Access(_)) => {}
-            // An error may hide events.
-            Ok(_) | Err(_) => raised.raise(CHANGED),
-        };
-        let watcher = notify::recommended_watcher(handler)
+        let watcher = notify::recommended_watcher(move |event| raised.take(event))
             .inspect_err(|error| tracing::warn!(%error, "no change notification; send SIGHUP after a change"))
             .ok();
         Self {
@@ -128,12 +156,7 @@ impl Watch {
             if poked == Err(RecvTimeoutError::Timeout) {
                 return Wake::Changed;
             }
-            let first = Instant::now();
-            while self.signals.bits.load(Ordering::SeqCst) == CHANGED && first.elapsed() < PATIENCE {
-                if self.pokes.recv_timeout(QUIET) == Err(RecvTimeoutError::Timeout) {
-                    break;
-                }
-            }
+            self.settle();
             match self.signals.bits.swap(0, Ordering::SeqCst) {
                 0 => {}
                 bits if bits & STOP != 0 => return Wake::Stop,
@@ -141,6 +164,20 @@ impl Watch {
                 _ => return Wake::Changed,
             }
         }
+    }
+
+    /// Waits until nothing more happens and no file is being written to, for a bounded time; not when asked to look.
+    fn settle(&self) {
+        let first = Instant::now();
+        while self.signals.bits.load(Ordering::SeqCst) == CHANGED {
+            let is_quiet = self.pokes.recv_timeout(QUIET) == Err(RecvTimeoutError::Timeout);
+            let patience = if self.signals.is_writing() { WRITING } else { PATIENCE };
+            if first.elapsed() >= patience || (is_quiet && !self.signals.is_writing()) {
+                break;
+            }
+        }
+        // Whoever still has a file open by now is not waited for again.
+        self.signals.writing.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Watches exactly `directories`, or for one that is not there its nearest ancestor that is.
@@ -217,6 +254,35 @@ mod tests {
         wakes_on(|root| fs::rename(root.join("old"), root.join("new")).unwrap());
         wakes_on(|root| fs::remove_file(root.join("old")).unwrap());
         wakes_on(|root| fs::create_dir(root.join("new")).unwrap());
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_not_looked_at_before_it_is_closed() {
+        use std::io::Write as _;
+        let root = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new();
+        watch.follow(&BTreeSet::from([root.path().to_owned()]));
+        let mut file = fs::File::create(root.path().join("a.toml")).unwrap();
+        file.write_all(b"half").unwrap();
+        let writer = std::thread::spawn(move || {
+            // Longer than any quiet that would end the waiting.
+            let start = Instant::now();
+            while start.elapsed() < 4 * QUIET {
+                std::thread::park_timeout(QUIET / 4);
+            }
+            file.write_all(b" and half").unwrap();
+            drop(file);
+            Instant::now()
+        });
+        assert_eq!(watch.wait(), Wake::Changed);
+        let looked = Instant::now();
+        assert!(writer.is_finished(), "looked at half a file");
+        let closed = writer.join().unwrap();
+        assert!(looked >= closed && looked - closed < WRITING / 2, "closing it is enough");
+        // A writer that never closes holds nothing up for good.
+        let mut open = fs::File::create(root.path().join("b.toml")).unwrap();
+        open.write_all(b"half").unwrap();
+        assert_eq!(watch.wait(), Wake::Changed);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use hickory_proto::rr::RData;
 use std::net::UdpSocket;
 
 use crate::support::answer::{name, raw_rdata};
-use crate::support::client::{self, framed, wire_name};
+use crate::support::client::wire_name;
 use crate::support::*;
 
 /// A policy that allows `allowed.test` and what is below `wild.test`.

@@ -54,7 +54,7 @@ fn systemd_is_told_when_it_is_ready_alive_reloaded_and_stopping() {
     let mut server = Setup::policy(&upstream, POLICY)
         .environment("NOTIFY_SOCKET", path.to_str().unwrap())
         .environment("WATCHDOG_USEC", "1000000")
-        .launch();
+        .start();
     assert!(heard("READY=1").contains("STATUS=generation 1, 1 policies"));
     heard("WATCHDOG=1");
     server.replace("test.toml", "[policy.test]\nallowed_hostnames = [\"a.test\"]\n");

@@ -50,10 +50,10 @@ fn hundreds_of_pipelined_queries_are_all_answered() {
         .map(|_| {
             let heard = Heard::read(client::tcp_read(&mut stream).expect("each query is answered"));
             let id = heard.message.metadata.id;
-            if id % 2 == 0 {
-                heard.expect_addresses(&[GLOBAL.into()])
+            if id.is_multiple_of(2) {
+                heard.expect_addresses(&[GLOBAL.into()]);
             } else {
-                heard.expect_denied()
+                heard.expect_denied();
             }
             id
         })

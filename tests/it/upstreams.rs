@@ -301,9 +301,8 @@ fn resolv_conf_that_is_a_symlink_is_watched_where_it_leads() {
 #[test]
 fn silent_upstream_stops_no_denial_and_no_other_answer() {
     let upstream = FakeUpstream::start();
-    upstream.otherwise(Reply::by(|seen| match seen.qname.starts_with("silent") {
-        true => Vec::new(),
-        false => vec![Answer::new().a(&seen.qname, GLOBAL).to(seen)],
+    upstream.otherwise(Reply::by(|seen| {
+        if seen.qname.starts_with("silent") { Vec::new() } else { vec![Answer::new().a(&seen.qname, GLOBAL).to(seen)] }
     }));
     let server = setup(&[&upstream]).start();
     ask("cached.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
@@ -364,7 +363,7 @@ fn broken_tcp_hands_over_to_the_next() {
 #[test]
 fn late_answer_of_the_first_server_still_counts() {
     let (first, second) = (FakeUpstream::start(), FakeUpstream::start());
-    first.otherwise(Reply::late(Duration::from_millis(1000), Answer::new().a("name.test", GLOBAL)));
+    first.otherwise(Reply::late(Duration::from_secs(1), Answer::new().a("name.test", GLOBAL)));
     second.otherwise(Reply::silence());
     let server = setup(&[&first, &second]).start();
     ask("name.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
