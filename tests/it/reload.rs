@@ -1,7 +1,6 @@
 //! What a reload does: a bad file holds back only itself, what is gone is gone, and nobody sees half a policy.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
@@ -162,15 +161,15 @@ fn failing_test_refuses_the_whole_reload() {
         .file("b.toml", one_policy("b", "127.0.0.12", "b.test"))
         .file("tests.toml", "[[test]]\nclient = \"a\"\nname = \"a.test\"\nexpect = \"allow\"\n[[test]]\nclient = \"a\"\nname = \"x.test\"\nexpect = \"deny\"\n")
         .start();
-    server.write("b.toml", one_policy("b", "127.0.0.12", "b2.test"));
+    server.replace("b.toml", one_policy("b", "127.0.0.12", "b2.test"));
     server.wait_generation(2);
-    server.write("a.toml", one_policy("a", "127.0.0.11", "other.test"));
+    server.replace("a.toml", one_policy("a", "127.0.0.11", "other.test"));
     let error = server.wait_error();
     assert!(error.contains("tests.toml:") && error.contains("a.test"), "{error}");
-    server.write("b.toml", one_policy("b", "127.0.0.12", "b3.test"));
+    server.replace("b.toml", one_policy("b", "127.0.0.12", "b3.test"));
     server.wait_metric("hostgate_reload_failures_total", &[], 2);
     assert!(allows(&server, "127.0.0.11", "a.test") && allows(&server, "127.0.0.12", "b2.test"), "nothing changed");
-    server.write("a.toml", one_policy("a", "127.0.0.11", "a.test"));
+    server.replace("a.toml", one_policy("a", "127.0.0.11", "a.test"));
     server.until("all in force", || allows(&server, "127.0.0.12", "b3.test").then_some(()));
     server.wait_no_error();
 }
@@ -193,47 +192,6 @@ fn generation_and_hash_tell_the_content() {
     server.wait_generation(3);
     assert_eq!(server.status()["hash"], first["hash"], "the same content has the same hash");
     server.wait_log(&["policies swapped", "generation=3"]);
-}
-
-#[test]
-fn configuration_is_taken_anew() {
-    let upstream = FakeUpstream::start();
-    let server = Setup::new(&[&upstream])
-        .file(
-            "p.toml",
-            "[policy.one]\nallowed_hostnames = [\"one.test\"]\n[policy.two]\nallowed_hostnames = [\"two.test\"]\n",
-        )
-        .top("default_policy = \"one\"\ndenied_ttl = 5")
-        .listen("127.0.0.2:0", Some("one"))
-        .start();
-    assert!(allows(&server, "127.0.0.11", "one.test"));
-    server.reconfigure("default_policy = \"one\"\ndenied_ttl = 5", "default_policy = \"two\"\ndenied_ttl = 17");
-    server.until("the default", || allows(&server, "127.0.0.11", "two.test").then_some(()));
-    server.until("denied_ttl", || {
-        let ttl = ask("one.test", RecordType::A).udp(&server).soa()?.1;
-        (ttl == 17).then_some(())
-    });
-    server.reconfigure("policy = \"one\"", "policy = \"two\"");
-    let other = server.address_on("127.0.0.2");
-    server.until("the listener's policy", || {
-        let heard = ask("two.test", RecordType::A).udp_to(other).unwrap();
-        (!heard.addresses().is_empty()).then_some(())
-    });
-    // An error keeps what was.
-    server.reconfigure("default_policy = \"two\"", "default_policy = \"nope\"");
-    let error = server.wait_error();
-    assert!(error.contains("hostgate.toml:2:18"), "{error}");
-    assert!(allows(&server, "127.0.0.11", "two.test"));
-    server.reconfigure("default_policy = \"nope\"", "default_policy = ");
-    server.until("the syntax error", || {
-        server.status()["error"].as_str().is_some_and(|error| !error.contains("nope")).then_some(())
-    });
-    assert!(allows(&server, "127.0.0.11", "two.test"));
-    server.reconfigure("default_policy = ", "default_policy = \"one\" # ");
-    server.until("mended", || allows(&server, "127.0.0.11", "one.test").then_some(()));
-    // A key that needs a restart says so.
-    server.reconfigure("address = \"127.0.0.2:0\"", "address = \"127.0.0.3:0\"");
-    server.wait_log(&["WARN", "restart"]);
 }
 
 #[test]
@@ -260,70 +218,6 @@ fn equal_prefixes_hold_back_the_file_that_changed() {
     let error = server.wait_error();
     assert!(error.contains("a.toml:") && error.contains("d.toml:"), "{error}");
     assert!(!allows(&server, "127.0.0.11", "x.test"));
-}
-
-#[test]
-fn configuration_in_a_configmap_is_watched() {
-    let upstream = FakeUpstream::start();
-    let setup = Setup::new(&[&upstream])
-        .file(
-            "p.toml",
-            "[policy.one]\nallowed_hostnames = [\"one.test\"]\n[policy.two]\nallowed_hostnames = [\"two.test\"]\n",
-        )
-        .top("default_policy = \"one\"");
-    let directory = setup.directory().to_owned();
-    let text = fs::read_to_string(setup.write_configuration()).unwrap();
-    let publish = |revision: &str, text: &str| {
-        fs::create_dir(directory.join(revision)).unwrap();
-        // Paths are relative to the file they stand in, as it is named.
-        fs::write(directory.join(revision).join("hostgate.toml"), text).unwrap();
-        symlink(revision, directory.join("..data_tmp")).unwrap();
-        fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
-    };
-    publish("..1", &text);
-    let server = setup.start_with(|path| {
-        fs::remove_file(path).unwrap();
-        symlink("..data/hostgate.toml", path).unwrap();
-    });
-    assert!(allows(&server, "127.0.0.11", "one.test"));
-    publish("..2", &text.replace("default_policy = \"one\"", "default_policy = \"two\""));
-    fs::remove_dir_all(directory.join("..1")).unwrap();
-    server.until("the new default", || allows(&server, "127.0.0.11", "two.test").then_some(()));
-}
-
-#[test]
-fn relative_paths_are_watched_too() {
-    for arguments in [&[][..], &["serve"], &["serve", "--config", "hostgate.toml"], &["--config", "./hostgate.toml"]] {
-        let upstream = FakeUpstream::start();
-        let server = Setup::new(&[&upstream])
-            .file("a.toml", one_policy("a", "127.0.0.11", "a.test"))
-            .file("d.toml", "[policy.d]\nallowed_hostnames = [\"d.test\"]\n")
-            .arguments(arguments)
-            .top("denied_ttl = 5")
-            .start();
-        server.write("a.toml", one_policy("a", "127.0.0.11", "a2.test"));
-        server.until("the policy", || allows(&server, "127.0.0.11", "a2.test").then_some(()));
-        server.reconfigure("denied_ttl = 5", "default_policy = \"d\"");
-        server.until("the configuration", || allows(&server, "127.0.0.12", "d.test").then_some(()));
-    }
-}
-
-#[test]
-fn configuration_and_policy_that_need_each_other_change_in_any_order() {
-    let upstream = FakeUpstream::start();
-    let server = Setup::policy(&upstream, "allowed_hostnames = [\"one.test\"]").start();
-    server.reconfigure("default_policy = \"test\"", "default_policy = \"new\"");
-    assert!(server.wait_error().contains("hostgate.toml:2:18"));
-    assert!(allows(&server, "127.0.0.11", "one.test"));
-    server.write("new.toml", "[policy.new]\nallowed_hostnames = [\"new.test\"]\n");
-    server.until("the new default", || allows(&server, "127.0.0.11", "new.test").then_some(()));
-    server.wait_no_error();
-    // And back: the policy goes first, its sources are denied until the configuration follows.
-    server.remove("new.toml");
-    server.until("denied", || (!allows(&server, "127.0.0.11", "new.test")).then_some(()));
-    server.reconfigure("default_policy = \"new\"", "default_policy = \"test\"");
-    server.until("the old default", || allows(&server, "127.0.0.11", "one.test").then_some(()));
-    server.wait_no_error();
 }
 
 #[test]

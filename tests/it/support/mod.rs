@@ -5,12 +5,14 @@ pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod http;
 pub(crate) mod server;
+pub(crate) mod setup;
 pub(crate) mod upstream;
 
 pub(crate) use answer::Answer;
 pub(crate) use client::{Heard, ask};
 pub(crate) use command::{Finished, run};
-pub(crate) use server::{Server, Setup};
+pub(crate) use server::Server;
+pub(crate) use setup::Setup;
 pub(crate) use upstream::{FakeUpstream, Reply};
 
 pub(crate) use hickory_proto::op::ResponseCode;

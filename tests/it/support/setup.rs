@@ -1,0 +1,187 @@
+//! A server to be started: its configuration and policies in a temporary directory.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::command::{self, Finished};
+use super::{FakeUpstream, Server, until};
+
+/// A server to be started: a temporary directory with hostgate.toml and `policies/`.
+pub(crate) struct Setup {
+    /// The directory.
+    directory: TempDir,
+    /// Lines before the first table of hostgate.toml.
+    top: String,
+    /// The listeners: address and policy.
+    listeners: Vec<(String, Option<String>)>,
+    /// The upstream servers; none: the key is left out.
+    servers: Option<Vec<String>>,
+    /// More lines of `[upstream]`.
+    upstream: String,
+    /// More tables.
+    tables: String,
+    /// Environment variables.
+    environment: Vec<(String, String)>,
+    /// The arguments; none: `serve --config` and the absolute path.
+    arguments: Option<Vec<String>>,
+}
+
+impl Setup {
+    /// Starts with no policy, one listener on 127.0.0.1 and these upstreams.
+    pub(crate) fn new(upstreams: &[&FakeUpstream]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("policies")).unwrap();
+        Self {
+            directory,
+            top: String::new(),
+            listeners: vec![("127.0.0.1:0".to_owned(), None)],
+            servers: Some(upstreams.iter().map(|upstream| upstream.address.to_string()).collect()),
+            upstream: String::new(),
+            tables: String::new(),
+            environment: Vec::new(),
+            arguments: None,
+        }
+    }
+
+    /// Starts with one policy, `test`, that holds for every source; `body` is its keys.
+    pub(crate) fn policy(upstream: &FakeUpstream, body: &str) -> Self {
+        Self::new(&[upstream]).file("test.toml", format!("[policy.test]\n{body}\n")).top("default_policy = \"test\"")
+    }
+
+    /// Writes a file below `policies/`.
+    pub(crate) fn file(self, path: &str, text: impl AsRef<[u8]>) -> Self {
+        let path = self.policies().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        self
+    }
+
+    /// Adds a line before the first table of hostgate.toml.
+    pub(crate) fn top(mut self, line: &str) -> Self {
+        self.top += line;
+        self.top.push('\n');
+        self
+    }
+
+    /// Adds a listener.
+    pub(crate) fn listen(mut self, address: &str, policy: Option<&str>) -> Self {
+        self.listeners.push((address.to_owned(), policy.map(str::to_owned)));
+        self
+    }
+
+    /// Sets the listeners.
+    pub(crate) fn listen_only(mut self, address: &str) -> Self {
+        self.listeners = vec![(address.to_owned(), None)];
+        self
+    }
+
+    /// Sets the upstream servers as text.
+    pub(crate) fn servers(mut self, servers: &[&str]) -> Self {
+        self.servers = Some(servers.iter().map(|&server| server.to_owned()).collect());
+        self
+    }
+
+    /// Takes the upstreams from `resolv.conf` in the directory, which the test writes or does not.
+    pub(crate) fn resolv_conf(mut self) -> Self {
+        self.servers = None;
+        self.upstream_line("resolv_conf = \"resolv.conf\"")
+    }
+
+    /// Adds a line to `[upstream]`.
+    pub(crate) fn upstream_line(mut self, line: &str) -> Self {
+        self.upstream += line;
+        self.upstream.push('\n');
+        self
+    }
+
+    /// Adds a table.
+    pub(crate) fn table(mut self, text: &str) -> Self {
+        self.tables += text;
+        self.tables.push('\n');
+        self
+    }
+
+    /// Sets an environment variable.
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sets the arguments; the working directory is the one that holds hostgate.toml.
+    pub(crate) fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = Some(arguments.iter().map(|&argument| argument.to_owned()).collect());
+        self
+    }
+
+    /// Returns the directory that holds hostgate.toml.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Returns the policies directory.
+    pub(crate) fn policies(&self) -> PathBuf {
+        self.directory.path().join("policies")
+    }
+
+    /// Writes hostgate.toml and returns its path.
+    pub(crate) fn write_configuration(&self) -> PathBuf {
+        let mut text = format!("policies = \"policies\"\n{}", self.top);
+        for (address, policy) in &self.listeners {
+            write!(text, "[[listen]]\naddress = \"{address}\"\n").unwrap();
+            if let Some(policy) = policy {
+                writeln!(text, "policy = \"{policy}\"").unwrap();
+            }
+        }
+        text += "[upstream]\n";
+        if let Some(servers) = &self.servers {
+            writeln!(text, "servers = {servers:?}").unwrap();
+        }
+        text += &self.upstream;
+        text += &self.tables;
+        if !self.tables.contains("[admin]") {
+            text += "[admin]\nlisten = \"127.0.0.1:0\"\n";
+        }
+        let path = self.directory.path().join("hostgate.toml");
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Starts the server and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start(self) -> Server {
+        self.start_with(|_| ())
+    }
+
+    /// Starts the server after `prepare` did something to the configuration file, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start_with(self, prepare: impl FnOnce(&Path)) -> Server {
+        let mut command = self.command();
+        prepare(&self.directory.path().join("hostgate.toml"));
+        let server = Server::launch(&mut command, self.directory);
+        until("ready", || server.is_ready().then_some(()));
+        server
+    }
+
+    /// Runs `serve`, which is expected to refuse, to its end.
+    pub(crate) fn refused(self) -> Finished {
+        command::finish(&mut self.command())
+    }
+
+    /// Returns the command that serves this.
+    fn command(&self) -> Command {
+        let configuration = self.write_configuration();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hostgate"));
+        match &self.arguments {
+            Some(arguments) => command.args(arguments),
+            None => command.arg("serve").arg("--config").arg(configuration),
+        };
+        command.current_dir(self.directory.path());
+        command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
