@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, sources};
-use crate::policy::{Asker, Client, Cname, Mode, Policy, Rules, Snapshot, Standing};
+use crate::policy::{
+    AllowedCidr, Asker, Client, Cname, Mode, Policy, PortRule, PrivateAnswers, Protocol, Rules, Snapshot, Standing,
+};
 
 /// What to show.
 pub(super) enum What {
@@ -101,8 +103,16 @@ struct PolicyView<'a> {
     gone: Option<&'a str>,
     /// The sentence for those whose query is denied.
     message: Option<&'a str>,
+    /// Ids it includes, as written.
+    include: Vec<&'a str>,
     /// Types that may be asked for.
     query_types: Vec<String>,
+    /// Names that may have addresses that are not globally reachable; `*` is all.
+    private_answers: Vec<String>,
+    /// Whether its clients may look up devboxes.
+    allow_devbox_to_devbox: bool,
+    /// Prefixes that may be connected to without a name: kept, not enforced by DNS.
+    allowed_cidrs: Vec<String>,
     /// Entries that allow.
     allowed: Vec<Entry<'a>>,
     /// Entries that deny.
@@ -155,7 +165,14 @@ fn show_policy(policy: &Policy, json: bool, output: &mut Output) {
         },
         gone: policy.gone(),
         message: policy.message(),
+        include: policy.include().collect(),
         query_types: policy.query_types().iter().map(|kind| kind.to_string()).collect(),
+        private_answers: match policy.private_answers() {
+            PrivateAnswers::All => vec!["*".to_owned()],
+            PrivateAnswers::Names(set) => set.iter().map(|name| name.to_string()).collect(),
+        },
+        allow_devbox_to_devbox: policy.allows_devboxes(),
+        allowed_cidrs: policy.allowed_cidrs().iter().map(cidr).collect(),
         allowed: entries(policy.allowed()),
         denied: entries(policy.denied()),
     };
@@ -173,8 +190,17 @@ fn show_policy(policy: &Policy, json: bool, output: &mut Output) {
     output.line(format!("  mode         {}", view.mode));
     output.line(format!("  cname        {}", view.cname));
     output.line(format!("  query_types  {}", view.query_types.join(" ")));
-    if let Some(message) = view.message {
-        output.line(format!("  message      {message}"));
+    let lists = [
+        ("include", view.include.join(" ")),
+        ("private_answers", view.private_answers.join(" ")),
+        ("allowed_cidrs", view.allowed_cidrs.join(" ")),
+        ("message", view.message.unwrap_or_default().to_owned()),
+    ];
+    for (key, value) in lists.iter().filter(|(_, value)| !value.is_empty()) {
+        output.line(format!("  {key:12} {value}"));
+    }
+    if view.allow_devbox_to_devbox {
+        output.line("  allow_devbox_to_devbox");
     }
     if let Some(gone) = view.gone {
         output.line(format!("  denies everything: it includes {gone}, which is gone"));
@@ -248,6 +274,20 @@ fn client_view(client: &Client) -> ClientView<'_> {
         blueprint: client.blueprint(),
         policy: client.asker().policy().map(Policy::id),
     }
+}
+
+/// Writes a prefix and its ports: `10.0.0.0/8 tcp/443 8000-8080`.
+fn cidr(cidr: &AllowedCidr) -> String {
+    let port = |rule: &PortRule| {
+        let protocol = match rule.protocol {
+            Some(Protocol::Tcp) => "tcp/",
+            Some(Protocol::Udp) => "udp/",
+            None => "",
+        };
+        let last = if rule.last == rule.first { String::new() } else { format!("-{}", rule.last) };
+        format!(" {protocol}{}{last}", rule.first)
+    };
+    format!("{}{}", cidr.prefix, cidr.ports.iter().map(port).collect::<String>())
 }
 
 /// Puts a list into fields.
