@@ -1,5 +1,8 @@
 //! Which policy applies: the client by longest prefix, then the listener, then the default, then none.
 
+use std::fs;
+use std::net::UdpSocket;
+
 use crate::support::*;
 
 /// Policies that each allow the one name that tells them.
@@ -126,6 +129,26 @@ fn ipv4_clients_match_on_an_ipv6_wildcard_listener() {
         heard.expect_addresses(&[GLOBAL.into()]);
         query.udp_to(address).unwrap().expect_addresses(&[GLOBAL.into()]);
     }
+}
+
+#[test]
+fn ipv6_clients_match_by_longest_prefix() {
+    if UdpSocket::bind("[::1]:0").is_err() {
+        assert!(std::env::var("CI").is_err(), "this machine has no IPv6 loopback address");
+        return;
+    }
+    let clients = "[client.all4]\nsources = [\"0.0.0.0/0\"]\npolicy = \"build\"\n\
+                   [client.all6]\nsources = [\"::/0\"]\npolicy = \"lockdown\"\n\
+                   [client.low]\nsources = [\"::/64\"]\npolicy = \"runtime\"\n\
+                   [client.one]\nsources = [\"::1\"]\npolicy = \"wide\"\n";
+    let upstream = FakeUpstream::start();
+    let server =
+        Setup::new(&[&upstream]).file("p.toml", POLICIES).file("clients.toml", clients).listen("[::1]:0", None).start();
+    assert_eq!(allowed(&server, "::1", "::1"), ["wide.test"]);
+    assert_eq!(allowed(&server, "127.0.0.1", "127.0.0.1"), ["build.test"], "no IPv6 prefix holds an IPv4 source");
+    fs::write(server.policies("clients.toml"), clients.replace("\"::1\"", "\"2001:db8::/32\"")).unwrap();
+    server.wait_generation(2);
+    assert_eq!(allowed(&server, "::1", "::1"), ["runtime.test"]);
 }
 
 #[test]
