@@ -49,10 +49,11 @@
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
 //! `psl` and `idna` in [`policy`], hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin`,
-//! `prometheus-client` in `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `server::udp::batch` alone.
+//! `prometheus-client` in `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
 
 pub mod cli;
 pub mod config;
+mod datagram;
 pub mod dns;
 pub mod document;
 pub mod engine;

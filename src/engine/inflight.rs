@@ -37,22 +37,26 @@ pub enum InFlightError {
 
 /// The questions being asked upstream, each once, however many askers wait for it.
 ///
-/// The work on a question is a task of its own: an asker that leaves cancels nothing for the others (in
-/// hickory-resolver 0.26.3 the first one's leaving forgets the merge).
+/// Whoever asks a question first holds the [`Claim`] to it; all others wait for the result. Work started by
+/// [`InFlight::join`] is a task of its own: an asker that leaves cancels nothing for the others (in hickory-resolver
+/// 0.26.3 the first one's leaving forgets the merge).
 #[derive(Debug)]
-pub struct InFlight<Q, T> {
-    /// The channel on which the result of each question will appear.
+pub struct InFlight<Q: Eq + Hash, T> {
+    /// The questions in flight.
     table: Arc<Table<Q, T>>,
     /// The bounds.
     limits: Limits,
 }
 
-/// The questions in flight; a channel's receivers are the askers.
-type Table<Q, T> = Mutex<HashMap<Q, Arc<watch::Sender<Option<T>>>>>;
+/// The questions in flight, and where each one's result will appear; no channel as long as nobody waits.
+type Table<Q, T> = Mutex<HashMap<Arc<Q>, Option<Sender<T>>>>;
+
+/// Where a result will appear; its receivers are the askers that wait.
+type Sender<T> = watch::Sender<Option<T>>;
 
 impl<Q, T> InFlight<Q, T>
 where
-    Q: Clone + Eq + Hash + Send + 'static,
+    Q: Eq + Hash + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
 {
     /// Returns an empty table.
@@ -73,7 +77,18 @@ where
         self.len() == 0
     }
 
-    /// Waits for the result of `question`: of the work in flight for it, else of `work`, which is started.
+    /// Returns the claim to `question`, if nobody has it and not too many questions are in flight.
+    #[must_use]
+    pub fn claim(&self, question: &Arc<Q>) -> Option<Claim<Q, T>> {
+        let mut table = lock(&self.table);
+        if table.len() >= self.limits.questions || table.contains_key(question) {
+            return None;
+        }
+        table.insert(Arc::clone(question), None);
+        Some(Claim { table: Arc::clone(&self.table), question: Arc::clone(question), is_settled: false })
+    }
+
+    /// Waits for the result of `question`: of whoever has the claim to it, else of `work`, which is started.
     ///
     /// `work` is called only when this asker is the first. What it does (such as keeping the answer in the cache)
     /// is done before the question counts as no longer in flight.
@@ -83,7 +98,7 @@ where
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub async fn join<W>(&self, question: &Q, work: impl FnOnce() -> W) -> Result<T, InFlightError>
+    pub async fn join<W>(&self, question: &Arc<Q>, work: impl FnOnce() -> W) -> Result<T, InFlightError>
     where
         W: Future<Output = T> + Send + 'static,
     {
@@ -92,13 +107,26 @@ where
         found.clone().ok_or(InFlightError::Lost)
     }
 
+    /// Gives those who wait for `question`, if anybody does, a result that came another way than by its claim.
+    pub fn offer(&self, question: &Q, result: &T) {
+        if let Some(Some(sender)) = lock(&self.table).get(question) {
+            sender.send_if_modified(|value| {
+                let is_new = value.is_none();
+                value.get_or_insert_with(|| result.clone());
+                is_new
+            });
+        }
+    }
+
     /// Returns where the result will appear; starts the work when nobody has.
-    fn enter<W>(&self, question: &Q, work: impl FnOnce() -> W) -> Result<watch::Receiver<Option<T>>, InFlightError>
+    fn enter<W>(&self, question: &Arc<Q>, work: impl FnOnce() -> W) -> Result<watch::Receiver<Option<T>>, InFlightError>
     where
         W: Future<Output = T> + Send + 'static,
     {
         let mut table = lock(&self.table);
-        if let Some(sender) = table.get(question) {
+        if let Some(sender) = table.get_mut(question) {
+            let sender = sender.get_or_insert_with(|| watch::channel(None).0);
+            // The one who has the claim asks too.
             let may_wait = sender.receiver_count() < self.limits.askers;
             return if may_wait { Ok(sender.subscribe()) } else { Err(InFlightError::Askers) };
         }
@@ -106,32 +134,50 @@ where
             return Err(InFlightError::Questions);
         }
         let (sender, receiver) = watch::channel(None);
-        let sender = Arc::new(sender);
-        table.insert(question.clone(), Arc::clone(&sender));
+        table.insert(Arc::clone(question), Some(sender));
         drop(table);
-        // From here on the entry goes with the work, also when making or spawning it panics.
-        let landing = Landing { table: Arc::clone(&self.table), question: question.clone() };
+        // From here on the entry goes with the claim, also when making or spawning the work panics.
+        let claim = Claim { table: Arc::clone(&self.table), question: Arc::clone(question), is_settled: false };
         let work = work();
-        tokio::spawn(async move {
-            let landing = landing;
-            sender.send_replace(Some(work.await));
-            drop(landing);
-        });
+        tokio::spawn(async move { claim.settle(work.await) });
         Ok(receiver)
     }
 }
 
-/// Takes a question out of the table when its work is over, also by a panic or with the runtime.
-struct Landing<Q: Eq + Hash, T> {
+/// The right and duty to find the result of a question. Dropping it unsettled, as a panic does, ends the waiting of
+/// all others with [`InFlightError::Lost`].
+#[derive(Debug)]
+pub struct Claim<Q: Eq + Hash, T> {
     /// The table.
     table: Arc<Table<Q, T>>,
     /// The question.
-    question: Q,
+    question: Arc<Q>,
+    /// Whether the result is out.
+    is_settled: bool,
 }
 
-impl<Q: Eq + Hash, T> Drop for Landing<Q, T> {
+impl<Q: Eq + Hash, T> Claim<Q, T> {
+    /// Returns the question.
+    #[must_use]
+    pub fn question(&self) -> &Arc<Q> {
+        &self.question
+    }
+
+    /// Gives the result to all who wait; the question is no longer in flight.
+    pub fn settle(mut self, result: T) {
+        self.is_settled = true;
+        let sender = lock(&self.table).remove(&self.question).flatten();
+        if let Some(sender) = sender {
+            sender.send_replace(Some(result));
+        }
+    }
+}
+
+impl<Q: Eq + Hash, T> Drop for Claim<Q, T> {
     fn drop(&mut self) {
-        lock(&self.table).remove(&self.question);
+        if !self.is_settled {
+            lock(&self.table).remove(&self.question);
+        }
     }
 }
 
@@ -181,7 +227,7 @@ mod tests {
                     work.go.notified().await;
                     number
                 };
-                in_flight.join(&question, start).await
+                in_flight.join(&Arc::new(question), start).await
             });
             for _ in 0..8 {
                 yield_now().await;
@@ -241,8 +287,8 @@ mod tests {
     #[tokio::test]
     async fn work_that_panics_is_lost_for_its_askers_and_blocks_nobody() {
         let in_flight = InFlight::<_, usize>::new(Limits::default());
-        let lost = in_flight.join(&"a", || async { panic!("the work's own") }).await;
+        let lost = in_flight.join(&Arc::new("a"), || async { panic!("the work's own") }).await;
         assert_eq!(lost, Err(InFlightError::Lost));
-        assert_eq!(in_flight.join(&"a", || async { 7 }).await, Ok(7));
+        assert_eq!(in_flight.join(&Arc::new("a"), || async { 7 }).await, Ok(7));
     }
 }

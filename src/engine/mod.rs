@@ -32,7 +32,7 @@ use crate::dns::rtype::RecordType;
 use crate::policy::{self, Asker, Decision, Mode, Policy, Snapshot};
 use crate::telemetry::decision_log::DecisionLog;
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::{Failure, FailureKind, Upstreams};
+use crate::upstream::{Failure, FailureKind, Tried, Upstreams};
 
 /// Everything an answer depends on, as it was when the query came: replaced whole, never changed.
 pub(crate) struct View {
@@ -74,9 +74,23 @@ pub(crate) struct Pending {
     /// What the answer depends on.
     view: Arc<View>,
     /// What is asked upstream.
-    question: Question,
+    question: Arc<Question>,
     /// When the query came.
     since: Instant,
+    /// Counts it while it waits.
+    _waiting: Waiting,
+}
+
+impl Pending {
+    /// Returns what is asked upstream.
+    pub(crate) fn question(&self) -> &Arc<Question> {
+        &self.question
+    }
+
+    /// Returns what its answer depends on.
+    pub(crate) fn view(&self) -> &Arc<View> {
+        &self.view
+    }
 }
 
 /// EXTRA-TEXT of an answer of which nothing is left.
@@ -100,7 +114,7 @@ pub(crate) struct Engine {
     /// Questions being asked.
     in_flight: InFlight<Question, Lookup>,
     /// Queries waiting, answered or not yet.
-    pending: AtomicUsize,
+    pending: Arc<AtomicUsize>,
     /// Counters.
     metrics: Arc<Metrics>,
     /// The decision log, when there is one.
@@ -110,11 +124,14 @@ pub(crate) struct Engine {
 }
 
 /// What asking the upstreams came to.
-type Lookup = Result<Found, Arc<Failure>>;
+pub(crate) type Lookup = Result<Found, Arc<Failure>>;
+
+/// The right and duty to ask a question.
+pub(crate) type Claim = inflight::Claim<Question, Lookup>;
 
 /// An upstream's answer to a question.
 #[derive(Clone)]
-struct Found {
+pub(crate) struct Found {
     /// What it said.
     response: Arc<Response>,
     /// Who said it.
@@ -133,7 +150,7 @@ impl Engine {
             view: ArcSwap::from_pointee(view),
             cache: Cache::new(bounds),
             in_flight: InFlight::new(Limits::default()),
-            pending: AtomicUsize::new(0),
+            pending: Arc::default(),
             metrics,
             decisions,
             epoch: Instant::now(),
@@ -201,26 +218,58 @@ impl Engine {
                 Step::Answer
             }
             Hit::Stale { .. } | Hit::Miss => {
-                if self.pending.fetch_add(1, Ordering::Relaxed) >= MAX_PENDING {
-                    self.pending.fetch_sub(1, Ordering::Relaxed);
+                let waiting = Waiting::new(&self.pending);
+                if self.in_flight() > MAX_PENDING {
                     self.without_upstream(&exchange, &question, &Failure::busy(TOO_MANY), out);
                     return Step::Answer;
                 }
-                Step::Wait(Box::new(Pending { bytes: bytes.into(), asked, view: Arc::clone(view), question, since }))
+                let (bytes, view, question) = (bytes.into(), Arc::clone(view), Arc::new(question));
+                Step::Wait(Box::new(Pending { bytes, asked, view, question, since, _waiting: waiting }))
             }
         }
     }
 
     /// Asks the upstreams, or joins whoever already does, and answers.
     pub(crate) async fn finish(self: &Arc<Self>, pending: Box<Pending>) -> Vec<u8> {
-        let _waiting = Waiting(&self.pending);
         let lookup = self.look_up(&pending).await;
         let mut out = Vec::with_capacity(512);
-        let answered = panic::catch_unwind(AssertUnwindSafe(|| self.complete(&pending, &lookup, &mut out)));
-        if answered.is_err() {
-            self.answer_panic(&pending.bytes, pending.asked, &mut out);
-        }
+        self.answer(&pending, &lookup, &mut out);
         out
+    }
+
+    /// Answers a pending query with what the look-up came to; a panic on the way is one SERVFAIL.
+    pub(crate) fn answer(&self, pending: &Pending, lookup: &Lookup, out: &mut Vec<u8>) {
+        let answered = panic::catch_unwind(AssertUnwindSafe(|| self.complete(pending, lookup, out)));
+        if answered.is_err() {
+            self.answer_panic(&pending.bytes, pending.asked, out);
+        }
+    }
+
+    /// Returns the claim to ask `question`, if nobody asks it.
+    pub(crate) fn claim(&self, question: &Arc<Question>) -> Option<Claim> {
+        self.in_flight.claim(question)
+    }
+
+    /// Keeps what an upstream said to `question`.
+    pub(crate) fn keep(&self, question: &Question, response: Response, upstream: SocketAddr) -> Found {
+        let response = Arc::new(response);
+        self.cache.insert(question, Arc::clone(&response), self.now());
+        Found { response, upstream }
+    }
+
+    /// Keeps an answer that came after its question was handed on; who waits for it there gets it too.
+    pub(crate) fn keep_late(&self, question: &Question, response: Response, upstream: SocketAddr) {
+        let found = self.keep(question, response, upstream);
+        self.in_flight.offer(question, &Ok(found));
+    }
+
+    /// Asks on, in a task of its own, where a first try brought no answer; who joins the question waits for that.
+    pub(crate) fn ask_on(self: &Arc<Self>, claim: Claim, upstreams: Arc<Upstreams>, tried: Tried) {
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            let lookup = engine.ask(&upstreams, claim.question(), Some(tried)).await;
+            claim.settle(lookup);
+        });
     }
 
     /// Returns what the upstreams say to a pending question.
@@ -228,21 +277,17 @@ impl Engine {
         let asking = || {
             let engine = Arc::clone(self);
             let upstreams = Arc::clone(&pending.view.upstreams);
-            let question = pending.question.clone();
-            async move { engine.ask(&upstreams, &question).await }
+            let question = Arc::clone(&pending.question);
+            async move { engine.ask(&upstreams, &question, None).await }
         };
         let joined = self.in_flight.join(&pending.question, asking).await;
         joined.unwrap_or_else(|error| Err(Arc::new(Failure::busy(&error.to_string()))))
     }
 
     /// Asks the upstreams and keeps what they say.
-    async fn ask(&self, upstreams: &Upstreams, question: &Question) -> Lookup {
-        match upstreams.ask(question).await {
-            Ok(answered) => {
-                let response = Arc::new(answered.response);
-                self.cache.insert(question, Arc::clone(&response), self.now());
-                Ok(Found { response, upstream: answered.upstream })
-            }
+    async fn ask(&self, upstreams: &Upstreams, question: &Question, tried: Option<Tried>) -> Lookup {
+        match upstreams.ask_after(question, tried).await {
+            Ok(answered) => Ok(self.keep(question, answered.response, answered.upstream)),
             Err(failure) => {
                 self.cache.refresh_failed(question, self.now());
                 Err(Arc::new(failure))
@@ -331,10 +376,18 @@ impl Engine {
     }
 }
 
-/// Counts a pending query out, however its waiting ends.
-struct Waiting<'a>(&'a AtomicUsize);
+/// Counts a pending query in, and out again however its waiting ends.
+struct Waiting(Arc<AtomicUsize>);
 
-impl Drop for Waiting<'_> {
+impl Waiting {
+    /// Counts one in.
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

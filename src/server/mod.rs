@@ -7,7 +7,7 @@ mod admin;
 pub(crate) mod sockets;
 pub(crate) mod systemd;
 mod tcp;
-mod udp;
+pub(crate) mod udp;
 
 use std::fmt;
 use std::io;

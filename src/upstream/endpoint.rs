@@ -62,6 +62,7 @@ pub(super) struct Success {
 }
 
 /// Why one try brought no answer.
+#[derive(Debug)]
 pub(super) struct TryError {
     /// What it comes to.
     pub(super) kind: FailureKind,
@@ -75,6 +76,22 @@ impl TryError {
     /// Returns an error without a response.
     fn new(kind: FailureKind, detail: &dyn ToString) -> Self {
         Self { kind, response: None, detail: detail.to_string() }
+    }
+
+    /// Returns that the network says that nobody is there.
+    pub(super) fn network(error: &std::io::Error) -> Self {
+        Self::new(FailureKind::Network, error)
+    }
+
+    /// Returns that somebody seems to guess at replies.
+    pub(super) fn flooded() -> Self {
+        Self::new(FailureKind::Malformed, &"too many replies to other queries")
+    }
+
+    /// Returns the failure that an RCODE which is no answer stands for.
+    pub(super) fn unwilling(rcode: Rcode, response: Option<Box<Response>>) -> Self {
+        let kind = if rcode == Rcode::SERVFAIL { FailureKind::ServFail } else { FailureKind::Refused };
+        Self { kind, response, detail: rcode.to_string() }
     }
 }
 
@@ -100,50 +117,72 @@ impl Endpoint {
         &self,
         question: &Question,
         patience: Duration,
+        over: Transport,
         around: &Surroundings,
     ) -> Result<Success, TryError> {
-        let _permit = match self.server.transport {
+        let _permit = match over {
             Transport::Udp => match timeout(patience, around.sockets.acquire()).await {
                 Ok(Ok(permit)) => Some(permit),
                 _ => return Err(out_of_sockets(&"as many sockets are in use as may be")),
             },
             Transport::Tcp => None,
         };
-        self.counts.asked.fetch_add(1, Ordering::Relaxed);
+        self.note_asked();
         let mut watch = Watch { endpoint: self, around, since: Instant::now(), patience, is_over: false };
-        let result = self.exchange(question, around).await;
+        let result = self.exchange(question, over, around).await;
         watch.is_over = true;
-        let (taken, now) = (watch.since.elapsed(), around.epoch.elapsed());
+        let taken = watch.since.elapsed();
         match &result {
-            Ok(success) => {
-                self.counts.answered.fetch_add(1, Ordering::Relaxed);
-                self.health().answered(taken, now);
-                around.observer.observe(Event::Answered(success.transport, taken));
-            }
-            Err(error) => {
-                match error.kind {
-                    // Not the upstream's doing.
-                    FailureKind::Busy | FailureKind::NoUpstream => {}
-                    FailureKind::Timeout => self.health().failed(Trouble::Silent(taken), now),
-                    FailureKind::Network => self.health().failed(Trouble::Unreachable, now),
-                    FailureKind::Malformed | FailureKind::Refused | FailureKind::ServFail => {
-                        self.health().failed(Trouble::Failed, now);
-                    }
-                }
-                self.counts.failed.fetch_add(1, Ordering::Relaxed);
-                around.observer.observe(Event::Failed(error.kind));
-            }
+            Ok(success) => self.note_answered(success.transport, taken, around),
+            Err(error) => self.note_failed(error.kind, taken, around),
         }
         result
     }
 
+    /// Counts a try that is started.
+    pub(super) fn note_asked(&self) {
+        self.counts.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes an answer after `taken`.
+    pub(super) fn note_answered(&self, transport: Transport, taken: Duration, around: &Surroundings) {
+        self.counts.answered.fetch_add(1, Ordering::Relaxed);
+        self.health().answered(taken, around.epoch.elapsed());
+        around.observer.observe(Event::Answered(transport, taken));
+    }
+
+    /// Notes a try that failed after `taken`.
+    pub(super) fn note_failed(&self, kind: FailureKind, taken: Duration, around: &Surroundings) {
+        let now = around.epoch.elapsed();
+        match kind {
+            // Not the upstream's doing.
+            FailureKind::Busy | FailureKind::NoUpstream => {}
+            FailureKind::Timeout => self.health().failed(Trouble::Silent(taken), now),
+            FailureKind::Network => self.health().failed(Trouble::Unreachable, now),
+            FailureKind::Malformed | FailureKind::Refused | FailureKind::ServFail => {
+                self.health().failed(Trouble::Failed, now);
+            }
+        }
+        self.counts.failed.fetch_add(1, Ordering::Relaxed);
+        around.observer.observe(Event::Failed(kind));
+    }
+
+    /// Notes a try that was given up after it was let pass in silence for `waited`.
+    pub(super) fn note_silent(&self, waited: Duration, around: &Surroundings) {
+        self.counts.silent.fetch_add(1, Ordering::Relaxed);
+        self.health().failed(Trouble::Silent(waited), around.epoch.elapsed());
+        around.observer.observe(Event::Failed(FailureKind::Timeout));
+    }
+
     /// Asks over UDP, and over TCP what UDP truncated; or over TCP at once.
-    async fn exchange(&self, question: &Question, around: &Surroundings) -> Result<Success, TryError> {
+    async fn exchange(&self, question: &Question, over: Transport, around: &Surroundings) -> Result<Success, TryError> {
         let observer = &*around.observer;
-        if self.server.transport == Transport::Udp {
+        if over == Transport::Udp {
             match udp::ask(self.server.address, question, observer).await.map_err(of_udp)? {
-                Reply::Complete(bytes) => return read(&bytes, question, Transport::Udp),
-                Reply::Bare(rcode) => return Err(unwilling(rcode, None)),
+                Reply::Complete(bytes) => {
+                    return read(&bytes, question).map(|response| Success { response, transport: Transport::Udp });
+                }
+                Reply::Bare(rcode) => return Err(TryError::unwilling(rcode, None)),
                 Reply::Truncated => observer.observe(Event::Truncated),
             }
         }
@@ -151,7 +190,9 @@ impl Endpoint {
         let bytes = self.stream.ask(question, around.timeout).await.map_err(|error| of_stream(&error))?;
         let id = bytes.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
         match is_reply_to(&bytes, id, question) {
-            ReplyCheck::Ours { truncated: false, .. } => read(&bytes, question, Transport::Tcp),
+            ReplyCheck::Ours { truncated: false, .. } => {
+                read(&bytes, question).map(|response| Success { response, transport: Transport::Tcp })
+            }
             ReplyCheck::Ours { .. } => Err(TryError::new(FailureKind::Malformed, &"truncated over TCP")),
             ReplyCheck::NotOurs => Err(TryError::new(FailureKind::Malformed, &"reply to another question over TCP")),
         }
@@ -159,23 +200,17 @@ impl Endpoint {
 }
 
 /// Reads a reply to `question` and says whether it is an answer.
-fn read(bytes: &[u8], question: &Question, transport: Transport) -> Result<Success, TryError> {
+pub(super) fn read(bytes: &[u8], question: &Question) -> Result<Response, TryError> {
     let response = Response::parse(bytes, question).map_err(|error| TryError::new(FailureKind::Malformed, &error))?;
     match response.rcode() {
-        rcode if is_unwilling(rcode) => Err(unwilling(rcode, Some(Box::new(response)))),
-        _ => Ok(Success { response, transport }),
+        rcode if is_unwilling(rcode) => Err(TryError::unwilling(rcode, Some(Box::new(response)))),
+        _ => Ok(response),
     }
 }
 
 /// Returns whether an RCODE is no answer: another upstream may do better.
 pub(super) fn is_unwilling(rcode: Rcode) -> bool {
     matches!(rcode, Rcode::FORMERR | Rcode::SERVFAIL | Rcode::NOTIMP | Rcode::REFUSED | Rcode::BADVERS)
-}
-
-/// Returns the failure that such an RCODE stands for.
-fn unwilling(rcode: Rcode, response: Option<Box<Response>>) -> TryError {
-    let kind = if rcode == Rcode::SERVFAIL { FailureKind::ServFail } else { FailureKind::Refused };
-    TryError { kind, response, detail: rcode.to_string() }
 }
 
 /// Returns the failure to have a socket.
@@ -187,8 +222,8 @@ fn out_of_sockets(detail: &dyn ToString) -> TryError {
 fn of_udp(error: UdpError) -> TryError {
     match error {
         UdpError::Local(error) => out_of_sockets(&error),
-        UdpError::Network(error) => TryError::new(FailureKind::Network, &error),
-        UdpError::Flooded => TryError::new(FailureKind::Malformed, &"too many replies to other queries"),
+        UdpError::Network(error) => TryError::network(&error),
+        UdpError::Flooded => TryError::flooded(),
     }
 }
 
@@ -224,8 +259,6 @@ impl Drop for Watch<'_> {
         if self.is_over || waited < self.patience {
             return;
         }
-        self.endpoint.counts.silent.fetch_add(1, Ordering::Relaxed);
-        self.endpoint.health().failed(Trouble::Silent(waited), self.around.epoch.elapsed());
-        self.around.observer.observe(Event::Failed(FailureKind::Timeout));
+        self.endpoint.note_silent(waited, self.around);
     }
 }

@@ -5,7 +5,9 @@ pub mod system;
 
 mod endpoint;
 mod health;
+pub(crate) mod mux;
 mod pool;
+mod random;
 mod stream;
 mod udp;
 
@@ -32,6 +34,28 @@ pub struct Answered {
     pub transport: Transport,
     /// The time since the question was asked, over all tries.
     pub elapsed: Duration,
+}
+
+/// What the first try of a question came to, for the tries that follow.
+#[derive(Debug)]
+pub(crate) struct Tried {
+    /// Who was asked.
+    server: SocketAddr,
+    /// What came of it.
+    trial: Trial,
+    /// How much of the question's time is over.
+    spent: Duration,
+}
+
+/// What a try came to that brought no answer.
+#[derive(Debug)]
+enum Trial {
+    /// Silence, longer than it is given.
+    Silent,
+    /// An answer that did not fit: it is to be asked for over TCP.
+    Truncated,
+    /// A failure.
+    Failed(endpoint::TryError),
 }
 
 /// That no upstream answered a question in time.

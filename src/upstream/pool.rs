@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::endpoint::{Endpoint, Success, Surroundings, TryError};
-use super::server::Server;
-use super::{Answered, Failure, FailureKind, Observer};
+use super::server::{Server, Transport};
+use super::{Answered, Failure, FailureKind, Observer, Trial, Tried};
 use crate::dns::response::Question;
 
 /// How the upstreams are asked.
@@ -131,15 +131,26 @@ impl Upstreams {
     /// # Panics
     /// Outside of a tokio runtime.
     pub async fn ask(&self, question: &Question) -> Result<Answered, Failure> {
+        self.ask_after(question, None).await
+    }
+
+    /// Asks as [`Upstreams::ask`] does, knowing what a first try came to.
+    pub(crate) async fn ask_after(&self, question: &Question, tried: Option<Tried>) -> Result<Answered, Failure> {
         if self.endpoints.is_empty() {
             return Err(Failure { kind: FailureKind::NoUpstream, response: None, detail: String::new() });
         }
         let started = Instant::now();
         let question = Arc::new(question.clone());
         let order = self.order();
-        self.probe(&order, &question);
+        let spent = tried.as_ref().map_or(Duration::ZERO, |tried| tried.spent);
+        if tried.is_none() {
+            self.probe(&order, &question);
+        }
         let mut race = Race::new(order, question, self);
-        let outcome = timeout(self.settings.timeout, race.run()).await;
+        if let Some(tried) = tried {
+            race.begin_after(tried);
+        }
+        let outcome = timeout(self.settings.timeout.saturating_sub(spent), race.run()).await;
         // Waits until the tries that are left have noted how long they were silent: the next question profits.
         race.tries.shutdown().await;
         match outcome {
@@ -148,6 +159,47 @@ impl Upstreams {
             }
             Ok(None) | Err(_) => Err(race.failure()),
         }
+    }
+
+    /// Returns the upstream to ask first if that goes over UDP, and how long it may take; measures others aside.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, when another upstream is to be measured.
+    pub(super) fn first_over_udp(&self, question: &Question) -> Option<(&Arc<Endpoint>, Duration)> {
+        let (first, patience) = match self.endpoints.as_slice() {
+            [only] => (only, only.health().patience(self.settings.timeout)),
+            several => {
+                let first = several.iter().min_by_key(|endpoint| endpoint.health().rank())?;
+                self.probe_others(first, question);
+                (first, first.health().patience(self.settings.timeout))
+            }
+        };
+        (first.server.transport == Transport::Udp).then_some((first, patience))
+    }
+
+    /// Returns what all tries share.
+    pub(super) fn around(&self) -> &Arc<Surroundings> {
+        &self.around
+    }
+
+    /// Asks the others that are due to be measured, aside.
+    fn probe_others(&self, first: &Arc<Endpoint>, question: &Question) {
+        let now = self.around.epoch.elapsed();
+        for endpoint in self.endpoints.iter().filter(|endpoint| !Arc::ptr_eq(endpoint, first)) {
+            if endpoint.health().claim_probe(now) {
+                self.probe_one(endpoint, &Arc::new(question.clone()));
+            }
+        }
+    }
+
+    /// Asks one upstream aside: nobody waits for what it says.
+    fn probe_one(&self, endpoint: &Arc<Endpoint>, question: &Arc<Question>) {
+        let (endpoint, question) = (Arc::clone(endpoint), Arc::clone(question));
+        let (around, limit) = (Arc::clone(&self.around), self.settings.timeout);
+        tokio::spawn(async move {
+            // The result is in the endpoint's health.
+            drop(timeout(limit, endpoint.ask(&question, limit / 2, endpoint.server.transport, &around)).await);
+        });
     }
 
     /// Returns the upstreams in the order to ask them.
@@ -160,15 +212,9 @@ impl Upstreams {
     /// Asks the upstreams that are not first and are due to be measured, aside: nobody waits for what they say.
     fn probe(&self, order: &[Arc<Endpoint>], question: &Arc<Question>) {
         for endpoint in order.iter().skip(1) {
-            if !endpoint.health().claim_probe(self.around.epoch.elapsed()) {
-                continue;
+            if endpoint.health().claim_probe(self.around.epoch.elapsed()) {
+                self.probe_one(endpoint, question);
             }
-            let (endpoint, question) = (Arc::clone(endpoint), Arc::clone(question));
-            let (around, limit) = (Arc::clone(&self.around), self.settings.timeout);
-            tokio::spawn(async move {
-                // The result is in the endpoint's health.
-                drop(timeout(limit, endpoint.ask(&question, limit / 2, &around)).await);
-            });
         }
     }
 }
@@ -189,6 +235,8 @@ struct Race {
     rounds: u32,
     /// The failure that says most so far.
     worst: Option<Failure>,
+    /// Whether the first try goes over TCP, because the answer is known not to fit.
+    is_truncated: bool,
 }
 
 impl Race {
@@ -202,11 +250,30 @@ impl Race {
             next: 0,
             rounds: 0,
             worst: None,
+            is_truncated: false,
+        }
+    }
+
+    /// Takes account of a try that was made before.
+    fn begin_after(&mut self, tried: Tried) {
+        let Some(index) = self.order.iter().position(|endpoint| endpoint.server.address == tried.server) else {
+            return;
+        };
+        let endpoint = self.order.remove(index);
+        self.order.insert(0, Arc::clone(&endpoint));
+        match tried.trial {
+            // It had its turn.
+            Trial::Silent => self.next = 1,
+            Trial::Truncated => self.is_truncated = true,
+            Trial::Failed(error) => self.exclude(&endpoint, error),
         }
     }
 
     /// Runs until there is an answer, or nobody is left who could give one.
     async fn run(&mut self) -> Option<(SocketAddr, Success)> {
+        if self.order.is_empty() {
+            return None;
+        }
         let mut next_at = Instant::now() + self.start();
         loop {
             tokio::select! {
@@ -242,8 +309,10 @@ impl Race {
         self.next += 1;
         let patience = endpoint.health().patience(self.around.timeout);
         let (question, around) = (Arc::clone(&self.question), Arc::clone(&self.around));
+        let is_truncated = std::mem::take(&mut self.is_truncated);
+        let over = if is_truncated { Transport::Tcp } else { endpoint.server.transport };
         self.tries.spawn(async move {
-            let result = endpoint.ask(&question, patience, &around).await;
+            let result = endpoint.ask(&question, patience, over, &around).await;
             (endpoint, result)
         });
         patience * (1 << self.rounds)

@@ -15,7 +15,7 @@ const MAX_REPLY: usize = 4096;
 
 /// How many datagrams that are no reply to our query a socket takes before it is given up: more is an attempt to
 /// guess the ID, and each costs the attacker a new port.
-const MAX_IGNORED: usize = 64;
+pub(super) const MAX_IGNORED: usize = 64;
 
 /// What came back over UDP.
 pub(super) enum Reply {
@@ -79,7 +79,7 @@ pub(super) async fn ask(server: SocketAddr, question: &Question, observer: &dyn 
 
 /// Returns the RCODE of a reply to the query `id` that is a header without a question, if it is FORMERR, SERVFAIL,
 /// NOTIMP or REFUSED. Forging one takes as much as forging an answer, and gains less.
-fn bare_failure(bytes: &[u8], id: u16) -> Option<Rcode> {
+pub(super) fn bare_failure(bytes: &[u8], id: u16) -> Option<Rcode> {
     const HEADER: usize = 12;
     let is_reply = bytes.len() == HEADER && bytes[..2] == id.to_be_bytes() && bytes[2] & 0xf8 == 0x80;
     let rcode = Rcode(u16::from(bytes.get(3)? & 0x0f));

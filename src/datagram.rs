@@ -1,5 +1,7 @@
 //! Batched datagram calls: recvmmsg and sendmmsg with packet information. The only module with `unsafe` code.
 //!
+//! Listeners and upstreams share it.
+//!
 //! A batch costs one system call for up to [`BATCH`] datagrams, and each datagram carries the local address it was
 //! sent to (`IP_PKTINFO`, RFC 3542 §6.1), so that a reply leaves from the address the client asked, on wildcard
 //! listeners too.
@@ -11,9 +13,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsRawFd, RawFd};
 
 /// Datagrams taken or sent in one system call.
-pub(super) const BATCH: usize = 64;
-/// The longest query read, in octets; a longer datagram is marked as cut off and answered FORMERR.
-pub(super) const MAX_QUERY: usize = 4096;
+pub(crate) const BATCH: usize = 64;
+/// The longest message read, in octets; of a longer one the rest is cut off, and it is no message any more.
+pub(crate) const MAX_MESSAGE: usize = 4096;
 /// Room for the control messages of one datagram: an `in6_pktinfo` is the largest asked for.
 const CONTROL: usize = 64;
 
@@ -27,13 +29,13 @@ pub(crate) struct LocalAddress {
 }
 
 /// One datagram of a received batch.
-pub(super) struct Datagram<'a> {
-    /// The payload, at most [`MAX_QUERY`] octets.
-    pub(super) bytes: &'a [u8],
+pub(crate) struct Datagram<'a> {
+    /// The payload, at most [`MAX_MESSAGE`] octets.
+    pub(crate) bytes: &'a [u8],
     /// Who sent it.
-    pub(super) source: SocketAddr,
+    pub(crate) source: SocketAddr,
     /// Where it was sent to, as a reply's source address.
-    pub(super) local: Option<LocalAddress>,
+    pub(crate) local: Option<LocalAddress>,
 }
 
 /// Control message space with the alignment `cmsghdr` needs.
@@ -41,10 +43,19 @@ pub(super) struct Datagram<'a> {
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
 
+/// What to do when nothing is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Wait for the first datagram, as long as the socket's receive time-out allows.
+    First,
+    /// Return `WouldBlock`.
+    Never,
+}
+
 /// Buffers for receiving a batch, allocated once per thread.
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     /// Payloads, one slot a datagram.
-    payloads: Vec<[u8; MAX_QUERY]>,
+    payloads: Vec<[u8; MAX_MESSAGE]>,
     /// Source addresses.
     sources: Vec<libc::sockaddr_storage>,
     /// Control messages.
@@ -55,28 +66,38 @@ pub(super) struct Receiver {
 
 impl Receiver {
     /// Allocates the buffers.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // SAFETY: `sockaddr_storage` is plain data for which all zeros is a valid value.
         let source: libc::sockaddr_storage = unsafe { mem::zeroed() };
         Self {
-            payloads: vec![[0; MAX_QUERY]; BATCH],
+            payloads: vec![[0; MAX_MESSAGE]; BATCH],
             sources: vec![source; BATCH],
             controls: vec![Control([0; CONTROL]); BATCH],
             filled: Vec::with_capacity(BATCH),
         }
     }
 
-    /// Waits for at least one datagram and takes all that are there; returns how many.
+    /// Makes one without buffers, to stand in where another is borrowed from.
+    pub(crate) fn empty() -> Self {
+        Self { payloads: Vec::new(), sources: Vec::new(), controls: Vec::new(), filled: Vec::new() }
+    }
+
+    /// Takes all datagrams that are there, a batch at most; returns how many.
     ///
     /// # Errors
-    /// The socket's receive time-out as `WouldBlock`, and whatever else the kernel says.
-    pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+    /// Nothing there, or nothing within the socket's receive time-out, as `WouldBlock`; an ICMP error of an earlier
+    /// datagram on a connected socket; whatever else the kernel says.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket, wait: Wait) -> io::Result<usize> {
         self.filled.clear();
+        let flags = match wait {
+            Wait::First => libc::MSG_WAITFORONE,
+            Wait::Never => libc::MSG_DONTWAIT,
+        };
         let mut parts: [MaybeUninit<libc::iovec>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
         let mut headers: [MaybeUninit<libc::mmsghdr>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
         for index in 0..BATCH {
             let part = parts[index]
-                .write(libc::iovec { iov_base: self.payloads[index].as_mut_ptr().cast(), iov_len: MAX_QUERY });
+                .write(libc::iovec { iov_base: self.payloads[index].as_mut_ptr().cast(), iov_len: MAX_MESSAGE });
             headers[index].write(header(
                 (&raw mut self.sources[index]).cast(),
                 size_of::<libc::sockaddr_storage>(),
@@ -92,7 +113,7 @@ impl Receiver {
                 socket.as_raw_fd(),
                 headers.as_mut_ptr().cast(),
                 libc::c_uint::try_from(BATCH).expect("a batch is small"),
-                libc::MSG_WAITFORONE,
+                flags,
                 std::ptr::null_mut(),
             )
         };
@@ -100,14 +121,14 @@ impl Receiver {
         for header in &headers[..count] {
             // SAFETY: all headers were initialised above, and the kernel keeps them so.
             let header = unsafe { header.assume_init_ref() };
-            let length = usize::try_from(header.msg_len).unwrap_or(0).min(MAX_QUERY);
+            let length = usize::try_from(header.msg_len).unwrap_or(0).min(MAX_MESSAGE);
             self.filled.push((length, header.msg_hdr.msg_controllen.min(CONTROL)));
         }
         Ok(count)
     }
 
     /// Returns datagram `index` of the last batch; `None` for an address family that is neither IPv4 nor IPv6.
-    pub(super) fn datagram(&self, index: usize) -> Option<Datagram<'_>> {
+    pub(crate) fn datagram(&self, index: usize) -> Option<Datagram<'_>> {
         let (length, control) = *self.filled.get(index)?;
         Some(Datagram {
             bytes: &self.payloads[index][..length],
@@ -117,41 +138,63 @@ impl Receiver {
     }
 }
 
-/// Replies collected while a batch is worked through, sent in one call.
-pub(super) struct Sender {
+/// Messages collected while a batch is worked through, sent in one call.
+pub(crate) struct Sender {
     /// Messages; the first `queued` are in use, the rest keep their capacity.
     messages: Vec<Vec<u8>>,
     /// Where each queued message goes, and the local address it leaves from.
-    routes: Vec<(SocketAddr, Option<LocalAddress>)>,
+    routes: Vec<Route>,
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy)]
+struct Route {
+    /// To whom; none on a connected socket.
+    destination: Option<SocketAddr>,
+    /// The local address it leaves from; none lets the kernel choose.
+    local: Option<LocalAddress>,
 }
 
 impl Sender {
     /// Makes an empty queue.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { messages: (0..BATCH).map(|_| Vec::with_capacity(1232)).collect(), routes: Vec::with_capacity(BATCH) }
     }
 
-    /// Returns the buffer of the next reply; it counts only once [`Sender::queue`] is called.
-    pub(super) fn next(&mut self) -> &mut Vec<u8> {
+    /// Returns whether a batch is full: then it has to be sent before [`Sender::next`].
+    pub(crate) fn is_full(&self) -> bool {
+        self.routes.len() == BATCH
+    }
+
+    /// Returns the buffer of the next message; it counts only once it is queued.
+    pub(crate) fn next(&mut self) -> &mut Vec<u8> {
         &mut self.messages[self.routes.len()]
     }
 
-    /// Queues what was written to [`Sender::next`]; a batch never holds more replies than datagrams.
-    pub(super) fn queue(&mut self, destination: SocketAddr, local: Option<LocalAddress>) {
-        self.routes.push((destination, local));
+    /// Queues what was written to [`Sender::next`].
+    pub(crate) fn queue(&mut self, destination: SocketAddr, local: Option<LocalAddress>) {
+        self.routes.push(Route { destination: Some(destination), local });
+    }
+
+    /// Queues what was written to [`Sender::next`] for the peer of a connected socket.
+    pub(crate) fn queue_to_peer(&mut self) {
+        self.routes.push(Route { destination: None, local: None });
     }
 
     /// Sends everything queued and empties the queue; returns how many messages the kernel did not take.
     ///
     /// A message that cannot be sent (no route, a full buffer) is given up, as a lost datagram is; the client asks
     /// again.
-    pub(super) fn send(&mut self, socket: &UdpSocket) -> usize {
+    pub(crate) fn send(&mut self, socket: &UdpSocket) -> usize {
         let mut lost = 0;
         let mut start = 0;
+        // A connected socket tells of an earlier datagram's ICMP error instead of sending; that says nothing of this one.
+        let mut told = None;
         while start < self.routes.len() {
             match self.send_from(socket, start) {
                 Ok(sent) if sent > 0 => start += sent,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) if told != Some(start) => told = Some(start),
                 _ => {
                     lost += 1;
                     start += 1;
@@ -173,9 +216,9 @@ impl Sender {
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
         let mut controls = [Control([0; CONTROL]); BATCH];
         for index in 0..count {
-            let (destination, local) = self.routes[start + index];
+            let Route { destination, local } = self.routes[start + index];
             let message = &mut self.messages[start + index];
-            let address_length = write_address(&mut addresses[index], destination);
+            let address_length = destination.map_or(0, |address| write_address(&mut addresses[index], address));
             parts[index] = libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: message.len() };
             let control_length = local.map_or(0, |local| write_control(&mut controls[index], local));
             headers[index] = header(
@@ -194,7 +237,7 @@ impl Sender {
 ///
 /// # Errors
 /// The kernel refuses.
-pub(super) fn want_packet_info(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<()> {
+pub(crate) fn want_packet_info(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<()> {
     let (level, option) =
         if is_ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
     let on: libc::c_int = 1;
@@ -208,7 +251,7 @@ pub(super) fn want_packet_info(socket: &impl AsRawFd, is_ipv6: bool) -> io::Resu
 ///
 /// # Errors
 /// Whatever the kernel says; the caller gives the message up.
-pub(super) fn send_one(
+pub(crate) fn send_one(
     socket: &UdpSocket,
     message: &[u8],
     destination: SocketAddr,
@@ -245,7 +288,7 @@ fn header(
 ) -> libc::mmsghdr {
     // SAFETY: `mmsghdr` is plain data for which all zeros is a valid value (some targets have padding fields).
     let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
-    header.msg_hdr.msg_name = name;
+    header.msg_hdr.msg_name = if name_length == 0 { std::ptr::null_mut() } else { name };
     header.msg_hdr.msg_namelen = libc::socklen_t::try_from(name_length).expect("a socket address is small");
     header.msg_hdr.msg_iov = part;
     header.msg_hdr.msg_iovlen = 1;
@@ -382,7 +425,7 @@ mod tests {
 
     /// Binds a socket with packet information on.
     fn bind(address: &str) -> UdpSocket {
-        let socket = super::super::bind(address.parse().unwrap()).unwrap();
+        let socket = crate::server::udp::bind(address.parse().unwrap()).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket
     }
@@ -402,7 +445,7 @@ mod tests {
             let mut sender = Sender::new();
             let mut seen = 0;
             while seen < 2 {
-                let count = receiver.receive(&server).unwrap();
+                let count = receiver.receive(&server, Wait::First).unwrap();
                 for index in 0..count {
                     let datagram = receiver.datagram(index).unwrap();
                     assert_eq!(datagram.source, client.local_addr().unwrap());
@@ -429,14 +472,14 @@ mod tests {
     fn a_datagram_over_the_limit_is_cut_and_one_of_no_octets_is_one() {
         let server = bind("127.0.0.1:0");
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.send_to(&[7; MAX_QUERY + 100], server.local_addr().unwrap()).unwrap();
+        client.send_to(&[7; MAX_MESSAGE + 100], server.local_addr().unwrap()).unwrap();
         client.send_to(&[], server.local_addr().unwrap()).unwrap();
         let mut receiver = Receiver::new();
         let mut lengths = Vec::new();
         while lengths.len() < 2 {
-            let count = receiver.receive(&server).unwrap();
+            let count = receiver.receive(&server, Wait::First).unwrap();
             lengths.extend((0..count).map(|index| receiver.datagram(index).unwrap().bytes.len()));
         }
-        assert_eq!(lengths, [MAX_QUERY, 0]);
+        assert_eq!(lengths, [MAX_MESSAGE, 0]);
     }
 }

@@ -1,24 +1,26 @@
-//! UDP: threads that take queries in batches and answer what needs no upstream at once.
+//! UDP: threads that take queries in batches, answer what needs no upstream at once, and ask upstreams for the rest.
 //!
-//! A query that needs an upstream is handed to the runtime with everything its answer needs; the thread goes on.
-
-mod batch;
+//! What is out of the ordinary with an upstream is handed to the runtime with everything the answer needs.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
 
-use self::batch::{LocalAddress, Receiver, Sender};
-use crate::engine::{Asked, Engine, Pending, Step, Transport};
+use crate::datagram::{self, BATCH, LocalAddress, Receiver, Sender, Wait};
+use crate::dns::response::Question;
+use crate::engine::{Asked, Claim, Engine, Pending, Step, Transport};
+use crate::upstream::mux::Mux;
 
 /// How long a thread waits for a datagram before it looks whether it should stop.
 const TICK: Duration = Duration::from_millis(200);
+/// How long the questions of a thread may take at the end; the process waits about as long.
+const DRAIN: Duration = Duration::from_secs(5);
 /// The receive buffer asked for, in octets; the kernel may grant less (`net.core.rmem_max`).
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -104,12 +106,12 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
     // Best effort: without the privilege the kernel caps it at net.core.rmem_max.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-    batch::want_packet_info(socket, socket.domain()? == Domain::IPV6)
+    datagram::want_packet_info(socket, socket.domain()? == Domain::IPV6)
 }
 
 /// One receiving thread.
 struct Worker {
-    /// The socket, shared with the replies that had to wait.
+    /// The socket, shared with the replies that had to wait elsewhere.
     socket: Arc<UdpSocket>,
     /// The listener's number, which may have a policy of its own.
     listener: usize,
@@ -121,15 +123,53 @@ struct Worker {
     beat: Arc<AtomicU64>,
 }
 
+/// A query that waits for an upstream, and where its answer goes.
+struct Waiter {
+    /// The query.
+    pending: Box<Pending>,
+    /// The client.
+    source: SocketAddr,
+    /// The address it asked.
+    local: Option<LocalAddress>,
+}
+
+impl AsRef<Arc<Question>> for Waiter {
+    fn as_ref(&self) -> &Arc<Question> {
+        self.pending.question()
+    }
+}
+
 impl Worker {
-    /// Receives, answers and sends batches until told to stop.
+    /// Receives, answers and sends batches until told to stop; then answers what is in flight.
     fn run(self) {
+        // Tries that go the general way are started from here.
+        let _runtime = self.shared.runtime.enter();
+        let mut mux = match Mux::new().and_then(|mux| mux.watch(&self.socket).map(|()| mux)) {
+            Ok(mux) => Some(mux),
+            Err(error) => {
+                tracing::warn!(%error, "no epoll; every cache miss goes the slow way");
+                None
+            }
+        };
         let mut receiver = Receiver::new();
         let mut sender = Sender::new();
+        let mut is_busy = false;
         while !self.stopping.load(Ordering::Relaxed) {
             self.beat.fetch_add(1, Ordering::Relaxed);
-            match receiver.receive(&self.socket) {
-                Ok(count) => self.answer_batch(&receiver, count, &mut sender),
+            // With nothing in flight one call both waits and receives; otherwise upstreams are listened to as well.
+            let wait = match mux.as_mut().filter(|mux| !mux.is_idle()) {
+                Some(mux) => {
+                    self.wait_upstream(mux, if is_busy { Duration::ZERO } else { TICK }, &mut sender);
+                    Wait::Never
+                }
+                None => Wait::First,
+            };
+            is_busy = false;
+            match receiver.receive(&self.socket, wait) {
+                Ok(count) => {
+                    self.answer_batch(&receiver, count, &mut mux, &mut sender);
+                    is_busy = count == BATCH;
+                }
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => {
                     // ICMP errors of earlier replies arrive here; a socket that is really broken must not spin.
@@ -137,11 +177,25 @@ impl Worker {
                     thread::park_timeout(Duration::from_millis(1));
                 }
             }
+            self.send(&mut sender);
+        }
+        let end = Instant::now() + DRAIN;
+        while let Some(mux) = mux.as_mut().filter(|mux| !mux.is_idle())
+            && Instant::now() < end
+        {
+            self.wait_upstream(mux, TICK, &mut sender);
+            self.send(&mut sender);
         }
     }
 
     /// Answers one batch with one policy snapshot.
-    fn answer_batch(&self, receiver: &Receiver, count: usize, sender: &mut Sender) {
+    fn answer_batch(
+        &self,
+        receiver: &Receiver,
+        count: usize,
+        mux: &mut Option<Mux<Waiter, Claim>>,
+        sender: &mut Sender,
+    ) {
         let view = self.shared.engine.view();
         for index in 0..count {
             let Some(datagram) = receiver.datagram(index) else { continue };
@@ -149,14 +203,62 @@ impl Worker {
             if datagram.source.port() == 0 {
                 continue;
             }
+            if sender.is_full() {
+                self.send(sender);
+            }
             let asked = Asked { source: datagram.source.ip(), transport: Transport::Udp, listener: self.listener };
-            let out = sender.next();
-            match self.shared.engine.step(&view, datagram.bytes, asked, out) {
+            match self.shared.engine.step(&view, datagram.bytes, asked, sender.next()) {
                 Step::Answer => sender.queue(datagram.source, datagram.local),
                 Step::Drop => {}
-                Step::Wait(pending) => self.wait(pending, datagram.source, datagram.local),
+                Step::Wait(pending) => {
+                    let waiter = Waiter { pending, source: datagram.source, local: datagram.local };
+                    self.ask(mux, waiter);
+                }
             }
         }
+        if let Some(mux) = mux {
+            mux.flush();
+        }
+    }
+
+    /// Asks the upstream for a query from this thread, or, where that cannot be, from the runtime.
+    fn ask(&self, mux: &mut Option<Mux<Waiter, Claim>>, waiter: Waiter) {
+        let Some(mux) = mux else { return self.ask_elsewhere(waiter) };
+        let view = Arc::clone(waiter.pending.view());
+        if let Err(waiter) = mux.ask(&view.upstreams, waiter, |question| self.shared.engine.claim(question)) {
+            self.ask_elsewhere(waiter);
+        }
+    }
+
+    /// Takes what upstreams said, for `limit` at most, and answers those who wait for it.
+    fn wait_upstream(&self, mux: &mut Mux<Waiter, Claim>, limit: Duration, sender: &mut Sender) {
+        let engine = &self.shared.engine;
+        mux.wait(limit, |landed| match (landed.outcome, landed.claim) {
+            (Ok((response, upstream)), Some(claim)) => {
+                let lookup = Ok(engine.keep(&landed.question, response, upstream));
+                for waiter in landed.waiters {
+                    if sender.is_full() {
+                        self.send(sender);
+                    }
+                    engine.answer(&waiter.pending, &lookup, sender.next());
+                    sender.queue(waiter.source, waiter.local);
+                }
+                claim.settle(lookup);
+            }
+            (Ok((response, upstream)), None) => engine.keep_late(&landed.question, response, upstream),
+            (Err(tried), Some(claim)) => {
+                if let Some(first) = landed.waiters.first() {
+                    engine.ask_on(claim, Arc::clone(&first.pending.view().upstreams), tried);
+                }
+                landed.waiters.into_iter().for_each(|waiter| self.ask_elsewhere(waiter));
+            }
+            // A late failure says nothing new.
+            (Err(_), None) => {}
+        });
+    }
+
+    /// Sends what is queued.
+    fn send(&self, sender: &mut Sender) {
         let lost = sender.send(&self.socket);
         if lost > 0 {
             self.shared.engine.metrics().unsent(lost);
@@ -164,13 +266,13 @@ impl Worker {
     }
 
     /// Hands a query that needs an upstream to the runtime, which answers it from the same socket.
-    fn wait(&self, pending: Box<Pending>, source: SocketAddr, local: Option<LocalAddress>) {
+    fn ask_elsewhere(&self, waiter: Waiter) {
         let socket = Arc::clone(&self.socket);
         let engine = Arc::clone(&self.shared.engine);
         self.shared.runtime.spawn(async move {
-            let answer = engine.finish(pending).await;
-            if let Err(error) = batch::send_one(&socket, &answer, source, local) {
-                tracing::debug!(%error, %source, "reply not sent");
+            let answer = engine.finish(waiter.pending).await;
+            if let Err(error) = datagram::send_one(&socket, &answer, waiter.source, waiter.local) {
+                tracing::debug!(%error, source = %waiter.source, "reply not sent");
                 engine.metrics().unsent(1);
             }
         });
