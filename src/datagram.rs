@@ -156,9 +156,9 @@ struct Route {
 }
 
 impl Sender {
-    /// Makes an empty queue.
+    /// Makes an empty queue; its buffers grow with their use.
     pub(crate) fn new() -> Self {
-        Self { messages: (0..BATCH).map(|_| Vec::with_capacity(1232)).collect(), routes: Vec::with_capacity(BATCH) }
+        Self { messages: (0..BATCH).map(|_| Vec::new()).collect(), routes: Vec::with_capacity(BATCH) }
     }
 
     /// Returns whether a batch is full: then it has to be sent before [`Sender::next`].
