@@ -60,7 +60,8 @@ fn start(
     output: &mut Output,
 ) -> Result<(), Failed> {
     raise_file_limit();
-    let threads = available_parallelism().map_or(1, usize::from);
+    let cpus = available_parallelism().map_or(1, usize::from);
+    let threads = config.threads.unwrap_or(cpus);
     let sockets = sockets::bind(&config, threads).map_err(|error| Failed::Start(error.to_string()))?;
     let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
     let chosen = choose(&config.upstream, &listeners, &mut |path| loaded.read(path)).map_err(|diagnostics| {
@@ -99,7 +100,7 @@ fn start(
         Reloader::new(loaded, (path, config), listeners, (upstreams, chosen), Arc::clone(&engine), set_log_filter);
     let service = Service::new(engine, reloader.progress(), counts);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads.max(2))
+        .worker_threads(cpus.max(2))
         .thread_name("runtime")
         .enable_all()
         .build()

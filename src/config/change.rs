@@ -8,12 +8,23 @@ use super::Config;
 #[must_use]
 pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     // Exhaustive, so that a new key does not compile until it is decided here.
-    let Config { policies, default_policy: _, denied_ttl: _, log: _, listen, upstream: _, cache, decisions, admin } =
-        new;
+    let Config {
+        policies,
+        default_policy: _,
+        denied_ttl: _,
+        threads,
+        log: _,
+        listen,
+        upstream: _,
+        cache,
+        decisions,
+        admin,
+    } = new;
     let addresses = |config: &Config| config.listen.iter().map(|listen| listen.address).collect::<Vec<_>>();
     let same_addresses = addresses(old) == listen.iter().map(|listen| listen.address).collect::<Vec<_>>();
     [
         ("policies", old.policies == *policies),
+        ("threads", old.threads == *threads),
         ("listen.address", same_addresses),
         ("cache", old.cache == *cache),
         ("decisions.path", old.decisions == *decisions),

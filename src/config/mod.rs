@@ -24,6 +24,8 @@ pub struct Config {
     pub default_policy: Option<Binding>,
     /// TTL and MINIMUM of a denial's SOA, in seconds.
     pub denied_ttl: u32,
+    /// Threads that take queries on each listener; `None` is as many as there are CPUs to run on.
+    pub threads: Option<usize>,
     /// The filter of the log, as `tracing` reads it.
     pub log: String,
     /// Where queries are taken.
@@ -78,6 +80,8 @@ pub struct Cache {
 
 /// The largest TTL (RFC 2181 §8), in seconds.
 const MAX_TTL: u64 = (1 << 31) - 1;
+/// The most threads a listener may have.
+const MAX_THREADS: u64 = 1024;
 /// Listens here without a configuration file.
 const DEFAULT_LISTEN: &str = "127.0.0.1:1053";
 /// Metrics and status are here unless told otherwise.
@@ -110,6 +114,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let policies = root.string("policies").map_or("policies", |path| path.value);
     let default_policy = root.string("default_policy").map(|id| reference(root, id));
     let denied_ttl = seconds(root, "denied_ttl", 0..=86_400, 5);
+    let threads = root.integer("threads", 1..=MAX_THREADS).map(|number| usize::try_from(number.value).unwrap_or(1));
     let log = root.string("log").map_or_else(|| "info".to_owned(), |filter| log_filter(root, filter));
     let listen = read_listen(root);
     let upstream = read_upstream(root, directory);
@@ -135,6 +140,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
         policies: directory.join(policies),
         default_policy,
         denied_ttl: u32::try_from(denied_ttl.as_secs()).unwrap_or(u32::MAX),
+        threads,
         log,
         listen,
         upstream,

@@ -235,10 +235,10 @@ impl Reloader {
         if new.log != self.config.log {
             (self.set_log_filter)(&new.log);
         }
-        let Config { policies, listen, cache, decisions, admin, .. } = self.config.clone();
+        let Config { policies, threads, listen, cache, decisions, admin, .. } = self.config.clone();
         // Listeners stay as they are bound; their policies may change with the order kept.
         let listen = if new.listen.len() == listen.len() { new.listen.clone() } else { listen };
-        self.config = Config { policies, listen, cache, decisions, admin, ..new };
+        self.config = Config { policies, threads, listen, cache, decisions, admin, ..new };
     }
 
     /// Chooses upstreams anew where their list changed.

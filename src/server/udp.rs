@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
 
@@ -50,6 +51,7 @@ impl Front {
     /// The operating system refuses a thread or a socket option.
     pub(crate) fn start(sockets: Vec<UdpSocket>, listener: usize, shared: &Shared) -> io::Result<Self> {
         let mut front = Self { stopping: Arc::default(), beats: Vec::new(), threads: Vec::new() };
+        let cpus = own_cpus(sockets.len());
         for (index, socket) in sockets.into_iter().enumerate() {
             socket.set_nonblocking(false)?;
             socket.set_read_timeout(Some(TICK))?;
@@ -60,6 +62,7 @@ impl Front {
                 shared: shared.clone(),
                 stopping: Arc::clone(&front.stopping),
                 beat: Arc::clone(&beat),
+                cpu: cpus.get(index).copied(),
             };
             front.beats.push(beat);
             let name = format!("udp-{listener}-{index}");
@@ -109,6 +112,23 @@ pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
     datagram::want_packet_info(socket, socket.domain()? == Domain::IPV6)
 }
 
+/// Returns a CPU for each thread, if there are as many threads as CPUs we may run on; else none: then the scheduler
+/// knows better.
+fn own_cpus(threads: usize) -> Vec<usize> {
+    let Ok(allowed) = sched_getaffinity(None) else { return Vec::new() };
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
+    if cpus.len() == threads { cpus } else { Vec::new() }
+}
+
+/// Binds this thread to a CPU, so that its caches stay warm; a sandbox may forbid that, and then it moves as it did.
+fn stay_on(cpu: usize) {
+    let mut own = CpuSet::new();
+    own.set(cpu);
+    if let Err(error) = sched_setaffinity(None, &own) {
+        tracing::debug!(%error, cpu, "thread not bound");
+    }
+}
+
 /// One receiving thread.
 struct Worker {
     /// The socket, shared with the replies that had to wait elsewhere.
@@ -121,6 +141,8 @@ struct Worker {
     stopping: Arc<AtomicBool>,
     /// Loop turns.
     beat: Arc<AtomicU64>,
+    /// The CPU to stay on.
+    cpu: Option<usize>,
 }
 
 /// A query that waits for an upstream, and where its answer goes.
@@ -142,6 +164,9 @@ impl AsRef<Arc<Question>> for Waiter {
 impl Worker {
     /// Receives, answers and sends batches until told to stop; then answers what is in flight.
     fn run(self) {
+        if let Some(cpu) = self.cpu {
+            stay_on(cpu);
+        }
         // Tries that go the general way are started from here.
         let _runtime = self.shared.runtime.enter();
         let mut mux = match Mux::new().and_then(|mux| mux.watch(&self.socket).map(|()| mux)) {
