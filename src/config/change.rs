@@ -1,6 +1,23 @@
 //! What a reload of `hostgate.toml` can take over and what needs a restart.
 
-use super::Config;
+use super::{Config, Listen};
+
+/// Returns what can go into force of `new` in a process that runs with `running`: what needs a restart stays.
+///
+/// A listener keeps its socket, so its policy is found by its address, wherever the table stands now. One whose address
+/// is gone from the file, which takes a restart too, keeps its policy.
+#[must_use]
+pub fn in_place_of(running: &Config, new: &Config) -> Config {
+    let mut tables: Vec<&Listen> = new.listen.iter().collect();
+    let listen = running.listen.iter().map(|bound| {
+        // Several tables may ask for a free port of one address; they are told apart by their order.
+        let found = tables.iter().position(|table| table.address == bound.address);
+        let policy = found.map_or(&bound.policy, |index| &tables.remove(index).policy);
+        Listen { address: bound.address, policy: policy.clone() }
+    });
+    let Config { policies, threads, cache, decisions, admin, .. } = running.clone();
+    Config { policies, threads, listen: listen.collect(), cache, decisions, admin, ..new.clone() }
+}
 
 /// Returns the keys that differ and need a restart; what a reload takes anew is not among them.
 ///
@@ -20,8 +37,12 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         decisions,
         admin,
     } = new;
-    let addresses = |config: &Config| config.listen.iter().map(|listen| listen.address).collect::<Vec<_>>();
-    let same_addresses = addresses(old) == listen.iter().map(|listen| listen.address).collect::<Vec<_>>();
+    let addresses = |listen: &[Listen]| {
+        let mut addresses: Vec<_> = listen.iter().map(|listen| listen.address).collect();
+        addresses.sort_unstable();
+        addresses
+    };
+    let same_addresses = addresses(&old.listen) == addresses(listen);
     [
         ("policies", old.policies == *policies),
         ("threads", old.threads == *threads),
@@ -40,6 +61,30 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn a_listener_keeps_its_own_policy_wherever_its_table_stands() {
+        let read = |text: &str| Config::parse(Path::new("h.toml"), text).unwrap();
+        let table =
+            |port: u16, policy: &str| format!("[[listen]]\naddress = '127.0.0.1:{port}'\npolicy = '{policy}'\n");
+        let running = read(&(table(1, "shut") + &table(2, "open")));
+        let policies = |new: &Config| {
+            let adopted = in_place_of(&running, new);
+            let policy = |listen: &Listen| (listen.address.port(), listen.policy.as_ref().unwrap().policy.to_string());
+            adopted.listen.iter().map(policy).collect::<Vec<_>>()
+        };
+        let kept = [(1, "shut".to_owned()), (2, "open".to_owned())];
+        for (case, text) in [
+            ("swapped", table(2, "open") + &table(1, "shut")),
+            ("one before", table(3, "new") + &table(1, "shut") + &table(2, "open")),
+            ("one gone", table(2, "open")),
+        ] {
+            assert_eq!(policies(&read(&text)), kept, "{case}");
+        }
+        let changed = read(&(table(2, "open") + &table(1, "other")));
+        assert_eq!(policies(&changed), [(1, "other".to_owned()), (2, "open".to_owned())]);
+        assert!(changed_keys(&running, &changed).is_empty());
+    }
 
     #[test]
     fn only_what_needs_a_restart_is_named() {

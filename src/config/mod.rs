@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::change::changed_keys;
+pub use self::change::{changed_keys, in_place_of};
 use crate::document::{self, Diagnostic, Place, Placed, Source, Table};
 use crate::policy::Binding;
 use crate::upstream::Server;

@@ -4,6 +4,7 @@
 //! times, and a modification time that lies far enough back that a later write would have moved it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -30,8 +31,48 @@ pub(crate) struct Found {
     pub(crate) files: BTreeMap<PathBuf, Text>,
     /// Folders below the root that cannot be read, and why.
     pub(crate) unreadable: BTreeMap<PathBuf, String>,
-    /// Directories to be told about changes in: those of the tree, and where symlinks lead.
+    /// What to be told about changes of: the tree, and where symlinks lead.
+    pub(crate) followed: Followed,
+}
+
+/// What to be told about changes of.
+#[derive(Default)]
+pub(crate) struct Followed {
+    /// The directories to watch.
     pub(crate) directories: BTreeSet<PathBuf>,
+    /// Names of files whose content matters, besides `*.toml`: what else is written in those directories does not.
+    pub(crate) names: HashSet<OsString>,
+}
+
+impl Followed {
+    /// Adds a directory.
+    pub(crate) fn add_directory(&mut self, path: &Path) {
+        self.directories.insert(path.to_owned());
+    }
+
+    /// Adds the file at `path`: the directory it is in, and those that symlinks lead through.
+    pub(crate) fn add_file(&mut self, path: &Path) {
+        /// As many hops as the kernel follows.
+        const MAX_HOPS: usize = 40;
+        let mut here = path.to_owned();
+        self.add_place(&here);
+        for _ in 0..MAX_HOPS {
+            let Ok(target) = fs::read_link(&here) else { break };
+            here = here.parent().unwrap_or(Path::new(".")).join(target);
+            self.add_place(&here);
+        }
+        // A directory on the way may be a symlink, as `..data` of a mounted ConfigMap is.
+        if let Ok(real) = fs::canonicalize(path) {
+            self.add_place(&real);
+        }
+    }
+
+    /// Adds one place a file has.
+    fn add_place(&mut self, path: &Path) {
+        let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+        self.directories.insert(parent.to_owned());
+        self.names.extend(path.file_name().map(OsString::from));
+    }
 }
 
 /// How often a file that changes while it is read is read again; then another event will come for it.
@@ -109,7 +150,7 @@ impl Files {
             return Ok(());
         }
         let entries = fs::read_dir(directory)?;
-        found.directories.insert(directory.to_owned());
+        found.followed.add_directory(directory);
         walk.path.push(id);
         for entry in entries {
             let entry = entry?;
@@ -122,7 +163,7 @@ impl Files {
             let is_toml = path.extension().is_some_and(|extension| extension == "toml");
             let kind = entry.file_type()?;
             if kind.is_symlink() {
-                follow_links(&path, &mut found.directories);
+                found.followed.add_file(&path);
             }
             // A dangling symlink is a file that cannot be read, not one that is not there.
             let is_directory = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
@@ -191,26 +232,6 @@ struct Walk {
     entries: usize,
     /// Device and inode of each directory from the root to here.
     path: Vec<(u64, u64)>,
-}
-
-/// Adds the directories a symlink leads through, so that a change of its target is noticed.
-pub(crate) fn follow_links(path: &Path, directories: &mut BTreeSet<PathBuf>) {
-    /// As many hops as the kernel follows.
-    const MAX_HOPS: usize = 40;
-    let mut here = path.to_owned();
-    for _ in 0..MAX_HOPS {
-        let Ok(target) = fs::read_link(&here) else { break };
-        let parent = here.parent().unwrap_or(Path::new("."));
-        here = parent.join(target);
-        if let Some(parent) = here.parent() {
-            directories.insert(parent.to_owned());
-        }
-    }
-    if let Ok(real) = fs::canonicalize(path)
-        && let Some(parent) = real.parent()
-    {
-        directories.insert(parent.to_owned());
-    }
 }
 
 /// Reads a regular file of at most [`MAX_FILE`] octets as UTF-8.
@@ -292,7 +313,7 @@ mod tests {
         let mut files = Files::default();
         let found = files.read_tree(root.path()).unwrap();
         assert_eq!(found.files.len(), 1);
-        assert!(found.directories.contains(&fs::canonicalize(at("..1")).unwrap()));
+        assert!(found.followed.directories.contains(&fs::canonicalize(at("..1")).unwrap()));
         fs::create_dir(at("..2")).unwrap();
         fs::write(at("..2/a.toml"), "two").unwrap();
         symlink("..2", at("..data_tmp")).unwrap();

@@ -9,12 +9,11 @@ mod progress;
 pub(crate) mod upstreams;
 mod watch;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::files::{Files, Found, follow_links};
+use self::files::{Files, Followed, Found};
 pub(crate) use self::progress::{Progress, State};
 use self::upstreams::Chosen;
 pub(crate) use self::watch::Waker;
@@ -32,8 +31,8 @@ pub(crate) struct Loaded {
     files: Files,
     /// The last good version of each file, and the snapshot in force.
     library: Library,
-    /// Directories to watch.
-    directories: BTreeSet<PathBuf>,
+    /// What to watch.
+    followed: Followed,
     /// Warnings.
     pub(crate) warnings: Vec<Diagnostic>,
 }
@@ -84,7 +83,7 @@ impl Loaded {
         let mut files = Files::default();
         let root = &config.policies;
         let mut found = files.read_tree(root).map_err(|error| vec![unreadable(root, &error)])?;
-        let mut directories = std::mem::take(&mut found.directories);
+        let mut followed = std::mem::take(&mut found.followed);
         if found.files.is_empty() {
             let message = "there is no policy file (*.toml) in this directory";
             let help = "write one, as policies/example.toml of the sources shows; without a policy all would be denied";
@@ -92,8 +91,8 @@ impl Loaded {
         }
         let tree = tree(root, found);
         let (library, warnings) = Library::start(&tree, &mut |path| files.read(path), &bindings(config))?;
-        directories.extend(list_directories(&library));
-        Ok(Self { files, library, directories, warnings })
+        library.list_paths().for_each(|path| followed.add_file(path));
+        Ok(Self { files, library, followed, warnings })
     }
 
     /// Reads a file that the configuration names besides the policies.
@@ -133,7 +132,7 @@ impl Reloader {
             set_log_filter,
             warned: Vec::new(),
         };
-        reloader.follow(loaded.directories);
+        reloader.follow(loaded.followed);
         reloader
     }
 
@@ -152,32 +151,32 @@ impl Reloader {
         // What happened between the first reading and the first watch went unnoticed.
         let mut wake = Wake::Changed;
         while wake != Wake::Stop {
-            let directories = self.look(wake == Wake::Asked);
+            let followed = self.look(wake == Wake::Asked);
             // A directory watched only now may have changed since it was read.
-            wake = if self.follow(directories) { Wake::Changed } else { self.watch.wait() };
+            wake = if self.follow(followed) { Wake::Changed } else { self.watch.wait() };
         }
     }
 
     /// Watches what was read, and what configuration and upstreams are read from.
-    fn follow(&mut self, mut directories: BTreeSet<PathBuf>) -> bool {
+    fn follow(&mut self, mut followed: Followed) -> bool {
         // The directory itself may be replaced by another one under its name.
-        watch_file(&self.config.policies, &mut directories);
-        directories.insert(self.config.policies.clone());
+        followed.add_file(&self.config.policies);
+        followed.add_directory(&self.config.policies);
         if let Some(path) = &self.config_path {
-            watch_file(path, &mut directories);
+            followed.add_file(path);
         }
         if let config::Servers::System(path) = &self.config.upstream.servers {
-            watch_file(path, &mut directories);
+            followed.add_file(path);
         }
-        self.watch.follow(&directories)
+        self.watch.follow(followed)
     }
 
-    /// Reads everything, swaps what is good and tells what is not; returns the directories to watch.
-    fn look(&mut self, asked: bool) -> BTreeSet<PathBuf> {
+    /// Reads everything, swaps what is good and tells what is not; returns what to watch.
+    fn look(&mut self, asked: bool) -> Followed {
         let mut errors = Vec::new();
         let mut held_back = Vec::new();
         let new_config = self.read_config(&mut errors, &mut held_back);
-        let mut directories = list_directories(&self.library);
+        let mut followed = Followed::default();
         let mut warnings = Vec::new();
         let before = Arc::clone(self.library.snapshot());
         match self.files.read_tree(&self.config.policies) {
@@ -186,7 +185,7 @@ impl Reloader {
                 errors.push(unreadable(&self.config.policies, &error));
             }
             Ok(mut found) => {
-                directories.append(&mut found.directories);
+                followed = std::mem::take(&mut found.followed);
                 let tree = tree(&self.config.policies, found);
                 let files = &mut self.files;
                 let reloaded = self.library.reload(&tree, &mut |path| files.read(path), &bindings(&new_config));
@@ -199,14 +198,14 @@ impl Reloader {
                 warnings = fine;
                 held_back.extend(reloaded.held_back);
                 self.library = reloaded.library;
-                directories.extend(list_directories(&self.library));
                 self.files.forget_unused();
             }
         }
         self.choose_upstreams(&mut errors, &mut held_back);
         self.publish(&before);
         self.tell(&before, &errors, &held_back, &warnings, asked);
-        directories
+        self.library.list_paths().for_each(|path| followed.add_file(path));
+        followed
     }
 
     /// Reads the configuration file; keeps the one in force when it is bad.
@@ -214,7 +213,14 @@ impl Reloader {
         let Some(path) = &self.config_path else { return self.config.clone() };
         let read = self.files.read(path).map_err(|reason| vec![Diagnostic::about_file(path, reason)]);
         match read.and_then(|text| Config::parse(path, text)) {
-            Ok(config) => config,
+            Ok(config) => {
+                let changed = config::changed_keys(&self.started_with, &config);
+                for key in changed.iter().filter(|key| !self.warned.contains(key)) {
+                    tracing::warn!(key, "changed in the configuration file; takes a restart to go into force");
+                }
+                self.warned = changed;
+                config::in_place_of(&self.config, &config)
+            }
             Err(wrong) => {
                 errors.extend(wrong);
                 held_back.push(path.clone());
@@ -223,22 +229,12 @@ impl Reloader {
         }
     }
 
-    /// Puts into force what a reload can; warns once of what it cannot.
+    /// Puts a configuration into force.
     fn take_config(&mut self, new: Config) {
-        let changed = config::changed_keys(&self.started_with, &new);
-        for key in &changed {
-            if !self.warned.contains(key) {
-                tracing::warn!(key, "changed in the configuration file; takes a restart to go into force");
-            }
-        }
-        self.warned = changed;
         if new.log != self.config.log {
             (self.set_log_filter)(&new.log);
         }
-        let Config { policies, threads, listen, cache, decisions, admin, .. } = self.config.clone();
-        // Listeners stay as they are bound; their policies may change with the order kept.
-        let listen = if new.listen.len() == listen.len() { new.listen.clone() } else { listen };
-        self.config = Config { policies, threads, listen, cache, decisions, admin, ..new };
+        self.config = new;
     }
 
     /// Chooses upstreams anew where their list changed.
@@ -371,22 +367,6 @@ fn unreadable(root: &Path, error: &std::io::Error) -> Diagnostic {
         _ => "the policies in force, if any, stay so until it can be read",
     };
     Diagnostic::about_file(root, format!("the policies directory cannot be read: {error}")).help(help)
-}
-
-/// Returns the directories of the list files.
-fn list_directories(library: &Library) -> BTreeSet<PathBuf> {
-    let mut directories = BTreeSet::new();
-    for path in library.list_paths() {
-        watch_file(path, &mut directories);
-    }
-    directories
-}
-
-/// Adds the directories in which a change of one file shows.
-fn watch_file(path: &Path, directories: &mut BTreeSet<PathBuf>) {
-    let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-    directories.insert(parent.to_owned());
-    follow_links(path, directories);
 }
 
 /// Joins diagnostics, one a line.

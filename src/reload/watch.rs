@@ -4,6 +4,7 @@
 //! of a symlink swap. Any event but an access means "look again"; what changed is found out by looking.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::files::Stamp;
+use super::files::{Followed, Stamp};
 
 /// How long nothing must have happened before a change is looked at: editors and copies come in several steps.
 const QUIET: Duration = Duration::from_millis(50);
@@ -53,6 +54,8 @@ struct Signals {
     poke: SyncSender<()>,
     /// Files written to and not yet closed by their writer.
     writing: Mutex<HashSet<PathBuf>>,
+    /// Names of files whose content matters, besides `*.toml`.
+    names: Mutex<HashSet<OsString>>,
 }
 
 impl Signals {
@@ -67,6 +70,13 @@ impl Signals {
     fn take(&self, event: notify::Result<Event>) {
         // An error may hide events.
         let Ok(event) = event else { return self.raise(CHANGED) };
+        // What else is written beside the files that matter (a log, say) is none of our business; whatever comes, goes
+        // or changes its name may be.
+        let is_content = matches!(event.kind, EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)));
+        let is_close = matches!(event.kind, EventKind::Access(AccessKind::Close(AccessMode::Write)));
+        if (is_content || is_close) && !event.paths.is_empty() && !event.paths.iter().any(|path| self.matters(path)) {
+            return;
+        }
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
@@ -81,6 +91,15 @@ impl Signals {
         }
         drop(writing);
         self.raise(CHANGED);
+    }
+
+    /// Returns whether the content of a file is looked at.
+    fn matters(&self, path: &Path) -> bool {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        path.extension().is_some_and(|extension| extension == "toml")
+            || path.file_name().is_some_and(|name| names.contains(name))
+            // The directory itself, when its mode changes.
+            || path.is_dir()
     }
 
     /// Returns whether a file is being written to.
@@ -125,7 +144,8 @@ impl Watch {
     /// Starts with nothing watched.
     pub(crate) fn new() -> Self {
         let (poke, pokes) = mpsc::sync_channel(1);
-        let signals = Arc::new(Signals { bits: AtomicU8::new(0), poke, writing: Mutex::default() });
+        let signals =
+            Arc::new(Signals { bits: AtomicU8::new(0), poke, writing: Mutex::default(), names: Mutex::default() });
         let raised = Arc::clone(&signals);
         let watcher = notify::recommended_watcher(move |event| raised.take(event))
             .inspect_err(|error| tracing::warn!(%error, "no change notification; send SIGHUP after a change"))
@@ -180,11 +200,13 @@ impl Watch {
         self.signals.writing.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Watches exactly `directories`, or for one that is not there its nearest ancestor that is.
+    /// Watches exactly what is to be followed; for a directory that is not there its nearest ancestor that is.
     ///
     /// Returns whether a directory is watched that was not before: what happened in it meanwhile went unnoticed, so
     /// the caller has to look once more.
-    pub(crate) fn follow(&mut self, directories: &BTreeSet<PathBuf>) -> bool {
+    pub(crate) fn follow(&mut self, followed: Followed) -> bool {
+        let Followed { directories, names } = followed;
+        *self.signals.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
         let Some(watcher) = &mut self.watcher else { return false };
         let wanted: BTreeSet<PathBuf> = directories.iter().map(|directory| existing(directory)).collect();
         let gone: Vec<PathBuf> = self.watched.keys().filter(|path| !wanted.contains(*path)).cloned().collect();
@@ -236,12 +258,18 @@ mod tests {
     use super::*;
     use std::fs;
 
+    /// Follows these directories and the files named in the tests.
+    fn follow(watch: &mut Watch, directories: &[&Path]) -> bool {
+        let directories = directories.iter().map(|path| path.to_path_buf()).collect();
+        watch.follow(Followed { directories, names: ["old", "new"].map(OsString::from).into() })
+    }
+
     /// Follows one directory and runs `change`; the wake must come.
     fn wakes_on(change: impl FnOnce(&Path)) {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("old"), "").unwrap();
         let mut watch = Watch::new();
-        assert!(watch.follow(&BTreeSet::from([root.path().to_owned()])));
+        assert!(follow(&mut watch, &[root.path()]));
         change(root.path());
         // The test runner's own time limit is the deadline.
         assert_eq!(watch.wait(), Wake::Changed);
@@ -257,11 +285,30 @@ mod tests {
     }
 
     #[test]
+    fn a_log_beside_the_files_wakes_nobody_and_holds_up_nothing() {
+        use std::io::Write as _;
+        let root = tempfile::tempdir().unwrap();
+        let mut log = fs::File::create(root.path().join("log")).unwrap();
+        let mut watch = Watch::new();
+        follow(&mut watch, &[root.path()]);
+        log.write_all(b"line").unwrap();
+        let start = Instant::now();
+        fs::write(root.path().join("a.toml"), "x").unwrap();
+        log.write_all(b"line").unwrap();
+        assert_eq!(watch.wait(), Wake::Changed);
+        assert!(start.elapsed() < WRITING, "{:?}", start.elapsed());
+        log.write_all(b"line").unwrap();
+        watch.waker().ask();
+        assert_eq!(watch.wait(), Wake::Asked);
+        assert!(watch.pokes.recv_timeout(2 * QUIET).is_err(), "the log woke");
+    }
+
+    #[test]
     fn a_file_that_is_being_written_is_not_looked_at_before_it_is_closed() {
         use std::io::Write as _;
         let root = tempfile::tempdir().unwrap();
         let mut watch = Watch::new();
-        watch.follow(&BTreeSet::from([root.path().to_owned()]));
+        follow(&mut watch, &[root.path()]);
         let mut file = fs::File::create(root.path().join("a.toml")).unwrap();
         file.write_all(b"half").unwrap();
         let writer = std::thread::spawn(move || {
@@ -288,15 +335,15 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_seen_to_appear() {
         let root = tempfile::tempdir().unwrap();
-        let wanted = BTreeSet::from([root.path().join("a/b")]);
+        let wanted = root.path().join("a/b");
         let mut watch = Watch::new();
-        assert!(watch.follow(&wanted));
+        assert!(follow(&mut watch, &[&wanted]));
         fs::create_dir(root.path().join("a")).unwrap();
         assert_eq!(watch.wait(), Wake::Changed);
-        assert!(watch.follow(&wanted), "the nearer ancestor is watched now");
+        assert!(follow(&mut watch, &[&wanted]), "the nearer ancestor is watched now");
         fs::create_dir(root.path().join("a/b")).unwrap();
         assert_eq!(watch.wait(), Wake::Changed);
-        assert!(watch.follow(&wanted));
+        assert!(follow(&mut watch, &[&wanted]));
         fs::write(root.path().join("a/b/c.toml"), "").unwrap();
         assert_eq!(watch.wait(), Wake::Changed);
     }
@@ -304,15 +351,16 @@ mod tests {
     #[test]
     fn a_directory_replaced_under_its_name_is_watched_anew() {
         let root = tempfile::tempdir().unwrap();
-        let wanted = BTreeSet::from([root.path().to_owned(), root.path().join("a")]);
+        let inner = root.path().join("a");
+        let wanted = [root.path(), &inner];
         fs::create_dir(root.path().join("a")).unwrap();
         let mut watch = Watch::new();
-        watch.follow(&wanted);
+        follow(&mut watch, &wanted);
         fs::create_dir(root.path().join("b")).unwrap();
         fs::rename(root.path().join("a"), root.path().join("c")).unwrap();
         fs::rename(root.path().join("b"), root.path().join("a")).unwrap();
         assert_eq!(watch.wait(), Wake::Changed);
-        assert!(watch.follow(&wanted));
+        assert!(follow(&mut watch, &wanted));
         fs::write(root.path().join("a/x.toml"), "").unwrap();
         assert_eq!(watch.wait(), Wake::Changed);
     }
