@@ -18,6 +18,9 @@ pub fn is_globally_reachable(address: IpAddr) -> bool {
 /// Returns whether an IPv4 address is globally reachable.
 fn is_global_v4(address: Ipv4Addr) -> bool {
     let bits = address.to_bits();
+    if !PRIVATE_FIRST_OCTET[usize::from(address.octets()[0])] {
+        return true;
+    }
     // 192.0.0.9 (PCP anycast, RFC 7723) and 192.0.0.10 (TURN anycast, RFC 8155) are global inside 192.0.0.0/24.
     matches!(address.octets(), [192, 0, 0, 9 | 10])
         || !PRIVATE_V4.iter().any(|(first, length)| (first.to_bits() ^ bits) >> (32 - length) == 0)
@@ -102,6 +105,25 @@ const PRIVATE_V4: &[(Ipv4Addr, u32)] = &[
     // Reserved (RFC 1112 §4), limited broadcast (RFC 919) included.
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
+
+/// Whether a prefix of [`PRIVATE_V4`] begins with the octet: most addresses need no second look.
+const PRIVATE_FIRST_OCTET: [bool; 256] = {
+    let mut first_octets = [false; 256];
+    let mut index = 0;
+    while index < PRIVATE_V4.len() {
+        let (first, length) = PRIVATE_V4[index];
+        let first = first.octets()[0] as usize;
+        // A prefix shorter than eight bits covers several octets.
+        let count = if length < 8 { 1 << (8 - length) } else { 1 };
+        let mut octet = first;
+        while octet < first + count {
+            first_octets[octet] = true;
+            octet += 1;
+        }
+        index += 1;
+    }
+    first_octets
+};
 
 /// The prefixes of `2000::/3` that are not globally reachable.
 const PRIVATE_V6: &[(Ipv6Addr, u32)] = &[

@@ -66,20 +66,26 @@ pub(super) struct Header {
 impl Header {
     /// Reads the header at the start of `message`, or nothing if it is shorter than one.
     pub(super) fn read(message: &[u8]) -> Option<Self> {
-        let count = |index: usize| u16_at(message, 4 + 2 * index);
-        Some(Self {
-            id: u16_at(message, 0)?,
-            flags: u16_at(message, 2)?,
-            counts: [count(0)?, count(1)?, count(2)?, count(3)?],
-        })
+        let bytes: &[u8; HEADER] = message.first_chunk()?;
+        let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        Some(Self { id: word(0), flags: word(2), counts: [word(4), word(6), word(8), word(10)] })
+    }
+
+    /// Returns the header as it stands on the wire.
+    pub(super) fn to_bytes(self) -> [u8; HEADER] {
+        let [questions, answers, authorities, additionals] = self.counts;
+        let mut bytes = [0; HEADER];
+        for (to, word) in
+            bytes.chunks_exact_mut(2).zip([self.id, self.flags, questions, answers, authorities, additionals])
+        {
+            to.copy_from_slice(&word.to_be_bytes());
+        }
+        bytes
     }
 
     /// Writes the header at the end of `out`.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
-        let [questions, answers, authorities, additionals] = self.counts;
-        for word in [self.id, self.flags, questions, answers, authorities, additionals] {
-            out.extend_from_slice(&word.to_be_bytes());
-        }
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_bytes());
     }
 }
 
