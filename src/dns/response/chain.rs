@@ -194,7 +194,7 @@ impl Selector<'_> {
         match record.rtype {
             RecordType::SVCB | RecordType::HTTPS => {
                 // A malformed one makes clients reject all of them (RFC 9460 §2.2), and cannot be judged.
-                if svcb::summarise(svcb::params(self.message, record)).is_none() {
+                if svcb::summarise(svcb::params(self.message.rdata(record))).is_none() {
                     return;
                 }
                 // The root as target stands for the owner (RFC 9460 §2.5).

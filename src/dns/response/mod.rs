@@ -7,6 +7,7 @@ mod chain;
 mod judge;
 mod names;
 mod parse;
+mod plain;
 mod rebuild;
 mod svcb;
 
@@ -161,12 +162,23 @@ impl Response {
         if header.flags & flag::TC != 0 {
             return Err(ResponseError::Truncated);
         }
+        match plain::parse(message, &header, question) {
+            Some(response) => Ok(response),
+            None => Self::parse_any(message, &header, question),
+        }
+    }
+
+    /// Reads a reply of any form, its header and question checked.
+    fn parse_any(message: &[u8], header: &Header, question: &Question) -> Result<Self, ResponseError> {
         let mut message = Message::read(message)?;
         let selection = chain::select(&message, question.qtype)?;
         let rcode_high = message.opt.as_ref().map_or(0, |opt| u16::from(opt.rcode_high));
         let rcode = Rcode(rcode_high << 4 | header.flags & flag::RCODE);
         let ttl = limit_ttls(&mut message, &selection, rcode, question.qtype);
-        let ede_options = read_edes(&message)?;
+        let ede_options = match &message.opt {
+            Some(opt) => encode_edes(&message.bytes[opt.options.clone()])?,
+            None => Box::default(),
+        };
         let contents = Contents::of(&message, &selection);
         let list = |names: &[names::NameId]| {
             let mut wire = Vec::new();
@@ -176,7 +188,7 @@ impl Response {
             wire.into_boxed_slice()
         };
         let (targets, service_targets) = (list(&selection.targets), list(&selection.service_targets));
-        let mut flags = header.flags & (flag::QR | flag::AA | flag::RD | flag::RA | flag::AD | flag::CD | flag::RCODE);
+        let mut flags = header.flags & KEPT_FLAGS;
         if contents.changes_validated {
             flags &= !flag::AD;
         }
@@ -262,7 +274,7 @@ impl Contents {
         for (record, &keep) in message.records.iter().zip(&selection.keep) {
             let mut changes = !keep;
             if keep && matches!(record.rtype, RecordType::SVCB | RecordType::HTTPS) {
-                let summary = svcb::summarise(svcb::params(message, record)).unwrap_or_default();
+                let summary = svcb::summarise(svcb::params(message.rdata(record))).unwrap_or_default();
                 changes |= summary.has_ech;
                 contents.private_address |= summary.has_private_hint;
             }
@@ -317,19 +329,21 @@ fn limit_ttls(message: &mut Message<'_>, selection: &Selection, rcode: Rcode, qt
     }
 }
 
+/// The flags of an upstream that are kept.
+const KEPT_FLAGS: u16 = flag::QR | flag::AA | flag::RD | flag::RA | flag::AD | flag::CD | flag::RCODE;
+
 /// How many EDE options of an upstream are passed on.
 const MAX_EDES: usize = 4;
 
 /// How long the text of each may be, in octets.
 const MAX_EDE_TEXT: usize = 160;
 
-/// Returns the EDE options of the OPT record, encoded again: texts cut, or left out when they are not UTF-8
+/// Returns the EDE options among those of an OPT record, encoded again: texts cut, or left out when they are not UTF-8
 /// (RFC 8914 §2).
-fn read_edes(message: &Message<'_>) -> Result<Box<[u8]>, ResponseError> {
-    let Some(opt) = &message.opt else { return Ok(Box::default()) };
+fn encode_edes(options: &[u8]) -> Result<Box<[u8]>, ResponseError> {
     let mut encoded = Vec::new();
     let mut left = MAX_EDES;
-    for option in Options(&message.bytes[opt.options.clone()]) {
+    for option in Options(options) {
         let (code, data) = option.map_err(|_| ResponseError::Malformed)?;
         if code != OPTION_EDE || left == 0 {
             continue;

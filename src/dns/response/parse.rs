@@ -10,6 +10,9 @@ use crate::dns::wire::{CLASS_IN, HEADER, Header, MAX_MESSAGE, u16_at, u32_at};
 /// How many records a response may have: as many address records as a message has room for.
 const MAX_RECORDS: usize = 4096;
 
+/// The highest TTL (RFC 2181 §8); a higher number means 0.
+pub(super) const MAX_TTL: u32 = u32::MAX >> 1;
+
 /// A response whose form has been checked.
 pub(super) struct Message<'a> {
     /// Its bytes.
@@ -43,7 +46,7 @@ pub(super) enum Section {
 
 impl Section {
     /// The sections in order.
-    const ALL: [Self; 3] = [Self::Answer, Self::Authority, Self::Additional];
+    pub(super) const ALL: [Self; 3] = [Self::Answer, Self::Authority, Self::Additional];
 
     /// Returns the place of the section's count in the header.
     pub(super) fn index(self) -> usize {
@@ -149,7 +152,7 @@ impl<'a> Message<'a> {
                 }
             })?;
         }
-        let ttl = if ttl > u32::MAX >> 1 { 0 } else { ttl };
+        let ttl = if ttl > MAX_TTL { 0 } else { ttl };
         self.records.push(Record { section, owner, rtype, class, ttl, ttl_at, rdata, target });
         Ok(())
     }
@@ -210,7 +213,7 @@ pub(super) fn walk_rdata<'a>(
 }
 
 /// A field of RDATA.
-enum Field {
+pub(super) enum Field {
     /// So many octets.
     Fixed(usize),
     /// A length octet and so many octets.
@@ -224,7 +227,7 @@ enum Field {
 }
 
 /// Returns the fields of the types whose RDATA holds names (RFC 3597 §4 and the later ones), or an address.
-fn layout(rtype: RecordType) -> &'static [Field] {
+pub(super) fn layout(rtype: RecordType) -> &'static [Field] {
     use Field::{Compressible, Fixed, Rest, Text, Uncompressed};
     match rtype {
         RecordType::A => &[Fixed(4)],

@@ -31,7 +31,7 @@ pub(super) fn rebuild(
     writer.write_question(&message.names, message.qname, qtype);
     for (record, _) in message.records.iter().zip(keep).filter(|(_, keep)| **keep) {
         let params = match record.rtype {
-            RecordType::SVCB | RecordType::HTTPS => Some(svcb::params(message, record)),
+            RecordType::SVCB | RecordType::HTTPS => Some(svcb::params(message.rdata(record))),
             _ => None,
         };
         writer.write_record(&mut message.names, message.bytes, record, params.map(|params| (params, hints)))?;

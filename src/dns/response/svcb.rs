@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::parse::{Message, Record};
 use crate::dns::rebinding::is_globally_reachable;
 use crate::dns::wire::u16_at;
 
@@ -33,9 +32,8 @@ pub(super) enum Hints {
     KeepReachable,
 }
 
-/// Returns the parameters of an SVCB or HTTPS record: what stands behind the priority and the target name.
-pub(super) fn params<'a>(message: &Message<'a>, record: &Record) -> &'a [u8] {
-    let rdata = message.rdata(record);
+/// Returns the parameters in the RDATA of an SVCB or HTTPS record: what stands behind the priority and the target name.
+pub(super) fn params(rdata: &[u8]) -> &[u8] {
     // The form has been checked: labels up to the root, or up to a pointer.
     let mut at = 2;
     loop {
