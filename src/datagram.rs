@@ -181,7 +181,7 @@ impl Sender {
         self.routes.push(Route { destination: None, local: None });
     }
 
-    /// Sends everything queued and empties the queue; returns how many messages the kernel did not take.
+    /// Sends everything queued and empties the queue; returns how many messages the kernel did not take. Never waits.
     ///
     /// A message that cannot be sent (no route, a full buffer) is given up, as a lost datagram is; the client asks
     /// again.
@@ -194,6 +194,12 @@ impl Sender {
             match self.send_from(socket, start) {
                 Ok(sent) if sent > 0 => start += sent,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The send buffer is full: what waits in it may be for neighbours that do not exist, and whoever made us
+                // answer them must not make us wait. The rest is lost, as datagrams are.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    lost += self.routes.len() - start;
+                    break;
+                }
                 Err(_) if told != Some(start) => told = Some(start),
                 _ => {
                     lost += 1;
@@ -247,7 +253,7 @@ pub(crate) fn want_packet_info(socket: &impl AsRawFd, is_ipv6: bool) -> io::Resu
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sends one message from the given local address: the reply to a query that had to wait.
+/// Sends one message from the given local address: the reply to a query that had to wait. Never waits itself.
 ///
 /// # Errors
 /// Whatever the kernel says; the caller gives the message up.
@@ -274,7 +280,7 @@ fn send_headers(fd: RawFd, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
     let count = libc::c_uint::try_from(headers.len()).expect("a batch is small");
     // SAFETY: both callers build every header from addresses, iovecs and controls in their own frame (or behind
     // their `&mut self`), which outlive this call; lengths are those of the buffers.
-    let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), count, 0) };
+    let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 

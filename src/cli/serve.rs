@@ -111,7 +111,7 @@ fn start(
     served.map_err(|error| Failed::Start(format!("serve: {error}")))
 }
 
-/// Raises the soft limit on open files to the hard one: sessions often begin with 1024, and every receiving thread has
+/// Raises the soft limit on open files to the hard one: shells often begin with 1024, and every receiving thread has
 /// sockets to every upstream. Where it stays low, questions go over fewer sockets, or are answered SERVFAIL.
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);

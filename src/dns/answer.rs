@@ -107,6 +107,12 @@ pub fn servfail(query: &Query<'_>, errors: &[Ede<'_>], out: &mut Vec<u8>) {
     close(query, Rcode::SERVFAIL, errors, &[], query.payload_limit(Transport::Udp), out);
 }
 
+/// Writes SERVFAIL with the reasons an upstream gave; of its records none, as nothing judges them.
+pub fn servfail_as(query: &Query<'_>, response: &Response, out: &mut Vec<u8>) {
+    open(query, 0, Rcode::SERVFAIL, [0, 0], out);
+    close(query, Rcode::SERVFAIL, &[], &response.ede_options, query.payload_limit(Transport::Udp), out);
+}
+
 /// Writes an empty answer with TC=1: the client asks again over TCP.
 pub fn truncated(query: &Query<'_>, out: &mut Vec<u8>) {
     truncated_with(query, 0, Rcode::NOERROR, out);

@@ -53,6 +53,25 @@ impl Query<'_> {
         }
     }
 
+    /// Returns a query that parses to the same, without what does not matter: options and other records.
+    #[must_use]
+    pub fn to_bytes(&self) -> Box<[u8]> {
+        let mut bytes = Vec::with_capacity(HEADER + self.question.len() + 11);
+        let rd = if self.recursion_desired { flag::RD } else { 0 };
+        let cd = if self.checking_disabled { flag::CD } else { 0 };
+        let counts = [1, 0, 0, u16::from(self.edns.is_some())];
+        Header { id: self.id, flags: rd | cd, counts }.write(&mut bytes);
+        bytes.extend_from_slice(self.question);
+        if let Some(edns) = self.edns {
+            // The root, OPT, payload size, extended RCODE and version 0, flags, no options (RFC 6891 §6.1.2).
+            bytes.push(0);
+            for field in [RecordType::OPT.0, edns.payload_size, 0, if edns.dnssec_ok { OPT_DO } else { 0 }, 0] {
+                bytes.extend_from_slice(&field.to_be_bytes());
+            }
+        }
+        bytes.into()
+    }
+
     /// Returns what of this is asked upstream, which is also the key of the cache.
     #[must_use]
     pub fn to_question(&self) -> Question {
@@ -485,7 +504,15 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] = octet;
             bytes.truncate(bytes.len().max(cut));
-            let _ = parse(&bytes);
+            let Parsed::Query(query) = parse(&bytes) else { return Ok(()) };
+            let compact = query.to_bytes();
+            let Parsed::Query(again) = parse(&compact) else { panic!("{compact:?}") };
+            prop_assert_eq!(again.id, query.id);
+            prop_assert_eq!(again.recursion_desired, query.recursion_desired);
+            prop_assert_eq!(again.checking_disabled, query.checking_disabled);
+            prop_assert_eq!(again.question, query.question);
+            prop_assert_eq!(again.qname, query.qname);
+            prop_assert_eq!(again.edns, query.edns);
         }
 
         #[test]

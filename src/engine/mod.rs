@@ -9,6 +9,7 @@ pub mod cache;
 pub mod inflight;
 pub(crate) mod outcome;
 pub(crate) mod record;
+pub(crate) mod share;
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
@@ -22,6 +23,7 @@ use self::cache::{Cache, Hit, Refresh};
 use self::inflight::{InFlight, Limits};
 pub(crate) use self::outcome::{Action, Origin, Reason};
 use self::record::{Record, Verdict};
+use self::share::{Seat, Shares};
 use crate::dns::answer::{self, Ede, Negative, TtlMode};
 use crate::dns::name::LowerName;
 pub(crate) use crate::dns::query::Transport;
@@ -29,7 +31,7 @@ use crate::dns::query::{self, DropReason, Parsed, Query};
 use crate::dns::rcode::Rcode;
 use crate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
 use crate::dns::rtype::RecordType;
-use crate::policy::{self, Asker, Decision, Mode, Policy, Snapshot};
+use crate::policy::{self, Asker, Client, Decision, Mode, Policy, Snapshot};
 use crate::telemetry::decision_log::DecisionLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Failure, FailureKind, Tried, Upstreams};
@@ -67,7 +69,7 @@ pub(crate) enum Step {
 
 /// A query that waits for an upstream.
 pub(crate) struct Pending {
-    /// The query as it came; parsed again when the answer is there.
+    /// The query without what does not matter; parsed again when the answer is there.
     bytes: Box<[u8]>,
     /// Who asks.
     asked: Asked,
@@ -78,7 +80,7 @@ pub(crate) struct Pending {
     /// When the query came.
     since: Instant,
     /// Counts it while it waits.
-    _waiting: Waiting,
+    _waiting: (Waiting, Seat),
 }
 
 impl Pending {
@@ -97,11 +99,16 @@ impl Pending {
 const REBINDING_TEXT: &str =
     "only addresses that are not globally reachable came back, and the policy's private_answers does not have the name";
 /// Said when too many queries wait.
-const TOO_MANY: &str = "too many queries wait for upstreams";
+const TOO_MANY: &str = "too many queries of this client, or of all, wait for upstreams";
 /// The TTL of a stale answer, in seconds (RFC 8767 §4).
 const STALE_TTL: u32 = 30;
 /// Queries that may wait for upstreams at once; further ones are answered SERVFAIL, or with stale data.
 const MAX_PENDING: usize = 16_384;
+/// Of those, the queries of one client; further ones of it are answered so.
+const MAX_PENDING_OF_CLIENT: usize = MAX_PENDING / 8;
+/// Questions of one client that may go the general way at once (over TCP, or where a first try brought no answer): each
+/// takes sockets of its own, of which all clients together have 512.
+const MAX_ASKING_OF_CLIENT: usize = 64;
 /// How often shutdown looks whether queries still wait.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
@@ -115,6 +122,10 @@ pub(crate) struct Engine {
     in_flight: InFlight<Question, Lookup>,
     /// Queries waiting, answered or not yet.
     pending: Arc<AtomicUsize>,
+    /// Of those, each client's.
+    pending_shares: Arc<Shares>,
+    /// Questions that go the general way, by client.
+    asking_shares: Arc<Shares>,
     /// Counters.
     metrics: Arc<Metrics>,
     /// The decision log, when there is one.
@@ -151,6 +162,8 @@ impl Engine {
             cache: Cache::new(bounds),
             in_flight: InFlight::new(Limits::default()),
             pending: Arc::default(),
+            pending_shares: Shares::new(MAX_PENDING_OF_CLIENT),
+            asking_shares: Shares::new(MAX_ASKING_OF_CLIENT),
             metrics,
             decisions,
             epoch: Instant::now(),
@@ -218,12 +231,15 @@ impl Engine {
                 Step::Answer
             }
             Hit::Stale { .. } | Hit::Miss => {
-                let waiting = Waiting::new(&self.pending);
-                if self.in_flight() > MAX_PENDING {
+                let count = Waiting::new(&self.pending);
+                let seat = self.pending_shares.take(asker.client.map(Client::id), asked.source);
+                let Some(seat) = seat.filter(|_| self.in_flight() <= MAX_PENDING) else {
                     self.without_upstream(&exchange, &question, &Failure::busy(TOO_MANY), out);
                     return Step::Answer;
-                }
-                let (bytes, view, question) = (bytes.into(), Arc::clone(view), Arc::new(question));
+                };
+                let waiting = (count, seat);
+                // Not the query as it came: padding would be kept for as long as it waits.
+                let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
                 Step::Wait(Box::new(Pending { bytes, asked, view, question, since, _waiting: waiting }))
             }
         }
@@ -264,21 +280,40 @@ impl Engine {
     }
 
     /// Asks on, in a task of its own, where a first try brought no answer; who joins the question waits for that.
-    pub(crate) fn ask_on(self: &Arc<Self>, claim: Claim, upstreams: Arc<Upstreams>, tried: Tried) {
-        let engine = Arc::clone(self);
+    pub(crate) fn ask_on(self: &Arc<Self>, claim: Claim, first: &Pending, tried: Tried) {
+        let Some(seat) = self.asking_seat(first) else {
+            return claim.settle(Err(Arc::new(Failure::busy(TOO_MANY))));
+        };
+        let (engine, upstreams) = (Arc::clone(self), Arc::clone(&first.view.upstreams));
         tokio::spawn(async move {
             let lookup = engine.ask(&upstreams, claim.question(), Some(tried)).await;
             claim.settle(lookup);
+            drop(seat);
         });
     }
 
+    /// Takes a part of the share of questions that a query's client may have asked for it the general way.
+    fn asking_seat(&self, pending: &Pending) -> Option<Seat> {
+        let asker = pending.view.snapshot.asker(pending.asked.source, pending.asked.listener);
+        self.asking_shares.take(asker.client.map(Client::id), pending.asked.source)
+    }
+
+    /// Returns whether a policy applies to who asks; else all they get is denials.
+    pub(crate) fn is_known(&self, asked: Asked) -> bool {
+        self.view().snapshot.asker(asked.source, asked.listener).policy().is_some()
+    }
+
     /// Returns what the upstreams say to a pending question.
-    async fn look_up(self: &Arc<Self>, pending: &Pending) -> Lookup {
+    pub(crate) async fn look_up(self: &Arc<Self>, pending: &Pending) -> Lookup {
         let asking = || {
+            let seat = self.asking_seat(pending);
             let engine = Arc::clone(self);
             let upstreams = Arc::clone(&pending.view.upstreams);
             let question = Arc::clone(&pending.question);
-            async move { engine.ask(&upstreams, &question, None).await }
+            async move {
+                let Some(_seat) = seat else { return Err(Arc::new(Failure::busy(TOO_MANY))) };
+                engine.ask(&upstreams, &question, None).await
+            }
         };
         let joined = self.in_flight.join(&pending.question, asking).await;
         joined.unwrap_or_else(|error| Err(Arc::new(Failure::busy(&error.to_string()))))
@@ -505,10 +540,11 @@ impl Exchange<'_> {
         match &failure.response {
             // What all upstreams fail at is theirs to explain.
             Some(response) if failure.kind == FailureKind::ServFail => {
-                answer::from_response(self.query, response, TtlMode::Aged(0), None, self.limit(), out);
+                answer::servfail_as(self.query, response, out);
             }
             _ => {
-                let text = failure.to_string();
+                // Whom we ask and what the system says of it is not for code that nobody trusts.
+                let text = failure.kind.to_string();
                 answer::servfail(self.query, &[Ede { code: failure.ede_code(), text: &text }], out);
             }
         }

@@ -469,8 +469,8 @@ mod tests {
         };
         assert_eq!(rule("x.example.com"), "*.example.com p/a.toml:4:3 []");
         assert_eq!(rule("x.a.example.com"), "*.a.example.com p/b.toml:2:22 [\"base\"]");
-        assert!(rule("registry.npmjs.org").starts_with("*.npmjs.org <built-in>/presets/npm.toml:"));
-        assert!(rule("registry.npmjs.org").ends_with("[\"base\", \"preset:npm\"]"));
+        assert!(rule("www.npmjs.org").starts_with("*.npmjs.org <built-in>/presets/npm.toml:"));
+        assert!(rule("www.npmjs.org").ends_with("[\"base\", \"preset:npm\"]"));
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub(crate) struct Files {
     known: HashMap<PathBuf, (Stamp, Text)>,
     /// Paths asked for since the last [`Files::forget_unused`].
     used: HashSet<PathBuf>,
+    /// Files that somebody is writing to.
+    unfinished: HashSet<PathBuf>,
 }
 
 /// What tells one state of a file from another without reading it.
@@ -185,11 +187,28 @@ impl Files {
         Ok(())
     }
 
+    /// Sets the files that somebody is writing to: they cannot be read until they are closed.
+    pub(crate) fn set_unfinished(&mut self, unfinished: HashSet<PathBuf>) {
+        self.unfinished = unfinished;
+    }
+
+    /// Returns whether somebody is writing to the file at `path`, which may be a symlink.
+    pub(crate) fn is_unfinished(&self, path: &Path) -> bool {
+        !self.unfinished.is_empty()
+            && (self.unfinished.contains(path)
+                || fs::canonicalize(path).is_ok_and(|real| {
+                    self.unfinished.iter().any(|other| fs::canonicalize(other).is_ok_and(|other| other == real))
+                }))
+    }
+
     /// Returns a file's text, from an earlier look when it has not changed since.
     ///
     /// The error says why it cannot be used: missing, a directory, too large, not UTF-8.
     pub(crate) fn read(&mut self, path: &Path) -> Text {
         self.used.insert(path.to_owned());
+        if self.is_unfinished(path) {
+            return Err("it is being written to: it is read when its writer has closed it".to_owned());
+        }
         let now = SystemTime::now();
         let mut stamp = Stamp::at(path);
         if let (Some((known, text)), Some(stamp)) = (self.known.get(path), stamp)

@@ -175,6 +175,7 @@ impl Reloader {
     fn look(&mut self, asked: bool) -> Followed {
         let mut errors = Vec::new();
         let mut held_back = Vec::new();
+        self.files.set_unfinished(self.watch.unfinished());
         let new_config = self.read_config(&mut errors, &mut held_back);
         let mut followed = Followed::default();
         let mut warnings = Vec::new();
@@ -239,6 +240,12 @@ impl Reloader {
 
     /// Chooses upstreams anew where their list changed.
     fn choose_upstreams(&mut self, errors: &mut Vec<Diagnostic>, held_back: &mut Vec<PathBuf>) {
+        if let config::Servers::System(path) = &self.config.upstream.servers
+            && self.files.is_unfinished(path)
+        {
+            // It is looked at again when it is closed.
+            return;
+        }
         match upstreams::choose(&self.config.upstream, &self.listeners, &mut |path| self.files.read(path)) {
             Ok(chosen) => {
                 if chosen != self.chosen {

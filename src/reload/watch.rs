@@ -3,7 +3,7 @@
 //! Directories are watched, never files: a watch on a file goes deaf when the file is renamed over, and sees nothing
 //! of a symlink swap. Any event but an access means "look again"; what changed is found out by looking.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -20,9 +20,11 @@ use super::files::{Followed, Stamp};
 const QUIET: Duration = Duration::from_millis(50);
 /// How long a change waits at most when events keep coming.
 const PATIENCE: Duration = Duration::from_millis(400);
-/// How long a file that is being written to may stay open before it is read as it is: until the writer closes it, what is
-/// there may be a half that happens to be valid.
-const WRITING: Duration = Duration::from_secs(2);
+/// How long a look waits for files that are being written to. Then it goes on without them: until its writer closes it,
+/// what is in a file may be a half that happens to be valid.
+const WRITING: Duration = Duration::from_secs(1);
+/// How long a file may stay open for writing before it is read as it is.
+const MAX_OPEN: Duration = Duration::from_mins(1);
 /// Files being written to that are kept in mind; with more, nothing is waited for.
 const MAX_WRITING: usize = 1024;
 /// How often the directories that could not be watched are tried again.
@@ -52,8 +54,8 @@ struct Signals {
     bits: AtomicU8,
     /// Wakes the looking thread; one place is enough.
     poke: SyncSender<()>,
-    /// Files written to and not yet closed by their writer.
-    writing: Mutex<HashSet<PathBuf>>,
+    /// Files written to and not yet closed by their writer, and since when.
+    writing: Mutex<HashMap<PathBuf, Instant>>,
     /// Names of files whose content matters, besides `*.toml`.
     names: Mutex<HashSet<OsString>>,
 }
@@ -80,12 +82,17 @@ impl Signals {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                writing.retain(|path| !event.paths.contains(path));
+                writing.retain(|path, _| !event.paths.contains(path));
             }
             EventKind::Access(_) => return,
-            EventKind::Modify(ModifyKind::Data(_)) if writing.len() < MAX_WRITING => writing.extend(event.paths),
+            EventKind::Modify(ModifyKind::Data(_)) if writing.len() < MAX_WRITING => {
+                let now = Instant::now();
+                for path in event.paths {
+                    writing.entry(path).or_insert(now);
+                }
+            }
             EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => {
-                writing.retain(|path| !event.paths.contains(path));
+                writing.retain(|path, _| !event.paths.contains(path));
             }
             _ => {}
         }
@@ -104,7 +111,20 @@ impl Signals {
 
     /// Returns whether a file is being written to.
     fn is_writing(&self) -> bool {
-        !self.writing.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.writing().is_empty()
+    }
+
+    /// Returns the files that are being written to, those left out that have been for too long.
+    fn writing(&self) -> HashSet<PathBuf> {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        writing.retain(|path, since| {
+            let is_recent = since.elapsed() < MAX_OPEN;
+            if !is_recent {
+                tracing::warn!(path = %path.display(), "still open for writing after a minute; read as it is");
+            }
+            is_recent
+        });
+        writing.keys().cloned().collect()
     }
 }
 
@@ -168,7 +188,7 @@ impl Watch {
     /// Waits until something happened and then until nothing more does, for a bounded time.
     pub(crate) fn wait(&self) -> Wake {
         loop {
-            let poked = if self.incomplete {
+            let poked = if self.incomplete || self.signals.is_writing() {
                 self.pokes.recv_timeout(RETRY)
             } else {
                 self.pokes.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -196,8 +216,11 @@ impl Watch {
                 break;
             }
         }
-        // Whoever still has a file open by now is not waited for again.
-        self.signals.writing.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Returns the files that somebody has begun to write and not yet closed: what they hold is not to be used.
+    pub(crate) fn unfinished(&self) -> HashSet<PathBuf> {
+        self.signals.writing()
     }
 
     /// Watches exactly what is to be followed; for a directory that is not there its nearest ancestor that is.
@@ -326,10 +349,14 @@ mod tests {
         assert!(writer.is_finished(), "looked at half a file");
         let closed = writer.join().unwrap();
         assert!(looked >= closed && looked - closed < WRITING / 2, "closing it is enough");
-        // A writer that never closes holds nothing up for good.
+        // A writer that never closes holds up nobody else, and what it wrote is known to be unfinished.
         let mut open = fs::File::create(root.path().join("b.toml")).unwrap();
         open.write_all(b"half").unwrap();
         assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(watch.unfinished(), HashSet::from([root.path().join("b.toml")]));
+        drop(open);
+        assert_eq!(watch.wait(), Wake::Changed);
+        assert!(watch.unfinished().is_empty());
     }
 
     #[test]

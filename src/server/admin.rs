@@ -1,40 +1,68 @@
 //! The admin endpoint: `/metrics`, `/livez`, `/readyz` and `/status` over HTTP on loopback.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::Service;
 
 /// The media type of the text that `prometheus-client` writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves until told to stop.
-///
-/// # Errors
-/// The listener fails for good.
-pub(super) async fn serve(
-    listener: TcpListener,
-    service: Arc<Service>,
-    mut stop: watch::Receiver<bool>,
-) -> std::io::Result<()> {
+/// Connections at once; further ones wait in the kernel's backlog.
+const MAX_CONNECTIONS: usize = 256;
+/// How long a request's head may take to arrive.
+const HEAD: Duration = Duration::from_secs(5);
+/// How long a connection may last in all.
+const LIFETIME: Duration = Duration::from_mins(1);
+/// The pause after a failed accept, so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until told to stop; what is under way then is cut off, as nobody's query is in it.
+pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Receiver<bool>) {
     let routes = Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .with_state(service);
-    let stopped = async move {
-        // An error means that the sender is gone, and the process with it.
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
-    axum::serve(listener, routes).with_graceful_shutdown(stopped).await
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            let slot = Arc::clone(&slots).acquire_owned().await.map_err(std::io::Error::other)?;
+            listener.accept().await.map(|(stream, _)| (stream, slot))
+        };
+        let accepted = tokio::select! {
+            accepted = accepted => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+            Some(_) = connections.join_next() => continue,
+        };
+        let Ok((stream, slot)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let routes = TowerToHyperService::new(routes.clone());
+        connections.spawn(async move {
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+            // However it ends, it is the client's to notice.
+            let _ = timeout(LIFETIME, http.serve_connection(TokioIo::new(stream), routes)).await;
+            drop(slot);
+        });
+    }
 }
 
 /// Answers `/metrics`.

@@ -153,11 +153,7 @@ pub(crate) async fn run(service: Arc<Service>, sockets: Sockets, reloader: Reloa
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (service, stopped) = (Arc::clone(&service), stopped.clone());
-        tasks.spawn(async move {
-            if let Err(error) = admin::serve(listener, service, stopped).await {
-                tracing::error!(%error, "admin endpoint ended");
-            }
-        });
+        tasks.spawn(admin::serve(listener, service, stopped));
         tracing::info!(transport = "admin", %address, "listening");
     }
     let waker = reloader.waker();
@@ -190,8 +186,9 @@ pub(crate) async fn run(service: Arc<Service>, sockets: Sockets, reloader: Reloa
         service.engine.drained().await;
         while tasks.join_next().await.is_some() {}
     });
-    if drained.await.is_err() {
-        tracing::warn!(in_flight = service.engine.in_flight(), "stopped with queries unanswered");
+    let in_flight = if drained.await.is_err() { service.engine.in_flight() } else { 0 };
+    if in_flight > 0 {
+        tracing::warn!(in_flight, "stopped with queries unanswered");
     }
     service.engine.close_decision_log(Duration::from_secs(1));
     if looking.is_finished() || tokio::time::Instant::now() < end {

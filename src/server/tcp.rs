@@ -24,6 +24,9 @@ pub(crate) const MAX_CONNECTIONS: usize = 1024;
 const MAX_PER_CLIENT: usize = 64;
 /// Queries of one connection that may wait for an upstream at once; then its next query is not read.
 const MAX_PIPELINED: usize = 64;
+/// Answers of one connection that are made and not yet taken by the client, of up to 64 KiB each; then nothing more is
+/// read or made for it.
+const MAX_UNREAD: usize = 4;
 /// How long a connection may be silent between queries (RFC 7766 §6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
 /// How long one query may take to arrive once its first octet has, and one answer to be taken.
@@ -56,6 +59,7 @@ impl Limits {
 
     /// Counts a connection in; `None` when this client has too many.
     fn enter(self: &Arc<Self>, client: IpAddr, slot: OwnedSemaphorePermit) -> Option<Seat> {
+        let client = host(client);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let open = clients.entry(client).or_default();
         if *open >= MAX_PER_CLIENT {
@@ -63,6 +67,14 @@ impl Limits {
         }
         *open += 1;
         Some(Seat { limits: Arc::clone(self), client, _slot: slot })
+    }
+}
+
+/// Returns what connections are counted by: an IPv4 address, or the first of the /64 a host can choose from.
+fn host(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(v4) => v4.into(),
+        IpAddr::V6(v6) => std::net::Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
     }
 }
 
@@ -164,20 +176,29 @@ impl Connection {
     async fn run(mut self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let (mut reader, writer) = stream.into_split();
-        let (answers, queue) = mpsc::channel(MAX_PIPELINED);
-        let waiting = Arc::new(Semaphore::new(MAX_PIPELINED));
+        let (answers, queue) = mpsc::channel(MAX_UNREAD);
+        let flow = Flow {
+            answers,
+            waiting: Arc::new(Semaphore::new(MAX_PIPELINED)),
+            unread: Arc::new(Semaphore::new(MAX_UNREAD)),
+        };
         let writing = tokio::spawn(write_answers(writer, queue));
         let end = Instant::now() + LIFETIME;
         let mut query = Vec::new();
         let mut ended = Ok(());
-        while Instant::now() < end && !answers.is_closed() {
+        while Instant::now() < end && !flow.answers.is_closed() {
             let first = tokio::select! {
                 first = timeout(IDLE, reader.read_u8()) => first,
                 _ = self.stop.wait_for(|stop| *stop) => break,
             };
             // Silent for too long, or closed by the client: both are the usual end.
             let Ok(Ok(first)) = first else { break };
-            match timeout(TRANSFER, read_query(&mut reader, first, &mut query)).await {
+            let read = tokio::select! {
+                read = timeout(TRANSFER, read_query(&mut reader, first, &mut query)) => read,
+                // Half a query is none that is in flight.
+                _ = self.stop.wait_for(|stop| *stop) => break,
+            };
+            match read {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     ended = Err(error);
@@ -188,43 +209,50 @@ impl Connection {
                     break;
                 }
             }
-            if self.answer(&query, &answers, &waiting).await.is_break() {
+            if self.answer(&query, &flow).await.is_break() {
+                break;
+            }
+            // All that a source without a policy gets is this denial; it must not hold the place of others for it.
+            if !self.engine.is_known(self.asked) {
                 break;
             }
         }
         // The writer ends when the last answer in flight is out.
-        drop(answers);
+        drop(flow);
         let written = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
         ended.and(written)
     }
 
     /// Answers one query at once, or starts waiting for its answer.
-    async fn answer(
-        &self,
-        query: &[u8],
-        answers: &mpsc::Sender<Vec<u8>>,
-        waiting: &Arc<Semaphore>,
-    ) -> std::ops::ControlFlow<()> {
+    async fn answer(&self, query: &[u8], flow: &Flow) -> std::ops::ControlFlow<()> {
         use std::ops::ControlFlow::{Break, Continue};
+        let Ok(room) = Arc::clone(&flow.unread).acquire_owned().await else { return Break(()) };
         let mut out = Vec::new();
         let step = {
             let view = self.engine.view();
             self.engine.step(&view, query, self.asked, &mut out)
         };
         match step {
-            Step::Answer => match answers.send(out).await {
+            Step::Answer => match flow.answers.send((out, room)).await {
                 Ok(()) => Continue(()),
                 Err(_) => Break(()),
             },
             // Over TCP a message that is no query ends the connection: its framing cannot be trusted.
             Step::Drop => Break(()),
             Step::Wait(pending) => {
-                let Ok(permit) = Arc::clone(waiting).acquire_owned().await else { return Break(()) };
+                drop(room);
+                let Ok(permit) = Arc::clone(&flow.waiting).acquire_owned().await else { return Break(()) };
                 let engine = Arc::clone(&self.engine);
-                let answers = answers.clone();
+                let (answers, unread) = (flow.answers.clone(), Arc::clone(&flow.unread));
                 tokio::spawn(async move {
-                    // The send fails when the client is gone, and then nobody misses the answer.
-                    let _ = answers.send(engine.finish(pending).await).await;
+                    let lookup = engine.look_up(&pending).await;
+                    // The answer is made only when there is room for it; what it is made of is shared.
+                    if let Ok(room) = unread.acquire_owned().await {
+                        let mut out = Vec::with_capacity(512);
+                        engine.answer(&pending, &lookup, &mut out);
+                        // The send fails when the client is gone, and then nobody misses the answer.
+                        let _ = answers.send((out, room)).await;
+                    }
                     drop(permit);
                 });
                 Continue(())
@@ -232,6 +260,19 @@ impl Connection {
         }
     }
 }
+
+/// What goes from a connection's reader to its writer.
+struct Flow {
+    /// Answers, each with its room.
+    answers: mpsc::Sender<Made>,
+    /// Queries that may still wait for an upstream.
+    waiting: Arc<Semaphore>,
+    /// Answers that may still be made.
+    unread: Arc<Semaphore>,
+}
+
+/// An answer, and the room it takes until it is written.
+type Made = (Vec<u8>, OwnedSemaphorePermit);
 
 /// Reads the rest of a length-prefixed query (RFC 1035 §4.2.2) whose first octet is there.
 async fn read_query(reader: &mut (impl AsyncRead + Unpin), first: u8, query: &mut Vec<u8>) -> io::Result<()> {
@@ -242,8 +283,8 @@ async fn read_query(reader: &mut (impl AsyncRead + Unpin), first: u8, query: &mu
 }
 
 /// Writes answers as they come, each with its length in one call (RFC 7766 §8).
-async fn write_answers(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
-    while let Some(answer) = queue.recv().await {
+async fn write_answers(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Made>) -> io::Result<()> {
+    while let Some((answer, _room)) = queue.recv().await {
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         let framed = [&length.to_be_bytes()[..], &answer].concat();
         timeout_at(Instant::now() + TRANSFER, writer.write_all(&framed)).await??;

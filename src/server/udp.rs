@@ -22,8 +22,11 @@ use crate::upstream::mux::Mux;
 const TICK: Duration = Duration::from_millis(200);
 /// How long the questions of a thread may take at the end; the process waits about as long.
 const DRAIN: Duration = Duration::from_secs(5);
-/// The receive buffer asked for, in octets; the kernel may grant less (`net.core.rmem_max`).
-const RECEIVE_BUFFER: usize = 4 << 20;
+/// The buffers asked for in each direction, in octets; the kernel may grant less (`net.core.rmem_max`, `wmem_max`).
+///
+/// Replies to neighbours that do not exist stay in the send buffer for seconds: it has to hold more of them than a client
+/// makes us send in that time.
+const BUFFER: usize = 4 << 20;
 
 /// The UDP side of one listener: its threads stop when [`Front::stop`] is called.
 pub(crate) struct Front {
@@ -107,8 +110,9 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 /// # Errors
 /// The kernel refuses packet information.
 pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
-    // Best effort: without the privilege the kernel caps it at net.core.rmem_max.
-    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    // Best effort: the kernel caps both.
+    let _ = socket.set_recv_buffer_size(BUFFER);
+    let _ = socket.set_send_buffer_size(BUFFER);
     datagram::want_packet_info(socket, socket.domain()? == Domain::IPV6)
 }
 
@@ -273,7 +277,7 @@ impl Worker {
             (Ok((response, upstream)), None) => engine.keep_late(&landed.question, response, upstream),
             (Err(tried), Some(claim)) => {
                 if let Some(first) = landed.waiters.first() {
-                    engine.ask_on(claim, Arc::clone(&first.pending.view().upstreams), tried);
+                    engine.ask_on(claim, &first.pending, tried);
                 }
                 landed.waiters.into_iter().for_each(|waiter| self.ask_elsewhere(waiter));
             }

@@ -239,7 +239,8 @@ impl Writer {
 
 /// Opens a log file for appending, readable by owner and group.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    // Without O_NONBLOCK, opening a pipe would wait for a reader for ever.
+    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// Writes all of `bytes`, or says how many went in before the error.

@@ -127,7 +127,7 @@ impl std::fmt::Display for FailureKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::NoUpstream => "no upstream",
-            Self::Busy => "out of sockets",
+            Self::Busy => "busy",
             Self::Timeout => "upstream timed out",
             Self::Network => "upstream unreachable",
             Self::Malformed => "upstream reply malformed",

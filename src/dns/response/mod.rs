@@ -350,7 +350,8 @@ fn encode_edes(options: &[u8]) -> Result<Box<[u8]>, ResponseError> {
         }
         let (info, text) = data.split_at_checked(2).ok_or(ResponseError::Malformed)?;
         let text = str::from_utf8(text).unwrap_or_default();
-        let text = &text[..text.floor_char_boundary(MAX_EDE_TEXT)];
+        // It ends up on terminals and in logs, and whoever runs the zone wrote it.
+        let text = text[..text.floor_char_boundary(MAX_EDE_TEXT)].replace(|c: char| c.is_ascii_control(), " ");
         let length = u16::try_from(info.len() + text.len()).map_err(|_| ResponseError::Malformed)?;
         encoded.extend_from_slice(&OPTION_EDE.to_be_bytes());
         encoded.extend_from_slice(&length.to_be_bytes());

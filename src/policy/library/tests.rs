@@ -484,11 +484,11 @@ fn presets_are_replaced_by_files_and_come_back_without_them() {
     let using = "[policy.u]\ninclude = [\"preset:npm\"]\n";
     let mut directory = Directory::of(&[("u.toml", using)]);
     let library = directory.default_policy("u").library();
-    assert_eq!(verdict(library.snapshot(), "192.0.2.1", "registry.npmjs.org"), "allow rule");
+    assert_eq!(verdict(library.snapshot(), "192.0.2.1", "www.npmjs.org"), "allow rule");
     let own = "[policy.npm]\nallowed_hostnames = [\"npm.test\"]\n";
     let replaced = directory.write("presets/npm.toml", own).reload(&library);
     assert!(replaced.swapped, "{:?}", errors(&replaced));
-    assert_eq!(verdict(replaced.library.snapshot(), "192.0.2.1", "registry.npmjs.org"), "deny not-listed");
+    assert_eq!(verdict(replaced.library.snapshot(), "192.0.2.1", "www.npmjs.org"), "deny not-listed");
     assert_eq!(verdict(replaced.library.snapshot(), "192.0.2.1", "npm.test"), "allow rule");
     assert!(replaced.library.snapshot().policy("npm").is_none());
     for bad in
@@ -500,7 +500,7 @@ fn presets_are_replaced_by_files_and_come_back_without_them() {
         assert!(errors(&held)[0].starts_with("p/presets/npm.toml"), "{bad:?}");
     }
     let back = directory.remove("presets/npm.toml").reload(&replaced.library);
-    assert_eq!(verdict(back.library.snapshot(), "192.0.2.1", "registry.npmjs.org"), "allow rule");
+    assert_eq!(verdict(back.library.snapshot(), "192.0.2.1", "www.npmjs.org"), "allow rule");
 }
 
 #[test]
