@@ -52,6 +52,29 @@ fn configuration_is_taken_anew() {
 }
 
 #[test]
+fn a_listener_keeps_its_policy_when_its_table_moves() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::new(&[&upstream])
+        .file("p.toml", "[policy.shut]\n[policy.open]\nallowed_hostnames = [\"*.test\"]\n")
+        .listen_only("127.0.0.1:0")
+        .listen("127.0.0.2:0", Some("open"))
+        .listen("127.0.0.3:0", Some("shut"))
+        .start();
+    let [open, shut] = ["127.0.0.2", "127.0.0.3"].map(|ip| server.address_on(ip));
+    let tables = [
+        "[[listen]]\naddress = \"127.0.0.2:0\"\npolicy = \"open\"\n",
+        "[[listen]]\naddress = \"127.0.0.3:0\"\npolicy = \"shut\"\n",
+    ];
+    server.reconfigure(&tables.concat(), &(tables[1].to_owned() + tables[0] + "# moved\n"));
+    // Something that shows that the file was read again.
+    server.reconfigure("policies = \"policies\"", "denied_ttl = 77\npolicies = \"policies\"");
+    let ask_at = |address| ask("name.test", RecordType::A).udp_to(address).unwrap();
+    server.until("the new file", || (ask_at(shut).soa()?.1 == 77).then_some(()));
+    assert_eq!(ask_at(open).rcode(), ResponseCode::NoError);
+    ask_at(shut).expect_denied();
+}
+
+#[test]
 fn configuration_in_a_configmap_is_watched() {
     let upstream = FakeUpstream::start();
     let setup = Setup::new(&[&upstream])
