@@ -208,16 +208,19 @@ fn write_soa(query: &Query<'_>, ttl: u32, out: &mut Vec<u8>) {
     } else {
         write_pointer(HEADER + qname.len() - parent.len(), out);
     }
-    let mname = b"\x08hostgate\x07invalid\x00";
-    let rname = b"\x06nobody\x07invalid\x00";
-    write_fixed(RecordType::SOA, ttl, mname.len() + rname.len() + 20, out);
-    out.extend_from_slice(mname);
-    out.extend_from_slice(rname);
-    // SERIAL, REFRESH, RETRY and EXPIRE mean nothing here: nobody transfers this zone.
-    for number in [1, 3600, 600, 86_400, ttl] {
-        out.extend_from_slice(&u32::to_be_bytes(number));
+    let start = out.len();
+    out.extend_from_slice(&SOA);
+    let [ttl_at, minimum_at] = [start + 4, start + SOA.len() - 4];
+    for at in [ttl_at, minimum_at] {
+        out[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
     }
 }
+
+/// A SOA record of our own behind its owner; TTL and MINIMUM are patched in.
+///
+/// SERIAL (1), REFRESH, RETRY and EXPIRE mean nothing here: nobody transfers this zone.
+const SOA: [u8; 64] = *b"\0\x06\0\x01\0\0\0\0\0\x36\x08hostgate\x07invalid\0\x06nobody\x07invalid\0\
+    \0\0\0\x01\0\0\x0e\x10\0\0\x02\x58\0\x01\x51\x80\0\0\0\0";
 
 /// Writes a compression pointer to `offset` (RFC 1035 §4.1.4).
 fn write_pointer(offset: usize, out: &mut Vec<u8>) {
@@ -251,10 +254,12 @@ impl<'a> Opt<'a> {
     fn open(edns: Edns, rcode: Rcode, limit: usize, out: &'a mut Vec<u8>) -> Self {
         let [extended, _] = (rcode.0 << 4).to_be_bytes();
         let flags = if edns.dnssec_ok { OPT_DO } else { 0 };
-        out.push(0);
-        for word in [RecordType::OPT.0, PAYLOAD, u16::from_be_bytes([extended, 0]), flags, 0] {
-            out.extend_from_slice(&word.to_be_bytes());
-        }
+        let ([type_high, type_low], [payload_high, payload_low]) =
+            (RecordType::OPT.0.to_be_bytes(), PAYLOAD.to_be_bytes());
+        let [flags_high, flags_low] = flags.to_be_bytes();
+        let record: [u8; OPT_LENGTH] =
+            [0, type_high, type_low, payload_high, payload_low, extended, 0, flags_high, flags_low, 0, 0];
+        out.extend_from_slice(&record);
         Self { start: out.len(), limit, out }
     }
 

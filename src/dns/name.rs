@@ -36,28 +36,19 @@ impl LowerName {
     /// # Errors
     /// A compression pointer, a reserved label type, a name over 255 octets or one that runs past the end.
     pub fn from_uncompressed(bytes: &[u8]) -> Result<(Self, usize), NameError> {
-        let mut name = Self::root();
-        let mut at = 0;
-        loop {
-            let length = usize::from(*bytes.get(at).ok_or(NameError::Short)?);
-            if length > MAX_LABEL {
-                return Err(if length >= 0xc0 { NameError::Pointer } else { NameError::LabelType });
-            }
-            let end = at + 1 + length;
-            if end > MAX_NAME || (length > 0 && end >= MAX_NAME) {
-                return Err(NameError::TooLong);
-            }
-            let label = bytes.get(at + 1..end).ok_or(NameError::Short)?;
-            name.wire[at] = bytes[at];
-            for (to, from) in name.wire[at + 1..end].iter_mut().zip(label) {
-                *to = from.to_ascii_lowercase();
-            }
-            at = end;
-            if length == 0 {
-                name.len = u8::try_from(at).map_err(|_| NameError::TooLong)?;
-                return Ok((name, at));
-            }
-        }
+        let length = uncompressed_length(bytes)?;
+        Ok((Self::lowered(&bytes[..length]), length))
+    }
+
+    /// Returns the name that `wire` is: uncompressed and, as [`uncompressed_length`] found, well-formed.
+    pub(super) fn lowered(wire: &[u8]) -> Self {
+        let mut name =
+            Self { len: u8::try_from(wire.len()).expect("a name has at most 255 octets"), wire: [0; MAX_NAME] };
+        let copy = &mut name.wire[..wire.len()];
+        copy.copy_from_slice(wire);
+        // Across labels: the octet of a label's length is at most 63, which is no letter.
+        copy.make_ascii_lowercase();
+        name
     }
 
     /// Reads the name at `at` of a whole `message`, following compression pointers (RFC 1035 §4.1.4), and returns
@@ -242,6 +233,26 @@ impl fmt::Display for DisplayWire<'_> {
     }
 }
 
+/// Returns how many octets the uncompressed name at the start of `bytes` takes, root label included.
+///
+/// # Errors
+/// As [`LowerName::from_uncompressed`].
+pub(super) fn uncompressed_length(bytes: &[u8]) -> Result<usize, NameError> {
+    let mut at = 0;
+    loop {
+        match usize::from(*bytes.get(at).ok_or(NameError::Short)?) {
+            0 => return Ok(at + 1),
+            length @ 1..=MAX_LABEL => at += 1 + length,
+            0xc0.. => return Err(NameError::Pointer),
+            _ => return Err(NameError::LabelType),
+        }
+        // The root label is still to come.
+        if at >= MAX_NAME {
+            return Err(NameError::TooLong);
+        }
+    }
+}
+
 /// Writes the presentation form of a valid wire name.
 fn write_wire(f: &mut fmt::Formatter<'_>, wire: &[u8]) -> fmt::Result {
     use fmt::Write as _;
@@ -370,6 +381,22 @@ mod tests {
         }
         let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
         assert_eq!(LowerName::from_text(&longest).unwrap().as_wire().len(), MAX_NAME);
+    }
+
+    #[test]
+    fn letters_are_lowered_in_names_of_any_length() {
+        for length in 1..=MAX_NAME - 2 {
+            let mut wire = Vec::new();
+            for label in vec![b'X'; length].chunks(MAX_LABEL) {
+                wire.push(u8::try_from(label.len()).unwrap());
+                wire.extend(label);
+            }
+            wire.push(0);
+            match LowerName::from_uncompressed(&wire) {
+                Ok((name, _)) => assert_eq!(name.as_wire(), wire.to_ascii_lowercase(), "{length}"),
+                Err(error) => assert!(wire.len() > MAX_NAME, "{length}: {error}"),
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! One pass, no allocation, and work linear in the bytes whatever they are. The order of the checks is that of the
 //! usual servers: opcode, form, EDNS version, class, transfer; policy comes after all of them.
 
-use super::name::LowerName;
+use super::name::{LowerName, uncompressed_length};
 use super::rcode::Rcode;
 use super::response::Question;
 use super::rtype::RecordType;
@@ -223,7 +223,7 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
             question: asked.bytes,
             qtype: asked.qtype,
             edns: body.edns,
-            qname: asked.qname.clone(),
+            qname: LowerName::lowered(asked.qname),
         }),
         Err(reason) => Parsed::Refuse(Refusal {
             id: header.id,
@@ -253,8 +253,8 @@ struct Body<'a> {
 struct Asked<'a> {
     /// Its bytes.
     bytes: &'a [u8],
-    /// QNAME.
-    qname: LowerName,
+    /// QNAME, as it came.
+    qname: &'a [u8],
     /// QTYPE.
     qtype: RecordType,
     /// QCLASS.
@@ -345,12 +345,12 @@ impl<'a> Body<'a> {
 impl<'a> Asked<'a> {
     /// Reads the question at the start of `bytes`. A compression pointer has nothing to point to there.
     fn read(bytes: &'a [u8]) -> Option<Self> {
-        let (qname, length) = LowerName::from_uncompressed(bytes).ok()?;
+        let length = uncompressed_length(bytes).ok()?;
         Some(Self {
             bytes: bytes.get(..length + 4)?,
+            qname: &bytes[..length],
             qtype: RecordType(u16_at(bytes, length)?),
             qclass: u16_at(bytes, length + 2)?,
-            qname,
         })
     }
 }
