@@ -1,0 +1,409 @@
+#!/usr/bin/env python3
+"""Measures hostgate beside its peers; README.md says how, and what the numbers mean. Start it by `run`."""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import loads
+import machine
+import picture
+import report
+from servers import LIMITS, RESOLVERS, Dnsdist, Hostgate, LimitAnswer, Nsd, Plan, Relay
+
+START = 120  # seconds a server may take to be ready
+FAULTS = {
+    "none": [{}],
+    "slow": [{"delay": 50}],
+    "lossy": [{"loss": 5}],
+    "dead": [{"loss": 100}, {}],
+}
+
+
+class Bench:
+    """One run: cores, directory, upstream, and what was measured."""
+
+    def __init__(self, options, directory):
+        self.options, self.directory = options, directory
+        self.server_core, self.load_core = options.cpus or machine.two_cores()
+        self.loads = loads.Loads(options.programs, self.load_core)
+        self.names = loads.make_names(1000)
+        self.files = loads.Files(directory / "queries", self.names)
+        self.count = 0
+        self.upstream = None
+        self.result = {"machine": machine.describe((self.server_core, self.load_core)), "parts": {}}
+
+    def plan(self, names=None, upstreams=None, **chosen):
+        """Returns a plan with a directory and a port of its own."""
+        self.count += 1
+        return Plan(
+            directory=self.directory / f"server{self.count}",
+            port=machine.free_port(),
+            names=names or self.names,
+            upstreams=upstreams or [self.upstream.plan.port],
+            programs=self.options.programs,
+            hostgate=self.options.hostgate,
+            options=chosen,
+        )
+
+    @contextlib.contextmanager
+    def running(self, kind, core=None, expect=(0, 1), **plan):
+        """Runs a server until the block ends; gives None when it does not come up."""
+        server = kind(self.plan(**plan), self.server_core if core is None else core)
+        try:
+            server.start()
+            server.took = machine.wait_for(server.plan.port, f"up.{server.plan.names[-1]}", expect, START)
+            if server.took is not None and expect == (0, 1) and kind in RESOLVERS.values():
+                denied = machine.ask(server.plan.port, "never.evil.test", 2)
+                if denied is None or denied[0] != 3:
+                    print(f"{kind.__name__}: the policy does not hold: {denied}", file=sys.stderr)
+                    server.took = None
+            if server.took is None:
+                print(f"{kind.__name__} is left out; it said: {server.log_tail()}", file=sys.stderr)
+            yield server if server.took is not None else None
+        finally:
+            server.stop()
+
+    def limits(self, stack):
+        """Starts both limit programs."""
+        answering = stack.enter_context(self.running(LIMITS["answering"], expect=(3, 0)))
+        forwarding = stack.enter_context(self.running(LIMITS["forwarding"]))
+        if not answering or not forwarding:
+            raise SystemExit("the limit programs do not run")
+        return {"answering": answering, "forwarding": forwarding}
+
+    def chosen(self):
+        """Returns the resolvers to compare, by name."""
+        wanted = self.options.only or list(RESOLVERS)
+        for name in wanted:
+            if not RESOLVERS[name].is_installed():
+                print(f"{name} is not installed", file=sys.stderr)
+        return {name: RESOLVERS[name] for name in wanted if RESOLVERS[name].is_installed()}
+
+    def one(self, server, case, files, asker=None):
+        """Measures one server in one case for one round."""
+        seconds = self.options.seconds
+        if case in ("cached", "mix"):
+            # What earlier misses pushed out of the cache is put back first.
+            self.loads.flood(server.plan.port, files.directory / "cached", 0)
+        path = files.of(case, seconds)
+        before = machine.cpu_seconds(server.process.pid)
+        result = (asker or self.loads.flood)(server.plan.port, path, seconds)
+        spent = machine.cpu_seconds(server.process.pid) - before
+        result["cpu_us"] = spent * 1e6 / max(1, result["answered"])
+        result["busy"] = spent / max(result["seconds"], 1e-9)
+        result["failed"] = 0.0 if type(server) in LIMITS.values() else loads.failures(case, result)
+        return result
+
+    def in_turns(self, servers, limits, cases, files=None, asker=None):
+        """Measures all servers in all cases, in short rounds that take turns.
+
+        Each turn begins and ends with the limit program; a server's multiple is its CPU per query over the mean of
+        those two. `files` may differ by server. Returns rounds by case and name.
+        """
+        rounds = {case: {} for case in cases}
+        for number in range(self.options.rounds):
+            for case in cases:
+                limit = limits["forwarding" if case == "miss" else "answering"]
+                order = list(servers)
+                random.Random(number).shuffle(order)
+                first = self.one(limit, case, self.files, asker)
+                turn = {
+                    name: self.one(servers[name], case, files[name] if files else self.files, asker) for name in order
+                }
+                last = self.one(limit, case, self.files, asker)
+                base = (first["cpu_us"] + last["cpu_us"]) / 2
+                turn["limit"] = {**last, "cpu_us": base, "qps": (first["qps"] + last["qps"]) / 2}
+                for name, result in turn.items():
+                    result["multiple"] = result["cpu_us"] / base
+                    rounds[case].setdefault(name, []).append(result)
+            print(f"round {number + 1} of {self.options.rounds}", file=sys.stderr)
+        return rounds
+
+    def latencies(self, servers, limits, cases):
+        """Returns latencies at the fixed rate, by case and name."""
+        found = {}
+        for case in cases:
+            limit = limits["forwarding" if case == "miss" else "answering"]
+            found[case] = {}
+            for name, server in {"limit": limit, **servers}.items():
+                if case in ("cached", "mix"):
+                    self.loads.flood(server.plan.port, self.files.directory / "cached", 0)
+                path = self.files.of(case, self.options.seconds * 2)
+                found[case][name] = self.loads.paced(server.plan.port, path, self.options.seconds * 2, self.options.rate)
+        return found
+
+    def table(self):
+        """All servers at 1,000 hostnames: cost, throughput, latency, memory."""
+        with contextlib.ExitStack() as stack:
+            limits = self.limits(stack)
+            servers = {name: stack.enter_context(self.running(kind)) for name, kind in self.chosen().items()}
+            servers = {name: server for name, server in servers.items() if server}
+            fresh = {name: machine.resident_mib(server.process.pid) for name, server in servers.items()}
+            rounds = self.in_turns(servers, limits, self.options.cases)
+            latencies = self.latencies(servers, limits, self.options.cases)
+            memory = {
+                name: {"fresh_mib": fresh[name], "loaded_mib": machine.resident_mib(server.process.pid)}
+                for name, server in servers.items()
+            }
+        cases = {case: summary(rounds[case]) for case in self.options.cases}
+        for case in cases:
+            for name in cases[case]:
+                cases[case][name]["latency"] = latencies[case][name]
+        return {"cases": cases, "memory": memory}
+
+    def scale_names(self):
+        """Each server by itself with few and with many hostnames."""
+        cases = [case for case in ("denied", "cached") if case in self.options.cases]
+        found = {}
+        for name, kind in self.chosen().items():
+            sizes = self.options.names
+            if kind is not Hostgate and not self.options.million_peers:
+                sizes = [size for size in sizes if size < 1_000_000]
+            with contextlib.ExitStack() as stack:
+                limits = self.limits(stack)
+                servers, files, memory = {}, {}, {}
+                for size in sizes:
+                    names = loads.make_names(size)
+                    server = stack.enter_context(self.running(kind, names=names))
+                    if server:
+                        servers[size] = server
+                        files[size] = loads.Files(self.directory / f"queries-{name}-{size}", names)
+                        memory[size] = {"seconds": server.took, "mib": machine.resident_mib(server.process.pid)}
+                rounds = self.in_turns(servers, limits, cases, files)
+            found[name] = {
+                "memory": memory,
+                "cases": {case: summary(rounds[case]) for case in cases},
+            }
+        return found
+
+    def faulty_upstreams(self):
+        """Each server with an upstream that is slow, loses queries, or with one of two silent: misses at a fixed rate."""
+        found = {}
+        for fault in self.options.faults:
+            found[fault] = {}
+            with contextlib.ExitStack() as stack:
+                ports = []
+                for options in FAULTS[fault]:
+                    relay = Relay(self.plan(**options), self.load_core)
+                    stack.callback(relay.stop)
+                    relay.start()
+                    ports.append(relay.plan.port)
+                for name, kind in self.chosen().items():
+                    with self.running(kind, upstreams=ports) as server:
+                        if not server:
+                            continue
+                        seconds = self.options.seconds * 4
+                        path = self.files.of("miss", seconds)
+                        before = machine.cpu_seconds(server.process.pid)
+                        result = self.loads.paced(server.plan.port, path, seconds, self.options.fault_rate)
+                        spent = machine.cpu_seconds(server.process.pid) - before
+                        result["cpu_us"] = spent * 1e6 / max(1, result["asked"])
+                        result["failed"] = loads.failures("miss", result)
+                        found[fault][name] = result
+        return found
+
+    def scale_policies(self):
+        """Ours with one policy and with many, each with a client of its own; queries come from up to 1,000 of them."""
+        cases = [case for case in ("denied", "cached") if case in self.options.cases]
+        with contextlib.ExitStack() as stack:
+            limits = self.limits(stack)
+            servers, memory = {}, {}
+            for count in self.options.policies:
+                # The clients of the load begin at 127.1.0.1; readiness is asked for from 127.0.0.1, which is in no
+                # client where there are many, and so denied.
+                expect = (0, 1) if count == 1 else (3, 0)
+                server = stack.enter_context(self.running(Hostgate, expect=expect, policies=count))
+                if server:
+                    servers[count] = server
+                    memory[count] = {"seconds": server.took, "mib": machine.resident_mib(server.process.pid)}
+
+            def ask(port, path, seconds):
+                count = next((count for count, server in servers.items() if server.plan.port == port), 1)
+                # With few policies the clients are few as well, else most would be in no client; one has them all.
+                sources = 1000 if count == 1 else min(count, 1000)
+                return self.loads.window(port, path, seconds, 500, sources)
+
+            rounds = self.in_turns(servers, limits, cases, asker=ask)
+        return {"memory": memory, "cases": {case: summary(rounds[case]) for case in cases}}
+
+    def records(self):
+        """Ours with neither metrics nor decision log, with metrics fetched each second, and with both."""
+        with contextlib.ExitStack() as stack:
+            limits = self.limits(stack)
+            admin, both = machine.free_port(), machine.free_port()
+            servers = {
+                "off": stack.enter_context(self.running(Hostgate)),
+                "metrics": stack.enter_context(self.running(Hostgate, admin=admin)),
+                "metrics and decision log": stack.enter_context(self.running(Hostgate, admin=both, decisions=True)),
+            }
+            servers = {name: server for name, server in servers.items() if server}
+            stack.enter_context(fetching([admin, both]))
+            log = servers["metrics and decision log"].plan.directory / "decisions.jsonl"
+            stack.enter_context(emptying(log))
+            rounds = self.in_turns(servers, limits, self.options.cases)
+        return {"cases": {case: summary(rounds[case]) for case in self.options.cases}}
+
+    def batches(self):
+        """dnsdist with recvmmsg and without: the setting that the table uses is the better one."""
+        with contextlib.ExitStack() as stack:
+            limits = self.limits(stack)
+            servers = {size: stack.enter_context(self.running(Dnsdist, batch=size)) for size in (1, 64)}
+            rounds = self.in_turns(servers, limits, self.options.cases)
+        return {"cases": {case: summary(rounds[case]) for case in self.options.cases}}
+
+    def run(self):
+        """Measures the parts that were asked for."""
+        with self.running(Nsd, core=self.load_core, upstreams=[0]) as upstream:
+            if not upstream:
+                raise SystemExit("NSD does not run")
+            self.upstream = upstream
+            for part in self.options.parts:
+                print(f"part {part}", file=sys.stderr)
+                start = time.monotonic()
+                self.result["parts"][part] = PARTS[part](self)
+                self.result["parts"][part + "_seconds"] = round(time.monotonic() - start)
+        return self.result
+
+
+PARTS = {
+    "table": Bench.table,
+    "names": Bench.scale_names,
+    "upstreams": Bench.faulty_upstreams,
+    "policies": Bench.scale_policies,
+    "records": Bench.records,
+    "dnsdist": Bench.batches,
+}
+
+
+def summary(rounds):
+    """Returns medians over rounds, by name, with the spread of the multiple."""
+    found = {}
+    for name, results in rounds.items():
+        multiples = [result["multiple"] for result in results]
+        found[name] = {
+            **{key: statistics.median(result[key] for result in results) for key in ("cpu_us", "qps", "busy")},
+            "multiple": statistics.median(multiples),
+            "least": min(multiples),
+            "most": max(multiples),
+            "failed": max(result["failed"] for result in results),
+        }
+    return found
+
+
+@contextlib.contextmanager
+def every(seconds, task):
+    """Does a task every so often until the block ends."""
+    done = threading.Event()
+
+    def loop():
+        while not done.wait(seconds):
+            with contextlib.suppress(OSError):
+                task()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def fetching(ports):
+    """Fetches the metrics each second, as Prometheus would, only more often."""
+    return every(1, lambda: [urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=1).read() for port in ports])
+
+
+def emptying(log):
+    """Keeps the decision log's file below what a few seconds write."""
+    return every(5, lambda: os.truncate(log, 0))
+
+
+def versions():
+    """Returns the first line of what each program says of its version."""
+    found = {}
+    for name, kind in {**RESOLVERS, "nsd": Nsd}.items():
+        if kind.version and kind.is_installed():
+            said = subprocess.run(kind.version, capture_output=True, text=True, check=False)
+            lines = [line for line in (said.stdout + said.stderr).splitlines() if line.strip()]
+            found[name] = lines[0].split(" - ")[0] if lines else "?"
+    return found
+
+
+def read_options():
+    """Reads the command line."""
+    numbers = lambda text: [int(word) for word in text.split(",")]  # noqa: E731
+    words = lambda known: lambda text: [w if w in known else sys.exit(f"{w}: not one of {', '.join(known)}") for w in text.split(",")]  # noqa: E731,E501
+    a = argparse.ArgumentParser(prog="tests/bench/run", description="Measures hostgate beside its peers.")
+    a.add_argument("--parts", type=words(PARTS), default=["table"], help=f"default: table; known: {', '.join(PARTS)}")
+    a.add_argument("--all", action="store_true", help="all parts but dnsdist")
+    a.add_argument("--only", type=words(RESOLVERS), help="resolvers, with commas between")
+    a.add_argument("--cases", type=words(loads.CASES), default=loads.CASES)
+    a.add_argument("--rounds", type=int, default=5)
+    a.add_argument("--seconds", type=float, default=1.0, help="load per server, case and round")
+    a.add_argument("--quick", action="store_true", help="two rounds of half a second: to see that it runs")
+    a.add_argument("--rate", type=int, default=10000, help="queries per second when latency is measured")
+    a.add_argument("--names", type=numbers, default=[1000, 100_000, 1_000_000])
+    a.add_argument("--million-peers", action="store_true", help="1,000,000 hostnames for the peers too")
+    a.add_argument("--policies", type=numbers, default=[1, 100, 10_000])
+    a.add_argument("--faults", type=words(FAULTS), default=list(FAULTS))
+    a.add_argument("--fault-rate", type=int, default=2000, help="queries per second with a faulty upstream")
+    a.add_argument("--cpus", type=numbers, help="core of the server, core of the load and upstream")
+    a.add_argument("--json", type=Path, help="writes the results there")
+    a.add_argument("--picture", type=Path, help="writes the table as SVG there")
+    a.add_argument("--from", dest="earlier", type=Path, help="prints and draws results of an earlier --json instead")
+    a.add_argument("--hostgate", type=Path, help="the binary to measure; default: built from here")
+    a.add_argument("--programs", type=Path, help=argparse.SUPPRESS)
+    options = a.parse_args()
+    if options.quick:
+        options.rounds, options.seconds = 2, 0.5
+    if options.all:
+        options.parts = [part for part in PARTS if part != "dnsdist"]
+    return options
+
+
+def main():
+    """Measures, or reads what was measured; prints, and writes what was asked for."""
+    options = read_options()
+    if options.earlier:
+        result = json.loads(options.earlier.read_text())
+    else:
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        if os.geteuid() == 0:
+            os.nice(-10)  # programs beside the benchmark disturb less; all servers and loads inherit it
+        directory = Path(tempfile.mkdtemp(prefix="hostgate-bench-"))
+        directory.chmod(0o755)
+        try:
+            result = Bench(options, directory).run()
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+        result["versions"] = versions()
+        result["settings"] = {
+            key: getattr(options, key) for key in ("rounds", "seconds", "rate", "fault_rate")
+        }
+        result["date"] = time.strftime("%Y-%m-%d", time.gmtime())
+        if options.json:
+            options.json.write_text(json.dumps(result, indent=1) + "\n")
+    # JSON has text for keys; what was just measured is printed as it would be read.
+    result = json.loads(json.dumps(result))
+    print(report.text(result))
+    if options.picture:
+        options.picture.write_text(picture.svg(result))
+
+
+if __name__ == "__main__":
+    main()
