@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import statistics
@@ -21,7 +22,7 @@ import loads
 import machine
 import picture
 import report
-from servers import LIMITS, RESOLVERS, Dnsdist, Hostgate, LimitAnswer, Nsd, Plan, Relay
+from servers import LIMITS, RESOLVERS, SOURCES, Hostgate, Nsd, Plan, Relay
 
 START = 120  # seconds a server may take to be ready
 FAULTS = {
@@ -216,25 +217,20 @@ class Bench:
         return found
 
     def scale_policies(self):
-        """Ours with one policy and with many, each with a client of its own; queries come from up to 1,000 of them."""
+        """Ours with one policy and with many, each with a client of its own; queries come from 1,000 addresses."""
         cases = [case for case in ("denied", "cached") if case in self.options.cases]
         with contextlib.ExitStack() as stack:
             limits = self.limits(stack)
             servers, memory = {}, {}
             for count in self.options.policies:
-                # The clients of the load begin at 127.1.0.1; readiness is asked for from 127.0.0.1, which is in no
-                # client where there are many, and so denied.
-                expect = (0, 1) if count == 1 else (3, 0)
-                server = stack.enter_context(self.running(Hostgate, expect=expect, policies=count))
+                # Readiness is asked for from 127.0.0.1, which is in no client, and so denied.
+                server = stack.enter_context(self.running(Hostgate, expect=(3, 0), policies=count))
                 if server:
                     servers[count] = server
                     memory[count] = {"seconds": server.took, "mib": machine.resident_mib(server.process.pid)}
 
             def ask(port, path, seconds):
-                count = next((count for count, server in servers.items() if server.plan.port == port), 1)
-                # With few policies the clients are few as well, else most would be in no client; one has them all.
-                sources = 1000 if count == 1 else min(count, 1000)
-                return self.loads.window(port, path, seconds, 500, sources)
+                return self.loads.window(port, path, seconds, 200, SOURCES)
 
             rounds = self.in_turns(servers, limits, cases, asker=ask)
         return {"memory": memory, "cases": {case: summary(rounds[case]) for case in cases}}
@@ -253,14 +249,6 @@ class Bench:
             stack.enter_context(fetching([admin, both]))
             log = servers["metrics and decision log"].plan.directory / "decisions.jsonl"
             stack.enter_context(emptying(log))
-            rounds = self.in_turns(servers, limits, self.options.cases)
-        return {"cases": {case: summary(rounds[case]) for case in self.options.cases}}
-
-    def batches(self):
-        """dnsdist with recvmmsg and without: the setting that the table uses is the better one."""
-        with contextlib.ExitStack() as stack:
-            limits = self.limits(stack)
-            servers = {size: stack.enter_context(self.running(Dnsdist, batch=size)) for size in (1, 64)}
             rounds = self.in_turns(servers, limits, self.options.cases)
         return {"cases": {case: summary(rounds[case]) for case in self.options.cases}}
 
@@ -284,7 +272,6 @@ PARTS = {
     "upstreams": Bench.faulty_upstreams,
     "policies": Bench.scale_policies,
     "records": Bench.records,
-    "dnsdist": Bench.batches,
 }
 
 
@@ -333,13 +320,13 @@ def emptying(log):
 
 
 def versions():
-    """Returns the first line of what each program says of its version."""
+    """Returns the version each program tells."""
     found = {}
     for name, kind in {**RESOLVERS, "nsd": Nsd}.items():
         if kind.version and kind.is_installed():
             said = subprocess.run(kind.version, capture_output=True, text=True, check=False)
-            lines = [line for line in (said.stdout + said.stderr).splitlines() if line.strip()]
-            found[name] = lines[0].split(" - ")[0] if lines else "?"
+            number = re.search(r"\d+\.\d+(\.\d+)?", re.sub(r"\d+:\d+:\d+", "", said.stdout + said.stderr))
+            found[name] = number.group() if number else "?"
     return found
 
 
@@ -349,7 +336,7 @@ def read_options():
     words = lambda known: lambda text: [w if w in known else sys.exit(f"{w}: not one of {', '.join(known)}") for w in text.split(",")]  # noqa: E731,E501
     a = argparse.ArgumentParser(prog="tests/bench/run", description="Measures hostgate beside its peers.")
     a.add_argument("--parts", type=words(PARTS), default=["table"], help=f"default: table; known: {', '.join(PARTS)}")
-    a.add_argument("--all", action="store_true", help="all parts but dnsdist")
+    a.add_argument("--all", action="store_true", help="all parts")
     a.add_argument("--only", type=words(RESOLVERS), help="resolvers, with commas between")
     a.add_argument("--cases", type=words(loads.CASES), default=loads.CASES)
     a.add_argument("--rounds", type=int, default=5)
@@ -371,7 +358,7 @@ def read_options():
     if options.quick:
         options.rounds, options.seconds = 2, 0.5
     if options.all:
-        options.parts = [part for part in PARTS if part != "dnsdist"]
+        options.parts = list(PARTS)
     return options
 
 

@@ -5,6 +5,7 @@ queries, validates DNSSEC, or asks anybody but the upstreams of the plan. A sett
 says why.
 """
 
+import ipaddress
 import os
 import shutil
 import signal
@@ -92,13 +93,16 @@ class Hostgate(Server):
         if not count:
             base += '[client.all]\nsources = ["127.0.0.0/8"]\npolicy = "base"\n'
         (policies / "base.toml").write_text(base)
-        # One file, one client (with an address of its own) and five hostnames of its own for each policy.
+        # A policy is a file with five hostnames of its own and a client. The load comes from SOURCES addresses, which
+        # are shared out evenly; where there are more policies than that, the others have clients that do not ask.
         for number in range(count):
             own = ", ".join(f'"own{k}.p{number}.test"' for k in range(5))
-            source = f"127.1.{(number + 1) >> 8}.{(number + 1) & 255}" if count > 1 else "127.0.0.0/8"
+            asking = [source for source in range(SOURCES) if source * max(1, count // SOURCES) % count == number]
+            sources = [loopback("127.1.0.1", source) for source in asking] or [loopback("127.2.0.1", number)]
+            listed = ", ".join(f'"{source}"' for source in sources)
             (policies / f"p{number}.toml").write_text(
                 f'[policy.p{number}]\ninclude = ["base"]\nallowed_hostnames = [{own}]\n'
-                f'[client.c{number}]\nsources = ["{source}"]\npolicy = "p{number}"\n'
+                f"[client.c{number}]\nsources = [{listed}]\npolicy = \"p{number}\"\n"
             )
         servers = ", ".join(f'"127.0.0.1:{port}"' for port in plan.upstreams)
         text = (
@@ -167,8 +171,9 @@ forward-zone:
 
 
 class Dnsdist(Server):
-    """A suffix tree and the packet cache; recvmmsg, which is off by default and helps it here."""
+    """A suffix tree and the packet cache; a datagram a system call, as it is by default."""
 
+    batch = 1
     binary, version = "dnsdist", ["dnsdist", "--version"]
 
     def command(self):
@@ -181,7 +186,7 @@ class Dnsdist(Server):
         path = self.write(
             "dnsdist.conf",
             f"""setLocal('127.0.0.1:{plan.port}')
-setUDPMultipleMessagesVectorSize({plan.options.get('batch', 1)})
+setUDPMultipleMessagesVectorSize({self.batch})
 setMaxUDPOutstanding(65535)
 setSecurityPollSuffix('')
 {upstreams}local allowed = newSuffixMatchNode()
@@ -191,6 +196,12 @@ getPool(''):setCache(newPacketCache(1000000))
 """,
         )
         return ["dnsdist", "--supervised", "--disable-syslog", "-C", path]
+
+
+class DnsdistBatched(Dnsdist):
+    """The same with recvmmsg and sendmmsg: cheaper in most cases, dearer where it asks upstream, so both are shown."""
+
+    batch = 64
 
 
 class Recursor(Server):
@@ -355,10 +366,19 @@ class Relay(Server):
 
 SOA = "$TTL 86400\n@ SOA localhost. localhost. 1 3600 600 86400 300\n  NS localhost.\n"
 
+SOURCES = 1000  # addresses the load has with many policies; from 127.1.0.1 on, as load.c does
+
+
+def loopback(first, number):
+    """Returns the address so many after the first."""
+    return ipaddress.IPv4Address(first) + number
+
+
 RESOLVERS = {
     "hostgate": Hostgate,
     "unbound": Unbound,
     "dnsdist": Dnsdist,
+    "dnsdist64": DnsdistBatched,
     "recursor": Recursor,
     "knot": Knot,
     "bind": Bind,

@@ -1,0 +1,141 @@
+//! What both benchmarks need: a policy, queries, a cache with answers, and the two ways of a query that need no
+//! upstream, put together from the library's public parts as the engine puts them together.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostgate::dns::answer::{self, Ede, Negative, TtlMode};
+use hostgate::dns::name::LowerName;
+use hostgate::dns::query::{self, Parsed, Query, Transport};
+use hostgate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
+use hostgate::dns::rtype::RecordType;
+use hostgate::engine::cache::{Cache, Hit, Settings};
+use hostgate::policy::{self, Action, Asker, Bindings, Library, Policy, Snapshot, Tree};
+
+/// How many queries of each kind go round.
+pub(crate) const ROUND: usize = 1000;
+/// The client of all queries.
+pub(crate) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// The time at which everything is asked; the answers came at zero.
+const NOW: Duration = Duration::from_secs(1);
+
+/// Everything a query needs.
+pub(crate) struct Fixture {
+    /// The policies in force.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Answers to all of `allowed`.
+    pub(crate) cache: Cache,
+    /// Queries for allowed names, as messages.
+    pub(crate) allowed: Vec<Vec<u8>>,
+    /// Queries for other names, as messages.
+    pub(crate) denied: Vec<Vec<u8>>,
+}
+
+impl Fixture {
+    /// Makes a policy of so many hostnames, each with what is below it, and queries with an OPT record or without.
+    pub(crate) fn new(hostnames: usize, with_opt: bool) -> Self {
+        let list: Vec<_> = (0..hostnames).map(|number| format!("{0}\n*.{0}\n", hostname(number))).collect();
+        let text = "[policy.p]\nallowed_hostnames_files = ['names.txt']\n\
+                    [client.c]\nsources = ['127.0.0.0/8']\npolicy = 'p'\n";
+        let mut tree = Tree { root: "p".into(), ..Tree::default() };
+        tree.files.insert("p/p.toml".into(), Ok(text.into()));
+        let list: Arc<str> = list.concat().into();
+        let (library, _) = Library::start(&tree, &mut |_| Ok(Arc::clone(&list)), &Bindings::default())
+            .expect("the policy is well-formed");
+        let allowed: Vec<_> =
+            (0..ROUND).map(|number| query(&format!("www.{}", hostname(number * 7 % hostnames)), with_opt)).collect();
+        let denied = (0..ROUND).map(|number| query(&format!("x{number}.evil{}.test", number * 7), with_opt)).collect();
+        let hour = Duration::from_hours(1);
+        let cache = Cache::new(Settings { size: 64 << 20, max_ttl: hour, serve_stale: hour });
+        for message in &allowed {
+            let question = parsed(message).to_question();
+            let response = Response::parse(&reply(&question), &question).expect("the reply is well-formed");
+            cache.insert(&question, Arc::new(response), Duration::ZERO);
+        }
+        Self { snapshot: Arc::clone(library.snapshot()), cache, allowed, denied }
+    }
+
+    /// Answers a query as the engine does, up to counting it; returns whether it could be answered without an upstream.
+    pub(crate) fn answer(&self, message: &[u8], out: &mut Vec<u8>) -> bool {
+        let Parsed::Query(query) = query::parse(message) else { return false };
+        let asker = self.snapshot.asker(CLIENT, 0);
+        let decision = policy::decide(&asker, &query.qname, query.qtype);
+        let limit = query.payload_limit(Transport::Udp);
+        if decision.action != Action::Allow {
+            let text = if query.edns.is_some() { decision.explain().to_string() } else { String::new() };
+            let ede = Ede { code: Ede::BLOCKED, text: &text };
+            answer::negative(&query, Negative::NxDomain, 5, Some(ede), limit, out);
+            return true;
+        }
+        let Hit::Fresh { response, age, .. } = self.cache.get(&query.to_question(), NOW) else { return false };
+        let rules = Rules { asker, query: &query };
+        if judge(&response, &rules) != Judgement::AsIs {
+            return false;
+        }
+        let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+        answer::from_response(&query, &response, TtlMode::Aged(age), None, limit, out);
+        true
+    }
+}
+
+/// The policy's say on answers.
+struct Rules<'a> {
+    /// Whose policy it is.
+    asker: Asker<'a>,
+    /// What was asked.
+    query: &'a Query<'a>,
+}
+
+impl ResponseRules for Rules<'_> {
+    fn allows_private(&self) -> bool {
+        self.asker.policy().is_some_and(|policy| policy.allows_private(&self.query.qname))
+    }
+
+    fn inspects_cname(&self) -> bool {
+        self.asker.policy().is_some_and(Policy::inspects_cname)
+    }
+
+    fn allows_target(&self, target: &LowerName) -> bool {
+        self.asker.policy().is_none_or(|policy| policy.allows_target(target))
+    }
+}
+
+/// Parses a query that is well-formed.
+pub(crate) fn parsed(message: &[u8]) -> Query<'_> {
+    match query::parse(message) {
+        Parsed::Query(query) => query,
+        other => panic!("not a query: {other:?}"),
+    }
+}
+
+/// Returns the name of the policy's entry of that number.
+fn hostname(number: usize) -> String {
+    format!("h{number:07}.example{}.test", number % 5)
+}
+
+/// Returns a query for a name's address, in mixed case.
+fn query(name: &str, with_opt: bool) -> Vec<u8> {
+    let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(with_opt)];
+    for (index, label) in name.split('.').enumerate() {
+        bytes.push(u8::try_from(label.len()).expect("a short label"));
+        bytes.extend(if index % 2 == 0 { label.to_uppercase() } else { label.to_owned() }.bytes());
+    }
+    bytes.extend([0, 0, 1, 0, 1]);
+    if with_opt {
+        bytes.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    }
+    bytes
+}
+
+/// Returns an upstream's reply to a question: two addresses.
+fn reply(question: &Question) -> Vec<u8> {
+    let mut bytes = vec![0x12, 0x34, 0x81, 0x80, 0, 1, 0, 2, 0, 0, 0, 0];
+    bytes.extend(question.qname.as_wire());
+    bytes.extend([RecordType::A.0.to_be_bytes(), [0, 1]].concat());
+    for last in [4, 5] {
+        // Globally reachable on purpose: others would be taken out of the answer. Nobody connects to them.
+        bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 1, 2, 3, last]);
+    }
+    bytes
+}
