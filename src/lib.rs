@@ -12,9 +12,12 @@
 //!              2 policy         decide          server     admin endpoint, signals, systemd
 //!              3 dns::answer    deny
 //!              4 engine::cache  hit
-//!            engine::finish
-//!              5 engine::inflight, upstream     ask, once for all who wait
-//!              6 dns::response                  judge for this client, answer
+//!            upstream::mux                      ask from the same thread
+//!              5 dns::response read, keep
+//!            engine::answer
+//!              6 dns::response judge for this client, answer
+//!
+//!   engine::finish, upstream::pool: what is out of the ordinary with an upstream, and TCP
 //! ```
 //!
 //! # What holds everywhere
@@ -44,7 +47,7 @@
 //! | whom do we ask, and what if they do not answer | [`upstream`] |
 //! | what is in `hostgate.toml` | [`config`] |
 //! | when is a change in force | `reload` |
-//! | sockets, threads, shutdown | `server` |
+//! | sockets, threads, shutdown | `server`, `datagram` |
 //! | what is counted and recorded | `telemetry`, `engine::record` |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],

@@ -1,9 +1,9 @@
 //! The engine: query bytes and a source in, answer bytes out.
 //!
-//! [`Engine::step`] is everything that needs no upstream: parse, decide, deny, answer from the cache. It neither
-//! waits nor allocates for a denied name. What is left is a [`Pending`] query, which [`Engine::finish`] turns into an
-//! answer once the upstreams have been asked. Both answer from one [`View`], taken once a batch, so that no query is
-//! answered by half a policy.
+//! [`Engine::step`] is everything that needs no upstream: parse, decide, deny, answer from the cache. It never waits.
+//! What is left is a [`Pending`] query. Whoever asks the upstream for it (the receiving thread, or a task) keeps what
+//! comes back by [`Engine::keep`] and answers by [`Engine::answer`]; [`Engine::finish`] does both. All of it answers from
+//! the [`View`] the query began with, taken once a batch, so that no query is answered by half a policy.
 
 pub mod cache;
 mod exchange;
