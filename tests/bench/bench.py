@@ -3,6 +3,7 @@
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -100,9 +101,11 @@ class Bench:
             # What earlier misses pushed out of the cache is put back first.
             self.loads.flood(server.plan.port, files.directory / "cached", 0)
         path = files.of(case, seconds)
-        before = machine.cpu_seconds(server.process.pid)
+        received, before = machine.datagrams(), machine.cpu_seconds(server.process.pid)
         result = (asker or self.loads.flood)(server.plan.port, path, seconds)
         spent = machine.cpu_seconds(server.process.pid) - before
+        # A query and its answer are two; four, when the upstream was asked.
+        result["datagrams"] = (machine.datagrams() - received) / max(1, result["answered"])
         result["cpu_us"] = spent * 1e6 / max(1, result["answered"])
         result["busy"] = spent / max(result["seconds"], 1e-9)
         result["failed"] = 0.0 if type(server) in LIMITS.values() else loads.failures(case, result)
@@ -143,7 +146,8 @@ class Bench:
                 if case in ("cached", "mix"):
                     self.loads.flood(server.plan.port, self.files.directory / "cached", 0)
                 path = self.files.of(case, self.options.seconds * 2)
-                found[case][name] = self.loads.paced(server.plan.port, path, self.options.seconds * 2, self.options.rate)
+                seconds = self.options.seconds * 2
+                found[case][name] = self.loads.paced(server.plan.port, path, seconds, self.options.rate)
         return found
 
     def table(self):
@@ -191,7 +195,7 @@ class Bench:
         return found
 
     def faulty_upstreams(self):
-        """Each server with an upstream that is slow, loses queries, or with one of two silent: misses at a fixed rate."""
+        """Each server with an upstream that is slow, loses queries, or is one of two and silent: misses, paced."""
         found = {}
         for fault in self.options.faults:
             found[fault] = {}
@@ -254,6 +258,7 @@ class Bench:
 
     def run(self):
         """Measures the parts that were asked for."""
+        meanwhile = machine.Meanwhile((self.server_core, self.load_core))
         with self.running(Nsd, core=self.load_core, upstreams=[0]) as upstream:
             if not upstream:
                 raise SystemExit("NSD does not run")
@@ -263,6 +268,7 @@ class Bench:
                 start = time.monotonic()
                 self.result["parts"][part] = PARTS[part](self)
                 self.result["parts"][part + "_seconds"] = round(time.monotonic() - start)
+        self.result["meanwhile"] = meanwhile.shares()
         return self.result
 
 
@@ -281,7 +287,7 @@ def summary(rounds):
     for name, results in rounds.items():
         multiples = [result["multiple"] for result in results]
         found[name] = {
-            **{key: statistics.median(result[key] for result in results) for key in ("cpu_us", "qps", "busy")},
+            **{key: statistics.median(result[key] for result in results) for key in ("cpu_us", "qps", "busy", "datagrams")},
             "multiple": statistics.median(multiples),
             "least": min(multiples),
             "most": max(multiples),
@@ -311,7 +317,13 @@ def every(seconds, task):
 
 def fetching(ports):
     """Fetches the metrics each second, as Prometheus would, only more often."""
-    return every(1, lambda: [urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=1).read() for port in ports])
+
+    def fetch():
+        for port in ports:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=1) as page:
+                page.read()
+
+    return every(1, fetch)
 
 
 def emptying(log):
@@ -319,9 +331,9 @@ def emptying(log):
     return every(5, lambda: os.truncate(log, 0))
 
 
-def versions():
-    """Returns the version each program tells."""
-    found = {}
+def versions(hostgate):
+    """Returns the version each program tells; of hostgate, which grows daily, the start of the binary's SHA-256."""
+    found = {"hostgate": hashlib.sha256(hostgate.read_bytes()).hexdigest()[:12]}
     for name, kind in {**RESOLVERS, "nsd": Nsd}.items():
         if kind.version and kind.is_installed():
             said = subprocess.run(kind.version, capture_output=True, text=True, check=False)
@@ -332,8 +344,19 @@ def versions():
 
 def read_options():
     """Reads the command line."""
-    numbers = lambda text: [int(word) for word in text.split(",")]  # noqa: E731
-    words = lambda known: lambda text: [w if w in known else sys.exit(f"{w}: not one of {', '.join(known)}") for w in text.split(",")]  # noqa: E731,E501
+
+    def numbers(text):
+        return [int(word) for word in text.split(",")]
+
+    def words(known):
+        def read(text):
+            unknown = [word for word in text.split(",") if word not in known]
+            if unknown:
+                raise argparse.ArgumentTypeError(f"{unknown[0]}: not one of {', '.join(known)}")
+            return text.split(",")
+
+        return read
+
     a = argparse.ArgumentParser(prog="tests/bench/run", description="Measures hostgate beside its peers.")
     a.add_argument("--parts", type=words(PARTS), default=["table"], help=f"default: table; known: {', '.join(PARTS)}")
     a.add_argument("--all", action="store_true", help="all parts")
@@ -375,10 +398,12 @@ def main():
         directory = Path(tempfile.mkdtemp(prefix="hostgate-bench-"))
         directory.chmod(0o755)
         try:
+            # A copy: whoever builds meanwhile does not change what is measured.
+            options.hostgate = Path(shutil.copy(options.hostgate, directory / "hostgate"))
             result = Bench(options, directory).run()
+            result["versions"] = versions(options.hostgate)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-        result["versions"] = versions()
         result["settings"] = {
             key: getattr(options, key) for key in ("rounds", "seconds", "rate", "fault_rate")
         }

@@ -55,6 +55,39 @@ def cpu_seconds(pid):
     return spent / 1e9
 
 
+class Meanwhile:
+    """What else went on: the share of the cores that programs beside this one, or neighbours (steal), took."""
+
+    def __init__(self, cores):
+        self.cores, self.clock = cores, time.monotonic()
+        self.start = self.now()
+
+    def now(self):
+        """Returns busy and stolen time of the cores, and the time of this program and its finished children."""
+        busy = stolen = 0
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *fields = line.split()
+            if name in {f"cpu{core}" for core in self.cores}:
+                user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
+                busy += user + nice + system + irq + softirq
+                stolen += steal
+        times = os.times()
+        ticks = os.sysconf("SC_CLK_TCK")
+        return busy / ticks, stolen / ticks, sum(times[:4])
+
+    def shares(self):
+        """Returns the shares; the servers must have been stopped."""
+        busy, stolen, ours = (after - before for after, before in zip(self.now(), self.start))
+        room = (time.monotonic() - self.clock) * len(self.cores)
+        return {"others": max(0.0, busy - ours) / room, "stolen": stolen / room}
+
+
+def datagrams():
+    """Returns the number of UDP datagrams that programs of this machine have received."""
+    lines = [line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Udp:")]
+    return int(lines[1][lines[0].index("InDatagrams")])
+
+
 def resident_mib(pid):
     """Returns the resident memory of a process and its children."""
     kib = 0

@@ -76,7 +76,8 @@ int main(int count, char **words) {
         struct timespec wait = {0, 0}, *limit = NULL;
         if (first != next) {
             uint64_t time = now(), due = queries[first].due;
-            if (due > time) wait = (struct timespec){(time_t)((due - time) / 1000000000u), (long)((due - time) % 1000000000u)};
+            uint64_t left = due > time ? due - time : 0;
+            wait = (struct timespec){(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
             limit = &wait;
         }
         struct pollfd ready[] = {{.fd = fd, .events = POLLIN}, {.fd = upstream, .events = POLLIN}};

@@ -22,6 +22,8 @@ def heading(result):
         f"Linux {m['kernel']}.",
         f"Server on one core, load and upstream on another, {shares[m['server_and_load_share_a_core']]}.",
         f"Medians of {s['rounds']} rounds of {s['seconds']:g} s; latency at {s['rate']:,} queries/s.",
+        f"Meanwhile other programs took {result['meanwhile']['others']:.0%} of the two cores, and the host "
+        f"{result['meanwhile']['stolen']:.0%}: the less, the better the numbers.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()) + ".",
     ]
     return "\n".join(lines) + "\n"
@@ -51,11 +53,12 @@ def table(part):
                 f"{e['busy']:.0%}",
                 *(f"{t[key]:,.0f}" for key in ("mean", "p50", "p99", "p999")),
                 f"{memory['fresh_mib']:.0f} → {memory['loaded_mib']:.0f}" if memory else "",
+                f"{e['datagrams']:.1f}",
                 share(e["failed"]),
                 share(t["late"] / max(1, t["asked"])),
             ])
         head = ["", "× limit (range)", "CPU µs/query", "queries/s", "core busy", "mean µs", "p50", "p99", "p99.9"]
-        pieces.append(f"\n### {case}\n\n" + grid([*head, "MiB", "failed", "late"], rows))
+        pieces.append(f"\n### {case}\n\n" + grid([*head, "MiB", "datagrams", "failed", "late"], rows))
     return "\n".join(pieces)
 
 

@@ -319,7 +319,7 @@ class Nsd(Server):
     """The upstream: everything below `test` has one address, for a day.
 
     The address is globally reachable on purpose: hostgate removes others from answers, which would be another test.
-    Nobody connects to it.
+    Nobody connects to it. Responses are minimal, so that forwarders and recursors give answers of one size.
     """
 
     binary, version = "nsd", ["nsd", "-v"]
@@ -340,6 +340,7 @@ class Nsd(Server):
   database: ""
   pidfile: "{plan.directory}/pid"
   rrl-ratelimit: 0
+  minimal-responses: yes
 remote-control:
   control-enable: no
 zone:
