@@ -10,6 +10,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -391,6 +392,8 @@ def main():
     if options.earlier:
         result = json.loads(options.earlier.read_text())
     else:
+        # Also when told to end, every server is stopped.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         if os.geteuid() == 0:
