@@ -16,6 +16,9 @@ use std::os::fd::{AsRawFd, RawFd};
 pub(crate) const BATCH: usize = 64;
 /// The longest message read, in octets; of a longer one the rest is cut off, and it is no message any more.
 pub(crate) const MAX_MESSAGE: usize = 4096;
+/// What a slot for a message takes: not a multiple of 4 KiB, as then the starts of all messages, which is what is read
+/// of most, would share one set of the first-level cache.
+const SLOT: usize = MAX_MESSAGE + 64;
 /// Room for the control messages of one datagram: an `in6_pktinfo` is the largest asked for.
 const CONTROL: usize = 64;
 
@@ -34,9 +37,19 @@ pub(crate) struct Datagram<'a> {
     pub(crate) bytes: &'a [u8],
     /// Who sent it.
     pub(crate) source: SocketAddr,
-    /// Where it was sent to, as a reply's source address.
+    /// Where it was sent to, as a reply's source address; none where the socket has but one (see [`want_packet_info`]).
     pub(crate) local: Option<LocalAddress>,
 }
+
+/// A socket address as the kernel has it, `sockaddr_in` or `sockaddr_in6`: 128 octets of `sockaddr_storage` a datagram
+/// would take twice the cache lines.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Address([u8; ADDRESS]);
+
+/// Room for the longest address we know, in octets.
+const ADDRESS: usize = 32;
+const _: () = assert!(size_of::<libc::sockaddr_in6>() <= ADDRESS, "the address buffer is large enough");
 
 /// Control message space with the alignment `cmsghdr` needs.
 #[derive(Clone, Copy)]
@@ -55,31 +68,50 @@ pub(crate) enum Wait {
 /// Buffers for receiving a batch, allocated once per thread.
 pub(crate) struct Receiver {
     /// Payloads, one slot a datagram.
-    payloads: Vec<[u8; MAX_MESSAGE]>,
+    payloads: Vec<[u8; SLOT]>,
     /// Source addresses.
-    sources: Vec<libc::sockaddr_storage>,
+    sources: Vec<Address>,
     /// Control messages.
     controls: Vec<Control>,
-    /// What the last call filled: payload length, address length, control length, per datagram.
-    filled: Vec<(usize, usize)>,
+    /// Where each payload goes.
+    #[expect(dead_code, reason = "the headers point into it")]
+    parts: Vec<libc::iovec>,
+    /// One a slot, pointing into the vectors above, which are never resized: the kernel is told again only of those it
+    /// changed (setting up all 64 took as long as deciding a query, and most batches are small).
+    headers: Vec<libc::mmsghdr>,
+    /// Headers that the last call changed.
+    used: usize,
+    /// Datagrams of the last batch.
+    count: usize,
 }
 
 impl Receiver {
     /// Allocates the buffers.
     pub(crate) fn new() -> Self {
-        // SAFETY: `sockaddr_storage` is plain data for which all zeros is a valid value.
-        let source: libc::sockaddr_storage = unsafe { mem::zeroed() };
-        Self {
-            payloads: vec![[0; MAX_MESSAGE]; BATCH],
-            sources: vec![source; BATCH],
-            controls: vec![Control([0; CONTROL]); BATCH],
-            filled: Vec::with_capacity(BATCH),
-        }
+        let mut payloads = vec![[0; SLOT]; BATCH];
+        let mut sources = vec![Address([0; ADDRESS]); BATCH];
+        let mut controls = vec![Control([0; CONTROL]); BATCH];
+        let part =
+            |payload: &mut [u8; SLOT]| libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: MAX_MESSAGE };
+        let mut parts: Vec<_> = payloads.iter_mut().map(part).collect();
+        let headers = parts.iter_mut().zip(sources.iter_mut().zip(&mut controls)).map(|(part, (source, control))| {
+            header(source.0.as_mut_ptr().cast(), ADDRESS, part, control.0.as_mut_ptr(), CONTROL)
+        });
+        let headers = headers.collect();
+        Self { payloads, sources, controls, parts, headers, used: 0, count: 0 }
     }
 
     /// Makes one without buffers, to stand in where another is borrowed from.
     pub(crate) fn empty() -> Self {
-        Self { payloads: Vec::new(), sources: Vec::new(), controls: Vec::new(), filled: Vec::new() }
+        Self {
+            payloads: Vec::new(),
+            sources: Vec::new(),
+            controls: Vec::new(),
+            parts: Vec::new(),
+            headers: Vec::new(),
+            used: 0,
+            count: 0,
+        }
     }
 
     /// Takes all datagrams that are there, a batch at most; returns how many.
@@ -88,50 +120,47 @@ impl Receiver {
     /// Nothing there, or nothing within the socket's receive time-out, as `WouldBlock`; an ICMP error of an earlier
     /// datagram on a connected socket; whatever else the kernel says.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, wait: Wait) -> io::Result<usize> {
-        self.filled.clear();
         let flags = match wait {
             Wait::First => libc::MSG_WAITFORONE,
             Wait::Never => libc::MSG_DONTWAIT,
         };
-        let mut parts: [MaybeUninit<libc::iovec>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
-        let mut headers: [MaybeUninit<libc::mmsghdr>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
-        for index in 0..BATCH {
-            let part = parts[index]
-                .write(libc::iovec { iov_base: self.payloads[index].as_mut_ptr().cast(), iov_len: MAX_MESSAGE });
-            headers[index].write(header(
-                (&raw mut self.sources[index]).cast(),
-                size_of::<libc::sockaddr_storage>(),
-                part,
-                self.controls[index].0.as_mut_ptr(),
-                CONTROL,
-            ));
+        for header in &mut self.headers[..self.used] {
+            header.msg_hdr.msg_namelen = libc::socklen_t::try_from(ADDRESS).expect("a socket address is small");
+            header.msg_hdr.msg_controllen = CONTROL;
         }
-        // SAFETY: all `BATCH` headers were written above and point to buffers of the stated lengths that live until
-        // the call returns: payloads, sources and controls in `self`, the iovecs in `parts`.
+        self.count = 0;
+        // Also when the call fails, the kernel may have changed the first one.
+        self.used = self.headers.len().min(1);
+        // SAFETY: the headers point to elements of `payloads`, `sources`, `controls` and `parts`, vectors that live as
+        // long as `self` and are never resized, with the lengths of those elements; `&mut self` keeps others from them
+        // during the call. Moving `self` does not move what the vectors hold.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
-                headers.as_mut_ptr().cast(),
-                libc::c_uint::try_from(BATCH).expect("a batch is small"),
+                self.headers.as_mut_ptr(),
+                libc::c_uint::try_from(self.headers.len()).expect("a batch is small"),
                 flags,
                 std::ptr::null_mut(),
             )
         };
-        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-        for header in &headers[..count] {
-            // SAFETY: all headers were initialised above, and the kernel keeps them so.
-            let header = unsafe { header.assume_init_ref() };
-            let length = usize::try_from(header.msg_len).unwrap_or(0).min(MAX_MESSAGE);
-            self.filled.push((length, header.msg_hdr.msg_controllen.min(CONTROL)));
-        }
-        Ok(count)
+        self.count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        self.used = (self.count + 1).min(self.headers.len());
+        Ok(self.count)
+    }
+
+    /// Returns the payload of datagram `index` of the last batch, at most [`MAX_MESSAGE`] octets.
+    pub(crate) fn bytes(&self, index: usize) -> Option<&[u8]> {
+        let header = self.headers[..self.count].get(index)?;
+        let length = usize::try_from(header.msg_len).unwrap_or(0).min(MAX_MESSAGE);
+        Some(&self.payloads[index][..length])
     }
 
     /// Returns datagram `index` of the last batch; `None` for an address family that is neither IPv4 nor IPv6.
     pub(crate) fn datagram(&self, index: usize) -> Option<Datagram<'_>> {
-        let (length, control) = *self.filled.get(index)?;
+        let bytes = self.bytes(index)?;
+        let control = self.headers[index].msg_hdr.msg_controllen.min(CONTROL);
         Some(Datagram {
-            bytes: &self.payloads[index][..length],
+            bytes,
             source: read_address(&self.sources[index])?,
             local: read_control(&self.controls[index].0[..control]),
         })
@@ -213,33 +242,34 @@ impl Sender {
 
     /// Hands the messages from `start` on to the kernel; returns how many it took.
     fn send_from(&mut self, socket: &UdpSocket, start: usize) -> io::Result<usize> {
-        let count = self.routes.len() - start;
-        // SAFETY: `sockaddr_storage`, `iovec` and `mmsghdr` are plain data for which all zeros is a valid value.
-        let mut addresses: [libc::sockaddr_storage; BATCH] = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let mut parts: [libc::iovec; BATCH] = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
-        let mut controls = [Control([0; CONTROL]); BATCH];
-        for index in 0..count {
-            let Route { destination, local } = self.routes[start + index];
-            let message = &mut self.messages[start + index];
-            let address_length = destination.map_or(0, |address| write_address(&mut addresses[index], address));
-            parts[index] = libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: message.len() };
-            let control_length = local.map_or(0, |local| write_control(&mut controls[index], local));
-            headers[index] = header(
-                (&raw mut addresses[index]).cast(),
-                address_length,
-                &raw mut parts[index],
-                controls[index].0.as_mut_ptr(),
-                control_length,
-            );
+        // Not initialised: clearing all of it took longer than filling in the few that most batches have.
+        let mut addresses: [MaybeUninit<Address>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
+        let mut controls: [MaybeUninit<Control>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
+        let mut parts: [MaybeUninit<libc::iovec>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
+        let mut headers: [MaybeUninit<libc::mmsghdr>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
+        let routes = &self.routes[start..];
+        for (index, (Route { destination, local }, message)) in
+            routes.iter().zip(&mut self.messages[start..]).enumerate()
+        {
+            let address = addresses[index].write(Address([0; ADDRESS]));
+            let address_length = destination.map_or(0, |destination| write_address(address, destination));
+            let control = controls[index].write(Control([0; CONTROL]));
+            let control_length = local.map_or(0, |local| write_control(control, local));
+            let part =
+                parts[index].write(libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: message.len() });
+            let (name, control) = (address.0.as_mut_ptr().cast(), control.0.as_mut_ptr());
+            headers[index].write(header(name, address_length, part, control, control_length));
         }
-        send_headers(socket.as_raw_fd(), &mut headers[..count])
+        // SAFETY: the first `routes.len()` headers were written above, all that the slice has.
+        let headers = unsafe { std::slice::from_raw_parts_mut(headers.as_mut_ptr().cast(), routes.len()) };
+        send_headers(socket.as_raw_fd(), headers)
     }
 }
 
 /// Asks the kernel for the packet information of each datagram (ip(7), RFC 3542 §6.1); socket2 has no call for it.
+///
+/// A socket bound to one address needs none: what it sends leaves from there. Packet information costs two copies and a
+/// look-up a query.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -263,15 +293,14 @@ pub(crate) fn send_one(
     destination: SocketAddr,
     local: Option<LocalAddress>,
 ) -> io::Result<()> {
-    // SAFETY: `sockaddr_storage` is plain data for which all zeros is a valid value.
-    let mut address: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    let mut address = Address([0; ADDRESS]);
     let address_length = write_address(&mut address, destination);
     let mut control = Control([0; CONTROL]);
     let control_length = local.map_or(0, |local| write_control(&mut control, local));
     // The kernel only reads what an outgoing iovec points to; the type has no const form.
     let mut part = libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
     let mut headers =
-        [header((&raw mut address).cast(), address_length, &raw mut part, control.0.as_mut_ptr(), control_length)];
+        [header(address.0.as_mut_ptr().cast(), address_length, &raw mut part, control.0.as_mut_ptr(), control_length)];
     send_headers(socket.as_raw_fd(), &mut headers).map(drop)
 }
 
@@ -303,50 +332,41 @@ fn header(
     header
 }
 
-/// Reads a socket address the kernel wrote.
-fn read_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    match i32::from(storage.ss_family) {
+/// Reads a socket address the kernel wrote: `sockaddr_in` (ip(7)) or `sockaddr_in6` (ipv6(7)).
+fn read_address(address: &Address) -> Option<SocketAddr> {
+    let [family_0, family_1, port_0, port_1, rest @ ..] = address.0;
+    let port = u16::from_be_bytes([port_0, port_1]);
+    match i32::from(u16::from_ne_bytes([family_0, family_1])) {
         libc::AF_INET => {
-            // SAFETY: the family says that the storage, which is larger and at least as aligned, holds this type.
-            let v4 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in>() };
-            let address = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-            Some(SocketAddr::V4(SocketAddrV4::new(address, u16::from_be(v4.sin_port))))
+            let [a, b, c, d, ..] = rest;
+            Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port)))
         }
         libc::AF_INET6 => {
-            // SAFETY: as above.
-            let v6 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in6>() };
-            let address = Ipv6Addr::from(v6.sin6_addr.s6_addr);
-            let port = u16::from_be(v6.sin6_port);
-            Some(SocketAddr::V6(SocketAddrV6::new(address, port, v6.sin6_flowinfo, v6.sin6_scope_id)))
+            let (flow, rest) = rest.split_first_chunk()?;
+            let (ip, rest) = rest.split_first_chunk::<16>()?;
+            let scope = u32::from_ne_bytes(*rest.first_chunk()?);
+            Some(SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from(*ip), port, u32::from_ne_bytes(*flow), scope)))
         }
         _ => None,
     }
 }
 
 /// Writes a socket address for the kernel; returns its length.
-fn write_address(storage: &mut libc::sockaddr_storage, address: SocketAddr) -> usize {
+fn write_address(into: &mut Address, address: SocketAddr) -> usize {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let family = libc::sa_family_t::try_from(family).expect("a small constant");
+    into.0[..2].copy_from_slice(&family.to_ne_bytes());
+    into.0[2..4].copy_from_slice(&address.port().to_be_bytes());
     match address {
         SocketAddr::V4(v4) => {
-            let raw = libc::sockaddr_in {
-                sin_family: libc::sa_family_t::try_from(libc::AF_INET).expect("a small constant"),
-                sin_port: v4.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from(*v4.ip()).to_be() },
-                sin_zero: [0; 8],
-            };
-            // SAFETY: `sockaddr_storage` is at least as large and as aligned as any socket address.
-            unsafe { (&raw mut *storage).cast::<libc::sockaddr_in>().write(raw) };
+            into.0[4..8].copy_from_slice(&v4.ip().octets());
+            into.0[8..16].fill(0);
             size_of::<libc::sockaddr_in>()
         }
         SocketAddr::V6(v6) => {
-            let raw = libc::sockaddr_in6 {
-                sin6_family: libc::sa_family_t::try_from(libc::AF_INET6).expect("a small constant"),
-                sin6_port: v6.port().to_be(),
-                sin6_flowinfo: v6.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
-                sin6_scope_id: v6.scope_id(),
-            };
-            // SAFETY: as above.
-            unsafe { (&raw mut *storage).cast::<libc::sockaddr_in6>().write(raw) };
+            into.0[4..8].copy_from_slice(&v6.flowinfo().to_ne_bytes());
+            into.0[8..24].copy_from_slice(&v6.ip().octets());
+            into.0[24..28].copy_from_slice(&v6.scope_id().to_ne_bytes());
             size_of::<libc::sockaddr_in6>()
         }
     }
@@ -445,12 +465,11 @@ mod tests {
             client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             // A connected socket takes answers from the asked address only.
             client.connect(asked).unwrap();
-            client.send(b"one").unwrap();
-            client.send(b"two").unwrap();
             let mut receiver = Receiver::new();
             let mut sender = Sender::new();
-            let mut seen = 0;
-            while seen < 2 {
+            // One a batch, so that the second one finds the buffers as the first one left them.
+            for message in [&b"one"[..], b"two"] {
+                client.send(message).unwrap();
                 let count = receiver.receive(&server, Wait::First).unwrap();
                 for index in 0..count {
                     let datagram = receiver.datagram(index).unwrap();
@@ -460,8 +479,7 @@ mod tests {
                     sender.next().extend_from_slice(datagram.bytes);
                     sender.queue(datagram.source, datagram.local);
                 }
-                seen += count;
-                assert_eq!(sender.send(&server), 0);
+                assert_eq!((count, sender.send(&server)), (1, 0));
             }
             let mut buffer = [0; 8];
             for expected in [&b"one"[..], b"two"] {

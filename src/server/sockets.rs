@@ -160,7 +160,11 @@ impl Passed {
                 && let Ok(address) = socket.local_addr()
             {
                 let prepared = socket2::Socket::from(socket);
-                udp::prepare(&prepared).map_err(|error| BindError::Address { transport: "udp", address, error })?;
+                udp::prepare(&prepared, address).map_err(|error| BindError::Address {
+                    transport: "udp",
+                    address,
+                    error,
+                })?;
                 passed.udp.push((address, prepared.into()));
             } else if let Ok(Some(listener)) = fds.take_tcp_listener(index)
                 && let Ok(address) = listener.local_addr()

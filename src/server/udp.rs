@@ -100,20 +100,20 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_port(true)?;
-    prepare(&socket)?;
+    prepare(&socket, address)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
-/// Sets the options every listening UDP socket needs, also one that was passed in.
+/// Sets the options that a UDP socket listening on `bound_to` needs, also one that was passed in.
 ///
 /// # Errors
 /// The kernel refuses packet information.
-pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
+pub(crate) fn prepare(socket: &Socket, bound_to: SocketAddr) -> io::Result<()> {
     // Best effort: the kernel caps both.
     let _ = socket.set_recv_buffer_size(BUFFER);
     let _ = socket.set_send_buffer_size(BUFFER);
-    datagram::want_packet_info(socket, socket.domain()? == Domain::IPV6)
+    if bound_to.ip().is_unspecified() { datagram::want_packet_info(socket, bound_to.is_ipv6()) } else { Ok(()) }
 }
 
 /// Returns a CPU for each thread, if there are as many threads as CPUs we may run on; else none: then the scheduler

@@ -257,8 +257,8 @@ impl<W: AsRef<Arc<Question>>, C> Mux<W, C> {
             match receiver.receive(&port.socket, Wait::Never) {
                 Ok(count) => {
                     for index in 0..count {
-                        if let Some(datagram) = receiver.datagram(index) {
-                            self.take_reply(token, datagram.bytes, landed);
+                        if let Some(bytes) = receiver.bytes(index) {
+                            self.take_reply(token, bytes, landed);
                         }
                     }
                     // Edge-triggered: a batch that is not full has emptied the socket.
