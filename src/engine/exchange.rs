@@ -1,8 +1,8 @@
 //! One query and its answer: what the policy says, what came back, what is written and what is recorded.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::outcome::{Action, Origin, Reason};
 use super::record::{Record, Verdict};
@@ -36,8 +36,6 @@ pub(super) struct Exchange<'a> {
     pub(super) asker: Asker<'a>,
     /// What the policy says.
     pub(super) decision: Decision<'a>,
-    /// When it came.
-    pub(super) since: Instant,
 }
 
 impl Exchange<'_> {
@@ -72,7 +70,7 @@ impl Exchange<'_> {
             policy::Reason::NoClient | policy::Reason::PolicyGone => Ede::PROHIBITED,
             _ => Ede::BLOCKED,
         };
-        let text = if self.query.edns.is_some() { self.decision.explain().to_string() } else { String::new() };
+        let text = if self.query.edns.is_some() { self.decision.text() } else { Cow::Borrowed("") };
         self.negative(negative, code, &text, out);
     }
 
@@ -181,7 +179,7 @@ impl Exchange<'_> {
             rcode: Rcode(answer.get(3).map_or(0, |flags| u16::from(flags & 0x0f))),
             origin,
             upstream,
-            elapsed: self.since.elapsed(),
+            elapsed: self.asked.since.elapsed(),
             response: response.map(Arc::clone),
         });
     }

@@ -54,6 +54,8 @@ pub(crate) struct Asked {
     pub(crate) transport: Transport,
     /// The number of the listener it came in by.
     pub(crate) listener: usize,
+    /// When it was received; the same for a whole batch, as reading the clock takes about as long as parsing a query.
+    pub(crate) since: Instant,
 }
 
 /// What is to be done with a query after [`Engine::step`].
@@ -76,8 +78,6 @@ pub(crate) struct Pending {
     view: Arc<View>,
     /// What is asked upstream.
     question: Arc<Question>,
-    /// When the query came.
-    since: Instant,
     /// Counts it while it waits.
     _waiting: (Waiting, Seat),
 }
@@ -189,7 +189,6 @@ impl Engine {
 
     /// Does the work of [`Engine::step`].
     fn try_step(&self, view: &Arc<View>, bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Step {
-        let since = Instant::now();
         let query = match query::parse(bytes) {
             Parsed::Query(query) => query,
             Parsed::Refuse(refusal) => {
@@ -208,13 +207,13 @@ impl Engine {
         };
         let asker = view.snapshot.asker(asked.source, asked.listener);
         let decision = policy::decide(&asker, &query.qname, query.qtype);
-        let exchange = Exchange { engine: self, view, query: &query, asked, asker, decision, since };
+        let exchange = Exchange { engine: self, view, query: &query, asked, asker, decision };
         if !exchange.is_forwarded() {
             exchange.answer_here(out);
             return Step::Answer;
         }
         let question = query.to_question();
-        match self.cache.get(&question, self.now()) {
+        match self.cache.get(&question, asked.since.saturating_duration_since(self.epoch)) {
             Hit::Fresh { response, age, .. } => {
                 exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
                 Step::Answer
@@ -234,7 +233,7 @@ impl Engine {
                 let waiting = (count, seat);
                 // Not the query as it came: padding would be kept for as long as it waits.
                 let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
-                Step::Wait(Box::new(Pending { bytes, asked, view, question, since, _waiting: waiting }))
+                Step::Wait(Box::new(Pending { bytes, asked, view, question, _waiting: waiting }))
             }
         }
     }
@@ -293,8 +292,8 @@ impl Engine {
     }
 
     /// Returns whether a policy applies to who asks; else all they get is denials.
-    pub(crate) fn is_known(&self, asked: Asked) -> bool {
-        self.view().snapshot.asker(asked.source, asked.listener).policy().is_some()
+    pub(crate) fn is_known(&self, source: IpAddr, listener: usize) -> bool {
+        self.view().snapshot.asker(source, listener).policy().is_some()
     }
 
     /// Returns what the upstreams say to a pending question.
@@ -332,8 +331,8 @@ impl Engine {
         // The same view gives the same decision.
         let asker = pending.view.snapshot.asker(pending.asked.source, pending.asked.listener);
         let decision = policy::decide(&asker, &query.qname, query.qtype);
-        let (asked, since) = (pending.asked, pending.since);
-        let exchange = Exchange { engine: self, view: &pending.view, query: &query, asked, asker, decision, since };
+        let (view, asked) = (&pending.view, pending.asked);
+        let exchange = Exchange { engine: self, view, query: &query, asked, asker, decision };
         match lookup {
             Ok(found) => {
                 exchange.answer_from(&found.response, TtlMode::Aged(0), Origin::Miss, Some(found.upstream), out);

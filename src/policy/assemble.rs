@@ -134,7 +134,7 @@ fn unrestricted() -> &'static Arc<Policy> {
             allow_devbox_to_devbox: false,
             allowed_cidrs: Vec::new(),
         };
-        Arc::new(Policy { spec: Arc::new(spec), allowed: Rules::default(), denied: Rules::default(), gone: None })
+        Arc::new(Policy::new(Arc::new(spec), Rules::default(), Rules::default(), None))
     });
     &POLICY
 }

@@ -142,7 +142,7 @@ impl CompiledPolicy {
         allowed.extend(&group.allowed);
         denied.extend(&group.denied);
         let gone = group.ingredients.gone.clone();
-        let policy = Policy { spec: Arc::clone(spec), allowed, denied, gone };
+        let policy = Policy::new(Arc::clone(spec), allowed, denied, gone);
         let lists = |lists: &[(Via, Arc<ListFile>)]| -> Vec<Arc<ListFile>> {
             lists.iter().filter(|(via, _)| via.is_empty()).map(|(_, list)| Arc::clone(list)).collect()
         };

@@ -1,5 +1,6 @@
 //! One query, one decision.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::dns::name::{LowerName, Suffixes};
@@ -75,6 +76,18 @@ impl<'s> Decision<'s> {
     #[must_use]
     pub const fn explain(&self) -> Explanation<'_, 's> {
         Explanation(self)
+    }
+
+    /// Returns [`Decision::explain`] as text; that of the most frequent denial is made once for each policy.
+    #[must_use]
+    pub fn text(&self) -> Cow<'s, str> {
+        let spell_out = || self.explain().to_string();
+        match (self.policy, self.action, self.reason) {
+            (Some(policy), Action::Deny, Reason::NotListed) => {
+                Cow::Borrowed(policy.not_listed.get_or_init(|| spell_out().into()))
+            }
+            _ => Cow::Owned(spell_out()),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 
@@ -244,9 +244,16 @@ pub struct Policy {
     pub(super) denied: Rules,
     /// An included id that is gone: then the policy denies everything.
     pub(super) gone: Option<Arc<str>>,
+    /// What someone is told whose name is not listed: most denials say this, and spelling it out costs more than deciding.
+    pub(super) not_listed: OnceLock<Box<str>>,
 }
 
 impl Policy {
+    /// Makes a policy of what its file says and its lists.
+    pub(super) fn new(spec: Arc<PolicySpec>, allowed: Rules, denied: Rules, gone: Option<Arc<str>>) -> Self {
+        Self { spec, allowed, denied, gone, not_listed: OnceLock::new() }
+    }
+
     /// Returns its id.
     #[must_use]
     pub fn id(&self) -> &str {

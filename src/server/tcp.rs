@@ -141,8 +141,8 @@ pub(crate) async fn serve(
                     tracing::debug!(client = %peer.ip(), "connection closed: too many of one client");
                     continue;
                 };
-                let asked = Asked { source: peer.ip(), transport: Transport::Tcp, listener: number };
-                let connection = Connection { engine: Arc::clone(&engine), asked, stop: stop.clone() };
+                let (source, engine) = (peer.ip(), Arc::clone(&engine));
+                let connection = Connection { engine, source, listener: number, stop: stop.clone() };
                 connections.spawn(async move {
                     let ended = connection.run(stream).await;
                     if let Err(error) = ended {
@@ -165,8 +165,10 @@ pub(crate) async fn serve(
 struct Connection {
     /// Bytes in, bytes out.
     engine: Arc<Engine>,
-    /// Who asks, over what.
-    asked: Asked,
+    /// Who asks.
+    source: IpAddr,
+    /// The number of the listener.
+    listener: usize,
     /// Told to stop.
     stop: watch::Receiver<bool>,
 }
@@ -213,7 +215,7 @@ impl Connection {
                 break;
             }
             // All that a source without a policy gets is this denial; it must not hold the place of others for it.
-            if !self.engine.is_known(self.asked) {
+            if !self.engine.is_known(self.source, self.listener) {
                 break;
             }
         }
@@ -228,9 +230,11 @@ impl Connection {
         use std::ops::ControlFlow::{Break, Continue};
         let Ok(room) = Arc::clone(&flow.unread).acquire_owned().await else { return Break(()) };
         let mut out = Vec::new();
+        let since = std::time::Instant::now();
+        let asked = Asked { source: self.source, transport: Transport::Tcp, listener: self.listener, since };
         let step = {
             let view = self.engine.view();
-            self.engine.step(&view, query, self.asked, &mut out)
+            self.engine.step(&view, query, asked, &mut out)
         };
         match step {
             Step::Answer => match flow.answers.send((out, room)).await {

@@ -225,7 +225,7 @@ impl Worker {
         mux: &mut Option<Mux<Waiter, Claim>>,
         sender: &mut Sender,
     ) {
-        let view = self.shared.engine.view();
+        let (view, since) = (self.shared.engine.view(), Instant::now());
         for index in 0..count {
             let Some(datagram) = receiver.datagram(index) else { continue };
             // No port to answer to; a reflector's trick.
@@ -235,7 +235,8 @@ impl Worker {
             if sender.is_full() {
                 self.send(sender);
             }
-            let asked = Asked { source: datagram.source.ip(), transport: Transport::Udp, listener: self.listener };
+            let (source, listener) = (datagram.source.ip(), self.listener);
+            let asked = Asked { source, transport: Transport::Udp, listener, since };
             match self.shared.engine.step(&view, datagram.bytes, asked, sender.next()) {
                 Step::Answer => sender.queue(datagram.source, datagram.local),
                 Step::Drop => {}

@@ -1,6 +1,7 @@
 //! What both benchmarks need: a policy, queries, a cache with answers, and the two ways of a query that need no
 //! upstream, put together from the library's public parts as the engine puts them together.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +64,7 @@ impl Fixture {
         let decision = policy::decide(&asker, &query.qname, query.qtype);
         let limit = query.payload_limit(Transport::Udp);
         if decision.action != Action::Allow {
-            let text = if query.edns.is_some() { decision.explain().to_string() } else { String::new() };
+            let text = if query.edns.is_some() { decision.text() } else { Cow::Borrowed("") };
             let ede = Ede { code: Ede::BLOCKED, text: &text };
             answer::negative(&query, Negative::NxDomain, 5, Some(ede), limit, out);
             return true;
