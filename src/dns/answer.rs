@@ -110,7 +110,7 @@ pub fn servfail(query: &Query<'_>, errors: &[Ede<'_>], out: &mut Vec<u8>) {
 /// Writes SERVFAIL with the reasons an upstream gave; of its records none, as nothing judges them.
 pub fn servfail_as(query: &Query<'_>, response: &Response, out: &mut Vec<u8>) {
     open(query, 0, Rcode::SERVFAIL, [0, 0], out);
-    close(query, Rcode::SERVFAIL, &[], &response.ede_options, query.payload_limit(Transport::Udp), out);
+    close(query, Rcode::SERVFAIL, &[], response.ede_options(), query.payload_limit(Transport::Udp), out);
 }
 
 /// Writes an empty answer with TC=1: the client asks again over TCP.
@@ -135,13 +135,14 @@ pub fn from_response(
         rcode if rcode.0 > flag::RCODE && query.edns.is_none() => Rcode::SERVFAIL,
         rcode => rcode,
     };
-    let Some(header) = Header::read(&response.message) else {
+    let message = response.message();
+    let Some(header) = Header::read(message) else {
         return servfail(query, &[], out);
     };
     let kept = header.flags & (flag::AA | flag::AD);
     let opt = if query.edns.is_some() { OPT_LENGTH } else { 0 };
     let body = HEADER + query.question.len();
-    if response.message.len() < body || response.message.len() + opt > limit {
+    if message.len() < body || message.len() + opt > limit {
         return truncated_with(query, kept & flag::AA, rcode, out);
     }
     out.clear();
@@ -149,8 +150,8 @@ pub fn from_response(
     let counts = [1, answers, authorities, additionals.saturating_add(u16::from(query.edns.is_some()))];
     Header { id: query.id, flags: flags(query, kept, rcode), counts }.write(out);
     out.extend_from_slice(query.question);
-    out.extend_from_slice(&response.message[body..]);
-    for &offset in &response.ttl_offsets {
+    out.extend_from_slice(&message[body..]);
+    for offset in response.ttl_offsets() {
         let at = usize::from(offset);
         if let Some(field) = out.get_mut(at..at + 4) {
             let patched = match ttl {
@@ -160,7 +161,7 @@ pub fn from_response(
             field.copy_from_slice(&patched.to_be_bytes());
         }
     }
-    close(query, rcode, extra_ede.as_slice(), &response.ede_options, limit, out);
+    close(query, rcode, extra_ede.as_slice(), response.ede_options(), limit, out);
 }
 
 /// Writes an empty answer with TC=1 and the flags and RCODE of the answer it stands for.

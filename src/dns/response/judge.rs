@@ -2,6 +2,7 @@
 
 use super::parse::{Message, Record, Section};
 use super::rebuild::rebuild;
+use super::stored::{Parts, Stored};
 use super::svcb::{Hints, address};
 use super::{Body, Response, ResponseError};
 use crate::dns::name::LowerName;
@@ -23,6 +24,7 @@ pub trait ResponseRules {
 
 /// What becomes of a response for one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "it lives on the stack; a target that is denied is rare")]
 pub enum Judgement {
     /// It is sent as it is.
     AsIs,
@@ -58,7 +60,7 @@ pub fn judge(response: &Response, rules: &impl ResponseRules) -> Judgement {
 
 /// Takes the addresses that are not globally reachable out of a response.
 fn without_private(response: &Response) -> Result<Judgement, ResponseError> {
-    let mut message = Message::read(&response.message)?;
+    let mut message = Message::read(response.message())?;
     let keep: Vec<bool> = message.records.iter().map(|record| !holds_private_address(&message, record)).collect();
     let asked_for = |record: &Record| {
         matches!(response.qtype, RecordType::A | RecordType::AAAA)
@@ -73,7 +75,15 @@ fn without_private(response: &Response) -> Result<Judgement, ResponseError> {
     // What is missing now was part of what had been validated.
     let flags = message.header.flags & !flag::AD;
     let Body { message, ttl_offsets } = rebuild(&mut message, &keep, Hints::KeepReachable, flags, response.qtype)?;
-    Ok(Judgement::Rewritten(Response { message, ttl_offsets, private_address: false, ..response.clone() }))
+    let stored = Stored::new(Parts {
+        message,
+        ttl_offsets: &ttl_offsets,
+        ede_options: response.stored.ede_options(),
+        targets: response.stored.targets(),
+        service_targets: response.stored.service_targets(),
+    });
+    let Response { stored: _, ttl, rcode, qtype, private_address: _ } = *response;
+    Ok(Judgement::Rewritten(Response { stored, ttl, rcode, qtype, private_address: false }))
 }
 
 /// Returns whether a record is an address that is not globally reachable.

@@ -9,6 +9,7 @@ mod names;
 mod parse;
 mod plain;
 mod rebuild;
+mod stored;
 mod svcb;
 
 use std::hash::{Hash, Hasher};
@@ -18,6 +19,7 @@ pub use judge::{Judgement, ResponseRules, judge};
 use chain::Selection;
 use judge::holds_private_address;
 use parse::{Message, Record, Section};
+use stored::{Parts, Stored};
 use svcb::Hints;
 
 use super::name::LowerName;
@@ -112,16 +114,8 @@ fn echoes(message: &[u8], header: &Header, question: &Question) -> bool {
 /// What an upstream said, ready to be sent to any client after patching.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// The whole message without an OPT record; ID 0, question in lower case.
-    pub(super) message: Box<[u8]>,
-    /// Where the TTL fields are in `message`.
-    pub(super) ttl_offsets: Box<[u16]>,
-    /// The upstream's EDE options, encoded one after the other.
-    pub(super) ede_options: Box<[u8]>,
-    /// The targets of the CNAME chain, as wire names one after the other.
-    targets: Box<[u8]>,
-    /// The target names of SVCB and HTTPS records, as wire names one after the other.
-    service_targets: Box<[u8]>,
+    /// The message without an OPT record (ID 0, question in lower case), and what else of the reply is needed.
+    stored: Stored,
     /// How long it may be cached, in seconds.
     ttl: u32,
     /// The response code, twelve bits.
@@ -177,7 +171,7 @@ impl Response {
         let ttl = limit_ttls(&mut message, &selection, rcode, question.qtype);
         let ede_options = match &message.opt {
             Some(opt) => encode_edes(&message.bytes[opt.options.clone()])?,
-            None => Box::default(),
+            None => Vec::new(),
         };
         let contents = Contents::of(&message, &selection);
         let list = |names: &[names::NameId]| {
@@ -185,7 +179,7 @@ impl Response {
             for &name in names {
                 message.names.write_lower(name, &mut wire);
             }
-            wire.into_boxed_slice()
+            wire
         };
         let (targets, service_targets) = (list(&selection.targets), list(&selection.service_targets));
         let mut flags = header.flags & KEPT_FLAGS;
@@ -197,18 +191,29 @@ impl Response {
         } else {
             copy(&message, flags)
         };
-        let private_address = contents.private_address;
-        Ok(Self {
+        let stored = Stored::new(Parts {
             message,
-            ttl_offsets,
-            ede_options,
-            targets,
-            service_targets,
-            ttl,
-            rcode,
-            qtype: question.qtype,
-            private_address,
-        })
+            ttl_offsets: &ttl_offsets,
+            ede_options: &ede_options,
+            targets: &targets,
+            service_targets: &service_targets,
+        });
+        Ok(Self { stored, ttl, rcode, qtype: question.qtype, private_address: contents.private_address })
+    }
+
+    /// Returns the whole message without an OPT record; ID 0, question in lower case.
+    pub(super) fn message(&self) -> &[u8] {
+        self.stored.message()
+    }
+
+    /// Returns where the TTL fields are in the message.
+    pub(super) fn ttl_offsets(&self) -> impl ExactSizeIterator<Item = u16> + '_ {
+        self.stored.ttl_offsets()
+    }
+
+    /// Returns the upstream's EDE options, encoded one after the other.
+    pub(super) fn ede_options(&self) -> &[u8] {
+        self.stored.ede_options()
     }
 
     /// Returns the response code, with the bits EDNS adds.
@@ -225,32 +230,27 @@ impl Response {
 
     /// Returns the targets of the CNAME chain, in order.
     pub fn targets(&self) -> impl Iterator<Item = LowerName> {
-        names(&self.targets)
+        names(self.stored.targets())
     }
 
     /// Returns the target names of the SVCB and HTTPS records.
     pub fn service_targets(&self) -> impl Iterator<Item = LowerName> {
-        names(&self.service_targets)
+        names(self.stored.service_targets())
     }
 
     /// Returns how many octets it takes, on the heap and in itself.
     #[must_use]
     pub fn size(&self) -> usize {
-        size_of::<Self>()
-            + self.message.len()
-            + size_of_val(&*self.ttl_offsets)
-            + self.ede_options.len()
-            + self.targets.len()
-            + self.service_targets.len()
+        size_of::<Self>() + self.stored.size()
     }
 }
 
 /// A message that is kept, and where its TTL fields are.
 struct Body {
     /// The message.
-    message: Box<[u8]>,
+    message: Vec<u8>,
     /// The offsets of the TTL fields.
-    ttl_offsets: Box<[u16]>,
+    ttl_offsets: Vec<u16>,
 }
 
 /// What the records of a response make necessary.
@@ -300,7 +300,7 @@ fn copy(message: &Message<'_>, flags: u16) -> Body {
     }
     // None is left out: a message has at most 65,535 octets.
     let offsets = message.records.iter().filter_map(|record| u16::try_from(record.ttl_at).ok());
-    Body { message: out.into(), ttl_offsets: offsets.collect() }
+    Body { message: out, ttl_offsets: offsets.collect() }
 }
 
 /// Returns for how many seconds the response may be cached, and makes no TTL say more.
@@ -340,7 +340,7 @@ const MAX_EDE_TEXT: usize = 160;
 
 /// Returns the EDE options among those of an OPT record, encoded again: texts cut, or left out when they are not UTF-8
 /// (RFC 8914 §2).
-fn encode_edes(options: &[u8]) -> Result<Box<[u8]>, ResponseError> {
+fn encode_edes(options: &[u8]) -> Result<Vec<u8>, ResponseError> {
     let mut encoded = Vec::new();
     let mut left = MAX_EDES;
     for option in Options(options) {
@@ -359,7 +359,7 @@ fn encode_edes(options: &[u8]) -> Result<Box<[u8]>, ResponseError> {
         encoded.extend_from_slice(text.as_bytes());
         left -= 1;
     }
-    Ok(encoded.into())
+    Ok(encoded)
 }
 
 /// Returns the wire names that stand one after the other in `bytes`.

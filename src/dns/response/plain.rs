@@ -12,6 +12,7 @@ mod names;
 use names::{Names, Places};
 
 use super::parse::{Field, MAX_TTL, Section, layout};
+use super::stored::{Parts, Stored};
 use super::{KEPT_FLAGS, Question, Response, encode_edes, svcb};
 use crate::dns::rcode::Rcode;
 use crate::dns::rebinding::is_globally_reachable;
@@ -282,10 +283,19 @@ impl Reader<'_> {
         let bytes = self.names.bytes;
         let (rcode_high, ede_options) = match self.opt {
             Some(opt) => (opt.rcode_high, encode_edes(bytes.get(opt.options_at..self.at)?).ok()?),
-            None => (0, Box::default()),
+            None => (0, Vec::new()),
         };
         let rcode = Rcode(u16::from(rcode_high) << 4 | header.flags & super::flag::RCODE);
-        let mut message: Box<[u8]> = bytes.get(..self.kept_end)?.into();
+        let (targets, service_targets) = (self.names.list(self.hops()), self.names.list(self.services.iter()));
+        let mut parts = Parts {
+            message: Vec::new(),
+            ttl_offsets: self.ttl_offsets.get(..self.records)?,
+            ede_options: &ede_options,
+            targets: &targets,
+            service_targets: &service_targets,
+        };
+        let mut message = Vec::with_capacity(self.kept_end + parts.room());
+        message.extend_from_slice(bytes.get(..self.kept_end)?);
         let ttl = match (rcode, self.soa) {
             (Rcode::NOERROR, _) if self.is_answered => self.answer_ttl?,
             (Rcode::NOERROR | Rcode::NXDOMAIN, Some(Soa { ttl_at, negative_ttl })) => {
@@ -300,18 +310,14 @@ impl Reader<'_> {
         *start = Header { id: 0, flags: header.flags & KEPT_FLAGS, counts }.to_bytes();
         let qname = question.qname.as_wire();
         rest.get_mut(..qname.len())?.copy_from_slice(qname);
-        let hops = self.chain.iter().skip(1).chain(self.target);
-        Some(Response {
-            message,
-            ttl_offsets: self.ttl_offsets.get(..self.records)?.into(),
-            ede_options,
-            targets: self.names.list(hops),
-            service_targets: self.names.list(self.services.iter()),
-            ttl,
-            rcode,
-            qtype: self.qtype,
-            private_address: self.private_address,
-        })
+        parts.message = message;
+        let (stored, qtype, private_address) = (Stored::new(parts), self.qtype, self.private_address);
+        Some(Response { stored, ttl, rcode, qtype, private_address })
+    }
+
+    /// Returns the targets of the chain.
+    fn hops(&self) -> impl Iterator<Item = usize> + Clone {
+        self.chain.iter().skip(1).chain(self.target)
     }
 }
 

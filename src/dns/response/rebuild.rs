@@ -41,7 +41,7 @@ pub(super) fn rebuild(
     let mut header = Vec::with_capacity(HEADER);
     Header { id: 0, flags, counts }.write(&mut header);
     out[..HEADER].copy_from_slice(&header);
-    Ok(Body { message: out.into(), ttl_offsets: ttl_offsets.into() })
+    Ok(Body { message: out, ttl_offsets })
 }
 
 /// A message under construction.

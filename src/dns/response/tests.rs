@@ -114,8 +114,8 @@ fn a_plain_response_is_kept_octet_by_octet_without_its_opt() {
     let response = respond(plain().opt(4096, 0x8000, &[0, 10, 0, 1, 1]), A).unwrap();
     let mut expected = plain().bytes();
     expected[..2].fill(0);
-    assert_eq!(*response.message, *expected);
-    assert_eq!(response.ttl_offsets.len(), 2);
+    assert_eq!(*response.message(), *expected);
+    assert_eq!(response.ttl_offsets().len(), 2);
     assert_eq!((response.ttl(), response.rcode()), (60, Rcode::NOERROR));
     assert_eq!(texts(response.targets()), ["a.example"]);
     assert!(response.size() > expected.len());
@@ -213,7 +213,7 @@ fn only_what_belongs_to_the_question_is_kept() {
     ];
     for (name, sample, expected) in cases {
         let response = respond(sample, A).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let kept: Vec<String> = records(&response.message)
+        let kept: Vec<String> = records(response.message())
             .iter()
             .map(|line| {
                 let words: Vec<&str> = line.split(' ').collect();
@@ -234,7 +234,7 @@ fn ad_is_cleared_only_when_answer_or_authority_lose_something() {
         (plain().record(3, "bank.test", A, 60, &PUBLIC), true),
     ];
     for (index, (sample, kept)) in cases.into_iter().enumerate() {
-        assert_eq!(respond(sample, A).unwrap().message[3] & 0x20 != 0, kept, "case {index}");
+        assert_eq!(respond(sample, A).unwrap().message()[3] & 0x20 != 0, kept, "case {index}");
     }
 }
 
@@ -265,7 +265,7 @@ fn the_ttl_is_the_least_of_the_answer_or_the_negative_one() {
 #[test]
 fn a_ttl_over_31_bits_is_sent_as_0() {
     let response = respond(answer(0).record(1, "www.example", A, u32::MAX, &PUBLIC), A).unwrap();
-    assert_eq!(records(&response.message), ["an www.example. 0 A"]);
+    assert_eq!(records(response.message()), ["an www.example. 0 A"]);
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn a_cname_that_was_asked_for_is_the_answer_and_a_target() {
         .record(1, "www.example", RecordType::CNAME, 60, &wire("a.test"))
         .record(1, "a.test", A, 60, &PUBLIC);
     let response = respond(sample, RecordType::CNAME).unwrap();
-    assert_eq!(records(&response.message), ["an www.example. 60 CNAME"]);
+    assert_eq!(records(response.message()), ["an www.example. 60 CNAME"]);
     assert_eq!((response.ttl(), texts(response.targets())), (60, vec!["a.test".to_owned()]));
 }
 
@@ -332,7 +332,7 @@ fn octets_behind_the_last_record_are_left_out() {
     let mut bytes = answer(0).record(1, "www.example", A, 60, &PUBLIC).bytes();
     let length = bytes.len();
     bytes.extend([1, 2, 3]);
-    assert_eq!(Response::parse(&bytes, &question("www.example", A)).unwrap().message.len(), length);
+    assert_eq!(Response::parse(&bytes, &question("www.example", A)).unwrap().message().len(), length);
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn compressed_names_survive_when_what_they_point_to_goes() {
         .raw(1, b"\x04Bank\xc0\x27", RecordType::SRV, 1, 60, b"\x00\x00\x00\x00\x00\x19\xc0\x1d")
         .raw(3, b"\xc0\x1d", A, 1, 60, &PUBLIC);
     let response = respond(sample, RecordType::A).unwrap();
-    let message = read(&response.message);
+    let message = read(response.message());
     let lines: Vec<String> =
         message.answers.iter().map(|record| format!("{} {}", record.name, record.data).to_lowercase()).collect();
     assert_eq!(
@@ -355,7 +355,7 @@ fn compressed_names_survive_when_what_they_point_to_goes() {
     );
     assert_eq!(message.additionals[0].name.to_string(), "mail.bank.test.");
     // Rebuilt: the SRV target is written in full (RFC 2782), so it is there a second time.
-    let found = response.message.windows(5).filter(|octets| octets.eq_ignore_ascii_case(b"\x04mail")).count();
+    let found = response.message().windows(5).filter(|octets| octets.eq_ignore_ascii_case(b"\x04mail")).count();
     assert_eq!(found, 2);
 }
 
@@ -388,8 +388,8 @@ fn an_opt_record_before_others_is_taken_out() {
         &PUBLIC,
     );
     let response = respond(sample, A).unwrap();
-    assert_eq!(records(&response.message), ["ns example. 60 NS", "ar ns.example. 60 A"]);
-    assert_eq!(counts(&response.message), [1, 0, 1, 1]);
+    assert_eq!(records(response.message()), ["ns example. 60 NS", "ar ns.example. 60 A"]);
+    assert_eq!(counts(response.message()), [1, 0, 1, 1]);
 }
 
 #[test]
@@ -399,7 +399,7 @@ fn edes_of_the_upstream_are_bounded() {
     let other = [0, 3, 0, 1, 1];
     let options = [&other[..], &long, &bad, &long, &long, &long].concat();
     let response = respond(answer(2).opt(1232, 0, &options), A).unwrap();
-    let edes: Vec<(u16, usize)> = Options(&response.ede_options)
+    let edes: Vec<(u16, usize)> = Options(response.ede_options())
         .map(|option| option.ok().map(|(code, data)| (code, data.len())).unwrap())
         .collect();
     assert_eq!(edes, [(15, 162), (15, 2), (15, 162), (15, 162)]);
@@ -414,9 +414,9 @@ fn ech_is_removed_from_every_https_record() {
         .record(3, "svc.test", https, 60, &svcb(1, "", &[(5, b"secret")]))
         .record(3, "www.example", A, 60, &PUBLIC);
     let response = respond(sample, https).unwrap();
-    assert!(!response.message.windows(6).any(|octets| octets == b"secret"));
-    assert_eq!(response.message[3] & 0x20, 0, "AD is cleared");
-    let lines = records(&response.message);
+    assert!(!response.message().windows(6).any(|octets| octets == b"secret"));
+    assert_eq!(response.message()[3] & 0x20, 0, "AD is cleared");
+    let lines = records(response.message());
     assert_eq!(lines.len(), 4, "{lines:?}");
     let expected = Sample::response("www.example", https, 0)
         .raw(1, b"\xc0\x0c", https, 1, 60, &svcb(1, "", &[(0, &[0, 1]), (1, b"\x02h2")]))
@@ -424,7 +424,7 @@ fn ech_is_removed_from_every_https_record() {
         .raw(3, &wire("svc.test"), https, 1, 60, &svcb(1, "", &[]))
         .raw(3, b"\xc0\x0c", A, 1, 60, &PUBLIC)
         .bytes();
-    assert_eq!(response.message[4..], expected[4..]);
+    assert_eq!(response.message()[4..], expected[4..]);
     assert_eq!(texts(response.service_targets()), ["svc.test"]);
 }
 
@@ -443,11 +443,11 @@ fn malformed_service_parameters_take_their_record_with_them() {
         let sample = Sample::response("www.example", https, 0)
             .record(1, "www.example", https, 60, &svcb(1, "", params))
             .record(1, "www.example", https, 60, &svcb(2, "", &[]));
-        assert_eq!(counts(&respond(sample, https).unwrap().message), [1, 1, 0, 0], "{params:?}");
+        assert_eq!(counts(respond(sample, https).unwrap().message()), [1, 1, 0, 0], "{params:?}");
     }
     let cut = [&svcb(1, "", &[])[..], &[0, 1, 0]].concat();
     let sample = Sample::response("www.example", https, 0).record(1, "www.example", https, 60, &cut);
-    assert_eq!(counts(&respond(sample, https).unwrap().message), [1, 0, 0, 0]);
+    assert_eq!(counts(respond(sample, https).unwrap().message()), [1, 0, 0, 0]);
 }
 
 #[test]
@@ -464,8 +464,8 @@ fn private_addresses_are_removed_unless_allowed() {
     assert_eq!(judge(&response, &Rules { private: true, targets: None }), Judgement::AsIs);
     let Judgement::Rewritten(rewritten) = judge(&response, &STRICT) else { panic!("two addresses are private") };
     let expected = ["an www.example. 70 A", "ns example. 60 NS", "ar ns.example. 80 A"];
-    assert_eq!(records(&rewritten.message), expected);
-    assert_eq!(rewritten.message[3] & 0x20, 0, "AD is cleared");
+    assert_eq!(records(rewritten.message()), expected);
+    assert_eq!(rewritten.message()[3] & 0x20, 0, "AD is cleared");
     assert_eq!(judge(&rewritten, &STRICT), Judgement::AsIs);
     let query = Sample::query("www.example", A).bytes();
     let mut out = Vec::new();
@@ -495,7 +495,7 @@ fn private_hints_are_removed_and_an_emptied_hint_goes() {
     let kept: &[(u16, &[u8])] = &[(0, &[0, 1]), (1, b"\x02h2"), (4, &PUBLIC)];
     let expected =
         Sample::response("www.example", https, 0).raw(1, b"\xc0\x0c", https, 1, 60, &svcb(1, "", kept)).bytes();
-    assert_eq!(rewritten.message[2..], expected[2..]);
+    assert_eq!(rewritten.message()[2..], expected[2..]);
 }
 
 #[test]
@@ -551,7 +551,7 @@ fn many_records_and_long_pointer_chains_are_linear_work() {
     let bytes = sample.bytes();
     assert!(bytes.len() < MAX_LENGTH);
     let response = Response::parse(&bytes, &question("www.example", A)).unwrap();
-    assert_eq!(counts(&response.message), [1, 0, 0, 0]);
+    assert_eq!(counts(response.message()), [1, 0, 0, 0]);
     let too_many = (0..4097).fold(answer(0), |sample, _| sample.raw(1, &[0xc0, 12], RecordType::NULL, 1, 60, &[]));
     assert_eq!(respond(too_many, A), Err(ResponseError::TooManyRecords));
 }
@@ -570,12 +570,12 @@ fn exercise(bytes: &[u8], question: &Question) {
         assert!(out.len() <= limit);
     }
     // What is kept is well-formed: it reads the same again, and nothing more goes.
-    let mut kept = response.message.to_vec();
+    let mut kept = response.message().to_vec();
     let again = Response::parse(&kept, question).expect("what is kept can be read");
-    assert_eq!(again.message.len(), response.message.len());
+    assert_eq!(again.message().len(), response.message().len());
     kept.clear();
     if let Judgement::Rewritten(rewritten) = judge(&response, &STRICT) {
-        let again = Response::parse(&rewritten.message, question).expect("what is rewritten can be read");
+        let again = Response::parse(rewritten.message(), question).expect("what is rewritten can be read");
         assert!(!again.private_address, "no private address is left");
         from_response(&query, &rewritten, TtlMode::Fixed(30), None, MAX_LENGTH, &mut out);
     }
@@ -641,7 +641,7 @@ proptest! {
             let records = read(bytes).answers.into_iter().filter(|record| record.name.to_string() != "other.test.");
             records.map(|record| format!("{} {} {}", record.name, record.record_type(), record.data)).collect()
         };
-        prop_assert_eq!(lines(&response.message), lines(&before));
+        prop_assert_eq!(lines(response.message()), lines(&before));
         exercise(&before, &question("www.example", A));
     }
 }
