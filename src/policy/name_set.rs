@@ -199,6 +199,11 @@ impl NameSet {
         })
     }
 
+    /// Returns which label counts occur, a bit each: exact patterns, then wildcards.
+    pub(super) const fn depths(&self) -> [u128; 2] {
+        self.depths
+    }
+
     /// Returns whether a pattern of this kind has so many labels.
     #[inline]
     pub(super) const fn has_depth(&self, kind: Kind, labels: usize) -> bool {
@@ -246,7 +251,7 @@ impl Kind {
     }
 
     /// Returns its index in an array of both.
-    const fn index(self) -> usize {
+    pub(super) const fn index(self) -> usize {
         match self {
             Self::Exact => 0,
             Self::Below => 1,

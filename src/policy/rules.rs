@@ -12,6 +12,8 @@ use super::name_set::{Kind, Match, NameSet, Via};
 pub struct Rules {
     /// The sets; all have the same hash key.
     parts: Vec<Part>,
+    /// Which label counts occur in any of them, a bit each: exact patterns, then wildcards.
+    depths: [u128; 2],
 }
 
 /// One set of a list.
@@ -27,13 +29,28 @@ impl Rules {
     /// Adds a set, unless it is empty.
     pub(super) fn add(&mut self, set: Arc<NameSet>, via: Via) {
         if !set.is_empty() {
+            self.add_depths(set.depths());
             self.parts.push(Part { set, via });
         }
     }
 
     /// Adds all sets of other rules.
     pub(super) fn extend(&mut self, other: &Self) {
+        self.add_depths(other.depths);
         self.parts.extend(other.parts.iter().cloned());
+    }
+
+    /// Adds label counts that occur.
+    fn add_depths(&mut self, depths: [u128; 2]) {
+        for (own, more) in self.depths.iter_mut().zip(depths) {
+            *own |= more;
+        }
+    }
+
+    /// Returns whether a pattern of this kind has so many labels: most suffixes of most names need no look-up at all.
+    #[inline]
+    pub(super) const fn has_depth(&self, kind: Kind, labels: usize) -> bool {
+        self.depths[kind.index()] >> (labels & 127) & 1 == 1
     }
 
     /// Returns whether nothing is listed.
@@ -51,6 +68,9 @@ impl Rules {
     /// labels. `hash` keeps the suffix's hash for the next rules that are asked.
     #[inline]
     pub(super) fn find(&self, kind: Kind, suffix: &[u8], labels: usize, hash: &mut Option<u64>) -> Option<Rule<'_>> {
+        if !self.has_depth(kind, labels) {
+            return None;
+        }
         self.parts.iter().find_map(|part| {
             if !part.set.has_depth(kind, labels) {
                 return None;
