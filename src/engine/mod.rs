@@ -88,9 +88,9 @@ impl Pending {
         &self.question
     }
 
-    /// Returns what its answer depends on.
-    pub(crate) fn view(&self) -> &Arc<View> {
-        &self.view
+    /// Returns whom to ask.
+    pub(crate) fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.view.upstreams
     }
 }
 
@@ -266,6 +266,12 @@ impl Engine {
         Found { response, upstream }
     }
 
+    /// Keeps that no upstream could answer `question`.
+    pub(crate) fn keep_failure(&self, question: &Question, failure: Failure) -> Arc<Failure> {
+        self.cache.refresh_failed(question, self.now());
+        Arc::new(failure)
+    }
+
     /// Keeps an answer that came after its question was handed on; who waits for it there gets it too.
     pub(crate) fn keep_late(&self, question: &Question, response: Response, upstream: SocketAddr) {
         let found = self.keep(question, response, upstream);
@@ -316,10 +322,7 @@ impl Engine {
     async fn ask(&self, upstreams: &Upstreams, question: &Question, tried: Option<Tried>) -> Lookup {
         match upstreams.ask_after(question, tried).await {
             Ok(answered) => Ok(self.keep(question, answered.response, answered.upstream)),
-            Err(failure) => {
-                self.cache.refresh_failed(question, self.now());
-                Err(Arc::new(failure))
-            }
+            Err(failure) => Err(self.keep_failure(question, failure)),
         }
     }
 

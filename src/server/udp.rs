@@ -15,8 +15,9 @@ use tokio::runtime::Handle;
 
 use crate::datagram::{self, BATCH, LocalAddress, Receiver, Sender, Wait};
 use crate::dns::response::Question;
-use crate::engine::{Asked, Claim, Engine, Pending, Step, Transport};
-use crate::upstream::mux::Mux;
+use crate::engine::{Asked, Claim, Engine, Lookup, Pending, Step, Transport};
+use crate::upstream::Upstreams;
+use crate::upstream::mux::{Fate, Mux, Waits};
 
 /// How long a thread waits for a datagram before it looks whether it should stop.
 const TICK: Duration = Duration::from_millis(200);
@@ -159,9 +160,13 @@ struct Waiter {
     local: Option<LocalAddress>,
 }
 
-impl AsRef<Arc<Question>> for Waiter {
-    fn as_ref(&self) -> &Arc<Question> {
+impl Waits for Waiter {
+    fn question(&self) -> &Arc<Question> {
         self.pending.question()
+    }
+
+    fn upstreams(&self) -> &Arc<Upstreams> {
+        self.pending.upstreams()
     }
 }
 
@@ -254,8 +259,7 @@ impl Worker {
     /// Asks the upstream for a query from this thread, or, where that cannot be, from the runtime.
     fn ask(&self, mux: &mut Option<Mux<Waiter, Claim>>, waiter: Waiter) {
         let Some(mux) = mux else { return self.ask_elsewhere(waiter) };
-        let view = Arc::clone(waiter.pending.view());
-        if let Err(waiter) = mux.ask(&view.upstreams, waiter, |question| self.shared.engine.claim(question)) {
+        if let Err(waiter) = mux.ask(waiter, |question| self.shared.engine.claim(question)) {
             self.ask_elsewhere(waiter);
         }
     }
@@ -263,28 +267,37 @@ impl Worker {
     /// Takes what upstreams said, for `limit` at most, and answers those who wait for it.
     fn wait_upstream(&self, mux: &mut Mux<Waiter, Claim>, limit: Duration, sender: &mut Sender) {
         let engine = &self.shared.engine;
-        mux.wait(limit, |landed| match (landed.outcome, landed.claim) {
-            (Ok((response, upstream)), Some(claim)) => {
+        mux.wait(limit, |landed| match (landed.fate, landed.claim) {
+            (Fate::Answered(response, upstream), Some(claim)) => {
                 let lookup = Ok(engine.keep(&landed.question, response, upstream));
-                for waiter in landed.waiters {
-                    if sender.is_full() {
-                        self.send(sender);
-                    }
-                    engine.answer(&waiter.pending, &lookup, sender.next());
-                    sender.queue(waiter.source, waiter.local);
-                }
-                claim.settle(lookup);
+                self.settle(claim, lookup, landed.waiters, sender);
             }
-            (Ok((response, upstream)), None) => engine.keep_late(&landed.question, response, upstream),
-            (Err(tried), Some(claim)) => {
+            (Fate::Answered(response, upstream), None) => engine.keep_late(&landed.question, response, upstream),
+            (Fate::Failed(failure), Some(claim)) => {
+                let lookup = Err(engine.keep_failure(&landed.question, failure));
+                self.settle(claim, lookup, landed.waiters, sender);
+            }
+            (Fate::Elsewhere(tried), Some(claim)) => {
                 if let Some(first) = landed.waiters.first() {
                     engine.ask_on(claim, &first.pending, tried);
                 }
                 landed.waiters.into_iter().for_each(|waiter| self.ask_elsewhere(waiter));
             }
             // A late failure says nothing new.
-            (Err(_), None) => {}
+            (Fate::Failed(_) | Fate::Elsewhere(_), None) => {}
         });
+    }
+
+    /// Answers all who wait for a question.
+    fn settle(&self, claim: Claim, lookup: Lookup, waiters: Vec<Waiter>, sender: &mut Sender) {
+        for waiter in waiters {
+            if sender.is_full() {
+                self.send(sender);
+            }
+            self.shared.engine.answer(&waiter.pending, &lookup, sender.next());
+            sender.queue(waiter.source, waiter.local);
+        }
+        claim.settle(lookup);
     }
 
     /// Sends what is queued.

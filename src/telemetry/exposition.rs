@@ -262,6 +262,11 @@ fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family
             "Answers truncated over UDP, and asked for again over TCP",
             load(&metrics.upstream_truncated),
         ),
+        Family::counter(
+            "hostgate_upstream_retransmissions",
+            "Questions sent again over UDP because their answer took long",
+            load(&metrics.upstream_retransmitted),
+        ),
         family("hostgate_upstream_tries", "Tries at each upstream", Samples::Counter(by_server(|up| up.asked))),
         family(
             "hostgate_upstream_answers",

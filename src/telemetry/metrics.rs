@@ -39,6 +39,8 @@ pub(crate) struct Metrics {
     pub(super) upstream_ignored: AtomicU64,
     /// Answers of upstreams that were truncated over UDP.
     pub(super) upstream_truncated: AtomicU64,
+    /// Questions sent again because their answer took long.
+    pub(super) upstream_retransmitted: AtomicU64,
 }
 
 /// The kinds of failure that upstreams have, by index.
@@ -65,6 +67,9 @@ impl Observer for Metrics {
             Event::Ignored => {
                 self.upstream_ignored.fetch_add(1, Relaxed);
             }
+            Event::Retransmitted => {
+                self.upstream_retransmitted.fetch_add(1, Relaxed);
+            }
             Event::Truncated => {
                 self.upstream_truncated.fetch_add(1, Relaxed);
             }
@@ -85,6 +90,7 @@ impl Default for Metrics {
             upstream_failures: Default::default(),
             upstream_ignored: AtomicU64::new(0),
             upstream_truncated: AtomicU64::new(0),
+            upstream_retransmitted: AtomicU64::new(0),
         }
     }
 }

@@ -154,23 +154,36 @@ impl Endpoint {
     /// Notes a try that failed after `taken`.
     pub(super) fn note_failed(&self, kind: FailureKind, taken: Duration, around: &Surroundings) {
         let now = around.epoch.elapsed();
-        match kind {
+        let trouble = match kind {
             // Not the upstream's doing.
-            FailureKind::Busy | FailureKind::NoUpstream => {}
-            FailureKind::Timeout => self.health().failed(Trouble::Silent(taken), now),
-            FailureKind::Network => self.health().failed(Trouble::Unreachable, now),
-            FailureKind::Malformed | FailureKind::Refused | FailureKind::ServFail => {
-                self.health().failed(Trouble::Failed, now);
+            FailureKind::Busy | FailureKind::NoUpstream => None,
+            FailureKind::Timeout => Some(Trouble::Silent),
+            FailureKind::Network => Some(Trouble::Unreachable),
+            FailureKind::Malformed | FailureKind::Refused => Some(Trouble::Failed),
+            // It may be the name's doing, as when its DNSSEC is broken: see `note_outdone`.
+            FailureKind::ServFail => {
+                self.health().heard(now);
+                None
             }
+        };
+        if let Some(trouble) = trouble {
+            self.health().failed(trouble, now.saturating_sub(taken), now);
         }
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
         around.observer.observe(Event::Failed(kind));
     }
 
+    /// Notes that another upstream had the answer where this one said SERVFAIL: so it was not the name's doing.
+    pub(super) fn note_outdone(&self, around: &Surroundings) {
+        let now = around.epoch.elapsed();
+        self.health().failed(Trouble::Failed, now, now);
+    }
+
     /// Notes a try that was given up after it was let pass in silence for `waited`.
     pub(super) fn note_silent(&self, waited: Duration, around: &Surroundings) {
+        let now = around.epoch.elapsed();
         self.counts.silent.fetch_add(1, Ordering::Relaxed);
-        self.health().failed(Trouble::Silent(waited), around.epoch.elapsed());
+        self.health().failed(Trouble::Silent, now.saturating_sub(waited), now);
         around.observer.observe(Event::Failed(FailureKind::Timeout));
     }
 

@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
-/// The shortest time an upstream is given before the next is asked as well.
-const MIN_PATIENCE: Duration = Duration::from_millis(250);
+/// The shortest time an upstream is given before it, or the next, is asked again.
+///
+/// A round trip within a data centre takes well under a millisecond, but so short a time would mean two queries for every
+/// name that the upstream itself has to ask for. The least that unbound (1.17) gives is 50 ms as well.
+const MIN_PATIENCE: Duration = Duration::from_millis(50);
 
-/// How many smoothed round trips an answer may take before the next upstream is asked as well.
-const PATIENCE_ROUND_TRIPS: u32 = 3;
+/// The time an upstream is given of which nothing is measured: most of the world is closer.
+const FIRST_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Failures in a row after which an upstream is asked last.
 ///
@@ -29,8 +32,8 @@ const RANK_UNIT: Duration = Duration::from_millis(8);
 /// What a try that brought no answer says about the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// Silence for this long, and longer than it is given.
-    Silent(Duration),
+    /// Silence, longer than it is given.
+    Silent,
     /// It said that it cannot answer, or something that cannot be read.
     Failed,
     /// The network says that nobody is there.
@@ -42,6 +45,8 @@ pub(super) enum Trouble {
 pub(super) struct Rank {
     /// Whether it failed several times in a row.
     is_down: bool,
+    /// Whether nothing came since it was last asked in vain.
+    is_silent: bool,
     /// The power of two of its round trip; one never measured ranks as the fastest do, so that the configured
     /// order decides until there is a reason.
     round_trip: u32,
@@ -50,40 +55,86 @@ pub(super) struct Rank {
 /// The measured state of one upstream.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Health {
-    /// The smoothed round-trip time (as TCP's, RFC 6298 §2: 7/8 old, 1/8 new); `None` before the first answer.
-    round_trip: Option<Duration>,
+    /// The smoothed round-trip time and its variation; `None` before the first answer.
+    round_trip: Option<RoundTrip>,
     /// Failures since the last answer.
     failures: u32,
+    /// Whether the last failure was silence: then the others go first until it says something.
+    is_silent: bool,
+    /// When it said something last.
+    heard_at: Duration,
+    /// When a failure was noted last.
+    failed_at: Duration,
     /// When it may next be probed.
     probe_at: Duration,
+}
+
+/// A smoothed round-trip time and its variation, as TCP has them (RFC 6298 §2).
+#[derive(Clone, Copy, Debug)]
+struct RoundTrip {
+    /// SRTT.
+    smoothed: Duration,
+    /// RTTVAR.
+    variation: Duration,
+}
+
+impl RoundTrip {
+    /// Returns what the first measurement says (RFC 6298 §2.2).
+    fn first(measured: Duration) -> Self {
+        Self { smoothed: measured, variation: measured / 2 }
+    }
+
+    /// Returns it with a measurement more (RFC 6298 §2.3: a quarter and an eighth are new).
+    fn with(self, measured: Duration) -> Self {
+        let variation = (self.variation * 3 + self.smoothed.abs_diff(measured)) / 4;
+        Self { smoothed: (self.smoothed * 7 + measured) / 8, variation }
+    }
 }
 
 impl Health {
     /// Returns the state of an upstream that nothing is known of.
     pub(super) fn new(now: Duration) -> Self {
-        Self { round_trip: None, failures: 0, probe_at: now + REMEASURE_AFTER }
+        Self { probe_at: now + REMEASURE_AFTER, ..Self::default() }
     }
 
     /// Notes an answer after `round_trip`. NXDOMAIN and NODATA are answers: what does not exist is not the
     /// upstream's failure (hickory-resolver 0.26.3 counts it as one, and slows down for good).
+    ///
+    /// Every try has an ID of its own, so it is known which one is answered: no measurement is ambiguous (Karn's rule,
+    /// RFC 6298 §3).
     pub(super) fn answered(&mut self, round_trip: Duration, now: Duration) {
         // What was measured before it went down, and while, says nothing of how it came back.
         let known = self.round_trip.filter(|_| !self.is_down());
-        self.round_trip = Some(known.map_or(round_trip, |old| (old * 7 + round_trip) / 8));
+        self.round_trip = Some(known.map_or_else(|| RoundTrip::first(round_trip), |known| known.with(round_trip)));
         self.failures = 0;
         self.probe_at = now + REMEASURE_AFTER;
+        self.heard(now);
     }
 
-    /// Notes a try that brought no answer.
-    pub(super) fn failed(&mut self, trouble: Trouble, now: Duration) {
+    /// Notes a reply that is no answer and yet no failure of the upstream's.
+    pub(super) fn heard(&mut self, now: Duration) {
+        self.is_silent = false;
+        self.heard_at = now;
+    }
+
+    /// Notes that a try of `sent` brought no answer.
+    ///
+    /// Of many in flight when it fails, only the first counts; and silence not at all when something came since: then a
+    /// datagram was lost, or the name takes long.
+    pub(super) fn failed(&mut self, trouble: Trouble, sent: Duration, now: Duration) {
+        let is_old = sent < self.failed_at || trouble == Trouble::Silent && sent < self.heard_at;
+        if is_old {
+            return;
+        }
+        self.failed_at = now;
         self.failures = self.failures.saturating_add(1);
         match trouble {
-            Trouble::Silent(waited) => {
-                // The round trip is at least this long: one lost datagram lets a faster upstream go first.
-                let old = self.round_trip.unwrap_or(waited);
-                self.round_trip = Some(old.max((old * 7 + waited) / 8));
+            Trouble::Silent => {
+                self.is_silent = true;
+                // With the next question, aside: perhaps it was but one datagram.
+                self.probe_at = if self.failures == 1 { now } else { now + FIRST_BACKOFF };
             }
-            Trouble::Failed => {}
+            Trouble::Failed => self.heard(now),
             Trouble::Unreachable => self.failures = self.failures.max(DOWN_AFTER),
         }
         if self.is_down() {
@@ -99,19 +150,20 @@ impl Health {
 
     /// Returns the smoothed round-trip time, if any was measured.
     pub(super) fn round_trip(&self) -> Option<Duration> {
-        self.round_trip
+        self.round_trip.map(|known| known.smoothed)
     }
 
     /// Returns the place in the order; equal ones go as configured.
     pub(super) fn rank(&self) -> Rank {
-        let units = self.round_trip.map_or(0, |time| time.as_millis() / RANK_UNIT.as_millis());
-        Rank { is_down: self.is_down(), round_trip: u128::BITS - units.leading_zeros() }
+        let units = self.round_trip().map_or(0, |time| time.as_millis() / RANK_UNIT.as_millis());
+        let round_trip = u128::BITS - units.leading_zeros();
+        Rank { is_down: self.is_down(), is_silent: self.is_silent, round_trip }
     }
 
-    /// Returns how long to wait for an answer before the next try starts beside this one; at most half of
-    /// `timeout`, so that there is time for a second.
+    /// Returns how long to wait for an answer before the next try starts beside this one (RFC 6298 §2: RTO); at most
+    /// half of `timeout`, so that there is time for a second.
     pub(super) fn patience(&self, timeout: Duration) -> Duration {
-        let wished = self.round_trip.unwrap_or_default() * PATIENCE_ROUND_TRIPS;
+        let wished = self.round_trip.map_or(FIRST_PATIENCE, |known| known.smoothed + known.variation * 4);
         wished.max(MIN_PATIENCE).min(timeout / 2)
     }
 
@@ -150,13 +202,13 @@ mod tests {
     fn three_failures_in_a_row_are_down_and_one_answer_is_up_again() {
         let mut health = Health::new(ms(0));
         for (count, down) in [(1, false), (2, false), (3, true)] {
-            health.failed(Trouble::Failed, ms(count));
+            health.failed(Trouble::Failed, ms(count), ms(count));
             assert_eq!(health.is_down(), down, "failure {count}");
         }
         health.answered(ms(1), ms(9));
         assert!(!health.is_down());
         assert_eq!(health.round_trip(), Some(ms(1)));
-        health.failed(Trouble::Unreachable, ms(10));
+        health.failed(Trouble::Unreachable, ms(10), ms(10));
         assert!(health.is_down(), "the network is sure at once");
     }
 
@@ -166,7 +218,7 @@ mod tests {
         let mut now = ms(0);
         let mut waits = Vec::new();
         for _ in 0..8 {
-            health.failed(Trouble::Unreachable, now);
+            health.failed(Trouble::Unreachable, now, now);
             let since = now;
             while !health.claim_probe(now) {
                 now += ms(500);
@@ -179,14 +231,20 @@ mod tests {
 
     #[test]
     fn order_is_up_before_down_then_fast_before_slow_then_as_configured() {
-        let with =
-            |round_trip: Option<u64>, failures| Health { round_trip: round_trip.map(ms), failures, probe_at: ms(0) };
+        let with = |round_trip: Option<u64>, failures| Health {
+            round_trip: round_trip.map(|time| RoundTrip::first(ms(time))),
+            failures,
+            ..Health::default()
+        };
+        let silent = Health { is_silent: true, ..with(Some(1), 1) };
         let cases = [
             (with(Some(500), 0), with(Some(1), 3), std::cmp::Ordering::Less),
             (with(Some(20), 0), with(Some(100), 0), std::cmp::Ordering::Less),
             (with(Some(1), 0), with(Some(7), 0), std::cmp::Ordering::Equal),
             (with(None, 0), with(Some(3), 0), std::cmp::Ordering::Equal),
             (with(None, 0), with(Some(30), 0), std::cmp::Ordering::Less),
+            (with(Some(500), 0), silent, std::cmp::Ordering::Less),
+            (silent, with(Some(1), 3), std::cmp::Ordering::Less),
         ];
         for (one, other, order) in cases {
             assert_eq!(one.rank().cmp(&other.rank()), order, "{one:?} {other:?}");
@@ -195,20 +253,60 @@ mod tests {
 
     #[test]
     fn patience_follows_the_round_trip_and_leaves_time_for_a_second_try() {
+        // One measurement: SRTT + 4 * (SRTT / 2).
         const CASES: &[(u64, u64, u64)] =
-            &[(0, 2000, 250), (10, 2000, 250), (200, 2000, 600), (900, 2000, 1000), (10, 100, 50)];
+            &[(0, 2000, 50), (10, 2000, 50), (200, 2000, 600), (900, 2000, 1000), (10, 60, 30)];
         for &(round_trip, timeout, patience) in CASES {
-            let health = Health { round_trip: Some(ms(round_trip)), ..Health::default() };
+            let health = Health { round_trip: Some(RoundTrip::first(ms(round_trip))), ..Health::default() };
             assert_eq!(health.patience(ms(timeout)), ms(patience), "{round_trip} of {timeout}");
         }
+        assert_eq!(Health::default().patience(ms(2000)), ms(300), "nothing is known");
+        assert_eq!(Health::default().patience(ms(200)), ms(100));
     }
 
     #[test]
-    fn one_silent_try_lets_a_fast_upstream_go_first() {
+    fn patience_grows_with_the_variation_and_shrinks_when_it_is_steady() {
+        let mut health = Health::new(ms(0));
+        for _ in 0..100 {
+            health.answered(ms(100), ms(0));
+        }
+        let steady = health.patience(ms(2000));
+        assert!(steady < ms(105), "{steady:?}");
+        health.answered(ms(500), ms(0));
+        // SRTT 150, RTTVAR 100.
+        let shaken = health.patience(ms(2000));
+        assert!(shaken > ms(545) && shaken < ms(555), "{shaken:?}");
+    }
+
+    #[test]
+    fn one_silent_try_lets_the_others_go_first_and_is_looked_into_at_once() {
         let mut health = Health::new(ms(0));
         health.answered(ms(4), ms(0));
-        let before = health.rank();
-        health.failed(Trouble::Silent(ms(260)), ms(300));
-        assert!(health.rank() > before && !health.is_down());
+        health.failed(Trouble::Silent, ms(10), ms(60));
+        assert!(health.rank() > Health { round_trip: Some(RoundTrip::first(ms(900))), ..Health::default() }.rank());
+        assert!(!health.is_down() && health.claim_probe(ms(60)) && !health.claim_probe(ms(60)));
+        health.answered(ms(4), ms(61));
+        assert!(!health.rank().is_silent);
+    }
+
+    #[test]
+    fn a_lost_datagram_among_answers_is_no_silence() {
+        let mut health = Health::new(ms(0));
+        health.answered(ms(4), ms(30));
+        health.failed(Trouble::Silent, ms(10), ms(60));
+        assert_eq!((health.failures, health.rank().is_silent), (0, false));
+    }
+
+    #[test]
+    fn what_was_in_flight_together_fails_once() {
+        let mut health = Health::new(ms(0));
+        for trouble in [Trouble::Silent, Trouble::Failed] {
+            for _ in 0..100 {
+                health.failed(trouble, ms(10), ms(60));
+            }
+            assert_eq!(health.failures, 1, "{trouble:?}");
+        }
+        health.failed(Trouble::Silent, ms(60), ms(110));
+        assert_eq!(health.failures, 2);
     }
 }

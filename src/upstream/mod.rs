@@ -10,6 +10,7 @@ mod pool;
 mod random;
 mod stream;
 mod udp;
+mod wheel;
 
 #[cfg(test)]
 mod tests;
@@ -36,13 +37,15 @@ pub struct Answered {
     pub elapsed: Duration,
 }
 
-/// What the first try of a question came to, for the tries that follow.
+/// What the tries of a question came to that a thread made itself, for those that follow.
 #[derive(Debug)]
 pub(crate) struct Tried {
-    /// Who was asked.
+    /// Whose try ended it.
     server: SocketAddr,
-    /// What came of it.
+    /// What came of that.
     trial: Trial,
+    /// Who was asked as well and has not answered.
+    silent: Vec<SocketAddr>,
     /// How much of the question's time is over.
     spent: Duration,
 }
@@ -50,7 +53,7 @@ pub(crate) struct Tried {
 /// What a try came to that brought no answer.
 #[derive(Debug)]
 enum Trial {
-    /// Silence, longer than it is given.
+    /// Silence, longer than it is given; and the next upstream is not asked over UDP.
     Silent,
     /// An answer that did not fit: it is to be asked for over TCP.
     Truncated,
@@ -94,6 +97,12 @@ impl Failure {
     #[must_use]
     pub fn busy(detail: &str) -> Self {
         Self { kind: FailureKind::Busy, response: None, detail: detail.to_owned() }
+    }
+
+    /// Returns that all of these were silent until the question's time was over.
+    fn timed_out(servers: &[String], timeout: Duration) -> Self {
+        let detail = format!("{}: no reply in {} ms", servers.join(", "), timeout.as_millis());
+        Self { kind: FailureKind::Timeout, response: None, detail }
     }
 
     /// Returns the INFO-CODE that tells a client of it: 23 when the network failed, 22 when nobody answered
@@ -157,6 +166,8 @@ pub enum Event {
     Sent(Transport),
     /// An answer came, this long after its query was sent: the latency histogram.
     Answered(Transport, Duration),
+    /// A question was sent again over UDP, because its answer took long.
+    Retransmitted,
     /// A try failed; a question may have several.
     Failed(FailureKind),
     /// A datagram was not the reply to the query sent from its socket (another ID or question) and was ignored.

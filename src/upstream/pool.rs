@@ -177,6 +177,20 @@ impl Upstreams {
         (first.server.transport == Transport::Udp).then_some((first, patience))
     }
 
+    /// Returns whom to ask next when nobody has answered yet, and the turns it had: who had the fewest, the best of them.
+    ///
+    /// One that is down comes after a second turn of the others: it is more likely that a datagram was lost.
+    pub(super) fn next_try(&self, turns: impl Fn(SocketAddr) -> u32) -> Option<(&Arc<Endpoint>, u32)> {
+        let turns = self.endpoints.iter().map(|endpoint| (endpoint, turns(endpoint.server.address)));
+        turns.min_by_key(|(endpoint, turns)| {
+            let (is_down, rank) = {
+                let health = endpoint.health();
+                (health.is_down(), health.rank())
+            };
+            (turns + 2 * u32::from(is_down), rank)
+        })
+    }
+
     /// Returns what all tries share.
     pub(super) fn around(&self) -> &Arc<Surroundings> {
         &self.around
@@ -235,6 +249,8 @@ struct Race {
     rounds: u32,
     /// The failure that says most so far.
     worst: Option<Failure>,
+    /// Who said SERVFAIL: whether that was the name's doing shows when another answers.
+    servfails: Vec<Arc<Endpoint>>,
     /// Whether the first try goes over TCP, because the answer is known not to fit.
     is_truncated: bool,
 }
@@ -250,22 +266,37 @@ impl Race {
             next: 0,
             rounds: 0,
             worst: None,
+            servfails: Vec::new(),
             is_truncated: false,
         }
     }
 
-    /// Takes account of a try that was made before.
+    /// Takes account of tries that were made before.
     fn begin_after(&mut self, tried: Tried) {
-        let Some(index) = self.order.iter().position(|endpoint| endpoint.server.address == tried.server) else {
-            return;
-        };
-        let endpoint = self.order.remove(index);
-        self.order.insert(0, Arc::clone(&endpoint));
-        match tried.trial {
-            // It had its turn.
-            Trial::Silent => self.next = 1,
-            Trial::Truncated => self.is_truncated = true,
-            Trial::Failed(error) => self.exclude(&endpoint, error),
+        let Tried { server, trial, silent, spent: _ } = tried;
+        // Who is silent had a turn.
+        for address in silent {
+            if let Some(index) = self.order[self.next..].iter().position(|other| other.server.address == address) {
+                self.order[self.next..=self.next + index].rotate_right(1);
+                self.next += 1;
+            }
+        }
+        let Some(index) = self.order.iter().position(|other| other.server.address == server) else { return };
+        match trial {
+            Trial::Silent if index < self.next => {}
+            Trial::Silent => {
+                self.order[self.next..=index].rotate_right(1);
+                self.next += 1;
+            }
+            Trial::Truncated => {
+                self.order[..=index].rotate_right(1);
+                self.next = 0;
+                self.is_truncated = true;
+            }
+            Trial::Failed(error) => {
+                let endpoint = Arc::clone(&self.order[index]);
+                self.exclude(&endpoint, error);
+            }
         }
     }
 
@@ -279,7 +310,12 @@ impl Race {
             tokio::select! {
                 biased;
                 Some(ended) = self.tries.join_next() => match ended {
-                    Ok((endpoint, Ok(success))) => return Some((endpoint.server.address, success)),
+                    Ok((endpoint, Ok(success))) => {
+                        for other in self.servfails.iter().filter(|other| !Arc::ptr_eq(other, &endpoint)) {
+                            other.note_outdone(&self.around);
+                        }
+                        return Some((endpoint.server.address, success));
+                    }
                     // Out of sockets, but an earlier try has one: it may still bring the answer.
                     Ok((_, Err(error))) if error.kind == FailureKind::Busy && !self.tries.is_empty() => {}
                     Ok((endpoint, Err(error))) => {
@@ -324,6 +360,9 @@ impl Race {
             self.order.remove(index);
             self.next -= usize::from(index < self.next);
         }
+        if error.kind == FailureKind::ServFail {
+            self.servfails.push(Arc::clone(endpoint));
+        }
         if self.worst.as_ref().is_none_or(|worst| worst.kind <= error.kind) {
             let detail = format!("{}: {}", endpoint.server, error.detail);
             self.worst = Some(Failure { kind: error.kind, response: error.response, detail });
@@ -333,10 +372,6 @@ impl Race {
     /// Returns why there was no answer.
     fn failure(mut self) -> Failure {
         let silent: Vec<_> = self.order.iter().map(|endpoint| endpoint.server.to_string()).collect();
-        self.worst.take().unwrap_or_else(|| Failure {
-            kind: FailureKind::Timeout,
-            response: None,
-            detail: format!("{}: no reply in {} ms", silent.join(", "), self.around.timeout.as_millis()),
-        })
+        self.worst.take().unwrap_or_else(|| Failure::timed_out(&silent, self.around.timeout))
     }
 }

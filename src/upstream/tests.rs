@@ -299,8 +299,10 @@ async fn a_silent_upstream_gets_company_after_a_while_and_then_goes_last() {
     let answered = upstreams.ask(&question()).await.unwrap();
     assert_eq!(answered.upstream, good.address);
     assert!(answered.elapsed >= Duration::from_millis(250) && answered.elapsed < AT_ONCE);
-    assert_eq!(upstreams.ask(&question()).await.unwrap().upstream, good.address);
-    assert_eq!(silent.queries(), (1, 0));
+    for _ in 0..5 {
+        assert_eq!(upstreams.ask(&question()).await.unwrap().upstream, good.address);
+    }
+    assert!(silent.queries().0 <= 2, "once, and once aside: {:?}", silent.queries());
 }
 
 #[tokio::test]
@@ -342,6 +344,17 @@ async fn when_all_fail_the_answer_that_says_most_is_handed_on_at_once() {
     assert_eq!(failure.kind, FailureKind::ServFail);
     assert_eq!(failure.response.unwrap().rcode(), Rcode::SERVFAIL);
     assert_eq!(failure.detail, format!("{}: SERVFAIL", second.address));
+}
+
+#[tokio::test]
+async fn a_name_that_all_upstreams_fail_at_is_not_their_failure() {
+    let (first, second) = (Scripted::always(Act::Rcode(2)).await, Scripted::always(Act::Rcode(2)).await);
+    let upstreams = patient(&[first.server(), second.server()]);
+    for _ in 0..5 {
+        assert_eq!(upstreams.ask(&question()).await.unwrap_err().kind, FailureKind::ServFail);
+    }
+    assert!(upstreams.status().all(|status| !status.is_down && status.failed == 5));
+    assert_eq!((first.queries(), second.queries()), ((5, 0), (5, 0)));
 }
 
 #[tokio::test]
@@ -458,7 +471,7 @@ async fn many_questions_share_a_connection_and_end_out_of_order() {
 #[tokio::test]
 async fn questions_beyond_the_bound_on_sockets_wait_and_then_fail() {
     let silent = Scripted::always(Act::Silence).await;
-    let settings = Settings { max_sockets: 1, ..within(600) };
+    let settings = Settings { max_sockets: 1, ..within(800) };
     let upstreams = Arc::new(Upstreams::new(&[silent.server()], settings, Arc::new(())));
     let first = tokio::spawn({
         let upstreams = Arc::clone(&upstreams);

@@ -13,6 +13,7 @@ mod clients;
 mod comes_back;
 mod decisions;
 mod harness;
+mod loss;
 mod matching;
 mod real;
 mod refusals;

@@ -1,0 +1,248 @@
+//! The sockets of one thread to its upstreams, and which query is in flight on each.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::datagram::Sender;
+use crate::dns::response::{Question, query_upstream};
+use crate::upstream::endpoint::{Endpoint, Surroundings};
+use crate::upstream::random::Random;
+use crate::upstream::udp::MAX_IGNORED;
+use crate::upstream::{Event, Transport};
+
+/// Sockets, and so ports, a thread has to one upstream.
+const LANE: usize = 16;
+/// A port is given up after so many queries, once none is in flight on it.
+const PORT_QUERIES: u32 = 20_000;
+/// Ports in use at a time are never older than this by much.
+const PORT_AGE: Duration = Duration::from_mins(1);
+/// IDs tried before a question goes the general way.
+const ID_TRIES: usize = 8;
+/// How many replies to queries that were given up a port expects at most: each is one more guess for whoever forges.
+const MAX_EXPECTED: u32 = 256;
+
+/// A socket and an ID: what a reply is told by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    /// The token of the socket.
+    pub(super) port: usize,
+    /// The ID.
+    pub(super) id: u16,
+}
+
+/// All sockets of a thread.
+pub(super) struct Ports {
+    /// Readiness of all sockets.
+    poll: Poll,
+    /// The sockets, by token; a place is used again.
+    sockets: Vec<Option<Port>>,
+    /// The sockets of each upstream that was asked.
+    lanes: HashMap<SocketAddr, Lane>,
+    /// Whose a query in flight is.
+    flights: HashMap<Key, usize>,
+    /// IDs and choices of port.
+    random: Random,
+}
+
+/// The sockets to one upstream.
+struct Lane {
+    /// Tokens, one a place; none before its first use.
+    ports: [Option<usize>; LANE],
+    /// The place that queries of this batch go through.
+    chosen: Option<usize>,
+}
+
+/// One connected socket.
+pub(super) struct Port {
+    /// The socket.
+    pub(super) socket: UdpSocket,
+    /// The upstream.
+    pub(super) endpoint: Arc<Endpoint>,
+    /// Its clock and who watches.
+    pub(super) around: Arc<Surroundings>,
+    /// Queries of this batch.
+    sender: Sender,
+    /// Queries sent.
+    sent: u32,
+    /// Queries in flight.
+    in_flight: usize,
+    /// Queries that were given up and may yet be answered.
+    expected: u32,
+    /// Datagrams that were no reply to anything asked.
+    ignored: usize,
+    /// When it was opened.
+    opened: Instant,
+}
+
+impl Ports {
+    /// Makes one without sockets.
+    ///
+    /// # Errors
+    /// The system gives no epoll instance.
+    pub(super) fn new() -> io::Result<Self> {
+        let (lanes, flights, random) = (HashMap::new(), HashMap::new(), Random::default());
+        Ok(Self { poll: Poll::new()?, sockets: Vec::new(), lanes, flights, random })
+    }
+
+    /// Adds a socket that only wakes, under `token`.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(super) fn watch(&self, socket: &UdpSocket, token: Token) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
+    }
+
+    /// Waits until a socket is ready.
+    ///
+    /// # Errors
+    /// A signal came.
+    pub(super) fn wait(&mut self, events: &mut Events, limit: Duration) -> io::Result<()> {
+        self.poll.poll(events, Some(limit))
+    }
+
+    /// Returns a socket.
+    pub(super) fn get(&self, token: usize) -> Option<&Port> {
+        self.sockets.get(token)?.as_ref()
+    }
+
+    /// Returns which flight a query belongs to, if it is in flight.
+    pub(super) fn find(&self, key: Key) -> Option<usize> {
+        self.flights.get(&key).copied()
+    }
+
+    /// Returns a socket to an upstream and an ID that is free on it; `None` when there is none.
+    ///
+    /// All queries of a batch to an upstream go through one socket, so that they leave in one system call.
+    pub(super) fn choose(&mut self, endpoint: &Arc<Endpoint>, around: &Arc<Surroundings>) -> Option<Key> {
+        let port = self.port(endpoint, around).ok()?;
+        let mut keys = (0..ID_TRIES).map(|_| Key { port, id: self.random.next() });
+        keys.find(|key| !self.flights.contains_key(key))
+    }
+
+    /// Sends `question` as the query that `key` tells of, for a flight; it leaves with [`Ports::flush`].
+    pub(super) fn send(&mut self, key: Key, question: &Question, flight: usize) {
+        let Some(port) = self.sockets.get_mut(key.port).and_then(Option::as_mut) else { return };
+        if port.sender.is_full() {
+            port.sender.send(&port.socket);
+        }
+        query_upstream(question, key.id, port.sender.next());
+        port.sender.queue_to_peer();
+        port.sent += 1;
+        port.in_flight += 1;
+        port.around.observer.observe(Event::Sent(Transport::Udp));
+        port.endpoint.note_asked();
+        self.flights.insert(key, flight);
+    }
+
+    /// Sends what was queued since the last time.
+    pub(super) fn flush(&mut self) {
+        for lane in self.lanes.values_mut() {
+            let Some(place) = lane.chosen.take() else { continue };
+            if let Some(port) = lane.ports[place].and_then(|token| self.sockets[token].as_mut()) {
+                port.sender.send(&port.socket);
+            }
+        }
+    }
+
+    /// Takes a query out of flight; with `unanswered`, its reply may still come and is then no guess.
+    pub(super) fn land(&mut self, key: Key, unanswered: bool) {
+        if self.flights.remove(&key).is_some()
+            && let Some(port) = self.sockets.get_mut(key.port).and_then(Option::as_mut)
+        {
+            port.in_flight -= 1;
+            port.expected = (port.expected + u32::from(unanswered)).min(MAX_EXPECTED);
+        }
+    }
+
+    /// Counts a datagram that is no reply to a query in flight; returns whether the port has to be given up, because
+    /// somebody guesses at it.
+    pub(super) fn ignore(&mut self, token: usize) -> bool {
+        let Some(port) = self.sockets.get_mut(token).and_then(Option::as_mut) else { return false };
+        if port.expected > 0 {
+            port.expected -= 1;
+            return false;
+        }
+        port.around.observer.observe(Event::Ignored);
+        port.ignored += 1;
+        port.ignored >= MAX_IGNORED
+    }
+
+    /// Returns what is in flight on a socket.
+    pub(super) fn in_flight_on(&self, token: usize) -> Vec<(Key, usize)> {
+        self.flights.iter().filter(|(key, _)| key.port == token).map(|(key, flight)| (*key, *flight)).collect()
+    }
+
+    /// Closes a socket nothing is in flight on; closing takes it out of the poll.
+    pub(super) fn close(&mut self, token: usize) {
+        self.sockets[token] = None;
+        for lane in self.lanes.values_mut() {
+            for (place, port) in lane.ports.iter_mut().enumerate() {
+                if *port == Some(token) {
+                    *port = None;
+                    lane.chosen = lane.chosen.filter(|chosen| *chosen != place);
+                }
+            }
+        }
+    }
+
+    /// Returns the socket that this batch's queries to an upstream go through.
+    fn port(&mut self, endpoint: &Arc<Endpoint>, around: &Arc<Surroundings>) -> io::Result<usize> {
+        let address = endpoint.server.address;
+        let lane = self.lanes.entry(address).or_insert_with(|| Lane { ports: [None; LANE], chosen: None });
+        let place = *lane.chosen.get_or_insert_with(|| usize::from(self.random.next()) % LANE);
+        if let Some(token) = lane.ports[place] {
+            let is_old = self.sockets[token].as_ref().is_none_or(|port| {
+                let is_used_up = port.sent >= PORT_QUERIES || port.opened.elapsed() >= PORT_AGE;
+                // It may have come anew with a changed configuration.
+                port.in_flight == 0 && (is_used_up || !Arc::ptr_eq(&port.endpoint, endpoint))
+            });
+            if !is_old {
+                return Ok(token);
+            }
+            self.close(token);
+        }
+        let token = self.open(endpoint, around)?;
+        if let Some(lane) = self.lanes.get_mut(&address) {
+            lane.ports[place] = Some(token);
+            // Closing the one before has forgotten it.
+            lane.chosen = Some(place);
+        }
+        Ok(token)
+    }
+
+    /// Opens a socket on a random port (the kernel's choice, RFC 5452 §9.2).
+    fn open(&mut self, endpoint: &Arc<Endpoint>, around: &Arc<Surroundings>) -> io::Result<usize> {
+        let server = endpoint.server.address;
+        let any: SocketAddr = match server {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(server)?;
+        let token = self.sockets.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.sockets.push(None);
+            self.sockets.len() - 1
+        });
+        let registry = self.poll.registry();
+        registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(token), Interest::READABLE)?;
+        self.sockets[token] = Some(Port {
+            socket,
+            endpoint: Arc::clone(endpoint),
+            around: Arc::clone(around),
+            sender: Sender::new(),
+            sent: 0,
+            in_flight: 0,
+            expected: 0,
+            ignored: 0,
+            opened: Instant::now(),
+        });
+        Ok(token)
+    }
+}

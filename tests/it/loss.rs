@@ -1,0 +1,124 @@
+//! Lost datagrams: when a question is asked again, whom, and what a late answer is good for.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+/// A policy that allows everything below `test`.
+const POLICY: &str = "[policy.test]\nallowed_hostnames = [\"*.test\"]\n";
+
+/// Starts with this policy for all and these upstreams in order.
+fn start(upstreams: &[&FakeUpstream]) -> Server {
+    Setup::new(upstreams).file("test.toml", POLICY).top("default_policy = \"test\"").start()
+}
+
+/// Asks for a name and returns how long its address took.
+fn time(server: &Server, name: &str) -> Duration {
+    let start = Instant::now();
+    ask(name, RecordType::A).udp(server).expect_addresses(&[GLOBAL.into()]);
+    start.elapsed()
+}
+
+/// Lets an upstream's round trip be known.
+fn warm_up(server: &Server) {
+    for number in 0..10 {
+        time(server, &format!("warm{number}.test"));
+    }
+}
+
+/// Answers as a script says that is told how often the name was asked before: none is silence.
+fn by_count(script: impl Fn(usize) -> Option<Duration> + Send + Sync + 'static) -> Reply {
+    let counts = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
+    Reply::by(move |seen| {
+        let before = {
+            let mut counts = counts.lock().unwrap();
+            let count = counts.entry(seen.qname.clone()).or_default();
+            *count += 1;
+            *count - 1
+        };
+        let is_warm_up = seen.qname.starts_with("warm");
+        let Some(delay) = (if is_warm_up { Some(Duration::ZERO) } else { script(before) }) else { return Vec::new() };
+        pause(delay);
+        vec![Answer::new().a(&seen.qname, GLOBAL).to(seen)]
+    })
+}
+
+#[test]
+fn lost_datagram_is_sent_again_soon_with_another_id() {
+    let upstream = FakeUpstream::start();
+    upstream.otherwise(by_count(|before| (before > 0).then_some(Duration::ZERO)));
+    let server = start(&[&upstream]);
+    warm_up(&server);
+    let mut times: Vec<Duration> = (0..12).map(|number| time(&server, &format!("n{number}.test"))).collect();
+    times.sort_unstable();
+    // The least patience is 50 ms; it was 250 ms.
+    assert!(times[0] >= Duration::from_millis(50), "not before the patience is over: {times:?}");
+    assert!(times[6] < Duration::from_millis(150), "{times:?}");
+    let mut ports = 0;
+    for number in 0..12 {
+        let seen = upstream.seen_for(&format!("n{number}.test"));
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert_ne!(seen[0].message.metadata.id, seen[1].message.metadata.id, "a fresh ID");
+        ports += usize::from(seen[0].source.port() != seen[1].source.port());
+    }
+    assert!(ports >= 6, "by chance another port: {ports} of 12");
+    assert_eq!(server.metric("hostgate_upstream_retransmissions_total", &[]), 12);
+    assert_eq!(server.status()["upstreams"][0]["state"], "up");
+}
+
+#[test]
+fn patience_for_a_name_doubles_and_ends_with_the_timeout() {
+    let upstream = FakeUpstream::start();
+    upstream.otherwise(by_count(|_| None));
+    let server = start(&[&upstream]);
+    warm_up(&server);
+    let start = Instant::now();
+    let heard = ask("silent.test", RecordType::A).udp(&server);
+    assert_eq!((heard.rcode(), heard.ede_codes()), (ResponseCode::ServFail, vec![22]));
+    let taken = start.elapsed();
+    assert!(taken >= Duration::from_secs(2) && taken < Duration::from_millis(3500), "{taken:?}");
+    // After 0, 50, 150, 350, 750 and 1550 ms.
+    let count = upstream.count("silent.test");
+    assert!((4..=6).contains(&count), "{count}");
+}
+
+#[test]
+fn late_answer_of_any_try_is_welcome() {
+    for late in [0, 1, 2] {
+        let upstream = FakeUpstream::start();
+        upstream.otherwise(by_count(move |before| (before == late).then_some(Duration::from_millis(300))));
+        let server = start(&[&upstream]);
+        warm_up(&server);
+        let taken = time(&server, "name.test");
+        assert!(taken >= Duration::from_millis(300) && taken < Duration::from_millis(1500), "{late}: {taken:?}");
+        assert!(upstream.count("name.test") > late, "{late}");
+    }
+}
+
+#[test]
+fn silence_of_the_best_server_costs_one_short_patience_and_then_it_goes_last() {
+    let (first, second) = (FakeUpstream::start(), FakeUpstream::start());
+    first.otherwise(by_count(|_| None));
+    let server = start(&[&first, &second]);
+    warm_up(&server);
+    let times: Vec<Duration> = (0..20).map(|number| time(&server, &format!("n{number}.test"))).collect();
+    let slow = times.iter().filter(|taken| **taken >= Duration::from_millis(50)).count();
+    assert!(times[0] >= Duration::from_millis(50), "{times:?}");
+    assert!(slow <= 4, "the others go to the second at once: {times:?}");
+    let asked: HashSet<String> = first.seen().into_iter().map(|seen| seen.qname).collect();
+    assert!(asked.iter().filter(|name| !name.starts_with("warm")).count() <= 4, "{asked:?}");
+}
+
+#[test]
+fn replies_that_come_after_all_do_not_count_as_forged() {
+    let upstream = FakeUpstream::start();
+    // Every try is answered, after the next one was sent.
+    upstream.otherwise(by_count(|before| Some(Duration::from_millis(if before == 0 { 160 } else { 1 }))));
+    let server = start(&[&upstream]);
+    for number in 0..10 {
+        time(&server, &format!("n{number}.test"));
+    }
+    assert_eq!(server.metric("hostgate_upstream_ignored_total", &[]), 0);
+}
