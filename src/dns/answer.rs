@@ -21,6 +21,8 @@ pub struct Ede<'a> {
 impl Ede<'_> {
     /// The data is stale.
     pub const STALE_ANSWER: u16 = 3;
+    /// The failure is one of a moment ago.
+    pub const CACHED_ERROR: u16 = 13;
     /// The name is on a list of the operator.
     pub const BLOCKED: u16 = 15;
     /// The answer was removed by the operator's rule.
@@ -107,10 +109,10 @@ pub fn servfail(query: &Query<'_>, errors: &[Ede<'_>], out: &mut Vec<u8>) {
     close(query, Rcode::SERVFAIL, errors, &[], query.payload_limit(Transport::Udp), out);
 }
 
-/// Writes SERVFAIL with the reasons an upstream gave; of its records none, as nothing judges them.
-pub fn servfail_as(query: &Query<'_>, response: &Response, out: &mut Vec<u8>) {
+/// Writes SERVFAIL with the reasons given and those of an upstream; of its records none, as nothing judges them.
+pub fn servfail_as(query: &Query<'_>, response: &Response, errors: &[Ede<'_>], out: &mut Vec<u8>) {
     open(query, 0, Rcode::SERVFAIL, [0, 0], out);
-    close(query, Rcode::SERVFAIL, &[], response.ede_options(), query.payload_limit(Transport::Udp), out);
+    close(query, Rcode::SERVFAIL, errors, response.ede_options(), query.payload_limit(Transport::Udp), out);
 }
 
 /// Writes an empty answer with TC=1: the client asks again over TCP.

@@ -1,16 +1,19 @@
-//! What upstreams said, kept by question for as long as its TTL allows: one cache for all policies.
+//! What upstreams said, kept by question for as long as its TTL allows, or for a moment that none could say anything:
+//! one cache for all policies.
 //!
 //! It stands behind the decision and before the judging of answers, so nothing in it depends on who asked, and a
 //! reload of policies leaves it alone. Every method is told the time since the start of the process.
 
 use std::hash::{BuildHasher, RandomState};
 use std::mem::size_of;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::dns::name::MAX_NAME;
 use crate::dns::rcode::Rcode;
 use crate::dns::response::{Question, Response};
+use crate::upstream::{Failure, FailureKind};
 use sieve::{Queue, Slot};
 
 mod sieve;
@@ -18,6 +21,19 @@ mod sieve;
 /// How long a failed attempt to refresh stale data keeps the next one away (the failure recheck timer,
 /// RFC 8767 §5: "30 seconds").
 const RECHECK: Duration = Duration::from_secs(30);
+
+/// How long it is remembered that upstreams cannot resolve a name, at first.
+///
+/// RFC 9520 §3.2: at least 1 second and at most 5 minutes, 5 seconds at first as its example has it, longer with every
+/// failure that follows.
+const FIRST_FAILURE: Duration = Duration::from_secs(5);
+
+/// The same when nobody could be reached: the least RFC 9520 allows, as that is seldom the name's doing and may be over
+/// any moment.
+const FIRST_SILENCE: Duration = Duration::from_secs(1);
+
+/// The longest a failure is remembered: a fifth of what RFC 9520 §3.2 allows, as a devbox has nobody else to ask.
+const MAX_FAILURE: Duration = Duration::from_mins(1);
 
 /// The least budget of a shard, in bytes: a small cache has fewer shards rather than shards that hold nothing.
 const MIN_SHARD: usize = 1 << 20;
@@ -55,6 +71,8 @@ pub enum Hit {
         /// Whether to try an upstream before it is used.
         refresh: Refresh,
     },
+    /// No upstream could answer, a moment ago: asking again so soon would bring the same (RFC 9520).
+    Failed(Arc<Failure>),
     /// Nothing.
     Miss,
 }
@@ -90,19 +108,35 @@ pub struct Cache {
     hasher: RandomState,
     /// The parts, each behind a lock of its own; a power of two of them.
     shards: Box<[Mutex<Queue<Kept>>]>,
+    /// Failures noted before this time, in milliseconds, count no more: others are asked now.
+    failures_from: AtomicU64,
 }
 
-/// An answer in its slot.
+/// What is known of a question, in its slot.
 #[derive(Debug)]
 struct Kept {
-    /// The answer.
-    response: Arc<Response>,
+    /// What it is.
+    what: What,
     /// When it came.
     inserted: Duration,
     /// How long it is fresh; at least a second.
     ttl: Duration,
     /// Until when a refresh that failed keeps the next one away.
     recheck_at: Duration,
+}
+
+/// What can be known of a question.
+#[derive(Debug)]
+enum What {
+    /// The answer.
+    Answer(Arc<Response>),
+    /// That there is none.
+    Failure {
+        /// Why.
+        failure: Arc<Failure>,
+        /// How many times in a row it has been so.
+        times: u32,
+    },
 }
 
 impl Cache {
@@ -112,7 +146,7 @@ impl Cache {
         let wanted = (settings.size / MIN_SHARD).clamp(1, MAX_SHARDS);
         let count = 1 << wanted.ilog2();
         let shards = (0..count).map(|_| Mutex::new(Queue::new(settings.size / count))).collect();
-        Self { settings, hasher: RandomState::new(), shards }
+        Self { settings, hasher: RandomState::new(), shards, failures_from: AtomicU64::new(0) }
     }
 
     /// Returns what is known of `question` at `now`. A hit costs no allocation.
@@ -124,8 +158,15 @@ impl Cache {
             return Hit::Miss;
         };
         let age = now.saturating_sub(kept.inserted);
-        let response = Arc::clone(&kept.response);
         let left = kept.ttl.saturating_sub(age);
+        let response = match &kept.what {
+            What::Answer(response) => Arc::clone(response),
+            What::Failure { failure, .. } if !left.is_zero() && self.is_current(kept.inserted) => {
+                return Hit::Failed(Arc::clone(failure));
+            }
+            // It stays for a while: another failure counts as the next in a row.
+            What::Failure { .. } => return Hit::Miss,
+        };
         if !left.is_zero() {
             return Hit::Fresh { response, age, left };
         }
@@ -142,7 +183,7 @@ impl Cache {
     /// NOERROR and NXDOMAIN only. One with a TTL of 0 is not kept (RFC 1035 §3.2.1), and neither is what it
     /// replaces; nor one that is larger than a shard.
     pub fn insert(&self, question: &Question, response: Arc<Response>, now: Duration) {
-        // Failures are not kept: RFC 9520 wants them cached, under a TTL of their own.
+        // Failures are kept by `failed`, under a TTL of their own.
         if !matches!(response.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN) {
             return;
         }
@@ -153,18 +194,54 @@ impl Cache {
             shard.remove(hash, key.as_bytes());
             return;
         }
-        let cost = cost(&key, &response);
-        let kept = Kept { response, inserted: now, ttl, recheck_at: Duration::ZERO };
+        let cost = cost(&key, response.size());
+        let kept = Kept { what: What::Answer(response), inserted: now, ttl, recheck_at: Duration::ZERO };
         shard.insert(hash, key.as_bytes(), kept, cost);
     }
 
-    /// Notes that no upstream answered `question` at `now`: stale data serves for a while without asking again.
-    pub fn refresh_failed(&self, question: &Question, now: Duration) {
+    /// Notes that no upstream answered `question` at `now`, because of `failure`.
+    ///
+    /// Where there is stale data, it serves for a while without asking again. Else the failure itself is kept, for
+    /// longer with every time in a row, unless it is our own lack and says nothing of the question.
+    pub fn failed(&self, question: &Question, failure: &Arc<Failure>, now: Duration) {
         let key = Key::of(question);
         let (hash, mut shard) = self.shard(&key);
+        let mut times = 1;
         if let Some(kept) = shard.get_mut(hash, key.as_bytes()) {
-            kept.recheck_at = now + RECHECK;
+            let age = now.saturating_sub(kept.inserted);
+            match &kept.what {
+                // A refresh before its time: that it failed matters only when the time comes.
+                What::Answer(_) if age < kept.ttl => return,
+                What::Answer(_) if age.saturating_sub(kept.ttl) < self.settings.serve_stale => {
+                    kept.recheck_at = now + RECHECK;
+                    return;
+                }
+                What::Failure { times: before, .. } if age < kept.ttl + MAX_FAILURE => {
+                    times = before.saturating_add(u32::from(age >= kept.ttl));
+                }
+                What::Answer(_) | What::Failure { .. } => {}
+            }
         }
+        let first = match failure.kind {
+            FailureKind::NoUpstream | FailureKind::Busy => return,
+            FailureKind::Timeout | FailureKind::Network => FIRST_SILENCE,
+            FailureKind::Malformed | FailureKind::Refused | FailureKind::ServFail => FIRST_FAILURE,
+        };
+        let ttl = (first * (1 << (times - 1).min(6))).min(MAX_FAILURE);
+        let response = failure.response.as_ref().map_or(0, |response| response.size());
+        let cost = cost(&key, size_of::<Failure>() + failure.detail.len() + response);
+        let what = What::Failure { failure: Arc::clone(failure), times };
+        shard.insert(hash, key.as_bytes(), Kept { what, inserted: now, ttl, recheck_at: Duration::ZERO }, cost);
+    }
+
+    /// Forgets all failures noted before `now`, as when others are to be asked from now on.
+    pub fn forget_failures(&self, now: Duration) {
+        self.failures_from.store(millis(now) + 1, Ordering::Relaxed);
+    }
+
+    /// Returns whether a failure noted at `inserted` still counts.
+    fn is_current(&self, inserted: Duration) -> bool {
+        millis(inserted) >= self.failures_from.load(Ordering::Relaxed)
     }
 
     /// Returns what the cache holds and has done; takes every lock in turn.
@@ -194,13 +271,18 @@ fn lock(shard: &Mutex<Queue<Kept>>) -> MutexGuard<'_, Queue<Kept>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns the bytes that an answer takes, with all it needs to be found: its slot (twice, as a vector that grows
+/// Returns a time in whole milliseconds.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Returns the bytes that an answer of this size takes, with all it needs to be found: its slot (twice, as a vector that grows
 /// may hold as many free ones), its place in the hash table, its key, the counts of the `Arc` and what the allocator
 /// adds to each of up to seven allocations.
-fn cost(key: &Key, response: &Response) -> usize {
+fn cost(key: &Key, size: usize) -> usize {
     const TABLE: usize = 12;
     const ALLOCATIONS: usize = 7 * 2 * size_of::<usize>();
-    2 * size_of::<Slot<Kept>>() + TABLE + key.len + ALLOCATIONS + response.size()
+    2 * size_of::<Slot<Kept>>() + TABLE + key.len + ALLOCATIONS + size
 }
 
 /// A question as the bytes that are hashed, compared and kept: the name, the type, the flags.
@@ -232,202 +314,4 @@ impl Key {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dns::name::LowerName;
-    use crate::dns::rtype::RecordType;
-
-    /// Returns so many seconds.
-    const fn secs(count: u64) -> Duration {
-        Duration::from_secs(count)
-    }
-
-    /// Returns a question for an address of `name`, RD as stubs set it.
-    fn question(name: &str) -> Question {
-        Question {
-            qname: LowerName::from_text(name).unwrap(),
-            qtype: RecordType::A,
-            dnssec_ok: false,
-            checking_disabled: false,
-            recursion_desired: true,
-        }
-    }
-
-    /// Returns the head of a reply to `question` with so many answer and authority records.
-    fn head(question: &Question, rcode: u8, answers: u8, authorities: u8) -> Vec<u8> {
-        let mut message = vec![0, 1, 0x81, 0x80 | rcode, 0, 1, 0, answers, 0, authorities, 0, 0];
-        message.extend(question.qname.as_wire());
-        message.extend(question.qtype.0.to_be_bytes());
-        message.extend([0, 1]);
-        message
-    }
-
-    /// Returns an answer of one record with this TTL; its data are an address as well as a text.
-    fn positive(question: &Question, ttl: u32) -> Arc<Response> {
-        let mut message = head(question, 0, 1, 0);
-        message.extend([0xc0, 12]);
-        message.extend(question.qtype.0.to_be_bytes());
-        message.extend([0, 1]);
-        message.extend(ttl.to_be_bytes());
-        message.extend([0, 4, 3, b'a', b'b', b'c']);
-        Arc::new(Response::parse(&message, question).unwrap())
-    }
-
-    /// Returns an answer without records but a SOA at the root with this TTL and MINIMUM.
-    fn negative(question: &Question, rcode: u8, ttl: u32, minimum: u32) -> Arc<Response> {
-        let mut message = head(question, rcode, 0, 1);
-        message.extend([0, 0, 6, 0, 1]);
-        message.extend(ttl.to_be_bytes());
-        message.extend([0, 22, 0, 0]);
-        message.extend([0; 16]);
-        message.extend(minimum.to_be_bytes());
-        Arc::new(Response::parse(&message, question).unwrap())
-    }
-
-    /// Returns a cache of 64 KiB with a day's TTL at most and an hour of stale data.
-    fn cache() -> Cache {
-        Cache::new(Settings { size: 64 << 10, max_ttl: secs(86_400), serve_stale: secs(3_600) })
-    }
-
-    /// Returns a hit in short: `fresh AGE LEFT`, `stale`, `stale lately` or `miss`.
-    fn short(hit: &Hit) -> String {
-        match hit {
-            Hit::Fresh { age, left, .. } => format!("fresh {} {}", age.as_secs(), left.as_secs()),
-            Hit::Stale { refresh: Refresh::Due, .. } => "stale".to_owned(),
-            Hit::Stale { refresh: Refresh::FailedLately, .. } => "stale lately".to_owned(),
-            Hit::Miss => "miss".to_owned(),
-        }
-    }
-
-    #[test]
-    fn an_answer_is_fresh_for_its_ttl_then_stale_then_gone() {
-        const CASES: &[(u64, &str)] = &[
-            (100, "fresh 0 300"),
-            (399, "fresh 299 1"),
-            (400, "stale"),
-            (3_999, "stale"),
-            (4_000, "miss"),
-            (100, "miss"),
-        ];
-        let (cache, question) = (cache(), question("www.example"));
-        assert_eq!(short(&cache.get(&question, secs(100))), "miss");
-        cache.insert(&question, positive(&question, 300), secs(100));
-        for &(now, expected) in CASES {
-            assert_eq!(short(&cache.get(&question, secs(now))), expected, "at {now}");
-        }
-        assert_eq!(cache.stats(), Stats::default(), "what is too old is taken out");
-    }
-
-    #[test]
-    fn the_ttl_is_at_most_what_is_configured() {
-        let (cache, question) = (cache(), question("www.example"));
-        cache.insert(&question, positive(&question, 0x7fff_ffff), secs(0));
-        assert_eq!(short(&cache.get(&question, secs(0))), "fresh 0 86400");
-    }
-
-    #[test]
-    fn negative_answers_are_kept_by_their_soa() {
-        const CASES: &[(u8, u32, u32, &str)] = &[
-            (3, 900, 60, "fresh 0 60"),
-            (3, 30, 60, "fresh 0 30"),
-            (0, 900, 120, "fresh 0 120"),
-            (3, 0, 60, "miss"),
-            (3, 60, 0, "miss"),
-        ];
-        for &(rcode, ttl, minimum, expected) in CASES {
-            let (cache, question) = (cache(), question("www.example"));
-            cache.insert(&question, negative(&question, rcode, ttl, minimum), secs(0));
-            assert_eq!(short(&cache.get(&question, secs(0))), expected, "{rcode} {ttl} {minimum}");
-        }
-    }
-
-    #[test]
-    fn an_answer_without_a_ttl_is_not_kept_nor_what_it_replaces() {
-        let (cache, question) = (cache(), question("www.example"));
-        cache.insert(&question, positive(&question, 300), secs(0));
-        cache.insert(&question, positive(&question, 0), secs(1));
-        assert_eq!(short(&cache.get(&question, secs(1))), "miss");
-        assert_eq!(cache.stats().entries, 0);
-    }
-
-    #[test]
-    fn failures_are_not_kept_and_leave_what_was() {
-        for rcode in [1, 2, 4, 5] {
-            let (cache, question) = (cache(), question("www.example"));
-            let failure = || Arc::new(Response::parse(&head(&question, rcode, 0, 0), &question).unwrap());
-            cache.insert(&question, failure(), secs(0));
-            assert_eq!(short(&cache.get(&question, secs(0))), "miss", "{rcode}");
-            cache.insert(&question, positive(&question, 300), secs(0));
-            cache.insert(&question, failure(), secs(500));
-            assert_eq!(short(&cache.get(&question, secs(500))), "stale", "{rcode}");
-        }
-    }
-
-    #[test]
-    fn a_refresh_that_failed_is_not_repeated_for_half_a_minute() {
-        let (cache, question) = (cache(), question("www.example"));
-        cache.refresh_failed(&question, secs(0));
-        cache.insert(&question, positive(&question, 60), secs(0));
-        assert_eq!(short(&cache.get(&question, secs(70))), "stale");
-        cache.refresh_failed(&question, secs(72));
-        assert_eq!(short(&cache.get(&question, secs(73))), "stale lately");
-        assert_eq!(short(&cache.get(&question, secs(102))), "stale");
-        cache.refresh_failed(&question, secs(102));
-        cache.insert(&question, positive(&question, 60), secs(103));
-        assert_eq!(short(&cache.get(&question, secs(104))), "fresh 1 59");
-        assert_eq!(short(&cache.get(&question, secs(163))), "stale", "a new answer forgets the failure");
-    }
-
-    #[test]
-    fn without_serve_stale_what_expired_is_gone() {
-        let cache = Cache::new(Settings { size: 64 << 10, max_ttl: secs(60), serve_stale: secs(0) });
-        let question = question("www.example");
-        cache.insert(&question, positive(&question, 60), secs(0));
-        assert_eq!(short(&cache.get(&question, secs(59))), "fresh 59 1");
-        assert_eq!(short(&cache.get(&question, secs(60))), "miss");
-    }
-
-    #[test]
-    fn questions_that_differ_in_anything_have_answers_of_their_own() {
-        let base = question("www.example");
-        let others = [
-            Question { qname: LowerName::from_text("ww.example").unwrap(), ..base.clone() },
-            Question { qtype: RecordType::TXT, ..base.clone() },
-            Question { dnssec_ok: true, ..base.clone() },
-            Question { checking_disabled: true, ..base.clone() },
-            Question { recursion_desired: false, ..base.clone() },
-        ];
-        let cache = cache();
-        cache.insert(&base, positive(&base, 60), secs(0));
-        for other in &others {
-            assert_eq!(short(&cache.get(other, secs(0))), "miss", "{other:?}");
-            cache.insert(other, positive(other, 90), secs(0));
-        }
-        assert_eq!(short(&cache.get(&base, secs(0))), "fresh 0 60");
-        assert_eq!(cache.stats().entries, 1 + others.len());
-    }
-
-    #[test]
-    fn the_budget_holds_and_what_is_in_use_stays() {
-        const SIZE: usize = 256 << 10;
-        let cache = Cache::new(Settings { size: SIZE, max_ttl: secs(60), serve_stale: secs(0) });
-        let hot = question("hot.example");
-        cache.insert(&hot, positive(&hot, 60), secs(0));
-        for number in 0..20_000 {
-            let question = question(&format!("n{number}.example"));
-            cache.insert(&question, positive(&question, 60), secs(0));
-            assert_eq!(short(&cache.get(&hot, secs(0))), "fresh 0 60", "after {number}");
-        }
-        let stats = cache.stats();
-        assert!(stats.bytes <= SIZE && stats.bytes > SIZE * 9 / 10, "{stats:?}");
-        assert_eq!(stats.entries + usize::try_from(stats.evictions).unwrap(), 20_001);
-    }
-
-    #[test]
-    fn a_large_cache_has_shards_and_a_small_one_has_one() {
-        for (size, shards) in [(0, 1), (64 << 10, 1), (3 << 20, 2), (16 << 20, 16), (1 << 30, 16)] {
-            let cache = Cache::new(Settings { size, max_ttl: secs(60), serve_stale: secs(0) });
-            assert_eq!(cache.shards.len(), shards, "{size}");
-        }
-    }
-}
+mod tests;

@@ -126,21 +126,30 @@ impl Exchange<'_> {
         self.record(&verdict, out, origin, upstream, Some(response));
     }
 
-    /// Answers SERVFAIL, saying why (RFC 8914 §4.23, §4.24), with what an upstream itself said of it.
-    pub(super) fn answer_failure(&self, failure: &Failure, out: &mut Vec<u8>) {
+    /// Answers SERVFAIL, saying why (RFC 8914 §4.23, §4.24), with what an upstream itself said of it; from the cache,
+    /// also that it is (§4.14).
+    pub(super) fn answer_failure(&self, failure: &Failure, origin: Origin, out: &mut Vec<u8>) {
         self.engine.metrics.failed();
+        let cached = (origin == Origin::Hit).then_some(Ede { code: Ede::CACHED_ERROR, text: "" });
+        if cached.is_some() {
+            self.engine.metrics.cached_failure();
+        }
         match &failure.response {
             // What all upstreams fail at is theirs to explain.
             Some(response) if failure.kind == FailureKind::ServFail => {
-                answer::servfail_as(self.query, response, out);
+                answer::servfail_as(self.query, response, cached.as_slice(), out);
             }
             _ => {
                 // Whom we ask and what the system says of it is not for code that nobody trusts.
                 let text = failure.kind.to_string();
-                answer::servfail(self.query, &[Ede { code: failure.ede_code(), text: &text }], out);
+                let own = Ede { code: failure.ede_code(), text: &text };
+                match cached {
+                    Some(cached) => answer::servfail(self.query, &[own, cached], out),
+                    None => answer::servfail(self.query, &[own], out),
+                }
             }
         }
-        self.record(&self.verdict(), out, Origin::Miss, None, None);
+        self.record(&self.verdict(), out, origin, None, None);
     }
 
     /// Returns the longest answer this client takes over this transport.

@@ -102,9 +102,16 @@ where
     where
         W: Future<Output = T> + Send + 'static,
     {
-        let mut result = self.enter(question, work)?;
-        let found = result.wait_for(Option::is_some).await.map_err(|_| InFlightError::Lost)?;
-        found.clone().ok_or(InFlightError::Lost)
+        self.enter(question, work)?.result().await
+    }
+
+    /// Joins those who wait for `question`, if it is in flight; the result comes even if it is there before anybody
+    /// looks. `None` if it is not in flight.
+    ///
+    /// # Errors
+    /// Too many askers.
+    pub fn attend(&self, question: &Q) -> Option<Result<Attendance<T>, InFlightError>> {
+        self.attend_in(&mut lock(&self.table), question)
     }
 
     /// Gives those who wait for `question`, if anybody does, a result that came another way than by its claim.
@@ -118,17 +125,26 @@ where
         }
     }
 
+    /// Does the work of [`InFlight::attend`] on a locked table.
+    fn attend_in(
+        &self,
+        table: &mut HashMap<Arc<Q>, Option<Sender<T>>>,
+        question: &Q,
+    ) -> Option<Result<Attendance<T>, InFlightError>> {
+        let sender = table.get_mut(question)?.get_or_insert_with(|| watch::channel(None).0);
+        // The one who has the claim asks too.
+        let may_wait = sender.receiver_count() < self.limits.askers;
+        Some(if may_wait { Ok(Attendance(sender.subscribe())) } else { Err(InFlightError::Askers) })
+    }
+
     /// Returns where the result will appear; starts the work when nobody has.
-    fn enter<W>(&self, question: &Arc<Q>, work: impl FnOnce() -> W) -> Result<watch::Receiver<Option<T>>, InFlightError>
+    fn enter<W>(&self, question: &Arc<Q>, work: impl FnOnce() -> W) -> Result<Attendance<T>, InFlightError>
     where
         W: Future<Output = T> + Send + 'static,
     {
         let mut table = lock(&self.table);
-        if let Some(sender) = table.get_mut(question) {
-            let sender = sender.get_or_insert_with(|| watch::channel(None).0);
-            // The one who has the claim asks too.
-            let may_wait = sender.receiver_count() < self.limits.askers;
-            return if may_wait { Ok(sender.subscribe()) } else { Err(InFlightError::Askers) };
+        if let Some(attending) = self.attend_in(&mut table, question) {
+            return attending;
         }
         if table.len() >= self.limits.questions {
             return Err(InFlightError::Questions);
@@ -140,7 +156,22 @@ where
         let claim = Claim { table: Arc::clone(&self.table), question: Arc::clone(question), is_settled: false };
         let work = work();
         tokio::spawn(async move { claim.settle(work.await) });
-        Ok(receiver)
+        Ok(Attendance(receiver))
+    }
+}
+
+/// A place among those who wait for a question.
+#[derive(Debug)]
+pub struct Attendance<T>(watch::Receiver<Option<T>>);
+
+impl<T: Clone> Attendance<T> {
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// [`InFlightError::Lost`] when the work panicked.
+    pub async fn result(mut self) -> Result<T, InFlightError> {
+        let found = self.0.wait_for(Option::is_some).await.map_err(|_| InFlightError::Lost)?;
+        found.clone().ok_or(InFlightError::Lost)
     }
 }
 
@@ -282,6 +313,18 @@ mod tests {
         let again = scene.ask("a").await;
         scene.work.go.notify_waiters();
         assert!(one.await.unwrap().is_ok() && again.await.unwrap().is_ok() && other.await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_attends_before_the_result_is_out_gets_it_whenever_it_looks() {
+        let in_flight = InFlight::<_, usize>::new(Limits { questions: 1, askers: 1 });
+        assert!(in_flight.attend(&"a").is_none(), "not in flight");
+        let claim = in_flight.claim(&Arc::new("a")).unwrap();
+        let attending = in_flight.attend(&"a").unwrap().unwrap();
+        assert_eq!(in_flight.attend(&"a").unwrap().unwrap_err(), InFlightError::Askers);
+        claim.settle(7);
+        assert!(in_flight.is_empty());
+        assert_eq!(attending.result().await, Ok(7));
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 
 use self::cache::{Cache, Hit, Refresh};
 use self::exchange::Exchange;
-use self::inflight::{InFlight, Limits};
+use self::inflight::{Attendance, InFlight, InFlightError, Limits};
 pub(crate) use self::outcome::{Action, Origin, Reason};
 use self::record::Record;
 use self::share::{Seat, Shares};
@@ -131,6 +131,9 @@ pub(crate) struct Engine {
 /// What asking the upstreams came to.
 pub(crate) type Lookup = Result<Found, Arc<Failure>>;
 
+/// A place among those who wait for a question, or that there was none.
+pub(crate) type Attending = Result<Attendance<Lookup>, InFlightError>;
+
 /// The right and duty to ask a question.
 pub(crate) type Claim = inflight::Claim<Question, Lookup>;
 
@@ -171,7 +174,11 @@ impl Engine {
 
     /// Puts a new view into force; queries under way finish with the one they began with.
     pub(crate) fn publish(&self, view: View) {
-        self.view.store(Arc::new(view));
+        let before = self.view.swap(Arc::new(view));
+        // What those could not answer who were asked before, others may.
+        if !Arc::ptr_eq(&before.upstreams, &self.view.load().upstreams) {
+            self.cache.forget_failures(self.now());
+        }
     }
 
     /// Returns the counters.
@@ -223,6 +230,10 @@ impl Engine {
                 exchange.answer_stale(&response, out);
                 Step::Answer
             }
+            Hit::Failed(failure) => {
+                exchange.answer_failure(&failure, Origin::Hit, out);
+                Step::Answer
+            }
             Hit::Stale { .. } | Hit::Miss => {
                 let count = Waiting::new(&self.pending);
                 let seat = self.pending_shares.take(asker.client.map(Client::id), asked.source);
@@ -266,16 +277,34 @@ impl Engine {
         Found { response, upstream }
     }
 
-    /// Keeps that no upstream could answer `question`.
+    /// Keeps for a moment that no upstream could answer `question`.
     pub(crate) fn keep_failure(&self, question: &Question, failure: Failure) -> Arc<Failure> {
-        self.cache.refresh_failed(question, self.now());
-        Arc::new(failure)
+        let failure = Arc::new(failure);
+        self.cache.failed(question, &failure, self.now());
+        failure
     }
 
     /// Keeps an answer that came after its question was handed on; who waits for it there gets it too.
     pub(crate) fn keep_late(&self, question: &Question, response: Response, upstream: SocketAddr) {
         let found = self.keep(question, response, upstream);
         self.in_flight.offer(question, &Ok(found));
+    }
+
+    /// Joins those who wait for a question that somebody has the claim to, before it is asked on: else its answer might
+    /// be out before they come, and they would ask once more.
+    pub(crate) fn attend(&self, question: &Question) -> Attending {
+        self.in_flight.attend(question).unwrap_or(Err(InFlightError::Lost))
+    }
+
+    /// Waits for what the question comes to that was joined, and answers.
+    pub(crate) async fn finish_attending(&self, pending: &Pending, attending: Attending) -> Vec<u8> {
+        let result = match attending {
+            Ok(attending) => attending.result().await,
+            Err(error) => Err(error),
+        };
+        let mut out = Vec::with_capacity(512);
+        self.answer(pending, &result.unwrap_or_else(lost), &mut out);
+        out
     }
 
     /// Asks on, in a task of its own, where a first try brought no answer; who joins the question waits for that.
@@ -315,7 +344,7 @@ impl Engine {
             }
         };
         let joined = self.in_flight.join(&pending.question, asking).await;
-        joined.unwrap_or_else(|error| Err(Arc::new(Failure::busy(&error.to_string()))))
+        joined.unwrap_or_else(lost)
     }
 
     /// Asks the upstreams and keeps what they say.
@@ -352,7 +381,7 @@ impl Engine {
             Hit::Fresh { response, age, .. } => {
                 exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
             }
-            Hit::Miss => exchange.answer_failure(failure, out),
+            Hit::Failed(_) | Hit::Miss => exchange.answer_failure(failure, Origin::Miss, out),
         }
     }
 
@@ -422,6 +451,12 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Returns what it comes to that there was no place among those who wait for a question, or that none of them got
+/// anything.
+fn lost(error: InFlightError) -> Lookup {
+    Err(Arc::new(Failure::busy(&error.to_string())))
 }
 
 /// Returns a duration's whole seconds, as TTLs count.

@@ -278,10 +278,17 @@ impl Worker {
                 self.settle(claim, lookup, landed.waiters, sender);
             }
             (Fate::Elsewhere(tried), Some(claim)) => {
+                let attending: Vec<_> = landed.waiters.iter().map(|_| engine.attend(&landed.question)).collect();
                 if let Some(first) = landed.waiters.first() {
                     engine.ask_on(claim, &first.pending, tried);
                 }
-                landed.waiters.into_iter().for_each(|waiter| self.ask_elsewhere(waiter));
+                for (waiter, attending) in landed.waiters.into_iter().zip(attending) {
+                    let engine = Arc::clone(engine);
+                    self.answer_later(
+                        waiter,
+                        |pending| async move { engine.finish_attending(&pending, attending).await },
+                    );
+                }
             }
             // A late failure says nothing new.
             (Fate::Failed(_) | Fate::Elsewhere(_), None) => {}
@@ -310,12 +317,22 @@ impl Worker {
 
     /// Hands a query that needs an upstream to the runtime, which answers it from the same socket.
     fn ask_elsewhere(&self, waiter: Waiter) {
-        let socket = Arc::clone(&self.socket);
         let engine = Arc::clone(&self.shared.engine);
+        self.answer_later(waiter, |pending| async move { engine.finish(pending).await });
+    }
+
+    /// Starts a task that answers a query with what `finish` writes. There are never more than queries may wait: the
+    /// query's seat goes with it.
+    fn answer_later<F>(&self, waiter: Waiter, finish: impl FnOnce(Box<Pending>) -> F)
+    where
+        F: Future<Output = Vec<u8>> + Send + 'static,
+    {
+        let Waiter { pending, source, local } = waiter;
+        let (socket, engine, finishing) = (Arc::clone(&self.socket), Arc::clone(&self.shared.engine), finish(pending));
         self.shared.runtime.spawn(async move {
-            let answer = engine.finish(waiter.pending).await;
-            if let Err(error) = datagram::send_one(&socket, &answer, waiter.source, waiter.local) {
-                tracing::debug!(%error, source = %waiter.source, "reply not sent");
+            let answer = finishing.await;
+            if let Err(error) = datagram::send_one(&socket, &answer, source, local) {
+                tracing::debug!(%error, %source, "reply not sent");
                 engine.metrics().unsent(1);
             }
         });

@@ -225,6 +225,11 @@ fn about_queries(metrics: &Metrics, gauges: Gauges) -> Vec<Family> {
             "Answers SERVFAIL because no upstream could answer and nothing stale was there",
             load(&metrics.failed),
         ),
+        Family::counter(
+            "hostgate_cached_failures",
+            "Answers SERVFAIL from the cache, because an upstream had failed at the question a moment before",
+            load(&metrics.cached_failures),
+        ),
         Family::gauge("hostgate_queries_in_flight", "Queries waiting for an upstream", gauges.in_flight),
         Family::gauge("hostgate_tcp_connections", "Open TCP connections", gauges.tcp_connections),
         Family::counter("hostgate_replies_unsent", "Replies the kernel did not take", load(&metrics.unsent)),

@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     pub(super) origins: [AtomicU64; Origin::ALL.len()],
     /// Answers whose upstream failed, so that the client got SERVFAIL.
     pub(super) failed: AtomicU64,
+    /// Of those, the ones whose upstream was not asked again so soon.
+    pub(super) cached_failures: AtomicU64,
     /// Replies the kernel did not take.
     pub(super) unsent: AtomicU64,
     /// Queries that made us panic.
@@ -84,6 +86,7 @@ impl Default for Metrics {
             dropped: Default::default(),
             origins: Default::default(),
             failed: AtomicU64::new(0),
+            cached_failures: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             latency: Histogram::default(),
@@ -120,6 +123,11 @@ impl Metrics {
     /// Counts an answer that could not be had.
     pub(crate) fn failed(&self) {
         self.failed.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an answer that could not be had a moment ago.
+    pub(crate) fn cached_failure(&self) {
+        self.cached_failures.fetch_add(1, Relaxed);
     }
 
     /// Counts replies the kernel did not take.

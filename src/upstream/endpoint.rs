@@ -1,5 +1,6 @@
 //! One upstream: the ways to it, how it has been doing, and what a reply of it means.
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::health::{Health, Trouble};
 use super::server::{Server, Transport};
 use super::stream::Stream;
 use super::udp::{self, Reply, UdpError};
-use super::{Event, FailureKind, Observer};
+use super::{Event, Failure, FailureKind, Observer};
 use crate::dns::rcode::Rcode;
 use crate::dns::response::{Question, ReplyCheck, Response, is_reply_to};
 
@@ -86,6 +87,12 @@ impl TryError {
     /// Returns that somebody seems to guess at replies.
     pub(super) fn flooded() -> Self {
         Self::new(FailureKind::Malformed, &"too many replies to other queries")
+    }
+
+    /// Returns the failure it is when nobody but `server` can be asked.
+    pub(super) fn at(self, server: impl Display) -> Failure {
+        let Self { kind, response, detail } = self;
+        Failure { kind, response, detail: format!("{server}: {detail}") }
     }
 
     /// Returns the failure that an RCODE which is no answer stands for.

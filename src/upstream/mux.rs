@@ -381,7 +381,12 @@ impl<W: Waits, C> Mux<W, C> {
         let Some(flight) = self.flights[place].as_mut() else { return };
         let (question, claim, waiters) =
             (Arc::clone(&flight.question), flight.claim.take(), std::mem::take(&mut flight.waiters));
-        let tried = Tried { server, trial, silent, spent: flight.since.elapsed() };
+        let is_lone = waiters.first().is_some_and(|first| first.upstreams().is_lone());
+        let fate = match trial {
+            // There is nobody else to ask.
+            Trial::Failed(error) if is_lone => Fate::Failed(error.at(server)),
+            trial => Fate::Elsewhere(Tried { server, trial, silent, spent: flight.since.elapsed() }),
+        };
         let end = flight.since.duration_since(self.epoch) + flight.timeout;
         if flight.tries().next().is_none() {
             self.remove(place);
@@ -389,7 +394,7 @@ impl<W: Waits, C> Mux<W, C> {
             self.deadlines.set(place, end);
         }
         if claim.is_some() {
-            landed(Landed { question, claim, waiters, fate: Fate::Elsewhere(tried) });
+            landed(Landed { question, claim, waiters, fate });
         }
     }
 

@@ -103,6 +103,11 @@ impl Upstreams {
         self.endpoints.is_empty()
     }
 
+    /// Returns whether there is but one to ask.
+    pub(super) fn is_lone(&self) -> bool {
+        self.endpoints.len() == 1
+    }
+
     /// Returns how each upstream has been doing, as configured.
     pub fn status(&self) -> impl Iterator<Item = Status> {
         self.endpoints.iter().map(|endpoint| {
@@ -364,8 +369,7 @@ impl Race {
             self.servfails.push(Arc::clone(endpoint));
         }
         if self.worst.as_ref().is_none_or(|worst| worst.kind <= error.kind) {
-            let detail = format!("{}: {}", endpoint.server, error.detail);
-            self.worst = Some(Failure { kind: error.kind, response: error.response, detail });
+            self.worst = Some(error.at(endpoint.server));
         }
     }
 

@@ -92,13 +92,38 @@ fn negative_answers_live_as_the_soa_says() {
 }
 
 #[test]
-fn servfail_is_not_cached() {
+fn servfail_is_cached_for_a_moment_and_says_so() {
     let upstream = FakeUpstream::start();
-    upstream.on("flaky.test", Reply::by(|seen| vec![Answer::rcode(ResponseCode::ServFail).to(seen)]));
+    upstream.on("flaky.test", Answer::rcode(ResponseCode::ServFail).ede(9, "no key"));
     let server = Setup::policy(&upstream, POLICY).start();
-    assert_eq!(ask("flaky.test", RecordType::A).udp(&server).rcode(), ResponseCode::ServFail);
+    let query = ask("flaky.test", RecordType::A);
+    let heard = query.udp(&server);
+    assert_eq!((heard.rcode(), heard.ede_codes()), (ResponseCode::ServFail, vec![9]));
+    for heard in [query.udp(&server), query.tcp(&server)] {
+        // RFC 9520 §3.1, RFC 8914 §4.14.
+        assert_eq!((heard.rcode(), heard.ede_codes()), (ResponseCode::ServFail, vec![13, 9]));
+    }
+    assert_eq!(upstream.count("flaky.test"), 1);
+    assert_eq!(server.metric("hostgate_cached_failures_total", &[]), 2);
+    assert_eq!(server.metric("hostgate_failed_answers_total", &[]), 3);
+    assert_eq!(server.status()["upstreams"][0]["state"], "new", "the name's doing, not the upstream's");
+    // Another question is another matter.
+    ask("flaky.test", RecordType::AAAA).udp(&server);
+    assert_eq!(upstream.count("flaky.test"), 2);
+}
+
+#[test]
+fn silence_is_cached_for_a_second() {
+    let upstream = FakeUpstream::start();
+    upstream.on("flaky.test", Reply::silence());
+    let server = Setup::policy(&upstream, POLICY).upstream_line("timeout_ms = 200").start();
+    let query = ask("flaky.test", RecordType::A);
+    assert_eq!(query.udp(&server).ede_codes(), [22]);
+    let asked = upstream.count("flaky.test");
     upstream.on("flaky.test", Answer::new().a("flaky.test", GLOBAL));
-    ask("flaky.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    assert_eq!(query.udp(&server).ede_codes(), [22, 13]);
+    assert_eq!(upstream.count("flaky.test"), asked);
+    server.until("asked again", || (query.udp(&server).addresses() == [std::net::IpAddr::from(GLOBAL)]).then_some(()));
 }
 
 #[test]

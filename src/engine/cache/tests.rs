@@ -1,0 +1,256 @@
+//! The cache, told the time.
+
+use super::*;
+use crate::dns::name::LowerName;
+use crate::dns::rtype::RecordType;
+
+/// Returns so many seconds.
+const fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// Returns a question for an address of `name`, RD as stubs set it.
+fn question(name: &str) -> Question {
+    Question {
+        qname: LowerName::from_text(name).unwrap(),
+        qtype: RecordType::A,
+        dnssec_ok: false,
+        checking_disabled: false,
+        recursion_desired: true,
+    }
+}
+
+/// Returns the head of a reply to `question` with so many answer and authority records.
+fn head(question: &Question, rcode: u8, answers: u8, authorities: u8) -> Vec<u8> {
+    let mut message = vec![0, 1, 0x81, 0x80 | rcode, 0, 1, 0, answers, 0, authorities, 0, 0];
+    message.extend(question.qname.as_wire());
+    message.extend(question.qtype.0.to_be_bytes());
+    message.extend([0, 1]);
+    message
+}
+
+/// Returns an answer of one record with this TTL; its data are an address as well as a text.
+fn positive(question: &Question, ttl: u32) -> Arc<Response> {
+    let mut message = head(question, 0, 1, 0);
+    message.extend([0xc0, 12]);
+    message.extend(question.qtype.0.to_be_bytes());
+    message.extend([0, 1]);
+    message.extend(ttl.to_be_bytes());
+    message.extend([0, 4, 3, b'a', b'b', b'c']);
+    Arc::new(Response::parse(&message, question).unwrap())
+}
+
+/// Returns an answer without records but a SOA at the root with this TTL and MINIMUM.
+fn negative(question: &Question, rcode: u8, ttl: u32, minimum: u32) -> Arc<Response> {
+    let mut message = head(question, rcode, 0, 1);
+    message.extend([0, 0, 6, 0, 1]);
+    message.extend(ttl.to_be_bytes());
+    message.extend([0, 22, 0, 0]);
+    message.extend([0; 16]);
+    message.extend(minimum.to_be_bytes());
+    Arc::new(Response::parse(&message, question).unwrap())
+}
+
+/// Returns a cache of 64 KiB with a day's TTL at most and an hour of stale data.
+fn cache() -> Cache {
+    Cache::new(Settings { size: 64 << 10, max_ttl: secs(86_400), serve_stale: secs(3_600) })
+}
+
+/// Notes that a question failed.
+fn fail(cache: &Cache, question: &Question, kind: FailureKind, now: Duration) {
+    let failure = Failure { kind, response: None, detail: String::new() };
+    cache.failed(question, &Arc::new(failure), now);
+}
+
+/// Returns a hit in short: `fresh AGE LEFT`, `stale`, `stale lately`, `failed KIND` or `miss`.
+fn short(hit: &Hit) -> String {
+    match hit {
+        Hit::Fresh { age, left, .. } => format!("fresh {} {}", age.as_secs(), left.as_secs()),
+        Hit::Stale { refresh: Refresh::Due, .. } => "stale".to_owned(),
+        Hit::Stale { refresh: Refresh::FailedLately, .. } => "stale lately".to_owned(),
+        Hit::Failed(failure) => format!("failed {}", failure.kind.as_str()),
+        Hit::Miss => "miss".to_owned(),
+    }
+}
+
+#[test]
+fn an_answer_is_fresh_for_its_ttl_then_stale_then_gone() {
+    const CASES: &[(u64, &str)] =
+        &[(100, "fresh 0 300"), (399, "fresh 299 1"), (400, "stale"), (3_999, "stale"), (4_000, "miss"), (100, "miss")];
+    let (cache, question) = (cache(), question("www.example"));
+    assert_eq!(short(&cache.get(&question, secs(100))), "miss");
+    cache.insert(&question, positive(&question, 300), secs(100));
+    for &(now, expected) in CASES {
+        assert_eq!(short(&cache.get(&question, secs(now))), expected, "at {now}");
+    }
+    assert_eq!(cache.stats(), Stats::default(), "what is too old is taken out");
+}
+
+#[test]
+fn the_ttl_is_at_most_what_is_configured() {
+    let (cache, question) = (cache(), question("www.example"));
+    cache.insert(&question, positive(&question, 0x7fff_ffff), secs(0));
+    assert_eq!(short(&cache.get(&question, secs(0))), "fresh 0 86400");
+}
+
+#[test]
+fn negative_answers_are_kept_by_their_soa() {
+    const CASES: &[(u8, u32, u32, &str)] = &[
+        (3, 900, 60, "fresh 0 60"),
+        (3, 30, 60, "fresh 0 30"),
+        (0, 900, 120, "fresh 0 120"),
+        (3, 0, 60, "miss"),
+        (3, 60, 0, "miss"),
+    ];
+    for &(rcode, ttl, minimum, expected) in CASES {
+        let (cache, question) = (cache(), question("www.example"));
+        cache.insert(&question, negative(&question, rcode, ttl, minimum), secs(0));
+        assert_eq!(short(&cache.get(&question, secs(0))), expected, "{rcode} {ttl} {minimum}");
+    }
+}
+
+#[test]
+fn an_answer_without_a_ttl_is_not_kept_nor_what_it_replaces() {
+    let (cache, question) = (cache(), question("www.example"));
+    cache.insert(&question, positive(&question, 300), secs(0));
+    cache.insert(&question, positive(&question, 0), secs(1));
+    assert_eq!(short(&cache.get(&question, secs(1))), "miss");
+    assert_eq!(cache.stats().entries, 0);
+}
+
+#[test]
+fn failures_are_not_kept_and_leave_what_was() {
+    for rcode in [1, 2, 4, 5] {
+        let (cache, question) = (cache(), question("www.example"));
+        let failure = || Arc::new(Response::parse(&head(&question, rcode, 0, 0), &question).unwrap());
+        cache.insert(&question, failure(), secs(0));
+        assert_eq!(short(&cache.get(&question, secs(0))), "miss", "{rcode}");
+        cache.insert(&question, positive(&question, 300), secs(0));
+        cache.insert(&question, failure(), secs(500));
+        assert_eq!(short(&cache.get(&question, secs(500))), "stale", "{rcode}");
+    }
+}
+
+#[test]
+fn a_refresh_that_failed_is_not_repeated_for_half_a_minute() {
+    let (cache, question) = (cache(), question("www.example"));
+    cache.insert(&question, positive(&question, 60), secs(0));
+    fail(&cache, &question, FailureKind::ServFail, secs(59));
+    assert_eq!(short(&cache.get(&question, secs(70))), "stale");
+    fail(&cache, &question, FailureKind::ServFail, secs(72));
+    assert_eq!(short(&cache.get(&question, secs(73))), "stale lately");
+    assert_eq!(short(&cache.get(&question, secs(102))), "stale");
+    fail(&cache, &question, FailureKind::ServFail, secs(102));
+    cache.insert(&question, positive(&question, 60), secs(103));
+    assert_eq!(short(&cache.get(&question, secs(104))), "fresh 1 59");
+    assert_eq!(short(&cache.get(&question, secs(163))), "stale", "a new answer forgets the failure");
+}
+
+#[test]
+fn a_failure_is_kept_for_seconds_and_longer_each_time_in_a_row() {
+    // RFC 9520 §3.2: 1 second to 5 minutes.
+    const CASES: &[(FailureKind, [u64; 8])] = &[
+        (FailureKind::ServFail, [5, 10, 20, 40, 60, 60, 60, 60]),
+        (FailureKind::Refused, [5, 10, 20, 40, 60, 60, 60, 60]),
+        (FailureKind::Timeout, [1, 2, 4, 8, 16, 32, 60, 60]),
+        (FailureKind::Busy, [0; 8]),
+        (FailureKind::NoUpstream, [0; 8]),
+    ];
+    for &(kind, lengths) in CASES {
+        let (cache, question) = (cache(), question("www.example"));
+        let kept = format!("failed {}", kind.as_str());
+        let mut now = 0;
+        for length in lengths {
+            fail(&cache, &question, kind, secs(now));
+            // One that was under way at the same time does not count.
+            fail(&cache, &question, kind, secs(now));
+            let until = (now..now + 90).find(|&now| short(&cache.get(&question, secs(now))) != kept);
+            assert_eq!(until, Some(now + length), "{kind:?} at {now}");
+            now += length + 30;
+        }
+        now += 100;
+        fail(&cache, &question, kind, secs(now));
+        assert_eq!(short(&cache.get(&question, secs(now + lengths[0]))), "miss", "{kind:?}: forgotten");
+        cache.insert(&question, positive(&question, 60), secs(now));
+        assert_eq!(short(&cache.get(&question, secs(now))), "fresh 0 60", "{kind:?}");
+    }
+}
+
+#[test]
+fn a_failure_takes_the_place_of_what_is_too_old_and_of_nothing_else() {
+    let (cache, question) = (cache(), question("www.example"));
+    cache.insert(&question, positive(&question, 60), secs(0));
+    for (now, expected) in
+        [(10, "fresh 10 50"), (100, "stale lately"), (3_659, "stale lately"), (3_660, "failed servfail")]
+    {
+        fail(&cache, &question, FailureKind::ServFail, secs(now));
+        assert_eq!(short(&cache.get(&question, secs(now))), expected);
+    }
+}
+
+#[test]
+fn failures_are_forgotten_when_others_are_asked_and_keep_to_the_budget() {
+    let cache = cache();
+    for number in 0..5_000 {
+        fail(&cache, &question(&format!("n{number}.example")), FailureKind::Timeout, secs(1));
+    }
+    let stats = cache.stats();
+    assert!(stats.bytes <= 64 << 10 && stats.evictions > 4_000, "{stats:?}");
+    let last = question("n4999.example");
+    assert_eq!(short(&cache.get(&last, secs(1))), "failed timeout");
+    cache.forget_failures(secs(1));
+    assert_eq!(short(&cache.get(&last, secs(1))), "miss");
+}
+
+#[test]
+fn without_serve_stale_what_expired_is_gone() {
+    let cache = Cache::new(Settings { size: 64 << 10, max_ttl: secs(60), serve_stale: secs(0) });
+    let question = question("www.example");
+    cache.insert(&question, positive(&question, 60), secs(0));
+    assert_eq!(short(&cache.get(&question, secs(59))), "fresh 59 1");
+    assert_eq!(short(&cache.get(&question, secs(60))), "miss");
+}
+
+#[test]
+fn questions_that_differ_in_anything_have_answers_of_their_own() {
+    let base = question("www.example");
+    let others = [
+        Question { qname: LowerName::from_text("ww.example").unwrap(), ..base.clone() },
+        Question { qtype: RecordType::TXT, ..base.clone() },
+        Question { dnssec_ok: true, ..base.clone() },
+        Question { checking_disabled: true, ..base.clone() },
+        Question { recursion_desired: false, ..base.clone() },
+    ];
+    let cache = cache();
+    cache.insert(&base, positive(&base, 60), secs(0));
+    for other in &others {
+        assert_eq!(short(&cache.get(other, secs(0))), "miss", "{other:?}");
+        cache.insert(other, positive(other, 90), secs(0));
+    }
+    assert_eq!(short(&cache.get(&base, secs(0))), "fresh 0 60");
+    assert_eq!(cache.stats().entries, 1 + others.len());
+}
+
+#[test]
+fn the_budget_holds_and_what_is_in_use_stays() {
+    const SIZE: usize = 256 << 10;
+    let cache = Cache::new(Settings { size: SIZE, max_ttl: secs(60), serve_stale: secs(0) });
+    let hot = question("hot.example");
+    cache.insert(&hot, positive(&hot, 60), secs(0));
+    for number in 0..20_000 {
+        let question = question(&format!("n{number}.example"));
+        cache.insert(&question, positive(&question, 60), secs(0));
+        assert_eq!(short(&cache.get(&hot, secs(0))), "fresh 0 60", "after {number}");
+    }
+    let stats = cache.stats();
+    assert!(stats.bytes <= SIZE && stats.bytes > SIZE * 9 / 10, "{stats:?}");
+    assert_eq!(stats.entries + usize::try_from(stats.evictions).unwrap(), 20_001);
+}
+
+#[test]
+fn a_large_cache_has_shards_and_a_small_one_has_one() {
+    for (size, shards) in [(0, 1), (64 << 10, 1), (3 << 20, 2), (16 << 20, 16), (1 << 30, 16)] {
+        let cache = Cache::new(Settings { size, max_ttl: secs(60), serve_stale: secs(0) });
+        assert_eq!(cache.shards.len(), shards, "{size}");
+    }
+}
