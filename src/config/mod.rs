@@ -56,6 +56,8 @@ pub struct Upstream {
     pub servers: Servers,
     /// How long a question may take in all, over every server asked.
     pub timeout: Duration,
+    /// Whether names are asked for in random case over UDP, so that forging a reply takes more guesses.
+    pub case_randomisation: bool,
 }
 
 /// Where the list of upstreams comes from.
@@ -196,10 +198,12 @@ fn listen_address(table: &Table<'_>, text: Placed<&str>) -> Option<SocketAddr> {
 /// Reads `[upstream]`.
 fn read_upstream(root: &mut Table<'_>, directory: &Path) -> Upstream {
     let system = Servers::System(PathBuf::from(RESOLV_CONF));
-    let default = Upstream { servers: system, timeout: Duration::from_secs(2) };
+    let default = Upstream { servers: system, timeout: Duration::from_secs(2), case_randomisation: true };
     let Some(mut table) = root.table("upstream") else { return default };
     let timeout =
         table.integer("timeout_ms", 100..=60_000).map_or(default.timeout, |ms| Duration::from_millis(ms.value));
+    let case_randomisation =
+        table.boolean("case_randomisation").map_or(default.case_randomisation, |choice| choice.value);
     let resolv_conf = table.string("resolv_conf");
     let servers = table.strings("servers");
     if let (Some(path), Some(_)) = (resolv_conf, &servers) {
@@ -224,7 +228,7 @@ fn read_upstream(root: &mut Table<'_>, directory: &Path) -> Upstream {
         None => resolv_conf.map_or(default.servers, |path| Servers::System(directory.join(path.value))),
     };
     table.finish();
-    Upstream { servers, timeout }
+    Upstream { servers, timeout, case_randomisation }
 }
 
 /// Reads `[cache]`.

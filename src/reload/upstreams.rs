@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use super::files::Text;
 use crate::config::{Config, Servers, Upstream};
@@ -15,8 +14,8 @@ use crate::upstream::{Server, Settings};
 pub(crate) struct Chosen {
     /// The servers; empty when there is nobody to ask.
     pub(crate) servers: Vec<Server>,
-    /// How long a question may take.
-    timeout: Duration,
+    /// How they are asked.
+    settings: Settings,
     /// Why there is nobody to ask.
     pub(crate) error: Option<String>,
     /// Lines that were passed over, and why.
@@ -26,7 +25,7 @@ pub(crate) struct Chosen {
 impl Chosen {
     /// Returns the settings to ask them with.
     pub(crate) fn settings(&self) -> Settings {
-        Settings { timeout: self.timeout, ..Settings::default() }
+        self.settings
     }
 
     /// Names the servers, for people.
@@ -47,7 +46,8 @@ pub(crate) fn choose(
     listeners: &[SocketAddr],
     read: &mut dyn FnMut(&Path) -> Text,
 ) -> Result<Chosen, Vec<Diagnostic>> {
-    let timeout = upstream.timeout;
+    let Upstream { servers: _, timeout, case_randomisation } = *upstream;
+    let settings = Settings { timeout, case_randomisation, ..Settings::default() };
     match &upstream.servers {
         Servers::Listed(servers) => {
             let errors = circular(servers, listeners);
@@ -55,9 +55,9 @@ pub(crate) fn choose(
                 return Err(errors);
             }
             let servers = servers.iter().map(|(server, _)| *server).collect();
-            Ok(Chosen { servers, timeout, error: None, skipped: Vec::new() })
+            Ok(Chosen { servers, settings, error: None, skipped: Vec::new() })
         }
-        Servers::System(path) => Ok(system(path, listeners, timeout, read)),
+        Servers::System(path) => Ok(system(path, listeners, settings, read)),
     }
 }
 
@@ -85,13 +85,13 @@ fn circular(servers: &[(Server, Place)], listeners: &[SocketAddr]) -> Vec<Diagno
 }
 
 /// Chooses the nameservers of a resolv.conf.
-fn system(path: &Path, listeners: &[SocketAddr], timeout: Duration, read: &mut dyn FnMut(&Path) -> Text) -> Chosen {
+fn system(path: &Path, listeners: &[SocketAddr], settings: Settings, read: &mut dyn FnMut(&Path) -> Text) -> Chosen {
     let shown = path.display();
     let text = match read(path) {
         Ok(text) => text,
         Err(reason) => {
             let error = format!("{shown}: {reason} (set `servers` under [upstream], or mend the file)");
-            return Chosen { servers: Vec::new(), timeout, error: Some(error), skipped: Vec::new() };
+            return Chosen { servers: Vec::new(), settings, error: Some(error), skipped: Vec::new() };
         }
     };
     let found = nameservers(text.as_bytes(), interface_index);
@@ -104,7 +104,7 @@ fn system(path: &Path, listeners: &[SocketAddr], timeout: Duration, read: &mut d
         let why = if skipped.is_empty() { String::new() } else { format!(" ({})", skipped.join("; ")) };
         format!("{shown}: no nameserver to ask{why}; set `servers` under [upstream], or mend the file")
     });
-    Chosen { servers, timeout, error, skipped }
+    Chosen { servers, settings, error, skipped }
 }
 
 #[cfg(test)]
@@ -112,11 +112,12 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
     use std::sync::Arc;
+    use std::time::Duration;
 
     /// Chooses from a resolv.conf of this text.
     fn from_text(text: &Text) -> Chosen {
         let servers = Servers::System(PathBuf::from("resolv.conf"));
-        let upstream = Upstream { servers, timeout: Duration::from_secs(2) };
+        let upstream = Upstream { servers, timeout: Duration::from_secs(2), case_randomisation: true };
         let own = ["127.0.0.1:53".parse().unwrap()];
         choose(&upstream, &own, &mut |_| text.clone()).unwrap()
     }
@@ -143,6 +144,7 @@ mod tests {
         let listed = |address: &str| Upstream {
             servers: Servers::Listed(vec![(address.parse().unwrap(), source.at(1, 1))]),
             timeout: Duration::from_secs(2),
+            case_randomisation: true,
         };
         let own = ["0.0.0.0:1053".parse().unwrap()];
         assert!(choose(&listed("127.0.0.5:1053"), &own, &mut |_| unreachable!()).is_err());

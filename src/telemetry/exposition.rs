@@ -272,6 +272,11 @@ fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family
             "Questions sent again over UDP because their answer took long",
             load(&metrics.upstream_retransmitted),
         ),
+        Family::counter(
+            "hostgate_upstream_other_case",
+            "Replies with the name in another case than the query: forged, or an upstream that does not keep it",
+            load(&metrics.upstream_other_case),
+        ),
         family("hostgate_upstream_tries", "Tries at each upstream", Samples::Counter(by_server(|up| up.asked))),
         family(
             "hostgate_upstream_answers",

@@ -41,6 +41,8 @@ pub(crate) struct Metrics {
     pub(super) upstream_ignored: AtomicU64,
     /// Answers of upstreams that were truncated over UDP.
     pub(super) upstream_truncated: AtomicU64,
+    /// Replies in another case than the query.
+    pub(super) upstream_other_case: AtomicU64,
     /// Questions sent again because their answer took long.
     pub(super) upstream_retransmitted: AtomicU64,
 }
@@ -69,6 +71,9 @@ impl Observer for Metrics {
             Event::Ignored => {
                 self.upstream_ignored.fetch_add(1, Relaxed);
             }
+            Event::OtherCase => {
+                self.upstream_other_case.fetch_add(1, Relaxed);
+            }
             Event::Retransmitted => {
                 self.upstream_retransmitted.fetch_add(1, Relaxed);
             }
@@ -93,6 +98,7 @@ impl Default for Metrics {
             upstream_failures: Default::default(),
             upstream_ignored: AtomicU64::new(0),
             upstream_truncated: AtomicU64::new(0),
+            upstream_other_case: AtomicU64::new(0),
             upstream_retransmitted: AtomicU64::new(0),
         }
     }

@@ -15,7 +15,7 @@ use super::stream::Stream;
 use super::udp::{self, Reply, UdpError};
 use super::{Event, Failure, FailureKind, Observer};
 use crate::dns::rcode::Rcode;
-use crate::dns::response::{Question, ReplyCheck, Response, is_reply_to};
+use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
 
 /// An upstream in use; it outlives a change of the configuration that keeps it.
 pub(super) struct Endpoint {
@@ -27,7 +27,13 @@ pub(super) struct Endpoint {
     health: Mutex<Health>,
     /// What it did since the start.
     pub(super) counts: Counts,
+    /// Until when it is asked in lower case, because it does not keep another; in milliseconds, 0 is never.
+    lower_until: AtomicU64,
 }
+
+/// How long an upstream that does not keep the case of names is asked in lower case, before it is tried again: one
+/// question is asked twice then.
+const LOWER_FOR: Duration = Duration::from_mins(10);
 
 /// What an upstream did since the start, for the status.
 #[derive(Debug, Default)]
@@ -48,6 +54,8 @@ pub(super) struct Surroundings {
     pub(super) epoch: Instant,
     /// The time for one question.
     pub(super) timeout: Duration,
+    /// Whether names are asked for in random case over UDP.
+    pub(super) case_randomisation: bool,
     /// As many permits as UDP sockets may be open.
     pub(super) sockets: Arc<Semaphore>,
     /// Who watches.
@@ -110,12 +118,33 @@ impl Endpoint {
             stream: Stream::new(server.address),
             health: Mutex::new(Health::new(now)),
             counts: Counts::default(),
+            lower_until: AtomicU64::new(0),
         }
     }
 
     /// Locks what is known of it. Each change is complete in itself, so a poisoned lock is as good.
     pub(super) fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the case of the next query's QNAME; `bits` gives random ones.
+    pub(super) fn casing(&self, bits: impl FnOnce() -> u64, around: &Surroundings) -> Casing {
+        if !around.case_randomisation {
+            return Casing::LOWER;
+        }
+        match self.lower_until.load(Ordering::Relaxed) {
+            0 => Casing::of_bits(bits()),
+            until if until > millis(around.epoch.elapsed()) => Casing::LOWER,
+            _ => {
+                self.lower_until.store(0, Ordering::Relaxed);
+                Casing::of_bits(bits())
+            }
+        }
+    }
+
+    /// Notes that it answered in another case than it was asked in, and then to the same in lower case.
+    pub(super) fn note_loses_case(&self, around: &Surroundings) {
+        self.lower_until.store(millis(around.epoch.elapsed() + LOWER_FOR), Ordering::Relaxed);
     }
 
     /// Asks `question` once and waits for ever; who gives up drops the future. Health and counts are kept either
@@ -198,7 +227,14 @@ impl Endpoint {
     async fn exchange(&self, question: &Question, over: Transport, around: &Surroundings) -> Result<Success, TryError> {
         let observer = &*around.observer;
         if over == Transport::Udp {
-            match udp::ask(self.server.address, question, observer).await.map_err(of_udp)? {
+            let casing = self.casing(random_bits, around);
+            let mut reply = udp::ask(self.server.address, question, casing, observer).await.map_err(of_udp)?;
+            if matches!(reply, Reply::OtherCase) {
+                reply = udp::ask(self.server.address, question, Casing::LOWER, observer).await.map_err(of_udp)?;
+            }
+            match reply {
+                // To lower case there is none.
+                Reply::OtherCase => return Err(TryError::flooded()),
                 Reply::Complete(bytes) => {
                     return read(&bytes, question).map(|response| Success { response, transport: Transport::Udp });
                 }
@@ -209,14 +245,26 @@ impl Endpoint {
         observer.observe(Event::Sent(Transport::Tcp));
         let bytes = self.stream.ask(question, around.timeout).await.map_err(|error| of_stream(&error))?;
         let id = bytes.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
-        match is_reply_to(&bytes, id, question) {
+        match is_reply_to(&bytes, id, question, Casing::LOWER) {
             ReplyCheck::Ours { truncated: false, .. } => {
                 read(&bytes, question).map(|response| Success { response, transport: Transport::Tcp })
             }
             ReplyCheck::Ours { .. } => Err(TryError::new(FailureKind::Malformed, &"truncated over TCP")),
-            ReplyCheck::NotOurs => Err(TryError::new(FailureKind::Malformed, &"reply to another question over TCP")),
+            ReplyCheck::NotOurs | ReplyCheck::OtherCase => {
+                Err(TryError::new(FailureKind::Malformed, &"reply to another question over TCP"))
+            }
         }
     }
+}
+
+/// Returns a time in whole milliseconds.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Returns random bits from the kernel; none where it has none, and then the ID cannot be had either.
+fn random_bits() -> u64 {
+    getrandom::u64().unwrap_or(0)
 }
 
 /// Reads a reply to `question` and says whether it is an answer.

@@ -172,6 +172,8 @@ pub enum Event {
     Failed(FailureKind),
     /// A datagram was not the reply to the query sent from its socket (another ID or question) and was ignored.
     Ignored,
+    /// A reply had the name in another case than the query: forged, or of an upstream that does not keep it.
+    OtherCase,
     /// UDP truncated an answer, so it is asked for over TCP.
     Truncated,
 }

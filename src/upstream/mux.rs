@@ -8,8 +8,8 @@
 //!
 //! Deadlines are kept by a [`Wheel`], which says why.
 //!
-//! Against forged replies (RFC 5452): each query takes one of a few random ports by chance and a random ID; the
-//! kernel drops what does not come from the upstream's address and port; ports are given up after a while, or when
+//! Against forged replies (RFC 5452): each query takes one of a few random ports by chance, a random ID and a random
+//! case of its QNAME, which a reply must have exactly (draft-vixie-dnsext-dns0x20; see [`Case`]); the kernel drops what does not come from the upstream's address and port; ports are given up after a while, or when
 //! somebody guesses at them.
 
 mod ports;
@@ -29,7 +29,7 @@ use super::udp;
 use super::wheel::Wheel;
 use super::{Event, Failure, Transport, Trial, Tried, Upstreams};
 use crate::datagram::{Receiver, Wait};
-use crate::dns::response::{Question, ReplyCheck, Response, is_reply_to};
+use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
 
 /// Questions a thread has in flight; further ones go the general way.
 const MAX_FLIGHTS: usize = 4096;
@@ -102,6 +102,21 @@ struct Try {
     since: Instant,
     /// How long silence is nothing to speak of.
     patience: Duration,
+    /// The case of its QNAME.
+    casing: Casing,
+    /// What is known of the upstream's keeping it.
+    case: Case,
+}
+
+/// What a try says of an upstream's keeping the case of names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Case {
+    /// Nothing yet.
+    Open,
+    /// A reply in another case came, so the question was sent in lower case as well.
+    Doubted,
+    /// This is that one: if it is answered before the first, the upstream does not keep the case.
+    Tested,
 }
 
 /// What became of a question.
@@ -199,7 +214,8 @@ impl<W: Waits, C> Mux<W, C> {
             self.flights.push(None);
             self.flights.len() - 1
         });
-        self.ports.send(key, question, place);
+        let casing = endpoint.casing(|| self.ports.bits(), upstreams.around());
+        self.ports.send(key, question, casing, place);
         let since = Instant::now();
         self.deadlines.set(place, since.duration_since(self.epoch) + patience);
         self.flights[place] = Some(Flight {
@@ -208,7 +224,7 @@ impl<W: Waits, C> Mux<W, C> {
             claim: Some(claim),
             timeout: upstreams.around().timeout,
             waiters: vec![waiter],
-            first: Some(Try { key, since, patience }),
+            first: Some(Try { key, since, patience, casing, case: Case::Open }),
             again: Vec::new(),
             count: 1,
             since,
@@ -272,7 +288,9 @@ impl<W: Waits, C> Mux<W, C> {
         let found = key.and_then(|key| Some((key, self.ports.find(key)?)));
         let flight = found.and_then(|(key, place)| Some((key, place, self.flights[place].as_ref()?)));
         let Some((key, place, flight)) = flight else { return self.ignore(token, landed) };
-        let outcome = match is_reply_to(bytes, key.id, &flight.question) {
+        let Some(casing) = flight.tries().find(|one| one.key == key).map(|one| one.casing) else { return };
+        let outcome = match is_reply_to(bytes, key.id, &flight.question, casing) {
+            ReplyCheck::OtherCase => return self.doubt_case(place, key, landed),
             ReplyCheck::Ours { truncated: true, .. } => Err(Trial::Truncated),
             ReplyCheck::Ours { .. } => endpoint::read(bytes, &flight.question).map_err(Trial::Failed),
             ReplyCheck::NotOurs => match udp::bare_failure(bytes, key.id) {
@@ -281,6 +299,25 @@ impl<W: Waits, C> Mux<W, C> {
             },
         };
         self.land(place, key, outcome, landed);
+    }
+
+    /// Takes a reply in another case: the question goes to the same upstream once more, in lower case. Either the reply
+    /// was forged, and the true one is still to come; or the upstream does not keep the case, and answers that.
+    fn doubt_case(&mut self, place: usize, key: Key, landed: &mut impl FnMut(Landed<W, C>)) {
+        let Some(flight) = self.flights[place].as_mut() else { return };
+        let Some(one) = flight.first.iter_mut().chain(&mut flight.again).find(|one| one.key == key) else { return };
+        if one.case != Case::Open || flight.claim.is_none() || flight.count >= MAX_TRIES {
+            return self.ignore(key.port, landed);
+        }
+        one.case = Case::Doubted;
+        let patience = one.patience;
+        let Some(port) = self.ports.get(key.port) else { return };
+        let (endpoint, around) = (Arc::clone(&port.endpoint), Arc::clone(&port.around));
+        around.observer.observe(Event::OtherCase);
+        let Some(key) = self.ports.choose(&endpoint, &around) else { return };
+        self.ports.send(key, &flight.question, Casing::LOWER, place);
+        flight.again.push(Try { key, since: Instant::now(), patience, casing: Casing::LOWER, case: Case::Tested });
+        flight.count += 1;
     }
 
     /// Counts a datagram that is no reply; a port that somebody guesses at is given up.
@@ -327,18 +364,19 @@ impl<W: Waits, C> Mux<W, C> {
             let next = upstreams.next_try(turns).filter(|(next, _)| next.server.transport == Transport::Udp);
             let next = next.and_then(|(next, turns)| {
                 let patience = next.health().patience(flight.timeout) * (1 << turns.min(MAX_DOUBLINGS));
-                Some((self.ports.choose(next, upstreams.around())?, patience))
+                let key = self.ports.choose(next, upstreams.around())?;
+                Some((key, patience, next.casing(|| self.ports.bits(), upstreams.around())))
             });
             // Nobody else over UDP: the general way knows more.
-            let Some((key, patience)) = next else {
+            let Some((key, patience, casing)) = next else {
                 if let Some(server) = last {
                     self.hand_over(place, server, Trial::Silent, landed);
                 }
                 return;
             };
-            self.ports.send(key, &flight.question, place);
+            self.ports.send(key, &flight.question, casing, place);
             upstreams.around().observer.observe(Event::Retransmitted);
-            flight.again.push(Try { key, since: now, patience });
+            flight.again.push(Try { key, since: now, patience, casing, case: Case::Open });
             flight.count += 1;
             until = patience.min(left);
         }
@@ -421,6 +459,9 @@ impl<W: Waits, C> Mux<W, C> {
         let trial = match outcome {
             Ok(response) => {
                 port.endpoint.note_answered(Transport::Udp, taken, &port.around);
+                if one.case == Case::Tested {
+                    port.endpoint.note_loses_case(&port.around);
+                }
                 let Some(Flight { question, claim, waiters, .. }) = self.remove(place) else { return };
                 return landed(Landed { question, claim, waiters, fate: Fate::Answered(response, server) });
             }

@@ -21,13 +21,15 @@ pub struct Settings {
     pub timeout: Duration,
     /// How many UDP sockets may be open to upstreams at a time; a question beyond that waits, within its time.
     pub max_sockets: usize,
+    /// Whether names are asked for in random case over UDP (0x20), so that forging a reply takes more guesses.
+    pub case_randomisation: bool,
 }
 
 impl Default for Settings {
     /// Two seconds: a stub waits five (resolv.conf(5)), so it hears of a failure before it gives up. Half of
     /// the usual 1,024 file descriptors.
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(2), max_sockets: 512 }
+        Self { timeout: Duration::from_secs(2), max_sockets: 512, case_randomisation: true }
     }
 }
 
@@ -68,7 +70,8 @@ impl Upstreams {
     #[must_use]
     pub fn new(servers: &[Server], settings: Settings, observer: Arc<dyn Observer>) -> Self {
         let sockets = Arc::new(Semaphore::new(settings.max_sockets));
-        let around = Surroundings { epoch: Instant::now(), timeout: settings.timeout, sockets, observer };
+        let Settings { timeout, case_randomisation, .. } = settings;
+        let around = Surroundings { epoch: Instant::now(), timeout, case_randomisation, sockets, observer };
         Self::build(servers, settings, around, &[])
     }
 
@@ -80,7 +83,8 @@ impl Upstreams {
         let sockets =
             if same_bound { Arc::clone(&self.around.sockets) } else { Arc::new(Semaphore::new(settings.max_sockets)) };
         let observer = Arc::clone(&self.around.observer);
-        let around = Surroundings { epoch: self.around.epoch, timeout: settings.timeout, sockets, observer };
+        let Settings { timeout, case_randomisation, .. } = settings;
+        let around = Surroundings { epoch: self.around.epoch, timeout, case_randomisation, sockets, observer };
         Self::build(servers, settings, around, &self.endpoints)
     }
 

@@ -3,7 +3,7 @@
 /// Octets fetched at once: a system call for each number would cost as much as sending the query.
 const BLOCK: usize = 1024;
 
-/// A source of random 16-bit numbers; each is given out once.
+/// A source of random numbers; each is given out once.
 pub(super) struct Random {
     /// Octets from the kernel.
     block: [u8; BLOCK],
@@ -24,13 +24,26 @@ impl Random {
     /// The kernel has no random numbers: then nothing can be asked safely. Linux only fails so before its pool is
     /// seeded, at boot, and there it waits instead.
     pub(super) fn next(&mut self) -> u16 {
-        if self.used + 2 > BLOCK {
+        u16::from_ne_bytes(self.octets())
+    }
+
+    /// Returns as many random bits as four numbers have.
+    ///
+    /// # Panics
+    /// As [`Random::next`].
+    pub(super) fn next_bits(&mut self) -> u64 {
+        u64::from_ne_bytes(self.octets())
+    }
+
+    /// Takes octets out of the block, or out of a new one.
+    fn octets<const N: usize>(&mut self) -> [u8; N] {
+        if self.used + N > BLOCK {
             getrandom::fill(&mut self.block).expect("the kernel gives random numbers");
             self.used = 0;
         }
-        let number = u16::from_ne_bytes([self.block[self.used], self.block[self.used + 1]]);
-        self.used += 2;
-        number
+        let octets = std::array::from_fn(|index| self.block[self.used + index]);
+        self.used += N;
+        octets
     }
 }
 

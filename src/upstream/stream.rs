@@ -12,7 +12,7 @@ use hickory_net::xfer::{DnsExchange, DnsHandle as _, FirstAnswer as _};
 use hickory_proto::op::{DnsRequest, DnsResponse, Message};
 use tokio::time::Instant;
 
-use crate::dns::response::{Question, query_upstream};
+use crate::dns::response::{Casing, Question, query_upstream};
 
 /// How many questions may wait on one connection; hickory's own bound is 32.
 const MAX_ACTIVE: usize = 1024;
@@ -82,7 +82,7 @@ impl Stream {
     /// Asks `question` over an open connection; forgets the connection when that fails or takes too long.
     async fn exchange(&self, connection: &Connection, question: &Question) -> Result<Vec<u8>, NetError> {
         let mut query = Vec::with_capacity(512);
-        query_upstream(question, 0, &mut query);
+        query_upstream(question, Casing::LOWER, 0, &mut query);
         let query = Message::from_vec(&query)?;
         let mut watch = Watch { stream: self, connection, since: Instant::now(), is_broken: false };
         let result = connection.exchange.send(DnsRequest::from(query)).first_answer().await;

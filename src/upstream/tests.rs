@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::*;
 use crate::dns::name::LowerName;
 use crate::dns::rcode::Rcode;
-use crate::dns::response::Question;
+use crate::dns::response::{Casing, Question};
 use crate::dns::rtype::RecordType;
 
 /// What an upstream does with a query.
@@ -550,7 +550,7 @@ async fn a_reply_over_tcp_comes_as_it_was_sent() {
     let question = question();
     let reply = stream.ask(&question, Duration::from_secs(5)).await.unwrap();
     let mut query = Vec::new();
-    crate::dns::response::query_upstream(&question, 0, &mut query);
+    crate::dns::response::query_upstream(&question, Casing::LOWER, 0, &mut query);
     assert_eq!(reply[2..], unusual(&query)[2..]);
 }
 

@@ -8,7 +8,7 @@ use tokio::net::UdpSocket;
 use super::endpoint::is_unwilling;
 use super::{Event, Observer, Transport};
 use crate::dns::rcode::Rcode;
-use crate::dns::response::{Question, ReplyCheck, is_reply_to, query_upstream};
+use crate::dns::response::{Casing, Question, ReplyCheck, is_reply_to, query_upstream};
 
 /// The largest reply that is read, in octets. We ask for at most 1232; some send more.
 const MAX_REPLY: usize = 4096;
@@ -23,6 +23,8 @@ pub(super) enum Reply {
     Complete(Vec<u8>),
     /// A reply that did not fit.
     Truncated,
+    /// A reply to the question in another case.
+    OtherCase,
     /// A header with this RCODE and nothing else: what some say to a query that they cannot or will not read.
     Bare(Rcode),
 }
@@ -38,19 +40,24 @@ pub(super) enum UdpError {
     Flooded,
 }
 
-/// Asks `question` at `server` from a socket of its own and waits for the reply, for ever.
+/// Asks `question` in this case at `server` from a socket of its own and waits for the reply, for ever.
 ///
 /// The socket's port is random (the kernel's choice, RFC 5452 §9.2) and so is the ID. It is connected: the kernel
 /// drops what comes from elsewhere, and an ICMP refusal is an error at once instead of silence.
 ///
 /// # Errors
 /// No socket, an ICMP refusal, a flood of wrong replies.
-pub(super) async fn ask(server: SocketAddr, question: &Question, observer: &dyn Observer) -> Result<Reply, UdpError> {
+pub(super) async fn ask(
+    server: SocketAddr,
+    question: &Question,
+    casing: Casing,
+    observer: &dyn Observer,
+) -> Result<Reply, UdpError> {
     let mut id = [0; 2];
     getrandom::fill(&mut id).map_err(|error| UdpError::Local(error.into()))?;
     let id = u16::from_be_bytes(id);
     let mut query = Vec::with_capacity(512);
-    query_upstream(question, id, &mut query);
+    query_upstream(question, casing, id, &mut query);
     let any: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -62,11 +69,15 @@ pub(super) async fn ask(server: SocketAddr, question: &Question, observer: &dyn 
     let mut buffer = vec![0; MAX_REPLY];
     for _ in 0..MAX_IGNORED {
         let length = socket.recv(&mut buffer).await.map_err(UdpError::Network)?;
-        match is_reply_to(&buffer[..length], id, question) {
+        match is_reply_to(&buffer[..length], id, question, casing) {
             ReplyCheck::Ours { truncated: true, .. } => return Ok(Reply::Truncated),
             ReplyCheck::Ours { .. } => {
                 buffer.truncate(length);
                 return Ok(Reply::Complete(buffer));
+            }
+            ReplyCheck::OtherCase => {
+                observer.observe(Event::OtherCase);
+                return Ok(Reply::OtherCase);
             }
             ReplyCheck::NotOurs => match bare_failure(&buffer[..length], id) {
                 Some(rcode) => return Ok(Reply::Bare(rcode)),

@@ -290,7 +290,8 @@ fn answer_that_just_fits_is_whole() {
     // Header 12, question 14, one TXT record by compression 2 + 10 + data: 512 octets in all.
     let data = [&[255][..], &[b'x'; 255], &[217], &[b'y'; 217]].concat();
     upstream.on("big.test", Answer::new().raw("big.test", 16, &data));
-    let server = Setup::policy(&upstream, POLICY).start();
+    // hickory compresses a name only in the case it has.
+    let server = Setup::policy(&upstream, POLICY).upstream_line("case_randomisation = false").start();
     let heard = ask("big.test", RecordType::TXT).no_edns().both(&server);
     assert_eq!(heard.bytes.len(), 512);
     assert!(!heard.message.metadata.truncation);

@@ -1,5 +1,7 @@
 //! What goes upstream: nothing of a denied query, and of an allowed one only what is needed.
 
+use crate::support::client::wire_name;
+use crate::support::upstream::Seen;
 use crate::support::*;
 
 /// A policy that allows `allowed.test`.
@@ -78,6 +80,103 @@ fn query_is_rebuilt_from_what_is_needed() {
     expected[..2].copy_from_slice(&seen.bytes[..2]);
     assert_eq!(seen.bytes.to_ascii_lowercase(), expected.to_ascii_lowercase());
     assert!(!seen.tcp);
+}
+
+/// Returns the QNAME of a query as it came, as text.
+fn spelled(seen: &Seen) -> String {
+    String::from_utf8_lossy(&seen.bytes[13..12 + wire_name(&seen.qname).len() - 1]).into_owned()
+}
+
+#[test]
+fn name_is_asked_for_in_random_case_over_udp() {
+    let upstream = FakeUpstream::start();
+    upstream.on("allowed.test", Answer::new().ttl(0).a("allowed.test", GLOBAL));
+    let server = Setup::policy(&upstream, POLICY).start();
+    for _ in 0..8 {
+        let heard = ask("allowed.test", RecordType::A).udp(&server);
+        heard.expect_addresses(&[GLOBAL.into()]);
+        assert_eq!(heard.message.answers[0].name.to_ascii(), "allowed.test.", "the client sees its own");
+    }
+    let mut spellings: Vec<String> = upstream.seen().iter().map(spelled).collect();
+    assert!(spellings.iter().all(|spelling| spelling.eq_ignore_ascii_case("allowed\x04test")), "{spellings:?}");
+    spellings.sort_unstable();
+    spellings.dedup();
+    assert!(spellings.len() > 5, "{spellings:?}");
+    let server = Setup::policy(&upstream, POLICY).upstream_line("case_randomisation = false").start();
+    ask("Allowed.Test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    assert_eq!(spelled(&upstream.seen()[8]), "allowed\x04test", "turned off");
+}
+
+#[test]
+fn upstream_that_does_not_keep_the_case_is_asked_in_lower_case_from_then_on() {
+    let upstream = FakeUpstream::start();
+    let lower = |bytes: &mut Vec<u8>| bytes[12..26].make_ascii_lowercase();
+    upstream.otherwise(Reply::changed(Answer::new().ttl(0).a("allowed.test", GLOBAL), lower));
+    let server = Setup::policy(&upstream, POLICY).start();
+    for _ in 0..5 {
+        ask("allowed.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    }
+    let spellings: Vec<String> = upstream.seen().iter().map(spelled).collect();
+    assert_eq!(spellings.len(), 6, "twice once: {spellings:?}");
+    assert!(spellings[1..].iter().all(|spelling| spelling == "allowed\x04test"), "{spellings:?}");
+    assert_eq!(server.metric("hostgate_upstream_other_case_total", &[]), 1);
+    assert_eq!(server.metric("hostgate_upstream_ignored_total", &[]), 0);
+}
+
+#[test]
+fn reply_forged_in_another_case_is_not_taken_and_turns_nothing_off() {
+    let upstream = FakeUpstream::start();
+    let is_mixed = |seen: &Seen| spelled(seen).bytes().any(|octet| octet.is_ascii_uppercase());
+    upstream.otherwise(Reply::by(move |seen| {
+        let truth = Answer::new().ttl(0).a("allowed.test", GLOBAL).to(seen);
+        let mut evil = Answer::new().a("allowed.test", GLOBAL_2).to(seen);
+        evil[12..26].iter_mut().filter(|octet| octet.is_ascii_alphabetic()).for_each(|octet| *octet ^= 0x20);
+        // At once, so that the true reply is there before the one to the question in lower case.
+        if is_mixed(seen) { vec![evil, truth] } else { vec![truth] }
+    }));
+    let server = Setup::policy(&upstream, POLICY).start();
+    for _ in 0..6 {
+        ask("allowed.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    }
+    let mixed = upstream.seen().iter().filter(|seen| is_mixed(seen)).count();
+    assert!(mixed >= 3, "still in random case: {mixed}");
+    assert!(server.metric("hostgate_upstream_other_case_total", &[]) >= 3);
+}
+
+#[test]
+fn random_case_reaches_no_client() {
+    let upstream = FakeUpstream::start();
+    // Every name spelled out as it was asked, none compressed.
+    upstream.on(
+        "allowed.test",
+        Reply::by(|seen| {
+            let qname = &seen.bytes[12..12 + wire_name("allowed.test").len()];
+            let parent = &qname[8..];
+            let record = |owner: &[u8], rtype: u8, data: &[u8]| {
+                let length = u8::try_from(data.len()).unwrap();
+                [owner, &[0, rtype, 0, 1, 0, 0, 1, 44, 0, length], data].concat()
+            };
+            let mut head = seen.bytes[..12 + qname.len() + 4].to_vec();
+            (head[2], head[3]) = (0x81, 0x80);
+            head[6..12].copy_from_slice(&[0, 2, 0, 1, 0, 0]);
+            let alias = [b"\x05Alias", parent].concat();
+            let server = [b"\x02NS", parent].concat();
+            vec![
+                [head, record(qname, 5, &alias), record(&alias, 1, &GLOBAL.octets()), record(parent, 2, &server)]
+                    .concat(),
+            ]
+        }),
+    );
+    let server = Setup::policy(&upstream, POLICY).start();
+    for name in ["allowed.test", "ALLOWED.test"] {
+        let heard = ask(name, RecordType::A).udp(&server);
+        heard.expect_addresses(&[GLOBAL.into()]);
+        let names: Vec<String> =
+            heard.message.answers.iter().chain(&heard.message.authorities).map(ToString::to_string).collect();
+        assert!(names[0].starts_with("allowed.test.") && names[0].ends_with("Alias.test."), "{names:?}");
+        assert!(names[1].starts_with("Alias.test."), "{names:?}");
+        assert!(names[2].starts_with("test.") && names[2].ends_with("NS.test."), "{names:?}");
+    }
 }
 
 #[test]

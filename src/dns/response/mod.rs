@@ -3,6 +3,7 @@
 //! [`Response::parse`] keeps of a reply what belongs to the question, [`judge()`] decides per client what of that the
 //! client may see.
 
+mod casing;
 mod chain;
 mod judge;
 mod names;
@@ -14,6 +15,7 @@ mod svcb;
 
 use std::hash::{Hash, Hasher};
 
+pub use casing::Casing;
 pub use judge::{Judgement, ResponseRules, judge};
 
 use chain::Selection;
@@ -51,8 +53,8 @@ impl Hash for Question {
     }
 }
 
-/// Writes the query that is sent upstream: lower-case QNAME, RD, CD and DO as asked, one OPT record, nothing else.
-pub fn query_upstream(question: &Question, id: u16, out: &mut Vec<u8>) {
+/// Writes the query that is sent upstream: QNAME in this case, RD, CD and DO as asked, one OPT record, nothing else.
+pub fn query_upstream(question: &Question, casing: Casing, id: u16, out: &mut Vec<u8>) {
     out.clear();
     let mut flags = 0;
     if question.recursion_desired {
@@ -62,7 +64,7 @@ pub fn query_upstream(question: &Question, id: u16, out: &mut Vec<u8>) {
         flags |= flag::CD;
     }
     Header { id, flags, counts: [1, 0, 0, 1] }.write(out);
-    out.extend_from_slice(question.qname.as_wire());
+    casing.write(question.qname.as_wire(), out);
     for word in [question.qtype.0, CLASS_IN] {
         out.extend_from_slice(&word.to_be_bytes());
     }
@@ -78,6 +80,8 @@ pub fn query_upstream(question: &Question, id: u16, out: &mut Vec<u8>) {
 pub enum ReplyCheck {
     /// They are something else: not a response, another ID, another question.
     NotOurs,
+    /// They are but for the case of the QNAME: forged, or of an upstream that does not keep it.
+    OtherCase,
     /// They are.
     Ours {
         /// The TC bit: ask again over TCP.
@@ -87,12 +91,19 @@ pub enum ReplyCheck {
     },
 }
 
-/// Tells whether `message` is the reply to `question` asked with `id`.
+/// Tells whether `message` is the reply to `question` asked in this case with `id`.
 ///
 /// Cheap, and all that the checks against forged replies need (RFC 5452 §9.1): reads the header and the question.
 #[must_use]
-pub fn is_reply_to(message: &[u8], id: u16, question: &Question) -> ReplyCheck {
+pub fn is_reply_to(message: &[u8], id: u16, question: &Question, casing: Casing) -> ReplyCheck {
+    let qname = question.qname.as_wire();
+    let is_cased = || message.get(HEADER..HEADER + qname.len()).is_some_and(|echo| casing.is_of(echo, qname));
     match Header::read(message) {
+        Some(header)
+            if header.id == id && echoes(message, &header, question) && casing != Casing::LOWER && !is_cased() =>
+        {
+            ReplyCheck::OtherCase
+        }
         Some(header) if header.id == id && echoes(message, &header, question) => {
             ReplyCheck::Ours { truncated: header.flags & flag::TC != 0, rcode: Rcode(header.flags & flag::RCODE) }
         }
@@ -156,15 +167,21 @@ impl Response {
         if header.flags & flag::TC != 0 {
             return Err(ResponseError::Truncated);
         }
-        match plain::parse(message, &header, question) {
+        let message = casing::without_ours(message, &header, question.qname.as_wire());
+        match plain::parse(&message, &header, question) {
             Some(response) => Ok(response),
-            None => Self::parse_any(message, &header, question),
+            None => Self::parse_any(&message, &header, question),
         }
     }
 
     /// Reads a reply of any form, its header and question checked.
     fn parse_any(message: &[u8], header: &Header, question: &Question) -> Result<Self, ResponseError> {
-        let mut message = Message::read(message)?;
+        // A name is written anew as it stands where it came first, which is the question for many.
+        let mut lowered = message.to_vec();
+        if let Some(echo) = lowered.get_mut(HEADER..HEADER + question.qname.as_wire().len()) {
+            echo.copy_from_slice(question.qname.as_wire());
+        }
+        let mut message = Message::read(&lowered)?;
         let selection = chain::select(&message, question.qtype)?;
         let rcode_high = message.opt.as_ref().map_or(0, |opt| u16::from(opt.rcode_high));
         let rcode = Rcode(rcode_high << 4 | header.flags & flag::RCODE);

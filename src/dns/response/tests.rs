@@ -64,7 +64,7 @@ fn the_query_upstream_holds_the_question_and_one_empty_opt() {
     asked.dnssec_ok = true;
     asked.checking_disabled = true;
     let mut out = vec![9; 3];
-    query_upstream(&asked, 0xabcd, &mut out);
+    query_upstream(&asked, Casing::LOWER, 0xabcd, &mut out);
     let expected = Sample::query("www.example", RecordType::HTTPS).opt(1232, 0x8000, &[]).bytes();
     assert_eq!(out[..4], [0xab, 0xcd, 0x01, 0x10]);
     assert_eq!(out[4..], expected[4..]);
@@ -96,7 +96,46 @@ fn a_reply_echoes_id_and_question() {
         (Vec::new(), ReplyCheck::NotOurs),
     ];
     for (bytes, expected) in cases {
-        assert_eq!(is_reply_to(&bytes, 0x1234, &asked), expected, "{bytes:02x?}");
+        assert_eq!(is_reply_to(&bytes, 0x1234, &asked, Casing::LOWER), expected, "{bytes:02x?}");
+    }
+}
+
+#[test]
+fn a_reply_in_another_case_than_was_sent_is_told() {
+    let asked = question("www.example", A);
+    let mixed = Casing::of_bits(0b10_0010);
+    let mut sent = Vec::new();
+    query_upstream(&asked, mixed, 0x1234, &mut sent);
+    assert_eq!(sent[HEADER..HEADER + 13], *b"\x03Www\x07Example\0");
+    for (name, expected) in [
+        ("Www.Example", ReplyCheck::Ours { truncated: false, rcode: Rcode(0) }),
+        ("www.example", ReplyCheck::OtherCase),
+        ("wWw.Example", ReplyCheck::OtherCase),
+        ("Www.Examplf", ReplyCheck::NotOurs),
+    ] {
+        let bytes = Sample::response(name, A, 0).bytes();
+        assert_eq!(is_reply_to(&bytes, 0x1234, &asked, mixed), expected, "{name}");
+        assert_eq!(is_reply_to(&bytes, 0x4321, &asked, mixed), ReplyCheck::NotOurs, "{name}");
+    }
+}
+
+#[test]
+fn no_name_keeps_the_case_it_was_asked_in() {
+    // Of an everyday response, and of one that has to be written anew: a record of a foreign name goes.
+    for foreign in [false, true] {
+        let mut sample = Sample::response("wWw.eXAMPLe", A, 0)
+            .record(1, "wWw.eXAMPLe", RecordType::CNAME, 300, &wire("Alias.eXAMPLe"))
+            .record(1, "Alias.eXAMPLe", A, 60, &PUBLIC)
+            .record(2, "eXAMPLe", RecordType::NS, 60, &wire("NS.eXAMPLe"));
+        if foreign {
+            sample = sample.record(3, "other.test", A, 60, &PUBLIC);
+        }
+        let response = respond(sample, A).unwrap();
+        let text = String::from_utf8_lossy(response.message()).into_owned();
+        for ours in ["wWw", "eXAMPLe"] {
+            assert!(!text.contains(ours), "{foreign}: {text:?}");
+        }
+        assert!(text.contains("Alias") && text.contains("NS"), "{foreign}: what is the upstream's own stays: {text:?}");
     }
 }
 

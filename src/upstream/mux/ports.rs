@@ -11,7 +11,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::datagram::Sender;
-use crate::dns::response::{Question, query_upstream};
+use crate::dns::response::{Casing, Question, query_upstream};
 use crate::upstream::endpoint::{Endpoint, Surroundings};
 use crate::upstream::random::Random;
 use crate::upstream::udp::MAX_IGNORED;
@@ -126,13 +126,18 @@ impl Ports {
         keys.find(|key| !self.flights.contains_key(key))
     }
 
+    /// Returns random bits for the case of a name.
+    pub(super) fn bits(&mut self) -> u64 {
+        self.random.next_bits()
+    }
+
     /// Sends `question` as the query that `key` tells of, for a flight; it leaves with [`Ports::flush`].
-    pub(super) fn send(&mut self, key: Key, question: &Question, flight: usize) {
+    pub(super) fn send(&mut self, key: Key, question: &Question, casing: Casing, flight: usize) {
         let Some(port) = self.sockets.get_mut(key.port).and_then(Option::as_mut) else { return };
         if port.sender.is_full() {
             port.sender.send(&port.socket);
         }
-        query_upstream(question, key.id, port.sender.next());
+        query_upstream(question, casing, key.id, port.sender.next());
         port.sender.queue_to_peer();
         port.sent += 1;
         port.in_flight += 1;
