@@ -35,6 +35,12 @@ const FIRST_SILENCE: Duration = Duration::from_secs(1);
 /// The longest a failure is remembered: a fifth of what RFC 9520 §3.2 allows, as a devbox has nobody else to ask.
 const MAX_FAILURE: Duration = Duration::from_mins(1);
 
+/// Answers that live shorter are not renewed ahead of time: they would be asked for all the time.
+const MIN_RENEWED: Duration = Duration::from_secs(10);
+
+/// The part of its TTL, at its end, in which an answer in use is renewed: the last tenth, as unbound has it.
+const RENEWED_PART: u32 = 10;
+
 /// The least budget of a shard, in bytes: a small cache has fewer shards rather than shards that hold nothing.
 const MIN_SHARD: usize = 1 << 20;
 
@@ -63,6 +69,8 @@ pub enum Hit {
         age: Duration,
         /// The time until it expires.
         left: Duration,
+        /// Whether it should be asked for anew already; said once.
+        renewal: Renewal,
     },
     /// An answer past its TTL, for when no upstream answers.
     Stale {
@@ -84,6 +92,15 @@ pub enum Refresh {
     Due,
     /// That failed a moment ago: use the data at once (RFC 8767 §5).
     FailedLately,
+}
+
+/// Whether an answer in use should be asked for anew before it expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// Not now.
+    No,
+    /// It is about to expire, and was asked for before.
+    Due,
 }
 
 /// What the cache holds and has done.
@@ -123,6 +140,10 @@ struct Kept {
     ttl: Duration,
     /// Until when a refresh that failed keeps the next one away.
     recheck_at: Duration,
+    /// From when on the next use of it renews it, once it was used; never, if that is beyond its TTL.
+    renew_at: Duration,
+    /// Whether it was used since it came.
+    is_used: bool,
 }
 
 /// What can be known of a question.
@@ -154,7 +175,7 @@ impl Cache {
     pub fn get(&self, question: &Question, now: Duration) -> Hit {
         let key = Key::of(question);
         let (hash, mut shard) = self.shard(&key);
-        let Some(kept) = shard.get(hash, key.as_bytes()) else {
+        let Some(kept) = shard.get_used(hash, key.as_bytes()) else {
             return Hit::Miss;
         };
         let age = now.saturating_sub(kept.inserted);
@@ -168,7 +189,12 @@ impl Cache {
             What::Failure { .. } => return Hit::Miss,
         };
         if !left.is_zero() {
-            return Hit::Fresh { response, age, left };
+            let is_due = age >= kept.renew_at && kept.is_used;
+            kept.is_used = true;
+            if is_due {
+                kept.renew_at = Duration::MAX;
+            }
+            return Hit::Fresh { response, age, left, renewal: if is_due { Renewal::Due } else { Renewal::No } };
         }
         if age.saturating_sub(kept.ttl) < self.settings.serve_stale {
             let refresh = if now < kept.recheck_at { Refresh::FailedLately } else { Refresh::Due };
@@ -195,7 +221,9 @@ impl Cache {
             return;
         }
         let cost = cost(&key, response.size());
-        let kept = Kept { what: What::Answer(response), inserted: now, ttl, recheck_at: Duration::ZERO };
+        let renew_at = if ttl < MIN_RENEWED { Duration::MAX } else { ttl.saturating_sub(ttl / RENEWED_PART) };
+        let what = What::Answer(response);
+        let kept = Kept { what, inserted: now, ttl, recheck_at: Duration::ZERO, renew_at, is_used: false };
         shard.insert(hash, key.as_bytes(), kept, cost);
     }
 
@@ -231,7 +259,9 @@ impl Cache {
         let response = failure.response.as_ref().map_or(0, |response| response.size());
         let cost = cost(&key, size_of::<Failure>() + failure.detail.len() + response);
         let what = What::Failure { failure: Arc::clone(failure), times };
-        shard.insert(hash, key.as_bytes(), Kept { what, inserted: now, ttl, recheck_at: Duration::ZERO }, cost);
+        let kept =
+            Kept { what, inserted: now, ttl, recheck_at: Duration::ZERO, renew_at: Duration::MAX, is_used: false };
+        shard.insert(hash, key.as_bytes(), kept, cost);
     }
 
     /// Forgets all failures noted before `now`, as when others are to be asked from now on.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use self::cache::{Cache, Hit, Refresh};
+use self::cache::{Cache, Hit, Refresh, Renewal};
 use self::exchange::Exchange;
 use self::inflight::{Attendance, InFlight, InFlightError, Limits};
 pub(crate) use self::outcome::{Action, Origin, Reason};
@@ -62,6 +62,8 @@ pub(crate) struct Asked {
 pub(crate) enum Step {
     /// The answer is in the buffer.
     Answer,
+    /// The answer is in the buffer, and an upstream should be asked for the next one: hand this to whoever asks.
+    Renew(Box<Pending>),
     /// Nothing is sent back.
     Drop,
     /// An upstream has to be asked: hand this to [`Engine::finish`].
@@ -79,7 +81,23 @@ pub(crate) struct Pending {
     /// What is asked upstream.
     question: Arc<Question>,
     /// Counts it while it waits.
-    _waiting: (Waiting, Seat),
+    _waiting: Counted,
+}
+
+/// What a pending query is counted by.
+enum Counted {
+    /// A client waits for it: one of all, and of the client's.
+    Client {
+        /// Of all.
+        _all: Waiting,
+        /// Of the client's.
+        _own: Seat,
+    },
+    /// Nobody waits for it: its answer is renewed ahead of time.
+    Renewal {
+        /// Of all renewals.
+        _all: Waiting,
+    },
 }
 
 impl Pending {
@@ -103,6 +121,8 @@ const MAX_PENDING_OF_CLIENT: usize = MAX_PENDING / 8;
 /// Questions of one client that may go the general way at once (over TCP, or where a first try brought no answer): each
 /// takes sockets of its own, of which all clients together have 512.
 const MAX_ASKING_OF_CLIENT: usize = 64;
+/// Answers that may be renewed ahead of time at once; beyond that they expire, and are asked for when somebody asks.
+const MAX_RENEWALS: usize = MAX_PENDING / 16;
 /// How often shutdown looks whether queries still wait.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
@@ -116,7 +136,9 @@ pub(crate) struct Engine {
     in_flight: InFlight<Question, Lookup>,
     /// Queries waiting, answered or not yet.
     pending: Arc<AtomicUsize>,
-    /// Of those, each client's.
+    /// Answers being renewed ahead of time.
+    renewals: Arc<AtomicUsize>,
+    /// Of the queries waiting, each client's.
     pending_shares: Arc<Shares>,
     /// Questions that go the general way, by client.
     asking_shares: Arc<Shares>,
@@ -159,6 +181,7 @@ impl Engine {
             cache: Cache::new(bounds),
             in_flight: InFlight::new(Limits::default()),
             pending: Arc::default(),
+            renewals: Arc::default(),
             pending_shares: Shares::new(MAX_PENDING_OF_CLIENT),
             asking_shares: Shares::new(MAX_ASKING_OF_CLIENT),
             metrics,
@@ -221,9 +244,12 @@ impl Engine {
         }
         let question = query.to_question();
         match self.cache.get(&question, asked.since.saturating_duration_since(self.epoch)) {
-            Hit::Fresh { response, age, .. } => {
+            Hit::Fresh { response, age, renewal, .. } => {
                 exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
-                Step::Answer
+                match renewal {
+                    Renewal::No => Step::Answer,
+                    Renewal::Due => self.renew(&exchange, question).map_or(Step::Answer, Step::Renew),
+                }
             }
             // Asking again so soon would keep the client waiting for nothing (RFC 8767 §5).
             Hit::Stale { response, refresh: Refresh::FailedLately } => {
@@ -241,12 +267,25 @@ impl Engine {
                     self.without_upstream(&exchange, &question, &Failure::busy(TOO_MANY), out);
                     return Step::Answer;
                 };
-                let waiting = (count, seat);
+                let waiting = Counted::Client { _all: count, _own: seat };
                 // Not the query as it came: padding would be kept for as long as it waits.
                 let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
                 Step::Wait(Box::new(Pending { bytes, asked, view, question, _waiting: waiting }))
             }
         }
+    }
+
+    /// Returns what is to be asked to renew the answer to `question`, unless too much is already, or all upstreams are down.
+    fn renew(&self, exchange: &Exchange<'_>, question: Question) -> Option<Box<Pending>> {
+        let count = Waiting::new(&self.renewals);
+        let Exchange { view, query, asked, .. } = *exchange;
+        if self.renewals.load(Ordering::Relaxed) > MAX_RENEWALS || view.upstreams.are_down() {
+            return None;
+        }
+        self.metrics.renewal();
+        let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
+        let waiting = Counted::Renewal { _all: count };
+        Some(Box::new(Pending { bytes, asked, view, question, _waiting: waiting }))
     }
 
     /// Asks the upstreams, or joins whoever already does, and answers.

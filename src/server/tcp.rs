@@ -236,8 +236,16 @@ impl Connection {
             let view = self.engine.view();
             self.engine.step(&view, query, asked, &mut out)
         };
+        let step = match step {
+            Step::Renew(pending) => {
+                let engine = Arc::clone(&self.engine);
+                tokio::spawn(async move { drop(engine.look_up(&pending).await) });
+                Step::Answer
+            }
+            step => step,
+        };
         match step {
-            Step::Answer => match flow.answers.send((out, room)).await {
+            Step::Answer | Step::Renew(_) => match flow.answers.send((out, room)).await {
                 Ok(()) => Continue(()),
                 Err(_) => Break(()),
             },

@@ -154,10 +154,8 @@ struct Worker {
 struct Waiter {
     /// The query.
     pending: Box<Pending>,
-    /// The client.
-    source: SocketAddr,
-    /// The address it asked.
-    local: Option<LocalAddress>,
+    /// The client and the address it asked; none where only the cache waits for the answer.
+    client: Option<(SocketAddr, Option<LocalAddress>)>,
 }
 
 impl Waits for Waiter {
@@ -244,10 +242,14 @@ impl Worker {
             let asked = Asked { source, transport: Transport::Udp, listener, since };
             match self.shared.engine.step(&view, datagram.bytes, asked, sender.next()) {
                 Step::Answer => sender.queue(datagram.source, datagram.local),
+                Step::Renew(pending) => {
+                    sender.queue(datagram.source, datagram.local);
+                    self.renew(mux, pending);
+                }
                 Step::Drop => {}
                 Step::Wait(pending) => {
-                    let waiter = Waiter { pending, source: datagram.source, local: datagram.local };
-                    self.ask(mux, waiter);
+                    let client = Some((datagram.source, datagram.local));
+                    self.ask(mux, Waiter { pending, client });
                 }
             }
         }
@@ -261,6 +263,15 @@ impl Worker {
         let Some(mux) = mux else { return self.ask_elsewhere(waiter) };
         if let Err(waiter) = mux.ask(waiter, |question| self.shared.engine.claim(question)) {
             self.ask_elsewhere(waiter);
+        }
+    }
+
+    /// Asks the upstream for what the cache has, but not for long; not if anybody asks it already, or that needs more
+    /// than this thread.
+    fn renew(&self, mux: &mut Option<Mux<Waiter, Claim>>, pending: Box<Pending>) {
+        if let Some(mux) = mux {
+            let waiter = Waiter { pending, client: None };
+            drop(mux.ask(waiter, |question| self.shared.engine.claim(question)));
         }
     }
 
@@ -297,12 +308,13 @@ impl Worker {
 
     /// Answers all who wait for a question.
     fn settle(&self, claim: Claim, lookup: Lookup, waiters: Vec<Waiter>, sender: &mut Sender) {
-        for waiter in waiters {
+        for Waiter { pending, client } in waiters {
+            let Some((source, local)) = client else { continue };
             if sender.is_full() {
                 self.send(sender);
             }
-            self.shared.engine.answer(&waiter.pending, &lookup, sender.next());
-            sender.queue(waiter.source, waiter.local);
+            self.shared.engine.answer(&pending, &lookup, sender.next());
+            sender.queue(source, local);
         }
         claim.settle(lookup);
     }
@@ -327,7 +339,8 @@ impl Worker {
     where
         F: Future<Output = Vec<u8>> + Send + 'static,
     {
-        let Waiter { pending, source, local } = waiter;
+        let Waiter { pending, client } = waiter;
+        let Some((source, local)) = client else { return };
         let (socket, engine, finishing) = (Arc::clone(&self.socket), Arc::clone(&self.shared.engine), finish(pending));
         self.shared.runtime.spawn(async move {
             let answer = finishing.await;

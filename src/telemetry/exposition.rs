@@ -213,6 +213,11 @@ fn about_queries(metrics: &Metrics, gauges: Gauges) -> Vec<Family> {
             "Answers past their time, because no upstream could answer",
             origin(Origin::Stale),
         ),
+        Family::counter(
+            "hostgate_cache_renewals",
+            "Answers asked for anew shortly before they expired, because they are in use",
+            load(&metrics.renewals),
+        ),
         Family::gauge("hostgate_cache_entries", "Answers in the cache", gauges.cache_entries),
         Family::gauge("hostgate_cache_size_bytes", "Octets the cache takes", gauges.cache_bytes),
         Family::counter(

@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     pub(super) failed: AtomicU64,
     /// Of those, the ones whose upstream was not asked again so soon.
     pub(super) cached_failures: AtomicU64,
+    /// Answers asked for anew before they expired.
+    pub(super) renewals: AtomicU64,
     /// Replies the kernel did not take.
     pub(super) unsent: AtomicU64,
     /// Queries that made us panic.
@@ -92,6 +94,7 @@ impl Default for Metrics {
             origins: Default::default(),
             failed: AtomicU64::new(0),
             cached_failures: AtomicU64::new(0),
+            renewals: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             latency: Histogram::default(),
@@ -134,6 +137,11 @@ impl Metrics {
     /// Counts an answer that could not be had a moment ago.
     pub(crate) fn cached_failure(&self) {
         self.cached_failures.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an answer that is asked for anew before it expires.
+    pub(crate) fn renewal(&self) {
+        self.renewals.fetch_add(1, Relaxed);
     }
 
     /// Counts replies the kernel did not take.

@@ -112,6 +112,11 @@ impl Upstreams {
         self.endpoints.len() == 1
     }
 
+    /// Returns whether nobody is known to answer.
+    pub(crate) fn are_down(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| endpoint.health().is_down())
+    }
+
     /// Returns how each upstream has been doing, as configured.
     pub fn status(&self) -> impl Iterator<Item = Status> {
         self.endpoints.iter().map(|endpoint| {

@@ -250,6 +250,31 @@ fn stale_data_is_not_served_when_off() {
 }
 
 #[test]
+fn answer_in_use_is_renewed_before_it_expires_and_one_that_is_not_is_left() {
+    let upstream = FakeUpstream::start();
+    let gate = Gate::default();
+    let short = || Answer::new().ttl(10).a("used.test", GLOBAL);
+    upstream.on("used.test", Reply::first_then(short(), Reply::held(&gate, short())));
+    upstream.on("once.test", Answer::new().ttl(10).a("once.test", GLOBAL));
+    let server = Setup::policy(&upstream, POLICY).start();
+    let used = ask("used.test", RecordType::A);
+    used.udp(&server);
+    ask("once.test", RecordType::A).udp(&server);
+    used.udp(&server);
+    // In the last second: the answer comes at once, though the upstream holds back the next one.
+    server.until("renewed", || {
+        used.udp(&server).expect_addresses(&[GLOBAL.into()]);
+        (upstream.count("used.test") == 2).then_some(())
+    });
+    gate.open();
+    server.until("the new answer", || (used.udp(&server).ttl() > 5).then_some(()));
+    assert_eq!(server.metric("hostgate_cache_renewals_total", &[]), 1);
+    let upstream_tries = upstream.seen_for("used.test").len();
+    assert!(upstream_tries <= 4, "once, but for tries again while it was held: {upstream_tries}");
+    assert_eq!(upstream.count("once.test"), 1);
+}
+
+#[test]
 fn reload_flushes_nothing_and_denies_what_is_cached() {
     let upstream = FakeUpstream::start();
     let server = Setup::policy(&upstream, "allowed_hostnames = [\"one.test\", \"two.test\"]").start();

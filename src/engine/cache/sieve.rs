@@ -84,11 +84,11 @@ impl<V> Queue<V> {
     }
 
     /// Returns the value of `key` and marks it as used.
-    pub(super) fn get(&mut self, hash: u64, key: &[u8]) -> Option<&V> {
+    pub(super) fn get_used(&mut self, hash: u64, key: &[u8]) -> Option<&mut V> {
         let index = self.find(hash, key)?;
         let slot = self.slot_mut(index);
         slot.visited = true;
-        Some(&slot.value)
+        Some(&mut slot.value)
     }
 
     /// Returns the value of `key` to change it; that does not count as use.
@@ -219,7 +219,7 @@ mod tests {
 
         /// Returns whether a key is in, and uses it.
         fn is_in(&mut self, key: &str) -> bool {
-            self.0.get(hash(key), key.as_bytes()).is_some()
+            self.0.get_used(hash(key), key.as_bytes()).is_some()
         }
 
         /// Returns the keys from the oldest to the newest.
@@ -296,7 +296,7 @@ mod tests {
         map.insert(4, b"d", 'd', 11);
         assert_eq!((map.len(), map.cost()), (1, 9));
         map.insert(3, b"c", 'C', 2);
-        assert_eq!((map.len(), map.cost(), map.get(3, b"c")), (1, 2, Some(&'C')));
+        assert_eq!((map.len(), map.cost(), map.get_used(3, b"c").copied()), (1, 2, Some('C')));
         map.insert(3, b"c", 'x', 11);
         assert_eq!((map.len(), map.cost()), (0, 0), "what it would have replaced is out of date");
     }
@@ -351,7 +351,7 @@ mod tests {
                         naive.put(key, 5);
                     }
                     1 => {
-                        let found = queue.get(u64::from(key % 4), &[key]).is_some();
+                        let found = queue.get_used(u64::from(key % 4), &[key]).is_some();
                         let known = naive.queue.iter_mut().find(|(other, _)| *other == key);
                         proptest::prop_assert_eq!(found, known.map(|known| known.1 = true).is_some());
                     }

@@ -62,10 +62,11 @@ fn fail(cache: &Cache, question: &Question, kind: FailureKind, now: Duration) {
     cache.failed(question, &Arc::new(failure), now);
 }
 
-/// Returns a hit in short: `fresh AGE LEFT`, `stale`, `stale lately`, `failed KIND` or `miss`.
+/// Returns a hit in short: `fresh AGE LEFT`, `renew LEFT`, `stale`, `stale lately`, `failed KIND` or `miss`.
 fn short(hit: &Hit) -> String {
     match hit {
-        Hit::Fresh { age, left, .. } => format!("fresh {} {}", age.as_secs(), left.as_secs()),
+        Hit::Fresh { age, left, renewal: Renewal::No, .. } => format!("fresh {} {}", age.as_secs(), left.as_secs()),
+        Hit::Fresh { left, renewal: Renewal::Due, .. } => format!("renew {}", left.as_secs()),
         Hit::Stale { refresh: Refresh::Due, .. } => "stale".to_owned(),
         Hit::Stale { refresh: Refresh::FailedLately, .. } => "stale lately".to_owned(),
         Hit::Failed(failure) => format!("failed {}", failure.kind.as_str()),
@@ -76,7 +77,7 @@ fn short(hit: &Hit) -> String {
 #[test]
 fn an_answer_is_fresh_for_its_ttl_then_stale_then_gone() {
     const CASES: &[(u64, &str)] =
-        &[(100, "fresh 0 300"), (399, "fresh 299 1"), (400, "stale"), (3_999, "stale"), (4_000, "miss"), (100, "miss")];
+        &[(100, "fresh 0 300"), (399, "renew 1"), (400, "stale"), (3_999, "stale"), (4_000, "miss"), (100, "miss")];
     let (cache, question) = (cache(), question("www.example"));
     assert_eq!(short(&cache.get(&question, secs(100))), "miss");
     cache.insert(&question, positive(&question, 300), secs(100));
@@ -144,6 +145,29 @@ fn a_refresh_that_failed_is_not_repeated_for_half_a_minute() {
     cache.insert(&question, positive(&question, 60), secs(103));
     assert_eq!(short(&cache.get(&question, secs(104))), "fresh 1 59");
     assert_eq!(short(&cache.get(&question, secs(163))), "stale", "a new answer forgets the failure");
+}
+
+#[test]
+fn an_answer_in_use_is_to_be_renewed_once_at_its_end() {
+    // TTL, times of use, what the last one finds.
+    const CASES: &[(u32, &[u64], &str)] = &[
+        (100, &[5, 95], "renew 5"),
+        (100, &[5, 89], "fresh 89 11"),
+        (100, &[5, 90], "renew 10"),
+        (100, &[95], "fresh 95 5"),
+        (100, &[95, 96], "renew 4"),
+        (100, &[5, 95, 96], "fresh 96 4"),
+        (9, &[1, 8], "fresh 8 1"),
+        (10, &[1, 9], "renew 1"),
+    ];
+    for &(ttl, uses, expected) in CASES {
+        let (cache, question) = (cache(), question("www.example"));
+        cache.insert(&question, positive(&question, ttl), secs(0));
+        let found = uses.iter().map(|&now| short(&cache.get(&question, secs(now)))).last();
+        assert_eq!(found.as_deref(), Some(expected), "{ttl} {uses:?}");
+        cache.insert(&question, positive(&question, 100), secs(1000));
+        assert_eq!(short(&cache.get(&question, secs(1095))), "fresh 95 5", "{ttl} {uses:?}: nobody used the new one");
+    }
 }
 
 #[test]
