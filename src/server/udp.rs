@@ -1,6 +1,9 @@
 //! UDP: threads that take queries in batches, answer what needs no upstream at once, and ask upstreams for the rest.
 //!
-//! What is out of the ordinary with an upstream is handed to the runtime with everything the answer needs.
+//! What is out of the ordinary with an upstream (TCP, a failure where another may do better) is handed to the runtime with
+//! everything the answer needs, and answered from the same socket. That is bounded thrice: a task belongs to a query that
+//! waits, of which the engine lets in so many in all and of one client; so many questions of one client are asked there
+//! at a time; and sockets to upstreams are counted. What is beyond a bound is answered SERVFAIL at once.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};

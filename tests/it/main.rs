@@ -13,6 +13,7 @@ mod clients;
 mod comes_back;
 mod decisions;
 mod harness;
+mod in_flight;
 mod loss;
 mod matching;
 mod real;
