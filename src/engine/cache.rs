@@ -4,17 +4,19 @@
 //! It stands behind the decision and before the judging of answers, so nothing in it depends on who asked, and a
 //! reload of policies leaves it alone. Every method is told the time since the start of the process.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::mem::size_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::dns::name::MAX_NAME;
+use crate::dns::name::LowerName;
+use crate::dns::query::Query;
 use crate::dns::rcode::Rcode;
 use crate::dns::response::{Question, Response};
+use crate::dns::rtype::RecordType;
 use crate::upstream::{Failure, FailureKind};
-use sieve::{Queue, Slot};
+use sieve::{Keyed, Queue, Slot};
 
 mod sieve;
 
@@ -129,21 +131,23 @@ pub struct Cache {
     failures_from: AtomicU64,
 }
 
-/// What is known of a question, in its slot.
+/// What is known of a question, in its slot: small, as a hit reads it all, and the table is as large as memory allows.
 #[derive(Debug)]
 struct Kept {
     /// What it is.
     what: What,
-    /// When it came.
-    inserted: Duration,
-    /// How long it is fresh; at least a second.
-    ttl: Duration,
-    /// Until when a refresh that failed keeps the next one away.
-    recheck_at: Duration,
-    /// From when on the next use of it renews it, once it was used; never, if that is beyond its TTL.
-    renew_at: Duration,
+    /// When it came, in milliseconds.
+    inserted: u64,
+    /// How long it is fresh, in seconds; at least one.
+    ttl: u32,
+    /// Until when a refresh that failed keeps the next one away, in seconds.
+    recheck_at: u32,
+    /// The flags of its question.
+    flags: u8,
     /// Whether it was used since it came.
     is_used: bool,
+    /// Whether it is being renewed ahead of time.
+    is_renewing: bool,
 }
 
 /// What can be known of a question.
@@ -152,12 +156,54 @@ enum What {
     /// The answer.
     Answer(Arc<Response>),
     /// That there is none.
-    Failure {
-        /// Why.
-        failure: Arc<Failure>,
-        /// How many times in a row it has been so.
-        times: u32,
-    },
+    Failure(Box<Failed>),
+}
+
+/// A question to which there is no answer.
+#[derive(Debug)]
+struct Failed {
+    /// The name.
+    qname: Box<[u8]>,
+    /// The type.
+    qtype: RecordType,
+    /// Why there is none.
+    failure: Arc<Failure>,
+    /// How many times in a row it has been so.
+    times: u32,
+}
+
+impl Kept {
+    /// Returns how long ago it came.
+    fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_millis(self.inserted))
+    }
+
+    /// Returns how long it is fresh.
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(self.ttl.into())
+    }
+
+    /// Notes a use at this age; returns whether it is time to renew it.
+    fn use_at(&mut self, age: Duration) -> Renewal {
+        let is_used = std::mem::replace(&mut self.is_used, true);
+        let ttl = self.ttl();
+        if is_used && !self.is_renewing && ttl >= MIN_RENEWED && age * RENEWED_PART >= ttl * (RENEWED_PART - 1) {
+            self.is_renewing = true;
+            return Renewal::Due;
+        }
+        Renewal::No
+    }
+}
+
+impl Keyed<Key<'_>> for Kept {
+    fn is_of(&self, key: &Key<'_>) -> bool {
+        self.flags == key.flags
+            && match &self.what {
+                // The message that is kept begins with its question.
+                What::Answer(response) => response.is_to(key.qname, key.qtype),
+                What::Failure(failed) => *failed.qname == *key.qname.as_wire() && failed.qtype == key.qtype,
+            }
+    }
 }
 
 impl Cache {
@@ -170,37 +216,32 @@ impl Cache {
         Self { settings, hasher: RandomState::new(), shards, failures_from: AtomicU64::new(0) }
     }
 
-    /// Returns what is known of `question` at `now`. A hit costs no allocation.
+    /// Returns what is known of a question, or of what a query asks, at `now`. A hit costs no allocation.
     #[must_use]
-    pub fn get(&self, question: &Question, now: Duration) -> Hit {
-        let key = Key::of(question);
+    pub fn get<'k>(&self, key: impl Into<Key<'k>>, now: Duration) -> Hit {
+        let key = key.into();
         let (hash, mut shard) = self.shard(&key);
-        let Some(kept) = shard.get_used(hash, key.as_bytes()) else {
+        let Some(kept) = shard.get_used(hash, &key) else {
             return Hit::Miss;
         };
-        let age = now.saturating_sub(kept.inserted);
-        let left = kept.ttl.saturating_sub(age);
+        let age = kept.age(now);
+        let left = kept.ttl().saturating_sub(age);
         let response = match &kept.what {
             What::Answer(response) => Arc::clone(response),
-            What::Failure { failure, .. } if !left.is_zero() && self.is_current(kept.inserted) => {
-                return Hit::Failed(Arc::clone(failure));
+            What::Failure(failed) if !left.is_zero() && self.is_current(kept.inserted) => {
+                return Hit::Failed(Arc::clone(&failed.failure));
             }
             // It stays for a while: another failure counts as the next in a row.
-            What::Failure { .. } => return Hit::Miss,
+            What::Failure(_) => return Hit::Miss,
         };
         if !left.is_zero() {
-            let is_due = age >= kept.renew_at && kept.is_used;
-            kept.is_used = true;
-            if is_due {
-                kept.renew_at = Duration::MAX;
-            }
-            return Hit::Fresh { response, age, left, renewal: if is_due { Renewal::Due } else { Renewal::No } };
+            return Hit::Fresh { response, age, left, renewal: kept.use_at(age) };
         }
-        if age.saturating_sub(kept.ttl) < self.settings.serve_stale {
-            let refresh = if now < kept.recheck_at { Refresh::FailedLately } else { Refresh::Due };
-            return Hit::Stale { response, refresh };
+        if age.saturating_sub(kept.ttl()) < self.settings.serve_stale {
+            let is_due = now >= Duration::from_secs(kept.recheck_at.into());
+            return Hit::Stale { response, refresh: if is_due { Refresh::Due } else { Refresh::FailedLately } };
         }
-        shard.remove(hash, key.as_bytes());
+        shard.remove(hash, &key);
         Hit::Miss
     }
 
@@ -213,18 +254,15 @@ impl Cache {
         if !matches!(response.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN) {
             return;
         }
-        let key = Key::of(question);
+        let key = Key::from(question);
         let (hash, mut shard) = self.shard(&key);
         let ttl = Duration::from_secs(response.ttl().into()).min(self.settings.max_ttl);
         if ttl.is_zero() {
-            shard.remove(hash, key.as_bytes());
+            shard.remove(hash, &key);
             return;
         }
-        let cost = cost(&key, response.size());
-        let renew_at = if ttl < MIN_RENEWED { Duration::MAX } else { ttl.saturating_sub(ttl / RENEWED_PART) };
-        let what = What::Answer(response);
-        let kept = Kept { what, inserted: now, ttl, recheck_at: Duration::ZERO, renew_at, is_used: false };
-        shard.insert(hash, key.as_bytes(), kept, cost);
+        let cost = cost(COUNTS + response.size());
+        shard.insert(hash, &key, key.keep(What::Answer(response), ttl, now), cost);
     }
 
     /// Notes that no upstream answered `question` at `now`, because of `failure`.
@@ -232,22 +270,22 @@ impl Cache {
     /// Where there is stale data, it serves for a while without asking again. Else the failure itself is kept, for
     /// longer with every time in a row, unless it is our own lack and says nothing of the question.
     pub fn failed(&self, question: &Question, failure: &Arc<Failure>, now: Duration) {
-        let key = Key::of(question);
+        let key = Key::from(question);
         let (hash, mut shard) = self.shard(&key);
         let mut times = 1;
-        if let Some(kept) = shard.get_mut(hash, key.as_bytes()) {
-            let age = now.saturating_sub(kept.inserted);
+        if let Some(kept) = shard.get_mut(hash, &key) {
+            let (age, ttl) = (kept.age(now), kept.ttl());
             match &kept.what {
                 // A refresh before its time: that it failed matters only when the time comes.
-                What::Answer(_) if age < kept.ttl => return,
-                What::Answer(_) if age.saturating_sub(kept.ttl) < self.settings.serve_stale => {
-                    kept.recheck_at = now + RECHECK;
+                What::Answer(_) if age < ttl => return,
+                What::Answer(_) if age.saturating_sub(ttl) < self.settings.serve_stale => {
+                    kept.recheck_at = seconds(now + RECHECK);
                     return;
                 }
-                What::Failure { times: before, .. } if age < kept.ttl + MAX_FAILURE => {
-                    times = before.saturating_add(u32::from(age >= kept.ttl));
+                What::Failure(failed) if age < ttl + MAX_FAILURE => {
+                    times = failed.times.saturating_add(u32::from(age >= ttl));
                 }
-                What::Answer(_) | What::Failure { .. } => {}
+                What::Answer(_) | What::Failure(_) => {}
             }
         }
         let first = match failure.kind {
@@ -257,11 +295,11 @@ impl Cache {
         };
         let ttl = (first * (1 << (times - 1).min(6))).min(MAX_FAILURE);
         let response = failure.response.as_ref().map_or(0, |response| response.size());
-        let cost = cost(&key, size_of::<Failure>() + failure.detail.len() + response);
-        let what = What::Failure { failure: Arc::clone(failure), times };
-        let kept =
-            Kept { what, inserted: now, ttl, recheck_at: Duration::ZERO, renew_at: Duration::MAX, is_used: false };
-        shard.insert(hash, key.as_bytes(), kept, cost);
+        let (qname, qtype): (Box<[u8]>, _) = (key.qname.as_wire().into(), key.qtype);
+        let cost =
+            cost(size_of::<Failed>() + qname.len() + COUNTS + size_of::<Failure>() + failure.detail.len() + response);
+        let failed = Box::new(Failed { qname, qtype, failure: Arc::clone(failure), times });
+        shard.insert(hash, &key, key.keep(What::Failure(failed), ttl, now), cost);
     }
 
     /// Forgets all failures noted before `now`, as when others are to be asked from now on.
@@ -270,8 +308,8 @@ impl Cache {
     }
 
     /// Returns whether a failure noted at `inserted` still counts.
-    fn is_current(&self, inserted: Duration) -> bool {
-        millis(inserted) >= self.failures_from.load(Ordering::Relaxed)
+    fn is_current(&self, inserted: u64) -> bool {
+        inserted >= self.failures_from.load(Ordering::Relaxed)
     }
 
     /// Returns what the cache holds and has done; takes every lock in turn.
@@ -288,8 +326,8 @@ impl Cache {
     }
 
     /// Returns the hash of `key` and the shard it belongs to, locked.
-    fn shard(&self, key: &Key) -> (u64, MutexGuard<'_, Queue<Kept>>) {
-        let hash = self.hasher.hash_one(key.as_bytes());
+    fn shard(&self, key: &Key<'_>) -> (u64, MutexGuard<'_, Queue<Kept>>) {
+        let hash = self.hasher.hash_one(key);
         // The table within takes its tag from the top seven bits and its bucket from the low ones.
         let middle = usize::try_from(hash >> 40 & 0xffff).expect("16 bits fit");
         (hash, lock(&self.shards[middle & (self.shards.len() - 1)]))
@@ -306,40 +344,68 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Returns the bytes that an answer of this size takes, with all it needs to be found: its slot (twice, as a vector that grows
-/// may hold as many free ones), its place in the hash table, its key, the counts of the `Arc` and what the allocator
-/// adds to each of up to seven allocations.
-fn cost(key: &Key, size: usize) -> usize {
+/// Returns a time in whole seconds, rounded up.
+fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+/// What an `Arc` holds beside its value.
+const COUNTS: usize = 2 * size_of::<usize>();
+
+/// Returns the bytes that what is known of a question takes, with all it needs to be found: its slot (twice, as a vector
+/// that grows may hold as many free ones), its place in the hash table, `size`, and what the allocator adds to each of up
+/// to four allocations.
+fn cost(size: usize) -> usize {
     const TABLE: usize = 12;
-    const ALLOCATIONS: usize = 7 * 2 * size_of::<usize>();
-    2 * size_of::<Slot<Kept>>() + TABLE + key.len + ALLOCATIONS + size
+    const ALLOCATIONS: usize = 4 * 2 * size_of::<usize>();
+    2 * size_of::<Slot<Kept>>() + TABLE + ALLOCATIONS + size
 }
 
-/// A question as the bytes that are hashed, compared and kept: the name, the type, the flags.
-struct Key {
-    /// Octets used of `bytes`.
-    len: usize,
-    /// The key; what lies behind `len` is meaningless.
-    bytes: [u8; MAX_NAME + 3],
+/// What an answer is found by.
+#[derive(Clone, Copy, Debug)]
+pub struct Key<'a> {
+    /// The name.
+    qname: &'a LowerName,
+    /// The type.
+    qtype: RecordType,
+    /// The flags, a bit each.
+    flags: u8,
 }
 
-impl Key {
-    /// Writes the key of `question`.
-    fn of(question: &Question) -> Self {
+impl<'a> From<&'a Question> for Key<'a> {
+    fn from(question: &'a Question) -> Self {
         // Destructured, so that a new field of a question cannot be forgotten here.
         let Question { qname, qtype, dnssec_ok, checking_disabled, recursion_desired } = question;
-        let name = qname.as_wire();
-        let flags = u8::from(*dnssec_ok) | u8::from(*checking_disabled) << 1 | u8::from(*recursion_desired) << 2;
-        let mut bytes = [0; MAX_NAME + 3];
-        bytes[..name.len()].copy_from_slice(name);
-        bytes[name.len()..name.len() + 2].copy_from_slice(&qtype.0.to_be_bytes());
-        bytes[name.len() + 2] = flags;
-        Self { len: name.len() + 3, bytes }
+        Self { qname, qtype: *qtype, flags: flags([*dnssec_ok, *checking_disabled, *recursion_desired]) }
     }
+}
 
-    /// Returns the key's bytes.
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+/// What [`Query::to_question`] has, without a copy of the name.
+impl<'a> From<&'a Query<'_>> for Key<'a> {
+    fn from(query: &'a Query<'_>) -> Self {
+        let dnssec_ok = query.edns.is_some_and(|edns| edns.dnssec_ok);
+        let flags = flags([dnssec_ok, query.checking_disabled, query.recursion_desired]);
+        Self { qname: &query.qname, qtype: query.qtype, flags }
+    }
+}
+
+/// Returns flags as bits.
+fn flags([dnssec_ok, checking_disabled, recursion_desired]: [bool; 3]) -> u8 {
+    u8::from(dnssec_ok) | u8::from(checking_disabled) << 1 | u8::from(recursion_desired) << 2
+}
+
+impl Key<'_> {
+    /// Returns what is kept of this question from `now` on.
+    fn keep(&self, what: What, ttl: Duration, now: Duration) -> Kept {
+        let (inserted, ttl) = (millis(now), seconds(ttl));
+        Kept { what, inserted, ttl, recheck_at: 0, flags: self.flags, is_used: false, is_renewing: false }
+    }
+}
+
+impl Hash for Key<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.qname.as_wire());
+        state.write_u32(u32::from(self.qtype.0) << 8 | u32::from(self.flags));
     }
 }
 

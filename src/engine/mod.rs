@@ -242,13 +242,12 @@ impl Engine {
             exchange.answer_here(out);
             return Step::Answer;
         }
-        let question = query.to_question();
-        match self.cache.get(&question, asked.since.saturating_duration_since(self.epoch)) {
+        match self.cache.get(&query, asked.since.saturating_duration_since(self.epoch)) {
             Hit::Fresh { response, age, renewal, .. } => {
                 exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
                 match renewal {
                     Renewal::No => Step::Answer,
-                    Renewal::Due => self.renew(&exchange, question).map_or(Step::Answer, Step::Renew),
+                    Renewal::Due => self.renew(&exchange).map_or(Step::Answer, Step::Renew),
                 }
             }
             // Asking again so soon would keep the client waiting for nothing (RFC 8767 §5).
@@ -261,6 +260,7 @@ impl Engine {
                 Step::Answer
             }
             Hit::Stale { .. } | Hit::Miss => {
+                let question = query.to_question();
                 let count = Waiting::new(&self.pending);
                 let seat = self.pending_shares.take(asker.client.map(Client::id), asked.source);
                 let Some(seat) = seat.filter(|_| self.in_flight() <= MAX_PENDING) else {
@@ -275,15 +275,15 @@ impl Engine {
         }
     }
 
-    /// Returns what is to be asked to renew the answer to `question`, unless too much is already, or all upstreams are down.
-    fn renew(&self, exchange: &Exchange<'_>, question: Question) -> Option<Box<Pending>> {
+    /// Returns what is to be asked to renew an answer, unless too much is already, or all upstreams are down.
+    fn renew(&self, exchange: &Exchange<'_>) -> Option<Box<Pending>> {
         let count = Waiting::new(&self.renewals);
         let Exchange { view, query, asked, .. } = *exchange;
         if self.renewals.load(Ordering::Relaxed) > MAX_RENEWALS || view.upstreams.are_down() {
             return None;
         }
         self.metrics.renewal();
-        let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
+        let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(query.to_question()));
         let waiting = Counted::Renewal { _all: count };
         Some(Box::new(Pending { bytes, asked, view, question, _waiting: waiting }))
     }

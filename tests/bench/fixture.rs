@@ -69,7 +69,7 @@ impl Fixture {
             answer::negative(&query, Negative::NxDomain, 5, Some(ede), limit, out);
             return true;
         }
-        let Hit::Fresh { response, age, .. } = self.cache.get(&query.to_question(), NOW) else { return false };
+        let Hit::Fresh { response, age, .. } = self.cache.get(&query, NOW) else { return false };
         let rules = Rules { asker, query: &query };
         if judge(&response, &rules) != Judgement::AsIs {
             return false;

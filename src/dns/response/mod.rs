@@ -239,6 +239,13 @@ impl Response {
         self.rcode
     }
 
+    /// Returns whether it answers a question for this name and type, as its own question says.
+    #[must_use]
+    pub fn is_to(&self, qname: &LowerName, qtype: RecordType) -> bool {
+        let (message, end) = (self.message(), HEADER + qname.as_wire().len());
+        self.qtype == qtype && message.get(HEADER..end) == Some(qname.as_wire())
+    }
+
     /// Returns for how many seconds it may be cached; 0 is not at all.
     #[must_use]
     pub fn ttl(&self) -> u32 {

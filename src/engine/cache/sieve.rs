@@ -10,7 +10,13 @@ use hashbrown::HashTable;
 /// No slot.
 const NIL: u32 = u32::MAX;
 
-/// A bounded map from bytes to values, each of which costs a part of the budget.
+/// A value that knows its key: a table of its own for keys would be one more place in memory for every hit to read.
+pub(super) trait Keyed<K: ?Sized> {
+    /// Returns whether `key` is its key.
+    fn is_of(&self, key: &K) -> bool;
+}
+
+/// A bounded map to values that know their keys, each of which costs a part of the budget.
 #[derive(Debug)]
 pub(super) struct Queue<V> {
     /// The values by index; a free slot is `None`.
@@ -33,23 +39,21 @@ pub(super) struct Queue<V> {
     evictions: u64,
 }
 
-/// A value, its key and its place in the queue.
+/// A value and its place in the queue.
 #[derive(Debug)]
 pub(super) struct Slot<V> {
-    /// The key.
-    key: Box<[u8]>,
-    /// The key's hash.
-    hash: u64,
     /// The value.
     value: V,
+    /// The key's hash.
+    hash: u64,
     /// What it takes of the budget.
-    cost: usize,
-    /// Whether it was used since the hand last passed.
-    visited: bool,
+    cost: u32,
     /// The slot that arrived next.
     newer: u32,
     /// The slot that arrived before.
     older: u32,
+    /// Whether it was used since the hand last passed.
+    visited: bool,
 }
 
 impl<V> Queue<V> {
@@ -84,7 +88,10 @@ impl<V> Queue<V> {
     }
 
     /// Returns the value of `key` and marks it as used.
-    pub(super) fn get_used(&mut self, hash: u64, key: &[u8]) -> Option<&mut V> {
+    pub(super) fn get_used<K: ?Sized>(&mut self, hash: u64, key: &K) -> Option<&mut V>
+    where
+        V: Keyed<K>,
+    {
         let index = self.find(hash, key)?;
         let slot = self.slot_mut(index);
         slot.visited = true;
@@ -92,16 +99,23 @@ impl<V> Queue<V> {
     }
 
     /// Returns the value of `key` to change it; that does not count as use.
-    pub(super) fn get_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut V> {
+    pub(super) fn get_mut<K: ?Sized>(&mut self, hash: u64, key: &K) -> Option<&mut V>
+    where
+        V: Keyed<K>,
+    {
         let index = self.find(hash, key)?;
         Some(&mut self.slot_mut(index).value)
     }
 
-    /// Puts `value` at `key`, and makes room for it. What costs more than the whole budget is not put.
-    pub(super) fn insert(&mut self, hash: u64, key: &[u8], value: V, cost: usize) {
+    /// Puts `value` at `key`, which is its own, and makes room for it. What costs more than the whole budget is not put.
+    pub(super) fn insert<K: ?Sized>(&mut self, hash: u64, key: &K, value: V, cost: usize)
+    where
+        V: Keyed<K>,
+    {
         // A value that is replaced keeps its mark, but not its place: it is as new as any.
         let visited = self.find(hash, key).is_some_and(|index| self.slot(index).visited);
         self.remove(hash, key);
+        let Ok(own_cost) = u32::try_from(cost) else { return };
         if cost > self.budget {
             return;
         }
@@ -109,7 +123,7 @@ impl<V> Queue<V> {
             self.evict();
         }
         let older = self.newest;
-        let slot = Slot { key: key.into(), hash, value, cost, visited, newer: NIL, older };
+        let slot = Slot { value, hash, cost: own_cost, newer: NIL, older, visited };
         let index = self.place(slot);
         match older {
             NIL => self.oldest = index,
@@ -122,7 +136,10 @@ impl<V> Queue<V> {
     }
 
     /// Takes `key` out, if it is in.
-    pub(super) fn remove(&mut self, hash: u64, key: &[u8]) {
+    pub(super) fn remove<K: ?Sized>(&mut self, hash: u64, key: &K)
+    where
+        V: Keyed<K>,
+    {
         if let Some(index) = self.find(hash, key) {
             self.take(index);
         }
@@ -159,7 +176,7 @@ impl<V> Queue<V> {
         if self.hand == index {
             self.hand = slot.newer;
         }
-        self.cost -= slot.cost;
+        self.cost -= at(slot.cost);
         self.free.push(index);
     }
 
@@ -174,8 +191,15 @@ impl<V> Queue<V> {
     }
 
     /// Returns the index of `key`.
-    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.table.find(hash, |&index| *self.slot(index).key == *key).copied()
+    fn find<K: ?Sized>(&self, hash: u64, key: &K) -> Option<u32>
+    where
+        V: Keyed<K>,
+    {
+        let is_it = |&index: &u32| {
+            let slot = self.slot(index);
+            slot.hash == hash && slot.value.is_of(key)
+        };
+        self.table.find(hash, is_it).copied()
     }
 
     /// Returns a slot in use.
@@ -194,7 +218,7 @@ fn hash_of<V>(slots: &[Option<Slot<V>>], index: u32) -> u64 {
     slots[at(index)].as_ref().expect("a slot in the table is in use").hash
 }
 
-/// Returns an index as the vector takes it.
+/// Returns an index, or a cost, as a `usize`.
 fn at(index: u32) -> usize {
     usize::try_from(index).expect("a usize holds 32 bits")
 }
@@ -208,18 +232,30 @@ mod tests {
         key.bytes().map(u64::from).sum::<u64>() % 3
     }
 
+    impl Keyed<str> for String {
+        fn is_of(&self, key: &str) -> bool {
+            self == key
+        }
+    }
+
+    impl Keyed<u8> for (u8, char) {
+        fn is_of(&self, key: &u8) -> bool {
+            self.0 == *key
+        }
+    }
+
     /// A map of a budget of `budget` values, for short.
-    struct Map(Queue<usize>);
+    struct Map(Queue<String>);
 
     impl Map {
         /// Puts a key at a cost of 1.
         fn put(&mut self, key: &str) {
-            self.0.insert(hash(key), key.as_bytes(), key.len(), 1);
+            self.0.insert(hash(key), key, key.to_owned(), 1);
         }
 
         /// Returns whether a key is in, and uses it.
         fn is_in(&mut self, key: &str) -> bool {
-            self.0.get_used(hash(key), key.as_bytes()).is_some()
+            self.0.get_used(hash(key), key).is_some()
         }
 
         /// Returns the keys from the oldest to the newest.
@@ -228,7 +264,7 @@ mod tests {
             let mut index = self.0.oldest;
             while index != NIL {
                 let slot = self.0.slot(index);
-                keys.push(String::from_utf8_lossy(&slot.key).into_owned());
+                keys.push(slot.value.clone());
                 index = slot.newer;
             }
             assert_eq!(keys.len(), self.0.len());
@@ -275,9 +311,9 @@ mod tests {
             for key in ["a", "b", "c"] {
                 map.put(key);
             }
-            map.0.hand = map.0.find(hash(gone), gone.as_bytes()).unwrap();
-            map.0.remove(hash(gone), gone.as_bytes());
-            map.0.remove(hash(gone), gone.as_bytes());
+            map.0.hand = map.0.find(hash(gone), gone).unwrap();
+            map.0.remove(hash(gone), gone);
+            map.0.remove(hash(gone), gone);
             let left: Vec<_> = ["a", "b", "c"].into_iter().filter(|key| *key != gone).collect();
             assert_eq!(map.keys(), left.join(" "), "{gone}");
             map.put("d");
@@ -289,15 +325,15 @@ mod tests {
     #[test]
     fn costs_stay_within_the_budget_and_the_too_large_is_not_put() {
         let mut map = Queue::new(10);
-        map.insert(1, b"a", 'a', 4);
-        map.insert(2, b"b", 'b', 4);
-        map.insert(3, b"c", 'c', 9);
+        for (key, cost) in [(1, 4), (2, 4), (3, 9)] {
+            map.insert(key.into(), &key, (key, 'a'), cost);
+        }
         assert_eq!((map.len(), map.cost(), map.evictions()), (1, 9, 2));
-        map.insert(4, b"d", 'd', 11);
+        map.insert(4, &4, (4, 'd'), 11);
         assert_eq!((map.len(), map.cost()), (1, 9));
-        map.insert(3, b"c", 'C', 2);
-        assert_eq!((map.len(), map.cost(), map.get_used(3, b"c").copied()), (1, 2, Some('C')));
-        map.insert(3, b"c", 'x', 11);
+        map.insert(3, &3, (3, 'C'), 2);
+        assert_eq!((map.len(), map.cost(), map.get_used(3, &3).copied()), (1, 2, Some((3, 'C'))));
+        map.insert(3, &3, (3, 'x'), 11);
         assert_eq!((map.len(), map.cost()), (0, 0), "what it would have replaced is out of date");
     }
 
@@ -347,16 +383,16 @@ mod tests {
             for (step, key) in steps {
                 match step {
                     0 => {
-                        queue.insert(u64::from(key % 4), &[key], key, 1);
+                        queue.insert(u64::from(key % 4), &key, (key, ' '), 1);
                         naive.put(key, 5);
                     }
                     1 => {
-                        let found = queue.get_used(u64::from(key % 4), &[key]).is_some();
+                        let found = queue.get_used(u64::from(key % 4), &key).is_some();
                         let known = naive.queue.iter_mut().find(|(other, _)| *other == key);
                         proptest::prop_assert_eq!(found, known.map(|known| known.1 = true).is_some());
                     }
                     _ => {
-                        queue.remove(u64::from(key % 4), &[key]);
+                        queue.remove(u64::from(key % 4), &key);
                         naive.remove(key);
                     }
                 }
@@ -364,7 +400,7 @@ mod tests {
                 let mut index = queue.oldest;
                 while index != NIL {
                     let slot = queue.slot(index);
-                    keys.push((slot.key[0], slot.visited));
+                    keys.push((slot.value.0, slot.visited));
                     index = slot.newer;
                 }
                 proptest::prop_assert_eq!(&keys, &naive.queue);

@@ -256,6 +256,29 @@ fn questions_that_differ_in_anything_have_answers_of_their_own() {
 }
 
 #[test]
+fn a_query_finds_what_its_question_was_answered() {
+    use crate::dns::query::{Parsed, parse};
+    let cache = cache();
+    for (flags, additionals, opt) in [
+        (0x0100_u16, 0, &[][..]),
+        (0x0110, 0, &[]),
+        (0x0000, 0, &[]),
+        (0x0100, 1, &[0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 0]),
+    ] {
+        let mut bytes = vec![0, 1];
+        bytes.extend(flags.to_be_bytes());
+        bytes.extend([0, 1, 0, 0, 0, 0, 0, additionals]);
+        bytes.extend(b"\x03WWW\x07example\0\0\x01\0\x01");
+        bytes.extend(opt);
+        let Parsed::Query(query) = parse(&bytes) else { panic!("{bytes:02x?}") };
+        let question = query.to_question();
+        assert_eq!(short(&cache.get(&query, secs(0))), "miss", "{bytes:02x?}");
+        cache.insert(&question, positive(&question, 60), secs(0));
+        assert_eq!(short(&cache.get(&query, secs(0))), "fresh 0 60", "{bytes:02x?}");
+    }
+}
+
+#[test]
 fn the_budget_holds_and_what_is_in_use_stays() {
     const SIZE: usize = 256 << 10;
     let cache = Cache::new(Settings { size: SIZE, max_ttl: secs(60), serve_stale: secs(0) });
