@@ -1,9 +1,9 @@
 //! Questions in flight: whoever asks what is being asked already waits for that answer.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::HashTable;
 use tokio::sync::watch;
 
 /// How much may be in flight; beyond it, an asker is turned away at once.
@@ -46,10 +46,23 @@ pub struct InFlight<Q: Eq + Hash, T> {
     table: Arc<Table<Q, T>>,
     /// The bounds.
     limits: Limits,
+    /// Hashes questions; the key is random.
+    hasher: RandomState,
 }
 
 /// The questions in flight, and where each one's result will appear; no channel as long as nobody waits.
-type Table<Q, T> = Mutex<HashMap<Arc<Q>, Option<Sender<T>>>>;
+type Table<Q, T> = Mutex<HashTable<Entry<Q, T>>>;
+
+/// One question in flight.
+#[derive(Debug)]
+struct Entry<Q, T> {
+    /// The question.
+    question: Arc<Q>,
+    /// Its hash.
+    hash: u64,
+    /// Where its result will appear.
+    sender: Option<Sender<T>>,
+}
 
 /// Where a result will appear; its receivers are the askers that wait.
 type Sender<T> = watch::Sender<Option<T>>;
@@ -62,7 +75,7 @@ where
     /// Returns an empty table.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { table: Arc::default(), limits }
+        Self { table: Arc::default(), limits, hasher: RandomState::new() }
     }
 
     /// Returns how many questions are in flight.
@@ -80,12 +93,12 @@ where
     /// Returns the claim to `question`, if nobody has it and not too many questions are in flight.
     #[must_use]
     pub fn claim(&self, question: &Arc<Q>) -> Option<Claim<Q, T>> {
+        let hash = self.hasher.hash_one(&**question);
         let mut table = lock(&self.table);
-        if table.len() >= self.limits.questions || table.contains_key(question) {
+        if table.len() >= self.limits.questions || table.find(hash, |entry| *entry.question == **question).is_some() {
             return None;
         }
-        table.insert(Arc::clone(question), None);
-        Some(Claim { table: Arc::clone(&self.table), question: Arc::clone(question), is_settled: false })
+        Some(self.claim_in(&mut table, hash, question, None))
     }
 
     /// Waits for the result of `question`: of whoever has the claim to it, else of `work`, which is started.
@@ -111,12 +124,14 @@ where
     /// # Errors
     /// Too many askers.
     pub fn attend(&self, question: &Q) -> Option<Result<Attendance<T>, InFlightError>> {
-        self.attend_in(&mut lock(&self.table), question)
+        self.attend_in(&mut lock(&self.table), self.hasher.hash_one(question), question)
     }
 
     /// Gives those who wait for `question`, if anybody does, a result that came another way than by its claim.
     pub fn offer(&self, question: &Q, result: &T) {
-        if let Some(Some(sender)) = lock(&self.table).get(question) {
+        let hash = self.hasher.hash_one(question);
+        let table = lock(&self.table);
+        if let Some(Entry { sender: Some(sender), .. }) = table.find(hash, |entry| *entry.question == *question) {
             sender.send_if_modified(|value| {
                 let is_new = value.is_none();
                 value.get_or_insert_with(|| result.clone());
@@ -125,13 +140,27 @@ where
         }
     }
 
+    /// Puts a question into the table and returns the claim to it.
+    fn claim_in(
+        &self,
+        table: &mut HashTable<Entry<Q, T>>,
+        hash: u64,
+        question: &Arc<Q>,
+        sender: Option<Sender<T>>,
+    ) -> Claim<Q, T> {
+        table.insert_unique(hash, Entry { question: Arc::clone(question), hash, sender }, |entry| entry.hash);
+        Claim { table: Arc::clone(&self.table), question: Arc::clone(question), hash, is_settled: false }
+    }
+
     /// Does the work of [`InFlight::attend`] on a locked table.
     fn attend_in(
         &self,
-        table: &mut HashMap<Arc<Q>, Option<Sender<T>>>,
+        table: &mut HashTable<Entry<Q, T>>,
+        hash: u64,
         question: &Q,
     ) -> Option<Result<Attendance<T>, InFlightError>> {
-        let sender = table.get_mut(question)?.get_or_insert_with(|| watch::channel(None).0);
+        let entry = table.find_mut(hash, |entry| *entry.question == *question)?;
+        let sender = entry.sender.get_or_insert_with(|| watch::channel(None).0);
         // The one who has the claim asks too.
         let may_wait = sender.receiver_count() < self.limits.askers;
         Some(if may_wait { Ok(Attendance(sender.subscribe())) } else { Err(InFlightError::Askers) })
@@ -142,18 +171,18 @@ where
     where
         W: Future<Output = T> + Send + 'static,
     {
+        let hash = self.hasher.hash_one(&**question);
         let mut table = lock(&self.table);
-        if let Some(attending) = self.attend_in(&mut table, question) {
+        if let Some(attending) = self.attend_in(&mut table, hash, question) {
             return attending;
         }
         if table.len() >= self.limits.questions {
             return Err(InFlightError::Questions);
         }
         let (sender, receiver) = watch::channel(None);
-        table.insert(Arc::clone(question), Some(sender));
-        drop(table);
         // From here on the entry goes with the claim, also when making or spawning the work panics.
-        let claim = Claim { table: Arc::clone(&self.table), question: Arc::clone(question), is_settled: false };
+        let claim = self.claim_in(&mut table, hash, question, Some(sender));
+        drop(table);
         let work = work();
         tokio::spawn(async move { claim.settle(work.await) });
         Ok(Attendance(receiver))
@@ -183,6 +212,8 @@ pub struct Claim<Q: Eq + Hash, T> {
     table: Arc<Table<Q, T>>,
     /// The question.
     question: Arc<Q>,
+    /// Its hash.
+    hash: u64,
     /// Whether the result is out.
     is_settled: bool,
 }
@@ -197,17 +228,25 @@ impl<Q: Eq + Hash, T> Claim<Q, T> {
     /// Gives the result to all who wait; the question is no longer in flight.
     pub fn settle(mut self, result: T) {
         self.is_settled = true;
-        let sender = lock(&self.table).remove(&self.question).flatten();
-        if let Some(sender) = sender {
+        if let Some(sender) = self.take_out() {
             sender.send_replace(Some(result));
         }
+    }
+}
+
+impl<Q: Eq + Hash, T> Claim<Q, T> {
+    /// Takes the question out of the table; returns where its result is waited for, if it is.
+    fn take_out(&self) -> Option<Sender<T>> {
+        let mut table = lock(&self.table);
+        let entry = table.find_entry(self.hash, |entry| Arc::ptr_eq(&entry.question, &self.question)).ok()?;
+        entry.remove().0.sender
     }
 }
 
 impl<Q: Eq + Hash, T> Drop for Claim<Q, T> {
     fn drop(&mut self) {
         if !self.is_settled {
-            lock(&self.table).remove(&self.question);
+            drop(self.take_out());
         }
     }
 }

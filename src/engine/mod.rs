@@ -9,6 +9,7 @@ pub mod cache;
 mod exchange;
 pub mod inflight;
 pub(crate) mod outcome;
+mod pending;
 pub(crate) mod record;
 pub(crate) mod share;
 
@@ -24,6 +25,8 @@ use self::cache::{Cache, Hit, Refresh, Renewal};
 use self::exchange::Exchange;
 use self::inflight::{Attendance, InFlight, InFlightError, Limits};
 pub(crate) use self::outcome::{Action, Origin, Reason};
+pub(crate) use self::pending::Pending;
+use self::pending::{Counted, Waiting};
 use self::record::Record;
 use self::share::{Seat, Shares};
 use crate::dns::answer::{self, TtlMode};
@@ -68,48 +71,6 @@ pub(crate) enum Step {
     Drop,
     /// An upstream has to be asked: hand this to [`Engine::finish`].
     Wait(Box<Pending>),
-}
-
-/// A query that waits for an upstream.
-pub(crate) struct Pending {
-    /// The query without what does not matter; parsed again when the answer is there.
-    bytes: Box<[u8]>,
-    /// Who asks.
-    asked: Asked,
-    /// What the answer depends on.
-    view: Arc<View>,
-    /// What is asked upstream.
-    question: Arc<Question>,
-    /// Counts it while it waits.
-    _waiting: Counted,
-}
-
-/// What a pending query is counted by.
-enum Counted {
-    /// A client waits for it: one of all, and of the client's.
-    Client {
-        /// Of all.
-        _all: Waiting,
-        /// Of the client's.
-        _own: Seat,
-    },
-    /// Nobody waits for it: its answer is renewed ahead of time.
-    Renewal {
-        /// Of all renewals.
-        _all: Waiting,
-    },
-}
-
-impl Pending {
-    /// Returns what is asked upstream.
-    pub(crate) fn question(&self) -> &Arc<Question> {
-        &self.question
-    }
-
-    /// Returns whom to ask.
-    pub(crate) fn upstreams(&self) -> &Arc<Upstreams> {
-        &self.view.upstreams
-    }
 }
 
 /// Said when too many queries wait.
@@ -267,10 +228,10 @@ impl Engine {
                     self.without_upstream(&exchange, &question, &Failure::busy(TOO_MANY), out);
                     return Step::Answer;
                 };
-                let waiting = Counted::Client { _all: count, _own: seat };
+                let counted = Counted::Client { _all: count, _own: seat };
                 // Not the query as it came: padding would be kept for as long as it waits.
                 let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
-                Step::Wait(Box::new(Pending { bytes, asked, view, question, _waiting: waiting }))
+                Step::Wait(Box::new(Pending { bytes, asked, view, question, _counted: counted }))
             }
         }
     }
@@ -284,8 +245,8 @@ impl Engine {
         }
         self.metrics.renewal();
         let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(query.to_question()));
-        let waiting = Counted::Renewal { _all: count };
-        Some(Box::new(Pending { bytes, asked, view, question, _waiting: waiting }))
+        let counted = Counted::Renewal { _all: count };
+        Some(Box::new(Pending { bytes, asked, view, question, _counted: counted }))
     }
 
     /// Asks the upstreams, or joins whoever already does, and answers.
@@ -472,23 +433,6 @@ impl Engine {
         if let Some(log) = &self.decisions {
             log.close(deadline);
         }
-    }
-}
-
-/// Counts a pending query in, and out again however its waiting ends.
-struct Waiting(Arc<AtomicUsize>);
-
-impl Waiting {
-    /// Counts one in.
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

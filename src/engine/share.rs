@@ -1,7 +1,7 @@
 //! How much of what all clients share one client may take: its waiting queries are counted, and bounded.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,11 +12,34 @@ const SHARDS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Shares {
     /// Counts by the hash of who is counted.
-    shards: [Mutex<HashMap<u64, usize>>; SHARDS],
+    shards: [Mutex<Counts>; SHARDS],
     /// Hashes with a random key: whom a client shares a count with is chance.
     hasher: RandomState,
     /// The most one client may have.
     limit: usize,
+}
+
+/// Counts by hash: not hashed once more.
+type Counts = HashMap<u64, usize, BuildHasherDefault<AsItIs>>;
+
+/// Hashes a number that is a hash already as itself.
+#[derive(Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        for &octet in bytes {
+            self.0 = self.0 << 8 | u64::from(octet);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// One part of a client's share; dropping it gives it back.
@@ -52,8 +75,9 @@ impl Shares {
     }
 
     /// Locks the table that counts `key`; each change is complete in itself.
-    fn shard(&self, key: u64) -> MutexGuard<'_, HashMap<u64, usize>> {
-        let index = usize::try_from(key).unwrap_or(0) % SHARDS;
+    fn shard(&self, key: u64) -> MutexGuard<'_, Counts> {
+        // Bits that the table within does not take its bucket or its tag from.
+        let index = usize::try_from(key >> 40 & 0xffff).unwrap_or(0) % SHARDS;
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

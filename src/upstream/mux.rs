@@ -12,7 +12,9 @@
 //! case of its QNAME, which a reply must have exactly (draft-vixie-dnsext-dns0x20; see [`Case`]); the kernel drops what does not come from the upstream's address and port; ports are given up after a while, or when
 //! somebody guesses at them.
 
+mod flight;
 mod ports;
+mod silence;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -23,7 +25,9 @@ use std::time::{Duration, Instant};
 use hashbrown::HashTable;
 use mio::{Events, Token};
 
+use self::flight::{Case, Flight, Try};
 use self::ports::{Key, Ports};
+use self::silence::MAX_TRIES;
 use super::endpoint::{self, TryError};
 use super::udp;
 use super::wheel::Wheel;
@@ -35,9 +39,6 @@ use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
 const MAX_FLIGHTS: usize = 4096;
 /// Queries of one thread that wait for one question; further ones are handed back at once.
 const MAX_WAITERS: usize = 1000;
-/// Tries of one question; after the last one there is only waiting, until its time is over.
-const MAX_TRIES: usize = 16;
-
 /// A query that waits for an upstream.
 pub(crate) trait Waits {
     /// Returns what is asked.
@@ -71,54 +72,6 @@ pub(crate) struct Mux<W, C> {
     receiver: Receiver,
 }
 
-/// One question in flight.
-struct Flight<W, C> {
-    /// The question.
-    question: Arc<Question>,
-    /// The question's hash.
-    hash: u64,
-    /// The right to ask it; none once that is handed on, and then only a late answer is welcome.
-    claim: Option<C>,
-    /// Who waits for it.
-    waiters: Vec<W>,
-    /// The first try, while it is in flight.
-    first: Option<Try>,
-    /// The tries after it that are in flight.
-    again: Vec<Try>,
-    /// Tries made.
-    count: usize,
-    /// When it was asked first.
-    since: Instant,
-    /// The time for it, over all tries.
-    timeout: Duration,
-}
-
-/// One query in flight.
-#[derive(Clone, Copy)]
-struct Try {
-    /// What its reply is told by.
-    key: Key,
-    /// When it was sent.
-    since: Instant,
-    /// How long silence is nothing to speak of.
-    patience: Duration,
-    /// The case of its QNAME.
-    casing: Casing,
-    /// What is known of the upstream's keeping it.
-    case: Case,
-}
-
-/// What a try says of an upstream's keeping the case of names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Case {
-    /// Nothing yet.
-    Open,
-    /// A reply in another case came, so the question was sent in lower case as well.
-    Doubted,
-    /// This is that one: if it is answered before the first, the upstream does not keep the case.
-    Tested,
-}
-
 /// What became of a question.
 pub(crate) struct Landed<W, C> {
     /// The question.
@@ -139,22 +92,6 @@ pub(crate) enum Fate {
     Elsewhere(Tried),
     /// Nothing by the deadline.
     Failed(Failure),
-}
-
-impl<W, C> Flight<W, C> {
-    /// Returns the tries in flight.
-    fn tries(&self) -> impl Iterator<Item = &Try> {
-        self.first.iter().chain(&self.again)
-    }
-
-    /// Takes out the try that `key` tells of.
-    fn take(&mut self, key: Key) -> Option<Try> {
-        if self.first.is_some_and(|first| first.key == key) {
-            return self.first.take();
-        }
-        let index = self.again.iter().position(|again| again.key == key)?;
-        Some(self.again.swap_remove(index))
-    }
 }
 
 impl<W: Waits, C> Mux<W, C> {
@@ -327,91 +264,6 @@ impl<W: Waits, C> Mux<W, C> {
         }
     }
 
-    /// Asks again what was silent too long, and gives up what had all its time.
-    fn expire(&mut self, landed: &mut impl FnMut(Landed<W, C>)) {
-        let now = Instant::now();
-        let mut expired = std::mem::take(&mut self.expired);
-        self.deadlines.expire(now.duration_since(self.epoch), &mut expired);
-        for place in expired.drain(..) {
-            let Some(flight) = self.flights[place].as_mut() else { continue };
-            let is_over = now.duration_since(flight.since) >= flight.timeout;
-            match &flight.claim {
-                // Handed on before, and no late answer came.
-                None => drop(self.remove(place)),
-                Some(_) if is_over => self.time_out(place, landed),
-                Some(_) => self.ask_again(place, now, landed),
-            }
-        }
-        self.expired = expired;
-        // What was asked again leaves at once.
-        self.ports.flush();
-    }
-
-    /// Asks a silent flight's question once more: whoever had the fewest turns, the best of them.
-    fn ask_again(&mut self, place: usize, now: Instant, landed: &mut impl FnMut(Landed<W, C>)) {
-        let last = self.note_silence(place);
-        let Some(flight) = self.flights[place].as_mut() else { return };
-        let Some(upstreams) = flight.waiters.first().map(|first| Arc::clone(first.upstreams())) else { return };
-        let left = flight.timeout.saturating_sub(now.duration_since(flight.since));
-        let mut until = left;
-        if flight.count < MAX_TRIES {
-            let turns = |server| {
-                let tries = flight.tries().filter(|one| {
-                    self.ports.get(one.key.port).is_some_and(|port| port.endpoint.server.address == server)
-                });
-                u32::try_from(tries.count()).unwrap_or(u32::MAX)
-            };
-            let next = upstreams.next_try(turns).filter(|(next, _)| next.server.transport == Transport::Udp);
-            let next = next.and_then(|(next, turns)| {
-                let patience = next.health().patience(flight.timeout) * (1 << turns.min(MAX_DOUBLINGS));
-                let key = self.ports.choose(next, upstreams.around())?;
-                Some((key, patience, next.casing(|| self.ports.bits(), upstreams.around())))
-            });
-            // Nobody else over UDP: the general way knows more.
-            let Some((key, patience, casing)) = next else {
-                if let Some(server) = last {
-                    self.hand_over(place, server, Trial::Silent, landed);
-                }
-                return;
-            };
-            self.ports.send(key, &flight.question, casing, place);
-            upstreams.around().observer.observe(Event::Retransmitted);
-            flight.again.push(Try { key, since: now, patience, casing, case: Case::Open });
-            flight.count += 1;
-            until = patience.min(left);
-        }
-        self.deadlines.set(place, now.duration_since(self.epoch) + until);
-    }
-
-    /// Notes the silence of the try made last; returns who was asked.
-    fn note_silence(&mut self, place: usize) -> Option<SocketAddr> {
-        let last = *self.flights[place].as_ref()?.tries().last()?;
-        let port = self.ports.get(last.key.port)?;
-        port.endpoint.note_silent(last.patience, &port.around);
-        Some(port.endpoint.server.address)
-    }
-
-    /// Ends a flight that nobody answered in its time.
-    fn time_out(&mut self, place: usize, landed: &mut impl FnMut(Landed<W, C>)) {
-        self.note_silence(place);
-        let servers = self.asked(place).map(|server| server.to_string());
-        let servers: Vec<String> = servers.collect();
-        let Some(Flight { question, claim, waiters, timeout, .. }) = self.remove(place) else { return };
-        landed(Landed { question, claim, waiters, fate: Fate::Failed(Failure::timed_out(&servers, timeout)) });
-    }
-
-    /// Returns who was asked the question of a flight and has not answered, each once.
-    fn asked(&self, place: usize) -> impl Iterator<Item = SocketAddr> {
-        let tries = self.flights[place].iter().flat_map(Flight::tries);
-        let mut servers: Vec<SocketAddr> = Vec::new();
-        for port in tries.filter_map(|one| self.ports.get(one.key.port)) {
-            if !servers.contains(&port.endpoint.server.address) {
-                servers.push(port.endpoint.server.address);
-            }
-        }
-        servers.into_iter()
-    }
-
     /// Hands a flight's waiters to the general way, for what came of the try at `server`; while tries are left that may
     /// bring a late answer, the flight stays.
     fn hand_over(&mut self, place: usize, server: SocketAddr, trial: Trial, landed: &mut impl FnMut(Landed<W, C>)) {
@@ -496,7 +348,5 @@ impl<W: Waits, C> Mux<W, C> {
     }
 }
 
-/// How often the patience for one upstream doubles while a question is asked again and again.
-const MAX_DOUBLINGS: u32 = 8;
 /// The token of sockets that only wake.
 const WATCHED: Token = Token(usize::MAX);

@@ -1,6 +1,7 @@
 //! The sockets of one thread to its upstreams, and which query is in flight on each.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -29,12 +30,39 @@ const ID_TRIES: usize = 8;
 const MAX_EXPECTED: u32 = 256;
 
 /// A socket and an ID: what a reply is told by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     /// The token of the socket.
     pub(super) port: usize,
     /// The ID.
     pub(super) id: u16,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(u64::try_from(self.port).unwrap_or(0) << 16 | u64::from(self.id));
+    }
+}
+
+/// Hashes keys by a multiplication: their IDs are random numbers of our own, so nobody can make them collide.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &octet in bytes {
+            self.write_u64(octet.into());
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // 2^64 divided by the golden ratio (Knuth, TAOCP volume 3, 6.4); the table takes its bucket from the low bits.
+        self.0 = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// All sockets of a thread.
@@ -43,16 +71,18 @@ pub(super) struct Ports {
     poll: Poll,
     /// The sockets, by token; a place is used again.
     sockets: Vec<Option<Port>>,
-    /// The sockets of each upstream that was asked.
-    lanes: HashMap<SocketAddr, Lane>,
+    /// The sockets of each upstream that was asked. There are few: to look through them costs less than a hash.
+    lanes: Vec<Lane>,
     /// Whose a query in flight is.
-    flights: HashMap<Key, usize>,
+    flights: HashMap<Key, usize, BuildHasherDefault<KeyHasher>>,
     /// IDs and choices of port.
     random: Random,
 }
 
 /// The sockets to one upstream.
 struct Lane {
+    /// The upstream.
+    server: SocketAddr,
     /// Tokens, one a place; none before its first use.
     ports: [Option<usize>; LANE],
     /// The place that queries of this batch go through.
@@ -87,7 +117,7 @@ impl Ports {
     /// # Errors
     /// The system gives no epoll instance.
     pub(super) fn new() -> io::Result<Self> {
-        let (lanes, flights, random) = (HashMap::new(), HashMap::new(), Random::default());
+        let (lanes, flights, random) = (Vec::new(), HashMap::default(), Random::default());
         Ok(Self { poll: Poll::new()?, sockets: Vec::new(), lanes, flights, random })
     }
 
@@ -148,7 +178,7 @@ impl Ports {
 
     /// Sends what was queued since the last time.
     pub(super) fn flush(&mut self) {
-        for lane in self.lanes.values_mut() {
+        for lane in &mut self.lanes {
             let Some(place) = lane.chosen.take() else { continue };
             if let Some(port) = lane.ports[place].and_then(|token| self.sockets[token].as_mut()) {
                 port.sender.send(&port.socket);
@@ -187,7 +217,7 @@ impl Ports {
     /// Closes a socket nothing is in flight on; closing takes it out of the poll.
     pub(super) fn close(&mut self, token: usize) {
         self.sockets[token] = None;
-        for lane in self.lanes.values_mut() {
+        for lane in &mut self.lanes {
             for (place, port) in lane.ports.iter_mut().enumerate() {
                 if *port == Some(token) {
                     *port = None;
@@ -200,7 +230,11 @@ impl Ports {
     /// Returns the socket that this batch's queries to an upstream go through.
     fn port(&mut self, endpoint: &Arc<Endpoint>, around: &Arc<Surroundings>) -> io::Result<usize> {
         let address = endpoint.server.address;
-        let lane = self.lanes.entry(address).or_insert_with(|| Lane { ports: [None; LANE], chosen: None });
+        let index = self.lanes.iter().position(|lane| lane.server == address).unwrap_or_else(|| {
+            self.lanes.push(Lane { server: address, ports: [None; LANE], chosen: None });
+            self.lanes.len() - 1
+        });
+        let lane = &mut self.lanes[index];
         let place = *lane.chosen.get_or_insert_with(|| usize::from(self.random.next()) % LANE);
         if let Some(token) = lane.ports[place] {
             let is_old = self.sockets[token].as_ref().is_none_or(|port| {
@@ -214,11 +248,9 @@ impl Ports {
             self.close(token);
         }
         let token = self.open(endpoint, around)?;
-        if let Some(lane) = self.lanes.get_mut(&address) {
-            lane.ports[place] = Some(token);
-            // Closing the one before has forgotten it.
-            lane.chosen = Some(place);
-        }
+        // Closing the one before has forgotten the choice.
+        let lane = &mut self.lanes[index];
+        (lane.ports[place], lane.chosen) = (Some(token), Some(place));
         Ok(token)
     }
 

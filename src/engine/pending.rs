@@ -1,0 +1,68 @@
+//! A query that waits for an upstream, and what it is counted by meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::share::Seat;
+use super::{Asked, View};
+use crate::dns::response::Question;
+use crate::upstream::Upstreams;
+
+/// A query that waits for an upstream.
+pub(crate) struct Pending {
+    /// The query without what does not matter; parsed again when the answer is there.
+    pub(super) bytes: Box<[u8]>,
+    /// Who asks.
+    pub(super) asked: Asked,
+    /// What the answer depends on.
+    pub(super) view: Arc<View>,
+    /// What is asked upstream.
+    pub(super) question: Arc<Question>,
+    /// Counts it while it waits.
+    pub(super) _counted: Counted,
+}
+
+/// What a pending query is counted by.
+pub(super) enum Counted {
+    /// A client waits for it: one of all, and of the client's.
+    Client {
+        /// Of all.
+        _all: Waiting,
+        /// Of the client's.
+        _own: Seat,
+    },
+    /// Nobody waits for it: its answer is renewed ahead of time.
+    Renewal {
+        /// Of all renewals.
+        _all: Waiting,
+    },
+}
+
+impl Pending {
+    /// Returns what is asked upstream.
+    pub(crate) fn question(&self) -> &Arc<Question> {
+        &self.question
+    }
+
+    /// Returns whom to ask.
+    pub(crate) fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.view.upstreams
+    }
+}
+
+/// Counts a pending query in, and out again however its waiting ends.
+pub(super) struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    /// Counts one in.
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,71 @@
+//! One question of a thread, and its queries in flight.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ports::Key;
+use crate::dns::response::{Casing, Question};
+
+/// One question in flight.
+pub(super) struct Flight<W, C> {
+    /// The question.
+    pub(super) question: Arc<Question>,
+    /// The question's hash.
+    pub(super) hash: u64,
+    /// The right to ask it; none once that is handed on, and then only a late answer is welcome.
+    pub(super) claim: Option<C>,
+    /// Who waits for it.
+    pub(super) waiters: Vec<W>,
+    /// The first try, while it is in flight.
+    pub(super) first: Option<Try>,
+    /// The tries after it that are in flight.
+    pub(super) again: Vec<Try>,
+    /// Tries made.
+    pub(super) count: usize,
+    /// When it was asked first.
+    pub(super) since: Instant,
+    /// The time for it, over all tries.
+    pub(super) timeout: Duration,
+}
+
+/// One query in flight.
+#[derive(Clone, Copy)]
+pub(super) struct Try {
+    /// What its reply is told by.
+    pub(super) key: Key,
+    /// When it was sent.
+    pub(super) since: Instant,
+    /// How long silence is nothing to speak of.
+    pub(super) patience: Duration,
+    /// The case of its QNAME.
+    pub(super) casing: Casing,
+    /// What is known of the upstream's keeping it.
+    pub(super) case: Case,
+}
+
+/// What a try says of an upstream's keeping the case of names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Case {
+    /// Nothing yet.
+    Open,
+    /// A reply in another case came, so the question was sent in lower case as well.
+    Doubted,
+    /// This is that one: if it is answered before the first, the upstream does not keep the case.
+    Tested,
+}
+
+impl<W, C> Flight<W, C> {
+    /// Returns the tries in flight.
+    pub(super) fn tries(&self) -> impl Iterator<Item = &Try> {
+        self.first.iter().chain(&self.again)
+    }
+
+    /// Takes out the try that `key` tells of.
+    pub(super) fn take(&mut self, key: Key) -> Option<Try> {
+        if self.first.is_some_and(|first| first.key == key) {
+            return self.first.take();
+        }
+        let index = self.again.iter().position(|again| again.key == key)?;
+        Some(self.again.swap_remove(index))
+    }
+}
