@@ -9,7 +9,7 @@
 //!          \                   /                document   TOML with places; diagnostics
 //!            engine::step                       reload     watch, read, swap
 //!              1 dns::query     parse           telemetry  metrics, decision log
-//!              2 policy         decide          server     admin endpoint, signals, systemd
+//!              2 policy         decide          server     admin endpoint, signals
 //!              3 dns::answer    deny
 //!              4 engine::cache  hit
 //!            upstream::mux                      ask from the same thread
@@ -48,6 +48,7 @@
 //! | what is in `hostgate.toml` | [`config`] |
 //! | when is a change in force | `reload` |
 //! | sockets, threads, shutdown | `server`, `datagram` |
+//! | what is systemd told | `systemd` |
 //! | what is counted and recorded | `telemetry`, `engine::record` |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
@@ -63,5 +64,6 @@ pub mod engine;
 pub mod policy;
 mod reload;
 mod server;
+mod systemd;
 mod telemetry;
 pub mod upstream;

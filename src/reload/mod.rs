@@ -22,7 +22,7 @@ use crate::config::{self, Config};
 use crate::document::Diagnostic;
 use crate::engine::{Engine, View};
 use crate::policy::{Bindings, Library, Tree};
-use crate::server::systemd;
+use crate::systemd;
 use crate::upstream::Upstreams;
 
 /// Policies that loaded, before anything is bound or served.
@@ -331,7 +331,7 @@ impl Reloader {
         if state != *old {
             self.progress.set(state);
         }
-        systemd::status(&self.progress.state());
+        systemd::status(&self.progress.state().summary());
     }
 }
 

@@ -31,6 +31,19 @@ pub(crate) struct State {
     pub(crate) upstream_error: Option<String>,
 }
 
+impl State {
+    /// Says in one line what is in force, as `systemctl status` shows it.
+    pub(crate) fn summary(&self) -> String {
+        match &self.error {
+            None => format!("generation {}, {} policies, {} clients", self.generation, self.policies, self.clients),
+            Some(error) => {
+                let first = error.lines().next().unwrap_or_default();
+                format!("generation {} kept; not reloaded: {first}", self.generation)
+            }
+        }
+    }
+}
+
 /// The state, for everyone who tells it, and how often it changed.
 pub(crate) struct Progress {
     /// The state after the last look.

@@ -1,11 +1,10 @@
-//! The edge: sockets, threads, signals, and what the process tells systemd.
+//! The edge: sockets, threads and signals.
 //!
 //! `udp` and `tcp` take queries to the engine and its answers back; `admin` serves metrics and status; this file
 //! puts them together, and takes them down again without losing a query.
 
 mod admin;
 pub(crate) mod sockets;
-pub(crate) mod systemd;
 mod tcp;
 pub(crate) mod udp;
 
@@ -26,6 +25,7 @@ use self::tcp::Limits;
 use self::udp::{Front, Shared};
 use crate::engine::Engine;
 use crate::reload::{self, Progress, Reloader, Waker};
+use crate::systemd;
 use crate::telemetry::decision_log::Counts;
 use crate::telemetry::exposition::{self, Gauges, UpstreamState};
 
@@ -169,7 +169,7 @@ pub(crate) async fn run(service: Arc<Service>, sockets: Sockets, reloader: Reloa
             "ready"
         );
     }
-    systemd::ready(&service.progress.state());
+    systemd::ready(&service.progress.state().summary());
     signals.handle(&service, &waker, &fronts).await;
 
     tracing::info!("stopping: answering what is in flight");

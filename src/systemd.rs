@@ -5,19 +5,17 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::reload::State;
-
 /// How often the receiving threads are looked at when there is no watchdog: longer than their tick.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Says that queries are answered.
-pub(crate) fn ready(state: &State) {
-    tell(&[NotifyState::Ready, NotifyState::Status(&summary(state))]);
+/// Says that queries are answered; `summary` is the line that `systemctl status` shows.
+pub(crate) fn ready(summary: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(summary)]);
 }
 
-/// Says what is in force, after a look at the policies.
-pub(crate) fn status(state: &State) {
-    tell(&[NotifyState::Status(&summary(state))]);
+/// Says in one line what is in force, after a look at the policies.
+pub(crate) fn status(summary: &str) {
+    tell(&[NotifyState::Status(summary)]);
 }
 
 /// Says that the process is going.
@@ -32,19 +30,8 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// The line that `systemctl status` shows.
-fn summary(state: &State) -> String {
-    match &state.error {
-        None => format!("generation {}, {} policies, {} clients", state.generation, state.policies, state.clients),
-        Some(error) => {
-            let first = error.lines().next().unwrap_or_default();
-            format!("generation {} kept; not reloaded: {first}", state.generation)
-        }
-    }
-}
-
 /// Tells systemd that we are alive, as long as every receiving thread turns.
-pub(super) struct Watchdog {
+pub(crate) struct Watchdog {
     /// When to look.
     interval: Interval,
     /// Whether systemd expects to hear from us.
@@ -55,7 +42,7 @@ pub(super) struct Watchdog {
 
 impl Watchdog {
     /// Looks at half the time systemd allows, or now and then for `/livez` alone.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let allowed = sd_notify::watchdog_enabled();
         let mut interval = interval(allowed.map_or(LOOK, |allowed| (allowed / 2).max(Duration::from_millis(500))));
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,12 +50,12 @@ impl Watchdog {
     }
 
     /// Waits for the next look.
-    pub(super) async fn tick(&mut self) {
+    pub(crate) async fn tick(&mut self) {
         self.interval.tick().await;
     }
 
     /// Compares the threads' turns with those at the last look; tells systemd when all turned.
-    pub(super) fn look(&mut self, beats: impl Iterator<Item = u64>) -> bool {
+    pub(crate) fn look(&mut self, beats: impl Iterator<Item = u64>) -> bool {
         let beats: Vec<u64> = beats.collect();
         let alive = self.beats.is_empty() || beats.iter().zip(&self.beats).all(|(now, before)| now != before);
         self.beats = beats;
