@@ -4,6 +4,7 @@
 //! puts them together, and takes them down again without losing a query.
 
 mod admin;
+mod limits;
 pub(crate) mod sockets;
 mod tcp;
 pub(crate) mod udp;
@@ -20,8 +21,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::limits::Limits;
 use self::sockets::Sockets;
-use self::tcp::Limits;
 use self::udp::{Front, Shared};
 use crate::engine::Engine;
 use crate::reload::{self, Progress, Reloader, Waker};
@@ -109,6 +110,7 @@ impl Service {
     fn encode_metrics(&self) -> Result<String, fmt::Error> {
         let state = self.progress.state();
         let cache = self.engine.cache_stats();
+        let tcp = self.limits.counts();
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let gauges = Gauges {
             generation: state.generation,
@@ -119,6 +121,8 @@ impl Service {
             cache_bytes: count(cache.bytes),
             cache_evictions: cache.evictions,
             tcp_connections: count(self.limits.open()),
+            tcp_closed: [&tcp.closed_idle, &tcp.closed_client].map(|counter| counter.load(Ordering::Relaxed)),
+            tcp_accepts_failed: tcp.failed.load(Ordering::Relaxed),
             in_flight: count(self.engine.in_flight()),
             decisions_written: self.decisions.written.load(Ordering::Relaxed),
             decisions_dropped: self.decisions.dropped.load(Ordering::Relaxed),

@@ -3,25 +3,21 @@
 //! hickory-server would parse the query and re-encode the answer on the way, answers malformed queries by itself,
 //! works through one connection's queries in turn and has no limit on connections.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use super::limits::{Limits, Quiet, Share};
 use crate::engine::{Asked, Engine, Step, Transport};
 
-/// Connections at once, over all clients and listeners; further ones wait in the kernel's backlog.
-pub(crate) const MAX_CONNECTIONS: usize = 1024;
-/// Connections at once of one client address; further ones are closed at once.
-const MAX_PER_CLIENT: usize = 64;
 /// Queries of one connection that may wait for an upstream at once; then its next query is not read.
 const MAX_PIPELINED: usize = 64;
 /// Answers of one connection that are made and not yet taken by the client, of up to 64 KiB each; then nothing more is
@@ -35,70 +31,12 @@ const TRANSFER: Duration = Duration::from_secs(5);
 const LIFETIME: Duration = Duration::from_mins(10);
 /// The pause after a failed accept (out of file descriptors), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection may be silent once the process stops: a query may be on its way.
+const QUIET: Duration = Duration::from_millis(250);
+/// How long a connection that is not silent is read from once the process stops; what was read is answered after that.
+const LAST_CALL: Duration = Duration::from_secs(3);
 /// Connections the kernel keeps for us before they are accepted.
 const BACKLOG: i32 = 512;
-
-/// The bounds that all TCP listeners of the process share.
-pub(crate) struct Limits {
-    /// Connections left.
-    slots: Arc<Semaphore>,
-    /// Connections open, by client address.
-    clients: Mutex<HashMap<IpAddr, usize>>,
-}
-
-impl Limits {
-    /// Makes the bounds of [`MAX_CONNECTIONS`] and [`MAX_PER_CLIENT`].
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)), clients: Mutex::default() })
-    }
-
-    /// Returns the number of open connections.
-    pub(crate) fn open(&self) -> usize {
-        MAX_CONNECTIONS - self.slots.available_permits()
-    }
-
-    /// Counts a connection in; `None` when this client has too many.
-    fn enter(self: &Arc<Self>, client: IpAddr, slot: OwnedSemaphorePermit) -> Option<Seat> {
-        let client = host(client);
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = clients.entry(client).or_default();
-        if *open >= MAX_PER_CLIENT {
-            return None;
-        }
-        *open += 1;
-        Some(Seat { limits: Arc::clone(self), client, _slot: slot })
-    }
-}
-
-/// Returns what connections are counted by: an IPv4 address, or the first of the /64 a host can choose from.
-fn host(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(v4) => v4.into(),
-        IpAddr::V6(v6) => std::net::Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
-    }
-}
-
-/// One connection's place; dropping it gives the place back.
-struct Seat {
-    /// Where it is counted.
-    limits: Arc<Limits>,
-    /// Whose it is.
-    client: IpAddr,
-    /// Its share of all connections.
-    _slot: OwnedSemaphorePermit,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut clients = self.limits.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = clients.get_mut(&self.client) {
-            *open -= 1;
-            if *open == 0 {
-                clients.remove(&self.client);
-            }
-        }
-    }
-}
 
 /// Binds a listening TCP socket.
 ///
@@ -116,48 +54,62 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// Accepts connections until told to stop, then lets the queries in flight be answered.
+/// Accepts connections until told to stop, then those that had come by then, and lets their queries be answered.
 pub(crate) async fn serve(
     listener: TcpListener,
     number: usize,
     engine: Arc<Engine>,
     limits: Arc<Limits>,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let connection = |peer: SocketAddr| Connection {
+        engine: Arc::clone(&engine),
+        limits: Arc::clone(&limits),
+        source: peer.ip(),
+        listener: number,
+        stop: stop.clone(),
+        last_call: None,
+    };
+    let mut stopped = stop.clone();
     loop {
-        let slot = tokio::select! {
-            slot = Arc::clone(&limits.slots).acquire_owned() => slot.expect("the semaphore is never closed"),
-            _ = stop.wait_for(|stop| *stop) => break,
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+            _ = stopped.wait_for(|stop| *stop) => break,
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(seat) = limits.enter(peer.ip(), slot) else {
+                let Some(share) = limits.enter(peer.ip()) else {
                     tracing::debug!(client = %peer.ip(), "connection closed: too many of one client");
                     continue;
                 };
-                let (source, engine) = (peer.ip(), Arc::clone(&engine));
-                let connection = Connection { engine, source, listener: number, stop: stop.clone() };
-                connections.spawn(async move {
-                    let ended = connection.run(stream).await;
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, client = %peer.ip(), "connection ended");
-                    }
-                    drop(seat);
-                });
+                let seat = tokio::select! {
+                    // One that was accepted has its place when there is one, also when told to stop meanwhile.
+                    biased;
+                    seat = limits.seat() => seat,
+                    _ = stopped.wait_for(|stop| *stop) => break,
+                };
+                connections.spawn(connection(peer).serve(stream, (share, seat)));
             }
             Err(error) => {
                 tracing::debug!(%error, "accept failed");
+                limits.failed();
+                // Out of descriptors: the one that is needed least gives its own.
+                limits.close_idle();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    drop(listener);
+    // What the kernel has accepted for us would be reset with the socket.
+    let left = listener.into_std().map(|listener| (0..BACKLOG).map_while(move |_| listener.accept().ok()));
+    for (stream, peer) in left.into_iter().flatten() {
+        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream))
+            && let (Some(share), Some(seat)) = (limits.enter(peer.ip()), limits.try_seat())
+        {
+            connections.spawn(connection(peer).serve(stream, (share, seat)));
+        }
+    }
     while connections.join_next().await.is_some() {}
 }
 
@@ -165,15 +117,28 @@ pub(crate) async fn serve(
 struct Connection {
     /// Bytes in, bytes out.
     engine: Arc<Engine>,
+    /// Where it says that it waits.
+    limits: Arc<Limits>,
     /// Who asks.
     source: IpAddr,
     /// The number of the listener.
     listener: usize,
     /// Told to stop.
     stop: watch::Receiver<bool>,
+    /// When reading ends for good, once told to stop.
+    last_call: Option<Instant>,
 }
 
 impl Connection {
+    /// Serves to the end, and gives the place back then.
+    async fn serve(self, stream: TcpStream, place: (Share, OwnedSemaphorePermit)) {
+        let client = self.source;
+        if let Err(error) = self.run(stream).await {
+            tracing::debug!(%error, %client, "connection ended");
+        }
+        drop(place);
+    }
+
     /// Reads queries and writes answers, each as soon as it is ready (RFC 7766 §7: in any order).
     async fn run(mut self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
@@ -184,29 +149,36 @@ impl Connection {
             waiting: Arc::new(Semaphore::new(MAX_PIPELINED)),
             unread: Arc::new(Semaphore::new(MAX_UNREAD)),
         };
+        let quiet = Arc::new(Quiet {
+            room: Arc::clone(&flow.waiting),
+            unread: Arc::clone(&flow.unread),
+            all: (MAX_PIPELINED, MAX_UNREAD),
+            close: Notify::new(),
+        });
+        let limits = Arc::clone(&self.limits);
         let writing = tokio::spawn(write_answers(writer, queue));
         let end = Instant::now() + LIFETIME;
         let mut query = Vec::new();
         let mut ended = Ok(());
         while Instant::now() < end && !flow.answers.is_closed() {
-            let first = tokio::select! {
-                first = timeout(IDLE, reader.read_u8()) => first,
-                _ = self.stop.wait_for(|stop| *stop) => break,
+            let first = {
+                let _wait = limits.wait(&quiet);
+                tokio::select! {
+                    // A query that has come is read before the connection is closed for another one.
+                    biased;
+                    first = self.within(IDLE, reader.read_u8()) => first,
+                    () = quiet.close.notified() => break,
+                }
             };
             // Silent for too long, or closed by the client: both are the usual end.
-            let Ok(Ok(first)) = first else { break };
-            let read = tokio::select! {
-                read = timeout(TRANSFER, read_query(&mut reader, first, &mut query)) => read,
-                // Half a query is none that is in flight.
-                _ = self.stop.wait_for(|stop| *stop) => break,
-            };
-            match read {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
+            let Some(Ok(first)) = first else { break };
+            match self.within(TRANSFER, read_query(&mut reader, first, &mut query)).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
                     ended = Err(error);
                     break;
                 }
-                Err(_) => {
+                None => {
                     ended = Err(io::Error::new(io::ErrorKind::TimedOut, "the query did not arrive in time"));
                     break;
                 }
@@ -223,6 +195,20 @@ impl Connection {
         drop(flow);
         let written = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
         ended.and(written)
+    }
+
+    /// Waits for `read`, for `limit` at most; once told to stop for [`QUIET`] at most, and not past [`LAST_CALL`].
+    async fn within<T>(&mut self, limit: Duration, read: impl Future<Output = io::Result<T>>) -> Option<io::Result<T>> {
+        tokio::pin!(read);
+        let end = Instant::now() + limit;
+        tokio::select! {
+            biased;
+            read = timeout_at(end, &mut read), if self.last_call.is_none() => return read.ok(),
+            _ = self.stop.wait_for(|stop| *stop) => {}
+        }
+        let now = Instant::now();
+        let last_call = *self.last_call.get_or_insert(now + LAST_CALL);
+        timeout_at(end.min(now + QUIET).min(last_call), read).await.ok()
     }
 
     /// Answers one query at once, or starts waiting for its answer.

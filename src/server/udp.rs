@@ -26,6 +26,8 @@ use crate::upstream::mux::{Fate, Mux, Waits};
 const TICK: Duration = Duration::from_millis(200);
 /// How long the questions of a thread may take at the end; the process waits about as long.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long a thread that is told to stop goes on emptying its socket's queue.
+const LAST_CALL: Duration = Duration::from_secs(1);
 /// The buffers asked for in each direction, in octets; the kernel may grant less (`net.core.rmem_max`, `wmem_max`).
 ///
 /// Replies to neighbours that do not exist stay in the send buffer for seconds: it has to hold more of them than a client
@@ -214,12 +216,31 @@ impl Worker {
             }
             self.send(&mut sender);
         }
+        self.empty_queue(&mut receiver, &mut mux, &mut sender);
         let end = Instant::now() + DRAIN;
         while let Some(mux) = mux.as_mut().filter(|mux| !mux.is_idle())
             && Instant::now() < end
         {
             self.wait_upstream(mux, TICK, &mut sender);
             self.send(&mut sender);
+        }
+    }
+
+    /// Takes what had come in when the thread was told to stop: those who asked have been waiting since.
+    ///
+    /// Under load the queue is never empty; what comes later than [`LAST_CALL`] is left to whoever has the socket next.
+    fn empty_queue(&self, receiver: &mut Receiver, mux: &mut Option<Mux<Waiter, Claim>>, sender: &mut Sender) {
+        let end = Instant::now() + LAST_CALL;
+        while Instant::now() < end {
+            match receiver.receive(&self.socket, Wait::Never) {
+                Ok(count) => {
+                    self.answer_batch(receiver, count, mux, sender);
+                    self.send(sender);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // A signal, or an ICMP error of an earlier reply.
+                Err(_) => {}
+            }
         }
     }
 

@@ -37,6 +37,10 @@ pub(crate) struct Gauges {
     pub(crate) cache_evictions: u64,
     /// Open TCP connections.
     pub(crate) tcp_connections: u64,
+    /// TCP connections closed at a bound: idle ones for new ones, and those of a client that had too many.
+    pub(crate) tcp_closed: [u64; 2],
+    /// TCP connections the system did not let us accept.
+    pub(crate) tcp_accepts_failed: u64,
     /// Queries waiting for an upstream.
     pub(crate) in_flight: u64,
     /// Decision records written.
@@ -180,6 +184,18 @@ fn families(metrics: &Metrics, gauges: Gauges, upstreams: &[UpstreamState]) -> V
     families
 }
 
+/// Reads what was closed at the bounds of TCP.
+fn tcp_closed(gauges: Gauges) -> Family {
+    let reasons = ["idle", "client"].into_iter().zip(gauges.tcp_closed);
+    let samples = reasons.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)).collect();
+    family(
+        "hostgate_tcp_closed",
+        "TCP connections closed at a bound: `idle` for a new one when all places were taken, `client` because it had too \
+         many",
+        Samples::Counter(samples),
+    )
+}
+
 /// Reads what became of queries.
 fn about_queries(metrics: &Metrics, gauges: Gauges) -> Vec<Family> {
     let mut queries = Vec::new();
@@ -237,6 +253,12 @@ fn about_queries(metrics: &Metrics, gauges: Gauges) -> Vec<Family> {
         ),
         Family::gauge("hostgate_queries_in_flight", "Queries waiting for an upstream", gauges.in_flight),
         Family::gauge("hostgate_tcp_connections", "Open TCP connections", gauges.tcp_connections),
+        tcp_closed(gauges),
+        Family::counter(
+            "hostgate_tcp_accepts_failed",
+            "TCP connections the system did not let us accept, as for want of file descriptors",
+            gauges.tcp_accepts_failed,
+        ),
         Family::counter("hostgate_replies_unsent", "Replies the kernel did not take", load(&metrics.unsent)),
         Family::counter(
             "hostgate_panics",

@@ -117,6 +117,39 @@ fn a_query_in_flight_is_answered_before_the_end() {
 }
 
 #[test]
+fn queries_that_lie_in_the_sockets_queue_are_answered_before_the_end() {
+    let upstream = FakeUpstream::start();
+    // One thread, one queue: several batches of it.
+    let mut server = Setup::policy(&upstream, POLICY).top("threads = 1").start();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    server.signal("STOP");
+    for id in 0..500 {
+        let name = if id % 2 == 0 { format!("n{id}.test") } else { format!("n{id}.denied.example") };
+        socket.send_to(&ask(&name, RecordType::A).id(id).bytes(), server.address()).unwrap();
+    }
+    server.signal("TERM");
+    server.signal("CONT");
+    let mut buffer = [0; 4096];
+    let mut heard: Vec<u16> = (0..500)
+        .map(|count| {
+            let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("after {count} answers: {error}"));
+            let heard = Heard::read(buffer[..length].to_vec());
+            let id = heard.message.metadata.id;
+            if id.is_multiple_of(2) {
+                heard.expect_addresses(&[GLOBAL.into()]);
+            } else {
+                heard.expect_denied();
+            }
+            id
+        })
+        .collect();
+    heard.sort_unstable();
+    assert_eq!(heard, (0..500).collect::<Vec<_>>());
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+#[test]
 fn the_end_comes_within_five_seconds_even_when_an_upstream_never_answers() {
     let upstream = FakeUpstream::start();
     upstream.on("never.test", Reply::silence());

@@ -119,3 +119,120 @@ fn question_in_flight_is_answered_when_the_server_ends() {
     udp.recv(&mut [0; 2048]).expect("the UDP question is answered");
     assert_eq!(server.wait_exit().code(), Some(0));
 }
+
+#[test]
+fn full_house_makes_room_by_closing_the_longest_idle() {
+    const SEATS: u16 = 1024;
+    let upstream = FakeUpstream::start();
+    let gate = Gate::default();
+    upstream.on("held.wild.test", Reply::held(&gate, Answer::new().a("held.wild.test", GLOBAL)));
+    let server = Setup::policy(&upstream, POLICY).upstream_line("timeout_ms = 8000").start();
+    let from =
+        |client: u16| client::tcp_connect([127, 0, 3, u8::try_from(client / 64).unwrap()].into(), server.address());
+    // The oldest has a query in flight; all others are idle.
+    let mut busy = from(0).unwrap();
+    busy.write_all(&framed(&ask("held.wild.test", RecordType::A).bytes())).unwrap();
+    server.wait_metric("hostgate_queries_in_flight", &[], 1);
+    let mut idle: Vec<TcpStream> = (1..SEATS)
+        .map(|client| {
+            let mut stream = from(client).unwrap();
+            if client <= 3 {
+                // In this order they begin to be idle.
+                stream.write_all(&framed(&ask("denied.example", RecordType::A).bytes())).unwrap();
+                client::tcp_read(&mut stream).unwrap();
+            }
+            stream
+        })
+        .collect();
+    server.wait_metric("hostgate_tcp_connections", &[], SEATS.into());
+    for round in 0..2 {
+        // Each comes from a client of its own, and goes again only after it was served.
+        let query = ask("denied.example", RecordType::A).from(&format!("127.0.4.{round}"));
+        query.tcp(&server).expect_denied();
+    }
+    let closed = server.metric("hostgate_tcp_closed_total", &[("reason", "idle")]);
+    assert!((1..=2).contains(&closed), "one for each that found no place: {closed}");
+    for stream in &mut idle {
+        stream.set_nonblocking(true).unwrap();
+    }
+    let is_open = |stream: &mut TcpStream| matches!(stream.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    let open: Vec<bool> = idle.iter_mut().map(is_open).collect();
+    let first_open = open.iter().position(|open| *open).unwrap();
+    assert_eq!(u64::try_from(first_open).unwrap(), closed, "those that had been idle the longest");
+    assert!(open[first_open..].iter().all(|open| *open), "and nobody else");
+    gate.open();
+    Heard::read(client::tcp_read(&mut busy).expect("a busy one is never closed")).expect_addresses(&[GLOBAL.into()]);
+}
+
+#[test]
+fn client_with_too_many_connections_closes_none_of_another() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, POLICY).start();
+    let mut other = client::tcp_connect([127, 0, 0, 9].into(), server.address()).unwrap();
+    let held: Vec<TcpStream> = (0..70).map(|_| connect(&server)).collect();
+    server.wait_metric("hostgate_tcp_closed_total", &[("reason", "client")], 6);
+    assert_eq!(server.metric("hostgate_tcp_connections", &[]), 65, "64 of the one and the other's");
+    other.write_all(&framed(&ask("denied.example", RecordType::A).bytes())).unwrap();
+    Heard::read(client::tcp_read(&mut other).unwrap()).expect_denied();
+    drop(held);
+}
+
+#[test]
+fn want_of_descriptors_neither_spins_nor_lasts() {
+    let upstream = FakeUpstream::start();
+    let gate = Gate::default();
+    upstream.on("held.wild.test", Reply::held(&gate, Answer::new().a("held.wild.test", GLOBAL)));
+    let setup = Setup::policy(&upstream, POLICY).top("threads = 1").upstream_line("timeout_ms = 9000");
+    let server = setup.open_files(64).start();
+    // Busy ones, so that none can be closed for another.
+    let mut held: Vec<TcpStream> = (0..100_u8)
+        .map(|number| {
+            let mut stream = client::tcp_connect([127, 0, 3, number].into(), server.address()).unwrap();
+            stream.write_all(&framed(&ask("held.wild.test", RecordType::A).bytes())).unwrap();
+            stream
+        })
+        .collect();
+    // The admin endpoint has no descriptor to spare either, so the process is looked at from outside.
+    let before = server.cpu_time();
+    pause(std::time::Duration::from_secs(1));
+    let spent = server.cpu_time().saturating_sub(before);
+    assert!(spent < std::time::Duration::from_millis(300), "it spins: {spent:?} of CPU in a second");
+    ask("denied.example", RecordType::A).udp(&server).expect_denied();
+    gate.open();
+    for stream in &mut held[..20] {
+        Heard::read(client::tcp_read(stream).unwrap()).expect_addresses(&[GLOBAL.into()]);
+    }
+    held.drain(..20);
+    let last = held.last_mut().unwrap();
+    Heard::read(client::tcp_read(last).expect("it gets its turn")).expect_addresses(&[GLOBAL.into()]);
+    drop(held);
+    ask("denied.example", RecordType::A).tcp(&server).expect_denied();
+    assert!(server.metric("hostgate_tcp_accepts_failed_total", &[]) > 0);
+}
+
+#[test]
+fn connection_that_has_just_come_is_served_when_the_server_ends() {
+    let upstream = FakeUpstream::start();
+    let mut server = Setup::policy(&upstream, POLICY).start();
+    let mut kept = connect(&server);
+    kept.write_all(&framed(&ask("denied.example", RecordType::A).bytes())).unwrap();
+    client::tcp_read(&mut kept).unwrap();
+    // While it stands still, queries come on old and new connections, and the signal.
+    server.signal("STOP");
+    let mut streams = vec![kept];
+    streams.extend((0..20).map(|_| connect(&server)));
+    for stream in &mut streams {
+        for id in 0..3 {
+            stream.write_all(&framed(&ask("allowed.test", RecordType::A).id(id).bytes())).unwrap();
+        }
+    }
+    server.signal("TERM");
+    server.signal("CONT");
+    for (number, stream) in streams.iter_mut().enumerate() {
+        for _ in 0..3 {
+            let answer = client::tcp_read(stream).unwrap_or_else(|error| panic!("connection {number}: {error}"));
+            Heard::read(answer).expect_addresses(&[GLOBAL.into()]);
+        }
+    }
+    assert_eq!(server.wait_exit().code(), Some(0));
+}

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -36,6 +37,15 @@ impl Server {
             }
         });
         Self { child, log, directory }
+    }
+
+    /// Returns the time the process has been on a CPU, in all its threads.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        // utime and stime (proc(5)), in ticks of a hundredth of a second.
+        let ticks = |field: &str| field.parse::<u64>().unwrap();
+        Duration::from_millis((ticks(fields[11]) + ticks(fields[12])) * 10)
     }
 
     /// Returns the log so far.

@@ -28,6 +28,8 @@ pub(crate) struct Setup {
     environment: Vec<(String, String)>,
     /// The arguments; none: `serve --config` and the absolute path.
     arguments: Option<Vec<String>>,
+    /// The limit on open files; none: the one of the tests.
+    open_files: Option<u32>,
 }
 
 impl Setup {
@@ -44,6 +46,7 @@ impl Setup {
             tables: String::new(),
             environment: Vec::new(),
             arguments: None,
+            open_files: None,
         }
     }
 
@@ -111,6 +114,12 @@ impl Setup {
         self
     }
 
+    /// Sets the limit on open files.
+    pub(crate) fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
     /// Sets the arguments; the working directory is the one that holds hostgate.toml.
     pub(crate) fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments = Some(arguments.iter().map(|&argument| argument.to_owned()).collect());
@@ -174,7 +183,15 @@ impl Setup {
     /// Returns the command that serves this.
     fn command(&self) -> Command {
         let configuration = self.write_configuration();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hostgate"));
+        let mut command = match self.open_files {
+            None => Command::new(env!("CARGO_BIN_EXE_hostgate")),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                let limited = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &limited, env!("CARGO_BIN_EXE_hostgate")]);
+                shell
+            }
+        };
         match &self.arguments {
             Some(arguments) => command.args(arguments),
             None => command.arg("serve").arg("--config").arg(configuration),
