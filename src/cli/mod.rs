@@ -57,12 +57,17 @@ enum Command {
     #[command(after_help = "\
 Example:
   hostgate serve --config /etc/hostgate/hostgate.toml
+  hostgate serve --takeover                   in place of the one that runs, without a lost query
 
 Signals: SIGHUP reloads, SIGUSR1 reopens the decision log, SIGTERM answers what is in flight and ends.")]
     Serve {
         /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Take over the listening sockets of the hostgate that serves at the configuration's `takeover`, which then
+        /// answers what it has and ends; with nobody there, start as ever.
+        #[arg(long)]
+        takeover: bool,
     },
     /// Read policies and configuration as `serve` does, run their tests, and say all that is wrong.
     #[command(after_help = "\
@@ -175,8 +180,11 @@ pub fn run() -> u8 {
     };
     let outer = arguments.config;
     match arguments.command {
-        None => serve::run(outer, &mut output),
-        Some(Command::Serve { config }) => serve::run(config.or(outer), &mut output),
+        None => serve::run(outer, serve::Start::Alone, &mut output),
+        Some(Command::Serve { config, takeover }) => {
+            let start = if takeover { serve::Start::TakeOver } else { serve::Start::Alone };
+            serve::run(config.or(outer), start, &mut output)
+        }
         Some(Command::Check { dir, strict, json, config }) => {
             check::run(config.or(outer), dir, &check::Options { strict, json }, &mut output)
         }

@@ -17,13 +17,24 @@ use crate::engine::cache::Settings;
 use crate::engine::{Engine, View};
 use crate::reload::upstreams::choose;
 use crate::reload::{Loaded, Reloader, SetLogFilter};
-use crate::server::{Service, sockets};
+use crate::server::Service;
+use crate::server::sockets::{self, BindError, Passed, Sockets};
+use crate::server::takeover::{self, Takeover};
 use crate::telemetry::decision_log::{Counts, DecisionLog};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstreams;
 
+/// What to do about a hostgate that serves already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Leave it alone: where it has our addresses, there is no start.
+    Alone,
+    /// Take over its sockets, and have it end.
+    TakeOver,
+}
+
 /// Serves until told to stop; returns the exit code.
-pub(super) fn run(config: Option<PathBuf>, output: &mut Output) -> u8 {
+pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u8 {
     let (path, config, loaded) = match sources::load(config, None) {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
@@ -33,7 +44,12 @@ pub(super) fn run(config: Option<PathBuf>, output: &mut Output) -> u8 {
         }
     };
     let set_log_filter = start_log(&config.log, output.color());
-    match start(path, config, loaded, set_log_filter, output) {
+    if how == Start::TakeOver && config.takeover.is_none() {
+        output
+            .error("--takeover: the configuration has no `takeover`, the path at which a hostgate offers its sockets");
+        return CONFIG;
+    }
+    match start(path, config, loaded, (how, set_log_filter), output) {
         Ok(()) => OK,
         Err(Failed::Config) => CONFIG,
         Err(Failed::Start(error)) => {
@@ -56,13 +72,14 @@ fn start(
     path: Option<PathBuf>,
     config: Config,
     mut loaded: Loaded,
-    set_log_filter: SetLogFilter,
+    (how, set_log_filter): (Start, SetLogFilter),
     output: &mut Output,
 ) -> Result<(), Failed> {
     raise_file_limit();
     let cpus = available_parallelism().map_or(1, usize::from);
     let threads = config.threads.unwrap_or(cpus);
-    let sockets = sockets::bind(&config, threads).map_err(|error| Failed::Start(error.to_string()))?;
+    // Everything on disk is read and good by now: a successor with a bad file takes nothing over.
+    let (sockets, takeover) = bind(&config, threads, how).map_err(Failed::Start)?;
     let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
     let chosen = choose(&config.upstream, &listeners, &mut |path| loaded.read(path)).map_err(|diagnostics| {
         output.diagnostics(&diagnostics);
@@ -105,10 +122,27 @@ fn start(
         .enable_all()
         .build()
         .map_err(|error| Failed::Start(format!("runtime: {error}")))?;
-    let served = runtime.block_on(crate::server::run(service, sockets, reloader));
+    let served = runtime.block_on(crate::server::run(service, sockets, takeover, reloader));
     // What still runs at the deadline is given up.
     runtime.shutdown_background();
     served.map_err(|error| Failed::Start(format!("serve: {error}")))
+}
+
+/// Gets all sockets: from systemd, from the hostgate that is taken over, or bound here.
+fn bind(config: &Config, threads: usize, how: Start) -> Result<(Sockets, Option<Takeover>), String> {
+    let told = |error: BindError| error.to_string();
+    let mut passed = Passed::from_systemd().map_err(told)?;
+    let mut predecessor = None;
+    if let (Some(path), Start::TakeOver) = (&config.takeover, how)
+        && passed.is_empty()
+        && let Some((asked, fds)) = takeover::ask(path).map_err(|error| error.to_string())?
+    {
+        passed = Passed::from_predecessor(fds).map_err(told)?;
+        predecessor = Some(asked);
+    }
+    let sockets = sockets::bind(config, threads, passed).map_err(told)?;
+    let takeover = config.takeover.as_deref().map(|path| Takeover::prepare(path, predecessor, &sockets));
+    Ok((sockets, takeover.transpose().map_err(|error| error.to_string())?))
 }
 
 /// Raises the soft limit on open files to the hard one: shells often begin with 1024, and every receiving thread has

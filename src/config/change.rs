@@ -15,8 +15,8 @@ pub fn in_place_of(running: &Config, new: &Config) -> Config {
         let policy = found.map_or(&bound.policy, |index| &tables.remove(index).policy);
         Listen { address: bound.address, policy: policy.clone() }
     });
-    let Config { policies, threads, cache, decisions, admin, .. } = running.clone();
-    Config { policies, threads, listen: listen.collect(), cache, decisions, admin, ..new.clone() }
+    let Config { policies, threads, takeover, cache, decisions, admin, .. } = running.clone();
+    Config { policies, threads, takeover, listen: listen.collect(), cache, decisions, admin, ..new.clone() }
 }
 
 /// Returns the keys that differ and need a restart; what a reload takes anew is not among them.
@@ -31,6 +31,7 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         denied_ttl: _,
         threads,
         log: _,
+        takeover,
         listen,
         upstream: _,
         cache,
@@ -46,6 +47,7 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("policies", old.policies == *policies),
         ("threads", old.threads == *threads),
+        ("takeover", old.takeover == *takeover),
         ("listen.address", same_addresses),
         ("cache", old.cache == *cache),
         ("decisions.path", old.decisions == *decisions),

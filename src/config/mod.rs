@@ -28,6 +28,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// The filter of the log, as `tracing` reads it.
     pub log: String,
+    /// The Unix socket by which a successor takes over the listening sockets; `None` is off.
+    pub takeover: Option<PathBuf>,
     /// Where queries are taken.
     pub listen: Vec<Listen>,
     /// Whom to ask for what is allowed.
@@ -118,6 +120,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let denied_ttl = seconds(root, "denied_ttl", 0..=86_400, 5);
     let threads = root.integer("threads", 1..=MAX_THREADS).map(|number| usize::try_from(number.value).unwrap_or(1));
     let log = root.string("log").map_or_else(|| "info".to_owned(), |filter| log_filter(root, filter));
+    let takeover = root.string("takeover").map(|path| directory.join(path.value));
     let listen = read_listen(root);
     let upstream = read_upstream(root, directory);
     let cache = read_cache(root);
@@ -144,6 +147,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
         denied_ttl: u32::try_from(denied_ttl.as_secs()).unwrap_or(u32::MAX),
         threads,
         log,
+        takeover,
         listen,
         upstream,
         cache,

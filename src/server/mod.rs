@@ -6,6 +6,7 @@
 mod admin;
 mod limits;
 pub(crate) mod sockets;
+pub(crate) mod takeover;
 mod tcp;
 pub(crate) mod udp;
 
@@ -18,11 +19,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use self::limits::Limits;
 use self::sockets::Sockets;
+use self::takeover::Takeover;
 use self::udp::{Front, Shared};
 use crate::engine::Engine;
 use crate::reload::{self, Progress, Reloader, Waker};
@@ -132,11 +134,16 @@ impl Service {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then answers what is in flight, for five seconds at most.
+/// Serves until SIGTERM, SIGINT or a successor that serves, then answers what is in flight, for five seconds at most.
 ///
 /// # Errors
 /// A thread, a socket or a signal handler that the operating system refuses.
-pub(crate) async fn run(service: Arc<Service>, sockets: Sockets, reloader: Reloader) -> io::Result<()> {
+pub(crate) async fn run(
+    service: Arc<Service>,
+    sockets: Sockets,
+    takeover: Option<Takeover>,
+    reloader: Reloader,
+) -> io::Result<()> {
     let signals = Signals::install()?;
     let (stop, stopped) = watch::channel(false);
     let shared = Shared { engine: Arc::clone(&service.engine), runtime: Handle::current() };
@@ -174,12 +181,16 @@ pub(crate) async fn run(service: Arc<Service>, sockets: Sockets, reloader: Reloa
         );
     }
     systemd::ready(&service.progress.state().summary());
-    signals.handle(&service, &waker, &fronts).await;
+    let (offer, taken) = takeover.map(Takeover::serving).transpose()?.unzip();
+    let why = signals.handle(&service, &waker, &fronts, taken).await;
 
-    tracing::info!("stopping: answering what is in flight");
+    tracing::info!(why, "stopping: answering what is in flight");
     systemd::stopping();
     service.stopping.store(true, Ordering::Relaxed);
     waker.stop();
+    if let Some(offer) = offer {
+        offer.end();
+    }
     // A receiver that is gone has stopped already.
     let _ = stop.send(true);
     let end = tokio::time::Instant::now() + DRAIN;
@@ -227,13 +238,31 @@ impl Signals {
         })
     }
 
-    /// Acts on signals, and pets the watchdog, until told to stop.
-    async fn handle(mut self, service: &Service, waker: &Waker, fronts: &[Front]) {
+    /// Acts on signals, and pets the watchdog, until told to stop, or until `taken` says that a successor serves; returns
+    /// why it ended.
+    async fn handle(
+        mut self,
+        service: &Service,
+        waker: &Waker,
+        fronts: &[Front],
+        taken: Option<oneshot::Receiver<()>>,
+    ) -> &'static str {
+        let taken = async {
+            if let Some(taken) = taken
+                && taken.await.is_ok()
+            {
+                return;
+            }
+            // Nobody can take over, or not any more.
+            std::future::pending::<()>().await;
+        };
+        tokio::pin!(taken);
         let mut watchdog = systemd::Watchdog::new();
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                () = &mut taken => return "taken over",
                 _ = self.hangup.recv() => waker.ask(),
                 _ = self.user1.recv() => service.engine.reopen_decision_log(),
                 () = watchdog.tick() => {

@@ -1,10 +1,14 @@
 //! Binding what the configuration names: all sockets or none.
+//!
+//! Sockets may come bound, from systemd or from a hostgate that is taken over; the rest is bound here.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
+use std::os::fd::OwnedFd;
+
 use listenfd::ListenFd;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{tcp, udp};
 use crate::config::Config;
@@ -24,7 +28,7 @@ pub(crate) struct Sockets {
 pub(crate) struct Listener {
     /// The address with the port it really has.
     pub(crate) address: SocketAddr,
-    /// One UDP socket per receiving thread.
+    /// One UDP socket per receiving thread: as many as asked for, or more where more came bound.
     pub(crate) udp: Vec<UdpSocket>,
     /// The TCP socket.
     pub(crate) tcp: TcpListener,
@@ -59,46 +63,73 @@ fn mend(error: &io::Error, transport: &str) -> &'static str {
         }
         (io::ErrorKind::AddrInUse, "admin") => " (set another `listen` under [admin], or \"off\")",
         (io::ErrorKind::AddrInUse, _) => {
-            " (another program answers there, perhaps another hostgate: stop it, or change `address` under [[listen]])"
+            " (another program answers there, perhaps another hostgate: stop it, take over from it with `--takeover`, or change `address` under [[listen]])"
         }
         (io::ErrorKind::AddrNotAvailable, _) => " (no interface of this machine has this address)",
         _ => "",
     }
 }
 
-/// Binds everything the configuration names, taking passed-in sockets where there are some.
+/// Binds everything the configuration names, taking those that were passed where there are some.
 ///
 /// # Errors
 /// The first socket that cannot be had; those bound before are closed again.
-pub(crate) fn bind(config: &Config, threads: usize) -> Result<Sockets, BindError> {
-    let mut passed = Passed::take()?;
+pub(crate) fn bind(config: &Config, threads: usize, mut passed: Passed) -> Result<Sockets, BindError> {
     let mut listeners = Vec::with_capacity(config.listen.len());
     for listen in &config.listen {
         listeners.push(bind_listener(listen.address, threads, &mut passed)?);
     }
-    if let Some(address) = passed.left() {
-        return Err(BindError::Unlisted(address));
+    let admin = config.admin.map(|address| match passed.tcp(address) {
+        Some(listener) => Ok(listener),
+        None => bind_tcp("admin", address),
+    });
+    let admin = admin.transpose()?;
+    match passed.left() {
+        Some(address) if passed.by == By::Systemd => Err(BindError::Unlisted(address)),
+        // The predecessor answers what is left in those that the configuration does not name any more.
+        _ => Ok(Sockets { listeners, admin }),
     }
-    let admin = config.admin.map(|address| bind_tcp("admin", address)).transpose()?;
-    Ok(Sockets { listeners, admin })
+}
+
+impl Sockets {
+    /// Returns a second descriptor of each, to be passed to a successor.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub(crate) fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut fds = Vec::new();
+        for listener in &self.listeners {
+            for socket in &listener.udp {
+                fds.push(socket.try_clone()?.into());
+            }
+            fds.push(listener.tcp.try_clone()?.into());
+        }
+        if let Some(admin) = &self.admin {
+            fds.push(admin.try_clone()?.into());
+        }
+        Ok(fds)
+    }
 }
 
 /// Binds UDP and TCP of one address; with port 0 both get the same free one.
 fn bind_listener(address: SocketAddr, threads: usize, passed: &mut Passed) -> Result<Listener, BindError> {
     let mut tries = if address.port() == 0 { TRIES } else { 1 };
     loop {
-        let first = match passed.udp(address) {
-            Some(socket) => socket,
-            None => bind_udp(address)?,
-        };
-        let bound = first.local_addr().map_err(|error| BindError::Address { transport: "udp", address, error })?;
+        let mut udp = passed.udp(address);
+        if udp.is_empty() {
+            udp.push(bind_udp(address)?);
+        }
+        let bound = udp[0].local_addr().map_err(|error| BindError::Address { transport: "udp", address, error })?;
         let tcp = match passed.tcp(address) {
             Some(listener) => Ok(listener),
             None => bind_tcp("tcp", bound),
         };
         tries -= 1;
         match tcp {
-            Ok(tcp) => return Ok(Listener { address: bound, udp: more(first, threads)?, tcp }),
+            Ok(tcp) => {
+                more(&mut udp, bound, threads)?;
+                return Ok(Listener { address: bound, udp, tcp });
+            }
             Err(_) if tries > 0 => {}
             Err(error) => return Err(error),
         }
@@ -112,7 +143,7 @@ fn bind_listener(address: SocketAddr, threads: usize, passed: &mut Passed) -> Re
 fn bind_udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
     let failed = |error| BindError::Address { transport: "udp", address, error };
     if address.port() != 0 {
-        let probe = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None);
+        let probe = Socket::new(Domain::for_address(address), Type::DGRAM, None);
         let probe = probe.map_err(failed)?;
         if address.is_ipv6() {
             probe.set_only_v6(true).map_err(failed)?;
@@ -128,59 +159,96 @@ fn bind_tcp(transport: &'static str, address: SocketAddr) -> Result<TcpListener,
 }
 
 /// Adds sockets on the same address for the other threads: new ones where the port can be shared, else duplicates.
-fn more(first: UdpSocket, threads: usize) -> Result<Vec<UdpSocket>, BindError> {
-    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-    let address = first.local_addr().unwrap_or(unknown);
+fn more(sockets: &mut Vec<UdpSocket>, address: SocketAddr, threads: usize) -> Result<(), BindError> {
     let failed = |error| BindError::Address { transport: "udp", address, error };
-    let shared = SockRef::from(&first).reuse_port().map_err(failed)?;
-    let mut sockets = Vec::with_capacity(threads);
-    for _ in 1..threads {
-        sockets.push(if shared { udp::bind(address) } else { first.try_clone() }.map_err(failed)?);
+    let shared = SockRef::from(&sockets[0]).reuse_port().map_err(failed)?;
+    while sockets.len() < threads {
+        let socket = if shared { udp::bind(address) } else { sockets[0].try_clone() };
+        sockets.push(socket.map_err(failed)?);
     }
-    sockets.push(first);
-    Ok(sockets)
+    Ok(())
 }
 
-/// Sockets passed in by systemd (`sd_listen_fds(3)`).
-struct Passed {
-    /// Datagram sockets by address.
+/// Who passed sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// systemd (`sd_listen_fds(3)`): the configuration has to name each.
+    Systemd,
+    /// The hostgate that is taken over: what the configuration does not name any more stays with it.
+    Predecessor,
+}
+
+/// Sockets that were passed to this process, bound already.
+pub(crate) struct Passed {
+    /// Who passed them.
+    by: By,
+    /// Datagram sockets by address; several of one address share its port.
     udp: Vec<(SocketAddr, UdpSocket)>,
     /// Listening stream sockets by address.
     tcp: Vec<(SocketAddr, TcpListener)>,
 }
 
 impl Passed {
-    /// Takes what was passed in, if anything.
-    fn take() -> Result<Self, BindError> {
-        let mut passed = Self { udp: Vec::new(), tcp: Vec::new() };
+    /// Takes what systemd passed, if anything.
+    ///
+    /// # Errors
+    /// A descriptor that is no socket we serve.
+    pub(crate) fn from_systemd() -> Result<Self, BindError> {
+        let mut passed = Self { by: By::Systemd, udp: Vec::new(), tcp: Vec::new() };
         let mut fds = ListenFd::from_env();
         for index in 0..fds.len() {
             // The type is checked before the descriptor is taken, so the second try still finds it.
-            if let Ok(Some(socket)) = fds.take_udp_socket(index)
-                && let Ok(address) = socket.local_addr()
-            {
-                let prepared = socket2::Socket::from(socket);
-                udp::prepare(&prepared, address).map_err(|error| BindError::Address {
-                    transport: "udp",
-                    address,
-                    error,
-                })?;
-                passed.udp.push((address, prepared.into()));
-            } else if let Ok(Some(listener)) = fds.take_tcp_listener(index)
-                && let Ok(address) = listener.local_addr()
-            {
-                passed.tcp.push((address, listener));
-            } else {
+            let fd = match (fds.take_udp_socket(index), fds.take_tcp_listener(index)) {
+                (Ok(Some(socket)), _) => Some(OwnedFd::from(socket)),
+                (_, Ok(Some(listener))) => Some(OwnedFd::from(listener)),
+                _ => None,
+            };
+            if !fd.map_or(Ok(false), |fd| passed.add(fd))? {
                 return Err(BindError::Unusable(index + 3));
             }
         }
         Ok(passed)
     }
 
-    /// Takes the datagram socket of `address`.
-    fn udp(&mut self, address: SocketAddr) -> Option<UdpSocket> {
-        let index = self.udp.iter().position(|(own, _)| *own == address)?;
-        Some(self.udp.swap_remove(index).1)
+    /// Takes what a predecessor passed; what is none of the sockets we know is left out, as it may be newer than we are.
+    ///
+    /// # Errors
+    /// A socket that the system refuses to prepare.
+    pub(crate) fn from_predecessor(fds: Vec<OwnedFd>) -> Result<Self, BindError> {
+        let mut passed = Self { by: By::Predecessor, udp: Vec::new(), tcp: Vec::new() };
+        for fd in fds {
+            passed.add(fd)?;
+        }
+        Ok(passed)
+    }
+
+    /// Returns whether nothing was passed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.udp.is_empty() && self.tcp.is_empty()
+    }
+
+    /// Sorts a descriptor in; returns whether it is a datagram or a listening stream socket with an IP address.
+    fn add(&mut self, fd: OwnedFd) -> Result<bool, BindError> {
+        let socket = Socket::from(fd);
+        let address = socket.local_addr().ok().and_then(|address| address.as_socket());
+        match (address, socket.r#type(), socket.is_listener()) {
+            (Some(address), Ok(Type::DGRAM), _) => {
+                udp::prepare(&socket, address).map_err(|error| BindError::Address {
+                    transport: "udp",
+                    address,
+                    error,
+                })?;
+                self.udp.push((address, socket.into()));
+            }
+            (Some(address), Ok(Type::STREAM), Ok(true)) => self.tcp.push((address, socket.into())),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Takes the datagram sockets of `address`.
+    fn udp(&mut self, address: SocketAddr) -> Vec<UdpSocket> {
+        self.udp.extract_if(.., |(own, _)| *own == address).map(|(_, socket)| socket).collect()
     }
 
     /// Takes the stream socket of `address`.

@@ -23,6 +23,7 @@ mod reload_config;
 mod reload_files;
 mod resolv_conf;
 mod service;
+mod takeover;
 mod tcp;
 mod upstream_query;
 mod upstreams;

@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod http;
+pub(crate) mod load;
 pub(crate) mod server;
 pub(crate) mod setup;
 pub(crate) mod upstream;

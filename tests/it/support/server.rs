@@ -20,13 +20,13 @@ pub(crate) struct Server {
     child: Child,
     /// The lines of its log so far.
     log: Arc<Mutex<Vec<String>>>,
-    /// Its directory.
-    directory: TempDir,
+    /// Its directory, shared with a successor.
+    directory: Arc<TempDir>,
 }
 
 impl Server {
     /// Starts the process without waiting for it.
-    pub(super) fn launch(command: &mut Command, directory: TempDir) -> Self {
+    pub(super) fn launch(command: &mut Command, directory: Arc<TempDir>) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary starts");
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -37,6 +37,41 @@ impl Server {
             }
         });
         Self { child, log, directory }
+    }
+
+    /// Writes the addresses that the server really has into hostgate.toml, for a successor.
+    pub(crate) fn keep_addresses(&self) {
+        let path = self.directory.path().join("hostgate.toml");
+        let mut text = fs::read_to_string(&path).unwrap();
+        for address in [self.address(), self.admin()] {
+            text = text.replacen("\"127.0.0.1:0\"", &format!("\"{address}\""), 1);
+        }
+        // In one step: it may be looked at just now.
+        let beside = self.directory.path().join("beside.tmp");
+        fs::write(&beside, text).unwrap();
+        fs::rename(beside, path).unwrap();
+    }
+
+    /// Starts a hostgate that takes over from this one, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn successor(&self) -> Self {
+        let successor = Self::launch(&mut self.takeover(), Arc::clone(&self.directory));
+        super::until("ready", || successor.is_ready().then_some(()));
+        successor
+    }
+
+    /// Runs a take-over that is expected to be refused to its end.
+    pub(crate) fn refused_successor(&self) -> command::Finished {
+        command::finish(&mut self.takeover())
+    }
+
+    /// Returns the command that takes over from this server.
+    fn takeover(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hostgate"));
+        command.args(["serve", "--takeover", "--config"]).arg(self.directory.path().join("hostgate.toml"));
+        command.current_dir(self.directory.path());
+        command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+        command
     }
 
     /// Returns the time the process has been on a CPU, in all its threads.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
@@ -170,7 +171,7 @@ impl Setup {
     pub(crate) fn start_with(self, prepare: impl FnOnce(&Path)) -> Server {
         let mut command = self.command();
         prepare(&self.directory.path().join("hostgate.toml"));
-        let server = Server::launch(&mut command, self.directory);
+        let server = Server::launch(&mut command, Arc::new(self.directory));
         until("ready", || server.is_ready().then_some(()));
         server
     }

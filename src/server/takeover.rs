@@ -1,0 +1,424 @@
+//! Taking over from a running hostgate without losing a query.
+//!
+//! The one that runs offers its listening sockets on a Unix socket ([`Offer`]). A successor that has read everything and
+//! found it good asks for them ([`ask`]) and gets the very same sockets (`SCM_RIGHTS`, unix(7)): both read the same
+//! queues, so whatever waits in one is answered by the one or the other, which sockets that only share a port
+//! (`SO_REUSEPORT`) cannot give. Once it serves it says so ([`Takeover::serving`]), and only then the old one stops, as
+//! on SIGTERM. A successor that fails before that changes nothing.
+//!
+//! The offer itself is among what is passed, so its path never leads to nobody. Both sides look at who the other is
+//! (`SO_PEERCRED`): the same user, or root.
+
+use std::fs::{self, Permissions};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg, sockopt::socket_peercred,
+};
+use rustix::process::geteuid;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::sync::oneshot;
+
+use super::sockets::Sockets;
+
+/// The first octet of a request: both sides must speak the same protocol.
+const PROTOCOL: u8 = 1;
+/// The octet by which the successor says that it serves.
+const SERVING: u8 = b'S';
+/// More descriptors follow, or none do.
+const MORE: [u8; 2] = [b'M', b'.'];
+/// Descriptors in one message; the kernel's limit is 253 (`SCM_MAX_FD`).
+const FDS_A_MESSAGE: usize = 128;
+/// Descriptors a successor takes at most; 128 listeners of 64 threads are fewer.
+pub(crate) const MAX_FDS: usize = 16_384;
+/// How long either side waits for the other's next word; a successor that is silent for longer is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Successors that wait for their turn; there is rarely more than one.
+const BACKLOG: i32 = 4;
+
+/// Why a take-over is not possible; the one that runs goes on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TakeoverError {
+    /// The Unix socket cannot be had.
+    #[error("takeover {path}: {error}{mend}", path = path.display(), mend = mend(error))]
+    Path {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The other side is somebody else.
+    #[error(
+        "takeover {path}: user {uid} serves there, not the user of this process nor root: run both as the same user",
+        path = path.display()
+    )]
+    Stranger {
+        /// Where it is.
+        path: PathBuf,
+        /// Who it is.
+        uid: u32,
+    },
+    /// The one that runs did not hand over.
+    #[error("takeover {path}: {error} (the running hostgate did not hand over; its log says more)", path = path.display())]
+    Refused {
+        /// Where it was asked.
+        path: PathBuf,
+        /// What came instead.
+        error: io::Error,
+    },
+}
+
+/// Says what to do about a path that cannot be used.
+fn mend(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            " (a hostgate serves there: take over from it with `hostgate serve --takeover`, or set another `takeover`)"
+        }
+        io::ErrorKind::NotFound => " (make its directory, writable for the user hostgate runs as)",
+        _ => "",
+    }
+}
+
+/// What the one that runs has given: its sockets, and the way to tell it to leave.
+pub(crate) struct Predecessor {
+    /// The conversation.
+    stream: UnixStream,
+    /// The offer, to be gone on with.
+    listener: UnixListener,
+}
+
+/// Asks the hostgate that offers its sockets at `path` for them; none when nobody is there.
+///
+/// # Errors
+/// Somebody is there and does not hand over.
+pub(crate) fn ask(path: &Path) -> Result<Option<(Predecessor, Vec<OwnedFd>)>, TakeoverError> {
+    let stream = match UnixStream::connect(path) {
+        Ok(stream) => stream,
+        // Never started, or ended without taking the socket away.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(TakeoverError::Path { path: path.to_owned(), error }),
+    };
+    let refused = |error| TakeoverError::Refused { path: path.to_owned(), error };
+    if let Some(uid) = stranger(&stream).map_err(refused)? {
+        return Err(TakeoverError::Stranger { path: path.to_owned(), uid });
+    }
+    let (listener, sockets) = request(&stream).map_err(refused)?;
+    Ok(Some((Predecessor { stream, listener: listener.into() }, sockets)))
+}
+
+/// Asks for the descriptors; returns the offer and the others.
+fn request(mut stream: &UnixStream) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
+    set_patience(stream)?;
+    stream.write_all(&[PROTOCOL])?;
+    let mut fds = receive(stream)?;
+    if fds.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no socket came"));
+    }
+    let listener = fds.remove(0);
+    Ok((listener, fds))
+}
+
+/// How this process takes over and is taken over, made ready before it serves.
+pub(crate) struct Takeover {
+    /// Whom it takes over from, if anybody.
+    stream: Option<UnixStream>,
+    /// The offer's socket.
+    listener: UnixListener,
+    /// Where it is.
+    path: PathBuf,
+    /// What is to be offered.
+    sockets: Vec<OwnedFd>,
+}
+
+impl Takeover {
+    /// Makes the offer of `sockets` ready at `path`, or goes on with the predecessor's.
+    ///
+    /// # Errors
+    /// The path cannot be used, or there are no descriptors left.
+    pub(crate) fn prepare(
+        path: &Path,
+        predecessor: Option<Predecessor>,
+        sockets: &Sockets,
+    ) -> Result<Self, TakeoverError> {
+        let failed = |error| TakeoverError::Path { path: path.to_owned(), error };
+        let (stream, listener) = match predecessor {
+            Some(Predecessor { stream, listener }) => (Some(stream), listener),
+            None => (None, Offer::bind(path)?),
+        };
+        let sockets = sockets.duplicates().map_err(failed)?;
+        Ok(Self { stream, listener, path: path.to_owned(), sockets })
+    }
+
+    /// Tells the predecessor that this process serves, so that it answers what it has and ends, and offers the sockets
+    /// to a successor; the receiver hears of it when one serves.
+    ///
+    /// # Errors
+    /// The system gives no thread or no descriptors.
+    pub(crate) fn serving(self) -> io::Result<(Offer, oneshot::Receiver<()>)> {
+        if let Some(mut stream) = self.stream {
+            match stream.write_all(&[SERVING]) {
+                Ok(()) => tracing::info!(path = %self.path.display(), "taken over"),
+                // Both serve the same sockets, and no query is lost, but one of them has to go.
+                Err(error) => tracing::warn!(%error, "taken over; the predecessor could not be told to end"),
+            }
+        }
+        Offer::start(self.listener, &self.path, self.sockets)
+    }
+}
+
+/// The sockets that a successor may have, while there are some to give.
+pub(crate) struct Offer {
+    /// What they are, shared with the thread that gives them.
+    offered: Arc<Mutex<Offered>>,
+    /// Where successors ask.
+    path: PathBuf,
+}
+
+impl Offer {
+    /// Makes the Unix socket at `path`, for the owner alone; one that nobody serves any more is replaced.
+    ///
+    /// # Errors
+    /// Somebody serves there, or the path cannot be used.
+    fn bind(path: &Path) -> Result<UnixListener, TakeoverError> {
+        let failed = |error| TakeoverError::Path { path: path.to_owned(), error };
+        match bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+                if !is_socket {
+                    return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "something else is there")));
+                }
+                if !is_left_behind(path) {
+                    return Err(failed(error));
+                }
+                fs::remove_file(path).and_then(|()| bind(path)).map_err(failed)
+            }
+            bound => bound.map_err(failed),
+        }
+    }
+
+    /// Offers `sockets`, and `listener` itself, on a thread of their own; the receiver hears of it when a successor serves.
+    ///
+    /// # Errors
+    /// The system gives no thread or no descriptors.
+    fn start(listener: UnixListener, path: &Path, sockets: Vec<OwnedFd>) -> io::Result<(Self, oneshot::Receiver<()>)> {
+        let mut fds = vec![OwnedFd::from(listener.try_clone()?)];
+        fds.extend(sockets);
+        let offered = Arc::new(Mutex::new(Offered { fds, is_taken: false }));
+        let (taken, heard) = oneshot::channel();
+        let given = Arc::clone(&offered);
+        let serve = move || {
+            while let Ok((stream, _)) = listener.accept() {
+                match hand_over(&stream, &given) {
+                    // Whoever asks now is the successor's, who has the same listener.
+                    Ok(()) => {
+                        // Nobody hears when the process stops by itself just now.
+                        let _ = taken.send(());
+                        return;
+                    }
+                    Err(error) => tracing::warn!(%error, "not taken over; serving on"),
+                }
+            }
+        };
+        // Never joined: it waits in accept until the process ends.
+        thread::Builder::new().name("takeover".into()).spawn(serve)?;
+        Ok((Self { offered, path: path.to_owned() }, heard))
+    }
+
+    /// Gives nothing any more; takes the path away, unless a successor has it.
+    pub(crate) fn end(self) {
+        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        offered.fds.clear();
+        if !offered.is_taken {
+            // Should it be gone already, that is as well.
+            let _ = fs::remove_file(self.path);
+        }
+    }
+}
+
+/// What is offered.
+struct Offered {
+    /// The offer itself and everything that listens. Emptied when the process stops: the sockets then close with those
+    /// who read them.
+    fds: Vec<OwnedFd>,
+    /// Whether a successor serves.
+    is_taken: bool,
+}
+
+/// Hands everything to a successor; returns once it serves.
+fn hand_over(mut stream: &UnixStream, offered: &Mutex<Offered>) -> io::Result<()> {
+    set_patience(stream)?;
+    if let Some(uid) = stranger(stream)? {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {uid} asked for the sockets")));
+    }
+    let mut word = [0];
+    stream.read_exact(&mut word)?;
+    if word != [PROTOCOL] {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the successor is of another version"));
+    }
+    {
+        let offered = offered.lock().unwrap_or_else(PoisonError::into_inner);
+        if offered.fds.is_empty() {
+            return Err(io::Error::other("stopping already"));
+        }
+        send(stream, &offered.fds)?;
+    }
+    stream.read_exact(&mut word)?;
+    if word != [SERVING] {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no word of serving"));
+    }
+    offered.lock().unwrap_or_else(PoisonError::into_inner).is_taken = true;
+    Ok(())
+}
+
+/// Binds a listening Unix socket for the owner alone.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    // Before anybody can connect; who it is, is looked at besides.
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Returns whether the socket at `path` is one that a process left behind.
+fn is_left_behind(path: &Path) -> bool {
+    UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Returns the other side's user, if that is neither ours nor root.
+fn stranger(stream: &UnixStream) -> io::Result<Option<u32>> {
+    let uid = socket_peercred(stream)?.uid;
+    Ok((uid != geteuid() && !uid.is_root()).then(|| uid.as_raw()))
+}
+
+/// Bounds how long a word of the other side may take.
+fn set_patience(stream: &UnixStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))
+}
+
+/// Sends descriptors, in as many messages as they take.
+fn send(stream: &UnixStream, fds: &[OwnedFd]) -> io::Result<()> {
+    let mut chunks = fds.chunks(FDS_A_MESSAGE).peekable();
+    while let Some(chunk) = chunks.next() {
+        let word = MORE[usize::from(chunks.peek().is_none())];
+        let chunk: Vec<BorrowedFd<'_>> = chunk.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_A_MESSAGE))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&chunk)) {
+            return Err(io::Error::other("no room for the descriptors"));
+        }
+        sendmsg(stream, &[IoSlice::new(&[word])], &mut control, SendFlags::NOSIGNAL)?;
+    }
+    Ok(())
+}
+
+/// Receives descriptors until the other side says that it is all; [`MAX_FDS`] at most.
+fn receive(stream: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+    let mut fds = Vec::new();
+    loop {
+        let mut word = [0];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_A_MESSAGE))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let message = recvmsg(stream, &mut [IoSliceMut::new(&mut word)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(passed) = part {
+                fds.extend(passed);
+            }
+        }
+        if message.bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if fds.len() > MAX_FDS || !MORE.contains(&word[0]) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not what a hostgate sends"));
+        }
+        if word[0] == MORE[1] {
+            return Ok(fds);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Binds an offer of `count` UDP sockets in a new directory.
+    fn offer(count: usize) -> (tempfile::TempDir, PathBuf, Offer, oneshot::Receiver<()>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("takeover");
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sockets = (0..count).map(|_| socket.try_clone().unwrap().into()).collect();
+        let (offer, heard) = Offer::start(Offer::bind(&path).unwrap(), &path, sockets).unwrap();
+        (directory, path, offer, heard)
+    }
+
+    /// Says that the successor serves; returns the offer it goes on with.
+    fn leave(mut predecessor: Predecessor) -> UnixListener {
+        predecessor.stream.write_all(&[SERVING]).unwrap();
+        predecessor.listener
+    }
+
+    #[test]
+    fn many_sockets_are_passed_and_the_offer_with_them() {
+        let (_directory, path, offer, heard) = offer(FDS_A_MESSAGE * 2 + 1);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (predecessor, sockets) = ask(&path).unwrap().unwrap();
+        assert_eq!(sockets.len(), FDS_A_MESSAGE * 2 + 1);
+        let listener = leave(predecessor);
+        heard.blocking_recv().unwrap();
+        offer.end();
+        // The next one asks at the same path and is heard by the successor.
+        let (second, _) = Offer::start(listener, &path, sockets).unwrap();
+        let (_predecessor, sockets) = ask(&path).unwrap().unwrap();
+        assert_eq!(sockets.len(), FDS_A_MESSAGE * 2 + 1);
+        second.end();
+    }
+
+    #[test]
+    fn successor_that_fails_changes_nothing() {
+        let (_directory, path, _offer, mut heard) = offer(1);
+        for _ in 0..3 {
+            drop(ask(&path).unwrap().unwrap());
+        }
+        heard.try_recv().unwrap_err();
+        let (predecessor, _) = ask(&path).unwrap().unwrap();
+        leave(predecessor);
+        heard.blocking_recv().unwrap();
+    }
+
+    #[test]
+    fn socket_left_behind_is_replaced_and_a_served_one_is_not() {
+        let (_directory, path, offer, _heard) = offer(1);
+        let told = Offer::bind(&path).unwrap_err().to_string();
+        assert!(told.contains("a hostgate serves there"), "{told}");
+        offer.end();
+        assert!(ask(&path).unwrap().is_none(), "a path without a socket is nobody");
+        drop(Offer::bind(&path).unwrap());
+        assert!(path.exists() && ask(&path).unwrap().is_none(), "a socket without a listener is nobody");
+        Offer::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "a file").unwrap();
+        Offer::bind(&path).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"a file", "what is no socket stays");
+    }
+
+    #[test]
+    fn word_of_another_protocol_gets_no_socket() {
+        let (_directory, path, _offer, mut heard) = offer(1);
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(&[PROTOCOL + 1]).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        heard.try_recv().unwrap_err();
+    }
+}

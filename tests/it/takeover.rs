@@ -1,0 +1,119 @@
+//! A second hostgate takes over: no query is lost, and a bad one changes nothing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::load::Load;
+use crate::support::upstream::Gate;
+use crate::support::*;
+
+/// A policy that allows everything below `test`.
+const POLICY: &str = "allowed_hostnames = [\"*.test\"]";
+
+/// A server that can be taken over from.
+fn server(upstream: &FakeUpstream) -> Server {
+    let server = Setup::policy(upstream, POLICY).top("takeover = \"takeover\"").start();
+    server.keep_addresses();
+    server
+}
+
+#[test]
+fn no_query_is_lost_while_two_take_over_one_after_the_other() {
+    const QUERIES: [(&str, ResponseCode); 4] = [
+        ("a.test", ResponseCode::NoError),
+        ("denied.example", ResponseCode::NXDomain),
+        ("b.test", ResponseCode::NoError),
+        ("slow.test", ResponseCode::NoError),
+    ];
+    let upstream = FakeUpstream::start();
+    // Never cached, so that at any time some queries wait for the upstream.
+    upstream.on("slow.test", Reply::late(Duration::from_millis(20), Answer::new().ttl(0).a("slow.test", GLOBAL)));
+    let mut first = server(&upstream);
+    let (address, admin) = (first.address(), first.admin());
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let load = Load::start(scope, address, &QUERIES, &stop);
+        // Let it flow, before, between and after.
+        let flow = |server: &Server| {
+            let before = server.metric("hostgate_queries_total", &[]);
+            server.wait_metric("hostgate_queries_total", &[], before + 1000);
+        };
+        flow(&first);
+        let mut second = first.successor();
+        assert_eq!((second.address(), second.admin()), (address, admin), "the same sockets");
+        assert_eq!(first.wait_exit().code(), Some(0));
+        flow(&second);
+        let third = second.successor();
+        assert_eq!(second.wait_exit().code(), Some(0));
+        flow(&third);
+        let sent = load.stop();
+        assert!(sent.iter().all(|sent| *sent > 100), "{sent:?}");
+        assert!(third.log_lines(&["unanswered"]).is_empty() && second.log_lines(&["unanswered"]).is_empty());
+    });
+    assert_eq!(first.wait_log(&["stopping"]).matches("taken over").count(), 1);
+}
+
+#[test]
+fn what_is_in_flight_is_answered_by_the_one_that_was_asked() {
+    let upstream = FakeUpstream::start();
+    let gate = Gate::default();
+    upstream.on("held.test", Reply::held(&gate, Answer::new().a("held.test", GLOBAL)));
+    let mut first =
+        Setup::policy(&upstream, POLICY).top("takeover = \"takeover\"").upstream_line("timeout_ms = 10000").start();
+    first.keep_addresses();
+    let address = first.address();
+    thread::scope(|scope| {
+        let udp = scope.spawn(move || ask("held.test", RecordType::A).udp_to(address).unwrap());
+        let tcp = scope.spawn(move || ask("held.test", RecordType::A).tcp_to(address).unwrap());
+        first.until("both wait", || (first.metric("hostgate_queries_in_flight", &[]) == 2).then_some(()));
+        let second = first.successor();
+        first.wait_log(&["stopping"]);
+        ask("new.test", RecordType::A).udp(&second).expect_addresses(&[GLOBAL.into()]);
+        gate.open();
+        udp.join().unwrap().expect_addresses(&[GLOBAL.into()]);
+        tcp.join().unwrap().expect_addresses(&[GLOBAL.into()]);
+        assert_eq!(first.wait_exit().code(), Some(0));
+    });
+}
+
+#[test]
+fn successor_with_a_bad_file_takes_nothing_over() {
+    let upstream = FakeUpstream::start();
+    let server = server(&upstream);
+    server.write("bad.toml", "[policy.bad]\nallowed_hostnames = [\"*\"]\n");
+    server.refused_successor().expect_code(78).expect_text(&["bad.toml:2:"]);
+    server.remove("bad.toml");
+    // One that gets the sockets and then fails: a listener that cannot be bound.
+    server.reconfigure("[upstream]", "[[listen]]\naddress = \"192.0.2.1:53\"\n[upstream]");
+    server.refused_successor().expect_code(1).expect_text(&["192.0.2.1:53"]);
+    server.wait_log(&["WARN", "not taken over; serving on"]);
+    ask("a.test", RecordType::A).both(&server).expect_addresses(&[GLOBAL.into()]);
+}
+
+#[test]
+fn taking_over_is_asked_for_and_the_path_is_the_owners() {
+    let upstream = FakeUpstream::start();
+    let mut server = server(&upstream);
+    let path = server.directory().join("takeover");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let config = server.directory().join("hostgate.toml");
+    let plain = run(["serve", "--config", config.to_str().unwrap()]);
+    plain.expect_code(1).expect_text(&["another hostgate"]);
+    ask("a.test", RecordType::A).both(&server).expect_addresses(&[GLOBAL.into()]);
+    server.signal("TERM");
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert!(!path.exists(), "nothing is left behind");
+    // With nobody there it starts as ever.
+    let next = server.successor();
+    ask("a.test", RecordType::A).both(&next).expect_addresses(&[GLOBAL.into()]);
+}
+
+#[test]
+fn taking_over_needs_a_path() {
+    let upstream = FakeUpstream::start();
+    let setup = Setup::policy(&upstream, POLICY).arguments(&["serve", "--takeover"]);
+    setup.refused().expect_code(78).expect_text(&["takeover"]);
+}
