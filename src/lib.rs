@@ -32,8 +32,8 @@
 //!   judged afterwards, each time.
 //! - **Closed.** No file that does not load replaces what it said before; no address without a policy gets an answer;
 //!   a panic in one query is one SERVFAIL.
-//! - **Bounded.** Every queue, table and buffer has a limit, and every wait a deadline; what happens at the limit stands
-//!   where the limit is declared.
+//! - **Bounded.** Every queue, table and buffer has a limit, and every wait a deadline; `bounds` has them all in a table,
+//!   with what happens at the limit.
 //!
 //! # Where to find what
 //!
@@ -49,12 +49,14 @@
 //! | when is a change in force | `reload` |
 //! | sockets, threads, shutdown | `server`, `datagram` |
 //! | what is systemd told | `systemd` |
+//! | what is bounded, and what happens when it is full | `bounds` |
 //! | what is counted and recorded | `telemetry`, `engine::record` |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
 //! `psl` and `idna` in [`policy`], hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin`,
 //! `prometheus-client` in `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
 
+mod bounds;
 pub mod cli;
 pub mod config;
 mod datagram;

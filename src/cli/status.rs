@@ -9,11 +9,10 @@ use serde_json::Value;
 
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, sources};
+use crate::bounds::MAX_STATUS;
 
 /// How long the running process may take to answer.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// The longest answer read, in octets.
-const MAX_ANSWER: u64 = 16 << 20;
 
 /// Asks, tells, and returns the exit code.
 pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool, output: &mut Output) -> u8 {
@@ -84,7 +83,7 @@ fn fetch(admin: SocketAddr) -> io::Result<Value> {
     stream.set_write_timeout(Some(DEADLINE))?;
     stream.write_all(format!("GET /status HTTP/1.0\r\nHost: {admin}\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    stream.take(MAX_STATUS).read_to_end(&mut answer)?;
     let body = answer.windows(4).position(|window| window == b"\r\n\r\n").map(|at| &answer[at + 4..]);
     let is_ok = answer.starts_with(b"HTTP/1.") && answer.get(9..12) == Some(b"200");
     match body {

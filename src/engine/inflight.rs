@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hashbrown::HashTable;
 use tokio::sync::watch;
 
+use crate::bounds::{MAX_ASKERS, MAX_QUESTIONS};
+
 /// How much may be in flight; beyond it, an asker is turned away at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -17,7 +19,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { questions: 10_000, askers: 1_000 }
+        Self { questions: MAX_QUESTIONS, askers: MAX_ASKERS }
     }
 }
 

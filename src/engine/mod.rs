@@ -29,6 +29,7 @@ pub(crate) use self::pending::Pending;
 use self::pending::{Counted, Waiting};
 use self::record::Record;
 use self::share::{Seat, Shares};
+use crate::bounds::{MAX_ASKING_OF_CLIENT, MAX_PENDING, MAX_PENDING_OF_CLIENT, MAX_RENEWALS};
 use crate::dns::answer::{self, TtlMode};
 pub(crate) use crate::dns::query::Transport;
 use crate::dns::query::{self, DropReason, Parsed};
@@ -75,15 +76,6 @@ pub(crate) enum Step {
 
 /// Said when too many queries wait.
 const TOO_MANY: &str = "too many queries of this client, or of all, wait for upstreams";
-/// Queries that may wait for upstreams at once; further ones are answered SERVFAIL, or with stale data.
-const MAX_PENDING: usize = 16_384;
-/// Of those, the queries of one client; further ones of it are answered so.
-const MAX_PENDING_OF_CLIENT: usize = MAX_PENDING / 8;
-/// Questions of one client that may go the general way at once (over TCP, or where a first try brought no answer): each
-/// takes sockets of its own, of which all clients together have 512.
-const MAX_ASKING_OF_CLIENT: usize = 64;
-/// Answers that may be renewed ahead of time at once; beyond that they expire, and are asked for when somebody asks.
-const MAX_RENEWALS: usize = MAX_PENDING / 16;
 /// How often shutdown looks whether queries still wait.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
@@ -225,6 +217,7 @@ impl Engine {
                 let count = Waiting::new(&self.pending);
                 let seat = self.pending_shares.take(asker.client.map(Client::id), asked.source);
                 let Some(seat) = seat.filter(|_| self.in_flight() <= MAX_PENDING) else {
+                    self.metrics.turned_away();
                     self.without_upstream(&exchange, &question, &Failure::busy(TOO_MANY), out);
                     return Step::Answer;
                 };

@@ -12,12 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// The largest file read, in octets: a million hostnames take about a third of it.
-const MAX_FILE: u64 = 64 << 20;
-/// Directories below the policies directory, counted from it.
-const MAX_DEPTH: usize = 32;
-/// Files and directories looked at below the policies directory.
-const MAX_ENTRIES: usize = 200_000;
+use crate::bounds::{MAX_DEPTH, MAX_ENTRIES, MAX_FILE};
+
 /// A file changed more recently than this before it was read may change again under the same times.
 const RACY: Duration = Duration::from_secs(2);
 

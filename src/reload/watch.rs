@@ -15,6 +15,7 @@ use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::files::{Followed, Stamp};
+use crate::bounds::MAX_WRITING;
 
 /// How long nothing must have happened before a change is looked at: editors and copies come in several steps.
 const QUIET: Duration = Duration::from_millis(50);
@@ -25,8 +26,6 @@ const PATIENCE: Duration = Duration::from_millis(400);
 const WRITING: Duration = Duration::from_secs(1);
 /// How long a file may stay open for writing before it is read as it is.
 const MAX_OPEN: Duration = Duration::from_mins(1);
-/// Files being written to that are kept in mind; with more, nothing is waited for.
-const MAX_WRITING: usize = 1024;
 /// How often the directories that could not be watched are tried again.
 const RETRY: Duration = Duration::from_secs(2);
 

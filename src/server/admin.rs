@@ -17,12 +17,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Service;
+use crate::bounds::ADMIN_CONNECTIONS;
 
 /// The media type of the text that `prometheus-client` writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Connections at once; further ones wait in the kernel's backlog.
-const MAX_CONNECTIONS: usize = 256;
 /// How long a request's head may take to arrive.
 const HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may last in all.
@@ -38,7 +37,7 @@ pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, mut stop
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .with_state(service);
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         let accepted = async {

@@ -9,11 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// Connections at once, over all clients and listeners; for a further one the connection that has been idle the longest
-/// is closed (RFC 7766 §6.2.3). When none is idle, the new one waits, and those after it in the kernel's backlog.
-pub(crate) const MAX_CONNECTIONS: usize = 1024;
-/// Connections at once of one client address; further ones are closed at once.
-const MAX_PER_CLIENT: usize = 64;
+use crate::bounds::{MAX_CONNECTIONS, MAX_PER_CLIENT};
 
 /// How long a connection waits for a place before it looks for an idle one again.
 const LOOK: Duration = Duration::from_millis(100);

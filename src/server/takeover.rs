@@ -29,6 +29,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::oneshot;
 
 use super::sockets::Sockets;
+use crate::bounds::MAX_PASSED;
 
 /// The first octet of a request: both sides must speak the same protocol.
 const PROTOCOL: u8 = 1;
@@ -38,8 +39,6 @@ const SERVING: u8 = b'S';
 const MORE: [u8; 2] = [b'M', b'.'];
 /// Descriptors in one message; the kernel's limit is 253 (`SCM_MAX_FD`).
 const FDS_A_MESSAGE: usize = 128;
-/// Descriptors a successor takes at most; 128 listeners of 64 threads are fewer.
-pub(crate) const MAX_FDS: usize = 16_384;
 /// How long either side waits for the other's next word; a successor that is silent for longer is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Successors that wait for their turn; there is rarely more than one.
@@ -324,7 +323,7 @@ fn send(stream: &UnixStream, fds: &[OwnedFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives descriptors until the other side says that it is all; [`MAX_FDS`] at most.
+/// Receives descriptors until the other side says that it is all; [`MAX_PASSED`] at most.
 fn receive(stream: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     let mut fds = Vec::new();
     loop {
@@ -340,7 +339,7 @@ fn receive(stream: &UnixStream) -> io::Result<Vec<OwnedFd>> {
         if message.bytes == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if fds.len() > MAX_FDS || !MORE.contains(&word[0]) {
+        if fds.len() > MAX_PASSED || !MORE.contains(&word[0]) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not what a hostgate sends"));
         }
         if word[0] == MORE[1] {

@@ -16,13 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::limits::{Limits, Quiet, Share};
+use crate::bounds::{MAX_PIPELINED, MAX_UNREAD, TCP_BACKLOG};
 use crate::engine::{Asked, Engine, Step, Transport};
 
-/// Queries of one connection that may wait for an upstream at once; then its next query is not read.
-const MAX_PIPELINED: usize = 64;
-/// Answers of one connection that are made and not yet taken by the client, of up to 64 KiB each; then nothing more is
-/// read or made for it.
-const MAX_UNREAD: usize = 4;
 /// How long a connection may be silent between queries (RFC 7766 §6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
 /// How long one query may take to arrive once its first octet has, and one answer to be taken.
@@ -35,8 +31,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_millis(250);
 /// How long a connection that is not silent is read from once the process stops; what was read is answered after that.
 const LAST_CALL: Duration = Duration::from_secs(3);
-/// Connections the kernel keeps for us before they are accepted.
-const BACKLOG: i32 = 512;
 
 /// Binds a listening TCP socket.
 ///
@@ -50,7 +44,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
     // Connections of an earlier process in TIME_WAIT do not keep the port; another listener does.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(TCP_BACKLOG)?;
     Ok(socket.into())
 }
 
@@ -102,7 +96,7 @@ pub(crate) async fn serve(
         }
     }
     // What the kernel has accepted for us would be reset with the socket.
-    let left = listener.into_std().map(|listener| (0..BACKLOG).map_while(move |_| listener.accept().ok()));
+    let left = listener.into_std().map(|listener| (0..TCP_BACKLOG).map_while(move |_| listener.accept().ok()));
     for (stream, peer) in left.into_iter().flatten() {
         if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream))
             && let (Some(share), Some(seat)) = (limits.enter(peer.ip()), limits.try_seat())

@@ -16,6 +16,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
 
+use crate::bounds::UDP_BUFFER;
 use crate::datagram::{self, BATCH, LocalAddress, Receiver, Sender, Wait};
 use crate::dns::response::Question;
 use crate::engine::{Asked, Claim, Engine, Lookup, Pending, Step, Transport};
@@ -28,11 +29,6 @@ const TICK: Duration = Duration::from_millis(200);
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long a thread that is told to stop goes on emptying its socket's queue.
 const LAST_CALL: Duration = Duration::from_secs(1);
-/// The buffers asked for in each direction, in octets; the kernel may grant less (`net.core.rmem_max`, `wmem_max`).
-///
-/// Replies to neighbours that do not exist stay in the send buffer for seconds: it has to hold more of them than a client
-/// makes us send in that time.
-const BUFFER: usize = 4 << 20;
 
 /// The UDP side of one listener: its threads stop when [`Front::stop`] is called.
 pub(crate) struct Front {
@@ -117,8 +113,8 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 /// The kernel refuses packet information.
 pub(crate) fn prepare(socket: &Socket, bound_to: SocketAddr) -> io::Result<()> {
     // Best effort: the kernel caps both.
-    let _ = socket.set_recv_buffer_size(BUFFER);
-    let _ = socket.set_send_buffer_size(BUFFER);
+    let _ = socket.set_recv_buffer_size(UDP_BUFFER);
+    let _ = socket.set_send_buffer_size(UDP_BUFFER);
     if bound_to.ip().is_unspecified() { datagram::want_packet_info(socket, bound_to.is_ipv6()) } else { Ok(()) }
 }
 

@@ -251,6 +251,11 @@ fn about_queries(metrics: &Metrics, gauges: Gauges) -> Vec<Family> {
             "Answers SERVFAIL from the cache, because an upstream had failed at the question a moment before",
             load(&metrics.cached_failures),
         ),
+        Family::counter(
+            "hostgate_queries_turned_away",
+            "Queries not asked upstream, because too many of this client or of all waited",
+            load(&metrics.turned_away),
+        ),
         Family::gauge("hostgate_queries_in_flight", "Queries waiting for an upstream", gauges.in_flight),
         Family::gauge("hostgate_tcp_connections", "Open TCP connections", gauges.tcp_connections),
         tcp_closed(gauges),

@@ -31,6 +31,8 @@ pub(crate) struct Metrics {
     pub(super) cached_failures: AtomicU64,
     /// Answers asked for anew before they expired.
     pub(super) renewals: AtomicU64,
+    /// Queries not asked upstream, because too many waited.
+    pub(super) turned_away: AtomicU64,
     /// Replies the kernel did not take.
     pub(super) unsent: AtomicU64,
     /// Queries that made us panic.
@@ -95,6 +97,7 @@ impl Default for Metrics {
             failed: AtomicU64::new(0),
             cached_failures: AtomicU64::new(0),
             renewals: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             latency: Histogram::default(),
@@ -142,6 +145,11 @@ impl Metrics {
     /// Counts an answer that is asked for anew before it expires.
     pub(crate) fn renewal(&self) {
         self.renewals.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a query that is not asked upstream, because too many wait.
+    pub(crate) fn turned_away(&self) {
+        self.turned_away.fetch_add(1, Relaxed);
     }
 
     /// Counts replies the kernel did not take.

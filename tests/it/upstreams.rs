@@ -352,3 +352,24 @@ fn any_bytes_from_an_upstream_are_an_answer_or_a_failure() {
     ask("alive.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
     assert_eq!(server.metric("hostgate_panics_total", &[]), 0);
 }
+
+#[test]
+fn client_with_too_many_waiting_queries_is_answered_at_once_and_counted() {
+    let upstream = FakeUpstream::start();
+    upstream.otherwise(Reply::silence());
+    let server = Setup::policy(&upstream, "allow_all = true").upstream_line("timeout_ms = 20000").start();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut names = 0..;
+    server.until("a query is turned away", || {
+        for number in names.by_ref().take(1000) {
+            socket.send_to(&ask(&format!("n{number}.test"), RecordType::A).bytes(), server.address()).unwrap();
+        }
+        (server.metric("hostgate_queries_turned_away_total", &[]) > 0).then_some(())
+    });
+    // One that is being turned away is counted for that moment.
+    assert!(server.metric("hostgate_queries_in_flight", &[]) < 2100);
+    assert!(server.metric("hostgate_failed_answers_total", &[]) > 0);
+    // What needs no upstream is answered, and another client's queries are asked.
+    let other = ask("use-application-dns.net", RecordType::A).from("127.0.0.5");
+    other.udp(&server).expect_denied();
+}

@@ -1,0 +1,221 @@
+//! Every bound on what clients, upstreams and the disk can make grow, in one place.
+//!
+//! A full queue or table is never waited for without a deadline: there is an answer, or something is given up and counted.
+//! The constants are here, or named here with their module where they are part of how it works; a test looks that none is
+//! missing, and none named that is gone. What is a limit of the protocol (a name has 255 octets) stands where the protocol is.
+//!
+//! # Clients, over UDP
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | datagrams that wait in a socket | [`UDP_BUFFER`] a socket, one socket a thread and listener | the kernel drops what comes; the client asks again | `/proc/net/udp` |
+//! | datagrams of a batch | `datagram::BATCH` | the rest is the next batch | |
+//! | octets of a query | `datagram::MAX_MESSAGE` | the rest is cut off: FORMERR | `hostgate_queries_total{reason}` |
+//! | replies that wait in a socket | [`UDP_BUFFER`] a socket | dropped | `hostgate_replies_unsent_total` |
+//! | queries that wait for upstreams | [`MAX_PENDING`], of a client [`MAX_PENDING_OF_CLIENT`] | stale data, else SERVFAIL with EDE 22 | `hostgate_queries_turned_away_total` |
+//! | different questions among them | [`MAX_QUESTIONS`] | as above | `hostgate_failed_answers_total` |
+//! | of those, queries that wait for one | [`MAX_ASKERS`] | as above | the same |
+//! | answers renewed ahead of time | [`MAX_RENEWALS`] | they expire, and are asked for when somebody asks | `hostgate_cache_renewals_total` |
+//! | of those, each on its own sockets | [`MAX_ASKING_OF_CLIENT`] of a client | as above | `hostgate_failed_answers_total` |
+//!
+//! # Clients, over TCP
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | connections not accepted yet | [`TCP_BACKLOG`] a listener, as far as the kernel grants it | the kernel lets them try again | |
+//! | connections | [`MAX_CONNECTIONS`] | the longest idle one is closed; with none idle, the new one waits for a place | `hostgate_tcp_closed_total{reason="idle"}` |
+//! | of those, one client's | [`MAX_PER_CLIENT`] | the new one is closed | `hostgate_tcp_closed_total{reason="client"}` |
+//! | file descriptors | the system's limit | accepting pauses, and the longest idle connection is closed | `hostgate_tcp_accepts_failed_total` |
+//! | queries of a connection that wait for upstreams | [`MAX_PIPELINED`] | the next one is not read until one is answered | |
+//! | answers of a connection not taken yet | [`MAX_UNREAD`], of 64 KiB each | nothing is read or made for it; closed after five seconds | |
+//! | a query, an answer, a connection | five seconds, five seconds, ten minutes; ten seconds of silence | closed | |
+//!
+//! # Upstreams
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | sockets of a thread to an upstream | `upstream::mux::ports::LANE` | shared by more questions | |
+//! | questions of a thread in flight | `upstream::mux::MAX_FLIGHTS` | the question goes the general way, on a socket of its own | |
+//! | queries of a thread that wait for one question | `upstream::mux::MAX_WAITERS` | as above | |
+//! | tries of a question | `upstream::mux::MAX_TRIES` | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
+//! | replies that a port expects to given-up queries | `upstream::mux::ports::MAX_EXPECTED` | later ones count as no reply | `hostgate_upstream_ignored_total` |
+//! | sockets of the general way | `max_sockets` of [`Settings`](crate::upstream::Settings) | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
+//! | questions on a TCP connection | `upstream::stream::MAX_ACTIVE` | as above | the same |
+//! | octets of a reply over UDP | `upstream::udp::MAX_REPLY` | cut off: malformed, the next upstream | `hostgate_upstream_failures_total{kind="malformed"}` |
+//! | datagrams that are no reply | `upstream::udp::MAX_IGNORED` a socket | the socket is given up | `hostgate_upstream_ignored_total` |
+//! | records of a response | `dns::response::parse::MAX_RECORDS` | malformed, the next upstream | `hostgate_upstream_failures_total{kind="malformed"}` |
+//! | hops of an alias, targets of HTTPS records | `dns::response::chain::MAX_HOPS`, `dns::response::chain::MAX_SERVICE_TARGETS` | the rest is left out | |
+//! | Extended DNS Errors passed on | `dns::response::MAX_EDES` of `dns::response::MAX_EDE_TEXT` octets | the rest is left out | |
+//! | answers kept | `size_mib` of `[cache]` | the one that was not asked for lately goes | `hostgate_cache_evictions_total` |
+//!
+//! # The disk
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | decision records not written yet | `telemetry::decision_log::QUEUE` | dropped | `hostgate_decision_records_dropped_total` |
+//! | hops of an alias in a record | `engine::record::MAX_HOPS` | the rest is left out | |
+//! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error; what was in force stays | `hostgate_reload_ok` |
+//! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
+//! | errors, and warnings, told of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
+//! | files being written to | [`MAX_WRITING`] | nothing is waited for | |
+//!
+//! # Those who look after it
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | connections to the admin endpoint | [`ADMIN_CONNECTIONS`], a minute each | the next one waits in the kernel's backlog | |
+//! | sockets of a take-over | [`MAX_PASSED`] | refused; the old one serves on | |
+//! | octets that `hostgate status` reads | [`MAX_STATUS`] | an error | |
+
+/// The buffers asked for in each direction of a UDP socket, in octets; the kernel may grant less (`net.core.rmem_max`,
+/// `wmem_max`).
+///
+/// Replies to neighbours that do not exist stay in the send buffer for seconds: it has to hold more of them than a client
+/// makes us send in that time.
+pub(crate) const UDP_BUFFER: usize = 4 << 20;
+
+/// Queries that may wait for upstreams at once; further ones are answered SERVFAIL, or with stale data.
+pub(crate) const MAX_PENDING: usize = 16_384;
+/// Of those, the queries of one client; further ones of it are answered so.
+pub(crate) const MAX_PENDING_OF_CLIENT: usize = MAX_PENDING / 8;
+/// Answers that may be renewed ahead of time at once; beyond that they expire, and are asked for when somebody asks.
+pub(crate) const MAX_RENEWALS: usize = MAX_PENDING / 16;
+/// Different questions being asked at a time.
+pub(crate) const MAX_QUESTIONS: usize = 10_000;
+/// Queries that wait for one question at a time, the first included.
+pub(crate) const MAX_ASKERS: usize = 1000;
+/// Questions of one client that may go the general way at once (over TCP, or where a first try brought no answer): each
+/// takes sockets of its own, of which all clients together have 512.
+pub(crate) const MAX_ASKING_OF_CLIENT: usize = 64;
+
+/// Connections the kernel keeps for us before they are accepted.
+pub(crate) const TCP_BACKLOG: i32 = 512;
+/// TCP connections at once, over all clients and listeners; for a further one the connection that has been idle the
+/// longest is closed (RFC 7766 §6.2.3). When none is idle, the new one waits, and those after it in the kernel's backlog.
+pub(crate) const MAX_CONNECTIONS: usize = 1024;
+/// TCP connections at once of one client address; further ones are closed at once.
+pub(crate) const MAX_PER_CLIENT: usize = 64;
+/// Queries of one connection that may wait for an upstream at once; then its next query is not read.
+pub(crate) const MAX_PIPELINED: usize = 64;
+/// Answers of one connection that are made and not yet taken by the client, of up to 64 KiB each; then nothing more is
+/// read or made for it.
+pub(crate) const MAX_UNREAD: usize = 4;
+
+/// The largest file read, in octets: a million hostnames take about a third of it.
+pub(crate) const MAX_FILE: u64 = 64 << 20;
+/// Directories below the policies directory, counted from it.
+pub(crate) const MAX_DEPTH: usize = 32;
+/// Files and directories looked at below the policies directory.
+pub(crate) const MAX_ENTRIES: usize = 200_000;
+/// Files being written to that are kept in mind; with more, nothing is waited for.
+pub(crate) const MAX_WRITING: usize = 1024;
+
+/// Connections to the admin endpoint at once; further ones wait in the kernel's backlog.
+pub(crate) const ADMIN_CONNECTIONS: usize = 256;
+/// Sockets a successor takes at most; 128 listeners of 64 threads are fewer.
+pub(crate) const MAX_PASSED: usize = 16_384;
+/// The longest answer of the admin endpoint that `hostgate status` reads, in octets.
+pub(crate) const MAX_STATUS: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// What looks like a bound and is none: limits of the protocol, of the kernel or of a key's value, and where a fast
+    /// way ends and the general one begins.
+    const NONE: &[(&str, &str)] = &[
+        ("config/mod.rs", "MAX_THREADS"),
+        ("config/mod.rs", "MAX_TTL"),
+        ("dns/name.rs", "MAX_LABEL"),
+        ("dns/name.rs", "MAX_LABELS"),
+        ("dns/name.rs", "MAX_NAME"),
+        ("dns/response/mod.rs", "KEPT_FLAGS"),
+        ("dns/response/casing.rs", "MAX_MIXED"),
+        ("dns/response/parse.rs", "MAX_TTL"),
+        ("dns/response/plain.rs", "MAX_RECORDS"),
+        ("dns/response/plain/names.rs", "MAX_NAMES"),
+        ("dns/response/plain/names.rs", "MAX_PLAIN"),
+        ("dns/response/tests.rs", "MAX_LENGTH"),
+        ("dns/wire.rs", "MAX_MESSAGE"),
+        ("document/place.rs", "MAX_LEN"),
+        ("engine/cache.rs", "MAX_SHARDS"),
+        ("policy/conflict.rs", "MOST_DEPTH"),
+        ("policy/decide.rs", "MOST_LABELS"),
+        ("reload/files.rs", "MAX_HOPS"),
+        ("server/takeover.rs", "BACKLOG"),
+        ("upstream/mux.rs", "MAX_DOUBLINGS"),
+    ];
+
+    /// Calls `see` with each file below `directory`, its path from there, and its text.
+    fn walk(directory: &Path, root: &Path, see: &mut impl FnMut(&str, &str)) {
+        for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                walk(&path, root, see);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+                see(name, &std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+
+    /// Returns the name of the bound that a line declares, if it declares one.
+    fn bound(line: &str) -> Option<&str> {
+        let (before, rest) = line.split_once("const ")?;
+        let (name, rest) = rest.split_once(": ")?;
+        let is_declaration = before.trim().is_empty() || before.trim().starts_with("pub");
+        let is_number = ["usize", "u64", "u32", "u16", "i32"].iter().any(|kind| rest.starts_with(kind));
+        let sounds = ["MAX_", "MOST_", "QUEUE", "LANE", "BATCH", "BACKLOG", "KEPT", "BUFFER", "LIMIT", "CONNECTIONS"];
+        let is_bound = sounds.iter().any(|sound| name.starts_with(sound) || name.ends_with(sound));
+        (is_declaration && is_number && is_bound).then_some(name)
+    }
+
+    #[test]
+    fn every_bound_is_in_the_table() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut declared = BTreeSet::new();
+        walk(&root, &root, &mut |file, text| {
+            declared.extend(text.lines().filter_map(bound).map(|name| (file.to_owned(), name.to_owned())));
+        });
+        let none: BTreeSet<_> = NONE.iter().map(|(file, name)| ((*file).to_owned(), (*name).to_owned())).collect();
+        let gone: Vec<_> = none.difference(&declared).collect();
+        assert!(gone.is_empty(), "no bound, and not there: {gone:?}");
+        let path = |(file, name): &(String, String)| {
+            let module = file.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
+            if module == "bounds" { name.clone() } else { format!("{module}::{name}") }
+        };
+        let declared: BTreeSet<String> = declared.difference(&none).map(path).collect();
+        let is_constant = |word: &&str| {
+            let name = word.rsplit("::").next().unwrap();
+            name.len() > 1 && name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_')
+        };
+        let words =
+            include_str!("bounds.rs").lines().filter(|line| line.starts_with("//! |")).flat_map(|line| line.split('`'));
+        let told: BTreeSet<String> = words.filter(is_constant).map(str::to_owned).collect();
+        let (left_out, gone): (Vec<_>, Vec<_>) =
+            (declared.difference(&told).collect(), told.difference(&declared).collect());
+        assert!(
+            left_out.is_empty() && gone.is_empty(),
+            "left out of the table: {left_out:?}; not in the sources: {gone:?}"
+        );
+    }
+
+    #[test]
+    fn every_metric_of_the_table_is_one() {
+        let known = include_str!("telemetry/exposition.rs");
+        for name in include_str!("bounds.rs").lines().filter(|line| line.starts_with("//! |")).flat_map(|line| {
+            line.split('`').filter(|part| part.starts_with("hostgate_")).map(|part| part.split('{').next().unwrap())
+        }) {
+            let base = name.trim_end_matches("_total");
+            assert!(known.contains(&format!("\"{base}\"")), "{name}");
+        }
+    }
+
+    #[test]
+    fn one_client_never_has_it_all() {
+        const { assert!(MAX_PENDING_OF_CLIENT < MAX_PENDING && MAX_PER_CLIENT < MAX_CONNECTIONS) };
+    }
+}
