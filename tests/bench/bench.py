@@ -24,7 +24,7 @@ import loads
 import machine
 import picture
 import report
-from servers import LIMITS, RESOLVERS, SOURCES, Hostgate, Nsd, Plan, Relay
+from servers import KEPT, LIMITS, RESOLVERS, SOURCES, Hostgate, Nsd, Plan, Relay
 
 START = 120  # seconds a server may take to be ready
 FAULTS = {
@@ -257,6 +257,38 @@ class Bench:
             rounds = self.in_turns(servers, limits, self.options.cases)
         return {"cases": {case: summary(rounds[case]) for case in self.options.cases}}
 
+    def swaps(self):
+        """Ours at a fixed rate, quiet, and with a policy file replaced each second: what is lost, wrong, or late."""
+        seconds, admin = max(4.0, self.options.seconds * 4), machine.free_port()
+        # In turns: allowed by the list, allowed by every version of the policy that is swapped, allowed by none.
+        hot, denied = self.files.lines("cached"), self.files.lines("denied")
+        lines = [
+            line
+            for number in range(3000)
+            for line in (f"{hot[number % len(hot)]} 0", f"{KEPT[number % len(KEPT)]} A 0", f"{denied[number]} 3")
+        ]
+        path = self.files.write("swaps", lines)
+        rounds = {"quiet": [], "swapping": []}
+        with self.running(Hostgate, admin=admin, swapped=True) as server:
+            if not server:
+                return {"rate": self.options.swap_rate, "rounds": rounds}
+            self.loads.paced(server.plan.port, path, 1, 5000)  # fills the cache
+            count = iter(range(1, 1_000_000))
+            for number in range(self.options.rounds):
+                for name in rounds:
+                    quiet = name == "quiet"
+                    swapping = contextlib.nullcontext() if quiet else every(1, lambda: server.swap(next(count)))
+                    before, unread = metric(admin, "hostgate_reloads_total"), machine.udp_drops(server.plan.port)
+                    with swapping:
+                        result = self.loads.paced(server.plan.port, path, seconds, self.options.swap_rate)
+                    time.sleep(1)  # the last change may not be in force yet
+                    result["swaps"] = metric(admin, "hostgate_reloads_total") - before
+                    result["unread"] = machine.udp_drops(server.plan.port) - unread
+                    result["lost"] = result["asked"] - result["answered"]
+                    rounds[name].append(result)
+                print(f"round {number + 1} of {self.options.rounds}", file=sys.stderr)
+        return {"rate": self.options.swap_rate, "rounds": rounds}
+
     def run(self):
         """Measures the parts that were asked for."""
         meanwhile = machine.Meanwhile((self.server_core, self.load_core))
@@ -279,6 +311,7 @@ PARTS = {
     "upstreams": Bench.faulty_upstreams,
     "policies": Bench.scale_policies,
     "records": Bench.records,
+    "swaps": Bench.swaps,
 }
 
 
@@ -314,6 +347,12 @@ def every(seconds, task):
     finally:
         done.set()
         thread.join()
+
+
+def metric(port, name):
+    """Returns the value of a metric without labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+        return int(re.search(rf"^{name} (\d+)", page.read().decode(), re.MULTILINE).group(1))
 
 
 def fetching(ports):
@@ -372,6 +411,7 @@ def read_options():
     a.add_argument("--policies", type=numbers, default=[1, 100, 10_000])
     a.add_argument("--faults", type=words(FAULTS), default=list(FAULTS))
     a.add_argument("--fault-rate", type=int, default=2000, help="queries per second with a faulty upstream")
+    a.add_argument("--swap-rate", type=int, default=50_000, help="queries per second while a policy is swapped")
     a.add_argument("--cpus", type=numbers, help="core of the server, core of the load and upstream")
     a.add_argument("--json", type=Path, help="writes the results there")
     a.add_argument("--picture", type=Path, help="writes the table as SVG there")

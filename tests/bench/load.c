@@ -3,7 +3,8 @@
  *   load PORT FILE SECONDS rate PER_SECOND [SOURCES]     at a fixed rate, whatever comes back (an open loop)
  *   load PORT FILE SECONDS window OUTSTANDING [SOURCES]  always so many unanswered (a closed loop)
  *
- * FILE holds a name a line; type A is asked, with RD, without EDNS, as dnsperf does. SOURCES (default 16) is the number
+ * FILE holds a name a line; type A is asked, with RD, without EDNS, as dnsperf does. A third word (`NAME A 3`) is the
+ * RCODE that the answer must have: another one is counted as wrong. SOURCES (default 16) is the number
  * of sockets; more than 16 of them are bound to addresses of their own, from 127.1.0.1 on, so that each is another
  * client. The load stops after SECONDS, and at 5,000,000 queries; answers are waited for WAIT more.
  *
@@ -22,26 +23,28 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { MOST_SOURCES = 10000, MOST_QUERIES = 5000000, BATCH = 32, LONGEST = 1500, FEW = 16 };
+enum { MOST_SOURCES = 10000, MOST_QUERIES = 5000000, BATCH = 32, LONGEST = 1500, FEW = 16, ANY = 255 };
 static const uint64_t SECOND = 1000000000u, WAIT = 3000000000u, LATE = 1000000u;
 
 struct question {
     uint16_t length;
+    uint8_t rcode; /* that the answer must have; ANY */
     uint8_t bytes[272];
 };
 
-/* A socket, with when each of its unanswered queries left, by message ID; 0 is none. */
+/* A socket, with when each of its unanswered queries left, by message ID; 0 is none; and what its answer must have. */
 struct source {
     int fd;
     uint16_t next;
     uint64_t *sent;
+    uint8_t *rcodes;
 };
 
 static struct source sources[MOST_SOURCES];
 static struct question *questions;
 static size_t question_count;
 static uint32_t *latencies; /* nanoseconds / 10 */
-static uint64_t asked, answered, late, rcodes[16], unasked;
+static uint64_t asked, answered, late, rcodes[16], unasked, wrong;
 
 static uint64_t now(void) {
     struct timespec t;
@@ -78,12 +81,15 @@ static void read_questions(const char *path) {
     size_t room = 0;
     if (!file) fail(path);
     while (fgets(line, sizeof line, file)) {
+        int rcode = ANY;
+        sscanf(line, "%*s %*s %d", &rcode);
         line[strcspn(line, " \r\n")] = 0;
         if (question_count == room) {
             room = room ? room * 2 : 1024;
             questions = realloc(questions, room * sizeof *questions);
             if (!questions) fail("realloc");
         }
+        questions[question_count].rcode = (uint8_t)rcode;
         question_count += (size_t)write_question(line, &questions[question_count]);
     }
     fclose(file);
@@ -100,7 +106,8 @@ static void open_sources(int count, uint16_t port, int poll) {
         struct sockaddr_in address = {.sin_family = AF_INET};
         s->fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
         s->sent = calloc(1 << 16, sizeof *s->sent);
-        if (s->fd < 0 || !s->sent) fail("socket");
+        s->rcodes = calloc(1 << 16, sizeof *s->rcodes);
+        if (s->fd < 0 || !s->sent || !s->rcodes) fail("socket");
         setsockopt(s->fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
         setsockopt(s->fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
         address.sin_addr.s_addr = htonl(count > FEW ? 0x7f010001u + (uint32_t)i : INADDR_LOOPBACK);
@@ -128,6 +135,7 @@ static int ask(struct source *s, int count) {
         parts[i] = (struct iovec){bytes[i], q->length};
         heads[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
         s->sent[id] = time;
+        s->rcodes[id] = q->rcode;
     }
     int sent = sendmmsg(s->fd, heads, (unsigned)count, 0);
     if (sent < 0) sent = 0;
@@ -164,6 +172,7 @@ static int take(struct source *s) {
         uint64_t spent = arrived > s->sent[id] ? arrived - s->sent[id] : 0;
         s->sent[id] = 0;
         rcodes[bytes[i][3] & 15]++;
+        wrong += s->rcodes[id] != ANY && s->rcodes[id] != (bytes[i][3] & 15);
         latencies[answered++] = (uint32_t)(spent / 10);
         taken++;
     }
@@ -241,9 +250,9 @@ int main(int count, char **words) {
     for (uint64_t i = 0; i < answered; i++) sum += latencies[i] / 100.0;
     qsort(latencies, answered, sizeof *latencies, by_size);
     printf("{\"asked\": %lu, \"answered\": %lu, \"late\": %lu, \"unsent\": %lu, \"seconds\": %.6f, \"noerror\": %lu, "
-           "\"servfail\": %lu, \"nxdomain\": %lu, \"refused\": %lu, \"mean\": %.1f, \"p50\": %.1f, \"p99\": %.1f, "
+           "\"servfail\": %lu, \"nxdomain\": %lu, \"refused\": %lu, \"wrong\": %lu, \"mean\": %.1f, \"p50\": %.1f, \"p99\": %.1f, "
            "\"p999\": %.1f, \"max\": %.1f}\n",
            asked, answered, late, unasked, (double)(stop - start) / (double)SECOND, rcodes[0], rcodes[2], rcodes[3],
-           rcodes[5], answered ? sum / (double)answered : 0.0, quantile(.5), quantile(.99), quantile(.999),
+           rcodes[5], wrong, answered ? sum / (double)answered : 0.0, quantile(.5), quantile(.99), quantile(.999),
            quantile(1));
 }

@@ -41,6 +41,10 @@ class Files:
         path.write_text("\n".join(lines) + "\n")
         return path
 
+    def lines(self, name):
+        """Returns the lines of a query file."""
+        return (self.directory / name).read_text().splitlines()
+
     def missing(self, count):
         """Returns so many queries that nobody has asked yet."""
         first, names = self.asked, self.names

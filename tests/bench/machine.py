@@ -82,6 +82,13 @@ class Meanwhile:
         return {"others": max(0.0, busy - ours) / room, "stolen": stolen / room}
 
 
+def udp_drops(port):
+    """Returns the number of datagrams that found the queues of a port on 127.0.0.1 full."""
+    local = f"0100007F:{port:04X}"
+    lines = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    return sum(int(fields[-1]) for fields in lines if fields[1] == local)
+
+
 def datagrams():
     """Returns the number of UDP datagrams that programs of this machine have received."""
     lines = [line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Udp:")]

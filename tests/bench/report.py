@@ -1,5 +1,7 @@
 """Results as text: tables in Markdown, aligned so that they read well in a terminal too."""
 
+import statistics
+
 ORDER = ["limit", "hostgate", "unbound", "dnsdist", "dnsdist64", "recursor", "knot", "bind", "dnsmasq"]
 
 
@@ -126,6 +128,29 @@ def upstreams(part):
     return "\n### Misses with a faulty upstream\n\n" + grid(head, rows)
 
 
+def swaps(part):
+    """Returns what clients see of policies that are swapped under load."""
+    rounds = part["rounds"]
+    if not rounds["quiet"]:
+        return "\n### Swaps under load (hostgate)\n\nnot measured\n"
+    middle = lambda name, key: statistics.median(result[key] for result in rounds[name])  # noqa: E731
+    total = lambda name, key: sum(result[key] for result in rounds[name])  # noqa: E731
+    rows = [
+        [
+            name,
+            *(f"{total(name, key):,}" for key in ("asked", "swaps", "lost", "unread", "wrong")),
+            *(f"{middle(name, key):,.0f}" for key in ("p50", "p99", "p999", "max")),
+            *(f"{middle(name, key) / max(1e-9, middle('quiet', key)):.2f}" for key in ("p99", "p999")),
+            share(total(name, "late") / max(1, total(name, "asked"))),
+        ]
+        for name in rounds
+    ]
+    head = ["", "asked", "swaps", "lost", "of those, queue full", "wrong RCODE", "p50 µs", "p99", "p99.9", "max"]
+    head += ["p99 × quiet", "p99.9 × quiet", "late"]
+    title = f"\n### Swaps under load (hostgate, {part['rate']:,} queries/s)\n\n"
+    return title + grid(head, rows)
+
+
 def variants(title):
     """Returns a writer for one server in several settings, the first of which is the measure."""
 
@@ -170,4 +195,5 @@ WRITERS = {
     "policies": policies,
     "upstreams": upstreams,
     "records": variants("Metrics and decision log (hostgate)"),
+    "swaps": swaps,
 }

@@ -26,7 +26,7 @@ class Plan:
     upstreams: list  # ports on loopback
     programs: Path  # where the compiled programs are
     hostgate: Path
-    options: dict = field(default_factory=dict)  # for hostgate: policies, decisions, admin
+    options: dict = field(default_factory=dict)  # for hostgate: policies, decisions, admin, swapped
 
 
 class Server:
@@ -90,6 +90,9 @@ class Hostgate(Server):
         policies.mkdir()
         (policies / "names.txt").write_text("".join(f"{name}\n*.{name}\n" for name in plan.names))
         base = '[policy.base]\nallowed_hostnames_files = ["names.txt"]\n'
+        if plan.options.get("swapped"):
+            base += 'include = ["swapped"]\n'
+            self.swap(0)
         if not count:
             base += '[client.all]\nsources = ["127.0.0.0/8"]\npolicy = "base"\n'
         (policies / "base.toml").write_text(base)
@@ -116,6 +119,12 @@ class Hostgate(Server):
         if plan.options.get("decisions"):
             text += '[decisions]\npath = "decisions.jsonl"\n'
         return [plan.hostgate, "serve", "--config", self.write("hostgate.toml", text)]
+
+    def swap(self, number):
+        """Puts another version of a policy in place: KEPT is in all of them, the rest in none but this."""
+        listed = ", ".join(f'"{name}"' for name in [*KEPT, *(f"n{k}.swap{number % 2}.test" for k in range(100))])
+        beside = self.write("beside", f"[policy.swapped]\nallowed_hostnames = [{listed}]\n")
+        beside.rename(self.plan.directory / "policies" / "swapped.toml")
 
 
 class LimitAnswer(Server):
@@ -366,6 +375,8 @@ class Relay(Server):
 
 
 SOA = "$TTL 86400\n@ SOA localhost. localhost. 1 3600 600 86400 300\n  NS localhost.\n"
+
+KEPT = [f"kept{number}.test" for number in range(100)]  # allowed in every version of the policy that is swapped
 
 SOURCES = 1000  # addresses the load has with many policies; from 127.1.0.1 on, as load.c does
 
