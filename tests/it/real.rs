@@ -46,6 +46,11 @@ fn a_container_build_resolves_what_its_policy_allows_and_nothing_else() {
     rig("build.sh");
 }
 
+#[test]
+fn a_reply_comes_from_the_address_asked_whatever_the_listener() {
+    rig("addresses.sh");
+}
+
 /// A zone with what upstreams really answer: aliases, a wildcard, several addresses, a long answer, services.
 const ZONE: &str = "$ORIGIN example.\n$TTL 300\n@ SOA ns.example. admin.example. 1 3600 600 86400 60\n NS ns.example.\n\
     ns A 93.184.215.1\nwww CNAME web\nweb CNAME front.cdn\nfront.cdn A 93.184.215.14\n A 93.184.215.15\n AAAA 2606:2800::1\n\
