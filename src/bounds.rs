@@ -37,7 +37,7 @@
 //! | sockets of a thread to an upstream | `upstream::mux::ports::LANE` | shared by more questions | |
 //! | questions of a thread in flight | `upstream::mux::MAX_FLIGHTS` | the question goes the general way, on a socket of its own | |
 //! | queries of a thread that wait for one question | `upstream::mux::MAX_WAITERS` | as above | |
-//! | tries of a question | `upstream::mux::MAX_TRIES` | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
+//! | tries of a question | `upstream::mux::silence::MAX_TRIES` | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
 //! | replies that a port expects to given-up queries | `upstream::mux::ports::MAX_EXPECTED` | later ones count as no reply | `hostgate_upstream_ignored_total` |
 //! | sockets of the general way | `max_sockets` of [`Settings`](crate::upstream::Settings) | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
 //! | questions on a TCP connection | `upstream::stream::MAX_ACTIVE` | as above | the same |
@@ -146,7 +146,7 @@ mod tests {
         ("policy/decide.rs", "MOST_LABELS"),
         ("reload/files.rs", "MAX_HOPS"),
         ("server/takeover.rs", "BACKLOG"),
-        ("upstream/mux.rs", "MAX_DOUBLINGS"),
+        ("upstream/mux/silence.rs", "MAX_DOUBLINGS"),
     ];
 
     /// Calls `see` with each file below `directory`, its path from there, and its text.
