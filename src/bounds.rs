@@ -58,6 +58,7 @@
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
 //! | errors, and warnings, told of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
 //! | files being written to | [`MAX_WRITING`] | nothing is waited for | |
+//! | changed files that are kept in mind | [`MAX_CHANGED`] | everything is looked at | |
 //!
 //! # Those who look after it
 //!
@@ -109,6 +110,8 @@ pub(crate) const MAX_DEPTH: usize = 32;
 pub(crate) const MAX_ENTRIES: usize = 200_000;
 /// Files being written to that are kept in mind; with more, nothing is waited for.
 pub(crate) const MAX_WRITING: usize = 1024;
+/// Changed files that are kept in mind; with more, everything is looked at.
+pub(crate) const MAX_CHANGED: usize = 1024;
 
 /// Connections to the admin endpoint at once; further ones wait in the kernel's backlog.
 pub(crate) const ADMIN_CONNECTIONS: usize = 256;

@@ -205,6 +205,15 @@ impl Findings {
         }
     }
 
+    /// Adds what was found further on in the same file.
+    pub fn append(&mut self, other: Self) {
+        for diagnostic in other.errors.into_iter().chain(other.warnings) {
+            self.add(diagnostic.severity, || diagnostic);
+        }
+        self.more_errors += other.more_errors;
+        self.more_warnings += other.more_warnings;
+    }
+
     /// Returns all of them in the order of the file; what was left off is told by one more of its kind.
     #[must_use]
     pub fn into_diagnostics(self, path: &Path) -> Vec<Diagnostic> {
@@ -317,7 +326,10 @@ mod tests {
         for start in (0..37).rev().cycle().take(250) {
             findings.add(Severity::Error, || source.error(Span { start, end: start + 1 }, "x"));
         }
-        findings.add(Severity::Warning, || source.warning(Span::default(), "w"));
+        let mut more = Findings::default();
+        more.add(Severity::Warning, || source.warning(Span::default(), "w"));
+        assert!(more.is_clean());
+        findings.append(more);
         assert!(!findings.is_clean());
         let all = findings.into_diagnostics(source.path());
         assert_eq!(all.len(), 102);

@@ -22,8 +22,27 @@ use super::spec::FileSpec;
 use super::tree::{Bindings, Tree};
 use super::{assemble, lint, trial};
 
-/// Reads a list file by its path: its text, or why it cannot be read.
-pub type ReadList<'f> = &'f mut dyn FnMut(&Path) -> Result<Arc<str>, String>;
+/// Reads a list file by its path: its text, or why it cannot be read. Whoever reads it keeps no text of it: a list may
+/// be large, and what it says is in the set that is made of it.
+pub type ReadList<'f> = &'f mut dyn FnMut(&Path, Held) -> Result<ListText, String>;
+
+/// Whether what a list said when it was last read is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It is; where the file is as it was then, it need not be read.
+    Yes,
+    /// It has to be read.
+    No,
+}
+
+/// What a list file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListText {
+    /// What it held when it was last read.
+    Unchanged,
+    /// This.
+    Text(String),
+}
 
 /// The last good version of each file and list, and the snapshot in force.
 #[derive(Debug)]
@@ -262,8 +281,16 @@ impl Library {
                     continue;
                 }
                 let before = self.lists.get(path);
-                let known = match read_list(path) {
-                    Ok(text) => Known::of_list(path, &text, before),
+                let held = before.filter(|before| matches!(before.seen, Seen::Fingerprint(..)));
+                let read = read_list(path, if held.is_some() { Held::Yes } else { Held::No });
+                let known = match (read, held) {
+                    (Ok(ListText::Unchanged), Some(held)) => Ok(held.share()),
+                    (Ok(ListText::Unchanged), None) => Err("it was not read".to_owned()),
+                    (Ok(ListText::Text(text)), _) => Ok(Known::of_list(path, &text, before)),
+                    (Err(why), _) => Err(why),
+                };
+                let known = match known {
+                    Ok(known) => known,
                     Err(why) => {
                         unreadable.insert(path, why);
                         Known { in_force: before.and_then(|before| before.in_force.clone()), ..Known::absent() }
@@ -425,13 +452,13 @@ impl Known<FileSpec> {
 
 impl Known<ListFile> {
     /// Reads a list unless it holds what it held before.
-    fn of_list(path: &Path, text: &Arc<str>, before: Option<&Self>) -> Self {
-        let seen = Seen::Fingerprint(text.len(), shared_hasher().hash_one(&**text));
+    fn of_list(path: &Path, text: &str, before: Option<&Self>) -> Self {
+        let seen = Seen::Fingerprint(text.len(), shared_hasher().hash_one(text));
         if let Some(before) = before.filter(|before| before.seen == seen) {
             return before.share();
         }
         let in_force = before.and_then(|before| before.in_force.clone());
-        match ListFile::read(&Source::new(path, Arc::clone(text)), shared_hasher()) {
+        match ListFile::read(&path.into(), text, shared_hasher()) {
             Ok(list) => {
                 // The same content as in force, after something else in between.
                 let same = in_force.clone().filter(|before| before.hash == list.hash && before.length == list.length);

@@ -2,14 +2,19 @@
 
 use std::hash::RandomState;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::num::NonZero;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
-use crate::document::{Diagnostic, Findings, Severity, Source, Span, quoted};
+use crate::dns::name::MAX_NAME;
+use crate::document::{Diagnostic, Findings, Place, Severity, Source, quoted};
 
 use super::hash::content_hash;
-use super::name_set::{NameSet, Origin};
+use super::name_set::{Builder, Kind, Match, NameSet, Origin};
 use super::pattern::Pattern;
+use super::plain::{self, Plain};
 use super::read::{SHARED_HELP, shared_message};
 use super::shared_suffix::{self, Registry};
 
@@ -31,85 +36,203 @@ pub(super) struct ListFile {
 }
 
 impl ListFile {
-    /// Reads a list; `#` begins a comment.
+    /// Reads a list; `#` begins a comment. A large one is read on several threads.
     ///
     /// # Errors
     /// All lines that are wrong; or a list without any hostname, which is more likely half written than meant.
-    pub(super) fn read(source: &Source, hasher: &RandomState) -> Result<Self, Vec<Diagnostic>> {
-        let text = source.text();
+    pub(super) fn read(path: &Arc<Path>, text: &str, hasher: &RandomState) -> Result<Self, Vec<Diagnostic>> {
         if text.len() > Source::MAX_LEN {
             let message = format!("the list is larger than {} MiB", Source::MAX_LEN >> 20);
-            return Err(vec![Diagnostic::about_file(source.path(), message).help("split it into several list files")]);
+            return Err(vec![Diagnostic::about_file(path, message).help("split it into several list files")]);
         }
-        let lines = text.bytes().filter(|&byte| byte == b'\n').count() + 1;
-        let mut set = NameSet::with_capacity(hasher, lines);
-        set.add_origin(Origin { path: Arc::clone(source.path()), via: Arc::new([]) });
-        let mut findings = Findings::default();
-        let mut shared = Findings::default();
-        let mut offset = 0;
-        for (line, number) in text.split_inclusive('\n').zip(1..) {
-            let content = line.split('#').next().unwrap_or(line);
-            for word in hostnames(content) {
-                let column = column(line, word);
-                let span = span_of(offset, line, word);
-                match Pattern::parse(word) {
-                    Err(error) => findings.add(Severity::Error, || {
-                        let diagnostic = source.error(span, error.to_string());
-                        let help = if error.is_everything { "write the hostnames that are meant" } else { &error.help };
-                        diagnostic.help(help)
-                    }),
-                    Ok(pattern) => {
-                        if let Pattern::Below(name) = &pattern
-                            && shared_suffix::registry(name) == Some(Registry::Provider)
-                        {
-                            shared.add(Severity::Warning, || {
-                                source.warning(span, shared_message(&pattern)).help(SHARED_HELP)
-                            });
-                        }
-                        if let Err(first) = set.insert(&pattern, number, column) {
-                            findings.add(Severity::Warning, || {
-                                let diagnostic = source.warning(span, format!("`{pattern}` is listed twice"));
-                                diagnostic.help("remove one of them").related(first.place(), "first listed here")
-                            });
-                        }
-                    }
-                }
-            }
-            if let Some(word) = second_word(content) {
-                findings.add(Severity::Error, || {
-                    let message = format!("{} follows a hostname on the same line", quoted(word));
-                    source.error(span_of(offset, line, word), message).help("write one hostname a line")
-                });
-            }
-            offset += line.len();
+        let (mut builders, mut findings, mut shared) = (Vec::new(), Findings::default(), Findings::default());
+        for part in read_parts(path, text, hasher) {
+            builders.push(part.builder);
+            findings.append(part.findings);
+            shared.append(part.shared);
+        }
+        let origin = Origin { path: Arc::clone(path), via: Arc::new([]) };
+        let (set, duplicates) = Builder::finish(builders, hasher, origin);
+        let mut lines = Lines::new(path, text);
+        for duplicate in duplicates {
+            let (entry, first) = set.duplicate(duplicate);
+            findings.add(Severity::Warning, || {
+                let diagnostic = lines.warning(entry, format!("`{entry}` is listed twice"));
+                diagnostic.help("remove one of them").related(first.place(), "first listed here")
+            });
         }
         if !findings.is_clean() {
-            return Err(findings.into_diagnostics(source.path()));
+            return Err(findings.into_diagnostics(path));
         }
         if set.is_empty() {
-            let error = Diagnostic::about_file(source.path(), "the list holds no hostname, as if half written");
+            let error = Diagnostic::about_file(path, "the list holds no hostname, as if half written");
             return Err(vec![error.help("write one a line, or take the list out of the policy")]);
         }
-        set.shrink();
-        for entry in set.iter() {
+        let mut lines = Lines::new(path, text);
+        for entry in set.has_wider().then(|| set.iter()).into_iter().flatten() {
             if let Some(wider) = set.wider(entry.wire()) {
                 findings.add(Severity::Warning, || {
-                    let place = entry.place();
-                    let message = format!("`{entry}` is covered by `{wider}`");
-                    let diagnostic = source.diagnostic_at(Severity::Warning, place.line, place.column, message);
+                    let diagnostic = lines.warning(entry, format!("`{entry}` is covered by `{wider}`"));
                     diagnostic.help("remove it").related(wider.place(), format!("`{wider}` is here"))
                 });
             }
         }
         Ok(Self {
-            path: source.path().to_path_buf(),
+            path: path.to_path_buf(),
             set: Arc::new(set),
-            warnings: findings.into_diagnostics(source.path()),
-            shared: shared.into_diagnostics(source.path()),
+            warnings: findings.into_diagnostics(path),
+            shared: shared.into_diagnostics(path),
             hash: content_hash(text.as_bytes()),
             length: text.len(),
         })
     }
+}
+
+/// What was read of a part of a list.
+struct Part {
+    /// Its patterns.
+    builder: Builder,
+    /// Its errors.
+    findings: Findings,
+    /// As [`ListFile::shared`].
+    shared: Findings,
+}
+
+/// Reads a list in as many parts as there are threads and it is worth it.
+fn read_parts(path: &Arc<Path>, text: &str, hasher: &RandomState) -> Vec<Part> {
+    /// Octets for which a thread is worth starting.
+    const WORTH: usize = 1 << 18;
+    let threads = available_parallelism().map_or(1, NonZero::get).min(text.len() / WORTH).max(1);
+    let (mut rest, mut number, mut pieces) = (text, 1, Vec::new());
+    for left in (1..=threads).rev() {
+        let middle = rest.len() / left;
+        let end =
+            rest.as_bytes()[middle..].iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| middle + at + 1);
+        let (piece, behind) = rest.split_at(end);
+        let lines = line_ends(piece);
+        pieces.push((piece, number, lines + 1));
+        number += u32::try_from(lines).unwrap_or(u32::MAX);
+        rest = behind;
+    }
+    std::thread::scope(|scope| {
+        let mut pieces = pieces.into_iter();
+        let own = pieces.next();
+        let others: Vec<_> = pieces
+            .map(|(piece, number, lines)| scope.spawn(move || read_part(path, piece, number, lines, hasher)))
+            .collect();
+        let own = own.map(|(piece, number, lines)| read_part(path, piece, number, lines, hasher));
+        let others = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        own.into_iter().chain(others).collect()
+    })
+}
+
+/// Reads a part of a list, whose first line has this number and which has at most so many lines.
+fn read_part(path: &Arc<Path>, text: &str, first: u32, lines: usize, hasher: &RandomState) -> Part {
+    /// What a name takes in a set besides its text, the line end included.
+    const BESIDE: usize = 8;
+    let builder = Builder::new(hasher, lines, text.len() + lines * BESIDE);
+    let mut part = Part { builder, findings: Findings::default(), shared: Findings::default() };
+    let (mut rest, mut number, mut wire) = (text, first, [0; MAX_NAME]);
+    while !rest.is_empty() {
+        let plain = plain::read_line(rest.as_bytes(), &mut wire);
+        let end = match plain {
+            Some(Plain { kind, length, end })
+                if kind == Kind::Exact || shared_suffix::registry_of_wire(&wire[..length]).is_none() =>
+            {
+                part.builder.add(kind, &wire[..length], number, 1);
+                end
+            }
+            _ => {
+                let end = rest.find('\n').map_or(rest.len(), |newline| newline + 1);
+                part.read_line(path, &rest[..end], number);
+                end
+            }
+        };
+        rest = &rest[end..];
+        number += 1;
+    }
+    part
+}
+
+impl Part {
+    /// Reads a line of any form.
+    fn read_line(&mut self, path: &Arc<Path>, line: &str, number: u32) {
+        let diagnostic = |severity, word: &str, message: String| {
+            let start = offset_in(line, word);
+            let source = Source::new(Arc::clone(path), line);
+            let found = source.diagnostic(severity, (start..start + word.len()).into(), message);
+            on_line(number, found)
+        };
+        let content = line.split('#').next().unwrap_or(line);
+        for word in hostnames(content) {
+            let pattern = match Pattern::parse(word) {
+                Ok(pattern) => pattern,
+                Err(error) => {
+                    self.findings.add(Severity::Error, || {
+                        let help = if error.is_everything { "write the hostnames that are meant" } else { &error.help };
+                        diagnostic(Severity::Error, word, error.to_string()).help(help)
+                    });
+                    continue;
+                }
+            };
+            if let Pattern::Below(name) = &pattern
+                && shared_suffix::registry(name) == Some(Registry::Provider)
+            {
+                self.shared.add(Severity::Warning, || {
+                    diagnostic(Severity::Warning, word, shared_message(&pattern)).help(SHARED_HELP)
+                });
+            }
+            let (kind, wire) = Kind::of(&pattern);
+            self.builder.add(kind, wire, number, column(line, word));
+        }
+        if let Some(word) = second_word(content) {
+            self.findings.add(Severity::Error, || {
+                let message = format!("{} follows a hostname on the same line", quoted(word));
+                diagnostic(Severity::Error, word, message).help("write one hostname a line")
+            });
+        }
+    }
+}
+
+/// Finds lines by their number; cheap when asked in rising order.
+struct Lines<'t> {
+    /// The file.
+    path: &'t Arc<Path>,
+    /// The text from the line on that was asked for last.
+    rest: &'t str,
+    /// The number of that line.
+    number: u32,
+}
+
+impl<'t> Lines<'t> {
+    /// Starts at the first line.
+    fn new(path: &'t Arc<Path>, text: &'t str) -> Self {
+        Self { path, rest: text, number: 1 }
+    }
+
+    /// Returns a warning about a pattern on the line asked for last or one behind it.
+    fn warning(&mut self, entry: Match<'_>, message: String) -> Diagnostic {
+        let (line, column) = entry.line_and_column();
+        while self.number < line {
+            self.rest = self.rest.split_once('\n').map_or("", |(_, behind)| behind);
+            self.number += 1;
+        }
+        let text = self.rest.split('\n').next().unwrap_or_default();
+        let source = Source::new(Arc::clone(self.path), text);
+        on_line(line, source.diagnostic_at(Severity::Warning, 1, column, message))
+    }
+}
+
+/// Returns a diagnostic about a line that was taken for itself as one about the line of that number.
+fn on_line(number: u32, diagnostic: Diagnostic) -> Diagnostic {
+    let place = Place { line: number, ..diagnostic.place };
+    Diagnostic { place, ..diagnostic }
+}
+
+/// Counts line ends, a block at a time: a sum of octets is made in vectors, one of larger numbers slowly.
+fn line_ends(text: &str) -> usize {
+    let count = |block: &[u8]| block.iter().map(|&byte| u8::from(byte == b'\n')).sum::<u8>();
+    text.as_bytes().chunks(usize::from(u8::MAX)).map(|block| usize::from(count(block))).sum()
 }
 
 /// Returns the hostnames of a line without its comment: its first word, or in a hosts file what follows the address.
@@ -144,12 +267,6 @@ fn column(line: &str, word: &str) -> u32 {
     u32::try_from(before.chars().count() + 1).unwrap_or(u32::MAX)
 }
 
-/// Returns the span of `word`, a part of `line`, which starts at `offset`.
-fn span_of(offset: usize, line: &str, word: &str) -> Span {
-    let start = offset + offset_in(line, word);
-    (start..start + word.len()).into()
-}
-
 /// Returns where `part` starts in `whole`, of which it is a slice.
 fn offset_in(whole: &str, part: &str) -> usize {
     part.as_ptr().addr() - whole.as_ptr().addr()
@@ -175,14 +292,11 @@ const OWN_NAMES: &[&str] = &[
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     /// Reads a list and returns its patterns with their places, or the errors.
     fn read(text: &str) -> Result<Vec<String>, Vec<String>> {
-        let source = Source::new(Path::new("l.txt"), text);
-        match ListFile::read(&source, &RandomState::new()) {
+        match ListFile::read(&Path::new("l.txt").into(), text, &RandomState::new()) {
             Ok(list) => Ok(list.set.iter().map(|found| format!("{found} {}", found.place())).collect()),
             Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
         }
@@ -214,6 +328,20 @@ mod tests {
     }
 
     #[test]
+    fn a_list_read_by_several_threads_has_the_places_of_its_lines() {
+        let lines: Vec<_> = (1..=20_000).map(|line| format!("host{line}.some.example.test")).collect();
+        let mut text = lines.join("\r\n");
+        assert!(text.len() > 1 << 19, "{}", text.len());
+        let expected: Vec<_> = lines.iter().zip(1..).map(|(name, line)| format!("{name} l.txt:{line}:1")).collect();
+        assert_eq!(read(&text).unwrap(), expected);
+        text += "\nhost7.some.example.test\n bad:1";
+        let errors = read(&text).unwrap_err();
+        assert!(errors[0].starts_with("l.txt:20001:1: `host7.some.example.test` is listed twice"), "{errors:?}");
+        assert!(errors[0].ends_with("(l.txt:7:1: first listed here)"), "{errors:?}");
+        assert!(errors[1].starts_with("l.txt:20002:2: "), "{errors:?}");
+    }
+
+    #[test]
     fn a_list_without_hostnames_is_an_error() {
         for text in ["", "# nothing\n", "127.0.0.1 localhost\n", "\n\n"] {
             assert!(read(text).unwrap_err()[0].starts_with("l.txt: the list holds no hostname"), "{text:?}");
@@ -222,8 +350,8 @@ mod tests {
 
     #[test]
     fn duplicates_and_shared_wildcards_are_warned_of() {
-        let source = Source::new(Path::new("l.txt"), "a.test\n*.github.io\nA.test\n");
-        let list = ListFile::read(&source, &RandomState::new()).unwrap();
+        let text = "a.test\n*.github.io\nA.test\n";
+        let list = ListFile::read(&Path::new("l.txt").into(), text, &RandomState::new()).unwrap();
         assert_eq!(list.warnings.len(), 1);
         assert!(list.warnings[0].to_string().starts_with("l.txt:3:1: `a.test` is listed twice"));
         assert!(list.shared[0].to_string().starts_with("l.txt:2:1: `*.github.io` matches names that strangers"));

@@ -11,6 +11,7 @@ mod lint;
 mod list;
 pub mod name_set;
 pub mod pattern;
+mod plain;
 mod preset;
 mod read;
 mod rules;
@@ -23,7 +24,7 @@ mod tree;
 mod trial;
 
 pub use decide::{Action, Decision, Explanation, Reason, decide};
-pub use library::{Library, ReadList, Reloaded};
+pub use library::{Held, Library, ListText, ReadList, Reloaded};
 pub use rules::{Rule, Rules};
 pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Snapshot, Standing, Unrestricted};
 pub use spec::{

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use psl::Type;
 
-use crate::dns::name::LowerName;
+use crate::dns::name::{LowerName, MAX_NAME};
 
 /// Who lets strangers have names below a suffix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,18 +20,35 @@ pub enum Registry {
 /// Returns who lets strangers have names right below `base`, if that is known of anyone.
 #[must_use]
 pub fn registry(base: &LowerName) -> Option<Registry> {
-    let text = base.to_string();
+    registry_of_wire(base.as_wire())
+}
+
+/// Returns the same for a wire name; a list may have a million of them, so nothing is allocated.
+pub(super) fn registry_of_wire(base: &[u8]) -> Option<Registry> {
     // A rule `*.x` of the list makes each name below `x` a public suffix, so strangers have names two labels below
-    // `x`; the list does not call `x` itself one.
-    let below = format!("0.{text}");
-    let found = [text.as_str(), &below].into_iter().find_map(|name| {
-        let suffix = psl::suffix(name.as_bytes())?;
-        (suffix.as_bytes().len() >= text.len()).then(|| suffix.typ()).flatten()
-    });
-    match found {
+    // `x`; the list does not call `x` itself one. So a name below is looked up, too.
+    let mut text = [0; MAX_NAME + 1];
+    let below = &mut text[..base.len()];
+    below[0] = b'0';
+    below[1..].copy_from_slice(&base[..base.len() - 1]);
+    let mut at = 1;
+    while at < below.len() {
+        let length = usize::from(below[at]);
+        below[at] = b'.';
+        at += 1 + length;
+    }
+    let below = &*below;
+    let name = below.get(2..).unwrap_or_default();
+    // Where the suffix of the name below is shorter than the name, so is the name's own.
+    let is_suffix = psl::suffix(below).is_some_and(|suffix| suffix.as_bytes().len() >= name.len());
+    let typed = |text: &[u8]| {
+        let suffix = psl::suffix(text)?;
+        (suffix.as_bytes().len() >= name.len()).then(|| suffix.typ()).flatten()
+    };
+    match is_suffix.then(|| typed(name).or_else(|| typed(below))).flatten() {
         Some(Type::Icann) => Some(Registry::Icann),
         Some(Type::Private) => Some(Registry::Provider),
-        None => OWN_SET.contains(text.as_str()).then_some(Registry::Provider),
+        None => OWN_SET.contains(name).then_some(Registry::Provider),
     }
 }
 
@@ -39,11 +56,11 @@ pub fn registry(base: &LowerName) -> Option<Registry> {
 const OWN: &str = include_str!("shared_suffixes.txt");
 
 /// The suffixes of [`OWN`] and the names above them: a wildcard there spans them.
-static OWN_SET: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
+static OWN_SET: LazyLock<HashSet<&'static [u8]>> = LazyLock::new(|| {
     let suffixes = OWN.lines().map(|line| line.split('#').next().unwrap_or(line).trim());
     let above =
         |suffix: &'static str| std::iter::successors(Some(suffix), |name| name.split_once('.').map(|(_, up)| up));
-    suffixes.flat_map(above).filter(|name| name.contains('.')).collect()
+    suffixes.flat_map(above).filter(|name| name.contains('.')).map(str::as_bytes).collect()
 });
 
 #[cfg(test)]
@@ -78,7 +95,8 @@ mod tests {
     #[test]
     fn our_own_list_is_canonical() {
         for suffix in OWN_SET.iter() {
-            assert_eq!(LowerName::from_text(suffix).unwrap().to_string(), *suffix);
+            let suffix = std::str::from_utf8(suffix).unwrap();
+            assert_eq!(LowerName::from_text(suffix).unwrap().to_string(), suffix);
         }
     }
 }

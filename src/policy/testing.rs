@@ -9,7 +9,7 @@ use crate::dns::rtype::RecordType;
 use crate::document::Diagnostic;
 
 use super::decide::{Decision, decide};
-use super::library::{Library, Reloaded};
+use super::library::{Library, ListText, Reloaded};
 use super::snapshot::Snapshot;
 use super::tree::{Binding, Bindings, Tree};
 
@@ -61,7 +61,7 @@ impl Directory {
 
     /// Loads it for the first time.
     pub(super) fn start(&self) -> Result<(Library, Vec<Diagnostic>), Vec<Diagnostic>> {
-        Library::start(&self.tree, &mut |path| self.list(path), &self.bindings)
+        Library::start(&self.tree, &mut |path, _| self.list(path), &self.bindings)
     }
 
     /// Loads it for the first time; it has to be good.
@@ -71,7 +71,7 @@ impl Directory {
 
     /// Loads it again.
     pub(super) fn reload(&self, library: &Library) -> Reloaded {
-        library.reload(&self.tree, &mut |path| self.list(path), &self.bindings)
+        library.reload(&self.tree, &mut |path, _| self.list(path), &self.bindings)
     }
 
     /// Returns the errors of a first load, as lines.
@@ -85,8 +85,9 @@ impl Directory {
     }
 
     /// Reads a list.
-    fn list(&self, path: &Path) -> Result<Arc<str>, String> {
-        self.lists.get(path).cloned().unwrap_or_else(|| Err("not found".to_owned()))
+    fn list(&self, path: &Path) -> Result<ListText, String> {
+        let text = self.lists.get(path).cloned().unwrap_or_else(|| Err("not found".to_owned()));
+        text.map(|text| ListText::Text(text.to_string()))
     }
 }
 

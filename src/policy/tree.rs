@@ -1,6 +1,6 @@
 //! What the outside hands in: the texts of the policy files, and what hostgate.toml says about policies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +15,9 @@ pub struct Tree {
     pub files: BTreeMap<PathBuf, Result<Arc<str>, String>>,
     /// Folders that cannot be read, and why: what was known below them stays as it was, rather than being gone.
     pub unreadable: BTreeMap<PathBuf, String>,
+    /// The files that are not as they were in the tree that was loaded before, if that is known; then there is nothing
+    /// unreadable, now or before.
+    pub changed: Option<BTreeSet<PathBuf>>,
 }
 
 /// Which policies apply to addresses in no client.

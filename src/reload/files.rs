@@ -1,9 +1,9 @@
-//! Reading what policies are made of: the policies directory and the single files it refers to.
+//! Reading single files: the configuration, lists, and for [`super::tree`] the policies.
 //!
 //! Files that have not changed since the last look are not read again, as `git` does it: the same inode, size and
 //! times, and a modification time that lies far enough back that a later write would have moved it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -12,27 +12,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::bounds::{MAX_DEPTH, MAX_ENTRIES, MAX_FILE};
+use crate::bounds::MAX_FILE;
+use crate::policy::{Held, ListText};
 
+/// A file of more octets than this is read into room for the largest: glibc gives a block of that size back to the
+/// system when it is freed, and smaller ones not always. Room that is not written to takes no memory.
+const LARGE: u64 = 1 << 20;
 /// A file changed more recently than this before it was read may change again under the same times.
 const RACY: Duration = Duration::from_secs(2);
 
 /// A file's text, or why there is none.
 pub(crate) type Text = Result<Arc<str>, String>;
 
-/// What a look at the policies directory found.
-#[derive(Default)]
-pub(crate) struct Found {
-    /// Every `*.toml` by its path as shown to people, `presets/` included.
-    pub(crate) files: BTreeMap<PathBuf, Text>,
-    /// Folders below the root that cannot be read, and why.
-    pub(crate) unreadable: BTreeMap<PathBuf, String>,
-    /// What to be told about changes of: the tree, and where symlinks lead.
-    pub(crate) followed: Followed,
-}
-
 /// What to be told about changes of.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Followed {
     /// The directories to watch.
     pub(crate) directories: BTreeSet<PathBuf>,
@@ -74,15 +67,40 @@ impl Followed {
 /// How often a file that changes while it is read is read again; then another event will come for it.
 const READ_TRIES: usize = 3;
 
-/// What is known of files from earlier looks.
+/// What is known of single files from earlier looks.
 #[derive(Default)]
 pub(crate) struct Files {
     /// Texts by path, with the stamp they were read under.
-    known: HashMap<PathBuf, (Stamp, Text)>,
+    known: HashMap<PathBuf, (Stamp, Arc<str>)>,
+    /// The stamps under which list files were read; their texts are not kept.
+    lists: HashMap<PathBuf, Stamp>,
     /// Paths asked for since the last [`Files::forget_unused`].
     used: HashSet<PathBuf>,
     /// Files that somebody is writing to.
-    unfinished: HashSet<PathBuf>,
+    pub(super) unfinished: Unfinished,
+}
+
+/// Files that somebody is writing to: they cannot be read until they are closed.
+#[derive(Default)]
+pub(crate) struct Unfinished {
+    /// Their paths.
+    paths: HashSet<PathBuf>,
+    /// Device and inode of each: it may have other names.
+    ids: HashSet<(u64, u64)>,
+}
+
+impl Unfinished {
+    /// Takes these paths.
+    pub(crate) fn of(paths: HashSet<PathBuf>) -> Self {
+        let ids = paths.iter().filter_map(|path| Stamp::at(path)).map(Stamp::id).collect();
+        Self { paths, ids }
+    }
+
+    /// Returns whether the file at `path` is one of them; `stamp` is its own.
+    pub(super) fn holds(&self, path: &Path, stamp: Option<Stamp>) -> bool {
+        !self.paths.is_empty()
+            && (self.paths.contains(path) || stamp.is_some_and(|stamp| self.ids.contains(&stamp.id())))
+    }
 }
 
 /// What tells one state of a file from another without reading it.
@@ -96,6 +114,8 @@ pub(crate) struct Stamp {
     modified: (i64, i64),
     /// Change time, seconds and nanoseconds.
     changed: (i64, i64),
+    /// Names it has.
+    names: u64,
 }
 
 impl Stamp {
@@ -106,6 +126,7 @@ impl Stamp {
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
+            names: metadata.nlink(),
         }
     }
 
@@ -119,6 +140,11 @@ impl Stamp {
         self.id
     }
 
+    /// Returns whether the file has no other name (hard link).
+    pub(super) fn has_one_name(self) -> bool {
+        self.names == 1
+    }
+
     /// Returns whether a write within a clock tick of the last one could have left the stamp as it is.
     fn is_racy(&self, now: SystemTime) -> bool {
         let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -128,73 +154,9 @@ impl Stamp {
 }
 
 impl Files {
-    /// Reads every `*.toml` at any depth below `root`, symlinks followed, names that begin with a dot skipped.
-    ///
-    /// # Errors
-    /// `root` itself cannot be read: then nothing is known about any file, which is not the same as no files.
-    pub(crate) fn read_tree(&mut self, root: &Path) -> io::Result<Found> {
-        let mut found = Found::default();
-        let mut walk = Walk { entries: 0, path: Vec::new() };
-        self.read_directory(root, &mut walk, &mut found)?;
-        Ok(found)
-    }
-
-    /// Reads one directory of the tree.
-    fn read_directory(&mut self, directory: &Path, walk: &mut Walk, found: &mut Found) -> io::Result<()> {
-        let metadata = fs::metadata(directory)?;
-        let id = (metadata.dev(), metadata.ino());
-        if walk.path.contains(&id) {
-            // A symlink to a directory above; what it leads to is being read already.
-            return Ok(());
-        }
-        let entries = fs::read_dir(directory)?;
-        found.followed.add_directory(directory);
-        walk.path.push(id);
-        for entry in entries {
-            let entry = entry?;
-            walk.entries += 1;
-            let path = entry.path();
-            let name = entry.file_name();
-            if name.as_encoded_bytes().starts_with(b".") {
-                continue;
-            }
-            let is_toml = path.extension().is_some_and(|extension| extension == "toml");
-            let kind = entry.file_type()?;
-            if kind.is_symlink() {
-                found.followed.add_file(&path);
-            }
-            // A dangling symlink is a file that cannot be read, not one that is not there.
-            let is_directory = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
-            if walk.entries > MAX_ENTRIES {
-                return Err(io::Error::other(format!("more than {MAX_ENTRIES} files and directories")));
-            }
-            if is_toml {
-                let text = self.read(&path);
-                found.files.insert(path, text);
-            } else if is_directory && walk.path.len() < MAX_DEPTH {
-                let depth = walk.path.len();
-                if let Err(error) = self.read_directory(&path, walk, found) {
-                    walk.path.truncate(depth);
-                    found.unreadable.insert(path, error.to_string());
-                }
-            }
-        }
-        walk.path.pop();
-        Ok(())
-    }
-
-    /// Sets the files that somebody is writing to: they cannot be read until they are closed.
-    pub(crate) fn set_unfinished(&mut self, unfinished: HashSet<PathBuf>) {
-        self.unfinished = unfinished;
-    }
-
     /// Returns whether somebody is writing to the file at `path`, which may be a symlink.
     pub(crate) fn is_unfinished(&self, path: &Path) -> bool {
-        !self.unfinished.is_empty()
-            && (self.unfinished.contains(path)
-                || fs::canonicalize(path).is_ok_and(|real| {
-                    self.unfinished.iter().any(|other| fs::canonicalize(other).is_ok_and(|other| other == real))
-                }))
+        self.unfinished.holds(path, Stamp::at(path))
     }
 
     /// Returns a file's text, from an earlier look when it has not changed since.
@@ -202,55 +164,86 @@ impl Files {
     /// The error says why it cannot be used: missing, a directory, too large, not UTF-8.
     pub(crate) fn read(&mut self, path: &Path) -> Text {
         self.used.insert(path.to_owned());
-        if self.is_unfinished(path) {
-            return Err("it is being written to: it is read when its writer has closed it".to_owned());
-        }
-        let now = SystemTime::now();
-        let mut stamp = Stamp::at(path);
-        if let (Some((known, text)), Some(stamp)) = (self.known.get(path), stamp)
-            && *known == stamp
-            && text.is_ok()
-        {
-            return text.clone();
-        }
-        let mut text = read_text(path);
-        for _ in 0..READ_TRIES {
-            let after = Stamp::at(path);
-            if after == stamp {
-                break;
-            }
-            // It changed while it was read: what was read may be half of each.
-            stamp = after;
-            text = read_text(path);
-        }
-        match stamp {
-            Some(stamp) if !stamp.is_racy(now) => {
-                self.known.insert(path.to_owned(), (stamp, text.clone()));
-            }
-            _ => {
-                self.known.remove(path);
-            }
-        }
+        let known = self.known.get(path).map(|(stamp, text)| (*stamp, Arc::clone(text)));
+        let read = read_unless(path, known.as_ref().map(|(stamp, _)| *stamp), &self.unfinished);
+        let text = read.text_or(known.map(|(_, text)| text));
+        match (read.firm, &text) {
+            (Some(stamp), Ok(text)) => self.known.insert(path.to_owned(), (stamp, Arc::clone(text))),
+            _ => self.known.remove(path),
+        };
         text
     }
 
-    /// Forgets the texts of files that were not asked for since the last call.
+    /// Reads a list file, unless what it holds is `held` and it has not changed since.
+    ///
+    /// The error is as that of [`Files::read`].
+    pub(crate) fn read_list(&mut self, path: &Path, held: Held) -> Result<ListText, String> {
+        self.used.insert(path.to_owned());
+        let known = self.lists.get(path).copied().filter(|_| held == Held::Yes);
+        let read = read_unless(path, known, &self.unfinished);
+        match read.firm {
+            Some(stamp) => self.lists.insert(path.to_owned(), stamp),
+            None => self.lists.remove(path),
+        };
+        Ok(read.text?.map_or(ListText::Unchanged, ListText::Text))
+    }
+
+    /// Forgets files that were not asked for since the last call.
     pub(crate) fn forget_unused(&mut self) {
         let used = std::mem::take(&mut self.used);
         self.known.retain(|path, _| used.contains(path));
+        self.lists.retain(|path, _| used.contains(path));
     }
 }
 
-/// A walk through the tree.
-struct Walk {
-    /// Entries seen so far.
-    entries: usize,
-    /// Device and inode of each directory from the root to here.
-    path: Vec<(u64, u64)>,
+/// What a look at a file came to.
+pub(super) struct Looked {
+    /// Its text; nothing where it is as it was before.
+    text: Result<Option<String>, String>,
+    /// Its stamp.
+    pub(super) stamp: Option<Stamp>,
+    /// The same, where it was read and need not be read again under it.
+    pub(super) firm: Option<Stamp>,
+}
+
+impl Looked {
+    /// Returns the text: what was read, or what was known where that has not changed.
+    pub(super) fn text_or(&self, known: Option<Arc<str>>) -> Text {
+        match &self.text {
+            Ok(Some(text)) => Ok(Arc::from(text.as_str())),
+            Ok(None) => known.ok_or_else(|| "it was not read".to_owned()),
+            Err(why) => Err(why.clone()),
+        }
+    }
+}
+
+/// Reads a file, unless it is as it was when it got the stamp `known`.
+pub(super) fn read_unless(path: &Path, known: Option<Stamp>, unfinished: &Unfinished) -> Looked {
+    let now = SystemTime::now();
+    let mut stamp = Stamp::at(path);
+    if unfinished.holds(path, stamp) {
+        let text = Err("it is being written to: it is read when its writer has closed it".to_owned());
+        return Looked { text, stamp, firm: None };
+    }
+    if known.is_some() && known == stamp {
+        return Looked { text: Ok(None), stamp, firm: stamp };
+    }
+    let mut text = read_text(path);
+    for _ in 0..READ_TRIES {
+        let after = Stamp::at(path);
+        if after == stamp {
+            break;
+        }
+        // It changed while it was read: what was read may be half of each.
+        stamp = after;
+        text = read_text(path);
+    }
+    let firm = stamp.filter(|stamp| text.is_ok() && !stamp.is_racy(now));
+    Looked { text: text.map(Some), stamp, firm }
 }
 
 /// Reads a regular file of at most [`MAX_FILE`] octets as UTF-8.
-fn read_text(path: &Path) -> Text {
+fn read_text(path: &Path) -> Result<String, String> {
     let plain = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::PermissionDenied => {
@@ -271,7 +264,7 @@ fn read_text(path: &Path) -> Text {
         return Err(format!("{} octets are too many: at most {MAX_FILE} are read; split the file", metadata.len()));
     }
     let bytes = read_bounded(&file, metadata.len()).map_err(plain)?;
-    String::from_utf8(bytes).map(Arc::from).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let before = &error.as_bytes()[..at];
         let line = 1 + before.iter().filter(|octet| **octet == b'\n').count();
@@ -283,7 +276,8 @@ fn read_text(path: &Path) -> Text {
 
 /// Reads to the end, but never more than the limit, should the file grow meanwhile.
 fn read_bounded(file: &File, expected: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
+    let capacity = if expected > LARGE { MAX_FILE + 1 } else { expected + 1 };
+    let mut bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or(0));
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE {
         return Err(io::Error::other(format!("more than {MAX_FILE} octets")));
@@ -294,47 +288,6 @@ fn read_bounded(file: &File, expected: u64) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
-
-    #[test]
-    fn the_tree_is_every_toml_at_any_depth_but_dot_names() {
-        let root = tempfile::tempdir().unwrap();
-        let at = |name: &str| root.path().join(name);
-        fs::create_dir_all(at("team/deep")).unwrap();
-        fs::create_dir_all(at(".git")).unwrap();
-        for name in ["a.toml", "team/deep/b.toml", ".hidden.toml", ".git/c.toml", "notes.txt", "a.toml~", ".a.toml.swp"]
-        {
-            fs::write(at(name), name).unwrap();
-        }
-        symlink(root.path(), at("team/loop")).unwrap();
-        symlink("nowhere", at("dangling.toml")).unwrap();
-        fs::create_dir(at("directory.toml")).unwrap();
-        let found = Files::default().read_tree(root.path()).unwrap();
-        let names: Vec<_> = found.files.keys().map(|path| path.strip_prefix(root.path()).unwrap()).collect();
-        assert_eq!(names, ["a.toml", "dangling.toml", "directory.toml", "team/deep/b.toml"].map(Path::new));
-        assert_eq!(&*found.files[&at("a.toml")].clone().unwrap(), "a.toml");
-        assert_eq!(found.files[&at("dangling.toml")].clone().unwrap_err(), "there is no such file");
-        assert!(found.files[&at("directory.toml")].clone().unwrap_err().contains("is a directory"));
-    }
-
-    #[test]
-    fn a_mounted_config_map_is_followed_to_its_data() {
-        let root = tempfile::tempdir().unwrap();
-        let at = |name: &str| root.path().join(name);
-        fs::create_dir(at("..1")).unwrap();
-        fs::write(at("..1/a.toml"), "one").unwrap();
-        symlink("..1", at("..data")).unwrap();
-        symlink("..data/a.toml", at("a.toml")).unwrap();
-        let mut files = Files::default();
-        let found = files.read_tree(root.path()).unwrap();
-        assert_eq!(found.files.len(), 1);
-        assert!(found.followed.directories.contains(&fs::canonicalize(at("..1")).unwrap()));
-        fs::create_dir(at("..2")).unwrap();
-        fs::write(at("..2/a.toml"), "two").unwrap();
-        symlink("..2", at("..data_tmp")).unwrap();
-        fs::rename(at("..data_tmp"), at("..data")).unwrap();
-        assert_eq!(&*files.read_tree(root.path()).unwrap().files[&at("a.toml")].clone().unwrap(), "two");
-    }
 
     #[test]
     fn files_that_cannot_be_read_say_why_and_what_to_do() {
@@ -354,6 +307,7 @@ mod tests {
         for text in ["one", "two", "six"] {
             fs::write(&path, text).unwrap();
             assert_eq!(&*files.read(&path).unwrap(), text);
+            assert_eq!(files.read_list(&path, Held::Yes), Ok(ListText::Text(text.to_owned())));
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod files;
 mod progress;
+mod tree;
 pub(crate) mod upstreams;
 mod watch;
 
@@ -13,21 +14,24 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::files::{Files, Followed, Found};
+use self::files::{Files, Followed, Unfinished};
 pub(crate) use self::progress::{Progress, State};
+use self::tree::Directory;
 use self::upstreams::Chosen;
 pub(crate) use self::watch::Waker;
-use self::watch::{Wake, Watch};
+use self::watch::{Changes, Wake, Watch};
 use crate::config::{self, Config};
 use crate::document::Diagnostic;
 use crate::engine::{Engine, View};
-use crate::policy::{Bindings, Library, Tree};
+use crate::policy::{Bindings, Library};
 use crate::systemd;
 use crate::upstream::Upstreams;
 
 /// Policies that loaded, before anything is bound or served.
 pub(crate) struct Loaded {
-    /// What was read.
+    /// The policies directory.
+    directory: Directory,
+    /// What is known of single files.
     files: Files,
     /// The last good version of each file, and the snapshot in force.
     library: Library,
@@ -50,7 +54,9 @@ pub(crate) struct Reloader {
     config: Config,
     /// Our own addresses, which are no upstreams.
     listeners: Vec<SocketAddr>,
-    /// Texts of files.
+    /// The policies directory.
+    directory: Directory,
+    /// What is known of single files.
     files: Files,
     /// Policies.
     library: Library,
@@ -80,19 +86,20 @@ impl Loaded {
         if !circular.is_empty() {
             return Err(circular);
         }
-        let mut files = Files::default();
+        let (mut directory, mut files) = (Directory::default(), Files::default());
         let root = &config.policies;
-        let mut found = files.read_tree(root).map_err(|error| vec![unreadable(root, &error)])?;
-        let mut followed = std::mem::take(&mut found.followed);
-        if found.files.is_empty() {
+        let read = directory.read(root, &Changes::Anything, &Unfinished::default());
+        read.map_err(|error| vec![unreadable(root, &error)])?;
+        if directory.tree.files.is_empty() {
             let message = "there is no policy file (*.toml) in this directory";
             let help = "write one, as policies/example.toml of the sources shows; without a policy all would be denied";
             return Err(vec![Diagnostic::about_file(root, message).help(help)]);
         }
-        let tree = tree(root, found);
-        let (library, warnings) = Library::start(&tree, &mut |path| files.read(path), &bindings(config))?;
+        let mut read_list = |path: &Path, held| files.read_list(path, held);
+        let (library, warnings) = Library::start(&directory.tree, &mut read_list, &bindings(config))?;
+        let mut followed = directory.followed.clone();
         library.list_paths().for_each(|path| followed.add_file(path));
-        Ok(Self { files, library, followed, warnings })
+        Ok(Self { directory, files, library, followed, warnings })
     }
 
     /// Reads a file that the configuration names besides the policies.
@@ -122,6 +129,7 @@ impl Reloader {
             started_with: config.clone(),
             config,
             listeners,
+            directory: loaded.directory,
             files: loaded.files,
             library: loaded.library,
             upstreams,
@@ -171,36 +179,36 @@ impl Reloader {
         self.watch.follow(followed)
     }
 
-    /// Reads everything, swaps what is good and tells what is not; returns what to watch.
+    /// Reads what may have changed, swaps what is good and tells what is not; returns what to watch.
     fn look(&mut self, asked: bool) -> Followed {
         let mut errors = Vec::new();
         let mut held_back = Vec::new();
-        self.files.set_unfinished(self.watch.unfinished());
+        let changes = self.watch.changes();
+        let changes = if asked { Changes::Anything } else { changes };
+        self.files.unfinished = Unfinished::of(self.watch.unfinished());
         let new_config = self.read_config(&mut errors, &mut held_back);
         let mut followed = Followed::default();
         let mut warnings = Vec::new();
         let before = Arc::clone(self.library.snapshot());
-        match self.files.read_tree(&self.config.policies) {
-            Err(error) => {
-                held_back.push(self.config.policies.clone());
-                errors.push(unreadable(&self.config.policies, &error));
+        let read = self.directory.read(&self.config.policies, &changes, &self.files.unfinished);
+        if let Err(error) = read {
+            held_back.push(self.config.policies.clone());
+            errors.push(unreadable(&self.config.policies, &error));
+        } else {
+            followed = self.directory.followed.clone();
+            let files = &mut self.files;
+            let mut read_list = |path: &Path, held| files.read_list(path, held);
+            let reloaded = self.library.reload(&self.directory.tree, &mut read_list, &bindings(&new_config));
+            // A policy that does not exist, named in the configuration, holds back the whole of it.
+            if !self.config_path.as_ref().is_some_and(|path| reloaded.held_back.contains(path)) {
+                self.take_config(new_config);
             }
-            Ok(mut found) => {
-                followed = std::mem::take(&mut found.followed);
-                let tree = tree(&self.config.policies, found);
-                let files = &mut self.files;
-                let reloaded = self.library.reload(&tree, &mut |path| files.read(path), &bindings(&new_config));
-                // A policy that does not exist, named in the configuration, holds back the whole of it.
-                if !self.config_path.as_ref().is_some_and(|path| reloaded.held_back.contains(path)) {
-                    self.take_config(new_config);
-                }
-                let (bad, fine): (Vec<_>, Vec<_>) = reloaded.diagnostics.into_iter().partition(Diagnostic::is_error);
-                errors.extend(bad);
-                warnings = fine;
-                held_back.extend(reloaded.held_back);
-                self.library = reloaded.library;
-                self.files.forget_unused();
-            }
+            let (bad, fine): (Vec<_>, Vec<_>) = reloaded.diagnostics.into_iter().partition(Diagnostic::is_error);
+            errors.extend(bad);
+            warnings = fine;
+            held_back.extend(reloaded.held_back);
+            self.library = reloaded.library;
+            self.files.forget_unused();
         }
         self.choose_upstreams(&mut errors, &mut held_back);
         self.publish(&before);
@@ -350,11 +358,6 @@ fn state(library: &Library, warnings: &[Diagnostic], chosen: &Chosen) -> State {
         clients: snapshot.clients().len(),
         upstream_error: chosen.error.clone(),
     }
-}
-
-/// Returns what was found, as the policies take it.
-fn tree(root: &Path, found: Found) -> Tree {
-    Tree { root: root.to_owned(), files: found.files, unreadable: found.unreadable }
 }
 
 /// Returns the policies that the configuration names.

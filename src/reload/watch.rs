@@ -1,7 +1,8 @@
 //! Being told that something changed: the only use of `notify`.
 //!
 //! Directories are watched, never files: a watch on a file goes deaf when the file is renamed over, and sees nothing
-//! of a symlink swap. Any event but an access means "look again"; what changed is found out by looking.
+//! of a symlink swap. Any event but an access means "look again"; what changed is found out by looking, at the files
+//! that events name where only files changed, and else at everything.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
@@ -11,14 +12,16 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::files::{Followed, Stamp};
-use crate::bounds::MAX_WRITING;
+use crate::bounds::{MAX_CHANGED, MAX_WRITING};
 
 /// How long nothing must have happened before a change is looked at: editors and copies come in several steps.
 const QUIET: Duration = Duration::from_millis(50);
+/// The same when every change is a whole one: a file was closed after it was written, or renamed into place.
+const WHOLE: Duration = Duration::from_millis(10);
 /// How long a change waits at most when events keep coming.
 const PATIENCE: Duration = Duration::from_millis(400);
 /// How long a look waits for files that are being written to. Then it goes on without them: until its writer closes it,
@@ -40,6 +43,31 @@ pub(crate) enum Wake {
     Stop,
 }
 
+/// Where something changed since the last look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Changes {
+    /// Anything may have.
+    Anything,
+    /// At these paths, absolute ones, and nothing but files: each was written to, came, went or got another name.
+    Files(HashSet<PathBuf>),
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self::Files(HashSet::new())
+    }
+}
+
+impl Changes {
+    /// Adds changes at paths.
+    fn add(&mut self, paths: &[PathBuf]) {
+        match self {
+            Self::Files(all) if all.len() < MAX_CHANGED => all.extend(paths.iter().cloned()),
+            _ => *self = Self::Anything,
+        }
+    }
+}
+
 /// Bits of [`Signals::bits`].
 const CHANGED: u8 = 1;
 /// A reload was asked for.
@@ -57,6 +85,54 @@ struct Signals {
     writing: Mutex<HashMap<PathBuf, Instant>>,
     /// Names of files whose content matters, besides `*.toml`.
     names: Mutex<HashSet<OsString>>,
+    /// What changed, and how.
+    changed: Mutex<Changed>,
+}
+
+/// What changed since the last look.
+#[derive(Default)]
+struct Changed {
+    /// Where.
+    changes: Changes,
+    /// Paths of changes that are likely to be a step of several: a file that came and was not closed yet, that went, or
+    /// that was renamed away.
+    steps: HashSet<PathBuf>,
+}
+
+impl Changed {
+    /// Takes an event of files that matter, or may.
+    fn take(&mut self, event: &Event) {
+        match event.kind {
+            EventKind::Create(CreateKind::File) | EventKind::Remove(RemoveKind::File) => {
+                self.steps.extend(event.paths.iter().cloned());
+            }
+            EventKind::Modify(ModifyKind::Name(RenameMode::From)) => self.steps.extend(event.paths.iter().cloned()),
+            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => {
+                // What was made under another name and is now in place; an editor's backup goes the other way.
+                let is_toml = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "toml");
+                if let [from, to] = event.paths.as_slice()
+                    && !is_toml(from)
+                    && is_toml(to)
+                {
+                    self.steps.remove(from);
+                }
+                self.steps.retain(|path| event.paths.last() != Some(path));
+            }
+            EventKind::Modify(ModifyKind::Name(RenameMode::To))
+            | EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                self.steps.retain(|path| !event.paths.contains(path));
+            }
+            EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => {}
+            _ => {
+                self.changes = Changes::Anything;
+                self.steps.extend(event.paths.iter().cloned());
+            }
+        }
+        if event.need_rescan() || event.paths.is_empty() {
+            self.changes = Changes::Anything;
+        }
+        self.changes.add(&event.paths);
+    }
 }
 
 impl Signals {
@@ -70,13 +146,19 @@ impl Signals {
     /// Takes an event from the kernel.
     fn take(&self, event: notify::Result<Event>) {
         // An error may hide events.
-        let Ok(event) = event else { return self.raise(CHANGED) };
+        let Ok(event) = event else {
+            self.anything();
+            return self.raise(CHANGED);
+        };
         // What else is written beside the files that matter (a log, say) is none of our business; whatever comes, goes
         // or changes its name may be.
         let is_content = matches!(event.kind, EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)));
         let is_close = matches!(event.kind, EventKind::Access(AccessKind::Close(AccessMode::Write)));
         if (is_content || is_close) && !event.paths.is_empty() && !event.paths.iter().any(|path| self.matters(path)) {
             return;
+        }
+        if is_close || !event.kind.is_access() {
+            self.changed.lock().unwrap_or_else(PoisonError::into_inner).take(&event);
         }
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         match event.kind {
@@ -97,6 +179,16 @@ impl Signals {
         }
         drop(writing);
         self.raise(CHANGED);
+    }
+
+    /// Notes that anything may have changed.
+    fn anything(&self) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).changes = Changes::Anything;
+    }
+
+    /// Returns whether every change so far is a whole one.
+    fn is_whole(&self) -> bool {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).steps.is_empty() && !self.is_writing()
     }
 
     /// Returns whether the content of a file is looked at.
@@ -163,9 +255,16 @@ impl Watch {
     /// Starts with nothing watched.
     pub(crate) fn new() -> Self {
         let (poke, pokes) = mpsc::sync_channel(1);
-        let signals =
-            Arc::new(Signals { bits: AtomicU8::new(0), poke, writing: Mutex::default(), names: Mutex::default() });
+        let signals = Arc::new(Signals {
+            bits: AtomicU8::new(0),
+            poke,
+            writing: Mutex::default(),
+            names: Mutex::default(),
+            changed: Mutex::default(),
+        });
         let raised = Arc::clone(&signals);
+        // What happens before everything is watched goes unnoticed.
+        signals.anything();
         let watcher = notify::recommended_watcher(move |event| raised.take(event))
             .inspect_err(|error| tracing::warn!(%error, "no change notification; send SIGHUP after a change"))
             .ok();
@@ -193,6 +292,7 @@ impl Watch {
                 self.pokes.recv().map_err(|_| RecvTimeoutError::Disconnected)
             };
             if poked == Err(RecvTimeoutError::Timeout) {
+                self.signals.anything();
                 return Wake::Changed;
             }
             self.settle();
@@ -209,12 +309,21 @@ impl Watch {
     fn settle(&self) {
         let first = Instant::now();
         while self.signals.bits.load(Ordering::SeqCst) == CHANGED {
-            let is_quiet = self.pokes.recv_timeout(QUIET) == Err(RecvTimeoutError::Timeout);
+            let quiet = if self.signals.is_whole() { WHOLE } else { QUIET };
+            let is_quiet = self.pokes.recv_timeout(quiet) == Err(RecvTimeoutError::Timeout);
             let patience = if self.signals.is_writing() { WRITING } else { PATIENCE };
             if first.elapsed() >= patience || (is_quiet && !self.signals.is_writing()) {
                 break;
             }
         }
+    }
+
+    /// Returns where something changed since this was last asked. To be asked before [`Watch::unfinished`]: a file that
+    /// somebody begins to write in between is named by the next look's changes.
+    pub(crate) fn changes(&self) -> Changes {
+        let changed = std::mem::take(&mut *self.signals.changed.lock().unwrap_or_else(PoisonError::into_inner));
+        // Without a complete watch, events tell nothing of what did not happen.
+        if self.incomplete || self.watcher.is_none() { Changes::Anything } else { changed.changes }
     }
 
     /// Returns the files that somebody has begun to write and not yet closed: what they hold is not to be used.
@@ -261,6 +370,9 @@ impl Watch {
                     }
                 }
             }
+        }
+        if added {
+            self.signals.anything();
         }
         added
     }

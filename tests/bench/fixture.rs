@@ -12,7 +12,7 @@ use hostgate::dns::query::{self, Parsed, Query, Transport};
 use hostgate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
 use hostgate::dns::rtype::RecordType;
 use hostgate::engine::cache::{Cache, Hit, Settings};
-use hostgate::policy::{self, Action, Asker, Bindings, Library, Policy, Snapshot, Tree};
+use hostgate::policy::{self, Action, Asker, Bindings, Library, ListText, Policy, Snapshot, Tree};
 
 /// How many queries of each kind go round.
 pub(crate) const ROUND: usize = 1000;
@@ -41,8 +41,8 @@ impl Fixture {
                     [client.c]\nsources = ['127.0.0.0/8']\npolicy = 'p'\n";
         let mut tree = Tree { root: "p".into(), ..Tree::default() };
         tree.files.insert("p/p.toml".into(), Ok(text.into()));
-        let list: Arc<str> = list.concat().into();
-        let (library, _) = Library::start(&tree, &mut |_| Ok(Arc::clone(&list)), &Bindings::default())
+        let list = list.concat();
+        let (library, _) = Library::start(&tree, &mut |_, _| Ok(ListText::Text(list.clone())), &Bindings::default())
             .expect("the policy is well-formed");
         let allowed: Vec<_> =
             (0..ROUND).map(|number| query(&format!("www.{}", hostname(number * 7 % hostnames)), with_opt)).collect();

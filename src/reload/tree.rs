@@ -1,0 +1,319 @@
+//! Reading the policies directory: all of it, or only the files that are known to have changed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files::{Followed, Stamp, Unfinished, read_unless};
+use super::watch::Changes;
+use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
+use crate::policy::Tree;
+
+/// The policies directory as it was last read.
+#[derive(Default)]
+pub(crate) struct Directory {
+    /// Its files.
+    pub(super) tree: Tree,
+    /// What to be told about changes of: the tree, and where symlinks lead.
+    pub(super) followed: Followed,
+    /// The stamps under which files were read; those are left off that may change again under the same stamp.
+    stamps: HashMap<PathBuf, Stamp>,
+    /// Where everything is that the tree is made of, if that is in one place each.
+    plain: Option<Plain>,
+}
+
+/// A tree in which every file has one name, so that a change under that name is all that changed.
+struct Plain {
+    /// The root, absolute; no symlink leads there.
+    root: PathBuf,
+    /// The directories of the tree by the paths that events have.
+    directories: HashMap<PathBuf, PathBuf>,
+}
+
+impl Directory {
+    /// Reads every `*.toml` at any depth below `root`, symlinks followed, names that begin with a dot skipped. Files that
+    /// did not change, as far as is known, are not read again; where only the files in `changes` did, nothing else is
+    /// looked at.
+    ///
+    /// # Errors
+    /// `root` itself cannot be read: then nothing is known about any file, which is not the same as no files.
+    pub(crate) fn read(&mut self, root: &Path, changes: &Changes, unfinished: &Unfinished) -> io::Result<()> {
+        if let Changes::Files(paths) = changes
+            && self.tree.root == root
+            && let Some(changed) = self.read_changed(paths, unfinished)
+        {
+            self.tree.changed = Some(changed);
+            return Ok(());
+        }
+        // Whatever comes of it, nothing is built on what was known before.
+        self.plain = None;
+        let mut walk = Walk { before: self, unfinished, entries: 0, path: Vec::new(), found: Found::default() };
+        walk.read_directory(root)?;
+        let Found { files, unreadable, followed, stamps, is_plain } = walk.found;
+        self.plain = is_plain.then(|| Plain::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
+        self.tree = Tree { root: root.to_owned(), files: files.into_iter().collect(), unreadable, changed: None };
+        (self.followed, self.stamps) = (followed, stamps);
+        Ok(())
+    }
+
+    /// Reads the files of the tree among `paths`; returns their paths, or nothing where something else may have changed.
+    fn read_changed(&mut self, paths: &HashSet<PathBuf>, unfinished: &Unfinished) -> Option<BTreeSet<PathBuf>> {
+        let plain = self.plain.as_ref()?;
+        let mut changed = BTreeSet::new();
+        for path in paths {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return None };
+            let Some(directory) = plain.directories.get(parent) else {
+                // It is beside the tree, unless the tree is at or below it.
+                if plain.root.starts_with(path) {
+                    return None;
+                }
+                continue;
+            };
+            if name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let shown = directory.join(name);
+            let is_toml = shown.extension().is_some_and(|extension| extension == "toml");
+            match fs::symlink_metadata(&shown) {
+                Ok(metadata) if metadata.is_file() && metadata.nlink() == 1 => {}
+                // A directory that is gone took its files along.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !plain.directories.contains_key(path) => {}
+                _ => return None,
+            }
+            if is_toml {
+                changed.insert(shown);
+            }
+        }
+        for path in &changed {
+            let read = read_unless(path, None, unfinished);
+            self.stamps.remove(path);
+            if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                self.tree.files.remove(path);
+                continue;
+            }
+            self.stamps.extend(read.firm.map(|stamp| (path.clone(), stamp)));
+            self.tree.files.insert(path.clone(), read.text_or(None));
+        }
+        Some(changed)
+    }
+}
+
+impl Plain {
+    /// Returns where a tree without links is; nothing where a symlink leads to its root.
+    fn of(root: &Path, followed: &Followed) -> Option<Self> {
+        // As `notify` makes paths absolute.
+        let here = std::env::current_dir().ok()?;
+        let absolute = here.join(root);
+        if fs::canonicalize(root).ok()? != absolute {
+            return None;
+        }
+        let directories = followed.directories.iter().map(|path| (here.join(path), path.clone())).collect();
+        Some(Self { root: absolute, directories })
+    }
+}
+
+/// A walk through the tree.
+struct Walk<'w> {
+    /// What was known before.
+    before: &'w Directory,
+    /// Files that somebody is writing to.
+    unfinished: &'w Unfinished,
+    /// Entries seen so far.
+    entries: usize,
+    /// Device and inode of each directory from the root to here.
+    path: Vec<(u64, u64)>,
+    /// What was found so far.
+    found: Found,
+}
+
+/// What a walk finds.
+struct Found {
+    /// As [`Tree::files`].
+    files: Vec<(PathBuf, Result<Arc<str>, String>)>,
+    /// As [`Tree::unreadable`].
+    unreadable: BTreeMap<PathBuf, String>,
+    /// As [`Directory::followed`].
+    followed: Followed,
+    /// As [`Directory::stamps`].
+    stamps: HashMap<PathBuf, Stamp>,
+    /// Whether every file has one name only.
+    is_plain: bool,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self {
+            files: Vec::new(),
+            unreadable: BTreeMap::new(),
+            followed: Followed::default(),
+            stamps: HashMap::new(),
+            is_plain: true,
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// Reads one directory of the tree.
+    fn read_directory(&mut self, directory: &Path) -> io::Result<()> {
+        let metadata = fs::metadata(directory)?;
+        let id = (metadata.dev(), metadata.ino());
+        if self.path.contains(&id) {
+            // A symlink to a directory above; what it leads to is being read already.
+            return Ok(());
+        }
+        let entries = fs::read_dir(directory)?;
+        self.found.followed.add_directory(directory);
+        self.path.push(id);
+        for entry in entries {
+            let entry = entry?;
+            self.entries += 1;
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let path = entry.path();
+            let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+            let kind = entry.file_type()?;
+            if kind.is_symlink() {
+                self.found.followed.add_file(&path);
+                self.found.is_plain = false;
+            }
+            // A dangling symlink is a file that cannot be read, not one that is not there.
+            let is_directory = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
+            if self.entries > MAX_ENTRIES {
+                return Err(io::Error::other(format!("more than {MAX_ENTRIES} files and directories")));
+            }
+            if is_toml {
+                self.read_file(path);
+            } else if is_directory && self.path.len() < MAX_DEPTH {
+                let depth = self.path.len();
+                if let Err(error) = self.read_directory(&path) {
+                    self.path.truncate(depth);
+                    self.found.unreadable.insert(path, error.to_string());
+                }
+            }
+        }
+        self.path.pop();
+        Ok(())
+    }
+
+    /// Reads one file, unless it is as it was before.
+    fn read_file(&mut self, path: PathBuf) {
+        let before = match self.before.tree.files.get(&path) {
+            Some(Ok(text)) => self.before.stamps.get(&path).map(|stamp| (*stamp, text)),
+            _ => None,
+        };
+        let read = read_unless(&path, before.map(|(stamp, _)| stamp), self.unfinished);
+        let text = read.text_or(before.map(|(_, text)| Arc::clone(text)));
+        self.found.is_plain &= read.stamp.is_none_or(Stamp::has_one_name);
+        self.found.stamps.extend(read.firm.map(|stamp| (path.clone(), stamp)));
+        self.found.files.push((path, text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Reads the directory.
+    fn read(directory: &mut Directory, root: &Path, changes: &Changes) -> Tree {
+        directory.read(root, changes, &Unfinished::default()).unwrap();
+        directory.tree.clone()
+    }
+
+    #[test]
+    fn the_tree_is_every_toml_at_any_depth_but_dot_names() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir_all(at("team/deep")).unwrap();
+        fs::create_dir_all(at(".git")).unwrap();
+        for name in ["a.toml", "team/deep/b.toml", ".hidden.toml", ".git/c.toml", "notes.txt", "a.toml~", ".a.toml.swp"]
+        {
+            fs::write(at(name), name).unwrap();
+        }
+        symlink(root.path(), at("team/loop")).unwrap();
+        symlink("nowhere", at("dangling.toml")).unwrap();
+        fs::create_dir(at("directory.toml")).unwrap();
+        let found = read(&mut Directory::default(), root.path(), &Changes::Anything);
+        let names: Vec<_> = found.files.keys().map(|path| path.strip_prefix(root.path()).unwrap()).collect();
+        assert_eq!(names, ["a.toml", "dangling.toml", "directory.toml", "team/deep/b.toml"].map(Path::new));
+        assert_eq!(&*found.files[&at("a.toml")].clone().unwrap(), "a.toml");
+        assert_eq!(found.files[&at("dangling.toml")].clone().unwrap_err(), "there is no such file");
+        assert!(found.files[&at("directory.toml")].clone().unwrap_err().contains("is a directory"));
+    }
+
+    #[test]
+    fn a_mounted_config_map_is_followed_to_its_data() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir(at("..1")).unwrap();
+        fs::write(at("..1/a.toml"), "one").unwrap();
+        symlink("..1", at("..data")).unwrap();
+        symlink("..data/a.toml", at("a.toml")).unwrap();
+        let mut directory = Directory::default();
+        let found = read(&mut directory, root.path(), &Changes::Anything);
+        assert_eq!(found.files.len(), 1);
+        assert!(directory.followed.directories.contains(&fs::canonicalize(at("..1")).unwrap()));
+        fs::create_dir(at("..2")).unwrap();
+        fs::write(at("..2/a.toml"), "two").unwrap();
+        symlink("..2", at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        // Only a full look sees it: nothing happened under the file's name.
+        let none = Changes::Files(HashSet::new());
+        assert_eq!(read(&mut directory, root.path(), &none).files[&at("a.toml")].as_deref(), Ok("two"));
+    }
+
+    #[test]
+    fn files_that_changed_are_read_and_others_not_looked_at() {
+        let root = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(root.path()).unwrap();
+        let at = |name: &str| root.join(name);
+        for name in ["a.toml", "b.toml", "c.toml"] {
+            fs::write(at(name), "one").unwrap();
+        }
+        fs::create_dir(at("team")).unwrap();
+        let mut directory = Directory::default();
+        assert_eq!(read(&mut directory, &root, &Changes::Anything).files.len(), 3);
+        for name in ["a.toml", "b.toml", "team/d.toml", "list.txt"] {
+            fs::write(at(name), "two").unwrap();
+        }
+        fs::remove_file(at("c.toml")).unwrap();
+        let mut look = |names: &[&str]| {
+            let changes = Changes::Files(names.iter().map(|name| at(name)).collect());
+            let tree = read(&mut directory, &root, &changes);
+            let text = |name: &str| tree.files.get(&at(name)).and_then(|text| text.clone().ok());
+            let texts =
+                ["a.toml", "b.toml", "c.toml", "team/d.toml"].map(|name| text(name).unwrap_or_default().to_string());
+            (texts.join(" "), tree.changed.map(|changed| changed.len()))
+        };
+        assert_eq!(look(&["a.toml", "list.txt", ".a.toml.swp"]), ("two one one ".to_owned(), Some(1)));
+        assert_eq!(look(&["c.toml", "team/d.toml", "../beside"]), ("two one  two".to_owned(), Some(2)));
+        // A directory, or the root's own name: anything may have changed.
+        assert_eq!(look(&["team"]), ("two two  two".to_owned(), None));
+        fs::write(at("a.toml"), "six").unwrap();
+        assert_eq!(look(&[""]), ("six two  two".to_owned(), None));
+    }
+
+    #[test]
+    fn a_file_with_another_name_is_seen_under_both() {
+        for link in [|from: &Path, to: &Path| fs::hard_link(from, to), |from: &Path, to: &Path| symlink(from, to)] {
+            let root = tempfile::tempdir().unwrap();
+            let root = fs::canonicalize(root.path()).unwrap();
+            let (one, two) = (root.join("a.toml"), root.join("b.toml"));
+            fs::write(&one, "one").unwrap();
+            let mut directory = Directory::default();
+            // Also one that comes later.
+            read(&mut directory, &root, &Changes::Anything);
+            link(&one, &two).unwrap();
+            read(&mut directory, &root, &Changes::Files([two.clone()].into()));
+            fs::write(&one, "two").unwrap();
+            let tree = read(&mut directory, &root, &Changes::Files([one].into()));
+            assert_eq!(tree.files[&two].as_deref(), Ok("two"));
+        }
+    }
+}
