@@ -1,6 +1,6 @@
 //! Puts the files that go into force together: definitions by id, and the snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -10,6 +10,7 @@ use super::client_index::ClientIndex;
 use super::compile::{Compiled, Definitions, Lists};
 use super::conflict::Files;
 use super::hash::ContentHasher;
+use super::library::local::Changed;
 use super::name_set::NameSet;
 use super::preset::shared_hasher;
 use super::rules::Rules;
@@ -51,6 +52,38 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     snapshot.default = bindings.default_policy.as_ref().map(bind);
     snapshot.listeners = bindings.listeners.iter().map(|binding| binding.as_ref().map(bind)).collect();
     snapshot
+}
+
+/// Makes the snapshot that follows `before` when some files say something else about what they defined before.
+pub(super) fn changed(before: &Snapshot, compiled: &Compiled, changes: &[&Changed]) -> Snapshot {
+    let mut policies = HashMap::new();
+    let mut next = Snapshot { hash: String::new(), ..before.clone() };
+    for Changed { before, after } in changes {
+        for (before, after) in before.policies.iter().zip(&after.policies) {
+            if let Some(policy) = compiled.policy(&after.id.value) {
+                policies.insert(Arc::as_ptr(before), policy);
+                next.policies.insert(Arc::clone(&after.id.value), Arc::clone(policy));
+            }
+        }
+        for spec in &after.blueprints {
+            next.blueprints.insert(Arc::clone(&spec.id.value), Blueprint { spec: Arc::clone(spec) });
+        }
+        for spec in &after.clients {
+            if let Ok(index) = next.clients.binary_search_by(|client| client.id().cmp(&spec.id.value)) {
+                next.clients[index].spec = Arc::clone(spec);
+            }
+        }
+    }
+    let clients = next.clients.iter_mut().map(|client| &mut client.bound);
+    let others = next.listeners.iter_mut().chain([&mut next.default]).flatten();
+    for bound in clients.chain(others) {
+        if let Bound::Policy(policy) = bound
+            && let Some(after) = policies.get(&Arc::as_ptr(&policy.spec))
+        {
+            *policy = Arc::clone(after);
+        }
+    }
+    next
 }
 
 /// Returns the hash of everything that goes into force: equal contents have equal hashes, wherever they lie.

@@ -1,11 +1,12 @@
 //! The effective lists of each policy, made once and kept while nothing they come from changes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use crate::document::Diagnostic;
 
+use super::library::local::Changed;
 use super::lint;
 use super::list::ListFile;
 use super::name_set::{NameSet, Via};
@@ -101,6 +102,27 @@ impl Compiled {
             next.policies.insert(Arc::clone(id), compiled);
         }
         next
+    }
+
+    /// Returns the same with what the policies of some files say now; nothing where other policies are made of them, or
+    /// where something is to be told. Each of them includes what it did before.
+    pub(super) fn with_changed(&self, changes: &[&Changed]) -> Option<Self> {
+        let before = changes.iter().flat_map(|change| &change.before.policies);
+        let before: HashSet<_> = before.map(Arc::as_ptr).collect();
+        let is_made_of_them =
+            |group: &Arc<Group>| group.ingredients.included.iter().any(|(_, spec)| before.contains(&Arc::as_ptr(spec)));
+        if self.groups.values().any(is_made_of_them) {
+            return None;
+        }
+        let mut next = self.clone();
+        for spec in changes.iter().flat_map(|change| &change.after.policies) {
+            let policy = next.policies.get_mut(&spec.id.value)?;
+            *policy = CompiledPolicy::make(spec, &policy.group);
+            if !policy.warnings.is_empty() {
+                return None;
+            }
+        }
+        Some(next)
     }
 
     /// Returns a policy or preset.

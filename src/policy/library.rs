@@ -57,6 +57,8 @@ pub struct Library {
     compiled: Compiled,
     /// What is in force.
     snapshot: Arc<Snapshot>,
+    /// All that is told of it, if everything on disk is in force.
+    settled: Option<Arc<[Diagnostic]>>,
 }
 
 /// What a reload did.
@@ -100,6 +102,13 @@ enum Seen {
     Absent,
 }
 
+impl Seen {
+    /// Returns the fingerprint of a text.
+    fn fingerprint(text: &str) -> Self {
+        Self::Fingerprint(text.len(), shared_hasher().hash_one(text))
+    }
+}
+
 /// How the first load and a reload differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -125,6 +134,7 @@ impl Library {
             bindings: Bindings::default(),
             compiled: Compiled::default(),
             snapshot: Arc::new(Snapshot::empty()),
+            settled: None,
         };
         let Reloaded { library, diagnostics, .. } = nothing.advance(tree, lists, bindings, Phase::Start);
         if diagnostics.iter().any(Diagnostic::is_error) { Err(diagnostics) } else { Ok((library, diagnostics)) }
@@ -136,7 +146,28 @@ impl Library {
     /// together hold back those that changed. Failing tests hold back everything. What is gone is gone.
     #[must_use]
     pub fn reload(&self, tree: &Tree, lists: ReadList<'_>, bindings: &Bindings) -> Reloaded {
-        self.advance(tree, lists, bindings, Phase::Reload)
+        // What is read of a list here is not read again on the other way.
+        let mut read = BTreeMap::new();
+        if let Some(changed) = tree.changed.as_ref().filter(|_| self.settled.is_some()) {
+            for (path, known) in &self.lists {
+                let text = lists(path, Held::Yes);
+                let is_same = match &text {
+                    Ok(ListText::Unchanged) => true,
+                    Ok(ListText::Text(text)) => known.seen == Seen::fingerprint(text),
+                    Err(_) => false,
+                };
+                if !is_same {
+                    read.insert(path.clone(), text);
+                }
+            }
+            if read.is_empty()
+                && let Some(reloaded) = self.advance_locally(tree, changed, bindings)
+            {
+                return reloaded;
+            }
+        }
+        let mut lists = |path: &Path, held| read.remove(path).unwrap_or_else(|| lists(path, held));
+        self.advance(tree, &mut lists, bindings, Phase::Reload)
     }
 
     /// Returns what is in force.
@@ -205,10 +236,17 @@ impl Library {
             list.in_force = used.get(path).cloned();
             true
         });
-        let library = Self { files, lists, bindings: chosen_bindings, compiled, snapshot };
         let Report { diagnostics, held_back } = report;
-        let held_back = held_back.into_iter().collect();
-        Reloaded { library, swapped: !unchanged, diagnostics: in_order(diagnostics), held_back }
+        let held_back: Vec<_> = held_back.into_iter().collect();
+        let diagnostics = in_order(diagnostics);
+        let is_settled = held_back.is_empty()
+            && tree.unreadable.is_empty()
+            && files.values().all(Known::is_settled)
+            && lists.values().all(Known::is_settled)
+            && !diagnostics.iter().any(Diagnostic::is_error);
+        let settled = is_settled.then(|| Arc::from(diagnostics.as_slice()));
+        let library = Self { files, lists, bindings: chosen_bindings, compiled, snapshot, settled };
+        Reloaded { library, swapped: !unchanged, diagnostics, held_back }
     }
 
     /// Reads the policy files that changed.
@@ -385,7 +423,13 @@ impl Library {
             bindings: self.bindings.clone(),
             compiled: self.compiled.clone(),
             snapshot: Arc::clone(&self.snapshot),
+            settled: None,
         }
+    }
+
+    /// Returns the same lists again.
+    fn share_lists(&self) -> BTreeMap<PathBuf, Known<ListFile>> {
+        self.lists.iter().map(|(path, list)| (path.clone(), list.share())).collect()
     }
 }
 
@@ -403,6 +447,14 @@ impl<T> Known<T> {
             is_good: self.is_good,
             diagnostics: Arc::clone(&self.diagnostics),
             in_force: self.in_force.clone(),
+        }
+    }
+
+    /// Returns whether what it holds is in force.
+    fn is_settled(&self) -> bool {
+        match (&self.read, &self.in_force) {
+            (Some(read), Some(in_force)) => self.is_good && Arc::ptr_eq(read, in_force),
+            _ => false,
         }
     }
 
@@ -453,7 +505,7 @@ impl Known<FileSpec> {
 impl Known<ListFile> {
     /// Reads a list unless it holds what it held before.
     fn of_list(path: &Path, text: &str, before: Option<&Self>) -> Self {
-        let seen = Seen::Fingerprint(text.len(), shared_hasher().hash_one(text));
+        let seen = Seen::fingerprint(text);
         if let Some(before) = before.filter(|before| before.seen == seen) {
             return before.share();
         }
@@ -581,5 +633,6 @@ fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     diagnostics
 }
 
+pub(super) mod local;
 #[cfg(test)]
 mod tests;

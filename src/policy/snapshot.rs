@@ -16,7 +16,7 @@ use super::rules::Rules;
 use super::spec::{AllowedCidr, BlueprintSpec, ClientSpec, Cname, Mode, Phase, PolicySpec, PrivateAnswers, QueryTypes};
 
 /// The policies, blueprints and clients in force.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The number of this snapshot, one more at each swap, from 1.
     pub generation: u64,

@@ -9,7 +9,7 @@ use crate::dns::rtype::RecordType;
 use crate::document::Diagnostic;
 
 use super::decide::{Decision, decide};
-use super::library::{Library, ListText, Reloaded};
+use super::library::{Held, Library, ListText, Reloaded};
 use super::snapshot::Snapshot;
 use super::tree::{Binding, Bindings, Tree};
 
@@ -20,6 +20,8 @@ pub(super) struct Directory {
     pub(super) tree: Tree,
     /// The list files.
     pub(super) lists: BTreeMap<PathBuf, Result<Arc<str>, String>>,
+    /// Whether lists that were read before have not changed since.
+    pub(super) lists_are_as_before: bool,
     /// What hostgate.toml says.
     pub(super) bindings: Bindings,
 }
@@ -61,7 +63,7 @@ impl Directory {
 
     /// Loads it for the first time.
     pub(super) fn start(&self) -> Result<(Library, Vec<Diagnostic>), Vec<Diagnostic>> {
-        Library::start(&self.tree, &mut |path, _| self.list(path), &self.bindings)
+        Library::start(&self.tree, &mut |path, held| self.list(path, held), &self.bindings)
     }
 
     /// Loads it for the first time; it has to be good.
@@ -71,7 +73,7 @@ impl Directory {
 
     /// Loads it again.
     pub(super) fn reload(&self, library: &Library) -> Reloaded {
-        library.reload(&self.tree, &mut |path, _| self.list(path), &self.bindings)
+        library.reload(&self.tree, &mut |path, held| self.list(path, held), &self.bindings)
     }
 
     /// Returns the errors of a first load, as lines.
@@ -85,7 +87,10 @@ impl Directory {
     }
 
     /// Reads a list.
-    fn list(&self, path: &Path) -> Result<ListText, String> {
+    fn list(&self, path: &Path, held: Held) -> Result<ListText, String> {
+        if self.lists_are_as_before && held == Held::Yes {
+            return Ok(ListText::Unchanged);
+        }
         let text = self.lists.get(path).cloned().unwrap_or_else(|| Err("not found".to_owned()));
         text.map(|text| ListText::Text(text.to_string()))
     }

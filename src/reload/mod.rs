@@ -190,6 +190,7 @@ impl Reloader {
         let mut followed = Followed::default();
         let mut warnings = Vec::new();
         let before = Arc::clone(self.library.snapshot());
+        let mut replaced = None;
         let read = self.directory.read(&self.config.policies, &changes, &self.files.unfinished);
         if let Err(error) = read {
             held_back.push(self.config.policies.clone());
@@ -207,11 +208,13 @@ impl Reloader {
             errors.extend(bad);
             warnings = fine;
             held_back.extend(reloaded.held_back);
-            self.library = reloaded.library;
+            replaced = Some(std::mem::replace(&mut self.library, reloaded.library));
             self.files.forget_unused();
         }
         self.choose_upstreams(&mut errors, &mut held_back);
         self.publish(&before);
+        // Freeing what was kept of many files takes its time, so it comes after what everybody waits for.
+        drop(replaced);
         self.tell(&before, &errors, &held_back, &warnings, asked);
         self.library.list_paths().for_each(|path| followed.add_file(path));
         followed

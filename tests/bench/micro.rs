@@ -18,7 +18,7 @@ mod fixture;
 /// How long each part is done.
 const SPENT: Duration = Duration::from_millis(500);
 /// Numbers of hostnames in the policy: a walk of labels should not feel them.
-const HOSTNAMES: &[usize] = &[1_000, 100_000];
+const HOSTNAMES: &[usize] = &[1_000, 100_000, 1_000_000];
 
 fn main() {
     let measures = std::env::args().any(|word| word == "--bench");

@@ -606,3 +606,101 @@ fn large_lists_are_shared_and_not_read_again() {
     assert!(reloaded.swapped);
     assert_eq!(set(&reloaded.library), set(&library));
 }
+
+/// Files of which each edit in [`EDITS`] changes one.
+const MANY: &[(&str, &str)] = &[
+    ("a.toml", A),
+    ("base.toml", "[policy.base]\nallowed_hostnames = [\"base.test\"]\n[policy.own]\n"),
+    (
+        "c.toml",
+        "[policy.c]\ninclude = [\"base\"]\nallowed_hostnames_files = [\"l.txt\"]\n[blueprint.b]\nruntime_policy = \"c\"\n\
+         [client.c]\nsources = [\"192.0.2.9\"]\nblueprint = \"b\"\n[[test]]\nclient = \"c\"\nname = \"base.test\"\nexpect = \"allow\"\n",
+    ),
+    ("l.txt", "l.test\n"),
+];
+
+/// A file, what of it becomes what, and whether that is a change of what policies say alone.
+const EDITS: &[(&str, &str, &str, bool)] = &[
+    ("a.toml", "\"a.test\"", "\"other.test\"", true),
+    ("c.toml", "include", "denied_hostnames = [\"l.test\"]\ninclude", true),
+    ("c.toml", "[client.c]", "# a comment\n\n[client.c]", true),
+    ("c.toml", "include", "mode = \"audit\"\ninclude", true),
+    // Something is to be told of it, or others are made of it.
+    ("a.toml", "\"a.test\"", "\"a.test\", \"*.strange.github.io\", \"*.github.io\"", false),
+    ("base.toml", "base.test", "base2.test", false),
+    ("base.toml", "[policy.own]\n", "[policy.own]\nmode = \"audit\"\n", false),
+    // Ids, references, sources, tests.
+    ("a.toml", "[policy.a]", "[policy.more]\n[policy.a]", false),
+    ("c.toml", "runtime_policy", "build_policy", false),
+    ("c.toml", "192.0.2.9", "192.0.2.10", false),
+    ("c.toml", "include = [\"base\"]", "include = []", false),
+    ("c.toml", "include = [\"base\"]", "denied_hostnames = [\"base.test\"]\ninclude = [\"base\"]", false),
+    ("c.toml", "blueprint = \"b\"", "policy = \"a\"", false),
+    // Bad ones, also together with others.
+    ("c.toml", "include", "include = 1\ninclude", false),
+    ("c.toml", "\"base\"", "\"bse\"", false),
+    ("c.toml", "192.0.2.9", "192.0.2.1", false),
+    ("l.txt", "l.test", "m.test", false),
+    ("l.txt", "l.test", "", false),
+];
+
+/// Returns all that a reload comes to.
+fn outcome(reloaded: &Reloaded) -> Vec<String> {
+    let snapshot = reloaded.library.snapshot();
+    let mut all = vec![format!("{} {} {}", snapshot.generation, snapshot.hash, reloaded.swapped)];
+    all.extend(lines(&reloaded.diagnostics));
+    all.push(format!("{:?}", reloaded.held_back));
+    for source in ["192.0.2.1", "192.0.2.9", "192.0.2.10", "192.0.2.77"] {
+        for name in ["a.test", "other.test", "base.test", "base2.test", "l.test", "m.test"] {
+            let decision = ask(snapshot, source, name);
+            all.push(format!("{source} {name} {} {:?}", decision.explain(), decision.rule.map(|rule| rule.place())));
+        }
+    }
+    all.extend(snapshot.clients().map(|client| format!("{} {}", client.id(), client.place())));
+    all.extend(snapshot.blueprints().map(|blueprint| format!("{} {}", blueprint.id(), blueprint.place())));
+    all.extend(snapshot.policies().map(|policy| format!("{} {}", policy.id(), policy.place())));
+    all
+}
+
+/// Writes a file with one piece of text in place of another, and says that nothing else changed.
+fn edit(directory: &mut Directory, file: &str, from: &str, to: &str) {
+    let path = Path::new("p").join(file);
+    let is_list = path.extension().is_some_and(|extension| extension == "txt");
+    let text = if is_list { directory.lists.get(&path) } else { directory.tree.files.get(&path) };
+    let text = text.unwrap().clone().unwrap().replacen(from, to, 1);
+    directory.write(file, &text);
+    directory.tree.changed = Some(if is_list { [].into() } else { [path].into() });
+    directory.lists_are_as_before = !is_list;
+}
+
+#[test]
+fn only_what_policies_say_by_themselves_is_changed_locally() {
+    for &(file, from, to, is_local) in EDITS.iter().filter(|edit| edit.0 != "l.txt") {
+        let mut directory = Directory::of(MANY);
+        let library = directory.library();
+        edit(&mut directory, file, from, to);
+        let changed = directory.tree.changed.clone().unwrap();
+        let reloaded = library.advance_locally(&directory.tree, &changed, &directory.bindings);
+        assert_eq!(reloaded.is_some(), is_local, "{file}: {from} to {to}");
+    }
+}
+
+#[test]
+fn what_is_known_to_have_changed_alone_is_read_with_the_same_outcome_as_everything() {
+    for &(first, from, to, _) in EDITS {
+        for &(second, again, then, _) in EDITS {
+            let mut directory = Directory::of(MANY);
+            directory.default_policy("a");
+            let (mut with, mut without) = (directory.library(), directory.library());
+            // Each reload builds on what the one before it left; the last edit takes the first one back.
+            for (file, from, to) in [(first, from, to), (second, again, then), (first, to, from)] {
+                edit(&mut directory, file, from, to);
+                let one = directory.reload(&with);
+                (directory.tree.changed, directory.lists_are_as_before) = (None, false);
+                let other = directory.reload(&without);
+                assert_eq!(outcome(&one), outcome(&other), "{first}: {from} to {to}, then {second}: {again} to {then}");
+                (with, without) = (one.library, other.library);
+            }
+        }
+    }
+}
