@@ -24,7 +24,7 @@ import loads
 import machine
 import picture
 import report
-from servers import KEPT, LIMITS, RESOLVERS, SOURCES, Hostgate, Nsd, Plan, Relay
+from servers import KEPT, LIMITS, RESOLVERS, SOURCES, Hostgate, Nsd, Plan, Relay, loopback
 
 START = 120  # seconds a server may take to be ready
 FAULTS = {
@@ -289,6 +289,38 @@ class Bench:
                 print(f"round {number + 1} of {self.options.rounds}", file=sys.stderr)
         return {"rate": self.options.swap_rate, "rounds": rounds}
 
+    def reloads(self):
+        """Ours: the load of many hostnames, and one changed file among many until it is in force, asked from outside.
+
+        `files` are policies with a client each; all of them include the list of hostnames. A hostname is one pattern, and
+        two in the setting with wildcards.
+        """
+        many, few, files = max(self.options.names), 1000, max(self.options.policies)
+        settings = {
+            "few": (few, {"wildcards": False}),
+            "hostnames": (many, {"wildcards": False}),
+            "with wildcards": (many, {"wildcards": True}),
+            "files": (few, {"wildcards": False, "policies": files}),
+            "both": (many, {"wildcards": False, "policies": files}),
+        }
+        found = {}
+        for setting, (count, chosen) in settings.items():
+            names, files = loads.make_names(count), chosen.get("policies", 0)
+            # What is below a name is asked for, and by an address that is in no client where there are policies.
+            expect = (0, 1) if chosen["wildcards"] else (3, 0)
+            found[setting] = {"hostnames": count, "files": files, "seconds": []}
+            for last in [False] * (self.options.rounds - 1) + [True]:
+                with self.running(Hostgate, expect=expect, names=names, **chosen) as server:
+                    if not server:
+                        return found
+                    found[setting]["seconds"].append(server.took)
+                    if last:
+                        time.sleep(1)
+                        found[setting]["mib"] = machine.resident_mib(server.process.pid)
+                        found[setting]["peak_mib"] = machine.peak_mib(server.process.pid)
+                        found[setting]["ms"] = changes(server) if files else []
+        return found
+
     def run(self):
         """Measures the parts that were asked for."""
         meanwhile = machine.Meanwhile((self.server_core, self.load_core))
@@ -312,7 +344,36 @@ PARTS = {
     "policies": Bench.scale_policies,
     "records": Bench.records,
     "swaps": Bench.swaps,
+    "reload": Bench.reloads,
 }
+
+
+def changes(server, rounds=20):
+    """Changes one file after the other, each in another way than the one before, and returns for each how many milliseconds
+    after it was closed, or renamed into place, its client got another answer."""
+    count, taken = server.plan.options["policies"], []
+    step = max(1, count // SOURCES)
+    # What is written within two seconds before it is read is read again at the next look; that is no change of ours.
+    time.sleep(3)
+    for number in range(0, min(rounds, count // step)):
+        policy, client = number * step, str(loopback("127.1.0.1", number))
+        path = server.plan.directory / "policies" / f"p{policy}.toml"
+        name, text = f"own0.p{policy}.test", path.read_text().replace('"own0.', '"other.')
+        if machine.ask(server.plan.port, name, 2, client) != (0, 1):
+            raise SystemExit(f"{name} is not allowed before it is changed")
+        if number % 2:
+            beside = path.with_name(".beside")
+            beside.write_text(text)
+            beside.rename(path)
+        else:
+            path.write_text(text)
+        start = time.monotonic()
+        while machine.ask(server.plan.port, name, 0.5, client) != (3, 0):
+            if time.monotonic() > start + START:
+                raise SystemExit(f"{path} is not in force after {START} s")
+        taken.append((time.monotonic() - start) * 1000)
+        time.sleep(0.2)
+    return taken
 
 
 def summary(rounds):

@@ -97,13 +97,23 @@ def datagrams():
 
 def resident_mib(pid):
     """Returns the resident memory of a process and its children."""
+    return memory_mib(pid, "VmRSS:")
+
+
+def peak_mib(pid):
+    """Returns the most that was resident at once."""
+    return memory_mib(pid, "VmHWM:")
+
+
+def memory_mib(pid, key):
+    """Returns the sum of a line of /proc/PID/status over a process and its children."""
     kib = 0
     for process in family(pid):
         try:
             status = Path(f"/proc/{process}/status").read_text()
         except OSError:
             continue
-        kib += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+        kib += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith(key))
     return kib / 1024
 
 
@@ -121,12 +131,13 @@ def free_port():
     raise SystemExit("no free port on loopback")
 
 
-def ask(port, name, wait=0.5):
-    """Asks for a name's address; returns RCODE and number of answers, or None."""
+def ask(port, name, wait=0.5, source="127.0.0.1"):
+    """Asks for a name's address, from an address; returns RCODE and number of answers, or None."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     query = struct.pack("!6H", random.randrange(1 << 16), 0x0100, 1, 0, 0, 0) + labels + b"\0\0\1\0\1"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.settimeout(wait)
+        udp.bind((source, 0))
         udp.connect(("127.0.0.1", port))
         try:
             udp.send(query)

@@ -104,6 +104,28 @@ def policies(part):
     return "\n### Many policies (hostgate)\n\n" + grid(head, rows)
 
 
+def reload(part):
+    """Returns how long a load and a changed file take, and the memory."""
+    few, rows = part["few"], []
+    for setting, e in part.items():
+        seconds, ms = sorted(e["seconds"]), sorted(e["ms"])
+        more = e["hostnames"] - few["hostnames"]
+        # Files are no hostnames: their memory is told by itself.
+        base = part["files"]["mib"] if e["files"] and "files" in part else few["mib"]
+        rows.append([
+            setting,
+            f"{e['hostnames']:,}",
+            f"{e['files']:,}",
+            f"{seconds[len(seconds) // 2]:.2f} ({seconds[0]:.2f} to {seconds[-1]:.2f})",
+            f"{ms[len(ms) // 2]:.0f} ({ms[0]:.0f} to {ms[-1]:.0f})" if ms else "",
+            f"{e['mib']:.0f}",
+            f"{e['peak_mib']:.0f}",
+            f"{(e['mib'] - base) * 1048576 / more:.0f}" if more else "",
+        ])
+    head = ["", "hostnames", "files", "load s (range)", "one change, ms (range)", "MiB", "peak MiB", "bytes/hostname"]
+    return "\n### Load and reload (hostgate)\n\n" + grid(head, rows)
+
+
 def upstreams(part):
     """Returns what clients see of a faulty upstream."""
     titles = {
@@ -193,6 +215,7 @@ WRITERS = {
     "table": table,
     "names": names,
     "policies": policies,
+    "reload": reload,
     "upstreams": upstreams,
     "records": variants("Metrics and decision log (hostgate)"),
     "swaps": swaps,

@@ -26,7 +26,7 @@ class Plan:
     upstreams: list  # ports on loopback
     programs: Path  # where the compiled programs are
     hostgate: Path
-    options: dict = field(default_factory=dict)  # for hostgate: policies, decisions, admin, swapped
+    options: dict = field(default_factory=dict)  # for hostgate: policies, wildcards, decisions, admin, swapped
 
 
 class Server:
@@ -88,7 +88,8 @@ class Hostgate(Server):
         plan = self.plan
         policies, count = plan.directory / "policies", plan.options.get("policies", 0)
         policies.mkdir()
-        (policies / "names.txt").write_text("".join(f"{name}\n*.{name}\n" for name in plan.names))
+        form = "{0}\n*.{0}\n" if plan.options.get("wildcards", True) else "{0}\n"
+        (policies / "names.txt").write_text("".join(form.format(name) for name in plan.names))
         base = '[policy.base]\nallowed_hostnames_files = ["names.txt"]\n'
         if plan.options.get("swapped"):
             base += 'include = ["swapped"]\n'

@@ -21,6 +21,7 @@ mod refusals;
 mod reload;
 mod reload_config;
 mod reload_files;
+mod reload_scale;
 mod resolv_conf;
 mod service;
 mod takeover;
