@@ -52,7 +52,7 @@
 //!
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
-//! | decision records not written yet | `telemetry::decision_log::QUEUE` | dropped | `hostgate_decision_records_dropped_total` |
+//! | decision records not written yet | `telemetry::decision_log::pool::BLOCKS` of 128 KiB, and one more for each of `telemetry::decision_log::LANES` a CPU | dropped | `hostgate_decision_records_dropped_total` |
 //! | hops of an alias in a record | `engine::record::MAX_HOPS` | the rest is left out | |
 //! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error; what was in force stays | `hostgate_reload_ok` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
@@ -145,6 +145,7 @@ mod tests {
         ("dns/wire.rs", "MAX_MESSAGE"),
         ("document/place.rs", "MAX_LEN"),
         ("engine/cache.rs", "MAX_SHARDS"),
+        ("telemetry/decision_log/pool.rs", "KEPT"),
         ("policy/conflict.rs", "MOST_DEPTH"),
         ("policy/decide.rs", "MOST_LABELS"),
         ("reload/files.rs", "MAX_HOPS"),
@@ -171,7 +172,20 @@ mod tests {
         let (name, rest) = rest.split_once(": ")?;
         let is_declaration = before.trim().is_empty() || before.trim().starts_with("pub");
         let is_number = ["usize", "u64", "u32", "u16", "i32"].iter().any(|kind| rest.starts_with(kind));
-        let sounds = ["MAX_", "MOST_", "QUEUE", "LANE", "BATCH", "BACKLOG", "KEPT", "BUFFER", "LIMIT", "CONNECTIONS"];
+        let sounds = [
+            "MAX_",
+            "MOST_",
+            "QUEUE",
+            "LANE",
+            "BATCH",
+            "BACKLOG",
+            "KEPT",
+            "BUFFER",
+            "LIMIT",
+            "CONNECTIONS",
+            "LANES",
+            "BLOCKS",
+        ];
         let is_bound = sounds.iter().any(|sound| name.starts_with(sound) || name.ends_with(sound));
         (is_declaration && is_number && is_bound).then_some(name)
     }

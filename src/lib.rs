@@ -67,5 +67,5 @@ pub mod policy;
 mod reload;
 mod server;
 mod systemd;
-mod telemetry;
+pub mod telemetry;
 pub mod upstream;

@@ -253,6 +253,23 @@ pub(super) fn uncompressed_length(bytes: &[u8]) -> Result<usize, NameError> {
     }
 }
 
+/// Returns whether an octet of a label stands for itself where people read the name, and needs no escape.
+#[inline]
+pub(crate) const fn is_plain(octet: u8) -> bool {
+    /// The answer by octet.
+    const PLAIN: [bool; 256] = {
+        let mut plain = [false; 256];
+        let mut octet = 0_u8;
+        while octet < 128 {
+            plain[octet as usize] =
+                octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'*' | b'/' | b'+' | b'=' | b':');
+            octet += 1;
+        }
+        plain
+    };
+    PLAIN[octet as usize]
+}
+
 /// Writes the presentation form of a valid wire name.
 fn write_wire(f: &mut fmt::Formatter<'_>, wire: &[u8]) -> fmt::Result {
     use fmt::Write as _;
@@ -264,11 +281,10 @@ fn write_wire(f: &mut fmt::Formatter<'_>, wire: &[u8]) -> fmt::Result {
             f.write_char('.')?;
         }
         for &octet in &suffix[1..=usize::from(suffix[0])] {
-            match octet {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'*' | b'/' | b'+' | b'=' | b':' => {
-                    f.write_char(char::from(octet))?;
-                }
-                octet => write!(f, "\\{octet:03}")?,
+            if is_plain(octet) {
+                f.write_char(char::from(octet))?;
+            } else {
+                write!(f, "\\{octet:03}")?;
             }
         }
     }

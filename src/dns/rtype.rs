@@ -33,6 +33,17 @@ record_types! {
 }
 
 impl RecordType {
+    /// Returns the type's name, if it has one.
+    #[must_use]
+    pub fn name(self) -> Option<&'static str> {
+        // The two that nearly all queries ask for need no search.
+        match self {
+            Self::A => Some("A"),
+            Self::AAAA => Some("AAAA"),
+            _ => Self::NAMED.binary_search_by_key(&self.0, |(number, _)| *number).ok().map(|at| Self::NAMED[at].1),
+        }
+    }
+
     /// Returns whether the number is a question-only or meta type (RFC 6895 §3.1: 41, 128 to 255), which no
     /// record holds and no policy can allow.
     #[must_use]
@@ -44,9 +55,9 @@ impl RecordType {
 /// Writes the type's name, or `TYPE` and its number (RFC 3597 §5).
 impl fmt::Display for RecordType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Self::NAMED.binary_search_by_key(&self.0, |(number, _)| *number) {
-            Ok(index) => f.pad(Self::NAMED[index].1),
-            Err(_) => write!(f, "TYPE{}", self.0),
+        match self.name() {
+            Some(name) => f.pad(name),
+            None => write!(f, "TYPE{}", self.0),
         }
     }
 }

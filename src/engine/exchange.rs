@@ -61,7 +61,7 @@ impl Exchange<'_> {
                 self.verdict()
             }
         };
-        self.record(&verdict, out, Origin::None, None, None);
+        self.record(verdict, out, Origin::None, None, None);
     }
 
     /// Writes a denial that says why.
@@ -96,9 +96,8 @@ impl Exchange<'_> {
         let stale = (origin == Origin::Stale).then_some(Ede { code: Ede::STALE_ANSWER, text: "" });
         let mut verdict = self.verdict();
         let mut judgement = judge(response, &Rules { exchange: self, lets_pass: false });
-        if let Judgement::Denied { target } = &judgement {
+        if let Judgement::Denied { .. } = &judgement {
             verdict.reason = Reason::CnameTarget;
-            verdict.target = Some(target.clone());
             if self.decision.audited || self.asker.policy().is_some_and(|policy| policy.mode() == Mode::Audit) {
                 verdict.audited = true;
                 judgement = judge(response, &Rules { exchange: self, lets_pass: true });
@@ -123,7 +122,7 @@ impl Exchange<'_> {
             }
         }
         self.engine.metrics.origin(origin);
-        self.record(&verdict, out, origin, upstream, Some(response));
+        self.record(verdict, out, origin, upstream, Some(response));
     }
 
     /// Answers SERVFAIL, saying why (RFC 8914 §4.23, §4.24), with what an upstream itself said of it; from the cache,
@@ -149,7 +148,7 @@ impl Exchange<'_> {
                 }
             }
         }
-        self.record(&self.verdict(), out, origin, None, None);
+        self.record(self.verdict(), out, origin, None, None);
     }
 
     /// Returns the longest answer this client takes over this transport.
@@ -163,14 +162,13 @@ impl Exchange<'_> {
             action: self.decision.action.into(),
             reason: self.decision.reason.into(),
             audited: self.decision.audited,
-            target: None,
         }
     }
 
     /// Counts the query and logs its record.
     fn record(
         &self,
-        verdict: &Verdict,
+        verdict: Verdict,
         answer: &[u8],
         origin: Origin,
         upstream: Option<SocketAddr>,
@@ -178,19 +176,20 @@ impl Exchange<'_> {
     ) {
         self.engine.metrics.query(verdict.action, verdict.reason, self.asked.transport);
         let Some(log) = &self.engine.decisions else { return };
-        log.record(Record {
-            time: jiff::Timestamp::now(),
-            view: Arc::clone(self.view),
+        let record = Record {
+            generation: self.view.snapshot.generation,
+            asker: self.asker,
             asked: self.asked,
-            qname: self.query.qname.clone(),
+            qname: &self.query.qname,
             qtype: self.query.qtype,
-            verdict: verdict.clone(),
+            decision: self.decision,
+            verdict,
             rcode: Rcode(answer.get(3).map_or(0, |flags| u16::from(flags & 0x0f))),
             origin,
             upstream,
-            elapsed: self.asked.since.elapsed(),
-            response: response.map(Arc::clone),
-        });
+            response: response.map(|response| &**response),
+        };
+        log.record(|moment, line| record.write(moment, line));
     }
 }
 

@@ -8,9 +8,9 @@
 pub mod cache;
 mod exchange;
 pub mod inflight;
-pub(crate) mod outcome;
+pub mod outcome;
 mod pending;
-pub(crate) mod record;
+pub mod record;
 pub(crate) mod share;
 
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +27,6 @@ use self::inflight::{Attendance, InFlight, InFlightError, Limits};
 pub(crate) use self::outcome::{Action, Origin, Reason};
 pub(crate) use self::pending::Pending;
 use self::pending::{Counted, Waiting};
-use self::record::Record;
 use self::share::{Seat, Shares};
 use crate::bounds::{MAX_ASKING_OF_CLIENT, MAX_PENDING, MAX_PENDING_OF_CLIENT, MAX_RENEWALS};
 use crate::dns::answer::{self, TtlMode};
@@ -51,15 +50,15 @@ pub(crate) struct View {
 
 /// Who asks, and how.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked {
+pub struct Asked {
     /// The client's address.
-    pub(crate) source: IpAddr,
+    pub source: IpAddr,
     /// What the query came over.
-    pub(crate) transport: Transport,
+    pub transport: Transport,
     /// The number of the listener it came in by.
-    pub(crate) listener: usize,
+    pub listener: usize,
     /// When it was received; the same for a whole batch, as reading the clock takes about as long as parsing a query.
-    pub(crate) since: Instant,
+    pub since: Instant,
 }
 
 /// What is to be done with a query after [`Engine::step`].
@@ -98,7 +97,7 @@ pub(crate) struct Engine {
     /// Counters.
     metrics: Arc<Metrics>,
     /// The decision log, when there is one.
-    decisions: Option<DecisionLog<Record>>,
+    decisions: Option<DecisionLog>,
     /// The cache's zero time.
     epoch: Instant,
 }
@@ -127,7 +126,7 @@ impl Engine {
         view: View,
         bounds: cache::Settings,
         metrics: Arc<Metrics>,
-        decisions: Option<DecisionLog<Record>>,
+        decisions: Option<DecisionLog>,
     ) -> Self {
         Self {
             view: ArcSwap::from_pointee(view),

@@ -17,6 +17,7 @@ macro_rules! labels {
             $vis const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// Returns the label, as it stands in metrics and records.
+            #[must_use]
             $vis const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $label),+
@@ -24,6 +25,7 @@ macro_rules! labels {
             }
 
             /// Returns the position in [`Self::ALL`].
+            #[must_use]
             $vis const fn index(self) -> usize {
                 self as usize
             }
@@ -33,7 +35,7 @@ macro_rules! labels {
 
 labels! {
     /// What was done with a query.
-    pub(crate) enum Action {
+    pub enum Action {
         /// Answered with what the upstream says, or would say if it could be reached.
         Allow = "allow",
         /// Answered NXDOMAIN by policy.
@@ -47,7 +49,7 @@ labels! {
 
 labels! {
     /// Why it was done.
-    pub(crate) enum Reason {
+    pub enum Reason {
         /// An allowed entry of the policy matches.
         Rule = "rule",
         /// The policy allows all that it does not deny.
@@ -91,7 +93,7 @@ labels! {
 
 labels! {
     /// Where an answer's data came from.
-    pub(crate) enum Origin {
+    pub enum Origin {
         /// Nothing was looked up.
         None = "none",
         /// The cache.

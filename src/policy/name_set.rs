@@ -295,6 +295,13 @@ impl<'s> Match<'s> {
         &origins[behind.saturating_sub(1)].1
     }
 
+    /// Returns the file, the line and the column of [`Match::place`].
+    #[must_use]
+    pub fn position(self) -> (&'s Path, u32, u32) {
+        let (line, column) = self.line_and_column();
+        (&self.origin().path, line, column)
+    }
+
     /// Returns the place the pattern is written at.
     #[must_use]
     pub fn place(self) -> Place {

@@ -1,6 +1,7 @@
 //! The effective list of a policy: its own patterns and those that came by `include` and from list files.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::document::Place;
@@ -95,6 +96,24 @@ impl<'p> Rule<'p> {
     #[must_use]
     pub fn place(&self) -> Place {
         self.found.place()
+    }
+
+    /// Returns the wire name of the pattern, without the `*`.
+    #[must_use]
+    pub fn wire(&self) -> &'p [u8] {
+        self.found.wire()
+    }
+
+    /// Returns whether the pattern matches what is below its name, and not the name.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.found.kind() == Kind::Below
+    }
+
+    /// Returns the file, the line and the column of [`Rule::place`], without a copy.
+    #[must_use]
+    pub fn position(&self) -> (&'p Path, u32, u32) {
+        self.found.position()
     }
 
     /// Returns the policies and presets by whose `include` it came, from the outermost; none for a policy's own.

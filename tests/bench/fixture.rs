@@ -3,16 +3,21 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hostgate::dns::answer::{self, Ede, Negative, TtlMode};
 use hostgate::dns::name::LowerName;
 use hostgate::dns::query::{self, Parsed, Query, Transport};
+use hostgate::dns::rcode::Rcode;
 use hostgate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
 use hostgate::dns::rtype::RecordType;
 use hostgate::engine::cache::{Cache, Hit, Settings};
-use hostgate::policy::{self, Action, Asker, Bindings, Library, ListText, Policy, Snapshot, Tree};
+use hostgate::engine::record::{Record, Verdict};
+use hostgate::engine::{Asked, outcome};
+use hostgate::policy::{self, Action, Asker, Bindings, Decision, Library, ListText, Policy, Snapshot, Tree};
+use hostgate::telemetry::decision_log::DecisionLog;
 
 /// How many queries of each kind go round.
 pub(crate) const ROUND: usize = 1000;
@@ -78,6 +83,31 @@ impl Fixture {
         answer::from_response(&query, &response, TtlMode::Aged(age), None, limit, out);
         true
     }
+}
+
+/// A decision log that the kernel forgets at once.
+pub(crate) fn decision_log() -> DecisionLog {
+    DecisionLog::open(Path::new("/dev/null"), Arc::default()).expect("/dev/null can be written")
+}
+
+/// Records what was decided about a query that was answered without an upstream, as the engine does.
+pub(crate) fn record(log: &DecisionLog, query: &Query<'_>, asker: Asker<'_>, decision: Decision<'_>, since: Instant) {
+    let action: outcome::Action = decision.action.into();
+    let is_allowed = decision.action == Action::Allow;
+    let record = Record {
+        generation: 1,
+        asker,
+        asked: Asked { source: CLIENT, transport: Transport::Udp, listener: 0, since },
+        qname: &query.qname,
+        qtype: query.qtype,
+        decision,
+        verdict: Verdict { action, reason: decision.reason.into(), audited: decision.audited },
+        rcode: if is_allowed { Rcode::NOERROR } else { Rcode::NXDOMAIN },
+        origin: if is_allowed { outcome::Origin::Hit } else { outcome::Origin::None },
+        upstream: None,
+        response: None,
+    };
+    log.record(|moment, line| record.write(moment, line));
 }
 
 /// The policy's say on answers.

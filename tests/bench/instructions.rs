@@ -1,26 +1,56 @@
 //! Answers so many queries and ends: `instructions CASE COUNT`, for `tests/bench/instructions` to count under callgrind.
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
-use fixture::{Fixture, ROUND};
+use hostgate::policy;
+
+use fixture::{CLIENT, Fixture, ROUND, decision_log, parsed, record};
 
 mod fixture;
 
 /// What can be counted: the name, whether the queries are for allowed names, whether they have an OPT record.
-const CASES: &[(&str, bool, bool)] =
-    &[("denied", false, false), ("denied-opt", false, true), ("cached", true, false), ("cached-opt", true, true)];
+///
+/// The last two count the record in the decision log alone, with the writer's part in it.
+const CASES: &[(&str, bool, bool)] = &[
+    ("denied", false, false),
+    ("denied-opt", false, true),
+    ("cached", true, false),
+    ("cached-opt", true, true),
+    ("record-denied", false, false),
+    ("record-cached", true, false),
+];
 
 fn main() {
     let words: Vec<_> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     // Without a case, as `cargo test --all-targets` runs it: each once, to see that it works.
     let chosen = CASES.iter().filter(|(name, ..)| words.first().is_none_or(|word| word == name));
     let count = words.get(1).and_then(|word| word.parse().ok()).unwrap_or(1);
-    for &(_, allowed, with_opt) in chosen {
+    for &(name, allowed, with_opt) in chosen {
         let fixture = Fixture::new(ROUND, with_opt);
         let messages = if allowed { &fixture.allowed } else { &fixture.denied };
+        if name.starts_with("record") {
+            record_all(&fixture, messages, count);
+            continue;
+        }
         let mut out = Vec::with_capacity(1232);
         for message in messages.iter().cycle().take(count) {
             assert!(fixture.answer(black_box(message), &mut out), "it needs no upstream");
         }
     }
+}
+
+/// Records so many decisions, and waits until they are written.
+fn record_all(fixture: &Fixture, messages: &[Vec<u8>], count: usize) {
+    let asker = fixture.snapshot.asker(CLIENT, 0);
+    let decided: Vec<_> = messages
+        .iter()
+        .map(|message| parsed(message))
+        .map(|query| (policy::decide(&asker, &query.qname, query.qtype), query))
+        .collect();
+    let (log, since) = (decision_log(), Instant::now());
+    for (decision, query) in decided.iter().cycle().take(count) {
+        record(&log, black_box(query), asker, *decision, since);
+    }
+    log.close(Duration::from_mins(1));
 }

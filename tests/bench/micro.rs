@@ -11,7 +11,7 @@ use hostgate::dns::query::{self, Transport};
 use hostgate::engine::cache::Hit;
 use hostgate::policy;
 
-use fixture::{CLIENT, Fixture, ROUND, parsed};
+use fixture::{CLIENT, Fixture, ROUND, decision_log, parsed, record};
 
 mod fixture;
 
@@ -81,6 +81,17 @@ fn parts(fixture: &Fixture, measures: bool, setting: &str) {
             let limit = query.payload_limit(Transport::Udp);
             answer::from_response(query, &response, TtlMode::Aged(1), None, limit, out);
         }
+    });
+    // The writer's part runs beside it, on another core where there is one.
+    let (log, since) = (decision_log(), Instant::now());
+    let decided = |query: &query::Query<'_>| policy::decide(&asker, &query.qname, query.qtype);
+    let denials: Vec<_> = denied_queries.iter().map(decided).collect();
+    let hits: Vec<_> = allowed_queries.iter().map(decided).collect();
+    part("record a denial", &mut |index, _| {
+        record(&log, black_box(&denied_queries[index]), asker, denials[index], since);
+    });
+    part("record a hit", &mut |index, _| {
+        record(&log, black_box(&allowed_queries[index]), asker, hits[index], since);
     });
     part("all of a denial", &mut |index, out| assert!(fixture.answer(black_box(&denied[index]), out)));
     part("all of a hit", &mut |index, out| assert!(fixture.answer(black_box(&allowed[index]), out)));

@@ -1,0 +1,118 @@
+//! Tests of the log as a whole, on real files.
+
+use std::time::Instant;
+
+use super::*;
+
+/// Polls a fact until it holds, for ten seconds at most.
+fn wait_for(what: &str, fact: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !fact() {
+        assert!(Instant::now() < end, "{what}");
+        thread::yield_now();
+    }
+}
+
+/// Records a number.
+fn record(log: &DecisionLog, number: usize) {
+    log.record(|_, line| line.extend(number.to_string().bytes()));
+}
+
+#[test]
+fn a_moved_file_is_followed_by_a_new_one_and_no_record_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let moved = directory.path().join("log.1");
+    let log = DecisionLog::open(&path, Arc::default()).unwrap();
+    std::fs::rename(&path, &moved).unwrap();
+    record(&log, 1);
+    log.reopen();
+    wait_for("new file", || path.exists());
+    record(&log, 2);
+    log.close(Duration::from_secs(5));
+    assert_eq!(std::fs::read_to_string(&moved).unwrap(), "1\n");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "2\n");
+}
+
+#[test]
+fn a_moved_file_is_noticed_without_a_signal() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let _log = DecisionLog::open(&path, Arc::default()).unwrap();
+    std::fs::rename(&path, directory.path().join("log.1")).unwrap();
+    wait_for("new file", || path.exists());
+}
+
+#[test]
+fn a_lone_record_is_written_without_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let counts = Arc::new(Counts::default());
+    let log = DecisionLog::open(&directory.path().join("log"), Arc::clone(&counts)).unwrap();
+    for number in 1..4 {
+        record(&log, 1);
+        wait_for("written", || counts.written.load(Ordering::Relaxed) == number);
+    }
+}
+
+#[test]
+fn a_full_disk_drops_and_counts() {
+    let counts = Arc::new(Counts::default());
+    let log = DecisionLog::open(Path::new("/dev/full"), Arc::clone(&counts)).unwrap();
+    for number in 0..100_000 {
+        record(&log, number);
+    }
+    log.close(Duration::from_secs(5));
+    record(&log, 100_000);
+    assert_eq!(counts.written.load(Ordering::Relaxed), 0);
+    assert_eq!(counts.dropped.load(Ordering::Relaxed), 100_001);
+}
+
+#[test]
+fn every_record_of_every_thread_is_a_line_or_counted_and_each_threads_are_in_order() {
+    const THREADS: usize = 20;
+    const EACH: usize = 20_000;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let counts = Arc::new(Counts::default());
+    let log = DecisionLog::open(&path, Arc::clone(&counts)).unwrap();
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let log = &log;
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    log.record(|_, line| line.extend(format!("{thread} {number}").bytes()));
+                }
+            });
+        }
+    });
+    log.close(Duration::from_secs(5));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (written, dropped) = (counts.written.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed));
+    assert_eq!(u64::try_from(text.lines().count()).unwrap(), written);
+    assert_eq!(usize::try_from(written + dropped).unwrap(), THREADS * EACH);
+    let mut last = [None; THREADS];
+    for line in text.lines() {
+        let (thread, number) = line.split_once(' ').unwrap();
+        let (thread, number): (usize, usize) = (thread.parse().unwrap(), number.parse().unwrap());
+        assert!(last[thread] < Some(number), "{line} after {:?}", last[thread]);
+        last[thread] = Some(number);
+    }
+}
+
+#[test]
+fn a_panic_takes_its_own_line_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let log = DecisionLog::open(&path, Arc::default()).unwrap();
+    record(&log, 1);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        log.record(|_, line| {
+            line.extend(b"half a li");
+            panic!("on purpose");
+        });
+    }));
+    assert!(panicked.is_err());
+    record(&log, 2);
+    log.close(Duration::from_secs(5));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n2\n");
+}
