@@ -1,7 +1,7 @@
 //! The usual reload: what some policies say changed, and nothing else. With 10,000 files the whole way takes a tenth of
 //! a second, for it looks at every file several times; this one touches what changed.
 //!
-//! It is taken only where its outcome is the same, which [`super::tests`] compare: everything on disk was in force, and
+//! It is taken only where its outcome is the same, which `library::tests` compare: everything on disk was in force, and
 //! the changed files define the same policies, blueprints and clients as before and refer to the same things. Wherever
 //! there is something to tell about a changed file, the whole way is taken.
 
