@@ -362,6 +362,16 @@ mod tests {
     }
 
     #[test]
+    fn names_of_any_number_of_labels_are_found() {
+        let deep = |labels: usize| "a.".repeat(labels - 1) + "test";
+        for labels in [1, 2, 39, 61, 62, 63, 64, 65, 100, 124] {
+            let library = policy(&format!("allowed_hostnames = [\"{}\"]", deep(labels))).library();
+            assert_eq!(verdict(library.snapshot(), "192.0.2.1", &deep(labels)), "allow rule", "{labels}");
+            assert_eq!(verdict(library.snapshot(), "192.0.2.1", &deep(labels + 1)), "deny not-listed", "{labels}");
+        }
+    }
+
+    #[test]
     fn a_tunnel_of_a_hundred_labels_is_denied_by_a_wildcard_and_a_reverse_name_is_not() {
         let library = policy("allowed_hostnames = [\"*.example.com\", \"*.8.b.d.0.1.0.0.2.ip6.arpa\"]").library();
         let tunnel = "a.".repeat(120) + "example.com";

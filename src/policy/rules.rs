@@ -13,8 +13,8 @@ use super::name_set::{Kind, Match, NameSet, Via};
 pub struct Rules {
     /// The sets; all have the same hash key.
     parts: Vec<Part>,
-    /// Which label counts occur in any of them, a bit each: exact patterns, then wildcards.
-    depths: [u128; 2],
+    /// Which label counts occur in any of them, a bit each, the last one for all above: exact patterns, then wildcards.
+    depths: [u64; 2],
 }
 
 /// One set of a list.
@@ -30,7 +30,7 @@ impl Rules {
     /// Adds a set, unless it is empty.
     pub(super) fn add(&mut self, set: Arc<NameSet>, via: Via) {
         if !set.is_empty() {
-            self.add_depths(set.depths());
+            self.add_depths(set.depths().map(folded));
             self.parts.push(Part { set, via });
         }
     }
@@ -42,7 +42,7 @@ impl Rules {
     }
 
     /// Adds label counts that occur.
-    fn add_depths(&mut self, depths: [u128; 2]) {
+    fn add_depths(&mut self, depths: [u64; 2]) {
         for (own, more) in self.depths.iter_mut().zip(depths) {
             *own |= more;
         }
@@ -50,8 +50,8 @@ impl Rules {
 
     /// Returns whether a pattern of this kind has so many labels: most suffixes of most names need no look-up at all.
     #[inline]
-    pub(super) const fn has_depth(&self, kind: Kind, labels: usize) -> bool {
-        self.depths[kind.index()] >> (labels & 127) & 1 == 1
+    pub(super) fn has_depth(&self, kind: Kind, labels: usize) -> bool {
+        self.depths[kind.index()] >> labels.min(MOST_BITS) & 1 == 1
     }
 
     /// Returns whether nothing is listed.
@@ -80,6 +80,15 @@ impl Rules {
             part.set.find_match(kind, suffix, hash).map(|found| Rule { part, found })
         })
     }
+}
+
+/// The last bit of label counts: 63 labels and more, which hardly any name has. A word is tested faster than two.
+const MOST_BITS: usize = 63;
+
+/// Returns label counts with those above the last bit in it.
+fn folded(depths: u128) -> u64 {
+    let low = u64::try_from(depths & u128::from(u64::MAX)).unwrap_or(u64::MAX);
+    if depths >> MOST_BITS == 0 { low } else { low | 1 << MOST_BITS }
 }
 
 /// A pattern of a policy, and how it came there.
