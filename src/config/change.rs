@@ -37,6 +37,7 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         cache,
         decisions,
         admin,
+        is_blank: _,
     } = new;
     let addresses = |listen: &[Listen]| {
         let mut addresses: Vec<_> = listen.iter().map(|listen| listen.address).collect();

@@ -40,6 +40,8 @@ pub struct Config {
     pub decisions: Option<PathBuf>,
     /// Where metrics and status are served; `None` is off.
     pub admin: Option<SocketAddr>,
+    /// Whether the file is empty: well-formed, as all keys have defaults, but perhaps half written.
+    pub is_blank: bool,
 }
 
 /// One `[[listen]]`: an address for UDP and TCP.
@@ -108,7 +110,9 @@ impl Config {
     /// Everything that is wrong with it.
     pub fn parse(path: &Path, text: impl Into<Arc<str>>) -> Result<Self, Vec<Diagnostic>> {
         let source = Source::new(path, text);
-        let (config, diagnostics) = document::read(&source, |root| read(root, path.parent().unwrap_or(Path::new(""))));
+        let (mut config, diagnostics) =
+            document::read(&source, |root| read(root, path.parent().unwrap_or(Path::new(""))));
+        config.is_blank = source.text().trim().is_empty();
         if diagnostics.iter().any(Diagnostic::is_error) { Err(diagnostics) } else { Ok(config) }
     }
 }
@@ -153,6 +157,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
         cache,
         decisions,
         admin,
+        is_blank: false,
     }
 }
 

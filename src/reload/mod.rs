@@ -156,6 +156,7 @@ impl Reloader {
 
     /// Looks whenever woken, until told to stop.
     pub(crate) fn run(mut self) {
+        yield_to_queries();
         // What happened between the first reading and the first watch went unnoticed.
         let mut wake = Wake::Changed;
         while wake != Wake::Stop {
@@ -225,6 +226,14 @@ impl Reloader {
         let Some(path) = &self.config_path else { return self.config.clone() };
         let read = self.files.read(path).map_err(|reason| vec![Diagnostic::about_file(path, reason)]);
         match read.and_then(|text| Config::parse(path, text)) {
+            // Who had another one is more likely writing it than wants the defaults.
+            Ok(config) if config.is_blank && !self.config.is_blank => {
+                let error = Diagnostic::about_file(path, "the file is empty, as if half written");
+                errors
+                    .push(error.help("what it said before stays in force; for the defaults, write a comment into it"));
+                held_back.push(path.clone());
+                self.config.clone()
+            }
             Ok(config) => {
                 let changed = config::changed_keys(&self.started_with, &config);
                 for key in changed.iter().filter(|key| !self.warned.contains(key)) {
@@ -343,6 +352,17 @@ impl Reloader {
             self.progress.set(state);
         }
         systemd::status(&self.progress.state().summary());
+    }
+}
+
+/// Lowers the priority of this thread, and of those it starts, so that reading a million names delays no query; a sandbox
+/// may forbid that.
+fn yield_to_queries() {
+    /// About a quarter of the weight of a receiving thread (sched(7)).
+    const NICE: i32 = 5;
+    // Of the calling thread: the kernel has priorities by thread.
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "priority not lowered");
     }
 }
 

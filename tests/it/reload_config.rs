@@ -52,6 +52,26 @@ fn configuration_is_taken_anew() {
 }
 
 #[test]
+fn an_empty_configuration_holds_itself_back() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::new(&[&upstream])
+        .file("p.toml", "[policy.one]\nallowed_hostnames = [\"one.test\"]\n")
+        .top("default_policy = \"one\"")
+        .start();
+    let path = server.directory().join("hostgate.toml");
+    let before = fs::read_to_string(&path).unwrap();
+    for text in ["", "\n  \n"] {
+        fs::write(&path, text).unwrap();
+        let error = server.wait_error();
+        assert!(error.contains("hostgate.toml") && error.contains("empty"), "{error}");
+        assert!(allows(&server, "127.0.0.11", "one.test"), "{text:?}");
+        fs::write(&path, &before).unwrap();
+        server.wait_no_error();
+    }
+    assert!(allows(&server, "127.0.0.11", "one.test"));
+}
+
+#[test]
 fn a_listener_keeps_its_policy_when_its_table_moves() {
     let upstream = FakeUpstream::start();
     let server = Setup::new(&[&upstream])
