@@ -23,6 +23,7 @@ mod reload_config;
 mod reload_files;
 mod reload_scale;
 mod resolv_conf;
+mod seeds;
 mod service;
 mod takeover;
 mod tcp;
