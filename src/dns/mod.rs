@@ -1,6 +1,8 @@
 //! The wire format: pure functions over bytes. No socket, clock, log or policy in here.
 
 pub mod answer;
+#[cfg(test)]
+mod differential;
 pub mod name;
 pub mod query;
 pub mod rcode;

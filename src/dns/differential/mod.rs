@@ -1,0 +1,91 @@
+//! The wire code against hickory's: the same messages go to both, recorded ones, generated ones and damaged ones.
+//!
+//! Where the two differ on purpose stands in [`queries::Difference`] and [`responses::Difference`], each with its reason.
+
+#[expect(unreachable_pub, dead_code, reason = "it is a part of the fuzz targets' library")]
+#[path = "../../../tests/fuzz/targets/naive.rs"]
+mod naive;
+mod queries;
+mod responses;
+
+use proptest::prelude::*;
+
+/// Returns the recorded messages in `text`: what each is, and its octets.
+fn recorded(text: &str) -> Vec<(&str, Vec<u8>)> {
+    let mut messages = Vec::new();
+    let mut what = "";
+    for line in text.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            what = comment;
+            continue;
+        }
+        let octets = line.as_bytes().chunks(2).map(|digits| std::str::from_utf8(digits).unwrap());
+        messages.push((what, octets.map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect()));
+    }
+    messages
+}
+
+/// What is done to a message.
+#[derive(Clone, Debug)]
+enum Damage {
+    /// A bit is flipped.
+    Flip(prop::sample::Index, u8),
+    /// An octet is set.
+    Set(prop::sample::Index, u8),
+    /// A compression pointer is put somewhere, most often to somewhere near the start.
+    Point(prop::sample::Index, u16),
+    /// It ends there.
+    Cut(prop::sample::Index),
+    /// Octets are added at the end.
+    Add(Vec<u8>),
+    /// Octets are put in somewhere.
+    Insert(prop::sample::Index, Vec<u8>),
+}
+
+impl Damage {
+    /// Does it.
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
+        let length = bytes.len();
+        match self {
+            Self::Flip(at, bit) => bytes[at.index(length)] ^= 1 << bit,
+            Self::Set(at, octet) => bytes[at.index(length)] = *octet,
+            Self::Point(at, target) => {
+                let at = at.index(length);
+                for (to, from) in bytes[at..].iter_mut().zip((0xc000 | target).to_be_bytes()) {
+                    *to = from;
+                }
+            }
+            Self::Cut(at) => bytes.truncate(at.index(length)),
+            Self::Add(more) => bytes.extend(more),
+            Self::Insert(at, more) => {
+                let at = at.index(length);
+                drop(bytes.splice(at..at, more.iter().copied()));
+            }
+        }
+    }
+}
+
+/// Does all of it.
+fn apply(damage: &[Damage], bytes: &mut Vec<u8>) {
+    for damage in damage {
+        damage.apply(bytes);
+    }
+}
+
+/// Returns a generator of damage: none, or up to three things.
+fn damage() -> impl Strategy<Value = Vec<Damage>> {
+    let at = any::<prop::sample::Index>;
+    let few = prop::collection::vec(any::<u8>(), 1..4);
+    let damage = prop_oneof![
+        4 => (at(), 0u8..8).prop_map(|(at, bit)| Damage::Flip(at, bit)),
+        2 => (at(), any::<u8>()).prop_map(|(at, octet)| Damage::Set(at, octet)),
+        2 => (at(), prop_oneof![0u16..80, 0u16..0x4000]).prop_map(|(at, target)| Damage::Point(at, target)),
+        1 => at().prop_map(Damage::Cut),
+        1 => few.clone().prop_map(Damage::Add),
+        1 => (at(), few).prop_map(|(at, more)| Damage::Insert(at, more)),
+    ];
+    prop_oneof![1 => Just(Vec::new()), 3 => prop::collection::vec(damage, 1..4)]
+}
