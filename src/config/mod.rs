@@ -78,7 +78,7 @@ pub enum Servers {
 pub struct Cache {
     /// The memory answers may take, in octets.
     pub size: usize,
-    /// The longest an answer is kept fresh.
+    /// The longest an answer is kept fresh; no record a client gets has a longer TTL.
     pub max_ttl: Duration,
     /// How long past its time an answer may be given when no upstream can be asked (RFC 8767); zero is never.
     pub serve_stale: Duration,

@@ -245,6 +245,11 @@ impl Cache {
         Hit::Miss
     }
 
+    /// Returns the longest an answer may be kept, in seconds.
+    pub(crate) fn max_ttl(&self) -> u32 {
+        u32::try_from(self.settings.max_ttl.as_secs()).unwrap_or(u32::MAX)
+    }
+
     /// Keeps `response` as the answer to `question` from `now` on, in place of what was kept before.
     ///
     /// NOERROR and NXDOMAIN only. One with a TTL of 0 is not kept (RFC 1035 §3.2.1), and neither is what it

@@ -262,8 +262,10 @@ impl Engine {
         self.in_flight.claim(question)
     }
 
-    /// Keeps what an upstream said to `question`.
-    pub(crate) fn keep(&self, question: &Question, response: Response, upstream: SocketAddr) -> Found {
+    /// Keeps what an upstream said to `question`, no TTL longer than the configured one: clients are not to keep it for
+    /// longer than we do.
+    pub(crate) fn keep(&self, question: &Question, mut response: Response, upstream: SocketAddr) -> Found {
+        response.bound_ttls(self.cache.max_ttl());
         let response = Arc::new(response);
         self.cache.insert(question, Arc::clone(&response), self.now());
         Found { response, upstream }

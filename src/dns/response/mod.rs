@@ -218,6 +218,12 @@ impl Response {
         Ok(Self { stored, ttl, rcode, qtype: question.qtype, private_address: contents.private_address })
     }
 
+    /// Makes no TTL longer than `most` seconds: a resolver may place an upper bound on any (RFC 2181 §8).
+    pub fn bound_ttls(&mut self, most: u32) {
+        self.ttl = self.ttl.min(most);
+        self.stored.change_ttls(|ttl| ttl.min(most));
+    }
+
     /// Returns the whole message without an OPT record; ID 0, question in lower case.
     pub(super) fn message(&self) -> &[u8] {
         self.stored.message()

@@ -54,6 +54,18 @@ impl Stored {
         self.part(0, self.ends[0])
     }
 
+    /// Lets `change` change each TTL.
+    pub(super) fn change_ttls(&mut self, change: impl Fn(u32) -> u32) {
+        let (message, behind) = self.bytes.split_at_mut(index(self.ends[0]));
+        let (offsets, _) = behind[..index(self.ends[1] - self.ends[0])].as_chunks();
+        for offset in offsets {
+            let ttl = message.get_mut(usize::from(u16::from_ne_bytes(*offset))..).and_then(<[u8]>::first_chunk_mut);
+            if let Some(ttl) = ttl {
+                *ttl = change(u32::from_be_bytes(*ttl)).to_be_bytes();
+            }
+        }
+    }
+
     /// Returns where the TTL fields are in the message.
     pub(super) fn ttl_offsets(&self) -> impl ExactSizeIterator<Item = u16> + '_ {
         let (pairs, _) = self.part(self.ends[0], self.ends[1]).as_chunks();

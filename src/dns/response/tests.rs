@@ -308,6 +308,22 @@ fn a_ttl_over_31_bits_is_sent_as_0() {
 }
 
 #[test]
+fn ttls_are_bounded_and_nothing_else_changes() {
+    let sample = |ttls: [u32; 3]| {
+        answer(0)
+            .record(1, "www.example", RecordType::CNAME, ttls[0], &wire("a.example"))
+            .record(1, "a.example", A, ttls[1], &PUBLIC)
+            .record(2, "example", RecordType::NS, ttls[2], &wire("ns.example"))
+            .opt(1232, 0, &[0, 15, 0, 3, 0, 1, b'x'])
+    };
+    let mut bounded = respond(sample([900, 60, 61]), A).unwrap();
+    bounded.bound_ttls(60);
+    assert_eq!(bounded, respond(sample([60, 60, 60]), A).unwrap());
+    bounded.bound_ttls(10);
+    assert_eq!(bounded.ttl(), 10);
+}
+
+#[test]
 fn a_cname_that_was_asked_for_is_the_answer_and_a_target() {
     let sample = Sample::response("www.example", RecordType::CNAME, 0)
         .record(1, "www.example", RecordType::CNAME, 60, &wire("a.test"))
