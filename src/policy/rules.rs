@@ -51,7 +51,7 @@ impl Rules {
     /// Returns whether a pattern of this kind has so many labels: most suffixes of most names need no look-up at all.
     #[inline]
     pub(super) fn has_depth(&self, kind: Kind, labels: usize) -> bool {
-        self.depths[kind.index()] >> labels.min(MOST_BITS) & 1 == 1
+        self.depths[kind.index()] >> labels.min(LAST_BIT) & 1 == 1
     }
 
     /// Returns whether nothing is listed.
@@ -83,12 +83,12 @@ impl Rules {
 }
 
 /// The last bit of label counts: 63 labels and more, which hardly any name has. A word is tested faster than two.
-const MOST_BITS: usize = 63;
+const LAST_BIT: usize = 63;
 
 /// Returns label counts with those above the last bit in it.
 fn folded(depths: u128) -> u64 {
     let low = u64::try_from(depths & u128::from(u64::MAX)).unwrap_or(u64::MAX);
-    if depths >> MOST_BITS == 0 { low } else { low | 1 << MOST_BITS }
+    if depths >> LAST_BIT == 0 { low } else { low | 1 << LAST_BIT }
 }
 
 /// A pattern of a policy, and how it came there.
