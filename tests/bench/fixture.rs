@@ -17,7 +17,7 @@ use hostgate::engine::cache::{Cache, Hit, Settings};
 use hostgate::engine::record::{Record, Verdict};
 use hostgate::engine::{Asked, outcome};
 use hostgate::policy::{self, Action, Asker, Bindings, Decision, Library, ListText, Policy, Snapshot, Tree};
-use hostgate::telemetry::decision_log::DecisionLog;
+use hostgate::telemetry::decision_log::{Counts, DecisionLog};
 
 /// How many queries of each kind go round.
 pub(crate) const ROUND: usize = 1000;
@@ -85,9 +85,10 @@ impl Fixture {
     }
 }
 
-/// A decision log that the kernel forgets at once.
-pub(crate) fn decision_log() -> DecisionLog {
-    DecisionLog::open(Path::new("/dev/null"), Arc::default()).expect("/dev/null can be written")
+/// Opens a decision log that the kernel forgets at once.
+pub(crate) fn decision_log() -> (DecisionLog, Arc<Counts>) {
+    let counts = Arc::new(Counts::default());
+    (DecisionLog::open(Path::new("/dev/null"), Arc::clone(&counts)).expect("/dev/null can be written"), counts)
 }
 
 /// Records what was decided about a query that was answered without an upstream, as the engine does.
