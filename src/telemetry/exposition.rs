@@ -340,7 +340,7 @@ fn about_state(gauges: Gauges) -> Vec<Family> {
         Family::counter("hostgate_decision_records", "Decision records written", gauges.decisions_written),
         Family::counter(
             "hostgate_decision_records_dropped",
-            "Decision records lost: the queue was full or the disk refused them",
+            "Decision records lost: there was no room for them or the disk refused them",
             gauges.decisions_dropped,
         ),
     ]
