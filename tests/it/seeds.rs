@@ -1,5 +1,7 @@
 //! The fuzz targets over their seeds, and over those with small damage: what `tests/fuzz/run` begins with.
 
+#[path = "../fuzz/targets/recorded.rs"]
+mod recorded;
 #[expect(unreachable_pub, dead_code, reason = "the targets are a library of their own too")]
 #[path = "../fuzz/targets/lib.rs"]
 mod targets;
@@ -7,28 +9,18 @@ mod targets;
 use std::fs;
 use std::path::Path;
 
-/// Returns the recorded messages of a file: what each is, and its octets.
-fn recorded(file: &str) -> Vec<(String, Vec<u8>)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/messages").join(file);
-    let text = fs::read_to_string(path).unwrap();
-    let mut messages = Vec::new();
-    let mut what = "";
-    for line in text.lines() {
-        if let Some(comment) = line.strip_prefix("# ") {
-            what = comment;
-            continue;
-        }
-        let octets = line.as_bytes().chunks(2).map(|digits| std::str::from_utf8(digits).unwrap());
-        let message = octets.map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect();
-        messages.push((what.to_owned(), message));
-    }
-    messages
+use recorded::recorded;
+
+/// Returns the text of a file of recorded messages.
+fn messages(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/messages").join(file)).unwrap()
 }
 
 /// Runs `target` over messages, over each cut short everywhere, and over each with a bit of every octet flipped.
-fn replay(messages: &[(String, Vec<u8>)], target: fn(&[u8])) {
+fn replay(text: &str, target: fn(&[u8])) {
+    let messages = recorded(text);
     assert!(messages.len() > 50, "the recorded messages are there");
-    for (_, message) in messages {
+    for (_, message) in &messages {
         target(message);
         // The long ones differ from these in length alone.
         for at in 0..message.len().min(300) {
@@ -52,12 +44,12 @@ fn replay_texts(folder: &str, target: fn(&[u8])) {
 
 #[test]
 fn recorded_queries_hold_every_invariant() {
-    replay(&recorded("queries.txt"), targets::query::run);
+    replay(&messages("queries.txt"), targets::query::run);
 }
 
 #[test]
 fn recorded_responses_hold_every_invariant() {
-    replay(&recorded("responses.txt"), targets::response::run);
+    replay(&messages("responses.txt"), targets::response::run);
 }
 
 #[test]

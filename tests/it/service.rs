@@ -134,14 +134,7 @@ fn queries_that_lie_in_the_sockets_queue_are_answered_before_the_end() {
     let mut heard: Vec<u16> = (0..500)
         .map(|count| {
             let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("after {count} answers: {error}"));
-            let heard = Heard::read(buffer[..length].to_vec());
-            let id = heard.message.metadata.id;
-            if id.is_multiple_of(2) {
-                heard.expect_addresses(&[GLOBAL.into()]);
-            } else {
-                heard.expect_denied();
-            }
-            id
+            Heard::read(buffer[..length].to_vec()).expect_by_id()
         })
         .collect();
     heard.sort_unstable();

@@ -6,24 +6,13 @@
 #[path = "../../../tests/fuzz/targets/naive.rs"]
 mod naive;
 mod queries;
+#[path = "../../../tests/fuzz/targets/recorded.rs"]
+mod recorded;
 mod responses;
 
 use proptest::prelude::*;
 
-/// Returns the recorded messages in `text`: what each is, and its octets.
-fn recorded(text: &str) -> Vec<(&str, Vec<u8>)> {
-    let mut messages = Vec::new();
-    let mut what = "";
-    for line in text.lines() {
-        if let Some(comment) = line.strip_prefix("# ") {
-            what = comment;
-            continue;
-        }
-        let octets = line.as_bytes().chunks(2).map(|digits| std::str::from_utf8(digits).unwrap());
-        messages.push((what, octets.map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect()));
-    }
-    messages
-}
+use recorded::recorded;
 
 /// What is done to a message.
 #[derive(Clone, Debug)]

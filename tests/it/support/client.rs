@@ -271,6 +271,19 @@ impl Heard {
         assert_eq!(self.rcode(), ResponseCode::NoError, "{self:#?}");
         assert_eq!(self.addresses(), addresses, "{self:#?}");
     }
+
+    /// Panics unless a query of an even ID was answered with [`GLOBAL`](super::GLOBAL) and one of an odd ID denied: how
+    /// tests tell the answers to many queries apart. Returns the ID.
+    #[track_caller]
+    pub(crate) fn expect_by_id(&self) -> u16 {
+        let id = self.message.metadata.id;
+        if id.is_multiple_of(2) {
+            self.expect_addresses(&[super::GLOBAL.into()]);
+        } else {
+            self.expect_denied();
+        }
+        id
+    }
 }
 
 /// Sends `bytes` from `source` and returns the first datagram that comes back.
