@@ -60,6 +60,12 @@
 //! | files being written to | [`MAX_WRITING`] | nothing is waited for | |
 //! | changed files that are kept in mind | [`MAX_CHANGED`] | everything is looked at | |
 //!
+//! # The API
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
+//!
 //! # Those who look after it
 //!
 //! | what | bound | when it is full | seen in |
@@ -74,6 +80,9 @@
 /// Replies to neighbours that do not exist stay in the send buffer for seconds: it has to hold more of them than a client
 /// makes us send in that time.
 pub(crate) const UDP_BUFFER: usize = 4 << 20;
+
+/// Changes of policy files by the API that may wait for one another.
+pub(crate) const MAX_CHANGE_QUEUE: usize = 1_024;
 
 /// Queries that may wait for upstreams at once; further ones are answered SERVFAIL, or with stale data.
 pub(crate) const MAX_PENDING: usize = 16_384;

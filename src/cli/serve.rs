@@ -13,6 +13,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, sources};
 use crate::config::Config;
+use crate::control::{self, Control};
 use crate::engine::cache::Settings;
 use crate::engine::{Engine, View};
 use crate::reload::upstreams::choose;
@@ -113,8 +114,16 @@ fn start(
     let bounds =
         Settings { size: config.cache.size, max_ttl: config.cache.max_ttl, serve_stale: config.cache.serve_stale };
     let engine = Arc::new(Engine::new(view, bounds, metrics, decisions));
+    let wanted = config.control.clone();
     let reloader =
         Reloader::new(loaded, (path, config), listeners, (upstreams, chosen), Arc::clone(&engine), set_log_filter);
+    let control = wanted.map(|settings| {
+        let listener = control::server::Listener::bind(&settings.listen)
+            .map_err(|error| Failed::Start(format!("control: {error}")))?;
+        let control = Control::new(Arc::clone(&engine), reloader.changer(), settings).map_err(Failed::Start)?;
+        Ok((listener, control))
+    });
+    let control = control.transpose()?;
     let service = Service::new(engine, reloader.progress(), counts);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpus.max(2))
@@ -122,7 +131,7 @@ fn start(
         .enable_all()
         .build()
         .map_err(|error| Failed::Start(format!("runtime: {error}")))?;
-    let served = runtime.block_on(crate::server::run(service, sockets, takeover, reloader));
+    let served = runtime.block_on(crate::server::run(service, (sockets, control), takeover, reloader));
     // What still runs at the deadline is given up.
     runtime.shutdown_background();
     served.map_err(|error| Failed::Start(format!("serve: {error}")))

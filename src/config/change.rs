@@ -15,8 +15,8 @@ pub fn in_place_of(running: &Config, new: &Config) -> Config {
         let policy = found.map_or(&bound.policy, |index| &tables.remove(index).policy);
         Listen { address: bound.address, policy: policy.clone() }
     });
-    let Config { policies, threads, takeover, cache, decisions, admin, .. } = running.clone();
-    Config { policies, threads, takeover, listen: listen.collect(), cache, decisions, admin, ..new.clone() }
+    let Config { policies, threads, takeover, cache, decisions, admin, control, .. } = running.clone();
+    Config { policies, threads, takeover, listen: listen.collect(), cache, decisions, admin, control, ..new.clone() }
 }
 
 /// Returns the keys that differ and need a restart; what a reload takes anew is not among them.
@@ -37,6 +37,7 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         cache,
         decisions,
         admin,
+        control,
         is_blank: _,
     } = new;
     let addresses = |listen: &[Listen]| {
@@ -53,6 +54,7 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         ("cache", old.cache == *cache),
         ("decisions.path", old.decisions == *decisions),
         ("admin.listen", old.admin == *admin),
+        ("control", old.control == *control),
     ]
     .into_iter()
     .filter_map(|(key, same)| (!same).then_some(key))

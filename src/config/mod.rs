@@ -4,6 +4,7 @@
 //! Every key, its unit and its default stand in the commented template `systemd/hostgate.toml`, which a test loads.
 
 mod change;
+pub mod control;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::change::{changed_keys, in_place_of};
+pub use self::control::Control;
 use crate::document::{self, Diagnostic, Place, Placed, Source, Table};
 use crate::policy::Binding;
 use crate::upstream::Server;
@@ -40,6 +42,8 @@ pub struct Config {
     pub decisions: Option<PathBuf>,
     /// Where metrics and status are served; `None` is off.
     pub admin: Option<SocketAddr>,
+    /// The API; `None` is off.
+    pub control: Option<Control>,
     /// Whether the file is empty: well-formed, as all keys have defaults, but perhaps half written.
     pub is_blank: bool,
 }
@@ -145,6 +149,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
             admin
         },
     );
+    let control = root.table("control").and_then(|table| control::read(table, directory));
     Config {
         policies: directory.join(policies),
         default_policy,
@@ -157,6 +162,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
         cache,
         decisions,
         admin,
+        control,
         is_blank: false,
     }
 }
@@ -324,7 +330,7 @@ mod tests {
         let plain = Config::parse(Path::new("/etc/hostgate/hostgate.toml"), text).unwrap();
         assert_eq!(format!("{parsed:?}"), format!("{plain:?}"));
         let default = Config::default_in(Path::new("/etc/hostgate"));
-        let plain = Config { listen: default.listen.clone(), decisions: None, ..plain };
+        let plain = Config { listen: default.listen.clone(), decisions: None, control: None, ..plain };
         assert_eq!(format!("{plain:?}"), format!("{default:?}"));
     }
 

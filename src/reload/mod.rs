@@ -4,6 +4,7 @@
 //! resolv.conf changed, and on SIGHUP. A look reads everything, builds aside, compares and swaps once; what is wrong
 //! is held back and told. Nothing here is on the path of a query.
 
+mod change;
 mod files;
 mod progress;
 mod tree;
@@ -14,6 +15,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::change::Inbox;
+pub(crate) use self::change::{Change, Changer, Refused};
 use self::files::{Files, Followed, Unfinished};
 pub(crate) use self::progress::{Progress, State};
 use self::tree::Directory;
@@ -70,6 +73,8 @@ pub(crate) struct Reloader {
     progress: Arc<Progress>,
     /// Changes.
     watch: Watch,
+    /// Changes that the API asks for.
+    inbox: Arc<Inbox>,
     /// Sets the log's filter.
     set_log_filter: SetLogFilter,
     /// Restart-only keys already warned about.
@@ -137,6 +142,7 @@ impl Reloader {
             engine,
             progress,
             watch: Watch::new(),
+            inbox: Arc::default(),
             set_log_filter,
             warned: Vec::new(),
         };
@@ -154,16 +160,27 @@ impl Reloader {
         self.watch.waker()
     }
 
-    /// Looks whenever woken, until told to stop.
+    /// Returns a handle that makes changes.
+    pub(crate) fn changer(&self) -> Changer {
+        Changer::new(Arc::clone(&self.inbox), self.watch.waker())
+    }
+
+    /// Looks whenever woken, and makes the changes that are asked for, until told to stop.
     pub(crate) fn run(mut self) {
         yield_to_queries();
         // What happened between the first reading and the first watch went unnoticed.
         let mut wake = Wake::Changed;
         while wake != Wake::Stop {
+            if wake == Wake::Wanted {
+                self.make_changes();
+                wake = self.watch.wait();
+                continue;
+            }
             let followed = self.look(wake == Wake::Asked);
             // A directory watched only now may have changed since it was read.
             wake = if self.follow(followed) { Wake::Changed } else { self.watch.wait() };
         }
+        self.inbox.close();
     }
 
     /// Watches what was read, and what configuration and upstreams are read from.

@@ -4,6 +4,7 @@
 //! of a symlink swap. Any event but an access means "look again"; what changed is found out by looking, at the files
 //! that events name where only files changed, and else at everything.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ pub(crate) enum Wake {
     Changed,
     /// Somebody asked for it (SIGHUP): look even where nothing seems to have changed.
     Asked,
+    /// Changes wait to be made.
+    Wanted,
     /// The process is stopping.
     Stop,
 }
@@ -74,6 +77,8 @@ const CHANGED: u8 = 1;
 const ASKED: u8 = 2;
 /// Stop.
 const STOP: u8 = 4;
+/// Changes wait.
+const WANTED: u8 = 8;
 
 /// What has happened since the last look; many events are one.
 struct Signals {
@@ -229,6 +234,11 @@ impl Waker {
         self.0.raise(ASKED);
     }
 
+    /// Says that changes wait to be made.
+    pub(super) fn ask_for_changes(&self) {
+        self.0.raise(WANTED);
+    }
+
     /// Ends the looking thread.
     pub(crate) fn stop(&self) {
         self.0.raise(STOP);
@@ -247,6 +257,8 @@ pub(crate) struct Watch {
     signals: Arc<Signals>,
     /// Woken by `signals`.
     pokes: Receiver<()>,
+    /// Since when a change on disk waits for things to become quiet.
+    unsettled: Cell<Option<Instant>>,
     /// Said once that watching failed.
     complained: AtomicBool,
 }
@@ -274,6 +286,7 @@ impl Watch {
             incomplete: false,
             signals,
             pokes,
+            unsettled: Cell::new(None),
             complained: AtomicBool::new(false),
         }
     }
@@ -286,7 +299,11 @@ impl Watch {
     /// Waits until something happened and then until nothing more does, for a bounded time.
     pub(crate) fn wait(&self) -> Wake {
         loop {
-            let poked = if self.incomplete || self.signals.is_writing() {
+            // What waits behind changes that were made has been poked for already.
+            let poked = if self.signals.bits.load(Ordering::SeqCst) != 0 {
+                let _ = self.pokes.try_recv();
+                Ok(())
+            } else if self.incomplete || self.signals.is_writing() {
                 self.pokes.recv_timeout(RETRY)
             } else {
                 self.pokes.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -299,23 +316,42 @@ impl Watch {
             match self.signals.bits.swap(0, Ordering::SeqCst) {
                 0 => {}
                 bits if bits & STOP != 0 => return Wake::Stop,
-                bits if bits & ASKED != 0 => return Wake::Asked,
-                _ => return Wake::Changed,
+                bits if bits & WANTED != 0 && !self.is_overdue() => {
+                    // What else there is waits on, for as long as it may.
+                    self.signals.bits.fetch_or(bits & !WANTED, Ordering::SeqCst);
+                    return Wake::Wanted;
+                }
+                bits => {
+                    self.signals.bits.fetch_or(bits & WANTED, Ordering::SeqCst);
+                    self.unsettled.set(None);
+                    return if bits & ASKED != 0 { Wake::Asked } else { Wake::Changed };
+                }
             }
         }
     }
 
-    /// Waits until nothing more happens and no file is being written to, for a bounded time; not when asked to look.
+    /// Waits until nothing more happens and no file is being written to, for a bounded time; not when asked to look, or
+    /// for changes.
     fn settle(&self) {
-        let first = Instant::now();
         while self.signals.bits.load(Ordering::SeqCst) == CHANGED {
+            let first = self.unsettled.get().unwrap_or_else(Instant::now);
+            self.unsettled.set(Some(first));
             let quiet = if self.signals.is_whole() { WHOLE } else { QUIET };
             let is_quiet = self.pokes.recv_timeout(quiet) == Err(RecvTimeoutError::Timeout);
-            let patience = if self.signals.is_writing() { WRITING } else { PATIENCE };
-            if first.elapsed() >= patience || (is_quiet && !self.signals.is_writing()) {
+            if first.elapsed() >= self.patience() || (is_quiet && !self.signals.is_writing()) {
                 break;
             }
         }
+    }
+
+    /// Returns how long a change on disk may wait for things to become quiet.
+    fn patience(&self) -> Duration {
+        if self.signals.is_writing() { WRITING } else { PATIENCE }
+    }
+
+    /// Returns whether a change on disk has waited long enough.
+    fn is_overdue(&self) -> bool {
+        self.unsettled.get().is_some_and(|since| since.elapsed() >= self.patience())
     }
 
     /// Returns where something changed since this was last asked. To be asked before [`Watch::unfinished`]: a file that

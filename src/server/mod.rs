@@ -26,6 +26,7 @@ use self::limits::Limits;
 use self::sockets::Sockets;
 use self::takeover::Takeover;
 use self::udp::{Front, Shared};
+use crate::control::{self, Control};
 use crate::engine::Engine;
 use crate::reload::{self, Progress, Reloader, Waker};
 use crate::systemd;
@@ -140,7 +141,7 @@ impl Service {
 /// A thread, a socket or a signal handler that the operating system refuses.
 pub(crate) async fn run(
     service: Arc<Service>,
-    sockets: Sockets,
+    (sockets, control): (Sockets, Option<(control::server::Listener, Arc<Control>)>),
     takeover: Option<Takeover>,
     reloader: Reloader,
 ) -> io::Result<()> {
@@ -166,6 +167,9 @@ pub(crate) async fn run(
         let (service, stopped) = (Arc::clone(&service), stopped.clone());
         tasks.spawn(admin::serve(listener, service, stopped));
         tracing::info!(transport = "admin", %address, "listening");
+    }
+    if let Some((listener, control)) = control {
+        tasks.spawn(control::server::serve(listener, control, stopped.clone()));
     }
     let waker = reloader.waker();
     let looking = std::thread::Builder::new().name("reload".into()).spawn(move || reloader.run())?;
