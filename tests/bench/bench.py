@@ -20,6 +20,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import devboxes
 import loads
 import machine
 import picture
@@ -321,6 +322,14 @@ class Bench:
                         found[setting]["ms"] = changes(server) if files else []
         return found
 
+    def devboxes(self):
+        """Ours: devboxes created over the API one after another, with many there and queries meanwhile."""
+        with self.running(Hostgate, control=machine.free_port()) as server:
+            if not server:
+                return {}
+            path, options = self.files.of("cached", 1), self.options
+            return devboxes.measure(server, self.loads, path, options.devboxes, 1000, options.rate)
+
     def run(self):
         """Measures the parts that were asked for."""
         meanwhile = machine.Meanwhile((self.server_core, self.load_core))
@@ -345,6 +354,7 @@ PARTS = {
     "records": Bench.records,
     "swaps": Bench.swaps,
     "reload": Bench.reloads,
+    "devboxes": Bench.devboxes,
 }
 
 
@@ -470,6 +480,7 @@ def read_options():
     a.add_argument("--names", type=numbers, default=[1000, 100_000, 1_000_000])
     a.add_argument("--million-peers", action="store_true", help="1,000,000 hostnames for the peers too")
     a.add_argument("--policies", type=numbers, default=[1, 100, 10_000])
+    a.add_argument("--devboxes", type=int, default=10_000, help="devboxes that are there when more are created")
     a.add_argument("--faults", type=words(FAULTS), default=list(FAULTS))
     a.add_argument("--fault-rate", type=int, default=2000, help="queries per second with a faulty upstream")
     a.add_argument("--swap-rate", type=int, default=50_000, help="queries per second while a policy is swapped")

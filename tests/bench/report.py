@@ -126,6 +126,28 @@ def reload(part):
     return "\n### Load and reload (hostgate)\n\n" + grid(head, rows)
 
 
+def created(part):
+    """Returns how long devboxes took to create."""
+    if not part:
+        return "\n### Devboxes created over the API (hostgate)\n\nnot measured\n"
+    load, rows = part["load"], []
+    for title, ms in ((f"the first {part['before']:,}", part["first_ms"]), ("more, while queries come", part["ms"])):
+        ms = sorted(ms)
+        rows.append([
+            title,
+            f"{len(ms):,}",
+            f"{len(ms) * 1000 / max(1e-9, sum(ms)):,.0f}",
+            *(f"{ms[min(len(ms) - 1, int(len(ms) * part))]:.1f}" for part in (0.5, 0.99, 1)),
+        ])
+    head = ["", "created", "a second", "p50 ms", "p99", "max"]
+    said = (
+        f"\nNot in force when the call returned: {part['wrong']}. A devbox takes {part['octets']:,.0f} octets of memory. "
+        f"Of {load['asked']:,} queries at {part['rate']:,}/s meanwhile {load['asked'] - load['answered']:,} were lost; "
+        f"p50 {load['p50']:,.0f} µs, p99 {load['p99']:,.0f}.\n"
+    )
+    return "\n### Devboxes created over the API (hostgate)\n\n" + grid(head, rows) + "\n" + said
+
+
 def upstreams(part):
     """Returns what clients see of a faulty upstream."""
     titles = {
@@ -219,4 +241,5 @@ WRITERS = {
     "upstreams": upstreams,
     "records": variants("Metrics and decision log (hostgate)"),
     "swaps": swaps,
+    "devboxes": created,
 }

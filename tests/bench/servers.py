@@ -13,6 +13,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import devboxes
 import machine
 
 
@@ -26,7 +27,7 @@ class Plan:
     upstreams: list  # ports on loopback
     programs: Path  # where the compiled programs are
     hostgate: Path
-    options: dict = field(default_factory=dict)  # for hostgate: policies, wildcards, decisions, admin, swapped
+    options: dict = field(default_factory=dict)  # for hostgate: policies, wildcards, decisions, admin, swapped, control
 
 
 class Server:
@@ -119,6 +120,12 @@ class Hostgate(Server):
         text += f'listen = "127.0.0.1:{admin}"\n' if admin else 'listen = "off"\n'
         if plan.options.get("decisions"):
             text += '[decisions]\npath = "decisions.jsonl"\n'
+        control = plan.options.get("control")
+        if control:
+            self.write("token", devboxes.TOKEN + "\n").chmod(0o600)
+            # Whoever is in 127.0.0.0/8 is a client here.
+            text += f'[control]\nlisten = "127.0.0.1:{control}"\ntoken_file = "token"\nallow_clients = true\n'
+            text += f'devbox_pool = "{devboxes.POOL}"\n'
         return [plan.hostgate, "serve", "--config", self.write("hostgate.toml", text)]
 
     def swap(self, number):
