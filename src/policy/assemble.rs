@@ -14,8 +14,10 @@ use super::library::local::Changed;
 use super::name_set::NameSet;
 use super::preset::shared_hasher;
 use super::rules::Rules;
-use super::snapshot::{Blueprint, Bound, Client, Policy, Snapshot, Unrestricted};
-use super::spec::{BlueprintSpec, ClientSpec, Cname, Mode, PolicySpec, PrivateAnswers, QueryTypes, UNRESTRICTED};
+use super::snapshot::{Blueprint, Bound, Client, Policy, Record, Snapshot, Unrestricted};
+use super::spec::{
+    BlueprintSpec, ClientSpec, Cname, Mode, PolicySpec, PrivateAnswers, QueryTypes, RecordSpec, UNRESTRICTED,
+};
 use super::tree::{Binding, Bindings};
 
 /// Returns all policies and presets by id; a file's preset goes before the built-in one.
@@ -34,6 +36,9 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     let blueprints = files.values().flat_map(|file| &file.blueprints);
     let blueprint = |spec: &Arc<BlueprintSpec>| (Arc::clone(&spec.id.value), Blueprint { spec: Arc::clone(spec) });
     snapshot.blueprints = blueprints.map(blueprint).collect();
+    let records = files.values().flat_map(|file| &file.records);
+    let record = |spec: &Arc<RecordSpec>| (Arc::clone(&spec.id.value), Record { spec: Arc::clone(spec) });
+    snapshot.records = records.map(record).collect();
     let clients = files.values().flat_map(|file| &file.clients);
     let client = |spec: &Arc<ClientSpec>| Client {
         spec: Arc::clone(spec),
@@ -67,6 +72,9 @@ pub(super) fn changed(before: &Snapshot, compiled: &Compiled, changes: &[&Change
         }
         for spec in &after.blueprints {
             next.blueprints.insert(Arc::clone(&spec.id.value), Blueprint { spec: Arc::clone(spec) });
+        }
+        for spec in &after.records {
+            next.records.insert(Arc::clone(&spec.id.value), Record { spec: Arc::clone(spec) });
         }
         for spec in &after.clients {
             if let Ok(index) = next.clients.binary_search_by(|client| client.id().cmp(&spec.id.value)) {
@@ -114,6 +122,7 @@ impl Snapshot {
             policies: BTreeMap::new(),
             presets: BTreeMap::new(),
             blueprints: BTreeMap::new(),
+            records: BTreeMap::new(),
             clients: Vec::new(),
             index: ClientIndex::new(),
             listeners: Vec::new(),

@@ -108,6 +108,8 @@ pub(super) struct Ids<'c> {
     blueprints: HashMap<&'c str, Site<'c>>,
     /// Clients.
     clients: HashMap<&'c str, Site<'c>>,
+    /// Records.
+    records: HashMap<&'c str, Site<'c>>,
 }
 
 impl<'c> Ids<'c> {
@@ -119,9 +121,11 @@ impl<'c> Ids<'c> {
             let policies = file.policies.iter().map(|spec| site(&spec.source, &spec.id));
             let blueprints = file.blueprints.iter().map(|spec| site(&spec.source, &spec.id));
             let clients = file.clients.iter().map(|spec| site(&spec.source, &spec.id));
+            let records = file.records.iter().map(|spec| site(&spec.source, &spec.id));
             policies.for_each(|site| define(&mut ids.policies, site, |one, two| twice("policy", one, two)));
             blueprints.for_each(|site| define(&mut ids.blueprints, site, |one, two| twice("blueprint", one, two)));
             clients.for_each(|site| define(&mut ids.clients, site, |one, two| twice("client", one, two)));
+            records.for_each(|site| define(&mut ids.records, site, |one, two| twice("record", one, two)));
         }
         ids
     }

@@ -26,7 +26,7 @@ mod trial;
 pub use decide::{Action, Decision, Explanation, Reason, decide};
 pub use library::{Held, Library, ListText, ReadList, Reloaded};
 pub use rules::{Rule, Rules};
-pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Snapshot, Standing, Unrestricted};
+pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Record, Snapshot, Standing, Unrestricted};
 pub use spec::{
     AllowedCidr, Cname, Mode, PRESET_PREFIX, Phase, PortRule, PrivateAnswers, Protocol, QueryTypes, UNRESTRICTED,
 };

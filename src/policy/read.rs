@@ -18,7 +18,7 @@ use super::pattern::{self, Pattern};
 use super::shared_suffix::{self, Registry};
 use super::spec::{
     AllowedCidr, BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, PRESET_PREFIX, Phase, PolicySpec, PortRule,
-    PrivateAnswers, Protocol, QueryTypes, TestSpec, UNRESTRICTED,
+    PrivateAnswers, Protocol, QueryTypes, RecordSpec, TestSpec, UNRESTRICTED,
 };
 
 /// What a file is read as.
@@ -39,6 +39,7 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
             policies: policies.map(Arc::new).collect(),
             blueprints: Vec::new(),
             clients: Vec::new(),
+            records: Vec::new(),
             tests: Vec::new(),
             is_whole: root.is_whole(),
             hash: content_hash(source.text().as_bytes()),
@@ -48,6 +49,8 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
             spec.blueprints = blueprints.filter_map(|(id, table)| blueprint(&id, table)).map(Arc::new).collect();
             let clients = root.tables("client").into_iter();
             spec.clients = clients.filter_map(|(id, table)| client(&id, table)).map(Arc::new).collect();
+            let records = root.tables("api").into_iter();
+            spec.records = records.filter_map(|(id, table)| record(&id, &table)).map(Arc::new).collect();
             spec.tests = root.array_of_tables("test").into_iter().filter_map(test).collect();
         }
         spec
@@ -67,8 +70,8 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
 impl FileSpec {
     /// Returns whether the file says nothing at all.
     fn is_empty(&self) -> bool {
-        let Self { policies, blueprints, clients, tests, .. } = self;
-        policies.is_empty() && blueprints.is_empty() && clients.is_empty() && tests.is_empty()
+        let Self { source: _, policies, blueprints, clients, records, tests, is_whole: _, hash: _ } = self;
+        policies.is_empty() && blueprints.is_empty() && clients.is_empty() && records.is_empty() && tests.is_empty()
     }
 }
 
@@ -145,6 +148,11 @@ fn client(id: &Placed<&str>, mut table: Table<'_>) -> Option<ClientSpec> {
     }
     table.finish();
     Some(ClientSpec { source: table.source().clone(), id: id?, sources, blueprint, phase, policy })
+}
+
+/// Reads an `[api.ID]` table: its id alone, for what else it holds is the API's.
+fn record(id: &Placed<&str>, table: &Table<'_>) -> Option<RecordSpec> {
+    Some(RecordSpec { source: table.source().clone(), id: checked_id(id, table)? })
 }
 
 /// Reads a `[[test]]` table.

@@ -8,12 +8,14 @@ use std::sync::{Arc, OnceLock};
 use ipnet::IpNet;
 
 use crate::dns::name::LowerName;
-use crate::document::Place;
+use crate::document::{Place, Source};
 
 use super::client_index::ClientIndex;
 use super::decide::{self, NameDecision};
 use super::rules::Rules;
-use super::spec::{AllowedCidr, BlueprintSpec, ClientSpec, Cname, Mode, Phase, PolicySpec, PrivateAnswers, QueryTypes};
+use super::spec::{
+    AllowedCidr, BlueprintSpec, ClientSpec, Cname, Mode, Phase, PolicySpec, PrivateAnswers, QueryTypes, RecordSpec,
+};
 
 /// The policies, blueprints and clients in force.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct Snapshot {
     pub(super) presets: BTreeMap<Arc<str>, Arc<Policy>>,
     /// The blueprints by id.
     pub(super) blueprints: BTreeMap<Arc<str>, Blueprint>,
+    /// What the API keeps, by id.
+    pub(super) records: BTreeMap<Arc<str>, Record>,
     /// The clients, by id.
     pub(super) clients: Vec<Client>,
     /// Indices into `clients` by address.
@@ -63,6 +67,18 @@ impl Snapshot {
         self.clients.binary_search_by(|client| client.id().cmp(id)).ok().map(|index| &self.clients[index])
     }
 
+    /// Returns a blueprint by its id.
+    #[must_use]
+    pub fn blueprint(&self, id: &str) -> Option<&Blueprint> {
+        self.blueprints.get(id)
+    }
+
+    /// Returns what the API keeps of an object, by its id.
+    #[must_use]
+    pub fn record(&self, id: &str) -> Option<&Record> {
+        self.records.get(id)
+    }
+
     /// Returns the policies in the order of their ids, without presets.
     #[must_use]
     pub fn policies(&self) -> impl ExactSizeIterator<Item = &Policy> {
@@ -85,6 +101,12 @@ impl Snapshot {
     #[must_use]
     pub fn clients(&self) -> impl ExactSizeIterator<Item = &Client> {
         self.clients.iter()
+    }
+
+    /// Returns what the API keeps, in the order of ids.
+    #[must_use]
+    pub fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
+        self.records.values()
     }
 }
 
@@ -181,6 +203,12 @@ impl Client {
         self.spec.source.place(self.spec.id.span.start)
     }
 
+    /// Returns the file it is in, with its text.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.spec.source
+    }
+
     /// Returns its addresses and prefixes.
     #[must_use]
     pub fn sources(&self) -> impl ExactSizeIterator<Item = IpNet> {
@@ -191,6 +219,12 @@ impl Client {
     #[must_use]
     pub fn blueprint(&self) -> Option<&str> {
         self.spec.blueprint.as_ref().map(|id| &*id.value)
+    }
+
+    /// Returns the id of its own policy, which overrides the blueprint's.
+    #[must_use]
+    pub fn policy(&self) -> Option<&str> {
+        self.spec.policy.as_ref().map(|id| &*id.value)
     }
 
     /// Returns the phase of its life.
@@ -226,10 +260,43 @@ impl Blueprint {
         self.spec.source.place(self.spec.id.span.start)
     }
 
+    /// Returns the file it is in, with its text.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.spec.source
+    }
+
     /// Returns the id of the policy it names for a phase.
     #[must_use]
     pub fn policy(&self, phase: Phase) -> Option<&str> {
         self.spec.policy(phase).map(|id| &*id.value)
+    }
+}
+
+/// What the API keeps of an object besides what is enforced: an `[api.ID]` table, whose keys are the API's affair.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// What its file says.
+    pub(super) spec: Arc<RecordSpec>,
+}
+
+impl Record {
+    /// Returns its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.spec.id.value
+    }
+
+    /// Returns where it is defined.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.spec.source.place(self.spec.id.span.start)
+    }
+
+    /// Returns the file it is in, with its text.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.spec.source
     }
 }
 
@@ -276,6 +343,12 @@ impl Policy {
     #[must_use]
     pub fn place(&self) -> Place {
         self.spec.place()
+    }
+
+    /// Returns the file it is in, with its text.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.spec.source
     }
 
     /// Returns whether it allows what it does not deny.

@@ -22,6 +22,8 @@ pub(super) struct FileSpec {
     pub(super) blueprints: Vec<Arc<BlueprintSpec>>,
     /// `[client.ID]`.
     pub(super) clients: Vec<Arc<ClientSpec>>,
+    /// `[api.ID]`.
+    pub(super) records: Vec<Arc<RecordSpec>>,
     /// `[[test]]`.
     pub(super) tests: Vec<TestSpec>,
     /// Whether all of the text was understood.
@@ -119,6 +121,15 @@ pub(super) struct ClientSpec {
     pub(super) phase: Phase,
     /// Its own policy, which overrides the blueprint's.
     pub(super) policy: Option<Placed<Arc<str>>>,
+}
+
+/// An `[api.ID]` table: what the API gives back of an object besides what is enforced. What it holds is the API's affair.
+#[derive(Debug)]
+pub(super) struct RecordSpec {
+    /// The file.
+    pub(super) source: Source,
+    /// The id.
+    pub(super) id: Placed<Arc<str>>,
 }
 
 /// A `[[test]]` table.

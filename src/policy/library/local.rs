@@ -121,6 +121,7 @@ fn has_same_shape(before: &FileSpec, after: &FileSpec) -> bool {
             && id(&one.blueprint) == id(&two.blueprint)
             && one.phase == two.phase
             && id(&one.policy) == id(&two.policy)
-    }) && pairs(&before.tests, &after.tests, |one, two| one.client.value == two.client.value)
+    }) && pairs(&before.records, &after.records, |one, two| one.id.value == two.id.value)
+        && pairs(&before.tests, &after.tests, |one, two| one.client.value == two.client.value)
         && after.is_whole
 }

@@ -1,5 +1,6 @@
 //! Every way a change of the files can go.
 
+use super::super::snapshot::Record;
 use super::super::testing::{Directory, ask, lines, verdict};
 use super::super::tree::Binding;
 use super::*;
@@ -704,3 +705,5 @@ fn what_is_known_to_have_changed_alone_is_read_with_the_same_outcome_as_everythi
         }
     }
 }
+
+mod records;
