@@ -9,6 +9,7 @@
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
 //! | datagrams that wait in a socket | [`UDP_BUFFER`] a socket, one socket a thread and listener | the kernel drops what comes; the client asks again | `/proc/net/udp` |
+//! | addresses of a devbox in an answer | `policy::devbox::MAX_ADDRESSES` | the rest is left out | |
 //! | datagrams of a batch | `datagram::BATCH` | the rest is the next batch | |
 //! | octets of a query | `datagram::MAX_MESSAGE` | the rest is cut off: FORMERR | `hostgate_queries_total{reason}` |
 //! | replies that wait in a socket | [`UDP_BUFFER`] a socket | dropped | `hostgate_replies_unsent_total` |

@@ -28,7 +28,7 @@
 //!   an atomic pointer. A reload builds the next one aside and swaps the pointer once; a query keeps the view it began
 //!   with, also while it waits for an upstream.
 //! - **The policy comes first, the cache behind it.** A denied name is answered before anything is looked up, so nothing
-//!   of it leaves. The cache holds what upstreams said, by question and not by policy; what of it a client may see is
+//!   of it leaves; nor does anything of a devbox's name, which hostgate answers itself. The cache holds what upstreams said, by question and not by policy; what of it a client may see is
 //!   judged afterwards, each time.
 //! - **Closed.** No file that does not load replaces what it said before; no address without a policy gets an answer;
 //!   a panic in one query is one SERVFAIL.
@@ -41,6 +41,7 @@
 //! |---|---|
 //! | what does a message look like | [`dns`] |
 //! | who may look up what | [`policy`]: `pattern`, `name_set`, `client_index`, `decide` |
+//! | which names does hostgate answer itself | [`policy`]: `devbox` |
 //! | how do files become policies, and what happens to a bad one | [`policy`]: `read`, `compile`, `conflict`, `library`, `lint` |
 //! | how does an error get its place and its mend | [`document`] |
 //! | how is a query answered | [`engine`] |

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, USAGE, sources};
 use crate::config::Config;
+use crate::dns::answer::Own;
 use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
 use crate::policy::{self, Action, Asker, Client, Decision, Policy, Snapshot};
@@ -52,6 +53,8 @@ struct Explanation<'a> {
     place: Option<String>,
     /// The includes by which it came.
     via: Vec<&'a str>,
+    /// What hostgate itself answers: a devbox's addresses or name.
+    answer: Vec<String>,
     /// The sentence the client gets.
     text: String,
 }
@@ -84,12 +87,13 @@ pub(super) fn run(
     };
     let snapshot: &Snapshot = loaded.library().snapshot();
     let asker = snapshot.asker(asked.client, listener);
-    let decision = policy::decide(&asker, &name, asked.record_type);
+    let decision = snapshot.decide(&asker, &name, asked.record_type);
+    let records: Vec<String> = snapshot.devbox_records(&decision, asked.record_type).map(data).collect();
     let is_allowed = decision.action == Action::Allow || is_any(&decision, asked.record_type);
     if json {
-        output.json(&explanation(&name, asked, &asker, &decision));
+        output.json(&explanation(&name, asked, &asker, &decision, records));
     } else {
-        tell(&name, asked, &asker, &decision, output);
+        tell(&name, asked, &asker, &decision, &records, output);
     }
     if is_allowed { OK } else { FAILED }
 }
@@ -100,7 +104,13 @@ fn is_any(decision: &Decision<'_>, record_type: RecordType) -> bool {
 }
 
 /// Puts the decision into fields.
-fn explanation<'a>(name: &LowerName, asked: &Asked, asker: &Asker<'a>, decision: &Decision<'a>) -> Explanation<'a> {
+fn explanation<'a>(
+    name: &LowerName,
+    asked: &Asked,
+    asker: &Asker<'a>,
+    decision: &Decision<'a>,
+    answer: Vec<String>,
+) -> Explanation<'a> {
     Explanation {
         name: name.to_string(),
         record_type: asked.record_type.to_string(),
@@ -113,12 +123,20 @@ fn explanation<'a>(name: &LowerName, asked: &Asked, asker: &Asker<'a>, decision:
         rule: decision.rule.map(|rule| rule.to_string()),
         place: decision.rule.map(|rule| rule.place().to_string()),
         via: decision.rule.iter().flat_map(policy::Rule::via).collect(),
+        answer,
         text: decision.explain().to_string(),
     }
 }
 
 /// Writes the decision for people.
-fn tell(name: &LowerName, asked: &Asked, asker: &Asker<'_>, decision: &Decision<'_>, output: &mut Output) {
+fn tell(
+    name: &LowerName,
+    asked: &Asked,
+    asker: &Asker<'_>,
+    decision: &Decision<'_>,
+    records: &[String],
+    output: &mut Output,
+) {
     let verdict = match decision.action {
         Action::Allow if decision.audited => "allowed (audit: would be denied)",
         Action::Allow => "allowed",
@@ -142,7 +160,19 @@ fn tell(name: &LowerName, asked: &Asked, asker: &Asker<'_>, decision: &Decision<
         let via = if via.is_empty() { String::new() } else { format!(", by include of {}", via.join(" > ")) };
         output.line(format!("  rule    {rule} ({}{via})", rule.place()));
     }
+    if let Some(devbox) = decision.devbox {
+        output.line(format!("  devbox  {} ({})", devbox.id(), devbox.place()));
+        output.line(format!("  answer  {}", records.join(" ")));
+    }
     output.line(format!("  because {}", decision.explain()));
+}
+
+/// Returns the data of a record of our own as text.
+fn data(record: Own) -> String {
+    match record {
+        Own::Address(address) => address.to_string(),
+        Own::Name(name) => name.to_string(),
+    }
 }
 
 /// Reads a hostname as people type it: internationalised ones become A-labels (UTS-46), as in policy files.

@@ -21,7 +21,7 @@ pub fn in_place_of(running: &Config, new: &Config) -> Config {
 
 /// Returns the keys that differ and need a restart; what a reload takes anew is not among them.
 ///
-/// A reload takes `default_policy`, the listeners' policies, `denied_ttl`, `[upstream]` and `log`.
+/// A reload takes `default_policy`, the listeners' policies, `denied_ttl`, `devbox_suffix`, `[upstream]` and `log`.
 #[must_use]
 pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     // Exhaustive, so that a new key does not compile until it is decided here.
@@ -29,6 +29,7 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         policies,
         default_policy: _,
         denied_ttl: _,
+        devbox_suffix: _,
         threads,
         log: _,
         takeover,
@@ -96,7 +97,7 @@ mod tests {
         let read = |text: &str| Config::parse(Path::new("h.toml"), text).unwrap();
         let old = read("[[listen]]\naddress = '127.0.0.1:53'");
         let new = read(
-            "default_policy = 'p'\ndenied_ttl = 9\nlog = 'warn'\n[[listen]]\naddress = '127.0.0.1:53'\npolicy = 'p'\n\
+            "default_policy = 'p'\ndenied_ttl = 9\ndevbox_suffix = 'box'\nlog = 'warn'\n[[listen]]\naddress = '127.0.0.1:53'\npolicy = 'p'\n\
              [upstream]\nservers = ['192.0.2.1']\n[admin]\nlisten = 'off'",
         );
         assert_eq!(changed_keys(&old, &new), ["admin.listen"]);

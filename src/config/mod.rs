@@ -14,7 +14,7 @@ use std::time::Duration;
 pub use self::change::{changed_keys, in_place_of};
 pub use self::control::Control;
 use crate::document::{self, Diagnostic, Place, Placed, Source, Table};
-use crate::policy::Binding;
+use crate::policy::{Binding, DevboxSuffix, pattern};
 use crate::upstream::Server;
 
 /// Everything `hostgate.toml` can say, with defaults filled in.
@@ -24,8 +24,10 @@ pub struct Config {
     pub policies: PathBuf,
     /// The policy of sources in no client, where the listener names none.
     pub default_policy: Option<Binding>,
-    /// TTL and MINIMUM of a denial's SOA, in seconds.
+    /// TTL and MINIMUM of a denial's SOA, and the TTL of what devboxes are told of one another, in seconds.
     pub denied_ttl: u32,
+    /// What devboxes ask for one another below.
+    pub devbox_suffix: DevboxSuffix,
     /// Threads that take queries on each listener; `None` is as many as there are CPUs to run on.
     pub threads: Option<usize>,
     /// The filter of the log, as `tracing` reads it.
@@ -126,6 +128,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let policies = root.string("policies").map_or("policies", |path| path.value);
     let default_policy = root.string("default_policy").map(|id| reference(root, id));
     let denied_ttl = seconds(root, "denied_ttl", 0..=86_400, 5);
+    let devbox_suffix = root.string("devbox_suffix").map_or_else(DevboxSuffix::default, |name| suffix(root, name));
     let threads = root.integer("threads", 1..=MAX_THREADS).map(|number| usize::try_from(number.value).unwrap_or(1));
     let log = root.string("log").map_or_else(|| "info".to_owned(), |filter| log_filter(root, filter));
     let takeover = root.string("takeover").map(|path| directory.join(path.value));
@@ -154,6 +157,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
         policies: directory.join(policies),
         default_policy,
         denied_ttl: u32::try_from(denied_ttl.as_secs()).unwrap_or(u32::MAX),
+        devbox_suffix,
         threads,
         log,
         takeover,
@@ -299,6 +303,18 @@ fn seconds(table: &mut Table<'_>, key: &'static str, range: std::ops::RangeInclu
     Duration::from_secs(table.integer(key, range).map_or(default, |seconds| seconds.value))
 }
 
+/// Reads the name that devboxes have their names below.
+fn suffix(root: &Table<'_>, text: Placed<&str>) -> DevboxSuffix {
+    match pattern::hostname(text.value) {
+        Ok(name) => return DevboxSuffix::new(name),
+        Err((why, help)) => {
+            let message = format!("`devbox_suffix`: `{}`: {why}", text.value.escape_debug());
+            root.error(text.span, message, Some(help));
+        }
+    }
+    DevboxSuffix::default()
+}
+
 /// Makes a reference to a policy.
 fn reference(table: &Table<'_>, id: Placed<&str>) -> Binding {
     Binding { policy: id.value.into(), written: Some((table.source().clone(), id.span)) }
@@ -336,19 +352,21 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_told_at_once_with_its_place() {
-        let text = "polices = 'p'\ndenied_ttl = -1\nlog = '=,='\n[[listen]]\naddress = 'tls://192.0.2.1'\n[[listen]]\n\
+        let text = "polices = 'p'\ndenied_ttl = -1\nlog = '=,='\ndevbox_suffix = '*.box'\n\
+                    [[listen]]\naddress = 'tls://192.0.2.1'\n[[listen]]\n\
                     [upstream]\nservers = ['https://dns.example/q', 'x']\n[admin]\nlisten = '0.0.0.0:9153'\n[cache]\nsize = 1\n";
         let told = complaints(text).join("\n");
         for expected in [
             "h.toml:1:1: unknown key `polices`: did you mean `policies`?",
             "h.toml:2:14: `denied_ttl` is out of range: write a number from 0 to 86400",
             "h.toml:3:7: `log`: ",
-            "h.toml:5:11: `listen`: `tls://192.0.2.1` is not an address and port: `tls://` listeners are not in this version",
-            "h.toml:6:1: `listen`: missing key `address`",
-            "h.toml:8:12: `https://dns.example/q`: encrypted upstreams are not in this version",
-            "h.toml:8:37: `x`: not an address",
-            "h.toml:10:10: `admin.listen`: `0.0.0.0:9153` is not a loopback address",
-            "h.toml:12:1: `cache`: unknown key `size`",
+            "h.toml:4:17: `devbox_suffix`: `*.box`: a hostname cannot hold `*`: use letters",
+            "h.toml:6:11: `listen`: `tls://192.0.2.1` is not an address and port: `tls://` listeners are not in this version",
+            "h.toml:7:1: `listen`: missing key `address`",
+            "h.toml:9:12: `https://dns.example/q`: encrypted upstreams are not in this version",
+            "h.toml:9:37: `x`: not an address",
+            "h.toml:11:10: `admin.listen`: `0.0.0.0:9153` is not a loopback address",
+            "h.toml:13:1: `cache`: unknown key `size`",
         ] {
             assert!(told.contains(expected), "{expected}\nnot in\n{told}");
         }

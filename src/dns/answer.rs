@@ -3,6 +3,9 @@
 //! Every answer echoes the ID, RD, CD and question of the query and holds an OPT record when the query did
 //! (RFC 6891 §7). None is longer than the limit given.
 
+use std::net::IpAddr;
+
+use super::name::LowerName;
 use super::query::{Edns, Query, Refusal, Transport};
 use super::rcode::Rcode;
 use super::response::Response;
@@ -42,6 +45,15 @@ pub enum Negative {
     NxDomain,
     /// The name has no records of that type.
     NoData,
+}
+
+/// The data of a record of our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// An A or AAAA record.
+    Address(IpAddr),
+    /// A PTR record.
+    Name(Box<LowerName>),
 }
 
 /// What becomes of the TTLs of a response.
@@ -91,6 +103,30 @@ pub fn negative(
     open(query, flag::AA, rcode, [0, 1], out);
     write_soa(query, ttl, out);
     close(query, rcode, ede.as_slice(), &[], limit, out);
+}
+
+/// Writes records of our own about QNAME: authoritative, to be kept for `ttl` seconds.
+///
+/// What does not fit in `limit` is truncated as a whole, as in [`from_response`].
+pub fn own(query: &Query<'_>, records: impl Iterator<Item = Own>, ttl: u32, limit: usize, out: &mut Vec<u8>) {
+    open(query, flag::AA, Rcode::NOERROR, [0, 0], out);
+    let mut count: u16 = 0;
+    for record in records {
+        write_pointer(HEADER, out);
+        match &record {
+            Own::Address(IpAddr::V4(address)) => write_data(RecordType::A, ttl, &address.octets(), out),
+            Own::Address(IpAddr::V6(address)) => write_data(RecordType::AAAA, ttl, &address.octets(), out),
+            Own::Name(name) => write_data(RecordType::PTR, ttl, name.as_wire(), out),
+        }
+        count = count.saturating_add(1);
+    }
+    let opt = if query.edns.is_some() { OPT_LENGTH } else { 0 };
+    if out.len() + opt > limit {
+        return truncated_with(query, flag::AA, Rcode::NOERROR, out);
+    }
+    // ANCOUNT.
+    out[6..8].copy_from_slice(&count.to_be_bytes());
+    close(query, Rcode::NOERROR, &[], &[], limit, out);
 }
 
 /// Writes the answer to a query of type ANY: one HINFO record that says why there is no more (RFC 8482 §4.2).
@@ -237,6 +273,12 @@ fn write_fixed(rtype: RecordType, ttl: u32, length: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&CLASS_IN.to_be_bytes());
     out.extend_from_slice(&ttl.to_be_bytes());
     out.extend_from_slice(&u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+}
+
+/// Writes a record of class IN behind its owner.
+fn write_data(rtype: RecordType, ttl: u32, data: &[u8], out: &mut Vec<u8>) {
+    write_fixed(rtype, ttl, data.len(), out);
+    out.extend_from_slice(data);
 }
 
 /// The length of an OPT record without options.

@@ -8,6 +8,7 @@ pub mod query;
 pub mod rcode;
 pub mod rebinding;
 pub mod response;
+pub mod reverse;
 pub mod rtype;
 #[cfg(test)]
 mod sample;

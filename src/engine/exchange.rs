@@ -41,10 +41,12 @@ pub(super) struct Exchange<'a> {
 impl Exchange<'_> {
     /// Returns whether an upstream's data is the answer.
     pub(super) fn is_forwarded(&self) -> bool {
-        self.decision.action == policy::Action::Allow && self.query.qtype != RecordType::ANY
+        let Decision { action, devbox, .. } = self.decision;
+        action == policy::Action::Allow && devbox.is_none() && self.query.qtype != RecordType::ANY
     }
 
-    /// Answers what the policy alone decides: a denial, a type it does not let through, a question for all types.
+    /// Answers what takes no upstream: a denial, a type the policy does not let through, a question for all types, a
+    /// devbox.
     pub(super) fn answer_here(&self, out: &mut Vec<u8>) {
         let verdict = match self.decision.action {
             policy::Action::Deny => {
@@ -56,6 +58,10 @@ impl Exchange<'_> {
                 answer::any(self.query, out);
                 Verdict { action: Action::Allow, reason: Reason::AnyType, ..self.verdict() }
             }
+            policy::Action::Allow if self.decision.devbox.is_some() => {
+                self.answer_devbox(out);
+                self.verdict()
+            }
             policy::Action::NoData | policy::Action::Allow => {
                 self.deny(Negative::NoData, out);
                 self.verdict()
@@ -64,19 +70,27 @@ impl Exchange<'_> {
         self.record(verdict, out, Origin::None, None, None);
     }
 
+    /// Writes the records of the devbox that was asked for.
+    fn answer_devbox(&self, out: &mut Vec<u8>) {
+        let records = self.view.snapshot.devbox_records(&self.decision, self.query.qtype);
+        answer::own(self.query, records, self.view.denied_ttl, self.limit(), out);
+    }
+
     /// Writes a denial that says why.
     fn deny(&self, negative: Negative, out: &mut Vec<u8>) {
         let code = match self.decision.reason {
             policy::Reason::NoClient | policy::Reason::PolicyGone => Ede::PROHIBITED,
+            // The name is ours, and this is all there is to it.
+            policy::Reason::Devbox | policy::Reason::NoDevbox => return self.negative(negative, None, out),
             _ => Ede::BLOCKED,
         };
         let text = if self.query.edns.is_some() { self.decision.text() } else { Cow::Borrowed("") };
-        self.negative(negative, code, &text, out);
+        self.negative(negative, Some(Ede { code, text: &text }), out);
     }
 
     /// Writes a negative answer of our own.
-    fn negative(&self, negative: Negative, code: u16, text: &str, out: &mut Vec<u8>) {
-        answer::negative(self.query, negative, self.view.denied_ttl, Some(Ede { code, text }), self.limit(), out);
+    fn negative(&self, negative: Negative, ede: Option<Ede<'_>>, out: &mut Vec<u8>) {
+        answer::negative(self.query, negative, self.view.denied_ttl, ede, self.limit(), out);
     }
 
     /// Answers with data past its time (RFC 8767 §4).
@@ -113,12 +127,13 @@ impl Exchange<'_> {
             Judgement::Filtered => {
                 verdict.action = Action::NoData;
                 verdict.reason = Reason::Rebinding;
-                self.negative(Negative::NoData, Ede::FILTERED, REBINDING_TEXT, out);
+                let ede = Ede { code: Ede::FILTERED, text: REBINDING_TEXT };
+                self.negative(Negative::NoData, Some(ede), out);
             }
             Judgement::Denied { target } => {
                 let policy = self.asker.policy().map_or("", Policy::id);
                 let text = format!("denied by policy {policy}: the answer leads to {target}, which is not allowed");
-                self.negative(Negative::NxDomain, Ede::BLOCKED, &text, out);
+                self.negative(Negative::NxDomain, Some(Ede { code: Ede::BLOCKED, text: &text }), out);
             }
         }
         self.engine.metrics.origin(origin);

@@ -33,7 +33,7 @@ use crate::dns::answer::{self, TtlMode};
 pub(crate) use crate::dns::query::Transport;
 use crate::dns::query::{self, DropReason, Parsed};
 use crate::dns::response::{Question, Response};
-use crate::policy::{self, Client, Snapshot};
+use crate::policy::{Client, Snapshot};
 use crate::telemetry::decision_log::DecisionLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Failure, Tried, Upstreams};
@@ -188,7 +188,7 @@ impl Engine {
             }
         };
         let asker = view.snapshot.asker(asked.source, asked.listener);
-        let decision = policy::decide(&asker, &query.qname, query.qtype);
+        let decision = view.snapshot.decide(&asker, &query.qname, query.qtype);
         let exchange = Exchange { engine: self, view, query: &query, asked, asker, decision };
         if !exchange.is_forwarded() {
             exchange.answer_here(out);
@@ -356,7 +356,7 @@ impl Engine {
         };
         // The same view gives the same decision.
         let asker = pending.view.snapshot.asker(pending.asked.source, pending.asked.listener);
-        let decision = policy::decide(&asker, &query.qname, query.qtype);
+        let decision = pending.view.snapshot.decide(&asker, &query.qname, query.qtype);
         let (view, asked) = (&pending.view, pending.asked);
         let exchange = Exchange { engine: self, view, query: &query, asked, asker, decision };
         match lookup {

@@ -70,6 +70,12 @@ labels! {
         NoClient = "no-client",
         /// The client's policy went away with its file.
         PolicyGone = "policy-gone",
+        /// The name is a devbox's, or the one all of theirs are below.
+        Devbox = "devbox",
+        /// No devbox has the name.
+        NoDevbox = "no-devbox",
+        /// The name is for devboxes, which the policy does not let look one another up.
+        DevboxToDevbox = "devbox-to-devbox",
         /// A target of the answer's CNAME chain is not allowed.
         CnameTarget = "cname-target",
         /// Nothing but addresses that are not globally reachable came back.
@@ -146,6 +152,9 @@ impl From<policy::Reason> for Reason {
             policy::Reason::QueryType => Self::QueryType,
             policy::Reason::NoClient => Self::NoClient,
             policy::Reason::PolicyGone => Self::PolicyGone,
+            policy::Reason::Devbox => Self::Devbox,
+            policy::Reason::NoDevbox => Self::NoDevbox,
+            policy::Reason::DevboxToDevbox => Self::DevboxToDevbox,
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::document::{Placed, Source};
 use super::client_index::ClientIndex;
 use super::compile::{Compiled, Definitions, Lists};
 use super::conflict::Files;
+use super::devbox::DevboxSuffix;
 use super::hash::ContentHasher;
 use super::library::local::Changed;
 use super::name_set::NameSet;
@@ -56,6 +57,7 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     let bind = |binding: &Binding| bound(&binding.policy, compiled);
     snapshot.default = bindings.default_policy.as_ref().map(bind);
     snapshot.listeners = bindings.listeners.iter().map(|binding| binding.as_ref().map(bind)).collect();
+    snapshot.devbox_suffix = bindings.devbox_suffix.clone();
     snapshot
 }
 
@@ -115,7 +117,7 @@ pub(super) fn hash(root: &Path, files: &Files, lists: &Lists, bindings: &Binding
 
 impl Snapshot {
     /// Returns a snapshot in which everybody is denied.
-    pub(super) const fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         Self {
             generation: 0,
             hash: String::new(),
@@ -127,6 +129,7 @@ impl Snapshot {
             index: ClientIndex::new(),
             listeners: Vec::new(),
             default: None,
+            devbox_suffix: DevboxSuffix::default(),
         }
     }
 }

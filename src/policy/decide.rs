@@ -8,10 +8,11 @@ use crate::dns::rtype::RecordType;
 
 use super::name_set::Kind;
 use super::rules::Rule;
-use super::snapshot::{Asker, Nobody, Policy, Standing};
+use super::snapshot::{Asker, Client, Nobody, Policy, Standing};
 use super::spec::Mode;
 
-/// Decides what happens to a query of `asker` for `qname` and `qtype`.
+/// Decides what happens to a query of `asker` for `qname` and `qtype` by its policy alone; [`super::Snapshot::decide`] knows
+/// the names of devboxes besides.
 ///
 /// A name is denied if a denied pattern matches it; else allowed if an allowed pattern matches or the policy allows
 /// all; else denied. No allocation; a walk of the name's labels with one hash each.
@@ -28,11 +29,12 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
                 Nobody::NoClient => Reason::NoClient,
                 Nobody::PolicyGone => Reason::PolicyGone,
             };
-            return Decision { action: Action::Deny, reason, rule: None, policy: None, audited: false };
+            return Decision { action: Action::Deny, reason, rule: None, policy: None, audited: false, devbox: None };
         }
     };
     let audits = policy.spec.mode == Mode::Audit;
-    let decision = |action, reason, rule, audited| Decision { action, reason, rule, policy: Some(policy), audited };
+    let decision =
+        |action, reason, rule, audited| Decision { action, reason, rule, policy: Some(policy), audited, devbox: None };
     let deny = |reason, rule| decision(if audits { Action::Allow } else { Action::Deny }, reason, rule, audits);
     let (reason, rule) = match decide_name(policy, qname) {
         NameDecision::Allow(rule) => (Reason::Rule, Some(rule)),
@@ -68,6 +70,8 @@ pub struct Decision<'s> {
     /// Whether the query would be denied and is allowed because its policy audits only; `reason` and `rule` say why it
     /// would be.
     pub audited: bool,
+    /// The devbox whose records are the answer; nothing is forwarded then.
+    pub devbox: Option<&'s Client>,
 }
 
 impl<'s> Decision<'s> {
@@ -94,7 +98,7 @@ impl<'s> Decision<'s> {
 /// What is done with a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// It is forwarded.
+    /// It is forwarded, or answered with the records of a devbox.
     Allow,
     /// Its name does not exist.
     Deny,
@@ -137,11 +141,17 @@ pub enum Reason {
     NoClient,
     /// The policy, or one it includes, went with its file.
     PolicyGone,
+    /// The name is a devbox's, or the one all of theirs are below.
+    Devbox,
+    /// No devbox has the name.
+    NoDevbox,
+    /// The name is for devboxes, which the policy does not let look one another up.
+    DevboxToDevbox,
 }
 
 impl Reason {
     /// All reasons, for metrics.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Rule,
         Self::AllowAll,
         Self::Unrestricted,
@@ -152,6 +162,9 @@ impl Reason {
         Self::QueryType,
         Self::NoClient,
         Self::PolicyGone,
+        Self::Devbox,
+        Self::NoDevbox,
+        Self::DevboxToDevbox,
     ];
 
     /// Returns the word for logs and metrics.
@@ -168,6 +181,9 @@ impl Reason {
             Self::QueryType => "query-type",
             Self::NoClient => "no-client",
             Self::PolicyGone => "policy-gone",
+            Self::Devbox => "devbox",
+            Self::NoDevbox => "no-devbox",
+            Self::DevboxToDevbox => "devbox-to-devbox",
         }
     }
 }
@@ -178,7 +194,7 @@ pub struct Explanation<'d, 's>(&'d Decision<'s>);
 
 impl fmt::Display for Explanation<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Decision { action, reason, rule, policy, audited } = self.0;
+        let Decision { action, reason, rule, policy, audited, devbox: _ } = self.0;
         let Some(policy) = policy else {
             let nobody = if *reason == Reason::PolicyGone { Nobody::PolicyGone } else { Nobody::NoClient };
             return write!(f, "denied: {nobody}");
@@ -199,6 +215,12 @@ impl fmt::Display for Explanation<'_, '_> {
                 Reason::AllowAll | Reason::Unrestricted => "it allows everything",
                 Reason::Bypass => "the name leads around this resolver",
                 Reason::QueryType => "the type is not in its query_types",
+                Reason::Devbox if *action == Action::Allow => "it may look up devboxes",
+                Reason::Devbox => "hostgate has no record of this type for the name",
+                Reason::NoDevbox => "no devbox has this name",
+                Reason::DevboxToDevbox => {
+                    "names of devboxes take allow_devbox_to_devbox, whatever allowed_hostnames says"
+                }
                 _ => "the name is not in its allowed_hostnames",
             })?,
         }

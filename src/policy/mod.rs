@@ -1,10 +1,12 @@
 //! Who may look up what: policy files to a [`Snapshot`], and [`decide()`]. Pure: no socket, clock, filesystem or log.
 
+mod any_case;
 mod assemble;
 pub mod client_index;
 mod compile;
 mod conflict;
 mod decide;
+mod devbox;
 mod hash;
 mod library;
 mod lint;
@@ -24,6 +26,7 @@ mod tree;
 mod trial;
 
 pub use decide::{Action, Decision, Explanation, Reason, decide};
+pub use devbox::DevboxSuffix;
 pub use library::{Held, Library, ListText, ReadList, Reloaded};
 pub use rules::{Rule, Rules};
 pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Record, Snapshot, Standing, Unrestricted};

@@ -12,6 +12,7 @@ use crate::document::{Place, Source};
 
 use super::client_index::ClientIndex;
 use super::decide::{self, NameDecision};
+use super::devbox::DevboxSuffix;
 use super::rules::Rules;
 use super::spec::{
     AllowedCidr, BlueprintSpec, ClientSpec, Cname, Mode, Phase, PolicySpec, PrivateAnswers, QueryTypes, RecordSpec,
@@ -40,6 +41,8 @@ pub struct Snapshot {
     pub(super) listeners: Vec<Option<Bound>>,
     /// What applies where the listener says nothing.
     pub(super) default: Option<Bound>,
+    /// What devboxes are asked for below.
+    pub(super) devbox_suffix: DevboxSuffix,
 }
 
 impl Snapshot {
@@ -77,6 +80,11 @@ impl Snapshot {
     #[must_use]
     pub fn record(&self, id: &str) -> Option<&Record> {
         self.records.get(id)
+    }
+
+    /// Returns the first client, in the order of their ids, whose id is `id` or comes after it.
+    pub(super) fn client_from(&self, id: &str) -> Option<&Client> {
+        self.clients.get(self.clients.partition_point(|client| client.id() < id))
     }
 
     /// Returns the policies in the order of their ids, without presets.

@@ -8,7 +8,7 @@ use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
 use crate::document::Diagnostic;
 
-use super::decide::{Decision, decide};
+use super::decide::Decision;
 use super::library::{Held, Library, ListText, Reloaded};
 use super::snapshot::Snapshot;
 use super::tree::{Binding, Bindings, Tree};
@@ -108,7 +108,7 @@ pub(super) fn name(text: &str) -> LowerName {
 
 /// Decides what `source` gets for the address of `qname`.
 pub(super) fn ask<'s>(snapshot: &'s Snapshot, source: &str, qname: &str) -> Decision<'s> {
-    decide(&snapshot.asker(source.parse().unwrap(), 0), &name(qname), RecordType::A)
+    snapshot.decide(&snapshot.asker(source.parse().unwrap(), 0), &name(qname), RecordType::A)
 }
 
 /// Returns action and reason of [`ask`] as text: `allow rule`.

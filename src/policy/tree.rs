@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use crate::document::{Place, Source, Span};
 
+use super::devbox::DevboxSuffix;
+
 /// The policies directory as it was read.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
@@ -20,13 +22,16 @@ pub struct Tree {
     pub changed: Option<BTreeSet<PathBuf>>,
 }
 
-/// Which policies apply to addresses in no client.
+/// What hostgate.toml says that goes into force with the policies: which of them apply to addresses in no client, and
+/// where devboxes have their names.
 #[derive(Clone, Debug, Default)]
 pub struct Bindings {
     /// The `default_policy`.
     pub default_policy: Option<Binding>,
     /// The `policy` of each listener, by the index that [`super::Snapshot::asker`] gets.
     pub listeners: Vec<Option<Binding>>,
+    /// The `devbox_suffix`.
+    pub devbox_suffix: DevboxSuffix,
 }
 
 /// A reference to a policy from outside of the policy files.
@@ -58,11 +63,12 @@ impl Bindings {
         self.default_policy.iter().chain(self.listeners.iter().flatten())
     }
 
-    /// Returns the ids: what makes two bindings the same, wherever they are written.
+    /// Returns the ids, and the suffix of devboxes: what makes two bindings the same, wherever they are written.
     pub(super) fn ids(&self) -> Vec<Option<&str>> {
         std::iter::once(&self.default_policy)
             .chain(&self.listeners)
             .map(|binding| binding.as_ref().map(|binding| &*binding.policy))
+            .chain([Some(self.devbox_suffix.as_str())])
             .collect()
     }
 }

@@ -3,7 +3,7 @@
 use crate::document::{Diagnostic, quoted};
 
 use super::conflict::Files;
-use super::decide::{Action, Reason, decide};
+use super::decide::{Action, Reason};
 use super::snapshot::Snapshot;
 
 /// Runs all `[[test]]`s and returns an error for each that fails.
@@ -19,7 +19,7 @@ pub(super) fn run(files: &Files, snapshot: &Snapshot, warnings: &mut Vec<Diagnos
                 warnings.push(file.source.warning(test.client.span, message).help("remove the test"));
                 continue;
             };
-            let decision = decide(&client.asker(), &test.name, test.qtype);
+            let decision = snapshot.decide(&client.asker(), &test.name, test.qtype);
             let is_allowed = decision.action == Action::Allow;
             if is_allowed == test.expects_allow {
                 continue;

@@ -400,11 +400,12 @@ fn state(library: &Library, warnings: &[Diagnostic], chosen: &Chosen) -> State {
     }
 }
 
-/// Returns the policies that the configuration names.
+/// Returns what the configuration says that goes into force with the policies.
 pub(crate) fn bindings(config: &Config) -> Bindings {
     Bindings {
         default_policy: config.default_policy.clone(),
         listeners: config.listen.iter().map(|listen| listen.policy.clone()).collect(),
+        devbox_suffix: config.devbox_suffix.clone(),
     }
 }
 

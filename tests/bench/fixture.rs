@@ -16,7 +16,7 @@ use hostgate::dns::rtype::RecordType;
 use hostgate::engine::cache::{Cache, Hit, Settings};
 use hostgate::engine::record::{Record, Verdict};
 use hostgate::engine::{Asked, outcome};
-use hostgate::policy::{self, Action, Asker, Bindings, Decision, Library, ListText, Policy, Snapshot, Tree};
+use hostgate::policy::{Action, Asker, Bindings, Decision, Library, ListText, Policy, Snapshot, Tree};
 use hostgate::telemetry::decision_log::{Counts, DecisionLog};
 
 /// How many queries of each kind go round.
@@ -66,7 +66,7 @@ impl Fixture {
     pub(crate) fn answer(&self, message: &[u8], out: &mut Vec<u8>) -> bool {
         let Parsed::Query(query) = query::parse(message) else { return false };
         let asker = self.snapshot.asker(CLIENT, 0);
-        let decision = policy::decide(&asker, &query.qname, query.qtype);
+        let decision = self.snapshot.decide(&asker, &query.qname, query.qtype);
         let limit = query.payload_limit(Transport::Udp);
         if decision.action != Action::Allow {
             let text = if query.edns.is_some() { decision.text() } else { Cow::Borrowed("") };

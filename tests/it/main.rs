@@ -12,6 +12,7 @@ mod cli;
 mod clients;
 mod comes_back;
 mod decisions;
+mod devboxes;
 mod harness;
 mod in_flight;
 mod loss;

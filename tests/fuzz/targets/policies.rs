@@ -10,7 +10,7 @@ use hostgate::config::Config;
 use hostgate::dns::name::LowerName;
 use hostgate::dns::rtype::RecordType;
 use hostgate::document::Diagnostic;
-use hostgate::policy::{Bindings, Held, Library, ListText, Reloaded, Snapshot, Tree, decide};
+use hostgate::policy::{Bindings, Held, Library, ListText, Reloaded, Snapshot, Tree};
 
 use super::places::{self, Texts};
 
@@ -71,7 +71,7 @@ impl Directory {
         let text = self.texts.get(&path).cloned().unwrap_or_default();
         let Ok(config) = Config::parse(&path, text) else { return Bindings::default() };
         let listeners = config.listen.into_iter().map(|listen| listen.policy).collect();
-        Bindings { default_policy: config.default_policy, listeners }
+        Bindings { default_policy: config.default_policy, listeners, devbox_suffix: config.devbox_suffix }
     }
 
     /// Reads a list.
@@ -203,12 +203,13 @@ fn assert_same(one: &Snapshot, other: &Snapshot) {
         "registry.npmjs.org",
         "use-application-dns.net",
         "x.internal",
+        "a.devbox.internal",
     ] {
         let name = LowerName::from_text(name).expect("a name");
         for source in ["192.0.2.1", "198.51.100.7", "2001:db8::1"] {
             let source = source.parse().expect("an address");
             let decided = |snapshot: &Snapshot| {
-                let decision = decide(&snapshot.asker(source, 0), &name, RecordType::A);
+                let decision = snapshot.decide(&snapshot.asker(source, 0), &name, RecordType::A);
                 let place = decision.rule.as_ref().map(|rule| rule.place().to_string());
                 format!("{:?} {:?} {place:?} {}", decision.action, decision.reason, decision.explain())
             };
