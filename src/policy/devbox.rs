@@ -23,6 +23,8 @@ pub struct DevboxSuffix {
     name: LowerName,
     /// The name as text.
     text: Box<str>,
+    /// The end of its wire form: a label of one letter, with its length and the root label, is no shorter.
+    end: [u8; 3],
 }
 
 /// The suffix that is meant without another one.
@@ -34,7 +36,8 @@ impl DevboxSuffix {
     /// Makes a suffix of a hostname.
     #[must_use]
     pub fn new(name: LowerName) -> Self {
-        Self { text: name.to_string().into(), name }
+        let end = name.as_wire().last_chunk().copied().unwrap_or_default();
+        Self { text: name.to_string().into(), name, end }
     }
 
     /// Returns the suffix as text.
@@ -43,10 +46,10 @@ impl DevboxSuffix {
         &self.text
     }
 
-    /// Returns whether `qname` is the suffix or below it.
+    /// Returns whether `qname` may be the suffix or below it: a cheap look at its end.
     #[inline]
-    fn holds(&self, qname: &LowerName) -> bool {
-        qname.as_wire().ends_with(self.name.as_wire()) && qname.is_at_or_below(&self.name)
+    fn may_hold(&self, qname: &LowerName) -> bool {
+        qname.as_wire().last_chunk() == Some(&self.end)
     }
 
     /// Returns the name of the client with this id, if it makes a hostname.
@@ -79,18 +82,26 @@ impl Snapshot {
     /// the policy says.
     ///
     /// No allocation but for names of devboxes; one comparison besides what [`decide()`] takes.
+    #[inline]
     #[must_use]
     pub fn decide<'s>(&'s self, asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> Decision<'s> {
-        if self.devbox_suffix.holds(qname) {
-            return decide_devbox(asker, &[qname], qtype, self.devbox_of(qname));
-        }
-        if qtype == RecordType::PTR
-            && let Some(address) = reverse::address(qname)
-            && let Some((client, name)) = self.devbox_at(address)
+        if (self.devbox_suffix.may_hold(qname) || qtype == RecordType::PTR)
+            && let Some(decision) = self.decide_here(asker, qname, qtype)
         {
-            return decide_devbox(asker, &[qname, &name], qtype, Found::Address(client));
+            return decision;
         }
         decide(asker, qname, qtype)
+    }
+
+    /// Decides about a name of which only hostgate knows, if it is one.
+    #[cold]
+    fn decide_here<'s>(&'s self, asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> Option<Decision<'s>> {
+        if qname.is_at_or_below(&self.devbox_suffix.name) {
+            return Some(decide_devbox(asker, &[qname], qtype, self.devbox_of(qname)));
+        }
+        let address = reverse::address(qname).filter(|_| qtype == RecordType::PTR)?;
+        let (client, name) = self.devbox_at(address)?;
+        Some(decide_devbox(asker, &[qname, &name], qtype, Found::Address(client)))
     }
 
     /// Returns the records of the devbox that a decision for `qtype` found; none where it found none.
