@@ -65,7 +65,16 @@
 //!
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
+//! | connections not accepted yet | [`TCP_BACKLOG`], as far as the kernel grants it | the kernel lets them try again | |
+//! | connections | [`CONTROL_CONNECTIONS`] | one without a request that was let in is closed, first of those that never had a token, then the longest quiet one; with none, the new one waits | `hostgate_control_connections`, `hostgate_control_closed_total{reason="room"}` |
+//! | requests at once of an HTTP/2 connection | [`MAX_STREAMS`] | refused, the client waits | |
+//! | octets of a head, its fields | [`MAX_HEAD`], [`MAX_HEADERS`] | refused: 431 | |
+//! | octets of a body | [`MAX_BODY`] | refused: 413 | `hostgate_control_requests_total{outcome="too-large"}` |
+//! | octets of all bodies | [`MAX_BODIES`] | the next one waits ten seconds at most: 408 | `hostgate_control_requests_total{outcome="slow"}` |
+//! | the first request and a head, a body, an answer not taken, silence | five, ten, ten, sixty seconds | closed (a body: 408) | `hostgate_control_closed_total{reason="slow"}` |
+//! | requests that change something | [`MAX_RUNNING`] | the next one waits ten seconds at most: 503 | |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
+//! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
 //!
 //! # Those who look after it
 //!
@@ -84,6 +93,23 @@ pub(crate) const UDP_BUFFER: usize = 4 << 20;
 
 /// Changes of policy files by the API that may wait for one another.
 pub(crate) const MAX_CHANGE_QUEUE: usize = 1_024;
+
+/// Connections to the API at once.
+pub(crate) const CONTROL_CONNECTIONS: usize = 256;
+/// Requests at once of one HTTP/2 connection to the API: clients wait for many devboxes over one.
+pub(crate) const MAX_STREAMS: u32 = 128;
+/// Octets of a request's head, and what is read ahead of a connection to the API.
+pub(crate) const MAX_HEAD: usize = 16 << 10;
+/// Fields of a request's head.
+pub(crate) const MAX_HEADERS: usize = 64;
+/// Octets of a request's body.
+pub(crate) const MAX_BODY: usize = 1 << 20;
+/// Octets of the bodies of all requests that run.
+pub(crate) const MAX_BODIES: usize = 64 << 20;
+/// Requests that change something at once; they run to their end even if their client goes.
+pub(crate) const MAX_RUNNING: usize = 1_024;
+/// Octets of a file of tokens, of a certificate or of a key.
+pub(crate) const MAX_SECRET: u64 = 1 << 20;
 
 /// Queries that may wait for upstreams at once; further ones are answered SERVFAIL, or with stale data.
 pub(crate) const MAX_PENDING: usize = 16_384;

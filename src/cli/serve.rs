@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, sources};
 use crate::config::Config;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Opened};
 use crate::engine::cache::Settings;
 use crate::engine::{Engine, View};
 use crate::reload::upstreams::choose;
@@ -79,6 +79,12 @@ fn start(
     raise_file_limit();
     let cpus = available_parallelism().map_or(1, usize::from);
     let threads = config.threads.unwrap_or(cpus);
+    let control_counts = Arc::new(control::Counts::default());
+    let opened = config.control.clone().map(|settings| Opened::new(settings, Arc::clone(&control_counts)));
+    let opened = opened.transpose().map_err(|diagnostics| {
+        output.diagnostics(&diagnostics);
+        Failed::Config
+    })?;
     // Everything on disk is read and good by now: a successor with a bad file takes nothing over.
     let (sockets, takeover) = bind(&config, threads, how).map_err(Failed::Start)?;
     let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
@@ -114,17 +120,10 @@ fn start(
     let bounds =
         Settings { size: config.cache.size, max_ttl: config.cache.max_ttl, serve_stale: config.cache.serve_stale };
     let engine = Arc::new(Engine::new(view, bounds, metrics, decisions));
-    let wanted = config.control.clone();
     let reloader =
         Reloader::new(loaded, (path, config), listeners, (upstreams, chosen), Arc::clone(&engine), set_log_filter);
-    let control = wanted.map(|settings| {
-        let listener = control::server::Listener::bind(&settings.listen)
-            .map_err(|error| Failed::Start(format!("control: {error}")))?;
-        let control = Control::new(Arc::clone(&engine), reloader.changer(), settings).map_err(Failed::Start)?;
-        Ok((listener, control))
-    });
-    let control = control.transpose()?;
-    let service = Service::new(engine, reloader.progress(), counts);
+    let control = opened.map(|opened| Control::new(Arc::clone(&engine), reloader.changer(), opened));
+    let service = Service::new(engine, reloader.progress(), counts, control_counts);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpus.max(2))
         .thread_name("runtime")

@@ -1,7 +1,8 @@
 //! The API: policies, blueprints and devboxes, created and changed over HTTP by those who run devboxes.
 //!
 //! ```text
-//!   server    connections: HTTP/1.1 and h2c, TLS, limits, time-outs
+//!   server    connections: HTTP/1.1 and HTTP/2; their places (seats), TLS, octets (stream) and times (pulse)
+//!   request   one request: body, handler, answer
 //!   access    who may: tokens and roles, and nobody whom a policy is for
 //!   routes    method and path to what is done, errors
 //!   policies, blueprints, devboxes    what each object's requests mean
@@ -15,17 +16,28 @@
 
 mod access;
 mod audit;
+mod counts;
 mod error;
+mod pulse;
+mod request;
 mod routes;
+mod seats;
+mod secret;
 pub(crate) mod server;
+mod stream;
+mod tls;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::access::Principal;
+use self::access::{Access, Principal};
 use self::audit::Audit;
+pub(crate) use self::counts::Counts;
 use self::error::ApiError;
+use self::tls::Tls;
 use crate::config;
+use crate::document::Diagnostic;
 use crate::engine::Engine;
 use crate::policy::Snapshot;
 use crate::reload::{Change, Changer};
@@ -38,8 +50,47 @@ pub(crate) struct Control {
     changer: Changer,
     /// What `[control]` says.
     settings: config::Control,
+    /// Who is let in.
+    access: Access,
+    /// The certificate, if there is one.
+    tls: Option<Tls>,
     /// Who changed what.
     audit: Audit,
+    /// What has been done.
+    counts: Arc<Counts>,
+}
+
+/// What `[control]` names, read and good, before anything is bound.
+pub(crate) struct Opened {
+    /// What it says.
+    settings: config::Control,
+    /// Who is let in.
+    access: Access,
+    /// The certificate, if there is one.
+    tls: Option<Tls>,
+    /// Who changed what.
+    audit: Audit,
+    /// What has been done.
+    counts: Arc<Counts>,
+}
+
+impl Opened {
+    /// Reads and opens what the table names; what is done is counted in `counts`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with those files.
+    pub(crate) fn new(settings: config::Control, counts: Arc<Counts>) -> Result<Self, Vec<Diagnostic>> {
+        let access = Access::open(&settings);
+        let tls = settings.tls.as_ref().map(Tls::open).transpose();
+        let audit = Audit::open(settings.audit.as_deref(), Arc::clone(&counts));
+        match (access, tls, audit) {
+            (Ok(access), Ok(tls), Ok(audit)) => Ok(Self { settings, access, tls, audit, counts }),
+            (access, tls, audit) => {
+                let wrong = access.err().into_iter().flatten();
+                Err(wrong.chain([tls.err(), audit.err()].into_iter().flatten().map(|wrong| *wrong)).collect())
+            }
+        }
+    }
 }
 
 /// What a change does to one object's file.
@@ -56,12 +107,9 @@ struct Edit<'e> {
 
 impl Control {
     /// Makes what requests share.
-    ///
-    /// # Errors
-    /// The audit file cannot be opened.
-    pub(crate) fn new(engine: Arc<Engine>, changer: Changer, settings: config::Control) -> Result<Arc<Self>, String> {
-        let audit = Audit::open(settings.audit.as_deref())?;
-        Ok(Arc::new(Self { engine, changer, settings, audit }))
+    pub(crate) fn new(engine: Arc<Engine>, changer: Changer, opened: Opened) -> Arc<Self> {
+        let Opened { settings, access, tls, audit, counts } = opened;
+        Arc::new(Self { engine, changer, settings, access, tls, audit, counts })
     }
 
     /// Returns what is in force now.
@@ -80,6 +128,12 @@ impl Control {
         self.audit.record(principal, action, id, [before.as_deref(), after.as_deref()], generation);
         Ok(())
     }
+}
+
+/// Returns octets in hexadecimal.
+fn hex(octets: &[u8]) -> String {
+    let digit = |digit: u8| char::from_digit(digit.into(), 16).unwrap_or('?');
+    octets.iter().flat_map(|octet| [digit(octet >> 4), digit(octet & 15)]).collect()
 }
 
 /// Returns the file of an object that the API made, relative to the policies directory.

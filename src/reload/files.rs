@@ -120,7 +120,7 @@ pub(crate) struct Stamp {
 
 impl Stamp {
     /// Takes the stamp of what `metadata` describes.
-    fn of(metadata: &Metadata) -> Self {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         Self {
             id: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
@@ -146,7 +146,7 @@ impl Stamp {
     }
 
     /// Returns whether a write within a clock tick of the last one could have left the stamp as it is.
-    fn is_racy(&self, now: SystemTime) -> bool {
+    pub(crate) fn is_racy(&self, now: SystemTime) -> bool {
         let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
         seconds - self.changed.0.max(self.modified.0) <= i64::try_from(RACY.as_secs()).unwrap_or(i64::MAX)

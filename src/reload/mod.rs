@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use self::change::Inbox;
 pub(crate) use self::change::{Change, Changer, Refused};
+pub(crate) use self::files::Stamp;
 use self::files::{Files, Followed, Unfinished};
 pub(crate) use self::progress::{Progress, State};
 use self::tree::Directory;

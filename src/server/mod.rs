@@ -9,6 +9,7 @@ pub(crate) mod sockets;
 pub(crate) mod takeover;
 mod tcp;
 pub(crate) mod udp;
+mod unix;
 
 use std::fmt;
 use std::io;
@@ -23,7 +24,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use self::limits::Limits;
-use self::sockets::Sockets;
+use self::sockets::{ControlSocket, Sockets};
 use self::takeover::Takeover;
 use self::udp::{Front, Shared};
 use crate::control::{self, Control};
@@ -36,6 +37,9 @@ use crate::telemetry::exposition::{self, Gauges, UpstreamState};
 /// How long queries in flight may take at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// Why serving ends when a successor serves.
+const TAKEN: &str = "taken over";
+
 /// Everything a running hostgate consists of, as far as others look into it.
 pub(crate) struct Service {
     /// Bytes in, bytes out.
@@ -46,6 +50,8 @@ pub(crate) struct Service {
     limits: Arc<Limits>,
     /// What became of decision records.
     decisions: Arc<Counts>,
+    /// What the API has done.
+    control: Arc<control::Counts>,
     /// When the process began.
     started: Instant,
     /// Whether shutdown has begun.
@@ -70,12 +76,18 @@ pub(crate) struct Status {
 
 impl Service {
     /// Makes the service around an engine.
-    pub(crate) fn new(engine: Arc<Engine>, progress: Arc<Progress>, decisions: Arc<Counts>) -> Arc<Self> {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        progress: Arc<Progress>,
+        decisions: Arc<Counts>,
+        control: Arc<control::Counts>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             engine,
             progress,
             limits: Limits::new(),
             decisions,
+            control,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             alive: AtomicBool::new(true),
@@ -131,7 +143,7 @@ impl Service {
             decisions_dropped: self.decisions.dropped.load(Ordering::Relaxed),
             objects: [count(state.policies), count(state.blueprints), count(state.clients)],
         };
-        exposition::encode(self.engine.metrics(), gauges, &self.upstreams())
+        exposition::encode(self.engine.metrics(), gauges, &self.upstreams(), &self.control)
     }
 }
 
@@ -141,7 +153,7 @@ impl Service {
 /// A thread, a socket or a signal handler that the operating system refuses.
 pub(crate) async fn run(
     service: Arc<Service>,
-    (sockets, control): (Sockets, Option<(control::server::Listener, Arc<Control>)>),
+    (mut sockets, control): (Sockets, Option<Arc<Control>>),
     takeover: Option<Takeover>,
     reloader: Reloader,
 ) -> io::Result<()> {
@@ -150,7 +162,7 @@ pub(crate) async fn run(
     let shared = Shared { engine: Arc::clone(&service.engine), runtime: Handle::current() };
     let mut fronts = Vec::new();
     let mut tasks = JoinSet::new();
-    for (number, listener) in sockets.listeners.into_iter().enumerate() {
+    for (number, listener) in std::mem::take(&mut sockets.listeners).into_iter().enumerate() {
         let address = listener.address;
         fronts.push(Front::start(listener.udp, number, &shared)?);
         tracing::info!(transport = "udp", %address, "listening");
@@ -168,8 +180,15 @@ pub(crate) async fn run(
         tasks.spawn(admin::serve(listener, service, stopped));
         tracing::info!(transport = "admin", %address, "listening");
     }
-    if let Some((listener, control)) = control {
+    let mut control_path = None;
+    if let (Some(socket), Some(control)) = (sockets.control, control) {
+        let address = socket.to_string();
+        if let ControlSocket::Unix { path, is_ours: true, .. } = &socket {
+            control_path = Some(path.clone());
+        }
+        let listener = control::server::Listener::from_socket(socket)?;
         tasks.spawn(control::server::serve(listener, control, stopped.clone()));
+        tracing::info!(transport = "control", %address, "listening");
     }
     let waker = reloader.waker();
     let looking = std::thread::Builder::new().name("reload".into()).spawn(move || reloader.run())?;
@@ -194,6 +213,11 @@ pub(crate) async fn run(
     waker.stop();
     if let Some(offer) = offer {
         offer.end();
+    }
+    // Before its socket is closed, so that the path is ours still; a successor has the same socket.
+    if let Some(path) = control_path.filter(|_| why != TAKEN) {
+        // Should it be gone already, that is as well.
+        let _ = std::fs::remove_file(path);
     }
     // A receiver that is gone has stopped already.
     let _ = stop.send(true);
@@ -266,7 +290,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                () = &mut taken => return "taken over",
+                () = &mut taken => return TAKEN,
                 _ = self.hangup.recv() => waker.ask(),
                 _ = self.user1.recv() => service.engine.reopen_decision_log(),
                 () = watchdog.tick() => {

@@ -2,16 +2,21 @@
 //!
 //! Sockets may come bound, from systemd or from a hostgate that is taken over; the rest is bound here.
 
+use std::fmt;
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{tcp, udp};
+use super::{tcp, udp, unix};
+use crate::bounds::TCP_BACKLOG;
 use crate::config::Config;
+use crate::config::control::Endpoint;
 
 /// Ports tried when port 0 has to be the same for UDP and TCP.
 const TRIES: usize = 16;
@@ -22,6 +27,23 @@ pub(crate) struct Sockets {
     pub(crate) listeners: Vec<Listener>,
     /// Of the admin endpoint, unless it is off.
     pub(crate) admin: Option<TcpListener>,
+    /// Of the API, unless it is off.
+    pub(crate) control: Option<ControlSocket>,
+}
+
+/// The socket of the API.
+pub(crate) enum ControlSocket {
+    /// With an address.
+    Tcp(TcpListener),
+    /// In the file system.
+    Unix {
+        /// The socket.
+        listener: UnixListener,
+        /// Where it is.
+        path: PathBuf,
+        /// Whether the path goes when the process does; systemd keeps its own.
+        is_ours: bool,
+    },
 }
 
 /// The sockets of one `[[listen]]`.
@@ -40,17 +62,25 @@ pub(crate) enum BindError {
     /// The operating system refuses an address.
     #[error("bind {transport} {address}: {error}{mend}", mend = mend(error, transport))]
     Address {
-        /// `udp`, `tcp` or `admin`.
+        /// `udp`, `tcp`, `admin` or `control`.
         transport: &'static str,
         /// What was to be bound.
         address: SocketAddr,
         /// What the system says.
         error: io::Error,
     },
+    /// The operating system refuses a path.
+    #[error("bind control unix:{path}: {error}{mend}", path = path.display(), mend = mend_path(error))]
+    Path {
+        /// What was to be bound.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
     /// A socket was passed in that no `[[listen]]` names.
     #[error("socket activation: {0} was passed in, but no [[listen]] has this address: make the two say the same")]
-    Unlisted(SocketAddr),
-    /// A file descriptor was passed in that is no UDP or TCP socket.
+    Unlisted(String),
+    /// A file descriptor was passed in that is no socket we serve.
     #[error("socket activation: descriptor {0} is neither a datagram nor a listening stream socket")]
     Unusable(usize),
 }
@@ -62,10 +92,29 @@ fn mend(error: &io::Error, transport: &str) -> &'static str {
             " (ports below 1024 need a privilege: give the unit CAP_NET_BIND_SERVICE, or use a higher port)"
         }
         (io::ErrorKind::AddrInUse, "admin") => " (set another `listen` under [admin], or \"off\")",
+        (io::ErrorKind::AddrInUse, "control") => {
+            " (another program answers there, perhaps another hostgate: stop it, take over from it with `--takeover`, or set another `listen` under [control])"
+        }
         (io::ErrorKind::AddrInUse, _) => {
             " (another program answers there, perhaps another hostgate: stop it, take over from it with `--takeover`, or change `address` under [[listen]])"
         }
         (io::ErrorKind::AddrNotAvailable, _) => " (no interface of this machine has this address)",
+        _ => "",
+    }
+}
+
+/// Says what to do about a path that cannot be bound.
+fn mend_path(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            " (another program serves there, perhaps another hostgate: stop it, take over from it with `--takeover`, or set another `listen` under [control])"
+        }
+        io::ErrorKind::AlreadyExists => " (move it away, or set another `listen` under [control])",
+        io::ErrorKind::NotFound => " (make its directory, writable for the user hostgate runs as)",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            " (make its directory writable for the user hostgate runs as; a unit has one with `RuntimeDirectory=hostgate`)"
+        }
+        io::ErrorKind::InvalidInput => " (a Unix socket's path has 107 octets at most: set a shorter one)",
         _ => "",
     }
 }
@@ -84,10 +133,11 @@ pub(crate) fn bind(config: &Config, threads: usize, mut passed: Passed) -> Resul
         None => bind_tcp("admin", address),
     });
     let admin = admin.transpose()?;
+    let control = config.control.as_ref().map(|control| bind_control(&control.listen, &mut passed)).transpose()?;
     match passed.left() {
         Some(address) if passed.by == By::Systemd => Err(BindError::Unlisted(address)),
         // The predecessor answers what is left in those that the configuration does not name any more.
-        _ => Ok(Sockets { listeners, admin }),
+        _ => Ok(Sockets { listeners, admin, control }),
     }
 }
 
@@ -107,7 +157,39 @@ impl Sockets {
         if let Some(admin) = &self.admin {
             fds.push(admin.try_clone()?.into());
         }
+        match &self.control {
+            Some(ControlSocket::Tcp(listener)) => fds.push(listener.try_clone()?.into()),
+            Some(ControlSocket::Unix { listener, .. }) => fds.push(listener.try_clone()?.into()),
+            None => {}
+        }
         Ok(fds)
+    }
+}
+
+/// Writes where it is, as the configuration does.
+impl fmt::Display for ControlSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map_err(|_| fmt::Error)?.fmt(f),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Binds the API's socket.
+fn bind_control(endpoint: &Endpoint, passed: &mut Passed) -> Result<ControlSocket, BindError> {
+    match endpoint {
+        Endpoint::Address(address) => match passed.tcp(*address) {
+            Some(listener) => Ok(ControlSocket::Tcp(listener)),
+            None => bind_tcp("control", *address).map(ControlSocket::Tcp),
+        },
+        Endpoint::Unix(path) => {
+            let failed = |error| BindError::Path { path: path.clone(), error };
+            let came = passed.unix(path);
+            let is_ours = came.is_none() || passed.by == By::Predecessor;
+            let listener = came.map_or_else(|| unix::listen(path, TCP_BACKLOG).map_err(failed), Ok)?;
+            Ok(ControlSocket::Unix { listener, path: path.clone(), is_ours })
+        }
     }
 }
 
@@ -186,6 +268,8 @@ pub(crate) struct Passed {
     udp: Vec<(SocketAddr, UdpSocket)>,
     /// Listening stream sockets by address.
     tcp: Vec<(SocketAddr, TcpListener)>,
+    /// Listening Unix sockets by path.
+    unix: Vec<(PathBuf, UnixListener)>,
 }
 
 impl Passed {
@@ -194,13 +278,14 @@ impl Passed {
     /// # Errors
     /// A descriptor that is no socket we serve.
     pub(crate) fn from_systemd() -> Result<Self, BindError> {
-        let mut passed = Self { by: By::Systemd, udp: Vec::new(), tcp: Vec::new() };
+        let mut passed = Self::none(By::Systemd);
         let mut fds = ListenFd::from_env();
         for index in 0..fds.len() {
             // The type is checked before the descriptor is taken, so the second try still finds it.
-            let fd = match (fds.take_udp_socket(index), fds.take_tcp_listener(index)) {
-                (Ok(Some(socket)), _) => Some(OwnedFd::from(socket)),
-                (_, Ok(Some(listener))) => Some(OwnedFd::from(listener)),
+            let fd = match (fds.take_udp_socket(index), fds.take_tcp_listener(index), fds.take_unix_listener(index)) {
+                (Ok(Some(socket)), _, _) => Some(OwnedFd::from(socket)),
+                (_, Ok(Some(listener)), _) => Some(OwnedFd::from(listener)),
+                (_, _, Ok(Some(listener))) => Some(OwnedFd::from(listener)),
                 _ => None,
             };
             if !fd.map_or(Ok(false), |fd| passed.add(fd))? {
@@ -215,21 +300,28 @@ impl Passed {
     /// # Errors
     /// A socket that the system refuses to prepare.
     pub(crate) fn from_predecessor(fds: Vec<OwnedFd>) -> Result<Self, BindError> {
-        let mut passed = Self { by: By::Predecessor, udp: Vec::new(), tcp: Vec::new() };
+        let mut passed = Self::none(By::Predecessor);
         for fd in fds {
             passed.add(fd)?;
         }
         Ok(passed)
     }
 
-    /// Returns whether nothing was passed.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.udp.is_empty() && self.tcp.is_empty()
+    /// Begins with no socket.
+    const fn none(by: By) -> Self {
+        Self { by, udp: Vec::new(), tcp: Vec::new(), unix: Vec::new() }
     }
 
-    /// Sorts a descriptor in; returns whether it is a datagram or a listening stream socket with an IP address.
+    /// Returns whether nothing was passed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.udp.is_empty() && self.tcp.is_empty() && self.unix.is_empty()
+    }
+
+    /// Sorts a descriptor in; returns whether it is a datagram or a listening stream socket with an IP address, or a
+    /// listening one with a path.
     fn add(&mut self, fd: OwnedFd) -> Result<bool, BindError> {
         let socket = Socket::from(fd);
+        let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
         let address = socket.local_addr().ok().and_then(|address| address.as_socket());
         match (address, socket.r#type(), socket.is_listener()) {
             (Some(address), Ok(Type::DGRAM), _) => {
@@ -241,6 +333,10 @@ impl Passed {
                 self.udp.push((address, socket.into()));
             }
             (Some(address), Ok(Type::STREAM), Ok(true)) => self.tcp.push((address, socket.into())),
+            (None, Ok(Type::STREAM), Ok(true)) => match path {
+                Some(path) => self.unix.push((path, socket.into())),
+                None => return Ok(false),
+            },
             _ => return Ok(false),
         }
         Ok(true)
@@ -257,8 +353,19 @@ impl Passed {
         Some(self.tcp.swap_remove(index).1)
     }
 
+    /// Takes the Unix socket at `path`, however it was named when it was bound.
+    fn unix(&mut self, path: &Path) -> Option<UnixListener> {
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let wanted = real(path);
+        let index = self.unix.iter().position(|(own, _)| real(own) == wanted)?;
+        Some(self.unix.swap_remove(index).1)
+    }
+
     /// Returns the address of a socket nobody asked for.
-    fn left(&self) -> Option<SocketAddr> {
-        self.udp.first().map(|(address, _)| *address).or_else(|| self.tcp.first().map(|(address, _)| *address))
+    fn left(&self) -> Option<String> {
+        let mut udp = self.udp.iter().map(|(address, _)| address.to_string());
+        let mut tcp = self.tcp.iter().map(|(address, _)| address.to_string());
+        let mut unix = self.unix.iter().map(|(path, _)| path.display().to_string());
+        udp.next().or_else(|| tcp.next()).or_else(|| unix.next())
     }
 }

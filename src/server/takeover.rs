@@ -9,11 +9,10 @@
 //! The offer itself is among what is passed, so its path never leads to nobody. Both sides look at who the other is
 //! (`SO_PEERCRED`): the same user, or root.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,10 +24,10 @@ use rustix::net::{
     recvmsg, sendmsg, sockopt::socket_peercred,
 };
 use rustix::process::geteuid;
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::oneshot;
 
 use super::sockets::Sockets;
+use super::unix;
 use crate::bounds::MAX_PASSED;
 
 /// The first octet of a request: both sides must speak the same protocol.
@@ -190,20 +189,7 @@ impl Offer {
     /// # Errors
     /// Somebody serves there, or the path cannot be used.
     fn bind(path: &Path) -> Result<UnixListener, TakeoverError> {
-        let failed = |error| TakeoverError::Path { path: path.to_owned(), error };
-        match bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-                if !is_socket {
-                    return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "something else is there")));
-                }
-                if !is_left_behind(path) {
-                    return Err(failed(error));
-                }
-                fs::remove_file(path).and_then(|()| bind(path)).map_err(failed)
-            }
-            bound => bound.map_err(failed),
-        }
+        unix::listen(path, BACKLOG).map_err(|error| TakeoverError::Path { path: path.to_owned(), error })
     }
 
     /// Offers `sockets`, and `listener` itself, on a thread of their own; the receiver hears of it when a successor serves.
@@ -280,21 +266,6 @@ fn hand_over(mut stream: &UnixStream, offered: &Mutex<Offered>) -> io::Result<()
     Ok(())
 }
 
-/// Binds a listening Unix socket for the owner alone.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    // Before anybody can connect; who it is, is looked at besides.
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// Returns whether the socket at `path` is one that a process left behind.
-fn is_left_behind(path: &Path) -> bool {
-    UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
 /// Returns the other side's user, if that is neither ours nor root.
 fn stranger(stream: &UnixStream) -> io::Result<Option<u32>> {
     let uid = socket_peercred(stream)?.uid;
@@ -350,6 +321,8 @@ fn receive(stream: &UnixStream) -> io::Result<Vec<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     /// Binds an offer of `count` UDP sockets in a new directory.

@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use serde::Serialize;
 
 use super::metrics::{FAILURES, LATENCY_BOUNDS, Metrics};
+use crate::control;
 use crate::dns::query::Transport;
 use crate::engine::outcome::{Action, Origin, Reason};
 use crate::upstream;
@@ -90,7 +91,12 @@ impl From<upstream::Status> for UpstreamState {
 }
 
 /// Writes all metrics in the Prometheus text format.
-pub(crate) fn encode(metrics: &Metrics, gauges: Gauges, upstreams: &[UpstreamState]) -> Result<String, fmt::Error> {
+pub(crate) fn encode(
+    metrics: &Metrics,
+    gauges: Gauges,
+    upstreams: &[UpstreamState],
+    control: &control::Counts,
+) -> Result<String, fmt::Error> {
     /// Makes the collector own plain numbers, as the registry asks for `'static`.
     #[derive(Debug)]
     struct Scrape(Vec<Family>);
@@ -100,7 +106,7 @@ pub(crate) fn encode(metrics: &Metrics, gauges: Gauges, upstreams: &[UpstreamSta
         }
     }
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape(families(metrics, gauges, upstreams))));
+    registry.register_collector(Box::new(Scrape(families(metrics, gauges, upstreams, control))));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -177,10 +183,11 @@ impl Family {
 }
 
 /// Reads all counters; names and help texts are the documentation of each metric.
-fn families(metrics: &Metrics, gauges: Gauges, upstreams: &[UpstreamState]) -> Vec<Family> {
+fn families(metrics: &Metrics, gauges: Gauges, upstreams: &[UpstreamState], control: &control::Counts) -> Vec<Family> {
     let mut families = about_queries(metrics, gauges);
     families.extend(about_upstreams(metrics, upstreams));
     families.extend(about_state(gauges));
+    families.extend(about_control(control));
     families
 }
 
@@ -346,6 +353,32 @@ fn about_state(gauges: Gauges) -> Vec<Family> {
     ]
 }
 
+/// Reads what the API has done.
+fn about_control(control: &control::Counts) -> Vec<Family> {
+    let by = |label: &'static str, counts: &mut dyn Iterator<Item = (&'static str, u64)>| {
+        Samples::Counter(counts.map(|(value, count)| (vec![(label, value.to_owned())], count)).collect())
+    };
+    vec![
+        family(
+            "hostgate_control_requests",
+            "Requests to the API, by what became of them",
+            by("outcome", &mut control.requests_by_outcome()),
+        ),
+        Family::gauge("hostgate_control_connections", "Open connections to the API", control.open()),
+        family(
+            "hostgate_control_closed",
+            "Connections to the API closed before their client did: to make `room` for a new one, or because it was too \
+             `slow`",
+            by("reason", &mut control.closed_by_reason()),
+        ),
+        Family::counter(
+            "hostgate_audit_failures",
+            "Changes by the API whose record could not be written to the audit file",
+            control.audit_failures(),
+        ),
+    ]
+}
+
 /// Makes a metric of samples with labels.
 fn family(name: &'static str, help: &'static str, samples: Samples) -> Family {
     Family { name, help, samples }
@@ -379,7 +412,9 @@ mod tests {
             failed: 0,
             silent: 1,
         };
-        let text = encode(&metrics, Gauges { generation: 7, ..Gauges::default() }, &[upstream]).unwrap();
+        let text =
+            encode(&metrics, Gauges { generation: 7, ..Gauges::default() }, &[upstream], &control::Counts::default())
+                .unwrap();
         for line in [
             r#"hostgate_queries_total{action="deny",reason="not-listed",transport="tcp"} 1"#,
             r#"hostgate_dropped_total{reason="short"} 1"#,

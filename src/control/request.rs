@@ -1,0 +1,282 @@
+//! One request: let in or not, its body read within bounds, its answer sent piece by piece.
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{HeaderValue, StatusCode, Version, header, request::Parts};
+use axum::response::{IntoResponse, Response};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::access::{Principal, Purpose, Refusal};
+use super::counts::Outcome;
+use super::error::ApiError;
+use super::pulse::{Pulse, Turn};
+use super::{Control, routes};
+use crate::bounds::{MAX_BODIES, MAX_BODY, MAX_RUNNING};
+
+/// A request as it comes in.
+type Request = axum::http::Request<Incoming>;
+
+/// How long a body may take to arrive, and wait for room before.
+const BODY: Duration = Duration::from_secs(10);
+/// How much of a body that is too long is read and forgotten, in octets.
+const FORGOTTEN: usize = 8 << 20;
+/// How long that may take.
+const FORGET: Duration = Duration::from_secs(2);
+/// The pieces in which an answer is handed over: no more of it is copied for a client that takes nothing.
+const PIECE: usize = 16 << 10;
+/// What bodies are measured in, so that the room for all is counted in small numbers.
+const UNIT: usize = 1 << 10;
+
+/// What all connections share.
+pub(super) struct Api {
+    /// Objects and access.
+    control: Arc<Control>,
+    /// What is done for a method and path.
+    routes: TowerToHyperService<Router>,
+    /// The room for bodies, in [`UNIT`]s.
+    bodies: Arc<Semaphore>,
+    /// The room for requests that change something; they run to their end even if the client goes.
+    running: Arc<Semaphore>,
+    /// Becomes true when the process stops.
+    stop: watch::Receiver<bool>,
+}
+
+impl Api {
+    /// Makes what connections share.
+    pub(super) fn new(control: Arc<Control>, stop: watch::Receiver<bool>) -> Arc<Self> {
+        let routes = TowerToHyperService::new(routes::router(Arc::clone(&control)));
+        let bodies = Arc::new(Semaphore::new(MAX_BODIES / UNIT));
+        Arc::new(Self { control, routes, bodies, running: Arc::new(Semaphore::new(MAX_RUNNING)), stop })
+    }
+
+    /// Returns what it serves.
+    pub(super) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Waits until no change is under way.
+    pub(super) async fn settled(&self) {
+        let all = u32::try_from(MAX_RUNNING).unwrap_or(u32::MAX);
+        // It is never closed.
+        let _ = self.running.acquire_many(all).await;
+    }
+
+    /// Answers a request; whatever goes wrong, there is an answer.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        pulse: Arc<Pulse>,
+        source: Option<IpAddr>,
+        request: Request,
+    ) -> Response<Paced> {
+        let mut turn = pulse.begin();
+        let version = request.version();
+        let (head, body) = request.into_parts();
+        let answered = match self.control.access.admit(&self.control.snapshot(), source, &head) {
+            Ok(principal) => {
+                turn.admit();
+                self.run(principal, head, body).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let (outcome, mut response) = match answered {
+            Ok(response) => (Outcome::of(response.status()), response),
+            Err((outcome, error)) => (outcome, error.into_response()),
+        };
+        self.control.counts.count(outcome);
+        if outcome == Outcome::NoToken {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // Something of the body is still to come: HTTP/1 cannot go on behind it.
+        if matches!(outcome, Outcome::TooLarge | Outcome::Slow) && version < Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        turn.sent();
+        response.map(|body| Paced { body, rest: Bytes::new(), turn })
+    }
+
+    /// Reads a request's body and does what is asked.
+    async fn run(&self, principal: Option<Principal>, head: Parts, body: Incoming) -> Result<Response, Refusal> {
+        let (octets, room) = self.read(&head, body).await?;
+        let purpose = Purpose::of(&head);
+        let mut request = axum::http::Request::from_parts(head, Body::from(octets));
+        if let Some(principal) = principal {
+            request.extensions_mut().insert(principal);
+        }
+        let routes = self.routes.clone();
+        let handled = async move {
+            let Ok(response) = routes.call(request).await;
+            drop(room);
+            response
+        };
+        if purpose == Purpose::Change {
+            let turn = timeout(BODY, Arc::clone(&self.running).acquire_owned()).await;
+            let Ok(Ok(turn)) = turn else {
+                return Err(refused(StatusCode::SERVICE_UNAVAILABLE, "too many changes wait: try again"));
+            };
+            // On a task of its own, so that a client that goes does not leave half of it done.
+            let task = tokio::spawn(async move {
+                let response = handled.await;
+                drop(turn);
+                response
+            });
+            return task.await.map_err(|_| broken());
+        }
+        let mut stop = self.stop.clone();
+        let stopping = async {
+            // Nobody else keeps the end of the process waiting: a client that waits asks a successor.
+            if purpose != Purpose::Wait || stop.wait_for(|stop| *stop).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        // Dropped with the connection, it ends.
+        let mut task = JoinSet::new();
+        task.spawn(handled);
+        tokio::select! {
+            Some(done) = task.join_next() => done.map_err(|_| broken()),
+            () = stopping => Err(refused(StatusCode::SERVICE_UNAVAILABLE, "hostgate is stopping: try again")),
+        }
+    }
+
+    /// Reads a body of [`MAX_BODY`] octets at most; what is returned besides is its part of the room for bodies.
+    async fn read(&self, head: &Parts, mut body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
+        // Who asks first whether to go on (RFC 9110 §10.1.1) has not sent it yet.
+        let is_sent = !head.headers.contains_key(header::EXPECT);
+        if body.is_end_stream() {
+            return Ok((Bytes::new(), None));
+        }
+        let most = body.size_hint().upper().map_or(MAX_BODY, |upper| usize::try_from(upper).unwrap_or(usize::MAX));
+        if most > MAX_BODY {
+            return Err(too_large(body, is_sent).await);
+        }
+        let read = async {
+            let room = Arc::clone(&self.bodies).acquire_many_owned(units(most)).await;
+            let mut room = room.map_err(|_| broken())?;
+            let Some(octets) = collect(&mut body).await? else { return Ok(None) };
+            // What was not needed is free again.
+            let kept = room.split(usize::try_from(units(octets.len())).unwrap_or(0));
+            Ok(Some((octets.into(), kept)))
+        };
+        match timeout(BODY, read).await {
+            Ok(Ok(Some(read))) => Ok(read),
+            Ok(Ok(None)) => Err(too_large(body, true).await),
+            Ok(Err(refusal)) => Err(refusal),
+            Err(_) => {
+                let message = format!("the body took more than {} s to arrive", BODY.as_secs());
+                Err((Outcome::Slow, ApiError { status: StatusCode::REQUEST_TIMEOUT, message }))
+            }
+        }
+    }
+}
+
+/// Reads a body to its end; nothing when it is longer than [`MAX_BODY`] octets.
+async fn collect(body: &mut Incoming) -> Result<Option<Vec<u8>>, Refusal> {
+    let mut octets = Vec::new();
+    while let Some(frame) = next(body).await {
+        let broke_off = |error: hyper::Error| refused(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}"));
+        // Trailers say nothing to us.
+        let Ok(data) = frame.map_err(broke_off)?.into_data() else { continue };
+        if octets.len() + data.len() > MAX_BODY {
+            return Ok(None);
+        }
+        octets.extend_from_slice(&data);
+    }
+    Ok(Some(octets))
+}
+
+/// Returns the next piece of a body.
+async fn next(body: &mut Incoming) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+    poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await
+}
+
+/// Returns how much of the room for bodies `octets` take.
+fn units(octets: usize) -> u32 {
+    u32::try_from(octets.div_ceil(UNIT)).unwrap_or(u32::MAX)
+}
+
+/// Refuses a body that is too long. What is on its way of it is read and forgotten, within bounds, as clients that are
+/// cut off while they send lose the answer.
+async fn too_large(mut body: Incoming, is_sent: bool) -> Refusal {
+    let forget = async {
+        let mut left = FORGOTTEN;
+        while left > 0
+            && let Some(Ok(frame)) = next(&mut body).await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    if is_sent {
+        // Over or not, it is answered.
+        let _ = timeout(FORGET, forget).await;
+    }
+    let message = format!("the body is longer than {} KiB", MAX_BODY >> 10);
+    (Outcome::TooLarge, ApiError { status: StatusCode::PAYLOAD_TOO_LARGE, message })
+}
+
+/// Refuses a request by its status.
+fn refused(status: StatusCode, message: &str) -> Refusal {
+    (Outcome::of(status), ApiError { status, message: message.to_owned() })
+}
+
+/// Answers a request that made us panic; the panic hook has told of it.
+fn broken() -> Refusal {
+    refused(StatusCode::INTERNAL_SERVER_ERROR, "hostgate failed at this request; its log says more")
+}
+
+/// An answer that is handed over in pieces of [`PIECE`] octets, so that one that is not taken is noticed and no copy of
+/// it waits besides. Its request runs until it is dropped.
+pub(super) struct Paced {
+    /// What is still to come.
+    body: Body,
+    /// What has come and is not yet handed over.
+    rest: Bytes,
+    /// The request.
+    turn: Turn,
+}
+
+impl HttpBody for Paced {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        if this.rest.is_empty() {
+            match ready!(Pin::new(&mut this.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                ended => return Poll::Ready(ended),
+            }
+        }
+        this.turn.sent();
+        let piece = this.rest.split_to(this.rest.len().min(PIECE));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = u64::try_from(self.rest.len()).unwrap_or(u64::MAX);
+        let hint = self.body.size_hint();
+        let mut whole = SizeHint::new();
+        whole.set_lower(hint.lower().saturating_add(rest));
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper.saturating_add(rest));
+        }
+        whole
+    }
+}
