@@ -54,7 +54,7 @@ struct Explanation<'a> {
     /// The includes by which it came.
     via: Vec<&'a str>,
     /// What hostgate itself answers: a devbox's addresses or name.
-    answer: Vec<String>,
+    answer: &'a [String],
     /// The sentence the client gets.
     text: String,
 }
@@ -88,12 +88,12 @@ pub(super) fn run(
     let snapshot: &Snapshot = loaded.library().snapshot();
     let asker = snapshot.asker(asked.client, listener);
     let decision = snapshot.decide(&asker, &name, asked.record_type);
-    let records: Vec<String> = snapshot.devbox_records(&decision, asked.record_type).map(data).collect();
-    let is_allowed = decision.action == Action::Allow || is_any(&decision, asked.record_type);
+    let devbox = Devbox::of(snapshot, &name, &decision, asked.record_type);
+    let is_allowed = decision.action.is_allow() || is_any(&decision, asked.record_type);
     if json {
-        output.json(&explanation(&name, asked, &asker, &decision, records));
+        output.json(&explanation(&name, asked, &asker, &decision, &devbox));
     } else {
-        tell(&name, asked, &asker, &decision, &records, output);
+        tell(&name, asked, &asker, &decision, &devbox, output);
     }
     if is_allowed { OK } else { FAILED }
 }
@@ -109,7 +109,7 @@ fn explanation<'a>(
     asked: &Asked,
     asker: &Asker<'a>,
     decision: &Decision<'a>,
-    answer: Vec<String>,
+    devbox: &'a Devbox<'a>,
 ) -> Explanation<'a> {
     Explanation {
         name: name.to_string(),
@@ -123,7 +123,7 @@ fn explanation<'a>(
         rule: decision.rule.map(|rule| rule.to_string()),
         place: decision.rule.map(|rule| rule.place().to_string()),
         via: decision.rule.iter().flat_map(policy::Rule::via).collect(),
-        answer,
+        answer: &devbox.records,
         text: decision.explain().to_string(),
     }
 }
@@ -134,12 +134,12 @@ fn tell(
     asked: &Asked,
     asker: &Asker<'_>,
     decision: &Decision<'_>,
-    records: &[String],
+    devbox: &Devbox<'_>,
     output: &mut Output,
 ) {
     let verdict = match decision.action {
-        Action::Allow if decision.audited => "allowed (audit: would be denied)",
-        Action::Allow => "allowed",
+        Action::Allow | Action::Answer if decision.audited => "allowed (audit: would be denied)",
+        Action::Allow | Action::Answer => "allowed",
         Action::NoData if is_any(decision, asked.record_type) => "allowed (answered as RFC 8482 says)",
         Action::NoData => "no data",
         Action::Deny => "denied",
@@ -160,11 +160,30 @@ fn tell(
         let via = if via.is_empty() { String::new() } else { format!(", by include of {}", via.join(" > ")) };
         output.line(format!("  rule    {rule} ({}{via})", rule.place()));
     }
-    if let Some(devbox) = decision.devbox {
-        output.line(format!("  devbox  {} ({})", devbox.id(), devbox.place()));
-        output.line(format!("  answer  {}", records.join(" ")));
+    if let Some(client) = devbox.client {
+        output.line(format!("  devbox  {} ({})", client.id(), client.place()));
+        output.line(format!("  answer  {}", devbox.records.join(" ")));
     }
     output.line(format!("  because {}", decision.explain()));
+}
+
+/// The devbox whose records are the answer.
+struct Devbox<'a> {
+    /// It, when the asker gets them.
+    client: Option<&'a Client>,
+    /// Their data as text.
+    records: Vec<String>,
+}
+
+impl<'a> Devbox<'a> {
+    /// Looks what a decision answers with.
+    fn of(snapshot: &'a Snapshot, name: &LowerName, decision: &Decision<'_>, record_type: RecordType) -> Self {
+        if decision.action != Action::Answer {
+            return Self { client: None, records: Vec::new() };
+        }
+        let records = snapshot.devbox_records(name, record_type).map(data).collect();
+        Self { client: snapshot.devbox(name, record_type), records }
+    }
 }
 
 /// Returns the data of a record of our own as text.

@@ -41,8 +41,7 @@ pub(super) struct Exchange<'a> {
 impl Exchange<'_> {
     /// Returns whether an upstream's data is the answer.
     pub(super) fn is_forwarded(&self) -> bool {
-        let Decision { action, devbox, .. } = self.decision;
-        action == policy::Action::Allow && devbox.is_none() && self.query.qtype != RecordType::ANY
+        self.decision.action == policy::Action::Allow && self.query.qtype != RecordType::ANY
     }
 
     /// Answers what takes no upstream: a denial, a type the policy does not let through, a question for all types, a
@@ -58,7 +57,7 @@ impl Exchange<'_> {
                 answer::any(self.query, out);
                 Verdict { action: Action::Allow, reason: Reason::AnyType, ..self.verdict() }
             }
-            policy::Action::Allow if self.decision.devbox.is_some() => {
+            policy::Action::Answer => {
                 self.answer_devbox(out);
                 self.verdict()
             }
@@ -72,7 +71,7 @@ impl Exchange<'_> {
 
     /// Writes the records of the devbox that was asked for.
     fn answer_devbox(&self, out: &mut Vec<u8>) {
-        let records = self.view.snapshot.devbox_records(&self.decision, self.query.qtype);
+        let records = self.view.snapshot.devbox_records(&self.query.qname, self.query.qtype);
         answer::own(self.query, records, self.view.denied_ttl, self.limit(), out);
     }
 

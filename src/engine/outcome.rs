@@ -132,7 +132,7 @@ impl Transport {
 impl From<policy::Action> for Action {
     fn from(action: policy::Action) -> Self {
         match action {
-            policy::Action::Allow => Self::Allow,
+            policy::Action::Allow | policy::Action::Answer => Self::Allow,
             policy::Action::Deny => Self::Deny,
             policy::Action::NoData => Self::NoData,
         }

@@ -8,7 +8,7 @@ use crate::dns::rtype::RecordType;
 
 use super::name_set::Kind;
 use super::rules::Rule;
-use super::snapshot::{Asker, Client, Nobody, Policy, Standing};
+use super::snapshot::{Asker, Nobody, Policy, Standing};
 use super::spec::Mode;
 
 /// Decides what happens to a query of `asker` for `qname` and `qtype` by its policy alone; [`super::Snapshot::decide`] knows
@@ -29,12 +29,11 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
                 Nobody::NoClient => Reason::NoClient,
                 Nobody::PolicyGone => Reason::PolicyGone,
             };
-            return Decision { action: Action::Deny, reason, rule: None, policy: None, audited: false, devbox: None };
+            return Decision { action: Action::Deny, reason, rule: None, policy: None, audited: false };
         }
     };
     let audits = policy.spec.mode == Mode::Audit;
-    let decision =
-        |action, reason, rule, audited| Decision { action, reason, rule, policy: Some(policy), audited, devbox: None };
+    let decision = |action, reason, rule, audited| Decision { action, reason, rule, policy: Some(policy), audited };
     let deny = |reason, rule| decision(if audits { Action::Allow } else { Action::Deny }, reason, rule, audits);
     let (reason, rule) = match decide_name(policy, qname) {
         NameDecision::Allow(rule) => (Reason::Rule, Some(rule)),
@@ -70,8 +69,6 @@ pub struct Decision<'s> {
     /// Whether the query would be denied and is allowed because its policy audits only; `reason` and `rule` say why it
     /// would be.
     pub audited: bool,
-    /// The devbox whose records are the answer; nothing is forwarded then.
-    pub devbox: Option<&'s Client>,
 }
 
 impl<'s> Decision<'s> {
@@ -98,8 +95,10 @@ impl<'s> Decision<'s> {
 /// What is done with a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// It is forwarded, or answered with the records of a devbox.
+    /// It is forwarded.
     Allow,
+    /// It is answered with the records of a devbox, as if it were allowed.
+    Answer,
     /// Its name does not exist.
     Deny,
     /// Its name exists, without records of the type.
@@ -107,11 +106,17 @@ pub enum Action {
 }
 
 impl Action {
+    /// Returns whether who asks gets what there is.
+    #[must_use]
+    pub const fn is_allow(self) -> bool {
+        matches!(self, Self::Allow | Self::Answer)
+    }
+
     /// Returns the word for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Allow => "allow",
+            Self::Allow | Self::Answer => "allow",
             Self::Deny => "deny",
             Self::NoData => "nodata",
         }
@@ -194,14 +199,14 @@ pub struct Explanation<'d, 's>(&'d Decision<'s>);
 
 impl fmt::Display for Explanation<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Decision { action, reason, rule, policy, audited, devbox: _ } = self.0;
+        let Decision { action, reason, rule, policy, audited } = self.0;
         let Some(policy) = policy else {
             let nobody = if *reason == Reason::PolicyGone { Nobody::PolicyGone } else { Nobody::NoClient };
             return write!(f, "denied: {nobody}");
         };
         let verb = match action {
-            Action::Allow if *audited => "would be denied",
-            Action::Allow => "allowed",
+            Action::Allow | Action::Answer if *audited => "would be denied",
+            Action::Allow | Action::Answer => "allowed",
             Action::Deny => "denied",
             Action::NoData => "no data",
         };
@@ -215,7 +220,7 @@ impl fmt::Display for Explanation<'_, '_> {
                 Reason::AllowAll | Reason::Unrestricted => "it allows everything",
                 Reason::Bypass => "the name leads around this resolver",
                 Reason::QueryType => "the type is not in its query_types",
-                Reason::Devbox if *action == Action::Allow => "it may look up devboxes",
+                Reason::Devbox if action.is_allow() => "it may look up devboxes",
                 Reason::Devbox => "hostgate has no record of this type for the name",
                 Reason::NoDevbox => "no devbox has this name",
                 Reason::DevboxToDevbox => {
@@ -225,7 +230,7 @@ impl fmt::Display for Explanation<'_, '_> {
             })?,
         }
         match policy.message() {
-            Some(message) if *action != Action::Allow => write!(f, ". {message}"),
+            Some(message) if !action.is_allow() => write!(f, ". {message}"),
             _ => Ok(()),
         }
     }

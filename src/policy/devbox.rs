@@ -96,21 +96,39 @@ impl Snapshot {
     /// Decides about a name of which only hostgate knows, if it is one.
     #[cold]
     fn decide_here<'s>(&'s self, asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> Option<Decision<'s>> {
-        if qname.is_at_or_below(&self.devbox_suffix.name) {
-            return Some(decide_devbox(asker, &[qname], qtype, self.devbox_of(qname)));
-        }
-        let address = reverse::address(qname).filter(|_| qtype == RecordType::PTR)?;
-        let (client, name) = self.devbox_at(address)?;
-        Some(decide_devbox(asker, &[qname, &name], qtype, Found::Address(client)))
+        let found = self.find(qname, qtype)?;
+        // Who may not know a devbox's name is not told it by its address either.
+        let told = if let Found::Address(client) = found { self.devbox_suffix.name_of(client.id()) } else { None };
+        Some(decide_devbox(asker, (qname, told.as_ref()), qtype, found))
     }
 
-    /// Returns the records of the devbox that a decision for `qtype` found; none where it found none.
-    pub fn devbox_records<'s>(&'s self, decision: &Decision<'s>, qtype: RecordType) -> impl Iterator<Item = Own> + 's {
-        let name = decision.devbox.filter(|_| qtype == RecordType::PTR);
-        let name = name.and_then(|client| self.devbox_suffix.name_of(client.id()));
-        let addresses =
-            decision.devbox.into_iter().flat_map(addresses).filter(move |address| is_asked(*address, qtype));
-        name.map(|name| Own::Name(Box::new(name))).into_iter().chain(addresses.map(Own::Address)).take(MAX_ADDRESSES)
+    /// Returns the devbox that a question is about.
+    #[must_use]
+    pub fn devbox(&self, qname: &LowerName, qtype: RecordType) -> Option<&Client> {
+        match self.find(qname, qtype)? {
+            Found::Devbox(client) | Found::Address(client) => Some(client),
+            Found::Suffix | Found::Nobody => None,
+        }
+    }
+
+    /// Returns the records of the devbox that a question is about; who may have them, [`Self::decide`] says.
+    pub fn devbox_records(&self, qname: &LowerName, qtype: RecordType) -> impl Iterator<Item = Own> {
+        let (devbox, pointer) = match self.find(qname, qtype) {
+            Some(Found::Devbox(client)) => (Some(client), None),
+            Some(Found::Address(client)) => (None, self.devbox_suffix.name_of(client.id())),
+            Some(Found::Suffix | Found::Nobody) | None => (None, None),
+        };
+        let addresses = devbox.into_iter().flat_map(addresses).filter(move |address| is_asked(*address, qtype));
+        pointer.map(|name| Own::Name(Box::new(name))).into_iter().chain(addresses.map(Own::Address)).take(MAX_ADDRESSES)
+    }
+
+    /// Returns what hostgate itself knows about a name; nothing if it is none of its own.
+    fn find(&self, qname: &LowerName, qtype: RecordType) -> Option<Found<'_>> {
+        if qname.is_at_or_below(&self.devbox_suffix.name) {
+            return Some(self.devbox_of(qname));
+        }
+        let address = reverse::address(qname).filter(|_| qtype == RecordType::PTR)?;
+        self.devbox_at(address).map(Found::Address)
     }
 
     /// Returns what has a name at or below the suffix.
@@ -136,14 +154,12 @@ impl Snapshot {
         }
     }
 
-    /// Returns the devbox that has this very address, and its name.
-    fn devbox_at(&self, address: IpAddr) -> Option<(&Client, LowerName)> {
+    /// Returns the devbox that has this very address, if it has a name.
+    fn devbox_at(&self, address: IpAddr) -> Option<&Client> {
         // A listener's number does not matter: its policy is for those who are in no client.
         let client = self.asker(address, usize::MAX).client?;
-        if client.phase() != Phase::Runtime || !addresses(client).any(|own| own == address) {
-            return None;
-        }
-        Some((client, self.devbox_suffix.name_of(client.id())?))
+        let is_its_own = is_devbox(client) && addresses(client).any(|own| own == address);
+        (is_its_own && self.devbox_suffix.name_of(client.id()).is_some()).then_some(client)
     }
 
     /// Returns the client whose id is `lower` but for capital letters (names have none, RFC 4343); of several the one
@@ -156,15 +172,19 @@ impl Snapshot {
     }
 }
 
-/// Decides about names of which only hostgate knows: the one that is asked for and the one that would be told.
-fn decide_devbox<'s>(asker: &Asker<'s>, names: &[&LowerName], qtype: RecordType, found: Found<'s>) -> Decision<'s> {
+/// Decides about a name of which only hostgate knows, and the one that would be told.
+fn decide_devbox<'s>(
+    asker: &Asker<'s>,
+    (qname, told): (&LowerName, Option<&LowerName>),
+    qtype: RecordType,
+    found: Found<'s>,
+) -> Decision<'s> {
     let Some(policy) = asker.policy().filter(|policy| policy.gone().is_none()) else {
-        return decide(asker, names[0], qtype);
+        return decide(asker, qname, qtype);
     };
-    let decision =
-        |action, reason, rule| Decision { action, reason, rule, policy: Some(policy), audited: false, devbox: None };
+    let decision = |action, reason, rule| Decision { action, reason, rule, policy: Some(policy), audited: false };
     // What is denied here stays so while auditing: there is nobody to forward it to.
-    for name in names {
+    for name in [qname].into_iter().chain(told) {
         if let NameDecision::Deny(rule) = decide_name(policy, name) {
             return decision(Action::Deny, Reason::DeniedRule, Some(rule));
         }
@@ -174,15 +194,18 @@ fn decide_devbox<'s>(asker: &Asker<'s>, names: &[&LowerName], qtype: RecordType,
     }
     let is_listed = policy.query_types().contains(qtype);
     let audited = !is_listed && policy.mode() == Mode::Audit;
-    let client = match found {
-        Found::Nobody => return decision(Action::Deny, Reason::NoDevbox, None),
-        _ if !is_listed && !audited => return decision(Action::NoData, Reason::QueryType, None),
-        Found::Address(client) => client,
-        Found::Devbox(client) if addresses(client).any(|address| is_asked(address, qtype)) => client,
-        Found::Devbox(_) | Found::Suffix => return decision(Action::NoData, Reason::Devbox, None),
-    };
-    let reason = if audited { Reason::QueryType } else { Reason::Devbox };
-    Decision { audited, devbox: Some(client), ..decision(Action::Allow, reason, None) }
+    match found {
+        Found::Nobody => decision(Action::Deny, Reason::NoDevbox, None),
+        _ if !is_listed && !audited => decision(Action::NoData, Reason::QueryType, None),
+        Found::Devbox(client) if !addresses(client).any(|address| is_asked(address, qtype)) => {
+            decision(Action::NoData, Reason::Devbox, None)
+        }
+        Found::Suffix => decision(Action::NoData, Reason::Devbox, None),
+        Found::Devbox(_) | Found::Address(_) => {
+            let reason = if audited { Reason::QueryType } else { Reason::Devbox };
+            Decision { audited, ..decision(Action::Answer, reason, None) }
+        }
+    }
 }
 
 /// Returns whether a client may be asked for by name.
@@ -258,14 +281,17 @@ policy = 'audit-open'
     /// Returns what `source` gets for a question: action, reason, and the records.
     fn told(snapshot: &Snapshot, source: &str, qname: &str, qtype: &str) -> String {
         let (asker, qtype) = (snapshot.asker(source.parse().unwrap(), 0), qtype.parse().unwrap());
-        let decision = snapshot.decide(&asker, &name(qname), qtype);
-        let records = snapshot.devbox_records(&decision, qtype).map(|record| match record {
+        let qname = name(qname);
+        let decision = snapshot.decide(&asker, &qname, qtype);
+        let records = snapshot.devbox_records(&qname, qtype).map(|record| match record {
             Own::Address(address) => address.to_string(),
             Own::Name(name) => name.to_string(),
         });
         let mut words = vec![decision.action.as_str().to_owned(), decision.reason.as_str().to_owned()];
         words.extend(decision.audited.then(|| "audited".to_owned()));
-        words.extend(records);
+        if decision.action == Action::Answer {
+            words.extend(records);
+        }
         words.join(" ")
     }
 
@@ -378,8 +404,7 @@ policy = 'audit-open'
         let file =
             format!("[policy.p]\nallow_all = true\n[client.c]\nsources = [{}]\npolicy = 'p'\n", sources.join(","));
         let library = Directory::of(&[("p.toml", &file)]).library();
-        let asker = library.snapshot().asker("10.9.0.1".parse().unwrap(), 0);
-        let decision = library.snapshot().decide(&asker, &name("c.devbox.internal"), RecordType::A);
-        assert_eq!(library.snapshot().devbox_records(&decision, RecordType::A).count(), MAX_ADDRESSES);
+        let qname = name("c.devbox.internal");
+        assert_eq!(library.snapshot().devbox_records(&qname, RecordType::A).count(), MAX_ADDRESSES);
     }
 }

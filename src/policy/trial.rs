@@ -3,7 +3,7 @@
 use crate::document::{Diagnostic, quoted};
 
 use super::conflict::Files;
-use super::decide::{Action, Reason};
+use super::decide::Reason;
 use super::snapshot::Snapshot;
 
 /// Runs all `[[test]]`s and returns an error for each that fails.
@@ -20,7 +20,7 @@ pub(super) fn run(files: &Files, snapshot: &Snapshot, warnings: &mut Vec<Diagnos
                 continue;
             };
             let decision = snapshot.decide(&client.asker(), &test.name, test.qtype);
-            let is_allowed = decision.action == Action::Allow;
+            let is_allowed = decision.action.is_allow();
             if is_allowed == test.expects_allow {
                 continue;
             }
