@@ -1,24 +1,25 @@
 //! Puts the files that go into force together: definitions by id, and the snapshot.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use crate::document::{Placed, Source};
 
-use super::client_index::ClientIndex;
-use super::compile::{Compiled, Definitions, Lists};
+use super::clients::Clients;
+use super::compile::{Compiled, Definitions};
 use super::conflict::Files;
 use super::devbox::DevboxSuffix;
-use super::hash::ContentHasher;
-use super::library::local::Changed;
+use super::hash::{ContentHasher, ContentSum};
 use super::name_set::NameSet;
+use super::ordered_map::OrderedMap;
 use super::preset::shared_hasher;
 use super::rules::Rules;
 use super::snapshot::{Blueprint, Bound, Client, Policy, Record, Snapshot, Unrestricted};
 use super::spec::{
     BlueprintSpec, ClientSpec, Cname, Mode, PolicySpec, PrivateAnswers, QueryTypes, RecordSpec, UNRESTRICTED,
 };
+use super::step::{Pair, Step};
 use super::tree::{Binding, Bindings};
 
 /// Returns all policies and presets by id; a file's preset goes before the built-in one.
@@ -30,10 +31,10 @@ pub(super) fn definitions(files: &Files, built_in: &[Arc<PolicySpec>]) -> Defini
 /// Makes the snapshot of files that have no conflicts; its generation and hash are still to be given.
 pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) -> Snapshot {
     let mut snapshot = Snapshot::empty();
-    for policy in compiled.policies() {
-        let ids = if policy.spec.is_preset() { &mut snapshot.presets } else { &mut snapshot.policies };
-        ids.insert(Arc::clone(&policy.spec.id.value), Arc::clone(policy));
-    }
+    let by_id = |policy: &Arc<Policy>| (Arc::clone(&policy.spec.id.value), Arc::clone(policy));
+    let policies = |presets: bool| compiled.policies().filter(move |policy| policy.spec.is_preset() == presets);
+    snapshot.policies = policies(false).map(by_id).collect();
+    snapshot.presets = policies(true).map(by_id).collect();
     let blueprints = files.values().flat_map(|file| &file.blueprints);
     let blueprint = |spec: &Arc<BlueprintSpec>| (Arc::clone(&spec.id.value), Blueprint { spec: Arc::clone(spec) });
     snapshot.blueprints = blueprints.map(blueprint).collect();
@@ -45,14 +46,7 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
         spec: Arc::clone(spec),
         bound: bound_client(spec, &snapshot.blueprints, compiled),
     };
-    let mut clients: Vec<Client> = clients.map(client).collect();
-    clients.sort_by(|one, two| one.id().cmp(two.id()));
-    for (client, index) in clients.iter().zip(0..) {
-        for source in client.sources() {
-            // Equal prefixes are a conflict, so nothing can be there already.
-            let _ = snapshot.index.insert(source, index);
-        }
-    }
+    let clients = clients.map(client).collect();
     snapshot.clients = clients;
     let bind = |binding: &Binding| bound(&binding.policy, compiled);
     snapshot.default = bindings.default_policy.as_ref().map(bind);
@@ -61,54 +55,73 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     snapshot
 }
 
-/// Makes the snapshot that follows `before` when some files say something else about what they defined before.
-pub(super) fn changed(before: &Snapshot, compiled: &Compiled, changes: &[&Changed]) -> Snapshot {
-    let mut policies = HashMap::new();
+/// Makes the snapshot that follows `before` by a step; its generation and hash are still to be given.
+pub(super) fn next(before: &Snapshot, step: &Step<'_>, compiled: &Compiled) -> Snapshot {
     let mut next = Snapshot { hash: String::new(), ..before.clone() };
-    for Changed { before, after } in changes {
-        for (before, after) in before.policies.iter().zip(&after.policies) {
-            if let Some(policy) = compiled.policy(&after.id.value) {
-                policies.insert(Arc::as_ptr(before), policy);
-                next.policies.insert(Arc::clone(&after.id.value), Arc::clone(policy));
+    let mut replaced = HashMap::new();
+    for Pair { id, before: _, after } in step.policies() {
+        let policy = compiled.policy(id).filter(|_| after.is_some());
+        if let Some((policy, before)) = policy.zip(before.policies.get(*id)) {
+            replaced.insert(Arc::as_ptr(before), policy);
+        }
+        put(&mut next.policies, id, policy.map(|policy| (&policy.spec.id.value, Arc::clone(policy))));
+    }
+    for Pair { id, before: _, after } in step.blueprints() {
+        put(&mut next.blueprints, id, after.map(|spec| (&spec.id.value, Blueprint { spec: Arc::clone(spec) })));
+    }
+    for Pair { id, before: _, after } in step.records() {
+        put(&mut next.records, id, after.map(|spec| (&spec.id.value, Record { spec: Arc::clone(spec) })));
+    }
+    // All that go before any that come: one may take over another's address.
+    step.clients().filter(|pair| pair.before.is_some()).for_each(|pair| next.clients.take_prefixes_of(pair.id));
+    for Pair { id, before: _, after } in step.clients() {
+        match after {
+            Some(spec) => {
+                let bound = bound_client(spec, &next.blueprints, compiled);
+                next.clients.insert(Client { spec: Arc::clone(spec), bound });
             }
-        }
-        for spec in &after.blueprints {
-            next.blueprints.insert(Arc::clone(&spec.id.value), Blueprint { spec: Arc::clone(spec) });
-        }
-        for spec in &after.records {
-            next.records.insert(Arc::clone(&spec.id.value), Record { spec: Arc::clone(spec) });
-        }
-        for spec in &after.clients {
-            if let Ok(index) = next.clients.binary_search_by(|client| client.id().cmp(&spec.id.value)) {
-                next.clients[index].spec = Arc::clone(spec);
-            }
+            None => next.clients.remove(id),
         }
     }
-    let clients = next.clients.iter_mut().map(|client| &mut client.bound);
-    let others = next.listeners.iter_mut().chain([&mut next.default]).flatten();
-    for bound in clients.chain(others) {
-        if let Bound::Policy(policy) = bound
-            && let Some(after) = policies.get(&Arc::as_ptr(&policy.spec))
-        {
-            *policy = Arc::clone(after);
+    let after = |bound: &Bound| match bound {
+        Bound::Policy(policy) => replaced.get(&Arc::as_ptr(policy)).map(|policy| Bound::Policy(Arc::clone(policy))),
+        Bound::Unrestricted(..) | Bound::Gone => None,
+    };
+    if !replaced.is_empty() {
+        next.clients.rebind(after);
+        for bound in next.listeners.iter_mut().chain([&mut next.default]).flatten() {
+            if let Some(after) = after(bound) {
+                *bound = after;
+            }
         }
     }
     next
 }
 
+/// Lets apply to a client in force what its blueprint says now.
+pub(super) fn rebind(snapshot: &mut Snapshot, client: &Arc<ClientSpec>, compiled: &Compiled) {
+    let bound = bound_client(client, &snapshot.blueprints, compiled);
+    snapshot.clients.insert(Client { spec: Arc::clone(client), bound });
+}
+
+/// Puts an object in, or takes the one of this id out.
+fn put<T: Clone>(map: &mut OrderedMap<Arc<str>, T>, id: &str, object: Option<(&Arc<str>, T)>) {
+    match object {
+        Some((id, object)) => map.insert(Arc::clone(id), object),
+        None => map.remove(id),
+    }
+}
+
+/// Returns the path of a file below the root, as it counts for the hash.
+pub(super) fn below<'p>(root: &Path, path: &'p Path) -> &'p [u8] {
+    path.strip_prefix(root).unwrap_or(path).as_os_str().as_encoded_bytes()
+}
+
 /// Returns the hash of everything that goes into force: equal contents have equal hashes, wherever they lie.
-pub(super) fn hash(root: &Path, files: &Files, lists: &Lists, bindings: &Bindings) -> String {
+pub(super) fn hash(files: ContentSum, lists: ContentSum, bindings: &Bindings) -> String {
     let mut hasher = ContentHasher::new();
-    let mut add = |path: &Path, hash: u64| {
-        hasher.add(path.strip_prefix(root).unwrap_or(path).as_os_str().as_encoded_bytes());
-        hasher.add(&hash.to_be_bytes());
-    };
-    for (path, file) in files {
-        add(path, file.hash);
-    }
-    for (path, list) in lists {
-        add(path, list.hash);
-    }
+    hasher.add(&files.bits().to_be_bytes());
+    hasher.add(&lists.bits().to_be_bytes());
     for id in bindings.ids() {
         hasher.add(id.map_or(&[][..], str::as_bytes));
     }
@@ -121,12 +134,11 @@ impl Snapshot {
         Self {
             generation: 0,
             hash: String::new(),
-            policies: BTreeMap::new(),
-            presets: BTreeMap::new(),
-            blueprints: BTreeMap::new(),
-            records: BTreeMap::new(),
-            clients: Vec::new(),
-            index: ClientIndex::new(),
+            policies: OrderedMap::new(),
+            presets: OrderedMap::new(),
+            blueprints: OrderedMap::new(),
+            records: OrderedMap::new(),
+            clients: Clients::new(),
             listeners: Vec::new(),
             default: None,
             devbox_suffix: DevboxSuffix::default(),
@@ -135,11 +147,11 @@ impl Snapshot {
 }
 
 /// Returns what applies to a client: its own policy, else its blueprint's for its phase.
-fn bound_client(spec: &ClientSpec, blueprints: &BTreeMap<Arc<str>, Blueprint>, compiled: &Compiled) -> Bound {
+fn bound_client(spec: &ClientSpec, blueprints: &OrderedMap<Arc<str>, Blueprint>, compiled: &Compiled) -> Bound {
     if let Some(policy) = &spec.policy {
         return bound(&policy.value, compiled);
     }
-    let blueprint = spec.blueprint.as_ref().and_then(|id| blueprints.get(&id.value));
+    let blueprint = spec.blueprint.as_ref().and_then(|id| blueprints.get(&*id.value));
     match blueprint.map(|blueprint| blueprint.spec.policy(spec.phase)) {
         Some(Some(policy)) => bound(&policy.value, compiled),
         Some(None) => Bound::Unrestricted(Arc::clone(unrestricted()), Unrestricted::Blueprint),

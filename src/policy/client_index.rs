@@ -95,6 +95,23 @@ impl<T: Copy> ClientIndex<T> {
         }
     }
 
+    /// Returns the value of this very prefix.
+    #[must_use]
+    pub fn get(&self, prefix: IpNet) -> Option<T> {
+        match canonical(prefix) {
+            IpNet::V4(net) => get(&self.v4, net.prefix_len(), &net.addr().to_bits()),
+            IpNet::V6(net) => get(&self.v6, net.prefix_len(), &net.addr().to_bits()),
+        }
+    }
+
+    /// Takes this very prefix out.
+    pub fn remove(&mut self, prefix: IpNet) {
+        match canonical(prefix) {
+            IpNet::V4(net) => remove(&mut self.v4, net.prefix_len(), &net.addr().to_bits()),
+            IpNet::V6(net) => remove(&mut self.v6, net.prefix_len(), &net.addr().to_bits()),
+        }
+    }
+
     /// Returns the value of the longest prefix that holds `address`.
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<T> {
@@ -142,6 +159,21 @@ where
     }
 }
 
+/// Returns the value of an address in the table of a length.
+fn get<A: Eq + Hash, T: Copy>(tables: &[Table<A, T>], length: u8, address: &A) -> Option<T> {
+    let at = tables.binary_search_by(|table| length.cmp(&table.length)).ok()?;
+    tables[at].values.get(address).copied()
+}
+
+/// Takes an address out of the table of a length, and the table when it was the last one in it.
+fn remove<A: Eq + Hash, T>(tables: &mut Vec<Table<A, T>>, length: u8, address: &A) {
+    let Ok(at) = tables.binary_search_by(|table| length.cmp(&table.length)) else { return };
+    tables[at].values.remove(address);
+    if tables[at].values.is_empty() {
+        tables.remove(at);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
@@ -181,6 +213,7 @@ mod tests {
         fn the_index_agrees_with_a_naive_loop(
             prefixes in prop::collection::vec((any::<bool>(), 0_u128..1 << 12, 0_u8..=128), 0..40),
             addresses in prop::collection::vec((any::<bool>(), 0_u128..1 << 12), 1..40),
+            removed in 0..20_usize,
         ) {
             // Few bits at both ends of the address, so that prefixes hold one another.
             let spread = |bits: u128| bits << 116 | bits & 0xff;
@@ -198,6 +231,11 @@ mod tests {
                 if before.is_none() {
                     naive.push((net, value));
                 }
+            }
+            for (net, value) in naive.drain(..removed.min(naive.len())) {
+                prop_assert_eq!(index.get(net), Some(value));
+                index.remove(net);
+                prop_assert_eq!(index.get(net), None);
             }
             for (v4, bits) in addresses {
                 let address = address(v4, bits);

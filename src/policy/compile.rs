@@ -1,19 +1,20 @@
 //! The effective lists of each policy, made once and kept while nothing they come from changes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use crate::document::Diagnostic;
 
-use super::library::local::Changed;
 use super::lint;
 use super::list::ListFile;
 use super::name_set::{NameSet, Via};
+use super::ordered_map::OrderedMap;
 use super::preset::shared_hasher;
 use super::rules::Rules;
 use super::snapshot::Policy;
 use super::spec::PolicySpec;
+use super::step::Pair;
 
 /// Sets of fewer patterns are copied together, so that a policy has few sets to search; larger ones are shared.
 const SMALL: usize = 4096;
@@ -28,9 +29,9 @@ pub(super) type Lists = BTreeMap<PathBuf, Arc<ListFile>>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Compiled {
     /// By id.
-    policies: HashMap<Arc<str>, CompiledPolicy>,
+    policies: OrderedMap<Arc<str>, CompiledPolicy>,
     /// What policies include, by its ingredients: policies with the same includes share it.
-    groups: HashMap<Vec<usize>, Arc<Group>>,
+    groups: Arc<HashMap<Vec<usize>, Arc<Group>>>,
 }
 
 /// A policy with what it was made from.
@@ -74,15 +75,15 @@ static NOTHING: LazyLock<Arc<Group>> = LazyLock::new(Arc::default);
 impl Compiled {
     /// Compiles all definitions, taking from `self` what did not change.
     pub(super) fn next(&self, definitions: &Definitions, lists: &Lists) -> Self {
-        let mut next = Self { policies: HashMap::with_capacity(definitions.len()), groups: HashMap::new() };
+        let (mut policies, mut groups) = (Vec::with_capacity(definitions.len()), HashMap::new());
         for (id, spec) in definitions {
-            let before = self.policies.get(id);
+            let before = self.policies.get(&**id);
             if let Some(before) = before.filter(|before| before.still_holds(spec, definitions, lists)) {
                 let key = before.group.ingredients.key();
                 if !key.is_empty() {
-                    next.groups.entry(key).or_insert_with(|| Arc::clone(&before.group));
+                    groups.entry(key).or_insert_with(|| Arc::clone(&before.group));
                 }
-                next.policies.insert(Arc::clone(id), before.clone());
+                policies.push((Arc::clone(id), before.clone()));
                 continue;
             }
             let ingredients = Ingredients::gather(spec, definitions, lists);
@@ -90,39 +91,34 @@ impl Compiled {
             let group = if key.is_empty() {
                 Arc::clone(&NOTHING)
             } else {
-                let known = next.groups.get(&key).or_else(|| self.groups.get(&key)).map(Arc::clone);
+                let known = groups.get(&key).or_else(|| self.groups.get(&key)).map(Arc::clone);
                 known.unwrap_or_else(|| Arc::new(Group::make(ingredients)))
             };
             let unchanged =
                 before.filter(|before| Arc::ptr_eq(&before.policy.spec, spec) && Arc::ptr_eq(&before.group, &group));
             let compiled = unchanged.cloned().unwrap_or_else(|| CompiledPolicy::make(spec, &group));
             if !key.is_empty() {
-                next.groups.insert(key, group);
+                groups.insert(key, group);
             }
-            next.policies.insert(Arc::clone(id), compiled);
+            policies.push((Arc::clone(id), compiled));
         }
-        next
+        Self { policies: policies.into_iter().collect(), groups: Arc::new(groups) }
     }
 
-    /// Returns the same with what the policies of some files say now; nothing where other policies are made of them, or
-    /// where something is to be told. Each of them includes what it did before.
-    pub(super) fn with_changed(&self, changes: &[&Changed]) -> Option<Self> {
-        let before = changes.iter().flat_map(|change| &change.before.policies);
-        let before: HashSet<_> = before.map(Arc::as_ptr).collect();
-        let is_made_of_them =
-            |group: &Arc<Group>| group.ingredients.included.iter().any(|(_, spec)| before.contains(&Arc::as_ptr(spec)));
-        if self.groups.values().any(is_made_of_them) {
-            return None;
-        }
+    /// Returns the same with what some policies say now; each includes what it did before, a new one nothing, and none is
+    /// included.
+    pub(super) fn with_changed<'c>(&self, policies: impl Iterator<Item = &'c Pair<'c, PolicySpec>>) -> Self {
         let mut next = self.clone();
-        for spec in changes.iter().flat_map(|change| &change.after.policies) {
-            let policy = next.policies.get_mut(&spec.id.value)?;
-            *policy = CompiledPolicy::make(spec, &policy.group);
-            if !policy.warnings.is_empty() {
-                return None;
+        for Pair { id, before, after } in policies {
+            if let Some(spec) = after {
+                let group = next.policies.get(*id).filter(|_| before.is_some());
+                let group = group.map_or_else(|| Arc::clone(&NOTHING), |policy| Arc::clone(&policy.group));
+                next.policies.insert(Arc::clone(&spec.id.value), CompiledPolicy::make(spec, &group));
+            } else {
+                next.policies.remove(*id);
             }
         }
-        Some(next)
+        next
     }
 
     /// Returns a policy or preset.
@@ -138,6 +134,11 @@ impl Compiled {
     /// Returns the warnings of all policies.
     pub(super) fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
         self.policies.values().flat_map(|compiled| compiled.warnings.iter())
+    }
+
+    /// Returns the warnings of one policy.
+    pub(super) fn warnings_of(&self, id: &str) -> &[Diagnostic] {
+        self.policies.get(id).map_or(&[], |compiled| &compiled.warnings)
     }
 }
 

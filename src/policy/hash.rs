@@ -42,6 +42,38 @@ impl ContentHasher {
     }
 }
 
+/// A hash of files wherever they lie, in no order: what one of them adds can be taken out again, so that a change of one
+/// file costs no look at the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ContentSum(u64);
+
+impl ContentSum {
+    /// Adds a file by its path below the root and the hash of its content.
+    pub(super) fn add(&mut self, path: &[u8], hash: u64) {
+        self.0 = self.0.wrapping_add(mix(path, hash));
+    }
+
+    /// Takes a file out that was added.
+    pub(super) fn remove(&mut self, path: &[u8], hash: u64) {
+        self.0 = self.0.wrapping_sub(mix(path, hash));
+    }
+
+    /// Returns the sum.
+    pub(super) const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// Returns a hash of a path and a content hash, each bit of which depends on all of both: sums of such do not collide
+/// where their parts are alike (the finalizer of `MurmurHash3`).
+fn mix(path: &[u8], hash: u64) -> u64 {
+    let mut bits = content_hash(path).wrapping_mul(MULTIPLIER) ^ hash.rotate_left(32);
+    for multiplier in [0xff51_afd7_ed55_8ccd_u64, 0xc4ce_b9fe_1a85_ec53] {
+        bits = (bits ^ bits >> 33).wrapping_mul(multiplier);
+    }
+    bits ^ bits >> 33
+}
+
 /// The multiplier of [`content_hash`]: odd, half of its bits set.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -78,6 +110,23 @@ mod tests {
         ];
         let hashes: std::collections::HashSet<_> = texts.iter().map(|text| content_hash(text.as_bytes())).collect();
         assert_eq!(hashes.len(), texts.len());
+    }
+
+    #[test]
+    fn a_sum_has_no_order_and_forgets_what_is_taken_out() {
+        let sum = |files: &[(&str, u64)]| {
+            let mut sum = ContentSum::default();
+            for (path, hash) in files {
+                sum.add(path.as_bytes(), *hash);
+            }
+            sum
+        };
+        assert_eq!(sum(&[("a", 1), ("b", 2)]), sum(&[("b", 2), ("a", 1)]));
+        assert_ne!(sum(&[("a", 1), ("b", 2)]), sum(&[("a", 2), ("b", 1)]));
+        assert_ne!(sum(&[("a", 1), ("a", 1)]), sum(&[("b", 1), ("b", 1)]));
+        let mut less = sum(&[("a", 1), ("b", 2)]);
+        less.remove(b"a", 1);
+        assert_eq!(less, sum(&[("b", 2)]));
     }
 
     #[test]

@@ -1,20 +1,19 @@
 //! What is legal and probably not meant.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::dns::name::{DisplayWire, Suffixes};
 use crate::document::{Diagnostic, Findings, Placed, Severity, Source, quoted};
 
 use super::compile::{Compiled, Lists};
-use super::conflict::Files;
+use super::links::Links;
 use super::list::ListFile;
 use super::name_set::{Kind, Match, NameSet};
 use super::preset::is_built_in;
 use super::rules::Rules;
 use super::snapshot::{Policy, Snapshot};
-use super::spec::{PRESET_PREFIX, UNRESTRICTED};
-use super::tree::Bindings;
+use super::spec::{FileSpec, PRESET_PREFIX, Phase, UNRESTRICTED};
+use super::tree::{Bindings, FilePath};
 
 /// Returns the warnings about a policy's own lists; `allowed_lists` and `denied_lists` are the list files it names
 /// itself.
@@ -43,120 +42,129 @@ pub(super) fn policy(
     findings.into_diagnostics(spec.source.path())
 }
 
-/// Adds the warnings that several files make together.
-pub(super) fn across(
-    files: &Files,
-    compiled: &Compiled,
-    snapshot: &Snapshot,
-    bindings: &Bindings,
-    lists: &Lists,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
-    unused(files, bindings, diagnostics);
-    open_blueprints(files, snapshot, diagnostics);
-    gone(files, compiled, snapshot, bindings, diagnostics);
-    for policy in files.values().flat_map(|file| &file.policies) {
-        let allowing = policy.allowed_lists.iter().filter_map(|list| lists.get(&list.value));
-        diagnostics.extend(allowing.flat_map(|list| list.shared.iter().cloned()));
-        for included in &policy.include {
-            if compiled.policy(&included.value).is_some_and(|policy| policy.allow_all()) {
-                let message = format!("{} allows all, but only its lists are included", quoted(&included.value));
-                let help = "write `allow_all = true` here if that is meant";
-                diagnostics.push(policy.source.warning(included.span, message).help(help));
-            }
-        }
-    }
+/// Adds the warnings about what the lists that a file allows have in common with others.
+pub(super) fn shared(file: &FileSpec, lists: &Lists, diagnostics: &mut Vec<Diagnostic>) {
+    let allowing = file.policies.iter().flat_map(|policy| &policy.allowed_lists);
+    let allowing = allowing.filter_map(|list| lists.get(&list.value));
+    diagnostics.extend(allowing.flat_map(|list| list.shared.iter().cloned()));
 }
 
-/// Warns of policies nothing refers to, and of preset files of that kind.
-fn unused(files: &Files, bindings: &Bindings, diagnostics: &mut Vec<Diagnostic>) {
-    let used: HashSet<&str> = files
-        .values()
-        .flat_map(|file| {
-            let included = file.policies.iter().flat_map(|policy| &policy.include);
-            let blueprints = file.blueprints.iter();
-            let of_blueprints =
-                blueprints.flat_map(|blueprint| blueprint.build_policy.iter().chain(&blueprint.runtime_policy));
-            let of_clients = file.clients.iter().filter_map(|client| client.policy.as_ref());
-            included.chain(of_blueprints).chain(of_clients).map(|id| &*id.value)
-        })
-        .chain(bindings.iter().map(|binding| &*binding.policy))
-        .collect();
-    for policy in files.values().flat_map(|file| &file.policies).filter(|policy| !used.contains(&*policy.id.value)) {
-        let (what, help) = match policy.id.value.strip_prefix(PRESET_PREFIX) {
-            Some(name) if is_built_in(name) => continue,
-            Some(name) => {
-                ("preset", format!("no preset of this name is built in; include it as \"{PRESET_PREFIX}{name}\""))
-            }
-            None => {
-                ("policy", "name it in a client, a blueprint, an include or hostgate.toml, or remove it".to_owned())
-            }
-        };
-        let message = format!("nothing refers to {what} {}", quoted(&policy.id.value));
-        diagnostics.push(policy.source.warning(policy.id.span, message).help(help));
-    }
+/// What the warnings that several files make together depend on.
+pub(super) struct Across<'a> {
+    /// The policies.
+    pub(super) compiled: &'a Compiled,
+    /// What is in force.
+    pub(super) snapshot: &'a Snapshot,
+    /// Who refers to what.
+    pub(super) links: &'a Links,
+    /// What refers to policies from outside of the files.
+    pub(super) bindings: &'a Bindings,
+    /// Returns a file in force.
+    pub(super) file: &'a dyn Fn(&FilePath) -> Option<&'a Arc<FileSpec>>,
 }
 
-/// Warns of blueprints without a policy for a phase that clients of theirs are in.
-fn open_blueprints(files: &Files, snapshot: &Snapshot, diagnostics: &mut Vec<Diagnostic>) {
-    let mut told = HashSet::new();
-    for client in files.values().flat_map(|file| &file.clients).filter(|client| client.policy.is_none()) {
-        let Some(blueprint) = client.blueprint.as_ref().and_then(|id| snapshot.blueprints.get(&id.value)) else {
-            continue;
-        };
-        let spec = &blueprint.spec;
-        if spec.policy(client.phase).is_none() && told.insert((blueprint.id(), client.phase)) {
-            let (id, key) = (quoted(&spec.id.value), client.phase.policy_key());
-            let message =
-                format!("blueprint {id} has no `{key}`, so its {} clients are unrestricted", client.phase.as_str());
-            let place = client.source.place(client.id.span.start);
-            let warning = spec.source.warning(spec.id.span, message);
-            let help = format!("add `{key}`; `{key} = \"{UNRESTRICTED}\"` says that it is meant");
-            diagnostics.push(warning.help(help).related(place, format!("as client {}", quoted(&client.id.value))));
-        }
-    }
-}
-
-/// Warns of references to what went with its file: those who have them are denied.
-fn gone(
-    files: &Files,
-    compiled: &Compiled,
-    snapshot: &Snapshot,
-    bindings: &Bindings,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
-    let is_gone = |id: &str| id != UNRESTRICTED && compiled.policy(id).is_none();
-    let mut tell = |source: &Source, reference: &Placed<Arc<str>>, who: String| {
-        let message = format!("{} is gone with its file: {who} denied everything", quoted(&reference.value));
-        diagnostics.push(source.warning(reference.span, message).help("define it again, or refer to something else"));
-    };
-    for file in files.values() {
+impl Across<'_> {
+    /// Adds the warnings that a file makes together with others.
+    pub(super) fn warn_of_file(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
+        self.unused(file, diagnostics);
+        self.open_blueprints(file, diagnostics);
+        self.gone(file, diagnostics);
         for policy in &file.policies {
-            for id in policy.include.iter().filter(|id| is_gone(&id.value)) {
-                tell(&policy.source, id, format!("policy {} has", quoted(&policy.id.value)));
+            for included in &policy.include {
+                if self.compiled.policy(&included.value).is_some_and(|policy| policy.allow_all()) {
+                    let message = format!("{} allows all, but only its lists are included", quoted(&included.value));
+                    let help = "write `allow_all = true` here if that is meant";
+                    diagnostics.push(policy.source.warning(included.span, message).help(help));
+                }
+            }
+        }
+    }
+
+    /// Returns whether anything refers to a policy.
+    pub(super) fn is_used(&self, policy: &str) -> bool {
+        !self.links.uses(policy).is_none() || self.bindings.iter().any(|binding| *binding.policy == *policy)
+    }
+
+    /// Warns of policies nothing refers to, and of preset files of that kind.
+    fn unused(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
+        for policy in file.policies.iter().filter(|policy| !self.is_used(&policy.id.value)) {
+            let (what, help) = match policy.id.value.strip_prefix(PRESET_PREFIX) {
+                Some(name) if is_built_in(name) => continue,
+                Some(name) => {
+                    ("preset", format!("no preset of this name is built in; include it as \"{PRESET_PREFIX}{name}\""))
+                }
+                None => {
+                    ("policy", "name it in a client, a blueprint, an include or hostgate.toml, or remove it".to_owned())
+                }
+            };
+            let message = format!("nothing refers to {what} {}", quoted(&policy.id.value));
+            diagnostics.push(policy.source.warning(policy.id.span, message).help(help));
+        }
+    }
+
+    /// Warns of blueprints without a policy for a phase that clients of theirs are in.
+    fn open_blueprints(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
+        for spec in &file.blueprints {
+            for phase in [Phase::Build, Phase::Runtime].into_iter().filter(|phase| spec.policy(*phase).is_none()) {
+                let first = self.links.inheriting(&spec.id.value, phase).next();
+                let first = first.and_then(|(path, number)| (self.file)(path)?.clients.get(number));
+                let Some(client) = first else { continue };
+                let (id, key) = (quoted(&spec.id.value), phase.policy_key());
+                let message =
+                    format!("blueprint {id} has no `{key}`, so its {} clients are unrestricted", phase.as_str());
+                let place = client.source.place(client.id.span.start);
+                let warning = spec.source.warning(spec.id.span, message);
+                let help = format!("add `{key}`; `{key} = \"{UNRESTRICTED}\"` says that it is meant");
+                diagnostics.push(warning.help(help).related(place, format!("as client {}", quoted(&client.id.value))));
+            }
+        }
+    }
+
+    /// Warns of references to what went with its file: those who have them are denied.
+    fn gone(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
+        for policy in &file.policies {
+            for id in policy.include.iter().filter(|id| self.is_gone(&id.value)) {
+                diagnostics.push(gone(&policy.source, id, &format!("policy {} has", quoted(&policy.id.value))));
             }
         }
         for blueprint in &file.blueprints {
             let policies = blueprint.build_policy.iter().chain(&blueprint.runtime_policy);
-            for id in policies.filter(|id| is_gone(&id.value)) {
-                tell(&blueprint.source, id, format!("clients of blueprint {} are", quoted(&blueprint.id.value)));
+            for id in policies.filter(|id| self.is_gone(&id.value)) {
+                let who = format!("clients of blueprint {} are", quoted(&blueprint.id.value));
+                diagnostics.push(gone(&blueprint.source, id, &who));
             }
         }
         for client in &file.clients {
+            let reference = match (&client.policy, &client.blueprint) {
+                (Some(id), _) => Some(id).filter(|id| self.is_gone(&id.value)),
+                (None, Some(id)) => Some(id).filter(|id| self.snapshot.blueprint(&id.value).is_none()),
+                (None, None) => None,
+            };
             let who = || format!("client {} is", quoted(&client.id.value));
-            match (&client.policy, &client.blueprint) {
-                (Some(id), _) if is_gone(&id.value) => tell(&client.source, id, who()),
-                (None, Some(id)) if !snapshot.blueprints.contains_key(&id.value) => tell(&client.source, id, who()),
-                _ => {}
+            diagnostics.extend(reference.map(|id| gone(&client.source, id, &who())));
+        }
+    }
+
+    /// Adds warnings of what went with its file and is named from outside of the files.
+    pub(super) fn warn_of_bindings(&self, diagnostics: &mut Vec<Diagnostic>) {
+        for binding in self.bindings.iter().filter(|binding| self.is_gone(&binding.policy)) {
+            if let Some((source, span)) = &binding.written {
+                let reference = Placed { value: Arc::clone(&binding.policy), span: *span };
+                diagnostics.push(gone(source, &reference, "those it is for are"));
             }
         }
     }
-    for binding in bindings.iter().filter(|binding| is_gone(&binding.policy)) {
-        if let Some((source, span)) = &binding.written {
-            let reference = Placed { value: Arc::clone(&binding.policy), span: *span };
-            tell(source, &reference, "those it is for are".to_owned());
-        }
+
+    /// Returns whether there is no policy of this id.
+    fn is_gone(&self, policy: &str) -> bool {
+        policy != UNRESTRICTED && self.compiled.policy(policy).is_none()
     }
+}
+
+/// Returns the warning of a reference to what went with its file.
+fn gone(source: &Source, reference: &Placed<Arc<str>>, who: &str) -> Diagnostic {
+    let message = format!("{} is gone with its file: {who} denied everything", quoted(&reference.value));
+    source.warning(reference.span, message).help("define it again, or refer to something else")
 }
 
 /// Warns of an entry that another one covers.

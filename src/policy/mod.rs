@@ -3,15 +3,19 @@
 mod any_case;
 mod assemble;
 pub mod client_index;
+mod clients;
 mod compile;
 mod conflict;
 mod decide;
 mod devbox;
+mod diagnostics;
 mod hash;
 mod library;
+mod links;
 mod lint;
 mod list;
 pub mod name_set;
+mod ordered_map;
 pub mod pattern;
 mod plain;
 mod preset;
@@ -20,6 +24,7 @@ mod rules;
 pub mod shared_suffix;
 mod snapshot;
 mod spec;
+mod step;
 #[cfg(test)]
 mod testing;
 mod tree;
@@ -27,6 +32,7 @@ mod trial;
 
 pub use decide::{Action, Decision, Explanation, Reason, decide};
 pub use devbox::DevboxSuffix;
+pub use diagnostics::Diagnostics;
 pub use library::{Held, Library, ListText, ReadList, Reloaded};
 pub use rules::{Rule, Rules};
 pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Record, Snapshot, Standing, Unrestricted};

@@ -1,6 +1,5 @@
 //! What is in force: one immutable whole that queries read and a reload replaces.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -10,9 +9,10 @@ use ipnet::IpNet;
 use crate::dns::name::LowerName;
 use crate::document::{Place, Source};
 
-use super::client_index::ClientIndex;
+use super::clients::Clients;
 use super::decide::{self, NameDecision};
 use super::devbox::DevboxSuffix;
+use super::ordered_map::OrderedMap;
 use super::rules::Rules;
 use super::spec::{
     AllowedCidr, BlueprintSpec, ClientSpec, Cname, Mode, Phase, PolicySpec, PrivateAnswers, QueryTypes, RecordSpec,
@@ -26,17 +26,15 @@ pub struct Snapshot {
     /// The hash of all files, lists and bindings it is made from, in hexadecimal; equal contents have equal hashes.
     pub hash: String,
     /// The policies by id, without presets.
-    pub(super) policies: BTreeMap<Arc<str>, Arc<Policy>>,
+    pub(super) policies: OrderedMap<Arc<str>, Arc<Policy>>,
     /// The presets by id, with `preset:`.
-    pub(super) presets: BTreeMap<Arc<str>, Arc<Policy>>,
+    pub(super) presets: OrderedMap<Arc<str>, Arc<Policy>>,
     /// The blueprints by id.
-    pub(super) blueprints: BTreeMap<Arc<str>, Blueprint>,
+    pub(super) blueprints: OrderedMap<Arc<str>, Blueprint>,
     /// What the API keeps, by id.
-    pub(super) records: BTreeMap<Arc<str>, Record>,
-    /// The clients, by id.
-    pub(super) clients: Vec<Client>,
-    /// Indices into `clients` by address.
-    pub(super) index: ClientIndex<u32>,
+    pub(super) records: OrderedMap<Arc<str>, Record>,
+    /// The clients.
+    pub(super) clients: Clients,
     /// What applies to addresses in no client, by listener.
     pub(super) listeners: Vec<Option<Bound>>,
     /// What applies where the listener says nothing.
@@ -50,8 +48,7 @@ impl Snapshot {
     /// (an index into [`super::Bindings::listeners`]), else whoever has the default policy.
     #[must_use]
     pub fn asker(&self, source: IpAddr, listener: usize) -> Asker<'_> {
-        let found = self.index.lookup(source).and_then(|index| usize::try_from(index).ok());
-        if let Some(client) = found.and_then(|index| self.clients.get(index)) {
+        if let Some(client) = self.clients.lookup(source) {
             return client.asker();
         }
         let bound = self.listeners.get(listener).and_then(Option::as_ref).or(self.default.as_ref());
@@ -67,7 +64,7 @@ impl Snapshot {
     /// Returns a client by its id.
     #[must_use]
     pub fn client(&self, id: &str) -> Option<&Client> {
-        self.clients.binary_search_by(|client| client.id().cmp(id)).ok().map(|index| &self.clients[index])
+        self.clients.get(id)
     }
 
     /// Returns a blueprint by its id.
@@ -84,7 +81,7 @@ impl Snapshot {
 
     /// Returns the first client, in the order of their ids, whose id is `id` or comes after it.
     pub(super) fn client_from(&self, id: &str) -> Option<&Client> {
-        self.clients.get(self.clients.partition_point(|client| client.id() < id))
+        self.clients.first_from(id)
     }
 
     /// Returns the policies in the order of their ids, without presets.

@@ -168,7 +168,7 @@ pub enum Cname {
 }
 
 /// The phase of a client's life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     /// A container in which a blueprint is built.
     Build,

@@ -42,7 +42,7 @@ impl Directory {
         if path.extension().is_some_and(|extension| extension == "txt") {
             self.lists.insert(path, text);
         } else {
-            self.tree.files.insert(path, text);
+            self.tree.files.insert(path.into(), text);
         }
         self
     }
@@ -51,7 +51,7 @@ impl Directory {
     pub(super) fn remove(&mut self, path: &str) -> &mut Self {
         let path = Path::new("p").join(path);
         self.lists.remove(&path);
-        self.tree.files.remove(&path);
+        self.tree.files.remove(&*path);
         self
     }
 
@@ -97,8 +97,8 @@ impl Directory {
 }
 
 /// Returns diagnostics as lines.
-pub(super) fn lines(diagnostics: &[Diagnostic]) -> Vec<String> {
-    diagnostics.iter().map(ToString::to_string).collect()
+pub(super) fn lines<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic>) -> Vec<String> {
+    diagnostics.into_iter().map(ToString::to_string).collect()
 }
 
 /// Parses a name.

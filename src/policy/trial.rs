@@ -2,17 +2,21 @@
 
 use crate::document::{Diagnostic, quoted};
 
-use super::conflict::Files;
 use super::decide::Reason;
 use super::snapshot::Snapshot;
+use super::spec::FileSpec;
 
 /// Runs all `[[test]]`s and returns an error for each that fails.
 ///
 /// A test that waits for something gone with its file is left out, with a warning in `warnings`: what is gone is gone,
 /// and a test must not keep it in force.
-pub(super) fn run(files: &Files, snapshot: &Snapshot, warnings: &mut Vec<Diagnostic>) -> Vec<Diagnostic> {
+pub(super) fn run<'f>(
+    files: impl Iterator<Item = &'f FileSpec>,
+    snapshot: &Snapshot,
+    warnings: &mut Vec<Diagnostic>,
+) -> Vec<Diagnostic> {
     let mut failures = Vec::new();
-    for file in files.values() {
+    for file in files {
         for test in &file.tests {
             let Some(client) = snapshot.client(&test.client.value) else {
                 let message = format!("test not run: client {} is gone with its file", quoted(&test.client.value));

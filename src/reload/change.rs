@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use super::watch::Waker;
-use super::{Reloader, bindings};
+use super::{Occasion, Reloader, bindings};
 use crate::bounds::MAX_CHANGE_QUEUE;
 use crate::document::Diagnostic;
+use crate::policy::Diagnostics;
 
 /// A change of one policy file.
 #[derive(Clone, Debug)]
@@ -139,17 +140,16 @@ impl Reloader {
             return Err(Refused::Stale);
         }
         let snapshot = Arc::clone(self.library.snapshot());
-        let known = self.directory.tree.files.remove(&path);
+        let known = self.directory.tree.files.remove(path.as_path());
         if let Some(text) = &change.after {
-            self.directory.tree.files.insert(path.clone(), Ok(Arc::clone(text)));
+            self.directory.tree.files.insert(path.as_path().into(), Ok(Arc::clone(text)));
         }
         self.directory.tree.changed = Some(BTreeSet::from([path.clone()]));
         let files = &mut self.files;
         let mut read_list = |path: &Path, held| files.read_list(path, held);
         let reloaded = self.library.reload(&self.directory.tree, &mut read_list, &bindings(&self.config));
         let written = if reloaded.held_back.contains(&path) || !reloaded.swapped {
-            let errors = reloaded.diagnostics.into_iter().filter(Diagnostic::is_error).collect();
-            Err(Refused::Bad(errors))
+            Err(Refused::Bad(errors_of(&path, &reloaded.diagnostics)))
         } else {
             let written = match &change.after {
                 Some(text) => replace(&path, text),
@@ -162,20 +162,28 @@ impl Reloader {
                 let replaced = std::mem::replace(&mut self.library, reloaded.library);
                 self.publish(&snapshot);
                 drop(replaced);
-                let (errors, warnings): (Vec<_>, Vec<_>) =
-                    reloaded.diagnostics.into_iter().partition(Diagnostic::is_error);
-                self.tell(&snapshot, &errors, &reloaded.held_back, &warnings, false);
+                self.tell(&snapshot, &reloaded.held_back, reloaded.diagnostics, Occasion::Change);
                 Ok(self.library.snapshot().generation)
             }
             Err(refused) => {
                 match known {
-                    Some(text) => self.directory.tree.files.insert(path, text),
-                    None => self.directory.tree.files.remove(&path),
+                    Some(text) => self.directory.tree.files.insert(path.into(), text),
+                    None => self.directory.tree.files.remove(path.as_path()),
                 };
                 Err(refused)
             }
         }
     }
+}
+
+/// Returns the errors that have to do with a file; all of them where none names it, as with a test that would fail.
+fn errors_of(path: &Path, diagnostics: &Diagnostics) -> Vec<Diagnostic> {
+    let names = |error: &&Diagnostic| {
+        let related = error.related.iter().map(|related| &related.place);
+        related.chain([&error.place]).any(|place| &*place.path == path)
+    };
+    let own: Vec<Diagnostic> = diagnostics.errors().filter(names).cloned().collect();
+    if own.is_empty() { diagnostics.errors().cloned().collect() } else { own }
 }
 
 /// Returns what a file holds; nothing when there is none.

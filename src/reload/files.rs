@@ -6,10 +6,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use crate::bounds::MAX_FILE;
@@ -71,9 +72,9 @@ const READ_TRIES: usize = 3;
 #[derive(Default)]
 pub(crate) struct Files {
     /// Texts by path, with the stamp they were read under.
-    known: HashMap<PathBuf, (Stamp, Arc<str>)>,
+    known: HashMap<PathBuf, (Seal, Arc<str>)>,
     /// The stamps under which list files were read; their texts are not kept.
-    lists: HashMap<PathBuf, Stamp>,
+    lists: HashMap<PathBuf, Seal>,
     /// Paths asked for since the last [`Files::forget_unused`].
     used: HashSet<PathBuf>,
     /// Files that somebody is writing to.
@@ -104,7 +105,7 @@ impl Unfinished {
 }
 
 /// What tells one state of a file from another without reading it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Stamp {
     /// Device and inode.
     id: (u64, u64),
@@ -117,6 +118,10 @@ pub(crate) struct Stamp {
     /// Names it has.
     names: u64,
 }
+
+/// A keyed hash of a [`Stamp`], which is kept of each file: a ninth of its size.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seal(u64);
 
 impl Stamp {
     /// Takes the stamp of what `metadata` describes.
@@ -133,6 +138,12 @@ impl Stamp {
     /// Returns the stamp of the file at `path`, symlinks followed; `None` when there is none.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|metadata| Self::of(&metadata))
+    }
+
+    /// Returns what is kept of it.
+    fn seal(self) -> Seal {
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Seal(KEY.hash_one(self))
     }
 
     /// Returns what tells the file or directory from others: device and inode.
@@ -203,7 +214,7 @@ pub(super) struct Looked {
     /// Its stamp.
     pub(super) stamp: Option<Stamp>,
     /// The same, where it was read and need not be read again under it.
-    pub(super) firm: Option<Stamp>,
+    pub(super) firm: Option<Seal>,
 }
 
 impl Looked {
@@ -218,15 +229,15 @@ impl Looked {
 }
 
 /// Reads a file, unless it is as it was when it got the stamp `known`.
-pub(super) fn read_unless(path: &Path, known: Option<Stamp>, unfinished: &Unfinished) -> Looked {
+pub(super) fn read_unless(path: &Path, known: Option<Seal>, unfinished: &Unfinished) -> Looked {
     let now = SystemTime::now();
     let mut stamp = Stamp::at(path);
     if unfinished.holds(path, stamp) {
         let text = Err("it is being written to: it is read when its writer has closed it".to_owned());
         return Looked { text, stamp, firm: None };
     }
-    if known.is_some() && known == stamp {
-        return Looked { text: Ok(None), stamp, firm: stamp };
+    if known.is_some() && known == stamp.map(Stamp::seal) {
+        return Looked { text: Ok(None), stamp, firm: known };
     }
     let mut text = read_text(path);
     for _ in 0..READ_TRIES {
@@ -238,7 +249,7 @@ pub(super) fn read_unless(path: &Path, known: Option<Stamp>, unfinished: &Unfini
         stamp = after;
         text = read_text(path);
     }
-    let firm = stamp.filter(|stamp| text.is_ok() && !stamp.is_racy(now));
+    let firm = stamp.filter(|stamp| text.is_ok() && !stamp.is_racy(now)).map(Stamp::seal);
     Looked { text: text.map(Some), stamp, firm }
 }
 

@@ -27,7 +27,7 @@ use self::watch::{Changes, Wake, Watch};
 use crate::config::{self, Config};
 use crate::document::Diagnostic;
 use crate::engine::{Engine, View};
-use crate::policy::{Bindings, Library};
+use crate::policy::{Bindings, Diagnostics, Library};
 use crate::systemd;
 use crate::upstream::Upstreams;
 
@@ -78,8 +78,30 @@ pub(crate) struct Reloader {
     inbox: Arc<Inbox>,
     /// Sets the log's filter.
     set_log_filter: SetLogFilter,
+    /// What the last look found wrong besides the policies.
+    apart: Apart,
     /// Restart-only keys already warned about.
     warned: Vec<&'static str>,
+}
+
+/// Why there may be something to tell.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// Something changed on disk.
+    Look,
+    /// Somebody asked for a look, and wants to know what came of it.
+    Asked,
+    /// The API changed something, which its audit record says.
+    Change,
+}
+
+/// What is wrong with the configuration, the upstreams, or the policies directory as a whole.
+#[derive(Default)]
+struct Apart {
+    /// What is wrong.
+    errors: Vec<Diagnostic>,
+    /// The files, or the directory, that say something else than what is in force.
+    held_back: Vec<PathBuf>,
 }
 
 impl Loaded {
@@ -129,7 +151,7 @@ impl Reloader {
         engine: Arc<Engine>,
         set_log_filter: SetLogFilter,
     ) -> Self {
-        let progress = Arc::new(Progress::new(state(&loaded.library, &loaded.warnings, &chosen)));
+        let progress = Arc::new(Progress::new(state(&loaded.library, loaded.warnings.into(), &chosen)));
         let mut reloader = Self {
             config_path,
             started_with: config.clone(),
@@ -145,6 +167,7 @@ impl Reloader {
             watch: Watch::new(),
             inbox: Arc::default(),
             set_log_filter,
+            apart: Apart::default(),
             warned: Vec::new(),
         };
         reloader.follow(loaded.followed);
@@ -200,20 +223,19 @@ impl Reloader {
 
     /// Reads what may have changed, swaps what is good and tells what is not; returns what to watch.
     fn look(&mut self, asked: bool) -> Followed {
-        let mut errors = Vec::new();
-        let mut held_back = Vec::new();
+        let mut apart = Apart::default();
         let changes = self.watch.changes();
         let changes = if asked { Changes::Anything } else { changes };
         self.files.unfinished = Unfinished::of(self.watch.unfinished());
-        let new_config = self.read_config(&mut errors, &mut held_back);
+        let new_config = self.read_config(&mut apart);
         let mut followed = Followed::default();
-        let mut warnings = Vec::new();
+        let (mut diagnostics, mut held_back) = (Diagnostics::default(), Vec::new());
         let before = Arc::clone(self.library.snapshot());
         let mut replaced = None;
         let read = self.directory.read(&self.config.policies, &changes, &self.files.unfinished);
         if let Err(error) = read {
-            held_back.push(self.config.policies.clone());
-            errors.push(unreadable(&self.config.policies, &error));
+            apart.held_back.push(self.config.policies.clone());
+            apart.errors.push(unreadable(&self.config.policies, &error));
         } else {
             followed = self.directory.followed.clone();
             let files = &mut self.files;
@@ -223,33 +245,32 @@ impl Reloader {
             if !self.config_path.as_ref().is_some_and(|path| reloaded.held_back.contains(path)) {
                 self.take_config(new_config);
             }
-            let (bad, fine): (Vec<_>, Vec<_>) = reloaded.diagnostics.into_iter().partition(Diagnostic::is_error);
-            errors.extend(bad);
-            warnings = fine;
-            held_back.extend(reloaded.held_back);
+            (diagnostics, held_back) = (reloaded.diagnostics, reloaded.held_back);
             replaced = Some(std::mem::replace(&mut self.library, reloaded.library));
             self.files.forget_unused();
         }
-        self.choose_upstreams(&mut errors, &mut held_back);
+        self.choose_upstreams(&mut apart);
+        self.apart = apart;
         self.publish(&before);
         // Freeing what was kept of many files takes its time, so it comes after what everybody waits for.
         drop(replaced);
-        self.tell(&before, &errors, &held_back, &warnings, asked);
+        let occasion = if asked { Occasion::Asked } else { Occasion::Look };
+        self.tell(&before, &held_back, diagnostics, occasion);
         self.library.list_paths().for_each(|path| followed.add_file(path));
         followed
     }
 
     /// Reads the configuration file; keeps the one in force when it is bad.
-    fn read_config(&mut self, errors: &mut Vec<Diagnostic>, held_back: &mut Vec<PathBuf>) -> Config {
+    fn read_config(&mut self, apart: &mut Apart) -> Config {
         let Some(path) = &self.config_path else { return self.config.clone() };
         let read = self.files.read(path).map_err(|reason| vec![Diagnostic::about_file(path, reason)]);
         match read.and_then(|text| Config::parse(path, text)) {
             // Who had another one is more likely writing it than wants the defaults.
             Ok(config) if config.is_blank && !self.config.is_blank => {
                 let error = Diagnostic::about_file(path, "the file is empty, as if half written");
-                errors
-                    .push(error.help("what it said before stays in force; for the defaults, write a comment into it"));
-                held_back.push(path.clone());
+                let help = "what it said before stays in force; for the defaults, write a comment into it";
+                apart.errors.push(error.help(help));
+                apart.held_back.push(path.clone());
                 self.config.clone()
             }
             Ok(config) => {
@@ -261,8 +282,8 @@ impl Reloader {
                 config::in_place_of(&self.config, &config)
             }
             Err(wrong) => {
-                errors.extend(wrong);
-                held_back.push(path.clone());
+                apart.errors.extend(wrong);
+                apart.held_back.push(path.clone());
                 self.config.clone()
             }
         }
@@ -277,7 +298,7 @@ impl Reloader {
     }
 
     /// Chooses upstreams anew where their list changed.
-    fn choose_upstreams(&mut self, errors: &mut Vec<Diagnostic>, held_back: &mut Vec<PathBuf>) {
+    fn choose_upstreams(&mut self, apart: &mut Apart) {
         if let config::Servers::System(path) = &self.config.upstream.servers
             && self.files.is_unfinished(path)
         {
@@ -296,8 +317,8 @@ impl Reloader {
                 }
             }
             Err(wrong) => {
-                errors.extend(wrong);
-                held_back.extend(self.config_path.clone());
+                apart.errors.extend(wrong);
+                apart.held_back.extend(self.config_path.clone());
             }
         }
     }
@@ -321,35 +342,33 @@ impl Reloader {
     fn tell(
         &mut self,
         before: &Arc<crate::policy::Snapshot>,
-        errors: &[Diagnostic],
         held_back: &[PathBuf],
-        warnings: &[Diagnostic],
-        asked: bool,
+        diagnostics: Diagnostics,
+        occasion: Occasion,
     ) {
         let swapped = !Arc::ptr_eq(before, self.library.snapshot());
-        let mut state = state(&self.library, warnings, &self.chosen);
+        let errors = lines(self.apart.errors.iter().chain(diagnostics.errors()));
+        let mut state = state(&self.library, diagnostics, &self.chosen);
         let old = self.progress.state();
-        state.held_back = held_back.iter().map(|path| path.display().to_string()).collect();
+        let held_back = self.apart.held_back.iter().chain(held_back);
+        state.held_back = held_back.map(|path| path.display().to_string()).collect();
         state.held_back.dedup();
-        state.error = (!errors.is_empty()).then(|| lines(errors));
+        state.error = (!errors.is_empty()).then_some(errors);
         if !swapped {
             state.loaded_at.clone_from(&old.loaded_at);
         }
+        let asked = occasion == Occasion::Asked;
         if swapped {
-            tracing::info!(
-                generation = state.generation,
-                hash = state.hash,
-                policies = state.policies,
-                blueprints = state.blueprints,
-                clients = state.clients,
-                "policies swapped"
-            );
+            let State { generation, hash, policies, blueprints, clients, .. } = &state;
+            if occasion == Occasion::Change {
+                tracing::debug!(generation, hash, policies, blueprints, clients, "policies swapped");
+            } else {
+                tracing::info!(generation, hash, policies, blueprints, clients, "policies swapped");
+            }
             self.progress.count_swap();
         }
-        for warning in &state.warnings {
-            if !old.warnings.contains(warning) {
-                tracing::warn!(warning, "policy warning");
-            }
+        for warning in state.warnings.new_warnings(&old.warnings) {
+            tracing::warn!(%warning, "policy warning");
         }
         // Said once: events that have nothing to do with a bad file make us look at it again.
         match &state.error {
@@ -385,7 +404,7 @@ fn yield_to_queries() {
 }
 
 /// Returns what `/status` says of a library.
-fn state(library: &Library, warnings: &[Diagnostic], chosen: &Chosen) -> State {
+fn state(library: &Library, warnings: Diagnostics, chosen: &Chosen) -> State {
     let snapshot = library.snapshot();
     State {
         generation: snapshot.generation,
@@ -393,7 +412,7 @@ fn state(library: &Library, warnings: &[Diagnostic], chosen: &Chosen) -> State {
         loaded_at: jiff::Timestamp::now().to_string(),
         error: None,
         held_back: Vec::new(),
-        warnings: warnings.iter().map(ToString::to_string).collect(),
+        warnings,
         policies: snapshot.policies().len(),
         blueprints: snapshot.blueprints().len(),
         clients: snapshot.clients().len(),
@@ -422,6 +441,6 @@ fn unreadable(root: &Path, error: &std::io::Error) -> Diagnostic {
 }
 
 /// Joins diagnostics, one a line.
-fn lines(diagnostics: &[Diagnostic]) -> String {
-    diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+fn lines<'d>(diagnostics: impl Iterator<Item = &'d Diagnostic>) -> String {
+    diagnostics.map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

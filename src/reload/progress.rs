@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use crate::policy::Diagnostics;
 
 /// The state of the policies and upstreams; replaced whole after each look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -20,7 +22,8 @@ pub(crate) struct State {
     /// The files whose last good version is in force instead of what is on disk.
     pub(crate) held_back: Vec<String>,
     /// Warnings of the last look.
-    pub(crate) warnings: Vec<String>,
+    #[serde(serialize_with = "warnings")]
+    pub(crate) warnings: Diagnostics,
     /// Policies in force.
     pub(crate) policies: usize,
     /// Blueprints in force.
@@ -89,4 +92,9 @@ impl Progress {
     pub(crate) fn failures(&self) -> u64 {
         self.failures.load(Relaxed)
     }
+}
+
+/// Writes warnings as texts; what else there is stands in [`State::error`].
+fn warnings<S: Serializer>(diagnostics: &Diagnostics, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(diagnostics.warnings().map(ToString::to_string))
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{Followed, Stamp, Unfinished, read_unless};
+use super::files::{Followed, Seal, Stamp, Text, Unfinished, read_unless};
 use super::watch::Changes;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
 use crate::policy::Tree;
@@ -19,8 +19,9 @@ pub(crate) struct Directory {
     pub(super) tree: Tree,
     /// What to be told about changes of: the tree, and where symlinks lead.
     pub(super) followed: Followed,
-    /// The stamps under which files were read; those are left off that may change again under the same stamp.
-    stamps: HashMap<PathBuf, Stamp>,
+    /// The stamps under which files were read; those are left off that may change again under the same stamp. Each shares
+    /// its path with the tree, and with all that is made of it.
+    stamps: HashMap<Arc<Path>, Seal>,
     /// Where everything is that the tree is made of, if that is in one place each.
     plain: Option<Plain>,
 }
@@ -89,13 +90,15 @@ impl Directory {
         }
         for path in &changed {
             let read = read_unless(path, None, unfinished);
-            self.stamps.remove(path);
+            self.stamps.remove(path.as_path());
             if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-                self.tree.files.remove(path);
+                self.tree.files.remove(path.as_path());
                 continue;
             }
-            self.stamps.extend(read.firm.map(|stamp| (path.clone(), stamp)));
-            self.tree.files.insert(path.clone(), read.text_or(None));
+            let known = self.tree.files.get_key_value(path.as_path()).map(|(path, _)| Arc::clone(path));
+            let path = known.unwrap_or_else(|| path.as_path().into());
+            self.stamps.extend(read.firm.map(|seal| (Arc::clone(&path), seal)));
+            self.tree.files.insert(path, read.text_or(None));
         }
         Some(changed)
     }
@@ -132,13 +135,13 @@ struct Walk<'w> {
 /// What a walk finds.
 struct Found {
     /// As [`Tree::files`].
-    files: Vec<(PathBuf, Result<Arc<str>, String>)>,
+    files: Vec<(Arc<Path>, Text)>,
     /// As [`Tree::unreadable`].
     unreadable: BTreeMap<PathBuf, String>,
     /// As [`Directory::followed`].
     followed: Followed,
     /// As [`Directory::stamps`].
-    stamps: HashMap<PathBuf, Stamp>,
+    stamps: HashMap<Arc<Path>, Seal>,
     /// Whether every file has one name only.
     is_plain: bool,
 }
@@ -202,14 +205,13 @@ impl Walk<'_> {
 
     /// Reads one file, unless it is as it was before.
     fn read_file(&mut self, path: PathBuf) {
-        let before = match self.before.tree.files.get(&path) {
-            Some(Ok(text)) => self.before.stamps.get(&path).map(|stamp| (*stamp, text)),
-            _ => None,
-        };
-        let read = read_unless(&path, before.map(|(stamp, _)| stamp), self.unfinished);
+        let known = self.before.tree.files.get_key_value(path.as_path());
+        let before = known.and_then(|(path, text)| Some((*self.before.stamps.get(path)?, text.as_ref().ok()?)));
+        let path = known.map_or_else(|| path.into(), |(path, _)| Arc::clone(path));
+        let read = read_unless(&path, before.map(|(seal, _)| seal), self.unfinished);
         let text = read.text_or(before.map(|(_, text)| Arc::clone(text)));
         self.found.is_plain &= read.stamp.is_none_or(Stamp::has_one_name);
-        self.found.stamps.extend(read.firm.map(|stamp| (path.clone(), stamp)));
+        self.found.stamps.extend(read.firm.map(|seal| (Arc::clone(&path), seal)));
         self.found.files.push((path, text));
     }
 }
@@ -242,9 +244,9 @@ mod tests {
         let found = read(&mut Directory::default(), root.path(), &Changes::Anything);
         let names: Vec<_> = found.files.keys().map(|path| path.strip_prefix(root.path()).unwrap()).collect();
         assert_eq!(names, ["a.toml", "dangling.toml", "directory.toml", "team/deep/b.toml"].map(Path::new));
-        assert_eq!(&*found.files[&at("a.toml")].clone().unwrap(), "a.toml");
-        assert_eq!(found.files[&at("dangling.toml")].clone().unwrap_err(), "there is no such file");
-        assert!(found.files[&at("directory.toml")].clone().unwrap_err().contains("is a directory"));
+        assert_eq!(&*found.files[&*at("a.toml")].clone().unwrap(), "a.toml");
+        assert_eq!(found.files[&*at("dangling.toml")].clone().unwrap_err(), "there is no such file");
+        assert!(found.files[&*at("directory.toml")].clone().unwrap_err().contains("is a directory"));
     }
 
     #[test]
@@ -265,7 +267,7 @@ mod tests {
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
         // Only a full look sees it: nothing happened under the file's name.
         let none = Changes::Files(HashSet::new());
-        assert_eq!(read(&mut directory, root.path(), &none).files[&at("a.toml")].as_deref(), Ok("two"));
+        assert_eq!(read(&mut directory, root.path(), &none).files[&*at("a.toml")].as_deref(), Ok("two"));
     }
 
     #[test]
@@ -286,7 +288,7 @@ mod tests {
         let mut look = |names: &[&str]| {
             let changes = Changes::Files(names.iter().map(|name| at(name)).collect());
             let tree = read(&mut directory, &root, &changes);
-            let text = |name: &str| tree.files.get(&at(name)).and_then(|text| text.clone().ok());
+            let text = |name: &str| tree.files.get(&*at(name)).and_then(|text| text.clone().ok());
             let texts =
                 ["a.toml", "b.toml", "c.toml", "team/d.toml"].map(|name| text(name).unwrap_or_default().to_string());
             (texts.join(" "), tree.changed.map(|changed| changed.len()))
@@ -313,7 +315,7 @@ mod tests {
             read(&mut directory, &root, &Changes::Files([two.clone()].into()));
             fs::write(&one, "two").unwrap();
             let tree = read(&mut directory, &root, &Changes::Files([one].into()));
-            assert_eq!(tree.files[&two].as_deref(), Ok("two"));
+            assert_eq!(tree.files[&*two].as_deref(), Ok("two"));
         }
     }
 }

@@ -61,7 +61,7 @@ impl Directory {
     fn tree(&self) -> Tree {
         let files = self.texts.iter().filter(|(path, _)| path.extension().is_some_and(|it| it == "toml"));
         let files = files.filter(|(path, _)| !path.ends_with(CONFIG));
-        let files = files.map(|(path, text)| (path.clone(), Ok(text.as_str().into()))).collect();
+        let files = files.map(|(path, text)| (path.as_path().into(), Ok(text.as_str().into()))).collect();
         Tree { root: "p".into(), files, ..Tree::default() }
     }
 
@@ -99,7 +99,7 @@ impl Directory {
         };
         let short = library.reload(&tree, &mut list, &self.bindings());
         assert_eq!((short.swapped, &short.held_back), (whole.swapped, &whole.held_back));
-        assert_eq!(lines(&short.diagnostics), lines(&whole.diagnostics));
+        assert_eq!(lines(short.diagnostics.iter()), lines(whole.diagnostics.iter()));
         assert_same(short.library.snapshot(), whole.library.snapshot());
         short
     }
@@ -115,7 +115,7 @@ impl Directory {
             Ok((library, diagnostics)) => {
                 assert!(!diagnostics.iter().any(Diagnostic::is_error));
                 places::check(&diagnostics, std::slice::from_ref(&self.texts));
-                self.check_same_again(&library, &diagnostics);
+                self.check_same_again(&library, &lines(&diagnostics));
                 self.check_damaged(&library);
                 self.check_edited(&library);
                 Some(library)
@@ -129,32 +129,32 @@ impl Directory {
         let reloaded = self.reload(before, last);
         // What is in force may be an older text than the one that is there.
         let texts = if reloaded.held_back.is_empty() { std::slice::from_ref(&self.texts) } else { &self.ever };
-        places::check(&reloaded.diagnostics, texts);
+        places::check(reloaded.diagnostics.iter(), texts);
         let (old, new) = (before.snapshot(), reloaded.library.snapshot());
         assert_eq!(reloaded.swapped, !Arc::ptr_eq(old, new));
         assert_eq!(new.generation, old.generation + u64::from(reloaded.swapped));
-        let has_errors = reloaded.diagnostics.iter().any(Diagnostic::is_error);
+        let has_errors = reloaded.diagnostics.has_errors();
         assert!(has_errors || reloaded.held_back.is_empty(), "held back without an error: {:?}", reloaded.held_back);
         assert!(!has_errors || !reloaded.held_back.is_empty(), "an error, and nothing is held back");
         match self.start() {
             // As if it had been started with what is there now.
             Ok((fresh, diagnostics)) if reloaded.held_back.is_empty() => {
                 assert_same(fresh.snapshot(), new);
-                assert_eq!(lines(&diagnostics), lines(&reloaded.diagnostics));
+                assert_eq!(lines(&diagnostics), lines(reloaded.diagnostics.iter()));
             }
             Ok(_) => {}
             // What refers to a policy that went is an error at a start, and a warning later.
             Err(errors) => assert!(!reloaded.diagnostics.is_empty(), "{:?}", lines(&errors)),
         }
-        self.check_same_again(&reloaded.library, &reloaded.diagnostics);
+        self.check_same_again(&reloaded.library, &lines(reloaded.diagnostics.iter()));
         reloaded.library
     }
 
     /// Checks that a reload of the same changes nothing and says the same.
-    fn check_same_again(&self, library: &Library, said: &[Diagnostic]) {
+    fn check_same_again(&self, library: &Library, said: &[String]) {
         let again = self.reload(library, &self.texts);
         assert!(!again.swapped && Arc::ptr_eq(again.library.snapshot(), library.snapshot()), "nothing changed");
-        assert_eq!(lines(&again.diagnostics), lines(said));
+        assert_eq!(lines(again.diagnostics.iter()), said);
     }
 
     /// Checks that an edit that refers to nothing else is in force, as at a start.
@@ -166,7 +166,7 @@ impl Directory {
             let reloaded = edited.reload(library, &self.texts);
             if let Ok((fresh, diagnostics)) = edited.start() {
                 assert_same(fresh.snapshot(), reloaded.library.snapshot());
-                assert_eq!(lines(&diagnostics), lines(&reloaded.diagnostics));
+                assert_eq!(lines(&diagnostics), lines(reloaded.diagnostics.iter()));
             }
             let back = self.reload(&reloaded.library, &edited.texts);
             assert_eq!(back.library.snapshot().hash, library.snapshot().hash, "it came back");
@@ -176,7 +176,7 @@ impl Directory {
     /// Checks that a file that is half written, and then all of them, keep what is in force.
     fn check_damaged(&self, library: &Library) {
         let mut damaged = self.clone();
-        let paths: Vec<_> = self.tree().files.into_keys().collect();
+        let paths: Vec<_> = self.tree().files.into_keys().map(|path| path.to_path_buf()).collect();
         for path in paths {
             damaged.texts.entry(path.clone()).or_default().push_str("\n[[\n");
             let reloaded = damaged.reload(library, &self.texts);
@@ -184,7 +184,7 @@ impl Directory {
             let is_read = path.components().count() < 4 || !path.starts_with("p/presets");
             assert!(!reloaded.swapped || !is_read, "{} is half written", path.display());
             assert_eq!(reloaded.held_back.contains(&path), is_read, "{}", path.display());
-            places::check(&reloaded.diagnostics, &[damaged.texts.clone(), self.texts.clone()]);
+            places::check(reloaded.diagnostics.iter(), &[damaged.texts.clone(), self.texts.clone()]);
             let mended = self.reload(&reloaded.library, &damaged.texts);
             assert!(!mended.swapped && mended.held_back.is_empty(), "it came back to what is in force");
         }
@@ -219,8 +219,8 @@ fn assert_same(one: &Snapshot, other: &Snapshot) {
 }
 
 /// Returns diagnostics as people see them.
-fn lines(diagnostics: &[Diagnostic]) -> Vec<String> {
-    diagnostics.iter().map(ToString::to_string).collect()
+fn lines<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic>) -> Vec<String> {
+    diagnostics.into_iter().map(ToString::to_string).collect()
 }
 
 /// The file that is no policy file.

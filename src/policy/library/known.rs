@@ -1,0 +1,148 @@
+//! What is known of each file: what it held when it was last looked at, and what of it is in force.
+
+use std::hash::BuildHasher;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::document::{Diagnostic, Source};
+
+use super::super::list::ListFile;
+use super::super::preset::shared_hasher;
+use super::super::read::{Role, read_file};
+use super::super::spec::FileSpec;
+
+/// What is known of a file.
+#[derive(Debug)]
+pub(super) struct Known<T> {
+    /// What it held when it was last looked at.
+    pub(super) seen: Seen,
+    /// What that says, as far as it was understood.
+    pub(super) read: Option<Arc<T>>,
+    /// Whether it may go into force.
+    pub(super) is_good: bool,
+    /// What is wrong with it.
+    pub(super) diagnostics: Arc<[Diagnostic]>,
+    /// What of it is in force.
+    pub(super) in_force: Option<Arc<T>>,
+}
+
+/// The content of a file, as far as it takes to see that it did not change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// A text.
+    Text(Arc<str>),
+    /// The length and the keyed hash of a text that may be large.
+    Fingerprint(usize, u64),
+    /// It could not be read.
+    Unreadable,
+    /// It was not there.
+    Absent,
+}
+
+impl Seen {
+    /// Returns the fingerprint of a text.
+    pub(super) fn fingerprint(text: &str) -> Self {
+        Self::Fingerprint(text.len(), shared_hasher().hash_one(text))
+    }
+}
+
+/// The same again; what it says is shared.
+impl<T> Clone for Known<T> {
+    fn clone(&self) -> Self {
+        let Self { seen, read, is_good, diagnostics, in_force } = self;
+        Self {
+            seen: seen.clone(),
+            read: read.clone(),
+            is_good: *is_good,
+            diagnostics: Arc::clone(diagnostics),
+            in_force: in_force.clone(),
+        }
+    }
+}
+
+impl<T> Known<T> {
+    /// Returns what is known of a file that is not there.
+    pub(super) fn absent() -> Self {
+        Self { seen: Seen::Absent, read: None, is_good: false, diagnostics: Arc::default(), in_force: None }
+    }
+
+    /// Returns whether what it holds is in force.
+    pub(super) fn is_settled(&self) -> bool {
+        match (&self.read, &self.in_force) {
+            (Some(read), Some(in_force)) => self.is_good && Arc::ptr_eq(read, in_force),
+            _ => false,
+        }
+    }
+
+    /// Returns what is to go into force: what was read if it is good, else what is.
+    pub(super) fn candidate(&self) -> Option<Arc<T>> {
+        match self.seen {
+            Seen::Absent | Seen::Unreadable => self.in_force.clone(),
+            _ => self.read.clone().filter(|_| self.is_good).or_else(|| self.in_force.clone()),
+        }
+    }
+}
+
+impl Known<FileSpec> {
+    /// Returns what is known of a file that is in force as it is, with the warnings of it.
+    pub(super) fn in_force(file: Arc<FileSpec>, warnings: Arc<[Diagnostic]>) -> Self {
+        let seen = Seen::Text(Arc::clone(file.source.text()));
+        Self { seen, read: Some(Arc::clone(&file)), is_good: true, diagnostics: warnings, in_force: Some(file) }
+    }
+
+    /// Returns whether it holds this text.
+    pub(super) fn holds(&self, text: &Arc<str>) -> bool {
+        matches!(&self.seen, Seen::Text(seen) if Arc::ptr_eq(seen, text) || seen == text)
+    }
+
+    /// Reads a policy file unless it holds what it held before.
+    pub(super) fn of_file(path: &Arc<Path>, text: &Arc<str>, role: Role<'_>, before: Option<&Self>) -> Self {
+        if let Some(before) = before.filter(|before| before.holds(text)) {
+            return before.clone();
+        }
+        let in_force = before.and_then(|before| before.in_force.clone());
+        // A text that came back to what is in force is in force, not a new one that says the same.
+        if let Some(spec) = in_force.as_ref().filter(|spec| spec.source.text() == text) {
+            let warnings = read_file(&spec.source, role, shared_hasher()).1.into();
+            let (seen, read) = (Seen::Text(Arc::clone(spec.source.text())), in_force.clone());
+            return Self { seen, read, is_good: true, diagnostics: warnings, in_force };
+        }
+        let (spec, diagnostics) = read_file(&Source::new(Arc::clone(path), Arc::clone(text)), role, shared_hasher());
+        Self {
+            seen: Seen::Text(Arc::clone(text)),
+            read: Some(Arc::new(spec)),
+            is_good: !diagnostics.iter().any(Diagnostic::is_error),
+            diagnostics: diagnostics.into(),
+            in_force,
+        }
+    }
+
+    /// Notes that a policy file cannot be read.
+    pub(super) fn unreadable(path: &Path, why: &str, before: Option<&Self>) -> Self {
+        let in_force = before.and_then(|before| before.in_force.clone());
+        let error = Diagnostic::about_file(path, format!("the file cannot be read: {why}"));
+        let help =
+            if in_force.is_some() { "what it said before stays in force" } else { "mend it, or remove the file" };
+        Self { seen: Seen::Unreadable, diagnostics: Arc::new([error.help(help)]), in_force, ..Self::absent() }
+    }
+}
+
+impl Known<ListFile> {
+    /// Reads a list unless it holds what it held before.
+    pub(super) fn of_list(path: &Path, text: &str, before: Option<&Self>) -> Self {
+        let seen = Seen::fingerprint(text);
+        if let Some(before) = before.filter(|before| before.seen == seen) {
+            return before.clone();
+        }
+        let in_force = before.and_then(|before| before.in_force.clone());
+        match ListFile::read(&path.into(), text, shared_hasher()) {
+            Ok(list) => {
+                // The same content as in force, after something else in between.
+                let same = in_force.clone().filter(|before| before.hash == list.hash && before.length == list.length);
+                let read = Some(same.unwrap_or_else(|| Arc::new(list)));
+                Self { seen, read, is_good: true, diagnostics: Arc::default(), in_force }
+            }
+            Err(diagnostics) => Self { seen, diagnostics: diagnostics.into(), in_force, ..Self::absent() },
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! The whole way from what is in force to what the tree says: every file is looked at. All that can be wrong is found
+//! and told here; [`super::local`] is the short way for the usual change, with the same outcome.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::document::{Diagnostic, Placed, Severity, Source, quoted};
+
+use super::super::compile::Lists;
+use super::super::conflict::{Candidates, Files, Ids};
+use super::super::diagnostics::Diagnostics;
+use super::super::hash::ContentSum;
+use super::super::links::Links;
+use super::super::lint::{self, Across};
+use super::super::list::ListFile;
+use super::super::preset::built_in;
+use super::super::read::Role;
+use super::super::spec::FileSpec;
+use super::super::tree::{Bindings, FilePath, Tree};
+use super::super::{assemble, trial};
+use super::known::{Known, Seen};
+use super::report::Report;
+use super::{Held, Library, ListText, ReadList, Reloaded, Settled, role};
+
+/// How the first load and a reload differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing is in force: any error is the end.
+    Start,
+    /// Something is in force, and stays where the new is bad.
+    Reload,
+}
+
+impl Library {
+    /// Goes from what is in force to what the tree says.
+    pub(super) fn advance(&self, tree: &Tree, read_list: ReadList<'_>, bindings: &Bindings, phase: Phase) -> Reloaded {
+        let mut report = Report::default();
+        let mut files = self.look_at_files(tree, phase, &mut report);
+        let in_force = in_force(self.files.iter());
+        let mut candidates = candidates(&files, phase);
+        let mut lists = self.look_at_lists(&candidates, &in_force, read_list, &mut report);
+        let usable_lists: Lists =
+            lists.iter().filter_map(|(path, list)| Some((path.clone(), list.candidate()?))).collect();
+        let chosen_bindings = self.settle(&mut candidates, &in_force, &usable_lists, bindings, phase, &mut report);
+        let stop = |mut report: Report, files, lists| {
+            report.hold_back_all(&files, &in_force);
+            let Report { diagnostics, held_back } = report;
+            let files = files.into_iter().collect();
+            let library = Self { files, lists: Arc::new(lists), settled: None, ..self.clone() };
+            let held_back = held_back.into_iter().collect();
+            Reloaded { library, swapped: false, diagnostics: diagnostics.into(), held_back }
+        };
+        let Some(chosen_bindings) = chosen_bindings else { return stop(report, files, lists) };
+        if phase == Phase::Start && report.has_errors() {
+            return stop(report, files, lists);
+        }
+
+        let used: Lists = used_lists(&candidates, &usable_lists);
+        let definitions = assemble::definitions(&candidates, built_in());
+        let compiled = self.compiled.next(&definitions, &used);
+        let mut snapshot = assemble::snapshot(&candidates, &compiled, &chosen_bindings);
+        let failures = trial::run(candidates.values().map(|file| &**file), &snapshot, &mut report.diagnostics);
+        if !failures.is_empty() {
+            report.diagnostics.extend(failures);
+            return stop(report, files, lists);
+        }
+        report.diagnostics.extend(compiled.warnings().cloned());
+        report.diagnostics.extend(used.values().flat_map(|list| list.warnings.iter().cloned()));
+        let links = Links::of(&candidates);
+        let across = Across {
+            compiled: &compiled,
+            snapshot: &snapshot,
+            links: &links,
+            bindings: &chosen_bindings,
+            file: &|path| candidates.get(path),
+        };
+        for file in candidates.values() {
+            across.warn_of_file(file, &mut report.diagnostics);
+            lint::shared(file, &used, &mut report.diagnostics);
+        }
+        across.warn_of_bindings(&mut report.diagnostics);
+        report.add_warnings_of(&files, &candidates);
+
+        let unchanged = phase == Phase::Reload
+            && same(candidates.iter(), in_force.iter())
+            && same(used.iter(), self.lists_in_force().iter())
+            && chosen_bindings.ids() == self.bindings.ids();
+        let (mut file_hash, mut list_hash) = (ContentSum::default(), ContentSum::default());
+        for (path, file) in &candidates {
+            file_hash.add(assemble::below(&tree.root, path), file.hash);
+        }
+        for (path, list) in &used {
+            list_hash.add(assemble::below(&tree.root, path), list.hash);
+        }
+        let snapshot = if unchanged {
+            Arc::clone(&self.snapshot)
+        } else {
+            snapshot.generation = self.snapshot.generation + 1;
+            snapshot.hash = assemble::hash(file_hash, list_hash, &chosen_bindings);
+            Arc::new(snapshot)
+        };
+        files.retain(|path, file| {
+            file.in_force = candidates.get(path).cloned();
+            file.in_force.is_some() || file.seen != Seen::Absent
+        });
+        lists.retain(|path, list| {
+            list.in_force = used.get(path).cloned();
+            true
+        });
+        let Report { diagnostics, held_back } = report;
+        let held_back: Vec<_> = held_back.into_iter().collect();
+        let diagnostics = Diagnostics::from(diagnostics);
+        let is_settled = held_back.is_empty()
+            && tree.unreadable.is_empty()
+            && files.values().all(Known::is_settled)
+            && lists.values().all(Known::is_settled)
+            && !diagnostics.has_errors();
+        let settled = is_settled.then(|| Settled {
+            root: tree.root.clone(),
+            told: diagnostics.clone(),
+            links,
+            file_hash,
+            list_hash,
+        });
+        let (files, lists) = (files.into_iter().collect(), Arc::new(lists));
+        let library = Self { files, lists, bindings: chosen_bindings, compiled, snapshot, settled };
+        Reloaded { library, swapped: !unchanged, diagnostics, held_back }
+    }
+
+    /// Reads the policy files that changed.
+    fn look_at_files(&self, tree: &Tree, phase: Phase, report: &mut Report) -> BTreeMap<FilePath, Known<FileSpec>> {
+        let mut files = BTreeMap::new();
+        for (path, text) in &tree.files {
+            let before = self.files.get_key_value(path.as_os_str());
+            let path = before.map_or_else(|| FilePath(Arc::clone(path)), |(path, _)| path.clone());
+            let Some(role) = role(&tree.root, &path) else {
+                report.diagnostics.push(stray(&path));
+                continue;
+            };
+            let before = before.map(|(_, known)| known);
+            let known = match text {
+                Ok(text) => Known::of_file(&path.0, text, role, before),
+                Err(why) => Known::unreadable(&path, why, before),
+            };
+            if !known.is_good {
+                report.hold_back(&path);
+                report.diagnostics.extend(known.diagnostics.iter().cloned());
+            }
+            files.insert(path, known);
+        }
+        for (folder, why) in &tree.unreadable {
+            let message = format!("the folder cannot be read: {why}");
+            let error = Diagnostic::about_file(folder, message);
+            report.diagnostics.push(error.help("what it held stays in force until it can be read again"));
+            report.hold_back(folder);
+        }
+        for (path, known) in &self.files {
+            if files.contains_key(path) {
+                continue;
+            }
+            if tree.unreadable.keys().any(|folder| path.starts_with(folder)) {
+                files.insert(path.clone(), known.clone());
+            } else if known.in_force.is_some() {
+                // It is gone. That it was there is kept in case the whole reload is refused.
+                files.insert(path.clone(), Known { in_force: known.in_force.clone(), ..Known::absent() });
+            }
+        }
+        let is_policy_file = |(path, file): (&FilePath, &Known<FileSpec>)| {
+            file.seen != Seen::Absent && role(&tree.root, path) == Some(Role::Policies)
+        };
+        if !files.iter().any(is_policy_file) && tree.unreadable.is_empty() {
+            let mut diagnostic = Diagnostic::about_file(&tree.root, "there is no policy file, so everything is denied");
+            if phase == Phase::Reload {
+                diagnostic.severity = Severity::Warning;
+            }
+            report.diagnostics.push(diagnostic.help("put one there, as example.toml"));
+        }
+        files
+    }
+
+    /// Reads the list files that changed: those that the files to go into force name, and those in force.
+    fn look_at_lists(
+        &self,
+        candidates: &Files,
+        in_force: &Files,
+        read_list: ReadList<'_>,
+        report: &mut Report,
+    ) -> BTreeMap<PathBuf, Known<ListFile>> {
+        let mut lists: BTreeMap<PathBuf, Known<ListFile>> = BTreeMap::new();
+        let mut unreadable: BTreeMap<&Path, String> = BTreeMap::new();
+        let wanted = candidates.values().map(|file| (file, true));
+        // Lists of what is in force are needed where a changed file turns out to be held back.
+        for (file, is_wanted) in wanted.chain(in_force.values().map(|file| (file, false))) {
+            for (_, reference) in list_references(file) {
+                let path = reference.value.as_path();
+                if lists.contains_key(path) {
+                    continue;
+                }
+                let before = self.lists.get(path);
+                let held = before.filter(|before| matches!(before.seen, Seen::Fingerprint(..)));
+                let read = read_list(path, if held.is_some() { Held::Yes } else { Held::No });
+                let known = match (read, held) {
+                    (Ok(ListText::Unchanged), Some(held)) => Ok(held.clone()),
+                    (Ok(ListText::Unchanged), None) => Err("it was not read".to_owned()),
+                    (Ok(ListText::Text(text)), _) => Ok(Known::of_list(path, &text, before)),
+                    (Err(why), _) => Err(why),
+                };
+                let known = match known {
+                    Ok(known) => known,
+                    Err(why) => {
+                        unreadable.insert(path, why);
+                        Known { in_force: before.and_then(|before| before.in_force.clone()), ..Known::absent() }
+                    }
+                };
+                if is_wanted && !known.is_good {
+                    report.hold_back(path);
+                    report.diagnostics.extend(known.diagnostics.iter().cloned());
+                }
+                lists.insert(path.to_owned(), known);
+            }
+        }
+        for (source, reference) in candidates.values().flat_map(|file| list_references(file)) {
+            if let Some(why) = unreadable.get(reference.value.as_path()) {
+                let path = quoted(&reference.value.to_string_lossy());
+                let error = source.error(reference.span, format!("list file {path} cannot be read: {why}"));
+                let kept = lists.get(&reference.value).is_some_and(|list| list.in_force.is_some());
+                let help =
+                    if kept { "its last content stays in force" } else { "paths are relative to the policy file" };
+                report.diagnostics.push(error.help(help));
+            }
+        }
+        lists
+    }
+
+    /// Takes back, from what is to go into force, the changed files that cannot go together; returns the bindings to
+    /// go into force, or nothing when it is not to be mended that way.
+    fn settle(
+        &self,
+        files: &mut Files,
+        in_force: &Files,
+        lists: &Lists,
+        bindings: &Bindings,
+        phase: Phase,
+        report: &mut Report,
+    ) -> Option<Bindings> {
+        let ids_in_force = Ids::of(in_force);
+        let mut chosen = bindings.clone();
+        loop {
+            let bindings_settled = phase == Phase::Reload && chosen.ids() == self.bindings.ids();
+            let current = files.clone();
+            let candidates = Candidates {
+                files: &current,
+                in_force,
+                ids_in_force: &ids_in_force,
+                built_in: built_in(),
+                lists,
+                bindings: &chosen,
+                bindings_settled,
+            };
+            let conflicts = candidates.conflicts();
+            if conflicts.is_empty() {
+                return Some(chosen);
+            }
+            let mut taken_back = false;
+            let mut take_back_bindings = false;
+            for conflict in conflicts {
+                report.diagnostics.extend(conflict.diagnostic);
+                for path in conflict.files.iter().filter(|path| !candidates.is_settled(path)) {
+                    taken_back = true;
+                    report.hold_back(path);
+                    match in_force.get(path) {
+                        Some(before) => files.insert(path.clone(), Arc::clone(before)),
+                        None => files.remove(path),
+                    };
+                }
+                if conflict.bindings && phase == Phase::Reload {
+                    (taken_back, take_back_bindings) = (true, true);
+                }
+            }
+            if take_back_bindings {
+                let places = bindings.iter().filter_map(|binding| binding.written.as_ref());
+                places.for_each(|(source, _)| report.hold_back(source.path()));
+                chosen = self.bindings.clone();
+            }
+            if phase == Phase::Start || !taken_back {
+                return None;
+            }
+        }
+    }
+
+    /// Returns the lists in force.
+    fn lists_in_force(&self) -> Lists {
+        self.lists.iter().filter_map(|(path, list)| Some((path.clone(), list.in_force.clone()?))).collect()
+    }
+}
+
+/// Returns the files in force.
+fn in_force<'f>(files: impl Iterator<Item = (&'f FilePath, &'f Known<FileSpec>)>) -> Files {
+    files.filter_map(|(path, file)| Some((path.clone(), file.in_force.clone()?))).collect()
+}
+
+/// Returns what is to go into force as far as each file goes by itself. At a start a bad file stands for what could
+/// be understood of it, so that what refers to it is not called wrong as well.
+fn candidates(files: &BTreeMap<FilePath, Known<FileSpec>>, phase: Phase) -> Files {
+    let candidate = |file: &Known<FileSpec>| match (phase, &file.seen) {
+        (_, Seen::Absent) => None,
+        (Phase::Start, _) => file.read.clone(),
+        (Phase::Reload, _) => file.candidate(),
+    };
+    files.iter().filter_map(|(path, file)| Some((path.clone(), candidate(file)?))).collect()
+}
+
+/// Returns the lists that the files name.
+fn used_lists(files: &Files, lists: &Lists) -> Lists {
+    let references = files.values().flat_map(|file| list_references(file));
+    references.filter_map(|(_, list)| Some((list.value.clone(), lists.get(&list.value)?.clone()))).collect()
+}
+
+/// Returns the list files that a policy file names.
+fn list_references(file: &FileSpec) -> impl Iterator<Item = (&Source, &Placed<PathBuf>)> {
+    file.policies
+        .iter()
+        .flat_map(|policy| policy.allowed_lists.iter().chain(&policy.denied_lists).map(|list| (&policy.source, list)))
+}
+
+/// Returns the warning about a file in `presets/` that replaces nothing.
+fn stray(path: &Path) -> Diagnostic {
+    let mut warning = Diagnostic::about_file(path, "the file is not read: presets are files right below `presets/`");
+    warning.severity = Severity::Warning;
+    warning.help("move it up, or out of `presets/` if it holds policies")
+}
+
+/// Returns whether two maps hold the very same objects.
+fn same<'a, K: Eq + 'a, T: 'a>(
+    one: impl ExactSizeIterator<Item = (&'a K, &'a Arc<T>)>,
+    two: impl ExactSizeIterator<Item = (&'a K, &'a Arc<T>)>,
+) -> bool {
+    one.len() == two.len() && one.zip(two).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(x, y))
+}

@@ -1,0 +1,168 @@
+//! Who refers to what: what a change of one file has to do with others, without a look at them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::document::Placed;
+
+use super::conflict::Files;
+use super::ordered_map::OrderedMap;
+use super::spec::{ClientSpec, FileSpec, Phase};
+use super::tree::FilePath;
+
+/// The references of all files in force; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Links {
+    /// How often each policy is referred to.
+    policies: OrderedMap<Arc<str>, Uses>,
+    /// The clients that have a blueprint, in the order of blueprint, what chooses their policy, and place.
+    made: OrderedMap<Made, ()>,
+    /// How many tests each client has.
+    tested: OrderedMap<Arc<str>, u32>,
+    /// The files that have tests.
+    tests: OrderedMap<FilePath, ()>,
+}
+
+/// How often a policy is referred to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Uses {
+    /// By policies that include it.
+    pub(super) includes: u32,
+    /// By blueprints and clients.
+    pub(super) others: u32,
+}
+
+impl Uses {
+    /// Returns whether nothing refers to it.
+    pub(super) fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// A client that has a blueprint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Made {
+    /// The id of the blueprint.
+    blueprint: Arc<str>,
+    /// The phase that chooses among the blueprint's policies; nothing where the client has its own.
+    phase: Option<Phase>,
+    /// The file of the client.
+    path: FilePath,
+    /// Its number in the file.
+    number: u32,
+}
+
+impl Made {
+    /// Returns the blueprints that the clients of a file have.
+    fn of<'f>(path: &'f FilePath, file: &'f FileSpec) -> impl Iterator<Item = Self> {
+        file.clients.iter().zip(0..).filter_map(|(client, number)| {
+            let blueprint = Arc::clone(&client.blueprint.as_ref()?.value);
+            Some(Self { blueprint, phase: inherits(client), path: path.clone(), number })
+        })
+    }
+}
+
+/// Returns the phase for which a client has its blueprint's policy; nothing where it has its own.
+pub(super) fn inherits(client: &ClientSpec) -> Option<Phase> {
+    client.policy.is_none().then_some(client.phase)
+}
+
+/// Returns the policies that a file refers to, and whether it includes them.
+pub(super) fn policies_of(file: &FileSpec) -> impl Iterator<Item = (&Placed<Arc<str>>, bool)> {
+    let included = file.policies.iter().flat_map(|policy| &policy.include).map(|id| (id, true));
+    let of_blueprints =
+        file.blueprints.iter().flat_map(|blueprint| blueprint.build_policy.iter().chain(&blueprint.runtime_policy));
+    let of_clients = file.clients.iter().filter_map(|client| client.policy.as_ref());
+    included.chain(of_blueprints.chain(of_clients).map(|id| (id, false)))
+}
+
+impl Links {
+    /// Finds all references.
+    pub(super) fn of(files: &Files) -> Self {
+        let mut policies: HashMap<&Arc<str>, Uses> = HashMap::new();
+        for (id, is_include) in files.values().flat_map(|file| policies_of(file)) {
+            let uses = policies.entry(&id.value).or_default();
+            *(if is_include { &mut uses.includes } else { &mut uses.others }) += 1;
+        }
+        let mut tested: HashMap<&Arc<str>, u32> = HashMap::new();
+        for test in files.values().flat_map(|file| &file.tests) {
+            *tested.entry(&test.client.value).or_default() += 1;
+        }
+        let made = files.iter().flat_map(|(path, file)| Made::of(path, file));
+        let tests = files.iter().filter(|(_, file)| !file.tests.is_empty());
+        Self {
+            policies: policies.into_iter().map(|(id, uses)| (Arc::clone(id), uses)).collect(),
+            made: made.map(|made| (made, ())).collect(),
+            tested: tested.into_iter().map(|(id, count)| (Arc::clone(id), count)).collect(),
+            tests: tests.map(|(path, _)| (path.clone(), ())).collect(),
+        }
+    }
+
+    /// Adds the references of a file.
+    pub(super) fn add(&mut self, path: &FilePath, file: &FileSpec) {
+        for (id, is_include) in policies_of(file) {
+            let mut uses = self.uses(&id.value);
+            *(if is_include { &mut uses.includes } else { &mut uses.others }) += 1;
+            self.policies.insert(Arc::clone(&id.value), uses);
+        }
+        Made::of(path, file).for_each(|made| self.made.insert(made, ()));
+        for test in &file.tests {
+            let count = self.tested.get(&*test.client.value).copied().unwrap_or(0);
+            self.tested.insert(Arc::clone(&test.client.value), count + 1);
+        }
+        if !file.tests.is_empty() {
+            self.tests.insert(path.clone(), ());
+        }
+    }
+
+    /// Takes the references of a file out, which were added.
+    pub(super) fn remove(&mut self, path: &FilePath, file: &FileSpec) {
+        for (id, is_include) in policies_of(file) {
+            let mut uses = self.uses(&id.value);
+            *(if is_include { &mut uses.includes } else { &mut uses.others }) -= 1;
+            if uses.is_none() {
+                self.policies.remove(&*id.value);
+            } else {
+                self.policies.insert(Arc::clone(&id.value), uses);
+            }
+        }
+        Made::of(path, file).for_each(|made| self.made.remove(&made));
+        for test in &file.tests {
+            match self.tested.get(&*test.client.value).copied() {
+                Some(count) if count > 1 => self.tested.insert(Arc::clone(&test.client.value), count - 1),
+                _ => self.tested.remove(&*test.client.value),
+            }
+        }
+        self.tests.remove(path);
+    }
+
+    /// Returns how often a policy is referred to by the files.
+    pub(super) fn uses(&self, policy: &str) -> Uses {
+        self.policies.get(policy).copied().unwrap_or_default()
+    }
+
+    /// Returns whether a client has this blueprint.
+    pub(super) fn has_clients(&self, blueprint: &str) -> bool {
+        let from = self.made.iter_from(|made| &*made.blueprint < blueprint).next();
+        from.is_some_and(|(made, ())| &*made.blueprint == blueprint)
+    }
+
+    /// Returns the clients that have their policy from a blueprint by a phase, each by its file and its number there, in
+    /// the order of the files.
+    pub(super) fn inheriting(&self, blueprint: &str, phase: Phase) -> impl Iterator<Item = (&FilePath, usize)> {
+        let wanted = (blueprint, Some(phase));
+        let from = self.made.iter_from(move |made| (&*made.blueprint, made.phase) < wanted);
+        let all = from.map(|(made, ())| made).take_while(move |made| (&*made.blueprint, made.phase) == wanted);
+        all.map(|made| (&made.path, usize::try_from(made.number).unwrap_or(usize::MAX)))
+    }
+
+    /// Returns whether a test waits for this client.
+    pub(super) fn is_tested(&self, client: &str) -> bool {
+        self.tested.contains_key(client)
+    }
+
+    /// Returns the files that have tests.
+    pub(super) fn tests(&self) -> impl Iterator<Item = &FilePath> {
+        self.tests.iter().map(|(path, ())| path)
+    }
+}
