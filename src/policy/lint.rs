@@ -87,7 +87,10 @@ impl Across<'_> {
 
     /// Warns of policies nothing refers to, and of preset files of that kind.
     fn unused(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
-        for policy in file.policies.iter().filter(|policy| !self.is_used(&policy.id.value)) {
+        // Over the API a policy is always there before what is to refer to it.
+        let is_recorded = |id: &str| file.records.iter().any(|record| *record.id.value == *id);
+        let unused = file.policies.iter().filter(|policy| !self.is_used(&policy.id.value));
+        for policy in unused.filter(|policy| !is_recorded(&policy.id.value)) {
             let (what, help) = match policy.id.value.strip_prefix(PRESET_PREFIX) {
                 Some(name) if is_built_in(name) => continue,
                 Some(name) => {

@@ -23,6 +23,13 @@ fn what_the_api_keeps_is_told_by_id_and_not_looked_into() {
 }
 
 #[test]
+fn a_policy_of_the_api_may_be_there_before_anything_refers_to_it() {
+    let (_, warnings) = Directory::of(&[("api/npol_1.toml", NPOL), ("a.toml", "[policy.p]\n")]).start().unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(lines(&warnings)[0].contains("nothing refers to policy `p`"), "{warnings:?}");
+}
+
+#[test]
 fn a_change_of_what_the_api_keeps_is_a_change() {
     let mut directory = Directory::of(&[("a.toml", A), ("api/dbx_1.toml", "[api.dbx_1]\nstatus = \"running\"\n")]);
     let library = directory.library();
