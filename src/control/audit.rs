@@ -151,3 +151,71 @@ fn open(path: &Path) -> io::Result<File> {
     // Without O_NONBLOCK, opening a pipe would wait for a reader for ever.
     OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK).open(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use serde_json::{Value, json};
+
+    use super::super::access::Role;
+    use super::*;
+
+    /// Records the creation of an object with the text `new`, or its removal.
+    fn record(audit: &Audit, id: &str, texts: [Option<&str>; 2]) {
+        let source = Some("192.0.2.7".parse().unwrap());
+        let principal = Principal { role: Role::Admin, name: "admin:0123abcd".into(), source };
+        audit.record(&principal, "network_policy.create", id, texts, 7);
+    }
+
+    /// Returns the records of a file.
+    fn records(path: &Path) -> Vec<Value> {
+        fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_change_is_a_line_with_the_hashes_of_before_and_after() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let counts = Arc::new(Counts::default());
+        let audit = Audit::open(Some(&path), Arc::clone(&counts)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        record(&audit, "npol_1", [None, Some("test")]);
+        record(&audit, "npol_1", [Some("test"), None]);
+        let mut lines = records(&path);
+        assert!(lines[0]["time"].as_str().unwrap().ends_with('Z'), "{lines:?}");
+        for line in &mut lines {
+            line["time"] = Value::Null;
+        }
+        let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+        let common = |before: Option<&str>, after: Option<&str>| {
+            json!({
+                "time": null, "who": "admin:0123abcd", "source": "192.0.2.7", "action": "network_policy.create",
+                "id": "npol_1", "before": before, "after": after, "generation": 7
+            })
+        };
+        assert_eq!(lines, [common(None, Some(hash)), common(Some(hash), None)]);
+        // Moved away, as logrotate does: the next record is in a new file.
+        let moved = directory.path().join("audit.jsonl.1");
+        fs::rename(&path, &moved).unwrap();
+        record(&audit, "npol_2", [None, Some("a")]);
+        assert_eq!((records(&moved).len(), records(&path)[0]["id"].as_str()), (2, Some("npol_2")));
+        // No new one can be made: the old one has it.
+        fs::rename(&path, &moved).unwrap();
+        fs::create_dir(&path).unwrap();
+        record(&audit, "npol_3", [None, Some("a")]);
+        assert_eq!((records(&moved).len(), counts.audit_failures()), (2, 0));
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_is_counted() {
+        let counts = Arc::new(Counts::default());
+        // Every write to it fails for want of room (full(4)).
+        let audit = Audit::open(Some(Path::new("/dev/full")), Arc::clone(&counts)).unwrap();
+        record(&audit, "npol_1", [None, Some("a")]);
+        record(&audit, "npol_2", [None, Some("a")]);
+        assert_eq!(counts.audit_failures(), 2);
+        let told = Audit::open(Some(Path::new("/nowhere/audit")), counts).err().unwrap().to_string();
+        assert!(told.contains("/nowhere/audit") && told.contains("make its directory"), "{told}");
+    }
+}

@@ -1,6 +1,7 @@
 //! What the tests stand on: the binary, scripted upstreams, clients, and waiting for facts with a deadline.
 
 pub(crate) mod answer;
+pub(crate) mod api;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod http;

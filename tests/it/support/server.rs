@@ -43,7 +43,8 @@ impl Server {
     pub(crate) fn keep_addresses(&self) {
         let path = self.directory.path().join("hostgate.toml");
         let mut text = fs::read_to_string(&path).unwrap();
-        for address in [self.address(), self.admin()] {
+        // In the order of the file.
+        for address in [self.address()].into_iter().chain(self.listening("control")).chain([self.admin()]) {
             text = text.replacen("\"127.0.0.1:0\"", &format!("\"{address}\""), 1);
         }
         // In one step: it may be looked at just now.
@@ -63,6 +64,13 @@ impl Server {
     /// Runs a take-over that is expected to be refused to its end.
     pub(crate) fn refused_successor(&self) -> command::Finished {
         command::finish(&mut self.takeover())
+    }
+
+    /// Runs another one with the same configuration, which is expected to be refused, to its end.
+    pub(crate) fn refused_plainly(&self) -> command::Finished {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hostgate"));
+        command.args(["serve", "--config"]).arg(self.directory.path().join("hostgate.toml"));
+        command::finish(command.current_dir(self.directory.path()))
     }
 
     /// Returns the command that takes over from this server.
@@ -124,7 +132,8 @@ impl Server {
     fn listening(&self, transport: &str) -> Vec<SocketAddr> {
         let transport_is = |line: &&String| field(line, "transport").as_deref() == Some(transport);
         let lines = self.log_lines(&[" listening "]);
-        lines.iter().filter(transport_is).map(|line| field(line, "address").unwrap().parse().unwrap()).collect()
+        let address = |line: &String| field(line, "address").unwrap().parse().ok();
+        lines.iter().filter(transport_is).filter_map(address).collect()
     }
 
     /// Returns the address of the first listener.
@@ -141,6 +150,11 @@ impl Server {
     /// Returns the address of the admin endpoint.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.listening("admin")[0]
+    }
+
+    /// Returns the address of the API.
+    pub(crate) fn control(&self) -> SocketAddr {
+        self.listening("control")[0]
     }
 
     /// Returns the directory that holds hostgate.toml.

@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use super::api::{TOKEN, VIEWER};
 use super::command::{self, Finished};
 use super::{FakeUpstream, Server, until};
 
@@ -107,6 +109,20 @@ impl Setup {
         self.tables += text;
         self.tables.push('\n');
         self
+    }
+
+    /// Turns the API on, with [`TOKEN`] and [`VIEWER`]; `lines` are further keys of `[control]`.
+    pub(crate) fn control(self, lines: &str) -> Self {
+        self.write_secret("token", &format!("# tokens\n{TOKEN}\nviewer {VIEWER}\n"));
+        let listen = if lines.contains("listen =") { "" } else { "listen = \"127.0.0.1:0\"\n" };
+        self.table(&format!("[control]\n{listen}token_file = \"token\"\n{lines}"))
+    }
+
+    /// Writes a file beside hostgate.toml that only its owner may read.
+    pub(crate) fn write_secret(&self, name: &str, text: &str) {
+        let path = self.directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Sets an environment variable.
