@@ -75,6 +75,7 @@
 //! | requests that change something | [`MAX_RUNNING`] | the next one waits ten seconds at most: 503 | |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
+//! | requests that may come again, and octets of their answers | [`MAX_RETRIES`], [`MAX_RETRY_OCTETS`] | the oldest is forgotten, and would be done again | |
 //!
 //! # Those who look after it
 //!
@@ -110,6 +111,10 @@ pub(crate) const MAX_BODIES: usize = 64 << 20;
 pub(crate) const MAX_RUNNING: usize = 1_024;
 /// Octets of a file of tokens, of a certificate or of a key.
 pub(crate) const MAX_SECRET: u64 = 1 << 20;
+/// Requests to the API whose answers are kept in case they come again.
+pub(crate) const MAX_RETRIES: usize = 10_000;
+/// The octets of those answers, all together.
+pub(crate) const MAX_RETRY_OCTETS: usize = 16 << 20;
 
 /// Queries that may wait for upstreams at once; further ones are answered SERVFAIL, or with stale data.
 pub(crate) const MAX_PENDING: usize = 16_384;

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::kind::Kind;
 use crate::reload::Refused;
 
 /// Why a request was not done.
@@ -32,25 +33,61 @@ impl ApiError {
     }
 
     /// Makes the error for an id that nothing has.
-    pub(super) fn unknown(what: &str, id: &str) -> Self {
-        Self { status: StatusCode::NOT_FOUND, message: format!("{what} `{}` not found", id.escape_debug()) }
+    pub(super) fn unknown(kind: Kind, id: &str) -> Self {
+        let message = format!("there is no {} `{}`", kind.word(), id.escape_debug());
+        Self { status: StatusCode::NOT_FOUND, message }
+    }
+
+    /// Makes the error for what cannot be done now and can be later: the clients ask again.
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, message: message.into() }
+    }
+
+    /// Makes the error for our own faults; the panic hook has told more.
+    pub(super) fn internal() -> Self {
+        let message = "this request hit a fault in hostgate: see its log".to_owned();
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, message }
     }
 }
 
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
-        let status = match refused {
-            Refused::Bad(_) => StatusCode::BAD_REQUEST,
-            // All of them may pass: the clients ask again.
-            Refused::Stale | Refused::Busy | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-            Refused::Unwritable(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self { status, message: refused.to_string() }
+        let message = refused.to_string();
+        match refused {
+            Refused::Bad(_) => Self::bad(message),
+            // All of them may pass.
+            Refused::Stale | Refused::Busy | Refused::Stopping | Refused::Unwritable(_) => Self::unavailable(message),
+        }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.status, Json(Body { message: &self.message })).into_response()
+    }
+}
+
+/// What is wrong with the fields of a request: everything, told at once.
+#[derive(Debug, Default)]
+pub(super) struct Wrongs(Vec<String>);
+
+impl Wrongs {
+    /// Adds something.
+    pub(super) fn add(&mut self, wrong: String) {
+        self.0.push(wrong);
+    }
+
+    /// Returns the error there is.
+    ///
+    /// # Errors
+    /// Something was added.
+    pub(super) fn check(self) -> Result<(), ApiError> {
+        /// How many are told.
+        const MOST: usize = 20;
+        match self.0.len() {
+            0 => Ok(()),
+            1..=MOST => Err(ApiError::bad(self.0.join("; "))),
+            all => Err(ApiError::bad(format!("{}; and {} more", self.0[..MOST].join("; "), all - MOST))),
+        }
     }
 }

@@ -4,8 +4,9 @@
 //!   server    connections: HTTP/1.1 and HTTP/2; their places (seats), TLS, octets (stream) and times (pulse)
 //!   request   one request: body, handler, answer
 //!   access    who may: tokens and roles, and nobody whom a policy is for
-//!   routes    method and path to what is done, errors
+//!   routes    method and path to what is done; call, list: what requests have in common
 //!   policies, blueprints, devboxes    what each object's requests mean
+//!   retries   a request that comes again is not done again
 //!   record    objects to files and back
 //!   audit     who changed what
 //! ```
@@ -16,10 +17,22 @@
 
 mod access;
 mod audit;
+mod blueprints;
+mod call;
 mod counts;
+mod devboxes;
+mod egress;
 mod error;
+mod fields;
+mod id;
+mod index;
+mod kind;
+mod list;
+mod policies;
 mod pulse;
+mod record;
 mod request;
+mod retries;
 mod routes;
 mod seats;
 mod secret;
@@ -31,16 +44,21 @@ mod tokens;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::{Mutex, watch};
+
 use self::access::{Access, Principal};
 use self::audit::Audit;
 pub(crate) use self::counts::Counts;
 use self::error::ApiError;
+use self::id::Ids;
+use self::index::Index;
+use self::retries::Retries;
 use self::tls::Tls;
 use crate::config;
-use crate::document::Diagnostic;
+use crate::document::{Diagnostic, Place, Source};
 use crate::engine::Engine;
-use crate::policy::Snapshot;
-use crate::reload::{Change, Changer};
+use crate::policy::{Record, Snapshot};
+use crate::reload::{Change, Changer, Progress, Refused};
 
 /// What all requests share.
 pub(crate) struct Control {
@@ -58,6 +76,18 @@ pub(crate) struct Control {
     audit: Audit,
     /// What has been done.
     counts: Arc<Counts>,
+    /// What is held back.
+    progress: Arc<Progress>,
+    /// Makes ids.
+    ids: Ids,
+    /// Held by whoever changes something, from what the change is made of until it is in force.
+    writer: Mutex<()>,
+    /// Told after each change.
+    changed: watch::Sender<()>,
+    /// Answers to requests that may come again.
+    retries: Arc<Retries>,
+    /// Names and states of objects.
+    index: Index,
 }
 
 /// What `[control]` names, read and good, before anything is bound.
@@ -94,11 +124,9 @@ impl Opened {
 }
 
 /// What a change does to one object's file.
-struct Edit<'e> {
-    /// What is done, as the audit record has it: `network_policy.create`.
-    action: &'static str,
+struct Edit {
     /// The object.
-    id: &'e str,
+    id: Arc<str>,
     /// What the file holds now; `None` is that there is none.
     before: Option<Arc<str>>,
     /// What it is to hold; `None` removes it.
@@ -107,9 +135,28 @@ struct Edit<'e> {
 
 impl Control {
     /// Makes what requests share.
-    pub(crate) fn new(engine: Arc<Engine>, changer: Changer, opened: Opened) -> Arc<Self> {
+    pub(crate) fn new(engine: Arc<Engine>, (changer, progress): (Changer, Arc<Progress>), opened: Opened) -> Arc<Self> {
         let Opened { settings, access, tls, audit, counts } = opened;
-        Arc::new(Self { engine, changer, settings, access, tls, audit, counts })
+        let snapshot = Arc::clone(&engine.view().snapshot);
+        let ids = Ids::after(snapshot.records().map(Record::id));
+        let (index, retries) = (Index::default(), Arc::new(Retries::default()));
+        retries.restore(snapshot.records().filter_map(|record| index.see(record)).collect());
+        let (changed, writer) = (watch::Sender::default(), Mutex::default());
+        Arc::new(Self {
+            engine,
+            changer,
+            settings,
+            access,
+            tls,
+            audit,
+            counts,
+            progress,
+            ids,
+            writer,
+            changed,
+            retries,
+            index,
+        })
     }
 
     /// Returns what is in force now.
@@ -117,16 +164,49 @@ impl Control {
         Arc::clone(&self.engine.view().snapshot)
     }
 
-    /// Changes an object's file; when this returns, the change is in force, on disk and in the audit record.
+    /// Changes an object's file as `plan` makes of what is in force; when this returns, the change is in force, on disk
+    /// and in the audit record. `action` is what is done, as that has it: `network_policy.create`.
+    ///
+    /// Somebody may be editing the file: what is then on disk has gone into force when it is planned again. Callers hold
+    /// [`Control::writer`].
     ///
     /// # Errors
     /// Why it is not, as the client is told.
-    async fn change(&self, principal: &Principal, edit: Edit<'_>) -> Result<(), ApiError> {
-        let Edit { action, id, before, after } = edit;
-        let change = Change { path: path_of(id), before: before.clone(), after: after.clone() };
-        let generation = self.changer.apply(change).await?;
-        self.audit.record(principal, action, id, [before.as_deref(), after.as_deref()], generation);
-        Ok(())
+    async fn change(
+        &self,
+        principal: &Principal,
+        action: &'static str,
+        mut plan: impl FnMut(&Snapshot) -> Result<Edit, ApiError>,
+    ) -> Result<(), ApiError> {
+        let mut path = PathBuf::new();
+        for _ in 0..TRIES {
+            let Edit { id, before, after } = plan(&self.snapshot())?;
+            path = path_of(&id);
+            let change = Change { path: path.clone(), before: before.clone(), after: after.clone() };
+            match self.changer.apply(change).await {
+                Ok(generation) => {
+                    self.audit.record(principal, action, &id, [before.as_deref(), after.as_deref()], generation);
+                    self.changed.send_replace(());
+                    return Ok(());
+                }
+                Err(Refused::Stale) => {}
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+        Err(self.held_back(&path))
+    }
+
+    /// Says that a file holds something else than what is in force, and why that is not in force.
+    fn held_back(&self, path: &Path) -> ApiError {
+        let state = self.progress.state();
+        let file = path.display().to_string();
+        let errors = state.error.as_deref().unwrap_or_default().lines();
+        let mut told: Vec<&str> = errors.filter(|line| line.contains(&file)).take(MOST_TOLD).collect();
+        if told.is_empty() {
+            told.push("somebody is writing to it");
+        }
+        let told = told.join("; ");
+        ApiError::bad(format!("{file} on disk is not what is in force: {told}: mend the file, then try again"))
     }
 }
 
@@ -141,5 +221,32 @@ fn path_of(id: &str) -> PathBuf {
     Path::new(FOLDER).join(format!("{id}.toml"))
 }
 
+/// Returns whether the object that `source` defines is the API's: in the file of its id, and recorded there.
+fn is_made(snapshot: &Snapshot, id: &str, source: &Source) -> bool {
+    let is_there = |record: &Record| Arc::ptr_eq(record.source().text(), source.text());
+    snapshot.record(id).is_some_and(is_there) && source.path().ends_with(path_of(id))
+}
+
+/// Refuses to change what a person wrote.
+fn by_hand(what: &str, id: &str, place: &Place) -> ApiError {
+    ApiError::bad(format!("{what} `{}` is written by hand in {place}: edit it there", id.escape_debug()))
+}
+
+/// Names those who use something, ten at most.
+fn named(users: &[String]) -> String {
+    let more = users.len().saturating_sub(MOST_NAMED);
+    let first = users.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if more == 0 { first } else { format!("{first} and {more} more") }
+}
+
 /// The folder of the API's files below the policies directory.
 const FOLDER: &str = "api";
+
+/// How often a change is planned while its file is being edited.
+const TRIES: usize = 3;
+
+/// How many users of an object a message names.
+const MOST_NAMED: usize = 10;
+
+/// How many errors of a file a message tells.
+const MOST_TOLD: usize = 5;

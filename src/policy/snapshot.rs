@@ -113,6 +113,13 @@ impl Snapshot {
     pub fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
         self.records.values()
     }
+
+    /// Returns what of the configuration names a policy for addresses in no client: `default_policy`, `listen.policy`.
+    pub fn bound_to(&self, policy: &str) -> impl Iterator<Item = &'static str> {
+        let names = |bound: &Option<Bound>| matches!(bound, Some(Bound::Policy(bound)) if bound.id() == policy);
+        let listener = self.listeners.iter().any(names).then_some("listen.policy");
+        names(&self.default).then_some("default_policy").into_iter().chain(listener)
+    }
 }
 
 /// Who asks, and what applies to them.

@@ -7,7 +7,7 @@ mod endpoint;
 mod health;
 pub(crate) mod mux;
 mod pool;
-mod random;
+pub(crate) mod random;
 mod stream;
 mod udp;
 mod wheel;

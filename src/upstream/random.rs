@@ -4,7 +4,7 @@
 const BLOCK: usize = 1024;
 
 /// A source of random numbers; each is given out once.
-pub(super) struct Random {
+pub(crate) struct Random {
     /// Octets from the kernel.
     block: [u8; BLOCK],
     /// How many of them are used up.
@@ -23,7 +23,7 @@ impl Random {
     /// # Panics
     /// The kernel has no random numbers: then nothing can be asked safely. Linux only fails so before its pool is
     /// seeded, at boot, and there it waits instead.
-    pub(super) fn next(&mut self) -> u16 {
+    pub(crate) fn next(&mut self) -> u16 {
         u16::from_ne_bytes(self.octets())
     }
 
@@ -31,7 +31,7 @@ impl Random {
     ///
     /// # Panics
     /// As [`Random::next`].
-    pub(super) fn next_bits(&mut self) -> u64 {
+    pub(crate) fn next_bits(&mut self) -> u64 {
         u64::from_ne_bytes(self.octets())
     }
 

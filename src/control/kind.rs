@@ -1,0 +1,58 @@
+//! The kinds of objects of the API.
+
+/// A kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// A network policy.
+    Policy,
+    /// A blueprint.
+    Blueprint,
+    /// A devbox.
+    Devbox,
+}
+
+impl Kind {
+    /// All of them.
+    const ALL: [Self; 3] = [Self::Policy, Self::Blueprint, Self::Devbox];
+
+    /// Returns what the ids of its objects begin with.
+    pub(super) const fn prefix(self) -> &'static str {
+        match self {
+            Self::Policy => "npol_",
+            Self::Blueprint => "bpt_",
+            Self::Devbox => "dbx_",
+        }
+    }
+
+    /// Returns the kind of an object that the API made, by its id.
+    pub(super) fn of(id: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| id.starts_with(kind.prefix()))
+    }
+
+    /// Returns what people call it.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Policy => "network policy",
+            Self::Blueprint => "blueprint",
+            Self::Devbox => "devbox",
+        }
+    }
+
+    /// Returns the word for it in files and audit records.
+    pub(super) const fn tag(self) -> &'static str {
+        match self {
+            Self::Policy => "network_policy",
+            Self::Blueprint => "blueprint",
+            Self::Devbox => "devbox",
+        }
+    }
+
+    /// Returns the table of policy files in which its objects are enforced.
+    pub(super) const fn table(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Blueprint => "blueprint",
+            Self::Devbox => "client",
+        }
+    }
+}

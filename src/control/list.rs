@@ -1,0 +1,194 @@
+//! Lists: which objects, and which page of them.
+
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+
+/// What a list is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Query {
+    /// Only this id.
+    id: Option<String>,
+    /// Only names that hold this, in lower case.
+    name: Option<String>,
+    /// Only ids or names that hold this, in lower case.
+    search: Option<String>,
+    /// Only this status.
+    status: Option<String>,
+    /// How many at most.
+    limit: usize,
+    /// The last id of the page before.
+    starting_after: Option<String>,
+    /// Whether the number of all is wanted.
+    counts: bool,
+}
+
+/// An object that may be listed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listed<'s> {
+    /// Whether the API made it; what people wrote comes last.
+    pub(super) is_made: bool,
+    /// Its id.
+    pub(super) id: &'s str,
+    /// Its name.
+    pub(super) name: &'s str,
+    /// Its status.
+    pub(super) status: &'s str,
+}
+
+/// A page of a list.
+#[derive(Debug)]
+pub(super) struct Page<'s> {
+    /// The ids on it.
+    pub(super) ids: Vec<&'s str>,
+    /// Whether there are more behind it.
+    has_more: bool,
+    /// How many match in all, if that is wanted.
+    total: Option<usize>,
+}
+
+impl Query {
+    /// Reads the query of a request; `statuses` are those that objects of the list can have.
+    ///
+    /// # Errors
+    /// A value that cannot be meant.
+    pub(super) fn parse(query: &str, statuses: &[&str]) -> Result<Self, ApiError> {
+        let mut read = Self {
+            id: None,
+            name: None,
+            search: None,
+            status: None,
+            limit: DEFAULT_LIMIT,
+            starting_after: None,
+            counts: true,
+        };
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "id" => read.id = Some(value.into_owned()),
+                "name" => read.name = Some(value.to_lowercase()),
+                "search" => read.search = Some(value.to_lowercase()),
+                "starting_after" => read.starting_after = Some(value.into_owned()),
+                "limit" => {
+                    let limit = value.parse().ok().filter(|limit| (1..=LARGEST_LIMIT).contains(limit));
+                    read.limit = limit.ok_or_else(|| {
+                        let value = value.escape_debug();
+                        ApiError::bad(format!("limit: `{value}` is no number from 1 to {LARGEST_LIMIT}"))
+                    })?;
+                }
+                "include_total_count" => {
+                    read.counts = value.parse().map_err(|_| {
+                        let value = value.escape_debug();
+                        ApiError::bad(format!("include_total_count: `{value}` is neither `true` nor `false`"))
+                    })?;
+                }
+                "status" if !statuses.is_empty() => {
+                    if !statuses.contains(&&*value) {
+                        let (value, known) = (value.escape_debug(), statuses.join(", "));
+                        return Err(ApiError::bad(format!("status: `{value}` is none: use one of {known}")));
+                    }
+                    read.status = Some(value.into_owned());
+                }
+                // What is not known is not asked for.
+                _ => {}
+            }
+        }
+        Ok(read)
+    }
+
+    /// Chooses the page: newest first, as ids sort by time, and what people wrote at the end.
+    ///
+    /// # Errors
+    /// The page is to start after an object that is not there.
+    pub(super) fn page<'s>(&self, mut listed: Vec<Listed<'s>>) -> Result<Page<'s>, ApiError> {
+        let rank = |listed: &Listed<'s>| std::cmp::Reverse((listed.is_made, listed.id));
+        let start = match &self.starting_after {
+            None => None,
+            Some(id) => Some(listed.iter().find(|listed| listed.id == id).map(rank).ok_or_else(|| {
+                ApiError::bad(format!("starting_after: there is no `{}`: use the last id of a page", id.escape_debug()))
+            })?),
+        };
+        listed.retain(|listed| self.matches(listed));
+        let total = self.counts.then_some(listed.len());
+        listed.retain(|listed| start.is_none_or(|start| rank(listed) > start));
+        listed.sort_unstable_by_key(rank);
+        let has_more = listed.len() > self.limit;
+        let ids = listed.into_iter().take(self.limit).map(|listed| listed.id).collect();
+        Ok(Page { ids, has_more, total })
+    }
+
+    /// Returns whether an object is asked for.
+    fn matches(&self, listed: &Listed<'_>) -> bool {
+        let holds = |text: &str, part: &String| text.to_lowercase().contains(part);
+        self.id.as_ref().is_none_or(|id| listed.id == id)
+            && self.status.as_ref().is_none_or(|status| listed.status == status)
+            && self.name.as_ref().is_none_or(|part| holds(listed.name, part))
+            && self.search.as_ref().is_none_or(|part| holds(listed.id, part) || holds(listed.name, part))
+    }
+}
+
+impl Page<'_> {
+    /// Makes the response: the views under `key`.
+    pub(super) fn answer(&self, key: &str, view: impl FnMut(&&str) -> Option<Value>) -> Value {
+        let views: Vec<Value> = self.ids.iter().filter_map(view).collect();
+        json!({ key: views, "has_more": self.has_more, "total_count": self.total })
+    }
+}
+
+/// How many objects a page has unless told otherwise.
+const DEFAULT_LIMIT: usize = 20;
+
+/// How many it may have.
+const LARGEST_LIMIT: usize = 5_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the ids of a page of five objects, and whether there are more, and how many in all.
+    fn page(query: &str) -> Result<(Vec<&'static str>, bool, Option<usize>), String> {
+        let rows = [
+            ("c_1", "one", true),
+            ("c_2", "Two", true),
+            ("c_3", "two more", true),
+            ("z", "z", false),
+            ("hand", "two", false),
+        ];
+        let listed =
+            rows.map(|(id, name, is_made)| Listed { is_made, id, name, status: if is_made { "up" } else { "down" } });
+        let query = Query::parse(query, &["up", "down"]).map_err(|error| error.message)?;
+        let page = query.page(listed.to_vec()).map_err(|error| error.message)?;
+        Ok((page.ids, page.has_more, page.total))
+    }
+
+    #[test]
+    fn pages_are_newest_first_and_filtered() {
+        let all = vec!["c_3", "c_2", "c_1", "z", "hand"];
+        assert_eq!(page(""), Ok((all.clone(), false, Some(5))));
+        assert_eq!(page("unknown=1&limit=2&include_total_count=false"), Ok((all[..2].to_vec(), true, None)));
+        assert_eq!(page("limit=2&starting_after=c_2"), Ok((all[2..4].to_vec(), true, Some(5))));
+        assert_eq!(page("limit=2&starting_after=hand"), Ok((vec![], false, Some(5))));
+        assert_eq!(page("name=TWO"), Ok((vec!["c_3", "c_2", "hand"], false, Some(3))));
+        assert_eq!(page("name=two&starting_after=c_3&limit=1"), Ok((vec!["c_2"], true, Some(3))));
+        // The last one of a page need not match any more.
+        assert_eq!(page("name=two&starting_after=z"), Ok((vec!["hand"], false, Some(3))));
+        assert_eq!(page("search=c_&name=one"), Ok((vec!["c_1"], false, Some(1))));
+        assert_eq!(page("search=han%64"), Ok((vec!["hand"], false, Some(1))));
+        assert_eq!(page("id=c_2"), Ok((vec!["c_2"], false, Some(1))));
+        assert_eq!(page("status=down&limit=1"), Ok((vec!["z"], true, Some(2))));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (query, expected) in [
+            ("limit=0", "limit: `0` is no number from 1 to 5000"),
+            ("limit=5001", "limit: `5001` is no"),
+            ("limit=", "limit: `` is no"),
+            ("starting_after=c_9", "starting_after: there is no `c_9`"),
+            ("include_total_count=1", "include_total_count: `1` is neither"),
+            ("status=asleep", "status: `asleep` is none: use one of up, down"),
+        ] {
+            let told = page(query).unwrap_err();
+            assert!(told.starts_with(expected), "{query}: {told}");
+        }
+    }
+}

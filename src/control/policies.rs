@@ -1,0 +1,293 @@
+//! Network policies.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::call::{Call, Done};
+use super::error::{ApiError, Wrongs};
+use super::id::now_ms;
+use super::kind::Kind;
+use super::list::{Listed, Query};
+use super::record::{Fields, File};
+use super::{Edit, by_hand, egress, fields, is_made, named};
+use crate::policy::{Phase, Policy, Snapshot};
+
+/// Creates a policy.
+pub(super) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
+    let wanted = Wanted::read(call.fields.clone(), Some("name"))?;
+    let control = &call.control;
+    let _writing = control.writer.lock().await;
+    let id: Arc<str> = control.ids.next(Kind::Policy).into();
+    let mut file = File::new(COMMENT);
+    file.add("policy", &id);
+    wanted.write(&mut file, &id, now_ms());
+    file.set("api", &id, "object", &Kind::Policy.tag().into());
+    call.sign(&mut file, &id);
+    let text = file.text();
+    let edit = |_: &Snapshot| Ok(Edit { id: Arc::clone(&id), before: None, after: Some(Arc::clone(&text)) });
+    control.change(&call.principal, "network_policy.create", edit).await?;
+    let view = view(&control.snapshot(), &id).ok_or_else(|| ApiError::unknown(Kind::Policy, &id))?;
+    Ok(Done { view, created: Some(id) })
+}
+
+/// Changes a policy: what is absent stays.
+pub(super) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
+    let (control, id) = (&call.control, call.id.as_str());
+    let _writing = control.writer.lock().await;
+    // Whether there is such a policy is told first.
+    made(&control.snapshot(), id)?;
+    let wanted = Wanted::read(call.fields.clone(), None)?;
+    let edit = |snapshot: &Snapshot| {
+        let text = made(snapshot, id)?.source().text();
+        let mut file = read(text)?;
+        wanted.write(&mut file, id, now_ms());
+        Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after: Some(file.text()) })
+    };
+    control.change(&call.principal, "network_policy.update", edit).await?;
+    view(&control.snapshot(), id).map(Done::changed).ok_or_else(|| ApiError::unknown(Kind::Policy, id))
+}
+
+/// Deletes a policy that nobody uses.
+pub(super) async fn delete(call: Arc<Call>) -> Result<Done, ApiError> {
+    let (control, id) = (&call.control, call.id.as_str());
+    let _writing = control.writer.lock().await;
+    let mut last = Value::Null;
+    let edit = |snapshot: &Snapshot| {
+        let policy = made(snapshot, id)?;
+        let users = users(snapshot, id);
+        if !users.is_empty() {
+            let users = named(&users);
+            return Err(ApiError::bad(format!(
+                "network policy `{id}` is in use by {users}: give them another policy, or delete them or shut them down first"
+            )));
+        }
+        last = view(snapshot, id).unwrap_or_default();
+        Ok(Edit { id: id.into(), before: Some(Arc::clone(policy.source().text())), after: None })
+    };
+    control.change(&call.principal, "network_policy.delete", edit).await?;
+    Ok(Done::changed(last))
+}
+
+/// Returns one policy.
+pub(super) fn retrieve(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
+    view(snapshot, &call.id).ok_or_else(|| ApiError::unknown(Kind::Policy, &call.id))
+}
+
+/// Returns a page of policies.
+pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
+    let query = Query::parse(&call.query, &[])?;
+    let listed = snapshot.policies().map(|policy| Listed {
+        is_made: is_made(snapshot, policy.id(), policy.source()),
+        id: policy.id(),
+        name: policy.name(),
+        status: "",
+    });
+    Ok(query.page(listed.collect())?.answer("network_policies", |id| view(snapshot, id)))
+}
+
+/// Returns a policy as the API shows it; presets too.
+pub(super) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
+    let policy = snapshot.policy(id)?;
+    if !is_made(snapshot, id, policy.source()) {
+        return Some(json!({
+            "id": id, "name": policy.name(), "description": policy.description(), "egress": egress::written(policy),
+            "create_time_ms": 0, "update_time_ms": 0,
+        }));
+    }
+    let file = File::read(policy.source().text()).ok()?;
+    let (policy, mut kept) = (file.fields("policy", id)?, file.fields("api", id)?);
+    let mut view = match kept.remove("fields") {
+        Some(Value::Object(fields)) => fields,
+        _ => Fields::new(),
+    };
+    view.insert("id".to_owned(), id.into());
+    view.insert("name".to_owned(), policy.get("name").cloned().unwrap_or_else(|| id.into()));
+    view.insert("description".to_owned(), policy.get("description").cloned().unwrap_or_default());
+    view.insert("egress".to_owned(), egress::view(&policy, &kept));
+    for key in ["create_time_ms", "update_time_ms"] {
+        view.insert(key.to_owned(), kept.remove(key).unwrap_or_else(|| 0.into()));
+    }
+    Some(view.into())
+}
+
+/// What a request wants a policy to be.
+#[derive(Debug)]
+struct Wanted {
+    /// What is enforced or shown by the policy engine.
+    policy: Vec<(&'static str, Value)>,
+    /// What is kept besides.
+    kept: Vec<(&'static str, Value)>,
+    /// What the API does not know.
+    others: Fields,
+}
+
+impl Wanted {
+    /// Reads the fields of a request, of which one may be required.
+    fn read(mut given: Fields, required: Option<&str>) -> Result<Self, ApiError> {
+        let mut wrongs = Wrongs::default();
+        if let Some(key) = required.filter(|key| !given.contains_key(*key)) {
+            wrongs.add(format!("{key}: it is missing: write what people are to call it"));
+        }
+        let mut policy = Vec::new();
+        policy.extend(fields::label(&mut given, "name", &mut wrongs).map(|name| ("name", name)));
+        policy.extend(fields::text(&mut given, "description", &mut wrongs).map(|text| ("description", text)));
+        let mut kept = Vec::new();
+        for (key, is_enforced) in egress::FLAGS {
+            let flag = fields::flag(&mut given, key, &mut wrongs).map(|flag| (key, flag.into()));
+            if is_enforced { &mut policy } else { &mut kept }.extend(flag);
+        }
+        policy.extend(egress::hostnames(&mut given, &mut wrongs).map(|names| ("allowed_hostnames", names)));
+        policy.extend(egress::cidrs(&mut given, &mut wrongs).map(|cidrs| ("allowed_cidrs", cidrs)));
+        if given.remove("egress").is_some() {
+            wrongs.add("egress: it is a field of responses: write what is in it beside `name`".to_owned());
+        }
+        for key in ["id", "create_time_ms", "update_time_ms"] {
+            given.remove(key);
+        }
+        wrongs.check()?;
+        Ok(Self { policy, kept, others: given })
+    }
+
+    /// Writes what is wanted into the policy's file.
+    fn write(&self, file: &mut File, id: &str, now: u64) {
+        let before = file.fields("policy", id).unwrap_or_default();
+        let mut kept = file.fields("api", id).unwrap_or_default();
+        for (key, value) in &self.policy {
+            // What is the default need not be said.
+            if before.contains_key(*key) || *value != Value::Bool(false) && *value != json!([]) {
+                file.set("policy", id, key, value);
+            }
+        }
+        if !kept.contains_key("create_time_ms") {
+            file.set("api", id, "create_time_ms", &now.into());
+        }
+        file.set("api", id, "update_time_ms", &now.into());
+        for (key, value) in &self.kept {
+            if kept.contains_key(*key) || *value != Value::Bool(false) {
+                file.set("api", id, key, value);
+            }
+        }
+        if !self.others.is_empty() {
+            let mut others = match kept.remove("fields") {
+                Some(Value::Object(fields)) => fields,
+                _ => Fields::new(),
+            };
+            others.extend(self.others.clone());
+            file.set("api", id, "fields", &others.into());
+        }
+    }
+}
+
+/// Returns a policy that the API made.
+///
+/// # Errors
+/// There is none, or a person wrote it.
+fn made<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s Policy, ApiError> {
+    let policy = snapshot.policy(id).ok_or_else(|| ApiError::unknown(Kind::Policy, id))?;
+    if is_made(snapshot, id, policy.source()) {
+        return Ok(policy);
+    }
+    Err(by_hand("network policy", id, &policy.place()))
+}
+
+/// Reads the file of an object of the API.
+fn read(text: &str) -> Result<File, ApiError> {
+    File::read(text).map_err(ApiError::bad)
+}
+
+/// Returns who uses a policy.
+fn users(snapshot: &Snapshot, id: &str) -> Vec<String> {
+    let told = |kind: &str, user: &str, source, place: &dyn Fn() -> crate::document::Place| {
+        if is_made(snapshot, user, source) {
+            format!("{kind} `{user}`")
+        } else {
+            format!("{kind} `{user}` ({})", place())
+        }
+    };
+    let phases = [Phase::Build, Phase::Runtime];
+    let blueprints = snapshot.blueprints().filter(|used| phases.iter().any(|&phase| used.policy(phase) == Some(id)));
+    let blueprints = blueprints.map(|used| told("blueprint", used.id(), used.source(), &|| used.place()));
+    let clients = snapshot.clients().filter(|used| used.policy() == Some(id));
+    let clients = clients.map(|used| {
+        let kind = if is_made(snapshot, used.id(), used.source()) { "devbox" } else { "client" };
+        told(kind, used.id(), used.source(), &|| used.place())
+    });
+    let including = snapshot.policies().filter(|used| used.include().any(|included| included == id));
+    let including = including.map(|used| told("network policy", used.id(), used.source(), &|| used.place()));
+    let bound: BTreeSet<String> = snapshot.bound_to(id).map(|place| format!("`{place}` of hostgate.toml")).collect();
+    blueprints.chain(clients).chain(including).chain(bound).collect()
+}
+
+/// The first line of a policy's file.
+const COMMENT: &str =
+    "A network policy made over the API. It may be edited here; what is enforced stands in [policy.ID].";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Reads the fields of a request to create a policy.
+    fn wanted(fields: Value) -> Result<Wanted, String> {
+        let Value::Object(fields) = fields else { panic!("{fields}") };
+        Wanted::read(fields, Some("name")).map_err(|error| error.message)
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let told = wanted(json!({
+            "description": 7, "allow_all": "yes", "egress": {}, "allowed_hostnames": ["a.test", 1, "*.com"],
+            "allowed_cidrs": ["10.0.0.0/8", { "cidr": "10.0.0.1/8" }, { "cidr": "192.0.2.0/24", "ports": [{ "port": 0 }] }],
+        }))
+        .unwrap_err();
+        let expected = [
+            "name: it is missing",
+            "description: it must be a string, not a number",
+            "allow_all: it must be true or false, not a string",
+            "allowed_hostnames[1]: it must be a string, not a number",
+            "allowed_hostnames[2]: pattern `*.com`: `com` is a public suffix, under which anyone can register a name: name the",
+            "allowed_cidrs[0]: it must be an object, not a string",
+            "allowed_cidrs[1].cidr: `10.0.0.1/8` has bits behind its prefix length: write `10.0.0.0/8`",
+            "allowed_cidrs[2].ports[0].port: `0` is no port: write a number from 1 to 65535",
+            "egress: it is a field of responses",
+        ];
+        let mut from = 0;
+        for part in expected {
+            from += told[from..].find(part).unwrap_or_else(|| panic!("{part}\n{told}"));
+        }
+    }
+
+    #[test]
+    fn names_are_one_line_of_text() {
+        for (name, expected) in [
+            (json!(""), "name: it is empty"),
+            (json!("a\nb"), "name: it holds a control character"),
+            (json!("x".repeat(257)), "name: it is longer"),
+            (json!(["a"]), "name: it must be a string, not an array"),
+        ] {
+            let told = wanted(json!({ "name": name })).unwrap_err();
+            assert!(told.starts_with(expected), "{told}");
+        }
+        assert!(wanted(json!({ "name": "é".repeat(256) })).is_ok());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn no_request_panics_and_what_is_taken_loads(fields in crate::control::record::tests::any_fields(&[
+            "name", "description", "allow_all", "allow_mcp_gateway", "allowed_hostnames", "allowed_cidrs", "x",
+        ])) {
+            if let Ok(wanted) = Wanted::read(fields, None) {
+                let mut file = File::new(COMMENT);
+                file.add("policy", "npol_1");
+                wanted.write(&mut file, "npol_1", 1);
+                let text = file.text();
+                let errors = crate::control::record::tests::errors(&text);
+                prop_assert!(errors.is_empty(), "{}\n{:?}", text, errors);
+            }
+        }
+    }
+}
