@@ -1,6 +1,6 @@
 //! Puts the files that go into force together: definitions by id, and the snapshot.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -58,7 +58,7 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
 /// Makes the snapshot that follows `before` by a step; its generation and hash are still to be given.
 pub(super) fn next(before: &Snapshot, step: &Step<'_>, compiled: &Compiled) -> Snapshot {
     let mut next = Snapshot { hash: String::new(), ..before.clone() };
-    let mut replaced = HashMap::new();
+    let mut replaced = BTreeMap::new();
     for Pair { id, before: _, after } in step.policies() {
         let policy = compiled.policy(id).filter(|_| after.is_some());
         if let Some((policy, before)) = policy.zip(before.policies.get(*id)) {

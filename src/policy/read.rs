@@ -37,10 +37,10 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
         let mut spec = FileSpec {
             source: source.clone(),
             policies: policies.map(Arc::new).collect(),
-            blueprints: Vec::new(),
-            clients: Vec::new(),
-            records: Vec::new(),
-            tests: Vec::new(),
+            blueprints: Box::default(),
+            clients: Box::default(),
+            records: Box::default(),
+            tests: Box::default(),
             is_whole: root.is_whole(),
             hash: content_hash(source.text().as_bytes()),
         };
@@ -147,7 +147,7 @@ fn client(id: &Placed<&str>, mut table: Table<'_>) -> Option<ClientSpec> {
         table.missing("policy", "write `policy` or `blueprint`; `policy = \"unrestricted\"` allows everything");
     }
     table.finish();
-    Some(ClientSpec { source: table.source().clone(), id: id?, sources, blueprint, phase, policy })
+    Some(ClientSpec { source: table.source().clone(), id: id?, sources: sources.into(), blueprint, phase, policy })
 }
 
 /// Reads an `[api.ID]` table: its id alone, for what else it holds is the API's.

@@ -17,15 +17,15 @@ pub(super) struct FileSpec {
     /// The file and its text.
     pub(super) source: Source,
     /// `[policy.ID]`.
-    pub(super) policies: Vec<Arc<PolicySpec>>,
+    pub(super) policies: Box<[Arc<PolicySpec>]>,
     /// `[blueprint.ID]`.
-    pub(super) blueprints: Vec<Arc<BlueprintSpec>>,
+    pub(super) blueprints: Box<[Arc<BlueprintSpec>]>,
     /// `[client.ID]`.
-    pub(super) clients: Vec<Arc<ClientSpec>>,
+    pub(super) clients: Box<[Arc<ClientSpec>]>,
     /// `[api.ID]`.
-    pub(super) records: Vec<Arc<RecordSpec>>,
+    pub(super) records: Box<[Arc<RecordSpec>]>,
     /// `[[test]]`.
-    pub(super) tests: Vec<TestSpec>,
+    pub(super) tests: Box<[TestSpec]>,
     /// Whether all of the text was understood.
     pub(super) is_whole: bool,
     /// The hash of the text, the same in every process.
@@ -114,7 +114,7 @@ pub(super) struct ClientSpec {
     /// The id.
     pub(super) id: Placed<Arc<str>>,
     /// Its addresses, as [`super::client_index::canonical`] makes them.
-    pub(super) sources: Vec<Placed<IpNet>>,
+    pub(super) sources: Box<[Placed<IpNet>]>,
     /// What it is made from.
     pub(super) blueprint: Option<Placed<Arc<str>>>,
     /// The phase of its life that chooses among the blueprint's policies.

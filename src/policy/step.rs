@@ -199,7 +199,7 @@ impl<'c> Step<'c> {
 /// Sets the objects of a kind before beside those after; nothing where an id is there twice.
 fn pairs<'c, T>(
     files: &'c [Changed],
-    of: impl Fn(&'c FileSpec) -> &'c Vec<Arc<T>>,
+    of: impl Fn(&'c FileSpec) -> &'c [Arc<T>],
     id: impl Fn(&'c T) -> &'c Placed<Arc<str>>,
 ) -> Option<Pairs<'c, T>> {
     let mut pairs = Pairs::new();

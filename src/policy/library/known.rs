@@ -103,7 +103,7 @@ impl Known<FileSpec> {
         let in_force = before.and_then(|before| before.in_force.clone());
         // A text that came back to what is in force is in force, not a new one that says the same.
         if let Some(spec) = in_force.as_ref().filter(|spec| spec.source.text() == text) {
-            let warnings = read_file(&spec.source, role, shared_hasher()).1.into();
+            let warnings = shared(read_file(&spec.source, role, shared_hasher()).1);
             let (seen, read) = (Seen::Text(Arc::clone(spec.source.text())), in_force.clone());
             return Self { seen, read, is_good: true, diagnostics: warnings, in_force };
         }
@@ -112,7 +112,7 @@ impl Known<FileSpec> {
             seen: Seen::Text(Arc::clone(text)),
             read: Some(Arc::new(spec)),
             is_good: !diagnostics.iter().any(Diagnostic::is_error),
-            diagnostics: diagnostics.into(),
+            diagnostics: shared(diagnostics),
             in_force,
         }
     }
@@ -145,4 +145,9 @@ impl Known<ListFile> {
             Err(diagnostics) => Self { seen, diagnostics: diagnostics.into(), in_force, ..Self::absent() },
         }
     }
+}
+
+/// Returns diagnostics as they are kept; mostly there are none, which take no room of their own.
+pub(super) fn shared(diagnostics: Vec<Diagnostic>) -> Arc<[Diagnostic]> {
+    if diagnostics.is_empty() { Arc::default() } else { diagnostics.into() }
 }

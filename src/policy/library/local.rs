@@ -18,7 +18,7 @@ use super::super::read::{Role, read_file};
 use super::super::step::{Changed, Step};
 use super::super::tree::{Bindings, FilePath, Tree};
 use super::super::{assemble, trial};
-use super::known::Known;
+use super::known::{Known, shared};
 use super::{Library, Reloaded, Settled, role};
 
 /// A file as it is, with the warnings of it alone.
@@ -114,7 +114,7 @@ impl Library {
                     if !after.is_whole || diagnostics.iter().any(Diagnostic::is_error) {
                         return None;
                     }
-                    (path, Some(Arc::new(after)), diagnostics.into())
+                    (path, Some(Arc::new(after)), shared(diagnostics))
                 }
                 (Some((_, Err(_))), _) => return None,
                 (None, Some((path, _))) => (path.clone(), None, Arc::default()),
