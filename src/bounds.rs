@@ -84,6 +84,7 @@
 //! | connections to the admin endpoint | [`ADMIN_CONNECTIONS`], a minute each | the next one waits in the kernel's backlog | |
 //! | sockets of a take-over | [`MAX_PASSED`] | refused; the old one serves on | |
 //! | octets that `hostgate status` reads | [`MAX_STATUS`] | an error | |
+//! | octets of an answer that `hostgate policy` and its like read | [`MAX_API_ANSWER`] | an error | |
 
 /// The buffers asked for in each direction of a UDP socket, in octets; the kernel may grant less (`net.core.rmem_max`,
 /// `wmem_max`).
@@ -160,6 +161,8 @@ pub(crate) const ADMIN_CONNECTIONS: usize = 256;
 pub(crate) const MAX_PASSED: usize = 16_384;
 /// The longest answer of the admin endpoint that `hostgate status` reads, in octets.
 pub(crate) const MAX_STATUS: u64 = 16 << 20;
+/// The longest answer of the API that the command line reads, in octets: a page of objects is a tenth of it.
+pub(crate) const MAX_API_ANSWER: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests {

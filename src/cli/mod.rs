@@ -4,6 +4,8 @@
 
 mod check;
 mod explain;
+mod http;
+mod objects;
 mod output;
 mod serve;
 mod show;
@@ -155,6 +157,45 @@ Exit code: 0 everything on disk is in force, 1 something is held back or nobody 
         #[arg(long)]
         json: bool,
     },
+    /// Create and change network policies of the running hostgate, by its API.
+    #[command(after_help = "\
+Example:
+  id=$(hostgate policy create --name build --allow github.com --allow '*.npmjs.org')
+  hostgate policy update $id --allow github.com
+  hostgate policy list --name build
+  hostgate policy delete $id
+
+The API has to be on: [control] in the configuration. Exit code: 0 done, 1 refused or failed.")]
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        verb: objects::PolicyVerb,
+    },
+    /// Create and change blueprints of the running hostgate, by its API.
+    #[command(after_help = "\
+Example:
+  id=$(hostgate blueprint create --name agent --build-policy npol_... --runtime-policy npol_...)
+  hostgate blueprint show $id
+
+The API has to be on: [control] in the configuration. Exit code: 0 done, 1 refused or failed.")]
+    Blueprint {
+        /// What to do.
+        #[command(subcommand)]
+        verb: objects::BlueprintVerb,
+    },
+    /// Create, change and shut down devboxes of the running hostgate, by its API.
+    #[command(after_help = "\
+Example:
+  id=$(hostgate devbox create --blueprint bpt_... --metadata team=web)
+  hostgate devbox show $id --json | jq -r '.metadata[\"hostgate.address\"]'
+  hostgate devbox delete $id                  shuts it down
+
+The API has to be on: [control] in the configuration. Exit code: 0 done, 1 refused or failed.")]
+    Devbox {
+        /// What to do.
+        #[command(subcommand)]
+        verb: objects::DevboxVerb,
+    },
     /// Write a completion script for a shell.
     #[command(after_help = "\
 Example:
@@ -197,6 +238,9 @@ pub fn run() -> u8 {
             show::run(config.or(outer), policies, &what, json, &mut output)
         }
         Some(Command::Status { admin, config, json }) => status::run(config.or(outer), admin, json, &mut output),
+        Some(Command::Policy { verb }) => objects::run(verb, outer, &mut output),
+        Some(Command::Blueprint { verb }) => objects::run(verb, outer, &mut output),
+        Some(Command::Devbox { verb }) => objects::run(verb, outer, &mut output),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "hostgate", &mut script);

@@ -38,7 +38,7 @@ mod seats;
 mod secret;
 pub(crate) mod server;
 mod stream;
-mod tls;
+pub(crate) mod tls;
 mod tokens;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! TLS of the API: the home of rustls.
 
+pub(crate) mod client;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;

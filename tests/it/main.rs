@@ -20,6 +20,7 @@ mod harness;
 mod in_flight;
 mod loss;
 mod matching;
+mod objects;
 mod real;
 mod refusals;
 mod reload;

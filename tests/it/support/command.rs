@@ -43,9 +43,18 @@ impl Finished {
 
 /// Runs `hostgate` with `arguments` in a directory of its own and waits for its end.
 pub(crate) fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Finished {
+    run_with(arguments, &[])
+}
+
+/// Runs `hostgate` so with variables in its environment.
+pub(crate) fn run_with<S: AsRef<OsStr>>(
+    arguments: impl IntoIterator<Item = S>,
+    environment: &[(&str, &str)],
+) -> Finished {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_hostgate"));
     command.args(arguments).current_dir(directory.path());
+    command.env_remove("HOSTGATE_TOKEN").envs(environment.iter().copied());
     finish(&mut command)
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod api;
 pub(crate) mod client;
 pub(crate) mod command;
+pub(crate) mod fake_api;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod server;

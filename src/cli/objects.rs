@@ -1,0 +1,180 @@
+//! `hostgate policy`, `blueprint` and `devbox`: objects of the running hostgate, created and changed by its API.
+//!
+//! What a program wants stands first: `create` prints the id alone on standard output, the others begin each line with it.
+
+mod access;
+mod arguments;
+mod fields;
+mod tell;
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use self::access::Wrong;
+use self::arguments::Where;
+pub(super) use self::arguments::{BlueprintVerb, DevboxVerb, PolicyVerb};
+use self::fields::Fields;
+use super::http::{Api, HttpError};
+use super::output::Output;
+use super::{CONFIG, FAILED, OK, USAGE};
+
+/// What kind of object it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A network policy.
+    Policy,
+    /// A blueprint.
+    Blueprint,
+    /// A devbox.
+    Devbox,
+}
+
+impl Kind {
+    /// Returns the command it has.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Blueprint => "blueprint",
+            Self::Devbox => "devbox",
+        }
+    }
+
+    /// Returns the path of all of them.
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Policy => "/v1/network-policies",
+            Self::Blueprint => "/v1/blueprints",
+            Self::Devbox => "/v1/devboxes",
+        }
+    }
+
+    /// Returns the field of a list that they are in.
+    const fn list(self) -> &'static str {
+        match self {
+            Self::Policy => "network_policies",
+            Self::Blueprint => "blueprints",
+            Self::Devbox => "devboxes",
+        }
+    }
+}
+
+/// What is done.
+enum Action {
+    /// Creates an object.
+    Create(Fields),
+    /// Lists objects.
+    List(arguments::Filter),
+    /// Shows an object.
+    Show(String),
+    /// Changes an object.
+    Update(String, Fields),
+    /// Deletes an object; shuts a devbox down.
+    Delete(String),
+}
+
+/// Does what a command asks for and returns the exit code; `outer` is the configuration file named before the command.
+pub(super) fn run(command: impl Into<Command>, outer: Option<PathBuf>, output: &mut Output) -> u8 {
+    let Command { kind, action, place } = command.into();
+    let json = place.json;
+    let say = |error: &str| format!("{}: {error}", kind.as_str());
+    if let Action::Update(_, fields) = &action
+        && fields.is_empty()
+    {
+        output.error(say("nothing to change: name what is to be another (--help shows what can be)"));
+        return USAGE;
+    }
+    let api = match access::open(place, outer) {
+        Ok(api) => api,
+        Err(Wrong::Usage(error)) => {
+            output.error(say(&error));
+            return USAGE;
+        }
+        Err(Wrong::Config(error)) => {
+            output.error(say(&error));
+            return CONFIG;
+        }
+        Err(Wrong::Files(diagnostics)) => {
+            output.diagnostics(&diagnostics);
+            return CONFIG;
+        }
+        Err(Wrong::Failed(error)) => {
+            output.error(say(&error));
+            return FAILED;
+        }
+    };
+    match act(&api, kind, action, json, output) {
+        Ok(()) => OK,
+        Err(error) => {
+            let error = tell::plain(&error.to_string());
+            output.error(say(&format!("{}: {error}", api.place())));
+            FAILED
+        }
+    }
+}
+
+/// A command, whatever its kind.
+pub(super) struct Command {
+    /// What kind of object it is about.
+    kind: Kind,
+    /// What is done.
+    action: Action,
+    /// Where.
+    place: Where,
+}
+
+/// Asks the API and tells what it says.
+fn act(api: &Api, kind: Kind, action: Action, json: bool, output: &mut Output) -> Result<(), HttpError> {
+    let path = kind.path();
+    match action {
+        Action::Create(fields) => {
+            let made = api.post(path, &fields.into_new().into())?;
+            tell::created(kind, &made, json, output);
+        }
+        Action::List(filter) => list(api, kind, &filter, json, output)?,
+        Action::Show(id) => tell::one(kind, &api.get(&one(kind, &id))?, json, output),
+        Action::Update(id, fields) => {
+            let path = one(kind, &id);
+            // What the API replaces whole is read first, so that only what is named is another afterwards.
+            let current = if fields.replaces() { api.get(&path)? } else { Value::Null };
+            tell::one(kind, &api.post(&path, &fields.over(&current).into())?, json, output);
+        }
+        Action::Delete(id) => {
+            let verb = if kind == Kind::Devbox { "shutdown" } else { "delete" };
+            let deleted = api.post(&format!("{}/{verb}", one(kind, &id)), &Map::new().into())?;
+            tell::deleted(kind, &id, &deleted, json, output);
+        }
+    }
+    Ok(())
+}
+
+/// Lists objects, page after page, up to the limit.
+fn list(api: &Api, kind: Kind, filter: &arguments::Filter, json: bool, output: &mut Output) -> Result<(), HttpError> {
+    let mut found = Vec::new();
+    let mut has_more = true;
+    while has_more && found.len() < filter.limit {
+        let limit = (filter.limit - found.len()).min(PAGE);
+        let after = found.last().and_then(|last: &Value| last["id"].as_str());
+        let mut page = api.get(&format!("{}?{}", kind.path(), filter.query(limit, after)))?;
+        let Value::Array(objects) = page[kind.list()].take() else { break };
+        has_more = page["has_more"] == true && !objects.is_empty();
+        found.extend(objects);
+    }
+    if json {
+        output.json(&json!({ kind.list(): found, "has_more": has_more }));
+    } else {
+        tell::many(kind, &found, output);
+        if has_more {
+            output.error(format!("{}: there are more than --limit {} shows", kind.as_str(), filter.limit));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the path of one object.
+fn one(kind: Kind, id: &str) -> String {
+    format!("{}/{}", kind.path(), arguments::escape(id))
+}
+
+/// How many objects a page has: enough to ask seldom, few enough that no answer is long.
+const PAGE: usize = 500;

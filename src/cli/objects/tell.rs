@@ -1,0 +1,173 @@
+//! Objects as people read them: a line each, the id first.
+
+use serde_json::Value;
+
+use super::Kind;
+use crate::cli::output::Output;
+
+/// Tells of a new object: its id alone on standard output, and on standard error what was decided besides.
+pub(super) fn created(kind: Kind, object: &Value, json: bool, output: &mut Output) {
+    if json {
+        return output.json(object);
+    }
+    output.line(text(&object["id"]));
+    if kind != Kind::Policy {
+        output.error(format!("{}: {}", kind.as_str(), line(kind, object)));
+    }
+}
+
+/// Tells of one object, a line a fact.
+pub(super) fn one(kind: Kind, object: &Value, json: bool, output: &mut Output) {
+    if json {
+        return output.json(object);
+    }
+    output.line(line(kind, object));
+    if kind != Kind::Policy {
+        let metadata = object["metadata"].as_object().into_iter().flatten();
+        for (key, value) in metadata.filter(|(key, _)| *key != ADDRESS) {
+            output.line(format!("  metadata {}={}", plain(key), text(value)));
+        }
+        return;
+    }
+    if let Some(description) = object["description"].as_str().filter(|text| !text.is_empty()) {
+        output.line(format!("  description {}", plain(description)));
+    }
+    let egress = &object["egress"];
+    for name in egress["allowed_hostnames"].as_array().into_iter().flatten() {
+        output.line(format!("  allow {}", text(name)));
+    }
+    for cidr in egress["allowed_cidrs"].as_array().into_iter().flatten() {
+        let ports = cidr["ports"].as_array().filter(|ports| !ports.is_empty());
+        let ports = ports.map_or_else(String::new, |ports| ports.iter().map(port).collect());
+        output.line(format!("  cidr {}{ports} (not enforced by DNS)", text(&cidr["cidr"])));
+    }
+}
+
+/// Tells of many objects, a line each.
+pub(super) fn many(kind: Kind, objects: &[Value], output: &mut Output) {
+    for object in objects {
+        output.line(line(kind, object));
+    }
+}
+
+/// Tells that an object is gone.
+pub(super) fn deleted(kind: Kind, id: &str, object: &Value, json: bool, output: &mut Output) {
+    if json {
+        return output.json(object);
+    }
+    output.line(format!("{} {}", plain(id), if kind == Kind::Devbox { "shut down" } else { "deleted" }));
+}
+
+/// Puts an object on a line.
+fn line(kind: Kind, object: &Value) -> String {
+    let mut words = vec![text(&object["id"])];
+    let name = object["name"].as_str().filter(|name| !name.is_empty());
+    words.extend(name.map(|name| format!("\"{}\"", plain(name))));
+    let mut tell = |word: &str, value: &Value| match value {
+        Value::Null => {}
+        value => words.push(format!("{word} {}", text(value))),
+    };
+    match kind {
+        Kind::Policy => {
+            let egress = &object["egress"];
+            let names = egress["allowed_hostnames"].as_array().map_or(0, Vec::len);
+            words.push(match (egress["allow_all"].as_bool(), names) {
+                (Some(true), _) => "allows everything".to_owned(),
+                (_, 0) => "denies everything".to_owned(),
+                (_, 1) => "allows 1 hostname".to_owned(),
+                (_, names) => format!("allows {names} hostnames"),
+            });
+            if egress["allow_devbox_to_devbox"] == true {
+                words.push("devbox to devbox".to_owned());
+            }
+        }
+        Kind::Blueprint => {
+            let parameters = &object["parameters"];
+            tell("status", &object["status"]);
+            tell("build", &parameters["network_policy_id"]);
+            tell("runtime", &parameters["launch_parameters"]["network_policy_id"]);
+            tell("address", &object["metadata"][ADDRESS]);
+        }
+        Kind::Devbox => {
+            tell("status", &object["status"]);
+            tell("address", &object["metadata"][ADDRESS]);
+            tell("policy", &object["launch_parameters"]["network_policy_id"]);
+            tell("blueprint", &object["blueprint_id"]);
+        }
+    }
+    words.join("  ")
+}
+
+/// Writes ports: ` tcp/443 8000-8080`.
+fn port(rule: &Value) -> String {
+    let protocol = rule["protocol"].as_str().map_or_else(String::new, |word| plain(&word.to_lowercase()) + "/");
+    let last = rule["end_port"].as_u64().map_or_else(String::new, |last| format!("-{last}"));
+    format!(" {protocol}{}{last}", text(&rule["port"]))
+}
+
+/// Writes a value without quotes.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), plain)
+}
+
+/// Writes text that others chose so that it stays on its line and leaves the terminal alone.
+pub(super) fn plain(text: &str) -> String {
+    text.chars()
+        .flat_map(|character| {
+            let is_plain = !character.is_control()
+                && !matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let escaped = (!is_plain).then(|| character.escape_unicode());
+            is_plain.then_some(character).into_iter().chain(escaped.into_iter().flatten())
+        })
+        .collect()
+}
+
+/// The key of an object's address.
+const ADDRESS: &str = "hostgate.address";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_matters_and_begins_with_the_id() {
+        let egress =
+            json!({ "allow_all": false, "allowed_hostnames": ["a.test", "b.test"], "allow_devbox_to_devbox": true });
+        let cases = [
+            (
+                Kind::Policy,
+                json!({ "id": "npol_1", "name": "n", "egress": egress }),
+                "npol_1  \"n\"  allows 2 hostnames  devbox to devbox",
+            ),
+            (
+                Kind::Policy,
+                json!({ "id": "npol_1", "name": "n\u{1b}[2J\nx", "egress": { "allow_all": true } }),
+                "npol_1  \"n\\u{1b}[2J\\u{a}x\"  allows everything",
+            ),
+            (Kind::Policy, json!({ "id": "npol_1", "egress": {} }), "npol_1  denies everything"),
+            (
+                Kind::Blueprint,
+                json!({
+                    "id": "bpt_1", "name": "b", "status": "building", "metadata": { ADDRESS: "10.89.0.2" },
+                    "parameters": { "network_policy_id": "npol_1", "launch_parameters": { "network_policy_id": "npol_2" } },
+                }),
+                "bpt_1  \"b\"  status building  build npol_1  runtime npol_2  address 10.89.0.2",
+            ),
+            (
+                Kind::Devbox,
+                json!({
+                    "id": "dbx_1", "name": null, "status": "running", "metadata": { ADDRESS: "10.88.0.2" },
+                    "launch_parameters": { "network_policy_id": "npol_2" }, "blueprint_id": "bpt_1",
+                }),
+                "dbx_1  status running  address 10.88.0.2  policy npol_2  blueprint bpt_1",
+            ),
+        ];
+        for (kind, object, expected) in cases {
+            assert_eq!(line(kind, &object), expected);
+        }
+        assert_eq!(port(&json!({ "port": 1, "end_port": 9, "protocol": "TCP" })), " tcp/1-9");
+        assert_eq!(port(&json!({ "port": 443 })), " 443");
+    }
+}
