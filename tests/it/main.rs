@@ -21,6 +21,7 @@ mod in_flight;
 mod loss;
 mod matching;
 mod objects;
+mod objects_served;
 mod real;
 mod refusals;
 mod reload;

@@ -4,30 +4,91 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// Makes what connects to servers whose certificate one of those in the PEM file `ca` has signed, and to no others.
+/// Trusts the certificates that are named, and those they have signed.
+///
+/// The usual rules let a certificate be that of a signer or of a server, not both; the self-signed one that people make in
+/// one line is both. Whoever names it means it, so the very certificate that is named is trusted as it is, for the names
+/// it has.
+#[derive(Debug)]
+struct Verifier {
+    /// The certificates that are named.
+    named: Vec<CertificateDer<'static>>,
+    /// The usual rules, with these as roots.
+    usual: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.named.iter().any(|named| named == end_entity) {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.usual.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.usual.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
+}
+
+/// Makes what connects to servers whose certificate is one of those in the PEM file `ca` or signed by one of them, and to
+/// no others.
 ///
 /// # Errors
 /// The file cannot be read, or holds none.
 pub(crate) fn trusting(ca: &Path) -> Result<TlsConnector, String> {
     let told =
         |error: &dyn std::fmt::Display| format!("{}: {error} (--ca takes certificates in PEM form)", ca.display());
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca).map_err(|error| told(&error))? {
-        let certificate = certificate.map_err(|error| told(&error))?;
-        roots.add(certificate).map_err(|error| told(&error))?;
-    }
-    if roots.is_empty() {
+    let named: Result<Vec<_>, _> = CertificateDer::pem_file_iter(ca).map_err(|error| told(&error))?.collect();
+    let named = named.map_err(|error| told(&error))?;
+    if named.is_empty() {
         return Err(told(&"it holds no certificate"));
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let mut roots = RootCertStore::empty();
+    for certificate in &named {
+        roots.add(certificate.clone()).map_err(|error| told(&error))?;
+    }
+    let provider = Arc::new(default_provider());
+    let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+    let verifier = Verifier { named, usual: usual.map_err(|error| told(&error))? };
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider has the versions of TLS that are built in")
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
 }
