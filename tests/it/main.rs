@@ -13,6 +13,7 @@ mod clients;
 mod comes_back;
 mod control_access;
 mod control_bounds;
+mod control_policies;
 mod control_tls;
 mod decisions;
 mod devboxes;

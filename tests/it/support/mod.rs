@@ -7,6 +7,7 @@ pub(crate) mod command;
 pub(crate) mod fake_api;
 pub(crate) mod http;
 pub(crate) mod load;
+pub(crate) mod objects;
 pub(crate) mod server;
 pub(crate) mod setup;
 pub(crate) mod upstream;
