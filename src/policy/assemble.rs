@@ -17,7 +17,7 @@ use super::preset::shared_hasher;
 use super::rules::Rules;
 use super::snapshot::{Blueprint, Bound, Client, Policy, Record, Snapshot, Unrestricted};
 use super::spec::{
-    BlueprintSpec, ClientSpec, Cname, Mode, PolicySpec, PrivateAnswers, QueryTypes, RecordSpec, UNRESTRICTED,
+    BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, PolicySpec, PrivateAnswers, QueryTypes, RecordSpec, UNRESTRICTED,
 };
 use super::step::{Pair, Step};
 use super::tree::{Binding, Bindings};
@@ -38,16 +38,17 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     let blueprints = files.values().flat_map(|file| &file.blueprints);
     let blueprint = |spec: &Arc<BlueprintSpec>| (Arc::clone(&spec.id.value), Blueprint { spec: Arc::clone(spec) });
     snapshot.blueprints = blueprints.map(blueprint).collect();
-    let records = files.values().flat_map(|file| &file.records);
-    let record = |spec: &Arc<RecordSpec>| (Arc::clone(&spec.id.value), Record { spec: Arc::clone(spec) });
-    snapshot.records = records.map(record).collect();
-    let clients = files.values().flat_map(|file| &file.clients);
-    let client = |spec: &Arc<ClientSpec>| Client {
-        spec: Arc::clone(spec),
-        bound: bound_client(spec, &snapshot.blueprints, compiled),
+    let records = files.values().flat_map(|file| file.records.iter().zip(0..).map(move |it| (file, it)));
+    let record = |(file, (spec, number)): (&Arc<FileSpec>, (&RecordSpec, u32))| {
+        (Arc::clone(&spec.id.value), Record { file: Arc::clone(file), number })
     };
-    let clients = clients.map(client).collect();
-    snapshot.clients = clients;
+    snapshot.records = records.map(record).collect();
+    let clients = files.values().flat_map(|file| file.clients.iter().zip(0..).map(move |it| (file, it)));
+    let client = |(file, (spec, number)): (&Arc<FileSpec>, (&ClientSpec, u32))| {
+        let bound = bound_client(spec, &snapshot.blueprints, compiled);
+        Client { file: Arc::clone(file), number, bound }
+    };
+    snapshot.clients = clients.map(client).collect();
     let bind = |binding: &Binding| bound(&binding.policy, compiled);
     snapshot.default = bindings.default_policy.as_ref().map(bind);
     snapshot.listeners = bindings.listeners.iter().map(|binding| binding.as_ref().map(bind)).collect();
@@ -59,27 +60,26 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
 pub(super) fn next(before: &Snapshot, step: &Step<'_>, compiled: &Compiled) -> Snapshot {
     let mut next = Snapshot { hash: String::new(), ..before.clone() };
     let mut replaced = BTreeMap::new();
-    for Pair { id, before: _, after } in step.policies() {
+    for Pair { id, after, .. } in step.policies() {
         let policy = compiled.policy(id).filter(|_| after.is_some());
         if let Some((policy, before)) = policy.zip(before.policies.get(*id)) {
             replaced.insert(Arc::as_ptr(before), policy);
         }
         put(&mut next.policies, id, policy.map(|policy| (&policy.spec.id.value, Arc::clone(policy))));
     }
-    for Pair { id, before: _, after } in step.blueprints() {
+    for Pair { id, after, .. } in step.blueprints() {
         put(&mut next.blueprints, id, after.map(|spec| (&spec.id.value, Blueprint { spec: Arc::clone(spec) })));
     }
-    for Pair { id, before: _, after } in step.records() {
-        put(&mut next.records, id, after.map(|spec| (&spec.id.value, Record { spec: Arc::clone(spec) })));
+    for Pair { id, after, place, .. } in step.records() {
+        let record =
+            after.zip(*place).map(|(spec, (file, number))| (&spec.id.value, Record { file: Arc::clone(file), number }));
+        put(&mut next.records, id, record);
     }
     // All that go before any that come: one may take over another's address.
     step.clients().filter(|pair| pair.before.is_some()).for_each(|pair| next.clients.take_prefixes_of(pair.id));
-    for Pair { id, before: _, after } in step.clients() {
-        match after {
-            Some(spec) => {
-                let bound = bound_client(spec, &next.blueprints, compiled);
-                next.clients.insert(Client { spec: Arc::clone(spec), bound });
-            }
+    for Pair { id, place, .. } in step.clients() {
+        match *place {
+            Some((file, number)) => bind(&mut next, file, number, compiled),
             None => next.clients.remove(id),
         }
     }
@@ -98,10 +98,11 @@ pub(super) fn next(before: &Snapshot, step: &Step<'_>, compiled: &Compiled) -> S
     next
 }
 
-/// Lets apply to a client in force what its blueprint says now.
-pub(super) fn rebind(snapshot: &mut Snapshot, client: &Arc<ClientSpec>, compiled: &Compiled) {
-    let bound = bound_client(client, &snapshot.blueprints, compiled);
-    snapshot.clients.insert(Client { spec: Arc::clone(client), bound });
+/// Puts a client in, in the place of the one with its id; what its blueprint says now applies to it.
+pub(super) fn bind(snapshot: &mut Snapshot, file: &Arc<FileSpec>, number: u32, compiled: &Compiled) {
+    let client = Client { file: Arc::clone(file), number, bound: Bound::Gone };
+    let bound = bound_client(client.spec(), &snapshot.blueprints, compiled);
+    snapshot.clients.insert(Client { bound, ..client });
 }
 
 /// Puts an object in, or takes the one of this id out.

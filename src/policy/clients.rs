@@ -60,7 +60,7 @@ impl Clients {
 
     /// Puts a client in, in the place of the one with its id; no other one has its prefixes.
     pub(super) fn insert(&mut self, client: Client) {
-        let id = Arc::clone(&client.spec.id.value);
+        let id = Arc::clone(&client.spec().id.value);
         let known = self.ids.get(&*id).copied();
         self.take_prefixes_of(&id);
         let slot = known.or_else(|| self.free.pop()).unwrap_or_else(|| self.new_slot());
@@ -151,7 +151,7 @@ impl FromIterator<Client> for Clients {
                     // Equal prefixes are a conflict, so nothing can be there already.
                     let _ = all.index.insert(source, slot);
                 }
-                ids.push((Arc::clone(&client.spec.id.value), slot));
+                ids.push((Arc::clone(&client.spec().id.value), slot));
                 *place = Some(client);
             }
             all.chunks.push(Arc::new(chunk));

@@ -107,9 +107,9 @@ impl Compiled {
 
     /// Returns the same with what some policies say now; each includes what it did before, a new one nothing, and none is
     /// included.
-    pub(super) fn with_changed<'c>(&self, policies: impl Iterator<Item = &'c Pair<'c, PolicySpec>>) -> Self {
+    pub(super) fn with_changed<'c>(&self, policies: impl Iterator<Item = &'c Pair<'c, Arc<PolicySpec>>>) -> Self {
         let mut next = self.clone();
-        for Pair { id, before, after } in policies {
+        for Pair { id, before, after, place: _ } in policies {
             if let Some(spec) = after {
                 let group = next.policies.get(*id).filter(|_| before.is_some());
                 let group = group.map_or_else(|| Arc::clone(&NOTHING), |policy| Arc::clone(&policy.group));

@@ -77,8 +77,8 @@ impl<'c> Ids<'c> {
             let site = |source, id: &'c Placed<Arc<str>>| Site { path, source, span: id.span, id: &id.value };
             let policies = file.policies.iter().map(|spec| site(&spec.source, &spec.id));
             let blueprints = file.blueprints.iter().map(|spec| site(&spec.source, &spec.id));
-            let clients = file.clients.iter().map(|spec| site(&spec.source, &spec.id));
-            let records = file.records.iter().map(|spec| site(&spec.source, &spec.id));
+            let clients = file.clients.iter().map(|spec| site(&file.source, &spec.id));
+            let records = file.records.iter().map(|spec| site(&file.source, &spec.id));
             policies.for_each(|site| define(&mut ids.policies, site, |one, two| twice("policy", one, two)));
             blueprints.for_each(|site| define(&mut ids.blueprints, site, |one, two| twice("blueprint", one, two)));
             clients.for_each(|site| define(&mut ids.clients, site, |one, two| twice("client", one, two)));
@@ -197,7 +197,7 @@ impl<'c> Candidates<'c> {
         for (path, file) in self.files {
             for client in &file.clients {
                 for source in &client.sources {
-                    let here = Site { path, source: &client.source, span: source.span, id: &client.id.value };
+                    let here = Site { path, source: &file.source, span: source.span, id: &client.id.value };
                     let Some(other) = seen.insert(source.value, here) else { continue };
                     let (first, second) = self.older_first(other, here);
                     let message = format!("source `{}` is in two clients", source.value);
@@ -431,8 +431,8 @@ fn references(file: &FileSpec) -> impl Iterator<Item = (Kind, &Source, &Placed<A
         policies.map(|id| (Kind::Policy, &spec.source, id))
     });
     let of_clients = file.clients.iter().flat_map(|spec| {
-        let policy = spec.policy.iter().map(|id| (Kind::Policy, &spec.source, id));
-        policy.chain(spec.blueprint.iter().map(|id| (Kind::Blueprint, &spec.source, id)))
+        let policy = spec.policy.iter().map(|id| (Kind::Policy, &file.source, id));
+        policy.chain(spec.blueprint.iter().map(|id| (Kind::Blueprint, &file.source, id)))
     });
     let of_tests = file.tests.iter().map(|test| (Kind::Client, &file.source, &test.client));
     included.chain(of_blueprints).chain(of_clients).chain(of_tests)

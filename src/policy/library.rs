@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::document::Diagnostic;
 
-use self::known::{Known, Seen};
+use self::known::{Kept, Known, Seen};
 use self::whole::Phase;
 use super::compile::Compiled;
 use super::diagnostics::Diagnostics;
@@ -21,7 +21,6 @@ use super::list::ListFile;
 use super::ordered_map::OrderedMap;
 use super::read::Role;
 use super::snapshot::Snapshot;
-use super::spec::FileSpec;
 use super::tree::{Bindings, FilePath, Tree};
 
 /// Reads a list file by its path: its text, or why it cannot be read. Whoever reads it keeps no text of it: a list may
@@ -50,7 +49,7 @@ pub enum ListText {
 #[derive(Clone, Debug)]
 pub struct Library {
     /// What is known of each policy file.
-    files: OrderedMap<FilePath, Known<FileSpec>>,
+    files: OrderedMap<FilePath, Kept>,
     /// What is known of each list file.
     lists: Arc<BTreeMap<PathBuf, Known<ListFile>>>,
     /// The bindings in force.

@@ -149,11 +149,11 @@ impl Links {
 
     /// Returns the clients that have their policy from a blueprint by a phase, each by its file and its number there, in
     /// the order of the files.
-    pub(super) fn inheriting(&self, blueprint: &str, phase: Phase) -> impl Iterator<Item = (&FilePath, usize)> {
+    pub(super) fn inheriting(&self, blueprint: &str, phase: Phase) -> impl Iterator<Item = (&FilePath, u32)> {
         let wanted = (blueprint, Some(phase));
         let from = self.made.iter_from(move |made| (&*made.blueprint, made.phase) < wanted);
         let all = from.map(|(made, ())| made).take_while(move |made| (&*made.blueprint, made.phase) == wanted);
-        all.map(|made| (&made.path, usize::try_from(made.number).unwrap_or(usize::MAX)))
+        all.map(|made| (&made.path, made.number))
     }
 
     /// Returns whether a test waits for this client.

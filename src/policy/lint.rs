@@ -110,12 +110,15 @@ impl Across<'_> {
         for spec in &file.blueprints {
             for phase in [Phase::Build, Phase::Runtime].into_iter().filter(|phase| spec.policy(*phase).is_none()) {
                 let first = self.links.inheriting(&spec.id.value, phase).next();
-                let first = first.and_then(|(path, number)| (self.file)(path)?.clients.get(number));
-                let Some(client) = first else { continue };
+                let first = first.and_then(|(path, number)| {
+                    let file = (self.file)(path)?;
+                    Some((&file.source, file.clients.get(usize::try_from(number).ok()?)?))
+                });
+                let Some((source, client)) = first else { continue };
                 let (id, key) = (quoted(&spec.id.value), phase.policy_key());
                 let message =
                     format!("blueprint {id} has no `{key}`, so its {} clients are unrestricted", phase.as_str());
-                let place = client.source.place(client.id.span.start);
+                let place = source.place(client.id.span.start);
                 let warning = spec.source.warning(spec.id.span, message);
                 let help = format!("add `{key}`; `{key} = \"{UNRESTRICTED}\"` says that it is meant");
                 diagnostics.push(warning.help(help).related(place, format!("as client {}", quoted(&client.id.value))));
@@ -144,7 +147,7 @@ impl Across<'_> {
                 (None, None) => None,
             };
             let who = || format!("client {} is", quoted(&client.id.value));
-            diagnostics.extend(reference.map(|id| gone(&client.source, id, &who())));
+            diagnostics.extend(reference.map(|id| gone(&file.source, id, &who())));
         }
     }
 

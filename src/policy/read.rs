@@ -48,9 +48,9 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
             let blueprints = root.tables("blueprint").into_iter();
             spec.blueprints = blueprints.filter_map(|(id, table)| blueprint(&id, table)).map(Arc::new).collect();
             let clients = root.tables("client").into_iter();
-            spec.clients = clients.filter_map(|(id, table)| client(&id, table)).map(Arc::new).collect();
+            spec.clients = clients.filter_map(|(id, table)| client(&id, table)).collect();
             let records = root.tables("api").into_iter();
-            spec.records = records.filter_map(|(id, table)| record(&id, &table)).map(Arc::new).collect();
+            spec.records = records.filter_map(|(id, table)| record(&id, &table, &spec)).collect();
             spec.tests = root.array_of_tables("test").into_iter().filter_map(test).collect();
         }
         spec
@@ -147,12 +147,17 @@ fn client(id: &Placed<&str>, mut table: Table<'_>) -> Option<ClientSpec> {
         table.missing("policy", "write `policy` or `blueprint`; `policy = \"unrestricted\"` allows everything");
     }
     table.finish();
-    Some(ClientSpec { source: table.source().clone(), id: id?, sources: sources.into(), blueprint, phase, policy })
+    Some(ClientSpec { id: id?, sources: sources.into(), blueprint, phase, policy })
 }
 
-/// Reads an `[api.ID]` table: its id alone, for what else it holds is the API's.
-fn record(id: &Placed<&str>, table: &Table<'_>) -> Option<RecordSpec> {
-    Some(RecordSpec { source: table.source().clone(), id: checked_id(id, table)? })
+/// Reads an `[api.ID]` table: its id alone, which mostly is that of an object of the file, for what else it holds is the
+/// API's.
+fn record(id: &Placed<&str>, table: &Table<'_>, file: &FileSpec) -> Option<RecordSpec> {
+    let clients = file.clients.iter().map(|spec| &spec.id.value);
+    let mut ids = clients.chain(file.policies.iter().map(|spec| &spec.id.value));
+    let known = ids.find(|known| ***known == *id.value).cloned();
+    let id = checked_id(id, table)?;
+    Some(RecordSpec { id: Placed { value: known.unwrap_or(id.value), span: id.span } })
 }
 
 /// Reads a `[[test]]` table.

@@ -15,7 +15,8 @@ use super::devbox::DevboxSuffix;
 use super::ordered_map::OrderedMap;
 use super::rules::Rules;
 use super::spec::{
-    AllowedCidr, BlueprintSpec, ClientSpec, Cname, Mode, Phase, PolicySpec, PrivateAnswers, QueryTypes, RecordSpec,
+    AllowedCidr, BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, Phase, PolicySpec, PrivateAnswers, QueryTypes,
+    RecordSpec,
 };
 
 /// The policies, blueprints and clients in force.
@@ -196,53 +197,60 @@ impl Bound {
 /// A client in force.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// What its file says.
-    pub(super) spec: Arc<ClientSpec>,
+    /// Its file.
+    pub(super) file: Arc<FileSpec>,
+    /// Its number among the clients there.
+    pub(super) number: u32,
     /// What applies to it.
     pub(super) bound: Bound,
 }
 
 impl Client {
+    /// Returns what its file says.
+    pub(super) fn spec(&self) -> &ClientSpec {
+        &self.file.clients[usize::try_from(self.number).unwrap_or(usize::MAX)]
+    }
+
     /// Returns its id.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.spec.id.value
+        &self.spec().id.value
     }
 
     /// Returns where it is defined.
     #[must_use]
     pub fn place(&self) -> Place {
-        self.spec.source.place(self.spec.id.span.start)
+        self.file.source.place(self.spec().id.span.start)
     }
 
     /// Returns the file it is in, with its text.
     #[must_use]
     pub fn source(&self) -> &Source {
-        &self.spec.source
+        &self.file.source
     }
 
     /// Returns its addresses and prefixes.
     #[must_use]
     pub fn sources(&self) -> impl ExactSizeIterator<Item = IpNet> {
-        self.spec.sources.iter().map(|source| source.value)
+        self.spec().sources.iter().map(|source| source.value)
     }
 
     /// Returns the id of its blueprint.
     #[must_use]
     pub fn blueprint(&self) -> Option<&str> {
-        self.spec.blueprint.as_ref().map(|id| &*id.value)
+        self.spec().blueprint.as_ref().map(|id| &*id.value)
     }
 
     /// Returns the id of its own policy, which overrides the blueprint's.
     #[must_use]
     pub fn policy(&self) -> Option<&str> {
-        self.spec.policy.as_ref().map(|id| &*id.value)
+        self.spec().policy.as_ref().map(|id| &*id.value)
     }
 
     /// Returns the phase of its life.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        self.spec.phase
+        self.spec().phase
     }
 
     /// Returns it as an asker.
@@ -288,27 +296,34 @@ impl Blueprint {
 /// What the API keeps of an object besides what is enforced: an `[api.ID]` table, whose keys are the API's affair.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// What its file says.
-    pub(super) spec: Arc<RecordSpec>,
+    /// Its file.
+    pub(super) file: Arc<FileSpec>,
+    /// Its number among the records there.
+    pub(super) number: u32,
 }
 
 impl Record {
+    /// Returns what its file says.
+    fn spec(&self) -> &RecordSpec {
+        &self.file.records[usize::try_from(self.number).unwrap_or(usize::MAX)]
+    }
+
     /// Returns its id.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.spec.id.value
+        &self.spec().id.value
     }
 
     /// Returns where it is defined.
     #[must_use]
     pub fn place(&self) -> Place {
-        self.spec.source.place(self.spec.id.span.start)
+        self.file.source.place(self.spec().id.span.start)
     }
 
     /// Returns the file it is in, with its text.
     #[must_use]
     pub fn source(&self) -> &Source {
-        &self.spec.source
+        &self.file.source
     }
 }
 

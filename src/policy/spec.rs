@@ -21,15 +21,26 @@ pub(super) struct FileSpec {
     /// `[blueprint.ID]`.
     pub(super) blueprints: Box<[Arc<BlueprintSpec>]>,
     /// `[client.ID]`.
-    pub(super) clients: Box<[Arc<ClientSpec>]>,
+    pub(super) clients: Box<[ClientSpec]>,
     /// `[api.ID]`.
-    pub(super) records: Box<[Arc<RecordSpec>]>,
+    pub(super) records: Box<[RecordSpec]>,
     /// `[[test]]`.
     pub(super) tests: Box<[TestSpec]>,
     /// Whether all of the text was understood.
     pub(super) is_whole: bool,
     /// The hash of the text, the same in every process.
     pub(super) hash: u64,
+}
+
+impl FileSpec {
+    /// Lets the ids that clients refer to be those that `share` has: thousands of them name a few.
+    pub(super) fn share_references(&mut self, mut share: impl FnMut(&mut Arc<str>)) {
+        for client in &mut self.clients {
+            for id in client.blueprint.iter_mut().chain(&mut client.policy) {
+                share(&mut id.value);
+            }
+        }
+    }
 }
 
 /// A `[policy.ID]` table.
@@ -106,11 +117,9 @@ impl BlueprintSpec {
     }
 }
 
-/// A `[client.ID]` table.
+/// A `[client.ID]` table. Of all objects there are most of these, so it is a part of its file and not shared by itself.
 #[derive(Debug)]
 pub(super) struct ClientSpec {
-    /// The file.
-    pub(super) source: Source,
     /// The id.
     pub(super) id: Placed<Arc<str>>,
     /// Its addresses, as [`super::client_index::canonical`] makes them.
@@ -126,8 +135,6 @@ pub(super) struct ClientSpec {
 /// An `[api.ID]` table: what the API gives back of an object besides what is enforced. What it holds is the API's affair.
 #[derive(Debug)]
 pub(super) struct RecordSpec {
-    /// The file.
-    pub(super) source: Source,
     /// The id.
     pub(super) id: Placed<Arc<str>>,
 }

@@ -29,9 +29,11 @@ pub(super) struct Pair<'c, T> {
     /// Its id.
     pub(super) id: &'c str,
     /// What is in force.
-    pub(super) before: Option<&'c Arc<T>>,
+    pub(super) before: Option<&'c T>,
     /// What is to be.
-    pub(super) after: Option<&'c Arc<T>>,
+    pub(super) after: Option<&'c T>,
+    /// The file of what is to be, and its number there among those of its kind.
+    pub(super) place: Option<(&'c Arc<FileSpec>, u32)>,
 }
 
 /// Objects of one kind by id.
@@ -43,9 +45,9 @@ pub(super) struct Step<'c> {
     /// The files.
     files: &'c [Changed],
     /// Their policies.
-    policies: Pairs<'c, PolicySpec>,
+    policies: Pairs<'c, Arc<PolicySpec>>,
     /// Their blueprints.
-    blueprints: Pairs<'c, BlueprintSpec>,
+    blueprints: Pairs<'c, Arc<BlueprintSpec>>,
     /// Their clients.
     clients: Pairs<'c, ClientSpec>,
     /// Their records.
@@ -65,12 +67,12 @@ impl<'c> Step<'c> {
     }
 
     /// Returns the policies.
-    pub(super) fn policies(&self) -> impl Iterator<Item = &Pair<'c, PolicySpec>> {
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Pair<'c, Arc<PolicySpec>>> {
         self.policies.values()
     }
 
     /// Returns the blueprints.
-    pub(super) fn blueprints(&self) -> impl Iterator<Item = &Pair<'c, BlueprintSpec>> {
+    pub(super) fn blueprints(&self) -> impl Iterator<Item = &Pair<'c, Arc<BlueprintSpec>>> {
         self.blueprints.values()
     }
 
@@ -199,19 +201,22 @@ impl<'c> Step<'c> {
 /// Sets the objects of a kind before beside those after; nothing where an id is there twice.
 fn pairs<'c, T>(
     files: &'c [Changed],
-    of: impl Fn(&'c FileSpec) -> &'c [Arc<T>],
+    of: impl Fn(&'c FileSpec) -> &'c [T],
     id: impl Fn(&'c T) -> &'c Placed<Arc<str>>,
 ) -> Option<Pairs<'c, T>> {
     let mut pairs = Pairs::new();
     for spec in files.iter().filter_map(|changed| changed.before.as_ref()).flat_map(|file| of(file)) {
         let id = &*id(spec).value;
-        pairs.insert(id, Pair { id, before: Some(spec), after: None });
+        pairs.insert(id, Pair { id, before: Some(spec), after: None, place: None });
     }
-    for spec in files.iter().filter_map(|changed| changed.after.as_ref()).flat_map(|file| of(file)) {
-        let id = &*id(spec).value;
-        let pair = pairs.entry(id).or_insert(Pair { id, before: None, after: None });
-        if pair.after.replace(spec).is_some() {
-            return None;
+    for file in files.iter().filter_map(|changed| changed.after.as_ref()) {
+        for (spec, number) in of(file).iter().zip(0..) {
+            let id = &*id(spec).value;
+            let pair = pairs.entry(id).or_insert(Pair { id, before: None, after: None, place: None });
+            pair.place = Some((file, number));
+            if pair.after.replace(spec).is_some() {
+                return None;
+            }
         }
     }
     Some(pairs)

@@ -84,19 +84,21 @@ impl<T> Known<T> {
 }
 
 impl Known<FileSpec> {
-    /// Returns what is known of a file that is in force as it is, with the warnings of it.
-    pub(super) fn in_force(file: Arc<FileSpec>, warnings: Arc<[Diagnostic]>) -> Self {
-        let seen = Seen::Text(Arc::clone(file.source.text()));
-        Self { seen, read: Some(Arc::clone(&file)), is_good: true, diagnostics: warnings, in_force: Some(file) }
-    }
-
     /// Returns whether it holds this text.
     pub(super) fn holds(&self, text: &Arc<str>) -> bool {
         matches!(&self.seen, Seen::Text(seen) if Arc::ptr_eq(seen, text) || seen == text)
     }
 
     /// Reads a policy file unless it holds what it held before.
-    pub(super) fn of_file(path: &Arc<Path>, text: &Arc<str>, role: Role<'_>, before: Option<&Self>) -> Self {
+    ///
+    /// `share` returns an id again that is known by its text.
+    pub(super) fn of_file(
+        path: &Arc<Path>,
+        text: &Arc<str>,
+        role: Role<'_>,
+        before: Option<&Self>,
+        share: impl FnMut(&mut Arc<str>),
+    ) -> Self {
         if let Some(before) = before.filter(|before| before.holds(text)) {
             return before.clone();
         }
@@ -107,7 +109,9 @@ impl Known<FileSpec> {
             let (seen, read) = (Seen::Text(Arc::clone(spec.source.text())), in_force.clone());
             return Self { seen, read, is_good: true, diagnostics: warnings, in_force };
         }
-        let (spec, diagnostics) = read_file(&Source::new(Arc::clone(path), Arc::clone(text)), role, shared_hasher());
+        let source = Source::new(Arc::clone(path), Arc::clone(text));
+        let (mut spec, diagnostics) = read_file(&source, role, shared_hasher());
+        spec.share_references(share);
         Self {
             seen: Seen::Text(Arc::clone(text)),
             read: Some(Arc::new(spec)),
@@ -143,6 +147,55 @@ impl Known<ListFile> {
                 Self { seen, read, is_good: true, diagnostics: Arc::default(), in_force }
             }
             Err(diagnostics) => Self { seen, diagnostics: diagnostics.into(), in_force, ..Self::absent() },
+        }
+    }
+}
+
+/// What is known of a policy file, as it is kept: of one that is in force there is little to know, and there are many.
+#[derive(Clone, Debug)]
+pub(super) enum Kept {
+    /// What it holds is in force; the warnings of it.
+    Settled(Arc<FileSpec>, Arc<[Diagnostic]>),
+    /// Something else.
+    Other(Arc<Known<FileSpec>>),
+}
+
+impl Kept {
+    /// Returns what is in force.
+    pub(super) fn in_force(&self) -> Option<&Arc<FileSpec>> {
+        match self {
+            Self::Settled(file, _) => Some(file),
+            Self::Other(known) => known.in_force.as_ref(),
+        }
+    }
+
+    /// Returns whether it holds this text, which is in force.
+    pub(super) fn is_settled_as(&self, text: &Arc<str>) -> bool {
+        matches!(self, Self::Settled(file, _) if file.source.text() == text)
+    }
+
+    /// Returns all that is known.
+    pub(super) fn known(&self) -> Known<FileSpec> {
+        match self {
+            Self::Settled(file, warnings) => Known {
+                seen: Seen::Text(Arc::clone(file.source.text())),
+                read: Some(Arc::clone(file)),
+                is_good: true,
+                diagnostics: Arc::clone(warnings),
+                in_force: Some(Arc::clone(file)),
+            },
+            Self::Other(known) => Known::clone(known),
+        }
+    }
+}
+
+impl From<Known<FileSpec>> for Kept {
+    fn from(known: Known<FileSpec>) -> Self {
+        match (&known.in_force, &known.seen) {
+            (Some(file), Seen::Text(_)) if known.is_settled() => {
+                Self::Settled(Arc::clone(file), Arc::clone(&known.diagnostics))
+            }
+            _ => Self::Other(Arc::new(known)),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::super::read::{Role, read_file};
 use super::super::step::{Changed, Step};
 use super::super::tree::{Bindings, FilePath, Tree};
 use super::super::{assemble, trial};
-use super::known::{Known, shared};
+use super::known::{Kept, shared};
 use super::{Library, Reloaded, Settled, role};
 
 /// A file as it is, with the warnings of it alone.
@@ -68,7 +68,7 @@ impl Library {
             match after {
                 Some(file) => {
                     file_hash.add(below, file.hash);
-                    library.files.insert(path.clone(), Known::in_force(Arc::clone(file), warnings));
+                    library.files.insert(path.clone(), Kept::Settled(Arc::clone(file), warnings));
                 }
                 None => library.files.remove(path),
             }
@@ -78,11 +78,11 @@ impl Library {
         }
         for (blueprint, phase) in step.other_policies() {
             for (path, number) in links.inheriting(blueprint, phase) {
-                let client = library.files.get(path)?.in_force.as_ref()?.clients.get(number)?;
-                assemble::rebind(&mut snapshot, client, &library.compiled);
+                let file = library.files.get(path)?.in_force()?;
+                assemble::bind(&mut snapshot, file, number, &library.compiled);
             }
         }
-        let tested = links.tests().filter_map(|path| library.files.get(path)?.in_force.as_deref());
+        let tested = links.tests().filter_map(|path| library.files.get(path)?.in_force().map(|file| &**file));
         let mut not_run = Vec::new();
         if !trial::run(tested, &snapshot, &mut not_run).is_empty() || !not_run.is_empty() {
             return None;
@@ -103,14 +103,15 @@ impl Library {
         for path in changed {
             let text = tree.files.get_key_value(path.as_path());
             let known = self.files.get_key_value(path.as_os_str());
-            let before = known.and_then(|(_, known)| known.in_force.clone());
+            let before = known.and_then(|(_, known)| known.in_force().cloned());
             let (path, after, warnings) = match (text, known) {
-                (Some((_, Ok(text))), Some((_, known))) if known.holds(text) => continue,
+                (Some((_, Ok(text))), Some((_, known))) if known.is_settled_as(text) => continue,
                 (Some((path, Ok(text))), known) => {
                     let path = known.map_or_else(|| FilePath(Arc::clone(path)), |(path, _)| path.clone());
                     let role @ Role::Policies = role(&tree.root, &path)? else { return None };
                     let source = Source::new(Arc::clone(&path.0), Arc::clone(text));
-                    let (after, diagnostics) = read_file(&source, role, shared_hasher());
+                    let (mut after, diagnostics) = read_file(&source, role, shared_hasher());
+                    after.share_references(|id| self.share_id(id));
                     if !after.is_whole || diagnostics.iter().any(Diagnostic::is_error) {
                         return None;
                     }
@@ -129,6 +130,15 @@ impl Library {
         Some(files)
     }
 
+    /// Lets an id be that of the policy or blueprint in force.
+    fn share_id(&self, id: &mut Arc<str>) {
+        let blueprint = self.snapshot.blueprints.get_key_value(&**id).map(|(known, _)| known);
+        let known = blueprint.or_else(|| self.snapshot.policies.get_key_value(&**id).map(|(known, _)| known));
+        if let Some(known) = known {
+            *id = Arc::clone(known);
+        }
+    }
+
     /// Returns whether there is a file that is not in `presets/`: without one, there is something to tell.
     fn has_policy_files(&self, tree: &Tree) -> bool {
         self.files.iter().any(|(path, _)| role(&tree.root, path) == Some(Role::Policies))
@@ -141,7 +151,7 @@ impl Library {
             snapshot: &self.snapshot,
             links: &next.links,
             bindings: &self.bindings,
-            file: &|path| self.files.get(path)?.in_force.as_ref(),
+            file: &|path| self.files.get(path)?.in_force(),
         };
         let mut touched: BTreeSet<FilePath> = files.iter().map(|changed| changed.path.clone()).collect();
         // All tests were run; that one was not may have been told before.
@@ -167,8 +177,8 @@ impl Library {
                 return None;
             }
             if let Some(known) = self.files.get(&path) {
-                let file = known.in_force.as_ref()?;
-                diagnostics.extend(known.diagnostics.iter().cloned());
+                let Kept::Settled(file, warnings) = known else { return None };
+                diagnostics.extend(warnings.iter().cloned());
                 let policies = file.policies.iter();
                 diagnostics.extend(policies.flat_map(|spec| self.compiled.warnings_of(&spec.id.value)).cloned());
                 across.warn_of_file(file, &mut diagnostics);

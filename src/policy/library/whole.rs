@@ -1,7 +1,7 @@
 //! The whole way from what is in force to what the tree says: every file is looked at. All that can be wrong is found
 //! and told here; [`super::local`] is the short way for the usual change, with the same outcome.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,12 +14,13 @@ use super::super::hash::ContentSum;
 use super::super::links::Links;
 use super::super::lint::{self, Across};
 use super::super::list::ListFile;
+use super::super::ordered_map::OrderedMap;
 use super::super::preset::built_in;
 use super::super::read::Role;
 use super::super::spec::FileSpec;
 use super::super::tree::{Bindings, FilePath, Tree};
 use super::super::{assemble, trial};
-use super::known::{Known, Seen};
+use super::known::{Kept, Known, Seen};
 use super::report::Report;
 use super::{Held, Library, ListText, ReadList, Reloaded, Settled, role};
 
@@ -37,7 +38,8 @@ impl Library {
     pub(super) fn advance(&self, tree: &Tree, read_list: ReadList<'_>, bindings: &Bindings, phase: Phase) -> Reloaded {
         let mut report = Report::default();
         let mut files = self.look_at_files(tree, phase, &mut report);
-        let in_force = in_force(self.files.iter());
+        let in_force = self.files.iter().filter_map(|(path, file)| Some((path.clone(), Arc::clone(file.in_force()?))));
+        let in_force: Files = in_force.collect();
         let mut candidates = candidates(&files, phase);
         let mut lists = self.look_at_lists(&candidates, &in_force, read_list, &mut report);
         let usable_lists: Lists =
@@ -46,7 +48,7 @@ impl Library {
         let stop = |mut report: Report, files, lists| {
             report.hold_back_all(&files, &in_force);
             let Report { diagnostics, held_back } = report;
-            let files = files.into_iter().collect();
+            let files = kept(files);
             let library = Self { files, lists: Arc::new(lists), settled: None, ..self.clone() };
             let held_back = held_back.into_iter().collect();
             Reloaded { library, swapped: false, diagnostics: diagnostics.into(), held_back }
@@ -123,14 +125,18 @@ impl Library {
             file_hash,
             list_hash,
         });
-        let (files, lists) = (files.into_iter().collect(), Arc::new(lists));
+        let (files, lists) = (kept(files), Arc::new(lists));
         let library = Self { files, lists, bindings: chosen_bindings, compiled, snapshot, settled };
         Reloaded { library, swapped: !unchanged, diagnostics, held_back }
     }
 
     /// Reads the policy files that changed.
     fn look_at_files(&self, tree: &Tree, phase: Phase, report: &mut Report) -> BTreeMap<FilePath, Known<FileSpec>> {
-        let mut files = BTreeMap::new();
+        let (mut files, mut ids) = (BTreeMap::new(), HashSet::new());
+        let mut share = |id: &mut Arc<str>| match ids.get(id) {
+            Some(known) => *id = Arc::clone(known),
+            None => _ = ids.insert(Arc::clone(id)),
+        };
         for (path, text) in &tree.files {
             let before = self.files.get_key_value(path.as_os_str());
             let path = before.map_or_else(|| FilePath(Arc::clone(path)), |(path, _)| path.clone());
@@ -138,9 +144,10 @@ impl Library {
                 report.diagnostics.push(stray(&path));
                 continue;
             };
-            let before = before.map(|(_, known)| known);
+            let before = before.map(|(_, kept)| kept.known());
+            let before = before.as_ref();
             let known = match text {
-                Ok(text) => Known::of_file(&path.0, text, role, before),
+                Ok(text) => Known::of_file(&path.0, text, role, before, &mut share),
                 Err(why) => Known::unreadable(&path, why, before),
             };
             if !known.is_good {
@@ -160,10 +167,10 @@ impl Library {
                 continue;
             }
             if tree.unreadable.keys().any(|folder| path.starts_with(folder)) {
-                files.insert(path.clone(), known.clone());
-            } else if known.in_force.is_some() {
+                files.insert(path.clone(), known.known());
+            } else if let Some(in_force) = known.in_force() {
                 // It is gone. That it was there is kept in case the whole reload is refused.
-                files.insert(path.clone(), Known { in_force: known.in_force.clone(), ..Known::absent() });
+                files.insert(path.clone(), Known { in_force: Some(Arc::clone(in_force)), ..Known::absent() });
             }
         }
         let is_policy_file = |(path, file): (&FilePath, &Known<FileSpec>)| {
@@ -295,9 +302,9 @@ impl Library {
     }
 }
 
-/// Returns the files in force.
-fn in_force<'f>(files: impl Iterator<Item = (&'f FilePath, &'f Known<FileSpec>)>) -> Files {
-    files.filter_map(|(path, file)| Some((path.clone(), file.in_force.clone()?))).collect()
+/// Returns what is known of files as it is kept.
+fn kept(files: BTreeMap<FilePath, Known<FileSpec>>) -> OrderedMap<FilePath, Kept> {
+    files.into_iter().map(|(path, known)| (path, known.into())).collect()
 }
 
 /// Returns what is to go into force as far as each file goes by itself. At a start a bad file stands for what could

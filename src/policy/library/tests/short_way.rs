@@ -299,11 +299,16 @@ fn random_trees_come_to_the_same_by_both_ways() {
             taken[usize::from(is_short)] += 1;
             libraries = (with, without);
             // What is held back is mended before long, or the rest would go the whole way.
-            let bad: Vec<FilePath> =
-                libraries.0.files.iter().filter(|(_, file)| !file.is_settled()).map(|it| it.0.clone()).collect();
+            let bad: Vec<FilePath> = libraries
+                .0
+                .files
+                .iter()
+                .filter(|(_, file)| !matches!(file, Kept::Settled(..)))
+                .map(|it| it.0.clone())
+                .collect();
             if numbers.below(4) > 0 && !bad.is_empty() {
                 for path in &bad {
-                    let file = libraries.0.files.get(path).and_then(|file| file.in_force.as_ref());
+                    let file = libraries.0.files.get(path).and_then(|file| file.in_force());
                     match file {
                         Some(file) => {
                             directory.tree.files.insert(Arc::clone(&path.0), Ok(Arc::clone(file.source.text())))
