@@ -24,7 +24,7 @@ use super::tree::{Binding, Bindings};
 
 /// Returns all policies and presets by id; a file's preset goes before the built-in one.
 pub(super) fn definitions(files: &Files, built_in: &[Arc<PolicySpec>]) -> Definitions {
-    let of_files = files.values().flat_map(|file| &file.policies);
+    let of_files = files.values().flat_map(|file| file.policies());
     built_in.iter().chain(of_files).map(|spec| (Arc::clone(&spec.id.value), Arc::clone(spec))).collect()
 }
 
@@ -35,7 +35,7 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     let policies = |presets: bool| compiled.policies().filter(move |policy| policy.spec.is_preset() == presets);
     snapshot.policies = policies(false).map(by_id).collect();
     snapshot.presets = policies(true).map(by_id).collect();
-    let blueprints = files.values().flat_map(|file| &file.blueprints);
+    let blueprints = files.values().flat_map(|file| file.blueprints());
     let blueprint = |spec: &Arc<BlueprintSpec>| (Arc::clone(&spec.id.value), Blueprint { spec: Arc::clone(spec) });
     snapshot.blueprints = blueprints.map(blueprint).collect();
     let records = files.values().flat_map(|file| file.records.iter().zip(0..).map(move |it| (file, it)));

@@ -75,8 +75,8 @@ impl<'c> Ids<'c> {
         let mut ids = Self::default();
         for (path, file) in files {
             let site = |source, id: &'c Placed<Arc<str>>| Site { path, source, span: id.span, id: &id.value };
-            let policies = file.policies.iter().map(|spec| site(&spec.source, &spec.id));
-            let blueprints = file.blueprints.iter().map(|spec| site(&spec.source, &spec.id));
+            let policies = file.policies().iter().map(|spec| site(&spec.source, &spec.id));
+            let blueprints = file.blueprints().iter().map(|spec| site(&spec.source, &spec.id));
             let clients = file.clients.iter().map(|spec| site(&file.source, &spec.id));
             let records = file.records.iter().map(|spec| site(&file.source, &spec.id));
             policies.for_each(|site| define(&mut ids.policies, site, |one, two| twice("policy", one, two)));
@@ -179,8 +179,8 @@ impl<'c> Candidates<'c> {
     fn drops_something(&self, ids: &Ids<'c>, changed: &Files) -> bool {
         let before = changed.keys().filter_map(|path| self.in_force.get(path.as_os_str()));
         before.into_iter().any(|file| {
-            let policies = file.policies.iter().map(|spec| (Kind::Policy, &spec.id.value));
-            let blueprints = file.blueprints.iter().map(|spec| (Kind::Blueprint, &spec.id.value));
+            let policies = file.policies().iter().map(|spec| (Kind::Policy, &spec.id.value));
+            let blueprints = file.blueprints().iter().map(|spec| (Kind::Blueprint, &spec.id.value));
             let clients = file.clients.iter().map(|spec| (Kind::Client, &spec.id.value));
             policies.chain(blueprints).chain(clients).any(|(kind, id)| ids.find(kind, id).is_none())
         })
@@ -212,7 +212,7 @@ impl<'c> Candidates<'c> {
     /// Finds references to ids that are not defined.
     fn unknown_references(&self, ids: &Ids<'c>, changed: &Files, conflicts: &mut Vec<Conflict>) {
         // What seems to be missing may stand behind a syntax error, which is told already.
-        if self.files.values().any(|file| !file.is_whole) {
+        if self.files.values().any(|file| !file.is_whole()) {
             return;
         }
         // What did not change can only have lost what a change drops.
@@ -300,13 +300,13 @@ impl<'c> Candidates<'c> {
 
     /// Finds policies that include themselves, through others or directly, and those that include too deep.
     fn cycles(&self, ids: &Ids<'c>, changed: &Files, conflicts: &mut Vec<Conflict>) {
-        if !changed.values().any(|file| file.policies.iter().any(|spec| !spec.include.is_empty())) {
+        if !changed.values().any(|file| file.policies().iter().any(|spec| !spec.include.is_empty())) {
             return;
         }
         let specs: HashMap<&str, (&FilePath, &PolicySpec)> = self
             .files
             .iter()
-            .flat_map(|(path, file)| file.policies.iter().map(move |spec| (path, &**spec)))
+            .flat_map(|(path, file)| file.policies().iter().map(move |spec| (path, &**spec)))
             .filter(|(path, spec)| ids.find(Kind::Policy, &spec.id.value).is_some_and(|site| site.path == *path))
             .map(|(path, spec)| (&*spec.id.value, (path, spec)))
             .collect();
@@ -314,7 +314,7 @@ impl<'c> Candidates<'c> {
         let mut done: HashMap<&str, Option<usize>> = HashMap::new();
         // What is in force has no cycle, so a new one goes through a change.
         for (path, file) in changed {
-            for start in file.policies.iter().filter(|spec| !spec.include.is_empty()) {
+            for start in file.policies().iter().filter(|spec| !spec.include.is_empty()) {
                 if done.contains_key(&*start.id.value) {
                     continue;
                 }
@@ -357,7 +357,8 @@ impl<'c> Candidates<'c> {
 /// Finds lists of which no content is known; why is told by those who read them.
 fn missing_lists(changed: &Files, known: &Lists, conflicts: &mut Vec<Conflict>) {
     for (path, file) in changed {
-        let mut lists = file.policies.iter().flat_map(|policy| policy.allowed_lists.iter().chain(&policy.denied_lists));
+        let mut lists =
+            file.policies().iter().flat_map(|policy| policy.allowed_lists.iter().chain(&policy.denied_lists));
         if lists.any(|list| !known.contains_key(&list.value)) {
             conflicts.push(Conflict { files: vec![path.clone()], ..Conflict::default() });
         }
@@ -425,8 +426,9 @@ fn cycle(way: &[Step<'_>], reference: &Placed<Arc<str>>, changed: &Files) -> Con
 
 /// Returns the references of a file to ids.
 fn references(file: &FileSpec) -> impl Iterator<Item = (Kind, &Source, &Placed<Arc<str>>)> {
-    let included = file.policies.iter().flat_map(|spec| spec.include.iter().map(|id| (Kind::Policy, &spec.source, id)));
-    let of_blueprints = file.blueprints.iter().flat_map(|spec| {
+    let included =
+        file.policies().iter().flat_map(|spec| spec.include.iter().map(|id| (Kind::Policy, &spec.source, id)));
+    let of_blueprints = file.blueprints().iter().flat_map(|spec| {
         let policies = spec.build_policy.iter().chain(&spec.runtime_policy);
         policies.map(|id| (Kind::Policy, &spec.source, id))
     });
@@ -434,7 +436,7 @@ fn references(file: &FileSpec) -> impl Iterator<Item = (Kind, &Source, &Placed<A
         let policy = spec.policy.iter().map(|id| (Kind::Policy, &file.source, id));
         policy.chain(spec.blueprint.iter().map(|id| (Kind::Blueprint, &file.source, id)))
     });
-    let of_tests = file.tests.iter().map(|test| (Kind::Client, &file.source, &test.client));
+    let of_tests = file.tests().iter().map(|test| (Kind::Client, &file.source, &test.client));
     included.chain(of_blueprints).chain(of_clients).chain(of_tests)
 }
 

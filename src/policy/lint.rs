@@ -13,7 +13,7 @@ use super::preset::is_built_in;
 use super::rules::Rules;
 use super::snapshot::{Policy, Snapshot};
 use super::spec::{FileSpec, PRESET_PREFIX, Phase, UNRESTRICTED};
-use super::tree::{Bindings, FilePath};
+use super::tree::Bindings;
 
 /// Returns the warnings about a policy's own lists; `allowed_lists` and `denied_lists` are the list files it names
 /// itself.
@@ -44,7 +44,7 @@ pub(super) fn policy(
 
 /// Adds the warnings about what the lists that a file allows have in common with others.
 pub(super) fn shared(file: &FileSpec, lists: &Lists, diagnostics: &mut Vec<Diagnostic>) {
-    let allowing = file.policies.iter().flat_map(|policy| &policy.allowed_lists);
+    let allowing = file.policies().iter().flat_map(|policy| &policy.allowed_lists);
     let allowing = allowing.filter_map(|list| lists.get(&list.value));
     diagnostics.extend(allowing.flat_map(|list| list.shared.iter().cloned()));
 }
@@ -59,8 +59,6 @@ pub(super) struct Across<'a> {
     pub(super) links: &'a Links,
     /// What refers to policies from outside of the files.
     pub(super) bindings: &'a Bindings,
-    /// Returns a file in force.
-    pub(super) file: &'a dyn Fn(&FilePath) -> Option<&'a Arc<FileSpec>>,
 }
 
 impl Across<'_> {
@@ -69,7 +67,7 @@ impl Across<'_> {
         self.unused(file, diagnostics);
         self.open_blueprints(file, diagnostics);
         self.gone(file, diagnostics);
-        for policy in &file.policies {
+        for policy in file.policies() {
             for included in &policy.include {
                 if self.compiled.policy(&included.value).is_some_and(|policy| policy.allow_all()) {
                     let message = format!("{} allows all, but only its lists are included", quoted(&included.value));
@@ -89,7 +87,7 @@ impl Across<'_> {
     fn unused(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
         // Over the API a policy is always there before what is to refer to it.
         let is_recorded = |id: &str| file.records.iter().any(|record| *record.id.value == *id);
-        let unused = file.policies.iter().filter(|policy| !self.is_used(&policy.id.value));
+        let unused = file.policies().iter().filter(|policy| !self.is_used(&policy.id.value));
         for policy in unused.filter(|policy| !is_recorded(&policy.id.value)) {
             let (what, help) = match policy.id.value.strip_prefix(PRESET_PREFIX) {
                 Some(name) if is_built_in(name) => continue,
@@ -107,12 +105,12 @@ impl Across<'_> {
 
     /// Warns of blueprints without a policy for a phase that clients of theirs are in.
     fn open_blueprints(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
-        for spec in &file.blueprints {
+        for spec in file.blueprints() {
             for phase in [Phase::Build, Phase::Runtime].into_iter().filter(|phase| spec.policy(*phase).is_none()) {
                 let first = self.links.inheriting(&spec.id.value, phase).next();
-                let first = first.and_then(|(path, number)| {
-                    let file = (self.file)(path)?;
-                    Some((&file.source, file.clients.get(usize::try_from(number).ok()?)?))
+                let first = first.and_then(|(file, number)| {
+                    let client = file.clients.get(usize::try_from(number).ok()?)?;
+                    Some((&file.source, client))
                 });
                 let Some((source, client)) = first else { continue };
                 let (id, key) = (quoted(&spec.id.value), phase.policy_key());
@@ -128,12 +126,12 @@ impl Across<'_> {
 
     /// Warns of references to what went with its file: those who have them are denied.
     fn gone(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
-        for policy in &file.policies {
+        for policy in file.policies() {
             for id in policy.include.iter().filter(|id| self.is_gone(&id.value)) {
                 diagnostics.push(gone(&policy.source, id, &format!("policy {} has", quoted(&policy.id.value))));
             }
         }
-        for blueprint in &file.blueprints {
+        for blueprint in file.blueprints() {
             let policies = blueprint.build_policy.iter().chain(&blueprint.runtime_policy);
             for id in policies.filter(|id| self.is_gone(&id.value)) {
                 let who = format!("clients of blueprint {} are", quoted(&blueprint.id.value));

@@ -45,7 +45,7 @@ pub(super) fn is_built_in(name: &str) -> bool {
 pub(super) fn built_in() -> &'static [Arc<PolicySpec>] {
     static READ: LazyLock<Vec<Arc<PolicySpec>>> = LazyLock::new(|| {
         let read = BUILT_IN.iter().map(|(name, text)| read_built_in(name, text).0);
-        read.flat_map(|spec| spec.policies).collect()
+        read.flat_map(|spec| spec.policies().to_vec()).collect()
     });
     &READ
 }
@@ -73,10 +73,10 @@ mod tests {
         for (name, text) in BUILT_IN {
             let (spec, diagnostics) = read_built_in(name, text);
             assert_eq!(diagnostics, [], "{name}");
-            assert_eq!(spec.policies.len(), 1, "{name}");
-            assert_eq!(*spec.policies[0].id.value, format!("preset:{name}"));
-            assert!(!spec.policies[0].allowed.is_empty(), "{name}");
-            assert!(!spec.policies[0].allow_all, "{name}");
+            assert_eq!(spec.policies().len(), 1, "{name}");
+            assert_eq!(*spec.policies()[0].id.value, format!("preset:{name}"));
+            assert!(!spec.policies()[0].allowed.is_empty(), "{name}");
+            assert!(!spec.policies()[0].allow_all, "{name}");
         }
         assert!(BUILT_IN.is_sorted());
         assert!(is_built_in("npm") && !is_built_in("pipy"));

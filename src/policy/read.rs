@@ -17,7 +17,7 @@ use super::name_set::{NameSet, Origin};
 use super::pattern::{self, Pattern};
 use super::shared_suffix::{self, Registry};
 use super::spec::{
-    AllowedCidr, BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, PRESET_PREFIX, Phase, PolicySpec, PortRule,
+    AllowedCidr, BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, Others, PRESET_PREFIX, Phase, PolicySpec, PortRule,
     PrivateAnswers, Protocol, QueryTypes, RecordSpec, TestSpec, UNRESTRICTED,
 };
 
@@ -34,26 +34,28 @@ pub(super) enum Role<'a> {
 pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -> (FileSpec, Vec<Diagnostic>) {
     let (spec, mut diagnostics) = document::read(source, |root| {
         let policies = root.tables("policy").into_iter().filter_map(|(id, table)| policy(&id, table, role, hasher));
-        let mut spec = FileSpec {
-            source: source.clone(),
+        let mut others = Others {
             policies: policies.map(Arc::new).collect(),
             blueprints: Box::default(),
-            clients: Box::default(),
-            records: Box::default(),
             tests: Box::default(),
             is_whole: root.is_whole(),
-            hash: content_hash(source.text().as_bytes()),
         };
+        let (mut clients, mut records) = (Box::default(), Box::default());
         if role == Role::Policies {
             let blueprints = root.tables("blueprint").into_iter();
-            spec.blueprints = blueprints.filter_map(|(id, table)| blueprint(&id, table)).map(Arc::new).collect();
-            let clients = root.tables("client").into_iter();
-            spec.clients = clients.filter_map(|(id, table)| client(&id, table)).collect();
-            let records = root.tables("api").into_iter();
-            spec.records = records.filter_map(|(id, table)| record(&id, &table, &spec)).collect();
-            spec.tests = root.array_of_tables("test").into_iter().filter_map(test).collect();
+            others.blueprints = blueprints.filter_map(|(id, table)| blueprint(&id, table)).map(Arc::new).collect();
+            clients = root.tables("client").into_iter().filter_map(|(id, table)| client(&id, table)).collect();
+            let known = |id: &str| known_id(&others, &clients, id);
+            records = root.tables("api").into_iter().filter_map(|(id, table)| record(&id, &table, known)).collect();
+            others.tests = root.array_of_tables("test").into_iter().filter_map(test).collect();
         }
-        spec
+        FileSpec {
+            source: source.clone(),
+            clients,
+            records,
+            others: (!others.is_empty()).then(|| Box::new(others)),
+            hash: content_hash(source.text().as_bytes()),
+        }
     });
     if !diagnostics.iter().any(Diagnostic::is_error) && spec.is_empty() {
         let error = match role {
@@ -70,9 +72,24 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
 impl FileSpec {
     /// Returns whether the file says nothing at all.
     fn is_empty(&self) -> bool {
-        let Self { source: _, policies, blueprints, clients, records, tests, is_whole: _, hash: _ } = self;
-        policies.is_empty() && blueprints.is_empty() && clients.is_empty() && records.is_empty() && tests.is_empty()
+        let Self { source: _, clients, records, others, hash: _ } = self;
+        clients.is_empty() && records.is_empty() && others.is_none()
     }
+}
+
+impl Others {
+    /// Returns whether there is nothing to know of it.
+    fn is_empty(&self) -> bool {
+        let Self { policies, blueprints, tests, is_whole } = self;
+        policies.is_empty() && blueprints.is_empty() && tests.is_empty() && *is_whole
+    }
+}
+
+/// Returns the id of an object of a file, by its text.
+fn known_id(others: &Others, clients: &[ClientSpec], id: &str) -> Option<Arc<str>> {
+    let ids = clients.iter().map(|spec| &spec.id.value).chain(others.policies.iter().map(|spec| &spec.id.value));
+    let mut ids = ids.chain(others.blueprints.iter().map(|spec| &spec.id.value));
+    ids.find(|known| ***known == *id).cloned()
 }
 
 /// Reads a `[policy.ID]` table.
@@ -151,13 +168,11 @@ fn client(id: &Placed<&str>, mut table: Table<'_>) -> Option<ClientSpec> {
 }
 
 /// Reads an `[api.ID]` table: its id alone, which mostly is that of an object of the file, for what else it holds is the
-/// API's.
-fn record(id: &Placed<&str>, table: &Table<'_>, file: &FileSpec) -> Option<RecordSpec> {
-    let clients = file.clients.iter().map(|spec| &spec.id.value);
-    let mut ids = clients.chain(file.policies.iter().map(|spec| &spec.id.value));
-    let known = ids.find(|known| ***known == *id.value).cloned();
-    let id = checked_id(id, table)?;
-    Some(RecordSpec { id: Placed { value: known.unwrap_or(id.value), span: id.span } })
+/// API's. `known` returns such an id, so that there is one text of it.
+fn record(id: &Placed<&str>, table: &Table<'_>, known: impl Fn(&str) -> Option<Arc<str>>) -> Option<RecordSpec> {
+    let checked = checked_id(id, table)?;
+    let value = known(id.value).unwrap_or(checked.value);
+    Some(RecordSpec { id: Placed { value, span: checked.span } })
 }
 
 /// Reads a `[[test]]` table.

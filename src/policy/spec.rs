@@ -11,28 +11,55 @@ use crate::document::{Place, Placed, Source, Span};
 
 use super::name_set::NameSet;
 
-/// The objects of one file.
+/// The objects of one file. Most files are those of a client each, with a record.
 #[derive(Debug)]
 pub(super) struct FileSpec {
     /// The file and its text.
     pub(super) source: Source,
-    /// `[policy.ID]`.
-    pub(super) policies: Box<[Arc<PolicySpec>]>,
-    /// `[blueprint.ID]`.
-    pub(super) blueprints: Box<[Arc<BlueprintSpec>]>,
     /// `[client.ID]`.
     pub(super) clients: Box<[ClientSpec]>,
     /// `[api.ID]`.
     pub(super) records: Box<[RecordSpec]>,
-    /// `[[test]]`.
-    pub(super) tests: Box<[TestSpec]>,
-    /// Whether all of the text was understood.
-    pub(super) is_whole: bool,
+    /// What else there is, if anything is.
+    pub(super) others: Option<Box<Others>>,
     /// The hash of the text, the same in every process.
     pub(super) hash: u64,
 }
 
+/// What few files hold.
+#[derive(Debug)]
+pub(super) struct Others {
+    /// `[policy.ID]`.
+    pub(super) policies: Box<[Arc<PolicySpec>]>,
+    /// `[blueprint.ID]`.
+    pub(super) blueprints: Box<[Arc<BlueprintSpec>]>,
+    /// `[[test]]`.
+    pub(super) tests: Box<[TestSpec]>,
+    /// Whether all of the text was understood.
+    pub(super) is_whole: bool,
+}
+
 impl FileSpec {
+    /// Returns the policies.
+    pub(super) fn policies(&self) -> &[Arc<PolicySpec>] {
+        self.others.as_ref().map_or(&[], |others| &others.policies)
+    }
+
+    /// Returns the blueprints.
+    pub(super) fn blueprints(&self) -> &[Arc<BlueprintSpec>] {
+        self.others.as_ref().map_or(&[], |others| &others.blueprints)
+    }
+
+    /// Returns the tests.
+    pub(super) fn tests(&self) -> &[TestSpec] {
+        self.others.as_ref().map_or(&[], |others| &others.tests)
+    }
+
+    /// Returns whether all of the text was understood.
+    pub(super) fn is_whole(&self) -> bool {
+        self.others.as_ref().is_none_or(|others| others.is_whole)
+    }
+
     /// Lets the ids that clients refer to be those that `share` has: thousands of them name a few.
     pub(super) fn share_references(&mut self, mut share: impl FnMut(&mut Arc<str>)) {
         for client in &mut self.clients {

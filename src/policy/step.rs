@@ -59,8 +59,8 @@ impl<'c> Step<'c> {
     pub(super) fn of(files: &'c [Changed]) -> Option<Self> {
         Some(Self {
             files,
-            policies: pairs(files, |file| &file.policies, |spec| &spec.id)?,
-            blueprints: pairs(files, |file| &file.blueprints, |spec| &spec.id)?,
+            policies: pairs(files, |file| file.policies(), |spec| &spec.id)?,
+            blueprints: pairs(files, |file| file.blueprints(), |spec| &spec.id)?,
             clients: pairs(files, |file| &file.clients, |spec| &spec.id)?,
             records: pairs(files, |file| &file.records, |spec| &spec.id)?,
         })
@@ -166,7 +166,7 @@ impl<'c> Step<'c> {
                 let mut blueprints = file.clients.iter().filter_map(|client| client.blueprint.as_ref());
                 policies_of(file).all(|(id, _)| is_there(&id.value))
                     && blueprints.all(|id| snapshot.blueprint(&id.value).is_some())
-                    && file.tests.iter().all(|test| snapshot.client(&test.client.value).is_some())
+                    && file.tests().iter().all(|test| snapshot.client(&test.client.value).is_some())
             })
     }
 

@@ -17,7 +17,7 @@ pub(super) fn run<'f>(
 ) -> Vec<Diagnostic> {
     let mut failures = Vec::new();
     for file in files {
-        for test in &file.tests {
+        for test in file.tests() {
             let Some(client) = snapshot.client(&test.client.value) else {
                 let message = format!("test not run: client {} is gone with its file", quoted(&test.client.value));
                 warnings.push(file.source.warning(test.client.span, message).help("remove the test"));

@@ -77,8 +77,7 @@ impl Library {
             return None;
         }
         for (blueprint, phase) in step.other_policies() {
-            for (path, number) in links.inheriting(blueprint, phase) {
-                let file = library.files.get(path)?.in_force()?;
+            for (file, number) in links.inheriting(blueprint, phase) {
                 assemble::bind(&mut snapshot, file, number, &library.compiled);
             }
         }
@@ -112,7 +111,7 @@ impl Library {
                     let source = Source::new(Arc::clone(&path.0), Arc::clone(text));
                     let (mut after, diagnostics) = read_file(&source, role, shared_hasher());
                     after.share_references(|id| self.share_id(id));
-                    if !after.is_whole || diagnostics.iter().any(Diagnostic::is_error) {
+                    if !after.is_whole() || diagnostics.iter().any(Diagnostic::is_error) {
                         return None;
                     }
                     (path, Some(Arc::new(after)), shared(diagnostics))
@@ -146,13 +145,8 @@ impl Library {
 
     /// Tells anew what there is to tell of the files that a step touches; `self` is as after it, but for that.
     fn tell(&self, before: &Settled, mut next: Settled, step: &Step<'_>, files: &[Changed]) -> Option<Settled> {
-        let across = Across {
-            compiled: &self.compiled,
-            snapshot: &self.snapshot,
-            links: &next.links,
-            bindings: &self.bindings,
-            file: &|path| self.files.get(path)?.in_force(),
-        };
+        let across =
+            Across { compiled: &self.compiled, snapshot: &self.snapshot, links: &next.links, bindings: &self.bindings };
         let mut touched: BTreeSet<FilePath> = files.iter().map(|changed| changed.path.clone()).collect();
         // All tests were run; that one was not may have been told before.
         let is_told = |path: &&FilePath| !before.told.of(path.as_os_str()).is_empty();
@@ -179,7 +173,7 @@ impl Library {
             if let Some(known) = self.files.get(&path) {
                 let Kept::Settled(file, warnings) = known else { return None };
                 diagnostics.extend(warnings.iter().cloned());
-                let policies = file.policies.iter();
+                let policies = file.policies().iter();
                 diagnostics.extend(policies.flat_map(|spec| self.compiled.warnings_of(&spec.id.value)).cloned());
                 across.warn_of_file(file, &mut diagnostics);
             }

@@ -70,13 +70,7 @@ impl Library {
         report.diagnostics.extend(compiled.warnings().cloned());
         report.diagnostics.extend(used.values().flat_map(|list| list.warnings.iter().cloned()));
         let links = Links::of(&candidates);
-        let across = Across {
-            compiled: &compiled,
-            snapshot: &snapshot,
-            links: &links,
-            bindings: &chosen_bindings,
-            file: &|path| candidates.get(path),
-        };
+        let across = Across { compiled: &compiled, snapshot: &snapshot, links: &links, bindings: &chosen_bindings };
         for file in candidates.values() {
             across.warn_of_file(file, &mut report.diagnostics);
             lint::shared(file, &used, &mut report.diagnostics);
@@ -326,7 +320,7 @@ fn used_lists(files: &Files, lists: &Lists) -> Lists {
 
 /// Returns the list files that a policy file names.
 fn list_references(file: &FileSpec) -> impl Iterator<Item = (&Source, &Placed<PathBuf>)> {
-    file.policies
+    file.policies()
         .iter()
         .flat_map(|policy| policy.allowed_lists.iter().chain(&policy.denied_lists).map(|list| (&policy.source, list)))
 }
