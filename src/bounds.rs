@@ -69,10 +69,12 @@
 //! | connections | [`CONTROL_CONNECTIONS`] | one without a request that was let in is closed, first of those that never had a token, then the longest quiet one; with none, the new one waits | `hostgate_control_connections`, `hostgate_control_closed_total{reason="room"}` |
 //! | requests at once of an HTTP/2 connection | [`MAX_STREAMS`] | refused, the client waits | |
 //! | octets of a head, its fields | [`MAX_HEAD`], [`MAX_HEADERS`] | refused: 431 | |
-//! | octets of a body | [`MAX_BODY`] | refused: 413 | `hostgate_control_requests_total{outcome="too-large"}` |
+//! | octets of a body | [`MAX_BODY`], [`MAX_SMALL_BODY`] where nothing is changed | refused: 413 | `hostgate_control_requests_total{outcome="too-large"}` |
 //! | octets of all bodies | [`MAX_BODIES`] | the next one waits ten seconds at most: 408 | `hostgate_control_requests_total{outcome="slow"}` |
-//! | the first request and a head, a body, an answer not taken, silence | five, ten, ten, sixty seconds | closed (a body: 408) | `hostgate_control_closed_total{reason="slow"}` |
-//! | requests that change something | [`MAX_RUNNING`] | the next one waits ten seconds at most: 503 | |
+//! | the first request and a head, a body, an answer not taken, silence; an answer in all | five, ten, ten, sixty seconds; two minutes | closed (a body: 408) | `hostgate_control_closed_total{reason="slow"}` |
+//! | requests that change something | [`MAX_CHANGING`] | the next one waits ten seconds at most: 503 | |
+//! | requests that read something, and large answers not taken yet | [`MAX_READING`] | as above | |
+//! | requests that wait for a status | [`MAX_WAITING`] | refused: 503 | |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
 //! | requests that may come again, and octets of their answers | [`MAX_RETRIES`], [`MAX_RETRY_OCTETS`] | the oldest is forgotten, and would be done again | |
@@ -106,10 +108,16 @@ pub(crate) const MAX_HEAD: usize = 16 << 10;
 pub(crate) const MAX_HEADERS: usize = 64;
 /// Octets of a request's body.
 pub(crate) const MAX_BODY: usize = 1 << 20;
-/// Octets of the bodies of all requests that run.
-pub(crate) const MAX_BODIES: usize = 64 << 20;
+/// Octets of the body of a request that changes nothing: who may only read can make us parse no more.
+pub(crate) const MAX_SMALL_BODY: usize = 4 << 10;
+/// Octets of the bodies of all requests that run; parsed, JSON takes up to a hundred times as much.
+pub(crate) const MAX_BODIES: usize = 16 << 20;
 /// Requests that change something at once; they run to their end even if their client goes.
-pub(crate) const MAX_RUNNING: usize = 1_024;
+pub(crate) const MAX_CHANGING: usize = 1_024;
+/// Requests that read something at once, and those whose answer is large and not taken yet: a long list takes megabytes.
+pub(crate) const MAX_READING: usize = 16;
+/// Requests that wait for a status at once.
+pub(crate) const MAX_WAITING: usize = 1_024;
 /// Octets of a file of tokens, of a certificate or of a key.
 pub(crate) const MAX_SECRET: u64 = 1 << 20;
 /// Requests to the API whose answers are kept in case they come again.

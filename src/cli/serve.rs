@@ -178,16 +178,22 @@ fn introduce(config: &Config, path: Option<&std::path::Path>, loaded: &Loaded) {
     }
 }
 
+/// Returns a log filter that also leaves out what h2 says, unless the filter names it: it warns of single frames, so
+/// clients of the API could fill the log.
+fn beside_h2(filter: &str) -> String {
+    format!("h2=off,{filter}")
+}
+
 /// Starts logging to standard error; returns what changes the filter.
 fn start_log(filter: &str, color: bool) -> SetLogFilter {
-    let (filter, handle) = reload::Layer::new(EnvFilter::new(filter));
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(beside_h2(filter)));
     // The journal has times of its own.
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(color).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
     // A second subscriber in one process (tests) keeps the first.
     let _ = if in_journal { registry.with(lines.without_time()).try_init() } else { registry.with(lines).try_init() };
-    Box::new(move |filter| match EnvFilter::try_new(filter) {
+    Box::new(move |filter| match EnvFilter::try_new(beside_h2(filter)) {
         Ok(filter) => {
             // Fails only when the subscriber is gone.
             let _ = handle.reload(filter);

@@ -15,6 +15,8 @@ use tokio::time::Instant;
 pub(super) const HEAD: Duration = Duration::from_secs(5);
 /// How long an answer may wait for its client to take more of it.
 const STALL: Duration = Duration::from_secs(10);
+/// How long an answer may take in all: a client that takes it in sips holds what others wait for.
+const WHOLE: Duration = Duration::from_mins(2);
 /// How long a connection may be silent between requests.
 const IDLE: Duration = Duration::from_mins(1);
 /// How long the client's rest is read at the end, so that what it was told is not lost with the connection (RFC 9112
@@ -51,7 +53,7 @@ struct State {
     running: usize,
     /// Of those, the ones that were let in.
     admitted: usize,
-    /// Answers under way, and when something of each was last taken.
+    /// Until when each answer under way has to be taken further.
     sending: BTreeMap<u64, Instant>,
     /// The number of the next answer.
     next: u64,
@@ -145,7 +147,8 @@ impl Pulse {
     pub(super) fn due(&self) -> (Instant, Late) {
         let state = self.state();
         let sending = state.sending.values().min().copied();
-        let stalled = [state.blocked_since, sending].into_iter().flatten().map(|since| (since + STALL, Late::Slow));
+        let blocked = state.blocked_since.map(|since| since + STALL);
+        let stalled = [blocked, sending].into_iter().flatten().map(|at| (at, Late::Slow));
         let quiet = (state.running == 0).then(|| match (state.leaving_since, state.head_since) {
             (Some(since), _) => (since + LINGER, Late::Idle),
             (None, Some(since)) => (since + HEAD, Late::Slow),
@@ -186,8 +189,8 @@ pub(super) struct Turn {
     pulse: Arc<Pulse>,
     /// Whether it was let in.
     is_admitted: bool,
-    /// The number of its answer.
-    sending: Option<u64>,
+    /// The number of its answer, and until when all of it has to be taken.
+    sending: Option<(u64, Instant)>,
 }
 
 impl Turn {
@@ -204,9 +207,10 @@ impl Turn {
     /// Notes that its answer is ready, or that something of it was taken.
     pub(super) fn sent(&mut self) {
         let mut state = self.pulse.state();
-        let number = *self.sending.get_or_insert(state.next);
+        let now = Instant::now();
+        let (number, end) = *self.sending.get_or_insert((state.next, now + WHOLE));
         state.next = state.next.max(number + 1);
-        state.sending.insert(number, Instant::now());
+        state.sending.insert(number, end.min(now + STALL));
     }
 }
 
@@ -215,7 +219,7 @@ impl Drop for Turn {
         let mut state = self.pulse.state();
         state.running -= 1;
         state.admitted -= usize::from(self.is_admitted);
-        if let Some(number) = self.sending {
+        if let Some((number, _)) = self.sending {
             state.sending.remove(&number);
         }
         state.quiet_since = Instant::now();
@@ -245,6 +249,9 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         turn.sent();
         assert_eq!(left(&pulse), (STALL, Late::Slow));
+        tokio::time::advance(Duration::from_secs(115)).await;
+        turn.sent();
+        assert_eq!(left(&pulse), (Duration::from_secs(3), Late::Slow), "an answer that is taken in sips");
         drop(turn);
         assert_eq!(left(&pulse), (IDLE, Late::Idle));
         pulse.heard();

@@ -23,10 +23,13 @@ use super::counts::Outcome;
 use super::error::ApiError;
 use super::pulse::{Pulse, Turn};
 use super::{Control, routes};
-use crate::bounds::{MAX_BODIES, MAX_BODY, MAX_RUNNING};
+use crate::bounds::{MAX_BODIES, MAX_BODY, MAX_CHANGING, MAX_READING, MAX_SMALL_BODY, MAX_WAITING};
 
 /// A request as it comes in.
 type Request = axum::http::Request<Incoming>;
+
+/// A part of a bound, given back when it is dropped; none where there is no need for one.
+type Room = Option<OwnedSemaphorePermit>;
 
 /// How long a body may take to arrive, and wait for room before.
 const BODY: Duration = Duration::from_secs(10);
@@ -36,6 +39,8 @@ const FORGOTTEN: usize = 8 << 20;
 const FORGET: Duration = Duration::from_secs(2);
 /// The pieces in which an answer is handed over: no more of it is copied for a client that takes nothing.
 const PIECE: usize = 16 << 10;
+/// An answer of more octets than this counts as large.
+const LARGE: u64 = 64 << 10;
 /// What bodies are measured in, so that the room for all is counted in small numbers.
 const UNIT: usize = 1 << 10;
 
@@ -47,8 +52,12 @@ pub(super) struct Api {
     routes: TowerToHyperService<Router>,
     /// The room for bodies, in [`UNIT`]s.
     bodies: Arc<Semaphore>,
-    /// The room for requests that change something; they run to their end even if the client goes.
-    running: Arc<Semaphore>,
+    /// The room for requests that change something.
+    changing: Arc<Semaphore>,
+    /// The room for requests that read something, and their answers while they are large.
+    reading: Arc<Semaphore>,
+    /// The room for requests that wait for a status.
+    waiting: Semaphore,
     /// Becomes true when the process stops.
     stop: watch::Receiver<bool>,
 }
@@ -57,8 +66,9 @@ impl Api {
     /// Makes what connections share.
     pub(super) fn new(control: Arc<Control>, stop: watch::Receiver<bool>) -> Arc<Self> {
         let routes = TowerToHyperService::new(routes::router(Arc::clone(&control)));
-        let bodies = Arc::new(Semaphore::new(MAX_BODIES / UNIT));
-        Arc::new(Self { control, routes, bodies, running: Arc::new(Semaphore::new(MAX_RUNNING)), stop })
+        let room = |size: usize| Arc::new(Semaphore::new(size));
+        let (bodies, changing, reading) = (room(MAX_BODIES / UNIT), room(MAX_CHANGING), room(MAX_READING));
+        Arc::new(Self { control, routes, bodies, changing, reading, waiting: Semaphore::new(MAX_WAITING), stop })
     }
 
     /// Returns what it serves.
@@ -68,9 +78,9 @@ impl Api {
 
     /// Waits until no change is under way.
     pub(super) async fn settled(&self) {
-        let all = u32::try_from(MAX_RUNNING).unwrap_or(u32::MAX);
+        let all = u32::try_from(MAX_CHANGING).unwrap_or(u32::MAX);
         // It is never closed.
-        let _ = self.running.acquire_many(all).await;
+        let _ = self.changing.acquire_many(all).await;
     }
 
     /// Answers a request; whatever goes wrong, there is an answer.
@@ -84,15 +94,17 @@ impl Api {
         let version = request.version();
         let (head, body) = request.into_parts();
         let answered = match self.control.access.admit(&self.control.snapshot(), source, &head) {
-            Ok(principal) => {
+            Ok(Some(principal)) => {
                 turn.admit();
                 self.run(principal, head, body).await
             }
+            // Whoever it is, nothing is read or kept for it.
+            Ok(None) => Ok((self.handle(head, Bytes::new(), None).await, None)),
             Err(refusal) => Err(refusal),
         };
-        let (outcome, mut response) = match answered {
-            Ok(response) => (Outcome::of(response.status()), response),
-            Err((outcome, error)) => (outcome, error.into_response()),
+        let (outcome, mut response, room) = match answered {
+            Ok((response, room)) => (Outcome::of(response.status()), response, room),
+            Err((outcome, error)) => (outcome, error.into_response(), None),
         };
         self.control.counts.count(outcome);
         if outcome == Outcome::NoToken {
@@ -103,74 +115,95 @@ impl Api {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         turn.sent();
-        response.map(|body| Paced { body, rest: Bytes::new(), turn })
+        response.map(|body| Paced { body, rest: Bytes::new(), turn, _room: room })
     }
 
-    /// Reads a request's body and does what is asked.
-    async fn run(&self, principal: Option<Principal>, head: Parts, body: Incoming) -> Result<Response, Refusal> {
-        let (octets, room) = self.read(&head, body).await?;
-        let purpose = Purpose::of(&head);
+    /// Hands a request to its route.
+    fn handle(
+        &self,
+        head: Parts,
+        octets: Bytes,
+        principal: Option<Principal>,
+    ) -> impl Future<Output = Response> + Send + use<> {
         let mut request = axum::http::Request::from_parts(head, Body::from(octets));
         if let Some(principal) = principal {
             request.extensions_mut().insert(principal);
         }
         let routes = self.routes.clone();
-        let handled = async move {
+        async move {
             let Ok(response) = routes.call(request).await;
-            drop(room);
             response
-        };
-        if purpose == Purpose::Change {
-            let turn = timeout(BODY, Arc::clone(&self.running).acquire_owned()).await;
-            let Ok(Ok(turn)) = turn else {
-                return Err(refused(StatusCode::SERVICE_UNAVAILABLE, "too many changes wait: try again"));
-            };
-            // On a task of its own, so that a client that goes does not leave half of it done.
-            let task = tokio::spawn(async move {
-                let response = handled.await;
-                drop(turn);
-                response
-            });
-            return task.await.map_err(|_| broken());
-        }
-        let mut stop = self.stop.clone();
-        let stopping = async {
-            // Nobody else keeps the end of the process waiting: a client that waits asks a successor.
-            if purpose != Purpose::Wait || stop.wait_for(|stop| *stop).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        // Dropped with the connection, it ends.
-        let mut task = JoinSet::new();
-        task.spawn(handled);
-        tokio::select! {
-            Some(done) = task.join_next() => done.map_err(|_| broken()),
-            () = stopping => Err(refused(StatusCode::SERVICE_UNAVAILABLE, "hostgate is stopping: try again")),
         }
     }
 
-    /// Reads a body of [`MAX_BODY`] octets at most; what is returned besides is its part of the room for bodies.
-    async fn read(&self, head: &Parts, mut body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
+    /// Reads a request's body and does what is asked; what is returned besides is to be kept until the answer is taken.
+    async fn run(&self, principal: Principal, head: Parts, body: Incoming) -> Result<(Response, Room), Refusal> {
+        let purpose = Purpose::of(&head);
+        let most = if purpose == Purpose::Change { MAX_BODY } else { MAX_SMALL_BODY };
+        let (octets, room) = self.read(&head, body, most).await?;
+        let handling = self.handle(head, octets, Some(principal));
+        let handled = async move {
+            let response = handling.await;
+            drop(room);
+            response
+        };
+        if purpose == Purpose::Wait {
+            return self.wait(handled).await;
+        }
+        let places = if purpose == Purpose::Change { &self.changing } else { &self.reading };
+        let Ok(Ok(place)) = timeout(BODY, Arc::clone(places).acquire_owned()).await else {
+            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait: try again"));
+        };
+        // On a task of its own, so that a client that goes does not leave half of it done, nor have more of them done at
+        // once by going and coming back.
+        let task = tokio::spawn(async move {
+            let response = handled.await;
+            let is_large = response.body().size_hint().upper().is_none_or(|octets| octets > LARGE);
+            // What is large is in memory until it is taken, which the next one waits for.
+            (response, Some(place).filter(|_| is_large))
+        });
+        task.await.map_err(|_| broken())
+    }
+
+    /// Does what ends with its connection, or when the process stops: its client asks a successor.
+    async fn wait(
+        &self,
+        handled: impl Future<Output = Response> + Send + 'static,
+    ) -> Result<(Response, Room), Refusal> {
+        let Ok(_place) = self.waiting.try_acquire() else {
+            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait for a status: try again"));
+        };
+        let mut stop = self.stop.clone();
+        let mut task = JoinSet::new();
+        task.spawn(handled);
+        tokio::select! {
+            Some(done) = task.join_next() => done.map(|response| (response, None)).map_err(|_| broken()),
+            _ = stop.wait_for(|stop| *stop) => Err(refused(StatusCode::SERVICE_UNAVAILABLE, "hostgate is stopping: try again")),
+        }
+    }
+
+    /// Reads a body of `most` octets at most; what is returned besides is its part of the room for bodies.
+    async fn read(&self, head: &Parts, mut body: Incoming, most: usize) -> Result<(Bytes, Room), Refusal> {
         // Who asks first whether to go on (RFC 9110 §10.1.1) has not sent it yet.
         let is_sent = !head.headers.contains_key(header::EXPECT);
         if body.is_end_stream() {
             return Ok((Bytes::new(), None));
         }
-        let most = body.size_hint().upper().map_or(MAX_BODY, |upper| usize::try_from(upper).unwrap_or(usize::MAX));
-        if most > MAX_BODY {
-            return Err(too_large(body, is_sent).await);
+        let said = body.size_hint().upper().map_or(most, |upper| usize::try_from(upper).unwrap_or(usize::MAX));
+        if said > most {
+            return Err(too_large(body, most, is_sent).await);
         }
         let read = async {
-            let room = Arc::clone(&self.bodies).acquire_many_owned(units(most)).await;
+            let room = Arc::clone(&self.bodies).acquire_many_owned(units(said)).await;
             let mut room = room.map_err(|_| broken())?;
-            let Some(octets) = collect(&mut body).await? else { return Ok(None) };
+            let Some(octets) = collect(&mut body, most).await? else { return Ok(None) };
             // What was not needed is free again.
             let kept = room.split(usize::try_from(units(octets.len())).unwrap_or(0));
             Ok(Some((octets.into(), kept)))
         };
         match timeout(BODY, read).await {
             Ok(Ok(Some(read))) => Ok(read),
-            Ok(Ok(None)) => Err(too_large(body, true).await),
+            Ok(Ok(None)) => Err(too_large(body, most, true).await),
             Ok(Err(refusal)) => Err(refusal),
             Err(_) => {
                 let message = format!("the body took more than {} s to arrive", BODY.as_secs());
@@ -180,14 +213,14 @@ impl Api {
     }
 }
 
-/// Reads a body to its end; nothing when it is longer than [`MAX_BODY`] octets.
-async fn collect(body: &mut Incoming) -> Result<Option<Vec<u8>>, Refusal> {
+/// Reads a body to its end; nothing when it is longer than `most` octets.
+async fn collect(body: &mut Incoming, most: usize) -> Result<Option<Vec<u8>>, Refusal> {
     let mut octets = Vec::new();
     while let Some(frame) = next(body).await {
         let broke_off = |error: hyper::Error| refused(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}"));
         // Trailers say nothing to us.
         let Ok(data) = frame.map_err(broke_off)?.into_data() else { continue };
-        if octets.len() + data.len() > MAX_BODY {
+        if octets.len() + data.len() > most {
             return Ok(None);
         }
         octets.extend_from_slice(&data);
@@ -207,7 +240,7 @@ fn units(octets: usize) -> u32 {
 
 /// Refuses a body that is too long. What is on its way of it is read and forgotten, within bounds, as clients that are
 /// cut off while they send lose the answer.
-async fn too_large(mut body: Incoming, is_sent: bool) -> Refusal {
+async fn too_large(mut body: Incoming, most: usize, is_sent: bool) -> Refusal {
     let forget = async {
         let mut left = FORGOTTEN;
         while left > 0
@@ -220,7 +253,7 @@ async fn too_large(mut body: Incoming, is_sent: bool) -> Refusal {
         // Over or not, it is answered.
         let _ = timeout(FORGET, forget).await;
     }
-    let message = format!("the body is longer than {} KiB", MAX_BODY >> 10);
+    let message = format!("the body is longer than {} KiB", most >> 10);
     (Outcome::TooLarge, ApiError { status: StatusCode::PAYLOAD_TOO_LARGE, message })
 }
 
@@ -243,6 +276,8 @@ pub(super) struct Paced {
     rest: Bytes,
     /// The request.
     turn: Turn,
+    /// Its part of a bound.
+    _room: Room,
 }
 
 impl HttpBody for Paced {

@@ -74,8 +74,8 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Answers are small and waited for.
-                stream.set_nodelay(true)?;
+                // Answers are small and waited for. Where the client is gone already, that shows soon enough.
+                let _ = stream.set_nodelay(true);
                 Ok(Accepted::Tcp(stream, peer.ip().to_canonical()))
             }
             Self::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
@@ -95,10 +95,14 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
             _ = stop.wait_for(|stop| *stop) => break,
             Some(_) = connections.join_next() => continue,
         };
-        let Ok(accepted) = accepted else {
-            seats.make_room();
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(_) => {
+                seats.make_room();
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
         };
         let seat = loop {
             tokio::select! {

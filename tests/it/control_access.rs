@@ -176,6 +176,22 @@ fn a_token_file_that_is_bad_or_open_to_others_is_no_start() {
 }
 
 #[test]
+fn a_credential_of_systemd_is_the_services_own() {
+    let start = |place: &str| {
+        let setup = Setup::policy(&FakeUpstream::start(), POLICY).control("");
+        fs::set_permissions(setup.directory().join("token"), fs::Permissions::from_mode(0o440)).unwrap();
+        let directory = setup.directory().join(place);
+        fs::create_dir_all(&directory).unwrap();
+        setup.environment("CREDENTIALS_DIRECTORY", directory.to_str().unwrap())
+    };
+    // Its group is root's, and its bits are those of an access list; only root can make it so.
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(Wire::open(&start(".").start()).get("/nothing").status, 404);
+    }
+    start("other").refused().expect_code(78).expect_text(&["mode 440"]);
+}
+
+#[test]
 fn a_policys_own_address_is_refused_before_its_token_is_looked_at() {
     let clients = "[client.box]\nsources = [\"127.0.0.2\"]\npolicy = \"test\"\n";
     let setup = || Setup::policy(&FakeUpstream::start(), POLICY).file("clients.toml", clients);
