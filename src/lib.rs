@@ -55,8 +55,8 @@
 //! | what is counted and recorded | `telemetry`, `engine::record` |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
-//! `psl` and `idna` in [`policy`], hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin`,
-//! `prometheus-client` in `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
+//! `psl` and `idna` in [`policy`], hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin` and `control`,
+//! `rustls` in `control::tls`, `prometheus-client` in `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
 
 mod bounds;
 pub mod cli;

@@ -12,6 +12,7 @@ mod cli;
 mod clients;
 mod comes_back;
 mod control_access;
+mod control_audit;
 mod control_bounds;
 mod control_policies;
 mod control_tls;
