@@ -77,6 +77,10 @@
 //! | requests that wait for a status | [`MAX_WAITING`] | refused: 503 | |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
+//! | objects of a page | `control::list::MAX_PAGE` | refused: 400 | |
+//! | names of a policy that a person wrote, as shown | `control::egress::MOST_SHOWN` | the rest is left out | |
+//! | users of an object, errors of a file, that a message names | `control::MOST_NAMED`, `control::MOST_TOLD` | counted, or left out | |
+//! | devboxes that were shut down | [`MAX_SHUT_DOWN`] | the oldest one's file is removed | |
 //! | requests that may come again, and octets of their answers | [`MAX_RETRIES`], [`MAX_RETRY_OCTETS`] | the oldest is forgotten, and would be done again | |
 //!
 //! # Those who look after it
@@ -120,6 +124,8 @@ pub(crate) const MAX_READING: usize = 16;
 pub(crate) const MAX_WAITING: usize = 1_024;
 /// Octets of a file of tokens, of a certificate or of a key.
 pub(crate) const MAX_SECRET: u64 = 1 << 20;
+/// Devboxes that were shut down and can still be shown.
+pub(crate) const MAX_SHUT_DOWN: usize = 10_000;
 /// Requests to the API whose answers are kept in case they come again.
 pub(crate) const MAX_RETRIES: usize = 10_000;
 /// The octets of those answers, all together.

@@ -178,7 +178,7 @@ fn body_of(view: &Value) -> Bytes {
 }
 
 /// Makes the response with a body.
-fn json(body: Bytes) -> Response {
+pub(super) fn json(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 

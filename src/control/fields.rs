@@ -60,6 +60,16 @@ pub(super) fn metadata(fields: &mut Fields, wrongs: &mut Wrongs) -> Option<Field
     Some(metadata)
 }
 
+/// Takes the id of a policy out of launch parameters.
+pub(super) fn launch_policy(launch: &mut Fields, wrongs: &mut Wrongs) -> Option<Value> {
+    let id = launch.remove("network_policy_id")?;
+    if id.is_string() {
+        return Some(id);
+    }
+    wrongs.add(not("launch_parameters.network_policy_id", "a string", &id));
+    None
+}
+
 /// Says that a field is of another type than it must be.
 pub(super) fn not(field: &str, what: &str, value: &Value) -> String {
     let is = match value {

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 
 use super::record::{Fields, File};
-use super::retries::Restored;
-use crate::policy::{Record, Snapshot};
+use crate::policy::{Blueprint, Record, Snapshot};
 
 /// Summaries by id, made when they are first asked for; each is that of the text it was made from.
 #[derive(Default)]
@@ -40,13 +39,19 @@ impl Index {
         summary
     }
 
-    /// Makes the summary of a record at the start; returns the request that created the object.
-    pub(super) fn see(&self, record: &Record) -> Option<Restored> {
+    /// Returns the summary of a blueprint that the API made.
+    pub(super) fn of_blueprint(&self, snapshot: &Snapshot, blueprint: &Blueprint) -> Option<Arc<Summary>> {
+        let made = super::is_made(snapshot, blueprint.id(), blueprint.source());
+        snapshot.record(blueprint.id()).filter(|_| made).map(|record| self.summary(record))
+    }
+
+    /// Makes the summary of a record at the start; returns all that is kept.
+    pub(super) fn see(&self, record: &Record) -> Fields {
         let fields = fields(record);
         let summary = Arc::new(Summary::of(&fields));
         let mut summaries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         summaries.insert(record.id().into(), (Arc::clone(record.source().text()), summary));
-        Restored::of(record.id(), &fields)
+        fields
     }
 
     /// Forgets what is gone, when that is much.

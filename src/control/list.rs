@@ -58,7 +58,7 @@ impl Query {
             name: None,
             search: None,
             status: None,
-            limit: DEFAULT_LIMIT,
+            limit: USUAL_PAGE,
             starting_after: None,
             counts: true,
         };
@@ -69,10 +69,10 @@ impl Query {
                 "search" => read.search = Some(value.to_lowercase()),
                 "starting_after" => read.starting_after = Some(value.into_owned()),
                 "limit" => {
-                    let limit = value.parse().ok().filter(|limit| (1..=LARGEST_LIMIT).contains(limit));
+                    let limit = value.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
                     read.limit = limit.ok_or_else(|| {
                         let value = value.escape_debug();
-                        ApiError::bad(format!("limit: `{value}` is no number from 1 to {LARGEST_LIMIT}"))
+                        ApiError::bad(format!("limit: `{value}` is no number from 1 to {MAX_PAGE}"))
                     })?;
                 }
                 "include_total_count" => {
@@ -135,10 +135,10 @@ impl Page<'_> {
 }
 
 /// How many objects a page has unless told otherwise.
-const DEFAULT_LIMIT: usize = 20;
+const USUAL_PAGE: usize = 20;
 
 /// How many it may have.
-const LARGEST_LIMIT: usize = 5_000;
+const MAX_PAGE: usize = 5_000;
 
 #[cfg(test)]
 mod tests {

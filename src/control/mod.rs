@@ -6,6 +6,7 @@
 //!   access    who may: tokens and roles, and nobody whom a policy is for
 //!   routes    method and path to what is done; call, list: what requests have in common
 //!   policies, blueprints, devboxes    what each object's requests mean
+//!   address   addresses of devboxes and builds: named, or from a pool
 //!   retries   a request that comes again is not done again
 //!   record    objects to files and back
 //!   audit     who changed what
@@ -16,6 +17,7 @@
 //! wire contract is that of the SDKs people have for this already, so that a `base_url` is all they change.
 
 mod access;
+mod address;
 mod audit;
 mod blueprints;
 mod call;
@@ -40,6 +42,8 @@ pub(crate) mod server;
 mod stream;
 pub(crate) mod tls;
 mod tokens;
+mod wait;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,8 +56,9 @@ pub(crate) use self::counts::Counts;
 use self::error::ApiError;
 use self::id::Ids;
 use self::index::Index;
-use self::retries::Retries;
+use self::retries::{Restored, Retries};
 use self::tls::Tls;
+use self::writer::{Survey, Writer};
 use crate::config;
 use crate::document::{Diagnostic, Place, Source};
 use crate::engine::Engine;
@@ -81,7 +86,7 @@ pub(crate) struct Control {
     /// Makes ids.
     ids: Ids,
     /// Held by whoever changes something, from what the change is made of until it is in force.
-    writer: Mutex<()>,
+    writer: Mutex<Writer>,
     /// Told after each change.
     changed: watch::Sender<()>,
     /// Answers to requests that may come again.
@@ -140,8 +145,14 @@ impl Control {
         let snapshot = Arc::clone(&engine.view().snapshot);
         let ids = Ids::after(snapshot.records().map(Record::id));
         let (index, retries) = (Index::default(), Arc::new(Retries::default()));
-        retries.restore(snapshot.records().filter_map(|record| index.see(record)).collect());
-        let (changed, writer) = (watch::Sender::default(), Mutex::default());
+        let (mut survey, mut restored) = (Survey::default(), Vec::new());
+        for record in snapshot.records() {
+            let fields = index.see(record);
+            survey.see(record.id(), &fields);
+            restored.extend(Restored::of(record.id(), &fields));
+        }
+        retries.restore(restored);
+        let (changed, writer) = (watch::Sender::default(), Mutex::new(survey.finish(&settings)));
         Arc::new(Self {
             engine,
             changer,

@@ -1,0 +1,88 @@
+//! What those who change something need besides what is in force; one of them at a time.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::access::Principal;
+use super::address::{self, Pool};
+use super::devboxes::SHUTDOWN;
+use super::kind::Kind;
+use super::record::Fields;
+use super::{Control, Edit};
+use crate::bounds::MAX_SHUT_DOWN;
+use crate::config;
+use crate::policy::Snapshot;
+
+/// Held from what a change is made of until it is in force.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    /// Addresses of devboxes.
+    pub(super) devboxes: Option<Pool>,
+    /// Addresses of build containers.
+    pub(super) builds: Option<Pool>,
+    /// The devboxes that were shut down, oldest first.
+    retired: VecDeque<Arc<str>>,
+}
+
+/// Goes through what the API keeps, at the start.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// The devboxes that were shut down, and when.
+    retired: Vec<(u64, Arc<str>)>,
+    /// The newest devbox, and its address.
+    newest: Option<(Arc<str>, IpAddr)>,
+}
+
+impl Survey {
+    /// Sees what is kept of an object.
+    pub(super) fn see(&mut self, id: &str, fields: &Fields) {
+        if Kind::of(id) != Some(Kind::Devbox) {
+            return;
+        }
+        if fields.get("status").and_then(Value::as_str) == Some(SHUTDOWN) {
+            let ended = fields.get("end_time_ms").and_then(Value::as_u64).unwrap_or_default();
+            self.retired.push((ended, id.into()));
+        }
+        let address = fields.get("metadata").and_then(|metadata| metadata.get(address::KEY)).and_then(Value::as_str);
+        if let Some(address) = address.and_then(|address| address.parse().ok())
+            && self.newest.as_ref().is_none_or(|(newest, _)| **newest < *id)
+        {
+            self.newest = Some((id.into(), address));
+        }
+    }
+
+    /// Makes what writers need.
+    pub(super) fn finish(mut self, settings: &config::Control) -> Writer {
+        self.retired.sort_unstable();
+        let last = self.newest.map(|(_, address)| address);
+        Writer {
+            devboxes: settings.devbox_pool.map(|net| Pool::new(net, last)),
+            builds: settings.build_pool.map(|net| Pool::new(net, None)),
+            retired: self.retired.into_iter().map(|(_, id)| id).collect(),
+        }
+    }
+}
+
+impl Writer {
+    /// Notes that a devbox was shut down; beyond [`MAX_SHUT_DOWN`] the file of the oldest one goes.
+    pub(super) async fn retire(&mut self, control: &Control, principal: &Principal, id: &str) {
+        self.retired.push_back(id.into());
+        while self.retired.len() > MAX_SHUT_DOWN
+            && let Some(oldest) = self.retired.pop_front()
+        {
+            let Some(before) = control.snapshot().record(&oldest).map(|record| Arc::clone(record.source().text()))
+            else {
+                continue;
+            };
+            let edit =
+                |_: &Snapshot| Ok(Edit { id: Arc::clone(&oldest), before: Some(Arc::clone(&before)), after: None });
+            // A file that cannot be removed, as somebody is editing it, is theirs.
+            if let Err(error) = control.change(principal, "devbox.forget", edit).await {
+                tracing::warn!(path = %super::path_of(&oldest).display(), error = error.message, "devbox not forgotten; its file stays");
+            }
+        }
+    }
+}
