@@ -47,7 +47,7 @@
 //! | how is a query answered | [`engine`] |
 //! | whom do we ask, and what if they do not answer | [`upstream`] |
 //! | what is in `hostgate.toml` | [`config`] |
-//! | how are objects created and changed over HTTP | `control`; `reload::change` |
+//! | how are objects created and changed over HTTP | `control`; `reload::change`; from the shell, [`cli`]: `objects` |
 //! | when is a change in force | `reload` |
 //! | sockets, threads, shutdown | `server`, `datagram` |
 //! | what is systemd told | `systemd` |
@@ -55,8 +55,9 @@
 //! | what is counted and recorded | `telemetry`, `engine::record` |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
-//! `psl` and `idna` in [`policy`], hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin` and `control`,
-//! `rustls` in `control::tls`, `prometheus-client` in `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
+//! `psl` and `idna` in [`policy`], hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin`
+//! and `control`, rustls in `control::tls`, `toml_edit` in `control::record`, `prometheus-client` in
+//! `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
 
 mod bounds;
 pub mod cli;

@@ -41,10 +41,10 @@ pub(super) enum HttpError {
     #[error("{0}")]
     Unsafe(String),
     /// The connection was made and ended before the answer did, twice.
-    #[error("the connection broke: {0} (whether it was done, `list` shows)")]
-    Broken(#[source] hyper::Error),
+    #[error("the connection broke: {}", reason(.0))]
+    Broken(hyper::Error),
     /// It took too long.
-    #[error("no answer within {} s (whether it was done, `list` shows)", DEADLINE.as_secs())]
+    #[error("no answer within {} s", DEADLINE.as_secs())]
     Late,
     /// The answer is too long.
     #[error("the answer is longer than {MAX_API_ANSWER} octets (ask for less: --limit, --name)")]
@@ -63,6 +63,13 @@ pub(super) enum HttpError {
     /// The token cannot be sent.
     #[error("the token holds a character that no HTTP header takes")]
     Token,
+}
+
+impl HttpError {
+    /// Returns whether what was asked for may be done all the same.
+    pub(super) const fn leaves_open(&self) -> bool {
+        matches!(self, Self::Broken(_) | Self::Late | Self::Long | Self::Foreign(_))
+    }
 }
 
 impl From<Elapsed> for HttpError {
@@ -164,6 +171,11 @@ fn read(status: StatusCode, answer: &[u8]) -> Result<Value, HttpError> {
         Some(message) => Err(HttpError::Refused { status, message: message.to_owned() }),
         None => Err(HttpError::Foreign(status)),
     }
+}
+
+/// Returns why a connection broke: what it itself says is only that it did.
+fn reason(error: &hyper::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// Returns what there is to do about a refusal besides what its message says.

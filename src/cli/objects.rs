@@ -5,6 +5,7 @@
 mod access;
 mod arguments;
 mod fields;
+mod query;
 mod tell;
 
 use std::path::PathBuf;
@@ -103,11 +104,13 @@ pub(super) fn run(command: impl Into<Command>, outer: Option<PathBuf>, output: &
             return FAILED;
         }
     };
+    let changes = !matches!(action, Action::List(_) | Action::Show(_));
     match act(&api, kind, action, json, output) {
         Ok(()) => OK,
         Err(error) => {
+            let open = if changes && error.leaves_open() { " (whether it is done, `list` shows)" } else { "" };
             let error = tell::plain(&error.to_string());
-            output.error(say(&format!("{}: {error}", api.place())));
+            output.error(say(&format!("{}: {error}{open}", api.place())));
             FAILED
         }
     }
@@ -152,8 +155,9 @@ fn act(api: &Api, kind: Kind, action: Action, json: bool, output: &mut Output) -
 fn list(api: &Api, kind: Kind, filter: &arguments::Filter, json: bool, output: &mut Output) -> Result<(), HttpError> {
     let mut found = Vec::new();
     let mut has_more = true;
-    while has_more && found.len() < filter.limit {
-        let limit = (filter.limit - found.len()).min(PAGE);
+    let most = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+    while has_more && found.len() < most {
+        let limit = (most - found.len()).min(PAGE);
         let after = found.last().and_then(|last: &Value| last["id"].as_str());
         let mut page = api.get(&format!("{}?{}", kind.path(), filter.query(limit, after)))?;
         let Value::Array(objects) = page[kind.list()].take() else { break };
@@ -173,7 +177,7 @@ fn list(api: &Api, kind: Kind, filter: &arguments::Filter, json: bool, output: &
 
 /// Returns the path of one object.
 fn one(kind: Kind, id: &str) -> String {
-    format!("{}/{}", kind.path(), arguments::escape(id))
+    format!("{}/{}", kind.path(), query::escape(id))
 }
 
 /// How many objects a page has: enough to ask seldom, few enough that no answer is long.

@@ -172,11 +172,15 @@ fn a_broken_connection_is_tried_once_more_with_the_same_id() {
     assert_eq!(requests[0].body, requests[1].body);
 
     let api = FakeApi::start(|_, _| Said::Nothing);
-    with(&api, &["policy", "create", "--name", "n"]).expect_code(1).expect_text(&["the connection broke"]);
+    with(&api, &["policy", "create", "--name", "n"])
+        .expect_code(1)
+        .expect_text(&["the connection broke", "whether it is done"]);
+    let finished = with(&api, &["policy", "show", "npol_1"]).expect_code(1);
+    assert!(!finished.stderr.contains("whether it is done"), "{finished:#?}");
     with(&api, &["policy", "create", "--name", "n"]).expect_code(1);
     let requests = api.requests();
-    assert_eq!(requests.len(), 4, "twice each");
-    assert_ne!(requests[0].header("x-request-id"), requests[2].header("x-request-id"), "two calls are two");
+    assert_eq!(requests.len(), 6, "twice each");
+    assert_ne!(requests[0].header("x-request-id"), requests[4].header("x-request-id"), "two calls are two");
 }
 
 #[test]
@@ -240,6 +244,6 @@ fn place_and_token_come_from_the_line_else_the_environment_else_the_configuratio
     refused(&["--config", &with, "--token-file", &hashed], 78, &["hashed: it has no token as it is"]);
     refused(&["--config", &with, "--token-file", "/no/such/file"], 78, &["/no/such/file: "]);
     refused(&["--config", "/no/such/file"], 78, &["/no/such/file"]);
-    refused(&["--limit", "many"], 64, &["--limit"]);
+    refused(&["--limit", "0"], 64, &["--limit"]);
     assert_eq!(api.requests().len(), count);
 }
