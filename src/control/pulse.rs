@@ -22,6 +22,9 @@ const IDLE: Duration = Duration::from_mins(1);
 /// How long the client's rest is read at the end, so that what it was told is not lost with the connection (RFC 9112
 /// §9.6).
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a connection has been quiet at least when it is closed for another one: a request that was sent with it
+/// may not have been read yet, when many come at once.
+pub(super) const GRACE: Duration = Duration::from_millis(500);
 /// As good as never: a request that runs has times of its own.
 const FAR: Duration = Duration::from_hours(1);
 
@@ -31,6 +34,8 @@ pub(super) struct Pulse {
     state: Mutex<State>,
     /// Tells it to make room for another one.
     close: Notify,
+    /// Told when its client turns out to have a token, which makes another one the first to go.
+    known: Arc<Notify>,
 }
 
 /// What is known of a connection.
@@ -80,8 +85,8 @@ pub(super) enum Late {
 }
 
 impl Pulse {
-    /// Begins with a connection that was just opened.
-    pub(super) fn new() -> Arc<Self> {
+    /// Begins with a connection that was just opened; `known` is told when its client turns out to have a token.
+    pub(super) fn new(known: Arc<Notify>) -> Arc<Self> {
         let state = State {
             quiet_since: Instant::now(),
             head_since: None,
@@ -95,7 +100,7 @@ impl Pulse {
             sending: BTreeMap::new(),
             next: 0,
         };
-        Arc::new(Self { state: Mutex::new(state), close: Notify::new() })
+        Arc::new(Self { state: Mutex::new(state), close: Notify::new(), known })
     }
 
     /// Locks the state, whose every value is whole.
@@ -164,8 +169,9 @@ impl Pulse {
         state.running == 0 && !state.is_http2
     }
 
-    /// Returns its rank among those that may be closed for another one: the lowest goes first. Strangers go before
-    /// those who had a token, and then whoever has been quiet for longest. Who runs a request that was let in stays.
+    /// Returns its rank among those that may be closed for another one: the lowest goes first, and not before [`GRACE`] is
+    /// over. Strangers go before those who had a token, and then whoever has been quiet for longest. Who runs a request
+    /// that was let in stays.
     pub(super) fn rank(&self) -> Option<(bool, Instant)> {
         let state = self.state();
         (state.admitted == 0 && !state.is_told).then_some((state.client == Client::Known, state.quiet_since))
@@ -197,7 +203,10 @@ impl Turn {
     /// Notes that it was let in.
     pub(super) fn admit(&mut self) {
         let mut state = self.pulse.state();
-        state.client = Client::Known;
+        if state.client != Client::Known {
+            state.client = Client::Known;
+            self.pulse.known.notify_one();
+        }
         if !self.is_admitted {
             state.admitted += 1;
         }
@@ -238,7 +247,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_state_has_its_own_time() {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(Arc::default());
         assert_eq!(left(&pulse), (HEAD, Late::Slow), "the first request");
         tokio::time::advance(Duration::from_secs(2)).await;
         let mut turn = pulse.begin();
@@ -267,7 +276,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn strangers_make_room_before_those_with_a_token_and_who_runs_stays() {
-        let [old, new, known, busy] = std::array::from_fn(|_| Pulse::new());
+        let [old, new, known, busy] = std::array::from_fn(|_| Pulse::new(Arc::default()));
         known.begin().admit();
         let mut turn = busy.begin();
         turn.admit();

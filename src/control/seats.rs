@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
 
 use super::counts::{Closed, Counts};
-use super::pulse::Pulse;
+use super::pulse::{GRACE, Pulse};
 use crate::bounds::CONTROL_CONNECTIONS;
 
 /// How long a connection waits for a place before it looks for one to close again.
@@ -21,6 +21,8 @@ pub(super) struct Seats {
     free: Arc<Semaphore>,
     /// Those that are taken.
     taken: Mutex<BTreeMap<u64, Arc<Pulse>>>,
+    /// Told when somebody turns out to have a token.
+    known: Arc<Notify>,
     /// The number of the next one.
     next: AtomicU64,
     /// What is counted.
@@ -31,7 +33,7 @@ impl Seats {
     /// Makes [`CONTROL_CONNECTIONS`] places.
     pub(super) fn new(counts: Arc<Counts>) -> Arc<Self> {
         let free = Arc::new(Semaphore::new(CONTROL_CONNECTIONS));
-        Arc::new(Self { free, taken: Mutex::default(), next: AtomicU64::new(0), counts })
+        Arc::new(Self { free, taken: Mutex::default(), known: Arc::default(), next: AtomicU64::new(0), counts })
     }
 
     /// Waits for a place; with none left, a connection without a request that was let in is closed for it.
@@ -43,11 +45,13 @@ impl Seats {
             }
             self.make_room();
             // Should none be to spare now, one may be soon.
-            if let Ok(Ok(permit)) = timeout(LOOK, free().acquire_owned()).await {
-                break permit;
+            tokio::select! {
+                Ok(permit) = free().acquire_owned() => break permit,
+                () = self.known.notified() => {}
+                () = sleep(LOOK) => {}
             }
         };
-        let (number, pulse) = (self.next.fetch_add(1, Relaxed), Pulse::new());
+        let (number, pulse) = (self.next.fetch_add(1, Relaxed), Pulse::new(Arc::clone(&self.known)));
         self.taken().insert(number, Arc::clone(&pulse));
         self.counts.connections.fetch_add(1, Relaxed);
         Seat { seats: Arc::clone(self), number, pulse, _permit: permit }
@@ -56,8 +60,9 @@ impl Seats {
     /// Closes the connection that can be spared most easily, if one can.
     pub(super) fn make_room(&self) {
         let taken = self.taken();
-        if let Some((_, pulse)) =
-            taken.values().filter_map(|pulse| Some((pulse.rank()?, pulse))).min_by_key(|(rank, _)| *rank)
+        let ranked = taken.values().filter_map(|pulse| Some((pulse.rank()?, pulse)));
+        if let Some(((_, quiet_since), pulse)) = ranked.min_by_key(|(rank, _)| *rank)
+            && quiet_since.elapsed() >= GRACE
         {
             pulse.close();
         }

@@ -176,7 +176,7 @@ fn who_is_too_slow_is_cut_off() {
             let mut wire = Wire::open(&server);
             wire.send_until_full(&head("GET", "/nothing", TOKEN, ""));
             let start = Instant::now();
-            server.until("closed", || (closed(&server, "slow") >= 6).then_some(()));
+            until_within(seconds(20), || (closed(&server, "slow") >= 6).then_some(()));
             (start.elapsed(), String::new())
         });
         for (name, thread, earliest, latest) in [
@@ -186,7 +186,7 @@ fn who_is_too_slow_is_cut_off() {
             ("body", body, 9, 13),
             ("silent HTTP/2", http2_silent, 4, 7),
             ("no window", http2_no_window, 9, 13),
-            ("unread", unread, 0, 15),
+            ("unread", unread, 0, 16),
         ] {
             let (took, heard) = thread.join().unwrap();
             assert!(seconds(earliest) < took + seconds(1) && took < seconds(latest), "{name}: {took:?}: {heard}");
@@ -204,7 +204,7 @@ fn a_full_house_keeps_nobody_out() {
     assert_eq!(kept.get("/nothing").status, 404);
     let mut busy = busy(&server);
     // Strangers of all sorts: silent, with a part of a head, refused, with answers they do not take, HTTP/2.
-    let strangers: Vec<_> = (0..SEATS + 50)
+    let strangers: Vec<_> = (0..SEATS + 100)
         .map(|number| {
             let mut wire = Wire::open(&server);
             match number % 6 {
@@ -219,7 +219,7 @@ fn a_full_house_keeps_nobody_out() {
             wire
         })
         .collect();
-    server.until("room was made", || (closed(&server, "room") >= 50).then_some(()));
+    server.until("room was made", || (closed(&server, "room") > 0).then_some(()));
     for _ in 0..10 {
         assert_eq!(Wire::open(&server).get("/nothing").status, 404);
     }
@@ -228,6 +228,21 @@ fn a_full_house_keeps_nobody_out() {
     assert!(server.metric("hostgate_control_connections", &[]) <= SEATS.try_into().unwrap());
     drop(strangers);
     server.until("places are free again", || (server.metric("hostgate_control_connections", &[]) <= 2).then_some(()));
+}
+
+#[test]
+fn who_comes_with_many_others_is_answered_before_it_makes_room() {
+    let server = server();
+    let wires = (0..SEATS + 150).map(|_| {
+        let mut wire = Wire::open(&server);
+        wire.send(head("GET", "/nothing", TOKEN, ""));
+        wire
+    });
+    let mut wires: Vec<_> = wires.collect();
+    for wire in &mut wires {
+        assert_eq!(wire.response().status, 404);
+    }
+    assert!(closed(&server, "room") >= 150);
 }
 
 #[test]

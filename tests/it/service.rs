@@ -1,10 +1,11 @@
 //! Being a service: what systemd is told, sockets it passes in, and an end without a lost query.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::support::api::Wire;
 use crate::support::upstream::Gate;
 use crate::support::*;
 
@@ -94,6 +95,28 @@ fn sockets_passed_in_are_served() {
     ask("name.test", RecordType::A).tcp_to(address).unwrap().expect_addresses(&[GLOBAL.into()]);
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn the_apis_unix_socket_may_come_from_systemd_and_stays_its_own() {
+    let upstream = FakeUpstream::start();
+    let setup = Setup::policy(&upstream, POLICY).control("listen = \"unix:control.sock\"");
+    let config = setup.write_configuration();
+    let path = setup.directory().join("control.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut child = Command::new("sh")
+        .args(["-c", "exec 3<&0; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" serve --config \"$1\" </dev/null"])
+        .arg(env!("CARGO_BIN_EXE_hostgate"))
+        .arg(config)
+        .stdin(std::os::fd::OwnedFd::from(listener))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It waits in the socket until hostgate serves.
+    assert_eq!(Wire::at(&path).get("/nothing").status, 404);
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(path.exists(), "systemd listens there still");
 }
 
 #[test]
