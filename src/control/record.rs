@@ -222,7 +222,7 @@ pub(super) mod tests {
     pub(in crate::control) fn errors(text: &str) -> Vec<String> {
         use crate::policy::{Bindings, Library, ListText, Tree};
         let mut tree = Tree { root: "p".into(), ..Tree::default() };
-        tree.files.insert(std::path::Path::new("p/x.toml").into(), Ok(text.into()));
+        tree.files.insert(std::path::Path::new("p/x.toml"), Ok(text.into()));
         let mut lists = |_: &std::path::Path, _| Ok(ListText::Unchanged);
         let told = Library::start(&tree, &mut lists, &Bindings::default()).map_or_else(|told| told, |(_, told)| told);
         let told = told.into_iter().map(|told| told.to_string());

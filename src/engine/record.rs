@@ -241,7 +241,7 @@ mod tests {
             let mut tree = Tree { root: "p".into(), ..Tree::default() };
             let text = "[policy.p]\nallowed_hostnames = ['listed.test', '*.wild.test']\n\
                         denied_hostnames = ['*.bad.test']\n[client.c]\nsources = ['128.0.0.0/1']\npolicy = 'p'\n";
-            tree.files.insert(Path::new("p").join(format!("{}.toml", file.replace('.', "_"))).into(), Ok(text.into()));
+            tree.files.insert(Path::new("p").join(format!("{}.toml", file.replace('.', "_"))), Ok(text.into()));
             let bindings = Bindings { default_policy: Some(Binding::new("p")), ..Bindings::default() };
             let (library, _) = Library::start(&tree, &mut |_, _| unreachable!("no lists"), &bindings).unwrap();
             let source = IpAddr::from(low.to_be_bytes());

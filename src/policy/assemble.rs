@@ -17,7 +17,7 @@ use super::preset::shared_hasher;
 use super::rules::Rules;
 use super::snapshot::{Blueprint, Bound, Client, Policy, Record, Snapshot, Unrestricted};
 use super::spec::{
-    BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, PolicySpec, PrivateAnswers, QueryTypes, RecordSpec, UNRESTRICTED,
+    BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, PolicySpec, PrivateAnswers, QueryTypes, UNRESTRICTED,
 };
 use super::step::{Pair, Step};
 use super::tree::{Binding, Bindings};
@@ -38,10 +38,8 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     let blueprints = files.values().flat_map(|file| file.blueprints());
     let blueprint = |spec: &Arc<BlueprintSpec>| (Arc::clone(&spec.id.value), Blueprint { spec: Arc::clone(spec) });
     snapshot.blueprints = blueprints.map(blueprint).collect();
-    let records = files.values().flat_map(|file| file.records.iter().zip(0..).map(move |it| (file, it)));
-    let record = |(file, (spec, number)): (&Arc<FileSpec>, (&RecordSpec, u32))| {
-        (Arc::clone(&spec.id.value), Record { file: Arc::clone(file), number })
-    };
+    let records = files.values().flat_map(|file| (0..).zip(&file.records).map(move |(number, _)| (file, number)));
+    let record = |(file, number): (&Arc<FileSpec>, u32)| (Record { file: Arc::clone(file), number }, ());
     snapshot.records = records.map(record).collect();
     let clients = files.values().flat_map(|file| file.clients.iter().zip(0..).map(move |it| (file, it)));
     let client = |(file, (spec, number)): (&Arc<FileSpec>, (&ClientSpec, u32))| {
@@ -70,10 +68,11 @@ pub(super) fn next(before: &Snapshot, step: &Step<'_>, compiled: &Compiled) -> S
     for Pair { id, after, .. } in step.blueprints() {
         put(&mut next.blueprints, id, after.map(|spec| (&spec.id.value, Blueprint { spec: Arc::clone(spec) })));
     }
-    for Pair { id, after, place, .. } in step.records() {
-        let record =
-            after.zip(*place).map(|(spec, (file, number))| (&spec.id.value, Record { file: Arc::clone(file), number }));
-        put(&mut next.records, id, record);
+    for Pair { id, place, .. } in step.records() {
+        next.records.remove(*id);
+        if let Some((file, number)) = *place {
+            next.records.insert(Record { file: Arc::clone(file), number }, ());
+        }
     }
     // All that go before any that come: one may take over another's address.
     step.clients().filter(|pair| pair.before.is_some()).for_each(|pair| next.clients.take_prefixes_of(pair.id));

@@ -34,9 +34,11 @@ pub use decide::{Action, Decision, Explanation, Reason, decide};
 pub use devbox::DevboxSuffix;
 pub use diagnostics::Diagnostics;
 pub use library::{Held, Library, ListText, ReadList, Reloaded};
+pub(crate) use ordered_map::OrderedMap;
 pub use rules::{Rule, Rules};
 pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Record, Snapshot, Standing, Unrestricted};
 pub use spec::{
     AllowedCidr, Cname, Mode, PRESET_PREFIX, Phase, PortRule, PrivateAnswers, Protocol, QueryTypes, UNRESTRICTED,
 };
-pub use tree::{Binding, Bindings, Tree};
+pub(crate) use tree::FilePath;
+pub use tree::{Binding, Bindings, Texts, Tree};

@@ -39,6 +39,7 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
             blueprints: Box::default(),
             tests: Box::default(),
             is_whole: root.is_whole(),
+            hash: content_hash(source.text().as_bytes()),
         };
         let (mut clients, mut records) = (Box::default(), Box::default());
         if role == Role::Policies {
@@ -49,13 +50,7 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
             records = root.tables("api").into_iter().filter_map(|(id, table)| record(&id, &table, known)).collect();
             others.tests = root.array_of_tables("test").into_iter().filter_map(test).collect();
         }
-        FileSpec {
-            source: source.clone(),
-            clients,
-            records,
-            others: (!others.is_empty()).then(|| Box::new(others)),
-            hash: content_hash(source.text().as_bytes()),
-        }
+        FileSpec { source: source.clone(), clients, records, others: (!others.is_empty()).then(|| Box::new(others)) }
     });
     if !diagnostics.iter().any(Diagnostic::is_error) && spec.is_empty() {
         let error = match role {
@@ -72,7 +67,7 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
 impl FileSpec {
     /// Returns whether the file says nothing at all.
     fn is_empty(&self) -> bool {
-        let Self { source: _, clients, records, others, hash: _ } = self;
+        let Self { source: _, clients, records, others } = self;
         clients.is_empty() && records.is_empty() && others.is_none()
     }
 }
@@ -80,7 +75,7 @@ impl FileSpec {
 impl Others {
     /// Returns whether there is nothing to know of it.
     fn is_empty(&self) -> bool {
-        let Self { policies, blueprints, tests, is_whole } = self;
+        let Self { policies, blueprints, tests, is_whole, hash: _ } = self;
         policies.is_empty() && blueprints.is_empty() && tests.is_empty() && *is_whole
     }
 }

@@ -1,5 +1,7 @@
 //! What is in force: one immutable whole that queries read and a reload replaces.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -33,7 +35,7 @@ pub struct Snapshot {
     /// The blueprints by id.
     pub(super) blueprints: OrderedMap<Arc<str>, Blueprint>,
     /// What the API keeps, by id.
-    pub(super) records: OrderedMap<Arc<str>, Record>,
+    pub(super) records: OrderedMap<Record, ()>,
     /// The clients.
     pub(super) clients: Clients,
     /// What applies to addresses in no client, by listener.
@@ -77,7 +79,7 @@ impl Snapshot {
     /// Returns what the API keeps of an object, by its id.
     #[must_use]
     pub fn record(&self, id: &str) -> Option<&Record> {
-        self.records.get(id)
+        self.records.get_key_value(id).map(|(record, ())| record)
     }
 
     /// Returns the first client, in the order of their ids, whose id is `id` or comes after it.
@@ -112,7 +114,7 @@ impl Snapshot {
     /// Returns what the API keeps, in the order of ids.
     #[must_use]
     pub fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
-        self.records.values()
+        self.records.iter().map(|(record, ())| record)
     }
 
     /// Returns what of the configuration names a policy for addresses in no client: `default_policy`, `listen.policy`.
@@ -324,6 +326,33 @@ impl Record {
     #[must_use]
     pub fn source(&self) -> &Source {
         &self.file.source
+    }
+}
+
+/// Records are ordered by their ids.
+impl Borrow<str> for Record {
+    fn borrow(&self) -> &str {
+        self.id()
+    }
+}
+
+impl PartialEq for Record {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for Record {}
+
+impl PartialOrd for Record {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Record {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.id().cmp(other.id())
     }
 }
 

@@ -9,6 +9,7 @@ use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
 use crate::document::{Place, Placed, Source, Span};
 
+use super::hash::content_hash;
 use super::name_set::NameSet;
 
 /// The objects of one file. Most files are those of a client each, with a record.
@@ -22,8 +23,6 @@ pub(super) struct FileSpec {
     pub(super) records: Box<[RecordSpec]>,
     /// What else there is, if anything is.
     pub(super) others: Option<Box<Others>>,
-    /// The hash of the text, the same in every process.
-    pub(super) hash: u64,
 }
 
 /// What few files hold.
@@ -37,6 +36,8 @@ pub(super) struct Others {
     pub(super) tests: Box<[TestSpec]>,
     /// Whether all of the text was understood.
     pub(super) is_whole: bool,
+    /// The hash of the text, which may be long.
+    pub(super) hash: u64,
 }
 
 impl FileSpec {
@@ -53,6 +54,11 @@ impl FileSpec {
     /// Returns the tests.
     pub(super) fn tests(&self) -> &[TestSpec] {
         self.others.as_ref().map_or(&[], |others| &others.tests)
+    }
+
+    /// Returns the hash of the text, the same in every process.
+    pub(super) fn hash(&self) -> u64 {
+        self.others.as_ref().map_or_else(|| content_hash(self.source.text().as_bytes()), |others| others.hash)
     }
 
     /// Returns whether all of the text was understood.

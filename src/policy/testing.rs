@@ -42,7 +42,7 @@ impl Directory {
         if path.extension().is_some_and(|extension| extension == "txt") {
             self.lists.insert(path, text);
         } else {
-            self.tree.files.insert(path.into(), text);
+            self.tree.files.insert(path, text);
         }
         self
     }
@@ -51,7 +51,7 @@ impl Directory {
     pub(super) fn remove(&mut self, path: &str) -> &mut Self {
         let path = Path::new("p").join(path);
         self.lists.remove(&path);
-        self.tree.files.remove(&*path);
+        self.tree.files.remove(&path);
         self
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::document::{Place, Source, Span};
 
 use super::devbox::DevboxSuffix;
+use super::ordered_map::OrderedMap;
 
 /// The policies directory as it was read.
 #[derive(Clone, Debug, Default)]
@@ -18,12 +19,68 @@ pub struct Tree {
     /// The directory, for messages and to tell its `presets/` folder.
     pub root: PathBuf,
     /// Each `*.toml` below it, `presets/` included, by its path (`root` first): its text, or why it cannot be read.
-    pub files: BTreeMap<Arc<Path>, Result<Arc<str>, String>>,
+    pub files: Texts,
     /// Folders that cannot be read, and why: what was known below them stays as it was, rather than being gone.
     pub unreadable: BTreeMap<PathBuf, String>,
     /// The files that are not as they were in the tree that was loaded before, if that is known; then there is nothing
     /// unreadable, now or before.
     pub changed: Option<BTreeSet<PathBuf>>,
+}
+
+/// The text of a file, or why it cannot be read.
+type Text = Result<Arc<str>, String>;
+
+/// The texts of the policy files by their paths, in the order of the paths' octets; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Texts(OrderedMap<FilePath, Text>);
+
+impl Texts {
+    /// Returns the text of a file.
+    #[must_use]
+    pub fn get(&self, path: &Path) -> Option<&Text> {
+        self.0.get(path.as_os_str())
+    }
+
+    /// Returns the text of a file with its path as it is kept.
+    #[must_use]
+    pub fn get_key_value(&self, path: &Path) -> Option<(&Arc<Path>, &Text)> {
+        self.0.get_key_value(path.as_os_str()).map(|(path, text)| (&path.0, text))
+    }
+
+    /// Notes the text of a file. Where it is what it was, it is the very same text, which others share.
+    pub fn insert(&mut self, path: impl Into<Arc<Path>>, text: Text) {
+        let path = FilePath(path.into());
+        match self.0.get_key_value(&path) {
+            Some((_, known)) if *known == text => {}
+            known => {
+                let path = known.map_or(path, |(path, _)| path.clone());
+                self.0.insert(path, text);
+            }
+        }
+    }
+
+    /// Notes that a file is gone.
+    pub fn remove(&mut self, path: &Path) {
+        self.0.remove(path.as_os_str());
+    }
+
+    /// Returns whether there is no file.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    /// Returns the files in the order of their paths.
+    #[must_use]
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<Path>, &Text)> {
+        self.0.iter().map(|(path, text)| (&path.0, text))
+    }
+}
+
+impl<P: Into<Arc<Path>>> FromIterator<(P, Text)> for Texts {
+    fn from_iter<I: IntoIterator<Item = (P, Text)>>(files: I) -> Self {
+        Self(files.into_iter().map(|(path, text)| (FilePath(path.into()), text)).collect())
+    }
 }
 
 /// What hostgate.toml says that goes into force with the policies: which of them apply to addresses in no client, and
@@ -80,7 +137,7 @@ impl Bindings {
 /// The path of a policy file, ordered by its bytes: `Path` compares by components, which took most of the time of a
 /// reload of 10,000 files (measured).
 #[derive(Clone, Debug)]
-pub(super) struct FilePath(pub(super) Arc<Path>);
+pub(crate) struct FilePath(pub(crate) Arc<Path>);
 
 impl PartialEq for FilePath {
     fn eq(&self, other: &Self) -> bool {

@@ -140,9 +140,10 @@ impl Reloader {
             return Err(Refused::Stale);
         }
         let snapshot = Arc::clone(self.library.snapshot());
-        let known = self.directory.tree.files.remove(path.as_path());
-        if let Some(text) = &change.after {
-            self.directory.tree.files.insert(path.as_path().into(), Ok(Arc::clone(text)));
+        let known = self.directory.tree.files.get(&path).cloned();
+        match &change.after {
+            Some(text) => self.directory.tree.files.insert(path.as_path(), Ok(Arc::clone(text))),
+            None => self.directory.tree.files.remove(&path),
         }
         self.directory.tree.changed = Some(BTreeSet::from([path.clone()]));
         let files = &mut self.files;
@@ -167,9 +168,9 @@ impl Reloader {
             }
             Err(refused) => {
                 match known {
-                    Some(text) => self.directory.tree.files.insert(path.into(), text),
-                    None => self.directory.tree.files.remove(path.as_path()),
-                };
+                    Some(text) => self.directory.tree.files.insert(path, text),
+                    None => self.directory.tree.files.remove(&path),
+                }
                 Err(refused)
             }
         }

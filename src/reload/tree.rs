@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::files::{Followed, Seal, Stamp, Text, Unfinished, read_unless};
 use super::watch::Changes;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
-use crate::policy::Tree;
+use crate::policy::{FilePath, OrderedMap, Tree};
 
 /// The policies directory as it was last read.
 #[derive(Default)]
@@ -21,7 +21,7 @@ pub(crate) struct Directory {
     pub(super) followed: Followed,
     /// The stamps under which files were read; those are left off that may change again under the same stamp. Each shares
     /// its path with the tree, and with all that is made of it.
-    stamps: HashMap<Arc<Path>, Seal>,
+    stamps: OrderedMap<FilePath, Seal>,
     /// Where everything is that the tree is made of, if that is in one place each.
     plain: Option<Plain>,
 }
@@ -56,7 +56,7 @@ impl Directory {
         let Found { files, unreadable, followed, stamps, is_plain } = walk.found;
         self.plain = is_plain.then(|| Plain::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
         self.tree = Tree { root: root.to_owned(), files: files.into_iter().collect(), unreadable, changed: None };
-        (self.followed, self.stamps) = (followed, stamps);
+        (self.followed, self.stamps) = (followed, stamps.into_iter().collect());
         Ok(())
     }
 
@@ -90,14 +90,16 @@ impl Directory {
         }
         for path in &changed {
             let read = read_unless(path, None, unfinished);
-            self.stamps.remove(path.as_path());
+            self.stamps.remove(path.as_os_str());
             if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
                 self.tree.files.remove(path.as_path());
                 continue;
             }
             let known = self.tree.files.get_key_value(path.as_path()).map(|(path, _)| Arc::clone(path));
             let path = known.unwrap_or_else(|| path.as_path().into());
-            self.stamps.extend(read.firm.map(|seal| (Arc::clone(&path), seal)));
+            if let Some(seal) = read.firm {
+                self.stamps.insert(FilePath(Arc::clone(&path)), seal);
+            }
             self.tree.files.insert(path, read.text_or(None));
         }
         Some(changed)
@@ -141,7 +143,7 @@ struct Found {
     /// As [`Directory::followed`].
     followed: Followed,
     /// As [`Directory::stamps`].
-    stamps: HashMap<Arc<Path>, Seal>,
+    stamps: Vec<(FilePath, Seal)>,
     /// Whether every file has one name only.
     is_plain: bool,
 }
@@ -152,7 +154,7 @@ impl Default for Found {
             files: Vec::new(),
             unreadable: BTreeMap::new(),
             followed: Followed::default(),
-            stamps: HashMap::new(),
+            stamps: Vec::new(),
             is_plain: true,
         }
     }
@@ -206,12 +208,13 @@ impl Walk<'_> {
     /// Reads one file, unless it is as it was before.
     fn read_file(&mut self, path: PathBuf) {
         let known = self.before.tree.files.get_key_value(path.as_path());
-        let before = known.and_then(|(path, text)| Some((*self.before.stamps.get(path)?, text.as_ref().ok()?)));
+        let before =
+            known.and_then(|(path, text)| Some((*self.before.stamps.get(path.as_os_str())?, text.as_ref().ok()?)));
         let path = known.map_or_else(|| path.into(), |(path, _)| Arc::clone(path));
         let read = read_unless(&path, before.map(|(seal, _)| seal), self.unfinished);
         let text = read.text_or(before.map(|(_, text)| Arc::clone(text)));
         self.found.is_plain &= read.stamp.is_none_or(Stamp::has_one_name);
-        self.found.stamps.extend(read.firm.map(|seal| (Arc::clone(&path), seal)));
+        self.found.stamps.extend(read.firm.map(|seal| (FilePath(Arc::clone(&path)), seal)));
         self.found.files.push((path, text));
     }
 }
@@ -242,11 +245,11 @@ mod tests {
         symlink("nowhere", at("dangling.toml")).unwrap();
         fs::create_dir(at("directory.toml")).unwrap();
         let found = read(&mut Directory::default(), root.path(), &Changes::Anything);
-        let names: Vec<_> = found.files.keys().map(|path| path.strip_prefix(root.path()).unwrap()).collect();
+        let names: Vec<_> = found.files.iter().map(|(path, _)| path.strip_prefix(root.path()).unwrap()).collect();
         assert_eq!(names, ["a.toml", "dangling.toml", "directory.toml", "team/deep/b.toml"].map(Path::new));
-        assert_eq!(&*found.files[&*at("a.toml")].clone().unwrap(), "a.toml");
-        assert_eq!(found.files[&*at("dangling.toml")].clone().unwrap_err(), "there is no such file");
-        assert!(found.files[&*at("directory.toml")].clone().unwrap_err().contains("is a directory"));
+        assert_eq!(&*found.files.get(&at("a.toml")).unwrap().clone().unwrap(), "a.toml");
+        assert_eq!(found.files.get(&at("dangling.toml")).unwrap().clone().unwrap_err(), "there is no such file");
+        assert!(found.files.get(&at("directory.toml")).unwrap().clone().unwrap_err().contains("is a directory"));
     }
 
     #[test]
@@ -259,7 +262,7 @@ mod tests {
         symlink("..data/a.toml", at("a.toml")).unwrap();
         let mut directory = Directory::default();
         let found = read(&mut directory, root.path(), &Changes::Anything);
-        assert_eq!(found.files.len(), 1);
+        assert_eq!(found.files.iter().len(), 1);
         assert!(directory.followed.directories.contains(&fs::canonicalize(at("..1")).unwrap()));
         fs::create_dir(at("..2")).unwrap();
         fs::write(at("..2/a.toml"), "two").unwrap();
@@ -267,7 +270,7 @@ mod tests {
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
         // Only a full look sees it: nothing happened under the file's name.
         let none = Changes::Files(HashSet::new());
-        assert_eq!(read(&mut directory, root.path(), &none).files[&*at("a.toml")].as_deref(), Ok("two"));
+        assert_eq!(read(&mut directory, root.path(), &none).files.get(&at("a.toml")).unwrap().as_deref(), Ok("two"));
     }
 
     #[test]
@@ -280,7 +283,7 @@ mod tests {
         }
         fs::create_dir(at("team")).unwrap();
         let mut directory = Directory::default();
-        assert_eq!(read(&mut directory, &root, &Changes::Anything).files.len(), 3);
+        assert_eq!(read(&mut directory, &root, &Changes::Anything).files.iter().len(), 3);
         for name in ["a.toml", "b.toml", "team/d.toml", "list.txt"] {
             fs::write(at(name), "two").unwrap();
         }
@@ -288,7 +291,7 @@ mod tests {
         let mut look = |names: &[&str]| {
             let changes = Changes::Files(names.iter().map(|name| at(name)).collect());
             let tree = read(&mut directory, &root, &changes);
-            let text = |name: &str| tree.files.get(&*at(name)).and_then(|text| text.clone().ok());
+            let text = |name: &str| tree.files.get(&at(name)).and_then(|text| text.clone().ok());
             let texts =
                 ["a.toml", "b.toml", "c.toml", "team/d.toml"].map(|name| text(name).unwrap_or_default().to_string());
             (texts.join(" "), tree.changed.map(|changed| changed.len()))
@@ -315,7 +318,7 @@ mod tests {
             read(&mut directory, &root, &Changes::Files([two.clone()].into()));
             fs::write(&one, "two").unwrap();
             let tree = read(&mut directory, &root, &Changes::Files([one].into()));
-            assert_eq!(tree.files[&*two].as_deref(), Ok("two"));
+            assert_eq!(tree.files.get(&two).unwrap().as_deref(), Ok("two"));
         }
     }
 }

@@ -45,7 +45,7 @@ impl Fixture {
         let text = "[policy.p]\nallowed_hostnames_files = ['names.txt']\n\
                     [client.c]\nsources = ['127.0.0.0/8']\npolicy = 'p'\n";
         let mut tree = Tree { root: "p".into(), ..Tree::default() };
-        tree.files.insert(Path::new("p/p.toml").into(), Ok(text.into()));
+        tree.files.insert(Path::new("p/p.toml"), Ok(text.into()));
         let list = list.concat();
         let (library, _) = Library::start(&tree, &mut |_, _| Ok(ListText::Text(list.clone())), &Bindings::default())
             .expect("the policy is well-formed");

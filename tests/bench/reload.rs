@@ -54,7 +54,7 @@ impl Directory {
         let ten = (0..10)
             .flat_map(|index| [Kind::Policy, Kind::Blueprint].map(|kind| (path(kind, index), text(kind, index, 0))));
         for (path, text) in files.chain(ten) {
-            tree.files.insert(path.into(), Ok(text));
+            tree.files.insert(path, Ok(text));
         }
         let started = Instant::now();
         let (library, warnings) = Library::start(&tree, &mut |_, _| unreachable!("no lists"), &Bindings::default())
@@ -95,7 +95,7 @@ impl Directory {
     /// Reloads with another text in a file; returns the milliseconds it took.
     fn reload(&mut self, path: &Path, text: Option<Arc<str>>, swaps: bool) -> f64 {
         match text {
-            Some(text) => self.tree.files.insert(path.into(), Ok(text)),
+            Some(text) => self.tree.files.insert(path, Ok(text)),
             None => self.tree.files.remove(path),
         };
         self.tree.changed = Some(BTreeSet::from([path.into()]));

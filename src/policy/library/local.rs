@@ -63,11 +63,11 @@ impl Library {
         for (Changed { path, before, after }, warnings) in files.iter().zip(warnings) {
             let below = assemble::below(&tree.root, path);
             if let Some(file) = before {
-                file_hash.remove(below, file.hash);
+                file_hash.remove(below, file.hash());
             }
             match after {
                 Some(file) => {
-                    file_hash.add(below, file.hash);
+                    file_hash.add(below, file.hash());
                     library.files.insert(path.clone(), Kept::Settled(Arc::clone(file), warnings));
                 }
                 None => library.files.remove(path),

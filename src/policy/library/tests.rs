@@ -35,8 +35,9 @@ fn the_first_snapshot_is_generation_one_and_its_hash_is_of_the_content() {
     assert_eq!(library.snapshot().hash, both().library().snapshot().hash);
     let mut elsewhere = Directory::default();
     elsewhere.tree.root = "/somewhere/else".into();
-    for (path, text) in both().tree.files {
-        elsewhere.tree.files.insert(Path::new("/somewhere/else").join(path.strip_prefix("p").unwrap()).into(), text);
+    for (path, text) in both().tree.files.iter() {
+        let path = Path::new("/somewhere/else").join(path.strip_prefix("p").unwrap());
+        elsewhere.tree.files.insert(path, text.clone());
     }
     assert_eq!(elsewhere.library().snapshot().hash, library.snapshot().hash);
     assert_ne!(both().default_policy("a").library().snapshot().hash, library.snapshot().hash);
@@ -123,7 +124,7 @@ fn a_bad_file_at_the_start_is_no_start_and_all_errors_are_told() {
 fn a_file_that_cannot_be_read_stays_as_it_was() {
     let mut directory = both();
     let library = directory.library();
-    directory.tree.files.insert(Path::new("p/a.toml").into(), Err("permission denied".to_owned()));
+    directory.tree.files.insert(Path::new("p/a.toml"), Err("permission denied".to_owned()));
     let reloaded = directory.reload(&library);
     assert_eq!(held_back(&reloaded), ["a.toml"]);
     assert_eq!(verdict(reloaded.library.snapshot(), "192.0.2.1", "a.test"), "allow rule");

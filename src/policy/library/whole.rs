@@ -84,7 +84,7 @@ impl Library {
             && chosen_bindings.ids() == self.bindings.ids();
         let (mut file_hash, mut list_hash) = (ContentSum::default(), ContentSum::default());
         for (path, file) in &candidates {
-            file_hash.add(assemble::below(&tree.root, path), file.hash);
+            file_hash.add(assemble::below(&tree.root, path), file.hash());
         }
         for (path, list) in &used {
             list_hash.add(assemble::below(&tree.root, path), list.hash);
@@ -131,7 +131,7 @@ impl Library {
             Some(known) => *id = Arc::clone(known),
             None => _ = ids.insert(Arc::clone(id)),
         };
-        for (path, text) in &tree.files {
+        for (path, text) in tree.files.iter() {
             let before = self.files.get_key_value(path.as_os_str());
             let path = before.map_or_else(|| FilePath(Arc::clone(path)), |(path, _)| path.clone());
             let Some(role) = role(&tree.root, &path) else {

@@ -61,7 +61,7 @@ impl Directory {
     fn tree(&self) -> Tree {
         let files = self.texts.iter().filter(|(path, _)| path.extension().is_some_and(|it| it == "toml"));
         let files = files.filter(|(path, _)| !path.ends_with(CONFIG));
-        let files = files.map(|(path, text)| (path.as_path().into(), Ok(text.as_str().into()))).collect();
+        let files = files.map(|(path, text)| (path.as_path(), Ok(text.as_str().into()))).collect();
         Tree { root: "p".into(), files, ..Tree::default() }
     }
 
@@ -176,7 +176,7 @@ impl Directory {
     /// Checks that a file that is half written, and then all of them, keep what is in force.
     fn check_damaged(&self, library: &Library) {
         let mut damaged = self.clone();
-        let paths: Vec<_> = self.tree().files.into_keys().map(|path| path.to_path_buf()).collect();
+        let paths: Vec<_> = self.tree().files.iter().map(|(path, _)| path.to_path_buf()).collect();
         for path in paths {
             damaged.texts.entry(path.clone()).or_default().push_str("\n[[\n");
             let reloaded = damaged.reload(library, &self.texts);
