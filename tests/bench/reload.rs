@@ -97,7 +97,7 @@ impl Directory {
         match text {
             Some(text) => self.tree.files.insert(path, Ok(text)),
             None => self.tree.files.remove(path),
-        };
+        }
         self.tree.changed = Some(BTreeSet::from([path.into()]));
         let started = Instant::now();
         let reloaded = self.library.reload(&self.tree, &mut |_, _| unreachable!("no lists"), &Bindings::default());
