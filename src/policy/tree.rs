@@ -64,6 +64,21 @@ impl Texts {
         self.0.remove(path.as_os_str());
     }
 
+    /// Becomes `other`, keeping what is the same; returns the files that are not.
+    pub(crate) fn become_as(&mut self, other: &Self) -> BTreeSet<PathBuf> {
+        let gone = self.0.iter().filter(|(path, _)| other.get(path).is_none()).map(|(path, _)| path.clone());
+        let gone: Vec<FilePath> = gone.collect();
+        let new = other.0.iter().filter(|(path, text)| self.get(path) != Some(text));
+        let new: Vec<(&FilePath, &Text)> = new.collect();
+        for path in &gone {
+            self.remove(path);
+        }
+        for &(path, text) in &new {
+            self.insert(Arc::clone(&path.0), text.clone());
+        }
+        gone.iter().chain(new.into_iter().map(|(path, _)| path)).map(|path| path.to_path_buf()).collect()
+    }
+
     /// Returns whether there is no file.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -37,7 +37,7 @@ struct Plain {
 impl Directory {
     /// Reads every `*.toml` at any depth below `root`, symlinks followed, names that begin with a dot skipped. Files that
     /// did not change, as far as is known, are not read again; where only the files in `changes` did, nothing else is
-    /// looked at.
+    /// looked at. What is the same stays the very same.
     ///
     /// # Errors
     /// `root` itself cannot be read: then nothing is known about any file, which is not the same as no files.
@@ -55,7 +55,12 @@ impl Directory {
         walk.read_directory(root)?;
         let Found { files, unreadable, followed, stamps, is_plain } = walk.found;
         self.plain = is_plain.then(|| Plain::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
-        self.tree = Tree { root: root.to_owned(), files: files.into_iter().collect(), unreadable, changed: None };
+        let files = files.into_iter().collect();
+        if self.tree.root == root && self.tree.unreadable.is_empty() && unreadable.is_empty() {
+            self.tree.changed = Some(self.tree.files.become_as(&files));
+        } else {
+            self.tree = Tree { root: root.to_owned(), files, unreadable, changed: None };
+        }
         (self.followed, self.stamps) = (followed, stamps.into_iter().collect());
         Ok(())
     }
@@ -213,6 +218,8 @@ impl Walk<'_> {
         let path = known.map_or_else(|| path.into(), |(path, _)| Arc::clone(path));
         let read = read_unless(&path, before.map(|(seal, _)| seal), self.unfinished);
         let text = read.text_or(before.map(|(_, text)| Arc::clone(text)));
+        // The very same text, where it is the same: all that is made of it shares it.
+        let text = known.map(|(_, text)| text).filter(|known| **known == text).cloned().unwrap_or(text);
         self.found.is_plain &= read.stamp.is_none_or(Stamp::has_one_name);
         self.found.stamps.extend(read.firm.map(|seal| (FilePath(Arc::clone(&path)), seal)));
         self.found.files.push((path, text));
@@ -298,10 +305,10 @@ mod tests {
         };
         assert_eq!(look(&["a.toml", "list.txt", ".a.toml.swp"]), ("two one one ".to_owned(), Some(1)));
         assert_eq!(look(&["c.toml", "team/d.toml", "../beside"]), ("two one  two".to_owned(), Some(2)));
-        // A directory, or the root's own name: anything may have changed.
-        assert_eq!(look(&["team"]), ("two two  two".to_owned(), None));
+        // A directory, or the root's own name: anything may have changed, so everything is looked at.
+        assert_eq!(look(&["team"]), ("two two  two".to_owned(), Some(1)));
         fs::write(at("a.toml"), "six").unwrap();
-        assert_eq!(look(&[""]), ("six two  two".to_owned(), None));
+        assert_eq!(look(&[""]), ("six two  two".to_owned(), Some(1)));
     }
 
     #[test]
