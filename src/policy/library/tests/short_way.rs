@@ -137,7 +137,8 @@ fn both_ways(
 
 #[test]
 fn the_everyday_life_of_the_api_goes_the_short_way() {
-    let policy = "[policy.npol_1]\nallowed_hostnames = [\"a.test\"]\n[api.npol_1]\nname = \"one\"\n";
+    // Without a record: of such a policy it is told that nothing refers to it.
+    let policy = "[policy.npol_1]\nallowed_hostnames = [\"a.test\"]\n";
     let blueprint = "[blueprint.bpt_1]\nruntime_policy = \"npol_1\"\n[api.bpt_1]\nstatus = \"building\"\n";
     let build = "[client.bpt_1-build]\nsources = [\"192.0.2.30\"]\nblueprint = \"bpt_1\"\nphase = \"build\"\n";
     let devbox = "[client.dbx_1]\nsources = [\"192.0.2.20\"]\nblueprint = \"bpt_1\"\n[api.dbx_1]\n";
