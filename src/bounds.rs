@@ -80,6 +80,9 @@
 //! | objects of a page | `control::list::MAX_PAGE` | refused: 400 | |
 //! | names of a policy that a person wrote, as shown | `control::egress::MOST_SHOWN` | the rest is left out | |
 //! | users of an object, errors of a file, that a message names | `control::MOST_NAMED`, `control::MOST_TOLD` | counted, or left out | |
+//! | builds at once, and those that wait | [`MAX_BUILDS`], [`MAX_BUILD_QUEUE`] | the next ones wait; then refused: 503 | |
+//! | what a build says, and a line of it, in octets | [`MAX_BUILD_LOG`], [`MAX_BUILD_LINE`] | the oldest lines go; the rest of the line | |
+//! | builds of which that is kept | [`MAX_BUILD_LOGS`] | the oldest one's goes | |
 //! | devboxes that were shut down | [`MAX_SHUT_DOWN`] | the oldest one's file is removed | |
 //! | requests that may come again, and octets of their answers | [`MAX_RETRIES`], [`MAX_RETRY_OCTETS`] | the oldest is forgotten, and would be done again | |
 //!
@@ -124,6 +127,16 @@ pub(crate) const MAX_READING: usize = 16;
 pub(crate) const MAX_WAITING: usize = 1_024;
 /// Octets of a file of tokens, of a certificate or of a key.
 pub(crate) const MAX_SECRET: u64 = 1 << 20;
+/// Builds of blueprints at once.
+pub(crate) const MAX_BUILDS: usize = 4;
+/// Builds that may wait for their turn.
+pub(crate) const MAX_BUILD_QUEUE: usize = 64;
+/// Octets of what a build said that are kept.
+pub(crate) const MAX_BUILD_LOG: usize = 128 << 10;
+/// Octets of a line of it.
+pub(crate) const MAX_BUILD_LINE: usize = 4 << 10;
+/// Builds of which it is kept.
+pub(crate) const MAX_BUILD_LOGS: usize = 64;
 /// Devboxes that were shut down and can still be shown.
 pub(crate) const MAX_SHUT_DOWN: usize = 10_000;
 /// Requests to the API whose answers are kept in case they come again.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::builder::{BUILDING, FAILED, Place, QUEUED};
 use super::call::{Call, Done};
 use super::error::{ApiError, Wrongs};
 use super::fields;
@@ -12,25 +13,32 @@ use super::index::fields as kept_of;
 use super::kind::Kind;
 use super::list::{Listed, Query};
 use super::record::{Fields, File};
-use super::{Edit, address, by_hand, is_made, named};
+use super::{Edit, address, builder, by_hand, is_made, named};
 use crate::policy::{Blueprint, Phase, Snapshot, UNRESTRICTED};
 
 /// Creates a blueprint.
 pub(super) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     let wanted = Wanted::read(call.fields.clone(), Some("name"))?;
     let control = &call.control;
-    let _writing = control.writer.lock().await;
+    let mut writer = control.writer.lock().await;
+    let snapshot = control.snapshot();
+    wanted.check(&snapshot)?;
+    let place = control.settings.builder.as_ref().map(|_| control.builds.place()).transpose()?;
     let id: Arc<str> = control.ids.next(Kind::Blueprint).into();
     let now = now_ms();
     let mut file = File::new(COMMENT);
     file.add("blueprint", &id);
-    wanted.check(&control.snapshot())?;
+    if place.is_some() {
+        let (metadata, pool) = (wanted.metadata.clone().unwrap_or_default(), writer.builds.as_mut());
+        let address = address::choose(&snapshot, &metadata, pool, ("build container", "build_pool"))?;
+        builder::bind(&mut file, &id, address);
+    }
     wanted.write(&mut file, &id);
     for (key, value) in [
         ("object", Kind::Blueprint.tag().into()),
-        ("status", COMPLETE.into()),
+        ("status", place.as_ref().map_or(COMPLETE, Place::status).into()),
         ("create_time_ms", now.into()),
-        ("build_finish_time_ms", now.into()),
+        ("build_finish_time_ms", if place.is_some() { Value::Null } else { now.into() }),
     ] {
         file.set("api", &id, key, &value);
     }
@@ -39,6 +47,9 @@ pub(super) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     let edit = |_: &Snapshot| Ok(Edit { id: Arc::clone(&id), before: None, after: Some(Arc::clone(&text)) });
     control.change(&call.principal, "blueprint.create", edit).await?;
     let view = view(&control.snapshot(), &id).ok_or_else(|| ApiError::unknown(Kind::Blueprint, &id))?;
+    if let Some(place) = place {
+        tokio::spawn(Arc::clone(control).build(Arc::clone(&id), call.principal.clone(), place));
+    }
     Ok(Done { view, created: Some(id) })
 }
 
@@ -104,7 +115,7 @@ pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> 
 /// Returns what a blueprint's build said.
 pub(super) fn logs(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
     let blueprint = snapshot.blueprint(&call.id).ok_or_else(|| ApiError::unknown(Kind::Blueprint, &call.id))?;
-    Ok(json!({ "blueprint_id": blueprint.id(), "logs": [] }))
+    Ok(json!({ "blueprint_id": blueprint.id(), "logs": call.control.builds.lines(blueprint.id()) }))
 }
 
 /// Returns a blueprint as the API shows it.
@@ -198,7 +209,7 @@ fn with_policies(mut parameters: Fields, blueprint: &Blueprint) -> Fields {
 ///
 /// # Errors
 /// There is none, or a person wrote it.
-fn made<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s Blueprint, ApiError> {
+pub(super) fn made<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s Blueprint, ApiError> {
     let blueprint = snapshot.blueprint(id).ok_or_else(|| ApiError::unknown(Kind::Blueprint, id))?;
     if is_made(snapshot, id, blueprint.source()) {
         return Ok(blueprint);
@@ -279,7 +290,7 @@ impl Wanted {
 pub(super) const COMPLETE: &str = "build_complete";
 
 /// All that a blueprint can have.
-const STATUSES: [&str; 6] = ["queued", "provisioning", "building", "awaiting_upload", "failed", COMPLETE];
+const STATUSES: [&str; 6] = [QUEUED, "provisioning", BUILDING, "awaiting_upload", FAILED, COMPLETE];
 
 /// The first line of a blueprint's file.
 const COMMENT: &str =

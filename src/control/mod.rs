@@ -6,6 +6,7 @@
 //!   access    who may: tokens and roles, and nobody whom a policy is for
 //!   routes    method and path to what is done; call, list: what requests have in common
 //!   policies, blueprints, devboxes    what each object's requests mean
+//!   builder   builds: a command (process), what it says (build_log)
 //!   address   addresses of devboxes and builds: named, or from a pool
 //!   retries   a request that comes again is not done again
 //!   record    objects to files and back
@@ -20,6 +21,8 @@ mod access;
 mod address;
 mod audit;
 mod blueprints;
+mod build_log;
+mod builder;
 mod call;
 mod counts;
 mod devboxes;
@@ -31,6 +34,7 @@ mod index;
 mod kind;
 mod list;
 mod policies;
+mod process;
 mod pulse;
 mod record;
 mod request;
@@ -52,6 +56,7 @@ use tokio::sync::{Mutex, watch};
 
 use self::access::{Access, Principal};
 use self::audit::Audit;
+use self::builder::Builds;
 pub(crate) use self::counts::Counts;
 use self::error::ApiError;
 use self::id::Ids;
@@ -89,6 +94,8 @@ pub(crate) struct Control {
     writer: Mutex<Writer>,
     /// Told after each change.
     changed: watch::Sender<()>,
+    /// Builds under way.
+    builds: Builds,
     /// Answers to requests that may come again.
     retries: Arc<Retries>,
     /// Names and states of objects.
@@ -165,6 +172,7 @@ impl Control {
             ids,
             writer,
             changed,
+            builds: Builds::default(),
             retries,
             index,
         })

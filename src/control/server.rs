@@ -86,6 +86,8 @@ impl Listener {
 /// Serves until told to stop, and then until what is under way is done.
 pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: watch::Receiver<bool>) {
     let seats = Seats::new(Arc::clone(&control.counts));
+    let builds = Arc::clone(&control);
+    tokio::spawn(Arc::clone(&control).recover());
     let api = Api::new(control, stop.clone());
     let http = Arc::new(protocols());
     let mut connections = JoinSet::new();
@@ -116,8 +118,10 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
         connections.spawn(connection.serve(accepted));
     }
     drop(listener);
+    builds.builds.stop();
     while connections.join_next().await.is_some() {}
     api.settled().await;
+    builds.builds.stopped().await;
 }
 
 /// Returns both versions of HTTP with their bounds; the times are those of the [`Pulse`].

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::access::Principal;
 use super::address::{self, Pool};
+use super::builder::{BUILDING, QUEUED};
 use super::devboxes::SHUTDOWN;
 use super::kind::Kind;
 use super::record::Fields;
@@ -23,6 +24,8 @@ pub(super) struct Writer {
     pub(super) devboxes: Option<Pool>,
     /// Addresses of build containers.
     pub(super) builds: Option<Pool>,
+    /// The blueprints that were being built when the last process ended.
+    pub(super) unfinished: Vec<Arc<str>>,
     /// The devboxes that were shut down, oldest first.
     retired: VecDeque<Arc<str>>,
 }
@@ -32,6 +35,8 @@ pub(super) struct Writer {
 pub(super) struct Survey {
     /// The devboxes that were shut down, and when.
     retired: Vec<(u64, Arc<str>)>,
+    /// The blueprints that were being built.
+    unfinished: Vec<Arc<str>>,
     /// The newest devbox, and its address.
     newest: Option<(Arc<str>, IpAddr)>,
 }
@@ -39,10 +44,14 @@ pub(super) struct Survey {
 impl Survey {
     /// Sees what is kept of an object.
     pub(super) fn see(&mut self, id: &str, fields: &Fields) {
+        let status = fields.get("status").and_then(Value::as_str);
+        if Kind::of(id) == Some(Kind::Blueprint) && matches!(status, Some(QUEUED | BUILDING)) {
+            self.unfinished.push(id.into());
+        }
         if Kind::of(id) != Some(Kind::Devbox) {
             return;
         }
-        if fields.get("status").and_then(Value::as_str) == Some(SHUTDOWN) {
+        if status == Some(SHUTDOWN) {
             let ended = fields.get("end_time_ms").and_then(Value::as_u64).unwrap_or_default();
             self.retired.push((ended, id.into()));
         }
@@ -61,6 +70,7 @@ impl Survey {
         Writer {
             devboxes: settings.devbox_pool.map(|net| Pool::new(net, last)),
             builds: settings.build_pool.map(|net| Pool::new(net, None)),
+            unfinished: self.unfinished,
             retired: self.retired.into_iter().map(|(_, id)| id).collect(),
         }
     }

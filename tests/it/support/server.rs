@@ -61,6 +61,17 @@ impl Server {
         successor
     }
 
+    /// Starts a hostgate with the same files once this one has ended, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn restarted(&self) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hostgate"));
+        command.args(["serve", "--config"]).arg(self.directory.path().join("hostgate.toml"));
+        command.current_dir(self.directory.path()).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+        let restarted = Self::launch(&mut command, Arc::clone(&self.directory));
+        super::until("ready", || restarted.is_ready().then_some(()));
+        restarted
+    }
+
     /// Runs a take-over that is expected to be refused to its end.
     pub(crate) fn refused_successor(&self) -> command::Finished {
         command::finish(&mut self.takeover())
