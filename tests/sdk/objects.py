@@ -74,6 +74,10 @@ async def ends(checks, hostgate, runloop):
     with checks.check("a blueprint with a running devbox is not deleted, and the error names the devbox"):
         await fails(blueprint.delete(), bad, devbox.id)
         hostgate.may(await address_of(devbox), ["a.example"], [])
+    with checks.check("a devbox is made from the newest blueprint of a name"):
+        async with await runloop.devbox.create_from_blueprint_name("user") as named:
+            equal((await named.get_info()).blueprint_id, blueprint.id, "blueprint_id")
+            hostgate.may(await address_of(named), ["a.example"], ["b.example"])
     with checks.check("the address of a devbox that was shut down is bound to nothing, and denied"):
         for box in (devbox, own):
             address = await address_of(box)
@@ -113,6 +117,21 @@ async def builds(checks, hostgate, runloop):
         logs = await runloop.api.blueprints.logs(page.blueprints[0].id)
         expect(any("building broken" in line.message for line in logs.logs), f"{logs.logs}")
         await fails(runloop.devbox.create(blueprint_id=page.blueprints[0].id), runloop_api_client.BadRequestError)
+    policy = await runloop.network_policy.create(name="of builds", allowed_hostnames=["first.example"])
+    with checks.check("an update reaches a build that is under way"):
+        blueprint = await runloop.api.blueprints.create(name="long", network_policy_id=policy.id)
+        build = hostgate.builds.next()
+        equal(build.blueprint["id"], blueprint.id, "id")
+        hostgate.may(build.address, ["first.example"], ["second.example"])
+        await policy.update(allowed_hostnames=["second.example"])
+        hostgate.may(build.address, ["second.example"], ["first.example"])
+        await fails(policy.delete(), runloop_api_client.BadRequestError, blueprint.id)
+    with checks.check("a build that hostgate's end cut off has failed, and its address is bound to nothing"):
+        hostgate.end()
+        hostgate.start()
+        runloop = AsyncRunloopSDK(base_url=hostgate.url, bearer_token=ADMIN, max_retries=0)
+        equal((await runloop.api.blueprints.retrieve(blueprint.id)).status, "failed", "status")
+        hostgate.may(build.address, [], ["first.example", "second.example"])
 
 
 async def lists(checks, hostgate, runloop):

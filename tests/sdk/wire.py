@@ -172,11 +172,34 @@ def polls(checks, hostgate):
         expect(time.monotonic() - begin < 5, "it took long")
 
 
+def blueprints(checks, hostgate):
+    """What Runloop has no route for."""
+    with checks.check("a blueprint that is given another runtime policy gives it to its devboxes at once"):
+        old = hostgate.create("network-policies", name="old", allowed_hostnames=["old.example"])
+        new = hostgate.create("network-policies", name="new", allowed_hostnames=["new.example"])
+        launch = {"network_policy_id": old["id"], "launch_commands": ["true"]}
+        blueprint = hostgate.create("blueprints", name="changing", launch_parameters=launch)
+        devbox = hostgate.create("devboxes", blueprint_name="changing")
+        address = devbox["metadata"]["hostgate.address"]
+        hostgate.may(address, ["old.example"], ["new.example"])
+        path = f"/v1/blueprints/{blueprint['id']}"
+        status, view = hostgate.call("POST", path, {"launch_parameters": {"network_policy_id": new["id"]}})
+        equal(status, 200, f"status ({view})")
+        equal(view["parameters"]["launch_parameters"], {**launch, "network_policy_id": new["id"]}, "launch_parameters")
+        hostgate.may(address, ["new.example"], ["old.example"])
+        view = hostgate.call("GET", f"/v1/devboxes/{devbox['id']}")[1]
+        equal(view["launch_parameters"]["network_policy_id"], new["id"], "network_policy_id of the devbox")
+    with checks.check("what is about running boxes is 404, and says so"):
+        for route in ("execute_sync", "suspend", "snapshot_disk"):
+            refused(hostgate.call("POST", f"/v1/devboxes/{devbox['id']}/{route}", {}), 404)
+        hostgate.call("POST", f"/v1/devboxes/{devbox['id']}/shutdown")
+
+
 def main():
     """Runs everything against one hostgate."""
     checks = Checks("wire")
     with checks.of(Hostgate()) as hostgate:
-        for part in (description, access, statuses, retries, polls):
+        for part in (description, access, statuses, retries, polls, blueprints):
             part(checks, hostgate)
     return checks.passed
 
