@@ -100,15 +100,37 @@ impl Library {
         lists: ReadList<'_>,
         bindings: &Bindings,
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        let nothing = Self {
+        Self::started(Self::empty().advance(tree, lists, bindings, Phase::Start))
+    }
+
+    /// Begins without a policy file, as where the API is to make the first one: everybody is denied meanwhile, which is
+    /// among the warnings.
+    ///
+    /// # Errors
+    /// All that is wrong, as a policy that the configuration names and nobody made.
+    pub fn start_empty(
+        tree: &Tree,
+        lists: ReadList<'_>,
+        bindings: &Bindings,
+    ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        Self::started(Self::empty().advance(tree, lists, bindings, Phase::StartEmpty))
+    }
+
+    /// Returns what holds before anything is read.
+    fn empty() -> Self {
+        Self {
             files: OrderedMap::new(),
             lists: Arc::default(),
             bindings: Bindings::default(),
             compiled: Compiled::default(),
             snapshot: Arc::new(Snapshot::empty()),
             settled: None,
-        };
-        let Reloaded { library, diagnostics, .. } = nothing.advance(tree, lists, bindings, Phase::Start);
+        }
+    }
+
+    /// Returns what a start came to: any error is final.
+    fn started(reloaded: Reloaded) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let Reloaded { library, diagnostics, .. } = reloaded;
         let has_errors = diagnostics.has_errors();
         let diagnostics = diagnostics.iter().cloned().collect();
         if has_errors { Err(diagnostics) } else { Ok((library, diagnostics)) }

@@ -87,7 +87,7 @@ impl Directory {
     }
 
     /// Reads a list.
-    fn list(&self, path: &Path, held: Held) -> Result<ListText, String> {
+    pub(super) fn list(&self, path: &Path, held: Held) -> Result<ListText, String> {
         if self.lists_are_as_before && held == Held::Yes {
             return Ok(ListText::Unchanged);
         }

@@ -118,13 +118,15 @@ impl Loaded {
         let root = &config.policies;
         let read = directory.read(root, &Changes::Anything, &Unfinished::default());
         read.map_err(|error| vec![unreadable(root, &error)])?;
-        if directory.tree.files.is_empty() {
+        let is_empty = directory.tree.files.is_empty();
+        if is_empty && config.control.is_none() {
             let message = "there is no policy file (*.toml) in this directory";
             let help = "write one, as policies/example.toml of the sources shows; without a policy all would be denied";
             return Err(vec![Diagnostic::about_file(root, message).help(help)]);
         }
         let mut read_list = |path: &Path, held| files.read_list(path, held);
-        let (library, warnings) = Library::start(&directory.tree, &mut read_list, &bindings(config))?;
+        let start = if is_empty { Library::start_empty } else { Library::start };
+        let (library, warnings) = start(&directory.tree, &mut read_list, &bindings(config))?;
         let mut followed = directory.followed.clone();
         library.list_paths().for_each(|path| followed.add_file(path));
         Ok(Self { directory, files, library, followed, warnings })

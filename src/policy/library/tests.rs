@@ -353,6 +353,22 @@ fn everything_gone_denies_everybody() {
 }
 
 #[test]
+fn a_start_without_files_denies_everybody_and_takes_the_first_one() {
+    let mut directory = Directory::of(&[]);
+    let start = |directory: &Directory| {
+        Library::start_empty(&directory.tree, &mut |path, held| directory.list(path, held), &directory.bindings)
+    };
+    let (library, warnings) = start(&directory).unwrap();
+    assert_eq!(library.snapshot().generation, 1);
+    assert!(lines(&warnings)[0].starts_with("p: there is no policy file, so everything is denied"));
+    assert_eq!(verdict(library.snapshot(), "192.0.2.1", "a.test"), "deny no-client");
+    let reloaded = both().reload(&library);
+    assert!(reloaded.swapped);
+    assert_eq!(verdict(reloaded.library.snapshot(), "192.0.2.1", "a.test"), "allow rule");
+    assert!(start(directory.default_policy("nobody-made")).is_err());
+}
+
+#[test]
 fn a_file_that_moves_takes_its_policies_along() {
     let mut directory = both();
     let library = directory.library();

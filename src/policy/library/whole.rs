@@ -29,6 +29,8 @@ use super::{Held, Library, ListText, ReadList, Reloaded, Settled, role};
 pub(super) enum Phase {
     /// Nothing is in force: any error is the end.
     Start,
+    /// The first time, where there need not be a policy file.
+    StartEmpty,
     /// Something is in force, and stays where the new is bad.
     Reload,
 }
@@ -54,7 +56,7 @@ impl Library {
             Reloaded { library, swapped: false, diagnostics: diagnostics.into(), held_back }
         };
         let Some(chosen_bindings) = chosen_bindings else { return stop(report, files, lists) };
-        if phase == Phase::Start && report.has_errors() {
+        if phase != Phase::Reload && report.has_errors() {
             return stop(report, files, lists);
         }
 
@@ -172,7 +174,7 @@ impl Library {
         };
         if !files.iter().any(is_policy_file) && tree.unreadable.is_empty() {
             let mut diagnostic = Diagnostic::about_file(&tree.root, "there is no policy file, so everything is denied");
-            if phase == Phase::Reload {
+            if phase != Phase::Start {
                 diagnostic.severity = Severity::Warning;
             }
             report.diagnostics.push(diagnostic.help("put one there, as example.toml"));
@@ -284,7 +286,7 @@ impl Library {
                 places.for_each(|(source, _)| report.hold_back(source.path()));
                 chosen = self.bindings.clone();
             }
-            if phase == Phase::Start || !taken_back {
+            if phase != Phase::Reload || !taken_back {
                 return None;
             }
         }
@@ -306,7 +308,7 @@ fn kept(files: BTreeMap<FilePath, Known<FileSpec>>) -> OrderedMap<FilePath, Kept
 fn candidates(files: &BTreeMap<FilePath, Known<FileSpec>>, phase: Phase) -> Files {
     let candidate = |file: &Known<FileSpec>| match (phase, &file.seen) {
         (_, Seen::Absent) => None,
-        (Phase::Start, _) => file.read.clone(),
+        (Phase::Start | Phase::StartEmpty, _) => file.read.clone(),
         (Phase::Reload, _) => file.candidate(),
     };
     files.iter().filter_map(|(path, file)| Some((path.clone(), candidate(file)?))).collect()
