@@ -146,7 +146,6 @@ class Hostgate:
         self.directory = Path(tempfile.mkdtemp(prefix="hgsdk-"))
         self.policies = self.directory / "policies"
         self.policies.mkdir()
-        (self.policies / "base.toml").write_text("[policy.base]\nallowed_hostnames = []\n")
         self.upstream = Upstream()
         configuration = CONFIGURATION.format(upstream=self.upstream.port)
         if builder:
