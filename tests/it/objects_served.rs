@@ -116,3 +116,60 @@ fn over_tls_the_servers_certificate_must_be_the_one_or_signed_by_the_one_that_is
     list("localhost", "cert.pem").expect_code(1).expect_text(&["TLS: invalid peer certificate", "localhost"]);
     list("127.0.0.1", "hostgate.toml").expect_code(64).expect_text(&["hostgate.toml: it holds no certificate"]);
 }
+
+#[test]
+fn devboxes_made_from_the_shell_inherit_override_find_one_another_and_are_shut_down() {
+    let upstream = FakeUpstream::start();
+    let server = start(&upstream, "devbox_pool = \"127.88.0.0/24\"");
+    let create = |arguments: &[&str]| at(&server, arguments).expect_code(0).stdout.trim_end().to_owned();
+    let build = create(&["policy", "create", "--name", "build", "--allow", "build.test"]);
+    let run = create(&["policy", "create", "--name", "run", "--allow", "run.test", "--devbox-to-devbox"]);
+    let own = create(&["policy", "create", "--name", "own", "--allow", "own.test"]);
+    let blueprint =
+        create(&["blueprint", "create", "--name", "agent", "--build-policy", &build, "--runtime-policy", &run]);
+    let one = create(&["devbox", "create", "--name", "one", "--blueprint", &blueprint, "--metadata", "team=web"]);
+    let two = create(&["devbox", "create", "--blueprint", &blueprint, "--address", "127.88.0.77"]);
+    let three = create(&["devbox", "create", "--blueprint", &blueprint, "--policy", &own]);
+    let address = |id: &str| {
+        let shown = at(&server, &["devbox", "show", id, "--json"]).expect_code(0).json();
+        shown["metadata"]["hostgate.address"].as_str().unwrap().to_owned()
+    };
+    let [from_one, from_two, from_three] = [&one, &two, &three].map(|id| address(id));
+    assert_eq!(from_two, "127.88.0.77");
+    let allows = |name: &str, source: &str| !ask(name, RecordType::A).from(source).udp(&server).addresses().is_empty();
+    assert!(allows("run.test", &from_one) && !allows("build.test", &from_one) && allows("run.test", &from_two));
+    assert!(allows("own.test", &from_three) && !allows("run.test", &from_three));
+    let name = format!("{two}.devbox.internal");
+    ask(&name, RecordType::A).from(&from_one).both(&server).expect_addresses(&[from_two.parse().unwrap()]);
+    ask(&name, RecordType::A).from(&from_three).both(&server).expect_denied();
+
+    let shown = at(&server, &["devbox", "show", &one]).expect_code(0).stdout;
+    let line = format!("{one}  \"one\"  status running  address {from_one}  policy {run}  blueprint {blueprint}\n");
+    assert_eq!(shown, format!("{line}  metadata team=web\n"));
+    let renamed = ["devbox", "update", &one, "--name", "first", "--metadata", "tier=2"];
+    at(&server, &renamed).expect_code(0).expect_text(&["\"first\"", "metadata team=web", "metadata tier=2", &from_one]);
+    at(&server, &["policy", "delete", &run]).expect_code(1).expect_text(&["in use"]);
+    at(&server, &["blueprint", "update", &blueprint, "--runtime-policy", &own]).expect_code(0).expect_text(&[&own]);
+    assert!(allows("own.test", &from_one) && !allows("run.test", &from_one));
+
+    at(&server, &["devbox", "delete", &two]).expect_code(0).expect_text(&["shut down"]);
+    assert!(!allows("own.test", &from_two));
+    let listed = at(&server, &["devbox", "list"]).expect_code(0).stdout;
+    assert!(listed.contains(&format!("{two}  status shutdown")) && listed.contains(&one), "{listed}");
+    for id in [&one, &three] {
+        at(&server, &["devbox", "delete", id]).expect_code(0);
+    }
+    at(&server, &["blueprint", "delete", &blueprint]).expect_code(0);
+    for id in [&build, &run, &own] {
+        at(&server, &["policy", "delete", id]).expect_code(0);
+    }
+    let kept = files(&server.policies("api"));
+    let of = |kind: &str| kept.iter().filter(|name| name.starts_with(kind)).count();
+    assert_eq!((of("npol_"), of("bpt_"), of("dbx_")), (0, 0, 3), "{kept:?}");
+}
+
+/// Returns the names of the files in a directory.
+fn files(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
