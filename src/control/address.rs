@@ -144,7 +144,7 @@ mod tests {
             write!(text, "[client.c{index}]\nsources = [\"{source}\"]\npolicy = \"p\"\n").unwrap();
         }
         let mut tree = Tree { root: "p".into(), ..Tree::default() };
-        tree.files.insert(std::path::Path::new("p/x.toml").into(), Ok(text.into()));
+        tree.files.insert(std::path::Path::new("p/x.toml"), Ok(text.into()));
         let mut lists = |_: &std::path::Path, _| Ok(ListText::Unchanged);
         let (library, _) = Library::start(&tree, &mut lists, &Bindings::default()).unwrap();
         std::sync::Arc::clone(library.snapshot())
