@@ -53,6 +53,16 @@ impl Wire<TcpStream> {
         Self::over(socket.into())
     }
 
+    /// Opens a connection that holds few octets on its way.
+    pub(crate) fn narrow(server: &Server) -> Self {
+        use socket2::{Domain, Socket, Type};
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.set_send_buffer_size(4096).unwrap();
+        socket.connect(&server.control().into()).unwrap();
+        Self::over(socket.into())
+    }
+
     /// Sends without end what is not answered, until nothing is taken any more.
     pub(crate) fn send_until_full(&mut self, request: &str) {
         self.stream.set_nonblocking(true).unwrap();
