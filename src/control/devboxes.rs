@@ -127,11 +127,13 @@ pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> 
     let index = &call.control.index;
     index.tidy(snapshot);
     let made = snapshot.records().filter(|record| Kind::of(record.id()) == Some(Kind::Devbox));
-    let made: Vec<_> =
-        made.map(|record| (record.id(), index.summary(record), is_running(snapshot, record.id()))).collect();
+    // Without a need for names no file is read but those of the page.
+    let summary = |record| query.wants_names().then(|| index.summary(record));
+    let made: Vec<_> = made.map(|record| (record.id(), summary(record), is_running(snapshot, record.id()))).collect();
     let of_made = made.iter().map(|(id, summary, is_running)| {
         let status = if *is_running { RUNNING } else { SHUTDOWN };
-        Listed { is_made: true, id, name: &summary.name, status }
+        let name = summary.as_ref().map_or("", |summary| &summary.name);
+        Listed { is_made: true, id, name, status }
     });
     let by_hand = snapshot.clients().filter(|client| is_devbox_by_hand(snapshot, client));
     let by_hand = by_hand.map(|client| Listed { is_made: false, id: client.id(), name: client.id(), status: RUNNING });

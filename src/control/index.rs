@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
-use super::record::{Fields, File};
+use super::record::{Fields, kept};
 use crate::policy::{Blueprint, Record, Snapshot};
 
 /// Summaries by id, made when they are first asked for; each is that of the text it was made from.
@@ -45,15 +45,6 @@ impl Index {
         snapshot.record(blueprint.id()).filter(|_| made).map(|record| self.summary(record))
     }
 
-    /// Makes the summary of a record at the start; returns all that is kept.
-    pub(super) fn see(&self, record: &Record) -> Fields {
-        let fields = fields(record);
-        let summary = Arc::new(Summary::of(&fields));
-        let mut summaries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        summaries.insert(record.id().into(), (Arc::clone(record.source().text()), summary));
-        fields
-    }
-
     /// Forgets what is gone, when that is much.
     pub(super) fn tidy(&self, snapshot: &Snapshot) {
         let mut summaries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,8 +64,7 @@ impl Summary {
 
 /// Returns what a record holds.
 pub(super) fn fields(record: &Record) -> Fields {
-    let file = File::read(record.source().text()).ok();
-    file.and_then(|file| file.fields("api", record.id())).unwrap_or_default()
+    kept(record.source().text(), record.id()).unwrap_or_default()
 }
 
 /// How many summaries of objects that are gone are kept.

@@ -95,6 +95,11 @@ impl Query {
         Ok(read)
     }
 
+    /// Returns whether names matter.
+    pub(super) fn wants_names(&self) -> bool {
+        self.name.is_some() || self.search.is_some()
+    }
+
     /// Chooses the page: newest first, as ids sort by time, and what people wrote at the end.
     ///
     /// # Errors

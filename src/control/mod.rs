@@ -49,6 +49,7 @@ mod tokens;
 mod wait;
 mod writer;
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -154,7 +155,7 @@ impl Control {
         let (index, retries) = (Index::default(), Arc::new(Retries::default()));
         let (mut survey, mut restored) = (Survey::default(), Vec::new());
         for record in snapshot.records() {
-            let fields = index.see(record);
+            let fields = index::fields(record);
             survey.see(record.id(), &fields);
             restored.extend(Restored::of(record.id(), &fields));
         }
@@ -186,7 +187,7 @@ impl Control {
     /// Changes an object's file as `plan` makes of what is in force; when this returns, the change is in force, on disk
     /// and in the audit record. `action` is what is done, as that has it: `network_policy.create`.
     ///
-    /// Somebody may be editing the file: what is then on disk has gone into force when it is planned again. Callers hold
+    /// A file that is to hold what it holds is left alone. Somebody may be editing it: what is then on disk has gone into force when it is planned again. Callers hold
     /// [`Control::writer`].
     ///
     /// # Errors
@@ -200,6 +201,9 @@ impl Control {
         let mut path = PathBuf::new();
         for _ in 0..TRIES {
             let Edit { id, before, after } = plan(&self.snapshot())?;
+            if before == after {
+                return Ok(());
+            }
             path = path_of(&id);
             let change = Change { path: path.clone(), before: before.clone(), after: after.clone() };
             match self.changer.apply(change).await {
@@ -240,10 +244,17 @@ fn path_of(id: &str) -> PathBuf {
     Path::new(FOLDER).join(format!("{id}.toml"))
 }
 
+/// Returns whether a path is that of an object's file; lists ask it of all of them.
+fn is_file_of(path: &Path, id: &str) -> bool {
+    let folder = path.as_os_str().as_bytes().strip_suffix(b".toml").and_then(|path| path.strip_suffix(id.as_bytes()));
+    let above = folder.and_then(|folder| folder.strip_suffix(b"/")?.strip_suffix(FOLDER.as_bytes()));
+    above.is_some_and(|above| above.is_empty() || above.ends_with(b"/"))
+}
+
 /// Returns whether the object that `source` defines is the API's: in the file of its id, and recorded there.
 fn is_made(snapshot: &Snapshot, id: &str, source: &Source) -> bool {
     let is_there = |record: &Record| Arc::ptr_eq(record.source().text(), source.text());
-    snapshot.record(id).is_some_and(is_there) && source.path().ends_with(path_of(id))
+    is_file_of(source.path(), id) && snapshot.record(id).is_some_and(is_there)
 }
 
 /// Refuses to change what a person wrote.
@@ -269,3 +280,26 @@ const MOST_NAMED: usize = 10;
 
 /// How many errors of a file a message tells.
 const MOST_TOLD: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_api_is_in_its_folder_and_named_as_its_object() {
+        const CASES: &[(&str, bool)] = &[
+            ("policies/api/npol_1.toml", true),
+            ("/api/npol_1.toml", true),
+            ("api/npol_1.toml", true),
+            ("policies/myapi/npol_1.toml", false),
+            ("policies/api/npol_2.toml", false),
+            ("policies/api/xnpol_1.toml", false),
+            ("policies/api/npol_1.tom", false),
+            ("npol_1.toml", false),
+        ];
+        for (path, expected) in CASES {
+            assert_eq!(is_file_of(Path::new(path), "npol_1"), *expected, "{path}");
+            assert_eq!(Path::new(path).ends_with(path_of("npol_1")), *expected, "{path}");
+        }
+    }
+}

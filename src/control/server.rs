@@ -27,6 +27,8 @@ use super::tls::Tls;
 use crate::bounds::{MAX_HEAD, MAX_HEADERS, MAX_STREAMS};
 use crate::server::sockets::ControlSocket;
 
+/// How long the API waits for builds that ended with the last process to be written down as failed.
+const RECOVERY: Duration = Duration::from_secs(2);
 /// The pause after a failed accept, as for want of file descriptors, so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What a client may send of one HTTP/2 stream, and of all streams of a connection, before it is read: 64 KiB less one,
@@ -87,7 +89,9 @@ impl Listener {
 pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: watch::Receiver<bool>) {
     let seats = Seats::new(Arc::clone(&control.counts));
     let builds = Arc::clone(&control);
-    tokio::spawn(Arc::clone(&control).recover());
+    // Nobody is told of a build that ended with the last process as if it ran; where that cannot be written down, the
+    // API does not wait for it.
+    let _ = timeout(RECOVERY, tokio::spawn(Arc::clone(&control).recover())).await;
     let api = Api::new(control, stop.clone());
     let http = Arc::new(protocols());
     let mut connections = JoinSet::new();

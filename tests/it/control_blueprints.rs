@@ -46,6 +46,7 @@ fn a_blueprint_is_created_shown_changed_and_deleted() {
         .done();
     assert_eq!((&changed["name"], &changed["parameters"]["network_policy_id"]), (&json!("other"), &json!(runtime)));
     assert_eq!(changed["parameters"]["launch_parameters"], body["launch_parameters"]);
+    assert_eq!(server.api_post(&path, &Value::Null).done(), changed, "nothing is to change");
 
     let hand = server.api_get(&format!("{BLUEPRINTS}/hand")).done();
     assert_eq!(hand["parameters"], json!({ "name": "hand", "launch_parameters": { "network_policy_id": "hand" } }));
