@@ -33,8 +33,17 @@ struct Answers {
 struct Request {
     /// What it was: who asked what.
     fingerprint: u64,
-    /// Its answer, when there is one.
-    answer: watch::Receiver<Option<Answer>>,
+    /// How far it is.
+    state: State,
+}
+
+/// How far a request is.
+#[derive(Clone)]
+enum State {
+    /// It is under way; this gets its answer. A channel takes half a kilobyte, so it goes with the answer.
+    UnderWay(watch::Receiver<Option<Answer>>),
+    /// It is done.
+    Done(Answer),
 }
 
 /// The answer to a request that was done.
@@ -84,14 +93,14 @@ impl Retries {
     /// The id is that of another request.
     pub(super) async fn begin(self: &Arc<Self>, id: &str, fingerprint: u64) -> Result<Begun, ApiError> {
         loop {
-            let mut under_way = {
+            let state = {
                 let mut answers = self.lock();
                 answers.expire();
                 match answers.requests.get(id) {
                     None => {
                         let id: Arc<str> = id.into();
                         let (answer, receiver) = watch::channel(None);
-                        answers.add(&id, Request { fingerprint, answer: receiver }, Instant::now());
+                        answers.add(&id, Request { fingerprint, state: State::UnderWay(receiver) }, Instant::now());
                         return Ok(Begun::First(Ticket { retries: Arc::clone(self), id, answer }));
                     }
                     Some(request) if request.fingerprint != fingerprint => {
@@ -99,8 +108,12 @@ impl Retries {
                             "x-request-id: it came with another request already: make a new one for each call";
                         return Err(ApiError::bad(message));
                     }
-                    Some(request) => request.answer.clone(),
+                    Some(request) => request.state.clone(),
                 }
+            };
+            let mut under_way = match state {
+                State::Done(answer) => return Ok(Begun::Again(answer)),
+                State::UnderWay(under_way) => under_way,
             };
             // When the first one failed, this one is tried as if it were the first.
             if let Ok(answer) = under_way.wait_for(Option::is_some).await
@@ -119,8 +132,7 @@ impl Retries {
         for Restored { request, fingerprint, at, object } in restored {
             let age = Duration::from_millis(now_ms.saturating_sub(at));
             if let Some(at) = now.checked_sub(age).filter(|_| age < KEEP) {
-                let (_, answer) = watch::channel(Some(Answer::Created(object)));
-                answers.add(&request, Request { fingerprint, answer }, at);
+                answers.add(&request, Request { fingerprint, state: State::Done(Answer::Created(object)) }, at);
             }
         }
         answers.expire();
@@ -156,9 +168,9 @@ impl Answers {
 impl Request {
     /// Returns the octets of the answer's body.
     fn octets(&self) -> usize {
-        match &*self.answer.borrow() {
-            Some(Answer::Body(body)) => body.len(),
-            _ => 0,
+        match &self.state {
+            State::Done(Answer::Body(body)) => body.len(),
+            State::Done(Answer::Created(_)) | State::UnderWay(_) => 0,
         }
     }
 }
@@ -167,18 +179,17 @@ impl Ticket {
     /// Answers the request, for those that wait and those that come.
     pub(super) fn answer(self, answer: Answer) {
         let mut answers = self.retries.lock();
-        // It may have been pushed out meanwhile; then nobody will ask.
-        if answers.requests.get(&self.id).is_some_and(|request| self.is_mine(request)) {
-            if let Answer::Body(body) = &answer {
-                answers.octets += body.len();
-            }
-            self.answer.send_replace(Some(answer));
+        // It may have been pushed out meanwhile; then only those that wait already hear of it.
+        if let Some(request) = answers.requests.get_mut(&self.id).filter(|request| self.is_mine(request)) {
+            request.state = State::Done(answer.clone());
+            answers.octets += if let Answer::Body(body) = &answer { body.len() } else { 0 };
         }
+        self.answer.send_replace(Some(answer));
     }
 
     /// Returns whether a request is the one that this is for.
     fn is_mine(&self, request: &Request) -> bool {
-        self.answer.subscribe().same_channel(&request.answer)
+        matches!(&request.state, State::UnderWay(answer) if self.answer.subscribe().same_channel(answer))
     }
 }
 

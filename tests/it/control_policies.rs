@@ -200,3 +200,31 @@ fn a_folder_that_cannot_be_written_refuses_changes_for_now() {
     told.refused(503, &["policies/api"]);
     assert_eq!(server.api_get(POLICIES).done()["total_count"], 1);
 }
+
+#[test]
+fn a_policy_in_use_names_its_users_ten_at_most() {
+    let (server, _upstream) = server();
+    let policy = server.new_policy(&["a.test"]);
+    let delete = || server.api_post(&format!("{POLICIES}/{policy}/delete"), &Value::Null);
+    let blueprint = server.new_blueprint(Some(&policy), None);
+    server.new_devbox(&blueprint, "127.0.1.1");
+    let own = json!({ "launch_parameters": { "network_policy_id": policy }, "metadata": { "hostgate.address": "127.0.1.2" } });
+    let devbox = id(&server.api_post("/v1/devboxes", &own).done());
+    server.write("including.toml", format!("[policy.including]\ninclude = [\"{policy}\"]\n"));
+    server.until("it is included", || {
+        server.api_get(&format!("{POLICIES}/including")).body["egress"].is_object().then_some(())
+    });
+    server
+        .reconfigure("policies = \"policies\"\n", &format!("policies = \"policies\"\ndefault_policy = \"{policy}\"\n"));
+    server.until("it is the default", || server.allows("127.0.1.3", "a.test").then_some(()));
+    let parts = [
+        &format!("in use by blueprint `{blueprint}`, devbox `{devbox}`, network policy `including` (") as &str,
+        "including.toml:1:9), `default_policy` of hostgate.toml: give them another policy",
+    ];
+    delete().refused(400, &parts);
+    let clients =
+        (0..9).map(|number| format!("[client.c{number}]\nsources = [\"127.0.2.{number}\"]\npolicy = \"{policy}\"\n"));
+    server.write("clients.toml", clients.collect::<String>());
+    server.until("nine more use it", || (server.status()["clients"] == 12).then_some(()));
+    delete().refused(400, &["client `c7` (", " and 3 more: give them"]);
+}
