@@ -62,7 +62,6 @@
 mod bounds;
 pub mod cli;
 pub mod config;
-#[expect(dead_code, reason = "the routes that use it come next")]
 mod control;
 mod datagram;
 pub mod dns;

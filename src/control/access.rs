@@ -15,8 +15,6 @@ use crate::policy::Snapshot;
 /// Whoever a token belongs to; with each request that was let in.
 #[derive(Clone, Debug)]
 pub(crate) struct Principal {
-    /// What its token lets it do.
-    pub(crate) role: Role,
     /// What it is called in audit records: the role and the beginning of the token's hash.
     pub(crate) name: Arc<str>,
     /// Where the request came from; `None` on a Unix socket.
@@ -138,7 +136,7 @@ impl Access {
             let message = "this token is a viewer's, which only reads: use an admin's";
             return Err(refuse(Outcome::Viewer, StatusCode::FORBIDDEN, message));
         }
-        Ok(Some(Principal { role, name: name.into(), source }))
+        Ok(Some(Principal { name: name.into(), source }))
     }
 }
 

@@ -158,13 +158,12 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::super::access::Role;
     use super::*;
 
     /// Records the creation of an object with the text `new`, or its removal.
     fn record(audit: &Audit, id: &str, texts: [Option<&str>; 2]) {
         let source = Some("192.0.2.7".parse().unwrap());
-        let principal = Principal { role: Role::Admin, name: "admin:0123abcd".into(), source };
+        let principal = Principal { name: "admin:0123abcd".into(), source };
         audit.record(&principal, "network_policy.create", id, texts, 7);
     }
 

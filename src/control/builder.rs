@@ -11,7 +11,7 @@ use std::{collections::VecDeque, net::IpAddr};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::access::{Principal, Role};
+use super::access::Principal;
 use super::blueprints::{self, COMPLETE, build_client};
 use super::build_log::Log;
 use super::error::ApiError;
@@ -155,7 +155,7 @@ impl Control {
 
     /// Writes down that what was being built when the last process ended has failed.
     pub(super) async fn recover(self: Arc<Self>) {
-        let principal = Principal { role: Role::Admin, name: "hostgate".into(), source: None };
+        let principal = Principal { name: "hostgate".into(), source: None };
         let unfinished = std::mem::take(&mut self.writer.lock().await.unfinished);
         let mut stop = self.builds.stop.subscribe();
         for id in unfinished {

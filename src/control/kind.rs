@@ -46,13 +46,4 @@ impl Kind {
             Self::Devbox => "devbox",
         }
     }
-
-    /// Returns the table of policy files in which its objects are enforced.
-    pub(super) const fn table(self) -> &'static str {
-        match self {
-            Self::Policy => "policy",
-            Self::Blueprint => "blueprint",
-            Self::Devbox => "client",
-        }
-    }
 }

@@ -128,7 +128,7 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
     builds.builds.stopped().await;
 }
 
-/// Returns both versions of HTTP with their bounds; the times are those of the [`Pulse`].
+/// Returns both versions of HTTP with their bounds; the times are those of the [`super::pulse::Pulse`].
 fn protocols() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS).header_read_timeout(None);
