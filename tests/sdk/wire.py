@@ -179,7 +179,7 @@ def blueprints(checks, hostgate):
         new = hostgate.create("network-policies", name="new", allowed_hostnames=["new.example"])
         launch = {"network_policy_id": old["id"], "launch_commands": ["true"]}
         blueprint = hostgate.create("blueprints", name="changing", launch_parameters=launch)
-        devbox = hostgate.create("devboxes", blueprint_name="changing")
+        devbox = hostgate.create("devboxes", name="inside", blueprint_name="changing")
         address = devbox["metadata"]["hostgate.address"]
         hostgate.may(address, ["old.example"], ["new.example"])
         path = f"/v1/blueprints/{blueprint['id']}"
@@ -189,6 +189,14 @@ def blueprints(checks, hostgate):
         hostgate.may(address, ["new.example"], ["old.example"])
         view = hostgate.call("GET", f"/v1/devboxes/{devbox['id']}")[1]
         equal(view["launch_parameters"]["network_policy_id"], new["id"], "network_policy_id of the devbox")
+    with checks.check("an update that changes nothing is done, and no change"):
+        audit = hostgate.directory / "audit.jsonl"
+        for kind, object in (("blueprints", blueprint), ("devboxes", devbox)):
+            path = f"/v1/{kind}/{object['id']}"
+            before, records = hostgate.call("GET", path), audit.read_text()
+            for body in (None, "{}", "null", {"metadata": None}, {"name": before[1]["name"]}):
+                equal(hostgate.call("POST", path, body), before, f"answer to {body}")
+            equal(audit.read_text(), records, "the audit record")
     with checks.check("what is about running boxes is 404, and says so"):
         for route in ("execute_sync", "suspend", "snapshot_disk"):
             refused(hostgate.call("POST", f"/v1/devboxes/{devbox['id']}/{route}", {}), 404)
