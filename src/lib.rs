@@ -12,7 +12,7 @@
 //!              2 policy         decide          server     admin endpoint, signals
 //!              3 dns::answer    deny
 //!              4 engine::cache  hit
-//!            upstream::mux                      ask from the same thread
+//!            upstream::mux                      control    the API: objects to files and back
 //!              5 dns::response read, keep
 //!            engine::answer
 //!              6 dns::response judge for this client, answer
@@ -28,8 +28,10 @@
 //!   an atomic pointer. A reload builds the next one aside and swaps the pointer once; a query keeps the view it began
 //!   with, also while it waits for an upstream.
 //! - **The policy comes first, the cache behind it.** A denied name is answered before anything is looked up, so nothing
-//!   of it leaves; nor does anything of a devbox's name, which hostgate answers itself. The cache holds what upstreams said, by question and not by policy; what of it a client may see is
-//!   judged afterwards, each time.
+//!   of it leaves; nor does anything of a devbox's name, which hostgate answers itself. The cache holds what upstreams
+//!   said, by question and not by policy; what of it a client may see is judged afterwards, each time.
+//! - **One truth.** The policy files are all there is to know; what the API changes is a file, and its answer comes when
+//!   the change is in force and on disk.
 //! - **Closed.** No file that does not load replaces what it said before; no address without a policy gets an answer;
 //!   a panic in one query is one SERVFAIL.
 //! - **Bounded.** Every queue, table and buffer has a limit, and every wait a deadline; `bounds` has them all in a table,
