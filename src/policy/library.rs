@@ -62,13 +62,16 @@ pub struct Library {
     settled: Option<Settled>,
 }
 
-/// What is known about all files together where everything on disk is in force.
+/// What is known about all files together where everything on disk is in force, but for files that are bad by themselves
+/// and have no part in what others do.
 #[derive(Clone, Debug)]
 struct Settled {
     /// The policies directory.
     root: PathBuf,
     /// All that is told.
     told: Diagnostics,
+    /// The files that are bad by themselves.
+    held_back: Arc<[PathBuf]>,
     /// Who refers to what.
     links: Links,
     /// The hash of the files.

@@ -74,6 +74,11 @@ impl<T> Known<T> {
         }
     }
 
+    /// Returns whether it is held back for what it holds itself, whatever other files say.
+    pub(super) fn is_bad_alone(&self) -> bool {
+        !self.is_good && self.seen != Seen::Absent
+    }
+
     /// Returns what is to go into force: what was read if it is good, else what is.
     pub(super) fn candidate(&self) -> Option<Arc<T>> {
         match self.seen {
@@ -166,6 +171,14 @@ impl Kept {
         match self {
             Self::Settled(file, _) => Some(file),
             Self::Other(known) => known.in_force.as_ref(),
+        }
+    }
+
+    /// Returns what is wrong with what it holds.
+    pub(super) fn diagnostics(&self) -> &[Diagnostic] {
+        match self {
+            Self::Settled(_, warnings) => warnings,
+            Self::Other(known) => &known.diagnostics,
         }
     }
 

@@ -1,8 +1,8 @@
 //! The usual reload: a few files that come, change or go. With 10,000 files the whole way takes a tenth of a second, for
 //! it looks at every file several times; this one touches what changed and what that touches.
 //!
-//! It is taken only where its outcome is the same, which `library::tests` compare: everything on disk was in force, and
-//! nothing is wrong or doubtful with what changed. What the files say together with others is looked up in
+//! It is taken only where its outcome is the same, which `library::tests` compare: everything on disk was in force but for
+//! files that are bad by themselves, and nothing is wrong or doubtful with what changed. What the files say together with others is looked up in
 //! [`Links`](super::super::links::Links), which are kept from reload to reload; everything kept is an
 //! [`OrderedMap`](super::super::ordered_map::OrderedMap), of which the next version shares what did not change.
 
@@ -48,7 +48,7 @@ impl Library {
                 library,
                 swapped: false,
                 diagnostics: settled.told.clone(),
-                held_back: Vec::new(),
+                held_back: settled.held_back.to_vec(),
             });
         }
         let step =
@@ -90,10 +90,11 @@ impl Library {
         snapshot.hash = assemble::hash(file_hash, settled.list_hash, bindings);
         library.snapshot = Arc::new(snapshot);
         let told = settled.told.clone();
-        let next = Settled { told, links, file_hash, root: settled.root.clone(), ..*settled };
+        let (root, held_back) = (settled.root.clone(), Arc::clone(&settled.held_back));
+        let next = Settled { root, told, held_back, links, file_hash, ..*settled };
         library.settled = Some(library.tell(settled, next, &step, &files)?);
         let diagnostics = library.settled.as_ref()?.told.clone();
-        Some(Reloaded { library, swapped: true, diagnostics, held_back: Vec::new() })
+        Some(Reloaded { library, swapped: true, diagnostics, held_back: settled.held_back.to_vec() })
     }
 
     /// Reads the files that changed; returns nothing where one cannot be, or is wrong.
@@ -103,6 +104,13 @@ impl Library {
             let text = tree.files.get_key_value(path.as_path());
             let known = self.files.get_key_value(path.as_os_str());
             let before = known.and_then(|(_, known)| known.in_force().cloned());
+            // What is held back may be good now, or gone.
+            if let Some((_, Kept::Other(known))) = known {
+                match text {
+                    Some((_, Ok(text))) if known.holds(text) => continue,
+                    _ => return None,
+                }
+            }
             let (path, after, warnings) = match (text, known) {
                 (Some((_, Ok(text))), Some((_, known))) if known.is_settled_as(text) => continue,
                 (Some((path, Ok(text))), known) => {
@@ -171,11 +179,13 @@ impl Library {
                 return None;
             }
             if let Some(known) = self.files.get(&path) {
-                let Kept::Settled(file, warnings) = known else { return None };
-                diagnostics.extend(warnings.iter().cloned());
-                let policies = file.policies().iter();
-                diagnostics.extend(policies.flat_map(|spec| self.compiled.warnings_of(&spec.id.value)).cloned());
-                across.warn_of_file(file, &mut diagnostics);
+                // Of one that is held back: what is wrong with it, and what is told of what is in force instead.
+                diagnostics.extend(known.diagnostics().iter().cloned());
+                if let Some(file) = known.in_force() {
+                    let policies = file.policies().iter();
+                    diagnostics.extend(policies.flat_map(|spec| self.compiled.warnings_of(&spec.id.value)).cloned());
+                    across.warn_of_file(file, &mut diagnostics);
+                }
             }
             next.told.set(&path, diagnostics);
         }

@@ -109,14 +109,16 @@ impl Library {
         let Report { diagnostics, held_back } = report;
         let held_back: Vec<_> = held_back.into_iter().collect();
         let diagnostics = Diagnostics::from(diagnostics);
-        let is_settled = held_back.is_empty()
-            && tree.unreadable.is_empty()
-            && files.values().all(Known::is_settled)
+        let is_bad_alone = |path: &Path| files.get(path.as_os_str()).is_some_and(Known::is_bad_alone);
+        let is_settled = tree.unreadable.is_empty()
+            && files.values().all(|file| file.is_settled() || file.is_bad_alone())
             && lists.values().all(Known::is_settled)
-            && !diagnostics.has_errors();
+            && held_back.iter().all(|path| is_bad_alone(path))
+            && diagnostics.errors().all(|error| is_bad_alone(&error.place.path));
         let settled = is_settled.then(|| Settled {
             root: tree.root.clone(),
             told: diagnostics.clone(),
+            held_back: held_back.as_slice().into(),
             links,
             file_hash,
             list_hash,
