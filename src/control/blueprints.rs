@@ -1,20 +1,20 @@
 //! Blueprints.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::builder::{BUILDING, FAILED, Place, QUEUED};
-use super::call::{Call, Done};
+use super::call::{Call, Done, Text};
 use super::error::{ApiError, Wrongs};
 use super::fields;
 use super::id::now_ms;
-use super::index::fields as kept_of;
 use super::kind::Kind;
 use super::list::{Listed, Query};
-use super::record::{Fields, File};
+use super::record::{Fields, File, kept_of};
 use super::{Edit, address, builder, by_hand, is_made, named};
-use crate::policy::{Blueprint, Phase, Snapshot, UNRESTRICTED};
+use crate::policy::{Blueprint, Phase, Record, Snapshot, UNRESTRICTED};
 
 /// Creates a blueprint.
 pub(super) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
@@ -35,7 +35,6 @@ pub(super) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     }
     wanted.write(&mut file, &id);
     for (key, value) in [
-        ("object", Kind::Blueprint.tag().into()),
         ("status", place.as_ref().map_or(COMPLETE, Place::status).into()),
         ("create_time_ms", now.into()),
         ("build_finish_time_ms", if place.is_some() { Value::Null } else { now.into() }),
@@ -100,14 +99,11 @@ pub(super) fn retrieve(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiErr
 }
 
 /// Returns a page of blueprints.
-pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
+pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text, ApiError> {
     let query = Query::parse(&call.query, &STATUSES)?;
-    let index = &call.control.index;
-    let known: Vec<_> =
-        snapshot.blueprints().map(|blueprint| (blueprint, index.of_blueprint(snapshot, blueprint))).collect();
-    let listed = known.iter().map(|(blueprint, summary)| match summary {
-        Some(summary) => Listed { is_made: true, id: blueprint.id(), name: &summary.name, status: &summary.status },
-        None => Listed { is_made: false, id: blueprint.id(), name: blueprint.id(), status: COMPLETE },
+    let listed = snapshot.blueprints().map(|blueprint| match record(snapshot, blueprint) {
+        Some(record) => Listed { is_made: true, id: record.id(), name: record.name(), status: record.status() },
+        None => Listed::by_hand(blueprint.id(), blueprint.id(), COMPLETE),
     });
     Ok(query.page(listed.collect())?.answer("blueprints", |id| view(snapshot, id)))
 }
@@ -152,17 +148,21 @@ pub(super) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
 
 /// Returns the launch parameters that devboxes of a blueprint begin with, without the policy's id.
 pub(super) fn launch_parameters(snapshot: &Snapshot, blueprint: &Blueprint) -> Fields {
-    let made = is_made(snapshot, blueprint.id(), blueprint.source());
-    let kept = snapshot.record(blueprint.id()).filter(|_| made).map(kept_of).unwrap_or_default();
+    let kept = record(snapshot, blueprint).map(kept_of).unwrap_or_default();
     let mut request = object(kept.get("request").cloned());
     object(request.remove("launch_parameters"))
 }
 
 /// Returns the status of a blueprint that the API made.
-pub(super) fn status(snapshot: &Snapshot, blueprint: &Blueprint) -> String {
-    let made = is_made(snapshot, blueprint.id(), blueprint.source());
-    let kept = snapshot.record(blueprint.id()).filter(|_| made).map(kept_of).unwrap_or_default();
-    kept.get("status").and_then(Value::as_str).unwrap_or(COMPLETE).to_owned()
+pub(super) fn status<'s>(snapshot: &'s Snapshot, blueprint: &Blueprint) -> Cow<'s, str> {
+    let status = record(snapshot, blueprint).map(Record::status).filter(|status| !status.is_empty());
+    status.unwrap_or(Cow::Borrowed(COMPLETE))
+}
+
+/// Returns what is kept of a blueprint, if the API made it.
+pub(super) fn record<'s>(snapshot: &'s Snapshot, blueprint: &Blueprint) -> Option<&'s Record> {
+    let is_made = is_made(snapshot, blueprint.id(), blueprint.source());
+    snapshot.record(blueprint.id()).filter(|_| is_made)
 }
 
 /// Returns the id of the client that is a blueprint's build container.
@@ -293,8 +293,7 @@ pub(super) const COMPLETE: &str = "build_complete";
 const STATUSES: [&str; 6] = [QUEUED, "provisioning", BUILDING, "awaiting_upload", FAILED, COMPLETE];
 
 /// The first line of a blueprint's file.
-const COMMENT: &str =
-    "A blueprint made over the API. It may be edited here; what is enforced stands in [blueprint.ID].";
+const COMMENT: &str = "A blueprint of the API.";
 
 #[cfg(test)]
 mod tests {

@@ -55,6 +55,15 @@ impl Done {
     }
 }
 
+/// The JSON text of a response.
+pub(super) struct Text(pub(super) String);
+
+impl From<Value> for Text {
+    fn from(view: Value) -> Self {
+        Self(view.to_string())
+    }
+}
+
 impl FromRequest<Arc<Control>> for Call {
     type Rejection = ApiError;
 
@@ -88,12 +97,14 @@ impl Call {
     }
 
     /// Answers from what is in force, away from the threads that serve connections.
-    pub(super) async fn look<W>(self, work: W) -> Response
+    pub(super) async fn look<W, T>(self, work: W) -> Response
     where
-        W: FnOnce(&Self, &Snapshot) -> Result<Value, ApiError> + Send + 'static,
+        W: FnOnce(&Self, &Snapshot) -> Result<T, ApiError> + Send + 'static,
+        T: Into<Text>,
     {
-        let looked =
-            tokio::task::spawn_blocking(move || work(&self, &self.control.snapshot()).map(|view| body_of(&view)));
+        let looked = tokio::task::spawn_blocking(move || {
+            work(&self, &self.control.snapshot()).map(|told| Bytes::from(told.into().0))
+        });
         match looked.await {
             Ok(Ok(body)) => json(body),
             Ok(Err(error)) => error.into_response(),

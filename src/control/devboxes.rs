@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::call::{Call, Done};
+use super::call::{Call, Done, Text};
 use super::error::{ApiError, Wrongs};
 use super::id::now_ms;
-use super::index::fields as kept_of;
 use super::kind::Kind;
 use super::list::{Listed, Query};
-use super::record::{Fields, File};
+use super::record::{Fields, File, kept_of};
 use super::{Edit, address, blueprints, by_hand, fields, is_made};
 use crate::policy::{Blueprint, Client, Phase, Record, Snapshot, UNRESTRICTED};
 
@@ -23,7 +22,7 @@ pub(super) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     let control = &call.control;
     let mut writer = control.writer.lock().await;
     let snapshot = control.snapshot();
-    let blueprint = wanted.blueprint(&snapshot, &call)?.map(|blueprint| blueprint.id().to_owned());
+    let blueprint = wanted.blueprint(&snapshot)?.map(|blueprint| blueprint.id().to_owned());
     if let Some(policy) = &wanted.policy {
         blueprints::check_policy(&snapshot, "launch_parameters.network_policy_id", policy)?;
     }
@@ -90,7 +89,7 @@ pub(super) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
 pub(super) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let mut writer = control.writer.lock().await;
-    let is_down = |record: &Record| kept_of(record).get("status").and_then(Value::as_str) == Some(SHUTDOWN);
+    let is_down = |record: &Record| record.status() == SHUTDOWN;
     if !is_down(made(&control.snapshot(), id)?) {
         let edit = |snapshot: &Snapshot| {
             let record = made(snapshot, id)?;
@@ -122,21 +121,15 @@ pub(super) fn retrieve(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiErr
 }
 
 /// Returns a page of devboxes.
-pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
+pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text, ApiError> {
     let query = Query::parse(&call.query, &STATUSES)?;
-    let index = &call.control.index;
-    index.tidy(snapshot);
     let made = snapshot.records().filter(|record| Kind::of(record.id()) == Some(Kind::Devbox));
-    // Without a need for names no file is read but those of the page.
-    let summary = |record| query.wants_names().then(|| index.summary(record));
-    let made: Vec<_> = made.map(|record| (record.id(), summary(record), is_running(snapshot, record.id()))).collect();
-    let of_made = made.iter().map(|(id, summary, is_running)| {
-        let status = if *is_running { RUNNING } else { SHUTDOWN };
-        let name = summary.as_ref().map_or("", |summary| &summary.name);
-        Listed { is_made: true, id, name, status }
+    let of_made = made.map(|record| {
+        let status = if is_running(snapshot, record.id()) { RUNNING } else { SHUTDOWN };
+        Listed { is_made: true, id: record.id(), name: record.name(), status: status.into() }
     });
     let by_hand = snapshot.clients().filter(|client| is_devbox_by_hand(snapshot, client));
-    let by_hand = by_hand.map(|client| Listed { is_made: false, id: client.id(), name: client.id(), status: RUNNING });
+    let by_hand = by_hand.map(|client| Listed::by_hand(client.id(), client.id(), RUNNING));
     let views = Views::new(snapshot);
     Ok(query.page(of_made.chain(by_hand).collect())?.answer("devboxes", |id| views.view(id)))
 }
@@ -292,7 +285,7 @@ impl Wanted {
     }
 
     /// Finds its blueprint, if it has one.
-    fn blueprint<'s>(&self, snapshot: &'s Snapshot, call: &Call) -> Result<Option<&'s Blueprint>, ApiError> {
+    fn blueprint<'s>(&self, snapshot: &'s Snapshot) -> Result<Option<&'s Blueprint>, ApiError> {
         if let Some(id) = self.blueprint_id.as_ref().and_then(Value::as_str) {
             let Some(blueprint) = snapshot.blueprint(id) else {
                 let id = id.escape_debug();
@@ -307,9 +300,8 @@ impl Wanted {
             return Ok(Some(blueprint));
         }
         let Some(name) = self.blueprint_name.as_ref().and_then(Value::as_str) else { return Ok(None) };
-        let index = &call.control.index;
-        let newest = snapshot.blueprints().filter(|blueprint| match index.of_blueprint(snapshot, blueprint) {
-            Some(summary) => summary.name == name && summary.status == blueprints::COMPLETE,
+        let newest = snapshot.blueprints().filter(|blueprint| match blueprints::record(snapshot, blueprint) {
+            Some(record) => record.name() == name && record.status() == blueprints::COMPLETE,
             None => blueprint.id() == name,
         });
         let newest =
@@ -335,7 +327,6 @@ impl Wanted {
         }
         let not_empty = |fields: &Fields| if fields.is_empty() { Value::Null } else { fields.clone().into() };
         let kept = [
-            ("object", Kind::Devbox.tag().into()),
             ("name", self.name.clone().unwrap_or_default()),
             ("status", RUNNING.into()),
             ("create_time_ms", now.into()),
@@ -375,7 +366,7 @@ const OURS: [&str; 8] =
     ["id", "status", "capabilities", "create_time_ms", "end_time_ms", "shutdown_reason", "state_transitions", "object"];
 
 /// The first line of a devbox's file.
-const COMMENT: &str = "A devbox made over the API. Without its [client.ID], its address is bound to nothing.";
+const COMMENT: &str = "A devbox of the API.";
 
 #[cfg(test)]
 mod tests {

@@ -37,13 +37,4 @@ impl Kind {
             Self::Devbox => "devbox",
         }
     }
-
-    /// Returns the word for it in files and audit records.
-    pub(super) const fn tag(self) -> &'static str {
-        match self {
-            Self::Policy => "network_policy",
-            Self::Blueprint => "blueprint",
-            Self::Devbox => "devbox",
-        }
-    }
 }

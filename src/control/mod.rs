@@ -30,7 +30,6 @@ mod egress;
 mod error;
 mod fields;
 mod id;
-mod index;
 mod kind;
 mod list;
 mod policies;
@@ -61,7 +60,6 @@ use self::builder::Builds;
 pub(crate) use self::counts::Counts;
 use self::error::ApiError;
 use self::id::Ids;
-use self::index::Index;
 use self::retries::{Restored, Retries};
 use self::tls::Tls;
 use self::writer::{Survey, Writer};
@@ -99,8 +97,6 @@ pub(crate) struct Control {
     builds: Builds,
     /// Answers to requests that may come again.
     retries: Arc<Retries>,
-    /// Names and states of objects.
-    index: Index,
 }
 
 /// What `[control]` names, read and good, before anything is bound.
@@ -152,10 +148,10 @@ impl Control {
         let Opened { settings, access, tls, audit, counts } = opened;
         let snapshot = Arc::clone(&engine.view().snapshot);
         let ids = Ids::after(snapshot.records().map(Record::id));
-        let (index, retries) = (Index::default(), Arc::new(Retries::default()));
+        let retries = Arc::new(Retries::default());
         let (mut survey, mut restored) = (Survey::default(), Vec::new());
         for record in snapshot.records() {
-            let fields = index::fields(record);
+            let fields = record::kept_of(record);
             survey.see(record.id(), &fields);
             restored.extend(Restored::of(record.id(), &fields));
         }
@@ -175,7 +171,6 @@ impl Control {
             changed,
             builds: Builds::default(),
             retries,
-            index,
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::call::{Call, Done};
+use super::call::{Call, Done, Text};
 use super::error::{ApiError, Wrongs};
 use super::id::now_ms;
 use super::kind::Kind;
@@ -23,7 +23,6 @@ pub(super) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     let mut file = File::new(COMMENT);
     file.add("policy", &id);
     wanted.write(&mut file, &id, now_ms());
-    file.set("api", &id, "object", &Kind::Policy.tag().into());
     call.sign(&mut file, &id);
     let text = file.text();
     let edit = |_: &Snapshot| Ok(Edit { id: Arc::clone(&id), before: None, after: Some(Arc::clone(&text)) });
@@ -76,13 +75,13 @@ pub(super) fn retrieve(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiErr
 }
 
 /// Returns a page of policies.
-pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
+pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text, ApiError> {
     let query = Query::parse(&call.query, &[])?;
     let listed = snapshot.policies().map(|policy| Listed {
         is_made: is_made(snapshot, policy.id(), policy.source()),
         id: policy.id(),
-        name: policy.name(),
-        status: "",
+        name: policy.name().into(),
+        status: "".into(),
     });
     Ok(query.page(listed.collect())?.answer("network_policies", |id| view(snapshot, id)))
 }
@@ -221,8 +220,7 @@ fn users(snapshot: &Snapshot, id: &str) -> Vec<String> {
 }
 
 /// The first line of a policy's file.
-const COMMENT: &str =
-    "A network policy made over the API. It may be edited here; what is enforced stands in [policy.ID].";
+const COMMENT: &str = "A network policy of the API.";
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! Where something stands: byte spans while reading, lines and columns for people.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
@@ -7,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use toml::de::DeValue;
 
 use super::diagnostic::{Diagnostic, Excerpt, Severity};
 
@@ -93,6 +95,24 @@ impl Source {
     #[must_use]
     pub fn text(&self) -> &Arc<str> {
         &self.text
+    }
+
+    /// Returns what the TOML string at `span` of this text says; nothing of it where there is none. Mostly that is a piece
+    /// of the text.
+    #[must_use]
+    pub fn string(&self, span: Span) -> Cow<'_, str> {
+        let written = self.text.get(span.range()).unwrap_or_default();
+        let plain =
+            |quote| written.strip_prefix(quote)?.strip_suffix(quote).filter(|it: &&str| !it.contains([quote, '\\']));
+        match plain('"').or_else(|| plain('\'')) {
+            // Two quotes at each end are those of a string of several lines.
+            Some(text) => Cow::Borrowed(text),
+            None => DeValue::parse(written)
+                .ok()
+                .and_then(|value| value.get_ref().as_str().map(str::to_owned))
+                .unwrap_or_default()
+                .into(),
+        }
     }
 
     /// Returns the place of the byte `offset`; walks the text up to there, so it is for single places.
@@ -219,6 +239,26 @@ mod tests {
         }
         assert_eq!(source.place(8).to_string(), "p.toml:2:2");
         assert_eq!(Place::whole(Path::new("p.toml")).to_string(), "p.toml");
+    }
+
+    #[test]
+    fn a_string_is_what_toml_says() {
+        const CASES: &[(&str, &str)] = &[
+            ("\"a b\"", "a b"),
+            ("'a\\b'", "a\\b"),
+            ("\"\\u00e4\\n\"", "ä\n"),
+            ("''", ""),
+            ("'\"'", "\""),
+            ("\"\"\"\na\n\"\"\"", "a\n"),
+            ("'''b'''", "b"),
+            ("1", ""),
+            ("", ""),
+        ];
+        for (written, expected) in CASES {
+            let source = Source::new(Path::new("p.toml"), format!("k = {written}"));
+            assert_eq!(source.string((4..4 + written.len()).into()), *expected, "{written}");
+        }
+        assert_eq!(Source::new(Path::new("p.toml"), "").string(Span { start: 7, end: 9 }), "");
     }
 
     #[test]

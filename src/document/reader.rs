@@ -155,6 +155,12 @@ impl<'r> Table<'r> {
         self.entries.get_key_value(key).map(|(key, _)| key.span().into())
     }
 
+    /// Returns where the value of `key` stands, if it is a string; does not make it known. [`Source::string`] reads it.
+    #[must_use]
+    pub fn string_span(&self, key: &str) -> Option<Span> {
+        self.entries.get(key).filter(|value| value.get_ref().is_str()).map(|value| value.span().into())
+    }
+
     /// Notes an error.
     pub fn error(&self, span: Span, message: impl Into<String>, help: Option<String>) {
         self.add(Severity::Error, span, || Note { message: message.into(), help, related: Vec::new() });
@@ -427,6 +433,11 @@ mod tests {
             assert_eq!(root.boolean("b").map(|flag| flag.value), Some(true));
             assert_eq!(root.integer("i", 0..=16).map(|number| number.value), Some(16));
             assert_eq!(root.string("absent"), None);
+            assert_eq!((root.string_span("b"), root.string_span("absent")), (None, None));
+            assert_eq!(
+                root.string_span("s").map(|span| (span, source.string(span))),
+                Some((Span { start: 4, end: 7 }, "x".into()))
+            );
             let tables = root.tables("t");
             let names: Vec<_> = tables.iter().map(|(name, table)| (name.value, root.locate(table.span()))).collect();
             assert_eq!(names, [("one", (4, 4)), ("two", (5, 4))]);

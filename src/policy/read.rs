@@ -162,12 +162,13 @@ fn client(id: &Placed<&str>, mut table: Table<'_>) -> Option<ClientSpec> {
     Some(ClientSpec { id: id?, sources: sources.into(), blueprint, phase, policy })
 }
 
-/// Reads an `[api.ID]` table: its id alone, which mostly is that of an object of the file, for what else it holds is the
-/// API's. `known` returns such an id, so that there is one text of it.
+/// Reads an `[api.ID]` table: its id, which mostly is that of an object of the file, and where its name and status are;
+/// what it holds is the API's. `known` returns such an id, so that there is one text of it.
 fn record(id: &Placed<&str>, table: &Table<'_>, known: impl Fn(&str) -> Option<Arc<str>>) -> Option<RecordSpec> {
     let checked = checked_id(id, table)?;
     let value = known(id.value).unwrap_or(checked.value);
-    Some(RecordSpec { id: Placed { value, span: checked.span } })
+    let string = |key| table.string_span(key).unwrap_or_default();
+    Some(RecordSpec { id: Placed { value, span: checked.span }, name: string("name"), status: string("status") })
 }
 
 /// Reads a `[[test]]` table.

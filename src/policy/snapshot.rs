@@ -1,6 +1,6 @@
 //! What is in force: one immutable whole that queries read and a reload replaces.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
@@ -314,6 +314,18 @@ impl Record {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.spec().id.value
+    }
+
+    /// Returns the `name` in it; empty where it has none.
+    #[must_use]
+    pub fn name(&self) -> Cow<'_, str> {
+        self.file.source.string(self.spec().name)
+    }
+
+    /// Returns the `status` in it; empty where it has none.
+    #[must_use]
+    pub fn status(&self) -> Cow<'_, str> {
+        self.file.source.string(self.spec().status)
     }
 
     /// Returns where it is defined.

@@ -68,7 +68,7 @@ impl FileSpec {
 
     /// Lets the ids that clients refer to be those that `share` has: thousands of them name a few.
     pub(super) fn share_references(&mut self, mut share: impl FnMut(&mut Arc<str>)) {
-        for client in &mut self.clients {
+        for client in self.clients.iter_mut() {
             for id in client.blueprint.iter_mut().chain(&mut client.policy) {
                 share(&mut id.value);
             }
@@ -165,11 +165,16 @@ pub(super) struct ClientSpec {
     pub(super) policy: Option<Placed<Arc<str>>>,
 }
 
-/// An `[api.ID]` table: what the API gives back of an object besides what is enforced. What it holds is the API's affair.
+/// An `[api.ID]` table: what the API gives back of an object besides what is enforced. What it holds is the API's affair,
+/// but for where two strings stand that lists of all objects look at.
 #[derive(Debug)]
 pub(super) struct RecordSpec {
     /// The id.
     pub(super) id: Placed<Arc<str>>,
+    /// The `name`; empty where there is none.
+    pub(super) name: Span,
+    /// The `status`; empty where there is none.
+    pub(super) status: Span,
 }
 
 /// A `[[test]]` table.

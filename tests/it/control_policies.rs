@@ -137,7 +137,7 @@ fn what_people_add_to_a_file_of_the_api_stays() {
     use_policy(&server, "127.0.0.11", &policy);
     let file = format!("api/{policy}.toml");
     let text = fs::read_to_string(server.policies(&file)).unwrap();
-    assert!(text.starts_with("# A network policy made over the API."), "{text}");
+    assert!(text.starts_with("# A network policy of the API."), "{text}");
     let edited = text.replace("name = ", "# No b.\ndenied_hostnames = [\"b.test\"]\nname = ");
     server.replace(&file, &edited);
     server.until("the edit is in force", || (!server.allows("127.0.0.11", "b.test")).then_some(()));

@@ -19,6 +19,8 @@ fn what_the_api_keeps_is_told_by_id_and_not_looked_into() {
     assert_eq!(record.place().to_string(), "p/api/npol_1.toml:4:6");
     assert_eq!((&**record.source().text(), &**record.source().path()), (NPOL, Path::new("p/api/npol_1.toml")));
     assert_eq!(&**snapshot.policy("npol_1").unwrap().source().text(), NPOL);
+    assert_eq!((record.name(), record.status()), ("".into(), "".into()));
+    assert_eq!(snapshot.record("dbx_1").unwrap().status(), "shutdown");
     assert!(snapshot.record("nope").is_none());
 }
 
