@@ -9,6 +9,7 @@ mod conflict;
 mod decide;
 mod devbox;
 mod diagnostics;
+mod few;
 mod hash;
 mod library;
 mod links;

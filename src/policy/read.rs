@@ -12,6 +12,7 @@ use crate::dns::rtype::RecordType;
 use crate::document::{self, Diagnostic, Element, Note, Placed, Related, Severity, Source, Table, quoted};
 
 use super::client_index::canonical;
+use super::few::Few;
 use super::hash::content_hash;
 use super::name_set::{NameSet, Origin};
 use super::pattern::{self, Pattern};
@@ -41,7 +42,7 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
             is_whole: root.is_whole(),
             hash: content_hash(source.text().as_bytes()),
         };
-        let (mut clients, mut records) = (Box::default(), Box::default());
+        let (mut clients, mut records) = (Few::default(), Few::default());
         if role == Role::Policies {
             let blueprints = root.tables("blueprint").into_iter();
             others.blueprints = blueprints.filter_map(|(id, table)| blueprint(&id, table)).map(Arc::new).collect();

@@ -9,6 +9,7 @@ use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
 use crate::document::{Place, Placed, Source, Span};
 
+use super::few::Few;
 use super::hash::content_hash;
 use super::name_set::NameSet;
 
@@ -18,9 +19,9 @@ pub(super) struct FileSpec {
     /// The file and its text.
     pub(super) source: Source,
     /// `[client.ID]`.
-    pub(super) clients: Box<[ClientSpec]>,
+    pub(super) clients: Few<ClientSpec>,
     /// `[api.ID]`.
-    pub(super) records: Box<[RecordSpec]>,
+    pub(super) records: Few<RecordSpec>,
     /// What else there is, if anything is.
     pub(super) others: Option<Box<Others>>,
 }
@@ -156,7 +157,7 @@ pub(super) struct ClientSpec {
     /// The id.
     pub(super) id: Placed<Arc<str>>,
     /// Its addresses, as [`super::client_index::canonical`] makes them.
-    pub(super) sources: Box<[Placed<IpNet>]>,
+    pub(super) sources: Few<Placed<IpNet>>,
     /// What it is made from.
     pub(super) blueprint: Option<Placed<Arc<str>>>,
     /// The phase of its life that chooses among the blueprint's policies.

@@ -159,13 +159,21 @@ impl Known<ListFile> {
 /// What is known of a policy file, as it is kept: of one that is in force there is little to know, and there are many.
 #[derive(Clone, Debug)]
 pub(super) enum Kept {
-    /// What it holds is in force; the warnings of it.
-    Settled(Arc<FileSpec>, Arc<[Diagnostic]>),
+    /// What it holds is in force; the warnings of it, if there are any.
+    Settled(Arc<FileSpec>, Option<Arc<Warnings>>),
     /// Something else.
     Other(Arc<Known<FileSpec>>),
 }
 
+/// Warnings of one file alone.
+pub(super) type Warnings = Box<[Diagnostic]>;
+
 impl Kept {
+    /// Returns what is kept of a file that is in force, with its warnings.
+    pub(super) fn settled(file: Arc<FileSpec>, warnings: &[Diagnostic]) -> Self {
+        Self::Settled(file, (!warnings.is_empty()).then(|| Arc::new(warnings.into())))
+    }
+
     /// Returns what is in force.
     pub(super) fn in_force(&self) -> Option<&Arc<FileSpec>> {
         match self {
@@ -177,7 +185,7 @@ impl Kept {
     /// Returns what is wrong with what it holds.
     pub(super) fn diagnostics(&self) -> &[Diagnostic] {
         match self {
-            Self::Settled(_, warnings) => warnings,
+            Self::Settled(_, warnings) => warnings.as_ref().map_or(&[], |warnings| warnings),
             Self::Other(known) => &known.diagnostics,
         }
     }
@@ -194,7 +202,7 @@ impl Kept {
                 seen: Seen::Text(Arc::clone(file.source.text())),
                 read: Some(Arc::clone(file)),
                 is_good: true,
-                diagnostics: Arc::clone(warnings),
+                diagnostics: warnings.as_ref().map_or_else(Arc::default, |warnings| warnings[..].into()),
                 in_force: Some(Arc::clone(file)),
             },
             Self::Other(known) => Known::clone(known),
@@ -205,15 +213,13 @@ impl Kept {
 impl From<Known<FileSpec>> for Kept {
     fn from(known: Known<FileSpec>) -> Self {
         match (&known.in_force, &known.seen) {
-            (Some(file), Seen::Text(_)) if known.is_settled() => {
-                Self::Settled(Arc::clone(file), Arc::clone(&known.diagnostics))
-            }
+            (Some(file), Seen::Text(_)) if known.is_settled() => Self::settled(Arc::clone(file), &known.diagnostics),
             _ => Self::Other(Arc::new(known)),
         }
     }
 }
 
 /// Returns diagnostics as they are kept; mostly there are none, which take no room of their own.
-pub(super) fn shared(diagnostics: Vec<Diagnostic>) -> Arc<[Diagnostic]> {
+fn shared(diagnostics: Vec<Diagnostic>) -> Arc<[Diagnostic]> {
     if diagnostics.is_empty() { Arc::default() } else { diagnostics.into() }
 }

@@ -18,11 +18,11 @@ use super::super::read::{Role, read_file};
 use super::super::step::{Changed, Step};
 use super::super::tree::{Bindings, FilePath, Tree};
 use super::super::{assemble, trial};
-use super::known::{Kept, shared};
+use super::known::Kept;
 use super::{Library, Reloaded, Settled, role};
 
 /// A file as it is, with the warnings of it alone.
-type Read = (Changed, Arc<[Diagnostic]>);
+type Read = (Changed, Vec<Diagnostic>);
 
 impl Library {
     /// Goes to what the tree says where only the texts in `changed` may be other ones, and lists are as before; returns
@@ -68,7 +68,7 @@ impl Library {
             match after {
                 Some(file) => {
                     file_hash.add(below, file.hash());
-                    library.files.insert(path.clone(), Kept::Settled(Arc::clone(file), warnings));
+                    library.files.insert(path.clone(), Kept::settled(Arc::clone(file), &warnings));
                 }
                 None => library.files.remove(path),
             }
@@ -122,10 +122,10 @@ impl Library {
                     if !after.is_whole() || diagnostics.iter().any(Diagnostic::is_error) {
                         return None;
                     }
-                    (path, Some(Arc::new(after)), shared(diagnostics))
+                    (path, Some(Arc::new(after)), diagnostics)
                 }
                 (Some((_, Err(_))), _) => return None,
-                (None, Some((path, _))) => (path.clone(), None, Arc::default()),
+                (None, Some((path, _))) => (path.clone(), None, Vec::new()),
                 (None, None) => continue,
             };
             // What is told of a list is not told of a policy file; one that is both is left to the whole way.
