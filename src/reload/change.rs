@@ -142,7 +142,9 @@ impl Reloader {
         let snapshot = Arc::clone(self.library.snapshot());
         let known = self.directory.tree.files.get(&path).cloned();
         match &change.after {
-            Some(text) => self.directory.tree.files.insert(path.as_path(), Ok(Arc::clone(text))),
+            // A copy, so that all that is kept of a file is made by one thread and lies together: between texts of others,
+            // what they had passing by leaves holes.
+            Some(text) => self.directory.tree.files.insert(path.as_path(), Ok(Arc::from(&**text))),
             None => self.directory.tree.files.remove(&path),
         }
         self.directory.tree.changed = Some(BTreeSet::from([path.clone()]));
