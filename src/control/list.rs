@@ -1,6 +1,7 @@
 //! Lists: which objects, and which page of them.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 
 use serde_json::Value;
 
@@ -27,7 +28,7 @@ pub(super) struct Query {
 }
 
 /// An object that may be listed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Listed<'s> {
     /// Whether the API made it; what people wrote comes last.
     pub(super) is_made: bool,
@@ -109,20 +110,26 @@ impl Query {
     ///
     /// # Errors
     /// The page is to start after an object that is not there.
-    pub(super) fn page<'s>(&self, mut listed: Vec<Listed<'s>>) -> Result<Page<'s>, ApiError> {
-        let rank = |listed: &Listed<'s>| std::cmp::Reverse((listed.is_made, listed.id));
-        let start = match &self.starting_after {
-            None => None,
-            Some(id) => Some(listed.iter().find(|listed| listed.id == id).map(rank).ok_or_else(|| {
-                ApiError::bad(format!("starting_after: there is no `{}`: use the last id of a page", id.escape_debug()))
-            })?),
-        };
-        listed.retain(|listed| self.matches(listed));
-        let total = self.counts.then_some(listed.len());
-        listed.retain(|listed| start.is_none_or(|start| rank(listed) > start));
-        listed.sort_unstable_by_key(rank);
-        let has_more = listed.len() > self.limit;
-        let ids = listed.into_iter().take(self.limit).map(|listed| listed.id).collect();
+    pub(super) fn page<'s>(&self, listed: impl Iterator<Item = Listed<'s>>) -> Result<Page<'s>, ApiError> {
+        let (mut start, mut matching) = (None, Vec::new());
+        for listed in listed {
+            let rank = Reverse((listed.is_made, listed.id));
+            if self.starting_after.as_deref() == Some(listed.id) {
+                start = Some(rank);
+            }
+            if self.matches(&listed) {
+                matching.push(rank);
+            }
+        }
+        if let (Some(id), None) = (&self.starting_after, start) {
+            let id = id.escape_debug();
+            return Err(ApiError::bad(format!("starting_after: there is no `{id}`: use the last id of a page")));
+        }
+        let total = self.counts.then_some(matching.len());
+        matching.retain(|rank| start.is_none_or(|start| *rank > start));
+        matching.sort_unstable();
+        let has_more = matching.len() > self.limit;
+        let ids = matching.into_iter().take(self.limit).map(|Reverse((_, id))| id).collect();
         Ok(Page { ids, has_more, total })
     }
 
@@ -146,8 +153,7 @@ impl Page<'_> {
             text.push_str(&view.to_string());
         }
         let (has_more, total) = (self.has_more, self.total.map_or(Value::Null, Value::from));
-        text.push_str(&format!("],\"has_more\":{has_more},\"total_count\":{total}}}"));
-        Text(text)
+        Text(text + &format!("],\"has_more\":{has_more},\"total_count\":{total}}}"))
     }
 }
 
@@ -177,7 +183,7 @@ mod tests {
             ..Listed::by_hand(id, name, if is_made { "up" } else { "down" })
         });
         let query = Query::parse(query, &["up", "down"]).map_err(|error| error.message)?;
-        let page = query.page(listed.to_vec()).map_err(|error| error.message)?;
+        let page = query.page(listed.into_iter()).map_err(|error| error.message)?;
         Ok((page.ids, page.has_more, page.total))
     }
 
