@@ -169,9 +169,10 @@ impl<K: Ord, V> FromIterator<(K, V)> for OrderedMap<K, V> {
             is_same
         });
         let len = entries.len();
-        let mut entries = entries.into_iter().peekable();
+        // Its length is known to the end, so that each leaf is collected into its own room without a detour.
+        let mut entries = entries.into_iter();
         let mut leaves = Vec::with_capacity(len.div_ceil(FULL));
-        while entries.peek().is_some() {
+        while entries.len() > 0 {
             leaves.push(entries.by_ref().take(FULL).collect());
         }
         Self { leaves, len }

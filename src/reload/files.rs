@@ -218,10 +218,10 @@ pub(super) struct Looked {
 }
 
 impl Looked {
-    /// Returns the text: what was read, or what was known where that has not changed.
+    /// Returns the text: what was read, or what was known where that is the same.
     pub(super) fn text_or(&self, known: Option<Arc<str>>) -> Text {
         match &self.text {
-            Ok(Some(text)) => Ok(Arc::from(text.as_str())),
+            Ok(Some(text)) => Ok(known.filter(|known| **known == **text).unwrap_or_else(|| text.as_str().into())),
             Ok(None) => known.ok_or_else(|| "it was not read".to_owned()),
             Err(why) => Err(why.clone()),
         }

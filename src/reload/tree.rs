@@ -51,7 +51,8 @@ impl Directory {
         }
         // Whatever comes of it, nothing is built on what was known before.
         self.plain = None;
-        let mut walk = Walk { before: self, unfinished, entries: 0, path: Vec::new(), found: Found::default() };
+        let found = Found::with_capacity(self.tree.files.iter().len());
+        let mut walk = Walk { before: self, unfinished, entries: 0, path: Vec::new(), found };
         walk.read_directory(root)?;
         let Found { files, unreadable, followed, stamps, is_plain } = walk.found;
         self.plain = is_plain.then(|| Plain::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
@@ -100,12 +101,13 @@ impl Directory {
                 self.tree.files.remove(path.as_path());
                 continue;
             }
-            let known = self.tree.files.get_key_value(path.as_path()).map(|(path, _)| Arc::clone(path));
-            let path = known.unwrap_or_else(|| path.as_path().into());
+            let known = self.tree.files.get_key_value(path.as_path());
+            let text = read.text_or(known.and_then(|(_, text)| text.clone().ok()));
+            let path = known.map_or_else(|| path.as_path().into(), |(path, _)| Arc::clone(path));
             if let Some(seal) = read.firm {
                 self.stamps.insert(FilePath(Arc::clone(&path)), seal);
             }
-            self.tree.files.insert(path, read.text_or(None));
+            self.tree.files.insert(path, text);
         }
         Some(changed)
     }
@@ -153,13 +155,14 @@ struct Found {
     is_plain: bool,
 }
 
-impl Default for Found {
-    fn default() -> Self {
+impl Found {
+    /// Begins with room for so many files: mostly there are as many as before.
+    fn with_capacity(files: usize) -> Self {
         Self {
-            files: Vec::new(),
+            files: Vec::with_capacity(files),
             unreadable: BTreeMap::new(),
             followed: Followed::default(),
-            stamps: Vec::new(),
+            stamps: Vec::with_capacity(files),
             is_plain: true,
         }
     }
@@ -213,13 +216,12 @@ impl Walk<'_> {
     /// Reads one file, unless it is as it was before.
     fn read_file(&mut self, path: PathBuf) {
         let known = self.before.tree.files.get_key_value(path.as_path());
-        let before =
-            known.and_then(|(path, text)| Some((*self.before.stamps.get(path.as_os_str())?, text.as_ref().ok()?)));
+        let seal = known.and_then(|(path, text)| self.before.stamps.get(path.as_os_str()).filter(|_| text.is_ok()));
+        let text = known.and_then(|(_, text)| text.clone().ok());
         let path = known.map_or_else(|| path.into(), |(path, _)| Arc::clone(path));
-        let read = read_unless(&path, before.map(|(seal, _)| seal), self.unfinished);
-        let text = read.text_or(before.map(|(_, text)| Arc::clone(text)));
+        let read = read_unless(&path, seal.copied(), self.unfinished);
         // The very same text, where it is the same: all that is made of it shares it.
-        let text = known.map(|(_, text)| text).filter(|known| **known == text).cloned().unwrap_or(text);
+        let text = read.text_or(text);
         self.found.is_plain &= read.stamp.is_none_or(Stamp::has_one_name);
         self.found.stamps.extend(read.firm.map(|seal| (FilePath(Arc::clone(&path)), seal)));
         self.found.files.push((path, text));

@@ -130,7 +130,8 @@ impl Library {
 
     /// Reads the policy files that changed.
     fn look_at_files(&self, tree: &Tree, phase: Phase, report: &mut Report) -> BTreeMap<FilePath, Known<FileSpec>> {
-        let (mut files, mut ids) = (BTreeMap::new(), HashSet::new());
+        // One block while files are read: nodes of a map among what is kept of them would leave holes when they go.
+        let (mut looked, mut ids) = (Vec::with_capacity(tree.files.iter().len()), HashSet::new());
         let mut share = |id: &mut Arc<str>| match ids.get(id) {
             Some(known) => *id = Arc::clone(known),
             None => _ = ids.insert(Arc::clone(id)),
@@ -152,8 +153,9 @@ impl Library {
                 report.hold_back(&path);
                 report.diagnostics.extend(known.diagnostics.iter().cloned());
             }
-            files.insert(path, known);
+            looked.push((path, known));
         }
+        let mut files: BTreeMap<FilePath, Known<FileSpec>> = looked.into_iter().collect();
         for (folder, why) in &tree.unreadable {
             let message = format!("the folder cannot be read: {why}");
             let error = Diagnostic::about_file(folder, message);
