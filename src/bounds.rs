@@ -75,6 +75,7 @@
 //! | requests that change something | [`MAX_CHANGING`] | the next one waits ten seconds at most: 503 | |
 //! | requests that read something, and large answers not taken yet | [`MAX_READING`] | as above | |
 //! | requests that wait for a status | [`MAX_WAITING`] | refused: 503 | |
+//! | policy files, when the API makes one more | [`MAX_MADE`] | refused: 400 | |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
 //! | objects of a page | `control::list::MAX_PAGE` | refused: 400 | |
@@ -101,6 +102,9 @@
 /// Replies to neighbours that do not exist stay in the send buffer for seconds: it has to hold more of them than a client
 /// makes us send in that time.
 pub(crate) const UDP_BUFFER: usize = 4 << 20;
+
+/// Policy files that there may be when the API makes one more: a start reads [`MAX_ENTRIES`] files and folders.
+pub(crate) const MAX_MADE: usize = 190_000;
 
 /// Changes of policy files by the API that may wait for one another.
 pub(crate) const MAX_CHANGE_QUEUE: usize = 1_024;

@@ -54,7 +54,7 @@ impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         let message = refused.to_string();
         match refused {
-            Refused::Bad(_) => Self::bad(message),
+            Refused::Bad(_) | Refused::Full => Self::bad(message),
             // All of them may pass.
             Refused::Stale | Refused::Busy | Refused::Stopping | Refused::Unwritable(_) => Self::unavailable(message),
         }

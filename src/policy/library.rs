@@ -175,6 +175,12 @@ impl Library {
         &self.snapshot
     }
 
+    /// Returns the text of a policy file that is in force, whatever the file holds now.
+    #[must_use]
+    pub fn text_in_force(&self, path: &Path) -> Option<&Arc<str>> {
+        self.files.get(path.as_os_str())?.in_force().map(|file| file.source.text())
+    }
+
     /// Returns the list files that matter: those of what is in force and of what is held back.
     pub fn list_paths(&self) -> impl Iterator<Item = &Path> {
         self.lists.keys().map(PathBuf::as_path)

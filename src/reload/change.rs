@@ -5,19 +5,17 @@
 //! leaves the old file or the new one.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::store::{self, WriteError};
 use super::watch::Waker;
 use super::{Occasion, Reloader, bindings};
-use crate::bounds::MAX_CHANGE_QUEUE;
+use crate::bounds::{MAX_CHANGE_QUEUE, MAX_MADE};
 use crate::document::Diagnostic;
-use crate::policy::Diagnostics;
+use crate::policy::{Diagnostics, Reloaded, Tree};
 
 /// A change of one policy file.
 #[derive(Clone, Debug)]
@@ -42,12 +40,24 @@ pub(crate) enum Refused {
     /// The file cannot be written.
     #[error("{0}")]
     Unwritable(String),
+    /// There are as many files as there may be.
+    #[error("there are {MAX_MADE} policy files, and no more are made: delete what nobody needs")]
+    Full,
     /// Too many changes wait.
     #[error("too many changes wait")]
     Busy,
     /// The process is stopping.
     #[error("hostgate is stopping")]
     Stopping,
+}
+
+impl From<WriteError> for Refused {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stale => Self::Stale,
+            WriteError::Io(_) | WriteError::Taken(_) => Self::Unwritable(error.to_string()),
+        }
+    }
 }
 
 /// Hands changes to the looking thread.
@@ -134,48 +144,83 @@ impl Reloader {
     /// Makes one change.
     fn make_change(&mut self, change: &Change) -> Result<u64, Refused> {
         let path = self.config.policies.join(&change.path);
-        if on_disk(&path).map_err(|error| unwritable(&path, &error))?.as_deref() != change.before.as_deref() {
+        let made = self.try_change(&path, change);
+        if matches!(made, Err(Refused::Stale)) {
             let followed = self.look(false);
             self.follow(followed);
+        }
+        made
+    }
+
+    /// Makes one change, unless the file on disk is another one than was thought.
+    fn try_change(&mut self, path: &Path, change: &Change) -> Result<u64, Refused> {
+        let Change { before, after, .. } = change;
+        if !store::holds(path, before.as_deref())? {
             return Err(Refused::Stale);
         }
-        let snapshot = Arc::clone(self.library.snapshot());
-        let known = self.directory.tree.files.get(&path).cloned();
-        match &change.after {
-            // A copy, so that all that is kept of a file is made by one thread and lies together: between texts of others,
-            // what they had passing by leaves holes.
-            Some(text) => self.directory.tree.files.insert(path.as_path(), Ok(Arc::from(&**text))),
-            None => self.directory.tree.files.remove(&path),
+        if before.is_none() && self.directory.tree.files.iter().len() >= MAX_MADE {
+            return Err(Refused::Full);
         }
-        self.directory.tree.changed = Some(BTreeSet::from([path.clone()]));
-        let files = &mut self.files;
-        let mut read_list = |path: &Path, held| files.read_list(path, held);
-        let reloaded = self.library.reload(&self.directory.tree, &mut read_list, &bindings(&self.config));
-        let written = if reloaded.held_back.contains(&path) || !reloaded.swapped {
-            Err(Refused::Bad(errors_of(&path, &reloaded.diagnostics)))
-        } else {
-            let written = match &change.after {
-                Some(text) => replace(&path, text),
-                None => remove(&path),
-            };
-            written.map(|()| reloaded).map_err(|error| unwritable(&path, &error))
-        };
+        let snapshot = Arc::clone(self.library.snapshot());
+        let known = self.directory.tree.files.get(path).cloned();
+        // A copy, so that all that is kept of a file is made by one thread and lies together: between texts of others,
+        // what they had passing by leaves holes.
+        put(&mut self.directory.tree, path, after.as_deref().map(|text| Ok(Arc::from(text))));
+        let written = self.next_with(path).and_then(|reloaded| {
+            self.store.put(path, before.as_deref(), after.as_deref())?;
+            Ok(reloaded)
+        });
         match written {
             Ok(reloaded) => {
                 let replaced = std::mem::replace(&mut self.library, reloaded.library);
                 self.publish(&snapshot);
                 drop(replaced);
-                self.tell(&snapshot, &reloaded.held_back, reloaded.diagnostics, Occasion::Change);
+                self.tell(&snapshot, reloaded.held_back, reloaded.diagnostics, Occasion::Change);
                 Ok(self.library.snapshot().generation)
             }
             Err(refused) => {
-                match known {
-                    Some(text) => self.directory.tree.files.insert(path, text),
-                    None => self.directory.tree.files.remove(&path),
-                }
+                put(&mut self.directory.tree, path, known);
                 Err(refused)
             }
         }
+    }
+
+    /// Makes the library in which a file that was just changed in the tree is in force.
+    fn next_with(&mut self, path: &Path) -> Result<Reloaded, Refused> {
+        let (files, bindings) = (&mut self.files, bindings(&self.config));
+        let mut read_list = |path: &Path, held| files.read_list(path, held);
+        self.directory.tree.changed = Some(BTreeSet::from([path.to_owned()]));
+        let reloaded = self.library.reload(&self.directory.tree, &mut read_list, &bindings);
+        let is_made = |reloaded: &Reloaded| reloaded.swapped && !reloaded.held_back.iter().any(|held| held == path);
+        if is_made(&reloaded) {
+            return Ok(reloaded);
+        }
+        let refused = Refused::Bad(errors_of(path, &reloaded.diagnostics));
+        if self.held_back.is_empty() {
+            return Err(refused);
+        }
+        // What was held back before may be what is wrong, a test of it that fails, say. That must not keep a devbox from
+        // being shut down: the change is tried beside what is in force, and what is on disk beside both after it.
+        let mut tree = self.directory.tree.clone();
+        tree.changed = None;
+        for held in &self.held_back {
+            put(&mut tree, held, self.library.text_in_force(held).map(|text| Ok(Arc::clone(text))));
+        }
+        let alone = self.library.reload(&tree, &mut read_list, &bindings);
+        if !is_made(&alone) {
+            return Err(refused);
+        }
+        self.directory.tree.changed = None;
+        let all = alone.library.reload(&self.directory.tree, &mut read_list, &bindings);
+        Ok(Reloaded { swapped: true, ..all })
+    }
+}
+
+/// Puts a file into a tree, or takes it out.
+fn put(tree: &mut Tree, path: &Path, text: Option<Result<Arc<str>, String>>) {
+    match text {
+        Some(text) => tree.files.insert(path, text),
+        None => tree.files.remove(path),
     }
 }
 
@@ -188,67 +233,3 @@ fn errors_of(path: &Path, diagnostics: &Diagnostics) -> Vec<Diagnostic> {
     let own: Vec<Diagnostic> = diagnostics.errors().filter(names).cloned().collect();
     if own.is_empty() { diagnostics.errors().cloned().collect() } else { own }
 }
-
-/// Returns what a file holds; nothing when there is none.
-fn on_disk(path: &Path) -> io::Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Puts a file in place of what is there, whole: a crash leaves the one or the other.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let (folder, temporary) = places(path)?;
-    let hidden = temporary.parent().unwrap_or(folder);
-    if !hidden.is_dir() {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(hidden)?;
-        if let Some(above) = folder.parent() {
-            sync_directory(above)?;
-        }
-    }
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
-    let renamed =
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
-    if let Err(error) = renamed {
-        // What is left there is overwritten by the next one; no policy file is in a hidden folder.
-        let _ = fs::remove_file(&temporary);
-        return Err(error);
-    }
-    sync_directory(folder)
-}
-
-/// Removes a file for good.
-fn remove(path: &Path) -> io::Result<()> {
-    fs::remove_file(path)?;
-    sync_directory(places(path)?.0)
-}
-
-/// Returns the folder of a file and where its next content is written first: a hidden folder, which nobody watches.
-fn places(path: &Path) -> io::Result<(&Path, PathBuf)> {
-    match (path.parent(), path.file_name()) {
-        (Some(folder), Some(name)) => Ok((folder, folder.join(HIDDEN).join(name))),
-        _ => Err(io::Error::other("it is no file's path")),
-    }
-}
-
-/// Writes a folder's entries to disk.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Says what to do about a file that cannot be written.
-fn unwritable(path: &Path, error: &io::Error) -> Refused {
-    let mend = match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            " (make its folder writable for the user hostgate runs as)"
-        }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (make room on the disk)",
-        _ => "",
-    };
-    Refused::Unwritable(format!("write {}: {error}{mend}", path.display()))
-}
-
-/// The folder in which files are written before they are renamed into place.
-const HIDDEN: &str = ".new";

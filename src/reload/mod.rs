@@ -7,6 +7,7 @@
 mod change;
 mod files;
 mod progress;
+mod store;
 mod tree;
 pub(crate) mod upstreams;
 mod watch;
@@ -20,6 +21,7 @@ pub(crate) use self::change::{Change, Changer, Refused};
 pub(crate) use self::files::Stamp;
 use self::files::{Files, Followed, Unfinished};
 pub(crate) use self::progress::{Progress, State};
+use self::store::Store;
 use self::tree::Directory;
 use self::upstreams::Chosen;
 pub(crate) use self::watch::Waker;
@@ -78,8 +80,12 @@ pub(crate) struct Reloader {
     inbox: Arc<Inbox>,
     /// Sets the log's filter.
     set_log_filter: SetLogFilter,
+    /// Writes them.
+    store: Store,
     /// What the last look found wrong besides the policies.
     apart: Apart,
+    /// The policy files whose last good version is in force instead of what is on disk.
+    held_back: Vec<PathBuf>,
     /// Restart-only keys already warned about.
     warned: Vec<&'static str>,
 }
@@ -169,7 +175,9 @@ impl Reloader {
             watch: Watch::new(),
             inbox: Arc::default(),
             set_log_filter,
+            store: Store::default(),
             apart: Apart::default(),
+            held_back: Vec::new(),
             warned: Vec::new(),
         };
         reloader.follow(loaded.followed);
@@ -257,7 +265,7 @@ impl Reloader {
         // Freeing what was kept of many files takes its time, so it comes after what everybody waits for.
         drop(replaced);
         let occasion = if asked { Occasion::Asked } else { Occasion::Look };
-        self.tell(&before, &held_back, diagnostics, occasion);
+        self.tell(&before, held_back, diagnostics, occasion);
         self.library.list_paths().for_each(|path| followed.add_file(path));
         followed
     }
@@ -344,7 +352,7 @@ impl Reloader {
     fn tell(
         &mut self,
         before: &Arc<crate::policy::Snapshot>,
-        held_back: &[PathBuf],
+        held_back: Vec<PathBuf>,
         diagnostics: Diagnostics,
         occasion: Occasion,
     ) {
@@ -352,7 +360,8 @@ impl Reloader {
         let errors = lines(self.apart.errors.iter().chain(diagnostics.errors()));
         let mut state = state(&self.library, diagnostics, &self.chosen);
         let old = self.progress.state();
-        let held_back = self.apart.held_back.iter().chain(held_back);
+        self.held_back = held_back;
+        let held_back = self.apart.held_back.iter().chain(&self.held_back);
         state.held_back = held_back.map(|path| path.display().to_string()).collect();
         state.held_back.dedup();
         state.error = (!errors.is_empty()).then_some(errors);

@@ -17,6 +17,7 @@ mod control_blueprints;
 mod control_bounds;
 mod control_devboxes;
 mod control_policies;
+mod control_store;
 mod control_tls;
 mod decisions;
 mod devboxes;
