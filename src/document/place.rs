@@ -105,8 +105,8 @@ impl Source {
         let plain =
             |quote| written.strip_prefix(quote)?.strip_suffix(quote).filter(|it: &&str| !it.contains([quote, '\\']));
         match plain('"').or_else(|| plain('\'')) {
-            // Two quotes at each end are those of a string of several lines.
             Some(text) => Cow::Borrowed(text),
+            // It has escapes, or several lines: then it begins with three quotes.
             None => DeValue::parse(written)
                 .ok()
                 .and_then(|value| value.get_ref().as_str().map(str::to_owned))
