@@ -13,7 +13,7 @@ use super::id::now_ms;
 use super::kind::Kind;
 use super::list::{Listed, Query};
 use super::record::{Fields, File, kept_of};
-use super::{Edit, address, blueprints, by_hand, fields, is_made};
+use super::{Edit, address, blueprints, by_hand, fields, is_kept, is_made, kept};
 use crate::policy::{Blueprint, Client, Phase, Record, Snapshot, UNRESTRICTED};
 
 /// Creates a devbox.
@@ -123,10 +123,14 @@ pub(super) fn retrieve(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiErr
 /// Returns a page of devboxes.
 pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text, ApiError> {
     let query = Query::parse(&call.query, &STATUSES)?;
-    let made = snapshot.records().filter(|record| Kind::of(record.id()) == Some(Kind::Devbox));
-    let of_made = made.map(|record| {
-        let status = if is_running(snapshot, record.id()) { RUNNING } else { SHUTDOWN };
-        Listed { is_made: true, id: record.id(), name: record.name(), status: status.into() }
+    let made = snapshot.records().filter(|record| Kind::of(record.id()) == Some(Kind::Devbox) && is_kept(record));
+    let of_made = made.filter_map(|record| {
+        let status = match snapshot.client(record.id()) {
+            Some(client) if is_made(snapshot, record.id(), client.source()) => RUNNING,
+            Some(client) if is_devbox_by_hand(snapshot, client) => return None,
+            _ => SHUTDOWN,
+        };
+        Some(Listed { is_made: true, id: record.id(), name: record.name(), status: status.into() })
     });
     let by_hand = snapshot.clients().filter(|client| is_devbox_by_hand(snapshot, client));
     let by_hand = by_hand.map(|client| Listed::by_hand(client.id(), client.id(), RUNNING));
@@ -156,9 +160,11 @@ impl<'s> Views<'s> {
     /// Returns the view of a devbox.
     fn view(&self, id: &str) -> Option<Value> {
         let client = self.snapshot.client(id);
-        let Some(record) = self.snapshot.record(id).filter(|_| Kind::of(id) == Some(Kind::Devbox)) else {
-            return client.filter(|client| is_devbox_by_hand(self.snapshot, client)).map(|client| self.written(client));
-        };
+        // What is in force is shown: a person may have moved the table of a client into another file.
+        if let Some(client) = client.filter(|client| is_devbox_by_hand(self.snapshot, client)) {
+            return Some(self.written(client));
+        }
+        let record = kept(self.snapshot, id).filter(|_| Kind::of(id) == Some(Kind::Devbox))?;
         let client = client.filter(|client| is_made(self.snapshot, id, client.source()));
         let mut kept = kept_of(record);
         let launch = self.launch_parameters(client, &kept);
@@ -238,7 +244,8 @@ fn made<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s Record, ApiError> {
         return Err(by_hand("devbox", id, &client.place()));
     }
     let record = snapshot.record(id).filter(|_| Kind::of(id) == Some(Kind::Devbox));
-    record.ok_or_else(|| ApiError::unknown(Kind::Devbox, id))
+    let record = record.ok_or_else(|| ApiError::unknown(Kind::Devbox, id))?;
+    if is_kept(record) { Ok(record) } else { Err(by_hand("devbox", id, &record.place())) }
 }
 
 /// What a request wants a devbox to be.

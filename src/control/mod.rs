@@ -150,7 +150,7 @@ impl Control {
         let ids = Ids::after(snapshot.records().map(Record::id));
         let retries = Arc::new(Retries::default());
         let (mut survey, mut restored) = (Survey::default(), Vec::new());
-        for record in snapshot.records() {
+        for record in snapshot.records().filter(|record| is_kept(record)) {
             let fields = record::kept_of(record);
             survey.see(record.id(), &fields);
             restored.extend(Restored::of(record.id(), &fields));
@@ -250,6 +250,16 @@ fn is_file_of(path: &Path, id: &str) -> bool {
 fn is_made(snapshot: &Snapshot, id: &str, source: &Source) -> bool {
     let is_there = |record: &Record| Arc::ptr_eq(record.source().text(), source.text());
     is_file_of(source.path(), id) && snapshot.record(id).is_some_and(is_there)
+}
+
+/// Returns what the API keeps of an object; a table `[api.ID]` in any other file than the object's own means nothing.
+fn kept<'s>(snapshot: &'s Snapshot, id: &str) -> Option<&'s Record> {
+    snapshot.record(id).filter(|record| is_kept(record))
+}
+
+/// Returns whether a record is in the file of its object.
+fn is_kept(record: &Record) -> bool {
+    is_file_of(record.source().path(), record.id())
 }
 
 /// Refuses to change what a person wrote.

@@ -12,7 +12,7 @@ use super::builder::{BUILDING, QUEUED};
 use super::devboxes::SHUTDOWN;
 use super::kind::Kind;
 use super::record::Fields;
-use super::{Control, Edit};
+use super::{Control, Edit, kept};
 use crate::bounds::MAX_SHUT_DOWN;
 use crate::config;
 use crate::policy::Snapshot;
@@ -83,7 +83,7 @@ impl Writer {
         while self.retired.len() > MAX_SHUT_DOWN
             && let Some(oldest) = self.retired.pop_front()
         {
-            let Some(before) = control.snapshot().record(&oldest).map(|record| Arc::clone(record.source().text()))
+            let Some(before) = kept(&control.snapshot(), &oldest).map(|record| Arc::clone(record.source().text()))
             else {
                 continue;
             };

@@ -16,6 +16,7 @@ mod control_audit;
 mod control_blueprints;
 mod control_bounds;
 mod control_devboxes;
+mod control_hand_edits;
 mod control_policies;
 mod control_store;
 mod control_tls;
