@@ -104,11 +104,13 @@ fn owner(snapshot: &Snapshot, address: IpAddr) -> Option<&Client> {
     client.sources().any(|source| source == IpNet::from(address)).then_some(client)
 }
 
-/// Returns the one address of a client that has no more.
-pub(super) fn of(client: &Client) -> Option<IpAddr> {
-    let mut sources = client.sources();
-    let source = sources.next().filter(|source| source.prefix_len() == source.max_prefix_len())?;
-    sources.next().is_none().then(|| source.addr())
+/// Returns the addresses in force of a client, as `metadata` has them: one, unless a person wrote more.
+pub(super) fn of(client: &Client) -> Value {
+    let sources = client.sources().take(MOST_SHOWN).map(|source| {
+        let is_one = source.prefix_len() == source.max_prefix_len();
+        if is_one { source.addr().to_string() } else { source.to_string() }
+    });
+    sources.collect::<Vec<_>>().join(", ").into()
 }
 
 /// Returns an address as a number.
@@ -130,6 +132,9 @@ fn from_bits(net: IpNet, bits: u128) -> IpAddr {
 
 /// The first address that is given out: before it are the network's own and the gateway's.
 const FIRST: u128 = 2;
+
+/// How many addresses of a client are shown: one that a person wrote may have thousands.
+const MOST_SHOWN: usize = 10;
 
 #[cfg(test)]
 mod tests {

@@ -135,8 +135,8 @@ pub(super) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
         parameters.insert("metadata".to_owned(), metadata.clone());
     }
     let mut metadata = object(metadata);
-    if let Some(address) = snapshot.client(&build_client(id)).and_then(address::of) {
-        metadata.insert(address::KEY.to_owned(), address.to_string().into());
+    if let Some(client) = snapshot.client(&build_client(id)) {
+        metadata.insert(address::KEY.to_owned(), address::of(client));
     }
     Some(json!({
         "id": id, "name": name, "status": take("status").unwrap_or_else(|| COMPLETE.into()), "state": "created",

@@ -59,7 +59,7 @@ pub(super) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
     let edit = |snapshot: &Snapshot| {
         let record = made(snapshot, id)?;
         let kept = kept_of(record);
-        let before = blueprints::object(kept.get("metadata").cloned());
+        let before = metadata_of(snapshot.client(id), kept.get("metadata").cloned());
         let mut file = File::read(record.source().text()).map_err(ApiError::bad)?;
         if let Some(name) = &name {
             file.set("api", id, "name", name);
@@ -97,6 +97,7 @@ pub(super) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiError> {
             let views = Views::new(snapshot);
             let launch = views.launch_parameters(snapshot.client(id), &kept_of(record));
             let blueprint = snapshot.client(id).and_then(Client::blueprint);
+            let metadata = metadata_of(snapshot.client(id), kept_of(record).remove("metadata"));
             file.remove("client", id);
             for (key, value) in [
                 ("status", SHUTDOWN.into()),
@@ -104,6 +105,7 @@ pub(super) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiError> {
                 ("shutdown_reason", "api_shutdown".into()),
                 ("blueprint_id", blueprint.into()),
                 ("launch_parameters", launch.into()),
+                ("metadata", metadata.into()),
             ] {
                 file.set("api", id, key, &value);
             }
@@ -179,7 +181,7 @@ impl<'s> Views<'s> {
         let known = json!({
             "id": id, "name": kept.remove("name"), "status": if client.is_some() { RUNNING } else { SHUTDOWN },
             "blueprint_id": blueprint, "capabilities": [], "create_time_ms": created, "end_time_ms": ended,
-            "launch_parameters": launch, "metadata": blueprints::object(kept.remove("metadata")),
+            "launch_parameters": launch, "metadata": metadata_of(client, kept.remove("metadata")),
             "shutdown_reason": kept.remove("shutdown_reason").filter(|_| client.is_none()),
             "state_transitions": transitions,
         });
@@ -189,12 +191,11 @@ impl<'s> Views<'s> {
 
     /// Returns the view of a client that a person wrote.
     fn written(&self, client: &Client) -> Value {
-        let address = address::of(client).map(|address| (address::KEY.to_owned(), address.to_string().into()));
         json!({
             "id": client.id(), "name": client.id(), "status": RUNNING, "blueprint_id": client.blueprint(),
             "capabilities": [], "create_time_ms": 0, "end_time_ms": null, "shutdown_reason": null,
             "launch_parameters": self.launch_parameters(Some(client), &Fields::new()),
-            "metadata": Fields::from_iter(address), "state_transitions": [],
+            "metadata": metadata_of(Some(client), None), "state_transitions": [],
         })
     }
 
@@ -222,6 +223,15 @@ impl<'s> Views<'s> {
         launch.insert(blueprint.id().to_owned(), read.clone());
         read
     }
+}
+
+/// Returns metadata with the address in force: a person may have written another one into the file.
+fn metadata_of(client: Option<&Client>, kept: Option<Value>) -> Fields {
+    let mut metadata = blueprints::object(kept);
+    if let Some(client) = client {
+        metadata.insert(address::KEY.to_owned(), address::of(client));
+    }
+    metadata
 }
 
 /// Returns whether a devbox of the API runs: its address is bound.

@@ -9,7 +9,7 @@ use super::error::Wrongs;
 use super::fields;
 use super::record::Fields;
 use crate::policy::pattern::Pattern;
-use crate::policy::{Policy, Protocol};
+use crate::policy::{Mode, Policy, Protocol};
 
 /// The flags, and whether the policy engine knows them; what it does not know is kept and shown.
 pub(super) const FLAGS: [(&str, bool); 5] = [
@@ -138,28 +138,61 @@ fn unknown(at: &str, rest: &Fields, wrongs: &mut Wrongs) {
     }
 }
 
-/// Returns `egress` of a policy that the API made, from the tables of its file.
-pub(super) fn view(policy: &Fields, kept: &Fields) -> Value {
+/// Returns `egress` of a policy that the API made, from the tables of its file; where a person added includes or lists,
+/// with what these add, up to [`MOST_SHOWN`] names.
+pub(super) fn view(in_force: &Policy, policy: &Fields, kept: &Fields) -> Value {
     let flag = |key| {
         let table = if FLAGS.contains(&(key, true)) { policy } else { kept };
         table.get(key).and_then(Value::as_bool).unwrap_or_default()
     };
-    let list = |key| policy.get(key).cloned().unwrap_or_else(|| json!([]));
-    // People may write a prefix alone.
-    let cidr = |value: Value| if value.is_string() { json!({ "cidr": value }) } else { value };
-    let cidrs = match list("allowed_cidrs") {
-        Value::Array(cidrs) => cidrs.into_iter().map(cidr).collect(),
+    let list = |key| match policy.get(key) {
+        Some(Value::Array(values)) => values.clone(),
         _ => Vec::new(),
     };
+    // People may write a prefix alone.
+    let cidr = |value: Value| if value.is_string() { json!({ "cidr": value }) } else { value };
+    let cidrs: Vec<Value> = list("allowed_cidrs").into_iter().map(cidr).collect();
+    let mut names = list("allowed_hostnames");
+    if ["include", "allowed_hostnames_files"].iter().any(|key| policy.contains_key(*key)) {
+        let own = names.iter().filter_map(|name| Some(Pattern::parse(name.as_str()?).ok()?.to_string()));
+        let own: HashSet<String> = own.collect();
+        let all = in_force.allowed().iter().map(|rule| rule.to_string());
+        names.extend(all.filter(|name| !own.contains(name)).take(MOST_SHOWN).map(Value::from));
+    }
     json!({
         "allow_all": flag("allow_all"),
         "allow_devbox_to_devbox": flag("allow_devbox_to_devbox") || flag("allow_all"),
         "allow_agent_gateway": flag("allow_agent_gateway"),
         "allow_mcp_gateway": flag("allow_mcp_gateway"),
         "allow_runloop_mirrors": flag("allow_runloop_mirrors"),
-        "allowed_hostnames": list("allowed_hostnames"),
+        "allowed_hostnames": names,
         "allowed_cidrs": cidrs,
     })
+}
+
+/// Returns what else of a policy is in force that Runloop's have not, by its key in files; nothing where it is not set.
+pub(super) fn beyond(policy: &Policy) -> Fields {
+    let mut beyond = Fields::new();
+    let denied: Vec<Value> = policy.denied().iter().take(MOST_SHOWN).map(|rule| rule.to_string().into()).collect();
+    let include: Vec<Value> = policy.include().map(Value::from).collect();
+    for (key, list) in [("denied_hostnames", denied), ("include", include)] {
+        if !list.is_empty() {
+            beyond.insert(key.to_owned(), list.into());
+        }
+    }
+    if policy.mode() == Mode::Audit {
+        beyond.insert("mode".to_owned(), "audit".into());
+    }
+    beyond
+}
+
+/// Refuses what is enforced where a file says it and would be nothing but kept where a request does.
+pub(super) fn of_files(given: &mut Fields, wrongs: &mut Wrongs) {
+    for key in OF_FILES {
+        if given.remove(key).is_some() {
+            wrongs.add(format!("{key}: it cannot be set here: write it into the policy's file, api/ID.toml"));
+        }
+    }
 }
 
 /// Returns `egress` of a policy that a person wrote: what is in force, includes expanded, up to [`MOST_SHOWN`] names.
@@ -193,6 +226,19 @@ pub(super) fn written(policy: &Policy) -> Value {
         "allowed_cidrs": cidrs.collect::<Vec<_>>(),
     })
 }
+
+/// Keys of policies in files that requests have not.
+pub(super) const OF_FILES: [&str; 9] = [
+    "denied_hostnames",
+    "mode",
+    "include",
+    "allowed_hostnames_files",
+    "denied_hostnames_files",
+    "query_types",
+    "private_answers",
+    "cname",
+    "message",
+];
 
 /// How many names of a policy that a person wrote are shown: its lists may have millions.
 const MOST_SHOWN: usize = 10_000;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::blueprints::object;
 use super::call::{Call, Done, Text};
 use super::error::{ApiError, Wrongs};
 use super::id::now_ms;
@@ -90,21 +91,23 @@ pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text, ApiError> {
 pub(super) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
     let policy = snapshot.policy(id)?;
     if !is_made(snapshot, id, policy.source()) {
-        return Some(json!({
+        let mut view = egress::beyond(policy);
+        view.extend(object(Some(json!({
             "id": id, "name": policy.name(), "description": policy.description(), "egress": egress::written(policy),
             "create_time_ms": 0, "update_time_ms": 0,
-        }));
+        }))));
+        return Some(view.into());
     }
     let file = File::read(policy.source().text()).ok()?;
-    let (policy, mut kept) = (file.fields("policy", id)?, file.fields("api", id)?);
-    let mut view = match kept.remove("fields") {
-        Some(Value::Object(fields)) => fields,
-        _ => Fields::new(),
-    };
+    let (fields, mut kept) = (file.fields("policy", id)?, file.fields("api", id)?);
+    let mut view = object(kept.remove("fields"));
+    // What is not in force is not shown as if it were.
+    view.retain(|key, _| !egress::OF_FILES.contains(&&**key));
+    view.extend(egress::beyond(policy));
     view.insert("id".to_owned(), id.into());
-    view.insert("name".to_owned(), policy.get("name").cloned().unwrap_or_else(|| id.into()));
-    view.insert("description".to_owned(), policy.get("description").cloned().unwrap_or_default());
-    view.insert("egress".to_owned(), egress::view(&policy, &kept));
+    view.insert("name".to_owned(), policy.name().into());
+    view.insert("description".to_owned(), policy.description().into());
+    view.insert("egress".to_owned(), egress::view(policy, &fields, &kept));
     for key in ["create_time_ms", "update_time_ms"] {
         view.insert(key.to_owned(), kept.remove(key).unwrap_or_else(|| 0.into()));
     }
@@ -142,6 +145,7 @@ impl Wanted {
         if given.remove("egress").is_some() {
             wrongs.add("egress: it is a field of responses: write what is in it beside `name`".to_owned());
         }
+        egress::of_files(&mut given, &mut wrongs);
         for key in ["id", "create_time_ms", "update_time_ms"] {
             given.remove(key);
         }
@@ -169,10 +173,7 @@ impl Wanted {
             }
         }
         if !self.others.is_empty() {
-            let mut others = match kept.remove("fields") {
-                Some(Value::Object(fields)) => fields,
-                _ => Fields::new(),
-            };
+            let mut others = object(kept.remove("fields"));
             others.extend(self.others.clone());
             file.set("api", id, "fields", &others.into());
         }

@@ -9,6 +9,8 @@ use crate::support::*;
 
 /// Where devboxes are.
 const DEVBOXES: &str = "/v1/devboxes";
+/// Where policies are.
+const POLICIES: &str = "/v1/network-policies";
 
 /// A server with the API; and its upstream.
 fn server() -> (Server, FakeUpstream) {
@@ -49,5 +51,44 @@ fn a_devbox_whose_file_was_moved_is_a_client_that_a_person_wrote() {
         let parts = [id, "is written by hand in", place];
         server.api_post(&format!("{DEVBOXES}/{id}"), &json!({ "name": "x" })).refused(400, &parts);
         server.api_post(&format!("{DEVBOXES}/{id}/shutdown"), &Value::Null).refused(400, &parts);
+    }
+}
+
+#[test]
+fn what_is_in_force_is_shown_whatever_the_file_was_before() {
+    let (server, _upstream) = server();
+    let (policy, devbox) = (server.new_policy(&["A.test", "b.test"]), devbox(&server, "127.0.1.1"));
+    let (policy, devbox) = (format!("{POLICIES}/{policy}"), format!("{DEVBOXES}/{devbox}"));
+    let edit = |path: &str, from: &str, to: &str| {
+        let file = format!("api/{}.toml", path.rsplit('/').next().unwrap());
+        let text = fs::read_to_string(server.policies(&file)).unwrap();
+        server.replace(&file, text.replacen(from, to, 1));
+    };
+    let added = "include = [\"preset:npm\"]\ndenied_hostnames = [\"b.test\"]\nmode = \"audit\"\nname =";
+    edit(&policy, "name =", added);
+    edit(&devbox, "127.0.1.1", "127.0.1.7");
+    let view = server.until("both are in force", || {
+        let view = server.api_get(&policy).done();
+        (view["mode"] == "audit" && server.allows("127.0.1.7", "any.test")).then_some(view)
+    });
+    assert_eq!((&view["denied_hostnames"], &view["include"]), (&json!(["b.test"]), &json!(["preset:npm"])), "{view}");
+    let names = view["egress"]["allowed_hostnames"].as_array().unwrap();
+    assert_eq!(names[..2], [json!("A.test"), json!("b.test")], "as they were written");
+    assert!(names.contains(&json!("*.npmjs.org")) && !names.contains(&json!("a.test")), "{view}");
+
+    let at = |address: &str| json!({ "metadata": { "hostgate.address": address } });
+    assert_eq!(server.api_get(&devbox).done()["metadata"], at("127.0.1.7")["metadata"]);
+    server.api_post(&devbox, &at("127.0.1.1")).refused(400, &["a devbox keeps its address"]);
+    server.api_post(&devbox, &at("127.0.1.7")).done();
+    edit(&devbox, "\"127.0.1.7\"", "\"127.0.1.8\", \"127.0.2.0/30\"");
+    server.until("there are two", || server.allows("127.0.2.1", "any.test").then_some(()));
+    assert_eq!(server.api_get(&devbox).done()["metadata"], at("127.0.1.8, 127.0.2.0/30")["metadata"]);
+    let down = server.api_post(&format!("{devbox}/shutdown"), &Value::Null).done();
+    assert_eq!(down["metadata"], at("127.0.1.8, 127.0.2.0/30")["metadata"], "as it was");
+
+    for key in ["denied_hostnames", "mode", "include", "message"] {
+        let parts = [key, "it cannot be set here: write it into the policy's file, api/ID.toml"];
+        server.api_post(&policy, &json!({ key: ["x.test"] })).refused(400, &parts);
+        server.api_post(POLICIES, &json!({ "name": "x", key: "audit" })).refused(400, &parts);
     }
 }
