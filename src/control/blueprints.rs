@@ -105,7 +105,7 @@ pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text, ApiError> {
         Some(record) => Listed { is_made: true, id: record.id(), name: record.name(), status: record.status() },
         None => Listed::by_hand(blueprint.id(), blueprint.id(), COMPLETE),
     });
-    Ok(query.page(listed)?.answer("blueprints", |id| view(snapshot, id)))
+    Ok(query.page(Kind::Blueprint, listed)?.answer("blueprints", |id| view(snapshot, id)))
 }
 
 /// Returns what a blueprint's build said.

@@ -137,7 +137,7 @@ pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text, ApiError> {
     let by_hand = snapshot.clients().filter(|client| is_devbox_by_hand(snapshot, client));
     let by_hand = by_hand.map(|client| Listed::by_hand(client.id(), client.id(), RUNNING));
     let views = Views::new(snapshot);
-    Ok(query.page(of_made.chain(by_hand))?.answer("devboxes", |id| views.view(id)))
+    Ok(query.page(Kind::Devbox, of_made.chain(by_hand))?.answer("devboxes", |id| views.view(id)))
 }
 
 /// Returns a devbox as the API shows it.

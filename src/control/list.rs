@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::call::Text;
 use super::error::ApiError;
+use super::kind::Kind;
 
 /// What a list is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,12 +107,14 @@ impl Query {
         Ok(read)
     }
 
-    /// Chooses the page: newest first, as ids sort by time, and what people wrote at the end.
+    /// Chooses the page: newest first, as ids sort by time, and what people wrote at the end. An id of the kind is a
+    /// position also once its object is gone: who deletes what is listed goes on behind it.
     ///
     /// # Errors
-    /// The page is to start after an object that is not there.
-    pub(super) fn page<'s>(&self, listed: impl Iterator<Item = Listed<'s>>) -> Result<Page<'s>, ApiError> {
-        let (mut start, mut matching) = (None, Vec::new());
+    /// The page is to start after what was never on one.
+    pub(super) fn page<'s>(&self, kind: Kind, listed: impl Iterator<Item = Listed<'s>>) -> Result<Page<'s>, ApiError> {
+        let gone = self.starting_after.as_deref().filter(|id| Kind::of(id) == Some(kind));
+        let (mut start, mut matching) = (gone.map(|id| Reverse((true, id))), Vec::new());
         for listed in listed {
             let rank = Reverse((listed.is_made, listed.id));
             if self.starting_after.as_deref() == Some(listed.id) {
@@ -126,7 +129,7 @@ impl Query {
             return Err(ApiError::bad(format!("starting_after: there is no `{id}`: use the last id of a page")));
         }
         let total = self.counts.then_some(matching.len());
-        matching.retain(|rank| start.is_none_or(|start| *rank > start));
+        matching.retain(|Reverse(rank)| start.is_none_or(|Reverse(start)| *rank < start));
         matching.sort_unstable();
         let has_more = matching.len() > self.limit;
         let ids = matching.into_iter().take(self.limit).map(|Reverse((_, id))| id).collect();
@@ -172,9 +175,9 @@ mod tests {
     /// Returns the ids of a page of five objects, and whether there are more, and how many in all.
     fn page(query: &str) -> Result<(Vec<&'static str>, bool, Option<usize>), String> {
         let rows = [
-            ("c_1", "one", true),
-            ("c_2", "Two", true),
-            ("c_3", "two more", true),
+            ("bpt_1", "one", true),
+            ("bpt_3", "Two", true),
+            ("bpt_5", "two more", true),
             ("z", "z", false),
             ("hand", "two", false),
         ];
@@ -183,24 +186,27 @@ mod tests {
             ..Listed::by_hand(id, name, if is_made { "up" } else { "down" })
         });
         let query = Query::parse(query, &["up", "down"]).map_err(|error| error.message)?;
-        let page = query.page(listed.into_iter()).map_err(|error| error.message)?;
+        let page = query.page(Kind::Blueprint, listed.into_iter()).map_err(|error| error.message)?;
         Ok((page.ids, page.has_more, page.total))
     }
 
     #[test]
     fn pages_are_newest_first_and_filtered() {
-        let all = vec!["c_3", "c_2", "c_1", "z", "hand"];
+        let all = vec!["bpt_5", "bpt_3", "bpt_1", "z", "hand"];
         assert_eq!(page(""), Ok((all.clone(), false, Some(5))));
         assert_eq!(page("unknown=1&limit=2&include_total_count=false"), Ok((all[..2].to_vec(), true, None)));
-        assert_eq!(page("limit=2&starting_after=c_2"), Ok((all[2..4].to_vec(), true, Some(5))));
+        assert_eq!(page("limit=2&starting_after=bpt_3"), Ok((all[2..4].to_vec(), true, Some(5))));
         assert_eq!(page("limit=2&starting_after=hand"), Ok((vec![], false, Some(5))));
-        assert_eq!(page("name=TWO"), Ok((vec!["c_3", "c_2", "hand"], false, Some(3))));
-        assert_eq!(page("name=two&starting_after=c_3&limit=1"), Ok((vec!["c_2"], true, Some(3))));
+        assert_eq!(page("name=TWO"), Ok((vec!["bpt_5", "bpt_3", "hand"], false, Some(3))));
+        assert_eq!(page("name=two&starting_after=bpt_5&limit=1"), Ok((vec!["bpt_3"], true, Some(3))));
         // The last one of a page need not match any more.
         assert_eq!(page("name=two&starting_after=z"), Ok((vec!["hand"], false, Some(3))));
-        assert_eq!(page("search=c_&name=one"), Ok((vec!["c_1"], false, Some(1))));
+        // Nor need it be there any more.
+        assert_eq!(page("limit=1&starting_after=bpt_4"), Ok((vec!["bpt_3"], true, Some(5))));
+        assert_eq!(page("starting_after=bpt_0"), Ok((vec!["z", "hand"], false, Some(5))));
+        assert_eq!(page("search=bpt_&name=one"), Ok((vec!["bpt_1"], false, Some(1))));
         assert_eq!(page("search=han%64"), Ok((vec!["hand"], false, Some(1))));
-        assert_eq!(page("id=c_2"), Ok((vec!["c_2"], false, Some(1))));
+        assert_eq!(page("id=bpt_3"), Ok((vec!["bpt_3"], false, Some(1))));
         assert_eq!(page("status=down&limit=1"), Ok((vec!["z"], true, Some(2))));
     }
 
@@ -221,7 +227,8 @@ mod tests {
             ("limit=0", "limit: `0` is no number from 1 to 5000"),
             ("limit=5001", "limit: `5001` is no"),
             ("limit=", "limit: `` is no"),
-            ("starting_after=c_9", "starting_after: there is no `c_9`"),
+            ("starting_after=gone", "starting_after: there is no `gone`"),
+            ("starting_after=dbx_9", "starting_after: there is no `dbx_9`"),
             ("include_total_count=1", "include_total_count: `1` is neither"),
             ("status=asleep", "status: `asleep` is none: use one of up, down"),
         ] {

@@ -84,7 +84,7 @@ pub(super) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text, ApiError> {
         name: policy.name().into(),
         status: "".into(),
     });
-    Ok(query.page(listed)?.answer("network_policies", |id| view(snapshot, id)))
+    Ok(query.page(Kind::Policy, listed)?.answer("network_policies", |id| view(snapshot, id)))
 }
 
 /// Returns a policy as the API shows it; presets too.
