@@ -12,7 +12,7 @@ use super::fields;
 use super::id::now_ms;
 use super::kind::Kind;
 use super::list::{Listed, Query};
-use super::record::{Fields, File, kept_of};
+use super::record::{Fields, File, kept_of, without};
 use super::{Edit, address, builder, by_hand, is_made, named};
 use crate::policy::{Blueprint, Phase, Record, Snapshot, UNRESTRICTED};
 
@@ -30,7 +30,8 @@ pub(super) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     file.add("blueprint", &id);
     if place.is_some() {
         let (metadata, pool) = (wanted.metadata.clone().unwrap_or_default(), writer.builds.as_mut());
-        let address = address::choose(&snapshot, &metadata, pool, ("build container", "build_pool"))?;
+        let address =
+            address::choose(&snapshot, &metadata, pool, ("build container", "build_pool"))?;
         builder::bind(&mut file, &id, address);
     }
     wanted.write(&mut file, &id);
@@ -69,7 +70,7 @@ pub(super) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
     view(&control.snapshot(), id).map(Done::changed).ok_or_else(|| ApiError::unknown(Kind::Blueprint, id))
 }
 
-/// Deletes a blueprint of which no devbox runs.
+/// Deletes a blueprint of which no devbox runs; what else a person wrote into its file stays there.
 pub(super) async fn delete(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let _writing = control.writer.lock().await;
@@ -83,7 +84,8 @@ pub(super) async fn delete(call: Arc<Call>) -> Result<Done, ApiError> {
         });
         let users: Vec<String> = users.collect();
         if users.is_empty() {
-            return Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after: None });
+            let after = without(text, COMMENT, &[("blueprint", id), ("api", id)]).map_err(ApiError::bad)?;
+            return Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after });
         }
         let users = named(&users);
         let message = format!("blueprint `{id}` is in use by {users}: shut devboxes down first, and let builds end");

@@ -27,7 +27,8 @@ pub(super) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
         blueprints::check_policy(&snapshot, "launch_parameters.network_policy_id", policy)?;
     }
     let pool = writer.devboxes.as_mut();
-    let address = address::choose(&snapshot, &wanted.metadata, pool, ("devbox", "devbox_pool"))?;
+    let address =
+        address::choose(&snapshot, &wanted.metadata, pool, ("devbox", "devbox_pool"))?;
     wanted.metadata.insert(address::KEY.to_owned(), address.to_string().into());
     let id: Arc<str> = control.ids.next(Kind::Devbox).into();
     let mut file = wanted.file(&id, blueprint.as_deref(), address, now_ms());
@@ -383,7 +384,7 @@ const OURS: [&str; 8] =
     ["id", "status", "capabilities", "create_time_ms", "end_time_ms", "shutdown_reason", "state_transitions", "object"];
 
 /// The first line of a devbox's file.
-const COMMENT: &str = "A devbox of the API.";
+pub(super) const COMMENT: &str = "A devbox of the API.";
 
 #[cfg(test)]
 mod tests {

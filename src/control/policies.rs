@@ -11,7 +11,7 @@ use super::error::{ApiError, Wrongs};
 use super::id::now_ms;
 use super::kind::Kind;
 use super::list::{Listed, Query};
-use super::record::{Fields, File};
+use super::record::{Fields, File, without};
 use super::{Edit, by_hand, egress, fields, is_made, named};
 use crate::policy::{Phase, Policy, Snapshot};
 
@@ -49,7 +49,7 @@ pub(super) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
     view(&control.snapshot(), id).map(Done::changed).ok_or_else(|| ApiError::unknown(Kind::Policy, id))
 }
 
-/// Deletes a policy that nobody uses.
+/// Deletes a policy that nobody uses; what else a person wrote into its file stays there.
 pub(super) async fn delete(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let _writing = control.writer.lock().await;
@@ -64,7 +64,9 @@ pub(super) async fn delete(call: Arc<Call>) -> Result<Done, ApiError> {
             )));
         }
         last = view(snapshot, id).unwrap_or_default();
-        Ok(Edit { id: id.into(), before: Some(Arc::clone(policy.source().text())), after: None })
+        let text = policy.source().text();
+        let after = without(text, COMMENT, &[("policy", id), ("api", id)]).map_err(ApiError::bad)?;
+        Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after })
     };
     control.change(&call.principal, "network_policy.delete", edit).await?;
     Ok(Done::changed(last))

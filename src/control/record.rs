@@ -97,6 +97,26 @@ impl File {
     }
 }
 
+/// Returns what is left of a file when the tables of an object go, and the comment that it began with: what people wrote
+/// besides. Nothing where that is no table.
+///
+/// # Errors
+/// It is no TOML; what is in force always is.
+pub(super) fn without(text: &str, comment: &str, tables: &[(&str, &str)]) -> Result<Option<Arc<str>>, String> {
+    let mut file = File::read(text)?;
+    let comment = format!("# {comment}\n");
+    for (kind, id) in tables {
+        if let Some(Item::Table(table)) = file.0.get_mut(kind).and_then(|tables| tables.get_mut(id)) {
+            let above = table.decor().prefix().and_then(|above| above.as_str()).unwrap_or_default();
+            let above = above.replacen(&comment, "", 1);
+            table.decor_mut().set_prefix(above);
+        }
+        file.remove(kind, id);
+    }
+    let is_empty = file.0.is_empty();
+    Ok((!is_empty).then(|| file.text().trim_start_matches('\n').into()))
+}
+
 /// Returns what the API keeps of an object; in half the time that [`File::read`] takes, as nothing is to be changed.
 pub(super) fn kept_of(record: &Record) -> Fields {
     let document = Document::parse(&**record.source().text()).ok();
@@ -311,6 +331,21 @@ pub(super) mod tests {
         file.remove("client", "dbx_1");
         file.remove("client", "dbx_2");
         assert_eq!(&*file.text(), "# A devbox.\n# Kept.\n[api.dbx_1]\nstatus = \"running\"\n");
+    }
+
+    #[test]
+    fn an_object_goes_without_what_people_wrote_beside_it() {
+        let own = "# A policy.\n[policy.npol_1]\nallow_all = true\n\n[api.npol_1]\nx = 1\n";
+        let tables = [("policy", "npol_1"), ("api", "npol_1")];
+        let left = |text: &str| without(text, "A policy.", &tables).unwrap();
+        assert_eq!(left(own), None);
+        assert_eq!(left(&format!("# Ours.\n{own}# The end.\n")), None);
+        for other in ["# Mine.\n[policy.mine]\nallow_all = true\n", "[[test]]\nname = \"a.test\"\n"] {
+            assert_eq!(left(&format!("{own}\n{other}")).as_deref(), Some(other));
+            assert_eq!(left(&format!("{other}\n{own}")).as_deref().map(str::trim_end), Some(other.trim_end()));
+        }
+        let between = own.replace("\n[api", "\n# Mine.\n[policy.mine]\n\n[api");
+        assert_eq!(left(&between).as_deref(), Some("# Mine.\n[policy.mine]\n"));
     }
 
     #[test]

@@ -9,9 +9,10 @@ use serde_json::Value;
 use super::access::Principal;
 use super::address::{self, Pool};
 use super::builder::{BUILDING, QUEUED};
-use super::devboxes::SHUTDOWN;
+use super::devboxes::{COMMENT, SHUTDOWN};
+use super::error::ApiError;
 use super::kind::Kind;
-use super::record::Fields;
+use super::record::{Fields, without};
 use super::{Control, Edit, kept};
 use crate::bounds::MAX_SHUT_DOWN;
 use crate::config;
@@ -77,7 +78,7 @@ impl Survey {
 }
 
 impl Writer {
-    /// Notes that a devbox was shut down; beyond [`MAX_SHUT_DOWN`] the file of the oldest one goes.
+    /// Notes that a devbox was shut down; beyond [`MAX_SHUT_DOWN`] the oldest one goes, as when the API deletes.
     pub(super) async fn retire(&mut self, control: &Control, principal: &Principal, id: &str) {
         self.retired.push_back(id.into());
         while self.retired.len() > MAX_SHUT_DOWN
@@ -87,8 +88,10 @@ impl Writer {
             else {
                 continue;
             };
-            let edit =
-                |_: &Snapshot| Ok(Edit { id: Arc::clone(&oldest), before: Some(Arc::clone(&before)), after: None });
+            let edit = |_: &Snapshot| {
+                let after = without(&before, COMMENT, &[("api", &oldest)]).map_err(ApiError::bad)?;
+                Ok(Edit { id: Arc::clone(&oldest), before: Some(Arc::clone(&before)), after })
+            };
             // A file that cannot be removed, as somebody is editing it, is theirs.
             if let Err(error) = control.change(principal, "devbox.forget", edit).await {
                 tracing::warn!(path = %super::path_of(&oldest).display(), error = error.message, "devbox not forgotten; its file stays");

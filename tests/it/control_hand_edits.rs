@@ -92,3 +92,22 @@ fn what_is_in_force_is_shown_whatever_the_file_was_before() {
         server.api_post(POLICIES, &json!({ "name": "x", key: "audit" })).refused(400, &parts);
     }
 }
+
+#[test]
+fn what_a_person_wrote_beside_an_object_stays_when_it_is_deleted() {
+    let (server, _upstream) = server();
+    let (policy, blueprint) = (server.new_policy(&["a.test"]), server.new_blueprint(None, None));
+    let mine = |id: &str| format!("# Mine.\n[policy.of-{id}]\nallow_all = true\n");
+    for id in [&policy, &blueprint] {
+        let file = format!("api/{id}.toml");
+        let text = fs::read_to_string(server.policies(&file)).unwrap();
+        server.replace(&file, text + "\n" + &mine(id));
+        server.until("it is in force", || (server.api_get(&format!("{POLICIES}/of-{id}")).status == 200).then_some(()));
+    }
+    for (path, id) in [(POLICIES, &policy), ("/v1/blueprints", &blueprint)] {
+        server.api_post(&format!("{path}/{id}/delete"), &Value::Null).done();
+        server.api_get(&format!("{path}/{id}")).refused(404, &[id]);
+        assert_eq!(fs::read_to_string(server.policies(&format!("api/{id}.toml"))).unwrap(), mine(id));
+        server.api_get(&format!("{POLICIES}/of-{id}")).done();
+    }
+}
