@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::call::Call;
 use super::error::ApiError;
 use super::is_made;
 use super::record::Fields;
@@ -48,18 +49,26 @@ impl Pool {
 }
 
 /// Chooses the address of something new: the one that its `metadata` names, or one of the pool; `what` is what it is for
-/// and `key` how `[control]` calls the pool.
+/// and `key` how `[control]` calls the pool. Never `caller`, who could not use the API any more.
 ///
 /// # Errors
-/// The address is none or somebody's; there is no pool; the pool has none left.
+/// The address is none, the caller's or somebody's; there is no pool; the pool has none left.
 pub(super) fn choose(
     snapshot: &Snapshot,
+    caller: Option<IpAddr>,
     metadata: &Fields,
     pool: Option<&mut Pool>,
     (what, key): (&str, &str),
 ) -> Result<IpAddr, ApiError> {
+    let caller = caller.map(|caller| caller.to_canonical());
     if let Some(text) = metadata.get(KEY).and_then(Value::as_str) {
-        return named(snapshot, text);
+        let address = named(snapshot, text)?;
+        if Some(address) == caller {
+            let why = "the address this request comes from, which could not use the API any more";
+            let mend = "use another, or ask from elsewhere";
+            return Err(ApiError::bad(format!("metadata[\"{KEY}\"]: `{address}` is {why}: {mend}")));
+        }
+        return Ok(address);
     }
     let Some(pool) = pool else {
         return Err(ApiError::bad(format!(
@@ -67,11 +76,18 @@ pub(super) fn choose(
         )));
     };
     let net = pool.net;
-    pool.take(snapshot).ok_or_else(|| {
+    // Another one comes after the caller's, unless that is the last that is free.
+    let mut take = || pool.take(snapshot).filter(|address| Some(*address) != caller);
+    take().or_else(take).ok_or_else(|| {
         ApiError::bad(format!(
             "{key}: all addresses of {net} are in use: shut devboxes down, or widen it in hostgate.toml"
         ))
     })
+}
+
+/// Returns the address of who asks, where it would be shut out of the API if it were a client's.
+pub(super) fn not_for(call: &Call) -> Option<IpAddr> {
+    call.principal.source.filter(|_| !call.control.settings.allow_clients)
 }
 
 /// Reads the address that `metadata` names.
@@ -191,14 +207,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_never_gives_callers_their_own_address() {
+        let nobody = snapshot(&["192.0.2.1"]);
+        let mut pool = Pool::new("10.0.0.0/29".parse().unwrap(), None);
+        let choose = |caller, pool: &mut Pool| {
+            choose(&nobody, Some(address(caller)), &Fields::new(), Some(pool), ("devbox", "devbox_pool"))
+        };
+        assert_eq!(choose("10.0.0.2", &mut pool).unwrap(), address("10.0.0.3"));
+        assert_eq!(choose("10.0.0.5", &mut pool).unwrap(), address("10.0.0.4"));
+        let mut one = Pool::new("10.0.0.0/30".parse().unwrap(), None);
+        assert!(choose("10.0.0.2", &mut one).unwrap_err().message.contains("all addresses of 10.0.0.0/30 are in use"));
+    }
+
+    #[test]
     fn an_address_that_is_named_must_be_one_and_nobodys() {
         let taken = snapshot(&["10.0.0.7", "10.0.0.0/8"]);
+        let caller = Some(address("::ffff:10.0.0.9"));
         let choose = |text: &str| {
             let metadata = Fields::from_iter([(KEY.to_owned(), text.into())]);
-            choose(&taken, &metadata, None, ("devbox", "devbox_pool")).map_err(|error| error.message)
+            choose(&taken, caller, &metadata, None, ("devbox", "devbox_pool")).map_err(|error| error.message)
         };
         assert_eq!(choose("::ffff:10.0.0.8"), Ok(address("10.0.0.8")));
         assert!(choose("10.0.0.7").unwrap_err().contains("`10.0.0.7` is the address of client `c0` (p/x.toml:3:9)"));
+        assert!(choose("10.0.0.9").unwrap_err().contains("`10.0.0.9` is the address this request comes from"));
         for bad in ["", "10.0.0.0/8", "0.0.0.0", "224.0.0.1", "ff02::1", "host"] {
             assert!(choose(bad).unwrap_err().contains("is no address"), "{bad}");
         }

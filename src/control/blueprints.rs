@@ -31,7 +31,7 @@ pub(super) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     if place.is_some() {
         let (metadata, pool) = (wanted.metadata.clone().unwrap_or_default(), writer.builds.as_mut());
         let address =
-            address::choose(&snapshot, &metadata, pool, ("build container", "build_pool"))?;
+            address::choose(&snapshot, address::not_for(&call), &metadata, pool, ("build container", "build_pool"))?;
         builder::bind(&mut file, &id, address);
     }
     wanted.write(&mut file, &id);

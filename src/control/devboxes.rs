@@ -28,7 +28,7 @@ pub(super) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     }
     let pool = writer.devboxes.as_mut();
     let address =
-        address::choose(&snapshot, &wanted.metadata, pool, ("devbox", "devbox_pool"))?;
+        address::choose(&snapshot, address::not_for(&call), &wanted.metadata, pool, ("devbox", "devbox_pool"))?;
     wanted.metadata.insert(address::KEY.to_owned(), address.to_string().into());
     let id: Arc<str> = control.ids.next(Kind::Devbox).into();
     let mut file = wanted.file(&id, blueprint.as_deref(), address, now_ms());

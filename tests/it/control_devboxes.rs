@@ -106,6 +106,7 @@ fn what_cannot_be_is_refused_and_nothing_is_bound() {
     let at = |address: &str| json!({ "metadata": { "hostgate.address": address } });
     refused(json!({}), &["metadata[\"hostgate.address\"]: a devbox needs an address", "`devbox_pool` under [control]"]);
     refused(at("10.0.0.0/8"), &["`10.0.0.0/8` is no address"]);
+    refused(at("127.0.0.1"), &["`127.0.0.1` is the address this request comes from", "could not use the API any more"]);
     refused(at("127.0.0.9"), &["`127.0.0.9` is the address of client `hand`", "hand.toml:1:9"]);
     refused(json!({ "blueprint_id": "bpt_1" }), &["blueprint_id: there is no blueprint `bpt_1`"]);
     refused(json!({ "blueprint_name": "x" }), &["blueprint_name: no blueprint `x` is build_complete"]);
