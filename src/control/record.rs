@@ -4,6 +4,8 @@
 //! are set change. Values are JSON's, which TOML can say but for nulls and very large integers: those are kept as JSON
 //! text in a table of one key, [`MARK`].
 
+mod comments;
+
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -49,7 +51,7 @@ impl File {
             Some(old) if from_item(old) == *value => {}
             Some(Item::Value(old)) => {
                 let decor = old.decor().clone();
-                *old = to_toml(value, 0);
+                *old = old.as_array().and_then(|old| comments::keep(old, value)).unwrap_or_else(|| to_toml(value, 0));
                 *old.decor_mut() = decor;
             }
             _ => {
