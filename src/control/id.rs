@@ -18,9 +18,11 @@ struct Source {
 }
 
 impl Ids {
-    /// Makes ids that follow those in use: the clock may have been set back since.
+    /// Makes ids that follow those in use: the clock may have been set back since. Those from beyond [`FURTHEST`] do not
+    /// count: a person made them up, and what followed them would be no times, and in the end no ids.
     pub(super) fn after<'i>(ids: impl Iterator<Item = &'i str>) -> Self {
-        let last = ids.filter_map(number).max().unwrap_or(0);
+        let end = u128::from(now_ms() + FURTHEST) << RANDOM_BITS;
+        let last = ids.filter_map(number).filter(|&number| number < end).max().unwrap_or(0);
         Self(Mutex::new(Source { last, random: Random::default() }))
     }
 
@@ -70,6 +72,9 @@ const DIGITS: usize = 18;
 /// The bits that are no time: 45 are left for milliseconds, which is a thousand years.
 const RANDOM_BITS: usize = 45;
 
+/// How far ahead of the clock ids in use may be, in milliseconds: a day.
+const FURTHEST: u64 = 24 * 60 * 60 * 1000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,10 +87,19 @@ mod tests {
         assert!(made.iter().all(|id| id.len() == 4 + DIGITS && id.starts_with("dbx_")), "{}", made[0]);
         let elapsed = (number(&made[9_999]).unwrap() >> RANDOM_BITS).abs_diff(u128::from(now_ms()));
         assert!(elapsed < 60_000, "{elapsed}");
-        // The clock was set back a century since.
-        let late = text(Kind::Policy, u128::from(now_ms() + 3_000_000_000_000) << RANDOM_BITS);
+        // The clock was set back some hours since.
+        let late = text(Kind::Policy, u128::from(now_ms() + FURTHEST - 60_000) << RANDOM_BITS);
         let ids = Ids::after(["agent", "npol_", "npol_u", &late].into_iter());
         assert!(ids.next(Kind::Policy) > late);
+    }
+
+    #[test]
+    fn ids_from_the_future_do_not_count() {
+        let far = text(Kind::Policy, u128::from(now_ms() + FURTHEST + 60_000) << RANDOM_BITS);
+        let ids = Ids::after(["dbx_zzzzzzzzzzzzzzzzzz", &far].into_iter());
+        let id = ids.next(Kind::Policy);
+        let elapsed = (number(&id).unwrap() >> RANDOM_BITS).abs_diff(u128::from(now_ms()));
+        assert!(elapsed < 60_000, "{id}");
     }
 
     #[test]
