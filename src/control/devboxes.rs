@@ -47,7 +47,13 @@ pub(super) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
     made(&control.snapshot(), id)?;
     let mut given = call.fields.clone();
     let mut wrongs = Wrongs::default();
-    let name = fields::label(&mut given, "name", &mut wrongs);
+    // An empty name clears it, as the API this follows says.
+    let is_cleared = given.get("name").is_some_and(|name| name == "");
+    let name = if is_cleared {
+        given.remove("name").map(|_| Value::Null)
+    } else {
+        fields::label(&mut given, "name", &mut wrongs)
+    };
     let mut metadata = fields::metadata(&mut given, &mut wrongs);
     wrongs.check()?;
     for key in ["launch_parameters", "network_policy_id", "blueprint_id"] {
@@ -208,7 +214,8 @@ impl<'s> Views<'s> {
         let mut launch = blueprint.map(|blueprint| self.of_blueprint(blueprint)).unwrap_or_default();
         launch.extend(own);
         let policy = client.policy().or_else(|| blueprint.and_then(|blueprint| blueprint.policy(Phase::Runtime)));
-        if let Some(policy) = policy {
+        // Where there is nothing to be restricted by, `unrestricted` in the file says that there is no policy.
+        if let Some(policy) = policy.filter(|policy| blueprint.is_some() || *policy != UNRESTRICTED) {
             launch.insert("network_policy_id".to_owned(), policy.into());
         }
         launch

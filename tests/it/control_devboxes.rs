@@ -91,8 +91,10 @@ fn a_devbox_may_have_another_policy_than_its_blueprint_or_none() {
     server.api_post(&delete, &Value::Null).refused(400, &["in use by devbox", &id(&view)]);
     let free = create(&server, &json!({ "metadata": { "hostgate.address": "127.0.0.12" } }));
     assert!(server.allows("127.0.0.12", "any.test"), "{free}");
+    assert_eq!(free["launch_parameters"], json!({}), "it has no policy");
     let open = server.new_blueprint(Some(&own), None);
-    create(&server, &json!({ "blueprint_id": open, "metadata": { "hostgate.address": "127.0.0.13" } }));
+    let none = create(&server, &json!({ "blueprint_id": open, "metadata": { "hostgate.address": "127.0.0.13" } }));
+    assert_eq!(none["launch_parameters"], json!({}), "nor has it one");
     assert!(server.allows("127.0.0.13", "any.test"), "the build policy is not inherited");
     let by_name =
         create(&server, &json!({ "blueprint_name": "a blueprint", "metadata": { "hostgate.address": "127.0.0.14" } }));
@@ -148,6 +150,8 @@ fn a_devbox_that_is_shut_down_is_denied_and_still_shown() {
     );
     assert_eq!(server.api_post(&path, &Value::Null).done(), changed, "nothing is to change");
     assert!(server.allows("127.0.1.11", "api.test"));
+    assert_eq!(server.api_post(&path, &json!({ "name": "" })).done()["name"], Value::Null, "it is cleared");
+    server.api_post(&path, &json!({ "name": "new" })).done();
 
     let waited = thread::scope(|scope| {
         let waiting = scope.spawn(|| {
