@@ -72,9 +72,9 @@
 //! | octets of a body | [`MAX_BODY`], [`MAX_SMALL_BODY`] where nothing is changed | refused: 413 | `hostgate_control_requests_total{outcome="too-large"}` |
 //! | octets of all bodies | [`MAX_BODIES`] | the next one waits ten seconds at most: 408 | `hostgate_control_requests_total{outcome="slow"}` |
 //! | the first request and a head, a body, an answer not taken, silence; an answer in all | five, ten, ten, sixty seconds; two minutes | closed (a body: 408) | `hostgate_control_closed_total{reason="slow"}` |
-//! | requests that change something | [`MAX_CHANGING`] | the next one waits ten seconds at most: 503 | |
-//! | requests that read something, and large answers not taken yet | [`MAX_READING`] | as above | |
-//! | requests that wait for a status | [`MAX_WAITING`] | refused: 503 | |
+//! | requests that change something | [`MAX_CHANGING`] | the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
+//! | requests that read something, and large answers not taken yet | [`MAX_READING`] | as above | the same |
+//! | connections that wait for a status, requests that do | [`WAITING_CONNECTIONS`], [`MAX_WAITING`] | the connection that has waited for longest is answered early: 408; where none has waited for a second, the new one is refused: 503 | the same |
 //! | policy files, when the API makes one more | [`MAX_MADE`] | refused: 400 | |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
@@ -127,7 +127,9 @@ pub(crate) const MAX_BODIES: usize = 16 << 20;
 pub(crate) const MAX_CHANGING: usize = 1_024;
 /// Requests that read something at once, and those whose answer is large and not taken yet: a long list takes megabytes.
 pub(crate) const MAX_READING: usize = 16;
-/// Requests that wait for a status at once.
+/// Connections to the API with requests that wait for a status: the other places are for what is done at once.
+pub(crate) const WAITING_CONNECTIONS: usize = CONTROL_CONNECTIONS / 4 * 3;
+/// Requests that wait for a status at once; one HTTP/2 connection may have many.
 pub(crate) const MAX_WAITING: usize = 1_024;
 /// Octets of a file of tokens, of a certificate or of a key.
 pub(crate) const MAX_SECRET: u64 = 1 << 20;
@@ -309,5 +311,6 @@ mod tests {
     #[test]
     fn one_client_never_has_it_all() {
         const { assert!(MAX_PENDING_OF_CLIENT < MAX_PENDING && MAX_PER_CLIENT < MAX_CONNECTIONS) };
+        const { assert!(WAITING_CONNECTIONS < CONTROL_CONNECTIONS) };
     }
 }

@@ -125,8 +125,7 @@ impl Call {
             Begun::Again(Answer::Body(body)) => Ok(body),
             Begun::Again(Answer::Created(id)) => {
                 let kind = Kind::of(&id).unwrap_or(Kind::Policy);
-                let view = view(&self.control.snapshot(), kind, &id);
-                view.map(|view| body_of(&view)).ok_or_else(|| ApiError::unknown(kind, &id))
+                self.view(kind, &id).map(|view| body_of(&view))
             }
             Begun::First(ticket) => {
                 let Done { view, created } = work(Arc::clone(&self)).await?;
@@ -135,6 +134,14 @@ impl Call {
                 Ok(body)
             }
         }
+    }
+
+    /// Returns the view of an object as it is now.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn view(&self, kind: Kind, id: &str) -> Result<Value, ApiError> {
+        view(&self.control.snapshot(), kind, id).ok_or_else(|| ApiError::unknown(kind, id))
     }
 
     /// Keeps in the file of a new object which request created it.

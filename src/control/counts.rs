@@ -26,6 +26,8 @@ pub(super) enum Outcome {
     Wrong,
     /// We failed, or are stopping.
     Failed,
+    /// Too many others were under way.
+    Busy,
     /// It had no token, or a wrong one.
     NoToken,
     /// Its token lets it read only.
@@ -49,10 +51,11 @@ pub(super) enum Closed {
 
 impl Outcome {
     /// All of them.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Done,
         Self::Wrong,
         Self::Failed,
+        Self::Busy,
         Self::NoToken,
         Self::Viewer,
         Self::ClientAddress,
@@ -75,6 +78,7 @@ impl Outcome {
             Self::Done => "done",
             Self::Wrong => "wrong",
             Self::Failed => "failed",
+            Self::Busy => "busy",
             Self::NoToken => "no-token",
             Self::Viewer => "viewer",
             Self::ClientAddress => "client-address",

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   server    connections: HTTP/1.1 and HTTP/2; their places (seats), TLS, octets (stream) and times (pulse)
-//!   request   one request: body, handler, answer
+//!   request   one request: body, handler, answer; who waits for a status (waits)
 //!   access    who may: tokens and roles, and nobody whom a policy is for
 //!   routes    method and path to what is done; call, list: what requests have in common
 //!   policies, blueprints, devboxes    what each object's requests mean
@@ -46,6 +46,7 @@ mod stream;
 pub(crate) mod tls;
 mod tokens;
 mod wait;
+mod waits;
 mod writer;
 
 use std::os::unix::ffi::OsStrExt as _;

@@ -24,7 +24,9 @@ const IDLE: Duration = Duration::from_mins(1);
 const LINGER: Duration = Duration::from_secs(1);
 /// How long a connection has been quiet at least when it is closed for another one: a request that was sent with it
 /// may not have been read yet, when many come at once.
-pub(super) const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_millis(500);
+/// As [`GRACE`], of one that was told all it will be.
+const FAREWELL: Duration = Duration::from_millis(100);
 /// As good as never: a request that runs has times of its own.
 const FAR: Duration = Duration::from_hours(1);
 
@@ -169,12 +171,16 @@ impl Pulse {
         state.running == 0 && !state.is_http2
     }
 
-    /// Returns its rank among those that may be closed for another one: the lowest goes first, and not before [`GRACE`] is
-    /// over. Strangers go before those who had a token, and then whoever has been quiet for longest. Who runs a request
-    /// that was let in stays.
+    /// Returns its rank among those that may be closed for another one, and from when on: the lowest goes first. Strangers
+    /// and those who are leaving go before those who had a token, and then whoever has been quiet for longest. Who runs a
+    /// request that was let in stays.
     pub(super) fn rank(&self) -> Option<(bool, Instant)> {
         let state = self.state();
-        (state.admitted == 0 && !state.is_told).then_some((state.client == Client::Known, state.quiet_since))
+        let (stays, from) = match state.leaving_since {
+            Some(since) => (false, since + FAREWELL),
+            None => (state.client == Client::Known, state.quiet_since + GRACE),
+        };
+        (state.admitted == 0 && !state.is_told).then_some((stays, from))
     }
 
     /// Tells the connection to make room.
@@ -284,6 +290,8 @@ mod tests {
         new.shook_hands();
         assert!(old.rank() < new.rank() && new.rank() < known.rank());
         assert_eq!(busy.rank(), None);
+        known.leave();
+        assert!(known.rank() < new.rank(), "who has been told all goes before who has asked for nothing yet");
         old.close();
         assert_eq!(old.rank(), None, "each is told once");
         old.told_to_close().await;

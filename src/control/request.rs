@@ -22,8 +22,9 @@ use super::access::{Principal, Purpose, Refusal};
 use super::counts::Outcome;
 use super::error::ApiError;
 use super::pulse::{Pulse, Turn};
+use super::waits::Waits;
 use super::{Control, routes};
-use crate::bounds::{MAX_BODIES, MAX_BODY, MAX_CHANGING, MAX_READING, MAX_SMALL_BODY, MAX_WAITING};
+use crate::bounds::{MAX_BODIES, MAX_BODY, MAX_CHANGING, MAX_READING, MAX_SMALL_BODY};
 
 /// A request as it comes in.
 type Request = axum::http::Request<Incoming>;
@@ -41,6 +42,8 @@ const FORGET: Duration = Duration::from_secs(2);
 const PIECE: usize = 16 << 10;
 /// An answer of more octets than this counts as large.
 const LARGE: u64 = 64 << 10;
+/// When to ask again where there was no room, in seconds.
+const AGAIN: &str = "1";
 /// What bodies are measured in, so that the room for all is counted in small numbers.
 const UNIT: usize = 1 << 10;
 
@@ -56,8 +59,8 @@ pub(super) struct Api {
     changing: Arc<Semaphore>,
     /// The room for requests that read something, and their answers while they are large.
     reading: Arc<Semaphore>,
-    /// The room for requests that wait for a status.
-    waiting: Semaphore,
+    /// The requests that wait for a status.
+    waits: Arc<Waits>,
     /// Becomes true when the process stops.
     stop: watch::Receiver<bool>,
 }
@@ -68,7 +71,7 @@ impl Api {
         let routes = TowerToHyperService::new(routes::router(Arc::clone(&control)));
         let room = |size: usize| Arc::new(Semaphore::new(size));
         let (bodies, changing, reading) = (room(MAX_BODIES / UNIT), room(MAX_CHANGING), room(MAX_READING));
-        Arc::new(Self { control, routes, bodies, changing, reading, waiting: Semaphore::new(MAX_WAITING), stop })
+        Arc::new(Self { control, routes, bodies, changing, reading, waits: Arc::default(), stop })
     }
 
     /// Returns what it serves.
@@ -96,7 +99,7 @@ impl Api {
         let answered = match self.control.access.admit(&self.control.snapshot(), source, &head) {
             Ok(Some(principal)) => {
                 turn.admit();
-                self.run(principal, head, body).await
+                self.run(&pulse, principal, head, body).await
             }
             // Whoever it is, nothing is read or kept for it.
             Ok(None) => Ok((self.handle(head, Bytes::new(), None).await, None)),
@@ -110,8 +113,12 @@ impl Api {
         if outcome == Outcome::NoToken {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        // Something of the body is still to come: HTTP/1 cannot go on behind it.
-        if matches!(outcome, Outcome::TooLarge | Outcome::Slow) && version < Version::HTTP_2 {
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(AGAIN));
+        }
+        // Something of the body is still to come: HTTP/1 cannot go on behind it. And where there is no room, nobody keeps a
+        // place until it asks again.
+        if matches!(outcome, Outcome::TooLarge | Outcome::Slow | Outcome::Busy) && version < Version::HTTP_2 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         turn.sent();
@@ -137,7 +144,13 @@ impl Api {
     }
 
     /// Reads a request's body and does what is asked; what is returned besides is to be kept until the answer is taken.
-    async fn run(&self, principal: Principal, head: Parts, body: Incoming) -> Result<(Response, Room), Refusal> {
+    async fn run(
+        &self,
+        pulse: &Arc<Pulse>,
+        principal: Principal,
+        head: Parts,
+        body: Incoming,
+    ) -> Result<(Response, Room), Refusal> {
         let purpose = Purpose::of(&head);
         let most = if purpose == Purpose::Change { MAX_BODY } else { MAX_SMALL_BODY };
         let (octets, room) = self.read(&head, body, most).await?;
@@ -148,11 +161,11 @@ impl Api {
             response
         };
         if purpose == Purpose::Wait {
-            return self.wait(handled).await;
+            return self.wait(pulse, handled).await;
         }
         let places = if purpose == Purpose::Change { &self.changing } else { &self.reading };
         let Ok(Ok(place)) = timeout(BODY, Arc::clone(places).acquire_owned()).await else {
-            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait: try again"));
+            return Err(busy("too many requests wait: try again"));
         };
         // On a task of its own, so that a client that goes does not leave half of it done, nor have more of them done at
         // once by going and coming back.
@@ -165,19 +178,24 @@ impl Api {
         task.await.map_err(|_| broken())
     }
 
-    /// Does what ends with its connection, or when the process stops: its client asks a successor.
+    /// Does what ends with its connection, when others want to wait, too, or when the process stops: its client asks a
+    /// successor.
     async fn wait(
         &self,
+        pulse: &Arc<Pulse>,
         handled: impl Future<Output = Response> + Send + 'static,
     ) -> Result<(Response, Room), Refusal> {
-        let Ok(_place) = self.waiting.try_acquire() else {
-            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait for a status: try again"));
+        let Some(mut place) = self.waits.begin(pulse) else {
+            return Err(busy("too many requests wait for a status: try again"));
         };
         let mut stop = self.stop.clone();
         let mut task = JoinSet::new();
         task.spawn(handled);
         tokio::select! {
             Some(done) = task.join_next() => done.map(|response| (response, None)).map_err(|_| broken()),
+            () = place.over() => {
+                Err(refused(StatusCode::REQUEST_TIMEOUT, "others wait for a status, too, so this ends early: ask again"))
+            }
             _ = stop.wait_for(|stop| *stop) => Err(refused(StatusCode::SERVICE_UNAVAILABLE, "hostgate is stopping: try again")),
         }
     }
@@ -260,6 +278,11 @@ async fn too_large(mut body: Incoming, most: usize, is_sent: bool) -> Refusal {
 /// Refuses a request by its status.
 fn refused(status: StatusCode, message: &str) -> Refusal {
     (Outcome::of(status), ApiError { status, message: message.to_owned() })
+}
+
+/// Refuses a request for which there is no room.
+fn busy(message: &str) -> Refusal {
+    (Outcome::Busy, ApiError::unavailable(message))
 }
 
 /// Answers a request that made us panic; the panic hook has told of it.

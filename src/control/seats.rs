@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::counts::{Closed, Counts};
-use super::pulse::{GRACE, Pulse};
+use super::pulse::Pulse;
 use crate::bounds::CONTROL_CONNECTIONS;
 
 /// How long a connection waits for a place before it looks for one to close again.
@@ -61,8 +61,8 @@ impl Seats {
     pub(super) fn make_room(&self) {
         let taken = self.taken();
         let ranked = taken.values().filter_map(|pulse| Some((pulse.rank()?, pulse)));
-        if let Some(((_, quiet_since), pulse)) = ranked.min_by_key(|(rank, _)| *rank)
-            && quiet_since.elapsed() >= GRACE
+        if let Some(((_, from), pulse)) = ranked.min_by_key(|(rank, _)| *rank)
+            && from <= Instant::now()
         {
             pulse.close();
         }

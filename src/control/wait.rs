@@ -8,11 +8,12 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use super::call::{Call, json};
-use super::devboxes::{STATUSES, is_running, view};
+use super::devboxes::{RUNNING, SHUTDOWN, STATUSES, is_running, view};
 use super::error::{ApiError, Wrongs};
 use super::fields;
 use super::kind::Kind;
 use super::record::Fields;
+use crate::policy::Snapshot;
 
 /// Answers when the devbox has one of the statuses, or that the time is over.
 pub(super) async fn wait(call: Call) -> Response {
@@ -26,14 +27,13 @@ pub(super) async fn wait(call: Call) -> Response {
 async fn until(call: &Call) -> Result<Value, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let mut changed = control.changed.subscribe();
-    let look = || view(&control.snapshot(), id).ok_or_else(|| ApiError::unknown(Kind::Devbox, id));
-    let mut shown = look()?;
+    let look = || status(&control.snapshot(), id).ok_or_else(|| ApiError::unknown(Kind::Devbox, id));
+    let mut status = look()?;
     let Wanted { statuses, time } = Wanted::read(call.fields.clone())?;
     let end = Instant::now() + time;
     loop {
-        let status = shown["status"].as_str().unwrap_or_default();
-        if statuses.iter().any(|wanted| wanted == status) {
-            return Ok(shown);
+        if statuses.contains(&status) {
+            return call.view(Kind::Devbox, id);
         }
         let (was_running, start) = (is_running(&control.snapshot(), id), Instant::now());
         if start >= end {
@@ -47,8 +47,19 @@ async fn until(call: &Call) -> Result<Value, ApiError> {
             // Whichever it was, we look.
             let _ = look.await;
         }
-        shown = look()?;
+        status = look()?;
     }
+}
+
+/// Returns the status of a devbox. Nothing is read for it or kept, as many wait.
+fn status(snapshot: &Snapshot, id: &str) -> Option<String> {
+    let status = match snapshot.record(id).filter(|_| Kind::of(id) == Some(Kind::Devbox)) {
+        Some(_) if is_running(snapshot, id) => RUNNING.to_owned(),
+        Some(_) => SHUTDOWN.to_owned(),
+        // What a person wrote has nothing to be read.
+        None => view(snapshot, id)?["status"].as_str()?.to_owned(),
+    };
+    Some(status)
 }
 
 /// What is waited for.

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::api::{PREFACE, TOKEN, Wire, curl, head, http2_get};
+use crate::support::api::{PREFACE, TOKEN, VIEWER, Wire, curl, head, http2_get};
 use crate::support::*;
 
 /// Connections to the API at once.
@@ -274,4 +274,37 @@ fn connections_do_not_hold_up_the_end_and_requests_do_for_five_seconds() {
     assert_eq!(server.wait_exit().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     never.closed();
+}
+
+#[test]
+fn who_waits_for_a_status_keeps_nobody_out() {
+    let setup = Setup::policy(&FakeUpstream::start(), "allowed_hostnames = [\"*.test\"]");
+    let server =
+        setup.file("box.toml", "[client.box]\nsources = [\"192.0.2.1\"]\npolicy = \"test\"\n").control("").start();
+    let body = r#"{"statuses":["shutdown"],"timeout_seconds":30}"#;
+    let fields = format!("content-length: {}\r\n", body.len());
+    let request = head("POST", "/v1/devboxes/box/wait_for_status", VIEWER, &fields) + body;
+    let open = || {
+        let mut wire = Wire::open(&server);
+        wire.send(&request);
+        wire
+    };
+    let mut waiting: Vec<_> = (0..SEATS + 100).map(|_| open()).collect();
+    for _ in 0..3 {
+        let start = Instant::now();
+        assert_eq!(Wire::open(&server).get("/nothing").status, 404);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+    // Those who have waited for a while make room for those who come; who comes with many is told to come again.
+    let mut answered = |status| {
+        until("it is answered so", || {
+            waiting.push(open());
+            let answered = waiting.iter().position(Wire::is_answered)?;
+            Some(waiting.swap_remove(answered).response()).filter(|response| response.status == status)
+        })
+    };
+    let refused = answered(503);
+    assert!(refused.head.contains("retry-after: 1") && refused.head.contains("connection: close"), "{refused:?}");
+    let early = answered(408);
+    assert!(early.body.contains("ask again"), "{early:?}");
 }

@@ -63,6 +63,14 @@ impl Wire<TcpStream> {
         Self::over(socket.into())
     }
 
+    /// Returns whether anything has come that is not read yet.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let came = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).unwrap();
+        came.is_ok_and(|count| count > 0)
+    }
+
     /// Sends without end what is not answered, until nothing is taken any more.
     pub(crate) fn send_until_full(&mut self, request: &str) {
         self.stream.set_nonblocking(true).unwrap();
