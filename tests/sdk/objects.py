@@ -157,8 +157,11 @@ async def lists(checks, hostgate, runloop):
             expect(devbox.id in running, f"{devbox.id} is not in {running}")
         ended = [box.id async for box in runloop.api.devboxes.list(status="shutdown", limit=1)]
         expect(devbox.id in ended, f"{devbox.id} is not in {ended}")
-    for policy in made:
-        await policy.delete()
+    with checks.check("what is listed may be deleted meanwhile"):
+        deleted = []
+        async for policy in runloop.api.network_policies.list(limit=2, extra_query={"search": "page-"}):
+            deleted.append((await runloop.api.network_policies.delete(policy.id)).id)
+        equal(sorted(deleted), ids, "ids")
 
 
 async def fields(checks, hostgate, runloop):
