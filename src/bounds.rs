@@ -76,9 +76,11 @@
 //! | requests that read something, and large answers not taken yet | [`MAX_READING`] | as above | the same |
 //! | connections that wait for a status, requests that do | [`WAITING_CONNECTIONS`], [`MAX_WAITING`] | the connection that has waited for longest is answered early: 408; where none has waited for a second, the new one is refused: 503 | the same |
 //! | policy files, when the API makes one more | [`MAX_MADE`] | refused: 400 | |
+//! | of those, and of others that end with a view, the ones that are read for | [`MAX_READERS`] | the next one waits | |
+//! | octets of an object's file, as clients make it | [`MAX_OBJECT`] | refused: 400 | |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
-//! | objects of a page | `control::list::MAX_PAGE` | refused: 400 | |
+//! | objects of a page, octets of it | `control::list::MAX_PAGE`, [`MAX_PAGE_OCTETS`] and one object | refused: 400; the rest is on the next page | |
 //! | names of a policy that a person wrote, as shown | `control::egress::MOST_SHOWN` | the rest is left out | |
 //! | users of an object, errors of a file, that a message names | `control::MOST_NAMED`, `control::MOST_TOLD` | counted, or left out | |
 //! | builds at once, and those that wait | [`MAX_BUILDS`], [`MAX_BUILD_QUEUE`] | the next ones wait; then refused: 503 | |
@@ -127,6 +129,12 @@ pub(crate) const MAX_BODIES: usize = 16 << 20;
 pub(crate) const MAX_CHANGING: usize = 1_024;
 /// Requests that read something at once, and those whose answer is large and not taken yet: a long list takes megabytes.
 pub(crate) const MAX_READING: usize = 16;
+/// Files that are read at once for answers: parsed, one takes up to a hundred times as much.
+pub(crate) const MAX_READERS: usize = 2;
+/// Octets of the file of an object, as clients of the API make it.
+pub(crate) const MAX_OBJECT: usize = 2 << 20;
+/// Octets of a page of objects, not counting the last one.
+pub(crate) const MAX_PAGE_OCTETS: usize = 4 << 20;
 /// Connections to the API with requests that wait for a status: the other places are for what is done at once.
 pub(crate) const WAITING_CONNECTIONS: usize = CONTROL_CONNECTIONS / 4 * 3;
 /// Requests that wait for a status at once; one HTTP/2 connection may have many.

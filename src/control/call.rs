@@ -102,13 +102,11 @@ impl Call {
         W: FnOnce(&Self, &Snapshot) -> Result<T, ApiError> + Send + 'static,
         T: Into<Text>,
     {
-        let looked = tokio::task::spawn_blocking(move || {
-            work(&self, &self.control.snapshot()).map(|told| Bytes::from(told.into().0))
-        });
+        let control = Arc::clone(&self.control);
+        let looked = control.read(move || work(&self, &self.control.snapshot()).map(|told| Bytes::from(told.into().0)));
         match looked.await {
-            Ok(Ok(body)) => json(body),
-            Ok(Err(error)) => error.into_response(),
-            Err(_) => ApiError::internal().into_response(),
+            Ok(body) => json(body),
+            Err(error) => error.into_response(),
         }
     }
 
@@ -125,7 +123,7 @@ impl Call {
             Begun::Again(Answer::Body(body)) => Ok(body),
             Begun::Again(Answer::Created(id)) => {
                 let kind = Kind::of(&id).unwrap_or(Kind::Policy);
-                self.view(kind, &id).map(|view| body_of(&view))
+                self.view(kind, &id).await.map(|view| body_of(&view))
             }
             Begun::First(ticket) => {
                 let Done { view, created } = work(Arc::clone(&self)).await?;
@@ -140,8 +138,10 @@ impl Call {
     ///
     /// # Errors
     /// There is none.
-    pub(super) fn view(&self, kind: Kind, id: &str) -> Result<Value, ApiError> {
-        view(&self.control.snapshot(), kind, id).ok_or_else(|| ApiError::unknown(kind, id))
+    pub(super) async fn view(&self, kind: Kind, id: &str) -> Result<Value, ApiError> {
+        let (control, id) = (Arc::clone(&self.control), id.to_owned());
+        let read = move || view(&control.snapshot(), kind, &id).ok_or_else(|| ApiError::unknown(kind, &id));
+        self.control.read(read).await
     }
 
     /// Keeps in the file of a new object which request created it.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::call::Text;
 use super::error::ApiError;
 use super::kind::Kind;
+use crate::bounds::MAX_PAGE_OCTETS;
 
 /// What a list is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -148,14 +149,22 @@ impl Query {
 
 impl Page<'_> {
     /// Makes the response: the views under `key`. Each is written when it is made, as a tree of all of them takes ten times
-    /// the room of the text.
-    pub(super) fn answer(&self, key: &str, view: impl FnMut(&&str) -> Option<Value>) -> Text {
+    /// the room of the text. The page ends early, with one object at least, when its text is longer than
+    /// [`MAX_PAGE_OCTETS`].
+    pub(super) fn answer(&self, key: &str, mut view: impl FnMut(&str) -> Option<Value>) -> Text {
         let mut text = format!("{{\"{key}\":[");
-        for (number, view) in self.ids.iter().filter_map(view).enumerate() {
-            text.push_str(if number == 0 { "" } else { "," });
+        let (mut has_more, mut separator) = (self.has_more, "");
+        for id in &self.ids {
+            if text.len() > MAX_PAGE_OCTETS {
+                has_more = true;
+                break;
+            }
+            let Some(view) = view(id) else { continue };
+            text.push_str(separator);
             text.push_str(&view.to_string());
+            separator = ",";
         }
-        let (has_more, total) = (self.has_more, self.total.map_or(Value::Null, Value::from));
+        let total = self.total.map_or(Value::Null, Value::from);
         Text(text + &format!("],\"has_more\":{has_more},\"total_count\":{total}}}"))
     }
 }
@@ -213,12 +222,26 @@ mod tests {
     #[test]
     fn a_page_is_written_with_the_views_that_there_are() {
         let page = |ids: &[&'static str], total| Page { ids: ids.to_vec(), has_more: true, total };
-        let view = |id: &&str| (*id != "gone").then(|| json!({ "id": id }));
+        let view = |id: &str| (id != "gone").then(|| json!({ "id": id }));
         let read = |text: Text| serde_json::from_str::<Value>(&text.0).unwrap();
         let of_all = read(page(&["a\"", "gone", "b"], Some(3)).answer("boxes", view));
         assert_eq!(of_all, json!({ "boxes": [{ "id": "a\"" }, { "id": "b" }], "has_more": true, "total_count": 3 }));
         let of_none = read(page(&["gone"], None).answer("boxes", view));
         assert_eq!(of_none, json!({ "boxes": [], "has_more": true, "total_count": null }));
+    }
+
+    #[test]
+    fn a_page_ends_when_it_is_long_and_has_one_object_at_least() {
+        let ids = |octets: usize| {
+            let page = Page { ids: vec!["c", "b", "a"], has_more: false, total: Some(3) };
+            let view = |id: &str| Some(json!({ "id": id, "x": "x".repeat(octets) }));
+            let read: Value = serde_json::from_str(&page.answer("boxes", view).0).unwrap();
+            assert_eq!(read["total_count"], 3);
+            (read["boxes"].as_array().unwrap().len(), read["has_more"].as_bool().unwrap())
+        };
+        assert_eq!(ids(MAX_PAGE_OCTETS), (1, true));
+        assert_eq!(ids(MAX_PAGE_OCTETS / 2), (2, true));
+        assert_eq!(ids(MAX_PAGE_OCTETS / 3), (3, false));
     }
 
     #[test]

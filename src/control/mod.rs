@@ -53,7 +53,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use self::access::{Access, Principal};
 use self::audit::Audit;
@@ -64,6 +64,7 @@ use self::id::Ids;
 use self::retries::{Restored, Retries};
 use self::tls::Tls;
 use self::writer::{Survey, Writer};
+use crate::bounds::{MAX_OBJECT, MAX_READERS};
 use crate::config;
 use crate::document::{Diagnostic, Place, Source};
 use crate::engine::Engine;
@@ -98,6 +99,8 @@ pub(crate) struct Control {
     builds: Builds,
     /// Answers to requests that may come again.
     retries: Arc<Retries>,
+    /// The room for those that read files to answer.
+    readers: Arc<Semaphore>,
 }
 
 /// What `[control]` names, read and good, before anything is bound.
@@ -172,12 +175,33 @@ impl Control {
             changed,
             builds: Builds::default(),
             retries,
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
         })
     }
 
     /// Returns what is in force now.
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.engine.view().snapshot)
+    }
+
+    /// Reads files to answer, away from the threads that serve connections.
+    ///
+    /// The turn is waited for before there is a thread for it: as many threads as ever read at once each keep in their
+    /// heap what the largest file took.
+    ///
+    /// # Errors
+    /// What `work` says, or that it panicked.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let turn = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| ApiError::internal())?;
+        // Whoever goes meanwhile leaves no turn to another one before the thread is free.
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal())?
     }
 
     /// Changes an object's file as `plan` makes of what is in force; when this returns, the change is in force, on disk
@@ -200,6 +224,7 @@ impl Control {
             if before == after {
                 return Ok(());
             }
+            fits(action, &id, before.as_deref(), after.as_deref())?;
             path = path_of(&id);
             let change = Change { path: path.clone(), before: before.clone(), after: after.clone() };
             match self.changer.apply(change).await {
@@ -263,6 +288,22 @@ fn is_kept(record: &Record) -> bool {
     is_file_of(record.source().path(), record.id())
 }
 
+/// Refuses to make a file larger than it may be, in what clients say about it: a devbox can be shut down however large it
+/// is.
+fn fits(action: &str, id: &str, before: Option<&str>, after: Option<&str>) -> Result<(), ApiError> {
+    let octets = |text: Option<&str>| text.map_or(0, str::len);
+    let (before, after) = (octets(before), octets(after));
+    let is_said = action.ends_with(".create") || action.ends_with(".update");
+    if !is_said || after <= MAX_OBJECT.max(before) {
+        return Ok(());
+    }
+    let (after, most) = (after.div_ceil(1 << 10), MAX_OBJECT >> 10);
+    Err(ApiError::bad(format!(
+        "`{id}` would take {after} KiB as a file, and {most} KiB is the most: leave out what is not needed, or make \
+         several of it"
+    )))
+}
+
 /// Refuses to change what a person wrote.
 fn by_hand(what: &str, id: &str, place: &Place) -> ApiError {
     ApiError::bad(format!("{what} `{}` is written by hand in {place}: edit it there", id.escape_debug()))
@@ -290,6 +331,19 @@ const MOST_TOLD: usize = 5;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_make_no_file_too_large_and_can_end_what_is() {
+        let [fit, over, more] = [0, 1, 2].map(|more| "x".repeat(MAX_OBJECT + more));
+        let fits = |action, before, after| fits(action, "npol_1", before, after);
+        assert!(fits("network_policy.create", None, Some(&fit)).is_ok());
+        let told = fits("network_policy.create", None, Some(&over)).unwrap_err().message;
+        assert!(told.starts_with("`npol_1` would take 2049 KiB as a file, and 2048 KiB is the most: "), "{told}");
+        assert!(fits("devbox.update", Some(&over), Some(&more)).is_err());
+        assert!(fits("devbox.update", Some(&more), Some(&over)).is_ok(), "it becomes smaller");
+        assert!(fits("devbox.shutdown", Some(&over), Some(&more)).is_ok());
+        assert!(fits("devbox.forget", Some(&over), None).is_ok());
+    }
 
     #[test]
     fn a_file_of_the_api_is_in_its_folder_and_named_as_its_object() {

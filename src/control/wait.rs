@@ -11,6 +11,7 @@ use super::call::{Call, json};
 use super::devboxes::{RUNNING, SHUTDOWN, STATUSES, is_running, view};
 use super::error::{ApiError, Wrongs};
 use super::fields;
+use super::kept;
 use super::kind::Kind;
 use super::record::Fields;
 use crate::policy::Snapshot;
@@ -33,7 +34,7 @@ async fn until(call: &Call) -> Result<Value, ApiError> {
     let end = Instant::now() + time;
     loop {
         if statuses.contains(&status) {
-            return call.view(Kind::Devbox, id);
+            return call.view(Kind::Devbox, id).await;
         }
         let (was_running, start) = (is_running(&control.snapshot(), id), Instant::now());
         if start >= end {
@@ -53,7 +54,7 @@ async fn until(call: &Call) -> Result<Value, ApiError> {
 
 /// Returns the status of a devbox. Nothing is read for it or kept, as many wait.
 fn status(snapshot: &Snapshot, id: &str) -> Option<String> {
-    let status = match snapshot.record(id).filter(|_| Kind::of(id) == Some(Kind::Devbox)) {
+    let status = match kept(snapshot, id).filter(|_| Kind::of(id) == Some(Kind::Devbox)) {
         Some(_) if is_running(snapshot, id) => RUNNING.to_owned(),
         Some(_) => SHUTDOWN.to_owned(),
         // What a person wrote has nothing to be read.

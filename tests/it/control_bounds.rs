@@ -308,3 +308,22 @@ fn who_waits_for_a_status_keeps_nobody_out() {
     let early = answered(408);
     assert!(early.body.contains("ask again"), "{early:?}");
 }
+
+#[test]
+fn many_readers_of_a_large_object_take_the_room_of_a_few() {
+    let server = server();
+    let nulls = vec![serde_json::Value::Null; 20_000];
+    let made = server.api_post(LIST, &serde_json::json!({ "name": "n", "z": nulls })).done();
+    let path = format!("{LIST}/{}", made["id"].as_str().unwrap());
+    let before = server.resident_kib();
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| assert_eq!(Wire::open(&server).get(&path).status, 200));
+        }
+    });
+    // Each takes about 30 MiB, which stay with the thread that read it.
+    let more = server.resident_kib().saturating_sub(before) >> 10;
+    assert!(more < 160, "{before} KiB and {more} MiB more");
+    let huge = serde_json::json!({ "x": vec![serde_json::Value::Null; 120_000] });
+    server.api_post(&path, &huge).refused(400, &["would take", "2048 KiB is the most"]);
+}
