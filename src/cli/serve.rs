@@ -124,7 +124,7 @@ fn start(
         Reloader::new(loaded, (path, config), listeners, (upstreams, chosen), Arc::clone(&engine), set_log_filter);
     let control =
         opened.map(|opened| Control::new(Arc::clone(&engine), (reloader.changer(), reloader.progress()), opened));
-    let service = Service::new(engine, reloader.progress(), counts, control_counts);
+    let service = Service::new(engine, reloader.progress(), counts, (control.clone(), control_counts));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpus.max(2))
         .thread_name("runtime")

@@ -45,7 +45,9 @@ pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool
     } else {
         tell(&status, output);
     }
-    if status["error"].is_null() && status["upstream_error"].is_null() { OK } else { FAILED }
+    let is_good =
+        [&status["error"], &status["upstream_error"], &status["control"]["error"]].into_iter().all(Value::is_null);
+    if is_good { OK } else { FAILED }
 }
 
 /// Writes the status for people.
@@ -64,6 +66,9 @@ fn tell(status: &Value, output: &mut Output) {
     }
     if let Some(error) = status["upstream_error"].as_str() {
         output.line(format!("no upstream: {error}"));
+    }
+    for error in status["control"]["error"].as_str().into_iter().flat_map(str::lines) {
+        output.line(format!("API: {error}"));
     }
     if let Some(error) = status["error"].as_str() {
         output.line("held back; the last good version is in force:");

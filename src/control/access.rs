@@ -92,6 +92,11 @@ impl Access {
         Ok(Self { tokens: Tokens::open(&settings.token_file)?, allow_clients: settings.allow_clients })
     }
 
+    /// Returns why nobody is let in.
+    pub(super) fn error(&self) -> Option<String> {
+        self.tokens.error()
+    }
+
     /// Lets a request in; returns whose it is, or nobody where no token is needed.
     ///
     /// # Errors

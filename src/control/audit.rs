@@ -32,6 +32,8 @@ struct Journal {
     file: File,
     /// Whether the last write stopped within a line.
     is_torn: bool,
+    /// Why the last record could not be written.
+    error: Option<String>,
 }
 
 /// One change.
@@ -68,10 +70,15 @@ impl Audit {
                 let message = format!("the audit file cannot be opened: {error}");
                 Box::new(Diagnostic::about_file(path, message).help(help))
             })?;
-            Ok(Mutex::new(Journal { path: path.to_owned(), file, is_torn: false }))
+            Ok(Mutex::new(Journal { path: path.to_owned(), file, is_torn: false, error: None }))
         };
         let file: Result<_, Box<Diagnostic>> = path.map(journal).transpose();
         Ok(Self { file: file?, counts })
+    }
+
+    /// Returns why the last record is not in the file.
+    pub(super) fn error(&self) -> Option<String> {
+        self.file.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).error.clone()
     }
 
     /// Records a change of an object: what its file held before and holds now.
@@ -112,6 +119,7 @@ impl Audit {
         let Some(journal) = &self.file else { return };
         let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
         let written = serde_json::to_vec(&record).map_err(io::Error::other).and_then(|line| journal.write(line));
+        journal.error = written.as_ref().err().map(|error| format!("{}: {error}", journal.path.display()));
         if let Err(error) = written {
             self.counts.audit_failures.fetch_add(1, Relaxed);
             tracing::error!(path = %journal.path.display(), %error, "audit record not written; the log has it");
@@ -214,6 +222,7 @@ mod tests {
         record(&audit, "npol_1", [None, Some("a")]);
         record(&audit, "npol_2", [None, Some("a")]);
         assert_eq!(counts.audit_failures(), 2);
+        assert!(audit.error().unwrap().starts_with("/dev/full: "));
         let told = Audit::open(Some(Path::new("/nowhere/audit")), counts).err().unwrap().to_string();
         assert!(told.contains("/nowhere/audit") && told.contains("make its directory"), "{told}");
     }

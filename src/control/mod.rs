@@ -179,6 +179,16 @@ impl Control {
         })
     }
 
+    /// Returns what is wrong with the files that `[control]` names, a line each.
+    pub(crate) fn error(&self) -> Option<String> {
+        let wrong = [
+            self.access.error().map(|error| format!("nobody is let in: {error}")),
+            self.tls.as_ref().and_then(Tls::error).map(|error| format!("the certificate is as it was: {error}")),
+            self.audit.error().map(|error| format!("the last change is not in the audit file: {error}")),
+        ];
+        wrong.into_iter().flatten().reduce(|all, error| format!("{all}\n{error}"))
+    }
+
     /// Returns what is in force now.
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.engine.view().snapshot)

@@ -47,6 +47,12 @@ impl Tls {
         Ok(Self { files: files.clone(), held: Mutex::new(Held::read(files)?) })
     }
 
+    /// Returns what is wrong with the files now.
+    pub(super) fn error(&self) -> Option<String> {
+        self.acceptor();
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).told.clone()
+    }
+
     /// Returns what accepts a connection, with the certificate as its files have it now; while they are bad, as they last
     /// were good.
     pub(super) fn acceptor(&self) -> TlsAcceptor {

@@ -83,6 +83,12 @@ impl Tokens {
         }))
     }
 
+    /// Returns what is wrong with the file now.
+    pub(super) fn error(&self) -> Option<String> {
+        self.current().err()?;
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).told.clone()
+    }
+
     /// Returns the tokens as the file has them now.
     fn current(&self) -> Result<Arc<[Token]>, Unreadable> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

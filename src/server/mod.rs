@@ -52,6 +52,8 @@ pub(crate) struct Service {
     decisions: Arc<Counts>,
     /// What the API has done.
     control: Arc<control::Counts>,
+    /// The API, if there is one.
+    api: Option<Arc<Control>>,
     /// When the process began.
     started: Instant,
     /// Whether shutdown has begun.
@@ -72,6 +74,15 @@ pub(crate) struct Status {
     state: reload::State,
     /// Each upstream.
     upstreams: Vec<UpstreamState>,
+    /// The API; null when it is off.
+    control: Option<ControlState>,
+}
+
+/// What `/status` says of the API.
+#[derive(Serialize)]
+pub(crate) struct ControlState {
+    /// What is wrong with its files, a line each; null when nothing is.
+    error: Option<String>,
 }
 
 impl Service {
@@ -80,7 +91,7 @@ impl Service {
         engine: Arc<Engine>,
         progress: Arc<Progress>,
         decisions: Arc<Counts>,
-        control: Arc<control::Counts>,
+        (api, control): (Option<Arc<Control>>, Arc<control::Counts>),
     ) -> Arc<Self> {
         Arc::new(Self {
             engine,
@@ -88,6 +99,7 @@ impl Service {
             limits: Limits::new(),
             decisions,
             control,
+            api,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             alive: AtomicBool::new(true),
@@ -113,6 +125,7 @@ impl Service {
             uptime_seconds: self.started.elapsed().as_secs(),
             state,
             upstreams,
+            control: self.api.as_ref().map(|api| ControlState { error: api.error() }),
         }
     }
 

@@ -262,3 +262,16 @@ fn no_request_is_refused_while_another_takes_over() {
     assert_eq!(first.wait_exit().code(), Some(0));
     assert_eq!(Wire::to(address).get("/nothing").status, 404);
 }
+
+#[test]
+fn the_status_says_when_nobody_is_let_in() {
+    let server = server("");
+    let (admin, token) = (server.admin().to_string(), server.directory().join("token"));
+    assert_eq!(server.status()["control"], serde_json::json!({ "error": null }));
+    run(["status", "--admin", &admin]).expect_code(0);
+    let text = fs::read_to_string(&token).unwrap();
+    fs::remove_file(&token).unwrap();
+    run(["status", "--admin", &admin]).expect_code(1).expect_text(&["API: nobody is let in", "there is no such file"]);
+    replace(&server, "token", &text);
+    run(["status", "--admin", &admin]).expect_code(0);
+}
