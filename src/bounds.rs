@@ -80,8 +80,9 @@
 //! | octets of an object's file, as clients make it | [`MAX_OBJECT`] | refused: 400 | |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
-//! | objects of a page, octets of it | `control::list::MAX_PAGE`, [`MAX_PAGE_OCTETS`] and one object | refused: 400; the rest is on the next page | |
-//! | names of a policy that a person wrote, as shown | `control::egress::MOST_SHOWN` | the rest is left out | |
+//! | objects of a page, octets of it | `control::request::list::MAX_PAGE`, [`MAX_PAGE_OCTETS`] and one object | refused: 400; the rest is on the next page | |
+//! | names of a policy that a person wrote, as shown | `control::objects::egress::MOST_SHOWN` | the rest is left out | |
+//! | addresses of a client that a person wrote, as shown | `control::objects::address::MOST_SHOWN` | the rest is left out | |
 //! | users of an object, errors of a file, that a message names | `control::MOST_NAMED`, `control::MOST_TOLD` | counted, or left out | |
 //! | builds at once, and those that wait | [`MAX_BUILDS`], [`MAX_BUILD_QUEUE`] | the next ones wait; then refused: 503 | |
 //! | what a build says, and a line of it, in octets | [`MAX_BUILD_LOG`], [`MAX_BUILD_LINE`] | the oldest lines go; the rest of the line | |

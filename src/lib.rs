@@ -58,8 +58,8 @@
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
 //! `psl` and `idna` in [`policy`], hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin`
-//! and `control`, rustls in `control::tls`, `toml_edit` in `control::record`, `prometheus-client` in
-//! `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
+//! and `control`, rustls in `control::connection::tls`, `toml_edit` in `control::objects::record`,
+//! `prometheus-client` in `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
 
 mod bounds;
 pub mod cli;

@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
 
-use super::access::Principal;
-use super::counts::Counts;
 use super::hex;
+use crate::control::access::Principal;
+use crate::control::request::counts::Counts;
 use crate::document::Diagnostic;
 
 /// Where records go.

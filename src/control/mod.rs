@@ -1,16 +1,12 @@
 //! The API: policies, blueprints and devboxes, created and changed over HTTP by those who run devboxes.
 //!
 //! ```text
-//!   server    connections: HTTP/1.1 and HTTP/2; their places (seats), TLS, octets (stream) and times (pulse)
-//!   request   one request: body, handler, answer; who waits for a status (waits)
-//!   access    who may: tokens and roles, and nobody whom a policy is for
-//!   routes    method and path to what is done; call, list: what requests have in common
-//!   policies, blueprints, devboxes    what each object's requests mean
-//!   builder   builds: a command (process), what it says (build_log)
-//!   address   addresses of devboxes and builds: named, or from a pool
-//!   retries   a request that comes again is not done again
-//!   record    objects to files and back
-//!   audit     who changed what
+//!   connection  HTTP/1.1 and HTTP/2: places (seats), TLS, octets (stream) and times (pulse)
+//!   access      who may: tokens and roles, and nobody whom a policy is for
+//!   request     one request: body, route, call, answer; what it is refused with, what is listed, waited for, sent again
+//!   objects     what policies, blueprints and devboxes are: their fields, files (record), ids and addresses
+//!   build       builds: a command (process), and what it says (log)
+//!   audit       who changed what
 //! ```
 //!
 //! It has no store of its own. What it shows is the snapshot that queries are answered from; what it changes is one file
@@ -18,36 +14,11 @@
 //! wire contract is that of the SDKs people have for this already, so that a `base_url` is all they change.
 
 mod access;
-mod address;
 mod audit;
-mod blueprints;
-mod build_log;
-mod builder;
-mod call;
-mod counts;
-mod devboxes;
-mod egress;
-mod error;
-mod fields;
-mod id;
-mod kind;
-mod list;
-mod policies;
-mod process;
-mod pulse;
-mod record;
+mod build;
+pub(crate) mod connection;
+mod objects;
 mod request;
-mod retries;
-mod routes;
-mod seats;
-mod secret;
-pub(crate) mod server;
-mod stream;
-pub(crate) mod tls;
-mod tokens;
-mod wait;
-mod waits;
-mod writer;
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -57,13 +28,13 @@ use tokio::sync::{Mutex, Semaphore, watch};
 
 use self::access::{Access, Principal};
 use self::audit::Audit;
-use self::builder::Builds;
-pub(crate) use self::counts::Counts;
-use self::error::ApiError;
-use self::id::Ids;
-use self::retries::{Restored, Retries};
-use self::tls::Tls;
-use self::writer::{Survey, Writer};
+use self::build::Builds;
+use self::connection::tls::Tls;
+use self::objects::id::Ids;
+use self::objects::writer::{Survey, Writer};
+pub(crate) use self::request::counts::Counts;
+use self::request::error::ApiError;
+use self::request::retries::{Restored, Retries};
 use crate::bounds::{MAX_OBJECT, MAX_READERS};
 use crate::config;
 use crate::document::{Diagnostic, Place, Source};
@@ -155,7 +126,7 @@ impl Control {
         let retries = Arc::new(Retries::default());
         let (mut survey, mut restored) = (Survey::default(), Vec::new());
         for record in snapshot.records().filter(|record| is_kept(record)) {
-            let fields = record::kept_of(record);
+            let fields = objects::record::kept_of(record);
             survey.see(record.id(), &fields);
             restored.extend(Restored::of(record.id(), &fields));
         }

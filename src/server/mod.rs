@@ -199,8 +199,8 @@ pub(crate) async fn run(
         if let ControlSocket::Unix { path, is_ours: true, .. } = &socket {
             control_path = Some(path.clone());
         }
-        let listener = control::server::Listener::from_socket(socket)?;
-        tasks.spawn(control::server::serve(listener, control, stopped.clone()));
+        let listener = control::connection::Listener::from_socket(socket)?;
+        tasks.spawn(control::connection::serve(listener, control, stopped.clone()));
         tracing::info!(transport = "control", %address, "listening");
     }
     let waker = reloader.waker();

@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::HttpError;
 use crate::config;
 use crate::config::control::Endpoint;
-use crate::control::tls::client::{self as tls, TlsConnector};
+use crate::control::connection::tls::client::{self as tls, TlsConnector};
 
 /// Where the API is served.
 pub(in crate::cli) struct Place {

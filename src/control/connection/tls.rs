@@ -1,0 +1,123 @@
+//! TLS of the API: the home of rustls.
+
+pub(crate) mod client;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ServerConfig};
+
+use crate::config;
+use crate::control::access::secret;
+use crate::document::Diagnostic;
+use crate::reload::Stamp;
+
+/// What is offered to clients (RFC 7301), the best first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// The certificate, read again whenever its files have changed, so that a renewal takes no restart.
+pub(in crate::control) struct Tls {
+    /// The files.
+    files: config::control::Tls,
+    /// What they held.
+    held: Mutex<Held>,
+}
+
+/// What the files held when they were last good.
+struct Held {
+    /// The states of both when they were last read; none where a further change could go unnoticed.
+    stamps: Option<[Stamp; 2]>,
+    /// What connections are accepted with.
+    config: Arc<ServerConfig>,
+    /// What was wrong since and has been told.
+    told: Option<String>,
+}
+
+impl Tls {
+    /// Reads certificate and key.
+    ///
+    /// # Errors
+    /// One cannot be read, is none, or they do not belong together.
+    pub(in crate::control) fn open(files: &config::control::Tls) -> Result<Self, Box<Diagnostic>> {
+        Ok(Self { files: files.clone(), held: Mutex::new(Held::read(files)?) })
+    }
+
+    /// Returns what is wrong with the files now.
+    pub(in crate::control) fn error(&self) -> Option<String> {
+        self.acceptor();
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).told.clone()
+    }
+
+    /// Returns what accepts a connection, with the certificate as its files have it now; while they are bad, as they last
+    /// were good.
+    pub(in crate::control) fn acceptor(&self) -> TlsAcceptor {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = [Stamp::at(&self.files.certificate), Stamp::at(&self.files.key)];
+        if held.stamps.is_none_or(|stamps| stamps.map(Some) != now) {
+            let path = self.files.certificate.display();
+            match Held::read(&self.files) {
+                Ok(new) => {
+                    if held.told.is_some() {
+                        tracing::info!(%path, "certificate is good again");
+                    }
+                    *held = new;
+                }
+                Err(wrong) => {
+                    let told = wrong.to_string();
+                    if held.told.as_ref() != Some(&told) {
+                        tracing::error!(%path, error = told, "certificate not reloaded; keeping the one in force");
+                    }
+                    held.told = Some(told);
+                }
+            }
+        }
+        TlsAcceptor::from(Arc::clone(&held.config))
+    }
+}
+
+impl Held {
+    /// Reads certificate and key, and the states they are in.
+    fn read(files: &config::control::Tls) -> Result<Self, Box<Diagnostic>> {
+        let now = SystemTime::now();
+        let config::control::Tls { certificate, key } = files;
+        let (certificate_text, certificate_stamp) = secret::read_public(certificate)?;
+        let (key_text, key_stamp) = secret::read(key)?;
+        let no_pem = |path: &Path, error: &dyn std::fmt::Display, what: &str| {
+            let message = format!("no {what} can be read from it: {error}");
+            Box::new(
+                Diagnostic::about_file(path, message)
+                    .help("it has to be PEM: base64 between `-----BEGIN` and `-----END`"),
+            )
+        };
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate_text).collect();
+        let chain = chain.map_err(|error| no_pem(certificate, &error, "certificate"))?;
+        if chain.is_empty() {
+            return Err(no_pem(certificate, &"there is none", "certificate"));
+        }
+        let secret = PrivateKeyDer::from_pem_slice(&key_text).map_err(|error| no_pem(key, &error, "private key"))?;
+        let builder =
+            ServerConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions();
+        let built = builder.and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret));
+        let mut config = built.map_err(|error| unusable(files, &error))?;
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        let stamps = [certificate_stamp, key_stamp];
+        let is_firm = stamps.iter().all(|stamp| !stamp.is_racy(now));
+        Ok(Self { stamps: Some(stamps).filter(|_| is_firm), config: Arc::new(config), told: None })
+    }
+}
+
+/// Says what is wrong with a certificate and its key.
+fn unusable(files: &config::control::Tls, error: &rustls::Error) -> Box<Diagnostic> {
+    if matches!(error, rustls::Error::InconsistentKeys(_)) {
+        let message = format!("it is not the key of the certificate in {}", files.certificate.display());
+        let help = "name two that were made together; the server's own certificate comes first in its file";
+        return Box::new(Diagnostic::about_file(&files.key, message).help(help));
+    }
+    let message = format!("the certificate or its key cannot be used: {error}");
+    Box::new(Diagnostic::about_file(&files.certificate, message))
+}

@@ -1,0 +1,232 @@
+//! What requests have in common: who asks, about what, with which fields, and that a change is made once and to its end.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts as _, RawPathParams, Request};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+use crate::control::Control;
+use crate::control::access::Principal;
+use crate::control::objects::blueprints;
+use crate::control::objects::devboxes;
+use crate::control::objects::kind::Kind;
+use crate::control::objects::policies;
+use crate::control::objects::record::{Fields, File};
+use crate::control::request::error::ApiError;
+use crate::control::request::retries::{Answer, Begun, fingerprint};
+use crate::policy::Snapshot;
+
+/// A request.
+pub(in crate::control) struct Call {
+    /// What all requests share.
+    pub(in crate::control) control: Arc<Control>,
+    /// Who asks.
+    pub(in crate::control) principal: Principal,
+    /// The id in the path, empty where there is none.
+    pub(in crate::control) id: String,
+    /// The query string.
+    pub(in crate::control) query: String,
+    /// The fields of the body.
+    pub(in crate::control) fields: Fields,
+    /// What tells the same request again.
+    mark: Option<Mark>,
+}
+
+/// What tells that a request is the same again.
+struct Mark {
+    /// The client's id of it.
+    id: String,
+    /// Who asks what.
+    fingerprint: u64,
+}
+
+/// What a change did.
+pub(in crate::control) struct Done {
+    /// The response.
+    pub(in crate::control) view: Value,
+    /// The object that was created.
+    pub(in crate::control) created: Option<Arc<str>>,
+}
+
+impl Done {
+    /// Something was changed.
+    pub(in crate::control) fn changed(view: Value) -> Self {
+        Self { view, created: None }
+    }
+}
+
+/// The JSON text of a response.
+pub(in crate::control) struct Text(pub(in crate::control) String);
+
+impl From<Value> for Text {
+    fn from(view: Value) -> Self {
+        Self(view.to_string())
+    }
+}
+
+impl FromRequest<Arc<Control>> for Call {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, control: &Arc<Control>) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let principal = parts.extensions.get::<Principal>().cloned().ok_or_else(ApiError::internal)?;
+        let path = RawPathParams::from_request_parts(&mut parts, &()).await;
+        let path = path.map_err(|error| ApiError::bad(format!("path: {}", error.body_text())))?;
+        let id = path.iter().next().map(|(_, id)| id.to_owned()).unwrap_or_default();
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        let path = parts.uri.path().to_owned();
+        let request_id = parts.headers.get("x-request-id").map(request_id).transpose()?;
+        let body = Bytes::from_request(Request::from_parts(parts, body), &()).await;
+        let body = body.map_err(|error| ApiError { status: error.status(), message: error.body_text() })?;
+        let mark = request_id.map(|id| Mark { id, fingerprint: fingerprint(&principal.name, &path, &body) });
+        Ok(Self { control: Arc::clone(control), principal, id, query, fields: read(&body)?, mark })
+    }
+}
+
+impl Call {
+    /// Changes something; what runs requests sees to it that it is done also if the client goes.
+    pub(in crate::control) async fn change<W, F>(self, work: W) -> Response
+    where
+        W: FnOnce(Arc<Self>) -> F,
+        F: Future<Output = Result<Done, ApiError>>,
+    {
+        match Arc::new(self).once(work).await {
+            Ok(body) => json(body),
+            Err(error) => error.into_response(),
+        }
+    }
+
+    /// Answers from what is in force, away from the threads that serve connections.
+    pub(in crate::control) async fn look<W, T>(self, work: W) -> Response
+    where
+        W: FnOnce(&Self, &Snapshot) -> Result<T, ApiError> + Send + 'static,
+        T: Into<Text>,
+    {
+        let control = Arc::clone(&self.control);
+        let looked = control.read(move || work(&self, &self.control.snapshot()).map(|told| Bytes::from(told.into().0)));
+        match looked.await {
+            Ok(body) => json(body),
+            Err(error) => error.into_response(),
+        }
+    }
+
+    /// Does what is asked unless it was done already; returns the body of the response.
+    async fn once<W, F>(self: Arc<Self>, work: W) -> Result<Bytes, ApiError>
+    where
+        W: FnOnce(Arc<Self>) -> F,
+        F: Future<Output = Result<Done, ApiError>>,
+    {
+        let Some(mark) = &self.mark else {
+            return Ok(body_of(&work(self).await?.view));
+        };
+        match self.control.retries.begin(&mark.id, mark.fingerprint).await? {
+            Begun::Again(Answer::Body(body)) => Ok(body),
+            Begun::Again(Answer::Created(id)) => {
+                let kind = Kind::of(&id).unwrap_or(Kind::Policy);
+                self.view(kind, &id).await.map(|view| body_of(&view))
+            }
+            Begun::First(ticket) => {
+                let Done { view, created } = work(Arc::clone(&self)).await?;
+                let body = body_of(&view);
+                ticket.answer(created.map_or_else(|| Answer::Body(body.clone()), Answer::Created));
+                Ok(body)
+            }
+        }
+    }
+
+    /// Returns the view of an object as it is now.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(in crate::control) async fn view(&self, kind: Kind, id: &str) -> Result<Value, ApiError> {
+        let (control, id) = (Arc::clone(&self.control), id.to_owned());
+        let read = move || view(&control.snapshot(), kind, &id).ok_or_else(|| ApiError::unknown(kind, &id));
+        self.control.read(read).await
+    }
+
+    /// Keeps in the file of a new object which request created it.
+    pub(in crate::control) fn sign(&self, file: &mut File, id: &str) {
+        if let Some(mark) = &self.mark {
+            file.set("api", id, "request_id", &mark.id.as_str().into());
+            file.set("api", id, "request_hash", &format!("{:016x}", mark.fingerprint).into());
+        }
+    }
+}
+
+/// Returns an object as the API shows it.
+fn view(snapshot: &Snapshot, kind: Kind, id: &str) -> Option<Value> {
+    match kind {
+        Kind::Policy => policies::view(snapshot, id),
+        Kind::Blueprint => blueprints::view(snapshot, id),
+        Kind::Devbox => devboxes::view(snapshot, id),
+    }
+}
+
+/// Reads the id of a request.
+fn request_id(value: &HeaderValue) -> Result<String, ApiError> {
+    /// The longest one, in octets.
+    const LONGEST: usize = 200;
+    let id = value.to_str().ok().filter(|id| (1..=LONGEST).contains(&id.len()));
+    id.map(str::to_owned).ok_or_else(|| {
+        ApiError::bad(format!(
+            "x-request-id: it is not 1 to {LONGEST} characters of ASCII: make a random one, as a UUID"
+        ))
+    })
+}
+
+/// Reads the body of a request: no body is no fields, and null is no value.
+fn read(body: &[u8]) -> Result<Fields, ApiError> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Fields::new());
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(mut fields)) => {
+            fields.retain(|_, value| !value.is_null());
+            Ok(fields)
+        }
+        Ok(Value::Null) => Ok(Fields::new()),
+        Ok(_) => Err(ApiError::bad("body: it is no JSON object: write `{\"name\": ...}`")),
+        Err(error) => Err(ApiError::bad(format!("body: it is no JSON: {error}"))),
+    }
+}
+
+/// Writes the body of a response.
+fn body_of(view: &Value) -> Bytes {
+    view.to_string().into()
+}
+
+/// Makes the response with a body.
+pub(in crate::control) fn json(body: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_may_be_empty_and_nulls_are_absent() {
+        for empty in ["", " \r\n", "null", "{}", r#"{"name":null}"#] {
+            assert_eq!(read(empty.as_bytes()).unwrap(), Fields::new(), "{empty}");
+        }
+        assert_eq!(read(br#"{"a":{"b":null}}"#).unwrap().len(), 1);
+        for (bad, expected) in [
+            ("[]", "body: it is no JSON object"),
+            ("{", "body: it is no JSON: EOF"),
+            ("\u{feff}{}", "body: it is no JSON"),
+        ] {
+            assert!(read(bad.as_bytes()).unwrap_err().message.starts_with(expected), "{bad}");
+        }
+        assert!(read(b"{\"a\":\"\xff\"}").is_err() && read("[".repeat(10_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn request_ids_are_short_ascii() {
+        let read = |text: &[u8]| request_id(&HeaderValue::from_bytes(text).unwrap());
+        assert_eq!(read(b"stainless-python-retry-1").unwrap(), "stainless-python-retry-1");
+        assert!(read(b"").is_err() && read(b"\xff").is_err() && read(&[b'x'; 201]).is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! What a client of the API is told when something is not done.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::control::objects::kind::Kind;
+use crate::reload::Refused;
+
+/// Why a request was not done.
+///
+/// Never 409 or 429: the SDKs ask again five times at those, for half a minute.
+#[derive(Debug)]
+pub(in crate::control) struct ApiError {
+    /// The status.
+    pub(in crate::control) status: StatusCode,
+    /// What is wrong, why, and what to do.
+    pub(in crate::control) message: String,
+}
+
+/// The body of an error.
+#[derive(Serialize)]
+struct Body<'b> {
+    /// What is wrong.
+    message: &'b str,
+}
+
+impl ApiError {
+    /// Makes an error of what a request asks for.
+    pub(in crate::control) fn bad(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, message: message.into() }
+    }
+
+    /// Makes the error for an id that nothing has.
+    pub(in crate::control) fn unknown(kind: Kind, id: &str) -> Self {
+        let message = format!("there is no {} `{}`", kind.word(), id.escape_debug());
+        Self { status: StatusCode::NOT_FOUND, message }
+    }
+
+    /// Makes the error for what cannot be done now and can be later: the clients ask again.
+    pub(in crate::control) fn unavailable(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, message: message.into() }
+    }
+
+    /// Makes the error for our own faults; the panic hook has told more.
+    pub(in crate::control) fn internal() -> Self {
+        let message = "this request hit a fault in hostgate: see its log".to_owned();
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, message }
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            Refused::Bad(_) | Refused::Full => Self::bad(message),
+            // All of them may pass.
+            Refused::Stale | Refused::Busy | Refused::Stopping | Refused::Unwritable(_) => Self::unavailable(message),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(Body { message: &self.message })).into_response()
+    }
+}
+
+/// What is wrong with the fields of a request: everything, told at once.
+#[derive(Debug, Default)]
+pub(in crate::control) struct Wrongs(Vec<String>);
+
+impl Wrongs {
+    /// Adds something.
+    pub(in crate::control) fn add(&mut self, wrong: String) {
+        self.0.push(wrong);
+    }
+
+    /// Returns the error there is.
+    ///
+    /// # Errors
+    /// Something was added.
+    pub(in crate::control) fn check(self) -> Result<(), ApiError> {
+        /// How many are told.
+        const MOST: usize = 20;
+        match self.0.len() {
+            0 => Ok(()),
+            1..=MOST => Err(ApiError::bad(self.0.join("; "))),
+            all => Err(ApiError::bad(format!("{}; and {} more", self.0[..MOST].join("; "), all - MOST))),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Method and path to what is done.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Path;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{any, get, post};
+
+use crate::control::Control;
+use crate::control::objects::blueprints;
+use crate::control::objects::devboxes;
+use crate::control::objects::policies;
+use crate::control::request::call::Call;
+use crate::control::request::error::ApiError;
+use crate::control::request::wait;
+
+/// Returns all routes. Each request carries its [`crate::control::access::Principal`] as an extension.
+pub(crate) fn router(control: Arc<Control>) -> Router {
+    let policies = get(|call: Call| call.look(policies::list)).post(|call: Call| call.change(policies::create));
+    let policy = get(|call: Call| call.look(policies::retrieve)).post(|call: Call| call.change(policies::update));
+    let blueprints = get(|call: Call| call.look(blueprints::list)).post(|call: Call| call.change(blueprints::create));
+    let blueprint =
+        get(|call: Call| call.look(blueprints::retrieve)).post(|call: Call| call.change(blueprints::update));
+    let devboxes = get(|call: Call| call.look(devboxes::list)).post(|call: Call| call.change(devboxes::create));
+    let devbox = get(|call: Call| call.look(devboxes::retrieve)).post(|call: Call| call.change(devboxes::update));
+    Router::new()
+        .route("/v1/network-policies", policies)
+        .route("/v1/network-policies/{id}", policy)
+        .route("/v1/network-policies/{id}/delete", post(|call: Call| call.change(policies::delete)))
+        .route("/v1/blueprints", blueprints)
+        .route("/v1/blueprints/{id}", blueprint)
+        .route("/v1/blueprints/{id}/delete", post(|call: Call| call.change(blueprints::delete)))
+        .route("/v1/blueprints/{id}/logs", get(|call: Call| call.look(blueprints::logs)))
+        .route("/v1/devboxes", devboxes)
+        .route("/v1/devboxes/create_and_await_running", post(|call: Call| call.change(devboxes::create)))
+        .route("/v1/devboxes/{id}", devbox)
+        .route("/v1/devboxes/{id}/wait_for_status", post(wait::wait))
+        .route("/v1/devboxes/{id}/shutdown", post(|call: Call| call.change(devboxes::shut_down)))
+        .route("/v1/devboxes/{id}/{*rest}", any(no_container))
+        .route("/openapi.json", get(describe))
+        .fallback(nothing_there)
+        .method_not_allowed_fallback(not_so)
+        .with_state(control)
+}
+
+/// Describes all routes, in `OpenAPI` 3.1.
+async fn describe() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("../openapi.json"))
+}
+
+/// Answers what no route is for.
+async fn nothing_there() -> ApiError {
+    ApiError { status: StatusCode::NOT_FOUND, message: "there is no such route: see /openapi.json".to_owned() }
+}
+
+/// Answers what would need a container.
+async fn no_container(Path((_, rest)): Path<(String, String)>) -> ApiError {
+    let rest = rest.escape_debug();
+    let message = format!("`{rest}` is not served: hostgate starts no containers, it answers for their addresses");
+    ApiError { status: StatusCode::NOT_FOUND, message }
+}
+
+/// Answers a method that a route does not have.
+async fn not_so() -> ApiError {
+    let message = "this route has no such method: see /openapi.json".to_owned();
+    ApiError { status: StatusCode::METHOD_NOT_ALLOWED, message }
+}
