@@ -31,7 +31,9 @@ use self::audit::Audit;
 use self::build::Builds;
 use self::connection::tls::Tls;
 use self::objects::id::Ids;
+use self::objects::record::File;
 use self::objects::writer::{Survey, Writer};
+use self::request::call::Call;
 pub(crate) use self::request::counts::Counts;
 use self::request::error::ApiError;
 use self::request::retries::{Restored, Retries};
@@ -183,6 +185,17 @@ impl Control {
             work()
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal())?
+    }
+
+    /// Makes the file of a new object that a request asks for, as [`Control::change`] does.
+    ///
+    /// # Errors
+    /// Why it is not made, as the client is told.
+    async fn make(&self, call: &Call, action: &'static str, id: &Arc<str>, mut file: File) -> Result<(), ApiError> {
+        call.sign(&mut file, id);
+        let text = file.text();
+        let edit = |_: &Snapshot| Ok(Edit { id: Arc::clone(id), before: None, after: Some(Arc::clone(&text)) });
+        self.change(&call.principal, action, edit).await
     }
 
     /// Changes an object's file as `plan` makes of what is in force; when this returns, the change is in force, on disk

@@ -44,10 +44,7 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
     ] {
         file.set("api", &id, key, &value);
     }
-    call.sign(&mut file, &id);
-    let text = file.text();
-    let edit = |_: &Snapshot| Ok(Edit { id: Arc::clone(&id), before: None, after: Some(Arc::clone(&text)) });
-    control.change(&call.principal, "blueprint.create", edit).await?;
+    control.make(&call, "blueprint.create", &id, file).await?;
     let view = view(&control.snapshot(), &id).ok_or_else(|| ApiError::unknown(Kind::Blueprint, &id))?;
     if let Some(place) = place {
         tokio::spawn(Arc::clone(control).build(Arc::clone(&id), call.principal.clone(), place));

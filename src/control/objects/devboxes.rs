@@ -34,11 +34,8 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
         address::choose(&snapshot, address::not_for(&call), &wanted.metadata, pool, ("devbox", "devbox_pool"))?;
     wanted.metadata.insert(address::KEY.to_owned(), address.to_string().into());
     let id: Arc<str> = control.ids.next(Kind::Devbox).into();
-    let mut file = wanted.file(&id, blueprint.as_deref(), address, now_ms());
-    call.sign(&mut file, &id);
-    let text = file.text();
-    let edit = |_: &Snapshot| Ok(Edit { id: Arc::clone(&id), before: None, after: Some(Arc::clone(&text)) });
-    control.change(&call.principal, "devbox.create", edit).await?;
+    let file = wanted.file(&id, blueprint.as_deref(), address, now_ms());
+    control.make(&call, "devbox.create", &id, file).await?;
     let view = view(&control.snapshot(), &id).ok_or_else(|| ApiError::unknown(Kind::Devbox, &id))?;
     Ok(Done { view, created: Some(id) })
 }

@@ -26,10 +26,7 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
     let mut file = File::new(COMMENT);
     file.add("policy", &id);
     wanted.write(&mut file, &id, now_ms());
-    call.sign(&mut file, &id);
-    let text = file.text();
-    let edit = |_: &Snapshot| Ok(Edit { id: Arc::clone(&id), before: None, after: Some(Arc::clone(&text)) });
-    control.change(&call.principal, "network_policy.create", edit).await?;
+    control.make(&call, "network_policy.create", &id, file).await?;
     let view = view(&control.snapshot(), &id).ok_or_else(|| ApiError::unknown(Kind::Policy, &id))?;
     Ok(Done { view, created: Some(id) })
 }
