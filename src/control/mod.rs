@@ -24,6 +24,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use self::access::{Access, Principal};
@@ -31,9 +32,11 @@ use self::audit::Audit;
 use self::build::Builds;
 use self::connection::tls::Tls;
 use self::objects::id::Ids;
+use self::objects::kind::Kind;
 use self::objects::record::File;
 use self::objects::writer::{Survey, Writer};
-use self::request::call::Call;
+use self::objects::{blueprints, devboxes, policies};
+use self::request::call::{Call, Done};
 pub(crate) use self::request::counts::Counts;
 use self::request::error::ApiError;
 use self::request::retries::{Restored, Retries};
@@ -187,22 +190,42 @@ impl Control {
         tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal())?
     }
 
+    /// Returns an object as it is in force now.
+    ///
+    /// # Errors
+    /// There is none.
+    fn view(&self, kind: Kind, id: &str) -> Result<Value, ApiError> {
+        let view = match kind {
+            Kind::Policy => policies::view,
+            Kind::Blueprint => blueprints::view,
+            Kind::Devbox => devboxes::view,
+        };
+        view(&self.snapshot(), id).ok_or_else(|| ApiError::unknown(kind, id))
+    }
+
     /// Makes the file of a new object that a request asks for, as [`Control::change`] does.
     ///
     /// # Errors
     /// Why it is not made, as the client is told.
-    async fn make(&self, call: &Call, action: &'static str, id: &Arc<str>, mut file: File) -> Result<(), ApiError> {
+    async fn make(
+        &self,
+        call: &Call,
+        action: &'static str,
+        (kind, id): (Kind, &Arc<str>),
+        mut file: File,
+    ) -> Result<Done, ApiError> {
         call.sign(&mut file, id);
         let text = file.text();
         let edit = |_: &Snapshot| Ok(Edit { id: Arc::clone(id), before: None, after: Some(Arc::clone(&text)) });
-        self.change(&call.principal, action, edit).await
+        self.change(&call.principal, action, edit).await?;
+        Ok(Done { view: self.view(kind, id)?, created: Some(Arc::clone(id)) })
     }
 
     /// Changes an object's file as `plan` makes of what is in force; when this returns, the change is in force, on disk
     /// and in the audit record. `action` is what is done, as that has it: `network_policy.create`.
     ///
-    /// A file that is to hold what it holds is left alone. Somebody may be editing it: what is then on disk has gone into force when it is planned again. Callers hold
-    /// [`Control::writer`].
+    /// A file that is to hold what it holds is left alone. Somebody may be editing it: what is then on disk has gone into
+    /// force when it is planned again. Callers hold [`Control::writer`].
     ///
     /// # Errors
     /// Why it is not, as the client is told.

@@ -179,7 +179,7 @@ impl Control {
         let has_ended = fields.iter().any(|(key, _)| *key == "build_finish_time_ms");
         let edit = |snapshot: &Snapshot| {
             let text = blueprints::made(snapshot, id)?.source().text();
-            let mut file = File::read(text).map_err(ApiError::bad)?;
+            let mut file = File::read(text)?;
             if has_ended {
                 file.remove("client", &build_client(id));
             }

@@ -10,7 +10,7 @@ use crate::control::build::{BUILDING, FAILED, Place, QUEUED};
 use crate::control::objects::address;
 use crate::control::objects::id::now_ms;
 use crate::control::objects::kind::Kind;
-use crate::control::objects::record::{Fields, File, kept_of, without};
+use crate::control::objects::record::{Fields, File, kept_of, object, without};
 use crate::control::request::call::{Call, Done, Text};
 use crate::control::request::error::{ApiError, Wrongs};
 use crate::control::request::fields;
@@ -44,12 +44,11 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
     ] {
         file.set("api", &id, key, &value);
     }
-    control.make(&call, "blueprint.create", &id, file).await?;
-    let view = view(&control.snapshot(), &id).ok_or_else(|| ApiError::unknown(Kind::Blueprint, &id))?;
+    let done = control.make(&call, "blueprint.create", (Kind::Blueprint, &id), file).await?;
     if let Some(place) = place {
         tokio::spawn(Arc::clone(control).build(Arc::clone(&id), call.principal.clone(), place));
     }
-    Ok(Done { view, created: Some(id) })
+    Ok(done)
 }
 
 /// Changes a blueprint: what is absent stays. Its devboxes have another runtime policy at once.
@@ -61,12 +60,12 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     let edit = |snapshot: &Snapshot| {
         let text = made(snapshot, id)?.source().text();
         wanted.check(snapshot)?;
-        let mut file = File::read(text).map_err(ApiError::bad)?;
+        let mut file = File::read(text)?;
         wanted.write(&mut file, id);
         Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after: Some(file.text()) })
     };
     control.change(&call.principal, "blueprint.update", edit).await?;
-    view(&control.snapshot(), id).map(Done::changed).ok_or_else(|| ApiError::unknown(Kind::Blueprint, id))
+    control.view(Kind::Blueprint, id).map(Done::changed)
 }
 
 /// Deletes a blueprint of which no devbox runs; what else a person wrote into its file stays there.
@@ -83,7 +82,7 @@ pub(in crate::control) async fn delete(call: Arc<Call>) -> Result<Done, ApiError
         });
         let users: Vec<String> = users.collect();
         if users.is_empty() {
-            let after = without(text, COMMENT, &[("blueprint", id), ("api", id)]).map_err(ApiError::bad)?;
+            let after = without(text, COMMENT, &[("blueprint", id), ("api", id)])?;
             return Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after });
         }
         let users = named(&users);
@@ -184,14 +183,6 @@ pub(in crate::control) fn check_policy(snapshot: &Snapshot, field: &str, id: &Va
     Err(ApiError::bad(format!("{field}: there is no network policy `{id}`: create it first")))
 }
 
-/// Returns fields that may be none.
-pub(in crate::control) fn object(value: Option<Value>) -> Fields {
-    match value {
-        Some(Value::Object(fields)) => fields,
-        _ => Fields::new(),
-    }
-}
-
 /// Adds the policies in force to what was asked for.
 fn with_policies(mut parameters: Fields, blueprint: &Blueprint) -> Fields {
     if let Some(policy) = blueprint.policy(Phase::Build) {
@@ -239,9 +230,7 @@ impl Wanted {
     /// Reads the fields of a request, of which one may be required.
     fn read(mut given: Fields, required: Option<&str>) -> Result<Self, ApiError> {
         let mut wrongs = Wrongs::default();
-        if let Some(key) = required.filter(|key| !given.contains_key(*key)) {
-            wrongs.add(format!("{key}: it is missing: write what people are to call it"));
-        }
+        fields::require(&given, required, &mut wrongs);
         let name = fields::label(&mut given, "name", &mut wrongs);
         let build_policy = fields::text(&mut given, "network_policy_id", &mut wrongs);
         let metadata = fields::metadata(&mut given, &mut wrongs);

@@ -11,7 +11,7 @@ use crate::control::objects::address;
 use crate::control::objects::blueprints;
 use crate::control::objects::id::now_ms;
 use crate::control::objects::kind::Kind;
-use crate::control::objects::record::{Fields, File, kept_of};
+use crate::control::objects::record::{Fields, File, kept_of, object};
 use crate::control::request::call::{Call, Done, Text};
 use crate::control::request::error::{ApiError, Wrongs};
 use crate::control::request::fields;
@@ -35,9 +35,7 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
     wanted.metadata.insert(address::KEY.to_owned(), address.to_string().into());
     let id: Arc<str> = control.ids.next(Kind::Devbox).into();
     let file = wanted.file(&id, blueprint.as_deref(), address, now_ms());
-    control.make(&call, "devbox.create", &id, file).await?;
-    let view = view(&control.snapshot(), &id).ok_or_else(|| ApiError::unknown(Kind::Devbox, &id))?;
-    Ok(Done { view, created: Some(id) })
+    control.make(&call, "devbox.create", (Kind::Devbox, &id), file).await
 }
 
 /// Changes what people call a devbox.
@@ -67,7 +65,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
         let record = made(snapshot, id)?;
         let kept = kept_of(record);
         let before = metadata_of(snapshot.client(id), kept.get("metadata").cloned());
-        let mut file = File::read(record.source().text()).map_err(ApiError::bad)?;
+        let mut file = File::read(record.source().text())?;
         if let Some(name) = &name {
             file.set("api", id, "name", name);
         }
@@ -81,7 +79,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
             file.set("api", id, "metadata", &metadata.clone().into());
         }
         if !given.is_empty() {
-            let mut others = blueprints::object(kept.get("fields").cloned());
+            let mut others = object(kept.get("fields").cloned());
             others.extend(given.clone());
             file.set("api", id, "fields", &others.into());
         }
@@ -89,7 +87,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
         Ok(Edit { id: id.into(), before: Some(Arc::clone(record.source().text())), after: Some(after) })
     };
     control.change(&call.principal, "devbox.update", edit).await?;
-    view(&control.snapshot(), id).map(Done::changed).ok_or_else(|| ApiError::unknown(Kind::Devbox, id))
+    control.view(Kind::Devbox, id).map(Done::changed)
 }
 
 /// Shuts a devbox down: from then on its address is bound to nothing.
@@ -100,7 +98,7 @@ pub(in crate::control) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiEr
     if !is_down(made(&control.snapshot(), id)?) {
         let edit = |snapshot: &Snapshot| {
             let record = made(snapshot, id)?;
-            let mut file = File::read(record.source().text()).map_err(ApiError::bad)?;
+            let mut file = File::read(record.source().text())?;
             let views = Views::new(snapshot);
             let launch = views.launch_parameters(snapshot.client(id), &kept_of(record));
             let blueprint = snapshot.client(id).and_then(Client::blueprint);
@@ -121,7 +119,7 @@ pub(in crate::control) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiEr
         control.change(&call.principal, "devbox.shutdown", edit).await?;
         writer.retire(control, &call.principal, id).await;
     }
-    view(&control.snapshot(), id).map(Done::changed).ok_or_else(|| ApiError::unknown(Kind::Devbox, id))
+    control.view(Kind::Devbox, id).map(Done::changed)
 }
 
 /// Returns one devbox.
@@ -177,7 +175,7 @@ impl<'s> Views<'s> {
         let client = client.filter(|client| is_made(self.snapshot, id, client.source()));
         let mut kept = kept_of(record);
         let launch = self.launch_parameters(client, &kept);
-        let mut view = blueprints::object(kept.remove("fields"));
+        let mut view = object(kept.remove("fields"));
         let blueprint = client.and_then(Client::blueprint).map(Value::from).or_else(|| kept.remove("blueprint_id"));
         let created = kept.remove("create_time_ms").unwrap_or_else(|| 0.into());
         let ended = kept.remove("end_time_ms").filter(|_| client.is_none());
@@ -192,7 +190,7 @@ impl<'s> Views<'s> {
             "shutdown_reason": kept.remove("shutdown_reason").filter(|_| client.is_none()),
             "state_transitions": transitions,
         });
-        view.extend(blueprints::object(Some(known)));
+        view.extend(object(Some(known)));
         Some(view.into())
     }
 
@@ -208,7 +206,7 @@ impl<'s> Views<'s> {
 
     /// Returns the launch parameters in force: the blueprint's, the devbox's own over them, and the policy that applies.
     fn launch_parameters(&self, client: Option<&Client>, kept: &Fields) -> Fields {
-        let own = blueprints::object(kept.get("launch_parameters").cloned());
+        let own = object(kept.get("launch_parameters").cloned());
         let Some(client) = client else { return own };
         let blueprint = client.blueprint().and_then(|id| self.snapshot.blueprint(id));
         let mut launch = blueprint.map(|blueprint| self.of_blueprint(blueprint)).unwrap_or_default();
@@ -235,7 +233,7 @@ impl<'s> Views<'s> {
 
 /// Returns metadata with the address in force: a person may have written another one into the file.
 fn metadata_of(client: Option<&Client>, kept: Option<Value>) -> Fields {
-    let mut metadata = blueprints::object(kept);
+    let mut metadata = object(kept);
     if let Some(client) = client {
         metadata.insert(address::KEY.to_owned(), address::of(client));
     }

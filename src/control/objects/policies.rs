@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::control::objects::blueprints::object;
 use crate::control::objects::egress;
 use crate::control::objects::id::now_ms;
 use crate::control::objects::kind::Kind;
-use crate::control::objects::record::{Fields, File, without};
+use crate::control::objects::record::{Fields, File, object, tables, without};
 use crate::control::request::call::{Call, Done, Text};
 use crate::control::request::error::{ApiError, Wrongs};
 use crate::control::request::fields;
@@ -26,9 +25,7 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
     let mut file = File::new(COMMENT);
     file.add("policy", &id);
     wanted.write(&mut file, &id, now_ms());
-    control.make(&call, "network_policy.create", &id, file).await?;
-    let view = view(&control.snapshot(), &id).ok_or_else(|| ApiError::unknown(Kind::Policy, &id))?;
-    Ok(Done { view, created: Some(id) })
+    control.make(&call, "network_policy.create", (Kind::Policy, &id), file).await
 }
 
 /// Changes a policy: what is absent stays.
@@ -40,12 +37,12 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     let wanted = Wanted::read(call.fields.clone(), None)?;
     let edit = |snapshot: &Snapshot| {
         let text = made(snapshot, id)?.source().text();
-        let mut file = read(text)?;
+        let mut file = File::read(text)?;
         wanted.write(&mut file, id, now_ms());
         Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after: Some(file.text()) })
     };
     control.change(&call.principal, "network_policy.update", edit).await?;
-    view(&control.snapshot(), id).map(Done::changed).ok_or_else(|| ApiError::unknown(Kind::Policy, id))
+    control.view(Kind::Policy, id).map(Done::changed)
 }
 
 /// Deletes a policy that nobody uses; what else a person wrote into its file stays there.
@@ -64,7 +61,7 @@ pub(in crate::control) async fn delete(call: Arc<Call>) -> Result<Done, ApiError
         }
         last = view(snapshot, id).unwrap_or_default();
         let text = policy.source().text();
-        let after = without(text, COMMENT, &[("policy", id), ("api", id)]).map_err(ApiError::bad)?;
+        let after = without(text, COMMENT, &[("policy", id), ("api", id)])?;
         Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after })
     };
     control.change(&call.principal, "network_policy.delete", edit).await?;
@@ -99,8 +96,8 @@ pub(in crate::control) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
         }))));
         return Some(view.into());
     }
-    let file = File::read(policy.source().text()).ok()?;
-    let (fields, mut kept) = (file.fields("policy", id)?, file.fields("api", id)?);
+    let [fields, kept] = tables(policy.source().text(), ["policy", "api"], id);
+    let (fields, mut kept) = (fields?, kept?);
     let mut view = object(kept.remove("fields"));
     // What is not in force is not shown as if it were.
     view.retain(|key, _| !egress::OF_FILES.contains(&&**key));
@@ -130,9 +127,7 @@ impl Wanted {
     /// Reads the fields of a request, of which one may be required.
     fn read(mut given: Fields, required: Option<&str>) -> Result<Self, ApiError> {
         let mut wrongs = Wrongs::default();
-        if let Some(key) = required.filter(|key| !given.contains_key(*key)) {
-            wrongs.add(format!("{key}: it is missing: write what people are to call it"));
-        }
+        fields::require(&given, required, &mut wrongs);
         let mut policy = Vec::new();
         policy.extend(fields::label(&mut given, "name", &mut wrongs).map(|name| ("name", name)));
         policy.extend(fields::text(&mut given, "description", &mut wrongs).map(|text| ("description", text)));
@@ -191,11 +186,6 @@ fn made<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s Policy, ApiError> {
         return Ok(policy);
     }
     Err(by_hand("network policy", id, &policy.place()))
-}
-
-/// Reads the file of an object of the API.
-fn read(text: &str) -> Result<File, ApiError> {
-    File::read(text).map_err(ApiError::bad)
 }
 
 /// Returns who uses a policy.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use toml_edit::{Array, Document, DocumentMut, InlineTable, Item, Table, TableLike};
 
+use crate::control::request::error::ApiError;
 use crate::policy::Record;
 
 /// Keys and values.
@@ -31,8 +32,8 @@ impl File {
     ///
     /// # Errors
     /// It is no TOML; what is in force always is.
-    pub(in crate::control) fn read(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|error: toml_edit::TomlError| error.message().to_owned())
+    pub(in crate::control) fn read(text: &str) -> Result<Self, ApiError> {
+        text.parse().map(Self).map_err(|error: toml_edit::TomlError| ApiError::bad(error.message()))
     }
 
     /// Returns the keys and values of `[kind.id]`; nothing when there is no such table.
@@ -108,7 +109,7 @@ pub(in crate::control) fn without(
     text: &str,
     comment: &str,
     tables: &[(&str, &str)],
-) -> Result<Option<Arc<str>>, String> {
+) -> Result<Option<Arc<str>>, ApiError> {
     let mut file = File::read(text)?;
     let comment = format!("# {comment}\n");
     for (kind, id) in tables {
@@ -123,10 +124,25 @@ pub(in crate::control) fn without(
     Ok((!is_empty).then(|| file.text().trim_start_matches('\n').into()))
 }
 
-/// Returns what the API keeps of an object; in half the time that [`File::read`] takes, as nothing is to be changed.
+/// Returns the keys and values of some tables `[kind.id]` of a file, none where there is no such table; in half the time
+/// that [`File::read`] takes, as nothing is to be changed.
+pub(in crate::control) fn tables<const N: usize>(text: &str, kinds: [&str; N], id: &str) -> [Option<Fields>; N] {
+    let document = Document::parse(text).ok();
+    kinds.map(|kind| find(document.as_ref()?.as_table(), kind, id))
+}
+
+/// Returns what the API keeps of an object.
 pub(in crate::control) fn kept_of(record: &Record) -> Fields {
-    let document = Document::parse(&**record.source().text()).ok();
-    document.and_then(|document| find(document.as_table(), "api", record.id())).unwrap_or_default()
+    let [kept] = tables(record.source().text(), ["api"], record.id());
+    kept.unwrap_or_default()
+}
+
+/// Returns the fields of an object; none where it is absent or something else.
+pub(in crate::control) fn object(value: Option<Value>) -> Fields {
+    match value {
+        Some(Value::Object(fields)) => fields,
+        _ => Fields::new(),
+    }
 }
 
 /// Returns the keys and values of `[kind.id]`.

@@ -14,7 +14,6 @@ use crate::control::objects::address::{self, Pool};
 use crate::control::objects::devboxes::{COMMENT, SHUTDOWN};
 use crate::control::objects::kind::Kind;
 use crate::control::objects::record::{Fields, without};
-use crate::control::request::error::ApiError;
 use crate::control::{Control, Edit, kept};
 use crate::policy::Snapshot;
 
@@ -89,7 +88,7 @@ impl Writer {
                 continue;
             };
             let edit = |_: &Snapshot| {
-                let after = without(&before, COMMENT, &[("api", &oldest)]).map_err(ApiError::bad)?;
+                let after = without(&before, COMMENT, &[("api", &oldest)])?;
                 Ok(Edit { id: Arc::clone(&oldest), before: Some(Arc::clone(&before)), after })
             };
             // A file that cannot be removed, as somebody is editing it, is theirs.

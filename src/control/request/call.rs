@@ -10,10 +10,7 @@ use serde_json::Value;
 
 use crate::control::Control;
 use crate::control::access::Principal;
-use crate::control::objects::blueprints;
-use crate::control::objects::devboxes;
 use crate::control::objects::kind::Kind;
-use crate::control::objects::policies;
 use crate::control::objects::record::{Fields, File};
 use crate::control::request::error::ApiError;
 use crate::control::request::retries::{Answer, Begun, fingerprint};
@@ -143,8 +140,7 @@ impl Call {
     /// There is none.
     pub(in crate::control) async fn view(&self, kind: Kind, id: &str) -> Result<Value, ApiError> {
         let (control, id) = (Arc::clone(&self.control), id.to_owned());
-        let read = move || view(&control.snapshot(), kind, &id).ok_or_else(|| ApiError::unknown(kind, &id));
-        self.control.read(read).await
+        self.control.read(move || control.view(kind, &id)).await
     }
 
     /// Keeps in the file of a new object which request created it.
@@ -153,15 +149,6 @@ impl Call {
             file.set("api", id, "request_id", &mark.id.as_str().into());
             file.set("api", id, "request_hash", &format!("{:016x}", mark.fingerprint).into());
         }
-    }
-}
-
-/// Returns an object as the API shows it.
-fn view(snapshot: &Snapshot, kind: Kind, id: &str) -> Option<Value> {
-    match kind {
-        Kind::Policy => policies::view(snapshot, id),
-        Kind::Blueprint => blueprints::view(snapshot, id),
-        Kind::Devbox => devboxes::view(snapshot, id),
     }
 }
 

@@ -5,6 +5,13 @@ use serde_json::Value;
 use crate::control::objects::record::Fields;
 use crate::control::request::error::Wrongs;
 
+/// Notes that a field is missing which is what people call an object.
+pub(in crate::control) fn require(fields: &Fields, key: Option<&str>, wrongs: &mut Wrongs) {
+    if let Some(key) = key.filter(|key| !fields.contains_key(*key)) {
+        wrongs.add(format!("{key}: it is missing: write what people are to call it"));
+    }
+}
+
 /// Takes a text out of the fields: a label for people, of one line.
 pub(in crate::control) fn label(fields: &mut Fields, key: &str, wrongs: &mut Wrongs) -> Option<Value> {
     let value = fields.remove(key)?;
