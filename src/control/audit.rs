@@ -1,8 +1,7 @@
 //! Who changed what, when: one record a change, in the log and in a file of its own.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +14,7 @@ use super::hex;
 use crate::control::access::Principal;
 use crate::control::request::counts::Counts;
 use crate::document::Diagnostic;
+use crate::telemetry::append;
 
 /// Where records go.
 pub(super) struct Audit {
@@ -64,7 +64,7 @@ impl Audit {
     /// It cannot be opened: where, why, and what to do.
     pub(super) fn open(path: Option<&Path>, counts: Arc<Counts>) -> Result<Self, Box<Diagnostic>> {
         let journal = |path: &Path| {
-            let file = open(path).map_err(|error| {
+            let file = append::open(path, MODE).map_err(|error| {
                 let help =
                     "make its directory, writable for the user hostgate runs as, or change `audit` under [control]";
                 let message = format!("the audit file cannot be opened: {error}");
@@ -130,11 +130,9 @@ impl Audit {
 impl Journal {
     /// Appends a line, in one write, to what is at the path now.
     fn write(&mut self, mut line: Vec<u8>) -> io::Result<()> {
-        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        let there = fs::metadata(&self.path).map(id);
-        if there.is_err() || there.ok() != self.file.metadata().map(id).ok() {
+        if !append::is_at(&self.file, &self.path) {
             // Moved away; where no new one can be made, the old one is better than none.
-            match open(&self.path) {
+            match append::open(&self.path, MODE) {
                 Ok(file) => (self.file, self.is_torn) = (file, false),
                 Err(error) => {
                     tracing::error!(path = %self.path.display(), %error, "audit file not reopened; keeping the old one");
@@ -154,14 +152,12 @@ impl Journal {
     }
 }
 
-/// Opens the file for appending, for the owner alone.
-fn open(path: &Path) -> io::Result<File> {
-    // Without O_NONBLOCK, opening a pipe would wait for a reader for ever.
-    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK).open(path)
-}
+/// Records are the owner's alone.
+const MODE: u32 = 0o600;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use serde_json::{Value, json};

@@ -80,7 +80,7 @@ impl Across<'_> {
 
     /// Returns whether anything refers to a policy.
     pub(super) fn is_used(&self, policy: &str) -> bool {
-        !self.links.uses(policy).is_none() || self.bindings.iter().any(|binding| *binding.policy == *policy)
+        !self.links.uses(policy).is_none() || self.bindings.refer_to(policy)
     }
 
     /// Warns of policies nothing refers to, and of preset files of that kind.

@@ -108,12 +108,11 @@ impl<'c> Step<'c> {
         links: &Links,
         bindings: &Bindings,
     ) -> bool {
-        let has_name = |id: &str| bindings.iter().any(|binding| *binding.policy == *id);
         let policies = self.policies().all(|pair| match (pair.before, pair.after) {
             (None, Some(spec)) => {
                 compiled.policy(pair.id).is_none()
                     && links.uses(pair.id).is_none()
-                    && !has_name(pair.id)
+                    && !bindings.refer_to(pair.id)
                     && spec.include.is_empty()
                     && !has_lists(spec)
             }
@@ -156,9 +155,10 @@ impl<'c> Step<'c> {
         links: &Links,
         bindings: &Bindings,
     ) -> bool {
-        let has_name = |id: &str| bindings.iter().any(|binding| *binding.policy == *id);
         let after = || self.files.iter().filter_map(|changed| changed.after.as_ref());
-        self.policies().filter(|pair| pair.after.is_none()).all(|it| links.uses(it.id).is_none() && !has_name(it.id))
+        self.policies()
+            .filter(|pair| pair.after.is_none())
+            .all(|it| links.uses(it.id).is_none() && !bindings.refer_to(it.id))
             && self.blueprints().filter(|pair| pair.after.is_none()).all(|pair| !links.has_clients(pair.id))
             && self.clients().filter(|pair| pair.after.is_none()).all(|pair| !links.is_tested(pair.id))
             && after().all(|file| {

@@ -139,6 +139,11 @@ impl Bindings {
         self.default_policy.iter().chain(self.listeners.iter().flatten())
     }
 
+    /// Returns whether one of them is to a policy.
+    pub(super) fn refer_to(&self, policy: &str) -> bool {
+        self.iter().any(|binding| *binding.policy == *policy)
+    }
+
     /// Returns the ids, and the suffix of devboxes: what makes two bindings the same, wherever they are written.
     pub(super) fn ids(&self) -> Vec<Option<&str>> {
         std::iter::once(&self.default_policy)

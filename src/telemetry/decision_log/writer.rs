@@ -1,8 +1,7 @@
 //! The thread that puts blocks into the file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,9 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::pool::Block;
 use super::{GATHER, Message, Shared};
+use crate::telemetry::append;
 
 /// How long at most between looks whether the file is still where its path says.
 const LOOK: Duration = Duration::from_secs(1);
+/// A log is readable by owner and group.
+const MODE: u32 = 0o640;
 
 /// The writing thread's state.
 pub(super) struct Writer {
@@ -37,7 +39,7 @@ impl Writer {
     /// # Errors
     /// It cannot be opened.
     pub(super) fn open(path: &Path, shared: Arc<Shared>) -> io::Result<Self> {
-        let file = Some(open(path)?);
+        let file = Some(append::open(path, MODE)?);
         Ok(Self { file, path: path.to_owned(), shared, torn: false, failing: false, looked: Instant::now() })
     }
 
@@ -123,20 +125,14 @@ impl Writer {
     /// Opens the path anew when another file, or none, is there now.
     fn look(&mut self, now: Instant) {
         self.looked = now;
-        let here = self.file.as_ref().and_then(|file| file.metadata().ok());
-        let there = std::fs::metadata(&self.path).ok();
-        let same = match (&here, &there) {
-            (Some(here), Some(there)) => (here.dev(), here.ino()) == (there.dev(), there.ino()),
-            _ => false,
-        };
-        if !same {
+        if !self.file.as_ref().is_some_and(|file| append::is_at(file, &self.path)) {
             self.reopen();
         }
     }
 
     /// Opens the path; keeps the old file when that fails, so that nothing is lost meanwhile.
     fn reopen(&mut self) {
-        match open(&self.path) {
+        match append::open(&self.path, MODE) {
             Ok(file) => {
                 self.file = Some(file);
                 self.torn = false;
@@ -149,12 +145,6 @@ impl Writer {
             }
         }
     }
-}
-
-/// Opens a log file for appending, readable by owner and group.
-fn open(path: &Path) -> io::Result<File> {
-    // Without O_NONBLOCK, opening a pipe would wait for a reader for ever.
-    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// Writes all of `bytes`, or says how many went in before the error.
