@@ -34,7 +34,7 @@ use self::connection::tls::Tls;
 use self::objects::id::Ids;
 use self::objects::kind::Kind;
 use self::objects::record::File;
-use self::objects::writer::{Survey, Writer};
+use self::objects::writer::Writer;
 use self::objects::{blueprints, devboxes, policies};
 use self::request::call::{Call, Done};
 pub(crate) use self::request::counts::Counts;
@@ -129,14 +129,9 @@ impl Control {
         let snapshot = Arc::clone(&engine.view().snapshot);
         let ids = Ids::after(snapshot.records().map(Record::id));
         let retries = Arc::new(Retries::default());
-        let (mut survey, mut restored) = (Survey::default(), Vec::new());
-        for record in snapshot.records().filter(|record| is_kept(record)) {
-            let fields = objects::record::kept_of(record);
-            survey.see(record.id(), &fields);
-            restored.extend(Restored::of(record.id(), &fields));
-        }
-        retries.restore(restored);
-        let (changed, writer) = (watch::Sender::default(), Mutex::new(survey.finish(&settings)));
+        let kept: Vec<&Record> = snapshot.records().filter(|record| is_kept(record)).collect();
+        retries.restore(kept.iter().filter_map(|record| Restored::of(record)).collect());
+        let (changed, writer) = (watch::Sender::default(), Mutex::new(Writer::new(&kept, &settings)));
         Arc::new(Self {
             engine,
             changer,

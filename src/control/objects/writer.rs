@@ -13,9 +13,9 @@ use crate::control::build::{BUILDING, QUEUED};
 use crate::control::objects::address::{self, Pool};
 use crate::control::objects::devboxes::{COMMENT, SHUTDOWN};
 use crate::control::objects::kind::Kind;
-use crate::control::objects::record::{Fields, without};
+use crate::control::objects::record::{kept_of, without};
 use crate::control::{Control, Edit, kept};
-use crate::policy::Snapshot;
+use crate::policy::{Record, Snapshot};
 
 /// Held from what a change is made of until it is in force.
 #[derive(Debug, Default)]
@@ -30,53 +30,25 @@ pub(in crate::control) struct Writer {
     retired: VecDeque<Arc<str>>,
 }
 
-/// Goes through what the API keeps, at the start.
-#[derive(Debug, Default)]
-pub(in crate::control) struct Survey {
-    /// The devboxes that were shut down, and when.
-    retired: Vec<(u64, Arc<str>)>,
-    /// The blueprints that were being built.
-    unfinished: Vec<Arc<str>>,
-    /// The newest devbox, and its address.
-    newest: Option<(Arc<str>, IpAddr)>,
-}
-
-impl Survey {
-    /// Sees what is kept of an object.
-    pub(in crate::control) fn see(&mut self, id: &str, fields: &Fields) {
-        let status = fields.get("status").and_then(Value::as_str);
-        if Kind::of(id) == Some(Kind::Blueprint) && matches!(status, Some(QUEUED | BUILDING)) {
-            self.unfinished.push(id.into());
-        }
-        if Kind::of(id) != Some(Kind::Devbox) {
-            return;
-        }
-        if status == Some(SHUTDOWN) {
-            let ended = fields.get("end_time_ms").and_then(Value::as_u64).unwrap_or_default();
-            self.retired.push((ended, id.into()));
-        }
-        let address = fields.get("metadata").and_then(|metadata| metadata.get(address::KEY)).and_then(Value::as_str);
-        if let Some(address) = address.and_then(|address| address.parse().ok())
-            && self.newest.as_ref().is_none_or(|(newest, _)| **newest < *id)
-        {
-            self.newest = Some((id.into(), address));
-        }
-    }
-
-    /// Makes what writers need.
-    pub(in crate::control) fn finish(mut self, settings: &config::Control) -> Writer {
-        self.retired.sort_unstable();
-        let last = self.newest.map(|(_, address)| address);
-        Writer {
+impl Writer {
+    /// Makes it for what the API keeps, in the order of the ids. Of thousands of devboxes few are read for it: those that
+    /// were shut down, and the newest one.
+    pub(in crate::control) fn new(kept: &[&Record], settings: &config::Control) -> Self {
+        let of_kind = |kind| kept.iter().copied().filter(move |record| Kind::of(record.id()) == Some(kind));
+        let unfinished = of_kind(Kind::Blueprint).filter(|record| matches!(&*record.status(), QUEUED | BUILDING));
+        let retired = of_kind(Kind::Devbox).filter(|record| record.status() == SHUTDOWN);
+        let mut retired: Vec<(u64, Arc<str>)> = retired.map(|record| (ended(record), record.id().into())).collect();
+        retired.sort_unstable();
+        let devboxes: Vec<&Record> = of_kind(Kind::Devbox).collect();
+        let last = devboxes.into_iter().rev().find_map(address_of);
+        Self {
             devboxes: settings.devbox_pool.map(|net| Pool::new(net, last)),
             builds: settings.build_pool.map(|net| Pool::new(net, None)),
-            unfinished: self.unfinished,
-            retired: self.retired.into_iter().map(|(_, id)| id).collect(),
+            unfinished: unfinished.map(|record| record.id().into()).collect(),
+            retired: retired.into_iter().map(|(_, id)| id).collect(),
         }
     }
-}
 
-impl Writer {
     /// Notes that a devbox was shut down; beyond [`MAX_SHUT_DOWN`] the oldest one goes, as when the API deletes.
     pub(in crate::control) async fn retire(&mut self, control: &Control, principal: &Principal, id: &str) {
         self.retired.push_back(id.into());
@@ -97,4 +69,15 @@ impl Writer {
             }
         }
     }
+}
+
+/// Returns when a devbox was shut down, in milliseconds since 1970 began.
+fn ended(record: &Record) -> u64 {
+    kept_of(record).get("end_time_ms").and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// Returns the address that a devbox was given.
+fn address_of(record: &Record) -> Option<IpAddr> {
+    let kept = kept_of(record);
+    kept.get("metadata").and_then(|metadata| metadata.get(address::KEY))?.as_str()?.parse().ok()
 }

@@ -10,9 +10,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::bounds::{MAX_RETRIES, MAX_RETRY_OCTETS};
-use crate::control::objects::id::now_ms;
-use crate::control::objects::record::Fields;
+use crate::control::objects::id::{made_at, now_ms};
+use crate::control::objects::record::{Fields, kept_of};
 use crate::control::request::error::ApiError;
+use crate::policy::Record;
 
 /// The answers of requests that may come again, for an hour.
 #[derive(Default)]
@@ -207,8 +208,18 @@ impl Drop for Ticket {
 }
 
 impl Restored {
-    /// Reads the request that created an object from what the API keeps of it.
-    pub(in crate::control) fn of(object: &str, fields: &Fields) -> Option<Self> {
+    /// Reads the request that created an object from what the API keeps of it; none where its id says that it was made too
+    /// long ago for its answer to be kept, which takes no reading.
+    pub(in crate::control) fn of(record: &Record) -> Option<Self> {
+        let is_old = |made: u64| Duration::from_millis(now_ms().saturating_sub(made)) >= KEEP;
+        if made_at(record.id()).is_some_and(is_old) {
+            return None;
+        }
+        Self::read(record.id(), &kept_of(record))
+    }
+
+    /// Reads it from these fields.
+    fn read(object: &str, fields: &Fields) -> Option<Self> {
         let text = |key| fields.get(key).and_then(Value::as_str);
         let fingerprint = u64::from_str_radix(text("request_hash")?, 16).ok()?;
         let at = fields.get("create_time_ms").and_then(Value::as_u64)?;
@@ -290,7 +301,7 @@ mod tests {
         let fields = |at: u64| {
             let fields =
                 serde_json::json!({ "request_id": format!("r-{at}"), "request_hash": "ff", "create_time_ms": at });
-            Restored::of("npol_1", fields.as_object().unwrap()).unwrap()
+            Restored::read("npol_1", fields.as_object().unwrap()).unwrap()
         };
         let (recent, old) = (now_ms() - 1_000, now_ms() - 3_700_000);
         let retries = Arc::new(Retries::default());
