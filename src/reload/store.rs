@@ -87,10 +87,12 @@ fn lock(folder: &Path, hidden: &Path) -> io::Result<File> {
     if fs::symlink_metadata(hidden).is_ok_and(|metadata| !metadata.is_dir()) {
         return Err(io::Error::other(format!("{HIDDEN} in it is no folder: remove it")));
     }
-    if !hidden.is_dir() {
-        DirBuilder::new().recursive(true).mode(0o755).create(hidden)?;
-        if let Some(above) = folder.parent() {
-            sync(above)?;
+    // Not what is above them: where the policies directory is gone for a while, a new one in its place would say that all
+    // files are gone.
+    for made in [folder, hidden] {
+        if !made.is_dir() {
+            DirBuilder::new().mode(0o755).create(made)?;
+            made.parent().map_or(Ok(()), sync)?;
         }
     }
     let mut options = OpenOptions::new();
@@ -134,6 +136,7 @@ fn failed(path: &Path, error: &io::Error) -> WriteError {
             " (make its folder writable for the user hostgate runs as)"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (make room on the disk)",
+        io::ErrorKind::NotFound => " (the policies directory is not there: bring it back)",
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
             " (there is something else in the place of its folder, or a link that leads nowhere: remove it)"
         }
@@ -183,6 +186,24 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
         assert!(matches!(store.put(&path, None, Some("two")), Err(WriteError::Stale)));
         assert!(!root.path().join("api/.new/a.toml").exists());
+    }
+
+    #[test]
+    fn a_policies_directory_that_is_gone_is_not_made_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let (policies, gone) = (root.path().join("policies"), root.path().join("gone"));
+        let path = policies.join("api/a.toml");
+        let mut store = Store::default();
+        fs::create_dir(&policies).unwrap();
+        store.put(&path, None, Some("one")).unwrap();
+        fs::rename(&policies, &gone).unwrap();
+        let told = store.put(&path, None, Some("two")).unwrap_err().to_string();
+        assert!(told.ends_with("(the policies directory is not there: bring it back)"), "{told}");
+        assert!(!policies.exists());
+        fs::rename(&gone, &policies).unwrap();
+        store.put(&path, Some("one"), Some("two")).unwrap();
+        fs::remove_dir_all(policies.join("api")).unwrap();
+        store.put(&path, None, Some("three")).unwrap();
     }
 
     #[test]
