@@ -92,6 +92,28 @@ struct Signals {
     names: Mutex<HashSet<OsString>>,
     /// What changed, and how.
     changed: Mutex<Changed>,
+    /// The directories that are watched.
+    watched: Mutex<Watched>,
+}
+
+/// The directories that are watched, by the paths that events have.
+#[derive(Default)]
+struct Watched {
+    /// All of them.
+    all: HashSet<PathBuf>,
+    /// Those that came, went or got another name since they were watched: the watch went with what was there, and the same
+    /// directory may be back.
+    lost: HashSet<PathBuf>,
+}
+
+impl Watched {
+    /// Takes an event.
+    fn take(&mut self, event: &Event) {
+        let moves =
+            matches!(event.kind, EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+        let moved = event.paths.iter().filter(|path| moves && self.all.contains(*path));
+        self.lost.extend(moved.cloned());
+    }
 }
 
 /// What changed since the last look.
@@ -162,6 +184,7 @@ impl Signals {
         if (is_content || is_close) && !event.paths.is_empty() && !event.paths.iter().any(|path| self.matters(path)) {
             return;
         }
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).take(&event);
         if is_close || !event.kind.is_access() {
             self.changed.lock().unwrap_or_else(PoisonError::into_inner).take(&event);
         }
@@ -273,6 +296,7 @@ impl Watch {
             writing: Mutex::default(),
             names: Mutex::default(),
             changed: Mutex::default(),
+            watched: Mutex::default(),
         });
         let raised = Arc::clone(&signals);
         // What happens before everything is watched goes unnoticed.
@@ -382,15 +406,24 @@ impl Watch {
             // The directory itself may be gone, and its watch with it.
             let _ = watcher.unwatch(&path);
         }
+        // As `notify` makes paths absolute.
+        let here = std::env::current_dir().unwrap_or_default();
+        let lost = {
+            let mut watched = self.signals.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            watched.all = wanted.iter().map(|path| here.join(path)).collect();
+            std::mem::take(&mut watched.lost)
+        };
+        // What happened below one of them meanwhile went unnoticed, too.
+        let is_lost = |path: &Path| here.join(path).ancestors().any(|above| lost.contains(above));
         let mut added = false;
         self.incomplete = false;
         for path in wanted {
             let Some(id) = Stamp::at(&path).map(Stamp::id) else { continue };
-            if self.watched.get(&path) == Some(&id) {
+            if self.watched.get(&path) == Some(&id) && !is_lost(&path) {
                 continue;
             }
             if self.watched.remove(&path).is_some() {
-                // Another directory is there under the same name.
+                // Another directory is there under the same name, or the same one again.
                 let _ = watcher.unwatch(&path);
             }
             match watcher.watch(&path, RecursiveMode::NonRecursive) {
@@ -536,6 +569,25 @@ mod tests {
         assert_eq!(watch.wait(), Wake::Changed);
         assert!(follow(&mut watch, &wanted));
         fs::write(root.path().join("a/x.toml"), "").unwrap();
+        assert_eq!(watch.wait(), Wake::Changed);
+    }
+
+    #[test]
+    fn a_directory_that_was_away_for_a_moment_is_watched_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(root.path()).unwrap();
+        let (inner, gone) = (root.join("a"), root.join("b"));
+        let wanted: [&Path; 2] = [&root, &inner];
+        fs::create_dir(&inner).unwrap();
+        let mut watch = Watch::new();
+        follow(&mut watch, &wanted);
+        // It is the very same when it is looked for, and its watch has gone.
+        fs::rename(&inner, &gone).unwrap();
+        fs::rename(&gone, &inner).unwrap();
+        assert_eq!(watch.wait(), Wake::Changed);
+        assert!(follow(&mut watch, &wanted));
+        assert!(!follow(&mut watch, &wanted));
+        fs::write(inner.join("x.toml"), "").unwrap();
         assert_eq!(watch.wait(), Wake::Changed);
     }
 

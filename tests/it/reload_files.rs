@@ -219,6 +219,24 @@ fn policies_directory_that_goes_and_comes_back() {
 }
 
 #[test]
+fn directory_that_is_away_for_a_moment_is_followed_on() {
+    let upstream = FakeUpstream::start();
+    let server = start(&upstream);
+    let (there, away) = (server.policies(""), server.directory().join("away"));
+    for round in 0..3 {
+        // Too short for anybody to see that it was away; its watch went with it all the same.
+        fs::rename(&there, &away).unwrap();
+        fs::rename(&away, &there).unwrap();
+        let name = format!("moment{round}.test");
+        server.write("test.toml", policy(&name));
+        wait_allows(&server, &name);
+        let later = format!("later{round}.test");
+        server.replace("test.toml", policy(&later));
+        wait_allows(&server, &later);
+    }
+}
+
+#[test]
 fn thousands_of_files() {
     let upstream = FakeUpstream::start();
     let setup = Setup::policy(&upstream, "allowed_hostnames = [\"v1.test\"]");
