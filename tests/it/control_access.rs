@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::support::api::{TOKEN, VIEWER, Wire, curl, head};
 use crate::support::*;
@@ -253,9 +256,21 @@ fn no_request_is_refused_while_another_takes_over() {
     let mut under_way = Wire::to(address);
     let fields = "content-length: 2\r\nexpect: 100-continue\r\n";
     assert_eq!(under_way.send(head("POST", LIST, TOKEN, fields)).response().status, 100, "its body is waited for");
-    let second = first.successor();
+    let is_over = AtomicBool::new(false);
+    let second = thread::scope(|scope| {
+        let newcomers = scope.spawn(|| {
+            let end = Instant::now() + Duration::from_secs(30);
+            while !is_over.load(Ordering::Relaxed) && Instant::now() < end {
+                assert_eq!(Wire::to(address).get("/nothing").status, 404);
+            }
+        });
+        let second = first.successor();
+        first.wait_log(&["stopping"]);
+        is_over.store(true, Ordering::Relaxed);
+        newcomers.join().unwrap();
+        second
+    });
     assert_eq!(second.control(), address);
-    assert_eq!(Wire::to(address).get("/nothing").status, 404);
     under_way.send("{}");
     assert!(under_way.response().status < 500);
     kept.closed();

@@ -20,11 +20,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::bounds::{MAX_HEAD, MAX_HEADERS, MAX_STREAMS};
 use crate::control::Control;
-use crate::control::connection::pulse::{HEAD, Late};
+use crate::control::connection::pulse::{GRACE, HEAD, Late};
 use crate::control::connection::seats::{Seat, Seats};
 use crate::control::connection::stream::Stream;
 use crate::control::connection::tls::Tls;
@@ -111,12 +111,13 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(_) => {
                 seats.make_room();
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let seat = loop {
             tokio::select! {
+                biased;
                 seat = seats.seat() => break seat,
                 _ = stop.wait_for(|stop| *stop) => break 'serving,
                 Some(_) = connections.join_next() => {}
@@ -160,10 +161,23 @@ struct Connection {
     stop: watch::Receiver<bool>,
 }
 
+/// How far a connection is from its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Requests are served one after another.
+    Serving,
+    /// The process stops: one that is on its way is served yet.
+    LastCall,
+    /// What is under way is served, and nothing else.
+    Leaving,
+}
+
 /// What a connection came to.
 enum Event {
     /// It ended.
     Ended,
+    /// A request came after the last call.
+    Asked,
     /// Its time is up.
     Late(Late),
 }
@@ -188,7 +202,7 @@ impl Connection {
         let stream = tokio::select! {
             stream = timeout(HEAD, acceptor.accept(stream)) => stream,
             () = pulse.told_to_close() => return,
-            _ = self.stop.wait_for(|stop| *stop) => return,
+            () = stopped_for(&mut self.stop, GRACE) => return,
         };
         match stream {
             Ok(Ok(stream)) => {
@@ -212,11 +226,14 @@ impl Connection {
         });
         let mut http = Box::pin(self.http.serve_connection(stream, service));
         let mut alarm = Box::pin(sleep_until(pulse.due().0));
-        let mut is_leaving = false;
+        let mut phase = Phase::Serving;
         loop {
             let event = poll_fn(|context| {
                 if http.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Event::Ended);
+                }
+                if phase == Phase::LastCall && pulse.came_after_last_call() {
+                    return Poll::Ready(Event::Asked);
                 }
                 loop {
                     // A later moment is seen when the earlier one has come.
@@ -233,22 +250,30 @@ impl Connection {
                 }
             });
             tokio::select! {
-                event = event => match event {
-                    Event::Late(Late::Idle) if !is_leaving => {}
-                    Event::Late(Late::Slow) if !is_leaving => return self.seat.count(Closed::Slow),
+                event = event => match (event, phase) {
+                    (Event::Asked, _) | (Event::Late(Late::Idle), Phase::Serving) => {}
+                    (Event::Late(Late::Slow), Phase::Serving | Phase::LastCall) => return self.seat.count(Closed::Slow),
                     // However it ends, it is the client's to notice.
                     _ => return,
                 },
                 () = pulse.told_to_close() => return self.seat.count(Closed::Room),
-                _ = self.stop.wait_for(|stop| *stop), if !is_leaving => {
-                    if pulse.is_idle() {
-                        return;
+                _ = self.stop.wait_for(|stop| *stop), if phase == Phase::Serving => {
+                    if pulse.last_call() {
+                        phase = Phase::LastCall;
+                        continue;
                     }
                 }
             }
-            is_leaving = true;
+            phase = Phase::Leaving;
             pulse.leave();
             http.as_mut().graceful_shutdown();
         }
     }
+}
+
+/// Waits until the process has been stopping for a while.
+async fn stopped_for(stop: &mut watch::Receiver<bool>, time: Duration) {
+    // A sender that is gone has nothing to say but that.
+    let _ = stop.wait_for(|stop| *stop).await;
+    sleep(time).await;
 }

@@ -22,9 +22,9 @@ const IDLE: Duration = Duration::from_mins(1);
 /// How long the client's rest is read at the end, so that what it was told is not lost with the connection (RFC 9112
 /// §9.6).
 const LINGER: Duration = Duration::from_secs(1);
-/// How long a connection has been quiet at least when it is closed for another one: a request that was sent with it
-/// may not have been read yet, when many come at once.
-const GRACE: Duration = Duration::from_millis(500);
+/// How long a connection has been quiet at least when it is closed for another one or with the process: a request that
+/// was sent with it may not have been read yet, when many come at once.
+pub(in crate::control) const GRACE: Duration = Duration::from_millis(500);
 /// As [`GRACE`], of one that was told all it will be.
 const FAREWELL: Duration = Duration::from_millis(100);
 /// As good as never: a request that runs has times of its own.
@@ -48,6 +48,8 @@ struct State {
     head_since: Option<Instant>,
     /// Since when the client takes nothing of what is sent.
     blocked_since: Option<Instant>,
+    /// Since when a request is the last of HTTP/1.1, for the process stops.
+    last_call_since: Option<Instant>,
     /// Since when it is being closed.
     leaving_since: Option<Instant>,
     /// Whether HTTP/2 is spoken, where a frame need not be of a request.
@@ -93,6 +95,7 @@ impl Pulse {
             quiet_since: Instant::now(),
             head_since: None,
             blocked_since: None,
+            last_call_since: None,
             leaving_since: None,
             is_http2: false,
             client: Client::New,
@@ -135,6 +138,24 @@ impl Pulse {
         self.state().blocked_since = is_blocked.then(Instant::now);
     }
 
+    /// Notes that the process stops, and returns whether the connection waits for what may be on its way to it: a
+    /// request that runs needs no waiting, and HTTP/2 has its own way to end.
+    pub(in crate::control) fn last_call(&self) -> bool {
+        let mut state = self.state();
+        let waits = state.running == 0 && !state.is_http2;
+        if waits {
+            state.last_call_since.get_or_insert_with(Instant::now);
+        }
+        waits
+    }
+
+    /// Returns whether a request came after the last call.
+    pub(in crate::control) fn came_after_last_call(&self) -> bool {
+        let state = self.state();
+        let came = |since| state.running > 0 || state.is_http2 || state.quiet_since > since;
+        state.last_call_since.is_some_and(came)
+    }
+
     /// Notes that the connection is being closed.
     pub(in crate::control) fn leave(&self) {
         self.state().leaving_since.get_or_insert_with(Instant::now);
@@ -156,19 +177,15 @@ impl Pulse {
         let sending = state.sending.values().min().copied();
         let blocked = state.blocked_since.map(|since| since + STALL);
         let stalled = [blocked, sending].into_iter().flatten().map(|at| (at, Late::Slow));
-        let quiet = (state.running == 0).then(|| match (state.leaving_since, state.head_since) {
-            (Some(since), _) => (since + LINGER, Late::Idle),
-            (None, Some(since)) => (since + HEAD, Late::Slow),
-            (None, None) if state.client > Client::New => (state.quiet_since + IDLE, Late::Idle),
-            (None, None) => (state.quiet_since + HEAD, Late::Slow),
-        });
+        let quiet =
+            (state.running == 0).then(|| match (state.leaving_since, state.last_call_since, state.head_since) {
+                (Some(since), _, _) => (since + LINGER, Late::Idle),
+                (None, Some(since), _) => (since + GRACE, Late::Idle),
+                (None, None, Some(since)) => (since + HEAD, Late::Slow),
+                (None, None, None) if state.client > Client::New => (state.quiet_since + IDLE, Late::Idle),
+                (None, None, None) => (state.quiet_since + HEAD, Late::Slow),
+            });
         stalled.chain(quiet).min_by_key(|(at, _)| *at).unwrap_or_else(|| (Instant::now() + FAR, Late::Slow))
-    }
-
-    /// Returns whether nothing is lost when it is dropped: no request runs, and no other can be on its way unseen.
-    pub(in crate::control) fn is_idle(&self) -> bool {
-        let state = self.state();
-        state.running == 0 && !state.is_http2
     }
 
     /// Returns its rank among those that may be closed for another one, and from when on: the lowest goes first. Strangers
@@ -278,6 +295,21 @@ mod tests {
         assert_eq!(left(&pulse).1, Late::Idle, "a frame is no head");
         pulse.blocked(true);
         assert_eq!(left(&pulse), (STALL, Late::Slow));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_on_its_way_when_the_process_stops_has_a_moment_to_come() {
+        let [silent, asked, busy, http2] = std::array::from_fn(|_| Pulse::new(Arc::default()));
+        let turn = busy.begin();
+        http2.speaks_http2();
+        assert!(silent.last_call() && asked.last_call());
+        assert!(!busy.last_call() && !http2.last_call(), "these are told to end as they are");
+        drop(turn);
+        tokio::time::advance(Duration::from_millis(200)).await;
+        silent.heard();
+        drop(asked.begin());
+        assert!(!silent.came_after_last_call() && asked.came_after_last_call());
+        assert_eq!(left(&silent), (Duration::from_millis(300), Late::Idle), "a head that comes slowly has no more");
     }
 
     #[tokio::test(start_paused = true)]
