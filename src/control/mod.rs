@@ -23,6 +23,7 @@ mod request;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{Mutex, Semaphore, watch};
@@ -219,8 +220,8 @@ impl Control {
     /// Changes an object's file as `plan` makes of what is in force; when this returns, the change is in force, on disk
     /// and in the audit record. `action` is what is done, as that has it: `network_policy.create`.
     ///
-    /// A file that is to hold what it holds is left alone. Somebody may be editing it: what is then on disk has gone into
-    /// force when it is planned again. Callers hold [`Control::writer`].
+    /// A file that is to hold what it holds is left alone. Somebody may be editing it: it is planned again once that is in
+    /// force, which is waited for a moment, as the kernel tells of it when it will. Callers hold [`Control::writer`].
     ///
     /// # Errors
     /// Why it is not, as the client is told.
@@ -230,14 +231,14 @@ impl Control {
         action: &'static str,
         mut plan: impl FnMut(&Snapshot) -> Result<Edit, ApiError>,
     ) -> Result<(), ApiError> {
-        let mut path = PathBuf::new();
-        for _ in 0..TRIES {
+        let mut pause = FIRST_PAUSE;
+        loop {
             let Edit { id, before, after } = plan(&self.snapshot())?;
             if before == after {
                 return Ok(());
             }
             fits(action, &id, before.as_deref(), after.as_deref())?;
-            path = path_of(&id);
+            let path = path_of(&id);
             let change = Change { path: path.clone(), before: before.clone(), after: after.clone() };
             match self.changer.apply(change).await {
                 Ok(generation) => {
@@ -246,21 +247,30 @@ impl Control {
                     return Ok(());
                 }
                 Err(Refused::Stale) => {}
+                // It may have been mended a moment ago.
+                Err(Refused::HeldBack) if pause < LATE_PAUSE => {}
+                Err(Refused::HeldBack) => return Err(self.held_back(&path)),
                 Err(refused) => return Err(refused.into()),
             }
+            if pause > LAST_PAUSE {
+                let path = path.display();
+                return Err(ApiError::unavailable(format!(
+                    "{path} on disk is not what is in force: somebody is writing to it: try again"
+                )));
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
-        Err(self.held_back(&path))
     }
 
-    /// Says that a file holds something else than what is in force, and why that is not in force.
+    /// Says that of a file an older version is in force than is on disk, and why.
     fn held_back(&self, path: &Path) -> ApiError {
         let state = self.progress.state();
         let file = path.display().to_string();
-        let errors = state.error.as_deref().unwrap_or_default().lines();
-        let mut told: Vec<&str> = errors.filter(|line| line.contains(&file)).take(MOST_TOLD).collect();
-        if told.is_empty() {
-            told.push("somebody is writing to it");
-        }
+        let errors: Vec<&str> = state.error.as_deref().unwrap_or_default().lines().collect();
+        let own: Vec<&str> = errors.iter().copied().filter(|line| line.contains(&file)).collect();
+        let mut told = if own.is_empty() { errors } else { own };
+        told.truncate(MOST_TOLD);
         let told = told.join("; ");
         ApiError::bad(format!("{file} on disk is not what is in force: {told}: mend the file, then try again"))
     }
@@ -331,8 +341,12 @@ fn named(users: &[String]) -> String {
 /// The folder of the API's files below the policies directory.
 const FOLDER: &str = "api";
 
-/// How often a change is planned while its file is being edited.
-const TRIES: usize = 3;
+/// The first pause before a change is planned again because its file is being edited; each is twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// The first of them that does not come before what is on disk is refused as bad.
+const LATE_PAUSE: Duration = Duration::from_millis(160);
+/// The longest of them: all take some 1.3 seconds.
+const LAST_PAUSE: Duration = Duration::from_millis(640);
 
 /// How many users of an object a message names.
 const MOST_NAMED: usize = 10;

@@ -31,9 +31,13 @@ pub(crate) struct Change {
 /// Why a change was not made; nothing of it is in force or on disk.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
-    /// The file on disk is another one than `before`: somebody edits it. What is there has been looked at meanwhile.
+    /// The file on disk is another one than `before`: somebody edits it. What is there has been looked at meanwhile, unless
+    /// its writer is still at it.
     #[error("the file holds something else by now")]
     Stale,
+    /// The same, and what is there was held back.
+    #[error("the file holds something that is not in force")]
+    HeldBack,
     /// It would not load, alone or with the other files.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Bad(Vec<Diagnostic>),
@@ -148,6 +152,9 @@ impl Reloader {
         if matches!(made, Err(Refused::Stale)) {
             let followed = self.look(false);
             self.follow(followed);
+            if self.held_back.contains(&path) && !self.files.is_unfinished(&path) {
+                return Err(Refused::HeldBack);
+            }
         }
         made
     }

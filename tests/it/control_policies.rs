@@ -1,6 +1,7 @@
 //! Network policies over the API: in force when the answer comes, one file each, and what people wrote stays theirs.
 
 use std::fs;
+use std::io::Write as _;
 
 use serde_json::{Value, json};
 
@@ -153,8 +154,18 @@ fn what_people_add_to_a_file_of_the_api_stays() {
     assert_eq!(server.api_get(&path).done()["egress"]["allowed_hostnames"], json!(["b.test", "c.test"]));
     let parts = [file.as_str(), "on disk is not what is in force", "pattern `*.com`", "mend the file"];
     server.api_post(&path, &json!({ "name": "x" })).refused(400, &parts);
+    // Mended just now.
     server.replace(&file, &text);
+    server.api_post(&path, &json!({ "name": "x" })).done();
     server.wait_no_error();
+    // Half written: as long as it is open, what is in it is nobody's business.
+    let mut half = fs::File::options().append(true).open(server.policies(&file)).unwrap();
+    half.write_all(b"# More.\n").unwrap();
+    let parts = [file.as_str(), "somebody is writing to it: try again"];
+    server.api_post(&path, &json!({ "name": "x" })).refused(503, &parts);
+    drop(half);
+    server.api_post(&path, &json!({ "name": "x" })).done();
+    server.replace(&file, &text);
     // An edit that nobody has looked at yet is no obstacle, and is not lost.
     server.write(&file, text.replace("# No b.", "# Never b."));
     server.api_post(&path, &json!({ "name": "y" })).done();
