@@ -185,28 +185,30 @@ impl Signals {
             return;
         }
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).take(&event);
-        if is_close || !event.kind.is_access() {
-            self.changed.lock().unwrap_or_else(PoisonError::into_inner).take(&event);
+        if event.kind.is_access() && !is_close {
+            return;
         }
+        // First who writes, then what changed: a look that knows of the change knows then whether it can be read.
+        self.note_writer(&event);
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).take(&event);
+        self.raise(CHANGED);
+    }
+
+    /// Notes which files somebody begins or ends to write.
+    fn note_writer(&self, event: &Event) {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         match event.kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                writing.retain(|path, _| !event.paths.contains(path));
-            }
-            EventKind::Access(_) => return,
             EventKind::Modify(ModifyKind::Data(_)) if writing.len() < MAX_WRITING => {
                 let now = Instant::now();
-                for path in event.paths {
-                    writing.entry(path).or_insert(now);
+                for path in &event.paths {
+                    writing.entry(path.clone()).or_insert(now);
                 }
             }
-            EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => {
-                writing.retain(|path, _| !event.paths.contains(path));
-            }
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(_))
+            | EventKind::Remove(_) => writing.retain(|path, _| !event.paths.contains(path)),
             _ => {}
         }
-        drop(writing);
-        self.raise(CHANGED);
     }
 
     /// Notes that anything may have changed.
