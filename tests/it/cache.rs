@@ -9,6 +9,12 @@ use crate::support::*;
 /// A policy that allows everything below `test`.
 const POLICY: &str = "allowed_hostnames = [\"*.test\"]";
 
+/// Returns how many questions for a name went upstream: on a busy machine a gate may open late enough for one to be sent
+/// again, which is none.
+fn questions(upstream: &FakeUpstream, server: &Server, name: &str) -> u64 {
+    upstream.count(name) as u64 - server.metric("hostgate_upstream_retransmissions_total", &[])
+}
+
 #[test]
 fn ttl_counts_down_and_the_record_is_asked_for_again_when_it_ends() {
     let upstream = FakeUpstream::start();
@@ -191,7 +197,7 @@ fn identical_questions_in_flight_are_asked_once() {
         .collect();
     ids.sort_unstable();
     assert_eq!(ids, (0..30).collect::<Vec<_>>());
-    assert_eq!(upstream.count("held.test"), 1);
+    assert_eq!(questions(&upstream, &server, "held.test"), 1);
 }
 
 #[test]
@@ -203,7 +209,7 @@ fn client_that_leaves_does_not_take_the_others_answer_along() {
     // The first asker comes over TCP and goes away at once.
     let mut stream = client::tcp_connect([127, 0, 0, 1].into(), server.address()).unwrap();
     std::io::Write::write_all(&mut stream, &client::framed(&ask("held.test", RecordType::A).bytes())).unwrap();
-    server.until("the question reaches the upstream", || (upstream.count("held.test") == 1).then_some(()));
+    server.until("the question reaches the upstream", || (upstream.count("held.test") > 0).then_some(()));
     drop(stream);
     std::thread::scope(|scope| {
         let other = scope.spawn(|| ask("held.test", RecordType::A).udp(&server));
@@ -211,7 +217,7 @@ fn client_that_leaves_does_not_take_the_others_answer_along() {
         gate.open();
         other.join().unwrap().expect_addresses(&[GLOBAL.into()]);
     });
-    assert_eq!(upstream.count("held.test"), 1);
+    assert_eq!(questions(&upstream, &server, "held.test"), 1);
 }
 
 #[test]

@@ -176,13 +176,15 @@ fn want_of_descriptors_neither_spins_nor_lasts() {
     let setup = Setup::policy(&upstream, POLICY).top("threads = 1").upstream_line("timeout_ms = 9000");
     let server = setup.open_files(64).start();
     // Busy ones, so that none can be closed for another.
-    let mut held: Vec<TcpStream> = (0..100_u8)
-        .map(|number| {
-            let mut stream = client::tcp_connect([127, 0, 3, number].into(), server.address()).unwrap();
-            stream.write_all(&framed(&ask("held.wild.test", RecordType::A).bytes())).unwrap();
-            stream
-        })
-        .collect();
+    let busy = |number: u8| {
+        let mut stream = client::tcp_connect([127, 0, 3, number].into(), server.address()).unwrap();
+        stream.write_all(&framed(&ask("held.wild.test", RecordType::A).bytes())).unwrap();
+        stream
+    };
+    // What goes upstream needs a descriptor, too: it has one before there is none left.
+    let mut held = vec![busy(0)];
+    server.until("it is asked upstream", || (upstream.count("held.wild.test") > 0).then_some(()));
+    held.extend((1..100).map(busy));
     // The admin endpoint has no descriptor to spare either, so the process is looked at from outside.
     let before = server.cpu_time();
     pause(std::time::Duration::from_secs(1));

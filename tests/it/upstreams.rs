@@ -79,13 +79,21 @@ fn nxdomain_and_nodata_are_health() {
         vec![answer.to(seen)]
     }));
     let server = setup(&[&first, &second]).start();
+    // On a busy machine the first may take long enough for the other to be asked as well, whose answer has an address.
+    let mut by_other = 0;
     for number in 0..20 {
-        let heard = ask(&format!("no{number}.test"), RecordType::A).udp(&server);
-        assert_eq!(heard.rcode(), ResponseCode::NXDomain);
-        let heard = ask(&format!("nodata{number}.test"), RecordType::A).udp(&server);
-        assert_eq!((heard.rcode(), heard.message.answers.len()), (ResponseCode::NoError, 0));
+        for (name, rcode) in [("no", ResponseCode::NXDomain), ("nodata", ResponseCode::NoError)] {
+            let heard = ask(&format!("{name}{number}.test"), RecordType::A).udp(&server);
+            if heard.message.answers.is_empty() {
+                assert_eq!(heard.rcode(), rcode);
+            } else {
+                by_other += 1;
+            }
+        }
     }
-    assert_eq!((first.total(), second.total()), (40, 0), "no reason to ask the other");
+    let told = server.status()["upstreams"][0].clone();
+    assert_eq!((&told["failed"], &told["state"]), (&0.into(), &"up".into()), "{told}");
+    assert!(by_other <= second.total() && second.total() < 10, "no reason to ask the other");
 }
 
 #[test]

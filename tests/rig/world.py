@@ -7,7 +7,7 @@ SOURCE is an address or prefix, or `any`: NAME has ADDRESS for queries from ther
 SOA. Prints `ready` when every socket is bound: that is the fact to wait for. Port 0 takes a free one, printed before as
 `dns ADDRESS PORT`. Each query is a JSON line of the log.
 """
-import argparse, http.server, ipaddress, json, socket, socketserver, struct, sys, threading
+import argparse, errno, http.server, ipaddress, json, socket, socketserver, struct, sys, threading
 
 A, SOA, AAAA = 1, 6, 28
 NOERROR, FORMERR, NXDOMAIN = 0, 1, 3
@@ -107,11 +107,21 @@ def main():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return host, server.server_address[1]
 
-    for where in args.dns:
+    def serve_dns(where):
         host, port = serve(socketserver.ThreadingUDPServer, where, Udp)
         bracketed = f"[{host}]" if ":" in host else host
         serve(socketserver.ThreadingTCPServer, f"{bracketed}:{port}", Tcp)
-        print("dns", host, port, flush=True)
+        return host, port
+
+    for where in args.dns:
+        for tries in range(20):
+            try:
+                print("dns", *serve_dns(where), flush=True)
+                break
+            except OSError as error:
+                # A port that is free for UDP may be taken for TCP; another one is chosen then.
+                if error.errno != errno.EADDRINUSE or not where.endswith(":0") or tries == 19:
+                    raise
     for where in args.http:
         print("http", *serve(socketserver.ThreadingTCPServer, where, Page), flush=True)
     print("ready", flush=True)
