@@ -349,9 +349,9 @@ impl Wanted {
             file.set("client", id, key, value);
         }
         let not_empty = |fields: &Fields| if fields.is_empty() { Value::Null } else { fields.clone().into() };
+        // That it runs is said by its client being there.
         let kept = [
             ("name", self.name.clone().unwrap_or_default()),
-            ("status", RUNNING.into()),
             ("create_time_ms", now.into()),
             ("metadata", self.metadata.clone().into()),
             ("launch_parameters", not_empty(&self.launch)),
