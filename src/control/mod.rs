@@ -132,7 +132,7 @@ impl Control {
         let retries = Arc::new(Retries::default());
         let kept: Vec<&Record> = snapshot.records().filter(|record| is_kept(record)).collect();
         retries.restore(kept.iter().filter_map(|record| Restored::of(record)).collect());
-        let (changed, writer) = (watch::Sender::default(), Mutex::new(Writer::new(&kept, &settings)));
+        let (changed, writer) = (watch::Sender::default(), Mutex::new(Writer::new(&snapshot, &kept, &settings)));
         Arc::new(Self {
             engine,
             changer,

@@ -47,6 +47,8 @@ fn a_devbox_inherits_the_runtime_policy_and_never_the_build_policy() {
         json!({ "network_policy_id": runtime, "launch_commands": ["npm install"], "keep_alive_time_seconds": 90 });
     assert_eq!(view["launch_parameters"], launch);
     assert_eq!(view["metadata"], body["metadata"]);
+    let text = fs::read_to_string(server.policies(&format!("api/{devbox}.toml"))).unwrap();
+    assert_eq!(text.matches("127.0.0.11").count(), 1, "said once: {text}");
     assert_eq!(view["environment_variables"], body["environment_variables"]);
     assert_eq!(
         (&view["status"], &view["capabilities"], &view["end_time_ms"]),
@@ -172,6 +174,10 @@ fn a_devbox_that_is_shut_down_is_denied_and_still_shown() {
     assert_eq!((&down["blueprint_id"], &down["name"]), (&json!(blueprint), &json!("new")));
     assert_eq!(down["launch_parameters"]["network_policy_id"], json!(policy), "as it was");
     assert_eq!(down["state_transitions"][1]["status"], "shutdown");
+    let noted = server.api_post(&path, &json!({ "metadata": { "x": "z" } })).done();
+    assert_eq!(noted["metadata"], json!({ "x": "z", "hostgate.address": "127.0.1.11" }), "it had this address");
+    let other = json!({ "metadata": { "hostgate.address": "127.0.1.12" } });
+    server.api_post(&path, &other).refused(400, &["a devbox keeps its address"]);
     ask("api.test", RecordType::A).from("127.0.1.11").udp(&server).expect_denied();
 
     let begun = Instant::now();

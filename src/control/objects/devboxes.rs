@@ -32,7 +32,8 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
     let pool = writer.devboxes.as_mut();
     let address =
         address::choose(&snapshot, address::not_for(&call), &wanted.metadata, pool, ("devbox", "devbox_pool"))?;
-    wanted.metadata.insert(address::KEY.to_owned(), address.to_string().into());
+    // Its client has it.
+    wanted.metadata.remove(address::KEY);
     let id: Arc<str> = control.ids.next(Kind::Devbox).into();
     let file = wanted.file(&id, blueprint.as_deref(), address, now_ms());
     control.make(&call, "devbox.create", (Kind::Devbox, &id), file).await
@@ -52,7 +53,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     } else {
         fields::label(&mut given, "name", &mut wrongs)
     };
-    let mut metadata = fields::metadata(&mut given, &mut wrongs);
+    let metadata = fields::metadata(&mut given, &mut wrongs);
     wrongs.check()?;
     for key in ["launch_parameters", "network_policy_id", "blueprint_id"] {
         if given.contains_key(key) {
@@ -64,19 +65,25 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     let edit = |snapshot: &Snapshot| {
         let record = made(snapshot, id)?;
         let kept = kept_of(record);
-        let before = metadata_of(snapshot.client(id), kept.get("metadata").cloned());
         let mut file = File::read(record.source().text())?;
         if let Some(name) = &name {
             file.set("api", id, "name", name);
         }
-        if let Some(metadata) = &mut metadata {
-            let address = before.get(address::KEY).cloned().unwrap_or_default();
-            if *metadata.entry(address::KEY).or_insert_with(|| address.clone()) != address {
+        if let Some(metadata) = &metadata {
+            let client = snapshot.client(id);
+            let before = metadata_of(client, kept.get("metadata").cloned());
+            let mut metadata = metadata.clone();
+            let address = metadata.remove(address::KEY);
+            if address.is_some() && address.as_ref() != before.get(address::KEY) {
                 let message =
                     format!("metadata[\"{}\"]: a devbox keeps its address: make another devbox", address::KEY);
                 return Err(ApiError::bad(message));
             }
-            file.set("api", id, "metadata", &metadata.clone().into());
+            if client.is_none() {
+                let kept = before.get_key_value(address::KEY);
+                metadata.extend(kept.map(|(key, address)| (key.clone(), address.clone())));
+            }
+            file.set("api", id, "metadata", &metadata.into());
         }
         if !given.is_empty() {
             let mut others = object(kept.get("fields").cloned());
@@ -231,7 +238,7 @@ impl<'s> Views<'s> {
     }
 }
 
-/// Returns metadata with the address in force: a person may have written another one into the file.
+/// Returns metadata with the address in force, which is the client's: it is among what is kept once there is no client.
 fn metadata_of(client: Option<&Client>, kept: Option<Value>) -> Fields {
     let mut metadata = object(kept);
     if let Some(client) = client {
@@ -353,7 +360,7 @@ impl Wanted {
         let kept = [
             ("name", self.name.clone().unwrap_or_default()),
             ("create_time_ms", now.into()),
-            ("metadata", self.metadata.clone().into()),
+            ("metadata", not_empty(&self.metadata)),
             ("launch_parameters", not_empty(&self.launch)),
             ("fields", not_empty(&self.others)),
         ];

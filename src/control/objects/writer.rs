@@ -33,14 +33,14 @@ pub(in crate::control) struct Writer {
 impl Writer {
     /// Makes it for what the API keeps, in the order of the ids. Of thousands of devboxes few are read for it: those that
     /// were shut down, and the newest one.
-    pub(in crate::control) fn new(kept: &[&Record], settings: &config::Control) -> Self {
+    pub(in crate::control) fn new(snapshot: &Snapshot, kept: &[&Record], settings: &config::Control) -> Self {
         let of_kind = |kind| kept.iter().copied().filter(move |record| Kind::of(record.id()) == Some(kind));
         let unfinished = of_kind(Kind::Blueprint).filter(|record| matches!(&*record.status(), QUEUED | BUILDING));
         let retired = of_kind(Kind::Devbox).filter(|record| record.status() == SHUTDOWN);
         let mut retired: Vec<(u64, Arc<str>)> = retired.map(|record| (ended(record), record.id().into())).collect();
         retired.sort_unstable();
         let devboxes: Vec<&Record> = of_kind(Kind::Devbox).collect();
-        let last = devboxes.into_iter().rev().find_map(address_of);
+        let last = devboxes.into_iter().rev().find_map(|record| address_of(snapshot, record));
         Self {
             devboxes: settings.devbox_pool.map(|net| Pool::new(net, last)),
             builds: settings.build_pool.map(|net| Pool::new(net, None)),
@@ -76,8 +76,10 @@ fn ended(record: &Record) -> u64 {
     kept_of(record).get("end_time_ms").and_then(Value::as_u64).unwrap_or_default()
 }
 
-/// Returns the address that a devbox was given.
-fn address_of(record: &Record) -> Option<IpAddr> {
-    let kept = kept_of(record);
-    kept.get("metadata").and_then(|metadata| metadata.get(address::KEY))?.as_str()?.parse().ok()
+/// Returns the address that a devbox was given: its client's, or what is kept of it once that is gone.
+fn address_of(snapshot: &Snapshot, record: &Record) -> Option<IpAddr> {
+    if let Some(client) = snapshot.client(record.id()) {
+        return client.sources().next().map(|source| source.addr());
+    }
+    kept_of(record).get("metadata")?.get(address::KEY)?.as_str()?.parse().ok()
 }
