@@ -203,22 +203,22 @@ impl Reloader {
     pub(crate) fn run(mut self) {
         yield_to_queries();
         // What happened between the first reading and the first watch went unnoticed.
-        let mut wake = Wake::Changed;
-        while wake != Wake::Stop {
-            if wake == Wake::Wanted {
-                self.make_changes();
-                wake = self.watch.wait();
-                continue;
+        self.watch.look_again();
+        loop {
+            match self.watch.wait() {
+                Wake::Stop => break,
+                Wake::Wanted => self.make_changes(),
+                wake => {
+                    let followed = self.look(wake == Wake::Asked);
+                    self.follow(followed);
+                }
             }
-            let followed = self.look(wake == Wake::Asked);
-            // A directory watched only now may have changed since it was read.
-            wake = if self.follow(followed) { Wake::Changed } else { self.watch.wait() };
         }
         self.inbox.close();
     }
 
     /// Watches what was read, and what configuration and upstreams are read from.
-    fn follow(&mut self, mut followed: Followed) -> bool {
+    fn follow(&mut self, mut followed: Followed) {
         // The directory itself may be replaced by another one under its name.
         followed.add_file(&self.config.policies);
         followed.add_directory(&self.config.policies);
@@ -228,7 +228,10 @@ impl Reloader {
         if let config::Servers::System(path) = &self.config.upstream.servers {
             followed.add_file(path);
         }
-        self.watch.follow(followed)
+        // A directory watched only now may have changed since it was read.
+        if self.watch.follow(followed) {
+            self.watch.look_again();
+        }
     }
 
     /// Reads what may have changed, swaps what is good and tells what is not; returns what to watch.

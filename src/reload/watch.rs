@@ -322,6 +322,13 @@ impl Watch {
         Waker(Arc::clone(&self.signals))
     }
 
+    /// Has [`Watch::wait`] end as after a change. It waits as after one, too: where nobody told of a file that is being
+    /// written right now, the kernel does meanwhile.
+    pub(crate) fn look_again(&self) {
+        self.signals.anything();
+        self.signals.raise(CHANGED);
+    }
+
     /// Waits until something happened and then until nothing more does, for a bounded time.
     pub(crate) fn wait(&self) -> Wake {
         loop {
