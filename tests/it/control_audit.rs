@@ -76,8 +76,9 @@ fn a_change_is_recorded_with_who_and_the_hashes_of_its_file() {
         assert_eq!((&record["who"], &record["source"]), (&who.as_str().into(), &"127.0.0.1".into()), "{record}");
         assert_eq!((&record["id"], record["generation"].as_u64()), (&id.into(), Some(generation)), "{record}");
     }
-    let log = server.log_lines(&["changed by the API", &who, id]);
-    assert_eq!(log.len(), 3, "the log has them, too: {}", server.log());
+    let told = || server.log_lines(&["changed by the API", &who, id]).len();
+    server.until("the log has them, too", || (told() >= 3).then_some(()));
+    assert_eq!(told(), 3);
     assert!(!server.log().contains(TOKEN));
 }
 

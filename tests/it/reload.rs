@@ -42,6 +42,7 @@ fn bad_file_holds_back_only_itself() {
     assert!(allows(&server, "127.0.0.12", "b.test"), "its last good version stays in force");
     assert!(!allows(&server, "127.0.0.12", "b2.test"));
     server.wait_metric("hostgate_reload_failures_total", &[], 1);
+    server.wait_log(&["ERROR", "policy not reloaded"]);
     let lines = server.log_lines(&["ERROR", "policy not reloaded"]);
     assert!(lines.len() == 1 && lines[0].contains("b.toml"), "one line: {lines:#?}");
 
