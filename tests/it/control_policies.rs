@@ -21,8 +21,8 @@ fn server() -> (Server, FakeUpstream) {
 
 /// Lets a client of the files use a policy of the API.
 fn use_policy(server: &Server, source: &str, policy: &str) {
-    server.write("user.toml", format!("[client.user]\nsources = [\"{source}\"]\npolicy = \"{policy}\"\n"));
     let generation = server.status()["generation"].as_u64().unwrap();
+    server.write("user.toml", format!("[client.user]\nsources = [\"{source}\"]\npolicy = \"{policy}\"\n"));
     server.until("the client is in force", || {
         (server.status()["generation"].as_u64().unwrap() > generation).then_some(())
     });
