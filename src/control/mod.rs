@@ -36,7 +36,6 @@ use self::objects::id::Ids;
 use self::objects::kind::Kind;
 use self::objects::record::File;
 use self::objects::writer::Writer;
-use self::objects::{blueprints, devboxes, policies};
 use self::request::call::{Call, Done};
 pub(crate) use self::request::counts::Counts;
 use self::request::error::ApiError;
@@ -123,6 +122,18 @@ struct Edit {
     after: Option<Arc<str>>,
 }
 
+impl Edit {
+    /// Plans to change what an object's file holds, which is `text` now.
+    ///
+    /// # Errors
+    /// It is no TOML; what is in force always is.
+    fn of(id: &str, text: &Arc<str>, change: impl FnOnce(&mut File)) -> Result<Self, ApiError> {
+        let mut file = File::read(text)?;
+        change(&mut file);
+        Ok(Self { id: id.into(), before: Some(Arc::clone(text)), after: Some(file.text()) })
+    }
+}
+
 impl Control {
     /// Makes what requests share.
     pub(crate) fn new(engine: Arc<Engine>, (changer, progress): (Changer, Arc<Progress>), opened: Opened) -> Arc<Self> {
@@ -191,12 +202,7 @@ impl Control {
     /// # Errors
     /// There is none.
     fn view(&self, kind: Kind, id: &str) -> Result<Value, ApiError> {
-        let view = match kind {
-            Kind::Policy => policies::view,
-            Kind::Blueprint => blueprints::view,
-            Kind::Devbox => devboxes::view,
-        };
-        view(&self.snapshot(), id).ok_or_else(|| ApiError::unknown(kind, id))
+        objects::view(&self.snapshot(), kind, id)
     }
 
     /// Makes the file of a new object that a request asks for, as [`Control::change`] does.

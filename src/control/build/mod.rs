@@ -179,14 +179,14 @@ impl Control {
         let has_ended = fields.iter().any(|(key, _)| *key == "build_finish_time_ms");
         let edit = |snapshot: &Snapshot| {
             let text = blueprints::made(snapshot, id)?.source().text();
-            let mut file = File::read(text)?;
-            if has_ended {
-                file.remove("client", &build_client(id));
-            }
-            for (key, value) in fields {
-                file.set("api", id, key, value);
-            }
-            Ok(Edit { id: Arc::clone(id), before: Some(Arc::clone(text)), after: Some(file.text()) })
+            Edit::of(id, text, |file| {
+                if has_ended {
+                    file.remove("client", &build_client(id));
+                }
+                for (key, value) in fields {
+                    file.set("api", id, key, value);
+                }
+            })
         };
         let mut pause = PAUSE;
         loop {

@@ -60,9 +60,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     let edit = |snapshot: &Snapshot| {
         let text = made(snapshot, id)?.source().text();
         wanted.check(snapshot)?;
-        let mut file = File::read(text)?;
-        wanted.write(&mut file, id);
-        Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after: Some(file.text()) })
+        Edit::of(id, text, |file| wanted.write(file, id))
     };
     control.change(&call.principal, "blueprint.update", edit).await?;
     control.view(Kind::Blueprint, id).map(Done::changed)
@@ -91,11 +89,6 @@ pub(in crate::control) async fn delete(call: Arc<Call>) -> Result<Done, ApiError
     };
     control.change(&call.principal, "blueprint.delete", edit).await?;
     Ok(Done::changed(json!({})))
-}
-
-/// Returns one blueprint.
-pub(in crate::control) fn retrieve(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
-    view(snapshot, &call.id).ok_or_else(|| ApiError::unknown(Kind::Blueprint, &call.id))
 }
 
 /// Returns a page of blueprints.

@@ -65,33 +65,33 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     let edit = |snapshot: &Snapshot| {
         let record = made(snapshot, id)?;
         let kept = kept_of(record);
-        let mut file = File::read(record.source().text())?;
-        if let Some(name) = &name {
-            file.set("api", id, "name", name);
-        }
-        if let Some(metadata) = &metadata {
+        let mut metadata = metadata.clone();
+        if let Some(metadata) = &mut metadata {
             let client = snapshot.client(id);
-            let before = metadata_of(client, kept.get("metadata").cloned());
-            let mut metadata = metadata.clone();
-            let address = metadata.remove(address::KEY);
-            if address.is_some() && address.as_ref() != before.get(address::KEY) {
+            let mut before = metadata_of(client, kept.get("metadata").cloned());
+            let (wanted, has) = (metadata.remove(address::KEY), before.remove_entry(address::KEY));
+            if wanted.is_some() && wanted.as_ref() != has.as_ref().map(|(_, address)| address) {
                 let message =
                     format!("metadata[\"{}\"]: a devbox keeps its address: make another devbox", address::KEY);
                 return Err(ApiError::bad(message));
             }
             if client.is_none() {
-                let kept = before.get_key_value(address::KEY);
-                metadata.extend(kept.map(|(key, address)| (key.clone(), address.clone())));
+                metadata.extend(has);
             }
-            file.set("api", id, "metadata", &metadata.into());
         }
-        if !given.is_empty() {
-            let mut others = object(kept.get("fields").cloned());
-            others.extend(given.clone());
-            file.set("api", id, "fields", &others.into());
-        }
-        let after = file.text();
-        Ok(Edit { id: id.into(), before: Some(Arc::clone(record.source().text())), after: Some(after) })
+        Edit::of(id, record.source().text(), |file| {
+            if let Some(name) = &name {
+                file.set("api", id, "name", name);
+            }
+            if let Some(metadata) = metadata {
+                file.set("api", id, "metadata", &metadata.into());
+            }
+            if !given.is_empty() {
+                let mut others = object(kept.get("fields").cloned());
+                others.extend(given.clone());
+                file.set("api", id, "fields", &others.into());
+            }
+        })
     };
     control.change(&call.principal, "devbox.update", edit).await?;
     control.view(Kind::Devbox, id).map(Done::changed)
@@ -105,33 +105,28 @@ pub(in crate::control) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiEr
     if !is_down(made(&control.snapshot(), id)?) {
         let edit = |snapshot: &Snapshot| {
             let record = made(snapshot, id)?;
-            let mut file = File::read(record.source().text())?;
             let views = Views::new(snapshot);
             let launch = views.launch_parameters(snapshot.client(id), &kept_of(record));
             let blueprint = snapshot.client(id).and_then(Client::blueprint);
             let metadata = metadata_of(snapshot.client(id), kept_of(record).remove("metadata"));
-            file.remove("client", id);
-            for (key, value) in [
-                ("status", SHUTDOWN.into()),
-                ("end_time_ms", now_ms().into()),
-                ("shutdown_reason", "api_shutdown".into()),
-                ("blueprint_id", blueprint.into()),
-                ("launch_parameters", launch.into()),
-                ("metadata", metadata.into()),
-            ] {
-                file.set("api", id, key, &value);
-            }
-            Ok(Edit { id: id.into(), before: Some(Arc::clone(record.source().text())), after: Some(file.text()) })
+            Edit::of(id, record.source().text(), |file| {
+                file.remove("client", id);
+                for (key, value) in [
+                    ("status", SHUTDOWN.into()),
+                    ("end_time_ms", now_ms().into()),
+                    ("shutdown_reason", "api_shutdown".into()),
+                    ("blueprint_id", blueprint.into()),
+                    ("launch_parameters", launch.into()),
+                    ("metadata", metadata.into()),
+                ] {
+                    file.set("api", id, key, &value);
+                }
+            })
         };
         control.change(&call.principal, "devbox.shutdown", edit).await?;
         writer.retire(control, &call.principal, id).await;
     }
     control.view(Kind::Devbox, id).map(Done::changed)
-}
-
-/// Returns one devbox.
-pub(in crate::control) fn retrieve(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
-    view(snapshot, &call.id).ok_or_else(|| ApiError::unknown(Kind::Devbox, &call.id))
 }
 
 /// Returns a page of devboxes.

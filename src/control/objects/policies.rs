@@ -37,9 +37,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     let wanted = Wanted::read(call.fields.clone(), None)?;
     let edit = |snapshot: &Snapshot| {
         let text = made(snapshot, id)?.source().text();
-        let mut file = File::read(text)?;
-        wanted.write(&mut file, id, now_ms());
-        Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after: Some(file.text()) })
+        Edit::of(id, text, |file| wanted.write(file, id, now_ms()))
     };
     control.change(&call.principal, "network_policy.update", edit).await?;
     control.view(Kind::Policy, id).map(Done::changed)
@@ -66,11 +64,6 @@ pub(in crate::control) async fn delete(call: Arc<Call>) -> Result<Done, ApiError
     };
     control.change(&call.principal, "network_policy.delete", edit).await?;
     Ok(Done::changed(last))
-}
-
-/// Returns one policy.
-pub(in crate::control) fn retrieve(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
-    view(snapshot, &call.id).ok_or_else(|| ApiError::unknown(Kind::Policy, &call.id))
 }
 
 /// Returns a page of policies.

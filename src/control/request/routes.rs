@@ -11,7 +11,9 @@ use axum::routing::{any, get, post};
 use crate::control::Control;
 use crate::control::objects::blueprints;
 use crate::control::objects::devboxes;
+use crate::control::objects::kind::Kind;
 use crate::control::objects::policies;
+use crate::control::objects::view;
 use crate::control::request::call::Call;
 use crate::control::request::error::ApiError;
 use crate::control::request::wait;
@@ -19,12 +21,14 @@ use crate::control::request::wait;
 /// Returns all routes. Each request carries its [`crate::control::access::Principal`] as an extension.
 pub(crate) fn router(control: Arc<Control>) -> Router {
     let policies = get(|call: Call| call.look(policies::list)).post(|call: Call| call.change(policies::create));
-    let policy = get(|call: Call| call.look(policies::retrieve)).post(|call: Call| call.change(policies::update));
+    let policy = get(|call: Call| call.look(|call, snapshot| view(snapshot, Kind::Policy, &call.id)))
+        .post(|call: Call| call.change(policies::update));
     let blueprints = get(|call: Call| call.look(blueprints::list)).post(|call: Call| call.change(blueprints::create));
-    let blueprint =
-        get(|call: Call| call.look(blueprints::retrieve)).post(|call: Call| call.change(blueprints::update));
+    let blueprint = get(|call: Call| call.look(|call, snapshot| view(snapshot, Kind::Blueprint, &call.id)))
+        .post(|call: Call| call.change(blueprints::update));
     let devboxes = get(|call: Call| call.look(devboxes::list)).post(|call: Call| call.change(devboxes::create));
-    let devbox = get(|call: Call| call.look(devboxes::retrieve)).post(|call: Call| call.change(devboxes::update));
+    let devbox = get(|call: Call| call.look(|call, snapshot| view(snapshot, Kind::Devbox, &call.id)))
+        .post(|call: Call| call.change(devboxes::update));
     Router::new()
         .route("/v1/network-policies", policies)
         .route("/v1/network-policies/{id}", policy)
