@@ -301,8 +301,6 @@ impl Watch {
             watched: Mutex::default(),
         });
         let raised = Arc::clone(&signals);
-        // What happens before everything is watched goes unnoticed.
-        signals.anything();
         let watcher = notify::recommended_watcher(move |event| raised.take(event))
             .inspect_err(|error| tracing::warn!(%error, "no change notification; send SIGHUP after a change"))
             .ok();
@@ -448,9 +446,6 @@ impl Watch {
                     }
                 }
             }
-        }
-        if added {
-            self.signals.anything();
         }
         added
     }
