@@ -226,8 +226,9 @@ impl Control {
     /// Changes an object's file as `plan` makes of what is in force; when this returns, the change is in force, on disk
     /// and in the audit record. `action` is what is done, as that has it: `network_policy.create`.
     ///
-    /// A file that is to hold what it holds is left alone. Somebody may be editing it: it is planned again once that is in
-    /// force, which is waited for a moment, as the kernel tells of it when it will. Callers hold [`Control::writer`].
+    /// A file that is to hold what it holds is left alone. Somebody may be editing it: what is then on disk has gone into
+    /// force when it is planned again. The kernel tells of an edit when it will, so the whole is worth another try a moment
+    /// later, without the lock: callers hold [`Control::writer`].
     ///
     /// # Errors
     /// Why it is not, as the client is told.
@@ -237,14 +238,14 @@ impl Control {
         action: &'static str,
         mut plan: impl FnMut(&Snapshot) -> Result<Edit, ApiError>,
     ) -> Result<(), ApiError> {
-        let mut pause = FIRST_PAUSE;
-        loop {
+        let mut path = PathBuf::new();
+        for _ in 0..TRIES {
             let Edit { id, before, after } = plan(&self.snapshot())?;
             if before == after {
                 return Ok(());
             }
             fits(action, &id, before.as_deref(), after.as_deref())?;
-            let path = path_of(&id);
+            path = path_of(&id);
             let change = Change { path: path.clone(), before: before.clone(), after: after.clone() };
             match self.changer.apply(change).await {
                 Ok(generation) => {
@@ -253,20 +254,13 @@ impl Control {
                     return Ok(());
                 }
                 Err(Refused::Stale) => {}
-                // It may have been mended a moment ago.
-                Err(Refused::HeldBack) if pause < LATE_PAUSE => {}
                 Err(Refused::HeldBack) => return Err(self.held_back(&path)),
                 Err(refused) => return Err(refused.into()),
             }
-            if pause > LAST_PAUSE {
-                let path = path.display();
-                return Err(ApiError::unavailable(format!(
-                    "{path} on disk is not what is in force: somebody is writing to it: try again"
-                )));
-            }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
         }
+        let message =
+            format!("{} on disk is not what is in force: somebody is writing to it: try again", path.display());
+        Err(ApiError { last_pause: WRITTEN_PAUSE, ..ApiError::unavailable(message) })
     }
 
     /// Says that of a file an older version is in force than is on disk, and why.
@@ -278,7 +272,9 @@ impl Control {
         let mut told = if own.is_empty() { errors } else { own };
         told.truncate(MOST_TOLD);
         let told = told.join("; ");
-        ApiError::bad(format!("{file} on disk is not what is in force: {told}: mend the file, then try again"))
+        let message = format!("{file} on disk is not what is in force: {told}: mend the file, then try again");
+        // It may have been mended a moment ago.
+        ApiError { last_pause: MENDED_PAUSE, ..ApiError::bad(message) }
     }
 }
 
@@ -347,12 +343,14 @@ fn named(users: &[String]) -> String {
 /// The folder of the API's files below the policies directory.
 const FOLDER: &str = "api";
 
-/// The first pause before a change is planned again because its file is being edited; each is twice the one before.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// The first of them that does not come before what is on disk is refused as bad.
-const LATE_PAUSE: Duration = Duration::from_millis(160);
-/// The longest of them: all take some 1.3 seconds.
-const LAST_PAUSE: Duration = Duration::from_millis(640);
+/// How often a change is planned at once while its file is being edited.
+const TRIES: usize = 3;
+
+/// The longest pause of a change whose file somebody is writing to: all take some 1.3 seconds.
+const WRITTEN_PAUSE: Duration = Duration::from_millis(640);
+
+/// The longest pause of a change whose file was held back: all take 150 milliseconds.
+const MENDED_PAUSE: Duration = Duration::from_millis(80);
 
 /// How many users of an object a message names.
 const MOST_NAMED: usize = 10;

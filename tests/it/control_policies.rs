@@ -158,6 +158,10 @@ fn what_people_add_to_a_file_of_the_api_stays() {
     server.replace(&file, &text);
     server.api_post(&path, &json!({ "name": "x" })).done();
     server.wait_no_error();
+    // Once this is in force, what the kernel told of the file before has been looked at.
+    let generation = server.status()["generation"].as_u64().unwrap();
+    server.write("later.toml", "[policy.later]\n");
+    server.wait_generation(generation + 1);
     // Half written: as long as it is open, what is in it is nobody's business.
     let mut half = fs::File::options().append(true).open(server.policies(&file)).unwrap();
     half.write_all(b"# More.\n").unwrap();

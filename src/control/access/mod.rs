@@ -159,7 +159,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 
 /// Refuses a request.
 fn refuse(outcome: Outcome, status: StatusCode, message: impl Into<String>) -> Refusal {
-    (outcome, ApiError { status, message: message.into() })
+    (outcome, ApiError::new(status, message))
 }
 
 /// Where the API is described.

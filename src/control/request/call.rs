@@ -1,12 +1,14 @@
 //! What requests have in common: who asks, about what, with which fields, and that a change is made once and to its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts as _, RawPathParams, Request};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
+use tokio::time::sleep;
 
 use crate::control::Control;
 use crate::control::access::Principal;
@@ -77,7 +79,7 @@ impl FromRequest<Arc<Control>> for Call {
         let path = parts.uri.path().to_owned();
         let request_id = parts.headers.get("x-request-id").map(request_id).transpose()?;
         let body = Bytes::from_request(Request::from_parts(parts, body), &()).await;
-        let body = body.map_err(|error| ApiError { status: error.status(), message: error.body_text() })?;
+        let body = body.map_err(|error| ApiError::new(error.status(), error.body_text()))?;
         let mark = request_id.map(|id| Mark { id, fingerprint: fingerprint(&principal.name, &path, &body) });
         Ok(Self { control: Arc::clone(control), principal, id, query, fields: read(&body)?, mark })
     }
@@ -87,7 +89,7 @@ impl Call {
     /// Changes something; what runs requests sees to it that it is done also if the client goes.
     pub(in crate::control) async fn change<W, F>(self, work: W) -> Response
     where
-        W: FnOnce(Arc<Self>) -> F,
+        W: Fn(Arc<Self>) -> F,
         F: Future<Output = Result<Done, ApiError>>,
     {
         match Arc::new(self).once(work).await {
@@ -113,11 +115,11 @@ impl Call {
     /// Does what is asked unless it was done already; returns the body of the response.
     async fn once<W, F>(self: Arc<Self>, work: W) -> Result<Bytes, ApiError>
     where
-        W: FnOnce(Arc<Self>) -> F,
+        W: Fn(Arc<Self>) -> F,
         F: Future<Output = Result<Done, ApiError>>,
     {
         let Some(mark) = &self.mark else {
-            return Ok(body_of(&work(self).await?.view));
+            return Ok(body_of(&self.patiently(work).await?.view));
         };
         match self.control.retries.begin(&mark.id, mark.fingerprint).await? {
             Begun::Again(Answer::Body(body)) => Ok(body),
@@ -126,11 +128,29 @@ impl Call {
                 self.view(kind, &id).await.map(|view| body_of(&view))
             }
             Begun::First(ticket) => {
-                let Done { view, created } = work(Arc::clone(&self)).await?;
+                let Done { view, created } = self.patiently(work).await?;
                 let body = body_of(&view);
                 ticket.answer(created.map_or_else(|| Answer::Body(body.clone()), Answer::Created));
                 Ok(body)
             }
+        }
+    }
+
+    /// Does what is asked, again after a moment where somebody is editing the file that it needs. Meanwhile others make
+    /// their changes.
+    async fn patiently<W, F>(self: &Arc<Self>, work: W) -> Result<Done, ApiError>
+    where
+        W: Fn(Arc<Self>) -> F,
+        F: Future<Output = Result<Done, ApiError>>,
+    {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match work(Arc::clone(self)).await {
+                Err(error) if pause <= error.last_pause => {}
+                done => return done,
+            }
+            sleep(pause).await;
+            pause *= 2;
         }
     }
 
@@ -151,6 +171,9 @@ impl Call {
         }
     }
 }
+
+/// The first pause before a change is tried again; each is twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Reads the id of a request.
 fn request_id(value: &HeaderValue) -> Result<String, ApiError> {

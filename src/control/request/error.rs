@@ -1,5 +1,7 @@
 //! What a client of the API is told when something is not done.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -17,6 +19,8 @@ pub(in crate::control) struct ApiError {
     pub(in crate::control) status: StatusCode,
     /// What is wrong, why, and what to do.
     pub(in crate::control) message: String,
+    /// The longest pause after which it is tried again before the client is told; zero is never.
+    pub(in crate::control) last_pause: Duration,
 }
 
 /// The body of an error.
@@ -27,26 +31,29 @@ struct Body<'b> {
 }
 
 impl ApiError {
+    /// Makes an error that is told at once.
+    pub(in crate::control) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), last_pause: Duration::ZERO }
+    }
+
     /// Makes an error of what a request asks for.
     pub(in crate::control) fn bad(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, message: message.into() }
+        Self::new(StatusCode::BAD_REQUEST, message)
     }
 
     /// Makes the error for an id that nothing has.
     pub(in crate::control) fn unknown(kind: Kind, id: &str) -> Self {
-        let message = format!("there is no {} `{}`", kind.word(), id.escape_debug());
-        Self { status: StatusCode::NOT_FOUND, message }
+        Self::new(StatusCode::NOT_FOUND, format!("there is no {} `{}`", kind.word(), id.escape_debug()))
     }
 
     /// Makes the error for what cannot be done now and can be later: the clients ask again.
     pub(in crate::control) fn unavailable(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, message: message.into() }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 
     /// Makes the error for our own faults; the panic hook has told more.
     pub(in crate::control) fn internal() -> Self {
-        let message = "this request hit a fault in hostgate: see its log".to_owned();
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, message }
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "this request hit a fault in hostgate: see its log")
     }
 }
 

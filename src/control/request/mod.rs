@@ -235,7 +235,7 @@ impl Api {
             Ok(Err(refusal)) => Err(refusal),
             Err(_) => {
                 let message = format!("the body took more than {} s to arrive", BODY.as_secs());
-                Err((Outcome::Slow, ApiError { status: StatusCode::REQUEST_TIMEOUT, message }))
+                Err((Outcome::Slow, ApiError::new(StatusCode::REQUEST_TIMEOUT, message)))
             }
         }
     }
@@ -282,12 +282,12 @@ async fn too_large(mut body: Incoming, most: usize, is_sent: bool) -> Refusal {
         let _ = timeout(FORGET, forget).await;
     }
     let message = format!("the body is longer than {} KiB", most >> 10);
-    (Outcome::TooLarge, ApiError { status: StatusCode::PAYLOAD_TOO_LARGE, message })
+    (Outcome::TooLarge, ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message))
 }
 
 /// Refuses a request by its status.
 fn refused(status: StatusCode, message: &str) -> Refusal {
-    (Outcome::of(status), ApiError { status, message: message.to_owned() })
+    (Outcome::of(status), ApiError::new(status, message.to_owned()))
 }
 
 /// Refuses a request for which there is no room.

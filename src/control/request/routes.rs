@@ -56,18 +56,18 @@ async fn describe() -> impl IntoResponse {
 
 /// Answers what no route is for.
 async fn nothing_there() -> ApiError {
-    ApiError { status: StatusCode::NOT_FOUND, message: "there is no such route: see /openapi.json".to_owned() }
+    ApiError::new(StatusCode::NOT_FOUND, "there is no such route: see /openapi.json".to_owned())
 }
 
 /// Answers what would need a container.
 async fn no_container(Path((_, rest)): Path<(String, String)>) -> ApiError {
     let rest = rest.escape_debug();
     let message = format!("`{rest}` is not served: hostgate starts no containers, it answers for their addresses");
-    ApiError { status: StatusCode::NOT_FOUND, message }
+    ApiError::new(StatusCode::NOT_FOUND, message)
 }
 
 /// Answers a method that a route does not have.
 async fn not_so() -> ApiError {
     let message = "this route has no such method: see /openapi.json".to_owned();
-    ApiError { status: StatusCode::METHOD_NOT_ALLOWED, message }
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
 }

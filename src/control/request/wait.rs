@@ -40,7 +40,7 @@ async fn until(call: &Call) -> Result<Value, ApiError> {
         if start >= end {
             let seconds = time.as_secs_f64();
             let message = format!("devbox `{id}` is {status} after {seconds} s: ask again, or for that status");
-            return Err(ApiError { status: StatusCode::REQUEST_TIMEOUT, message });
+            return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message));
         }
         // Changes of the API wake us; those that people make to files are looked for.
         while Instant::now() < end && is_running(&control.snapshot(), id) == was_running {
