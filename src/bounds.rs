@@ -13,11 +13,11 @@
 //! | datagrams of a batch | `datagram::BATCH` | the rest is the next batch | |
 //! | octets of a query | `datagram::MAX_MESSAGE` | the rest is cut off: FORMERR | `hostgate_queries_total{reason}` |
 //! | replies that wait in a socket | [`UDP_BUFFER`] a socket | dropped | `hostgate_replies_unsent_total` |
-//! | queries that wait for upstreams | [`MAX_PENDING`], of a client [`MAX_PENDING_OF_CLIENT`] | stale data, else SERVFAIL with EDE 22 | `hostgate_queries_turned_away_total` |
+//! | queries that wait for upstreams | [`MAX_PENDING`]; of a client as many as are free, and [`MAX_PENDING_OF_CLIENT`] | stale data, else SERVFAIL with EDE 22 | `hostgate_queries_turned_away_total` |
 //! | different questions among them | [`MAX_QUESTIONS`] | as above | `hostgate_failed_answers_total` |
 //! | of those, queries that wait for one | [`MAX_ASKERS`] | as above | the same |
 //! | answers renewed ahead of time | [`MAX_RENEWALS`] | they expire, and are asked for when somebody asks | `hostgate_cache_renewals_total` |
-//! | of those, each on its own sockets | [`MAX_ASKING_OF_CLIENT`] of a client | as above | `hostgate_failed_answers_total` |
+//! | of the questions, those on sockets of their own | [`MAX_ASKING`]; of a client as many as are free, and [`MAX_ASKING_OF_CLIENT`] | as above | `hostgate_failed_answers_total` |
 //!
 //! # Clients, over TCP
 //!
@@ -169,8 +169,10 @@ pub(crate) const MAX_RENEWALS: usize = MAX_PENDING / 16;
 pub(crate) const MAX_QUESTIONS: usize = 10_000;
 /// Queries that wait for one question at a time, the first included.
 pub(crate) const MAX_ASKERS: usize = 1000;
-/// Questions of one client that may go the general way at once (over TCP, or where a first try brought no answer): each
-/// takes sockets of its own, of which all clients together have 512.
+/// Questions that may go the general way at once (over TCP, or where a first try brought no answer): each takes sockets
+/// of its own.
+pub(crate) const MAX_ASKING: usize = 512;
+/// Of those, the questions of one client.
 pub(crate) const MAX_ASKING_OF_CLIENT: usize = 64;
 
 /// Connections the kernel keeps for us before they are accepted.

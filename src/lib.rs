@@ -54,6 +54,7 @@
 //! | sockets, threads, shutdown | `server`, `datagram` |
 //! | what is systemd told | `systemd` |
 //! | what is bounded, and what happens when it is full | `bounds` |
+//! | how much of it one client may have | `share` |
 //! | what is counted and recorded | `telemetry`, `engine::record` |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
@@ -72,6 +73,7 @@ pub mod engine;
 pub mod policy;
 mod reload;
 mod server;
+mod share;
 mod systemd;
 pub mod telemetry;
 pub mod upstream;

@@ -11,7 +11,6 @@ pub mod inflight;
 pub mod outcome;
 mod pending;
 pub mod record;
-pub(crate) mod share;
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
@@ -27,13 +26,13 @@ use self::inflight::{Attendance, InFlight, InFlightError, Limits};
 pub(crate) use self::outcome::{Action, Origin, Reason};
 pub(crate) use self::pending::Pending;
 use self::pending::{Counted, Waiting};
-use self::share::{Seat, Shares};
-use crate::bounds::{MAX_ASKING_OF_CLIENT, MAX_PENDING, MAX_PENDING_OF_CLIENT, MAX_RENEWALS};
+use crate::bounds::{MAX_ASKING, MAX_ASKING_OF_CLIENT, MAX_PENDING, MAX_PENDING_OF_CLIENT, MAX_RENEWALS};
 use crate::dns::answer::{self, TtlMode};
 pub(crate) use crate::dns::query::Transport;
 use crate::dns::query::{self, DropReason, Parsed};
 use crate::dns::response::{Question, Response};
-use crate::policy::{Client, Snapshot};
+use crate::policy::Snapshot;
+use crate::share::{Seat, Shares};
 use crate::telemetry::decision_log::DecisionLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Failure, Tried, Upstreams};
@@ -86,14 +85,12 @@ pub(crate) struct Engine {
     cache: Cache,
     /// Questions being asked.
     in_flight: InFlight<Question, Lookup>,
-    /// Queries waiting, answered or not yet.
-    pending: Arc<AtomicUsize>,
     /// Answers being renewed ahead of time.
     renewals: Arc<AtomicUsize>,
-    /// Of the queries waiting, each client's.
-    pending_shares: Arc<Shares>,
-    /// Questions that go the general way, by client.
-    asking_shares: Arc<Shares>,
+    /// Queries that wait for upstreams.
+    pending: Arc<Shares>,
+    /// Questions that go the general way.
+    asking: Arc<Shares>,
     /// Counters.
     metrics: Arc<Metrics>,
     /// The decision log, when there is one.
@@ -132,10 +129,9 @@ impl Engine {
             view: ArcSwap::from_pointee(view),
             cache: Cache::new(bounds),
             in_flight: InFlight::new(Limits::default()),
-            pending: Arc::default(),
             renewals: Arc::default(),
-            pending_shares: Shares::new(MAX_PENDING_OF_CLIENT),
-            asking_shares: Shares::new(MAX_ASKING_OF_CLIENT),
+            pending: Shares::new(MAX_PENDING, MAX_PENDING_OF_CLIENT),
+            asking: Shares::new(MAX_ASKING, MAX_ASKING_OF_CLIENT),
             metrics,
             decisions,
             epoch: Instant::now(),
@@ -213,14 +209,12 @@ impl Engine {
             }
             Hit::Stale { .. } | Hit::Miss => {
                 let question = query.to_question();
-                let count = Waiting::new(&self.pending);
-                let seat = self.pending_shares.take(asker.client.map(Client::id), asked.source);
-                let Some(seat) = seat.filter(|_| self.in_flight() <= MAX_PENDING) else {
+                let Some(seat) = self.pending.take(asker.holder(asked.source)) else {
                     self.metrics.turned_away();
                     self.without_upstream(&exchange, &question, &Failure::busy(TOO_MANY), out);
                     return Step::Answer;
                 };
-                let counted = Counted::Client { _all: count, _own: seat };
+                let counted = Counted::Client { _seat: seat };
                 // Not the query as it came: padding would be kept for as long as it waits.
                 let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
                 Step::Wait(Box::new(Pending { bytes, asked, view, question, _counted: counted }))
@@ -317,7 +311,7 @@ impl Engine {
     /// Takes a part of the share of questions that a query's client may have asked for it the general way.
     fn asking_seat(&self, pending: &Pending) -> Option<Seat> {
         let asker = pending.view.snapshot.asker(pending.asked.source, pending.asked.listener);
-        self.asking_shares.take(asker.client.map(Client::id), pending.asked.source)
+        self.asking.take(asker.holder(pending.asked.source))
     }
 
     /// Returns whether a policy applies to who asks; else all they get is denials.
@@ -405,7 +399,7 @@ impl Engine {
 
     /// Returns the number of queries waiting for an upstream.
     pub(crate) fn in_flight(&self) -> usize {
-        self.pending.load(Ordering::Relaxed)
+        self.pending.used()
     }
 
     /// Waits until no query waits for an upstream any more; the caller sets the deadline.

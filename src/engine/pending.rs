@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::share::Seat;
 use super::{Asked, View};
 use crate::dns::response::Question;
+use crate::share::Seat;
 use crate::upstream::Upstreams;
 
 /// A query that waits for an upstream.
@@ -24,12 +24,10 @@ pub(crate) struct Pending {
 
 /// What a pending query is counted by.
 pub(super) enum Counted {
-    /// A client waits for it: one of all, and of the client's.
+    /// A client waits for it.
     Client {
-        /// Of all.
-        _all: Waiting,
-        /// Of the client's.
-        _own: Seat,
+        /// A part of the client's share.
+        _seat: Seat,
     },
     /// Nobody waits for it: its answer is renewed ahead of time.
     Renewal {

@@ -44,7 +44,7 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     let clients = files.values().flat_map(|file| file.clients.iter().zip(0..).map(move |it| (file, it)));
     let client = |(file, (spec, number)): (&Arc<FileSpec>, (&ClientSpec, u32))| {
         let bound = bound_client(spec, &snapshot.blueprints, compiled);
-        Client { file: Arc::clone(file), number, bound }
+        Client::new(Arc::clone(file), number, bound)
     };
     snapshot.clients = clients.map(client).collect();
     let bind = |binding: &Binding| bound(&binding.policy, compiled);
@@ -99,9 +99,9 @@ pub(super) fn next(before: &Snapshot, step: &Step<'_>, compiled: &Compiled) -> S
 
 /// Puts a client in, in the place of the one with its id; what its blueprint says now applies to it.
 pub(super) fn bind(snapshot: &mut Snapshot, file: &Arc<FileSpec>, number: u32, compiled: &Compiled) {
-    let client = Client { file: Arc::clone(file), number, bound: Bound::Gone };
-    let bound = bound_client(client.spec(), &snapshot.blueprints, compiled);
-    snapshot.clients.insert(Client { bound, ..client });
+    let mut client = Client::new(Arc::clone(file), number, Bound::Gone);
+    client.bound = bound_client(client.spec(), &snapshot.blueprints, compiled);
+    snapshot.clients.insert(client);
 }
 
 /// Puts an object in, or takes the one of this id out.

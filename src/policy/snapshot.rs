@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use crate::dns::name::LowerName;
 use crate::document::{Place, Source};
+use crate::share::Holder;
 
 use super::clients::Clients;
 use super::decide::{self, NameDecision};
@@ -135,6 +136,12 @@ pub struct Asker<'s> {
 }
 
 impl<'s> Asker<'s> {
+    /// Returns what the asker's share of scarce things is counted by: the client, or the host that `source` belongs to
+    /// where it is in no client.
+    pub(crate) fn holder(&self, source: IpAddr) -> Holder {
+        self.client.map_or_else(|| Holder::host(source), |client| client.holder)
+    }
+
     /// Returns the policy that applies; the built-in one that allows everything for those who are unrestricted.
     #[must_use]
     pub const fn policy(&self) -> Option<&'s Policy> {
@@ -203,11 +210,20 @@ pub struct Client {
     pub(super) file: Arc<FileSpec>,
     /// Its number among the clients there.
     pub(super) number: u32,
+    /// What its share of scarce things is counted by.
+    holder: Holder,
     /// What applies to it.
     pub(super) bound: Bound,
 }
 
 impl Client {
+    /// Makes the client number `number` of a file.
+    pub(super) fn new(file: Arc<FileSpec>, number: u32, bound: Bound) -> Self {
+        let mut client = Self { file, number, holder: Holder::named(""), bound };
+        client.holder = Holder::named(client.id());
+        client
+    }
+
     /// Returns what its file says.
     pub(super) fn spec(&self) -> &ClientSpec {
         &self.file.clients[usize::try_from(self.number).unwrap_or(usize::MAX)]
