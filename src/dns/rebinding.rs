@@ -29,6 +29,12 @@ fn is_global_v4(address: Ipv4Addr) -> bool {
 /// Returns whether an IPv6 address, and the IPv4 address it may carry, are globally reachable.
 fn is_global_v6(address: Ipv6Addr) -> bool {
     let v4 = |high: u16, low: u16| is_global_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
+    // ISATAP (RFC 5214 §6.1): an interface identifier below any prefix, its universal bit set or not.
+    if let [_, _, _, _, 0 | 0x200, 0x5efe, high, low] = address.segments()
+        && !v4(high, low)
+    {
+        return false;
+    }
     match address.segments() {
         // ::/96 is IPv4-compatible (RFC 4291 §2.5.5.1), ::ffff:0:0/96 IPv4-mapped (§2.5.5.2), ::ffff:0:0:0/96
         // IPv4-translated (RFC 2765 §2.1), 64:ff9b::/96 NAT64's well-known prefix (RFC 6052 §2.1). The unspecified and
@@ -279,6 +285,14 @@ mod tests {
             ("64:ff9b:1:a:0:1::", false),
             ("64:ff9b:1:808:8:800::", true),
             ("64:ff9b:1:a00:0:100::", false),
+            // ISATAP below a global prefix, and below 6to4's.
+            ("2001:db9::5efe:10.0.0.1", false),
+            ("2001:db9::200:5efe:169.254.169.254", false),
+            ("2001:db9::5efe:8.8.8.8", true),
+            ("2001:db8::5efe:8.8.8.8", false),
+            ("2001:db9::100:5efe:10.0.0.1", true),
+            ("2002:808:808::5efe:10.0.0.1", false),
+            ("64:ff9b:1:808:8:800:5efe:808", true),
             // A reachable address where another prefix length has it hides nothing.
             ("64:ff9b:1:a00:0:100:808:808", false),
             ("64:ff9b:1::", false),

@@ -121,7 +121,7 @@ impl Exchange<'_> {
         match judgement {
             Judgement::AsIs => answer::from_response(self.query, response, ttl, stale, self.limit(), out),
             Judgement::Rewritten(rewritten) => {
-                answer::from_response(self.query, &rewritten, ttl, stale, self.limit(), out);
+                answer::from_response(self.query, rewritten, ttl, stale, self.limit(), out);
             }
             Judgement::Filtered => {
                 verdict.action = Action::NoData;
@@ -220,8 +220,9 @@ impl ResponseRules for Rules<'_> {
         self.exchange.asker.policy().is_some_and(|policy| policy.allows_private(&self.exchange.query.qname))
     }
 
-    fn inspects_cname(&self) -> bool {
-        !self.lets_pass && self.exchange.asker.policy().is_some_and(Policy::inspects_cname)
+    fn inspects_by(&self) -> Option<u64> {
+        let policy = self.exchange.asker.policy().filter(|policy| !self.lets_pass && policy.inspects_cname())?;
+        Some(policy.serial())
     }
 
     fn allows_target(&self, target: &LowerName) -> bool {

@@ -4,6 +4,7 @@ use std::borrow::{Borrow, Cow};
 use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
@@ -387,6 +388,8 @@ impl Ord for Record {
 /// A policy in force: what its table says and the lists it includes.
 #[derive(Debug)]
 pub struct Policy {
+    /// The number that no other policy has or had in this process.
+    serial: u64,
     /// What its file says.
     pub(super) spec: Arc<PolicySpec>,
     /// The patterns that allow.
@@ -399,16 +402,26 @@ pub struct Policy {
     pub(super) not_listed: OnceLock<Box<str>>,
 }
 
+/// The serial number of the next policy.
+static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+
 impl Policy {
     /// Makes a policy of what its file says and its lists.
     pub(super) fn new(spec: Arc<PolicySpec>, allowed: Rules, denied: Rules, gone: Option<Arc<str>>) -> Self {
-        Self { spec, allowed, denied, gone, not_listed: OnceLock::new() }
+        let serial = NEXT_SERIAL.fetch_add(1, Relaxed);
+        Self { serial, spec, allowed, denied, gone, not_listed: OnceLock::new() }
     }
 
     /// Returns its id.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.spec.id.value
+    }
+
+    /// Returns the number that no other policy has or had in this process: a policy that changes is another one.
+    #[must_use]
+    pub const fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// Returns its name for people: the id when it has none.

@@ -17,12 +17,15 @@ use hostgate::engine::cache::{Cache, Hit, Settings};
 use hostgate::engine::record::{Record, Verdict};
 use hostgate::engine::{Asked, outcome};
 use hostgate::policy::{Action, Asker, Bindings, Decision, Library, ListText, Policy, Snapshot, Tree};
+use hostgate::share::Holder;
 use hostgate::telemetry::decision_log::{Counts, DecisionLog};
 
 /// How many queries of each kind go round.
 pub(crate) const ROUND: usize = 1000;
 /// The client of all queries.
 pub(crate) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// The client of queries with large answers; its policy inspects what these lead to.
+pub(crate) const INSPECTED: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 /// The time at which everything is asked; the answers came at zero.
 const NOW: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,8 @@ pub(crate) struct Fixture {
     pub(crate) allowed: Vec<Vec<u8>>,
     /// Queries for other names, as messages.
     pub(crate) denied: Vec<Vec<u8>>,
+    /// Queries whose answers hold as much as an attacker can put there, as messages.
+    pub(crate) heavy: Vec<Vec<u8>>,
 }
 
 impl Fixture {
@@ -43,7 +48,9 @@ impl Fixture {
     pub(crate) fn new(hostnames: usize, with_opt: bool) -> Self {
         let list: Vec<_> = (0..hostnames).map(|number| format!("{0}\n*.{0}\n", hostname(number))).collect();
         let text = "[policy.p]\nallowed_hostnames_files = ['names.txt']\n\
-                    [client.c]\nsources = ['127.0.0.0/8']\npolicy = 'p'\n";
+                    [client.c]\nsources = ['127.0.0.0/8']\npolicy = 'p'\n\
+                    [policy.h]\nallowed_hostnames = ['*.heavy.test']\ncname = 'inspect'\n\
+                    [client.h]\nsources = ['198.51.100.0/24']\npolicy = 'h'\n";
         let mut tree = Tree { root: "p".into(), ..Tree::default() };
         tree.files.insert(Path::new("p/p.toml"), Ok(text.into()));
         let list = list.concat();
@@ -57,32 +64,87 @@ impl Fixture {
         for message in &allowed {
             let question = parsed(message).to_question();
             let response = Response::parse(&reply(&question), &question).expect("the reply is well-formed");
-            cache.insert(&question, Arc::new(response), Duration::ZERO);
+            cache.insert(&question, Arc::new(response), Holder::NOBODY, Duration::ZERO);
         }
-        Self { snapshot: Arc::clone(library.snapshot()), cache, allowed, denied }
+        let mut heavy = Vec::new();
+        for (number, (qtype, records)) in heavy_answers().into_iter().enumerate() {
+            let message = query_of(&format!("h{number}.heavy.test"), qtype, with_opt);
+            let question = parsed(&message).to_question();
+            let reply = reply_of(&question, &records);
+            let response = Response::parse(&reply, &question).expect("the reply is well-formed");
+            cache.insert(&question, Arc::new(response), Holder::NOBODY, Duration::ZERO);
+            heavy.push(message);
+        }
+        Self { snapshot: Arc::clone(library.snapshot()), cache, allowed, denied, heavy }
     }
 
-    /// Answers a query as the engine does, up to counting it; returns whether it could be answered without an upstream.
-    pub(crate) fn answer(&self, message: &[u8], out: &mut Vec<u8>) -> bool {
+    /// Answers a query of `source` as the engine does, up to counting it; returns whether it could be answered without an
+    /// upstream.
+    pub(crate) fn answer_to(&self, source: IpAddr, transport: Transport, message: &[u8], out: &mut Vec<u8>) -> bool {
         let Parsed::Query(query) = query::parse(message) else { return false };
-        let asker = self.snapshot.asker(CLIENT, 0);
+        let asker = self.snapshot.asker(source, 0);
         let decision = self.snapshot.decide(&asker, &query.qname, query.qtype);
-        let limit = query.payload_limit(Transport::Udp);
+        let limit = query.payload_limit(transport);
         if decision.action != Action::Allow {
             let text = if query.edns.is_some() { decision.text() } else { Cow::Borrowed("") };
             let ede = Ede { code: Ede::BLOCKED, text: &text };
             answer::negative(&query, Negative::NxDomain, 5, Some(ede), limit, out);
             return true;
         }
-        let Hit::Fresh { response, age, .. } = self.cache.get(&query, NOW) else { return false };
+        let Hit::Fresh { response, age, .. } = self.cache.get(&query, asker.holder(source), NOW) else { return false };
         let rules = Rules { asker, query: &query };
-        if judge(&response, &rules) != Judgement::AsIs {
-            return false;
-        }
+        let response = match judge(&response, &rules) {
+            Judgement::AsIs => &response,
+            Judgement::Rewritten(response) => response,
+            Judgement::Filtered | Judgement::Denied { .. } => return false,
+        };
         let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
-        answer::from_response(&query, &response, TtlMode::Aged(age), None, limit, out);
+        answer::from_response(&query, response, TtlMode::Aged(age), None, limit, out);
         true
     }
+}
+
+/// A record: the owner as octets, the type, the data.
+type Owned = (Vec<u8>, RecordType, Vec<u8>);
+
+/// Returns answers that hold as much as an attacker can put there, each with a private address among it: their type, and
+/// their records.
+fn heavy_answers() -> Vec<(RecordType, Vec<Owned>)> {
+    let (qname, private) = (vec![0xc0, 12], vec![10, 0, 0, 1]);
+    let address =
+        |number: usize| vec![1, 1, u8::try_from(number / 256).unwrap_or(0), u8::try_from(number % 256).unwrap_or(0)];
+    let long = |number: usize| {
+        wire(&format!("{}.t{number:04}.heavy.test", ["x".repeat(60), "y".repeat(60), "z".repeat(60)].join(".")))
+    };
+    let addresses = |count| {
+        let public = (0..count).map(|number| (qname.clone(), RecordType::A, address(number)));
+        public.chain([(qname.clone(), RecordType::A, private.clone())]).collect::<Vec<_>>()
+    };
+    let mx = |count: usize| {
+        let exchange = |number: usize| [vec![0, 10], long(number)].concat();
+        let records = (0..count).map(|number| (qname.clone(), RecordType::MX, exchange(number % 60)));
+        records.chain([(long(0), RecordType::A, private.clone())]).collect::<Vec<_>>()
+    };
+    let https = |count: usize| {
+        let data = |number: usize| [vec![0, 1], long(number), vec![0, 4, 0, 8, 10, 0, 0, 1, 1, 1, 1, 1]].concat();
+        (0..count).map(|number| (qname.clone(), RecordType::HTTPS, data(number))).collect::<Vec<_>>()
+    };
+    let hop = |number: usize| wire(&format!("c{number}.heavy.test"));
+    let chain = (0..32).map(|number| {
+        let owner = if number == 0 { qname.clone() } else { hop(number) };
+        (owner, RecordType::CNAME, hop(number + 1))
+    });
+    let chain: Vec<_> =
+        chain.chain([(hop(32), RecordType::A, address(1)), (hop(32), RecordType::A, private.clone())]).collect();
+    vec![
+        (RecordType::A, addresses(60)),
+        (RecordType::A, addresses(4000)),
+        (RecordType::MX, mx(5)),
+        (RecordType::MX, mx(290)),
+        (RecordType::HTTPS, https(4)),
+        (RecordType::HTTPS, https(64)),
+        (RecordType::A, chain),
+    ]
 }
 
 /// Opens a decision log that the kernel forgets at once.
@@ -124,8 +186,8 @@ impl ResponseRules for Rules<'_> {
         self.asker.policy().is_some_and(|policy| policy.allows_private(&self.query.qname))
     }
 
-    fn inspects_cname(&self) -> bool {
-        self.asker.policy().is_some_and(Policy::inspects_cname)
+    fn inspects_by(&self) -> Option<u64> {
+        self.asker.policy().filter(|policy| policy.inspects_cname()).map(Policy::serial)
     }
 
     fn allows_target(&self, target: &LowerName) -> bool {
@@ -146,14 +208,29 @@ fn hostname(number: usize) -> String {
     format!("h{number:07}.example{}.test", number % 5)
 }
 
+/// Returns a name in wire format, in lower case.
+fn wire(name: &str) -> Vec<u8> {
+    let labels = name.split('.').flat_map(|label| {
+        let length = u8::try_from(label.len()).expect("a short label");
+        std::iter::once(length).chain(label.bytes())
+    });
+    labels.chain([0]).collect()
+}
+
 /// Returns a query for a name's address, in mixed case.
 fn query(name: &str, with_opt: bool) -> Vec<u8> {
+    query_of(name, RecordType::A, with_opt)
+}
+
+/// Returns a query for a name's records of a type, in mixed case.
+fn query_of(name: &str, qtype: RecordType, with_opt: bool) -> Vec<u8> {
     let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(with_opt)];
     for (index, label) in name.split('.').enumerate() {
         bytes.push(u8::try_from(label.len()).expect("a short label"));
         bytes.extend(if index % 2 == 0 { label.to_uppercase() } else { label.to_owned() }.bytes());
     }
-    bytes.extend([0, 0, 1, 0, 1]);
+    bytes.push(0);
+    bytes.extend([qtype.0.to_be_bytes(), [0, 1]].concat());
     if with_opt {
         bytes.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
     }
@@ -162,12 +239,25 @@ fn query(name: &str, with_opt: bool) -> Vec<u8> {
 
 /// Returns an upstream's reply to a question: two addresses.
 fn reply(question: &Question) -> Vec<u8> {
-    let mut bytes = vec![0x12, 0x34, 0x81, 0x80, 0, 1, 0, 2, 0, 0, 0, 0];
+    // Globally reachable on purpose: others would be taken out of the answer. Nobody connects to them.
+    reply_of(question, &[4, 5].map(|last| (vec![0xc0, 12], RecordType::A, vec![1, 2, 3, last])))
+}
+
+/// Returns an upstream's reply to a question: these records, addresses of other names in the additional section.
+fn reply_of(question: &Question, records: &[Owned]) -> Vec<u8> {
+    let is_additional = |rtype| rtype == RecordType::A && question.qtype != RecordType::A;
+    let additionals = records.iter().filter(|(_, rtype, _)| is_additional(*rtype)).count();
+    let mut bytes = vec![0x12, 0x34, 0x81, 0x80, 0, 1];
+    for count in [records.len() - additionals, 0, additionals] {
+        bytes.extend(u16::try_from(count).expect("few records").to_be_bytes());
+    }
     bytes.extend(question.qname.as_wire());
-    bytes.extend([RecordType::A.0.to_be_bytes(), [0, 1]].concat());
-    for last in [4, 5] {
-        // Globally reachable on purpose: others would be taken out of the answer. Nobody connects to them.
-        bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 1, 2, 3, last]);
+    bytes.extend([question.qtype.0.to_be_bytes(), [0, 1]].concat());
+    for (owner, rtype, data) in records {
+        bytes.extend(owner);
+        bytes.extend([rtype.0.to_be_bytes(), [0, 1], [0, 0], [1, 44]].concat());
+        bytes.extend(u16::try_from(data.len()).expect("short data").to_be_bytes());
+        bytes.extend(data);
     }
     bytes
 }

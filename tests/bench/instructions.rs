@@ -4,23 +4,36 @@ use std::hint::black_box;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use hostgate::dns::query::Transport;
 use hostgate::policy;
 
-use fixture::{CLIENT, Fixture, ROUND, decision_log, parsed, record};
+use fixture::{CLIENT, Fixture, INSPECTED, ROUND, decision_log, parsed, record};
 
 mod fixture;
 
-/// What can be counted: the name, whether the queries are for allowed names, whether they have an OPT record.
+/// What can be counted: the name, which queries, whether they have an OPT record.
 ///
 /// The last two count the record in the decision log alone, with the writer's part in it.
-const CASES: &[(&str, bool, bool)] = &[
-    ("denied", false, false),
-    ("denied-opt", false, true),
-    ("cached", true, false),
-    ("cached-opt", true, true),
-    ("record-denied", false, false),
-    ("record-cached", true, false),
+const CASES: &[(&str, Queries, bool)] = &[
+    ("denied", Queries::Denied, false),
+    ("denied-opt", Queries::Denied, true),
+    ("cached", Queries::Allowed, false),
+    ("cached-opt", Queries::Allowed, true),
+    ("cached-heavy", Queries::Heavy, true),
+    ("record-denied", Queries::Denied, false),
+    ("record-cached", Queries::Allowed, false),
 ];
+
+/// Which queries of the fixture are asked.
+#[derive(Clone, Copy)]
+enum Queries {
+    /// Those for names that the policy does not list.
+    Denied,
+    /// Those for names that it lists.
+    Allowed,
+    /// Those whose answers hold as much as an attacker can put there.
+    Heavy,
+}
 
 /// Records for which the decision log has room without its writer.
 const AT_ONCE: usize = 10_000;
@@ -30,16 +43,21 @@ fn main() {
     // Without a case, as `cargo test --all-targets` runs it: each once, to see that it works.
     let chosen = CASES.iter().filter(|(name, ..)| words.first().is_none_or(|word| word == name));
     let count = words.get(1).and_then(|word| word.parse().ok()).unwrap_or(1);
-    for &(name, allowed, with_opt) in chosen {
+    for &(name, queries, with_opt) in chosen {
         let fixture = Fixture::new(ROUND, with_opt);
-        let messages = if allowed { &fixture.allowed } else { &fixture.denied };
+        let (messages, source) = match queries {
+            Queries::Denied => (&fixture.denied, CLIENT),
+            Queries::Allowed => (&fixture.allowed, CLIENT),
+            Queries::Heavy => (&fixture.heavy, INSPECTED),
+        };
         if name.starts_with("record") {
             record_all(&fixture, messages, count);
             continue;
         }
         let mut out = Vec::with_capacity(1232);
         for message in messages.iter().cycle().take(count) {
-            assert!(fixture.answer(black_box(message), &mut out), "it needs no upstream");
+            let is_answered = fixture.answer_to(source, Transport::Udp, black_box(message), &mut out);
+            assert!(is_answered, "it needs no upstream");
         }
     }
 }

@@ -10,8 +10,9 @@ use hostgate::dns::answer::{self, Ede, Negative, TtlMode};
 use hostgate::dns::query::{self, Transport};
 use hostgate::engine::cache::Hit;
 use hostgate::policy;
+use hostgate::share::Holder;
 
-use fixture::{CLIENT, Fixture, ROUND, decision_log, parsed, record};
+use fixture::{CLIENT, Fixture, INSPECTED, ROUND, decision_log, parsed, record};
 
 mod fixture;
 
@@ -43,7 +44,7 @@ fn main() {
 
 /// Does every part.
 fn parts(fixture: &Fixture, measures: bool, setting: &str) {
-    let Fixture { snapshot, cache, allowed, denied } = fixture;
+    let Fixture { snapshot, cache, allowed, denied, heavy } = fixture;
     let asker = snapshot.asker(CLIENT, 0);
     let mut out = Vec::with_capacity(1232);
     let mut part = |title: &str, work: &mut dyn FnMut(usize, &mut Vec<u8>)| {
@@ -73,11 +74,11 @@ fn parts(fixture: &Fixture, measures: bool, setting: &str) {
         answer::negative(query, Negative::NxDomain, 5, Some(ede), query.payload_limit(Transport::Udp), out);
     });
     part("find in the cache", &mut |index, _| {
-        black_box(cache.get(black_box(&questions[index]), Duration::from_secs(1)));
+        black_box(cache.get(black_box(&questions[index]), Holder::NOBODY, Duration::from_secs(1)));
     });
     part("find and write a hit", &mut |index, out| {
         let query = black_box(&allowed_queries[index]);
-        if let Hit::Fresh { response, .. } = cache.get(&questions[index], Duration::from_secs(1)) {
+        if let Hit::Fresh { response, .. } = cache.get(&questions[index], Holder::NOBODY, Duration::from_secs(1)) {
             let limit = query.payload_limit(Transport::Udp);
             answer::from_response(query, &response, TtlMode::Aged(1), None, limit, out);
         }
@@ -93,8 +94,19 @@ fn parts(fixture: &Fixture, measures: bool, setting: &str) {
     part("record a hit", &mut |index, _| {
         record(&log, black_box(&allowed_queries[index]), asker, hits[index], since);
     });
-    part("all of a denial", &mut |index, out| assert!(fixture.answer(black_box(&denied[index]), out)));
-    part("all of a hit", &mut |index, out| assert!(fixture.answer(black_box(&allowed[index]), out)));
+    part("all of a denial", &mut |index, out| {
+        assert!(fixture.answer_to(CLIENT, Transport::Udp, black_box(&denied[index]), out));
+    });
+    part("all of a hit", &mut |index, out| {
+        assert!(fixture.answer_to(CLIENT, Transport::Udp, black_box(&allowed[index]), out));
+    });
+    for (number, message) in heavy.iter().enumerate() {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            part(&format!("hit on heavy answer {number}, {transport:?}"), &mut |_, out| {
+                assert!(fixture.answer_to(INSPECTED, transport, black_box(message), out));
+            });
+        }
+    }
 }
 
 /// Does some work in batches and prints how long one of it takes; once, and silently, when nothing is measured.

@@ -39,8 +39,8 @@ impl ResponseRules for Strict {
         false
     }
 
-    fn inspects_cname(&self) -> bool {
-        false
+    fn inspects_by(&self) -> Option<u64> {
+        None
     }
 
     fn allows_target(&self, _: &LowerName) -> bool {
@@ -84,7 +84,7 @@ fn model(message: &Message, qtype: HickoryType) -> (Vec<Line>, Vec<Name>) {
     let is_above = |name: &Name| chain.iter().any(|on| name.zone_of(on));
     let in_answer = |record: &&Record| match record.record_type() {
         HickoryType::CNAME => followed.iter().any(|other| std::ptr::eq(*other, *record)),
-        _ => chain.contains(&record.name),
+        rtype => chain.contains(&record.name) && (rtype == qtype || qtype == HickoryType::ANY),
     };
     let in_authority =
         |record: &&Record| matches!(record.record_type(), HickoryType::SOA | HickoryType::NS) && is_above(&record.name);

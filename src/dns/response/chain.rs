@@ -11,7 +11,7 @@ use crate::dns::wire::{CLASS_IN, u16_at};
 /// How many CNAME records are followed.
 const MAX_HOPS: usize = 32;
 
-/// How many different target names of SVCB and HTTPS records a response may have.
+/// How many different names the MX, NAPTR, SRV, SVCB and HTTPS records of a response may lead to.
 const MAX_SERVICE_TARGETS: usize = 64;
 
 /// What of a response belongs to the question.
@@ -22,7 +22,7 @@ pub(super) struct Selection {
     pub(super) targets: Vec<NameId>,
     /// The last name of the chain: QNAME itself when there is no CNAME.
     pub(super) final_name: NameId,
-    /// The target names of the kept SVCB and HTTPS records.
+    /// The names that the kept MX, NAPTR, SRV, SVCB and HTTPS records of the answer lead to.
     pub(super) service_targets: Vec<NameId>,
 }
 
@@ -39,7 +39,7 @@ pub(super) fn select(message: &Message<'_>, qtype: RecordType) -> Result<Selecti
         },
     };
     selector.follow_chain(qtype);
-    selector.keep_answer();
+    selector.keep_answer(qtype);
     selector.keep_authority();
     selector.keep_additional();
     selector.collect_service_targets()?;
@@ -129,16 +129,18 @@ impl Selector<'_> {
         self.marks[name.index()].place = Place::On;
     }
 
-    /// Keeps the records of the chain's names, and the DNAME records above them that made it (RFC 6672 §3.1).
-    fn keep_answer(&mut self) {
+    /// Keeps the records of the chain's names that were asked for, and the DNAME records above them that made it (RFC 6672
+    /// §3.1). Records of other types would be a way to carry what the policy does not let through.
+    fn keep_answer(&mut self, qtype: RecordType) {
         for (index, record) in self.message.records.iter().enumerate() {
             if record.section != Section::Answer || record.rtype == RecordType::CNAME {
                 continue;
             }
             let place = self.marks[record.owner.index()].place;
-            let covers = if record.rtype == RecordType::RRSIG { self.covered(record) } else { record.rtype };
+            let is_signature = record.rtype == RecordType::RRSIG && qtype != RecordType::RRSIG;
+            let covers = if is_signature { self.covered(record) } else { record.rtype };
             let makes_chain = covers == RecordType::DNAME && place.is_at_or_above();
-            if record.class == CLASS_IN && (place == Place::On || makes_chain) {
+            if record.class == CLASS_IN && (place == Place::On && answers(covers, qtype) || makes_chain) {
                 self.keep(index, record);
             }
         }
@@ -216,20 +218,25 @@ impl Selector<'_> {
         self.selection.keep[index] = true;
     }
 
-    /// Collects the targets of the kept SVCB and HTTPS records, each once.
+    /// Collects the names that the kept MX, NAPTR, SRV, SVCB and HTTPS records lead to, each once.
     fn collect_service_targets(&mut self) -> Result<(), ResponseError> {
+        let mut is_known = vec![false; self.marks.len()];
         for (record, _) in self.message.records.iter().zip(&self.selection.keep).filter(|(_, keep)| **keep) {
-            let is_service = matches!(record.rtype, RecordType::SVCB | RecordType::HTTPS);
-            if !is_service || record.target == NameId::ROOT {
+            let leads_on = match record.rtype {
+                RecordType::SVCB | RecordType::HTTPS => true,
+                RecordType::MX | RecordType::NAPTR | RecordType::SRV => record.section == Section::Answer,
+                _ => false,
+            };
+            if !leads_on
+                || record.target == NameId::ROOT
+                || std::mem::replace(&mut is_known[record.target.index()], true)
+            {
                 continue;
             }
-            let targets = &mut self.selection.service_targets;
-            if !targets.contains(&record.target) {
-                if targets.len() == MAX_SERVICE_TARGETS {
-                    return Err(ResponseError::TooManyRecords);
-                }
-                targets.push(record.target);
+            if self.selection.service_targets.len() == MAX_SERVICE_TARGETS {
+                return Err(ResponseError::TooManyRecords);
             }
+            self.selection.service_targets.push(record.target);
         }
         Ok(())
     }
@@ -243,6 +250,12 @@ impl Selector<'_> {
     fn covered(&self, record: &Record) -> RecordType {
         RecordType(u16_at(self.message.rdata(record), 0).unwrap_or_default())
     }
+}
+
+/// Returns whether records of type `rtype`, or signatures that cover it, belong to the answer of a question of type `qtype`:
+/// they are what was asked for, or lead there.
+pub(super) fn answers(rtype: RecordType, qtype: RecordType) -> bool {
+    rtype == qtype || qtype == RecordType::ANY || matches!(rtype, RecordType::CNAME | RecordType::DNAME)
 }
 
 /// Returns whether a record is of class IN and of this type.

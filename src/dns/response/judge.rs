@@ -15,21 +15,22 @@ pub trait ResponseRules {
     /// Returns whether the name that was asked for may answer with addresses that are not globally reachable.
     fn allows_private(&self) -> bool;
 
-    /// Returns whether every target of the CNAME chain must be allowed itself.
-    fn inspects_cname(&self) -> bool;
+    /// Returns the serial number of the policy by which every target must be allowed itself; `None` where it trusts them.
+    /// What [`ResponseRules::allows_target`] says depends on nothing else.
+    fn inspects_by(&self) -> Option<u64>;
 
-    /// Returns whether `target` is allowed as a hop of the chain.
+    /// Returns whether `target` is allowed as a name that an answer leads to.
     fn allows_target(&self, target: &LowerName) -> bool;
 }
 
 /// What becomes of a response for one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "it lives on the stack; a target that is denied is rare")]
-pub enum Judgement {
+pub enum Judgement<'r> {
     /// It is sent as it is.
     AsIs,
     /// This is sent in its place: some addresses are gone.
-    Rewritten(Response),
+    Rewritten(&'r Response),
     /// None of the addresses asked for is left: NODATA with EDE 17.
     Filtered,
     /// A hop is not allowed.
@@ -41,25 +42,55 @@ pub enum Judgement {
 
 /// Judges a response by the rules of the client's policy.
 ///
-/// Without a private address and without inspection it costs two comparisons; else it is linear in the response.
-/// Hops are CNAME targets, and the target names of SVCB and HTTPS records, which clients follow in the same way.
+/// The cost does not depend on what the response holds: the addresses were judged when it came, and what a policy says of
+/// many targets is remembered. Targets are those of the CNAME chain, and the names that MX, NAPTR, SRV, SVCB and HTTPS
+/// records lead to, which clients follow in the same way.
 #[must_use]
-pub fn judge(response: &Response, rules: &impl ResponseRules) -> Judgement {
-    if rules.inspects_cname() {
-        let denied = response.targets().chain(response.service_targets()).find(|target| !rules.allows_target(target));
-        if let Some(target) = denied {
-            return Judgement::Denied { target };
-        }
+pub fn judge<'r>(response: &'r Response, rules: &impl ResponseRules) -> Judgement<'r> {
+    if let Some(target) = rules.inspects_by().and_then(|serial| first_denied(response, serial, rules)) {
+        return Judgement::Denied { target };
     }
-    if !response.private_address || rules.allows_private() {
-        return Judgement::AsIs;
+    match response.reachable.as_deref() {
+        None => Judgement::AsIs,
+        Some(_) if rules.allows_private() => Judgement::AsIs,
+        Some(Reachable::Nothing) => Judgement::Filtered,
+        Some(Reachable::Rest(rest)) => Judgement::Rewritten(rest),
     }
-    // The message was read and written by us, so it can be read again; if not, nothing of it is sent.
-    without_private(response).unwrap_or(Judgement::Filtered)
 }
 
-/// Takes the addresses that are not globally reachable out of a response.
-fn without_private(response: &Response) -> Result<Judgement, ResponseError> {
+/// Returns the first target that the rules of policy `serial` do not allow.
+fn first_denied(response: &Response, serial: u64, rules: &impl ResponseRules) -> Option<LowerName> {
+    let mut targets = response.targets().chain(response.service_targets());
+    match &response.inspected {
+        None => targets.find(|target| !rules.allows_target(target)),
+        Some(inspected) => {
+            let find = || {
+                response.targets().chain(response.service_targets()).position(|target| !rules.allows_target(&target))
+            };
+            targets.nth(inspected.first_denied(serial, find)?)
+        }
+    }
+}
+
+/// What is left of a response without the addresses that are not globally reachable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reachable {
+    /// None of the addresses that were asked for.
+    Nothing,
+    /// This.
+    Rest(Response),
+}
+
+impl Reachable {
+    /// Takes the addresses that are not globally reachable out of a response.
+    pub(super) fn of(response: &Response) -> Self {
+        // The message was read and written by us, so it can be read again; if not, nothing of it is sent.
+        without_private(response).unwrap_or(Self::Nothing)
+    }
+}
+
+/// Does the work of [`Reachable::of`].
+fn without_private(response: &Response) -> Result<Reachable, ResponseError> {
     let mut message = Message::read(response.message())?;
     let keep: Vec<bool> = message.records.iter().map(|record| !holds_private_address(&message, record)).collect();
     let asked_for = |record: &Record| {
@@ -69,7 +100,7 @@ fn without_private(response: &Response) -> Result<Judgement, ResponseError> {
     };
     let mut answers = message.records.iter().zip(&keep).filter(|(record, _)| asked_for(record)).peekable();
     if answers.peek().is_some() && answers.all(|(_, keep)| !keep) {
-        return Ok(Judgement::Filtered);
+        return Ok(Reachable::Nothing);
     }
     drop(answers);
     // What is missing now was part of what had been validated.
@@ -82,8 +113,8 @@ fn without_private(response: &Response) -> Result<Judgement, ResponseError> {
         targets: response.stored.targets(),
         service_targets: response.stored.service_targets(),
     });
-    let Response { stored: _, ttl, rcode, qtype, private_address: _ } = *response;
-    Ok(Judgement::Rewritten(Response { stored, ttl, rcode, qtype, private_address: false }))
+    let Response { ttl, rcode, qtype, .. } = *response;
+    Ok(Reachable::Rest(Response { stored, ttl, rcode, qtype, reachable: None, inspected: None }))
 }
 
 /// Returns whether a record is an address that is not globally reachable.

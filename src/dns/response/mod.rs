@@ -5,6 +5,7 @@
 
 mod casing;
 mod chain;
+mod inspected;
 mod judge;
 mod names;
 mod parse;
@@ -19,7 +20,8 @@ pub use casing::Casing;
 pub use judge::{Judgement, ResponseRules, judge};
 
 use chain::Selection;
-use judge::holds_private_address;
+use inspected::Inspected;
+use judge::{Reachable, holds_private_address};
 use parse::{Message, Record, Section};
 use stored::{Parts, Stored};
 use svcb::Hints;
@@ -133,8 +135,10 @@ pub struct Response {
     rcode: Rcode,
     /// The type that was asked for.
     qtype: RecordType,
-    /// Whether any address in it is not globally reachable.
-    private_address: bool,
+    /// What is left of it without the addresses that are not globally reachable; `None` if it has no such address.
+    reachable: Option<Box<Reachable>>,
+    /// What policies that inspect targets say of these; `None` where the targets are so few that each hit looks at them.
+    inspected: Option<Box<Inspected>>,
 }
 
 /// Why a reply is of no use.
@@ -215,13 +219,27 @@ impl Response {
             targets: &targets,
             service_targets: &service_targets,
         });
-        Ok(Self { stored, ttl, rcode, qtype: question.qtype, private_address: contents.private_address })
+        Ok(Self::new(stored, ttl, rcode, question.qtype, contents.private_address))
+    }
+
+    /// Puts a response together, and does once what would else be done for every client that gets it: what a hit costs
+    /// does not depend on what the answer holds.
+    fn new(stored: Stored, ttl: u32, rcode: Rcode, qtype: RecordType, has_private_address: bool) -> Self {
+        let inspected = Inspected::for_targets(names(stored.targets()).chain(names(stored.service_targets())).count());
+        let mut response = Self { stored, ttl, rcode, qtype, reachable: None, inspected };
+        if has_private_address {
+            response.reachable = Some(Box::new(Reachable::of(&response)));
+        }
+        response
     }
 
     /// Makes no TTL longer than `most` seconds: a resolver may place an upper bound on any (RFC 2181 §8).
     pub fn bound_ttls(&mut self, most: u32) {
         self.ttl = self.ttl.min(most);
         self.stored.change_ttls(|ttl| ttl.min(most));
+        if let Some(Reachable::Rest(rest)) = self.reachable.as_deref_mut() {
+            rest.bound_ttls(most);
+        }
     }
 
     /// Returns the whole message without an OPT record; ID 0, question in lower case.
@@ -271,7 +289,12 @@ impl Response {
     /// Returns how many octets it takes, on the heap and in itself.
     #[must_use]
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.stored.size()
+        let reachable = match self.reachable.as_deref() {
+            Some(Reachable::Rest(rest)) => rest.size(),
+            Some(Reachable::Nothing) | None => 0,
+        };
+        let inspected = self.inspected.as_ref().map_or(0, |_| size_of::<Inspected>());
+        size_of::<Self>() + self.stored.size() + reachable + inspected
     }
 }
 

@@ -11,13 +11,14 @@ mod names;
 
 use names::{Names, Places};
 
+use super::chain::answers;
 use super::parse::{Field, MAX_TTL, Section, layout};
 use super::stored::{Parts, Stored};
 use super::{KEPT_FLAGS, Question, Response, encode_edes, svcb};
 use crate::dns::rcode::Rcode;
 use crate::dns::rebinding::is_globally_reachable;
 use crate::dns::rtype::RecordType;
-use crate::dns::wire::{CLASS_IN, HEADER, Header, u32_at};
+use crate::dns::wire::{CLASS_IN, HEADER, Header, u16_at, u32_at};
 
 /// How many records a message may have to be read here, OPT excluded.
 const MAX_RECORDS: usize = 64;
@@ -64,7 +65,7 @@ struct Reader<'a> {
     chain: Places,
     /// The target of the CNAME record that was itself asked for.
     target: Option<usize>,
-    /// The target names of SVCB and HTTPS records, each once.
+    /// The names that MX, NAPTR, SRV, SVCB and HTTPS records lead to, each once.
     services: Places,
     /// The names that records say where to go on; there may be more.
     named: Places,
@@ -229,6 +230,15 @@ impl Reader<'_> {
         if !is_at_end && !self.chain.hold(&self.names, record.owner) {
             return None;
         }
+        let covers = match record.rtype {
+            RecordType::RRSIG if self.qtype != RecordType::RRSIG => {
+                RecordType(u16_at(self.names.bytes, record.rdata_at)?)
+            }
+            rtype => rtype,
+        };
+        if !answers(covers, self.qtype) {
+            return None;
+        }
         self.is_answered |= is_at_end && record.rtype == self.qtype;
         self.note_answer_ttl(record.ttl);
         match record.rtype {
@@ -243,15 +253,26 @@ impl Reader<'_> {
                     self.name(record.owner);
                 } else {
                     self.name(target);
-                    if !self.services.hold(&self.names, target) {
-                        self.services.push(target)?;
-                    }
+                    self.note_service(target)?;
                 }
             }
-            RecordType::NS | RecordType::MX | RecordType::SRV => self.name(record.target?),
+            RecordType::MX | RecordType::SRV => {
+                self.name(record.target?);
+                self.note_service(record.target?)?;
+            }
+            RecordType::NAPTR => self.note_service(record.target?)?,
+            RecordType::NS => self.name(record.target?),
             _ => {}
         }
         Some(())
+    }
+
+    /// Notes a name that a record of the answer leads to.
+    fn note_service(&mut self, target: usize) -> Option<()> {
+        if self.names.is_root(target) || self.services.hold(&self.names, target) {
+            return Some(());
+        }
+        self.services.push(target)
     }
 
     /// Takes a record of the authority section, whose owner must be at or above a name of the chain.
@@ -311,8 +332,7 @@ impl Reader<'_> {
         let qname = question.qname.as_wire();
         rest.get_mut(..qname.len())?.copy_from_slice(qname);
         parts.message = message;
-        let (stored, qtype, private_address) = (Stored::new(parts), self.qtype, self.private_address);
-        Some(Response { stored, ttl, rcode, qtype, private_address })
+        Some(Response::new(Stored::new(parts), ttl, rcode, self.qtype, self.private_address))
     }
 
     /// Returns the targets of the chain.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use hickory_proto::rr::{Record, RecordType as HickoryType};
 use proptest::prelude::*;
 
 use super::*;
@@ -31,8 +32,9 @@ impl ResponseRules for Rules {
         self.private
     }
 
-    fn inspects_cname(&self) -> bool {
-        self.targets.is_some()
+    fn inspects_by(&self) -> Option<u64> {
+        // Each of a test's rules is another policy.
+        self.targets.as_ref().map(|targets| targets.len() as u64 + 1)
     }
 
     fn allows_target(&self, target: &LowerName) -> bool {
@@ -393,14 +395,15 @@ fn octets_behind_the_last_record_are_left_out() {
 #[test]
 fn compressed_names_survive_when_what_they_point_to_goes() {
     // www.example A, then records whose owners and RDATA point into one that goes.
-    let sample = answer(0).record(1, "mail.bank.test", RecordType::TXT, 60, b"\x01x");
+    let any = Sample::response("www.example", RecordType::ANY, 0);
+    let sample = any.record(1, "mail.bank.test", RecordType::TXT, 60, b"\x01x");
     // Behind header and question (29 octets) stand 4mail4bank4test0.
     let sample = sample
         .record(1, "www.example", RecordType::CNAME, 60, b"\xc0\x22")
         .raw(1, b"\xc0\x22", RecordType::MX, 1, 60, b"\x00\x0a\xc0\x1d")
         .raw(1, b"\x04Bank\xc0\x27", RecordType::SRV, 1, 60, b"\x00\x00\x00\x00\x00\x19\xc0\x1d")
         .raw(3, b"\xc0\x1d", A, 1, 60, &PUBLIC);
-    let response = respond(sample, RecordType::A).unwrap();
+    let response = respond(sample, RecordType::ANY).unwrap();
     let message = read(response.message());
     let lines: Vec<String> =
         message.answers.iter().map(|record| format!("{} {}", record.name, record.data).to_lowercase()).collect();
@@ -418,14 +421,15 @@ fn compressed_names_survive_when_what_they_point_to_goes() {
 fn a_pointer_to_what_is_no_name_is_followed_and_written_anew() {
     // The TTL field of the first record, 0x01610000, reads as the name `a`: kept as it is, it would change with age.
     let ttl_at = 29 + 13 + 4;
-    let sample = answer(0).record(1, "www.example", RecordType::TXT, 0x0161_0000, b"\x01x").record(
+    let any = Sample::response("www.example", RecordType::ANY, 0);
+    let sample = any.record(1, "www.example", RecordType::TXT, 0x0161_0000, b"\x01x").record(
         1,
         "www.example",
         RecordType::CNAME,
         60,
         &[0xc0, ttl_at],
     );
-    let response = respond(sample, A).unwrap();
+    let response = respond(sample, RecordType::ANY).unwrap();
     assert_eq!(texts(response.targets()), ["a"]);
     let query = Sample::query("www.example", A).bytes();
     let mut out = Vec::new();
@@ -521,10 +525,10 @@ fn private_addresses_are_removed_unless_allowed() {
     let expected = ["an www.example. 70 A", "ns example. 60 NS", "ar ns.example. 80 A"];
     assert_eq!(records(rewritten.message()), expected);
     assert_eq!(rewritten.message()[3] & 0x20, 0, "AD is cleared");
-    assert_eq!(judge(&rewritten, &STRICT), Judgement::AsIs);
+    assert_eq!(judge(rewritten, &STRICT), Judgement::AsIs);
     let query = Sample::query("www.example", A).bytes();
     let mut out = Vec::new();
-    from_response(&parsed(&query), &rewritten, TtlMode::Aged(10), None, 1232, &mut out);
+    from_response(&parsed(&query), rewritten, TtlMode::Aged(10), None, 1232, &mut out);
     assert_eq!(records(&out), ["an www.example. 60 A", "ns example. 50 NS", "ar ns.example. 70 A"]);
 }
 
@@ -533,9 +537,10 @@ fn an_answer_of_private_addresses_alone_is_filtered() {
     let cname = || answer(0).record(1, "www.example", RecordType::CNAME, 60, &wire("a.test"));
     let response = respond(cname().record(1, "a.test", A, 60, &PRIVATE), A).unwrap();
     assert_eq!(judge(&response, &STRICT), Judgement::Filtered);
-    // An address nobody asked for does not make it an answer.
+    // An address that was not asked for goes before anything is judged.
     let response = respond(cname().record(1, "www.example", RecordType::AAAA, 60, &[0; 16]), A).unwrap();
-    assert!(matches!(judge(&response, &STRICT), Judgement::Rewritten(_)));
+    assert_eq!(judge(&response, &STRICT), Judgement::AsIs);
+    assert_eq!(records(response.message()).len(), 1);
 }
 
 #[test]
@@ -565,7 +570,7 @@ fn inspection_denies_the_first_hop_that_is_not_allowed() {
         Sample::response("www.example", https, 0).record(1, "www.example", https, 60, &svcb(0, "c.test", &[]));
     let service = respond(service, https).unwrap();
     let denied = |text: &str| Judgement::Denied { target: LowerName::from_text(text).unwrap() };
-    let cases: [(&Response, &[&str], Judgement); 5] = [
+    let cases: [(&Response, &[&str], Judgement<'_>); 5] = [
         (&chain, &[], denied("a.test")),
         (&chain, &["a.test"], denied("b.test")),
         (&chain, &["a.test", "b.test"], Judgement::Filtered),
@@ -575,6 +580,82 @@ fn inspection_denies_the_first_hop_that_is_not_allowed() {
     for (response, allowed, expected) in cases {
         let targets = Some(allowed.iter().map(ToString::to_string).collect());
         assert_eq!(judge(response, &Rules { private: false, targets }), expected, "{allowed:?}");
+    }
+}
+
+#[test]
+fn records_of_types_that_were_not_asked_for_do_not_ride_along() {
+    // A6 (38), WKS (11), APL (42), a text and an address of the other family.
+    let others = [RecordType(38), RecordType(11), RecordType(42), RecordType::TXT, RecordType::AAAA];
+    let all = others.into_iter().fold(
+        answer(0).record(1, "www.example", RecordType::CNAME, 60, &wire("a.test")).record(1, "a.test", A, 60, &PUBLIC),
+        |sample, other| sample.record(1, "a.test", other, 60, &[1; 16]).record(1, "www.example", other, 60, &[1; 16]),
+    );
+    let signed = all.record(1, "a.test", RecordType::RRSIG, 60, &rrsig(A, "test")).record(
+        1,
+        "a.test",
+        RecordType::RRSIG,
+        60,
+        &rrsig(RecordType(42), "test"),
+    );
+    let response = respond(signed, A).unwrap();
+    assert_eq!(
+        records(response.message()),
+        ["an www.example. 60 CNAME", "an a.test. 60 A", "an a.test. 60 RRSIG"],
+        "the answer, what leads there and the signature of it"
+    );
+}
+
+#[test]
+fn targets_of_mx_srv_and_naptr_records_are_inspected() {
+    let naptr = [&[0, 1, 0, 1, 0, 0, 0][..], &wire("leak.test")].concat();
+    for (rtype, rdata) in [
+        (RecordType::MX, [&[0, 10][..], &wire("leak.test")].concat()),
+        (RecordType::SRV, [&[0, 0, 0, 0, 0, 25][..], &wire("leak.test")].concat()),
+        (RecordType::NAPTR, naptr),
+    ] {
+        let response = Sample::response("www.example", rtype, 0).record(1, "www.example", rtype, 60, &rdata);
+        let response = respond(response, rtype).unwrap();
+        let rules =
+            |names: &[&str]| Rules { private: false, targets: Some(names.iter().map(ToString::to_string).collect()) };
+        let target = LowerName::from_text("leak.test").unwrap();
+        assert_eq!(judge(&response, &rules(&[])), Judgement::Denied { target }, "{rtype}");
+        assert_eq!(judge(&response, &rules(&["leak.test"])), Judgement::AsIs, "{rtype}");
+    }
+}
+
+#[test]
+fn a_policys_verdict_on_many_targets_is_found_once() {
+    use std::cell::Cell;
+
+    /// Counts how often a target is looked at.
+    struct Counting(Cell<usize>, Option<usize>);
+
+    impl ResponseRules for Counting {
+        fn allows_private(&self) -> bool {
+            false
+        }
+
+        fn inspects_by(&self) -> Option<u64> {
+            Some(9)
+        }
+
+        fn allows_target(&self, _: &LowerName) -> bool {
+            self.0.set(self.0.get() + 1);
+            self.1 != Some(self.0.get() - 1)
+        }
+    }
+    let name = |hop| if hop == 0 { "www.example".to_owned() } else { format!("h{hop}.test") };
+    for (denied, looked) in [(None, 30), (Some(20), 21)] {
+        let chain = (0..30)
+            .fold(answer(0), |sample, hop| sample.record(1, &name(hop), RecordType::CNAME, 60, &wire(&name(hop + 1))));
+        let response = respond(chain.record(1, &name(30), A, 60, &PUBLIC), A).unwrap();
+        let rules = Counting(Cell::new(0), denied);
+        let first = judge(&response, &rules);
+        assert_eq!(judge(&response, &rules), first);
+        assert_eq!(rules.0.get(), looked);
+        let target = denied.map(|denied| LowerName::from_text(&name(denied + 1)).unwrap());
+        assert_eq!(first, target.map_or(Judgement::AsIs, |target| Judgement::Denied { target }));
     }
 }
 
@@ -631,8 +712,8 @@ fn exercise(bytes: &[u8], question: &Question) {
     kept.clear();
     if let Judgement::Rewritten(rewritten) = judge(&response, &STRICT) {
         let again = Response::parse(rewritten.message(), question).expect("what is rewritten can be read");
-        assert!(!again.private_address, "no private address is left");
-        from_response(&query, &rewritten, TtlMode::Fixed(30), None, MAX_LENGTH, &mut out);
+        assert!(again.reachable.is_none(), "no private address is left");
+        from_response(&query, rewritten, TtlMode::Fixed(30), None, MAX_LENGTH, &mut out);
     }
 }
 
@@ -693,7 +774,10 @@ proptest! {
         let before = sample.bytes();
         let response = Response::parse(&before, &question("www.example", A)).unwrap();
         let lines = |bytes: &[u8]| -> Vec<String> {
-            let records = read(bytes).answers.into_iter().filter(|record| record.name.to_string() != "other.test.");
+            let is_kept = |record: &Record| {
+                record.name.to_string() != "other.test." && record.record_type() != HickoryType::MX
+            };
+            let records = read(bytes).answers.into_iter().filter(is_kept);
             records.map(|record| format!("{} {} {}", record.name, record.record_type(), record.data)).collect()
         };
         prop_assert_eq!(lines(response.message()), lines(&before));

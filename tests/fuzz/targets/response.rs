@@ -82,8 +82,8 @@ impl ResponseRules for Client<'_> {
         self.allows_private
     }
 
-    fn inspects_cname(&self) -> bool {
-        self.inspects
+    fn inspects_by(&self) -> Option<u64> {
+        self.inspects.then_some(1)
     }
 
     fn allows_target(&self, target: &LowerName) -> bool {
@@ -182,7 +182,7 @@ fn check_judgement(client: &Client<'_>, query: &Query<'_>, response: &Response) 
             match other {
                 Judgement::AsIs => assert!(client.allows_private || written(response).0 == 0, "a private address"),
                 Judgement::Rewritten(rewritten) => {
-                    let (private, count, flags) = written(&rewritten);
+                    let (private, count, flags) = written(rewritten);
                     assert!(!client.allows_private && private == 0, "a private address");
                     assert!(count <= written(response).1);
                     assert_eq!(flags & 0x0020, 0, "AD");
