@@ -73,7 +73,7 @@ pub mod engine;
 pub mod policy;
 mod reload;
 mod server;
-mod share;
+pub mod share;
 mod systemd;
 pub mod telemetry;
 pub mod upstream;

@@ -20,7 +20,7 @@ const SHARDS: usize = 16;
 /// A hash of 32 bits under a key drawn at the start of the process. Two holders that collide share one share: among
 /// 10,000 clients this happens to any pair with a probability of 1 %, and nobody outside can bring it about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Holder(u32);
+pub struct Holder(u32);
 
 /// The hash key of [`Holder`] for names.
 static NAME_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -29,16 +29,19 @@ static NAME_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 static HOST_KEY: LazyLock<u64> = LazyLock::new(|| NAME_KEY.hash_one(0) | 1);
 
 impl Holder {
+    /// The holder of what nobody waits for any more.
+    pub const NOBODY: Self = Self(0);
+
     /// Returns the holder that an id names: a client's, a token's. Ids of different kinds never share a table.
     #[must_use]
-    pub(crate) fn named(id: &str) -> Self {
+    pub fn named(id: &str) -> Self {
         Self::folded(NAME_KEY.hash_one(id))
     }
 
     /// Returns the holder that a source address in no client stands for: the IPv4 address, or the /64 that one host can
     /// choose IPv6 addresses from.
     #[must_use]
-    pub(crate) fn host(source: IpAddr) -> Self {
+    pub fn host(source: IpAddr) -> Self {
         let network = match source.to_canonical() {
             IpAddr::V4(v4) => u64::from(u32::from(v4)),
             // No IPv6 network of a host is ::/64 with the same lower half.
@@ -52,7 +55,7 @@ impl Holder {
 
     /// Returns the identity as a number whose bits are all alike random.
     #[must_use]
-    pub(crate) fn number(self) -> u32 {
+    pub fn number(self) -> u32 {
         self.0
     }
 

@@ -15,8 +15,9 @@ use crate::dns::query::Query;
 use crate::dns::rcode::Rcode;
 use crate::dns::response::{Question, Response};
 use crate::dns::rtype::RecordType;
+use crate::share::Holder;
 use crate::upstream::{Failure, FailureKind};
-use sieve::{Keyed, Queue, Slot};
+use sieve::{Keyed, Queues, Slot};
 
 mod sieve;
 
@@ -42,6 +43,12 @@ const MIN_RENEWED: Duration = Duration::from_secs(10);
 
 /// The part of its TTL, at its end, in which an answer in use is renewed: the last tenth, as unbound has it.
 const RENEWED_PART: u32 = 10;
+
+/// How long an answer whose TTL is 0 may serve others that ask for the same.
+const BRIEF: Duration = Duration::from_secs(1);
+
+/// How often such an answer is asked for within [`BRIEF`].
+const MAX_BRIEF: u8 = 8;
 
 /// The least budget of a shard, in bytes: a small cache has fewer shards rather than shards that hold nothing.
 const MIN_SHARD: usize = 1 << 20;
@@ -126,7 +133,7 @@ pub struct Cache {
     /// Hashes keys; the same for all shards.
     hasher: RandomState,
     /// The parts, each behind a lock of its own; a power of two of them.
-    shards: Box<[Mutex<Queue<Kept>>]>,
+    shards: Box<[Mutex<Queues<Kept>>]>,
     /// Failures noted before this time, in milliseconds, count no more: others are asked now.
     failures_from: AtomicU64,
 }
@@ -144,6 +151,8 @@ struct Kept {
     recheck_at: u32,
     /// The flags of its question.
     flags: u8,
+    /// How often an answer that is not for keeping was asked for since `inserted`; 0 for all others.
+    brief: u8,
     /// Whether it was used since it came.
     is_used: bool,
     /// Whether it is being renewed ahead of time.
@@ -212,16 +221,16 @@ impl Cache {
     pub fn new(settings: Settings) -> Self {
         let wanted = (settings.size / MIN_SHARD).clamp(1, MAX_SHARDS);
         let count = 1 << wanted.ilog2();
-        let shards = (0..count).map(|_| Mutex::new(Queue::new(settings.size / count))).collect();
+        let shards = (0..count).map(|_| Mutex::new(Queues::new(settings.size / count))).collect();
         Self { settings, hasher: RandomState::new(), shards, failures_from: AtomicU64::new(0) }
     }
 
-    /// Returns what is known of a question, or of what a query asks, at `now`. A hit costs no allocation.
+    /// Returns what is known of a question, or of what a query asks, at `now`, for `user`. A hit costs no allocation.
     #[must_use]
-    pub fn get<'k>(&self, key: impl Into<Key<'k>>, now: Duration) -> Hit {
+    pub fn get<'k>(&self, key: impl Into<Key<'k>>, user: Holder, now: Duration) -> Hit {
         let key = key.into();
         let (hash, mut shard) = self.shard(&key);
-        let Some(kept) = shard.get_used(hash, &key) else {
+        let Some(kept) = shard.get_used(hash, &key, user) else {
             return Hit::Miss;
         };
         let age = kept.age(now);
@@ -234,6 +243,16 @@ impl Cache {
             // It stays for a while: another failure counts as the next in a row.
             What::Failure(_) => return Hit::Miss,
         };
+        if kept.brief > 0 {
+            if left.is_zero() {
+                shard.remove(hash, &key);
+                return Hit::Miss;
+            }
+            return match kept.brief {
+                MAX_BRIEF.. => Hit::Fresh { response, age, left, renewal: Renewal::No },
+                _ => Hit::Miss,
+            };
+        }
         if !left.is_zero() {
             return Hit::Fresh { response, age, left, renewal: kept.use_at(age) };
         }
@@ -250,37 +269,48 @@ impl Cache {
         u32::try_from(self.settings.max_ttl.as_secs()).unwrap_or(u32::MAX)
     }
 
-    /// Keeps `response` as the answer to `question` from `now` on, in place of what was kept before.
+    /// Keeps `response` as the answer to `question` from `now` on, in place of what was kept before; it counts as the
+    /// holder's.
     ///
-    /// NOERROR and NXDOMAIN only. One with a TTL of 0 is not kept (RFC 1035 §3.2.1), and neither is what it
-    /// replaces; nor one that is larger than a shard.
-    pub fn insert(&self, question: &Question, response: Arc<Response>, now: Duration) {
+    /// NOERROR and NXDOMAIN only, and none that is larger than a shard. One with a TTL of 0 is not for keeping (RFC 1035
+    /// §3.2.1), so the next query asks again; but of those that come within [`BRIEF`], no more than [`MAX_BRIEF`] are
+    /// asked, and the others get the last answer: an upstream is not to be asked without end by one that asks for the same
+    /// without end. (`PowerDNS` Recursor keeps every answer for a second at least, `minimum-ttl-override`.)
+    pub fn insert(&self, question: &Question, response: Arc<Response>, holder: Holder, now: Duration) {
         // Failures are kept by `failed`, under a TTL of their own.
         if !matches!(response.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN) {
             return;
         }
         let key = Key::from(question);
         let (hash, mut shard) = self.shard(&key);
-        let ttl = Duration::from_secs(response.ttl().into()).min(self.settings.max_ttl);
-        if ttl.is_zero() {
+        let ttl = Duration::from_secs(response.ttl().into());
+        let cost = cost(COUNTS + response.size());
+        let mut kept = key.keep(What::Answer(response), ttl.max(BRIEF).min(self.settings.max_ttl), now);
+        if kept.ttl == 0 {
             shard.remove(hash, &key);
             return;
         }
-        let cost = cost(COUNTS + response.size());
-        shard.insert(hash, &key, key.keep(What::Answer(response), ttl, now), cost);
+        if ttl.is_zero() {
+            let before = shard.get_mut(hash, &key).filter(|before| before.brief > 0 && before.age(now) < BRIEF);
+            (kept.brief, kept.inserted) =
+                before.map_or((1, kept.inserted), |before| (before.brief.saturating_add(1), before.inserted));
+        }
+        shard.insert(hash, &key, kept, cost, holder);
     }
 
     /// Notes that no upstream answered `question` at `now`, because of `failure`.
     ///
     /// Where there is stale data, it serves for a while without asking again. Else the failure itself is kept, for
     /// longer with every time in a row, unless it is our own lack and says nothing of the question.
-    pub fn failed(&self, question: &Question, failure: &Arc<Failure>, now: Duration) {
+    pub fn failed(&self, question: &Question, failure: &Arc<Failure>, holder: Holder, now: Duration) {
         let key = Key::from(question);
         let (hash, mut shard) = self.shard(&key);
         let mut times = 1;
         if let Some(kept) = shard.get_mut(hash, &key) {
             let (age, ttl) = (kept.age(now), kept.ttl());
             match &kept.what {
+                // It was for one query alone.
+                What::Answer(_) if kept.brief > 0 => {}
                 // A refresh before its time: that it failed matters only when the time comes.
                 What::Answer(_) if age < ttl => return,
                 What::Answer(_) if age.saturating_sub(ttl) < self.settings.serve_stale => {
@@ -304,7 +334,7 @@ impl Cache {
         let cost =
             cost(size_of::<Failed>() + qname.len() + COUNTS + size_of::<Failure>() + failure.detail.len() + response);
         let failed = Box::new(Failed { qname, qtype, failure: Arc::clone(failure), times });
-        shard.insert(hash, &key, key.keep(What::Failure(failed), ttl, now), cost);
+        shard.insert(hash, &key, key.keep(What::Failure(failed), ttl, now), cost, holder);
     }
 
     /// Forgets all failures noted before `now`, as when others are to be asked from now on.
@@ -331,7 +361,7 @@ impl Cache {
     }
 
     /// Returns the hash of `key` and the shard it belongs to, locked.
-    fn shard(&self, key: &Key<'_>) -> (u64, MutexGuard<'_, Queue<Kept>>) {
+    fn shard(&self, key: &Key<'_>) -> (u64, MutexGuard<'_, Queues<Kept>>) {
         let hash = self.hasher.hash_one(key);
         // The table within takes its tag from the top seven bits and its bucket from the low ones.
         let middle = usize::try_from(hash >> 40 & 0xffff).expect("16 bits fit");
@@ -340,7 +370,7 @@ impl Cache {
 }
 
 /// Locks a shard. A poisoned lock is as good: a panic inside can only have come before the first change.
-fn lock(shard: &Mutex<Queue<Kept>>) -> MutexGuard<'_, Queue<Kept>> {
+fn lock(shard: &Mutex<Queues<Kept>>) -> MutexGuard<'_, Queues<Kept>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -403,7 +433,7 @@ impl Key<'_> {
     /// Returns what is kept of this question from `now` on.
     fn keep(&self, what: What, ttl: Duration, now: Duration) -> Kept {
         let (inserted, ttl) = (millis(now), seconds(ttl));
-        Kept { what, inserted, ttl, recheck_at: 0, flags: self.flags, is_used: false, is_renewing: false }
+        Kept { what, inserted, ttl, recheck_at: 0, flags: self.flags, brief: 0, is_used: false, is_renewing: false }
     }
 }
 

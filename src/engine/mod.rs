@@ -32,7 +32,7 @@ pub(crate) use crate::dns::query::Transport;
 use crate::dns::query::{self, DropReason, Parsed};
 use crate::dns::response::{Question, Response};
 use crate::policy::Snapshot;
-use crate::share::{Seat, Shares};
+use crate::share::{Holder, Shares};
 use crate::telemetry::decision_log::DecisionLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Failure, Tried, Upstreams};
@@ -190,7 +190,8 @@ impl Engine {
             exchange.answer_here(out);
             return Step::Answer;
         }
-        match self.cache.get(&query, asked.since.saturating_duration_since(self.epoch)) {
+        let holder = asker.holder(asked.source);
+        match self.cache.get(&query, holder, asked.since.saturating_duration_since(self.epoch)) {
             Hit::Fresh { response, age, renewal, .. } => {
                 exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
                 match renewal {
@@ -209,7 +210,7 @@ impl Engine {
             }
             Hit::Stale { .. } | Hit::Miss => {
                 let question = query.to_question();
-                let Some(seat) = self.pending.take(asker.holder(asked.source)) else {
+                let Some(seat) = self.pending.take(holder) else {
                     self.metrics.turned_away();
                     self.without_upstream(&exchange, &question, &Failure::busy(TOO_MANY), out);
                     return Step::Answer;
@@ -217,7 +218,7 @@ impl Engine {
                 let counted = Counted::Client { _seat: seat };
                 // Not the query as it came: padding would be kept for as long as it waits.
                 let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
-                Step::Wait(Box::new(Pending { bytes, asked, view, question, _counted: counted }))
+                Step::Wait(Box::new(Pending { bytes, asked, view, question, holder, _counted: counted }))
             }
         }
     }
@@ -231,8 +232,8 @@ impl Engine {
         }
         self.metrics.renewal();
         let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(query.to_question()));
-        let counted = Counted::Renewal { _all: count };
-        Some(Box::new(Pending { bytes, asked, view, question, _counted: counted }))
+        let (counted, holder) = (Counted::Renewal { _all: count }, exchange.asker.holder(asked.source));
+        Some(Box::new(Pending { bytes, asked, view, question, holder, _counted: counted }))
     }
 
     /// Asks the upstreams, or joins whoever already does, and answers.
@@ -256,25 +257,31 @@ impl Engine {
         self.in_flight.claim(question)
     }
 
-    /// Keeps what an upstream said to `question`, no TTL longer than the configured one: clients are not to keep it for
-    /// longer than we do.
-    pub(crate) fn keep(&self, question: &Question, mut response: Response, upstream: SocketAddr) -> Found {
+    /// Keeps what an upstream said to `question`, as the holder's, no TTL longer than the configured one: clients are not
+    /// to keep it for longer than we do.
+    pub(crate) fn keep(
+        &self,
+        question: &Question,
+        mut response: Response,
+        upstream: SocketAddr,
+        holder: Holder,
+    ) -> Found {
         response.bound_ttls(self.cache.max_ttl());
         let response = Arc::new(response);
-        self.cache.insert(question, Arc::clone(&response), self.now());
+        self.cache.insert(question, Arc::clone(&response), holder, self.now());
         Found { response, upstream }
     }
 
     /// Keeps for a moment that no upstream could answer `question`.
-    pub(crate) fn keep_failure(&self, question: &Question, failure: Failure) -> Arc<Failure> {
+    pub(crate) fn keep_failure(&self, question: &Question, failure: Failure, holder: Holder) -> Arc<Failure> {
         let failure = Arc::new(failure);
-        self.cache.failed(question, &failure, self.now());
+        self.cache.failed(question, &failure, holder, self.now());
         failure
     }
 
     /// Keeps an answer that came after its question was handed on; who waits for it there gets it too.
     pub(crate) fn keep_late(&self, question: &Question, response: Response, upstream: SocketAddr) {
-        let found = self.keep(question, response, upstream);
+        let found = self.keep(question, response, upstream, Holder::NOBODY);
         self.in_flight.offer(question, &Ok(found));
     }
 
@@ -297,21 +304,16 @@ impl Engine {
 
     /// Asks on, in a task of its own, where a first try brought no answer; who joins the question waits for that.
     pub(crate) fn ask_on(self: &Arc<Self>, claim: Claim, first: &Pending, tried: Tried) {
-        let Some(seat) = self.asking_seat(first) else {
+        let holder = first.holder;
+        let Some(seat) = self.asking.take(holder) else {
             return claim.settle(Err(Arc::new(Failure::busy(TOO_MANY))));
         };
         let (engine, upstreams) = (Arc::clone(self), Arc::clone(&first.view.upstreams));
         tokio::spawn(async move {
-            let lookup = engine.ask(&upstreams, claim.question(), Some(tried)).await;
+            let lookup = engine.ask(&upstreams, claim.question(), Some(tried), holder).await;
             claim.settle(lookup);
             drop(seat);
         });
-    }
-
-    /// Takes a part of the share of questions that a query's client may have asked for it the general way.
-    fn asking_seat(&self, pending: &Pending) -> Option<Seat> {
-        let asker = pending.view.snapshot.asker(pending.asked.source, pending.asked.listener);
-        self.asking.take(asker.holder(pending.asked.source))
     }
 
     /// Returns whether a policy applies to who asks; else all they get is denials.
@@ -322,24 +324,24 @@ impl Engine {
     /// Returns what the upstreams say to a pending question.
     pub(crate) async fn look_up(self: &Arc<Self>, pending: &Pending) -> Lookup {
         let asking = || {
-            let seat = self.asking_seat(pending);
+            let (seat, holder) = (self.asking.take(pending.holder), pending.holder);
             let engine = Arc::clone(self);
             let upstreams = Arc::clone(&pending.view.upstreams);
             let question = Arc::clone(&pending.question);
             async move {
                 let Some(_seat) = seat else { return Err(Arc::new(Failure::busy(TOO_MANY))) };
-                engine.ask(&upstreams, &question, None).await
+                engine.ask(&upstreams, &question, None, holder).await
             }
         };
         let joined = self.in_flight.join(&pending.question, asking).await;
         joined.unwrap_or_else(lost)
     }
 
-    /// Asks the upstreams and keeps what they say.
-    async fn ask(&self, upstreams: &Upstreams, question: &Question, tried: Option<Tried>) -> Lookup {
+    /// Asks the upstreams for a holder and keeps what they say.
+    async fn ask(&self, upstreams: &Upstreams, question: &Question, tried: Option<Tried>, holder: Holder) -> Lookup {
         match upstreams.ask_after(question, tried).await {
-            Ok(answered) => Ok(self.keep(question, answered.response, answered.upstream)),
-            Err(failure) => Err(self.keep_failure(question, failure)),
+            Ok(answered) => Ok(self.keep(question, answered.response, answered.upstream, holder)),
+            Err(failure) => Err(self.keep_failure(question, failure, holder)),
         }
     }
 
@@ -363,7 +365,7 @@ impl Engine {
 
     /// Answers with what the cache still has, or that there is no answer.
     fn without_upstream(&self, exchange: &Exchange<'_>, question: &Question, failure: &Failure, out: &mut Vec<u8>) {
-        match self.cache.get(question, self.now()) {
+        match self.cache.get(question, exchange.asker.holder(exchange.asked.source), self.now()) {
             Hit::Stale { response, .. } => exchange.answer_stale(&response, out),
             // Somebody else's question was answered meanwhile.
             Hit::Fresh { response, age, .. } => {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Asked, View};
 use crate::dns::response::Question;
-use crate::share::Seat;
+use crate::share::{Holder, Seat};
 use crate::upstream::Upstreams;
 
 /// A query that waits for an upstream.
@@ -18,6 +18,8 @@ pub(crate) struct Pending {
     pub(super) view: Arc<View>,
     /// What is asked upstream.
     pub(super) question: Arc<Question>,
+    /// Whose share it, and what comes of it, counts in.
+    pub(super) holder: Holder,
     /// Counts it while it waits.
     pub(super) _counted: Counted,
 }
@@ -40,6 +42,11 @@ impl Pending {
     /// Returns what is asked upstream.
     pub(crate) fn question(&self) -> &Arc<Question> {
         &self.question
+    }
+
+    /// Returns whose share the answer counts in.
+    pub(crate) fn holder(&self) -> Holder {
+        self.holder
     }
 
     /// Returns whom to ask.

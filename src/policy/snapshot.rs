@@ -139,7 +139,8 @@ pub struct Asker<'s> {
 impl<'s> Asker<'s> {
     /// Returns what the asker's share of scarce things is counted by: the client, or the host that `source` belongs to
     /// where it is in no client.
-    pub(crate) fn holder(&self, source: IpAddr) -> Holder {
+    #[must_use]
+    pub fn holder(&self, source: IpAddr) -> Holder {
         self.client.map_or_else(|| Holder::host(source), |client| client.holder)
     }
 

@@ -20,6 +20,7 @@ use crate::bounds::UDP_BUFFER;
 use crate::datagram::{self, BATCH, LocalAddress, Receiver, Sender, Wait};
 use crate::dns::response::Question;
 use crate::engine::{Asked, Claim, Engine, Lookup, Pending, Step, Transport};
+use crate::share::Holder;
 use crate::upstream::Upstreams;
 use crate::upstream::mux::{Fate, Mux, Waits};
 
@@ -140,6 +141,11 @@ fn stay_on(cpu: usize) {
     if let Err(error) = sched_setaffinity(None, &own) {
         tracing::debug!(%error, cpu, "thread not bound");
     }
+}
+
+/// Returns whose share the answer counts in that these wait for: the one's that asked first.
+fn holder(waiters: &[Waiter]) -> Holder {
+    waiters.first().map_or(Holder::NOBODY, |first| first.pending.holder())
 }
 
 /// One receiving thread.
@@ -310,12 +316,12 @@ impl Worker {
         let engine = &self.shared.engine;
         mux.wait(limit, |landed| match (landed.fate, landed.claim) {
             (Fate::Answered(response, upstream), Some(claim)) => {
-                let lookup = Ok(engine.keep(&landed.question, response, upstream));
+                let lookup = Ok(engine.keep(&landed.question, response, upstream, holder(&landed.waiters)));
                 self.settle(claim, lookup, landed.waiters, sender);
             }
             (Fate::Answered(response, upstream), None) => engine.keep_late(&landed.question, response, upstream),
             (Fate::Failed(failure), Some(claim)) => {
-                let lookup = Err(engine.keep_failure(&landed.question, failure));
+                let lookup = Err(engine.keep_failure(&landed.question, failure, holder(&landed.waiters)));
                 self.settle(claim, lookup, landed.waiters, sender);
             }
             (Fate::Elsewhere(tried), Some(claim)) => {

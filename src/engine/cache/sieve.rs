@@ -1,11 +1,18 @@
-//! A bounded map that evicts by SIEVE.
+//! A bounded map that evicts by SIEVE, from whoever holds the most.
 //!
 //! SIEVE (Zhang, Yang, Yue, Vigfusson, Rashmi: "SIEVE is Simpler than LRU", NSDI 2024): one queue in the order of
 //! arrival and a hand that walks it from the oldest to the newest, sparing once what was used since it last passed.
 //! A hit only sets a mark and moves nothing; what is asked once is soon gone, so a scan of names never asked again
 //! does not push out the ones in use.
+//!
+//! Each holder has a queue of its own, of what it brought in, and room is made in the heaviest one: whoever brings in
+//! something never pushes out what a holder of less has. A value that another holder used since the hand last passed goes
+//! over to that one instead, and counts as its own from then on; so a holder pays for what it uses, whoever was first to
+//! ask for it.
 
 use hashbrown::HashTable;
+
+use crate::share::{ByHolder, Holder};
 
 /// No slot.
 const NIL: u32 = u32::MAX;
@@ -18,19 +25,18 @@ pub(super) trait Keyed<K: ?Sized> {
 
 /// A bounded map to values that know their keys, each of which costs a part of the budget.
 #[derive(Debug)]
-pub(super) struct Queue<V> {
+pub(super) struct Queues<V> {
     /// The values by index; a free slot is `None`.
     slots: Vec<Option<Slot<V>>>,
     /// The indices of the free slots.
     free: Vec<u32>,
     /// The index of each key.
     table: HashTable<u32>,
-    /// The slot that arrived last.
-    newest: u32,
-    /// The slot that arrived first.
-    oldest: u32,
-    /// The slot that is looked at first when room is needed; [`NIL`]: the oldest.
-    hand: u32,
+    /// The queue of each holder of anything.
+    by_holder: ByHolder<Queue>,
+    /// The holder that room is made from: nobody who brings something in holds more, and it holds at least half of the
+    /// average.
+    heaviest: Option<Holder>,
     /// The sum of the costs.
     cost: usize,
     /// What the sum may be.
@@ -39,7 +45,20 @@ pub(super) struct Queue<V> {
     evictions: u64,
 }
 
-/// A value and its place in the queue.
+/// What one holder brought in, in the order of arrival.
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    /// The slot that arrived last.
+    newest: u32,
+    /// The slot that arrived first.
+    oldest: u32,
+    /// The slot that is looked at first when room is needed; [`NIL`]: the oldest.
+    hand: u32,
+    /// The sum of the costs.
+    cost: usize,
+}
+
+/// A value and its place in its holder's queue.
 #[derive(Debug)]
 pub(super) struct Slot<V> {
     /// The value.
@@ -52,20 +71,23 @@ pub(super) struct Slot<V> {
     newer: u32,
     /// The slot that arrived before.
     older: u32,
+    /// The holder whose queue it is in.
+    holder: Holder,
+    /// The holder that used it last.
+    user: Holder,
     /// Whether it was used since the hand last passed.
     visited: bool,
 }
 
-impl<V> Queue<V> {
+impl<V> Queues<V> {
     /// Returns an empty map with a budget.
     pub(super) fn new(budget: usize) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
             table: HashTable::new(),
-            newest: NIL,
-            oldest: NIL,
-            hand: NIL,
+            by_holder: ByHolder::default(),
+            heaviest: None,
             cost: 0,
             budget,
             evictions: 0,
@@ -87,14 +109,15 @@ impl<V> Queue<V> {
         self.evictions
     }
 
-    /// Returns the value of `key` and marks it as used.
-    pub(super) fn get_used<K: ?Sized>(&mut self, hash: u64, key: &K) -> Option<&mut V>
+    /// Returns the value of `key` and marks it as used by `user`.
+    pub(super) fn get_used<K: ?Sized>(&mut self, hash: u64, key: &K, user: Holder) -> Option<&mut V>
     where
         V: Keyed<K>,
     {
         let index = self.find(hash, key)?;
         let slot = self.slot_mut(index);
         slot.visited = true;
+        slot.user = user;
         Some(&mut slot.value)
     }
 
@@ -107,30 +130,26 @@ impl<V> Queue<V> {
         Some(&mut self.slot_mut(index).value)
     }
 
-    /// Puts `value` at `key`, which is its own, and makes room for it. What costs more than the whole budget is not put.
-    pub(super) fn insert<K: ?Sized>(&mut self, hash: u64, key: &K, value: V, cost: usize)
+    /// Puts `value` at `key`, which is its own, for `holder`, and makes room for it. What costs more than the whole budget
+    /// is not put.
+    pub(super) fn insert<K: ?Sized>(&mut self, hash: u64, key: &K, value: V, cost: usize, holder: Holder)
     where
         V: Keyed<K>,
     {
-        // A value that is replaced keeps its mark, but not its place: it is as new as any.
-        let visited = self.find(hash, key).is_some_and(|index| self.slot(index).visited);
+        // A value that is replaced keeps its mark and its user, but not its place: it is as new as any.
+        let known = self.find(hash, key).map(|index| self.slot(index));
+        let (visited, user) = known.map_or((false, holder), |slot| (slot.visited, slot.user));
         self.remove(hash, key);
         let Ok(own_cost) = u32::try_from(cost) else { return };
         if cost > self.budget {
             return;
         }
         while self.cost + cost > self.budget {
-            self.evict();
+            self.evict(holder);
         }
-        let older = self.newest;
-        let slot = Slot { value, hash, cost: own_cost, newer: NIL, older, visited };
+        let slot = Slot { value, hash, cost: own_cost, newer: NIL, older: NIL, holder, user, visited };
         let index = self.place(slot);
-        match older {
-            NIL => self.oldest = index,
-            older => self.slot_mut(older).newer = index,
-        }
-        self.newest = index;
-        self.cost += cost;
+        self.link(index, holder);
         let Self { table, slots, .. } = self;
         table.insert_unique(hash, index, |&other| hash_of(slots, other));
     }
@@ -145,39 +164,97 @@ impl<V> Queue<V> {
         }
     }
 
-    /// Takes out the first slot from the hand on that was not used since the hand last passed.
-    fn evict(&mut self) {
-        let mut index = if self.hand == NIL { self.oldest } else { self.hand };
+    /// Makes some room for something that `newcomer` brings in, in the heaviest holder's queue: takes out the first slot
+    /// from the hand on that was not used since the hand last passed.
+    fn evict(&mut self, newcomer: Holder) {
+        let victim = self.heaviest(newcomer);
+        let Some(queue) = self.by_holder.get(&victim) else { return };
+        let mut index = if queue.hand == NIL { queue.oldest } else { queue.hand };
         // Every step clears a mark, so the second round finds one at the latest.
         while self.slot(index).visited {
             let slot = self.slot_mut(index);
             slot.visited = false;
-            index = if slot.newer == NIL { self.oldest } else { slot.newer };
+            let (newer, user) = (slot.newer, slot.user);
+            if user != victim {
+                self.unlink(index);
+                self.link(index, user);
+            }
+            // With all of them gone to others, some other queue has to make room.
+            let Some(queue) = self.by_holder.get_mut(&victim) else { return };
+            index = if newer == NIL { queue.oldest } else { newer };
+            queue.hand = index;
         }
-        self.hand = self.slot(index).newer;
+        let newer = self.slot(index).newer;
+        if let Some(queue) = self.by_holder.get_mut(&victim) {
+            queue.hand = newer;
+        }
         self.take(index);
         self.evictions += 1;
     }
 
-    /// Takes a slot out of the table and the queue.
+    /// Returns the holder that makes room for something that `newcomer` brings in: one that holds no less than it.
+    fn heaviest(&mut self, newcomer: Holder) -> Holder {
+        let held = |holder: &Holder| self.by_holder.get(holder).map_or(0, |queue| queue.cost);
+        let least = self.cost / self.by_holder.len().max(1) / 2;
+        let heaviest = self.heaviest.filter(|heaviest| held(heaviest) > least).or_else(|| {
+            // Seldom: it has lost half of what it had, or others have left since.
+            self.by_holder.iter().max_by_key(|(_, queue)| queue.cost).map(|(holder, _)| *holder)
+        });
+        let heaviest = heaviest.filter(|heaviest| held(heaviest) > held(&newcomer)).unwrap_or(newcomer);
+        self.heaviest = Some(heaviest);
+        heaviest
+    }
+
+    /// Takes a slot out of the table and its queue.
     fn take(&mut self, index: u32) {
+        self.unlink(index);
         let slot = self.slots[at(index)].take().expect("a linked slot is in use");
         if let Ok(entry) = self.table.find_entry(slot.hash, |&other| other == index) {
             entry.remove();
         }
-        match slot.newer {
-            NIL => self.newest = slot.older,
-            newer => self.slot_mut(newer).older = slot.older,
-        }
-        match slot.older {
-            NIL => self.oldest = slot.newer,
-            older => self.slot_mut(older).newer = slot.newer,
-        }
-        if self.hand == index {
-            self.hand = slot.newer;
-        }
-        self.cost -= at(slot.cost);
         self.free.push(index);
+    }
+
+    /// Puts a slot at the newest end of a holder's queue.
+    fn link(&mut self, index: u32, holder: Holder) {
+        let Self { slots, by_holder: queues, heaviest, cost, .. } = self;
+        let queue = queues.entry(holder).or_insert(Queue { newest: NIL, oldest: NIL, hand: NIL, cost: 0 });
+        let older = std::mem::replace(&mut queue.newest, index);
+        let slot = in_use(slots, index);
+        (slot.older, slot.newer, slot.holder) = (older, NIL, holder);
+        queue.cost += at(slot.cost);
+        *cost += at(slot.cost);
+        match older {
+            NIL => queue.oldest = index,
+            older => in_use(slots, older).newer = index,
+        }
+        let own = queue.cost;
+        if heaviest.and_then(|heaviest| queues.get(&heaviest)).is_none_or(|queue| queue.cost < own) {
+            *heaviest = Some(holder);
+        }
+    }
+
+    /// Takes a slot out of its holder's queue, and the queue away when it was the last.
+    fn unlink(&mut self, index: u32) {
+        let Self { slots, by_holder: queues, cost, .. } = self;
+        let &mut Slot { newer, older, holder, cost: own_cost, .. } = in_use(slots, index);
+        let queue = queues.get_mut(&holder).expect("a linked slot's holder has a queue");
+        match newer {
+            NIL => queue.newest = older,
+            newer => in_use(slots, newer).older = older,
+        }
+        match older {
+            NIL => queue.oldest = newer,
+            older => in_use(slots, older).newer = newer,
+        }
+        if queue.hand == index {
+            queue.hand = newer;
+        }
+        queue.cost -= at(own_cost);
+        *cost -= at(own_cost);
+        if queue.oldest == NIL {
+            queues.remove(&holder);
+        }
     }
 
     /// Puts `slot` where there is room and returns its index.
@@ -209,8 +286,13 @@ impl<V> Queue<V> {
 
     /// Returns a slot in use, to change it.
     fn slot_mut(&mut self, index: u32) -> &mut Slot<V> {
-        self.slots[at(index)].as_mut().expect("a linked slot is in use")
+        in_use(&mut self.slots, index)
     }
+}
+
+/// Returns a slot in use, to change it.
+fn in_use<V>(slots: &mut [Option<Slot<V>>], index: u32) -> &mut Slot<V> {
+    slots[at(index)].as_mut().expect("a linked slot is in use")
 }
 
 /// Returns the hash of the key in a slot in use.
@@ -225,6 +307,8 @@ fn at(index: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     /// Returns a hash that is the same for many keys, so that the table has to compare.
@@ -244,37 +328,57 @@ mod tests {
         }
     }
 
+    /// The holder of what the tests with one of them put.
+    static ONE: LazyLock<Holder> = LazyLock::new(|| Holder::named("one"));
+
     /// A map of a budget of `budget` values, for short.
-    struct Map(Queue<String>);
+    struct Map(Queues<String>);
 
     impl Map {
         /// Puts a key at a cost of 1.
         fn put(&mut self, key: &str) {
-            self.0.insert(hash(key), key, key.to_owned(), 1);
+            self.put_of(key, "one", 1);
+        }
+
+        /// Puts a key of a holder at a cost.
+        fn put_of(&mut self, key: &str, holder: &str, cost: usize) {
+            self.0.insert(hash(key), key, key.to_owned(), cost, Holder::named(holder));
         }
 
         /// Returns whether a key is in, and uses it.
         fn is_in(&mut self, key: &str) -> bool {
-            self.0.get_used(hash(key), key).is_some()
+            self.is_in_for(key, "one")
+        }
+
+        /// Returns whether a key is in, and uses it for a holder.
+        fn is_in_for(&mut self, key: &str, holder: &str) -> bool {
+            self.0.get_used(hash(key), key, Holder::named(holder)).is_some()
         }
 
         /// Returns the keys from the oldest to the newest.
         fn keys(&self) -> String {
-            let mut keys = Vec::new();
-            let mut index = self.0.oldest;
-            while index != NIL {
-                let slot = self.0.slot(index);
-                keys.push(slot.value.clone());
-                index = slot.newer;
-            }
-            assert_eq!(keys.len(), self.0.len());
-            keys.join(" ")
+            let keys = self.keys_of("one");
+            assert_eq!(keys.split(' ').count(), self.0.len());
+            keys
         }
+
+        /// Returns a holder's keys from the oldest to the newest.
+        fn keys_of(&self, holder: &str) -> String {
+            let slots: Vec<_> = slots(&self.0, Holder::named(holder)).map(|slot| slot.value.clone()).collect();
+            slots.join(" ")
+        }
+    }
+
+    /// Returns a holder's slots from the oldest to the newest.
+    fn slots<V>(queues: &Queues<V>, holder: Holder) -> impl Iterator<Item = &Slot<V>> {
+        let first = queues.by_holder.get(&holder).map_or(NIL, |queue| queue.oldest);
+        let next = move |index: u32| (index != NIL).then(|| queues.slot(index));
+        std::iter::successors(next(first), move |slot| next(slot.newer))
     }
 
     #[test]
     fn the_hand_spares_what_was_used_and_goes_on_from_there() {
-        let mut map = Map(Queue::new(3));
+        let mut map = Map(Queues::new(3));
         for key in ["a", "b", "c"] {
             map.put(key);
         }
@@ -291,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_scan_does_not_push_out_what_is_in_use() {
-        let mut map = Map(Queue::new(100));
+        let mut map = Map(Queues::new(100));
         let hot: Vec<String> = (0..50).map(|number| format!("hot{number}")).collect();
         for key in &hot {
             map.put(key);
@@ -307,11 +411,12 @@ mod tests {
     #[test]
     fn links_hold_when_anything_is_removed() {
         for gone in ["a", "b", "c"] {
-            let mut map = Map(Queue::new(3));
+            let mut map = Map(Queues::new(3));
             for key in ["a", "b", "c"] {
                 map.put(key);
             }
-            map.0.hand = map.0.find(hash(gone), gone).unwrap();
+            let hand = map.0.find(hash(gone), gone).unwrap();
+            map.0.by_holder.get_mut(&ONE).unwrap().hand = hand;
             map.0.remove(hash(gone), gone);
             map.0.remove(hash(gone), gone);
             let left: Vec<_> = ["a", "b", "c"].into_iter().filter(|key| *key != gone).collect();
@@ -324,17 +429,83 @@ mod tests {
 
     #[test]
     fn costs_stay_within_the_budget_and_the_too_large_is_not_put() {
-        let mut map = Queue::new(10);
+        let mut map = Queues::new(10);
         for (key, cost) in [(1, 4), (2, 4), (3, 9)] {
-            map.insert(key.into(), &key, (key, 'a'), cost);
+            map.insert(key.into(), &key, (key, 'a'), cost, *ONE);
         }
         assert_eq!((map.len(), map.cost(), map.evictions()), (1, 9, 2));
-        map.insert(4, &4, (4, 'd'), 11);
+        map.insert(4, &4, (4, 'd'), 11, *ONE);
         assert_eq!((map.len(), map.cost()), (1, 9));
-        map.insert(3, &3, (3, 'C'), 2);
-        assert_eq!((map.len(), map.cost(), map.get_used(3, &3).copied()), (1, 2, Some((3, 'C'))));
-        map.insert(3, &3, (3, 'x'), 11);
+        map.insert(3, &3, (3, 'C'), 2, *ONE);
+        assert_eq!((map.len(), map.cost(), map.get_used(3, &3, *ONE).copied()), (1, 2, Some((3, 'C'))));
+        map.insert(3, &3, (3, 'x'), 11, *ONE);
         assert_eq!((map.len(), map.cost()), (0, 0), "what it would have replaced is out of date");
+    }
+
+    #[test]
+    fn room_is_made_by_the_heaviest_and_never_by_one_that_holds_less() {
+        let mut map = Map(Queues::new(100));
+        for number in 0..10 {
+            map.put_of(&format!("small{number}"), "small", 1);
+        }
+        // A flood, each of it used twice at once.
+        for number in 0..1000 {
+            let key = format!("flood{number}");
+            map.put_of(&key, "greedy", 5);
+            assert!(map.is_in_for(&key, "greedy") && map.is_in_for(&key, "greedy"));
+        }
+        assert!((0..10).all(|number| map.is_in_for(&format!("small{number}"), "small")), "{}", map.keys_of("small"));
+        // Whoever comes gets room from the greedy one, up to as much as that one has left.
+        for number in 0..1000 {
+            map.put_of(&format!("other{number}"), "other", 5);
+        }
+        let held = |holder: &str| map.0.by_holder[&Holder::named(holder)].cost;
+        assert_eq!((held("small"), held("greedy"), held("other"), map.0.cost()), (10, 45, 45, 100));
+    }
+
+    #[test]
+    fn a_lone_holder_has_it_all_and_the_next_one_gets_half() {
+        let mut map = Map(Queues::new(100));
+        for number in 0..500 {
+            map.put_of(&format!("a{number}"), "a", 1);
+        }
+        assert_eq!(map.0.cost(), 100);
+        for number in 0..500 {
+            map.put_of(&format!("b{number}"), "b", 1);
+        }
+        let held = |holder: &str| map.0.by_holder[&Holder::named(holder)].cost;
+        assert_eq!((held("a"), held("b")), (50, 50));
+    }
+
+    #[test]
+    fn a_value_goes_over_to_the_holder_that_uses_it() {
+        let mut map = Map(Queues::new(10));
+        map.put_of("shared", "greedy", 1);
+        assert!(map.is_in_for("shared", "modest"));
+        for number in 0..100 {
+            map.put_of(&format!("flood{number}"), "greedy", 1);
+        }
+        assert_eq!(map.keys_of("modest"), "shared", "it pays for it now");
+        for number in 0..100 {
+            map.put_of(&format!("more{number}"), "greedy", 1);
+        }
+        assert!(map.is_in_for("shared", "modest"), "and nobody who holds more takes it away");
+    }
+
+    #[test]
+    fn holders_that_use_everything_of_one_another_end() {
+        let mut map = Map(Queues::new(10));
+        for number in 0..200 {
+            map.put_of(&format!("a{number}"), "a", 1);
+            map.put_of(&format!("b{number}"), "b", 1);
+            for other in 0..=number {
+                map.is_in_for(&format!("a{other}"), "b");
+                map.is_in_for(&format!("b{other}"), "a");
+            }
+        }
+        let sum: usize = map.0.by_holder.values().map(|queue| queue.cost).sum();
+        assert_eq!((map.0.len(), map.0.cost(), sum), (10, 10, 10));
+        assert_eq!(slots(&map.0, Holder::named("a")).count() + slots(&map.0, Holder::named("b")).count(), 10);
     }
 
     /// SIEVE as the paper writes it, on a vector: the oldest first.
@@ -379,15 +550,15 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn it_does_what_the_naive_one_does(steps in proptest::collection::vec((0_u8..3, 0_u8..12), 0..200)) {
-            let (mut queue, mut naive) = (Queue::new(5), Naive::default());
+            let (mut queue, mut naive) = (Queues::new(5), Naive::default());
             for (step, key) in steps {
                 match step {
                     0 => {
-                        queue.insert(u64::from(key % 4), &key, (key, ' '), 1);
+                        queue.insert(u64::from(key % 4), &key, (key, ' '), 1, *ONE);
                         naive.put(key, 5);
                     }
                     1 => {
-                        let found = queue.get_used(u64::from(key % 4), &key).is_some();
+                        let found = queue.get_used(u64::from(key % 4), &key, *ONE).is_some();
                         let known = naive.queue.iter_mut().find(|(other, _)| *other == key);
                         proptest::prop_assert_eq!(found, known.map(|known| known.1 = true).is_some());
                     }
@@ -396,13 +567,7 @@ mod tests {
                         naive.remove(key);
                     }
                 }
-                let mut keys = Vec::new();
-                let mut index = queue.oldest;
-                while index != NIL {
-                    let slot = queue.slot(index);
-                    keys.push((slot.value.0, slot.visited));
-                    index = slot.newer;
-                }
+                let keys: Vec<_> = slots(&queue, *ONE).map(|slot| (slot.value.0, slot.visited)).collect();
                 proptest::prop_assert_eq!(&keys, &naive.queue);
             }
         }

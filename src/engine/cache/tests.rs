@@ -4,6 +4,9 @@ use super::*;
 use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
 
+/// The holder of everything that has no other one.
+const ONE: Holder = Holder::NOBODY;
+
 /// Returns so many seconds.
 const fn secs(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -59,7 +62,7 @@ fn cache() -> Cache {
 /// Notes that a question failed.
 fn fail(cache: &Cache, question: &Question, kind: FailureKind, now: Duration) {
     let failure = Failure { kind, response: None, detail: String::new() };
-    cache.failed(question, &Arc::new(failure), now);
+    cache.failed(question, &Arc::new(failure), ONE, now);
 }
 
 /// Returns a hit in short: `fresh AGE LEFT`, `renew LEFT`, `stale`, `stale lately`, `failed KIND` or `miss`.
@@ -79,10 +82,10 @@ fn an_answer_is_fresh_for_its_ttl_then_stale_then_gone() {
     const CASES: &[(u64, &str)] =
         &[(100, "fresh 0 300"), (399, "renew 1"), (400, "stale"), (3_999, "stale"), (4_000, "miss"), (100, "miss")];
     let (cache, question) = (cache(), question("www.example"));
-    assert_eq!(short(&cache.get(&question, secs(100))), "miss");
-    cache.insert(&question, positive(&question, 300), secs(100));
+    assert_eq!(short(&cache.get(&question, ONE, secs(100))), "miss");
+    cache.insert(&question, positive(&question, 300), ONE, secs(100));
     for &(now, expected) in CASES {
-        assert_eq!(short(&cache.get(&question, secs(now))), expected, "at {now}");
+        assert_eq!(short(&cache.get(&question, ONE, secs(now))), expected, "at {now}");
     }
     assert_eq!(cache.stats(), Stats::default(), "what is too old is taken out");
 }
@@ -90,8 +93,8 @@ fn an_answer_is_fresh_for_its_ttl_then_stale_then_gone() {
 #[test]
 fn the_ttl_is_at_most_what_is_configured() {
     let (cache, question) = (cache(), question("www.example"));
-    cache.insert(&question, positive(&question, 0x7fff_ffff), secs(0));
-    assert_eq!(short(&cache.get(&question, secs(0))), "fresh 0 86400");
+    cache.insert(&question, positive(&question, 0x7fff_ffff), ONE, secs(0));
+    assert_eq!(short(&cache.get(&question, ONE, secs(0))), "fresh 0 86400");
 }
 
 #[test]
@@ -105,18 +108,44 @@ fn negative_answers_are_kept_by_their_soa() {
     ];
     for &(rcode, ttl, minimum, expected) in CASES {
         let (cache, question) = (cache(), question("www.example"));
-        cache.insert(&question, negative(&question, rcode, ttl, minimum), secs(0));
-        assert_eq!(short(&cache.get(&question, secs(0))), expected, "{rcode} {ttl} {minimum}");
+        cache.insert(&question, negative(&question, rcode, ttl, minimum), ONE, secs(0));
+        assert_eq!(short(&cache.get(&question, ONE, secs(0))), expected, "{rcode} {ttl} {minimum}");
     }
 }
 
 #[test]
 fn an_answer_without_a_ttl_is_not_kept_nor_what_it_replaces() {
     let (cache, question) = (cache(), question("www.example"));
-    cache.insert(&question, positive(&question, 300), secs(0));
-    cache.insert(&question, positive(&question, 0), secs(1));
-    assert_eq!(short(&cache.get(&question, secs(1))), "miss");
-    assert_eq!(cache.stats().entries, 0);
+    cache.insert(&question, positive(&question, 300), ONE, secs(0));
+    cache.insert(&question, positive(&question, 0), ONE, secs(1));
+    assert_eq!(short(&cache.get(&question, ONE, secs(1))), "miss");
+    assert_eq!(short(&cache.get(&question, ONE, secs(3))), "miss");
+    assert_eq!(cache.stats().entries, 0, "and it is forgotten");
+}
+
+#[test]
+fn an_answer_without_a_ttl_is_asked_for_eight_times_a_second_at_most() {
+    let (cache, question) = (cache(), question("www.example"));
+    let mut asked = 0;
+    for step in 0..1000 {
+        let now = Duration::from_millis(step * 10);
+        match cache.get(&question, ONE, now) {
+            Hit::Miss => {
+                cache.insert(&question, positive(&question, 0), ONE, now);
+                asked += 1;
+            }
+            hit => assert!(short(&hit).starts_with("fresh 0"), "{hit:?}"),
+        }
+    }
+    assert_eq!(asked, 80);
+}
+
+#[test]
+fn one_without_a_ttl_is_not_served_when_its_upstream_fails() {
+    let (cache, question) = (cache(), question("www.example"));
+    cache.insert(&question, positive(&question, 0), ONE, secs(0));
+    fail(&cache, &question, FailureKind::ServFail, secs(2));
+    assert_eq!(short(&cache.get(&question, ONE, secs(3))), "failed servfail");
 }
 
 #[test]
@@ -124,27 +153,27 @@ fn failures_are_not_kept_and_leave_what_was() {
     for rcode in [1, 2, 4, 5] {
         let (cache, question) = (cache(), question("www.example"));
         let failure = || Arc::new(Response::parse(&head(&question, rcode, 0, 0), &question).unwrap());
-        cache.insert(&question, failure(), secs(0));
-        assert_eq!(short(&cache.get(&question, secs(0))), "miss", "{rcode}");
-        cache.insert(&question, positive(&question, 300), secs(0));
-        cache.insert(&question, failure(), secs(500));
-        assert_eq!(short(&cache.get(&question, secs(500))), "stale", "{rcode}");
+        cache.insert(&question, failure(), ONE, secs(0));
+        assert_eq!(short(&cache.get(&question, ONE, secs(0))), "miss", "{rcode}");
+        cache.insert(&question, positive(&question, 300), ONE, secs(0));
+        cache.insert(&question, failure(), ONE, secs(500));
+        assert_eq!(short(&cache.get(&question, ONE, secs(500))), "stale", "{rcode}");
     }
 }
 
 #[test]
 fn a_refresh_that_failed_is_not_repeated_for_half_a_minute() {
     let (cache, question) = (cache(), question("www.example"));
-    cache.insert(&question, positive(&question, 60), secs(0));
+    cache.insert(&question, positive(&question, 60), ONE, secs(0));
     fail(&cache, &question, FailureKind::ServFail, secs(59));
-    assert_eq!(short(&cache.get(&question, secs(70))), "stale");
+    assert_eq!(short(&cache.get(&question, ONE, secs(70))), "stale");
     fail(&cache, &question, FailureKind::ServFail, secs(72));
-    assert_eq!(short(&cache.get(&question, secs(73))), "stale lately");
-    assert_eq!(short(&cache.get(&question, secs(102))), "stale");
+    assert_eq!(short(&cache.get(&question, ONE, secs(73))), "stale lately");
+    assert_eq!(short(&cache.get(&question, ONE, secs(102))), "stale");
     fail(&cache, &question, FailureKind::ServFail, secs(102));
-    cache.insert(&question, positive(&question, 60), secs(103));
-    assert_eq!(short(&cache.get(&question, secs(104))), "fresh 1 59");
-    assert_eq!(short(&cache.get(&question, secs(163))), "stale", "a new answer forgets the failure");
+    cache.insert(&question, positive(&question, 60), ONE, secs(103));
+    assert_eq!(short(&cache.get(&question, ONE, secs(104))), "fresh 1 59");
+    assert_eq!(short(&cache.get(&question, ONE, secs(163))), "stale", "a new answer forgets the failure");
 }
 
 #[test]
@@ -162,11 +191,15 @@ fn an_answer_in_use_is_to_be_renewed_once_at_its_end() {
     ];
     for &(ttl, uses, expected) in CASES {
         let (cache, question) = (cache(), question("www.example"));
-        cache.insert(&question, positive(&question, ttl), secs(0));
-        let found = uses.iter().map(|&now| short(&cache.get(&question, secs(now)))).last();
+        cache.insert(&question, positive(&question, ttl), ONE, secs(0));
+        let found = uses.iter().map(|&now| short(&cache.get(&question, ONE, secs(now)))).last();
         assert_eq!(found.as_deref(), Some(expected), "{ttl} {uses:?}");
-        cache.insert(&question, positive(&question, 100), secs(1000));
-        assert_eq!(short(&cache.get(&question, secs(1095))), "fresh 95 5", "{ttl} {uses:?}: nobody used the new one");
+        cache.insert(&question, positive(&question, 100), ONE, secs(1000));
+        assert_eq!(
+            short(&cache.get(&question, ONE, secs(1095))),
+            "fresh 95 5",
+            "{ttl} {uses:?}: nobody used the new one"
+        );
     }
 }
 
@@ -188,27 +221,27 @@ fn a_failure_is_kept_for_seconds_and_longer_each_time_in_a_row() {
             fail(&cache, &question, kind, secs(now));
             // One that was under way at the same time does not count.
             fail(&cache, &question, kind, secs(now));
-            let until = (now..now + 90).find(|&now| short(&cache.get(&question, secs(now))) != kept);
+            let until = (now..now + 90).find(|&now| short(&cache.get(&question, ONE, secs(now))) != kept);
             assert_eq!(until, Some(now + length), "{kind:?} at {now}");
             now += length + 30;
         }
         now += 100;
         fail(&cache, &question, kind, secs(now));
-        assert_eq!(short(&cache.get(&question, secs(now + lengths[0]))), "miss", "{kind:?}: forgotten");
-        cache.insert(&question, positive(&question, 60), secs(now));
-        assert_eq!(short(&cache.get(&question, secs(now))), "fresh 0 60", "{kind:?}");
+        assert_eq!(short(&cache.get(&question, ONE, secs(now + lengths[0]))), "miss", "{kind:?}: forgotten");
+        cache.insert(&question, positive(&question, 60), ONE, secs(now));
+        assert_eq!(short(&cache.get(&question, ONE, secs(now))), "fresh 0 60", "{kind:?}");
     }
 }
 
 #[test]
 fn a_failure_takes_the_place_of_what_is_too_old_and_of_nothing_else() {
     let (cache, question) = (cache(), question("www.example"));
-    cache.insert(&question, positive(&question, 60), secs(0));
+    cache.insert(&question, positive(&question, 60), ONE, secs(0));
     for (now, expected) in
         [(10, "fresh 10 50"), (100, "stale lately"), (3_659, "stale lately"), (3_660, "failed servfail")]
     {
         fail(&cache, &question, FailureKind::ServFail, secs(now));
-        assert_eq!(short(&cache.get(&question, secs(now))), expected);
+        assert_eq!(short(&cache.get(&question, ONE, secs(now))), expected);
     }
 }
 
@@ -221,18 +254,18 @@ fn failures_are_forgotten_when_others_are_asked_and_keep_to_the_budget() {
     let stats = cache.stats();
     assert!(stats.bytes <= 64 << 10 && stats.evictions > 4_000, "{stats:?}");
     let last = question("n4999.example");
-    assert_eq!(short(&cache.get(&last, secs(1))), "failed timeout");
+    assert_eq!(short(&cache.get(&last, ONE, secs(1))), "failed timeout");
     cache.forget_failures(secs(1));
-    assert_eq!(short(&cache.get(&last, secs(1))), "miss");
+    assert_eq!(short(&cache.get(&last, ONE, secs(1))), "miss");
 }
 
 #[test]
 fn without_serve_stale_what_expired_is_gone() {
     let cache = Cache::new(Settings { size: 64 << 10, max_ttl: secs(60), serve_stale: secs(0) });
     let question = question("www.example");
-    cache.insert(&question, positive(&question, 60), secs(0));
-    assert_eq!(short(&cache.get(&question, secs(59))), "fresh 59 1");
-    assert_eq!(short(&cache.get(&question, secs(60))), "miss");
+    cache.insert(&question, positive(&question, 60), ONE, secs(0));
+    assert_eq!(short(&cache.get(&question, ONE, secs(59))), "fresh 59 1");
+    assert_eq!(short(&cache.get(&question, ONE, secs(60))), "miss");
 }
 
 #[test]
@@ -246,12 +279,12 @@ fn questions_that_differ_in_anything_have_answers_of_their_own() {
         Question { recursion_desired: false, ..base.clone() },
     ];
     let cache = cache();
-    cache.insert(&base, positive(&base, 60), secs(0));
+    cache.insert(&base, positive(&base, 60), ONE, secs(0));
     for other in &others {
-        assert_eq!(short(&cache.get(other, secs(0))), "miss", "{other:?}");
-        cache.insert(other, positive(other, 90), secs(0));
+        assert_eq!(short(&cache.get(other, ONE, secs(0))), "miss", "{other:?}");
+        cache.insert(other, positive(other, 90), ONE, secs(0));
     }
-    assert_eq!(short(&cache.get(&base, secs(0))), "fresh 0 60");
+    assert_eq!(short(&cache.get(&base, ONE, secs(0))), "fresh 0 60");
     assert_eq!(cache.stats().entries, 1 + others.len());
 }
 
@@ -272,9 +305,9 @@ fn a_query_finds_what_its_question_was_answered() {
         bytes.extend(opt);
         let Parsed::Query(query) = parse(&bytes) else { panic!("{bytes:02x?}") };
         let question = query.to_question();
-        assert_eq!(short(&cache.get(&query, secs(0))), "miss", "{bytes:02x?}");
-        cache.insert(&question, positive(&question, 60), secs(0));
-        assert_eq!(short(&cache.get(&query, secs(0))), "fresh 0 60", "{bytes:02x?}");
+        assert_eq!(short(&cache.get(&query, ONE, secs(0))), "miss", "{bytes:02x?}");
+        cache.insert(&question, positive(&question, 60), ONE, secs(0));
+        assert_eq!(short(&cache.get(&query, ONE, secs(0))), "fresh 0 60", "{bytes:02x?}");
     }
 }
 
@@ -283,11 +316,11 @@ fn the_budget_holds_and_what_is_in_use_stays() {
     const SIZE: usize = 256 << 10;
     let cache = Cache::new(Settings { size: SIZE, max_ttl: secs(60), serve_stale: secs(0) });
     let hot = question("hot.example");
-    cache.insert(&hot, positive(&hot, 60), secs(0));
+    cache.insert(&hot, positive(&hot, 60), ONE, secs(0));
     for number in 0..20_000 {
         let question = question(&format!("n{number}.example"));
-        cache.insert(&question, positive(&question, 60), secs(0));
-        assert_eq!(short(&cache.get(&hot, secs(0))), "fresh 0 60", "after {number}");
+        cache.insert(&question, positive(&question, 60), ONE, secs(0));
+        assert_eq!(short(&cache.get(&hot, ONE, secs(0))), "fresh 0 60", "after {number}");
     }
     let stats = cache.stats();
     assert!(stats.bytes <= SIZE && stats.bytes > SIZE * 9 / 10, "{stats:?}");
