@@ -18,6 +18,9 @@
 //! | of those, queries that wait for one | [`MAX_ASKERS`] | as above | the same |
 //! | answers renewed ahead of time | [`MAX_RENEWALS`] | they expire, and are asked for when somebody asks | `hostgate_cache_renewals_total` |
 //! | of the questions, those on sockets of their own | [`MAX_ASKING`]; of a client as many as are free, and [`MAX_ASKING_OF_CLIENT`] | as above | `hostgate_failed_answers_total` |
+//! | names, octets and answers that are new, below one wildcard | `budget` of the policy | denied, NODATA or stale data | `hostgate_queries_total{reason="budget"}` |
+//! | clients whose budgets are kept in mind, wildcards of each | [`MAX_LEDGERS`], [`MAX_ALLOWANCES`] | one that is not in use is forgotten | |
+//! | log lines a minute on spent budgets | [`MAX_BUDGET_LINES`] | left out | `hostgate_queries_total{reason="budget"}` |
 //!
 //! # Clients, over TCP
 //!
@@ -175,6 +178,13 @@ pub(crate) const MAX_ASKING: usize = 512;
 /// Of those, the questions of one client.
 pub(crate) const MAX_ASKING_OF_CLIENT: usize = 64;
 
+/// Clients whose use of a budget is kept in mind, of up to 11 KiB each; the one that was not used for longest goes.
+pub(crate) const MAX_LEDGERS: usize = 4096;
+/// Wildcards and domains that the use of a budget is kept of, for each client.
+pub(crate) const MAX_ALLOWANCES: usize = 64;
+/// Log lines a minute that say that a budget is spent.
+pub(crate) const MAX_BUDGET_LINES: usize = 20;
+
 /// Connections the kernel keeps for us before they are accepted.
 pub(crate) const TCP_BACKLOG: i32 = 512;
 /// TCP connections at once, over all clients and listeners; for a further one the connection that has been idle the
@@ -230,6 +240,7 @@ mod tests {
         ("dns/response/plain/names.rs", "MAX_NAMES"),
         ("dns/response/plain/names.rs", "MAX_PLAIN"),
         ("dns/response/tests.rs", "MAX_LENGTH"),
+        ("dns/response/inspected.rs", "MAX_UNREMEMBERED"),
         ("dns/wire.rs", "MAX_MESSAGE"),
         ("document/place.rs", "MAX_LEN"),
         ("engine/cache.rs", "MAX_SHARDS"),

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, sources};
 use crate::policy::{
-    AllowedCidr, Asker, Client, Cname, Mode, Policy, PortRule, PrivateAnswers, Protocol, Rules, Snapshot, Standing,
+    AllowedCidr, Asker, Budget, Client, Cname, Mode, Policy, PortRule, PrivateAnswers, Protocol, Rules, Snapshot,
+    Standing,
 };
 
 /// What to show.
@@ -99,6 +100,8 @@ struct PolicyView<'a> {
     mode: &'static str,
     /// `trust` or `inspect`.
     cname: &'static str,
+    /// What its clients may look up that is new, a minute; null is as much as they like.
+    budget: Option<Budget>,
     /// The included id that is gone.
     gone: Option<&'a str>,
     /// The sentence for those whose query is denied.
@@ -163,6 +166,7 @@ fn show_policy(policy: &Policy, json: bool, output: &mut Output) {
             Cname::Trust => "trust",
             Cname::Inspect => "inspect",
         },
+        budget: policy.budget().copied(),
         gone: policy.gone(),
         message: policy.message(),
         include: policy.include().collect(),
@@ -189,6 +193,13 @@ fn show_policy(policy: &Policy, json: bool, output: &mut Output) {
     output.line(format!("  allow_all    {}", view.allow_all));
     output.line(format!("  mode         {}", view.mode));
     output.line(format!("  cname        {}", view.cname));
+    output.line(match view.budget {
+        None => "  budget       off".to_owned(),
+        Some(Budget { names, octets, repeats, answers, longest, deepest }) => format!(
+            "  budget       names {names}, octets {octets}, repeats {repeats}, answers {answers} a minute; \
+             longest {longest}, deepest {deepest}"
+        ),
+    });
     output.line(format!("  query_types  {}", view.query_types.join(" ")));
     let lists = [
         ("include", view.include.join(" ")),

@@ -335,7 +335,22 @@ impl<'r> Table<'r> {
         elements
     }
 
-    /// Returns the reader of one element of the array `key`.
+    /// Returns the string or the table that a key may have.
+    pub fn string_or_table(&mut self, key: &'static str) -> Option<Element<'r>> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::String(text) => Some(Element::Text(Placed { value: text, span: value.span().into() })),
+            DeValue::Table(entries) => Some(Element::Table(self.element(key, value, entries))),
+            other => {
+                let found = with_article(other.type_str());
+                let message = format!("{}`{key}` must be a string or a table, not {found}", self.prefix());
+                self.error(value.span().into(), message, None);
+                None
+            }
+        }
+    }
+
+    /// Returns the reader of one element of the array `key`, or of its table.
     fn element(&self, key: &str, element: &Spanned<DeValue<'r>>, entries: &'r DeTable<'r>) -> Self {
         let (span, what) = (element.span().into(), format!("`{key}`"));
         Table { reader: self.reader, entries, span, what, asked: Vec::new() }

@@ -1,19 +1,23 @@
 //! One query and its answer: what the policy says, what came back, what is written and what is recorded.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::budget::{Account, Budgets, Spent};
 use super::outcome::{Action, Origin, Reason};
 use super::record::{Record, Verdict};
 use super::{Asked, Engine, View};
 use crate::dns::answer::{self, Ede, Negative, TtlMode};
-use crate::dns::name::LowerName;
+use crate::dns::name::{DisplayWire, LowerName};
 use crate::dns::query::Query;
 use crate::dns::rcode::Rcode;
 use crate::dns::response::{Judgement, Response, ResponseRules, judge};
 use crate::dns::rtype::RecordType;
-use crate::policy::{self, Asker, Decision, Mode, Policy};
+use crate::policy::{self, Asker, Decision, Mode, Policy, Scope};
+use crate::share::Holder;
 use crate::upstream::{Failure, FailureKind};
 
 /// EXTRA-TEXT of an answer of which nothing is left.
@@ -36,9 +40,13 @@ pub(super) struct Exchange<'a> {
     pub(super) asker: Asker<'a>,
     /// What the policy says.
     pub(super) decision: Decision<'a>,
+    /// Whose share it counts in.
+    pub(super) holder: Holder,
+    /// The limit of the policy's budget that is spent, where the policy audits only: it is recorded, and no more.
+    pub(super) over: Option<Spent>,
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
     /// Returns whether an upstream's data is the answer.
     pub(super) fn is_forwarded(&self) -> bool {
         self.decision.action == policy::Action::Allow && self.query.qtype != RecordType::ANY
@@ -92,26 +100,112 @@ impl Exchange<'_> {
         answer::negative(self.query, negative, self.view.denied_ttl, ede, self.limit(), out);
     }
 
+    /// Returns what counts against which budget, where anything is counted.
+    fn account(&self) -> Option<Account<'a>> {
+        let (budget, scope) = self.decision.budget(&self.query.qname)?;
+        Some(Account { holder: self.holder, budget, scope })
+    }
+
+    /// Counts that an upstream is to be asked; returns the limit that is spent, for which it must not be. Where the policy
+    /// audits only, it is noted and the question is asked all the same.
+    pub(super) fn count_question(&mut self, now: Duration) -> Option<Spent> {
+        let account = self.account()?;
+        let spent = self.engine.budgets.ask(account, &self.query.qname, now).err()?;
+        self.log_spent(account, spent, now);
+        if self.audits() {
+            self.over = Some(spent);
+            return None;
+        }
+        Some(spent)
+    }
+
+    /// Counts an answer that is to be given; returns the limit that is spent, for which it must not be.
+    fn count_answer(&mut self, response: &Response) -> Option<Spent> {
+        let account = self.account()?;
+        let now = self.engine.now();
+        let spent = self.engine.budgets.answer(account, response.payload(), now).err()?;
+        self.log_spent(account, spent, now);
+        if self.audits() {
+            self.over = Some(spent);
+            return None;
+        }
+        Some(spent)
+    }
+
+    /// Logs that a budget is spent, unless that was logged a moment ago.
+    fn log_spent(&self, account: Account<'_>, spent: Spent, now: Duration) {
+        if !self.engine.budgets.is_to_be_logged(account, now) {
+            return;
+        }
+        let client = self.asker.client.map_or_else(|| self.asked.source.to_string(), |client| client.id().to_owned());
+        let policy = self.asker.policy().map_or("", Policy::id);
+        let names = format!("{}", Named(account.scope));
+        tracing::warn!(client, policy, names, limit = spent.key(), "budget spent; what is new is denied for now");
+    }
+
+    /// Returns whether the policy only records what it would deny.
+    fn audits(&self) -> bool {
+        self.decision.audited || self.asker.policy().is_some_and(|policy| policy.mode() == Mode::Audit)
+    }
+
+    /// Answers a question that must not be asked upstream, as a limit of the policy's budget is spent.
+    pub(super) fn answer_spent(&self, spent: Spent, out: &mut Vec<u8>) {
+        let verdict = Verdict { action: Action::Deny, reason: Reason::Budget, audited: false };
+        self.deny_spent(spent, Negative::NxDomain, out);
+        self.record(verdict, out, Origin::None, None, None);
+    }
+
+    /// Writes a negative answer that says which limit of the budget is spent.
+    fn deny_spent(&self, spent: Spent, negative: Negative, out: &mut Vec<u8>) {
+        let text = self.account().map_or_else(String::new, |account| self.spent_text(account, spent));
+        self.negative(negative, Some(Ede { code: Ede::BLOCKED, text: &text }), out);
+    }
+
+    /// Returns the text for whoever asks: what is spent, what goes on, and the policy's message.
+    fn spent_text(&self, account: Account<'_>, spent: Spent) -> String {
+        let Account { budget, scope, .. } = account;
+        let policy = self.asker.policy();
+        let what = match spent {
+            Spent::Names => format!("{} new names a minute at {}", budget.names, Named(scope)),
+            Spent::Octets => format!("{} octets of new names a minute at {}", budget.octets, Named(scope)),
+            Spent::Repeats => format!("{} questions a minute for known names at {}", budget.repeats, Named(scope)),
+            Spent::Answers => format!("{} octets of new answers a minute from {}", budget.answers, Named(scope)),
+            Spent::Longest => format!("names of {} octets at {}", budget.longest, Named(scope)),
+            Spent::Deepest => format!("names of {} labels at {}", budget.deepest, Named(scope)),
+        };
+        let until = match spent {
+            Spent::Longest | Spent::Deepest => "longer ones are never asked for",
+            _ => "known names go on, new ones in some seconds",
+        };
+        let message = policy.and_then(Policy::message).map_or_else(String::new, |message| format!(". {message}"));
+        format!("denied by the budget of policy {}: {what}; {until}{message}", policy.map_or("", Policy::id))
+    }
+
     /// Answers with data past its time (RFC 8767 §4).
-    pub(super) fn answer_stale(&self, response: &Arc<Response>, out: &mut Vec<u8>) {
+    pub(super) fn answer_stale(&mut self, response: &Arc<Response>, out: &mut Vec<u8>) {
         self.answer_from(response, TtlMode::Fixed(STALE_TTL), Origin::Stale, None, out);
     }
 
     /// Answers with an upstream's data, after judging it for this client.
     pub(super) fn answer_from(
-        &self,
+        &mut self,
         response: &Arc<Response>,
         ttl: TtlMode,
         origin: Origin,
         upstream: Option<SocketAddr>,
         out: &mut Vec<u8>,
     ) {
+        if Budgets::counts(response, origin != Origin::Miss)
+            && let Some(spent) = self.count_answer(response)
+        {
+            return self.answer_without_payload(spent, response, origin, upstream, out);
+        }
         let stale = (origin == Origin::Stale).then_some(Ede { code: Ede::STALE_ANSWER, text: "" });
         let mut verdict = self.verdict();
         let mut judgement = judge(response, &Rules { exchange: self, lets_pass: false });
         if let Judgement::Denied { .. } = &judgement {
             verdict.reason = Reason::CnameTarget;
-            if self.decision.audited || self.asker.policy().is_some_and(|policy| policy.mode() == Mode::Audit) {
+            if self.audits() {
                 verdict.audited = true;
                 judgement = judge(response, &Rules { exchange: self, lets_pass: true });
             } else {
@@ -137,6 +231,33 @@ impl Exchange<'_> {
         }
         self.engine.metrics.origin(origin);
         self.record(verdict, out, origin, upstream, Some(response));
+    }
+
+    /// Answers with the addresses of what the upstream said, and nothing else of it: what is spent is for data, and who
+    /// needs an address has to get it. Without addresses it is NODATA: other types of the name may go on.
+    fn answer_without_payload(
+        &self,
+        spent: Spent,
+        response: &Arc<Response>,
+        origin: Origin,
+        upstream: Option<SocketAddr>,
+        out: &mut Vec<u8>,
+    ) {
+        response.note_withheld();
+        let judged = match judge(response, &Rules { exchange: self, lets_pass: false }) {
+            Judgement::AsIs => Some(&**response),
+            Judgement::Rewritten(rest) => Some(rest),
+            Judgement::Filtered | Judgement::Denied { .. } => None,
+        };
+        let seconds = self.view.denied_ttl;
+        let has_addresses =
+            judged.is_some_and(|judged| answer::addresses_alone(self.query, judged, seconds, self.limit(), out));
+        let action = if has_addresses { Action::Allow } else { Action::NoData };
+        if !has_addresses {
+            self.deny_spent(spent, Negative::NoData, out);
+        }
+        self.engine.metrics.origin(origin);
+        self.record(Verdict { action, reason: Reason::Budget, audited: false }, out, origin, upstream, Some(response));
     }
 
     /// Answers SERVFAIL, saying why (RFC 8914 §4.23, §4.24), with what an upstream itself said of it; from the cache,
@@ -172,6 +293,9 @@ impl Exchange<'_> {
 
     /// Returns what the policy says, as records and metrics put it.
     fn verdict(&self) -> Verdict {
+        if self.over.is_some() {
+            return Verdict { action: Action::Allow, reason: Reason::Budget, audited: true };
+        }
         Verdict {
             action: self.decision.action.into(),
             reason: self.decision.reason.into(),
@@ -204,6 +328,19 @@ impl Exchange<'_> {
             response: response.map(|response| &**response),
         };
         log.record(|moment, line| record.write(moment, line));
+    }
+}
+
+/// The names that a budget is for, as text: an entry of the policy, or a domain and what is below it.
+struct Named<'a>(Scope<'a>);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Scope::Name(wire) => write!(f, "{}", DisplayWire(wire)),
+            Scope::Wildcard(wire) => write!(f, "*.{}", DisplayWire(wire)),
+            Scope::Domain(wire) => write!(f, "{} and below", DisplayWire(wire)),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! comes back by [`Engine::keep`] and answers by [`Engine::answer`]; [`Engine::finish`] does both. All of it answers from
 //! the [`View`] the query began with, taken once a batch, so that no query is answered by half a policy.
 
+mod budget;
 pub mod cache;
 mod exchange;
 pub mod inflight;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use self::budget::{Budgets, Spent};
 use self::cache::{Cache, Hit, Refresh, Renewal};
 use self::exchange::Exchange;
 use self::inflight::{Attendance, InFlight, InFlightError, Limits};
@@ -83,6 +85,8 @@ pub(crate) struct Engine {
     view: ArcSwap<View>,
     /// Answers by question.
     cache: Cache,
+    /// What clients looked up that is new.
+    budgets: Budgets,
     /// Questions being asked.
     in_flight: InFlight<Question, Lookup>,
     /// Answers being renewed ahead of time.
@@ -128,6 +132,7 @@ impl Engine {
         Self {
             view: ArcSwap::from_pointee(view),
             cache: Cache::new(bounds),
+            budgets: Budgets::new(),
             in_flight: InFlight::new(Limits::default()),
             renewals: Arc::default(),
             pending: Shares::new(MAX_PENDING, MAX_PENDING_OF_CLIENT),
@@ -185,13 +190,14 @@ impl Engine {
         };
         let asker = view.snapshot.asker(asked.source, asked.listener);
         let decision = view.snapshot.decide(&asker, &query.qname, query.qtype);
-        let exchange = Exchange { engine: self, view, query: &query, asked, asker, decision };
+        let holder = asker.holder(asked.source);
+        let mut exchange = Exchange { engine: self, view, query: &query, asked, asker, decision, holder, over: None };
         if !exchange.is_forwarded() {
             exchange.answer_here(out);
             return Step::Answer;
         }
-        let holder = asker.holder(asked.source);
-        match self.cache.get(&query, holder, asked.since.saturating_duration_since(self.epoch)) {
+        let now = asked.since.saturating_duration_since(self.epoch);
+        match self.cache.get(&query, holder, now) {
             Hit::Fresh { response, age, renewal, .. } => {
                 exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
                 match renewal {
@@ -208,17 +214,26 @@ impl Engine {
                 exchange.answer_failure(&failure, Origin::Hit, out);
                 Step::Answer
             }
-            Hit::Stale { .. } | Hit::Miss => {
+            hit @ (Hit::Stale { .. } | Hit::Miss) => {
+                if let Some(spent) = exchange.count_question(now) {
+                    match hit {
+                        // A name in use goes on, with what was last heard of it.
+                        Hit::Stale { response, .. } if spent == Spent::Repeats => exchange.answer_stale(&response, out),
+                        _ => exchange.answer_spent(spent, out),
+                    }
+                    return Step::Answer;
+                }
                 let question = query.to_question();
                 let Some(seat) = self.pending.take(holder) else {
                     self.metrics.turned_away();
-                    self.without_upstream(&exchange, &question, &Failure::busy(TOO_MANY), out);
+                    self.without_upstream(&mut exchange, &question, &Failure::busy(TOO_MANY), out);
                     return Step::Answer;
                 };
                 let counted = Counted::Client { _seat: seat };
                 // Not the query as it came: padding would be kept for as long as it waits.
                 let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
-                Step::Wait(Box::new(Pending { bytes, asked, view, question, holder, _counted: counted }))
+                let over = exchange.over;
+                Step::Wait(Box::new(Pending { bytes, asked, view, question, holder, over, _counted: counted }))
             }
         }
     }
@@ -232,8 +247,8 @@ impl Engine {
         }
         self.metrics.renewal();
         let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(query.to_question()));
-        let (counted, holder) = (Counted::Renewal { _all: count }, exchange.asker.holder(asked.source));
-        Some(Box::new(Pending { bytes, asked, view, question, holder, _counted: counted }))
+        let (counted, holder, over) = (Counted::Renewal { _all: count }, exchange.holder, None);
+        Some(Box::new(Pending { bytes, asked, view, question, holder, over, _counted: counted }))
     }
 
     /// Asks the upstreams, or joins whoever already does, and answers.
@@ -353,19 +368,19 @@ impl Engine {
         // The same view gives the same decision.
         let asker = pending.view.snapshot.asker(pending.asked.source, pending.asked.listener);
         let decision = pending.view.snapshot.decide(&asker, &query.qname, query.qtype);
-        let (view, asked) = (&pending.view, pending.asked);
-        let exchange = Exchange { engine: self, view, query: &query, asked, asker, decision };
+        let (view, asked, holder, over) = (&pending.view, pending.asked, pending.holder, pending.over);
+        let mut exchange = Exchange { engine: self, view, query: &query, asked, asker, decision, holder, over };
         match lookup {
             Ok(found) => {
                 exchange.answer_from(&found.response, TtlMode::Aged(0), Origin::Miss, Some(found.upstream), out);
             }
-            Err(failure) => self.without_upstream(&exchange, &pending.question, failure, out),
+            Err(failure) => self.without_upstream(&mut exchange, &pending.question, failure, out),
         }
     }
 
     /// Answers with what the cache still has, or that there is no answer.
-    fn without_upstream(&self, exchange: &Exchange<'_>, question: &Question, failure: &Failure, out: &mut Vec<u8>) {
-        match self.cache.get(question, exchange.asker.holder(exchange.asked.source), self.now()) {
+    fn without_upstream(&self, exchange: &mut Exchange<'_>, question: &Question, failure: &Failure, out: &mut Vec<u8>) {
+        match self.cache.get(question, exchange.holder, self.now()) {
             Hit::Stale { response, .. } => exchange.answer_stale(&response, out),
             // Somebody else's question was answered meanwhile.
             Hit::Fresh { response, age, .. } => {

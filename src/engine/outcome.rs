@@ -78,6 +78,8 @@ labels! {
         DevboxToDevbox = "devbox-to-devbox",
         /// A target of the answer's CNAME chain is not allowed.
         CnameTarget = "cname-target",
+        /// What the policy lets a client look up that is new has been used up.
+        Budget = "budget",
         /// Nothing but addresses that are not globally reachable came back.
         Rebinding = "rebinding",
         /// A question for all types, answered as RFC 8482 says.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::budget::Spent;
 use super::{Asked, View};
 use crate::dns::response::Question;
 use crate::share::{Holder, Seat};
@@ -20,6 +21,8 @@ pub(crate) struct Pending {
     pub(super) question: Arc<Question>,
     /// Whose share it, and what comes of it, counts in.
     pub(super) holder: Holder,
+    /// The limit of the policy's budget that is spent, where that is recorded and no more.
+    pub(super) over: Option<Spent>,
     /// Counts it while it waits.
     pub(super) _counted: Counted,
 }

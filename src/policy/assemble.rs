@@ -187,6 +187,7 @@ fn unrestricted() -> &'static Arc<Policy> {
             query_types: QueryTypes::default(),
             private_answers: PrivateAnswers::Names(none()),
             cname: Cname::Trust,
+            budget: None,
             message: None,
             allow_devbox_to_devbox: false,
             allowed_cidrs: Vec::new(),

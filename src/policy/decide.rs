@@ -40,7 +40,7 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
         NameDecision::AllowAll if is_unrestricted => (Reason::Unrestricted, None),
         NameDecision::AllowAll => (Reason::AllowAll, None),
         NameDecision::Deny(rule) => return deny(Reason::DeniedRule, Some(rule)),
-        NameDecision::Odd(rule) => return deny(Reason::OddName, Some(rule)),
+        NameDecision::Odd(rule) => return deny(Reason::OddName, rule),
         NameDecision::NotListed => return deny(Reason::NotListed, None),
         // These stay denied while auditing: recording is no reason to let a client around the resolver.
         NameDecision::Bypass => return decision(Action::Deny, Reason::Bypass, None, false),
@@ -218,6 +218,7 @@ impl fmt::Display for Explanation<'_, '_> {
             (Reason::PolicyGone, _) => write!(f, "it includes {}, which is gone", policy.gone().unwrap_or("a policy"))?,
             (reason, _) => f.write_str(match reason {
                 Reason::AllowAll | Reason::Unrestricted => "it allows everything",
+                Reason::OddName => "a label of the name holds a dot or a NUL",
                 Reason::Bypass => "the name leads around this resolver",
                 Reason::QueryType => "the type is not in its query_types",
                 Reason::Devbox if action.is_allow() => "it may look up devboxes",
@@ -256,8 +257,8 @@ pub(super) enum NameDecision<'p> {
     AllowAll,
     /// A pattern denies it.
     Deny(Rule<'p>),
-    /// A wildcard would allow it, but it is no hostname.
-    Odd(Rule<'p>),
+    /// A wildcard would allow it, but it is no hostname; or the policy allows all, but it reads as another name.
+    Odd(Option<Rule<'p>>),
     /// It leads around the resolver.
     Bypass,
     /// Nothing allows it.
@@ -295,8 +296,9 @@ pub(super) fn decide_name<'p>(policy: &'p Policy, name: &LowerName) -> NameDecis
         (Some(rule), _) => NameDecision::Deny(rule),
         (None, Some((Kind::Exact, rule))) => NameDecision::Allow(rule),
         (None, Some((Kind::Below, rule))) if is_hostname(name, labels) => NameDecision::Allow(rule),
+        (None, _) if policy.spec.allow_all && reads_as_another(name) => NameDecision::Odd(None),
         (None, _) if policy.spec.allow_all => NameDecision::AllowAll,
-        (None, Some((Kind::Below, rule))) => NameDecision::Odd(rule),
+        (None, Some((Kind::Below, rule))) => NameDecision::Odd(Some(rule)),
         (None, None) => NameDecision::NotListed,
     }
 }
@@ -307,6 +309,12 @@ pub(super) fn decide_name<'p>(policy: &'p Policy, name: &LowerName) -> NameDecis
 /// answer, and a name of a hundred labels is a tunnel.
 fn is_hostname(name: &LowerName, labels: usize) -> bool {
     labels <= MOST_LABELS && name.labels().all(|label| label.iter().all(|&octet| OF_HOSTNAMES[usize::from(octet)]))
+}
+
+/// Returns whether a label holds a dot or a NUL: as text, to whatever reads it after us, it is another name, which a denied
+/// pattern may match.
+fn reads_as_another(name: &LowerName) -> bool {
+    name.labels().any(|label| label.iter().any(|octet| matches!(octet, b'.' | 0)))
 }
 
 /// Whether an octet can be in a hostname. A table, as comparing each octet with ranges took longer than finding the rule;
@@ -413,7 +421,10 @@ mod tests {
         let cases = [
             ("example.com", "allow allow-all"),
             (".", "allow allow-all"),
-            (r"odd\000.test", "allow allow-all"),
+            (r"odd\001.test", "allow allow-all"),
+            (r"odd\000.test", "deny odd-name"),
+            (r"x\.bad.test", "deny odd-name"),
+            (r"bad\.test", "deny odd-name"),
             ("x.bad.test", "deny denied-rule"),
             (r"odd\000.bad.test", "deny denied-rule"),
             ("bad.test", "allow allow-all"),

@@ -2,6 +2,7 @@
 
 mod any_case;
 mod assemble;
+pub mod budget;
 pub mod client_index;
 mod clients;
 mod compile;
@@ -31,6 +32,7 @@ mod testing;
 mod tree;
 mod trial;
 
+pub use budget::{Budget, Scope};
 pub use decide::{Action, Decision, Explanation, Reason, decide};
 pub use devbox::DevboxSuffix;
 pub use diagnostics::Diagnostics;

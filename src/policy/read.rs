@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::dns::rtype::RecordType;
 use crate::document::{self, Diagnostic, Element, Note, Placed, Related, Severity, Source, Table, quoted};
 
+use super::budget::Budget;
 use super::client_index::canonical;
 use super::few::Few;
 use super::hash::content_hash;
@@ -114,6 +115,7 @@ fn policy(id: &Placed<&str>, mut table: Table<'_>, role: Role<'_>, hasher: &Rand
         query_types: query_types(&mut table),
         private_answers: private_answers(&mut table, hasher),
         cname: word(&mut table, "cname", &[("trust", Cname::Trust), ("inspect", Cname::Inspect)]),
+        budget: budget(&mut table),
         message: message(&mut table),
         allow_devbox_to_devbox: table.boolean("allow_devbox_to_devbox").is_some_and(|flag| flag.value),
         allowed_cidrs: allowed_cidrs(&mut table),
@@ -328,6 +330,37 @@ fn record_type(table: &Table<'_>, text: &Placed<&str>) -> Option<RecordType> {
             None
         }
     }
+}
+
+/// Reads `budget`: "off", or a table of what is other than by default.
+fn budget(table: &mut Table<'_>) -> Option<Budget> {
+    /// As many as nobody reaches.
+    const MOST: u64 = 1_000_000_000;
+    let mut budget = Budget::default();
+    match table.string_or_table("budget") {
+        None => {}
+        Some(Element::Text(text)) if text.value == "off" => return None,
+        Some(Element::Text(text)) => {
+            let help = "write \"off\", or a table such as { names = 64, octets = 1024 }".to_owned();
+            table.error(text.span, format!("`budget` cannot be {}", quoted(text.value)), Some(help));
+        }
+        Some(Element::Table(mut table)) => {
+            let Budget { names, octets, repeats, answers, longest, deepest } = &mut budget;
+            for (key, most, value) in [
+                ("names", MOST, names),
+                ("octets", MOST, octets),
+                ("repeats", MOST, repeats),
+                ("answers", MOST, answers),
+                ("longest", 255, longest),
+                ("deepest", 127, deepest),
+            ] {
+                let given = table.integer(key, 0..=most).and_then(|given| u32::try_from(given.value).ok());
+                *value = given.unwrap_or(*value);
+            }
+            table.finish();
+        }
+    }
+    Some(budget)
 }
 
 /// Reads `message`.

@@ -52,6 +52,24 @@ pub(super) fn registry_of_wire(base: &[u8]) -> Option<Registry> {
     }
 }
 
+/// Returns the registrable domain that `name` is at or below: the name one label below its public suffix, in wire format;
+/// `name` itself where there is none.
+pub(super) fn registrable(name: &LowerName) -> &[u8] {
+    let wire = name.as_wire();
+    let mut text = [0; MAX_NAME + 1];
+    let text = &mut text[..wire.len()];
+    text.copy_from_slice(wire);
+    let mut at = 0;
+    while let Some(length) = wire.get(at).filter(|length| **length > 0) {
+        text[at] = b'.';
+        at += 1 + usize::from(*length);
+    }
+    // A dot before each label, and the root's octet behind the last.
+    let text = text.get(1..wire.len() - 1).unwrap_or_default();
+    let domain = psl::domain(text).map_or(wire.len(), |domain| domain.as_bytes().len() + 2);
+    &wire[wire.len().saturating_sub(domain)..]
+}
+
 /// Our own list: a suffix a line, `#` comments.
 const OWN: &str = include_str!("shared_suffixes.txt");
 

@@ -13,6 +13,7 @@ use crate::dns::name::LowerName;
 use crate::document::{Place, Source};
 use crate::share::Holder;
 
+use super::budget::Budget;
 use super::clients::Clients;
 use super::decide::{self, NameDecision};
 use super::devbox::DevboxSuffix;
@@ -465,6 +466,12 @@ impl Policy {
     #[must_use]
     pub fn cname(&self) -> Cname {
         self.spec.cname
+    }
+
+    /// Returns what its clients may look up that is new; `None` is as much as they like.
+    #[must_use]
+    pub fn budget(&self) -> Option<&Budget> {
+        self.spec.budget.as_ref()
     }
 
     /// Returns the types that may be asked for.

@@ -9,6 +9,7 @@ use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
 use crate::document::{Place, Placed, Source, Span};
 
+use super::budget::Budget;
 use super::few::Few;
 use super::hash::content_hash;
 use super::name_set::NameSet;
@@ -108,6 +109,8 @@ pub(super) struct PolicySpec {
     pub(super) private_answers: PrivateAnswers,
     /// What happens to the targets of aliases.
     pub(super) cname: Cname,
+    /// What its clients may look up that is new; `None` is as much as they like.
+    pub(super) budget: Option<Budget>,
     /// A sentence for those whose query is denied.
     pub(super) message: Option<Arc<str>>,
     /// Whether devboxes may look one another up.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::*;
 
 /// A policy that allows everything below `test`.
-const POLICY: &str = "[policy.test]\nallowed_hostnames = [\"*.test\"]\n";
+const POLICY: &str = "[policy.test]\nallowed_hostnames = [\"*.test\"]\nbudget = \"off\"\n";
 
 /// Starts with this policy for all and these upstreams in order.
 fn start(upstreams: &[&FakeUpstream]) -> Server {

@@ -7,6 +7,7 @@ mod support;
 mod admin;
 mod answers;
 mod bad_input;
+mod budgets;
 mod cache;
 mod cli;
 mod clients;

@@ -47,6 +47,11 @@ fn a_container_build_resolves_what_its_policy_allows_and_nothing_else() {
 }
 
 #[test]
+fn tunnels_get_next_to_nothing_through_an_allowed_wildcard() {
+    rig("tunnels.sh");
+}
+
+#[test]
 fn a_reply_comes_from_the_address_asked_whatever_the_listener() {
     rig("addresses.sh");
 }
@@ -66,7 +71,8 @@ fn nsd_answers_come_through_whole() {
     let server = Setup::new(&[])
         .file(
             "p.toml",
-            "[policy.p]\nallowed_hostnames = [\"example\", \"*.example\"]\ndenied_hostnames = [\"ns.example\"]\n",
+            "[policy.p]\nallowed_hostnames = [\"example\", \"*.example\"]\ndenied_hostnames = [\"ns.example\"]\n\
+             budget = { answers = 10000 }\n",
         )
         .top("default_policy = \"p\"")
         .servers(&[&upstream])

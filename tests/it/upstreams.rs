@@ -9,7 +9,7 @@ use crate::support::client::{udp_exchange, wire_name};
 use crate::support::*;
 
 /// A policy that allows everything below `test`.
-const POLICY: &str = "[policy.test]\nallowed_hostnames = [\"*.test\"]\n";
+const POLICY: &str = "[policy.test]\nallowed_hostnames = [\"*.test\"]\nbudget = \"off\"\n";
 
 /// Starts with this policy for all and these upstreams in order.
 fn setup(upstreams: &[&FakeUpstream]) -> Setup {

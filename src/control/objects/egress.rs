@@ -228,7 +228,7 @@ pub(in crate::control) fn written(policy: &Policy) -> Value {
 }
 
 /// Keys of policies in files that requests have not.
-pub(in crate::control) const OF_FILES: [&str; 9] = [
+pub(in crate::control) const OF_FILES: [&str; 10] = [
     "denied_hostnames",
     "mode",
     "include",
@@ -237,6 +237,7 @@ pub(in crate::control) const OF_FILES: [&str; 9] = [
     "query_types",
     "private_answers",
     "cname",
+    "budget",
     "message",
 ];
 

@@ -1,6 +1,7 @@
 //! What of a response a client may see: the rebinding filter and the CNAME inspection.
 
 use super::parse::{Message, Record, Section};
+use super::payload::Withheld;
 use super::rebuild::rebuild;
 use super::stored::{Parts, Stored};
 use super::svcb::{Hints, address};
@@ -113,8 +114,9 @@ fn without_private(response: &Response) -> Result<Reachable, ResponseError> {
         targets: response.stored.targets(),
         service_targets: response.stored.service_targets(),
     });
-    let Response { ttl, rcode, qtype, .. } = *response;
-    Ok(Reachable::Rest(Response { stored, ttl, rcode, qtype, reachable: None, inspected: None }))
+    let Response { ttl, rcode, qtype, payload, .. } = *response;
+    let withheld = Withheld::default();
+    Ok(Reachable::Rest(Response { stored, ttl, rcode, qtype, reachable: None, inspected: None, payload, withheld }))
 }
 
 /// Returns whether a record is an address that is not globally reachable.

@@ -9,6 +9,7 @@ mod inspected;
 mod judge;
 mod names;
 mod parse;
+mod payload;
 mod plain;
 mod rebuild;
 mod stored;
@@ -18,11 +19,13 @@ use std::hash::{Hash, Hasher};
 
 pub use casing::Casing;
 pub use judge::{Judgement, ResponseRules, judge};
+pub use payload::{FREE_ADDRESSES, Part, Payload};
 
 use chain::Selection;
 use inspected::Inspected;
 use judge::{Reachable, holds_private_address};
 use parse::{Message, Record, Section};
+use payload::Withheld;
 use stored::{Parts, Stored};
 use svcb::Hints;
 
@@ -139,6 +142,10 @@ pub struct Response {
     reachable: Option<Box<Reachable>>,
     /// What policies that inspect targets say of these; `None` where the targets are so few that each hit looks at them.
     inspected: Option<Box<Inspected>>,
+    /// What it carries.
+    payload: Payload,
+    /// Whether it was kept from a client.
+    withheld: Withheld,
 }
 
 /// Why a reply is of no use.
@@ -226,7 +233,9 @@ impl Response {
     /// does not depend on what the answer holds.
     fn new(stored: Stored, ttl: u32, rcode: Rcode, qtype: RecordType, has_private_address: bool) -> Self {
         let inspected = Inspected::for_targets(names(stored.targets()).chain(names(stored.service_targets())).count());
-        let mut response = Self { stored, ttl, rcode, qtype, reachable: None, inspected };
+        let payload = Payload::of(stored.message(), stored.ede_options());
+        let mut response =
+            Self { stored, ttl, rcode, qtype, reachable: None, inspected, payload, withheld: Withheld::default() };
         if has_private_address {
             response.reachable = Some(Box::new(Reachable::of(&response)));
         }
@@ -274,6 +283,28 @@ impl Response {
     #[must_use]
     pub fn ttl(&self) -> u32 {
         self.ttl
+    }
+
+    /// Returns how much data it carries that its sender chose.
+    #[must_use]
+    pub fn payload(&self) -> &Payload {
+        &self.payload
+    }
+
+    /// Notes that a budget kept it from a client.
+    pub fn note_withheld(&self) {
+        self.withheld.note();
+    }
+
+    /// Returns whether a budget kept it from a client.
+    #[must_use]
+    pub fn was_withheld(&self) -> bool {
+        self.withheld.is_noted()
+    }
+
+    /// Returns the addresses of the answer, as far as no budget counts them: type, data.
+    pub(super) fn free_addresses(&self) -> impl Iterator<Item = (RecordType, &[u8])> {
+        payload::free_addresses(self.message())
     }
 
     /// Returns the targets of the CNAME chain, in order.

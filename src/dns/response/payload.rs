@@ -1,0 +1,274 @@
+//! How much of a response is data that its sender chose, and whether two responses carry the same: what a budget for
+//! answers counts.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::parse::{Field, Section, layout};
+use crate::dns::rtype::RecordType;
+use crate::dns::wire::{HEADER, Header, u16_at};
+
+/// What a response carries besides what was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// The answer section; of its addresses, the octets beyond [`FREE_ADDRESSES`].
+    pub answer: Part,
+    /// The other sections, and Extended DNS Errors.
+    pub rest: Part,
+}
+
+/// The octets of addresses in one answer that are not counted: 32 of IPv4, 8 of IPv6, as many as networks for content
+/// delivery give.
+pub const FREE_ADDRESSES: usize = 128;
+
+/// One part of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Octets of RDATA, and of owner names where these are the sender's choice too; names in full.
+    pub octets: u32,
+    /// The same for the same records in any order, with any TTLs; a hash with a key of this process.
+    pub content: u64,
+}
+
+/// Whether a budget kept a response from a client: then it counts whenever it is given. The same for all who share it.
+#[derive(Debug, Default)]
+pub(super) struct Withheld(AtomicBool);
+
+impl Withheld {
+    /// Notes that it was kept from a client.
+    pub(super) fn note(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    /// Returns whether it was.
+    pub(super) fn is_noted(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A copy is as it was when it was made.
+impl Clone for Withheld {
+    fn clone(&self) -> Self {
+        Self(AtomicBool::new(self.is_noted()))
+    }
+}
+
+/// What became of a response makes no difference between responses.
+impl PartialEq for Withheld {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Withheld {}
+
+/// The hash key of [`Part::content`]: a sender must not be able to make two contents look alike.
+static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Payload {
+    /// Returns the octets of both parts.
+    #[must_use]
+    pub const fn octets(&self) -> u32 {
+        self.answer.octets.saturating_add(self.rest.octets)
+    }
+
+    /// Returns what a well-formed message carries, with these EDE options beside it.
+    pub(super) fn of(message: &[u8], ede_options: &[u8]) -> Self {
+        let mut payload = Self::default();
+        // A message that breaks off is none that we keep; what was read of it counts.
+        let mut reader = Reader { message, at: HEADER, addresses: 0 };
+        let _ = reader.read(&mut payload);
+        payload.answer.add(reader.addresses.saturating_sub(FREE_ADDRESSES), 0);
+        if !ede_options.is_empty() {
+            payload.rest.add(ede_options.len(), KEY.hash_one(ede_options));
+        }
+        payload
+    }
+}
+
+impl Part {
+    /// Adds a record.
+    fn add(&mut self, octets: usize, content: u64) {
+        self.octets = self.octets.saturating_add(u32::try_from(octets).unwrap_or(u32::MAX));
+        self.content = self.content.wrapping_add(content);
+    }
+}
+
+/// Returns the addresses in the answer section of a well-formed message, as far as no budget counts them: type, data.
+pub(super) fn free_addresses(message: &[u8]) -> impl Iterator<Item = (RecordType, &[u8])> {
+    let mut reader = Reader { message, at: HEADER, addresses: 0 };
+    let header = Header::read(message).filter(|_| reader.name(&mut |_| {}).is_some());
+    reader.at += 4;
+    let answers = header.map_or(0, |header| header.counts[1]);
+    let records = (0..answers).map_while(move |_| {
+        reader.name(&mut |_| {})?;
+        let (rtype, length) = (RecordType(u16_at(message, reader.at)?), u16_at(message, reader.at + 8)?);
+        let start = reader.at + 10;
+        reader.at = start + usize::from(length);
+        Some((rtype, message.get(start..reader.at)?))
+    });
+    let addresses = records.filter(|(rtype, _)| matches!(*rtype, RecordType::A | RecordType::AAAA));
+    addresses.scan(0, |octets, (rtype, data)| {
+        *octets += data.len();
+        (*octets <= FREE_ADDRESSES).then_some((rtype, data))
+    })
+}
+
+/// A walk through a message.
+struct Reader<'a> {
+    /// The message.
+    message: &'a [u8],
+    /// Where the next octet is.
+    at: usize,
+    /// The octets of addresses in the answer section so far.
+    addresses: usize,
+}
+
+impl Reader<'_> {
+    /// Reads all records; `None` where the message breaks off.
+    fn read(&mut self, payload: &mut Payload) -> Option<()> {
+        let header = Header::read(self.message)?;
+        self.name(&mut |_| {})?;
+        self.at += 4;
+        for section in Section::ALL {
+            for _ in 0..header.counts[section.index()] {
+                self.record(section, payload)?;
+            }
+        }
+        Some(())
+    }
+
+    /// Reads a record.
+    fn record(&mut self, section: Section, payload: &mut Payload) -> Option<()> {
+        let owner_at = self.at;
+        self.name(&mut |_| {})?;
+        let rtype = RecordType(u16_at(self.message, self.at)?);
+        let length = usize::from(u16_at(self.message, self.at + 8)?);
+        self.at += 10;
+        let end = self.at + length;
+        let (mut hasher, mut octets) = (KEY.build_hasher(), 0);
+        hasher.write_u16(rtype.0);
+        let mut count = |part: &[u8]| {
+            hasher.write(part);
+            octets += part.len();
+        };
+        let part = match section {
+            // Its owner is the name that was asked for, or one that an alias led to.
+            Section::Answer => &mut payload.answer,
+            Section::Authority | Section::Additional => {
+                Reader { at: owner_at, ..*self }.name(&mut count)?;
+                &mut payload.rest
+            }
+        };
+        for field in layout(rtype) {
+            match field {
+                Field::Fixed(length) => self.octets(*length, &mut count)?,
+                Field::Text => self.octets(1 + usize::from(*self.message.get(self.at)?), &mut count)?,
+                Field::Rest => self.octets(end.checked_sub(self.at)?, &mut count)?,
+                Field::Compressible | Field::Uncompressed => self.name(&mut count)?,
+            }
+        }
+        if section == Section::Answer && matches!(rtype, RecordType::A | RecordType::AAAA) {
+            self.addresses += octets;
+            octets = 0;
+        }
+        part.add(octets, hasher.finish());
+        self.at = end;
+        Some(())
+    }
+
+    /// Reads so many octets.
+    fn octets(&mut self, length: usize, count: &mut impl FnMut(&[u8])) -> Option<()> {
+        count(self.message.get(self.at..self.at + length)?);
+        self.at += length;
+        Some(())
+    }
+
+    /// Reads a name, label by label in the case it is written in.
+    fn name(&mut self, count: &mut impl FnMut(&[u8])) -> Option<()> {
+        let (mut at, mut after) = (self.at, None);
+        loop {
+            let octet = *self.message.get(at)?;
+            match usize::from(octet) {
+                0 => break count(&[0]),
+                label @ 1..=63 => {
+                    count(self.message.get(at..=at + label)?);
+                    at += 1 + label;
+                }
+                _ => {
+                    let target = usize::from(u16_at(self.message, at)? & 0x3fff);
+                    after.get_or_insert(at + 2);
+                    // Pointers lead backwards, so the walk ends.
+                    at = Some(target).filter(|target| *target < at)?;
+                }
+            }
+        }
+        self.at = after.unwrap_or(at + 1);
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Question, Response};
+    use super::*;
+    use crate::dns::sample::{Sample, question, soa, wire};
+
+    /// Returns what a reply carries.
+    fn payload(sample: Sample, qtype: RecordType) -> Payload {
+        let asked: Question = question("www.example", qtype);
+        *Response::parse(&sample.bytes(), &asked).unwrap().payload()
+    }
+
+    #[test]
+    fn data_other_than_addresses_is_counted_with_its_names_in_full() {
+        let addresses = Sample::response("www.example", RecordType::A, 0)
+            .record(1, "www.example", RecordType::A, 60, &[8, 8, 8, 8])
+            .record(1, "www.example", RecordType::A, 60, &[8, 8, 4, 4]);
+        let found = payload(addresses, RecordType::A);
+        assert_eq!((found.answer.octets, found.rest.octets), (0, 0));
+        let many = (0..40).fold(Sample::response("www.example", RecordType::A, 0), |sample, last| {
+            sample.record(1, "www.example", RecordType::A, 60, &[8, 8, 8, last])
+        });
+        assert_eq!(payload(many, RecordType::A).answer.octets, 40 * 4 - 128);
+
+        // The alias points to the question's name: 2 octets that stand for 5 + 13.
+        let alias = Sample::response("www.example", RecordType::A, 0)
+            .raw(1, b"\xc0\x0c", RecordType::CNAME, 1, 60, b"\x04data\xc0\x0c")
+            .record(1, "data.www.example", RecordType::A, 60, &[8, 8, 8, 8]);
+        assert_eq!(payload(alias, RecordType::A).answer.octets, 18);
+
+        let text = Sample::response("www.example", RecordType::TXT, 0).record(
+            1,
+            "www.example",
+            RecordType::TXT,
+            60,
+            b"\x05hello",
+        );
+        assert_eq!(payload(text, RecordType::TXT).answer.octets, 6);
+
+        // The owner of a proof is the sender's choice: example (9) and the SOA record's data.
+        let none =
+            Sample::response("www.example", RecordType::A, 3).record(2, "example", RecordType::SOA, 60, &soa(60));
+        let data = u32::try_from(soa(60).len()).unwrap();
+        assert_eq!(payload(none, RecordType::A).rest.octets, 9 + data);
+    }
+
+    #[test]
+    fn the_same_data_in_another_order_with_other_ttls_is_the_same() {
+        let texts = |ttl, order: [&[u8]; 2]| {
+            let sample = Sample::response("www.example", RecordType::TXT, 0);
+            let sample = sample.record(1, "www.example", RecordType::TXT, ttl, order[0]);
+            payload(sample.record(1, "www.example", RecordType::TXT, ttl, order[1]), RecordType::TXT)
+        };
+        assert_eq!(texts(60, [b"\x01a", b"\x01b"]), texts(5, [b"\x01b", b"\x01a"]));
+        assert_ne!(texts(60, [b"\x01a", b"\x01b"]), texts(60, [b"\x01a", b"\x01c"]));
+        // The case of a target carries data, too.
+        let alias = |target: &str| {
+            let sample = Sample::response("www.example", RecordType::CNAME, 0);
+            payload(sample.record(1, "www.example", RecordType::CNAME, 60, &wire(target)), RecordType::CNAME)
+        };
+        assert_ne!(alias("a.test"), alias("A.test"));
+    }
+}

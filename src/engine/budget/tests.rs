@@ -1,0 +1,152 @@
+//! The accounts, told the time.
+
+use super::*;
+use crate::dns::response::Part;
+
+/// Returns so many seconds.
+const fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// Returns a name.
+fn name(text: &str) -> LowerName {
+    LowerName::from_text(text).unwrap()
+}
+
+/// The wire form of `t.test`.
+const BASE: &[u8] = b"\x01t\x04test\0";
+
+/// Returns an account of a client for the wildcard `*.t.test`.
+fn account<'a>(client: &str, budget: &'a Budget) -> Account<'a> {
+    Account { holder: Holder::named(client), budget, scope: Scope::Wildcard(BASE) }
+}
+
+/// Returns what a text answer of so many octets carries.
+fn text(octets: u32, content: u64) -> Payload {
+    Payload { answer: Part { octets, content }, ..Payload::default() }
+}
+
+#[test]
+fn new_names_are_counted_and_known_ones_go_on() {
+    let (budgets, budget) = (Budgets::new(), Budget { names: 10, octets: 1_000_000, ..Budget::default() });
+    let one = account("one", &budget);
+    let ask = |number: u32, now| budgets.ask(one, &name(&format!("n{number}.t.test")), now);
+    for number in 0..50 {
+        assert_eq!(ask(number, secs(0)), Ok(()), "{number}: five minutes' worth at once");
+    }
+    assert!((50..150).all(|number| ask(number, secs(0)) == Err(Spent::Names)));
+    for number in 0..50 {
+        assert_eq!(ask(number, secs(1)), Ok(()), "{number} is known");
+    }
+    assert_eq!(budgets.ask(account("two", &budget), &name("x.t.test"), secs(1)), Ok(()), "another client");
+    let other = Account { scope: Scope::Wildcard(b"\x05other\0"), ..one };
+    assert_eq!(budgets.ask(other, &name("x.other"), secs(1)), Ok(()), "another wildcard");
+    // A minute releases a minute's worth.
+    let released = (1000..1100).filter(|number| ask(*number, secs(60)).is_ok()).count();
+    assert_eq!(released, 10);
+}
+
+#[test]
+fn octets_below_the_wildcard_are_counted() {
+    let (budgets, budget) = (Budgets::new(), Budget { names: 1_000_000, octets: 100, ..Budget::default() });
+    let mut passed = 0;
+    for number in 0..1000 {
+        // 16 octets and the label's own.
+        let qname = name(&format!("{number:016}.t.test"));
+        passed += match budgets.ask(account("one", &budget), &qname, secs(0)) {
+            Ok(()) => 17,
+            Err(spent) => {
+                assert_eq!(spent, Spent::Octets);
+                0
+            }
+        };
+    }
+    assert_eq!(passed, 29 * 17, "of 500");
+    // Long labels count more: 1 + 63 · 63 / 16.
+    let long = (0..10).filter(|number| {
+        let qname = name(&format!("{number:063}.t.test"));
+        budgets.ask(account("two", &budget), &qname, secs(0)).is_ok()
+    });
+    assert_eq!(long.count(), 2);
+}
+
+#[test]
+fn known_names_are_asked_again_so_many_times() {
+    let (budgets, budget) = (Budgets::new(), Budget { repeats: 60, ..Budget::default() });
+    let mut asked = 0;
+    for tenth in 0..6000 {
+        let now = Duration::from_millis(tenth * 100);
+        asked += u32::from(budgets.ask(account("one", &budget), &name("x.t.test"), now).is_ok());
+    }
+    // Ten minutes, and five minutes' worth at once; the first one was new.
+    assert!((895..=905).contains(&asked), "{asked}");
+}
+
+#[test]
+fn long_and_deep_names_are_never_asked_for() {
+    let (budgets, budget) = (Budgets::new(), Budget::default());
+    let ask = |text: &str| budgets.ask(account("one", &budget), &name(text), secs(0));
+    let long = |label: usize| format!("{}.{}.t.test", "a".repeat(63), "b".repeat(label));
+    assert_eq!((ask(&long(63)), ask(&long(62))), (Ok(()), Ok(())));
+    assert_eq!(ask(&format!("c.{}", long(63))), Err(Spent::Longest));
+    assert_eq!(ask(&format!("{}t.test", "d.".repeat(10))), Ok(()));
+    assert_eq!(ask(&format!("{}t.test", "d.".repeat(11))), Err(Spent::Deepest));
+    let reverse = Account { scope: Scope::Domain(b"\x04arpa\0"), ..account("one", &budget) };
+    assert_eq!(budgets.ask(reverse, &name(&format!("{}ip6.arpa", "0.".repeat(32))), secs(0)), Ok(()));
+}
+
+#[test]
+fn new_answers_are_counted_and_known_ones_are_given() {
+    let (budgets, budget) = (Budgets::new(), Budget { answers: 1000, ..Budget::default() });
+    let one = account("one", &budget);
+    let answer = |payload: &Payload, now| budgets.answer(one, payload, now);
+    assert_eq!(answer(&text(60_000, 1), secs(0)), Err(Spent::Answers), "more than there ever is");
+    assert_eq!(answer(&text(2_000, 2), secs(0)), Ok(()));
+    assert_eq!(answer(&text(2_000, 3), secs(0)), Err(Spent::Answers));
+    assert_eq!(answer(&text(2_000, 2), secs(0)), Ok(()), "known");
+    assert_eq!(answer(&text(1_000, 5), secs(0)), Ok(()));
+    assert_eq!(answer(&text(500, 6), secs(29)), Err(Spent::Answers));
+    assert_eq!(answer(&text(500, 6), secs(31)), Ok(()), "released as time goes by");
+}
+
+#[test]
+fn all_domains_together_have_a_budget_of_their_own() {
+    let (budgets, budget) = (Budgets::new(), Budget { names: 2, ..Budget::default() });
+    let mut passed = 0;
+    for domain in 0..1000 {
+        let qname = name(&format!("x.d{domain}.test"));
+        let scope = Scope::Domain(&qname.as_wire()[2..]);
+        passed += u32::from(budgets.ask(Account { scope, ..account("one", &budget) }, &qname, secs(0)).is_ok());
+    }
+    // Five minutes' worth of 2, sixteen times over.
+    assert_eq!(passed, 160);
+}
+
+#[test]
+fn ledgers_and_allowances_are_bounded() {
+    let (budgets, budget) = (Budgets::new(), Budget::default());
+    for number in 0..2 * MAX_LEDGERS {
+        let now = secs(u64::try_from(number).unwrap() / 1000);
+        let _ = budgets.ask(account(&number.to_string(), &budget), &name("x.t.test"), now);
+    }
+    let ledgers: usize = budgets.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+    assert!(ledgers <= MAX_LEDGERS, "{ledgers}");
+    for domain in 0..4 * MAX_ALLOWANCES {
+        let qname = name(&format!("x.d{domain}.test"));
+        let scope = Scope::Domain(&qname.as_wire()[2..]);
+        let _ = budgets.ask(Account { scope, ..account("one", &budget) }, &qname, secs(100));
+    }
+    let shard = budgets.shard(Holder::named("one"));
+    assert_eq!(shard[&Holder::named("one")].allowances.len(), MAX_ALLOWANCES);
+}
+
+#[test]
+fn a_spent_budget_is_logged_once_a_minute_and_the_lines_are_bounded() {
+    let (budgets, budget) = (Budgets::new(), Budget::default());
+    let one = account("one", &budget);
+    assert!(budgets.is_to_be_logged(one, secs(0)) && !budgets.is_to_be_logged(one, secs(59)));
+    assert!(budgets.is_to_be_logged(one, secs(60)));
+    let lines =
+        (0..1000).filter(|number| budgets.is_to_be_logged(account(&format!("c{number}"), &budget), secs(130))).count();
+    assert_eq!(lines, MAX_BUDGET_LINES);
+}
