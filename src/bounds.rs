@@ -27,9 +27,8 @@
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
 //! | connections not accepted yet | [`TCP_BACKLOG`] a listener, as far as the kernel grants it | the kernel lets them try again | |
-//! | connections | [`MAX_CONNECTIONS`] | the longest idle one is closed; with none idle, the new one waits for a place | `hostgate_tcp_closed_total{reason="idle"}` |
-//! | of those, one client's | [`MAX_PER_CLIENT`] | the new one is closed | `hostgate_tcp_closed_total{reason="client"}` |
-//! | file descriptors | the system's limit | accepting pauses, and the longest idle connection is closed | `hostgate_tcp_accepts_failed_total` |
+//! | connections | [`MAX_CONNECTIONS`]; of a client as many as are free without [`RESERVED_CONNECTIONS`], or [`GUARANTEED_CONNECTIONS`] | the client's own longest idle one is closed for its new one; with none idle, the new one; up to the guarantee an idle one of the client with most | `hostgate_tcp_closed_total{reason}` |
+//! | file descriptors | the system's limit | accepting pauses, and an idle connection of the client with most idle ones is closed | `hostgate_tcp_accepts_failed_total` |
 //! | queries of a connection that wait for upstreams | [`MAX_PIPELINED`] | the next one is not read until one is answered | |
 //! | answers of a connection not taken yet | [`MAX_UNREAD`], of 64 KiB each | nothing is read or made for it; closed after five seconds | |
 //! | a query, an answer, a connection | five seconds, five seconds, ten minutes; ten seconds of silence | closed | |
@@ -187,11 +186,15 @@ pub(crate) const MAX_BUDGET_LINES: usize = 20;
 
 /// Connections the kernel keeps for us before they are accepted.
 pub(crate) const TCP_BACKLOG: i32 = 512;
-/// TCP connections at once, over all clients and listeners; for a further one the connection that has been idle the
-/// longest is closed (RFC 7766 §6.2.3). When none is idle, the new one waits, and those after it in the kernel's backlog.
+/// TCP connections at once, over all clients and listeners. A client has as many as are still free; for a further one the
+/// connection of it that has been idle the longest is closed (RFC 7766 §6.2.3), or the new one when none is idle.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
-/// TCP connections at once of one client address; further ones are closed at once.
-pub(crate) const MAX_PER_CLIENT: usize = 64;
+/// Of those, the connections that only clients with fewer than [`GUARANTEED_CONNECTIONS`] get: a few clients whose
+/// connections are all busy cannot shut out the others.
+pub(crate) const RESERVED_CONNECTIONS: usize = MAX_CONNECTIONS / 8;
+/// TCP connections that a client gets when none is free, at the cost of an idle one of the client with most: enough for
+/// the questions that a stub asks at once, and for connections that it has closed and we have not.
+pub(crate) const GUARANTEED_CONNECTIONS: usize = 6;
 /// Queries of one connection that may wait for an upstream at once; then its next query is not read.
 pub(crate) const MAX_PIPELINED: usize = 64;
 /// Answers of one connection that are made and not yet taken by the client, of up to 64 KiB each; then nothing more is
@@ -332,7 +335,7 @@ mod tests {
 
     #[test]
     fn one_client_never_has_it_all() {
-        const { assert!(MAX_PENDING_OF_CLIENT < MAX_PENDING && MAX_PER_CLIENT < MAX_CONNECTIONS) };
+        const { assert!(MAX_PENDING_OF_CLIENT < MAX_PENDING && MAX_ASKING_OF_CLIENT < MAX_ASKING) };
         const { assert!(WAITING_CONNECTIONS < CONTROL_CONNECTIONS) };
     }
 }

@@ -132,6 +132,11 @@ impl Shares {
         Some(Seat { shares: Arc::clone(self), holder })
     }
 
+    /// Returns how much a holder has.
+    pub(crate) fn count(&self, holder: Holder) -> usize {
+        self.shard(holder).get(&holder).copied().unwrap_or(0)
+    }
+
     /// Returns how much is taken, by all holders.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Relaxed)
@@ -145,8 +150,16 @@ impl Shares {
     }
 }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
+impl Seat {
+    /// Passes this part on to another holder, whatever that one has.
+    pub(crate) fn pass_to(&mut self, holder: Holder) {
+        self.leave();
+        self.holder = holder;
+        *self.shares.shard(holder).entry(holder).or_default() += 1;
+    }
+
+    /// Takes this part out of its holder's count.
+    fn leave(&self) {
         let mut shard = self.shares.shard(self.holder);
         if let Some(count) = shard.get_mut(&self.holder) {
             *count -= 1;
@@ -154,7 +167,12 @@ impl Drop for Seat {
                 shard.remove(&self.holder);
             }
         }
-        drop(shard);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.leave();
         self.shares.used.fetch_sub(1, Relaxed);
     }
 }
@@ -197,6 +215,17 @@ mod tests {
         }
         assert_eq!(seats.len(), 24 * 40);
         assert_eq!(take_all(&shares, Holder::named("newcomer")).len(), 20);
+    }
+
+    #[test]
+    fn part_that_is_passed_on_counts_for_the_other_holder() {
+        let shares = Shares::new(4, 4);
+        let [one, two] = ["one", "two"].map(Holder::named);
+        let mut seats = take_all(&shares, one);
+        seats[0].pass_to(two);
+        assert_eq!((shares.count(one), shares.count(two), shares.used()), (1, 1, 2));
+        drop(seats);
+        assert_eq!((shares.count(one), shares.count(two), shares.used()), (0, 0, 0));
     }
 
     #[test]

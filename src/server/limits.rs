@@ -1,70 +1,93 @@
-//! How many TCP connections there may be, and which one goes when there are too many.
+//! The limits on TCP connections: a client's share of them, and the connection that is closed when the share is used up.
+//!
+//! A client may have as many connections as are still free (see [`share`](crate::share)). At its share, the place of its
+//! own longest idle connection goes to its new one, at once and without waiting for the old one to end.
+//!
+//! That rule alone does not keep greedy clients from taking everything one after the other: half, then half of the rest,
+//! and so on, until nothing is left. So [`RESERVED`] connections are not counted as free but for clients that have fewer
+//! than [`GUARANTEED`]. Where these are used up as well, such a client gets the place of an idle connection of whichever
+//! client has most (known as push-out). No other connection of another client is closed.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::{Notify, Semaphore};
 
-use crate::bounds::{MAX_CONNECTIONS, MAX_PER_CLIENT};
+use crate::bounds::{
+    GUARANTEED_CONNECTIONS as GUARANTEED, MAX_CONNECTIONS, MAX_PIPELINED, MAX_UNREAD, RESERVED_CONNECTIONS as RESERVED,
+};
+use crate::share::{ByHolder, Holder, Seat, Shares};
 
-/// How long a connection waits for a place before it looks for an idle one again.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// The bounds that all TCP listeners of the process share.
+/// The connections of all TCP listeners of the process.
 pub(crate) struct Limits {
-    /// Connections left.
-    slots: Arc<Semaphore>,
-    /// Connections open, by client address.
-    clients: Mutex<HashMap<IpAddr, usize>>,
-    /// Connections that wait for their next query, the one that has waited longest first.
-    waiting: Mutex<BTreeMap<u64, Arc<Quiet>>>,
+    /// Connections by client.
+    shares: Arc<Shares>,
+    /// Connections that wait for their client, the one that has waited longest first.
+    idle: Mutex<BTreeMap<u64, (Idle, Arc<Link>)>>,
     /// The number of the next wait.
     next: AtomicU64,
-    /// What happened at the bounds.
+    /// Events at the limits.
     counts: Counts,
 }
 
-/// What happened at the bounds, for the metrics.
+/// Events at the limits, for the metrics.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Idle connections closed for new ones.
     pub(crate) closed_idle: AtomicU64,
-    /// Connections closed because their client had too many.
+    /// New connections closed because their client has its share and none of its connections is idle.
     pub(crate) closed_client: AtomicU64,
     /// Connections the system did not let us accept.
     pub(crate) failed: AtomicU64,
 }
 
-/// What a connection that waits for its next query is asked and told.
-pub(super) struct Quiet {
-    /// Queries it may still have in flight: all of them when it has none.
-    pub(super) room: Arc<Semaphore>,
-    /// Answers it may still have unread: all of them when it has none.
-    pub(super) unread: Arc<Semaphore>,
-    /// What is available of both when nothing is in flight.
-    pub(super) all: (usize, usize),
-    /// Tells it to close.
-    pub(super) close: Notify,
+/// What a connection waits for from its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Idle {
+    /// The next query, or the rest of it: the connection is idle when nothing else is under way on it.
+    Query,
+    /// Buffer space for an answer, which the client does not read: nothing else goes on before that.
+    Reading,
 }
 
-impl Quiet {
-    /// Returns whether no query is in flight and no answer is on its way.
-    fn is_idle(&self) -> bool {
-        (self.room.available_permits(), self.unread.available_permits()) == self.all
+/// A connection as the limits know it.
+pub(super) struct Link {
+    /// The client.
+    holder: Holder,
+    /// The client's address: clients may be whole networks.
+    host: Holder,
+    /// The connection's part of the client's share; `None` once it is closed for another connection.
+    seat: Mutex<Option<Seat>>,
+    /// Permits for queries in flight: [`MAX_PIPELINED`] are available when there is none.
+    pub(super) pipelined: Arc<Semaphore>,
+    /// Permits for answers the client has not taken: [`MAX_UNREAD`] are available when there is none.
+    pub(super) unread: Arc<Semaphore>,
+    /// Notified when the connection is closed for another one.
+    close: Notify,
+}
+
+impl Link {
+    /// Returns whether nothing but the client can make the connection go on.
+    fn is_idle(&self, kind: Idle) -> bool {
+        let is_quiet =
+            || (self.pipelined.available_permits(), self.unread.available_permits()) == (MAX_PIPELINED, MAX_UNREAD);
+        lock(&self.seat).is_some() && (kind == Idle::Reading || is_quiet())
+    }
+
+    /// Waits until the connection is closed for another one.
+    pub(super) async fn closed(&self) {
+        self.close.notified().await;
     }
 }
 
 impl Limits {
-    /// Makes the bounds of [`MAX_CONNECTIONS`] and [`MAX_PER_CLIENT`].
+    /// Makes the limits of [`MAX_CONNECTIONS`].
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            clients: Mutex::default(),
-            waiting: Mutex::default(),
+            shares: Shares::new(MAX_CONNECTIONS, MAX_CONNECTIONS),
+            idle: Mutex::default(),
             next: AtomicU64::new(0),
             counts: Counts::default(),
         })
@@ -72,56 +95,86 @@ impl Limits {
 
     /// Returns the number of open connections.
     pub(crate) fn open(&self) -> usize {
-        MAX_CONNECTIONS - self.slots.available_permits()
+        self.shares.used()
     }
 
-    /// Returns what happened at the bounds.
+    /// Returns the counts of events at the limits.
     pub(crate) fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// Counts a connection of a client in; `None` when it has too many.
-    pub(super) fn enter(self: &Arc<Self>, client: IpAddr) -> Option<Share> {
-        let client = host(client);
-        let mut clients = lock(&self.clients);
-        let open = clients.entry(client).or_default();
-        if *open >= MAX_PER_CLIENT {
+    /// Counts a new connection of a client in. At the client's share an idle connection is closed for it: its own longest
+    /// idle one, or one of the client with most if it has fewer than [`GUARANTEED`]. Returns `None` if none is idle.
+    pub(super) fn enter(&self, holder: Holder, source: IpAddr) -> Option<Arc<Link>> {
+        let taken = self.take(holder).or_else(|| self.close_idle_of(holder)).or_else(|| self.claim(holder));
+        let Some(seat) = taken else {
             self.counts.closed_client.fetch_add(1, Relaxed);
             return None;
-        }
-        *open += 1;
-        Some(Share { limits: Arc::clone(self), client })
+        };
+        Some(Arc::new(Link {
+            holder,
+            host: Holder::host(source),
+            seat: Mutex::new(Some(seat)),
+            pipelined: Arc::new(Semaphore::new(MAX_PIPELINED)),
+            unread: Arc::new(Semaphore::new(MAX_UNREAD)),
+            close: Notify::new(),
+        }))
     }
 
-    /// Waits for a connection's place; with none left, the connection that has been idle the longest is closed for it.
-    pub(super) async fn seat(&self) -> OwnedSemaphorePermit {
-        loop {
-            if let Some(slot) = self.try_seat() {
-                return slot;
-            }
-            self.close_idle();
-            // Should none be idle now, one may be soon.
-            if let Ok(Ok(slot)) = timeout(LOOK, Arc::clone(&self.slots).acquire_owned()).await {
-                return slot;
-            }
-        }
+    /// Takes a place of the client's share, if it has one left.
+    fn take(&self, holder: Holder) -> Option<Seat> {
+        let (count, free) = (self.shares.count(holder), MAX_CONNECTIONS.saturating_sub(self.shares.used()));
+        (count < GUARANTEED || count + RESERVED < free).then(|| self.shares.take(holder)).flatten()
     }
 
-    /// Returns a connection's place, if one is left.
-    pub(super) fn try_seat(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.slots).try_acquire_owned().ok()
-    }
-
-    /// Closes the connection that has been idle the longest, if one is.
-    ///
-    /// The table has [`MAX_CONNECTIONS`] entries at most, and it is only looked through when there is no place left.
+    /// Closes an idle connection of the client that has most, if one is idle: descriptors have run out, so nobody knows
+    /// whose the next connection is.
     pub(super) fn close_idle(&self) {
-        let mut waiting = lock(&self.waiting);
-        let Some(number) = waiting.iter().find(|(_, quiet)| quiet.is_idle()).map(|(number, _)| *number) else { return };
-        if let Some(quiet) = waiting.remove(&number) {
-            quiet.close.notify_one();
-            self.counts.closed_idle.fetch_add(1, Relaxed);
+        drop(self.close_idle_of_largest(0));
+    }
+
+    /// Closes the longest idle connection of a client and returns its place.
+    fn close_idle_of(&self, holder: Holder) -> Option<Seat> {
+        self.close_one(&mut lock(&self.idle), holder)
+    }
+
+    /// Closes an idle connection of the client that has most connections, for a client that has few.
+    fn claim(&self, holder: Holder) -> Option<Seat> {
+        let count = self.shares.count(holder);
+        // One of two that have the same number, or nearly, gains nothing that the other does not lose.
+        let mut seat = (count < GUARANTEED).then(|| self.close_idle_of_largest(count + 1)).flatten()?;
+        seat.pass_to(holder);
+        Some(seat)
+    }
+
+    /// Closes an idle connection of the client that has most connections of those with an idle one, if these are more than
+    /// `floor`; returns its place.
+    fn close_idle_of_largest(&self, floor: usize) -> Option<Seat> {
+        let mut idle = lock(&self.idle);
+        let holders: HashSet<Holder> =
+            idle.values().filter(|(kind, link)| link.is_idle(*kind)).map(|(_, link)| link.holder).collect();
+        let largest = holders.into_iter().map(|holder| (self.shares.count(holder), holder)).max()?;
+        (largest.0 > floor).then(|| self.close_one(&mut idle, largest.1)).flatten()
+    }
+
+    /// Closes the longest idle connection of a client and returns its place.
+    ///
+    /// In a client that is a network, the host with most idle connections loses one, so that one host there does not take
+    /// them from its neighbours. The table has two entries a connection at most, and is only searched at a limit.
+    fn close_one(&self, idle: &mut BTreeMap<u64, (Idle, Arc<Link>)>, holder: Holder) -> Option<Seat> {
+        let found = idle.iter().filter(|(_, (kind, link))| link.holder == holder && link.is_idle(*kind));
+        let found: Vec<(u64, Holder)> = found.map(|(number, (_, link))| (*number, link.host)).collect();
+        let mut by_host: ByHolder<usize> = ByHolder::default();
+        for (_, host) in &found {
+            *by_host.entry(*host).or_default() += 1;
         }
+        let most = by_host.values().max()?;
+        let (number, _) = found.iter().find(|(_, host)| by_host.get(host) == Some(most))?;
+        let (_, link) = idle.remove(number)?;
+        let seat = lock(&link.seat).take();
+        link.close.notify_one();
+        self.counts.closed_idle.fetch_add(1, Relaxed);
+        seat
     }
 
     /// Counts an accept that the system refused.
@@ -129,100 +182,144 @@ impl Limits {
         self.counts.failed.fetch_add(1, Relaxed);
     }
 
-    /// Notes that a connection waits for its next query, until the returned value is dropped.
-    pub(super) fn wait(&self, quiet: &Arc<Quiet>) -> Wait<'_> {
+    /// Notes that a connection waits for its client, until the returned value is dropped.
+    pub(super) fn wait<'a>(&'a self, link: &'a Arc<Link>, kind: Idle) -> Wait<'a> {
         let number = self.next.fetch_add(1, Relaxed);
-        lock(&self.waiting).insert(number, Arc::clone(quiet));
-        Wait { limits: self, number }
+        lock(&self.idle).insert(number, (kind, Arc::clone(link)));
+        Wait { limits: self, link, number }
     }
 }
 
-/// A connection's wait for its next query.
+/// A connection's wait for its client.
 pub(super) struct Wait<'a> {
     /// Where it is noted.
     limits: &'a Limits,
+    /// The connection.
+    link: &'a Link,
     /// Its number.
     number: u64,
 }
 
+impl Wait<'_> {
+    /// Ends the wait and returns whether the connection may go on: its place may have gone to another one meanwhile.
+    pub(super) fn end(self) -> bool {
+        let link = self.link;
+        // Out of the table before its place is looked at.
+        drop(self);
+        lock(&link.seat).is_some()
+    }
+}
+
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        lock(&self.limits.waiting).remove(&self.number);
+        lock(&self.limits.idle).remove(&self.number);
     }
 }
 
-/// One connection's share of what its client may have; dropping it gives the share back.
-pub(super) struct Share {
-    /// Where it is counted.
-    limits: Arc<Limits>,
-    /// Whose it is.
-    client: IpAddr,
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut clients = lock(&self.limits.clients);
-        if let Some(open) = clients.get_mut(&self.client) {
-            *open -= 1;
-            if *open == 0 {
-                clients.remove(&self.client);
-            }
-        }
-    }
-}
-
-/// Returns what connections are counted by: an IPv4 address, or the first of the /64 a host can choose from.
-fn host(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(v4) => v4.into(),
-        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
-    }
-}
-
-/// Locks a table whose every state is whole.
-fn lock<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks a value that each change leaves consistent.
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
 
-    /// Makes a connection's part.
-    fn quiet() -> Arc<Quiet> {
-        let room = || Arc::new(Semaphore::new(1));
-        Arc::new(Quiet { room: room(), unread: room(), all: (1, 1), close: Notify::new() })
+    /// Enters a connection of a client from an address.
+    fn enter(limits: &Limits, client: &str, host: u8) -> Option<Arc<Link>> {
+        limits.enter(Holder::named(client), [192, 0, 2, host].into())
     }
 
-    /// Returns whether the connection has been told to close.
-    async fn is_told(quiet: &Quiet) -> bool {
-        timeout(Duration::ZERO, quiet.close.notified()).await.is_ok()
+    /// Enters connections of a client until one is refused.
+    fn enter_all(limits: &Limits, client: &str) -> Vec<Arc<Link>> {
+        std::iter::from_fn(|| enter(limits, client, 1)).collect()
     }
 
-    #[tokio::test]
-    async fn the_longest_idle_is_closed_and_never_a_busy_one() {
-        let limits = Limits::new();
-        let [busy, first, second] = [quiet(), quiet(), quiet()];
-        let _in_flight = Arc::clone(&busy.room).try_acquire_owned().unwrap();
-        let _waits = [&busy, &first, &second].map(|quiet| limits.wait(quiet));
-        limits.close_idle();
-        assert_eq!((is_told(&busy).await, is_told(&first).await, is_told(&second).await), (false, true, false));
-        limits.close_idle();
-        assert!(is_told(&second).await && !is_told(&first).await, "each is told once");
-        limits.close_idle();
-        assert!(!is_told(&busy).await);
-        assert_eq!(limits.counts().closed_idle.load(Relaxed), 2);
+    /// Returns whether the connection has been closed for another one.
+    async fn is_closed(link: &Link) -> bool {
+        timeout(Duration::ZERO, link.closed()).await.is_ok()
     }
 
     #[tokio::test]
-    async fn a_client_has_its_share_and_no_more() {
+    async fn longest_idle_of_the_same_client_gives_its_place_and_never_a_busy_one() {
         let limits = Limits::new();
-        let client = |last: u8| IpAddr::from([192, 0, 2, last]);
-        let shares: Vec<_> = (0..MAX_PER_CLIENT).map(|_| limits.enter(client(1)).unwrap()).collect();
-        assert!(limits.enter(client(1)).is_none() && limits.enter(client(2)).is_some());
-        assert!(limits.enter("::ffff:192.0.2.1".parse().unwrap()).is_none(), "the same client");
-        drop(shares);
-        assert!(limits.enter(client(1)).is_some());
-        assert!(lock(&limits.clients).is_empty());
+        let (other, links) = (enter(&limits, "other", 2).unwrap(), enter_all(&limits, "greedy"));
+        assert_eq!(links.len(), (MAX_CONNECTIONS - RESERVED) / 2, "as many as are free");
+        let open = limits.open();
+        let [busy, first, second] = [&links[0], &links[1], &links[2]];
+        let _in_flight = Arc::clone(&busy.pipelined).try_acquire_owned().unwrap();
+        let _waits = [&other, busy, first, second].map(|link| limits.wait(link, Idle::Query));
+        let newer = [(); 2].map(|()| enter(&limits, "greedy", 1).unwrap());
+        assert!(is_closed(first).await && is_closed(second).await, "the longest idle one first");
+        assert!(enter(&limits, "greedy", 1).is_none(), "none is idle any more");
+        assert!(!is_closed(busy).await && !is_closed(&other).await);
+        assert_eq!(limits.open(), open, "a closed one is not counted, however long it takes to end");
+        let counts = [&limits.counts.closed_idle, &limits.counts.closed_client].map(|count| count.load(Relaxed));
+        assert_eq!(counts, [2, 2]);
+        drop(newer);
+        assert_eq!(limits.open(), open - 2);
+    }
+
+    #[tokio::test]
+    async fn connection_whose_client_reads_nothing_is_idle_whatever_is_under_way() {
+        let limits = Limits::new();
+        let links = enter_all(&limits, "greedy");
+        let _in_flight = Arc::clone(&links[9].pipelined).try_acquire_owned().unwrap();
+        let wait = limits.wait(&links[9], Idle::Reading);
+        let _query = limits.wait(&links[9], Idle::Query);
+        let _newer = enter(&limits, "greedy", 1).unwrap();
+        assert!(is_closed(&links[9]).await && !wait.end(), "its place is gone");
+        assert!(enter(&limits, "greedy", 1).is_none(), "it has but one place to give");
+    }
+
+    #[tokio::test]
+    async fn host_with_most_idle_connections_of_a_network_loses_one() {
+        let limits = Limits::new();
+        let neighbour = enter(&limits, "network", 7).unwrap();
+        let links = enter_all(&limits, "network");
+        let _wait = limits.wait(&neighbour, Idle::Query);
+        let _waits: Vec<_> = links[..2].iter().map(|link| limits.wait(link, Idle::Query)).collect();
+        assert!(enter(&limits, "network", 7).is_some() && is_closed(&links[0]).await);
+        assert!(!is_closed(&neighbour).await);
+    }
+
+    #[tokio::test]
+    async fn want_of_descriptors_closes_one_of_the_client_with_most_connections() {
+        let limits = Limits::new();
+        let [lone, first, second] =
+            [("lone", 1), ("two", 2), ("two", 3)].map(|(id, at)| enter(&limits, id, at).unwrap());
+        let _waits = [&lone, &first, &second].map(|link| limits.wait(link, Idle::Query));
+        limits.close_idle();
+        assert!(is_closed(&first).await && !is_closed(&lone).await && !is_closed(&second).await);
+        assert_eq!(limits.open(), 2);
+    }
+
+    #[tokio::test]
+    async fn greedy_clients_one_after_the_other_leave_others_a_few() {
+        let limits = Limits::new();
+        let mut held: Vec<_> = (0..24).flat_map(|number| enter_all(&limits, &number.to_string())).collect();
+        assert_eq!(enter_all(&limits, "newcomer").len(), GUARANTEED, "although nothing is idle");
+        held.extend((24..).map_while(|number| enter(&limits, &number.to_string(), 1)));
+        assert_eq!(limits.open(), MAX_CONNECTIONS, "so many clients that there is nothing left");
+        assert!(enter(&limits, "newcomer", 1).is_none(), "and nothing idle");
+        let _waits: Vec<_> = held.iter().map(|link| limits.wait(link, Idle::Query)).collect();
+        let given = enter_all(&limits, "newcomer");
+        assert_eq!(given.len(), GUARANTEED);
+        for link in &held[..GUARANTEED] {
+            assert!(is_closed(link).await, "of the one with most");
+        }
+        assert_eq!(limits.open(), MAX_CONNECTIONS);
+    }
+
+    #[test]
+    fn nobody_loses_a_connection_to_one_who_would_have_as_many() {
+        let limits = Limits::new();
+        let held: Vec<_> = (0..MAX_CONNECTIONS).map(|number| enter(&limits, &number.to_string(), 1).unwrap()).collect();
+        let _waits: Vec<_> = held.iter().map(|link| limits.wait(link, Idle::Query)).collect();
+        assert!(enter(&limits, "newcomer", 1).is_none());
     }
 }

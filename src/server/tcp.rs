@@ -11,17 +11,17 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::limits::{Limits, Quiet, Share};
-use crate::bounds::{MAX_PIPELINED, MAX_UNREAD, TCP_BACKLOG};
+use super::limits::{Idle, Limits, Link};
+use crate::bounds::{MAX_UNREAD, TCP_BACKLOG};
 use crate::engine::{Asked, Engine, Step, Transport};
 
 /// How long a connection may be silent between queries (RFC 7766 §6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
-/// How long one query may take to arrive once its first octet has, and one answer to be taken.
+/// How long one query may take to arrive in all once its first octet has, and one answer to be taken.
 const TRANSFER: Duration = Duration::from_secs(5);
 /// How long a connection may live in all; a client simply opens another one.
 const LIFETIME: Duration = Duration::from_mins(10);
@@ -57,13 +57,16 @@ pub(crate) async fn serve(
     stop: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
-    let connection = |peer: SocketAddr| Connection {
-        engine: Arc::clone(&engine),
-        limits: Arc::clone(&limits),
-        source: peer.ip(),
-        listener: number,
-        stop: stop.clone(),
-        last_call: None,
+    // Gives a connection its place, or refuses it; neither waits, as all other clients would wait as well.
+    let admit = |peer: SocketAddr| {
+        let source = peer.ip();
+        let holder = engine.view().snapshot.asker(source, number).holder(source);
+        let Some(link) = limits.enter(holder, source) else {
+            tracing::debug!(client = %source, "connection closed: its client has its share, and none of it is idle");
+            return None;
+        };
+        let (engine, limits, stop) = (Arc::clone(&engine), Arc::clone(&limits), stop.clone());
+        Some(Connection { engine, limits, link, source, listener: number, stop, last_call: None })
     };
     let mut stopped = stop.clone();
     loop {
@@ -74,17 +77,9 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(share) = limits.enter(peer.ip()) else {
-                    tracing::debug!(client = %peer.ip(), "connection closed: too many of one client");
-                    continue;
-                };
-                let seat = tokio::select! {
-                    // One that was accepted has its place when there is one, also when told to stop meanwhile.
-                    biased;
-                    seat = limits.seat() => seat,
-                    _ = stopped.wait_for(|stop| *stop) => break,
-                };
-                connections.spawn(connection(peer).serve(stream, (share, seat)));
+                if let Some(connection) = admit(peer) {
+                    connections.spawn(connection.serve(stream));
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, "accept failed");
@@ -99,9 +94,9 @@ pub(crate) async fn serve(
     let left = listener.into_std().map(|listener| (0..TCP_BACKLOG).map_while(move |_| listener.accept().ok()));
     for (stream, peer) in left.into_iter().flatten() {
         if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream))
-            && let (Some(share), Some(seat)) = (limits.enter(peer.ip()), limits.try_seat())
+            && let Some(connection) = admit(peer)
         {
-            connections.spawn(connection(peer).serve(stream, (share, seat)));
+            connections.spawn(connection.serve(stream));
         }
     }
     while connections.join_next().await.is_some() {}
@@ -111,8 +106,10 @@ pub(crate) async fn serve(
 struct Connection {
     /// Bytes in, bytes out.
     engine: Arc<Engine>,
-    /// Where it says that it waits.
+    /// The limits, which are notified when it waits for its client.
     limits: Arc<Limits>,
+    /// The connection as the limits know it.
+    link: Arc<Link>,
     /// Who asks.
     source: IpAddr,
     /// The number of the listener.
@@ -125,59 +122,55 @@ struct Connection {
 
 impl Connection {
     /// Serves to the end, and gives the place back then.
-    async fn serve(self, stream: TcpStream, place: (Share, OwnedSemaphorePermit)) {
+    async fn serve(self, stream: TcpStream) {
         let client = self.source;
         if let Err(error) = self.run(stream).await {
             tracing::debug!(%error, %client, "connection ended");
         }
-        drop(place);
     }
 
     /// Reads queries and writes answers, each as soon as it is ready (RFC 7766 §7: in any order).
     async fn run(mut self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let (mut reader, writer) = stream.into_split();
+        let (reader, writer) = stream.into_split();
         let (answers, queue) = mpsc::channel(MAX_UNREAD);
-        let flow = Flow {
-            answers,
-            waiting: Arc::new(Semaphore::new(MAX_PIPELINED)),
-            unread: Arc::new(Semaphore::new(MAX_UNREAD)),
+        let mut writing = tokio::spawn(write_answers(writer, queue, Arc::clone(&self.limits), Arc::clone(&self.link)));
+        let link = Arc::clone(&self.link);
+        let ended = tokio::select! {
+            biased;
+            ended = self.read(reader, answers) => ended,
+            // Closed for another connection: nothing is under way, or the client does not read it.
+            () = link.closed() => {
+                writing.abort();
+                return Ok(());
+            }
         };
-        let quiet = Arc::new(Quiet {
-            room: Arc::clone(&flow.waiting),
-            unread: Arc::clone(&flow.unread),
-            all: (MAX_PIPELINED, MAX_UNREAD),
-            close: Notify::new(),
-        });
-        let limits = Arc::clone(&self.limits);
-        let writing = tokio::spawn(write_answers(writer, queue));
+        // The writer ends when the last answer in flight is out.
+        let written = tokio::select! {
+            written = &mut writing => written.unwrap_or_else(|error| Err(io::Error::other(error))),
+            () = link.closed() => {
+                writing.abort();
+                Ok(())
+            }
+        };
+        ended.and(written)
+    }
+
+    /// Reads queries and starts answering them until the client is done or too slow, or its connection's time is over.
+    async fn read(&mut self, mut reader: impl AsyncRead + Unpin, answers: mpsc::Sender<Made>) -> io::Result<()> {
+        let (limits, link) = (Arc::clone(&self.limits), Arc::clone(&self.link));
         let end = Instant::now() + LIFETIME;
         let mut query = Vec::new();
-        let mut ended = Ok(());
-        while Instant::now() < end && !flow.answers.is_closed() {
-            let first = {
-                let _wait = limits.wait(&quiet);
-                tokio::select! {
-                    // A query that has come is read before the connection is closed for another one.
-                    biased;
-                    first = self.within(IDLE, reader.read_u8()) => first,
-                    () = quiet.close.notified() => break,
-                }
-            };
+        while Instant::now() < end && !answers.is_closed() {
+            // A query of which a part has come is as idle as one of which nothing has: the rest is up to the client.
+            let wait = limits.wait(&link, Idle::Query);
             // Silent for too long, or closed by the client: both are the usual end.
-            let Some(Ok(first)) = first else { break };
+            let Some(Ok(first)) = self.within(IDLE, reader.read_u8()).await else { break };
             match self.within(TRANSFER, read_query(&mut reader, first, &mut query)).await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => {
-                    ended = Err(error);
-                    break;
-                }
-                None => {
-                    ended = Err(io::Error::new(io::ErrorKind::TimedOut, "the query did not arrive in time"));
-                    break;
-                }
+                Some(read) => read?,
+                None => return Err(io::Error::new(io::ErrorKind::TimedOut, "the query did not arrive in time")),
             }
-            if self.answer(&query, &flow).await.is_break() {
+            if !wait.end() || self.answer(&query, &answers).await.is_break() {
                 break;
             }
             // All that a source without a policy gets is this denial; it must not hold the place of others for it.
@@ -185,10 +178,7 @@ impl Connection {
                 break;
             }
         }
-        // The writer ends when the last answer in flight is out.
-        drop(flow);
-        let written = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        ended.and(written)
+        Ok(())
     }
 
     /// Waits for `read`, for `limit` at most; once told to stop for [`QUIET`] at most, and not past [`LAST_CALL`].
@@ -206,9 +196,9 @@ impl Connection {
     }
 
     /// Answers one query at once, or starts waiting for its answer.
-    async fn answer(&self, query: &[u8], flow: &Flow) -> std::ops::ControlFlow<()> {
+    async fn answer(&self, query: &[u8], answers: &mpsc::Sender<Made>) -> std::ops::ControlFlow<()> {
         use std::ops::ControlFlow::{Break, Continue};
-        let Ok(room) = Arc::clone(&flow.unread).acquire_owned().await else { return Break(()) };
+        let Ok(room) = Arc::clone(&self.link.unread).acquire_owned().await else { return Break(()) };
         let mut out = Vec::new();
         let since = std::time::Instant::now();
         let asked = Asked { source: self.source, transport: Transport::Tcp, listener: self.listener, since };
@@ -225,7 +215,7 @@ impl Connection {
             step => step,
         };
         match step {
-            Step::Answer | Step::Renew(_) => match flow.answers.send((out, room)).await {
+            Step::Answer | Step::Renew(_) => match answers.send((out, room)).await {
                 Ok(()) => Continue(()),
                 Err(_) => Break(()),
             },
@@ -233,9 +223,9 @@ impl Connection {
             Step::Drop => Break(()),
             Step::Wait(pending) => {
                 drop(room);
-                let Ok(permit) = Arc::clone(&flow.waiting).acquire_owned().await else { return Break(()) };
+                let Ok(permit) = Arc::clone(&self.link.pipelined).acquire_owned().await else { return Break(()) };
                 let engine = Arc::clone(&self.engine);
-                let (answers, unread) = (flow.answers.clone(), Arc::clone(&flow.unread));
+                let (answers, unread) = (answers.clone(), Arc::clone(&self.link.unread));
                 tokio::spawn(async move {
                     let lookup = engine.look_up(&pending).await;
                     // The answer is made only when there is room for it; what it is made of is shared.
@@ -253,16 +243,6 @@ impl Connection {
     }
 }
 
-/// What goes from a connection's reader to its writer.
-struct Flow {
-    /// Answers, each with its room.
-    answers: mpsc::Sender<Made>,
-    /// Queries that may still wait for an upstream.
-    waiting: Arc<Semaphore>,
-    /// Answers that may still be made.
-    unread: Arc<Semaphore>,
-}
-
 /// An answer, and the room it takes until it is written.
 type Made = (Vec<u8>, OwnedSemaphorePermit);
 
@@ -275,11 +255,26 @@ async fn read_query(reader: &mut (impl AsyncRead + Unpin), first: u8, query: &mu
 }
 
 /// Writes answers as they come, each with its length in one call (RFC 7766 §8).
-async fn write_answers(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Made>) -> io::Result<()> {
+async fn write_answers(
+    mut writer: impl AsyncWrite + Unpin,
+    mut queue: mpsc::Receiver<Made>,
+    limits: Arc<Limits>,
+    link: Arc<Link>,
+) -> io::Result<()> {
     while let Some((answer, _room)) = queue.recv().await {
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         let framed = [&length.to_be_bytes()[..], &answer].concat();
-        timeout_at(Instant::now() + TRANSFER, writer.write_all(&framed)).await??;
+        let end = Instant::now() + TRANSFER;
+        let mut write = std::pin::pin!(writer.write_all(&framed));
+        tokio::select! {
+            biased;
+            written = &mut write => written?,
+            // Nearly every answer fits into the kernel's buffer at once; for the others the client has to read.
+            () = std::future::ready(()) => {
+                let _wait = limits.wait(&link, Idle::Reading);
+                timeout_at(end, write).await??;
+            }
+        }
     }
     writer.shutdown().await
 }

@@ -1,5 +1,6 @@
 //! Queries over TCP: several on a connection, answered as they are ready.
 
+use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
@@ -111,61 +112,209 @@ fn question_in_flight_is_answered_when_the_server_ends() {
     assert_eq!(server.wait_exit().code(), Some(0));
 }
 
+/// Returns the policy and clients `a` to `x`, one to each address 127.0.5.1 to 127.0.5.24.
+fn clients(upstream: &FakeUpstream) -> Setup {
+    let mut clients = String::new();
+    for (id, last) in (b'a'..=b'x').map(char::from).zip(1..) {
+        writeln!(clients, "[client.{id}]\npolicy = \"test\"\nsources = [\"127.0.5.{last}\"]").unwrap();
+    }
+    Setup::policy(upstream, POLICY).file("clients.toml", clients)
+}
+
+/// Opens a connection from one of the addresses 127.0.5.1 and so on.
+fn connect_as(server: &Server, client: u8) -> TcpStream {
+    client::tcp_connect([127, 0, 5, client].into(), server.address()).unwrap()
+}
+
+/// Asks over a connection for a denied name and reads the answer.
+fn exchange(stream: &mut TcpStream) -> io::Result<Heard> {
+    stream.write_all(&framed(&ask("denied.example", RecordType::A).bytes()))?;
+    client::tcp_read(stream).map(Heard::read)
+}
+
+/// Returns whether the server has not closed a connection on which it sends nothing.
+fn is_open(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let read = stream.read(&mut [0]);
+    stream.set_nonblocking(false).unwrap();
+    matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// The connections that a client gets alone: of 1,024, 128 are for others, and as many as it has are left free.
+const SHARE: usize = (1024 - 128) / 2;
+
 #[test]
-fn full_house_makes_room_by_closing_the_longest_idle() {
-    const SEATS: u16 = 1024;
+fn client_at_its_share_loses_its_own_longest_idle_connection() {
     let upstream = FakeUpstream::start();
     let gate = Gate::default();
     upstream.on("held.wild.test", Reply::held(&gate, Answer::new().a("held.wild.test", GLOBAL)));
-    let server = Setup::policy(&upstream, POLICY).upstream_line("timeout_ms = 8000").start();
-    let from =
-        |client: u16| client::tcp_connect([127, 0, 3, u8::try_from(client / 64).unwrap()].into(), server.address());
-    // The oldest has a query in flight; all others are idle.
-    let mut busy = from(0).unwrap();
+    let server = clients(&upstream).upstream_line("timeout_ms = 8000").start();
+    // The oldest connection of all is another client's and idle.
+    let mut other = connect_as(&server, 2);
+    exchange(&mut other).unwrap().expect_denied();
+    // The client's oldest has a query in flight; its other ones are idle.
+    let mut busy = connect_as(&server, 1);
     busy.write_all(&framed(&ask("held.wild.test", RecordType::A).bytes())).unwrap();
     server.wait_metric("hostgate_queries_in_flight", &[], 1);
-    let mut idle: Vec<TcpStream> = (1..SEATS)
-        .map(|client| {
-            let mut stream = from(client).unwrap();
-            if client <= 3 {
-                // In this order they begin to be idle.
-                stream.write_all(&framed(&ask("denied.example", RecordType::A).bytes())).unwrap();
-                client::tcp_read(&mut stream).unwrap();
-            }
-            stream
-        })
-        .collect();
-    server.wait_metric("hostgate_tcp_connections", &[], SEATS.into());
-    for round in 0..2 {
-        // Each comes from a client of its own, and goes again only after it was served.
-        let query = ask("denied.example", RecordType::A).from(&format!("127.0.4.{round}"));
-        query.tcp(&server).expect_denied();
+    let mut idle: Vec<TcpStream> = (1..SHARE).map(|_| connect_as(&server, 1)).collect();
+    for stream in &mut idle[..3] {
+        // In this order they begin to be idle.
+        exchange(stream).unwrap().expect_denied();
     }
+    server.wait_metric("hostgate_tcp_connections", &[], (SHARE + 1).try_into().unwrap());
     let closed = server.metric("hostgate_tcp_closed_total", &[("reason", "idle")]);
-    assert!((1..=2).contains(&closed), "one for each that found no place: {closed}");
-    for stream in &mut idle {
-        stream.set_nonblocking(true).unwrap();
+    let mut more: Vec<TcpStream> = (0..4).map(|_| connect_as(&server, 1)).collect();
+    for stream in &mut more {
+        exchange(stream).unwrap().expect_denied();
     }
-    let is_open = |stream: &mut TcpStream| matches!(stream.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-    let open: Vec<bool> = idle.iter_mut().map(is_open).collect();
-    let first_open = open.iter().position(|open| *open).unwrap();
-    assert_eq!(u64::try_from(first_open).unwrap(), closed, "those that had been idle the longest");
-    assert!(open[first_open..].iter().all(|open| *open), "and nobody else");
+    assert_eq!(server.metric("hostgate_tcp_closed_total", &[("reason", "idle")]), closed + 4);
+    assert_eq!(server.metric("hostgate_tcp_closed_total", &[("reason", "client")]), 0);
+    let open = idle.iter_mut().filter_map(|stream| is_open(stream).then_some(())).count();
+    assert_eq!(open, idle.len() - 4 - usize::try_from(closed).unwrap());
+    exchange(&mut other).expect("another client's is never closed").expect_denied();
     gate.open();
     Heard::read(client::tcp_read(&mut busy).expect("a busy one is never closed")).expect_addresses(&[GLOBAL.into()]);
 }
 
 #[test]
-fn client_with_too_many_connections_closes_none_of_another() {
+fn client_whose_share_is_busy_gets_no_more_and_others_do() {
     let upstream = FakeUpstream::start();
-    let server = Setup::policy(&upstream, POLICY).start();
-    let mut other = client::tcp_connect([127, 0, 0, 9].into(), server.address()).unwrap();
-    let held: Vec<TcpStream> = (0..70).map(|_| connect(&server)).collect();
-    server.wait_metric("hostgate_tcp_closed_total", &[("reason", "client")], 6);
-    assert_eq!(server.metric("hostgate_tcp_connections", &[]), 65, "64 of the one and the other's");
-    other.write_all(&framed(&ask("denied.example", RecordType::A).bytes())).unwrap();
-    Heard::read(client::tcp_read(&mut other).unwrap()).expect_denied();
+    let gate = Gate::default();
+    upstream.on("held.wild.test", Reply::held(&gate, Answer::new().a("held.wild.test", GLOBAL)));
+    let server = clients(&upstream).upstream_line("timeout_ms = 20000").start();
+    let mut busy: Vec<TcpStream> = (0..SHARE).map(|_| connect_as(&server, 1)).collect();
+    for stream in &mut busy {
+        stream.write_all(&framed(&ask("held.wild.test", RecordType::A).bytes())).unwrap();
+    }
+    server.wait_metric("hostgate_queries_in_flight", &[], SHARE.try_into().unwrap());
+    let mut refused = connect_as(&server, 1);
+    assert!(client::is_closed_within(&mut refused, DEADLINE));
+    assert_eq!(server.metric("hostgate_tcp_closed_total", &[("reason", "client")]), 1);
+    let start = std::time::Instant::now();
+    for victim in 2..10 {
+        exchange(&mut connect_as(&server, victim)).unwrap().expect_denied();
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(2), "nobody waits for it: {:?}", start.elapsed());
+    gate.open();
+    for stream in &mut busy {
+        Heard::read(client::tcp_read(stream).unwrap()).expect_addresses(&[GLOBAL.into()]);
+    }
+}
+
+#[test]
+fn greedy_clients_with_busy_connections_shut_out_nobody() {
+    let upstream = FakeUpstream::start();
+    let gate = Gate::default();
+    let server = clients(&upstream).upstream_line("timeout_ms = 20000").start();
+    let mut held = Vec::new();
+    for attacker in 1..=23 {
+        let name = format!("held{attacker}.wild.test");
+        upstream.on(&name, Reply::held(&gate, Answer::new().a(&name, GLOBAL)));
+        for _ in 0..64 {
+            // Those that are refused are closed at once, perhaps before this arrives.
+            let mut stream = connect_as(&server, attacker);
+            let _ = stream.write_all(&framed(&ask(&name, RecordType::A).bytes()));
+            held.push(stream);
+        }
+    }
+    let mut at_once: Vec<TcpStream> = (0..4).map(|_| connect_as(&server, 24)).collect();
+    let lost = at_once.iter_mut().filter_map(|stream| exchange(stream).err()).count();
+    assert_eq!(lost, 0, "of 4 at once");
+    assert!(server.metric("hostgate_tcp_closed_total", &[("reason", "client")]) > 0);
+    gate.open();
+}
+
+#[test]
+fn half_sent_queries_starve_nobody_and_end_after_five_seconds() {
+    let upstream = FakeUpstream::start();
+    let server = clients(&upstream).start();
+    let query = framed(&ask("denied.example", RecordType::A).bytes());
+    let parts = [&query[..1], &query[..2], &query[..query.len() / 2]];
+    let start = std::time::Instant::now();
+    let mut held = Vec::new();
+    for attacker in 1..=23 {
+        for number in 0..64 {
+            // Those that are refused are closed at once, perhaps before this arrives.
+            let mut stream = connect_as(&server, attacker);
+            let _ = stream.write_all(parts[number % 3]);
+            held.push(stream);
+        }
+    }
+    let filled = start.elapsed();
+    let lost = (0..6).filter(|_| exchange(&mut connect_as(&server, 24)).is_err()).count();
+    assert_eq!(lost, 0, "of 6");
+    let mut at_once: Vec<TcpStream> = (0..4).map(|_| connect_as(&server, 24)).collect();
+    let lost = at_once.iter_mut().filter_map(|stream| exchange(stream).err()).count();
+    assert_eq!(lost, 0, "of 4 at once");
+    // One of the attackers asks as well.
+    exchange(&mut connect_as(&server, 1)).unwrap().expect_denied();
+    assert!(start.elapsed() < filled + std::time::Duration::from_secs(2), "nobody waited: {:?}", start.elapsed());
+    // However slowly it goes on.
+    let mut slow = connect_as(&server, 24);
+    let begun = std::time::Instant::now();
+    let mut octets = query.iter();
+    while begun.elapsed() < DEADLINE && octets.next().is_some_and(|octet| slow.write_all(&[*octet]).is_ok()) {
+        if client::is_closed_within(&mut slow, std::time::Duration::from_secs(1)) {
+            break;
+        }
+    }
+    let taken = begun.elapsed();
+    assert!((4..8).contains(&taken.as_secs()), "five seconds from the first octet: {taken:?}");
+    server.until("all are closed", || (server.metric("hostgate_tcp_connections", &[]) == 0).then_some(()));
     drop(held);
+}
+
+#[test]
+fn connection_whose_answers_are_not_read_gives_way_and_is_closed() {
+    let upstream = FakeUpstream::start();
+    let gate = Gate::default();
+    upstream.on("held.wild.test", Reply::held(&gate, Answer::new().a("held.wild.test", GLOBAL)));
+    let text = [vec![250], vec![b'x'; 250]].concat().repeat(60);
+    let long = (0..4).fold(Answer::new(), |answer, _| answer.raw("long.wild.test", 16, &text));
+    upstream.on("long.wild.test", Reply::by_transport(Answer::new().truncated(), long));
+    let server = clients(&upstream).upstream_line("timeout_ms = 20000").start();
+    ask("long.wild.test", RecordType::TXT).tcp(&server);
+    let mut busy: Vec<TcpStream> = (0..SHARE - 20).map(|_| connect_as(&server, 1)).collect();
+    for stream in &mut busy {
+        stream.write_all(&framed(&ask("held.wild.test", RecordType::A).bytes())).unwrap();
+    }
+    server.wait_metric("hostgate_queries_in_flight", &[], busy.len().try_into().unwrap());
+    let query = framed(&ask("long.wild.test", RecordType::TXT).bytes()).repeat(400);
+    let start = std::time::Instant::now();
+    let mut unread: Vec<TcpStream> = (0..20).map(|_| connect_as(&server, 1)).collect();
+    for stream in &mut unread {
+        stream.set_nonblocking(true).unwrap();
+        // As much as it takes, until nothing is read from it any more.
+        let _ = stream.write(&query);
+    }
+    exchange(&mut connect_as(&server, 24)).unwrap().expect_denied();
+    server.until("one of its own gives way", || exchange(&mut connect_as(&server, 1)).ok());
+    assert!(start.elapsed() < std::time::Duration::from_secs(4), "before its time is over: {:?}", start.elapsed());
+    server.until("all are closed", || {
+        (server.metric("hostgate_tcp_connections", &[]) <= busy.len().try_into().unwrap()).then_some(())
+    });
+    gate.open();
+    for stream in &mut busy {
+        Heard::read(client::tcp_read(stream).unwrap()).expect_addresses(&[GLOBAL.into()]);
+    }
+}
+
+#[test]
+fn host_of_a_network_takes_no_idle_connection_of_its_neighbour() {
+    let upstream = FakeUpstream::start();
+    let network = "[client.network]\npolicy = \"test\"\nsources = [\"127.9.0.0/16\"]\n";
+    let server = Setup::policy(&upstream, POLICY).file("clients.toml", network).start();
+    let from = |last: u8| client::tcp_connect([127, 9, last, 1].into(), server.address()).unwrap();
+    let mut neighbour = from(1);
+    exchange(&mut neighbour).unwrap().expect_denied();
+    // More than 64 of a client and of a host.
+    let mut held: Vec<TcpStream> = (0..SHARE + 50).map(|_| from(2)).collect();
+    exchange(held.last_mut().unwrap()).unwrap().expect_denied();
+    for last in 3..20 {
+        exchange(&mut from(last)).unwrap().expect_denied();
+    }
+    exchange(&mut neighbour).unwrap().expect_denied();
+    assert_eq!(server.metric("hostgate_tcp_closed_total", &[("reason", "client")]), 0);
 }
 
 #[test]
