@@ -41,11 +41,11 @@
 //! | questions of a thread in flight | `upstream::mux::MAX_FLIGHTS` | the question goes the general way, on a socket of its own | |
 //! | queries of a thread that wait for one question | `upstream::mux::MAX_WAITERS` | as above | |
 //! | tries of a question | `upstream::mux::silence::MAX_TRIES` | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
-//! | replies that a port expects to given-up queries | `upstream::mux::ports::MAX_EXPECTED` | later ones count as no reply | `hostgate_upstream_ignored_total` |
+//! | given-up queries that a port remembers | `upstream::mux::ports::MAX_GIVEN_UP`, and those in flight | it takes no new ones and is closed | |
 //! | sockets of the general way | `max_sockets` of [`Settings`](crate::upstream::Settings) | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
 //! | questions on a TCP connection | `upstream::stream::MAX_ACTIVE` | as above | the same |
 //! | octets of a reply over UDP | `upstream::udp::MAX_REPLY` | cut off: malformed, the next upstream | `hostgate_upstream_failures_total{kind="malformed"}` |
-//! | datagrams that are no reply | `upstream::udp::MAX_IGNORED` a socket | the socket is given up | `hostgate_upstream_ignored_total` |
+//! | datagrams that are no reply | `upstream::udp::MAX_IGNORED` a socket | the socket is left: asked again from another port, then over TCP | `hostgate_upstream_ignored_total` |
 //! | records of a response | `dns::response::parse::MAX_RECORDS` | malformed, the next upstream | `hostgate_upstream_failures_total{kind="malformed"}` |
 //! | hops of an alias, targets of HTTPS records | `dns::response::chain::MAX_HOPS`, `dns::response::chain::MAX_SERVICE_TARGETS` | the rest is left out | |
 //! | Extended DNS Errors passed on | `dns::response::MAX_EDES` of `dns::response::MAX_EDE_TEXT` octets | the rest is left out | |
@@ -174,8 +174,9 @@ pub(crate) const MAX_ASKERS: usize = 1000;
 /// Questions that may go the general way at once (over TCP, or where a first try brought no answer): each takes sockets
 /// of its own.
 pub(crate) const MAX_ASKING: usize = 512;
-/// Of those, the questions of one client.
-pub(crate) const MAX_ASKING_OF_CLIENT: usize = 64;
+/// Of those, the questions of one client: as many as its share is when it is alone, so that what a forger drives to TCP
+/// does not fail for want of a place.
+pub(crate) const MAX_ASKING_OF_CLIENT: usize = MAX_ASKING / 2;
 
 /// Clients whose use of a budget is kept in mind, of up to 11 KiB each; the one that was not used for longest goes.
 pub(crate) const MAX_LEDGERS: usize = 4096;

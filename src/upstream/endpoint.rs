@@ -92,11 +92,6 @@ impl TryError {
         Self::new(FailureKind::Network, error)
     }
 
-    /// Returns that somebody seems to guess at replies.
-    pub(super) fn flooded() -> Self {
-        Self::new(FailureKind::Malformed, &"too many replies to other queries")
-    }
-
     /// Returns the failure it is when nobody but `server` can be asked.
     pub(super) fn at(self, server: impl Display) -> Failure {
         let Self { kind, response, detail } = self;
@@ -223,18 +218,31 @@ impl Endpoint {
         around.observer.observe(Event::Failed(FailureKind::Timeout));
     }
 
-    /// Asks over UDP, and over TCP what UDP truncated; or over TCP at once.
+    /// Asks over UDP from a port of its own, and from another one when that is flooded.
+    async fn ask_over_udp(
+        &self,
+        question: &Question,
+        casing: Casing,
+        observer: &dyn Observer,
+    ) -> Result<Reply, TryError> {
+        match udp::ask(self.server.address, question, casing, observer).await.map_err(of_udp)? {
+            Reply::Flooded => udp::ask(self.server.address, question, casing, observer).await.map_err(of_udp),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Asks over UDP, and over TCP what UDP truncated or where floods of wrong replies came; or over TCP at once.
     async fn exchange(&self, question: &Question, over: Transport, around: &Surroundings) -> Result<Success, TryError> {
         let observer = &*around.observer;
         if over == Transport::Udp {
             let casing = self.casing(random_bits, around);
-            let mut reply = udp::ask(self.server.address, question, casing, observer).await.map_err(of_udp)?;
+            let mut reply = self.ask_over_udp(question, casing, observer).await?;
             if matches!(reply, Reply::OtherCase) {
-                reply = udp::ask(self.server.address, question, Casing::LOWER, observer).await.map_err(of_udp)?;
+                reply = self.ask_over_udp(question, Casing::LOWER, observer).await?;
             }
             match reply {
-                // To lower case there is none.
-                Reply::OtherCase => return Err(TryError::flooded()),
+                // Lower case has no other, so this does not occur.
+                Reply::OtherCase | Reply::Flooded => {}
                 Reply::Complete(bytes) => {
                     return read(&bytes, question).map(|response| Success { response, transport: Transport::Udp });
                 }
@@ -291,7 +299,6 @@ fn of_udp(error: UdpError) -> TryError {
     match error {
         UdpError::Local(error) => out_of_sockets(&error),
         UdpError::Network(error) => TryError::network(&error),
-        UdpError::Flooded => TryError::flooded(),
     }
 }
 

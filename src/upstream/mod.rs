@@ -57,6 +57,8 @@ enum Trial {
     Silent,
     /// An answer that did not fit: it is to be asked for over TCP.
     Truncated,
+    /// Floods of wrong replies at each port it was sent from: it is to be asked over TCP.
+    Flooded,
     /// A failure.
     Failed(endpoint::TryError),
 }

@@ -9,8 +9,10 @@
 //! Deadlines are kept by a [`Wheel`], which says why.
 //!
 //! Against forged replies (RFC 5452): each query takes one of a few random ports by chance, a random ID and a random
-//! case of its QNAME, which a reply must have exactly (draft-vixie-dnsext-dns0x20; see [`Case`]); the kernel drops what does not come from the upstream's address and port; ports are given up after a while, or when
-//! somebody guesses at them.
+//! case of its QNAME, which a reply must have exactly (draft-vixie-dnsext-dns0x20; see [`Case`]); the kernel drops what does
+//! not come from the upstream's address and port; ports are given up after a while. A port at which somebody guesses is left
+//! at once: what is in flight on it is asked again from a new port, and over TCP when that one is flooded as well. Replies
+//! that come too late are told from guesses by what was asked from their port.
 
 mod flight;
 mod ports;
@@ -19,6 +21,7 @@ mod silence;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +30,6 @@ use mio::{Events, Token};
 
 use self::flight::{Case, Flight, Try};
 use self::ports::{Key, Ports};
-use self::silence::MAX_TRIES;
 use super::endpoint::{self, TryError};
 use super::udp;
 use super::wheel::Wheel;
@@ -164,6 +166,7 @@ impl<W: Waits, C> Mux<W, C> {
             first: Some(Try { key, since, patience, casing, case: Case::Open }),
             again: Vec::new(),
             count: 1,
+            is_moved: false,
             since,
         });
         let flights = &self.flights;
@@ -194,12 +197,13 @@ impl<W: Waits, C> Mux<W, C> {
     /// Takes all replies of a socket.
     fn receive(&mut self, token: usize, landed: &mut impl FnMut(Landed<W, C>)) {
         let mut receiver = std::mem::replace(&mut self.receiver, Receiver::empty());
-        while let Some(port) = self.ports.get(token) {
+        'port: while let Some(port) = self.ports.get(token) {
             match receiver.receive(&port.socket, Wait::Never) {
                 Ok(count) => {
                     for index in 0..count {
-                        if let Some(bytes) = receiver.bytes(index) {
-                            self.take_reply(token, bytes, landed);
+                        // The rest of a batch is for nobody when its port has been left; another one may have the token.
+                        if receiver.bytes(index).is_some_and(|bytes| self.take_reply(token, bytes, landed).is_break()) {
+                            break 'port;
                         }
                     }
                     // Edge-triggered: a batch that is not full has emptied the socket.
@@ -219,49 +223,94 @@ impl<W: Waits, C> Mux<W, C> {
         self.receiver = receiver;
     }
 
-    /// Takes one datagram from an upstream.
-    fn take_reply(&mut self, token: usize, bytes: &[u8], landed: &mut impl FnMut(Landed<W, C>)) {
+    /// Takes one datagram from an upstream; breaks when its port has been left.
+    fn take_reply(&mut self, token: usize, bytes: &[u8], landed: &mut impl FnMut(Landed<W, C>)) -> ControlFlow<()> {
         let key = bytes.first_chunk().map(|id| Key { port: token, id: u16::from_be_bytes(*id) });
         let found = key.and_then(|key| Some((key, self.ports.find(key)?)));
         let flight = found.and_then(|(key, place)| Some((key, place, self.flights[place].as_ref()?)));
-        let Some((key, place, flight)) = flight else { return self.ignore(token, landed) };
-        let Some(casing) = flight.tries().find(|one| one.key == key).map(|one| one.casing) else { return };
+        let Some((key, place, flight)) = flight else { return self.ignore(token, bytes, landed) };
+        let Some(casing) = flight.tries().find(|one| one.key == key).map(|one| one.casing) else { return Continue(()) };
         let outcome = match is_reply_to(bytes, key.id, &flight.question, casing) {
-            ReplyCheck::OtherCase => return self.doubt_case(place, key, landed),
+            ReplyCheck::OtherCase => return self.doubt_case(place, key, bytes, landed),
             ReplyCheck::Ours { truncated: true, .. } => Err(Trial::Truncated),
             ReplyCheck::Ours { .. } => endpoint::read(bytes, &flight.question).map_err(Trial::Failed),
             ReplyCheck::NotOurs => match udp::bare_failure(bytes, key.id) {
                 Some(rcode) => Err(Trial::Failed(TryError::unwilling(rcode, None))),
-                None => return self.ignore(token, landed),
+                None => return self.ignore(token, bytes, landed),
             },
         };
         self.land(place, key, outcome, landed);
+        Continue(())
     }
 
     /// Takes a reply in another case: the question goes to the same upstream once more, in lower case. Either the reply
     /// was forged, and the true one is still to come; or the upstream does not keep the case, and answers that.
-    fn doubt_case(&mut self, place: usize, key: Key, landed: &mut impl FnMut(Landed<W, C>)) {
-        let Some(flight) = self.flights[place].as_mut() else { return };
-        let Some(one) = flight.first.iter_mut().chain(&mut flight.again).find(|one| one.key == key) else { return };
-        if one.case != Case::Open || flight.claim.is_none() || flight.count >= MAX_TRIES {
-            return self.ignore(key.port, landed);
-        }
+    fn doubt_case(
+        &mut self,
+        place: usize,
+        key: Key,
+        bytes: &[u8],
+        landed: &mut impl FnMut(Landed<W, C>),
+    ) -> ControlFlow<()> {
+        let Some(flight) = self.flights[place].as_mut() else { return Continue(()) };
+        let is_tested = flight.tries().any(|one| one.case == Case::Tested);
+        let one = flight.first.iter_mut().chain(&mut flight.again).find(|one| one.key == key);
+        let Some(one) = one.filter(|one| one.case == Case::Open && !is_tested && flight.claim.is_some()) else {
+            return self.ignore(key.port, bytes, landed);
+        };
         one.case = Case::Doubted;
         let patience = one.patience;
-        let Some(port) = self.ports.get(key.port) else { return };
+        let Some(port) = self.ports.get(key.port) else { return Continue(()) };
         let (endpoint, around) = (Arc::clone(&port.endpoint), Arc::clone(&port.around));
         around.observer.observe(Event::OtherCase);
-        let Some(key) = self.ports.choose(&endpoint, &around) else { return };
+        let Some(key) = self.ports.choose(&endpoint, &around) else { return Continue(()) };
         self.ports.send(key, &flight.question, Casing::LOWER, place);
         flight.again.push(Try { key, since: Instant::now(), patience, casing: Casing::LOWER, case: Case::Tested });
-        flight.count += 1;
+        Continue(())
     }
 
-    /// Counts a datagram that is no reply; a port that somebody guesses at is given up.
-    fn ignore(&mut self, token: usize, landed: &mut impl FnMut(Landed<W, C>)) {
-        if self.ports.ignore(token) {
-            self.give_up_port(token, &TryError::flooded, landed);
+    /// Counts a datagram that answers nothing asked from its port; breaks when the port is left, because somebody guesses.
+    fn ignore(&mut self, token: usize, bytes: &[u8], landed: &mut impl FnMut(Landed<W, C>)) -> ControlFlow<()> {
+        if self.ports.is_late(token, bytes) || !self.ports.ignore(token) {
+            return Continue(());
         }
+        self.leave_port(token, landed);
+        Break(())
+    }
+
+    /// Leaves a flooded port: each question in flight on it is asked again from a new port with a new ID, or over TCP if it
+    /// has been before. Nothing of that is the upstream's failure (RFC 5452 §9.2).
+    fn leave_port(&mut self, token: usize, landed: &mut impl FnMut(Landed<W, C>)) {
+        let Some(port) = self.ports.get(token) else { return };
+        let (endpoint, around) = (Arc::clone(&port.endpoint), Arc::clone(&port.around));
+        let in_flight = self.ports.in_flight_on(token);
+        for (key, _) in &in_flight {
+            self.ports.land(*key);
+        }
+        self.ports.replace(token, &endpoint, &around);
+        for (key, place) in in_flight {
+            let Some(flight) = self.flights[place].as_mut() else { continue };
+            let Some(one) = flight.take(key) else { continue };
+            let is_asked_again = flight.claim.is_some() && !flight.is_moved;
+            let key = is_asked_again.then(|| self.ports.choose(&endpoint, &around)).flatten();
+            let Some(key) = key else {
+                self.hand_over(place, endpoint.server.address, Trial::Flooded, landed);
+                continue;
+            };
+            let casing = match one.case {
+                Case::Tested => Casing::LOWER,
+                Case::Open | Case::Doubted => endpoint.casing(|| self.ports.bits(), &around),
+            };
+            self.ports.send(key, &flight.question, casing, place);
+            flight.is_moved = true;
+            let again = Try { key, since: Instant::now(), casing, ..one };
+            match &mut flight.first {
+                first @ None => *first = Some(again),
+                Some(_) => flight.again.push(again),
+            }
+        }
+        // Nobody knows when the next batch is: these have been waiting.
+        self.ports.flush();
     }
 
     /// Hands a flight's waiters to the general way, for what came of the try at `server`; while tries are left that may
@@ -304,7 +353,7 @@ impl<W: Waits, C> Mux<W, C> {
         outcome: Result<Response, Trial>,
         landed: &mut impl FnMut(Landed<W, C>),
     ) {
-        self.ports.land(key, false);
+        self.ports.land(key);
         let Some(one) = self.flights[place].as_mut().and_then(|flight| flight.take(key)) else { return };
         let Some(port) = self.ports.get(key.port) else { return };
         let (server, taken) = (port.endpoint.server.address, one.since.elapsed());
@@ -323,7 +372,7 @@ impl<W: Waits, C> Mux<W, C> {
             Trial::Failed(error) => port.endpoint.note_failed(error.kind, taken, &port.around),
             // What follows over TCP tells how the upstream does.
             Trial::Truncated => port.around.observer.observe(Event::Truncated),
-            Trial::Silent => {}
+            Trial::Silent | Trial::Flooded => {}
         }
         self.hand_over(place, server, trial, landed);
     }
@@ -334,7 +383,7 @@ impl<W: Waits, C> Mux<W, C> {
         self.free.push(place);
         self.deadlines.cancel(place);
         for one in flight.tries() {
-            self.ports.land(one.key, true);
+            self.ports.give_up(one.key, &flight.question);
         }
         if let Ok(entry) = self.by_question.find_entry(flight.hash, |&other| other == place) {
             entry.remove();

@@ -265,8 +265,10 @@ struct Race {
     worst: Option<Failure>,
     /// Who said SERVFAIL: whether that was the name's doing shows when another answers.
     servfails: Vec<Arc<Endpoint>>,
-    /// Whether the first try goes over TCP, because the answer is known not to fit.
-    is_truncated: bool,
+    /// Whether the first try goes over TCP, because the answer is known not to fit or ports are flooded.
+    is_over_tcp: bool,
+    /// The upstream whose ports are flooded, until it failed over TCP: not all have TCP, so it is asked over UDP then.
+    flooded: Option<Arc<Endpoint>>,
 }
 
 impl Race {
@@ -281,7 +283,8 @@ impl Race {
             rounds: 0,
             worst: None,
             servfails: Vec::new(),
-            is_truncated: false,
+            is_over_tcp: false,
+            flooded: None,
         }
     }
 
@@ -302,10 +305,11 @@ impl Race {
                 self.order[self.next..=index].rotate_right(1);
                 self.next += 1;
             }
-            Trial::Truncated => {
+            Trial::Truncated | Trial::Flooded => {
+                self.flooded = matches!(trial, Trial::Flooded).then(|| Arc::clone(&self.order[index]));
                 self.order[..=index].rotate_right(1);
                 self.next = 0;
-                self.is_truncated = true;
+                self.is_over_tcp = true;
             }
             Trial::Failed(error) => {
                 let endpoint = Arc::clone(&self.order[index]);
@@ -332,6 +336,12 @@ impl Race {
                     }
                     // Out of sockets, but an earlier try has one: it may still bring the answer.
                     Ok((_, Err(error))) if error.kind == FailureKind::Busy && !self.tries.is_empty() => {}
+                    Ok((endpoint, Err(_)))
+                        if self.flooded.take_if(|flooded| Arc::ptr_eq(flooded, &endpoint)).is_some() =>
+                    {
+                        self.next = self.order.iter().position(|other| Arc::ptr_eq(other, &endpoint)).unwrap_or(0);
+                        next_at = Instant::now() + self.start();
+                    }
                     Ok((endpoint, Err(error))) => {
                         self.exclude(&endpoint, error);
                         if self.order.is_empty() {
@@ -359,8 +369,8 @@ impl Race {
         self.next += 1;
         let patience = endpoint.health().patience(self.around.timeout);
         let (question, around) = (Arc::clone(&self.question), Arc::clone(&self.around));
-        let is_truncated = std::mem::take(&mut self.is_truncated);
-        let over = if is_truncated { Transport::Tcp } else { endpoint.server.transport };
+        let is_over_tcp = std::mem::take(&mut self.is_over_tcp);
+        let over = if is_over_tcp { Transport::Tcp } else { endpoint.server.transport };
         self.tries.spawn(async move {
             let result = endpoint.ask(&question, patience, over, &around).await;
             (endpoint, result)

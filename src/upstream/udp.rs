@@ -27,6 +27,8 @@ pub(super) enum Reply {
     OtherCase,
     /// A header with this RCODE and nothing else: what some say to a query that they cannot or will not read.
     Bare(Rcode),
+    /// Nothing before [`MAX_IGNORED`] datagrams that are no reply to the query.
+    Flooded,
 }
 
 /// Why nothing came back.
@@ -36,8 +38,6 @@ pub(super) enum UdpError {
     Local(io::Error),
     /// The network refused, as by an ICMP message.
     Network(io::Error),
-    /// Too many datagrams that are no reply to our query.
-    Flooded,
 }
 
 /// Asks `question` in this case at `server` from a socket of its own and waits for the reply, for ever.
@@ -46,7 +46,7 @@ pub(super) enum UdpError {
 /// drops what comes from elsewhere, and an ICMP refusal is an error at once instead of silence.
 ///
 /// # Errors
-/// No socket, an ICMP refusal, a flood of wrong replies.
+/// No socket, an ICMP refusal.
 pub(super) async fn ask(
     server: SocketAddr,
     question: &Question,
@@ -85,7 +85,7 @@ pub(super) async fn ask(
             },
         }
     }
-    Err(UdpError::Flooded)
+    Ok(Reply::Flooded)
 }
 
 /// Returns the RCODE of a reply to the query `id` that is a header without a question, if it is FORMERR, SERVFAIL,

@@ -38,6 +38,7 @@ mod reload_scale;
 mod resolv_conf;
 mod seeds;
 mod service;
+mod strays;
 mod takeover;
 mod tcp;
 mod upstream_query;

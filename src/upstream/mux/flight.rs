@@ -20,8 +20,10 @@ pub(super) struct Flight<W, C> {
     pub(super) first: Option<Try>,
     /// The tries after it that are in flight.
     pub(super) again: Vec<Try>,
-    /// Tries made.
+    /// Tries made, not counting those that follow from a datagram of somebody else's: in lower case, from another port.
     pub(super) count: usize,
+    /// Whether it was asked again from another port already, because the one before was flooded.
+    pub(super) is_moved: bool,
     /// When it was asked first.
     pub(super) since: Instant,
     /// The time for it, over all tries.

@@ -12,10 +12,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::datagram::Sender;
-use crate::dns::response::{Casing, Question, query_upstream};
+use crate::dns::response::{Casing, Question, ReplyCheck, is_reply_to, query_upstream};
 use crate::upstream::endpoint::{Endpoint, Surroundings};
 use crate::upstream::random::Random;
-use crate::upstream::udp::MAX_IGNORED;
+use crate::upstream::udp::{MAX_IGNORED, bare_failure};
 use crate::upstream::{Event, Transport};
 
 /// Sockets, and so ports, a thread has to one upstream.
@@ -26,8 +26,9 @@ const PORT_QUERIES: u32 = 20_000;
 const PORT_AGE: Duration = Duration::from_mins(1);
 /// IDs tried before a question goes the general way.
 const ID_TRIES: usize = 8;
-/// How many replies to queries that were given up a port expects at most: each is one more guess for whoever forges.
-const MAX_EXPECTED: u32 = 256;
+/// Given-up queries that a port remembers, so that their late replies are known; with more it takes no new queries, and is
+/// closed once none is in flight on it. Those in flight by then are remembered as well.
+const MAX_GIVEN_UP: usize = 1024;
 
 /// A socket and an ID: what a reply is told by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub(super) struct Ports {
     lanes: Vec<Lane>,
     /// Whose a query in flight is.
     flights: HashMap<Key, usize, BuildHasherDefault<KeyHasher>>,
+    /// Tokens of sockets that take no new queries and are closed once nothing is in flight on them.
+    retired: Vec<usize>,
     /// IDs and choices of port.
     random: Random,
 }
@@ -103,8 +106,8 @@ pub(super) struct Port {
     sent: u32,
     /// Queries in flight.
     in_flight: usize,
-    /// Queries that were given up and may yet be answered.
-    expected: u32,
+    /// Queries that were given up, by ID: their replies may still come.
+    given_up: HashMap<u16, Arc<Question>>,
     /// Datagrams that were no reply to anything asked.
     ignored: usize,
     /// When it was opened.
@@ -118,7 +121,7 @@ impl Ports {
     /// The system gives no epoll instance.
     pub(super) fn new() -> io::Result<Self> {
         let (lanes, flights, random) = (Vec::new(), HashMap::default(), Random::default());
-        Ok(Self { poll: Poll::new()?, sockets: Vec::new(), lanes, flights, random })
+        Ok(Self { poll: Poll::new()?, sockets: Vec::new(), lanes, flights, retired: Vec::new(), random })
     }
 
     /// Adds a socket that only wakes, under `token`.
@@ -153,7 +156,29 @@ impl Ports {
     pub(super) fn choose(&mut self, endpoint: &Arc<Endpoint>, around: &Arc<Surroundings>) -> Option<Key> {
         let port = self.port(endpoint, around).ok()?;
         let mut keys = (0..ID_TRIES).map(|_| Key { port, id: self.random.next() });
-        keys.find(|key| !self.flights.contains_key(key))
+        // The reply to a query that was given up must not be taken for one to another question.
+        let given_up = self.sockets[port].as_ref().map(|port| &port.given_up);
+        keys.find(|key| {
+            !self.flights.contains_key(key) && given_up.is_none_or(|given_up| !given_up.contains_key(&key.id))
+        })
+    }
+
+    /// Closes a socket and opens one on another port in its place, for this batch's queries to its upstream.
+    pub(super) fn replace(&mut self, token: usize, endpoint: &Arc<Endpoint>, around: &Arc<Surroundings>) {
+        // What was queued so far goes through the sockets it was queued for.
+        self.flush();
+        let mut place = None;
+        for lane in self.lanes.iter_mut().filter(|lane| lane.server == endpoint.server.address) {
+            place = lane.ports.iter().position(|port| *port == Some(token));
+            lane.chosen = place;
+        }
+        self.close(token);
+        // Without a descriptor for it, the others have to do.
+        if let (Some(place), Ok(token)) = (place, self.open(endpoint, around))
+            && let Some(lane) = self.lanes.iter_mut().find(|lane| lane.server == endpoint.server.address)
+        {
+            (lane.ports[place], lane.chosen) = (Some(token), Some(place));
+        }
     }
 
     /// Returns random bits for the case of a name.
@@ -184,26 +209,47 @@ impl Ports {
                 port.sender.send(&port.socket);
             }
         }
+        self.retired.retain(|&token| {
+            let is_needed = self.sockets[token].as_ref().is_some_and(|port| port.in_flight > 0);
+            if !is_needed {
+                self.sockets[token] = None;
+            }
+            is_needed
+        });
     }
 
-    /// Takes a query out of flight; with `unanswered`, its reply may still come and is then no guess.
-    pub(super) fn land(&mut self, key: Key, unanswered: bool) {
+    /// Takes a query out of flight.
+    pub(super) fn land(&mut self, key: Key) {
         if self.flights.remove(&key).is_some()
             && let Some(port) = self.sockets.get_mut(key.port).and_then(Option::as_mut)
         {
             port.in_flight -= 1;
-            port.expected = (port.expected + u32::from(unanswered)).min(MAX_EXPECTED);
         }
     }
 
-    /// Counts a datagram that is no reply to a query in flight; returns whether the port has to be given up, because
-    /// somebody guesses at it.
+    /// Takes a query out of flight that is given up, and remembers its question: its reply may still come.
+    pub(super) fn give_up(&mut self, key: Key, question: &Arc<Question>) {
+        self.land(key);
+        if let Some(port) = self.sockets.get_mut(key.port).and_then(Option::as_mut) {
+            port.given_up.insert(key.id, Arc::clone(question));
+        }
+    }
+
+    /// Returns whether a datagram is the late reply to a query that was given up, in whatever case and with whatever RCODE:
+    /// it answers what was asked from this port, so it is nobody's guess at an ID.
+    pub(super) fn is_late(&self, token: usize, bytes: &[u8]) -> bool {
+        let Some(id) = bytes.first_chunk().map(|id| u16::from_be_bytes(*id)) else { return false };
+        let question = self.get(token).and_then(|port| port.given_up.get(&id));
+        question.is_some_and(|question| {
+            matches!(is_reply_to(bytes, id, question, Casing::LOWER), ReplyCheck::Ours { .. })
+                || bare_failure(bytes, id).is_some()
+        })
+    }
+
+    /// Counts a datagram that is no reply to anything asked from its port; returns whether the port has to be left,
+    /// because somebody guesses at it.
     pub(super) fn ignore(&mut self, token: usize) -> bool {
         let Some(port) = self.sockets.get_mut(token).and_then(Option::as_mut) else { return false };
-        if port.expected > 0 {
-            port.expected -= 1;
-            return false;
-        }
         port.around.observer.observe(Event::Ignored);
         port.ignored += 1;
         port.ignored >= MAX_IGNORED
@@ -217,6 +263,12 @@ impl Ports {
     /// Closes a socket nothing is in flight on; closing takes it out of the poll.
     pub(super) fn close(&mut self, token: usize) {
         self.sockets[token] = None;
+        self.retired.retain(|retired| *retired != token);
+        self.detach(token);
+    }
+
+    /// Lets a socket take no new queries.
+    fn detach(&mut self, token: usize) {
         for lane in &mut self.lanes {
             for (place, port) in lane.ports.iter_mut().enumerate() {
                 if *port == Some(token) {
@@ -242,10 +294,16 @@ impl Ports {
                 // It may have come anew with a changed configuration.
                 port.in_flight == 0 && (is_used_up || !Arc::ptr_eq(&port.endpoint, endpoint))
             });
-            if !is_old {
-                return Ok(token);
+            let remembers_enough = self.sockets[token].as_ref().is_some_and(|port| port.given_up.len() >= MAX_GIVEN_UP);
+            match (is_old, remembers_enough) {
+                (false, false) => return Ok(token),
+                (false, true) => {
+                    self.flush();
+                    self.detach(token);
+                    self.retired.push(token);
+                }
+                (true, _) => self.close(token),
             }
-            self.close(token);
         }
         let token = self.open(endpoint, around)?;
         // Closing the one before has forgotten the choice.
@@ -276,10 +334,90 @@ impl Ports {
             sender: Sender::new(),
             sent: 0,
             in_flight: 0,
-            expected: 0,
+            given_up: HashMap::new(),
             ignored: 0,
             opened: Instant::now(),
         });
         Ok(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::dns::name::LowerName;
+    use crate::dns::rtype::RecordType;
+    use crate::upstream::Server;
+
+    /// Returns an upstream at an address where this socket listens.
+    fn endpoint(socket: &UdpSocket) -> (Arc<Endpoint>, Arc<Surroundings>) {
+        let server = Server::new(socket.local_addr().unwrap(), Transport::Udp).unwrap();
+        let around = Surroundings {
+            epoch: tokio::time::Instant::now(),
+            timeout: Duration::from_secs(2),
+            case_randomisation: true,
+            sockets: Arc::new(Semaphore::new(1)),
+            observer: Arc::new(()),
+        };
+        (Arc::new(Endpoint::new(server, Duration::ZERO)), Arc::new(around))
+    }
+
+    #[test]
+    fn late_replies_are_known_by_their_question_and_ports_with_many_take_no_new_queries() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (endpoint, around) = endpoint(&socket);
+        let mut ports = Ports::new().unwrap();
+        let qname = LowerName::from_text("late.example").unwrap();
+        let question = Arc::new(Question {
+            qname,
+            qtype: RecordType::A,
+            dnssec_ok: false,
+            checking_disabled: false,
+            recursion_desired: true,
+        });
+        let last = ports.choose(&endpoint, &around).unwrap();
+        ports.send(last, &question, Casing::of_bits(5), 0);
+        let token = last.port;
+        let mut given_up = Vec::new();
+        for _ in 0..MAX_GIVEN_UP {
+            let key = ports.choose(&endpoint, &around).unwrap();
+            assert_eq!(key.port, token);
+            ports.send(key, &question, Casing::of_bits(5), 0);
+            ports.give_up(key, &question);
+            given_up.push(key.id);
+        }
+        let mut reply = Vec::new();
+        for id in given_up {
+            reply.clear();
+            query_upstream(&question, Casing::of_bits(5), id, &mut reply);
+            reply[2] |= 0x80;
+            assert!(ports.is_late(token, &reply), "{id}");
+            reply[13] ^= 0x03;
+            assert!(!ports.is_late(token, &reply), "another question");
+        }
+        assert!(!ports.is_late(token, &last.id.to_be_bytes()) && !ports.is_late(token, &[]));
+        let next = ports.choose(&endpoint, &around).unwrap();
+        assert_ne!(next.port, token, "a port of its own");
+        ports.flush();
+        assert!(ports.get(token).is_some(), "a reply is awaited on it");
+        ports.land(last);
+        ports.flush();
+        assert!(ports.get(token).is_none() && ports.retired.is_empty());
+    }
+
+    #[test]
+    fn port_that_is_replaced_is_another_one() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (endpoint, around) = endpoint(&socket);
+        let mut ports = Ports::new().unwrap();
+        let port = |ports: &Ports, key: Key| ports.get(key.port).unwrap().socket.local_addr().unwrap().port();
+        let key = ports.choose(&endpoint, &around).unwrap();
+        let before = port(&ports, key);
+        ports.replace(key.port, &endpoint, &around);
+        let key = ports.choose(&endpoint, &around).unwrap();
+        assert_ne!(port(&ports, key), before);
+        assert_eq!(ports.get(key.port).unwrap().ignored, 0);
     }
 }
