@@ -46,6 +46,8 @@ pub(crate) struct Tried {
     trial: Trial,
     /// Who was asked as well and has not answered.
     silent: Vec<SocketAddr>,
+    /// How many tries were made.
+    tries: usize,
     /// How much of the question's time is over.
     spent: Duration,
 }

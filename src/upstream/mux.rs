@@ -324,7 +324,9 @@ impl<W: Waits, C> Mux<W, C> {
         let fate = match trial {
             // There is nobody else to ask.
             Trial::Failed(error) if is_lone => Fate::Failed(error.at(server)),
-            trial => Fate::Elsewhere(Tried { server, trial, silent, spent: flight.since.elapsed() }),
+            trial => {
+                Fate::Elsewhere(Tried { server, trial, silent, tries: flight.count, spent: flight.since.elapsed() })
+            }
         };
         let end = flight.since.duration_since(self.epoch) + flight.timeout;
         if flight.tries().next().is_none() {

@@ -69,7 +69,7 @@ fn lost_datagram_is_sent_again_soon_with_another_id() {
 }
 
 #[test]
-fn patience_for_a_name_doubles_and_ends_with_the_timeout() {
+fn patience_for_a_name_grows_and_ends_with_the_timeout() {
     let upstream = FakeUpstream::start();
     upstream.otherwise(by_count(|_| None));
     let server = start(&[&upstream]);
@@ -79,9 +79,61 @@ fn patience_for_a_name_doubles_and_ends_with_the_timeout() {
     assert_eq!((heard.rcode(), heard.ede_codes()), (ResponseCode::ServFail, vec![22]));
     let taken = start.elapsed();
     assert!(taken >= Duration::from_secs(2) && taken < Duration::from_millis(3500), "{taken:?}");
-    // After 0, 50, 150, 350, 750 and 1550 ms.
-    let count = upstream.count("silent.test");
-    assert!((4..=6).contains(&count), "{count}");
+    // After 0, 50 and 550 ms.
+    assert_eq!(upstream.count("silent.test"), 3);
+}
+
+#[test]
+fn unanswered_question_costs_three_datagrams_and_one_more_for_each_further_server() {
+    for servers in 1..=4 {
+        let upstreams: Vec<FakeUpstream> = (0..servers).map(|_| FakeUpstream::start()).collect();
+        for upstream in &upstreams {
+            upstream.otherwise(Reply::silence());
+        }
+        let server = start(&upstreams.iter().collect::<Vec<_>>());
+        // The receiving thread asks for the one, a task of its own for the other.
+        ask("udp.test", RecordType::A).udp(&server);
+        let by_udp: Vec<usize> = upstreams.iter().map(|upstream| upstream.count("udp.test")).collect();
+        assert_eq!(by_udp.iter().sum::<usize>(), 2 + servers, "{by_udp:?}");
+        assert!(by_udp.iter().all(|count| (1..=3).contains(count)), "{by_udp:?}");
+        let server = start(&upstreams.iter().collect::<Vec<_>>());
+        ask("tcp.test", RecordType::A).tcp(&server);
+        let by_tcp: Vec<usize> = upstreams.iter().map(|upstream| upstream.count("tcp.test")).collect();
+        assert_eq!(by_tcp.iter().sum::<usize>(), 2 + servers, "{by_tcp:?}");
+        assert!(by_tcp.iter().all(|count| (1..=3).contains(count)), "{by_tcp:?}");
+    }
+}
+
+#[test]
+fn upstream_that_is_gone_for_a_moment_is_asked_once_more_after_it() {
+    let upstream = FakeUpstream::start();
+    upstream.otherwise(by_count(|_| Some(Duration::ZERO)));
+    let server = start(&[&upstream]);
+    warm_up(&server);
+    let back = Instant::now() + Duration::from_millis(400);
+    upstream.otherwise(Reply::by(move |seen| {
+        let answer = || Answer::new().a(&seen.qname, GLOBAL).to(seen);
+        (Instant::now() >= back).then(answer).into_iter().collect()
+    }));
+    let taken = time(&server, "name.test");
+    assert!(taken >= Duration::from_millis(300) && taken < Duration::from_millis(1500), "{taken:?}");
+}
+
+#[test]
+fn loss_of_one_datagram_in_twenty_costs_one_patience_and_no_answer() {
+    let upstream = FakeUpstream::start();
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    upstream.otherwise(Reply::by(move |seen| {
+        // Of 20 queries one is lost, each time at another place.
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let is_lost = number % 20 == number / 20 * 7 % 20;
+        (!is_lost).then(|| Answer::new().a(&seen.qname, GLOBAL).to(seen)).into_iter().collect()
+    }));
+    let server = start(&[&upstream]);
+    let mut times: Vec<Duration> = (0..400).map(|number| time(&server, &format!("n{number}.test"))).collect();
+    times.sort_unstable();
+    assert!(server.metric("hostgate_upstream_retransmissions_total", &[]) >= 15);
+    assert!(times[395] < Duration::from_millis(400), "p99: {:?}", &times[380..]);
 }
 
 #[test]

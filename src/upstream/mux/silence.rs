@@ -6,12 +6,8 @@ use std::time::Instant;
 
 use super::flight::{Case, Flight, Try};
 use super::{Fate, Landed, Mux, Waits};
+use crate::upstream::pool::interval;
 use crate::upstream::{Event, Failure, Transport, Trial};
-
-/// Tries of one question; after the last one there is only waiting, until its time is over.
-pub(super) const MAX_TRIES: usize = 16;
-/// How often the patience for one upstream doubles while a question is asked again and again.
-const MAX_DOUBLINGS: u32 = 8;
 
 impl<W: Waits, C> Mux<W, C> {
     /// Asks again what was silent too long, and gives up what had all its time.
@@ -41,7 +37,8 @@ impl<W: Waits, C> Mux<W, C> {
         let Some(upstreams) = flight.waiters.first().map(|first| Arc::clone(first.upstreams())) else { return };
         let left = flight.timeout.saturating_sub(now.duration_since(flight.since));
         let mut until = left;
-        if flight.count < MAX_TRIES {
+        let most = upstreams.max_tries();
+        if flight.count < most {
             let turns = |server| {
                 let tries = flight.tries().filter(|one| {
                     self.ports.get(one.key.port).is_some_and(|port| port.endpoint.server.address == server)
@@ -50,7 +47,7 @@ impl<W: Waits, C> Mux<W, C> {
             };
             let next = upstreams.next_try(turns).filter(|(next, _)| next.server.transport == Transport::Udp);
             let next = next.and_then(|(next, turns)| {
-                let patience = next.health().patience(flight.timeout) * (1 << turns.min(MAX_DOUBLINGS));
+                let patience = interval(next.health().patience(flight.timeout), turns, flight.timeout);
                 let key = self.ports.choose(next, upstreams.around())?;
                 Some((key, patience, next.casing(|| self.ports.bits(), upstreams.around())))
             });
@@ -65,7 +62,10 @@ impl<W: Waits, C> Mux<W, C> {
             upstreams.around().observer.observe(Event::Retransmitted);
             flight.again.push(Try { key, since: now, patience, casing, case: Case::Open });
             flight.count += 1;
-            until = patience.min(left);
+            // After the last try there is only waiting, until the question's time is over.
+            if flight.count < most {
+                until = patience.min(left);
+            }
         }
         self.deadlines.set(place, now.duration_since(self.epoch) + until);
     }
