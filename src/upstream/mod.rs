@@ -7,6 +7,7 @@ mod endpoint;
 mod health;
 pub(crate) mod mux;
 mod pool;
+mod race;
 pub(crate) mod random;
 mod stream;
 mod udp;

@@ -15,13 +15,14 @@
 //! that come too late are told from guesses by what was asked from their port.
 
 mod flight;
+mod flood;
 mod ports;
 mod silence;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::ops::ControlFlow::{self, Break, Continue};
+use std::ops::ControlFlow::{self, Continue};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -267,50 +268,6 @@ impl<W: Waits, C> Mux<W, C> {
         self.ports.send(key, &flight.question, Casing::LOWER, place);
         flight.again.push(Try { key, since: Instant::now(), patience, casing: Casing::LOWER, case: Case::Tested });
         Continue(())
-    }
-
-    /// Counts a datagram that answers nothing asked from its port; breaks when the port is left, because somebody guesses.
-    fn ignore(&mut self, token: usize, bytes: &[u8], landed: &mut impl FnMut(Landed<W, C>)) -> ControlFlow<()> {
-        if self.ports.is_late(token, bytes) || !self.ports.ignore(token) {
-            return Continue(());
-        }
-        self.leave_port(token, landed);
-        Break(())
-    }
-
-    /// Leaves a flooded port: each question in flight on it is asked again from a new port with a new ID, or over TCP if it
-    /// has been before. Nothing of that is the upstream's failure (RFC 5452 §9.2).
-    fn leave_port(&mut self, token: usize, landed: &mut impl FnMut(Landed<W, C>)) {
-        let Some(port) = self.ports.get(token) else { return };
-        let (endpoint, around) = (Arc::clone(&port.endpoint), Arc::clone(&port.around));
-        let in_flight = self.ports.in_flight_on(token);
-        for (key, _) in &in_flight {
-            self.ports.land(*key);
-        }
-        self.ports.replace(token, &endpoint, &around);
-        for (key, place) in in_flight {
-            let Some(flight) = self.flights[place].as_mut() else { continue };
-            let Some(one) = flight.take(key) else { continue };
-            let is_asked_again = flight.claim.is_some() && !flight.is_moved;
-            let key = is_asked_again.then(|| self.ports.choose(&endpoint, &around)).flatten();
-            let Some(key) = key else {
-                self.hand_over(place, endpoint.server.address, Trial::Flooded, landed);
-                continue;
-            };
-            let casing = match one.case {
-                Case::Tested => Casing::LOWER,
-                Case::Open | Case::Doubted => endpoint.casing(|| self.ports.bits(), &around),
-            };
-            self.ports.send(key, &flight.question, casing, place);
-            flight.is_moved = true;
-            let again = Try { key, since: Instant::now(), casing, ..one };
-            match &mut flight.first {
-                first @ None => *first = Some(again),
-                Some(_) => flight.again.push(again),
-            }
-        }
-        // Nobody knows when the next batch is: these have been waiting.
-        self.ports.flush();
     }
 
     /// Hands a flight's waiters to the general way, for what came of the try at `server`; while tries are left that may

@@ -6,17 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
-use super::endpoint::{Endpoint, Success, Surroundings, TryError};
+use super::endpoint::{Endpoint, Success, Surroundings};
+use super::race::{Race, max_tries};
 use super::server::{Server, Transport};
-use super::{Answered, Failure, FailureKind, Observer, Trial, Tried};
+use super::{Answered, Failure, FailureKind, Observer, Tried};
 use crate::dns::response::Question;
-
-/// Tries of a question at one upstream that is silent; of several upstreams, each further one adds a try. After the last
-/// one there is only waiting, until the question's time is over.
-const MAX_TRIES: usize = 3;
 
 /// How the upstreams are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,13 +165,13 @@ impl Upstreams {
         if tried.is_none() {
             self.probe(&order, &question);
         }
-        let mut race = Race::new(order, question, self);
+        let mut race = Race::new(order, question, &self.around);
         if let Some(tried) = tried {
             race.begin_after(tried);
         }
         let outcome = timeout(self.settings.timeout.saturating_sub(spent), race.run()).await;
         // Waits until the tries that are left have noted how long they were silent: the next question profits.
-        race.tries.shutdown().await;
+        race.end().await;
         match outcome {
             Ok(Some((upstream, Success { response, transport }))) => {
                 Ok(Answered { response, upstream, transport, elapsed: started.elapsed() })
@@ -253,183 +249,5 @@ impl Upstreams {
                 self.probe_one(endpoint, question);
             }
         }
-    }
-}
-
-/// Returns how many tries a question may have at so many upstreams.
-fn max_tries(upstreams: usize) -> usize {
-    MAX_TRIES + upstreams.saturating_sub(1)
-}
-
-/// Returns the time between a try and the next one, of an upstream with this patience that was tried `turns` times before.
-///
-/// A lost datagram costs one patience. A second one in a row is rare (one question of 400 at a loss of 5 %), so the try after
-/// it comes late: it also helps where the upstream or the network was gone for a moment.
-pub(super) fn interval(patience: Duration, turns: u32, timeout: Duration) -> Duration {
-    match turns {
-        0 => patience,
-        _ => patience.saturating_mul(1 << turns.min(8)).max(timeout / 4),
-    }
-}
-
-/// The tries of one question.
-struct Race {
-    /// Whom to ask, in order; who failed is taken out.
-    order: Vec<Arc<Endpoint>>,
-    /// The question.
-    question: Arc<Question>,
-    /// What all tries share.
-    around: Arc<Surroundings>,
-    /// The tries that may still bring an answer. Dropping it ends them.
-    tries: JoinSet<(Arc<Endpoint>, Result<Success, TryError>)>,
-    /// Tries made, those before the race included.
-    made: usize,
-    /// How many tries there may be because of silence.
-    most: usize,
-    /// Who is asked next: an index of `order`, or its length when everybody had a turn.
-    next: usize,
-    /// How many times everybody had a turn; each doubles the patience.
-    rounds: u32,
-    /// The failure that says most so far.
-    worst: Option<Failure>,
-    /// Who said SERVFAIL: whether that was the name's doing shows when another answers.
-    servfails: Vec<Arc<Endpoint>>,
-    /// Whether the first try goes over TCP, because the answer is known not to fit or ports are flooded.
-    is_over_tcp: bool,
-    /// The upstream whose ports are flooded, until it failed over TCP: not all have TCP, so it is asked over UDP then.
-    flooded: Option<Arc<Endpoint>>,
-}
-
-impl Race {
-    /// Returns the race, not yet started.
-    fn new(order: Vec<Arc<Endpoint>>, question: Arc<Question>, upstreams: &Upstreams) -> Self {
-        Self {
-            made: 0,
-            most: max_tries(order.len()),
-            order,
-            question,
-            around: Arc::clone(&upstreams.around),
-            tries: JoinSet::new(),
-            next: 0,
-            rounds: 0,
-            worst: None,
-            servfails: Vec::new(),
-            is_over_tcp: false,
-            flooded: None,
-        }
-    }
-
-    /// Takes account of tries that were made before.
-    fn begin_after(&mut self, tried: Tried) {
-        let Tried { server, trial, silent, tries, spent: _ } = tried;
-        self.made = tries;
-        // Who is silent had a turn.
-        for address in silent {
-            if let Some(index) = self.order[self.next..].iter().position(|other| other.server.address == address) {
-                self.order[self.next..=self.next + index].rotate_right(1);
-                self.next += 1;
-            }
-        }
-        let Some(index) = self.order.iter().position(|other| other.server.address == server) else { return };
-        match trial {
-            Trial::Silent if index < self.next => {}
-            Trial::Silent => {
-                self.order[self.next..=index].rotate_right(1);
-                self.next += 1;
-            }
-            Trial::Truncated | Trial::Flooded => {
-                self.flooded = matches!(trial, Trial::Flooded).then(|| Arc::clone(&self.order[index]));
-                self.order[..=index].rotate_right(1);
-                self.next = 0;
-                self.is_over_tcp = true;
-            }
-            Trial::Failed(error) => {
-                let endpoint = Arc::clone(&self.order[index]);
-                self.exclude(&endpoint, error);
-            }
-        }
-    }
-
-    /// Runs until there is an answer, or nobody is left who could give one.
-    async fn run(&mut self) -> Option<(SocketAddr, Success)> {
-        if self.order.is_empty() {
-            return None;
-        }
-        let mut next_at = Instant::now() + self.start();
-        loop {
-            tokio::select! {
-                biased;
-                Some(ended) = self.tries.join_next() => match ended {
-                    Ok((endpoint, Ok(success))) => {
-                        for other in self.servfails.iter().filter(|other| !Arc::ptr_eq(other, &endpoint)) {
-                            other.note_outdone(&self.around);
-                        }
-                        return Some((endpoint.server.address, success));
-                    }
-                    // Out of sockets, but an earlier try has one: it may still bring the answer.
-                    Ok((_, Err(error))) if error.kind == FailureKind::Busy && !self.tries.is_empty() => {}
-                    Ok((endpoint, Err(_)))
-                        if self.flooded.take_if(|flooded| Arc::ptr_eq(flooded, &endpoint)).is_some() =>
-                    {
-                        self.next = self.order.iter().position(|other| Arc::ptr_eq(other, &endpoint)).unwrap_or(0);
-                        next_at = Instant::now() + self.start();
-                    }
-                    Ok((endpoint, Err(error))) => {
-                        self.exclude(&endpoint, error);
-                        if self.order.is_empty() {
-                            return None;
-                        }
-                        if self.rounds == 0 && (self.next < self.order.len() || self.made < self.most) {
-                            next_at = Instant::now() + self.start();
-                        }
-                    }
-                    // A try that panicked: its upstream may have another turn.
-                    Err(_) => {}
-                },
-                () = sleep_until(next_at), if self.made < self.most => next_at = Instant::now() + self.start(),
-                // The last try panicked.
-                else => return None,
-            }
-        }
-    }
-
-    /// Starts the next try and returns how long to wait before the one after it.
-    fn start(&mut self) -> Duration {
-        if self.next >= self.order.len() {
-            self.next = 0;
-            self.rounds = (self.rounds + 1).min(8);
-        }
-        let endpoint = Arc::clone(&self.order[self.next]);
-        self.next += 1;
-        self.made += 1;
-        let patience = endpoint.health().patience(self.around.timeout);
-        let (question, around) = (Arc::clone(&self.question), Arc::clone(&self.around));
-        let is_over_tcp = std::mem::take(&mut self.is_over_tcp);
-        let over = if is_over_tcp { Transport::Tcp } else { endpoint.server.transport };
-        self.tries.spawn(async move {
-            let result = endpoint.ask(&question, patience, over, &around).await;
-            (endpoint, result)
-        });
-        interval(patience, self.rounds, self.around.timeout)
-    }
-
-    /// Takes out an upstream that failed, and keeps what it said if that says more than what is known.
-    fn exclude(&mut self, endpoint: &Arc<Endpoint>, error: TryError) {
-        if let Some(index) = self.order.iter().position(|other| Arc::ptr_eq(other, endpoint)) {
-            self.order.remove(index);
-            self.next -= usize::from(index < self.next);
-        }
-        if error.kind == FailureKind::ServFail {
-            self.servfails.push(Arc::clone(endpoint));
-        }
-        if self.worst.as_ref().is_none_or(|worst| worst.kind <= error.kind) {
-            self.worst = Some(error.at(endpoint.server));
-        }
-    }
-
-    /// Returns why there was no answer.
-    fn failure(mut self) -> Failure {
-        let silent: Vec<_> = self.order.iter().map(|endpoint| endpoint.server.to_string()).collect();
-        self.worst.take().unwrap_or_else(|| Failure::timed_out(&silent, self.around.timeout))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::flight::{Case, Flight, Try};
 use super::{Fate, Landed, Mux, Waits};
-use crate::upstream::pool::interval;
+use crate::upstream::race::interval;
 use crate::upstream::{Event, Failure, Transport, Trial};
 
 impl<W: Waits, C> Mux<W, C> {

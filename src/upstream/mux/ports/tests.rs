@@ -1,0 +1,78 @@
+//! Late replies and replaced ports.
+
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::dns::name::LowerName;
+use crate::dns::rtype::RecordType;
+use crate::upstream::Server;
+
+/// Returns an upstream at an address where this socket listens.
+fn endpoint(socket: &UdpSocket) -> (Arc<Endpoint>, Arc<Surroundings>) {
+    let server = Server::new(socket.local_addr().unwrap(), Transport::Udp).unwrap();
+    let around = Surroundings {
+        epoch: tokio::time::Instant::now(),
+        timeout: Duration::from_secs(2),
+        case_randomisation: true,
+        sockets: Arc::new(Semaphore::new(1)),
+        observer: Arc::new(()),
+    };
+    (Arc::new(Endpoint::new(server, Duration::ZERO)), Arc::new(around))
+}
+
+#[test]
+fn late_replies_are_known_by_their_question_and_ports_with_many_take_no_new_queries() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (endpoint, around) = endpoint(&socket);
+    let mut ports = Ports::new().unwrap();
+    let qname = LowerName::from_text("late.example").unwrap();
+    let question = Arc::new(Question {
+        qname,
+        qtype: RecordType::A,
+        dnssec_ok: false,
+        checking_disabled: false,
+        recursion_desired: true,
+    });
+    let last = ports.choose(&endpoint, &around).unwrap();
+    ports.send(last, &question, Casing::of_bits(5), 0);
+    let token = last.port;
+    let mut given_up = Vec::new();
+    for _ in 0..MAX_GIVEN_UP {
+        let key = ports.choose(&endpoint, &around).unwrap();
+        assert_eq!(key.port, token);
+        ports.send(key, &question, Casing::of_bits(5), 0);
+        ports.give_up(key, &question);
+        given_up.push(key.id);
+    }
+    let mut reply = Vec::new();
+    for id in given_up {
+        reply.clear();
+        query_upstream(&question, Casing::of_bits(5), id, &mut reply);
+        reply[2] |= 0x80;
+        assert!(ports.is_late(token, &reply), "{id}");
+        reply[13] ^= 0x03;
+        assert!(!ports.is_late(token, &reply), "another question");
+    }
+    assert!(!ports.is_late(token, &last.id.to_be_bytes()) && !ports.is_late(token, &[]));
+    let next = ports.choose(&endpoint, &around).unwrap();
+    assert_ne!(next.port, token, "a port of its own");
+    ports.flush();
+    assert!(ports.get(token).is_some(), "a reply is awaited on it");
+    ports.land(last);
+    ports.flush();
+    assert!(ports.get(token).is_none() && ports.retired.is_empty());
+}
+
+#[test]
+fn port_that_is_replaced_is_another_one() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (endpoint, around) = endpoint(&socket);
+    let mut ports = Ports::new().unwrap();
+    let port = |ports: &Ports, key: Key| ports.get(key.port).unwrap().socket.local_addr().unwrap().port();
+    let key = ports.choose(&endpoint, &around).unwrap();
+    let before = port(&ports, key);
+    ports.replace(key.port, &endpoint, &around);
+    let key = ports.choose(&endpoint, &around).unwrap();
+    assert_ne!(port(&ports, key), before);
+    assert_eq!(ports.get(key.port).unwrap().ignored, 0);
+}
