@@ -11,7 +11,7 @@ use crate::support::upstream::Seen;
 use crate::support::*;
 
 /// A policy that allows everything below `test`.
-const POLICY: &str = "allowed_hostnames = [\"*.test\"]";
+const POLICY: &str = "allowed_hostnames = [\"*.test\"]\nbudget = \"off\"";
 
 /// Asks for so many names below `victim.test` at a steady rate and returns how many had no address for an answer.
 fn lost_answers(server: &Server, count: u16, pause_between: Duration) -> usize {

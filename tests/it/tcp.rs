@@ -9,7 +9,7 @@ use crate::support::upstream::Gate;
 use crate::support::*;
 
 /// A policy that allows `allowed.test` and what is below `wild.test`.
-const POLICY: &str = "allowed_hostnames = [\"allowed.test\", \"*.wild.test\"]";
+const POLICY: &str = "allowed_hostnames = [\"allowed.test\", \"*.wild.test\"]\nbudget = \"off\"";
 
 /// Opens a connection to the server.
 fn connect(server: &Server) -> TcpStream {
