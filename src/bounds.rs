@@ -12,6 +12,7 @@
 //! | addresses of a devbox in an answer | `policy::devbox::MAX_ADDRESSES` | the rest is left out | |
 //! | datagrams of a batch | `datagram::BATCH` | the rest is the next batch | |
 //! | octets of a query | `datagram::MAX_MESSAGE` | the rest is cut off: FORMERR | `hostgate_queries_total{reason}` |
+//! | time of a thread that cannot keep up | `server::overload`: a share of each 10 ms for each client | the client's further queries are dropped | `hostgate_queries_shed_total` |
 //! | replies that wait in a socket | [`UDP_BUFFER`] a socket | dropped | `hostgate_replies_unsent_total` |
 //! | queries that wait for upstreams | [`MAX_PENDING`]; of a client as many as are free, and [`MAX_PENDING_OF_CLIENT`] | stale data, else SERVFAIL with EDE 22 | `hostgate_queries_turned_away_total` |
 //! | different questions among them | [`MAX_QUESTIONS`] | as above | `hostgate_failed_answers_total` |

@@ -5,6 +5,7 @@
 
 mod admin;
 mod limits;
+mod overload;
 pub(crate) mod sockets;
 pub(crate) mod takeover;
 mod tcp;

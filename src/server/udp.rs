@@ -16,6 +16,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
 
+use super::overload::Overload;
 use crate::bounds::UDP_BUFFER;
 use crate::datagram::{self, BATCH, LocalAddress, Receiver, Sender, Wait};
 use crate::dns::response::Question;
@@ -199,6 +200,7 @@ impl Worker {
         };
         let mut receiver = Receiver::new();
         let mut sender = Sender::new();
+        let mut overload = Overload::new(Instant::now());
         let (mut is_busy, mut in_a_row) = (false, 0);
         while !self.stopping.load(Ordering::Relaxed) {
             self.beat.fetch_add(1, Ordering::Relaxed);
@@ -215,7 +217,7 @@ impl Worker {
             is_busy = false;
             match receiver.receive(&self.socket, wait) {
                 Ok(count) => {
-                    self.answer_batch(&receiver, count, &mut mux, &mut sender);
+                    self.answer_batch(&receiver, count, &mut mux, &mut sender, &mut overload);
                     is_busy = count == BATCH;
                     in_a_row = if count >= MANY { in_a_row + 1 } else { 0 };
                 }
@@ -245,10 +247,11 @@ impl Worker {
     /// Under load the queue is never empty; what comes later than [`LAST_CALL`] is left to whoever has the socket next.
     fn empty_queue(&self, receiver: &mut Receiver, mux: &mut Option<Mux<Waiter, Claim>>, sender: &mut Sender) {
         let end = Instant::now() + LAST_CALL;
+        let mut overload = Overload::new(Instant::now());
         while Instant::now() < end {
             match receiver.receive(&self.socket, Wait::Never) {
                 Ok(count) => {
-                    self.answer_batch(receiver, count, mux, sender);
+                    self.answer_batch(receiver, count, mux, sender, &mut overload);
                     self.send(sender);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -265,8 +268,11 @@ impl Worker {
         count: usize,
         mux: &mut Option<Mux<Waiter, Claim>>,
         sender: &mut Sender,
+        overload: &mut Overload,
     ) {
         let (view, since) = (self.shared.engine.view(), Instant::now());
+        overload.note_batch(count == BATCH, since);
+        let is_overloaded = overload.is_on();
         for index in 0..count {
             let Some(datagram) = receiver.datagram(index) else { continue };
             // No port to answer to; a reflector's trick.
@@ -278,6 +284,13 @@ impl Worker {
             }
             let (source, listener) = (datagram.source.ip(), self.listener);
             let asked = Asked { source, transport: Transport::Udp, listener, since };
+            let holder = is_overloaded.then(|| view.snapshot.asker(source, listener).holder(source));
+            if holder.is_some_and(|holder| !overload.admits(holder)) {
+                self.shared.engine.metrics().shed();
+                continue;
+            }
+            let begin = holder.map(|holder| (holder, Instant::now()));
+            let mut waits = false;
             match self.shared.engine.step(&view, datagram.bytes, asked, sender.next()) {
                 Step::Answer => sender.queue(datagram.source, datagram.local),
                 Step::Renew(pending) => {
@@ -288,7 +301,11 @@ impl Worker {
                 Step::Wait(pending) => {
                     let client = Some((datagram.source, datagram.local));
                     self.ask(mux, Waiter { pending, client });
+                    waits = true;
                 }
+            }
+            if let Some((holder, begin)) = begin {
+                overload.charge(holder, begin.elapsed(), waits);
             }
         }
     }

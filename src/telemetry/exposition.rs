@@ -271,6 +271,11 @@ fn about_queries(metrics: &Metrics, gauges: Gauges) -> Vec<Family> {
             "TCP connections the system did not let us accept, as for want of file descriptors",
             gauges.tcp_accepts_failed,
         ),
+        Family::counter(
+            "hostgate_queries_shed",
+            "UDP queries dropped because their client used its share of a thread that cannot keep up",
+            load(&metrics.shed),
+        ),
         Family::counter("hostgate_replies_unsent", "Replies the kernel did not take", load(&metrics.unsent)),
         Family::counter(
             "hostgate_panics",

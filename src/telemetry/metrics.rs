@@ -33,6 +33,8 @@ pub(crate) struct Metrics {
     pub(super) renewals: AtomicU64,
     /// Queries not asked upstream, because too many waited.
     pub(super) turned_away: AtomicU64,
+    /// Queries dropped, because their client used its share of a thread that cannot keep up.
+    pub(super) shed: AtomicU64,
     /// Replies the kernel did not take.
     pub(super) unsent: AtomicU64,
     /// Queries that made us panic.
@@ -98,6 +100,7 @@ impl Default for Metrics {
             cached_failures: AtomicU64::new(0),
             renewals: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
+            shed: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             latency: Histogram::default(),
@@ -150,6 +153,11 @@ impl Metrics {
     /// Counts a query that is not asked upstream, because too many wait.
     pub(crate) fn turned_away(&self) {
         self.turned_away.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a query that was dropped, because its client used its share of a thread that cannot keep up.
+    pub(crate) fn shed(&self) {
+        self.shed.fetch_add(1, Relaxed);
     }
 
     /// Counts replies the kernel did not take.
