@@ -20,7 +20,7 @@
 //! | answers renewed ahead of time | [`MAX_RENEWALS`] | they expire, and are asked for when somebody asks | `hostgate_cache_renewals_total` |
 //! | of the questions, those on sockets of their own | [`MAX_ASKING`]; of a client as many as are free, and [`MAX_ASKING_OF_CLIENT`] | as above | `hostgate_failed_answers_total` |
 //! | names, octets and answers that are new, below one wildcard | `budget` of the policy | denied, NODATA or stale data | `hostgate_queries_total{reason="budget"}` |
-//! | clients whose budgets are kept in mind, wildcards of each | [`MAX_LEDGERS`], [`MAX_ALLOWANCES`] | one that is not in use is forgotten | |
+//! | clients whose budgets are kept in mind, wildcards of each | [`MAX_LEDGERS`], [`MAX_ALLOWANCES`] | the client that was not there for longest is forgotten; further wildcards count as one | |
 //! | log lines a minute on spent budgets | [`MAX_BUDGET_LINES`] | left out | `hostgate_queries_total{reason="budget"}` |
 //!
 //! # Clients, over TCP
@@ -179,10 +179,10 @@ pub(crate) const MAX_ASKING: usize = 512;
 /// does not fail for want of a place.
 pub(crate) const MAX_ASKING_OF_CLIENT: usize = MAX_ASKING / 2;
 
-/// Clients whose use of a budget is kept in mind, of up to 11 KiB each; the one that was not used for longest goes.
+/// Clients whose use of a budget is kept in mind, of up to 24 KiB each; the one that was not used for longest goes.
 pub(crate) const MAX_LEDGERS: usize = 4096;
-/// Wildcards and domains that the use of a budget is kept of, for each client.
-pub(crate) const MAX_ALLOWANCES: usize = 64;
+/// Wildcards and domains of one client whose budgets are kept apart; all others count as one.
+pub(crate) const MAX_ALLOWANCES: usize = 256;
 /// Log lines a minute that say that a budget is spent.
 pub(crate) const MAX_BUDGET_LINES: usize = 20;
 

@@ -91,7 +91,8 @@ class Hostgate(Server):
         policies.mkdir()
         form = "{0}\n*.{0}\n" if plan.options.get("wildcards", True) else "{0}\n"
         (policies / "names.txt").write_text("".join(form.format(name) for name in plan.names))
-        base = '[policy.base]\nallowed_hostnames_files = ["names.txt"]\n'
+        # What is measured is forwarding: no client may look up so many new names by default.
+        base = '[policy.base]\nallowed_hostnames_files = ["names.txt"]\nbudget = "off"\n'
         if plan.options.get("swapped"):
             base += 'include = ["swapped"]\n'
             self.swap(0)
@@ -106,7 +107,7 @@ class Hostgate(Server):
             sources = [loopback("127.1.0.1", source) for source in asking] or [loopback("127.2.0.1", number)]
             listed = ", ".join(f'"{source}"' for source in sources)
             (policies / f"p{number}.toml").write_text(
-                f'[policy.p{number}]\ninclude = ["base"]\nallowed_hostnames = [{own}]\n'
+                f'[policy.p{number}]\ninclude = ["base"]\nallowed_hostnames = [{own}]\nbudget = "off"\n'
                 f"[client.c{number}]\nsources = [{listed}]\npolicy = \"p{number}\"\n"
             )
         servers = ", ".join(f'"127.0.0.1:{port}"' for port in plan.upstreams)

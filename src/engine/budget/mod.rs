@@ -7,6 +7,7 @@
 
 mod known;
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -85,9 +86,13 @@ struct Ledger {
     /// The names and answers it knows.
     known: Known,
     /// What it used of each scope, by the scope's hash.
-    allowances: Vec<(u64, Allowance)>,
+    allowances: HashMap<u64, Allowance>,
+    /// What it used of all scopes for which there was no room in `allowances`, as if they were one.
+    overflow: Allowance,
     /// What it used of all domains under `allow_all`.
     domains: Allowance,
+    /// When allowances that are full again were last taken out.
+    swept: Duration,
     /// When it was last used.
     used: Duration,
 }
@@ -155,7 +160,7 @@ impl Budgets {
         let octets = weight(qname, scope);
         let name = self.hasher.hash_one(qname.as_wire());
         self.with(account, now, |ledger, place| {
-            let (mut one, mut all) = (ledger.allowances[place].1, ledger.domains);
+            let (mut one, mut all) = (*ledger.at(place), ledger.domains);
             let is_domain = matches!(scope, Scope::Domain(_));
             let times = if is_domain { DOMAINS } else { 1 };
             let rate = |limit: u32, times: u32| u64::from(limit) * u64::from(times);
@@ -178,7 +183,7 @@ impl Budgets {
                 }
                 ledger.known.insert(name);
             }
-            (ledger.allowances[place].1, ledger.domains) = (one, all);
+            (*ledger.at(place), ledger.domains) = (one, all);
             Ok(())
         })
     }
@@ -204,11 +209,11 @@ impl Budgets {
                 let rate = u64::from(budget.answers) * u64::from(times);
                 meter.after(octets, rate, ANSWER_BURST, now).ok_or(Spent::Answers)
             };
-            let one = after(ledger.allowances[place].1.answers, 1)?;
+            let one = after(ledger.at(place).answers, 1)?;
             if matches!(account.scope, Scope::Domain(_)) {
                 ledger.domains.answers = after(ledger.domains.answers, DOMAINS)?;
             }
-            ledger.allowances[place].1.answers = one;
+            ledger.at(place).answers = one;
             for (_, (_, content)) in new.iter().zip(contents).filter(|(octets, _)| **octets > 0) {
                 ledger.known.insert(content);
             }
@@ -220,9 +225,8 @@ impl Budgets {
     /// [`MAX_BUDGET_LINES`] a minute in all.
     pub(crate) fn is_to_be_logged(&self, account: Account<'_>, now: Duration) -> bool {
         let minute = millis(now) / MINUTE + 1;
-        let is_first = self.with(account, now, |ledger, place| {
-            std::mem::replace(&mut ledger.allowances[place].1.logged, minute) != minute
-        });
+        let is_first =
+            self.with(account, now, |ledger, place| std::mem::replace(&mut ledger.at(place).logged, minute) != minute);
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.minute != minute {
             *lines = Lines { minute, count: 0 };
@@ -233,7 +237,7 @@ impl Budgets {
     }
 
     /// Does `work` with the ledger of an account's client and the place of the scope's allowance in it.
-    fn with<T>(&self, account: Account<'_>, now: Duration, work: impl FnOnce(&mut Ledger, usize) -> T) -> T {
+    fn with<T>(&self, account: Account<'_>, now: Duration, work: impl FnOnce(&mut Ledger, Place) -> T) -> T {
         let mut shard = self.shard(account.holder);
         if !shard.contains_key(&account.holder) && shard.len() >= MAX_LEDGERS / SHARDS {
             make_room(&mut shard, now);
@@ -253,24 +257,43 @@ impl Budgets {
     }
 }
 
+/// Where the allowance of a scope is.
+#[derive(Clone, Copy)]
+enum Place {
+    /// It has one of its own, by this hash.
+    Own(u64),
+    /// There was no room for it.
+    Overflow,
+}
+
 impl Ledger {
-    /// Returns the place of a scope's allowance; with too many, the one that is paid for soonest makes room.
-    fn place(&mut self, scope: u64, now: Duration) -> usize {
-        if let Some(place) = self.allowances.iter().position(|(known, _)| *known == scope) {
-            return place;
+    /// Returns the place of a scope's allowance.
+    ///
+    /// No allowance makes room for another one before it is full again: a client that uses many scopes must not get more
+    /// of one of them by that.
+    fn place(&mut self, scope: u64, now: Duration) -> Place {
+        /// How long allowances are left alone at least: to look through all of them takes longer than to find one.
+        const PAUSE: Duration = Duration::from_secs(10);
+        if self.allowances.contains_key(&scope) {
+            return Place::Own(scope);
+        }
+        if self.allowances.len() >= MAX_ALLOWANCES && now.saturating_sub(self.swept) >= PAUSE {
+            self.allowances.retain(|_, allowance| allowance.paid_until() > millis(now));
+            self.swept = now;
         }
         if self.allowances.len() >= MAX_ALLOWANCES {
-            // What is paid for is as good as what was never used.
-            self.allowances.retain(|(_, allowance)| allowance.paid_until() > millis(now));
+            return Place::Overflow;
         }
-        if self.allowances.len() >= MAX_ALLOWANCES {
-            let soonest = self.allowances.iter().enumerate().min_by_key(|(_, (_, one))| one.paid_until());
-            let place = soonest.map_or(0, |(place, _)| place);
-            self.allowances[place] = (scope, Allowance::default());
-            return place;
+        self.allowances.insert(scope, Allowance::default());
+        Place::Own(scope)
+    }
+
+    /// Returns the allowance at a place.
+    fn at(&mut self, place: Place) -> &mut Allowance {
+        match place {
+            Place::Own(scope) => self.allowances.entry(scope).or_default(),
+            Place::Overflow => &mut self.overflow,
         }
-        self.allowances.push((scope, Allowance::default()));
-        self.allowances.len() - 1
     }
 }
 

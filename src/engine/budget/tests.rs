@@ -141,6 +141,25 @@ fn ledgers_and_allowances_are_bounded() {
 }
 
 #[test]
+fn many_scopes_do_not_give_back_what_one_has_used() {
+    let (budgets, budget) = (Budgets::new(), Budget { names: 2, ..Budget::default() });
+    let mut passed = 0;
+    for round in 0..50 {
+        for number in 0..100 {
+            passed += u32::from(
+                budgets.ask(account("one", &budget), &name(&format!("x{number}r{round}.t.test")), secs(0)).is_ok(),
+            );
+        }
+        for other in 0..2 * MAX_ALLOWANCES {
+            let qname = name(&format!("x.w{other}.test"));
+            let scope = Scope::Wildcard(&qname.as_wire()[2..]);
+            let _ = budgets.ask(Account { scope, ..account("one", &budget) }, &qname, secs(0));
+        }
+    }
+    assert_eq!(passed, 10);
+}
+
+#[test]
 fn a_spent_budget_is_logged_once_a_minute_and_the_lines_are_bounded() {
     let (budgets, budget) = (Budgets::new(), Budget::default());
     let one = account("one", &budget);
