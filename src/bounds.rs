@@ -69,17 +69,23 @@
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
 //! | connections not accepted yet | [`TCP_BACKLOG`], as far as the kernel grants it | the kernel lets them try again | |
-//! | connections | [`CONTROL_CONNECTIONS`] | one without a request that was let in is closed, first of those that never had a token, then the longest quiet one; with none, the new one waits | `hostgate_control_connections`, `hostgate_control_closed_total{reason="room"}` |
+//! | connections | [`CONTROL_CONNECTIONS`], of which [`MAX_CLOSING`] are on their way out | one without a request that was let in is closed: the oldest of the address that has most without a token, then one of the token that has most; with none, the new one waits | `hostgate_control_connections`, `hostgate_control_closed_total{reason="room"}` |
+//! | of those, with requests under way that were let in; with requests that wait for a status | [`BUSY_CONNECTIONS`], [`WAITING_CONNECTIONS`]; each by token | the request waits ten seconds at most: 503; a connection of the same token that has waited for longest is answered early: 408, and where none has waited for a second, the new one is refused: 503 | `hostgate_control_requests_total{outcome="busy"}` |
+//! | requests under way, the octets of their answers not taken yet | [`MAX_REQUESTS`], [`MAX_ANSWERS`]; each by token | refused: 503; the next one waits ten seconds at most: 503 | the same |
+//! | claims on one of these that wait | [`MAX_CLAIMS`]; by token | refused: 503 | the same |
+//! | refusals of a connection not taken yet | [`MAX_REFUSED`] | the connection is closed | `hostgate_control_closed_total{reason="room"}` |
 //! | requests at once of an HTTP/2 connection | [`MAX_STREAMS`] | refused, the client waits | |
 //! | octets of a head, its fields | [`MAX_HEAD`], [`MAX_HEADERS`] | refused: 431 | |
 //! | octets of a body | [`MAX_BODY`], [`MAX_SMALL_BODY`] where nothing is changed | refused: 413 | `hostgate_control_requests_total{outcome="too-large"}` |
-//! | octets of all bodies | [`MAX_BODIES`] | the next one waits ten seconds at most: 408 | `hostgate_control_requests_total{outcome="slow"}` |
+//! | octets of all bodies | [`MAX_BODIES`]; by token | the next one waits ten seconds at most: 408 | `hostgate_control_requests_total{outcome="slow"}` |
+//! | octets that a parsed body takes, and all of them together | `control::request::json::MAX_TREE`, [`MAX_PARSED`]; by token | refused: 400; the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
 //! | the first request and a head, a body, an answer not taken, silence; an answer in all | five, ten, ten, sixty seconds; two minutes | closed (a body: 408) | `hostgate_control_closed_total{reason="slow"}` |
-//! | requests that change something | [`MAX_CHANGING`] | the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
-//! | requests that read something, and large answers not taken yet | [`MAX_READING`] | as above | the same |
-//! | connections that wait for a status, requests that do | [`WAITING_CONNECTIONS`], [`MAX_WAITING`] | the connection that has waited for longest is answered early: 408; where none has waited for a second, the new one is refused: 503 | the same |
+//! | requests that change something | [`MAX_CHANGING`]; by token | the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
+//! | changes being made | [`MAX_WRITERS`] | the next one of each token waits thirty seconds at most: 503 | the same |
+//! | requests that read something | [`MAX_READING`]; by token | the next one waits ten seconds at most: 503 | the same |
+//! | requests that wait for a status | [`MAX_WAITING`]; by token | as the connections that do | the same |
 //! | policy files, when the API makes one more | [`MAX_MADE`] | refused: 400 | |
-//! | of those, and of others that end with a view, the ones that are read for | [`MAX_READERS`] | the next one waits | |
+//! | threads that read files for answers | [`MAX_READERS`]; by token | the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
 //! | octets of an object's file, as clients make it | [`MAX_OBJECT`] | refused: 400 | |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
@@ -91,7 +97,7 @@
 //! | what a build says, and a line of it, in octets | [`MAX_BUILD_LOG`], [`MAX_BUILD_LINE`] | the oldest lines go; the rest of the line | |
 //! | builds of which that is kept | [`MAX_BUILD_LOGS`] | the oldest one's goes | |
 //! | devboxes that were shut down | [`MAX_SHUT_DOWN`] | the oldest one's file is removed | |
-//! | requests that may come again, and octets of their answers | [`MAX_RETRIES`], [`MAX_RETRY_OCTETS`] | the oldest is forgotten, and would be done again | |
+//! | requests that may come again, and octets of their answers | [`MAX_RETRIES`], [`MAX_RETRY_OCTETS`]; each by token | the oldest of the token is forgotten, and would be done again | |
 //!
 //! # Those who look after it
 //!
@@ -116,7 +122,19 @@ pub(crate) const MAX_MADE: usize = 190_000;
 pub(crate) const MAX_CHANGE_QUEUE: usize = 1_024;
 
 /// Connections to the API at once.
-pub(crate) const CONTROL_CONNECTIONS: usize = 256;
+pub(crate) const CONTROL_CONNECTIONS: usize = 1_024;
+/// Of those, connections that were told to close for others and have not ended yet.
+pub(crate) const MAX_CLOSING: usize = 128;
+/// Of all, connections with requests under way that were let in: the others can be closed for a new one.
+pub(crate) const BUSY_CONNECTIONS: usize = 256;
+/// Requests to the API under way, from their heads until their clients have the answers.
+pub(crate) const MAX_REQUESTS: usize = 4_096;
+/// Octets of answers of the API that their clients have not taken yet.
+pub(crate) const MAX_ANSWERS: usize = 64 << 20;
+/// Claims on one of the API's capacities that wait for it.
+pub(crate) const MAX_CLAIMS: usize = 4_096;
+/// Refusals of a connection to the API that its client has not taken yet.
+pub(crate) const MAX_REFUSED: usize = 32;
 /// Requests at once of one HTTP/2 connection to the API: clients wait for many devboxes over one.
 pub(crate) const MAX_STREAMS: u32 = 128;
 /// Octets of a request's head, and what is read ahead of a connection to the API.
@@ -127,20 +145,24 @@ pub(crate) const MAX_HEADERS: usize = 64;
 pub(crate) const MAX_BODY: usize = 1 << 20;
 /// Octets of the body of a request that changes nothing: who may only read can make us parse no more.
 pub(crate) const MAX_SMALL_BODY: usize = 4 << 10;
-/// Octets of the bodies of all requests that run; parsed, JSON takes up to a hundred times as much.
+/// Octets of the bodies of all requests that run.
 pub(crate) const MAX_BODIES: usize = 16 << 20;
+/// Octets that the parsed bodies of all requests take: of a hostile one ten times its text.
+pub(crate) const MAX_PARSED: usize = 64 << 20;
 /// Requests that change something at once; they run to their end even if their client goes.
 pub(crate) const MAX_CHANGING: usize = 1_024;
-/// Requests that read something at once, and those whose answer is large and not taken yet: a long list takes megabytes.
+/// Requests that read something at once: a long list takes megabytes.
 pub(crate) const MAX_READING: usize = 16;
-/// Files that are read at once for answers: parsed, one takes up to a hundred times as much.
-pub(crate) const MAX_READERS: usize = 2;
+/// Files that are read at once for answers: parsed, one takes up to a hundred times as much. One token gets two of them.
+pub(crate) const MAX_READERS: usize = 3;
+/// Changes that are made at once: each one builds on the one before.
+pub(crate) const MAX_WRITERS: usize = 1;
 /// Octets of the file of an object, as clients of the API make it.
 pub(crate) const MAX_OBJECT: usize = 2 << 20;
 /// Octets of a page of objects, not counting the last one.
 pub(crate) const MAX_PAGE_OCTETS: usize = 4 << 20;
-/// Connections to the API with requests that wait for a status: the other places are for what is done at once.
-pub(crate) const WAITING_CONNECTIONS: usize = CONTROL_CONNECTIONS / 4 * 3;
+/// Connections to the API with requests that wait for a status: the others are for what is done at once.
+pub(crate) const WAITING_CONNECTIONS: usize = CONTROL_CONNECTIONS / 2;
 /// Requests that wait for a status at once; one HTTP/2 connection may have many.
 pub(crate) const MAX_WAITING: usize = 1_024;
 /// Octets of a file of tokens, of a certificate or of a key.
@@ -158,9 +180,9 @@ pub(crate) const MAX_BUILD_LOGS: usize = 64;
 /// Devboxes that were shut down and can still be shown.
 pub(crate) const MAX_SHUT_DOWN: usize = 10_000;
 /// Requests to the API whose answers are kept in case they come again.
-pub(crate) const MAX_RETRIES: usize = 10_000;
+pub(crate) const MAX_RETRIES: usize = 20_000;
 /// The octets of those answers, all together.
-pub(crate) const MAX_RETRY_OCTETS: usize = 16 << 20;
+pub(crate) const MAX_RETRY_OCTETS: usize = 32 << 20;
 
 /// Queries that may wait for upstreams at once; further ones are answered SERVFAIL, or with stale data.
 pub(crate) const MAX_PENDING: usize = 16_384;
@@ -337,6 +359,6 @@ mod tests {
     #[test]
     fn one_client_never_has_it_all() {
         const { assert!(MAX_PENDING_OF_CLIENT < MAX_PENDING && MAX_ASKING_OF_CLIENT < MAX_ASKING) };
-        const { assert!(WAITING_CONNECTIONS < CONTROL_CONNECTIONS) };
+        const { assert!(WAITING_CONNECTIONS + BUSY_CONNECTIONS < CONTROL_CONNECTIONS - MAX_CLOSING) };
     }
 }

@@ -6,6 +6,8 @@
 //! and as much as the greediest one has is always left for whoever comes next. No number of greedy holders shuts out
 //! another one, and a lone one is hardly limited.
 
+pub(crate) mod quota;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::net::IpAddr;

@@ -163,11 +163,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::control::access::Role;
 
     /// Records the creation of an object with the text `new`, or its removal.
     fn record(audit: &Audit, id: &str, texts: [Option<&str>; 2]) {
         let source = Some("192.0.2.7".parse().unwrap());
-        let principal = Principal { name: "admin:0123abcd".into(), source };
+        let principal = Principal { name: "admin:0123abcd".into(), role: Role::Admin, source };
         audit.record(&principal, "network_policy.create", id, texts, 7);
     }
 

@@ -7,6 +7,7 @@
 //!   objects     what policies, blueprints and devboxes are: their fields, files (record), ids and addresses
 //!   build       builds: a command (process), and what it says (log)
 //!   audit       who changed what
+//!   quotas      what callers share by token
 //! ```
 //!
 //! It has no store of its own. What it shows is the snapshot that queries are answered from; what it changes is one file
@@ -18,15 +19,17 @@ mod audit;
 mod build;
 pub(crate) mod connection;
 mod objects;
+mod quotas;
 mod request;
 
+use std::ops::{Deref, DerefMut};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 use self::access::{Access, Principal};
 use self::audit::Audit;
@@ -36,16 +39,18 @@ use self::objects::id::Ids;
 use self::objects::kind::Kind;
 use self::objects::record::File;
 use self::objects::writer::Writer;
+use self::quotas::Quotas;
 use self::request::call::{Call, Done};
 pub(crate) use self::request::counts::Counts;
 use self::request::error::ApiError;
 use self::request::retries::{Restored, Retries};
-use crate::bounds::{MAX_OBJECT, MAX_READERS};
+use crate::bounds::MAX_OBJECT;
 use crate::config;
 use crate::document::{Diagnostic, Place, Source};
 use crate::engine::Engine;
 use crate::policy::{Record, Snapshot};
 use crate::reload::{Change, Changer, Progress, Refused};
+use crate::share::quota::{Claimant, Grant};
 
 /// What all requests share.
 pub(crate) struct Control {
@@ -67,7 +72,7 @@ pub(crate) struct Control {
     progress: Arc<Progress>,
     /// Makes ids.
     ids: Ids,
-    /// Held by whoever changes something, from what the change is made of until it is in force.
+    /// Held by whoever changes something, from what the change is made of until it is in force: see [`Control::write`].
     writer: Mutex<Writer>,
     /// Told after each change.
     changed: watch::Sender<()>,
@@ -75,8 +80,30 @@ pub(crate) struct Control {
     builds: Builds,
     /// Answers to requests that may come again.
     retries: Arc<Retries>,
-    /// The room for those that read files to answer.
-    readers: Arc<Semaphore>,
+    /// The capacities that callers share.
+    quotas: Quotas,
+}
+
+/// The right to make a change, one at a time, with what that needs besides the snapshot.
+struct Writing<'w> {
+    /// What it needs.
+    writer: MutexGuard<'w, Writer>,
+    /// Its turn among the tokens, given back after the lock.
+    _turn: Grant,
+}
+
+impl Deref for Writing<'_> {
+    type Target = Writer;
+
+    fn deref(&self) -> &Writer {
+        &self.writer
+    }
+}
+
+impl DerefMut for Writing<'_> {
+    fn deref_mut(&mut self) -> &mut Writer {
+        &mut self.writer
+    }
 }
 
 /// What `[control]` names, read and good, before anything is bound.
@@ -158,7 +185,7 @@ impl Control {
             changed,
             builds: Builds::default(),
             retries,
-            readers: Arc::new(Semaphore::new(MAX_READERS)),
+            quotas: Quotas::default(),
         })
     }
 
@@ -183,18 +210,31 @@ impl Control {
     /// heap what the largest file took.
     ///
     /// # Errors
-    /// What `work` says, or that it panicked.
+    /// What `work` says, that it panicked, or that too many others read.
     async fn read<T: Send + 'static>(
         &self,
+        claimant: Claimant,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let turn = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| ApiError::internal())?;
+        let turn = self.quotas.readers.wait(claimant, 1, quotas::deadline()).await;
+        let turn = turn.ok_or_else(|| ApiError::busy("too many requests read: try again"))?;
         // Whoever goes meanwhile leaves no turn to another one before the thread is free.
         let work = move || {
             let _turn = turn;
             work()
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal())?
+    }
+
+    /// Waits for the right to make a change. Tokens get it in turns, so that no number of changes of one token holds up
+    /// another one's by more than one.
+    ///
+    /// # Errors
+    /// Too many others wait, or for too long.
+    async fn write(&self, principal: &Principal) -> Result<Writing<'_>, ApiError> {
+        let turn = self.quotas.writers.wait(principal.claimant(), 1, quotas::write_deadline()).await;
+        let turn = turn.ok_or_else(|| ApiError::busy("too many changes wait: try again"))?;
+        Ok(Writing { writer: self.writer.lock().await, _turn: turn })
     }
 
     /// Returns an object as it is in force now.

@@ -9,7 +9,7 @@ use crate::support::api::{PREFACE, TOKEN, VIEWER, Wire, curl, head, http2_get};
 use crate::support::*;
 
 /// Connections to the API at once.
-const SEATS: usize = 256;
+const SEATS: usize = 1024;
 /// A path that can be posted to.
 const LIST: &str = "/v1/network-policies";
 /// The longest body.
@@ -199,6 +199,7 @@ fn who_is_too_slow_is_cut_off() {
 
 #[test]
 fn a_full_house_keeps_nobody_out() {
+    raise_open_files();
     let server = server();
     let mut kept = Wire::open(&server);
     assert_eq!(kept.get("/nothing").status, 404);
@@ -232,6 +233,7 @@ fn a_full_house_keeps_nobody_out() {
 
 #[test]
 fn who_comes_with_many_others_is_answered_before_it_makes_room() {
+    raise_open_files();
     let server = server();
     let wires = (0..SEATS + 150).map(|_| {
         let mut wire = Wire::open(&server);
@@ -278,6 +280,7 @@ fn connections_do_not_hold_up_the_end_and_requests_do_for_five_seconds() {
 
 #[test]
 fn who_waits_for_a_status_keeps_nobody_out() {
+    raise_open_files();
     let setup = Setup::policy(&FakeUpstream::start(), "allowed_hostnames = [\"*.test\"]");
     let server =
         setup.file("box.toml", "[client.box]\nsources = [\"192.0.2.1\"]\npolicy = \"test\"\n").control("").start();

@@ -19,6 +19,7 @@ mod control_bounds;
 mod control_devboxes;
 mod control_hand_edits;
 mod control_policies;
+mod control_shares;
 mod control_store;
 mod control_tls;
 mod decisions;

@@ -14,14 +14,30 @@ use crate::control::request::counts::Outcome;
 use crate::control::request::error::ApiError;
 use crate::document::Diagnostic;
 use crate::policy::Snapshot;
+use crate::share::Holder;
+use crate::share::quota::Claimant;
 
 /// Whoever a token belongs to; with each request that was let in.
 #[derive(Clone, Debug)]
 pub(crate) struct Principal {
     /// What it is called in audit records: the role and the beginning of the token's hash.
     pub(crate) name: Arc<str>,
+    /// What the token lets its owner do.
+    pub(crate) role: Role,
     /// Where the request came from; `None` on a Unix socket.
     pub(crate) source: Option<IpAddr>,
+}
+
+impl Principal {
+    /// Makes the one in whose name the process itself changes something.
+    pub(crate) fn own() -> Self {
+        Self { name: "hostgate".into(), role: Role::Admin, source: None }
+    }
+
+    /// Returns what its claims on the API's capacities count for.
+    pub(crate) fn claimant(&self) -> Claimant {
+        Claimant { holder: Holder::named(&self.name), is_admin: self.role == Role::Admin }
+    }
 }
 
 /// What a token lets its owner do.
@@ -144,7 +160,7 @@ impl Access {
             let message = "this token is a viewer's, which only reads: use an admin's";
             return Err(refuse(Outcome::Viewer, StatusCode::FORBIDDEN, message));
         }
-        Ok(Some(Principal { name: name.into(), source }))
+        Ok(Some(Principal { name: name.into(), role, source }))
     }
 }
 

@@ -158,7 +158,7 @@ impl Control {
 
     /// Writes down that what was being built when the last process ended has failed.
     pub(in crate::control) async fn recover(self: Arc<Self>) {
-        let principal = Principal { name: "hostgate".into(), source: None };
+        let principal = Principal::own();
         let unfinished = std::mem::take(&mut self.writer.lock().await.unfinished);
         let mut stop = self.builds.stop.subscribe();
         for id in unfinished {
@@ -190,9 +190,9 @@ impl Control {
         };
         let mut pause = PAUSE;
         loop {
-            let changed = {
-                let _writing = self.writer.lock().await;
-                self.change(principal, "blueprint.build", edit).await
+            let changed = match self.write(principal).await {
+                Ok(_writing) => self.change(principal, "blueprint.build", edit).await,
+                Err(error) => Err(error),
             };
             let Err(error) = changed else { return };
             if blueprints::made(&self.snapshot(), id).is_err() {

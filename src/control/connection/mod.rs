@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -31,6 +32,7 @@ use crate::control::connection::tls::Tls;
 use crate::control::request::Api;
 use crate::control::request::counts::Closed;
 use crate::server::sockets::ControlSocket;
+use crate::share::Holder;
 
 /// How long the API waits for builds that ended with the last process to be written down as failed.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -56,6 +58,16 @@ enum Accepted {
     Tcp(TcpStream, IpAddr),
     /// From this machine.
     Unix(UnixStream),
+}
+
+impl Accepted {
+    /// Returns what it counts for until it shows a token.
+    fn holder(&self) -> Holder {
+        match self {
+            Self::Tcp(_, source) => Holder::host(*source),
+            Self::Unix(_) => Holder::named("unix"),
+        }
+    }
 }
 
 impl Listener {
@@ -115,10 +127,11 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
                 continue;
             }
         };
+        let mut seat = pin!(seats.seat(accepted.holder()));
         let seat = loop {
             tokio::select! {
                 biased;
-                seat = seats.seat() => break seat,
+                seat = &mut seat => break seat,
                 _ = stop.wait_for(|stop| *stop) => break 'serving,
                 Some(_) = connections.join_next() => {}
             }

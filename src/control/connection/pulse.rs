@@ -11,6 +11,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::bounds::MAX_REFUSED;
+use crate::control::quotas;
+use crate::share::Holder;
+use crate::share::quota::{Claimant, Grant, Quota};
+
 /// How long a TLS handshake, the first request and each head may take.
 pub(in crate::control) const HEAD: Duration = Duration::from_secs(5);
 /// How long an answer may wait for its client to take more of it.
@@ -27,7 +32,11 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(in crate::control) const GRACE: Duration = Duration::from_millis(500);
 /// As [`GRACE`], of one that was told all it will be.
 const FAREWELL: Duration = Duration::from_millis(100);
-/// As good as never: a request that runs has times of its own.
+/// How long a connection without a token may leave us waiting for octets before it can be closed for another one.
+const SILENCE: Duration = Duration::from_millis(100);
+/// How long a request may wait for its token's share before its connection can be closed for another one.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// The deadline of a connection on which a request runs, which has deadlines of its own.
 const FAR: Duration = Duration::from_hours(1);
 
 /// What a connection is doing; shared by its stream, its requests and its answers.
@@ -36,14 +45,14 @@ pub(in crate::control) struct Pulse {
     state: Mutex<State>,
     /// Tells it to make room for another one.
     close: Notify,
-    /// Told when its client turns out to have a token, which makes another one the first to go.
-    known: Arc<Notify>,
 }
 
 /// What is known of a connection.
 struct State {
     /// Since when no request runs; at first, since it is open.
     quiet_since: Instant,
+    /// Since when requests run, or have last.
+    busy_since: Instant,
     /// Since when a head has been coming in.
     head_since: Option<Instant>,
     /// Since when the client takes nothing of what is sent.
@@ -56,15 +65,23 @@ struct State {
     is_http2: bool,
     /// What is known of its client.
     client: Client,
+    /// The address it comes from, or, once a request of it had one, the token.
+    holder: Holder,
+    /// Since when the server has waited for octets of a client that has shown no token.
+    awaited_since: Option<Instant>,
+    /// Its part of the connections with requests under way.
+    grant: Option<Grant>,
     /// Whether it has been told to make room.
     is_told: bool,
     /// Requests that run.
     running: usize,
     /// Of those, the ones that were let in.
     admitted: usize,
-    /// Until when each answer under way has to be taken further.
-    sending: BTreeMap<u64, Instant>,
-    /// The number of the next answer.
+    /// Of those, the ones that were refused and whose client has not taken the answer yet.
+    refused: usize,
+    /// The deadlines of each answer under way: for all of it, and for the next piece.
+    sending: BTreeMap<u64, (Instant, Instant)>,
+    /// The number of the next request.
     next: u64,
 }
 
@@ -88,24 +105,42 @@ pub(in crate::control) enum Late {
     Slow,
 }
 
+/// The order in which connections can be closed for another one, and from when on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::control) struct Spare {
+    /// Whether it has had a token and is not being closed yet.
+    pub(in crate::control) is_known: bool,
+    /// The address or the token it counts for.
+    pub(in crate::control) holder: Holder,
+    /// Whether a request of it waits for its part of a capacity.
+    pub(in crate::control) has_request: bool,
+    /// The moment from which on it can be closed.
+    pub(in crate::control) from: Instant,
+}
+
 impl Pulse {
-    /// Begins with a connection that was just opened; `known` is told when its client turns out to have a token.
-    pub(in crate::control) fn new(known: Arc<Notify>) -> Arc<Self> {
+    /// Begins with a connection that was just opened from `source`.
+    pub(in crate::control) fn new(source: Holder) -> Arc<Self> {
         let state = State {
             quiet_since: Instant::now(),
+            busy_since: Instant::now(),
             head_since: None,
             blocked_since: None,
             last_call_since: None,
             leaving_since: None,
             is_http2: false,
             client: Client::New,
+            holder: source,
+            awaited_since: None,
+            grant: None,
             is_told: false,
             running: 0,
             admitted: 0,
+            refused: 0,
             sending: BTreeMap::new(),
             next: 0,
         };
-        Arc::new(Self { state: Mutex::new(state), close: Notify::new(), known })
+        Arc::new(Self { state: Mutex::new(state), close: Notify::new() })
     }
 
     /// Locks the state, whose every value is whole.
@@ -130,6 +165,15 @@ impl Pulse {
         let mut state = self.state();
         if state.running == 0 && !state.is_http2 && state.head_since.is_none() {
             state.head_since = Some(Instant::now());
+        }
+    }
+
+    /// Notes that the server looked for octets and none had come: a request that was sent with the connection would
+    /// have been there.
+    pub(in crate::control) fn awaits(&self) {
+        let mut state = self.state();
+        if state.client != Client::Known {
+            state.awaited_since.get_or_insert_with(Instant::now);
         }
     }
 
@@ -164,17 +208,22 @@ impl Pulse {
     /// Notes that a request runs, until what is returned is dropped.
     pub(in crate::control) fn begin(self: &Arc<Self>) -> Turn {
         let mut state = self.state();
+        if state.running == 0 {
+            state.busy_since = Instant::now();
+        }
         state.running += 1;
         state.client = state.client.max(Client::Stranger);
         state.head_since = None;
+        let number = state.next;
+        state.next += 1;
         drop(state);
-        Turn { pulse: Arc::clone(self), is_admitted: false, sending: None }
+        Turn { pulse: Arc::clone(self), is_admitted: false, is_refused: false, number }
     }
 
     /// Returns the moment at which the connection is late, and why, as it stands now.
     pub(in crate::control) fn due(&self) -> (Instant, Late) {
         let state = self.state();
-        let sending = state.sending.values().min().copied();
+        let sending = state.sending.values().map(|(end, next)| *end.min(next)).min();
         let blocked = state.blocked_since.map(|since| since + STALL);
         let stalled = [blocked, sending].into_iter().flatten().map(|at| (at, Late::Slow));
         let quiet =
@@ -188,22 +237,33 @@ impl Pulse {
         stalled.chain(quiet).min_by_key(|(at, _)| *at).unwrap_or_else(|| (Instant::now() + FAR, Late::Slow))
     }
 
-    /// Returns its rank among those that may be closed for another one, and from when on: the lowest goes first. Strangers
-    /// and those who are leaving go before those who had a token, and then whoever has been quiet for longest. Who runs a
-    /// request that was let in stays.
-    pub(in crate::control) fn rank(&self) -> Option<(bool, Instant)> {
+    /// Returns how the connection ranks among those that can be closed for another one; `None` where a request runs that
+    /// was let in, or it is being closed for one already.
+    pub(in crate::control) fn spare(&self) -> Option<Spare> {
         let state = self.state();
-        let (stays, from) = match state.leaving_since {
-            Some(since) => (false, since + FAREWELL),
-            None => (state.client == Client::Known, state.quiet_since + GRACE),
+        if state.admitted > 0 || state.is_told {
+            return None;
+        }
+        let has_request = state.running > 0;
+        let (is_known, from) = match (state.leaving_since, state.client) {
+            (Some(since), _) => (false, since + FAREWELL),
+            (None, Client::Known) if has_request => (true, state.busy_since + PATIENCE),
+            (None, Client::Known) => (true, state.quiet_since + GRACE),
+            // Before the server has looked, the request may be there.
+            (None, _) => (false, state.awaited_since.map_or(state.quiet_since + GRACE, |since| since + SILENCE)),
         };
-        (state.admitted == 0 && !state.is_told).then_some((stays, from))
+        Some(Spare { is_known, holder: state.holder, has_request, from })
     }
 
     /// Tells the connection to make room.
     pub(in crate::control) fn close(&self) {
         self.state().is_told = true;
         self.close.notify_one();
+    }
+
+    /// Returns whether it was told to make room.
+    pub(in crate::control) fn is_told_to_close(&self) -> bool {
+        self.state().is_told
     }
 
     /// Waits until it has to make room.
@@ -218,31 +278,58 @@ pub(in crate::control) struct Turn {
     pulse: Arc<Pulse>,
     /// Whether it was let in.
     is_admitted: bool,
-    /// The number of its answer, and until when all of it has to be taken.
-    sending: Option<(u64, Instant)>,
+    /// Whether it was refused.
+    is_refused: bool,
+    /// Its number among those of its connection.
+    number: u64,
 }
 
 impl Turn {
-    /// Notes that it was let in.
-    pub(in crate::control) fn admit(&mut self) {
+    /// Notes that the request has a token of the file.
+    pub(in crate::control) fn know(&self, claimant: Claimant) {
         let mut state = self.pulse.state();
-        if state.client != Client::Known {
-            state.client = Client::Known;
-            self.pulse.known.notify_one();
-        }
-        if !self.is_admitted {
-            state.admitted += 1;
-        }
+        state.client = Client::Known;
+        state.holder = claimant.holder;
+    }
+
+    /// Notes that the request is let in to wait, so that its connection stays.
+    pub(in crate::control) fn admit(&mut self) {
+        self.pulse.state().admitted += usize::from(!self.is_admitted);
         self.is_admitted = true;
     }
 
-    /// Notes that its answer is ready, or that something of it was taken.
-    pub(in crate::control) fn sent(&mut self) {
+    /// Lets the request in once its connection has its part of those with requests under way; returns whether it has.
+    pub(in crate::control) async fn admit_busy(&mut self, connections: &Arc<Quota>, claimant: Claimant) -> bool {
+        // The part of a connection is that of the first request; further ones come with it.
+        if self.pulse.state().admitted == 0 {
+            let Some(grant) = connections.wait(claimant, 1, quotas::deadline()).await else { return false };
+            // Another request may have got one meanwhile: this one is given back, without the lock.
+            let spare = self.pulse.state().grant.replace(grant);
+            drop(spare);
+        }
+        self.admit();
+        true
+    }
+
+    /// Notes that the request is refused. A connection whose client takes no refusals is closed: each takes memory, and none
+    /// has a part of a quota.
+    pub(in crate::control) fn refuse(&mut self) {
         let mut state = self.pulse.state();
+        state.refused += usize::from(!self.is_refused);
+        let is_flooding = state.refused > MAX_REFUSED;
+        drop(state);
+        self.is_refused = true;
+        if is_flooding {
+            self.pulse.close.notify_one();
+        }
+    }
+
+    /// Notes that its answer is ready, or that something of it was taken.
+    pub(in crate::control) fn sent(&self) {
         let now = Instant::now();
-        let (number, end) = *self.sending.get_or_insert((state.next, now + WHOLE));
-        state.next = state.next.max(number + 1);
-        state.sending.insert(number, end.min(now + STALL));
+        let mut state = self.pulse.state();
+        let (_, next) = state.sending.entry(self.number).or_insert((now + WHOLE, now));
+        *next = now + STALL;
     }
 }
 
@@ -251,16 +338,29 @@ impl Drop for Turn {
         let mut state = self.pulse.state();
         state.running -= 1;
         state.admitted -= usize::from(self.is_admitted);
-        if let Some((number, _)) = self.sending {
-            state.sending.remove(&number);
-        }
+        state.refused -= usize::from(self.is_refused);
+        state.sending.remove(&self.number);
         state.quiet_since = Instant::now();
+        let grant = if state.admitted == 0 { state.grant.take() } else { None };
+        drop(state);
+        // Giving it back may let in a request of this connection, which takes the lock.
+        drop(grant);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Makes the pulse of a connection.
+    fn pulse() -> Arc<Pulse> {
+        Pulse::new(Holder::named("192.0.2.1"))
+    }
+
+    /// A token.
+    fn token() -> Claimant {
+        Claimant { holder: Holder::named("token"), is_admin: true }
+    }
 
     /// Returns how long a connection has from now.
     fn left(pulse: &Pulse) -> (Duration, Late) {
@@ -270,7 +370,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_state_has_its_own_time() {
-        let pulse = Pulse::new(Arc::default());
+        let pulse = pulse();
         assert_eq!(left(&pulse), (HEAD, Late::Slow), "the first request");
         tokio::time::advance(Duration::from_secs(2)).await;
         let mut turn = pulse.begin();
@@ -299,7 +399,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_on_its_way_when_the_process_stops_has_a_moment_to_come() {
-        let [silent, asked, busy, http2] = std::array::from_fn(|_| Pulse::new(Arc::default()));
+        let [silent, asked, busy, http2] = std::array::from_fn(|_| pulse());
         let turn = busy.begin();
         http2.speaks_http2();
         assert!(silent.last_call() && asked.last_call());
@@ -312,20 +412,66 @@ mod tests {
         assert_eq!(left(&silent), (Duration::from_millis(300), Late::Idle), "a head that comes slowly has no more");
     }
 
+    /// Notes that a connection had a request with a token.
+    fn make_known(pulse: &Arc<Pulse>) {
+        pulse.begin().know(token());
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn strangers_make_room_before_those_with_a_token_and_who_runs_stays() {
-        let [old, new, known, busy] = std::array::from_fn(|_| Pulse::new(Arc::default()));
-        known.begin().admit();
+    async fn connections_without_a_token_are_closed_first_and_busy_ones_never() {
+        let [silent, unread, known, busy] = std::array::from_fn(|_| pulse());
+        make_known(&known);
         let mut turn = busy.begin();
+        turn.know(token());
+        let waiting = busy.spare().unwrap();
+        assert!(waiting.is_known && waiting.has_request, "what waits for its part can be closed");
         turn.admit();
-        tokio::time::advance(Duration::from_secs(1)).await;
-        new.shook_hands();
-        assert!(old.rank() < new.rank() && new.rank() < known.rank());
-        assert_eq!(busy.rank(), None);
+        assert_eq!(busy.spare(), None);
+        silent.awaits();
+        let start = Instant::now();
+        assert_eq!(silent.spare().unwrap().from, start + SILENCE);
+        tokio::time::advance(Duration::from_millis(20)).await;
+        silent.heard();
+        silent.awaits();
+        assert_eq!(silent.spare().unwrap().from, start + SILENCE, "octet by octet it gets no more time");
+        assert_eq!(unread.spare().unwrap().from, start + GRACE, "its request may be there");
+        let known_spare = known.spare().unwrap();
+        assert!(known_spare.is_known && known_spare.holder == token().holder && !silent.spare().unwrap().is_known);
         known.leave();
-        assert!(known.rank() < new.rank(), "who has been told all goes before who has asked for nothing yet");
-        old.close();
-        assert_eq!(old.rank(), None, "each is told once");
-        old.told_to_close().await;
+        assert!(!known.spare().unwrap().is_known, "a connection that is being closed has no token any more");
+        silent.close();
+        assert_eq!(silent.spare(), None, "each is told once");
+        silent.told_to_close().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_has_one_part_of_those_that_are_busy_while_requests_run() {
+        let quota = Quota::new(2, 0);
+        let [one, other] = std::array::from_fn(|_| pulse());
+        let (mut first, mut second, mut third) = (one.begin(), one.begin(), other.begin());
+        assert!(first.admit_busy(&quota, token()).await && second.admit_busy(&quota, token()).await);
+        assert_eq!(quota.used(), 1);
+        assert!(!third.admit_busy(&quota, token()).await, "the token has as much as is free");
+        drop(first);
+        assert_eq!(quota.used(), 1);
+        drop(second);
+        assert_eq!(quota.used(), 0);
+        assert!(third.admit_busy(&quota, token()).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_client_takes_no_refusals_is_closed() {
+        let pulse = pulse();
+        let refused = || {
+            let mut turn = pulse.begin();
+            turn.refuse();
+            turn
+        };
+        let is_closed = async || tokio::time::timeout(GRACE, pulse.told_to_close()).await.is_ok();
+        (0..2 * MAX_REFUSED).for_each(|_| drop(refused()));
+        let _held: Vec<_> = (0..MAX_REFUSED).map(|_| refused()).collect();
+        assert!(!is_closed().await);
+        let _one_more = refused();
+        assert!(is_closed().await);
     }
 }

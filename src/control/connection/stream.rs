@@ -64,6 +64,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
         let came = &into.filled()[before..];
         if !came.is_empty() {
             this.heard(came);
+        } else if polled.is_pending() {
+            this.pulse.awaits();
         }
         polled
     }

@@ -22,7 +22,7 @@ use crate::policy::{Blueprint, Phase, Record, Snapshot, UNRESTRICTED};
 pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     let wanted = Wanted::read(call.fields.clone(), Some("name"))?;
     let control = &call.control;
-    let mut writer = control.writer.lock().await;
+    let mut writer = control.write(&call.principal).await?;
     let snapshot = control.snapshot();
     wanted.check(&snapshot)?;
     let place = control.settings.builder.as_ref().map(|_| control.builds.place()).transpose()?;
@@ -54,7 +54,7 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
 /// Changes a blueprint: what is absent stays. Its devboxes have another runtime policy at once.
 pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
-    let _writing = control.writer.lock().await;
+    let _writing = control.write(&call.principal).await?;
     made(&control.snapshot(), id)?;
     let wanted = Wanted::read(call.fields.clone(), None)?;
     let edit = |snapshot: &Snapshot| {
@@ -69,7 +69,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
 /// Deletes a blueprint of which no devbox runs; what else a person wrote into its file stays there.
 pub(in crate::control) async fn delete(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
-    let _writing = control.writer.lock().await;
+    let _writing = control.write(&call.principal).await?;
     let edit = |snapshot: &Snapshot| {
         let text = made(snapshot, id)?.source().text();
         let users = snapshot.clients().filter(|client| client.blueprint() == Some(id));

@@ -23,7 +23,7 @@ use crate::policy::{Blueprint, Client, Phase, Record, Snapshot, UNRESTRICTED};
 pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     let mut wanted = Wanted::read(call.fields.clone())?;
     let control = &call.control;
-    let mut writer = control.writer.lock().await;
+    let mut writer = control.write(&call.principal).await?;
     let snapshot = control.snapshot();
     let blueprint = wanted.blueprint(&snapshot)?.map(|blueprint| blueprint.id().to_owned());
     if let Some(policy) = &wanted.policy {
@@ -42,7 +42,7 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
 /// Changes what people call a devbox.
 pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
-    let _writing = control.writer.lock().await;
+    let _writing = control.write(&call.principal).await?;
     made(&control.snapshot(), id)?;
     let mut given = call.fields.clone();
     let mut wrongs = Wrongs::default();
@@ -100,7 +100,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
 /// Shuts a devbox down: from then on its address is bound to nothing.
 pub(in crate::control) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
-    let mut writer = control.writer.lock().await;
+    let mut writer = control.write(&call.principal).await?;
     let is_down = |record: &Record| record.status() == SHUTDOWN;
     if !is_down(made(&control.snapshot(), id)?) {
         let edit = |snapshot: &Snapshot| {

@@ -20,7 +20,7 @@ use crate::policy::{Phase, Policy, Snapshot};
 pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     let wanted = Wanted::read(call.fields.clone(), Some("name"))?;
     let control = &call.control;
-    let _writing = control.writer.lock().await;
+    let _writing = control.write(&call.principal).await?;
     let id: Arc<str> = control.ids.next(Kind::Policy).into();
     let mut file = File::new(COMMENT);
     file.add("policy", &id);
@@ -31,7 +31,7 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
 /// Changes a policy: what is absent stays.
 pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
-    let _writing = control.writer.lock().await;
+    let _writing = control.write(&call.principal).await?;
     // Whether there is such a policy is told first.
     made(&control.snapshot(), id)?;
     let wanted = Wanted::read(call.fields.clone(), None)?;
@@ -46,7 +46,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
 /// Deletes a policy that nobody uses; what else a person wrote into its file stays there.
 pub(in crate::control) async fn delete(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
-    let _writing = control.writer.lock().await;
+    let _writing = control.write(&call.principal).await?;
     let mut last = Value::Null;
     let edit = |snapshot: &Snapshot| {
         let policy = made(snapshot, id)?;

@@ -14,9 +14,12 @@ use crate::control::Control;
 use crate::control::access::Principal;
 use crate::control::objects::kind::Kind;
 use crate::control::objects::record::{Fields, File};
+use crate::control::quotas::{deadline, units};
 use crate::control::request::error::ApiError;
+use crate::control::request::json;
 use crate::control::request::retries::{Answer, Begun, fingerprint};
 use crate::policy::Snapshot;
+use crate::share::quota::Grant;
 
 /// A request.
 pub(in crate::control) struct Call {
@@ -32,6 +35,8 @@ pub(in crate::control) struct Call {
     pub(in crate::control) fields: Fields,
     /// What tells the same request again.
     mark: Option<Mark>,
+    /// Its part of the octets that parsed bodies take.
+    _parsed: Option<Grant>,
 }
 
 /// What tells that a request is the same again.
@@ -81,7 +86,19 @@ impl FromRequest<Arc<Control>> for Call {
         let body = Bytes::from_request(Request::from_parts(parts, body), &()).await;
         let body = body.map_err(|error| ApiError::new(error.status(), error.body_text()))?;
         let mark = request_id.map(|id| Mark { id, fingerprint: fingerprint(&principal.name, &path, &body) });
-        Ok(Self { control: Arc::clone(control), principal, id, query, fields: read(&body)?, mark })
+        let mut parsed = None;
+        if !body.is_empty() {
+            let most = units(json::worst(body.len()));
+            parsed = control.quotas.parsed.wait(principal.claimant(), most, deadline()).await;
+            if parsed.is_none() {
+                return Err(ApiError::busy("too many large bodies are being worked on: try again"));
+            }
+        }
+        let (fields, octets) = read(&body)?;
+        if let Some(parsed) = &mut parsed {
+            parsed.shrink(units(octets));
+        }
+        Ok(Self { control: Arc::clone(control), principal, id, query, fields, mark, _parsed: parsed })
     }
 }
 
@@ -93,7 +110,7 @@ impl Call {
         F: Future<Output = Result<Done, ApiError>>,
     {
         match Arc::new(self).once(work).await {
-            Ok(body) => json(body),
+            Ok(body) => json_response(body),
             Err(error) => error.into_response(),
         }
     }
@@ -104,10 +121,11 @@ impl Call {
         W: FnOnce(&Self, &Snapshot) -> Result<T, ApiError> + Send + 'static,
         T: Into<Text>,
     {
-        let control = Arc::clone(&self.control);
-        let looked = control.read(move || work(&self, &self.control.snapshot()).map(|told| Bytes::from(told.into().0)));
+        let (control, claimant) = (Arc::clone(&self.control), self.principal.claimant());
+        let looked = control
+            .read(claimant, move || work(&self, &self.control.snapshot()).map(|told| Bytes::from(told.into().0)));
         match looked.await {
-            Ok(body) => json(body),
+            Ok(body) => json_response(body),
             Err(error) => error.into_response(),
         }
     }
@@ -121,7 +139,7 @@ impl Call {
         let Some(mark) = &self.mark else {
             return Ok(body_of(&self.patiently(work).await?.view));
         };
-        match self.control.retries.begin(&mark.id, mark.fingerprint).await? {
+        match self.control.retries.begin(self.principal.claimant().holder, &mark.id, mark.fingerprint).await? {
             Begun::Again(Answer::Body(body)) => Ok(body),
             Begun::Again(Answer::Created(id)) => {
                 let kind = Kind::of(&id).unwrap_or(Kind::Policy);
@@ -160,7 +178,7 @@ impl Call {
     /// There is none.
     pub(in crate::control) async fn view(&self, kind: Kind, id: &str) -> Result<Value, ApiError> {
         let (control, id) = (Arc::clone(&self.control), id.to_owned());
-        self.control.read(move || control.view(kind, &id)).await
+        self.control.read(self.principal.claimant(), move || control.view(kind, &id)).await
     }
 
     /// Keeps in the file of a new object which request created it.
@@ -187,19 +205,19 @@ fn request_id(value: &HeaderValue) -> Result<String, ApiError> {
     })
 }
 
-/// Reads the body of a request: no body is no fields, and null is no value.
-fn read(body: &[u8]) -> Result<Fields, ApiError> {
+/// Reads the body of a request: no body is no fields, and null is no value. Returns the fields with an estimate of the
+/// octets they take.
+fn read(body: &[u8]) -> Result<(Fields, usize), ApiError> {
     if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Fields::new());
+        return Ok((Fields::new(), 0));
     }
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(mut fields)) => {
+    match json::parse(body).map_err(ApiError::bad)? {
+        (Value::Object(mut fields), octets) => {
             fields.retain(|_, value| !value.is_null());
-            Ok(fields)
+            Ok((fields, octets))
         }
-        Ok(Value::Null) => Ok(Fields::new()),
-        Ok(_) => Err(ApiError::bad("body: it is no JSON object: write `{\"name\": ...}`")),
-        Err(error) => Err(ApiError::bad(format!("body: it is no JSON: {error}"))),
+        (Value::Null, octets) => Ok((Fields::new(), octets)),
+        _ => Err(ApiError::bad("body: it is no JSON object: write `{\"name\": ...}`")),
     }
 }
 
@@ -209,7 +227,7 @@ fn body_of(view: &Value) -> Bytes {
 }
 
 /// Makes the response with a body.
-pub(in crate::control) fn json(body: Bytes) -> Response {
+pub(in crate::control) fn json_response(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
@@ -220,9 +238,9 @@ mod tests {
     #[test]
     fn bodies_may_be_empty_and_nulls_are_absent() {
         for empty in ["", " \r\n", "null", "{}", r#"{"name":null}"#] {
-            assert_eq!(read(empty.as_bytes()).unwrap(), Fields::new(), "{empty}");
+            assert_eq!(read(empty.as_bytes()).unwrap().0, Fields::new(), "{empty}");
         }
-        assert_eq!(read(br#"{"a":{"b":null}}"#).unwrap().len(), 1);
+        assert_eq!(read(br#"{"a":{"b":null}}"#).unwrap().0.len(), 1);
         for (bad, expected) in [
             ("[]", "body: it is no JSON object"),
             ("{", "body: it is no JSON: EOF"),

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::control::objects::kind::Kind;
+use crate::control::request::counts::Outcome;
 use crate::reload::Refused;
 
 /// Why a request was not done.
@@ -21,6 +22,8 @@ pub(in crate::control) struct ApiError {
     pub(in crate::control) message: String,
     /// The longest pause after which it is tried again before the client is told; zero is never.
     pub(in crate::control) last_pause: Duration,
+    /// Whether it is refused for what others are doing.
+    pub(in crate::control) is_busy: bool,
 }
 
 /// The body of an error.
@@ -33,7 +36,7 @@ struct Body<'b> {
 impl ApiError {
     /// Makes an error that is told at once.
     pub(in crate::control) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), last_pause: Duration::ZERO }
+        Self { status, message: message.into(), last_pause: Duration::ZERO, is_busy: false }
     }
 
     /// Makes an error of what a request asks for.
@@ -49,6 +52,11 @@ impl ApiError {
     /// Makes the error for what cannot be done now and can be later: the clients ask again.
     pub(in crate::control) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    /// Makes the error for a capacity of which the caller has its share.
+    pub(in crate::control) fn busy(message: impl Into<String>) -> Self {
+        Self { is_busy: true, ..Self::unavailable(message) }
     }
 
     /// Makes the error for our own faults; the panic hook has told more.
@@ -72,7 +80,12 @@ impl From<Refused> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(Body { message: &self.message })).into_response()
+        let mut response = (self.status, Json(Body { message: &self.message })).into_response();
+        if self.is_busy {
+            // The status alone does not tell it from a fault of ours.
+            response.extensions_mut().insert(Outcome::Busy);
+        }
+        response
     }
 }
 

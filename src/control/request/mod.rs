@@ -4,6 +4,7 @@ pub(in crate::control) mod call;
 pub(in crate::control) mod counts;
 pub(in crate::control) mod error;
 pub(in crate::control) mod fields;
+pub(in crate::control) mod json;
 pub(in crate::control) mod list;
 pub(in crate::control) mod retries;
 pub(in crate::control) mod routes;
@@ -24,25 +25,24 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::bounds::{MAX_BODIES, MAX_BODY, MAX_CHANGING, MAX_READING, MAX_SMALL_BODY};
+use crate::bounds::{MAX_BODY, MAX_SMALL_BODY};
 use crate::control::Control;
 use crate::control::access::{Principal, Purpose, Refusal};
 use crate::control::connection::pulse::{Pulse, Turn};
+use crate::control::quotas::{deadline, units};
 use crate::control::request::counts::Outcome;
 use crate::control::request::error::ApiError;
 use crate::control::request::waits::Waits;
+use crate::share::quota::{Claimant, Grant};
 
 /// A request as it comes in.
 type Request = axum::http::Request<Incoming>;
 
-/// A part of a bound, given back when it is dropped; none where there is no need for one.
-type Room = Option<OwnedSemaphorePermit>;
-
-/// How long a body may take to arrive, and wait for room before.
+/// How long a body may take to arrive, the wait for its octets' share included.
 const BODY: Duration = Duration::from_secs(10);
 /// How much of a body that is too long is read and forgotten, in octets.
 const FORGOTTEN: usize = 8 << 20;
@@ -50,12 +50,10 @@ const FORGOTTEN: usize = 8 << 20;
 const FORGET: Duration = Duration::from_secs(2);
 /// The pieces in which an answer is handed over: no more of it is copied for a client that takes nothing.
 const PIECE: usize = 16 << 10;
-/// An answer of more octets than this counts as large.
-const LARGE: u64 = 64 << 10;
 /// When to ask again where there was no room, in seconds.
 const AGAIN: &str = "1";
-/// What bodies are measured in, so that the room for all is counted in small numbers.
-const UNIT: usize = 1 << 10;
+/// How often the end of the process looks whether a change is still being made.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What all connections share.
 pub(in crate::control) struct Api {
@@ -63,12 +61,6 @@ pub(in crate::control) struct Api {
     control: Arc<Control>,
     /// What is done for a method and path.
     routes: TowerToHyperService<Router>,
-    /// The room for bodies, in [`UNIT`]s.
-    bodies: Arc<Semaphore>,
-    /// The room for requests that change something.
-    changing: Arc<Semaphore>,
-    /// The room for requests that read something, and their answers while they are large.
-    reading: Arc<Semaphore>,
     /// The requests that wait for a status.
     waits: Arc<Waits>,
     /// Becomes true when the process stops.
@@ -79,9 +71,8 @@ impl Api {
     /// Makes what connections share.
     pub(in crate::control) fn new(control: Arc<Control>, stop: watch::Receiver<bool>) -> Arc<Self> {
         let routes = TowerToHyperService::new(routes::router(Arc::clone(&control)));
-        let room = |size: usize| Arc::new(Semaphore::new(size));
-        let (bodies, changing, reading) = (room(MAX_BODIES / UNIT), room(MAX_CHANGING), room(MAX_READING));
-        Arc::new(Self { control, routes, bodies, changing, reading, waits: Arc::default(), stop })
+        let waits = Waits::new(&control.quotas);
+        Arc::new(Self { control, routes, waits, stop })
     }
 
     /// Returns what it serves.
@@ -91,9 +82,9 @@ impl Api {
 
     /// Waits until no change is under way.
     pub(in crate::control) async fn settled(&self) {
-        let all = u32::try_from(MAX_CHANGING).unwrap_or(u32::MAX);
-        // It is never closed.
-        let _ = self.changing.acquire_many(all).await;
+        while self.control.quotas.changing.used() > 0 {
+            sleep(LOOK).await;
+        }
     }
 
     /// Answers a request; whatever goes wrong, there is an answer.
@@ -108,31 +99,40 @@ impl Api {
         let (head, body) = request.into_parts();
         let answered = match self.control.access.admit(&self.control.snapshot(), source, &head) {
             Ok(Some(principal)) => {
-                turn.admit();
-                self.run(&pulse, principal, head, body).await
+                turn.know(principal.claimant());
+                self.run((&pulse, &mut turn), principal, head, body).await
             }
             // Whoever it is, nothing is read or kept for it.
             Ok(None) => Ok((self.handle(head, Bytes::new(), None).await, None)),
             Err(refusal) => Err(refusal),
         };
-        let (outcome, mut response, room) = match answered {
-            Ok((response, room)) => (Outcome::of(response.status()), response, room),
+        // A refusal, or an answer for which no token is needed, is no part of a quota.
+        let is_refused = answered.as_ref().map_or(true, |(_, grants)| grants.is_none());
+        let (outcome, mut response, grants) = match answered {
+            Ok((response, grants)) => {
+                let outcome = response.extensions().get::<Outcome>().copied();
+                (outcome.unwrap_or_else(|| Outcome::of(response.status())), response, grants)
+            }
             Err((outcome, error)) => (outcome, error.into_response(), None),
         };
         self.control.counts.count(outcome);
+        if is_refused {
+            turn.refuse();
+        }
         if outcome == Outcome::NoToken {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if response.status() == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(AGAIN));
         }
-        // Something of the body is still to come: HTTP/1 cannot go on behind it. And where there is no room, nobody keeps a
-        // place until it asks again.
+        // Something of the body is still to come: HTTP/1 cannot go on behind it. And at a limit nobody keeps a connection
+        // until it asks again.
         if matches!(outcome, Outcome::TooLarge | Outcome::Slow | Outcome::Busy) && version < Version::HTTP_2 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         turn.sent();
-        response.map(|body| Paced { body, rest: Bytes::new(), turn, _room: room })
+        let held = Arc::new(Held { turn, _grants: grants });
+        response.map(|body| Paced { body, rest: Bytes::new(), held })
     }
 
     /// Hands a request to its route.
@@ -153,56 +153,71 @@ impl Api {
         }
     }
 
-    /// Reads a request's body and does what is asked; what is returned besides is to be kept until the answer is taken.
+    /// Reads a request's body and does what is asked; what is returned with the response is held until that is taken.
     async fn run(
         &self,
-        pulse: &Arc<Pulse>,
+        (pulse, turn): (&Arc<Pulse>, &mut Turn),
         principal: Principal,
         head: Parts,
         body: Incoming,
-    ) -> Result<(Response, Room), Refusal> {
-        let purpose = Purpose::of(&head);
-        let most = if purpose == Purpose::Change { MAX_BODY } else { MAX_SMALL_BODY };
-        let (octets, room) = self.read(&head, body, most).await?;
-        let handling = self.handle(head, octets, Some(principal));
-        let handled = async move {
-            let response = handling.await;
-            drop(room);
-            response
+    ) -> Result<(Response, Option<Grants>), Refusal> {
+        let (purpose, claimant, quotas) = (Purpose::of(&head), principal.claimant(), &self.control.quotas);
+        let Some(request) = quotas.requests.take(claimant, 1) else {
+            return Err(busy("this token has as many requests under way as it may: try again"));
         };
+        let most = if purpose == Purpose::Change { MAX_BODY } else { MAX_SMALL_BODY };
         if purpose == Purpose::Wait {
-            return self.wait(pulse, handled).await;
+            let Some(place) = self.waits.begin(pulse, claimant) else {
+                return Err(busy("too many requests wait for a status: try again"));
+            };
+            turn.admit();
+            let (octets, body) = self.read(claimant, &head, body, most).await?;
+            let handling = self.handle(head, octets, Some(principal));
+            let response = self.wait(place, async {
+                let response = handling.await;
+                drop(body);
+                response
+            });
+            return Ok((response.await?, Some(Grants { _request: request, _answer: None })));
         }
-        let places = if purpose == Purpose::Change { &self.changing } else { &self.reading };
-        let Ok(Ok(place)) = timeout(BODY, Arc::clone(places).acquire_owned()).await else {
+        if !turn.admit_busy(&quotas.connections, claimant).await {
+            return Err(busy("this token has as many busy connections as it may: try again"));
+        }
+        let (octets, body) = self.read(claimant, &head, body, most).await?;
+        let places = if purpose == Purpose::Change { &quotas.changing } else { &quotas.reading };
+        let Some(place) = places.wait(claimant, 1, deadline()).await else {
             return Err(busy("too many requests wait: try again"));
         };
+        let (handling, answers) = (self.handle(head, octets, Some(principal)), Arc::clone(&quotas.answers));
         // On a task of its own, so that a client that goes does not leave half of it done, nor have more of them done at
         // once by going and coming back.
         let task = tokio::spawn(async move {
-            let response = handled.await;
-            let is_large = response.body().size_hint().upper().is_none_or(|octets| octets > LARGE);
-            // What is large is in memory until it is taken, which the next one waits for.
-            (response, Some(place).filter(|_| is_large))
+            let response = handling.await;
+            drop(body);
+            let octets = response.body().size_hint().lower();
+            // What is answered is in memory until it is taken; the next one is made when there is room for this one.
+            let octets = units(usize::try_from(octets).unwrap_or(usize::MAX));
+            let answer = answers.wait(claimant, octets, deadline()).await;
+            drop(place);
+            answer.map(|answer| (response, Grants { _request: request, _answer: Some(answer) }))
         });
-        task.await.map_err(|_| broken())
+        let answered = task.await.map_err(|_| broken())?;
+        let (response, grants) = answered.ok_or_else(|| busy("earlier answers are not taken yet: read them first"))?;
+        Ok((response, Some(grants)))
     }
 
     /// Does what ends with its connection, when others want to wait, too, or when the process stops: its client asks a
     /// successor.
     async fn wait(
         &self,
-        pulse: &Arc<Pulse>,
+        mut place: waits::Wait,
         handled: impl Future<Output = Response> + Send + 'static,
-    ) -> Result<(Response, Room), Refusal> {
-        let Some(mut place) = self.waits.begin(pulse) else {
-            return Err(busy("too many requests wait for a status: try again"));
-        };
+    ) -> Result<Response, Refusal> {
         let mut stop = self.stop.clone();
         let mut task = JoinSet::new();
         task.spawn(handled);
         tokio::select! {
-            Some(done) = task.join_next() => done.map(|response| (response, None)).map_err(|_| broken()),
+            Some(done) = task.join_next() => done.map_err(|_| broken()),
             () = place.over() => {
                 Err(refused(StatusCode::REQUEST_TIMEOUT, "others wait for a status, too, so this ends early: ask again"))
             }
@@ -210,8 +225,14 @@ impl Api {
         }
     }
 
-    /// Reads a body of `most` octets at most; what is returned besides is its part of the room for bodies.
-    async fn read(&self, head: &Parts, mut body: Incoming, most: usize) -> Result<(Bytes, Room), Refusal> {
+    /// Reads a body of `most` octets at most; what is returned with it is its share of the octets of all bodies.
+    async fn read(
+        &self,
+        claimant: Claimant,
+        head: &Parts,
+        mut body: Incoming,
+        most: usize,
+    ) -> Result<(Bytes, Option<Grant>), Refusal> {
         // Who asks first whether to go on (RFC 9110 §10.1.1) has not sent it yet.
         let is_sent = !head.headers.contains_key(header::EXPECT);
         if body.is_end_stream() {
@@ -221,15 +242,17 @@ impl Api {
         if said > most {
             return Err(too_large(body, most, is_sent).await);
         }
+        let end = Instant::now() + BODY;
         let read = async {
-            let room = Arc::clone(&self.bodies).acquire_many_owned(units(said)).await;
-            let mut room = room.map_err(|_| broken())?;
+            let Some(mut grant) = self.control.quotas.bodies.wait(claimant, units(said), end).await else {
+                return Err(busy("the bodies of other requests are not read yet: try again"));
+            };
             let Some(octets) = collect(&mut body, most).await? else { return Ok(None) };
             // What was not needed is free again.
-            let kept = room.split(usize::try_from(units(octets.len())).unwrap_or(0));
-            Ok(Some((octets.into(), kept)))
+            grant.shrink(units(octets.len()));
+            Ok(Some((octets.into(), Some(grant))))
         };
-        match timeout(BODY, read).await {
+        match timeout_at(end, read).await {
             Ok(Ok(Some(read))) => Ok(read),
             Ok(Ok(None)) => Err(too_large(body, most, true).await),
             Ok(Err(refusal)) => Err(refusal),
@@ -261,11 +284,6 @@ async fn next(body: &mut Incoming) -> Option<Result<Frame<Bytes>, hyper::Error>>
     poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await
 }
 
-/// Returns how much of the room for bodies `octets` take.
-fn units(octets: usize) -> u32 {
-    u32::try_from(octets.div_ceil(UNIT)).unwrap_or(u32::MAX)
-}
-
 /// Refuses a body that is too long. What is on its way of it is read and forgotten, within bounds, as clients that are
 /// cut off while they send lose the answer.
 async fn too_large(mut body: Incoming, most: usize, is_sent: bool) -> Refusal {
@@ -290,9 +308,9 @@ fn refused(status: StatusCode, message: &str) -> Refusal {
     (Outcome::of(status), ApiError::new(status, message.to_owned()))
 }
 
-/// Refuses a request for which there is no room.
+/// Refuses a request for which its token has no share left.
 fn busy(message: &str) -> Refusal {
-    (Outcome::Busy, ApiError::unavailable(message))
+    (Outcome::Busy, ApiError::busy(message))
 }
 
 /// Answers a request that made us panic; the panic hook has told of it.
@@ -300,17 +318,46 @@ fn broken() -> Refusal {
     refused(StatusCode::INTERNAL_SERVER_ERROR, "hostgate failed at this request; its log says more")
 }
 
+/// What an answer holds until its client has taken it.
+struct Grants {
+    /// Its part of the requests under way.
+    _request: Grant,
+    /// Its part of the octets of answers; a long poll's are few.
+    _answer: Option<Grant>,
+}
+
+/// A request that runs until its answer is taken, and what it holds.
+struct Held {
+    /// The request.
+    turn: Turn,
+    /// What it holds.
+    _grants: Option<Grants>,
+}
+
+/// Octets of an answer, which keep what their request holds: HTTP/2 queues pieces that the client has no window for, after
+/// the last one was asked for.
+struct Kept {
+    /// The octets.
+    octets: Bytes,
+    /// What is held.
+    _held: Arc<Held>,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.octets
+    }
+}
+
 /// An answer that is handed over in pieces of [`PIECE`] octets, so that one that is not taken is noticed and no copy of
-/// it waits besides. Its request runs until it is dropped.
+/// it waits with it. Its request runs until all its octets were sent.
 pub(in crate::control) struct Paced {
     /// What is still to come.
     body: Body,
     /// What has come and is not yet handed over.
     rest: Bytes,
-    /// The request.
-    turn: Turn,
-    /// Its part of a bound.
-    _room: Room,
+    /// The request, and what it holds.
+    held: Arc<Held>,
 }
 
 impl HttpBody for Paced {
@@ -322,13 +369,13 @@ impl HttpBody for Paced {
         if this.rest.is_empty() {
             match ready!(Pin::new(&mut this.body).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.rest = data,
+                    Ok(octets) => this.rest = Bytes::from_owner(Kept { octets, _held: Arc::clone(&this.held) }),
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 ended => return Poll::Ready(ended),
             }
         }
-        this.turn.sent();
+        this.held.turn.sent();
         let piece = this.rest.split_to(this.rest.len().min(PIECE));
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }

@@ -14,6 +14,7 @@ use crate::control::objects::id::{made_at, now_ms};
 use crate::control::objects::record::{Fields, kept_of};
 use crate::control::request::error::ApiError;
 use crate::policy::Record;
+use crate::share::{ByHolder, Holder};
 
 /// The answers of requests that may come again, for an hour.
 #[derive(Default)]
@@ -24,14 +25,25 @@ pub(in crate::control) struct Retries(Mutex<Answers>);
 struct Answers {
     /// By request id.
     requests: HashMap<Arc<str>, Request>,
+    /// What each token has of them.
+    owned: ByHolder<Owned>,
+    /// The octets of all bodies.
+    octets: usize,
+}
+
+/// The requests of one token.
+#[derive(Default)]
+struct Owned {
     /// The ids, oldest first.
     order: VecDeque<(Arc<str>, Instant)>,
-    /// The octets of all bodies.
+    /// The octets of their bodies.
     octets: usize,
 }
 
 /// A request.
 struct Request {
+    /// The token that it counts for.
+    holder: Holder,
     /// What it was: who asked what.
     fingerprint: u64,
     /// How far it is.
@@ -92,16 +104,22 @@ impl Retries {
     ///
     /// # Errors
     /// The id is that of another request.
-    pub(in crate::control) async fn begin(self: &Arc<Self>, id: &str, fingerprint: u64) -> Result<Begun, ApiError> {
+    pub(in crate::control) async fn begin(
+        self: &Arc<Self>,
+        holder: Holder,
+        id: &str,
+        fingerprint: u64,
+    ) -> Result<Begun, ApiError> {
         loop {
             let state = {
                 let mut answers = self.lock();
-                answers.expire();
+                answers.expire(holder);
                 match answers.requests.get(id) {
                     None => {
                         let id: Arc<str> = id.into();
                         let (answer, receiver) = watch::channel(None);
-                        answers.add(&id, Request { fingerprint, state: State::UnderWay(receiver) }, Instant::now());
+                        let request = Request { holder, fingerprint, state: State::UnderWay(receiver) };
+                        answers.add(&id, request, Instant::now());
                         return Ok(Begun::First(Ticket { retries: Arc::clone(self), id, answer }));
                     }
                     Some(request) if request.fingerprint != fingerprint => {
@@ -128,15 +146,18 @@ impl Retries {
     /// Takes over what created objects before the process was started.
     pub(in crate::control) fn restore(&self, mut restored: Vec<Restored>) {
         restored.sort_unstable_by_key(|request| request.at);
+        // Their files do not have the token: together they count as one.
+        let holder = Holder::named("");
         let (now, now_ms) = (Instant::now(), now_ms());
         let mut answers = self.lock();
         for Restored { request, fingerprint, at, object } in restored {
             let age = Duration::from_millis(now_ms.saturating_sub(at));
             if let Some(at) = now.checked_sub(age).filter(|_| age < KEEP) {
-                answers.add(&request, Request { fingerprint, state: State::Done(Answer::Created(object)) }, at);
+                let done = State::Done(Answer::Created(object));
+                answers.add(&request, Request { holder, fingerprint, state: done }, at);
+                answers.expire(holder);
             }
         }
-        answers.expire();
     }
 
     /// Locks what is kept.
@@ -148,20 +169,48 @@ impl Retries {
 impl Answers {
     /// Adds a request.
     fn add(&mut self, id: &Arc<str>, request: Request, at: Instant) {
+        self.owned.entry(request.holder).or_default().order.push_back((Arc::clone(id), at));
         self.requests.insert(Arc::clone(id), request);
-        self.order.push_back((Arc::clone(id), at));
     }
 
-    /// Removes what is too old, and the oldest where there is too much.
-    fn expire(&mut self) {
-        while let Some((id, at)) = self.order.front() {
-            let is_full = self.order.len() >= MAX_RETRIES || self.octets > MAX_RETRY_OCTETS;
-            if at.elapsed() < KEEP && !is_full {
-                break;
+    /// Removes what is too old, and then the oldest of a token as long as it has as much as is free, so that none drives
+    /// out what others may ask for again.
+    fn expire(&mut self, holder: Holder) {
+        let holders: Vec<Holder> = self.owned.keys().copied().collect();
+        for known in holders {
+            while self.oldest(known).is_some_and(|at| at.elapsed() >= KEEP) {
+                self.forget(known);
             }
-            let removed = self.requests.remove(id);
-            self.octets -= removed.map_or(0, |request| request.octets());
-            self.order.pop_front();
+        }
+        loop {
+            let own = self.owned.get(&holder).map_or((0, 0), |own| (own.order.len(), own.octets));
+            let free = (MAX_RETRIES.saturating_sub(self.requests.len()), MAX_RETRY_OCTETS.saturating_sub(self.octets));
+            if own.0 < free.0 && own.1 <= free.1 {
+                return;
+            }
+            let most = self.owned.iter().max_by_key(|(_, owned)| owned.order.len()).map(|(most, _)| *most);
+            // A token that has none takes from the one that has most; there are more tokens than anybody has then.
+            match most.filter(|_| own.0 == 0).or_else(|| (own.0 > 0).then_some(holder)) {
+                Some(from) => self.forget(from),
+                None => return,
+            }
+        }
+    }
+
+    /// Returns when the oldest request of a token came.
+    fn oldest(&self, holder: Holder) -> Option<Instant> {
+        self.owned.get(&holder)?.order.front().map(|(_, at)| *at)
+    }
+
+    /// Forgets the oldest request of a token.
+    fn forget(&mut self, holder: Holder) {
+        let Some(owned) = self.owned.get_mut(&holder) else { return };
+        let removed = owned.order.pop_front().and_then(|(id, _)| self.requests.remove(&id));
+        let octets = removed.map_or(0, |request| request.octets());
+        owned.octets -= octets;
+        self.octets -= octets;
+        if owned.order.is_empty() {
+            self.owned.remove(&holder);
         }
     }
 }
@@ -183,7 +232,9 @@ impl Ticket {
         // It may have been pushed out meanwhile; then only those that wait already hear of it.
         if let Some(request) = answers.requests.get_mut(&self.id).filter(|request| self.is_mine(request)) {
             request.state = State::Done(answer.clone());
-            answers.octets += if let Answer::Body(body) = &answer { body.len() } else { 0 };
+            let (holder, octets) = (request.holder, request.octets());
+            answers.octets += octets;
+            answers.owned.entry(holder).or_default().octets += octets;
         }
         self.answer.send_replace(Some(answer));
     }
@@ -201,8 +252,10 @@ impl Drop for Ticket {
         }
         let mut answers = self.retries.lock();
         if answers.requests.get(&self.id).is_some_and(|request| self.is_mine(request)) {
-            answers.requests.remove(&self.id);
-            answers.order.retain(|(id, _)| *id != self.id);
+            let holder = answers.requests.remove(&self.id).map(|request| request.holder);
+            if let Some(owned) = holder.and_then(|holder| answers.owned.get_mut(&holder)) {
+                owned.order.retain(|(id, _)| *id != self.id);
+            }
         }
     }
 }
@@ -241,9 +294,14 @@ const KEEP: Duration = Duration::from_hours(1);
 mod tests {
     use super::*;
 
+    /// A token.
+    fn token() -> Holder {
+        Holder::named("token")
+    }
+
     /// Begins a request that is the first of its id.
     async fn first(retries: &Arc<Retries>, id: &str, fingerprint: u64) -> Ticket {
-        match retries.begin(id, fingerprint).await {
+        match retries.begin(token(), id, fingerprint).await {
             Ok(Begun::First(ticket)) => ticket,
             _ => panic!("{id} came before"),
         }
@@ -255,9 +313,9 @@ mod tests {
         let ticket = first(&retries, "a", 1).await;
         let again = tokio::spawn({
             let retries = Arc::clone(&retries);
-            async move { retries.begin("a", 1).await }
+            async move { retries.begin(token(), "a", 1).await }
         });
-        assert!(retries.begin("a", 2).await.is_err_and(|error| error.status == 400));
+        assert!(retries.begin(token(), "a", 2).await.is_err_and(|error| error.status == 400));
         tokio::task::yield_now().await;
         ticket.answer(Answer::Created("npol_1".into()));
         let Ok(Begun::Again(answer)) = again.await.unwrap() else { panic!("it was done again") };
@@ -276,24 +334,30 @@ mod tests {
         tokio::task::yield_now().await;
         drop(ticket);
         again.await.unwrap();
-        assert!(matches!(retries.begin("a", 1).await, Ok(Begun::Again(Answer::Body(_)))));
+        assert!(matches!(retries.begin(token(), "a", 1).await, Ok(Begun::Again(Answer::Body(_)))));
         let answers = retries.lock();
-        assert_eq!((answers.order.len(), answers.octets), (1, 1));
+        assert_eq!((answers.requests.len(), answers.owned[&token()].order.len(), answers.octets), (1, 1, 1));
     }
 
     #[tokio::test]
-    async fn what_is_kept_is_bounded() {
+    async fn what_is_kept_is_bounded_by_token() {
         let retries = Arc::new(Retries::default());
+        let other = Holder::named("other");
+        let Ok(Begun::First(ticket)) = retries.begin(other, "mine", 1).await else { panic!("it came before") };
+        ticket.answer(Answer::Created("x".into()));
         let body = Bytes::from(vec![0; 1 << 20]);
-        for number in 0..20 {
+        for number in 0..40 {
             first(&retries, &format!("large-{number}"), 1).await.answer(Answer::Body(body.clone()));
         }
-        assert!(retries.lock().octets <= MAX_RETRY_OCTETS + body.len());
-        for number in 0..MAX_RETRIES + 5 {
+        assert!(retries.lock().octets <= MAX_RETRY_OCTETS / 2 + body.len(), "one greedy token leaves half");
+        for number in 0..MAX_RETRIES {
             first(&retries, &format!("small-{number}"), 1).await.answer(Answer::Created("x".into()));
         }
+        assert!(matches!(retries.begin(other, "mine", 1).await, Ok(Begun::Again(_))), "another token's stays");
         let answers = retries.lock();
-        assert_eq!((answers.order.len(), answers.requests.len(), answers.octets), (MAX_RETRIES, MAX_RETRIES, 0));
+        let owned = &answers.owned[&token()];
+        assert_eq!((owned.order.len(), answers.requests.len()), (MAX_RETRIES / 2, MAX_RETRIES / 2 + 1));
+        assert_eq!((owned.octets, answers.octets), (0, 0));
     }
 
     #[tokio::test]
@@ -306,7 +370,7 @@ mod tests {
         let (recent, old) = (now_ms() - 1_000, now_ms() - 3_700_000);
         let retries = Arc::new(Retries::default());
         retries.restore(vec![fields(recent), fields(old)]);
-        assert!(matches!(retries.begin(&format!("r-{recent}"), 0xff).await, Ok(Begun::Again(_))));
+        assert!(matches!(retries.begin(token(), &format!("r-{recent}"), 0xff).await, Ok(Begun::Again(_))));
         first(&retries, &format!("r-{old}"), 0xff).await;
     }
 

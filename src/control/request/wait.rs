@@ -11,7 +11,7 @@ use crate::control::kept;
 use crate::control::objects::devboxes::{RUNNING, SHUTDOWN, STATUSES, is_running, view};
 use crate::control::objects::kind::Kind;
 use crate::control::objects::record::Fields;
-use crate::control::request::call::{Call, json};
+use crate::control::request::call::{Call, json_response};
 use crate::control::request::error::{ApiError, Wrongs};
 use crate::control::request::fields;
 use crate::policy::Snapshot;
@@ -19,7 +19,7 @@ use crate::policy::Snapshot;
 /// Answers when the devbox has one of the statuses, or that the time is over.
 pub(in crate::control) async fn wait(call: Call) -> Response {
     match until(&call).await {
-        Ok(view) => json(view.to_string().into()),
+        Ok(view) => json_response(view.to_string().into()),
         Err(error) => error.into_response(),
     }
 }

@@ -64,3 +64,10 @@ pub(crate) fn pause(time: Duration) {
         std::thread::park_timeout(left);
     }
 }
+
+/// Raises the limit on open files as far as it goes: some tests open more than a thousand connections.
+pub(crate) fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
