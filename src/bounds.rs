@@ -103,7 +103,7 @@
 //!
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
-//! | connections to the admin endpoint | [`ADMIN_CONNECTIONS`], a minute each | the next one waits in the kernel's backlog | |
+//! | connections to the admin endpoint | [`ADMIN_CONNECTIONS`], and [`MAX_ADMIN_CLOSING`] on their way out; five seconds for a head, a minute each | the longest idle or half-sent one of the address that has most is closed | |
 //! | sockets of a take-over | [`MAX_PASSED`] | refused; the old one serves on | |
 //! | octets that `hostgate status` reads | [`MAX_STATUS`] | an error | |
 //! | octets of an answer that `hostgate policy` and its like read | [`MAX_API_ANSWER`] | an error | |
@@ -236,8 +236,10 @@ pub(crate) const MAX_WRITING: usize = 1024;
 /// Changed files that are kept in mind; with more, everything is looked at.
 pub(crate) const MAX_CHANGED: usize = 1024;
 
-/// Connections to the admin endpoint at once; further ones wait in the kernel's backlog.
+/// Connections to the admin endpoint at once; for a further one, one without a request under way is closed.
 pub(crate) const ADMIN_CONNECTIONS: usize = 256;
+/// Connections to the admin endpoint that were told to close and have not ended yet.
+pub(crate) const MAX_ADMIN_CLOSING: usize = 128;
 /// Sockets a successor takes at most; 128 listeners of 64 threads are fewer.
 pub(crate) const MAX_PASSED: usize = 16_384;
 /// The longest answer of the admin endpoint that `hostgate status` reads, in octets.

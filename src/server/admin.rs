@@ -1,5 +1,7 @@
 //! The admin endpoint: `/metrics`, `/livez`, `/readyz` and `/status` over HTTP on loopback.
 
+mod connections;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
@@ -16,8 +19,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::connections::Connections;
 use super::Service;
-use crate::bounds::ADMIN_CONNECTIONS;
+use crate::bounds::{ADMIN_CONNECTIONS, MAX_ADMIN_CLOSING};
 
 /// The media type of the text that `prometheus-client` writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -37,28 +41,46 @@ pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, mut stop
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .with_state(service);
-    let slots = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    // Those that were told to close take a moment to do so.
+    let slots = Arc::new(Semaphore::new(ADMIN_CONNECTIONS + MAX_ADMIN_CLOSING));
+    let open = Arc::new(Connections::default());
     let mut connections = JoinSet::new();
     loop {
         let accepted = async {
             let slot = Arc::clone(&slots).acquire_owned().await.map_err(std::io::Error::other)?;
-            listener.accept().await.map(|(stream, _)| (stream, slot))
+            listener.accept().await.map(|(stream, peer)| (stream, peer.ip(), slot))
         };
         let accepted = tokio::select! {
             accepted = accepted => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
             Some(_) = connections.join_next() => continue,
         };
-        let Ok((stream, slot)) = accepted else {
+        let Ok((stream, source, slot)) = accepted else {
+            open.close_one();
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let routes = TowerToHyperService::new(routes.clone());
+        let (routes, entry) = (TowerToHyperService::new(routes.clone()), open.add(source));
         connections.spawn(async move {
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(HEAD);
-            // However it ends, it is the client's to notice.
-            let _ = timeout(LIFETIME, http.serve_connection(TokioIo::new(stream), routes)).await;
+            let service = service_fn(|request| {
+                entry.is_busy(true);
+                let answer = routes.call(request);
+                let entry = Arc::clone(&entry);
+                async move {
+                    let answer = answer.await;
+                    // An answer that is not taken keeps nobody out.
+                    entry.is_busy(false);
+                    answer
+                }
+            });
+            let served = timeout(LIFETIME, http.serve_connection(TokioIo::new(stream), service));
+            tokio::select! {
+                // However it ends, it is the client's to notice.
+                _ = served => {}
+                () = entry.told_to_close() => {}
+            }
             drop(slot);
         });
     }

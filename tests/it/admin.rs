@@ -115,6 +115,38 @@ fn idle_connections_do_not_block_the_endpoint() {
 }
 
 #[test]
+fn half_open_connections_from_one_or_many_addresses_keep_no_probe_out() {
+    use socket2::{Domain, Socket, Type};
+    raise_open_files();
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, POLICY).start();
+    for addresses in [1, 200] {
+        let held: Vec<TcpStream> = (0..1000_u16)
+            .map(|number| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                let last = u8::try_from(number % addresses + 1).unwrap();
+                socket.bind(&std::net::SocketAddr::from(([127, 0, 9, last], 0)).into()).unwrap();
+                socket.connect(&server.admin().into()).unwrap();
+                let mut stream = TcpStream::from(socket);
+                match number % 3 {
+                    0 => {}
+                    1 => stream.write_all(b"GET /status HT").unwrap(),
+                    // An answer that is not taken.
+                    _ => stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").unwrap(),
+                }
+                stream
+            })
+            .collect();
+        for path in ["/livez", "/readyz", "/metrics", "/livez"] {
+            let start = std::time::Instant::now();
+            assert_eq!(server.get(path).status, 200);
+            assert!(start.elapsed() < std::time::Duration::from_secs(1), "{path}: {:?}", start.elapsed());
+        }
+        drop(held);
+    }
+}
+
+#[test]
 fn admin_can_be_off() {
     let upstream = FakeUpstream::start();
     let server = Setup::policy(&upstream, POLICY).table("[admin]\nlisten = \"off\"").start();

@@ -1,0 +1,155 @@
+//! The limit on connections to the admin endpoint: at the limit, one that has no request under way is closed for a new one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::bounds::ADMIN_CONNECTIONS;
+use crate::share::{ByHolder, Holder};
+
+/// The open connections.
+#[derive(Default)]
+pub(super) struct Connections {
+    /// Those that were not told to close.
+    open: Mutex<Open>,
+}
+
+/// The open connections.
+#[derive(Default)]
+struct Open {
+    /// The connections, the one that has been without a request for longest first.
+    connections: BTreeMap<u64, Connection>,
+    /// The number of the next one.
+    next: u64,
+}
+
+/// One connection.
+struct Connection {
+    /// The source address.
+    source: Holder,
+    /// Tells it to close.
+    close: Arc<Notify>,
+}
+
+/// An open connection's entry; dropping it takes it out.
+pub(super) struct Entry {
+    /// Where it is.
+    connections: Arc<Connections>,
+    /// The source address.
+    source: Holder,
+    /// Its number while no request is under way.
+    number: Mutex<Option<u64>>,
+    /// Told when it has to close.
+    close: Arc<Notify>,
+}
+
+impl Connections {
+    /// Adds a connection. At the limit, one of the source that has most is closed: its longest idle or half-sent one.
+    pub(super) fn add(self: &Arc<Self>, source: IpAddr) -> Arc<Entry> {
+        let (source, close) = (Holder::host(source), Arc::new(Notify::new()));
+        let mut open = self.lock();
+        if open.connections.len() >= ADMIN_CONNECTIONS {
+            open.close_one();
+        }
+        let number = Mutex::new(Some(open.add(source, &close)));
+        drop(open);
+        Arc::new(Entry { connections: Arc::clone(self), source, number, close })
+    }
+
+    /// Closes a connection without a request under way, if there is one, as when no file descriptor is left.
+    pub(super) fn close_one(&self) {
+        self.lock().close_one();
+    }
+
+    /// Locks the table, whose every state is whole.
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// Adds a connection as the last one to be closed; returns its number.
+    fn add(&mut self, source: Holder, close: &Arc<Notify>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.connections.insert(number, Connection { source, close: Arc::clone(close) });
+        number
+    }
+
+    /// Closes a connection, and forgets it.
+    fn close_one(&mut self) {
+        let mut counts = ByHolder::<usize>::default();
+        for connection in self.connections.values() {
+            *counts.entry(connection.source).or_default() += 1;
+        }
+        let most = counts.values().max().copied();
+        let oldest = self.connections.iter().find(|(_, connection)| counts.get(&connection.source).copied() == most);
+        if let Some(connection) = oldest.map(|(number, _)| *number).and_then(|number| self.connections.remove(&number))
+        {
+            connection.close.notify_one();
+        }
+    }
+}
+
+impl Entry {
+    /// Notes that a request is under way, or that none is any more.
+    pub(super) fn is_busy(&self, is_busy: bool) {
+        let mut number = self.number.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.connections.lock();
+        if is_busy {
+            if let Some(number) = number.take() {
+                open.connections.remove(&number);
+            }
+        } else if number.is_none() {
+            *number = Some(open.add(self.source, &self.close));
+        }
+    }
+
+    /// Waits until it has to close.
+    pub(super) async fn told_to_close(&self) {
+        self.close.notified().await;
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.is_busy(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns whether a connection was told to close.
+    async fn is_closed(entry: &Entry) -> bool {
+        tokio::time::timeout(std::time::Duration::ZERO, entry.told_to_close()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn the_oldest_connection_of_the_source_with_most_is_closed_at_the_limit() {
+        let connections = Arc::new(Connections::default());
+        let [flood, lone] = ["192.0.2.1", "192.0.2.2"].map(|source| source.parse::<IpAddr>().unwrap());
+        let probe = connections.add(lone);
+        let mut entries: Vec<_> = (1..ADMIN_CONNECTIONS).map(|_| connections.add(flood)).collect();
+        // One that has a request under way stays, and is the youngest afterwards.
+        entries[0].is_busy(true);
+        let fits = connections.add(flood);
+        for _ in 0..2 {
+            entries.push(connections.add(flood));
+        }
+        let mut closed = Vec::new();
+        for (index, entry) in entries.iter().enumerate() {
+            if is_closed(entry).await {
+                closed.push(index);
+            }
+        }
+        assert_eq!(closed, [1, 2]);
+        assert!(!is_closed(&probe).await);
+        entries[0].is_busy(false);
+        drop((entries, fits, probe));
+        assert!(connections.lock().connections.is_empty());
+    }
+}
