@@ -64,13 +64,13 @@ impl Audit {
     /// It cannot be opened: where, why, and what to do.
     pub(super) fn open(path: Option<&Path>, counts: Arc<Counts>) -> Result<Self, Box<Diagnostic>> {
         let journal = |path: &Path| {
-            let file = append::open(path, MODE).map_err(|error| {
+            let (file, is_torn) = append::open(path, MODE).map_err(|error| {
                 let help =
                     "make its directory, writable for the user hostgate runs as, or change `audit` under [control]";
                 let message = format!("the audit file cannot be opened: {error}");
                 Box::new(Diagnostic::about_file(path, message).help(help))
             })?;
-            Ok(Mutex::new(Journal { path: path.to_owned(), file, is_torn: false, error: None }))
+            Ok(Mutex::new(Journal { path: path.to_owned(), file, is_torn, error: None }))
         };
         let file: Result<_, Box<Diagnostic>> = path.map(journal).transpose();
         Ok(Self { file: file?, counts })
@@ -133,7 +133,7 @@ impl Journal {
         if !append::is_at(&self.file, &self.path) {
             // Moved away; where no new one can be made, the old one is better than none.
             match append::open(&self.path, MODE) {
-                Ok(file) => (self.file, self.is_torn) = (file, false),
+                Ok(opened) => (self.file, self.is_torn) = opened,
                 Err(error) => {
                     tracing::error!(path = %self.path.display(), %error, "audit file not reopened; keeping the old one");
                 }
@@ -144,10 +144,12 @@ impl Journal {
             line.insert(0, b'\n');
         }
         let written = self.file.write(&line)?;
-        self.is_torn = written < line.len();
-        if self.is_torn {
-            return Err(io::Error::new(io::ErrorKind::WriteZero, "only a part of it was written"));
+        if written < line.len() {
+            // Whatever the file ended with before, it ends with again.
+            self.is_torn |= !append::take_back(&mut self.file, written);
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "only a part of it could be written"));
         }
+        self.is_torn = false;
         Ok(())
     }
 }

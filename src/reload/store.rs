@@ -41,7 +41,11 @@ impl Store {
         self.claim(folder)?;
         let temporary = folder.join(HIDDEN).join(name);
         if let Some(text) = after {
-            write_new(&temporary, text).map_err(|error| failed(path, &error))?;
+            write_new(&temporary, text).map_err(|error| {
+                // A full disk takes a part of it; whatever is there is in nobody's way.
+                let _ = fs::remove_file(&temporary);
+                failed(path, &error)
+            })?;
         }
         // Somebody may have saved it while all was made ready.
         let done = holds(path, before).and_then(|holds| {

@@ -24,6 +24,7 @@ mod control_store;
 mod control_tls;
 mod decisions;
 mod devboxes;
+mod disk_full;
 mod harness;
 mod in_flight;
 mod loss;

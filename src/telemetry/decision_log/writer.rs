@@ -39,8 +39,8 @@ impl Writer {
     /// # Errors
     /// It cannot be opened.
     pub(super) fn open(path: &Path, shared: Arc<Shared>) -> io::Result<Self> {
-        let file = Some(append::open(path, MODE)?);
-        Ok(Self { file, path: path.to_owned(), shared, torn: false, failing: false, looked: Instant::now() })
+        let (file, torn) = append::open(path, MODE)?;
+        Ok(Self { file: Some(file), path: path.to_owned(), shared, torn, failing: false, looked: Instant::now() })
     }
 
     /// Writes blocks until told to stop.
@@ -112,7 +112,10 @@ impl Writer {
                 let kept = u64::try_from(kept).unwrap_or(u64::MAX).min(block.lines());
                 counts.written.fetch_add(kept, Ordering::Relaxed);
                 counts.dropped.fetch_add(block.lines() - kept, Ordering::Relaxed);
-                self.torn |= written.last().is_some_and(|octet| *octet != b'\n');
+                let part = written.iter().rev().take_while(|octet| **octet != b'\n').count();
+                if part > 0 {
+                    self.torn = !self.file.as_mut().is_some_and(|file| append::take_back(file, part));
+                }
                 if !self.failing {
                     tracing::warn!(path = %self.path.display(), %error, "decision log not written; dropping records");
                 }
@@ -133,10 +136,7 @@ impl Writer {
     /// Opens the path; keeps the old file when that fails, so that nothing is lost meanwhile.
     fn reopen(&mut self) {
         match append::open(&self.path, MODE) {
-            Ok(file) => {
-                self.file = Some(file);
-                self.torn = false;
-            }
+            Ok((file, torn)) => (self.file, self.torn) = (Some(file), torn),
             Err(error) => {
                 if !self.failing {
                     tracing::warn!(path = %self.path.display(), %error, "decision log not reopened; keeping the old file");

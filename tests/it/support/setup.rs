@@ -31,8 +31,8 @@ pub(crate) struct Setup {
     environment: Vec<(String, String)>,
     /// The arguments; none: `serve --config` and the absolute path.
     arguments: Option<Vec<String>>,
-    /// The limit on open files; none: the one of the tests.
-    open_files: Option<u32>,
+    /// What a shell does first to limit the process; none: the limits of the tests.
+    limits: Option<String>,
 }
 
 impl Setup {
@@ -49,7 +49,7 @@ impl Setup {
             tables: String::new(),
             environment: Vec::new(),
             arguments: None,
-            open_files: None,
+            limits: None,
         }
     }
 
@@ -133,7 +133,14 @@ impl Setup {
 
     /// Sets the limit on open files.
     pub(crate) fn open_files(mut self, limit: u32) -> Self {
-        self.open_files = Some(limit);
+        self.limits = Some(format!("ulimit -n {limit}"));
+        self
+    }
+
+    /// Sets the limit on the size of files, in blocks of 512 octets: a write beyond it takes a part and then fails, as on a
+    /// full disk.
+    pub(crate) fn file_blocks(mut self, limit: u32) -> Self {
+        self.limits = Some(format!("trap '' XFSZ && ulimit -f {limit}"));
         self
     }
 
@@ -200,11 +207,11 @@ impl Setup {
     /// Returns the command that serves this.
     fn command(&self) -> Command {
         let configuration = self.write_configuration();
-        let mut command = match self.open_files {
+        let mut command = match &self.limits {
             None => Command::new(env!("CARGO_BIN_EXE_hostgate")),
-            Some(limit) => {
+            Some(limits) => {
                 let mut shell = Command::new("sh");
-                let limited = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+                let limited = format!("{limits} && exec \"$0\" \"$@\"");
                 shell.args(["-c", &limited, env!("CARGO_BIN_EXE_hostgate")]);
                 shell
             }
