@@ -90,6 +90,7 @@
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
 //! | objects of a page, octets of it | `control::request::list::MAX_PAGE`, [`MAX_PAGE_OCTETS`] and one object | refused: 400; the rest is on the next page | |
+//! | addresses passed over in a pool as this machine's own | `control::objects::address::MOST_RESERVED` | refused: 400, as if all were in use | |
 //! | names of a policy that a person wrote, as shown | `control::objects::egress::MOST_SHOWN` | the rest is left out | |
 //! | addresses of a client that a person wrote, as shown | `control::objects::address::MOST_SHOWN` | the rest is left out | |
 //! | users of an object, errors of a file, that a message names | `control::MOST_NAMED`, `control::MOST_TOLD` | counted, or left out | |

@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, sources};
 use crate::config::Config;
-use crate::control::{self, Control, Opened};
+use crate::control::{self, Control, Opened, Reserved};
 use crate::engine::cache::Settings;
 use crate::engine::{Engine, View};
 use crate::reload::upstreams::choose;
@@ -80,7 +80,10 @@ fn start(
     let cpus = available_parallelism().map_or(1, usize::from);
     let threads = config.threads.unwrap_or(cpus);
     let control_counts = Arc::new(control::Counts::default());
-    let opened = config.control.clone().map(|settings| Opened::new(settings, Arc::clone(&control_counts)));
+    let opened = config
+        .control
+        .clone()
+        .map(|settings| Opened::new(settings, Reserved::of(&config), Arc::clone(&control_counts)));
     let opened = opened.transpose().map_err(|diagnostics| {
         output.diagnostics(&diagnostics);
         Failed::Config

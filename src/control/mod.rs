@@ -38,6 +38,7 @@ use self::connection::tls::Tls;
 use self::objects::id::Ids;
 use self::objects::kind::Kind;
 use self::objects::record::File;
+pub(crate) use self::objects::reserved::Reserved;
 use self::objects::writer::Writer;
 use self::quotas::Quotas;
 use self::request::call::{Call, Done};
@@ -82,6 +83,8 @@ pub(crate) struct Control {
     retries: Arc<Retries>,
     /// The capacities that callers share.
     quotas: Quotas,
+    /// The addresses that are given to nobody.
+    reserved: Reserved,
 }
 
 /// The right to make a change, one at a time, with what that needs besides the snapshot.
@@ -118,19 +121,26 @@ pub(crate) struct Opened {
     audit: Audit,
     /// What has been done.
     counts: Arc<Counts>,
+    /// The addresses that are given to nobody.
+    reserved: Reserved,
 }
 
 impl Opened {
-    /// Reads and opens what the table names; what is done is counted in `counts`.
+    /// Reads and opens what the table names; what is done is counted in `counts`, and no address of `reserved` is given to
+    /// anybody.
     ///
     /// # Errors
     /// Everything that is wrong with those files.
-    pub(crate) fn new(settings: config::Control, counts: Arc<Counts>) -> Result<Self, Vec<Diagnostic>> {
+    pub(crate) fn new(
+        settings: config::Control,
+        reserved: Reserved,
+        counts: Arc<Counts>,
+    ) -> Result<Self, Vec<Diagnostic>> {
         let access = Access::open(&settings);
         let tls = settings.tls.as_ref().map(Tls::open).transpose();
         let audit = Audit::open(settings.audit.as_deref(), Arc::clone(&counts));
         match (access, tls, audit) {
-            (Ok(access), Ok(tls), Ok(audit)) => Ok(Self { settings, access, tls, audit, counts }),
+            (Ok(access), Ok(tls), Ok(audit)) => Ok(Self { settings, access, tls, audit, counts, reserved }),
             (access, tls, audit) => {
                 let wrong = access.err().into_iter().flatten();
                 Err(wrong.chain([tls.err(), audit.err()].into_iter().flatten().map(|wrong| *wrong)).collect())
@@ -164,7 +174,7 @@ impl Edit {
 impl Control {
     /// Makes what requests share.
     pub(crate) fn new(engine: Arc<Engine>, (changer, progress): (Changer, Arc<Progress>), opened: Opened) -> Arc<Self> {
-        let Opened { settings, access, tls, audit, counts } = opened;
+        let Opened { settings, access, tls, audit, counts, reserved } = opened;
         let snapshot = Arc::clone(&engine.view().snapshot);
         let ids = Ids::after(snapshot.records().map(Record::id));
         let retries = Arc::new(Retries::default());
@@ -186,6 +196,7 @@ impl Control {
             builds: Builds::default(),
             retries,
             quotas: Quotas::default(),
+            reserved,
         })
     }
 

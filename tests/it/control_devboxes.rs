@@ -248,3 +248,35 @@ fn one_request_that_comes_many_times_makes_one_devbox() {
     assert!(views.iter().all(|view| view == &views[0]), "{views:?}");
     assert_eq!(server.api_get(&format!("{DEVBOXES}?name=once")).done()["total_count"], 1);
 }
+
+#[test]
+fn no_devbox_gets_an_address_that_hostgate_is_served_at_nor_an_end_of_a_pool() {
+    let upstream = FakeUpstream::start();
+    let setup = Setup::new(&[&upstream]).file("hand.toml", "[policy.hand]\n");
+    let server = setup.control("devbox_pool = \"127.0.0.0/29\"\nbuild_pool = \"127.0.6.0/29\"").start();
+    let create = |address: &str| {
+        server
+            .api_post("/v1/devboxes", &serde_json::json!({ "name": "x", "metadata": { "hostgate.address": address } }))
+    };
+    for (address, why) in [
+        ("::1", "an address that hostgate itself is served at"),
+        ("127.0.0.0", "the network address of a pool"),
+        ("127.0.6.0", "the network address of a pool"),
+        ("127.0.6.1", "the gateway's address of a pool"),
+        ("127.0.0.7", "the broadcast address of a pool"),
+        ("127.0.6.7", "the broadcast address of a pool"),
+    ] {
+        create(address).refused(400, &["metadata[\"hostgate.address\"]: `", why, "use another"]);
+    }
+    let taken: Vec<_> = (0..5)
+        .map(|_| {
+            let devbox = server.api_post("/v1/devboxes", &serde_json::json!({ "name": "x" })).done();
+            devbox["metadata"]["hostgate.address"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(taken, ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6"]);
+    server
+        .api_post("/v1/devboxes", &serde_json::json!({ "name": "x" }))
+        .refused(400, &["all addresses of 127.0.0.0/29"]);
+    assert_eq!(server.api_get("/v1/devboxes").status, 200, "the API is not locked out");
+}

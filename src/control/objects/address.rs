@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::control::is_made;
 use crate::control::objects::record::Fields;
+use crate::control::objects::reserved::Reserved;
 use crate::control::request::call::Call;
 use crate::control::request::error::ApiError;
 use crate::policy::{Client, Snapshot};
@@ -30,17 +31,17 @@ impl Pool {
         Self { net, next: last.map_or(FIRST, |last| last + 1) }
     }
 
-    /// Takes an address that is nobody's.
-    pub(in crate::control) fn take(&mut self, snapshot: &Snapshot) -> Option<IpAddr> {
+    /// Takes an address that is nobody's and not reserved.
+    pub(in crate::control) fn take(&mut self, snapshot: &Snapshot, reserved: &Reserved) -> Option<IpAddr> {
         let last = (1_u128 << (self.net.max_prefix_len() - self.net.prefix_len()).min(127)) - 2;
-        // Each that is taken is some client's, so that one more try than there are clients finds one that is not.
-        for _ in 0..=snapshot.clients().len() {
+        // Each that is taken is some client's or reserved, so that one more try than there are of both finds one that is not.
+        for _ in 0..=snapshot.clients().len() + MOST_RESERVED {
             if !(FIRST..=last).contains(&self.next) {
                 self.next = FIRST;
             }
             let address = from_bits(self.net, bits(self.net.network()) + self.next);
             self.next += 1;
-            if FIRST <= last && owner(snapshot, address).is_none() {
+            if FIRST <= last && owner(snapshot, address).is_none() && reserved.role(address).is_none() {
                 return Some(address);
             }
         }
@@ -49,12 +50,12 @@ impl Pool {
 }
 
 /// Chooses the address of something new: the one that its `metadata` names, or one of the pool; `what` is what it is for
-/// and `key` how `[control]` calls the pool. Never `caller`, who could not use the API any more.
+/// and `key` how `[control]` calls the pool. Never `caller`, who could not use the API any more, nor a reserved one.
 ///
 /// # Errors
-/// The address is none, the caller's or somebody's; there is no pool; the pool has none left.
+/// The address is none, the caller's, reserved or somebody's; there is no pool; the pool has none left.
 pub(in crate::control) fn choose(
-    snapshot: &Snapshot,
+    (snapshot, reserved): (&Snapshot, &Reserved),
     caller: Option<IpAddr>,
     metadata: &Fields,
     pool: Option<&mut Pool>,
@@ -68,6 +69,10 @@ pub(in crate::control) fn choose(
             let mend = "use another, or ask from elsewhere";
             return Err(ApiError::bad(format!("metadata[\"{KEY}\"]: `{address}` is {why}: {mend}")));
         }
+        if let Some(role) = reserved.role(address) {
+            let message = format!("metadata[\"{KEY}\"]: `{address}` is {role}, which no {what} can have: use another");
+            return Err(ApiError::bad(message));
+        }
         return Ok(address);
     }
     let Some(pool) = pool else {
@@ -77,7 +82,7 @@ pub(in crate::control) fn choose(
     };
     let net = pool.net;
     // Another one comes after the caller's, unless that is the last that is free.
-    let mut take = || pool.take(snapshot).filter(|address| Some(*address) != caller);
+    let mut take = || pool.take(snapshot, reserved).filter(|address| Some(*address) != caller);
     take().or_else(take).ok_or_else(|| {
         ApiError::bad(format!(
             "{key}: all addresses of {net} are in use: shut devboxes down, or widen it in hostgate.toml"
@@ -149,6 +154,9 @@ fn from_bits(net: IpNet, bits: u128) -> IpAddr {
 /// The first address that is given out: before it are the network's own and the gateway's.
 const FIRST: u128 = 2;
 
+/// How many addresses of a pool are reserved at most, as when the machine has many of them.
+const MOST_RESERVED: usize = 256;
+
 /// How many addresses of a client are shown: one that a person wrote may have thousands.
 const MOST_SHOWN: usize = 10;
 
@@ -180,13 +188,13 @@ mod tests {
     fn a_pool_gives_out_what_is_free_in_a_row_and_begins_again() {
         let mut pool = Pool::new("10.0.0.0/29".parse().unwrap(), None);
         let wide = snapshot(&["10.0.0.4", "10.0.0.0/29"]);
-        let taken: Vec<_> = (0..5).map(|_| pool.take(&wide).unwrap().to_string()).collect();
+        let taken: Vec<_> = (0..5).map(|_| pool.take(&wide, &Reserved::default()).unwrap().to_string()).collect();
         assert_eq!(taken, ["10.0.0.2", "10.0.0.3", "10.0.0.5", "10.0.0.6", "10.0.0.2"]);
         let full = snapshot(&["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
-        assert_eq!(pool.take(&full), None);
+        assert_eq!(pool.take(&full, &Reserved::default()), None);
         let mut after = Pool::new("10.0.0.0/29".parse().unwrap(), Some(address("10.0.0.5")));
-        assert_eq!(after.take(&wide), Some(address("10.0.0.6")));
-        assert_eq!(after.take(&wide), Some(address("10.0.0.2")));
+        assert_eq!(after.take(&wide, &Reserved::default()), Some(address("10.0.0.6")));
+        assert_eq!(after.take(&wide, &Reserved::default()), Some(address("10.0.0.2")));
     }
 
     #[test]
@@ -200,10 +208,13 @@ mod tests {
             ("::/0", "::2"),
         ] {
             let mut pool = Pool::new(net.parse().unwrap(), None);
-            assert_eq!(pool.take(&nobody), Some(address(first)), "{net}");
+            assert_eq!(pool.take(&nobody, &Reserved::default()), Some(address(first)), "{net}");
         }
         let mut small = Pool::new("10.0.0.0/30".parse().unwrap(), Some(address("10.0.0.3")));
-        assert_eq!((small.take(&nobody), small.take(&nobody)), (Some(address("10.0.0.2")), Some(address("10.0.0.2"))));
+        assert_eq!(
+            (small.take(&nobody, &Reserved::default()), small.take(&nobody, &Reserved::default())),
+            (Some(address("10.0.0.2")), Some(address("10.0.0.2")))
+        );
     }
 
     #[test]
@@ -211,7 +222,13 @@ mod tests {
         let nobody = snapshot(&["192.0.2.1"]);
         let mut pool = Pool::new("10.0.0.0/29".parse().unwrap(), None);
         let choose = |caller, pool: &mut Pool| {
-            choose(&nobody, Some(address(caller)), &Fields::new(), Some(pool), ("devbox", "devbox_pool"))
+            choose(
+                (&nobody, &Reserved::default()),
+                Some(address(caller)),
+                &Fields::new(),
+                Some(pool),
+                ("devbox", "devbox_pool"),
+            )
         };
         assert_eq!(choose("10.0.0.2", &mut pool).unwrap(), address("10.0.0.3"));
         assert_eq!(choose("10.0.0.5", &mut pool).unwrap(), address("10.0.0.4"));
@@ -225,7 +242,8 @@ mod tests {
         let caller = Some(address("::ffff:10.0.0.9"));
         let choose = |text: &str| {
             let metadata = Fields::from_iter([(KEY.to_owned(), text.into())]);
-            choose(&taken, caller, &metadata, None, ("devbox", "devbox_pool")).map_err(|error| error.message)
+            choose((&taken, &Reserved::default()), caller, &metadata, None, ("devbox", "devbox_pool"))
+                .map_err(|error| error.message)
         };
         assert_eq!(choose("::ffff:10.0.0.8"), Ok(address("10.0.0.8")));
         assert!(choose("10.0.0.7").unwrap_err().contains("`10.0.0.7` is the address of client `c0` (p/x.toml:3:9)"));

@@ -32,8 +32,13 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
     file.add("blueprint", &id);
     if place.is_some() {
         let (metadata, pool) = (wanted.metadata.clone().unwrap_or_default(), writer.builds.as_mut());
-        let address =
-            address::choose(&snapshot, address::not_for(&call), &metadata, pool, ("build container", "build_pool"))?;
+        let address = address::choose(
+            (&snapshot, &control.reserved),
+            address::not_for(&call),
+            &metadata,
+            pool,
+            ("build container", "build_pool"),
+        )?;
         build::bind(&mut file, &id, address);
     }
     wanted.write(&mut file, &id);

@@ -30,8 +30,13 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
         blueprints::check_policy(&snapshot, "launch_parameters.network_policy_id", policy)?;
     }
     let pool = writer.devboxes.as_mut();
-    let address =
-        address::choose(&snapshot, address::not_for(&call), &wanted.metadata, pool, ("devbox", "devbox_pool"))?;
+    let address = address::choose(
+        (&snapshot, &control.reserved),
+        address::not_for(&call),
+        &wanted.metadata,
+        pool,
+        ("devbox", "devbox_pool"),
+    )?;
     // Its client has it.
     wanted.metadata.remove(address::KEY);
     let id: Arc<str> = control.ids.next(Kind::Devbox).into();
