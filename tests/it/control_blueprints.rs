@@ -222,3 +222,30 @@ fn a_builder_that_cannot_be_run_fails_the_build() {
     let logs = server.api_get(&format!("{BLUEPRINTS}/{blueprint}/logs")).done().to_string();
     assert!(logs.contains("the builder cannot be run: /no/such/builder: No such file"), "{logs}");
 }
+
+#[test]
+fn a_builder_gets_a_chosen_environment_and_leaves_no_process_behind() {
+    /// Leaves a child in its group, one in a session of its own, and one that also forgot whose it is; then it succeeds.
+    const DAEMONS: &str = "env > environment\nsleep 61 & echo $! > child.1\n\
+        setsid sh -c 'echo $$ > child.2; exec sleep 62' >/dev/null 2>&1 &\n\
+        setsid env -i sh -c 'echo $$ > child.3; exec sleep 63' >/dev/null 2>&1 &\n\
+        while [ ! -s child.3 ] || [ ! -s child.2 ]; do sleep 0.02; done\n";
+    let upstream = FakeUpstream::start();
+    let setup = Setup::new(&[&upstream]).file("hand.toml", "[policy.hand]\nallowed_hostnames = [\"registry.test\"]\n");
+    fs::write(setup.directory().join("build.sh"), DAEMONS).unwrap();
+    let setup = setup.environment("SECRET_OF_THE_OPERATOR", "s3cret").environment("NOTIFY_SOCKET", "/nowhere");
+    let server = setup.control("builder = [\"sh\", \"build.sh\"]\nbuild_pool = \"127.0.4.0/28\"\n").start();
+    let blueprint = id(&server.api_post(BLUEPRINTS, &json!({ "name": "x", "network_policy_id": "hand" })).done());
+    wait(&server, &blueprint, "build_complete");
+    for number in 1..=3 {
+        let pid = fs::read_to_string(server.directory().join(format!("child.{number}"))).unwrap();
+        assert!(!lives(&pid), "child {number} is dead before the status says that the build has ended");
+    }
+    ask("registry.test", RecordType::A).from("127.0.4.2").udp(&server).expect_denied();
+    let environment = fs::read_to_string(server.directory().join("environment")).unwrap();
+    let names: Vec<_> = environment.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    assert!(environment.contains(&format!("HOSTGATE_BUILD={blueprint}\n")) && names.contains(&"PATH"), "{environment}");
+    // The shell adds some of its own.
+    let known = ["PATH", "HOME", "LANG", "HOSTGATE_BUILD", "PWD", "OLDPWD", "SHLVL", "_"];
+    assert!(names.iter().all(|name| known.contains(name)), "{environment}");
+}

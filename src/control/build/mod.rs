@@ -3,6 +3,7 @@
 //! The address is bound before the command begins, and is free before the status says how it ended: both are one change
 //! of the blueprint's file. What was being built when the process ended has failed, which the next start writes down.
 
+pub(in crate::control) mod descendants;
 pub(in crate::control) mod log;
 pub(in crate::control) mod process;
 
@@ -16,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::bounds::{MAX_BUILD_LOGS, MAX_BUILD_QUEUE, MAX_BUILDS};
 use crate::control::access::Principal;
+use crate::control::build::descendants::Builders;
 use crate::control::build::log::Log;
 use crate::control::build::process::Ended;
 use crate::control::objects::blueprints::{self, COMPLETE, build_client};
@@ -29,6 +31,8 @@ use crate::policy::Snapshot;
 pub(in crate::control) struct Builds {
     /// Those that run.
     running: Arc<Semaphore>,
+    /// The commands that run.
+    builders: Arc<Builders>,
     /// How many there are, those that wait included.
     all: Arc<AtomicUsize>,
     /// Becomes true when they have to end.
@@ -57,7 +61,13 @@ impl Drop for Counted {
 impl Default for Builds {
     fn default() -> Self {
         let running = Arc::new(Semaphore::new(MAX_BUILDS));
-        Self { running, all: Arc::default(), stop: watch::Sender::new(false), logs: Mutex::default() }
+        Self {
+            running,
+            builders: Arc::default(),
+            all: Arc::default(),
+            stop: watch::Sender::new(false),
+            logs: Mutex::default(),
+        }
     }
 }
 
@@ -138,7 +148,8 @@ impl Control {
         let Some(view) = blueprints::view(&self.snapshot(), &id) else { return };
         let log = self.builds.log(&id);
         tracing::info!(id = &*id, command = builder.command.join(" "), "build begins");
-        let ended = process::run(builder, view.to_string().into_bytes(), &log, &mut stop).await;
+        let ended =
+            process::run((builder, &self.builds.builders), &id, view.to_string().into_bytes(), &log, &mut stop).await;
         let (is_complete, why) = match ended {
             // What the file says is settled at the next start.
             Ended::Stopped => return,

@@ -1,18 +1,19 @@
 //! A command in a process group of its own: its input, its output, its time and its end.
 
 use std::io;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config;
+use crate::control::build::descendants::Builders;
 use crate::control::build::log::Log;
 
 /// How a command ended.
@@ -27,18 +28,20 @@ pub(in crate::control) enum Ended {
     NotRun(io::Error),
 }
 
-/// Runs a command with `input` on its standard input; what it says goes into `log`. Where it does not end by itself, its
-/// whole process group is killed.
+/// Runs the command of a build with `input` on its standard input; what it says goes into `log`. When this returns, all that
+/// it started has ended.
 pub(in crate::control) async fn run(
-    builder: &config::control::Builder,
+    (builder, builders): (&config::control::Builder, &Arc<Builders>),
+    id: &str,
     input: Vec<u8>,
     log: &Arc<Log>,
     stop: &mut watch::Receiver<bool>,
 ) -> Ended {
-    let mut child = match start(&builder.command) {
+    let mut child = match builders.start(&builder.command, id) {
         Ok(child) => child,
         Err(error) => return Ended::NotRun(error),
     };
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let mut output = JoinSet::new();
     if let Some(mut stdin) = child.stdin.take() {
         // Who does not read it need not.
@@ -64,10 +67,16 @@ pub(in crate::control) async fn run(
     let ended = if let Some(ended) = ended {
         ended
     } else {
-        kill(&mut child).await;
+        kill(&mut child, group).await;
         if *stop.borrow() { Ended::Stopped } else { Ended::Late }
     };
-    // Something that the command left behind may hold its output open: that is not waited for.
+    if let Some(group) = group {
+        let left = builders.end(group).await;
+        if left > 0 {
+            tracing::error!(id, left, "processes of a build do not end although they were killed");
+        }
+    }
+    // Somebody else may have been handed its output: that is not waited for.
     let all = async { while output.join_next().await.is_some() {} };
     let _ = timeout(LAST_WORDS, all).await;
     ended
@@ -81,21 +90,8 @@ enum Output {
     Err(tokio::process::ChildStderr),
 }
 
-/// Starts a command.
-fn start(words: &[String]) -> io::Result<Child> {
-    let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // What the service manager told us is not meant for it.
-    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
-        command.env_remove(variable);
-    }
-    command.process_group(0).kill_on_drop(true).spawn()
-}
-
 /// Asks a command's process group to end, and kills what does not.
-async fn kill(child: &mut Child) {
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+async fn kill(child: &mut Child, group: Option<Pid>) {
     let signal = |signal| {
         if let Some(group) = group {
             // Nobody is left in it then.
