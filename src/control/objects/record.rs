@@ -202,6 +202,8 @@ fn to_toml(value: &Value, depth: usize) -> toml_edit::Value {
         },
         Value::Null => marked(value),
         Value::Array(_) | Value::Object(_) if depth >= DEEPEST => marked(value),
+        // A table for each value that TOML does not have would take a kilobyte of memory in the place of five octets.
+        Value::Array(values) if values.iter().any(is_beyond) => marked(value),
         Value::Array(values) => {
             let mut array: Array = values.iter().map(|value| to_toml(value, depth + 1)).collect();
             if depth == 0 && array.len() > 1 && array.to_string().len() > LONG_LINE {
@@ -218,6 +220,11 @@ fn to_toml(value: &Value, depth: usize) -> toml_edit::Value {
             table.into()
         }
     }
+}
+
+/// Returns whether TOML has no such value.
+fn is_beyond(value: &Value) -> bool {
+    value.is_null() || value.as_u64().is_some_and(|number| i64::try_from(number).is_err())
 }
 
 /// Returns a value as the JSON text that it is marked as.
@@ -299,6 +306,7 @@ pub(in crate::control) mod tests {
     fn without_nulls(value: &Value, depth: usize) -> Value {
         match value {
             Value::Array(_) | Value::Object(_) if depth >= DEEPEST => value.clone(),
+            Value::Array(values) if values.iter().any(is_beyond) => value.clone(),
             Value::Array(values) => values.iter().map(|value| without_nulls(value, depth + 1)).collect(),
             Value::Object(fields) if fields.contains_key(MARK) => value.clone(),
             Value::Object(fields) => {
