@@ -33,9 +33,9 @@ pub(in crate::control) const GRACE: Duration = Duration::from_millis(500);
 /// As [`GRACE`], of one that was told all it will be.
 const FAREWELL: Duration = Duration::from_millis(100);
 /// How long a connection without a token may leave us waiting for octets before it can be closed for another one.
-const SILENCE: Duration = Duration::from_millis(100);
+const SILENCE: Duration = Duration::from_millis(250);
 /// How long a request may wait for its token's share before its connection can be closed for another one.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(500);
 /// The deadline of a connection on which a request runs, which has deadlines of its own.
 const FAR: Duration = Duration::from_hours(1);
 
