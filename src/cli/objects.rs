@@ -109,7 +109,7 @@ pub(super) fn run(command: impl Into<Command>, outer: Option<PathBuf>, output: &
         Ok(()) => OK,
         Err(error) => {
             let open = if changes && error.leaves_open() { " (whether it is done, `list` shows)" } else { "" };
-            let error = tell::plain(&error.to_string());
+            let error = error.to_string();
             output.error(say(&format!("{}: {error}{open}", api.place())));
             FAILED
         }

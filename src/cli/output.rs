@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-use crate::document::Diagnostic;
+use crate::document::{Diagnostic, escaped, escaped_json};
 
 /// Standard output and standard error, as the commands use them.
 pub(super) struct Output {
@@ -29,15 +29,15 @@ impl Output {
         self.color
     }
 
-    /// Writes a line to standard output.
+    /// Writes a line to standard output; what files and clients chose in it can do nothing to the terminal.
     pub(super) fn line(&mut self, line: impl AsRef<str>) {
-        self.bytes(format!("{}\n", line.as_ref()).as_bytes());
+        self.bytes(format!("{}\n", escaped(line.as_ref())).as_bytes());
     }
 
     /// Writes JSON to standard output, indented, with a line end.
     pub(super) fn json(&mut self, value: &impl Serialize) {
         match serde_json::to_string_pretty(value) {
-            Ok(text) => self.line(text),
+            Ok(text) => self.bytes(format!("{}\n", escaped_json(&text)).as_bytes()),
             Err(error) => self.error(format!("json: {error}")),
         }
     }
@@ -51,7 +51,7 @@ impl Output {
     /// Writes one line to standard error.
     pub(super) fn error(&mut self, line: impl AsRef<str>) {
         // With standard error gone there is nobody left to tell.
-        let _ = writeln!(self.stderr, "hostgate: {}", line.as_ref());
+        let _ = writeln!(self.stderr, "hostgate: {}", escaped(line.as_ref()));
     }
 
     /// Writes diagnostics to standard error, as rustc does.
@@ -59,6 +59,12 @@ impl Output {
         for diagnostic in diagnostics {
             let _ = writeln!(self.stderr, "{}\n", diagnostic.render(self.color));
         }
+    }
+
+    /// Writes diagnostics to standard error that may be a log, whose readers may not see the files.
+    pub(super) fn diagnostics_unquoted(&mut self, diagnostics: &[Diagnostic]) {
+        let unquoted: Vec<Diagnostic> = diagnostics.iter().map(Diagnostic::without_quotes).collect();
+        self.diagnostics(&unquoted);
     }
 
     /// Writes what the command line parser has to say, to the stream it belongs to.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt, reload};
@@ -14,6 +16,7 @@ use super::output::Output;
 use super::{CONFIG, FAILED, OK, sources};
 use crate::config::Config;
 use crate::control::{self, Control, Opened, Reserved};
+use crate::document::escaped;
 use crate::engine::cache::Settings;
 use crate::engine::{Engine, View};
 use crate::reload::upstreams::choose;
@@ -39,7 +42,7 @@ pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u
     let (path, config, loaded) = match sources::load(config, None) {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
-            output.diagnostics(&diagnostics);
+            output.diagnostics_unquoted(&diagnostics);
             output.error("not started: the configuration or a policy file is bad (`hostgate check` reads them again)");
             return CONFIG;
         }
@@ -85,14 +88,14 @@ fn start(
         .clone()
         .map(|settings| Opened::new(settings, Reserved::of(&config), Arc::clone(&control_counts)));
     let opened = opened.transpose().map_err(|diagnostics| {
-        output.diagnostics(&diagnostics);
+        output.diagnostics_unquoted(&diagnostics);
         Failed::Config
     })?;
     // Everything on disk is read and good by now: a successor with a bad file takes nothing over.
     let (sockets, takeover) = bind(&config, threads, how).map_err(Failed::Start)?;
     let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
     let chosen = choose(&config.upstream, &listeners, &mut |path| loaded.read(path)).map_err(|diagnostics| {
-        output.diagnostics(&diagnostics);
+        output.diagnostics_unquoted(&diagnostics);
         Failed::Config
     })?;
     let counts = Arc::new(Counts::default());
@@ -192,7 +195,18 @@ fn start_log(filter: &str, color: bool) -> SetLogFilter {
     let (filter, handle) = reload::Layer::new(EnvFilter::new(beside_h2(filter)));
     // The journal has times of its own.
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(color).with_target(false);
+    // The values are of files, clients and upstreams. Names look as the formatter's own fields do.
+    let fields = debug_fn(|writer, field, value| {
+        let value = format!("{value:?}");
+        let value = escaped(&value);
+        match field.name() {
+            "message" => write!(writer, "{value}"),
+            name if writer.has_ansi_escapes() => write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m{value}"),
+            name => write!(writer, "{name}={value}"),
+        }
+    });
+    let lines = fmt::layer().fmt_fields(fields.delimited(" "));
+    let lines = lines.with_writer(std::io::stderr).with_ansi(color).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
     // A second subscriber in one process (tests) keeps the first.
     let _ = if in_journal { registry.with(lines.without_time()).try_init() } else { registry.with(lines).try_init() };

@@ -7,6 +7,7 @@ use std::path::Path;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
+use super::escape::{escaped, needs_escape};
 use super::place::Place;
 
 /// How bad a diagnostic is.
@@ -34,6 +35,18 @@ pub struct Diagnostic {
     pub related: Vec<Related>,
     /// The line it is in, unless it is about a file as a whole.
     pub excerpt: Option<Excerpt>,
+    /// The words for readers who may not see what the file holds; `None` where `message` and `help` hold nothing of it.
+    pub unquoted: Option<Box<Unquoted>>,
+}
+
+/// What a diagnostic says without any text of the file it is about: log, status and API answers have readers who may not
+/// read that file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unquoted {
+    /// What is wrong.
+    pub message: String,
+    /// The fix, where one can be named.
+    pub help: Option<String>,
 }
 
 /// Another place that has to do with a diagnostic.
@@ -72,6 +85,19 @@ impl Excerpt {
         let until = floor_boundary(text, span.end.clamp(at, to));
         Self { line: text[from..to].to_owned(), span: at - from..until - from, cut: from > start || to < end }
     }
+
+    /// Returns the excerpt as it may be shown on a terminal. One character stands for one, so that columns stay.
+    fn shown(&self) -> Self {
+        let shown = |text: &str| -> String {
+            let replaced = |character| if needs_escape(character) { char::REPLACEMENT_CHARACTER } else { character };
+            // The renderer has a way of its own with tabs.
+            text.chars().map(|character| if character == '\t' { character } else { replaced(character) }).collect()
+        };
+        let Range { start, end } = self.span;
+        let parts = [&self.line[..start], &self.line[start..end], &self.line[end..]].map(shown);
+        let start = parts[0].len();
+        Self { span: start..start + parts[1].len(), line: parts.concat(), cut: self.cut }
+    }
 }
 
 impl Diagnostic {
@@ -79,7 +105,15 @@ impl Diagnostic {
     #[must_use]
     pub fn about_file(path: &Path, message: impl Into<String>) -> Self {
         let (severity, place) = (Severity::Error, Place::whole(path));
-        Self { severity, place, message: message.into(), help: None, related: Vec::new(), excerpt: None }
+        Self {
+            severity,
+            place,
+            message: message.into(),
+            help: None,
+            related: Vec::new(),
+            excerpt: None,
+            unquoted: None,
+        }
     }
 
     /// Adds the mend.
@@ -96,6 +130,23 @@ impl Diagnostic {
         self
     }
 
+    /// Sets the words for readers who may not see what the file holds.
+    #[must_use]
+    pub fn unquoted(mut self, message: impl Into<String>, help: Option<&str>) -> Self {
+        self.unquoted = Some(Box::new(Unquoted { message: message.into(), help: help.map(str::to_owned) }));
+        self
+    }
+
+    /// Returns the diagnostic as readers get it who may not see what the file holds.
+    #[must_use]
+    pub fn without_quotes(&self) -> Self {
+        let Some(unquoted) = &self.unquoted else { return self.clone() };
+        let Unquoted { message, help } = (**unquoted).clone();
+        let related = self.related.iter().map(|related| Related { message: "see there".to_owned(), ..related.clone() });
+        let (severity, place) = (self.severity, self.place.clone());
+        Self { severity, place, message, help, related: related.collect(), excerpt: None, unquoted: None }
+    }
+
     /// Returns whether it stops the file from being taken.
     #[must_use]
     pub fn is_error(&self) -> bool {
@@ -110,15 +161,18 @@ impl Diagnostic {
             Severity::Warning => Level::WARNING,
         };
         let path = self.place.path.to_string_lossy();
+        let path = escaped(&path);
         let origin = match (self.place.line, self.place.column) {
-            (0, _) => Origin::path(path),
-            (line, column) => Origin::path(path).line(index(line)).char_column(index(column)),
+            (0, _) => Origin::path(path.as_ref()),
+            (line, column) => Origin::path(path.as_ref()).line(index(line)).char_column(index(column)),
         };
-        let mut group = Group::with_title(level.primary_title(self.message.as_str()));
-        group = match &self.excerpt {
+        let message = escaped(&self.message);
+        let mut group = Group::with_title(level.primary_title(message.as_ref()));
+        let excerpt = self.excerpt.as_ref().map(Excerpt::shown);
+        group = match &excerpt {
             Some(Excerpt { line, span, cut: false }) => group.element(
                 Snippet::source(line.as_str())
-                    .path(self.place.path.to_string_lossy())
+                    .path(path.as_ref())
                     .line_start(index(self.place.line))
                     .annotation(AnnotationKind::Primary.span(span.clone())),
             ),
@@ -131,24 +185,34 @@ impl Diagnostic {
             None => group.element(origin),
         };
         for Related { place, message } in &self.related {
-            group = group.element(Level::NOTE.message(format!("{place}: {message}")));
+            group = group.element(Level::NOTE.message(format!("{place}: {}", escaped(message))));
         }
-        if let Some(help) = &self.help {
-            group = group.element(Level::HELP.message(help.as_str()));
+        let help = self.help.as_deref().map(escaped);
+        if let Some(help) = &help {
+            group = group.element(Level::HELP.message(help.as_ref()));
         }
         if color { Renderer::styled() } else { Renderer::plain() }.render(&[group])
     }
 }
 
-/// Writes one line: `path:line:column: message: help (other place: what is there)`.
+/// Writes one line, escaped, for log, status and API answers: `path:line:column: message: help (other place: what is
+/// there)`. It quotes nothing of files that its readers may not see; [`Diagnostic::render`] does, for a person who can read
+/// them.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)?;
-        if let Some(help) = &self.help {
-            write!(f, ": {help}")?;
+        let (message, help) = match &self.unquoted {
+            Some(unquoted) => (&unquoted.message, &unquoted.help),
+            None => (&self.message, &self.help),
+        };
+        write!(f, "{}: {}", self.place, escaped(message))?;
+        if let Some(help) = help {
+            write!(f, ": {}", escaped(help))?;
         }
         for Related { place, message } in &self.related {
-            write!(f, " ({place}: {message})")?;
+            match self.unquoted {
+                Some(_) => write!(f, " (see {place})")?,
+                None => write!(f, " ({place}: {})", escaped(message))?,
+            }
         }
         Ok(())
     }
@@ -232,25 +296,15 @@ impl Findings {
     }
 }
 
-/// Returns a value in backticks as messages show it: control characters escaped, cut when it is long.
+/// Returns a value in backticks as messages show it: escaped, cut when it is long.
 #[must_use]
 pub fn quoted(value: &str) -> String {
     /// The most characters shown.
     const SHOWN: usize = 80;
-    let mut out = String::from("`");
-    for (index, character) in value.chars().enumerate() {
-        if index == SHOWN {
-            out.push('…');
-            break;
-        }
-        if character.is_control() {
-            out.extend(character.escape_default());
-        } else {
-            out.push(character);
-        }
+    match value.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("`{}…`", escaped(&value[..end])),
+        None => format!("`{}`", escaped(value)),
     }
-    out.push('`');
-    out
 }
 
 /// Returns the last character boundary at or before `at`.
@@ -338,8 +392,31 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_a_file_reaches_the_terminal_raw() {
+        let text = "ab\u{9b}2Jc = \u{feff}\"\u{202e}x\"";
+        let source = Source::new(Path::new("p\u{85}.toml"), text);
+        let span = Span { start: 11, end: u32::try_from(text.len()).unwrap() };
+        let diagnostic = source.error(span, "m\u{9b}").help("h\u{200b}").related(source.place(0), "r\u{2066}");
+        for shown in [diagnostic.render(false), diagnostic.to_string(), diagnostic.without_quotes().to_string()] {
+            assert!(shown.chars().all(|character| character == '\n' || !needs_escape(character)), "{shown:?}");
+        }
+        assert!(diagnostic.render(false).contains(r"m\u{9b}"), "{}", diagnostic.render(false));
+    }
+
+    #[test]
+    fn what_is_not_to_be_quoted_is_shown_to_a_person_at_a_terminal_alone() {
+        let source = source();
+        let diagnostic = source.error(Span { start: 32, end: 35 }, "pattern `secret`: bad").help("not `secret`");
+        let diagnostic = diagnostic.related(source.place(0), "`secret` is here").unquoted("bad entry", Some("mend it"));
+        assert_eq!(diagnostic.to_string(), "policies/a.toml:2:22: bad entry: mend it (see policies/a.toml:1:1)");
+        assert!(diagnostic.render(false).contains("`secret`"));
+        let told = diagnostic.without_quotes().render(false);
+        assert!(!told.contains("secret") && !told.contains("allowed_hostnames"), "{told}");
+    }
+
+    #[test]
     fn values_are_shown_without_control_characters() {
-        assert_eq!(quoted("a\u{1b}[31m\n"), r"`a\u{1b}[31m\n`");
+        assert_eq!(quoted("a\u{1b}[31m\n\u{9b}\u{202e}"), r"`a\u{1b}[31m\n\u{9b}\u{202e}`");
         assert_eq!(quoted(&"x".repeat(100)).chars().count(), 83);
     }
 }

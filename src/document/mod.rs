@@ -5,11 +5,14 @@
 //! touches the filesystem. This module is the home of the crates `toml` and `annotate-snippets`.
 
 mod diagnostic;
+mod escape;
 mod place;
 mod reader;
 mod suggest;
 
-pub use diagnostic::{Diagnostic, Findings, Related, Severity, quoted};
+pub use diagnostic::{Diagnostic, Findings, Related, Severity, Unquoted, quoted};
+pub use escape::{escaped, escaped_json, escaped_lines, shortened};
+pub(crate) use place::line_ends;
 pub use place::{Locator, Place, Source, Span};
 pub use reader::{Element, Note, Placed, Table, read};
 pub use suggest::closest;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use toml::de::DeValue;
 
-use super::diagnostic::{Diagnostic, Excerpt, Severity};
+use super::diagnostic::{Diagnostic, Excerpt, Severity, Unquoted};
+use super::escape::escaped;
 
 /// The first character of a value or key in a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -34,9 +35,10 @@ impl Place {
 /// Writes `path:line:column`, or the path alone where the whole file is meant.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.to_string_lossy();
         match self.line {
-            0 => write!(f, "{}", self.path.display()),
-            line => write!(f, "{}:{line}:{}", self.path.display(), self.column),
+            0 => f.write_str(&escaped(&path)),
+            line => write!(f, "{}:{line}:{}", escaped(&path), self.column),
         }
     }
 }
@@ -73,6 +75,8 @@ pub struct Source {
     path: Arc<Path>,
     /// All of its text.
     text: Arc<str>,
+    /// Whether diagnostics are to be told without any of its text to readers who may not see the file.
+    is_private: bool,
 }
 
 impl Source {
@@ -82,7 +86,25 @@ impl Source {
     /// Puts a text and its file together.
     #[must_use]
     pub fn new(path: impl Into<Arc<Path>>, text: impl Into<Arc<str>>) -> Self {
-        Self { path: path.into(), text: text.into() }
+        Self { path: path.into(), text: text.into(), is_private: false }
+    }
+
+    /// Makes log, status and API answers say nothing of what the file holds, if `is_private`.
+    #[must_use]
+    pub fn private(mut self, is_private: bool) -> Self {
+        self.is_private = is_private;
+        self
+    }
+
+    /// Returns what diagnostics of a private file say to readers who may not see it; `None` for other files.
+    pub(super) fn unquoted(&self, severity: Severity) -> Option<Box<Unquoted>> {
+        let what = match severity {
+            Severity::Error => "an error",
+            Severity::Warning => "a warning",
+        };
+        let message = format!("{what} that is not quoted, as the file lies outside of the policies directory");
+        let help = Some("`hostgate check` shows it".to_owned());
+        self.is_private.then(|| Box::new(Unquoted { message, help }))
     }
 
     /// Returns the file.
@@ -118,10 +140,10 @@ impl Source {
     /// Returns the place of the byte `offset`; walks the text up to there, so it is for single places.
     #[must_use]
     pub fn place(&self, offset: u32) -> Place {
-        let before = &self.text.as_bytes()[..to_usize(offset).min(self.text.len())];
-        let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
-        let line = before[..start].split(|&byte| byte == b'\n').count();
-        self.at(to_u32(line), to_u32(characters(&before[start..]) + 1))
+        let at = to_usize(offset).min(self.text.len());
+        let start = self.text.as_bytes()[..at].iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let bytes = self.text.as_bytes();
+        self.at(to_u32(line_ends(&bytes[..start]) + 1), to_u32(characters(&bytes[start..at]) + 1))
     }
 
     /// Returns the place at `line` and `column` of this file.
@@ -135,7 +157,15 @@ impl Source {
     pub fn diagnostic(&self, severity: Severity, span: Span, message: impl Into<String>) -> Diagnostic {
         let place = self.place(span.start);
         let excerpt = Excerpt::cut(&self.text, span.range());
-        Diagnostic { severity, place, message: message.into(), help: None, related: Vec::new(), excerpt: Some(excerpt) }
+        Diagnostic {
+            severity,
+            place,
+            message: message.into(),
+            help: None,
+            related: Vec::new(),
+            excerpt: Some(excerpt),
+            unquoted: self.unquoted(severity),
+        }
     }
 
     /// Returns a diagnostic about the string or word at `line` and `column`; for places kept without their span.
@@ -204,9 +234,20 @@ impl<'t> Locator<'t> {
     }
 }
 
+/// Counts line ends.
+pub(crate) fn line_ends(bytes: &[u8]) -> usize {
+    count(bytes, |byte| byte == b'\n')
+}
+
 /// Counts the characters of UTF-8 bytes (a piece may start or end inside one).
 fn characters(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
+    count(bytes, |byte| byte & 0xc0 != 0x80)
+}
+
+/// Counts bytes, a block at a time: a sum of octets is made in vectors, one of larger numbers slowly.
+fn count(bytes: &[u8], is_counted: impl Fn(u8) -> bool) -> usize {
+    let of_block = |block: &[u8]| block.iter().map(|&byte| u8::from(is_counted(byte))).sum::<u8>();
+    bytes.chunks(usize::from(u8::MAX)).map(|block| usize::from(of_block(block))).sum()
 }
 
 /// Converts a count that [`Source::MAX_LEN`] keeps small.

@@ -85,7 +85,8 @@ impl Reader<'_> {
             let (line, column) = self.locator.locate(span.start);
             let place = self.source.at(line, column);
             let excerpt = Some(Excerpt::cut(self.source.text(), span.range()));
-            Diagnostic { severity, place, message, help, related, excerpt }
+            let unquoted = self.source.unquoted(severity);
+            Diagnostic { severity, place, message, help, related, excerpt, unquoted }
         });
     }
 }

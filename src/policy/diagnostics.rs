@@ -102,7 +102,7 @@ impl From<Vec<Diagnostic>> for Diagnostics {
 
 /// Returns whether two read alike: the line that is shown with them does not count.
 fn says_the_same(one: &Diagnostic, two: &Diagnostic) -> bool {
-    let Diagnostic { severity, place, message, help, related, excerpt: _ } = one;
+    let Diagnostic { severity, place, message, help, related, excerpt: _, unquoted: _ } = one;
     *severity == two.severity
         && *place == two.place
         && *message == two.message

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use crate::dns::name::MAX_NAME;
-use crate::document::{Diagnostic, Findings, Place, Severity, Source, quoted};
+use crate::document::{Diagnostic, Findings, Place, Severity, Source, line_ends, quoted};
 
 use super::hash::content_hash;
 use super::name_set::{Builder, Kind, Match, NameSet, Origin};
@@ -109,7 +109,7 @@ fn read_parts(path: &Arc<Path>, text: &str, hasher: &RandomState) -> Vec<Part> {
         let end =
             rest.as_bytes()[middle..].iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| middle + at + 1);
         let (piece, behind) = rest.split_at(end);
-        let lines = line_ends(piece);
+        let lines = line_ends(piece.as_bytes());
         pieces.push((piece, number, lines + 1));
         number += u32::try_from(lines).unwrap_or(u32::MAX);
         rest = behind;
@@ -227,12 +227,6 @@ impl<'t> Lines<'t> {
 fn on_line(number: u32, diagnostic: Diagnostic) -> Diagnostic {
     let place = Place { line: number, ..diagnostic.place };
     Diagnostic { place, ..diagnostic }
-}
-
-/// Counts line ends, a block at a time: a sum of octets is made in vectors, one of larger numbers slowly.
-fn line_ends(text: &str) -> usize {
-    let count = |block: &[u8]| block.iter().map(|&byte| u8::from(byte == b'\n')).sum::<u8>();
-    text.as_bytes().chunks(usize::from(u8::MAX)).map(|block| usize::from(count(block))).sum()
 }
 
 /// Returns the hostnames of a line without its comment: its first word, or in a hosts file what follows the address.

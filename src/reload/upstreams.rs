@@ -80,6 +80,7 @@ fn circular(servers: &[(Server, Place)], listeners: &[SocketAddr]) -> Vec<Diagno
         help: Some("name the resolver that stands behind hostgate".to_owned()),
         related: Vec::new(),
         excerpt: None,
+        unquoted: None,
     })
     .collect()
 }

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Kind;
 use crate::cli::output::Output;
+use crate::document::escaped;
 
 /// Tells of a new object: its id alone on standard output, and on standard error what was decided besides.
 pub(super) fn created(kind: Kind, object: &Value, json: bool, output: &mut Output) {
@@ -25,12 +26,12 @@ pub(super) fn one(kind: Kind, object: &Value, json: bool, output: &mut Output) {
     if kind != Kind::Policy {
         let metadata = object["metadata"].as_object().into_iter().flatten();
         for (key, value) in metadata.filter(|(key, _)| *key != ADDRESS) {
-            output.line(format!("  metadata {}={}", plain(key), text(value)));
+            output.line(format!("  metadata {}={}", escaped(key), text(value)));
         }
         return;
     }
     if let Some(description) = object["description"].as_str().filter(|text| !text.is_empty()) {
-        output.line(format!("  description {}", plain(description)));
+        output.line(format!("  description {}", escaped(description)));
     }
     let egress = &object["egress"];
     for name in egress["allowed_hostnames"].as_array().into_iter().flatten() {
@@ -55,14 +56,14 @@ pub(super) fn deleted(kind: Kind, id: &str, object: &Value, json: bool, output: 
     if json {
         return output.json(object);
     }
-    output.line(format!("{} {}", plain(id), if kind == Kind::Devbox { "shut down" } else { "deleted" }));
+    output.line(format!("{} {}", escaped(id), if kind == Kind::Devbox { "shut down" } else { "deleted" }));
 }
 
 /// Puts an object on a line.
 fn line(kind: Kind, object: &Value) -> String {
     let mut words = vec![text(&object["id"])];
     let name = object["name"].as_str().filter(|name| !name.is_empty());
-    words.extend(name.map(|name| format!("\"{}\"", plain(name))));
+    words.extend(name.map(|name| format!("\"{}\"", escaped(name))));
     let mut tell = |word: &str, value: &Value| match value {
         Value::Null => {}
         value => words.push(format!("{word} {}", text(value))),
@@ -100,26 +101,15 @@ fn line(kind: Kind, object: &Value) -> String {
 
 /// Writes ports: ` tcp/443 8000-8080`.
 fn port(rule: &Value) -> String {
-    let protocol = rule["protocol"].as_str().map_or_else(String::new, |word| plain(&word.to_lowercase()) + "/");
+    let protocol =
+        rule["protocol"].as_str().map_or_else(String::new, |word| escaped(&word.to_lowercase()).into_owned() + "/");
     let last = rule["end_port"].as_u64().map_or_else(String::new, |last| format!("-{last}"));
     format!(" {protocol}{}{last}", text(&rule["port"]))
 }
 
 /// Writes a value without quotes.
 fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), plain)
-}
-
-/// Writes text that others chose so that it stays on its line and leaves the terminal alone.
-pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .flat_map(|character| {
-            let is_plain = !character.is_control()
-                && !matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            let escaped = (!is_plain).then(|| character.escape_unicode());
-            is_plain.then_some(character).into_iter().chain(escaped.into_iter().flatten())
-        })
-        .collect()
+    escaped(value.as_str().map_or_else(|| value.to_string(), str::to_owned).as_str()).into_owned()
 }
 
 /// The key of an object's address.
@@ -144,7 +134,7 @@ mod tests {
             (
                 Kind::Policy,
                 json!({ "id": "npol_1", "name": "n\u{1b}[2J\nx", "egress": { "allow_all": true } }),
-                "npol_1  \"n\\u{1b}[2J\\u{a}x\"  allows everything",
+                "npol_1  \"n\\u{1b}[2J\\nx\"  allows everything",
             ),
             (Kind::Policy, json!({ "id": "npol_1", "egress": {} }), "npol_1  denies everything"),
             (

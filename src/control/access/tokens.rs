@@ -155,6 +155,7 @@ fn parse(path: &Path, octets: &[u8]) -> Result<Vec<Token>, Vec<Diagnostic>> {
                 help,
                 related: Vec::new(),
                 excerpt: None,
+                unquoted: None,
             });
         };
         match parse_line(line) {
