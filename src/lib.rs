@@ -52,6 +52,7 @@
 //! | how are objects created and changed over HTTP | `control`; `reload::change`; from the shell, [`cli`]: `objects` |
 //! | when is a change in force | `reload` |
 //! | sockets, threads, shutdown | `server`, `datagram` |
+//! | how is a file opened in whose place there may be anything | `regular_file` |
 //! | what is systemd told | `systemd` |
 //! | what is bounded, and what happens when it is full | `bounds` |
 //! | how much of it one client may have | `share` |
@@ -71,6 +72,7 @@ pub mod dns;
 pub mod document;
 pub mod engine;
 pub mod policy;
+mod regular_file;
 mod reload;
 mod server;
 pub mod share;

@@ -3,8 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::bounds::MAX_FILE;
 use crate::config::Config;
 use crate::document::Diagnostic;
+use crate::regular_file;
 use crate::reload::Loaded;
 
 /// The configuration file that is taken without `--config`, if it is there.
@@ -20,7 +22,7 @@ pub(super) fn read_config(path: Option<PathBuf>) -> Result<(Option<PathBuf>, Con
         None if Path::new(DEFAULT_FILE).exists() => PathBuf::from(DEFAULT_FILE),
         None => return Ok((None, Config::default_in(Path::new("")))),
     };
-    let text = std::fs::read_to_string(&path).map_err(|error| {
+    let text = regular_file::read_text(&path, MAX_FILE).map_err(|error| {
         let help = match error.kind() {
             io::ErrorKind::NotFound => "check the path, or leave --config away to use the defaults",
             io::ErrorKind::PermissionDenied => "make it readable for the user hostgate runs as",

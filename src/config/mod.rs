@@ -7,13 +7,13 @@ mod change;
 pub mod control;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::change::{changed_keys, in_place_of};
 pub use self::control::Control;
-use crate::document::{self, Diagnostic, Place, Placed, Source, Table};
+use crate::document::{self, Diagnostic, Place, Placed, Source, Table, quoted};
 use crate::policy::{Binding, DevboxSuffix, pattern};
 use crate::upstream::Server;
 
@@ -22,6 +22,8 @@ use crate::upstream::Server;
 pub struct Config {
     /// The directory of the policy files.
     pub policies: PathBuf,
+    /// Further directories that list files may lie in, and policy files that symlinks lead to.
+    pub list_directories: Vec<PathBuf>,
     /// The policy of sources in no client, where the listener names none.
     pub default_policy: Option<Binding>,
     /// TTL and MINIMUM of a denial's SOA, and the TTL of what devboxes are told of one another, in seconds.
@@ -126,6 +128,9 @@ impl Config {
 /// Reads the root table.
 fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let policies = root.string("policies").map_or("policies", |path| path.value);
+    let list_directories = root.strings("list_directories").map(|list| list.value).unwrap_or_default();
+    let list_directories =
+        list_directories.into_iter().filter_map(|path| list_directory(root, directory, path)).collect();
     let default_policy = root.string("default_policy").map(|id| reference(root, id));
     let denied_ttl = seconds(root, "denied_ttl", 0..=86_400, 5);
     let devbox_suffix = root.string("devbox_suffix").map_or_else(DevboxSuffix::default, |name| suffix(root, name));
@@ -155,6 +160,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let control = root.table("control").and_then(|table| control::read(table, directory));
     Config {
         policies: directory.join(policies),
+        list_directories,
         default_policy,
         denied_ttl: u32::try_from(denied_ttl.as_secs()).unwrap_or(u32::MAX),
         devbox_suffix,
@@ -169,6 +175,18 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
         control,
         is_blank: false,
     }
+}
+
+/// Reads an element of `list_directories`; the root of the file system would be no limit at all.
+fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Option<PathBuf> {
+    let path = directory.join(text.value);
+    let is_root = path.components().all(|part| matches!(part, Component::RootDir | Component::CurDir));
+    if text.value.is_empty() || text.value.contains('\0') || (is_root && path.is_absolute()) {
+        let message = format!("`list_directories`: {} names no directory for lists", quoted(text.value));
+        root.error(text.span, message, Some("name one that holds lists alone, as \"/srv/lists\"".to_owned()));
+        return None;
+    }
+    Some(path)
 }
 
 /// Reads `[[listen]]`; without any there is the default one.
@@ -352,21 +370,22 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_told_at_once_with_its_place() {
-        let text = "polices = 'p'\ndenied_ttl = -1\nlog = '=,='\ndevbox_suffix = '*.box'\n\
+        let text = "polices = 'p'\nlist_directories = ['/', 'l']\ndenied_ttl = -1\nlog = '=,='\ndevbox_suffix = '*.box'\n\
                     [[listen]]\naddress = 'tls://192.0.2.1'\n[[listen]]\n\
                     [upstream]\nservers = ['https://dns.example/q', 'x']\n[admin]\nlisten = '0.0.0.0:9153'\n[cache]\nsize = 1\n";
         let told = complaints(text).join("\n");
         for expected in [
             "h.toml:1:1: unknown key `polices`: did you mean `policies`?",
-            "h.toml:2:14: `denied_ttl` is out of range: write a number from 0 to 86400",
-            "h.toml:3:7: `log`: ",
-            "h.toml:4:17: `devbox_suffix`: `*.box`: a hostname cannot hold `*`: use letters",
-            "h.toml:6:11: `listen`: `tls://192.0.2.1` is not an address and port: `tls://` listeners are not in this version",
-            "h.toml:7:1: `listen`: missing key `address`",
-            "h.toml:9:12: `https://dns.example/q`: encrypted upstreams are not in this version",
-            "h.toml:9:37: `x`: not an address",
-            "h.toml:11:10: `admin.listen`: `0.0.0.0:9153` is not a loopback address",
-            "h.toml:13:1: `cache`: unknown key `size`",
+            "h.toml:2:21: `list_directories`: `/` names no directory for lists",
+            "h.toml:3:14: `denied_ttl` is out of range: write a number from 0 to 86400",
+            "h.toml:4:7: `log`: ",
+            "h.toml:5:17: `devbox_suffix`: `*.box`: a hostname cannot hold `*`: use letters",
+            "h.toml:7:11: `listen`: `tls://192.0.2.1` is not an address and port: `tls://` listeners are not in this version",
+            "h.toml:8:1: `listen`: missing key `address`",
+            "h.toml:10:12: `https://dns.example/q`: encrypted upstreams are not in this version",
+            "h.toml:10:37: `x`: not an address",
+            "h.toml:12:10: `admin.listen`: `0.0.0.0:9153` is not a loopback address",
+            "h.toml:14:1: `cache`: unknown key `size`",
         ] {
             assert!(told.contains(expected), "{expected}\nnot in\n{told}");
         }

@@ -137,6 +137,12 @@ impl Diagnostic {
         self
     }
 
+    /// Returns the one line that it is with all that it quotes, for a person who may read the file.
+    #[must_use]
+    pub fn with_quotes(&self) -> String {
+        Self { unquoted: None, ..self.clone() }.to_string()
+    }
+
     /// Returns the diagnostic as readers get it who may not see what the file holds.
     #[must_use]
     pub fn without_quotes(&self) -> Self {

@@ -14,7 +14,7 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     let mut out = String::with_capacity(text.len() + 16);
     for character in text.chars() {
         if needs_escape(character) {
-            out.extend(character.escape_debug());
+            out.extend(character.escape_default());
         } else {
             out.push(character);
         }
@@ -78,7 +78,7 @@ mod tests {
     fn what_a_terminal_acts_on_or_hides_is_escaped() {
         const CASES: &[(&str, &str)] = &[
             ("plain \"text\" 'q' \\ äß漢", "plain \"text\" 'q' \\ äß漢"),
-            ("\u{1b}[2J\r\n\t\0\u{7f}", r"\u{1b}[2J\r\n\t\0\u{7f}"),
+            ("\u{1b}[2J\r\n\t\0\u{7f}", r"\u{1b}[2J\r\n\t\u{0}\u{7f}"),
             ("\u{9b}2J\u{85}", r"\u{9b}2J\u{85}"),
             ("\u{feff}a\u{200b}\u{200e}\u{ad}", r"\u{feff}a\u{200b}\u{200e}\u{ad}"),
             ("\u{202e}x\u{2066}y\u{61c}", r"\u{202e}x\u{2066}y\u{61c}"),

@@ -184,7 +184,14 @@ fn covered(policy: &Policy, entry: Match<'_>, sets: &[&NameSet], findings: &mut 
             policy,
             entry,
             findings,
-            |diagnostic| diagnostic.help("remove it").related(other.place(), format!("`{other}` is here")),
+            |diagnostic| {
+                let diagnostic = diagnostic.help("remove it").related(other.place(), format!("`{other}` is here"));
+                if other.origin().is_list {
+                    let message = format!("`{entry}` is covered by an entry of a list file");
+                    return diagnostic.unquoted(message, Some("remove it"));
+                }
+                diagnostic
+            },
             || format!("`{entry}` is covered by `{other}`"),
         );
     }

@@ -51,13 +51,14 @@ impl ListFile {
             findings.append(part.findings);
             shared.append(part.shared);
         }
-        let origin = Origin { path: Arc::clone(path), via: Arc::new([]) };
+        let origin = Origin { path: Arc::clone(path), via: Arc::new([]), is_list: true };
         let (set, duplicates) = Builder::finish(builders, hasher, origin);
         let mut lines = Lines::new(path, text);
         for duplicate in duplicates {
             let (entry, first) = set.duplicate(duplicate);
             findings.add(Severity::Warning, || {
                 let diagnostic = lines.warning(entry, format!("`{entry}` is listed twice"));
+                let diagnostic = diagnostic.unquoted("the entry is listed twice", Some("remove one of them"));
                 diagnostic.help("remove one of them").related(first.place(), "first listed here")
             });
         }
@@ -73,6 +74,7 @@ impl ListFile {
             if let Some(wider) = set.wider(entry.wire()) {
                 findings.add(Severity::Warning, || {
                     let diagnostic = lines.warning(entry, format!("`{entry}` is covered by `{wider}`"));
+                    let diagnostic = diagnostic.unquoted("the entry is covered by another one", Some("remove it"));
                     diagnostic.help("remove it").related(wider.place(), format!("`{wider}` is here"))
                 });
             }
@@ -170,7 +172,10 @@ impl Part {
                 Err(error) => {
                     self.findings.add(Severity::Error, || {
                         let help = if error.is_everything { "write the hostnames that are meant" } else { &error.help };
-                        diagnostic(Severity::Error, word, error.to_string()).help(help)
+                        let unquoted = format!("the entry is not accepted: {}", error.why_unquoted());
+                        diagnostic(Severity::Error, word, error.to_string())
+                            .help(help)
+                            .unquoted(unquoted, Some(CHECK_HELP))
                     });
                     continue;
                 }
@@ -179,7 +184,9 @@ impl Part {
                 && shared_suffix::registry(name) == Some(Registry::Provider)
             {
                 self.shared.add(Severity::Warning, || {
-                    diagnostic(Severity::Warning, word, shared_message(&pattern)).help(SHARED_HELP)
+                    let unquoted = "the entry matches names that strangers can have";
+                    let warning = diagnostic(Severity::Warning, word, shared_message(&pattern)).help(SHARED_HELP);
+                    warning.unquoted(unquoted, Some(SHARED_HELP))
                 });
             }
             let (kind, wire) = Kind::of(&pattern);
@@ -188,7 +195,8 @@ impl Part {
         if let Some(word) = second_word(content) {
             self.findings.add(Severity::Error, || {
                 let message = format!("{} follows a hostname on the same line", quoted(word));
-                diagnostic(Severity::Error, word, message).help("write one hostname a line")
+                let error = diagnostic(Severity::Error, word, message).help("write one hostname a line");
+                error.unquoted("something follows a hostname on the same line", Some("write one hostname a line"))
             });
         }
     }
@@ -266,6 +274,9 @@ fn offset_in(whole: &str, part: &str) -> usize {
     part.as_ptr().addr() - whole.as_ptr().addr()
 }
 
+/// What is told of a list's entry where it is not quoted.
+const CHECK_HELP: &str = "`hostgate check` shows it";
+
 /// The names a hosts file gives to the machine it is on; they stand in block lists of that form too.
 const OWN_NAMES: &[&str] = &[
     "localhost",
@@ -292,7 +303,7 @@ mod tests {
     fn read(text: &str) -> Result<Vec<String>, Vec<String>> {
         match ListFile::read(&Path::new("l.txt").into(), text, &RandomState::new()) {
             Ok(list) => Ok(list.set.iter().map(|found| format!("{found} {}", found.place())).collect()),
-            Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
+            Err(errors) => Err(errors.iter().map(Diagnostic::with_quotes).collect()),
         }
     }
 
@@ -347,7 +358,7 @@ mod tests {
         let text = "a.test\n*.github.io\nA.test\n";
         let list = ListFile::read(&Path::new("l.txt").into(), text, &RandomState::new()).unwrap();
         assert_eq!(list.warnings.len(), 1);
-        assert!(list.warnings[0].to_string().starts_with("l.txt:3:1: `a.test` is listed twice"));
-        assert!(list.shared[0].to_string().starts_with("l.txt:2:1: `*.github.io` matches names that strangers"));
+        assert!(list.warnings[0].with_quotes().starts_with("l.txt:3:1: `a.test` is listed twice"));
+        assert!(list.shared[0].with_quotes().starts_with("l.txt:2:1: `*.github.io` matches names that strangers"));
     }
 }

@@ -57,6 +57,8 @@ pub struct Origin {
     pub path: Arc<Path>,
     /// The policies and presets by whose `include` it came, from the outermost; empty for a policy's own entries.
     pub via: Via,
+    /// Whether the file is a list, of whose entries log and status quote none.
+    pub is_list: bool,
 }
 
 impl NameSet {
@@ -114,7 +116,7 @@ impl NameSet {
         for found in other.iter() {
             while let Some((_, origin)) = origins.next_if(|(start, _)| *start <= found.at) {
                 let via = via.iter().chain(origin.via.iter()).cloned().collect();
-                self.add_origin(Origin { path: Arc::clone(&origin.path), via });
+                self.add_origin(Origin { path: Arc::clone(&origin.path), via, is_list: origin.is_list });
             }
             let (line, column) = found.line_and_column();
             // What is there already keeps its place: the first to say it is the one that is shown.

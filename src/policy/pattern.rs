@@ -99,6 +99,12 @@ pub struct PatternError {
 }
 
 impl PatternError {
+    /// Returns what is wrong without anything of the entry.
+    pub(super) fn why_unquoted(&self) -> &str {
+        // What is quoted stands in backticks.
+        if self.why.contains('`') { "it is no hostname or pattern" } else { &self.why }
+    }
+
     /// Makes an error about `text`.
     fn new(text: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
         Self { text: text.to_owned(), why: why.into(), help: help.into(), is_everything: false }

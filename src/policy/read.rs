@@ -221,7 +221,7 @@ fn names(table: &mut Table<'_>, key: &'static str, list: List, hasher: &RandomSt
     if patterns.is_empty() {
         return Arc::new(set);
     }
-    set.add_origin(Origin { path: Arc::clone(table.source().path()), via: Arc::new([]) });
+    set.add_origin(Origin { path: Arc::clone(table.source().path()), via: Arc::new([]), is_list: false });
     for text in patterns {
         let pattern = match Pattern::parse(text.value) {
             Ok(pattern) => pattern,

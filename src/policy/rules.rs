@@ -125,6 +125,11 @@ impl<'p> Rule<'p> {
         self.found.position()
     }
 
+    /// Returns whether it is written in a list file.
+    pub(super) fn is_of_list(&self) -> bool {
+        self.found.origin().is_list
+    }
+
     /// Returns the policies and presets by whose `include` it came, from the outermost; none for a policy's own.
     pub fn via(&self) -> impl Iterator<Item = &'p str> + use<'p> {
         self.part.via.iter().chain(self.found.origin().via.iter()).map(|id| &**id)

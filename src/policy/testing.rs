@@ -96,9 +96,9 @@ impl Directory {
     }
 }
 
-/// Returns diagnostics as lines.
+/// Returns diagnostics as lines, with what they quote.
 pub(super) fn lines<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic>) -> Vec<String> {
-    diagnostics.into_iter().map(ToString::to_string).collect()
+    diagnostics.into_iter().map(Diagnostic::with_quotes).collect()
 }
 
 /// Parses a name.

@@ -20,6 +20,8 @@ pub struct Tree {
     pub root: PathBuf,
     /// Each `*.toml` below it, `presets/` included, by its path (`root` first): its text, or why it cannot be read.
     pub files: Texts,
+    /// The files that symlinks lead out of the directory to: what they hold is not quoted in log, status and API answers.
+    pub private: Arc<BTreeSet<PathBuf>>,
     /// Folders that cannot be read, and why: what was known below them stays as it was, rather than being gone.
     pub unreadable: BTreeMap<PathBuf, String>,
     /// The files that are not as they were in the tree that was loaded before, if that is known; then there is nothing

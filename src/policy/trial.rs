@@ -36,10 +36,18 @@ pub(super) fn run<'f>(
             }
             let mut error = file.source.error(test.span, format!("test failed: {question}: {}", decision.explain()));
             if let Some(rule) = decision.rule {
+                if rule.is_of_list() {
+                    let message =
+                        format!("test failed: {question}: {} by an entry of a list file", decision.action.as_str());
+                    error = error.unquoted(message, Some(MEND));
+                }
                 error = error.related(rule.place(), format!("`{rule}` is here"));
             }
-            failures.push(error.help("mend the policy or the test; until then nothing of this goes into force"));
+            failures.push(error.help(MEND));
         }
     }
     failures
 }
+
+/// What is to be done about a test that fails.
+const MEND: &str = "mend the policy or the test; until then nothing of this goes into force";

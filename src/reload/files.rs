@@ -5,16 +5,18 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
+use super::trusted::{Trusted, Use};
 use crate::bounds::MAX_FILE;
 use crate::policy::{Held, ListText};
+use crate::regular_file;
 
 /// A file of more octets than this is read into room for the largest: glibc gives a block of that size back to the
 /// system when it is freed, and smaller ones not always. Room that is not written to takes no memory.
@@ -79,6 +81,8 @@ pub(crate) struct Files {
     used: HashSet<PathBuf>,
     /// Files that somebody is writing to.
     pub(super) unfinished: Unfinished,
+    /// Where list files may lie.
+    trusted: Trusted,
 }
 
 /// Files that somebody is writing to: they cannot be read until they are closed.
@@ -165,6 +169,14 @@ impl Stamp {
 }
 
 impl Files {
+    /// Sets where list files may lie; where that is somewhere else than before, all of them are read again.
+    pub(crate) fn trust(&mut self, trusted: Trusted) {
+        if self.trusted != trusted {
+            self.lists.clear();
+            self.trusted = trusted;
+        }
+    }
+
     /// Returns whether somebody is writing to the file at `path`, which may be a symlink.
     pub(crate) fn is_unfinished(&self, path: &Path) -> bool {
         self.unfinished.holds(path, Stamp::at(path))
@@ -176,7 +188,8 @@ impl Files {
     pub(crate) fn read(&mut self, path: &Path) -> Text {
         self.used.insert(path.to_owned());
         let known = self.known.get(path).map(|(stamp, text)| (*stamp, Arc::clone(text)));
-        let read = read_unless(path, known.as_ref().map(|(stamp, _)| *stamp), &self.unfinished);
+        let seal = known.as_ref().map(|(stamp, _)| *stamp);
+        let read = read_unless(path, seal, &self.unfinished, (&self.trusted, Use::Named));
         let text = read.text_or(known.map(|(_, text)| text));
         match (read.firm, &text) {
             (Some(stamp), Ok(text)) => self.known.insert(path.to_owned(), (stamp, Arc::clone(text))),
@@ -191,7 +204,7 @@ impl Files {
     pub(crate) fn read_list(&mut self, path: &Path, held: Held) -> Result<ListText, String> {
         self.used.insert(path.to_owned());
         let known = self.lists.get(path).copied().filter(|_| held == Held::Yes);
-        let read = read_unless(path, known, &self.unfinished);
+        let read = read_unless(path, known, &self.unfinished, (&self.trusted, Use::List));
         match read.firm {
             Some(stamp) => self.lists.insert(path.to_owned(), stamp),
             None => self.lists.remove(path),
@@ -211,6 +224,8 @@ impl Files {
 pub(super) struct Looked {
     /// Its text; nothing where it is as it was before.
     text: Result<Option<String>, String>,
+    /// Whether what it holds is private, if it was read.
+    pub(super) is_private: Option<bool>,
     /// Its stamp.
     pub(super) stamp: Option<Stamp>,
     /// The same, where it was read and need not be read again under it.
@@ -229,17 +244,22 @@ impl Looked {
 }
 
 /// Reads a file, unless it is as it was when it got the stamp `known`.
-pub(super) fn read_unless(path: &Path, known: Option<Seal>, unfinished: &Unfinished) -> Looked {
+pub(super) fn read_unless(
+    path: &Path,
+    known: Option<Seal>,
+    unfinished: &Unfinished,
+    (trusted, as_what): (&Trusted, Use),
+) -> Looked {
     let now = SystemTime::now();
     let mut stamp = Stamp::at(path);
     if unfinished.holds(path, stamp) {
         let text = Err("it is being written to: it is read when its writer has closed it".to_owned());
-        return Looked { text, stamp, firm: None };
+        return Looked { text, is_private: None, stamp, firm: None };
     }
     if known.is_some() && known == stamp.map(Stamp::seal) {
-        return Looked { text: Ok(None), stamp, firm: known };
+        return Looked { text: Ok(None), is_private: None, stamp, firm: known };
     }
-    let mut text = read_text(path);
+    let mut text = read_text(path, trusted, as_what);
     for _ in 0..READ_TRIES {
         let after = Stamp::at(path);
         if after == stamp {
@@ -247,35 +267,31 @@ pub(super) fn read_unless(path: &Path, known: Option<Seal>, unfinished: &Unfinis
         }
         // It changed while it was read: what was read may be half of each.
         stamp = after;
-        text = read_text(path);
+        text = read_text(path, trusted, as_what);
     }
     let firm = stamp.filter(|stamp| text.is_ok() && !stamp.is_racy(now)).map(Stamp::seal);
-    Looked { text: text.map(Some), stamp, firm }
+    let is_private = text.as_ref().ok().map(|(_, is_private)| *is_private);
+    Looked { text: text.map(|(text, _)| Some(text)), is_private, stamp, firm }
 }
 
-/// Reads a regular file of at most [`MAX_FILE`] octets as UTF-8.
-fn read_text(path: &Path) -> Result<String, String> {
+/// Reads a regular file of at most [`MAX_FILE`] octets as UTF-8, if it may be read as what it is wanted for; returns whether
+/// what it holds is private as well.
+fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bool), String> {
     let plain = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::PermissionDenied => {
             "permission denied: make it readable for the user hostgate runs as".to_owned()
         }
+        io::ErrorKind::IsADirectory => format!("{error}: rename it without `.toml`, or remove it"),
         _ => error.to_string(),
     };
-    // Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(plain)?;
-    let metadata = file.metadata().map_err(plain)?;
-    if metadata.is_dir() {
-        return Err("it is a directory, not a file: rename it without `.toml`, or remove it".to_owned());
-    }
-    if !metadata.is_file() {
-        return Err("it is not a regular file".to_owned());
-    }
+    let (file, metadata) = regular_file::open(path).map_err(plain)?;
+    let is_private = trusted.check(&file, &metadata, path, as_what)?;
     if metadata.len() > MAX_FILE {
         return Err(format!("{} octets are too many: at most {MAX_FILE} are read; split the file", metadata.len()));
     }
     let bytes = read_bounded(&file, metadata.len()).map_err(plain)?;
-    String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map(|text| (text, is_private)).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let before = &error.as_bytes()[..at];
         let line = 1 + before.iter().filter(|octet| **octet == b'\n').count();
@@ -305,9 +321,16 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a.toml");
         fs::write(&path, b"a = 1\nb = \xff").unwrap();
-        assert_eq!(read_text(&path).unwrap_err(), "not UTF-8 at line 2, column 5: save the file as UTF-8");
+        assert_eq!(
+            read_text(&path, &Trusted::default(), Use::Named).unwrap_err(),
+            "not UTF-8 at line 2, column 5: save the file as UTF-8"
+        );
         File::create(&path).unwrap().set_len(1 << 30).unwrap();
-        assert!(read_text(&path).unwrap_err().starts_with("1073741824 octets are too many"));
+        assert!(
+            read_text(&path, &Trusted::default(), Use::Named)
+                .unwrap_err()
+                .starts_with("1073741824 octets are too many")
+        );
     }
 
     #[test]
@@ -315,6 +338,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a.toml");
         let mut files = Files::default();
+        files.trust(Trusted::directories(vec![root.path().to_owned()]));
         for text in ["one", "two", "six"] {
             fs::write(&path, text).unwrap();
             assert_eq!(&*files.read(&path).unwrap(), text);

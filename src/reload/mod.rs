@@ -9,6 +9,7 @@ mod files;
 mod progress;
 mod store;
 mod tree;
+mod trusted;
 pub(crate) mod upstreams;
 mod watch;
 
@@ -23,6 +24,7 @@ use self::files::{Files, Followed, Unfinished};
 pub(crate) use self::progress::{Progress, State};
 use self::store::Store;
 use self::tree::Directory;
+use self::trusted::Trusted;
 use self::upstreams::Chosen;
 pub(crate) use self::watch::Waker;
 use self::watch::{Changes, Wake, Watch};
@@ -122,7 +124,9 @@ impl Loaded {
         }
         let (mut directory, mut files) = (Directory::default(), Files::default());
         let root = &config.policies;
-        let read = directory.read(root, &Changes::Anything, &Unfinished::default());
+        let trusted = Trusted::of(config);
+        let read = directory.read(root, &Changes::Anything, &Unfinished::default(), &trusted);
+        files.trust(trusted);
         read.map_err(|error| vec![unreadable(root, &error)])?;
         let is_empty = directory.tree.files.is_empty();
         if is_empty && config.control.is_none() {
@@ -245,7 +249,9 @@ impl Reloader {
         let (mut diagnostics, mut held_back) = (Diagnostics::default(), Vec::new());
         let before = Arc::clone(self.library.snapshot());
         let mut replaced = None;
-        let read = self.directory.read(&self.config.policies, &changes, &self.files.unfinished);
+        let trusted = Trusted::of(&new_config);
+        let read = self.directory.read(&self.config.policies, &changes, &self.files.unfinished, &trusted);
+        self.files.trust(trusted);
         if let Err(error) = read {
             apart.held_back.push(self.config.policies.clone());
             apart.errors.push(unreadable(&self.config.policies, &error));

@@ -5,6 +5,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::bounds::MAX_FILE;
+use crate::regular_file;
+
 /// Why a file was not written; it is as it was.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WriteError {
@@ -100,8 +103,15 @@ fn lock(folder: &Path, hidden: &Path) -> io::Result<File> {
         }
     }
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    options.open(hidden.join(LOCK))
+    // Opening a FIFO to write to it would wait for a reader without O_NONBLOCK.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
+    let lock = options.open(hidden.join(LOCK))?;
+    if lock.metadata()?.is_file() {
+        Ok(lock)
+    } else {
+        Err(io::Error::other(format!("{HIDDEN}/{LOCK} in it is no file: remove it")))
+    }
 }
 
 /// Writes a file that is not there.
@@ -121,7 +131,7 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 /// # Errors
 /// It cannot be read.
 pub(super) fn holds(path: &Path, text: Option<&str>) -> Result<bool, WriteError> {
-    match fs::read(path) {
+    match regular_file::read(path, MAX_FILE) {
         Ok(bytes) => Ok(text.is_some_and(|text| text.as_bytes() == bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(text.is_none()),
         Err(error) => Err(failed(path, &error)),
@@ -140,6 +150,7 @@ fn failed(path: &Path, error: &io::Error) -> WriteError {
             " (make its folder writable for the user hostgate runs as)"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (make room on the disk)",
+        io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => " (remove what is in the place of the file)",
         io::ErrorKind::NotFound => " (the policies directory is not there: bring it back)",
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
             " (there is something else in the place of its folder, or a link that leads nowhere: remove it)"

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{Followed, Seal, Stamp, Text, Unfinished, read_unless};
+use super::trusted::{Trusted, Use};
 use super::watch::Changes;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
 use crate::policy::{FilePath, OrderedMap, Tree};
@@ -22,6 +23,8 @@ pub(crate) struct Directory {
     /// The stamps under which files were read; those are left off that may change again under the same stamp. Each shares
     /// its path with the tree, and with all that is made of it.
     stamps: OrderedMap<FilePath, Seal>,
+    /// Where files may lie that are quoted.
+    trusted: Trusted,
     /// Where everything is that the tree is made of, if that is in one place each.
     plain: Option<Plain>,
 }
@@ -41,8 +44,21 @@ impl Directory {
     ///
     /// # Errors
     /// `root` itself cannot be read: then nothing is known about any file, which is not the same as no files.
-    pub(crate) fn read(&mut self, root: &Path, changes: &Changes, unfinished: &Unfinished) -> io::Result<()> {
+    pub(crate) fn read(
+        &mut self,
+        root: &Path,
+        changes: &Changes,
+        unfinished: &Unfinished,
+        trusted: &Trusted,
+    ) -> io::Result<()> {
+        // Nothing is known of files that may be used, or quoted, by another rule now.
+        let is_same_rule = self.trusted.is_named_as(trusted);
+        if !is_same_rule {
+            self.stamps = OrderedMap::new();
+        }
+        self.trusted.clone_from(trusted);
         if let Changes::Files(paths) = changes
+            && is_same_rule
             && self.tree.root == root
             && let Some(changed) = self.read_changed(paths, unfinished)
         {
@@ -54,13 +70,15 @@ impl Directory {
         let found = Found::with_capacity(self.tree.files.iter().len());
         let mut walk = Walk { before: self, unfinished, entries: 0, path: Vec::new(), found };
         walk.read_directory(root)?;
-        let Found { files, unreadable, followed, stamps, is_plain } = walk.found;
+        let Found { files, private, unreadable, followed, stamps, is_plain } = walk.found;
         self.plain = is_plain.then(|| Plain::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
         let files = files.into_iter().collect();
         if self.tree.root == root && self.tree.unreadable.is_empty() && unreadable.is_empty() {
             self.tree.changed = Some(self.tree.files.become_as(&files));
+            self.tree.private = Arc::new(private);
         } else {
-            self.tree = Tree { root: root.to_owned(), files, unreadable, changed: None };
+            let private = Arc::new(private);
+            self.tree = Tree { root: root.to_owned(), files, private, unreadable, changed: None };
         }
         (self.followed, self.stamps) = (followed, stamps.into_iter().collect());
         Ok(())
@@ -95,7 +113,11 @@ impl Directory {
             }
         }
         for path in &changed {
-            let read = read_unless(path, None, unfinished);
+            let read = read_unless(path, None, unfinished, (&self.trusted, Use::Policies));
+            // Its name may be a symlink by now; then everything is looked at.
+            if read.is_private == Some(true) {
+                return None;
+            }
             self.stamps.remove(path.as_os_str());
             if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
                 self.tree.files.remove(path.as_path());
@@ -145,6 +167,8 @@ struct Walk<'w> {
 struct Found {
     /// As [`Tree::files`].
     files: Vec<(Arc<Path>, Text)>,
+    /// As [`Tree::private`].
+    private: BTreeSet<PathBuf>,
     /// As [`Tree::unreadable`].
     unreadable: BTreeMap<PathBuf, String>,
     /// As [`Directory::followed`].
@@ -160,6 +184,7 @@ impl Found {
     fn with_capacity(files: usize) -> Self {
         Self {
             files: Vec::with_capacity(files),
+            private: BTreeSet::new(),
             unreadable: BTreeMap::new(),
             followed: Followed::default(),
             stamps: Vec::with_capacity(files),
@@ -219,7 +244,10 @@ impl Walk<'_> {
         let seal = known.and_then(|(path, text)| self.before.stamps.get(path.as_os_str()).filter(|_| text.is_ok()));
         let text = known.and_then(|(_, text)| text.clone().ok());
         let path = known.map_or_else(|| path.into(), |(path, _)| Arc::clone(path));
-        let read = read_unless(&path, seal.copied(), self.unfinished);
+        let read = read_unless(&path, seal.copied(), self.unfinished, (&self.before.trusted, Use::Policies));
+        if read.is_private.unwrap_or_else(|| self.before.tree.private.contains(&*path)) {
+            self.found.private.insert(path.to_path_buf());
+        }
         // The very same text, where it is the same: all that is made of it shares it.
         let text = read.text_or(text);
         self.found.is_plain &= read.stamp.is_none_or(Stamp::has_one_name);
@@ -236,7 +264,8 @@ mod tests {
 
     /// Reads the directory.
     fn read(directory: &mut Directory, root: &Path, changes: &Changes) -> Tree {
-        directory.read(root, changes, &Unfinished::default()).unwrap();
+        let trusted = Trusted::directories(vec![root.to_owned()]);
+        directory.read(root, changes, &Unfinished::default(), &trusted).unwrap();
         directory.tree.clone()
     }
 

@@ -302,7 +302,8 @@ fn hangup_reads_what_no_watch_sees() {
 fn list_files_are_watched_like_policies() {
     let upstream = FakeUpstream::start();
     let body = "[policy.test]\nallowed_hostnames_files = [\"lists/near.txt\", \"../far/far.txt\"]\n";
-    let setup = Setup::policy(&upstream, "").file("test.toml", body).file("lists/near.txt", "near1.test\n");
+    let setup = Setup::policy(&upstream, "").top("list_directories = [\"far\"]").file("test.toml", body);
+    let setup = setup.file("lists/near.txt", "near1.test\n");
     let far = setup.directory().join("far");
     fs::create_dir(&far).unwrap();
     fs::write(far.join("far.txt"), "far1.test\n").unwrap();

@@ -66,7 +66,7 @@ fn missing(path: Option<&Path>, has_place: bool) -> Wrong {
 /// Reads the token to send from a token file.
 fn read_token(path: &Path) -> Result<String, Wrong> {
     let told = |error: &dyn std::fmt::Display| Wrong::Config(format!("{}: {error}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+    let text = crate::regular_file::read_text(path, crate::bounds::MAX_SECRET).map_err(|error| match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
             told(&format!("{error} (run this as the user hostgate runs as, or name another --token-file)"))
         }

@@ -1,14 +1,15 @@
 //! Files that nobody else may read: tokens, and the key of a certificate.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
 use crate::bounds::MAX_SECRET;
 use crate::document::Diagnostic;
+use crate::regular_file;
 use crate::reload::Stamp;
 
 /// Reads a file that nobody but us, its owner or root, may read; symlinks are followed, and the target is looked at.
@@ -43,14 +44,7 @@ pub(in crate::control) fn read_public(path: &Path) -> Result<(Vec<u8>, Stamp), B
 
 /// Opens a regular file.
 fn open(path: &Path) -> Result<(File, Metadata), Box<Diagnostic>> {
-    // Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
-    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let opened = opened.and_then(|file| file.metadata().map(|metadata| (file, metadata)));
-    let (file, metadata) = opened.map_err(|error| unreadable(path, &error))?;
-    if !metadata.is_file() {
-        return Err(Box::new(Diagnostic::about_file(path, "it is not a regular file")));
-    }
-    Ok((file, metadata))
+    regular_file::open(path).map_err(|error| unreadable(path, &error))
 }
 
 /// Reads a file to its end, [`MAX_SECRET`] octets at most.

@@ -98,27 +98,26 @@ impl Known<FileSpec> {
     ///
     /// `share` returns an id again that is known by its text.
     pub(super) fn of_file(
-        path: &Arc<Path>,
-        text: &Arc<str>,
+        source: &Source,
         role: Role<'_>,
         before: Option<&Self>,
         share: impl FnMut(&mut Arc<str>),
     ) -> Self {
-        if let Some(before) = before.filter(|before| before.holds(text)) {
+        let text = Arc::clone(source.text());
+        if let Some(before) = before.filter(|before| before.holds(&text)) {
             return before.clone();
         }
         let in_force = before.and_then(|before| before.in_force.clone());
         // A text that came back to what is in force is in force, not a new one that says the same.
-        if let Some(spec) = in_force.as_ref().filter(|spec| spec.source.text() == text) {
+        if let Some(spec) = in_force.as_ref().filter(|spec| *spec.source.text() == text) {
             let warnings = shared(read_file(&spec.source, role, shared_hasher()).1);
             let (seen, read) = (Seen::Text(Arc::clone(spec.source.text())), in_force.clone());
             return Self { seen, read, is_good: true, diagnostics: warnings, in_force };
         }
-        let source = Source::new(Arc::clone(path), Arc::clone(text));
-        let (mut spec, diagnostics) = read_file(&source, role, shared_hasher());
+        let (mut spec, diagnostics) = read_file(source, role, shared_hasher());
         spec.share_references(share);
         Self {
-            seen: Seen::Text(Arc::clone(text)),
+            seen: Seen::Text(text),
             read: Some(Arc::new(spec)),
             is_good: !diagnostics.iter().any(Diagnostic::is_error),
             diagnostics: shared(diagnostics),

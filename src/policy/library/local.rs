@@ -116,7 +116,8 @@ impl Library {
                 (Some((path, Ok(text))), known) => {
                     let path = known.map_or_else(|| FilePath(Arc::clone(path)), |(path, _)| path.clone());
                     let role @ Role::Policies = role(&tree.root, &path)? else { return None };
-                    let source = Source::new(Arc::clone(&path.0), Arc::clone(text));
+                    let is_private = tree.private.contains(&*path.0);
+                    let source = Source::new(Arc::clone(&path.0), Arc::clone(text)).private(is_private);
                     let (mut after, diagnostics) = read_file(&source, role, shared_hasher());
                     after.share_references(|id| self.share_id(id));
                     if !after.is_whole() || diagnostics.iter().any(Diagnostic::is_error) {

@@ -146,7 +146,11 @@ impl Library {
             let before = before.map(|(_, kept)| kept.known());
             let before = before.as_ref();
             let known = match text {
-                Ok(text) => Known::of_file(&path.0, text, role, before, &mut share),
+                Ok(text) => {
+                    let is_private = tree.private.contains(&*path.0);
+                    let source = Source::new(Arc::clone(&path.0), Arc::clone(text)).private(is_private);
+                    Known::of_file(&source, role, before, &mut share)
+                }
                 Err(why) => Known::unreadable(&path, why, before),
             };
             if !known.is_good {

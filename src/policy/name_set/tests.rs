@@ -7,7 +7,7 @@ use super::*;
 /// Builds a set of `patterns`, each on its own line of `list.txt`.
 fn set(patterns: &[impl AsRef<str>]) -> NameSet {
     let mut set = NameSet::with_capacity(&RandomState::new(), 0);
-    set.add_origin(Origin { path: Path::new("list.txt").into(), via: Arc::new([]) });
+    set.add_origin(Origin { path: Path::new("list.txt").into(), via: Arc::new([]), is_list: true });
     for (line, pattern) in (1..).zip(patterns) {
         let _ = set.insert(&Pattern::parse(pattern.as_ref()).unwrap(), line, 1);
     }
@@ -124,7 +124,7 @@ proptest! {
         cuts in (0_usize..40, 0_usize..40),
     ) {
         let hasher = RandomState::new();
-        let origin = Origin { path: Path::new("list.txt").into(), via: Arc::new([]) };
+        let origin = Origin { path: Path::new("list.txt").into(), via: Arc::new([]), is_list: true };
         let mut expected = NameSet::with_capacity(&hasher, 0);
         expected.add_origin(origin.clone());
         let mut parts = vec![Builder::new(&hasher, 0, 0)];

@@ -1,0 +1,169 @@
+//! Which files policies may have read: whoever may write a policy file need not be allowed to read all that hostgate can.
+//!
+//! What counts is where a file was found to be when it was open, so that no symlink can be changed in between.
+
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::regular_file;
+
+/// The directories whose files policies may name: the policies directory, and those of `list_directories`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Trusted {
+    /// The directories as they were named.
+    named: Vec<PathBuf>,
+    /// The same without symlinks, those left out that are not there.
+    real: Vec<PathBuf>,
+    /// The folder of the API's files, wherever it is linked to.
+    api: Option<PathBuf>,
+}
+
+/// What a file is read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// A file that hostgate.toml or the system names.
+    Named,
+    /// A `*.toml` below the policies directory, which may be a symlink to somewhere else.
+    Policies,
+    /// A list file, which a policy file names.
+    List,
+}
+
+impl Trusted {
+    /// Takes the directories of a configuration as they are now.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self::directories([&config.policies].into_iter().chain(&config.list_directories).cloned().collect())
+    }
+
+    /// Takes directories as they are now.
+    pub(crate) fn directories(named: Vec<PathBuf>) -> Self {
+        let real = named.iter().filter_map(|directory| fs::canonicalize(directory).ok()).collect();
+        let api = named.first().and_then(|policies| fs::canonicalize(policies.join(API)).ok());
+        Self { named, real, api }
+    }
+
+    /// Returns whether the same directories were named.
+    pub(crate) fn is_named_as(&self, other: &Self) -> bool {
+        self.named == other.named
+    }
+
+    /// Looks whether an open file may be used, and returns whether what it holds is private: not to be quoted to readers of
+    /// log, status and API.
+    ///
+    /// # Errors
+    /// It may not be used: why, and what to do.
+    pub(crate) fn check(&self, file: &File, metadata: &Metadata, path: &Path, as_what: Use) -> Result<bool, String> {
+        if as_what == Use::Named {
+            return Ok(false);
+        }
+        let real = regular_file::real_path(file, path).map_err(|error| error.to_string())?;
+        let is_inside = self.real.iter().any(|directory| real.starts_with(directory))
+            || as_what == Use::Policies && self.is_of_api(&real);
+        let is_for_owner_alone = metadata.mode() & FOR_OTHERS == 0;
+        match (as_what, is_inside) {
+            (Use::List, false) => {
+                Err("it lies outside of the policies directory: move it there, or name its directory in \
+                                       `list_directories` of hostgate.toml"
+                    .to_owned())
+            }
+            (Use::List, true) if is_for_owner_alone => {
+                Err("only its owner may read it, as a secret: `chmod 644` it if it is a list".to_owned())
+            }
+            (Use::Policies, false) if is_for_owner_alone => Err(
+                "it leads out of the policies directory to a file that only its owner may read, as a secret: `chmod \
+                     644` that if it holds policies, or name its directory in `list_directories` of hostgate.toml"
+                    .to_owned(),
+            ),
+            (_, is_inside) => Ok(!is_inside),
+        }
+    }
+}
+
+impl Trusted {
+    /// Returns whether a file is one that hostgate itself wrote for an object of the API: by a umask such files may be for
+    /// its user alone, and their folder is mostly a link to a place that it may write. Secrets have no such names.
+    fn is_of_api(&self, real: &Path) -> bool {
+        let name = real.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_object =
+            OBJECTS.iter().any(|prefix| name.starts_with(prefix)) && real.extension().is_some_and(|it| it == "toml");
+        is_object && real.parent().is_some_and(|folder| self.api.as_deref() == Some(folder))
+    }
+}
+
+/// The folder of the API's files in the policies directory.
+const API: &str = "api";
+/// What the names of the API's files begin with: the ids of policies, blueprints and devboxes.
+const OBJECTS: [&str; 3] = ["npol_", "bpt_", "dbx_"];
+
+/// The bits of a mode that let others than the owner read.
+const FOR_OTHERS: u32 = 0o044;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn files_are_judged_by_where_they_are_and_who_may_read_them() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        for directory in ["policies/team", "lists", "elsewhere", "policies2"] {
+            fs::create_dir_all(at(directory)).unwrap();
+        }
+        let write = |name: &str, mode: u32| {
+            fs::write(at(name), "x").unwrap();
+            fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        for directory in ["policies/team", "lists", "elsewhere", "policies2"] {
+            write(&format!("{directory}/open"), 0o644);
+            write(&format!("{directory}/group"), 0o640);
+            write(&format!("{directory}/secret"), 0o600);
+        }
+        symlink("../elsewhere/open", at("policies/out")).unwrap();
+        symlink("../elsewhere/secret", at("policies/out-secret")).unwrap();
+        symlink("../elsewhere", at("policies/folder")).unwrap();
+        symlink("../elsewhere", at("policies/api")).unwrap();
+        write("elsewhere/dbx_1.toml", 0o600);
+        write("elsewhere/token.toml", 0o600);
+        fs::create_dir(at("elsewhere/deep")).unwrap();
+        write("elsewhere/deep/npol_1.toml", 0o600);
+        symlink("../elsewhere/secret", at("policies/npol_2.toml")).unwrap();
+        symlink("team/open", at("policies/in")).unwrap();
+        symlink(at("lists"), at("named")).unwrap();
+        let trusted = Trusted::directories(vec![at("policies"), at("named"), at("missing")]);
+        // The path, and what comes of it as a list and as policies: usable, private or refused.
+        let cases = [
+            ("policies/team/open", "usable", "usable"),
+            ("policies/team/group", "usable", "usable"),
+            ("policies/team/secret", "refused", "usable"),
+            ("policies/in", "usable", "usable"),
+            ("policies/out", "refused", "private"),
+            ("policies/out-secret", "refused", "refused"),
+            ("policies/folder/group", "refused", "private"),
+            ("policies/../elsewhere/open", "refused", "private"),
+            ("policies/team/../../policies2/open", "refused", "private"),
+            // What hostgate itself wrote by the folder of the API, which may lie elsewhere.
+            ("policies/api/dbx_1.toml", "refused", "usable"),
+            ("policies/api/token.toml", "refused", "refused"),
+            ("policies/api/deep/npol_1.toml", "refused", "refused"),
+            ("policies/npol_2.toml", "refused", "refused"),
+            ("lists/open", "usable", "usable"),
+            ("lists/secret", "refused", "usable"),
+            ("named/open", "usable", "usable"),
+        ];
+        for (name, as_list, as_policies) in cases {
+            let (file, metadata) = regular_file::open(&at(name)).unwrap();
+            for (as_what, expected) in [(Use::List, as_list), (Use::Policies, as_policies), (Use::Named, "usable")] {
+                let found = match trusted.check(&file, &metadata, &at(name), as_what) {
+                    Ok(false) => "usable",
+                    Ok(true) => "private",
+                    Err(_) => "refused",
+                };
+                assert_eq!(found, expected, "{name} as {as_what:?}");
+            }
+        }
+    }
+}
