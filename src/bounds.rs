@@ -61,6 +61,16 @@
 //! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error; what was in force stays | `hostgate_reload_ok` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
 //! | errors, and warnings, told of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
+//! | errors of files by themselves, told of all | `policy::library::report::MAX_ERRORS`; after a quarter one of each file | files are counted | |
+//! | errors that files make together, told of all, and of one file | `policy::conflict::MAX_CONFLICTS`, `policy::conflict::MAX_CONFLICTS_OF_FILE` | counted, "and N more" | |
+//! | ids compared with an unknown one | `policy::conflict::MAX_COMPARISONS` | no suggestion | |
+//! | rounds in which conflicting files are taken back | `policy::library::whole::MAX_ROUNDS` | all that hangs together with a conflict is held back | `hostgate_reload_ok` |
+//! | tests told that fail | `policy::trial::MAX_TOLD` | the rest is not run, and nothing goes into force | the same |
+//! | list files that a key of a policy names | [`MAX_LISTS`] | an error | the same |
+//! | entries compared with those of list files | `policy::lint::MAX_COMPARED` | a warning | |
+//! | octets of errors, of warnings and of held back files in the status and a line of the log | [`MAX_TOLD_ERRORS`], [`MAX_TOLD_WARNINGS`], [`MAX_TOLD_FILES`], each line [`MAX_TOLD_LINE`] | counted, "and N more" | |
+//! | upstreams in the status | [`MAX_TOLD_UPSTREAMS`] | the rest is left out | `hostgate_upstream_up{server}` |
+//! | warnings that a look writes to the log | [`MAX_LOGGED`] | counted in one more line | |
 //! | files being written to | [`MAX_WRITING`] | nothing is waited for | |
 //! | changed files that are kept in mind | [`MAX_CHANGED`] | everything is looked at | |
 //!
@@ -232,6 +242,20 @@ pub(crate) const MAX_FILE: u64 = 64 << 20;
 pub(crate) const MAX_DEPTH: usize = 32;
 /// Files and directories looked at below the policies directory.
 pub(crate) const MAX_ENTRIES: usize = 200_000;
+/// List files that one key of a policy names.
+pub(crate) const MAX_LISTS: usize = 1_000;
+/// Octets of the errors in `/status` and in a line of the log.
+pub(crate) const MAX_TOLD_ERRORS: usize = 14 << 10;
+/// Octets of the warnings in `/status`.
+pub(crate) const MAX_TOLD_WARNINGS: usize = 8 << 10;
+/// Octets of the names of held back files in `/status` and in a line of the log.
+pub(crate) const MAX_TOLD_FILES: usize = 4 << 10;
+/// Upstreams in `/status`; the metrics have all of them.
+pub(crate) const MAX_TOLD_UPSTREAMS: usize = 64;
+/// Octets of a single error or warning there.
+pub(crate) const MAX_TOLD_LINE: usize = 1 << 10;
+/// Warnings that one look writes to the log.
+pub(crate) const MAX_LOGGED: usize = 100;
 /// Files being written to that are kept in mind; with more, nothing is waited for.
 pub(crate) const MAX_WRITING: usize = 1024;
 /// Changed files that are kept in mind; with more, everything is looked at.

@@ -14,13 +14,14 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, sources};
+use crate::bounds::{MAX_LOGGED, MAX_TOLD_LINE};
 use crate::config::Config;
 use crate::control::{self, Control, Opened, Reserved};
-use crate::document::escaped;
+use crate::document::{escaped, shortened};
 use crate::engine::cache::Settings;
 use crate::engine::{Engine, View};
 use crate::reload::upstreams::choose;
-use crate::reload::{Loaded, Reloader, SetLogFilter};
+use crate::reload::{Loaded, Reloader, SetLogFilter, log_warnings};
 use crate::server::Service;
 use crate::server::sockets::{self, BindError, Passed, Sockets};
 use crate::server::takeover::{self, Takeover};
@@ -108,11 +109,13 @@ fn start(
     });
     let decisions = decisions.transpose()?;
     introduce(&config, path.as_deref(), &loaded);
-    tracing::info!(upstream = chosen.describe(), "forwarding");
-    for skipped in &chosen.skipped {
+    tracing::info!(upstream = &*shortened(&chosen.describe(), MAX_TOLD_LINE), "forwarding");
+    for skipped in chosen.skipped.iter().take(MAX_LOGGED) {
+        let skipped = &*shortened(skipped, MAX_TOLD_LINE);
         tracing::warn!(skipped, "nameserver passed over");
     }
     if let Some(error) = &chosen.error {
+        let error = &*shortened(error, MAX_TOLD_LINE);
         tracing::error!(error, "no upstream; denied names are denied, allowed ones answered SERVFAIL");
     }
     let metrics = Arc::new(Metrics::default());
@@ -179,9 +182,7 @@ fn introduce(config: &Config, path: Option<&std::path::Path>, loaded: &Loaded) {
         policies = %config.policies.display(),
         "hostgate starts"
     );
-    for warning in &loaded.warnings {
-        tracing::warn!(warning = %warning, "policy warning");
-    }
+    log_warnings(loaded.warnings.iter());
 }
 
 /// Returns a log filter that also leaves out what h2 says, unless the filter names it: it warns of single frames, so

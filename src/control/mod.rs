@@ -45,9 +45,9 @@ use self::request::call::{Call, Done};
 pub(crate) use self::request::counts::Counts;
 use self::request::error::ApiError;
 use self::request::retries::{Restored, Retries};
-use crate::bounds::MAX_OBJECT;
+use crate::bounds::{MAX_OBJECT, MAX_TOLD_LINE};
 use crate::config;
-use crate::document::{Diagnostic, Place, Source};
+use crate::document::{Diagnostic, Place, Source, shortened};
 use crate::engine::Engine;
 use crate::policy::{Record, Snapshot};
 use crate::reload::{Change, Changer, Progress, Refused};
@@ -207,6 +207,7 @@ impl Control {
             self.tls.as_ref().and_then(Tls::error).map(|error| format!("the certificate is as it was: {error}")),
             self.audit.error().map(|error| format!("the last change is not in the audit file: {error}")),
         ];
+        let wrong = wrong.map(|error| Some(shortened(&error?, MAX_TOLD_LINE).into_owned()));
         wrong.into_iter().flatten().reduce(|all, error| format!("{all}\n{error}"))
     }
 

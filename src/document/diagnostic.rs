@@ -191,7 +191,8 @@ impl Diagnostic {
             None => group.element(origin),
         };
         for Related { place, message } in &self.related {
-            group = group.element(Level::NOTE.message(format!("{place}: {}", escaped(message))));
+            group =
+                group.element(Level::NOTE.message(format!("{}: {}", escaped(&place.to_string()), escaped(message))));
         }
         let help = self.help.as_deref().map(escaped);
         if let Some(help) = &help {
@@ -210,11 +211,13 @@ impl fmt::Display for Diagnostic {
             Some(unquoted) => (&unquoted.message, &unquoted.help),
             None => (&self.message, &self.help),
         };
-        write!(f, "{}: {}", self.place, escaped(message))?;
+        write!(f, "{}: {}", escaped(&self.place.to_string()), escaped(message))?;
         if let Some(help) = help {
             write!(f, ": {}", escaped(help))?;
         }
         for Related { place, message } in &self.related {
+            let place = place.to_string();
+            let place = escaped(&place);
             match self.unquoted {
                 Some(_) => write!(f, " (see {place})")?,
                 None => write!(f, " ({place}: {})", escaped(message))?,

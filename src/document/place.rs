@@ -11,7 +11,6 @@ use serde::Serialize;
 use toml::de::DeValue;
 
 use super::diagnostic::{Diagnostic, Excerpt, Severity, Unquoted};
-use super::escape::escaped;
 
 /// The first character of a value or key in a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -35,10 +34,9 @@ impl Place {
 /// Writes `path:line:column`, or the path alone where the whole file is meant.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.to_string_lossy();
         match self.line {
-            0 => f.write_str(&escaped(&path)),
-            line => write!(f, "{}:{line}:{}", escaped(&path), self.column),
+            0 => write!(f, "{}", self.path.display()),
+            line => write!(f, "{}:{line}:{}", self.path.display(), self.column),
         }
     }
 }
@@ -141,8 +139,8 @@ impl Source {
     #[must_use]
     pub fn place(&self, offset: u32) -> Place {
         let at = to_usize(offset).min(self.text.len());
-        let start = self.text.as_bytes()[..at].iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
         let bytes = self.text.as_bytes();
+        let start = last_line_end(&bytes[..at]).map_or(0, |newline| newline + 1);
         self.at(to_u32(line_ends(&bytes[..start]) + 1), to_u32(characters(&bytes[start..at]) + 1))
     }
 
@@ -232,6 +230,19 @@ impl<'t> Locator<'t> {
         self.last.set((at, line, column));
         (line, column)
     }
+}
+
+/// Returns where the last line end is; looks at blocks, which are searched in vectors, for lines may be long.
+fn last_line_end(bytes: &[u8]) -> Option<usize> {
+    let mut end = bytes.len();
+    for block in bytes.rchunks(usize::from(u8::MAX)) {
+        let start = end - block.len();
+        if line_ends(block) > 0 {
+            return block.iter().rposition(|&byte| byte == b'\n').map(|at| start + at);
+        }
+        end = start;
+    }
+    None
 }
 
 /// Counts line ends.

@@ -150,6 +150,13 @@ impl<'r> Table<'r> {
         self.reader.is_whole.get()
     }
 
+    /// Returns whether `key` is a table that has a table of this name; does not make it known.
+    #[must_use]
+    pub fn has_table(&self, key: &str, name: &str) -> bool {
+        let table = self.entries.get(key).and_then(|value| value.get_ref().as_table());
+        table.and_then(|table| table.get(name)).is_some_and(|value| value.get_ref().is_table())
+    }
+
     /// Returns where `key` itself stands, if the table has it; does not make it known.
     #[must_use]
     pub fn key_span(&self, key: &str) -> Option<Span> {
@@ -364,12 +371,20 @@ impl<'r> Table<'r> {
             if self.asked.contains(&name) {
                 continue;
             }
-            let help = match closest(name, self.asked.iter().copied()) {
-                Some(known) => format!("did you mean `{known}`?"),
-                None if self.asked.is_empty() => "remove it".to_owned(),
-                None => format!("known keys are {}", list(self.asked.iter().map(|known| format!("`{known}`")), "and")),
-            };
-            self.error(key.span().into(), format!("{}unknown key {}", self.prefix(), quoted(name)), Some(help));
+            self.add(Severity::Error, key.span().into(), || {
+                let help = match closest(name, self.asked.iter().copied()) {
+                    Some(known) => format!("did you mean `{known}`?"),
+                    None if self.asked.is_empty() => "remove it".to_owned(),
+                    None => {
+                        format!("known keys are {}", list(self.asked.iter().map(|known| format!("`{known}`")), "and"))
+                    }
+                };
+                Note {
+                    message: format!("{}unknown key {}", self.prefix(), quoted(name)),
+                    help: Some(help),
+                    ..Note::default()
+                }
+            });
         }
     }
 

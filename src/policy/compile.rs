@@ -1,6 +1,6 @@
 //! The effective lists of each policy, made once and kept while nothing they come from changes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
@@ -181,15 +181,14 @@ impl Ingredients {
         let mut found = Self::default();
         let own: Via = Arc::new([]);
         found.add_lists(spec, &own, lists);
-        let mut seen = vec![Arc::clone(&spec.id.value)];
+        let mut seen = HashSet::from([Arc::clone(&spec.id.value)]);
         let mut rest = vec![(own, Arc::clone(spec))];
         while let Some((via, spec)) = rest.pop() {
             let mut included = Vec::new();
             for id in &spec.include {
-                if seen.contains(&id.value) {
+                if !seen.insert(Arc::clone(&id.value)) {
                     continue;
                 }
-                seen.push(Arc::clone(&id.value));
                 let Some(definition) = definitions.get(&id.value) else {
                     found.gone.get_or_insert_with(|| Arc::clone(&id.value));
                     continue;

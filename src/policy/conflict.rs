@@ -1,5 +1,6 @@
 //! What several files make together: ids defined twice, references to nothing, cycles, equal prefixes.
 
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -41,7 +42,65 @@ pub(super) struct Candidates<'c> {
     pub(super) bindings: &'c Bindings,
     /// Whether they are those in force.
     pub(super) bindings_settled: bool,
+    /// How much there is still to tell.
+    pub(super) budget: &'c Budget,
 }
+
+/// How many errors that files make together are told in a load; the rest is counted, and costs no more than that.
+#[derive(Debug)]
+pub(super) struct Budget {
+    /// How many errors may still be told.
+    left: Cell<usize>,
+    /// How many were told of each file.
+    of_files: RefCell<HashMap<Arc<Path>, usize>>,
+    /// How many were not told.
+    more: Cell<usize>,
+    /// How many ids may still be compared with unknown ones.
+    comparisons: Cell<usize>,
+}
+
+impl Budget {
+    /// Starts with nothing told.
+    pub(super) fn new() -> Self {
+        let (left, comparisons) = (Cell::new(MAX_CONFLICTS), Cell::new(MAX_COMPARISONS));
+        Self { left, of_files: RefCell::default(), more: Cell::new(0), comparisons }
+    }
+
+    /// Makes an error about a file, unless enough was told.
+    pub(super) fn tell(&self, path: &FilePath, make: impl FnOnce() -> Diagnostic) -> Option<Diagnostic> {
+        let mut of_files = self.of_files.borrow_mut();
+        let of_file = of_files.get(&path.0).copied().unwrap_or(0);
+        if self.left.get() == 0 || of_file == MAX_CONFLICTS_OF_FILE {
+            self.more.set(self.more.get() + 1);
+            return None;
+        }
+        self.left.set(self.left.get() - 1);
+        of_files.insert(Arc::clone(&path.0), of_file + 1);
+        Some(make())
+    }
+
+    /// Returns what is to be said of the errors that were not told.
+    pub(super) fn rest(&self, root: &Path) -> Option<Diagnostic> {
+        let more = self.more.get();
+        (more > 0).then(|| Diagnostic::about_file(root, format!("and {more} more errors that files make together")))
+    }
+
+    /// Returns what could be meant by an unknown id, as long as that takes no long search.
+    fn closest<'a>(&self, id: &str, known: impl ExactSizeIterator<Item = &'a str>) -> Option<&'a str> {
+        if self.comparisons.get() == 0 {
+            return None;
+        }
+        self.comparisons.set(self.comparisons.get().saturating_sub(known.len()));
+        closest(id, known)
+    }
+}
+
+/// Errors that files make together, told of a load, and of them those about one file.
+const MAX_CONFLICTS: usize = 200;
+/// As above.
+const MAX_CONFLICTS_OF_FILE: usize = 20;
+/// Known ids that unknown ones are compared with to say which could be meant; the search that passes it is finished.
+const MAX_COMPARISONS: usize = 20_000;
 
 /// A definition or reference in a file.
 #[derive(Clone, Copy)]
@@ -114,8 +173,8 @@ fn define<'c>(ids: &mut HashMap<&'c str, Site<'c>>, site: Site<'c>, twice: impl 
 }
 
 /// What an id is of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
     /// A policy or preset.
     Policy,
     /// A blueprint.
@@ -141,8 +200,9 @@ impl<'c> Candidates<'c> {
         let mut conflicts = Vec::new();
         let ids = Ids::collect(self.files, |kind, one, two| {
             let (first, second) = self.older_first(one, two);
-            let message = format!("{kind} {} is defined twice", quoted(first.id));
-            conflicts.push(between(first, second, message, "first defined here", "rename or remove one of them"));
+            let message = || format!("{kind} {} is defined twice", quoted(first.id));
+            let (related, help) = (|| "first defined here".to_owned(), "rename or remove one of them");
+            conflicts.push(between(self.budget, first, second, message, related, help));
         });
         self.equal_prefixes(&mut conflicts);
         let changed = self.changed();
@@ -161,7 +221,7 @@ impl<'c> Candidates<'c> {
     }
 
     /// Returns the files that are not settled, by one walk through both maps.
-    fn changed(&self) -> Files {
+    pub(super) fn changed(&self) -> Files {
         let mut before = self.in_force.iter().peekable();
         let mut changed = Files::new();
         for (path, file) in self.files {
@@ -200,10 +260,10 @@ impl<'c> Candidates<'c> {
                     let here = Site { path, source: &file.source, span: source.span, id: &client.id.value };
                     let Some(other) = seen.insert(source.value, here) else { continue };
                     let (first, second) = self.older_first(other, here);
-                    let message = format!("source `{}` is in two clients", source.value);
-                    let related = format!("also in client {}", quoted(first.id));
+                    let message = || format!("source `{}` is in two clients", source.value);
+                    let related = || format!("also in client {}", quoted(first.id));
                     let help = "give each client sources of its own; where prefixes overlap, the longer one wins";
-                    conflicts.push(between(first, second, message, &related, help));
+                    conflicts.push(between(self.budget, first, second, message, related, help));
                 }
             }
         }
@@ -224,16 +284,19 @@ impl<'c> Candidates<'c> {
                 }
                 if !self.is_settled(path) {
                     conflicts.push(Conflict {
-                        diagnostic: Some(self.unknown(ids, kind, source, reference)),
+                        diagnostic: self.budget.tell(path, || self.unknown(ids, kind, source, reference)),
                         files: vec![path.clone()],
                         bindings: false,
                     });
                 } else if let Some(definer) = self.dropped_by(kind, &reference.value) {
-                    let message = format!("{} {} is no longer defined", kind.as_str(), quoted(&reference.value));
-                    let diagnostic = source.error(reference.span, message);
-                    let before = definer.source.place(definer.span.start);
+                    let diagnostic = || {
+                        let message = format!("{} {} is no longer defined", kind.as_str(), quoted(&reference.value));
+                        let before = definer.source.place(definer.span.start);
+                        let error = source.error(reference.span, message).help(STILL_USED);
+                        error.related(before, "it was defined here")
+                    };
                     conflicts.push(Conflict {
-                        diagnostic: Some(diagnostic.help(STILL_USED).related(before, "it was defined here")),
+                        diagnostic: self.budget.tell(path, diagnostic),
                         files: vec![definer.path.clone()],
                         bindings: false,
                     });
@@ -284,8 +347,8 @@ impl<'c> Candidates<'c> {
                 ("preset", help)
             }
             (Kind::Policy, None) => ("policy", self.suggest(ids, id)),
-            (Kind::Blueprint, _) => ("blueprint", suggestion(id, "blueprint", ids.blueprints.keys().copied())),
-            (Kind::Client, _) => ("client", suggestion(id, "client", ids.clients.keys().copied())),
+            (Kind::Blueprint, _) => ("blueprint", self.suggestion(id, "blueprint", ids.blueprints.keys().copied())),
+            (Kind::Client, _) => ("client", self.suggestion(id, "client", ids.clients.keys().copied())),
         };
         source.error(reference.span, format!("unknown {what} {}", quoted(id))).help(help)
     }
@@ -295,7 +358,18 @@ impl<'c> Candidates<'c> {
         if self.built_in.iter().any(|preset| preset.id.value.strip_prefix(PRESET_PREFIX) == Some(id)) {
             return format!("did you mean \"{PRESET_PREFIX}{id}\"?");
         }
-        suggestion(id, "policy", ids.policies.keys().copied().chain([UNRESTRICTED]))
+        match closest(id, [UNRESTRICTED]) {
+            Some(known) => format!("did you mean \"{known}\"?"),
+            None => self.suggestion(id, "policy", ids.policies.keys().copied()),
+        }
+    }
+
+    /// Returns what could be meant by an id.
+    fn suggestion<'a>(&self, id: &str, kind: &str, known: impl ExactSizeIterator<Item = &'a str>) -> String {
+        match self.budget.closest(id, known) {
+            Some(known) => format!("did you mean \"{known}\"?"),
+            None => format!("define `[{kind}.ID]` with this id, or write another id"),
+        }
     }
 
     /// Finds policies that include themselves, through others or directly, and those that include too deep.
@@ -310,8 +384,7 @@ impl<'c> Candidates<'c> {
             .filter(|(path, spec)| ids.find(Kind::Policy, &spec.id.value).is_some_and(|site| site.path == *path))
             .map(|(path, spec)| (&*spec.id.value, (path, spec)))
             .collect();
-        // How many includes lie below each policy; nothing while that is being found out.
-        let mut done: HashMap<&str, Option<usize>> = HashMap::new();
+        let mut done: HashMap<&str, Visit> = HashMap::new();
         // What is in force has no cycle, so a new one goes through a change.
         for (path, file) in changed {
             for start in file.policies().iter().filter(|spec| !spec.include.is_empty()) {
@@ -319,19 +392,26 @@ impl<'c> Candidates<'c> {
                     continue;
                 }
                 // A stack of our own: a chain of includes may be longer than the thread's stack is deep.
-                let mut way = vec![Step { path, spec: start, next: 0, depth: 0 }];
-                done.insert(&start.id.value, None);
+                let mut way = vec![Step { path, spec: start, next: 0, depth: 0, back_to: usize::MAX }];
+                done.insert(&start.id.value, Visit::OnWay(0));
                 while let Some(step) = way.last_mut() {
                     let Some(reference) = step.spec.include.get(step.next) else {
-                        let Step { path, spec, depth, .. } = *step;
-                        done.insert(&spec.id.value, Some(depth));
+                        let Step { path, spec, depth, back_to, .. } = *step;
+                        done.insert(&spec.id.value, Visit::Done(depth));
                         // Those above it are no deeper for the telling.
                         if depth == MOST_DEPTH + 1 {
-                            conflicts.push(too_deep(path, spec));
+                            conflicts.push(too_deep(self.budget, path, spec));
                         }
                         way.pop();
+                        if back_to <= way.len() {
+                            conflicts.push(Conflict { files: vec![path.clone()], ..Conflict::default() });
+                        }
+                        let is_further = back_to < way.len();
                         if let Some(above) = way.last_mut() {
                             above.depth = above.depth.max(depth + 1);
+                            if is_further {
+                                above.back_to = above.back_to.min(back_to);
+                            }
                         }
                         continue;
                     };
@@ -339,13 +419,16 @@ impl<'c> Candidates<'c> {
                     let Some(&(path, included)) = specs.get(&*reference.value) else { continue };
                     match done.get(&*included.id.value) {
                         None => {
-                            done.insert(&included.id.value, None);
-                            way.push(Step { path, spec: included, next: 0, depth: 0 });
+                            done.insert(&included.id.value, Visit::OnWay(way.len()));
+                            way.push(Step { path, spec: included, next: 0, depth: 0, back_to: usize::MAX });
                         }
-                        Some(Some(depth)) => step.depth = step.depth.max(depth + 1),
-                        Some(None) => {
-                            let from = way.iter().position(|step| std::ptr::eq(step.spec, included)).unwrap_or(0);
-                            conflicts.push(cycle(&way[from..], reference, changed));
+                        Some(Visit::Done(depth)) => step.depth = step.depth.max(depth + 1),
+                        Some(&Visit::OnWay(from)) => {
+                            step.back_to = step.back_to.min(from);
+                            let shown = way[from..].iter().find(|step| changed.contains_key(step.path));
+                            let path = shown.map_or(path, |step| step.path);
+                            let diagnostic = self.budget.tell(path, || cycle(&way[from..], reference, changed));
+                            conflicts.push(Conflict { diagnostic, ..Conflict::default() });
                         }
                     }
                 }
@@ -366,10 +449,20 @@ fn missing_lists(changed: &Files, known: &Lists, conflicts: &mut Vec<Conflict>) 
 }
 
 /// Returns the conflict of two sites, shown at the second.
-fn between(first: Site<'_>, second: Site<'_>, message: String, related: &str, help: &str) -> Conflict {
-    let error = second.source.error(second.span, message).help(help);
+fn between(
+    budget: &Budget,
+    first: Site<'_>,
+    second: Site<'_>,
+    message: impl FnOnce() -> String,
+    related: impl FnOnce() -> String,
+    help: &str,
+) -> Conflict {
+    let diagnostic = || {
+        let error = second.source.error(second.span, message()).help(help);
+        error.related(first.source.place(first.span.start), related())
+    };
     Conflict {
-        diagnostic: Some(error.related(first.source.place(first.span.start), related)),
+        diagnostic: budget.tell(second.path, diagnostic),
         files: vec![first.path.clone(), second.path.clone()],
         bindings: false,
     }
@@ -389,19 +482,31 @@ struct Step<'c> {
     next: usize,
     /// The most includes in a row below it, as far as it was looked at.
     depth: usize,
+    /// The first policy of the way that it leads back to, by its number; larger than any where it leads back to none.
+    back_to: usize,
+}
+
+/// What is known of a policy while includes are followed.
+enum Visit {
+    /// It is on the way that is being followed, at this place.
+    OnWay(usize),
+    /// So many includes in a row lie below it.
+    Done(usize),
 }
 
 /// Returns the conflict of a policy that includes too deep.
-fn too_deep(path: &FilePath, spec: &PolicySpec) -> Conflict {
-    let span = spec.include.first().map_or(spec.id.span, |include| include.span);
-    let message = format!("policy {} includes others more than {MOST_DEPTH} deep", quoted(&spec.id.value));
-    let error = spec.source.error(span, message).help("include those at the end of the chain directly");
-    Conflict { diagnostic: Some(error), files: vec![path.clone()], bindings: false }
+fn too_deep(budget: &Budget, path: &FilePath, spec: &PolicySpec) -> Conflict {
+    let error = || {
+        let span = spec.include.first().map_or(spec.id.span, |include| include.span);
+        let message = format!("policy {} includes others more than {MOST_DEPTH} deep", quoted(&spec.id.value));
+        spec.source.error(span, message).help("include those at the end of the chain directly")
+    };
+    Conflict { diagnostic: budget.tell(path, error), files: vec![path.clone()], bindings: false }
 }
 
-/// Returns the conflict of a cycle, closed by `reference` in the last policy of `way`; it is shown in a file of
-/// `changed`.
-fn cycle(way: &[Step<'_>], reference: &Placed<Arc<str>>, changed: &Files) -> Conflict {
+/// Returns the error of a cycle, closed by `reference` in the last policy of `way`; it is shown in a file of `changed`, and
+/// of a long one the middle is left out.
+fn cycle(way: &[Step<'_>], reference: &Placed<Arc<str>>, changed: &Files) -> Diagnostic {
     let mut steps: Vec<(&FilePath, &PolicySpec, &Placed<Arc<str>>)> = Vec::new();
     for Step { path, spec, next, .. } in way {
         let is_last = steps.len() + 1 == way.len();
@@ -411,21 +516,24 @@ fn cycle(way: &[Step<'_>], reference: &Placed<Arc<str>>, changed: &Files) -> Con
     let shown = steps.iter().position(|(path, _, _)| changed.contains_key(*path)).unwrap_or(0);
     let turn = (shown + 1) % steps.len().max(1);
     steps.rotate_left(turn);
-    let mut conflict = Conflict { files: way.iter().map(|step| step.path.clone()).collect(), ..Conflict::default() };
-    if let Some(((_, last, step), before)) = steps.split_last() {
-        let ids: Vec<&str> = [&*step.value].into_iter().chain(steps.iter().map(|(_, _, step)| &*step.value)).collect();
-        let message = format!("policies include one another in a circle: {}", ids.join(" > "));
-        let mut error = last.source.error(step.span, message).help("remove one of the includes");
-        for (_, spec, step) in before {
-            error = error.related(spec.source.place(step.span.start), format!("includes {}", quoted(&step.value)));
-        }
-        conflict.diagnostic = Some(error);
+    let Some(((_, last, step), before)) = steps.split_last() else {
+        return Diagnostic::about_file(Path::new(""), "policies include one another in a circle");
+    };
+    let ids: Vec<&str> = [&*step.value].into_iter().chain(steps.iter().map(|(_, _, step)| &*step.value)).collect();
+    let ids = match ids.len() {
+        0..=MOST_DEPTH => ids.join(" > "),
+        all => format!("{} > … {} more … > {}", ids[..MOST_DEPTH].join(" > "), all - MOST_DEPTH - 1, ids[all - 1]),
+    };
+    let message = format!("policies include one another in a circle: {ids}");
+    let mut error = last.source.error(step.span, message).help("remove one of the includes");
+    for (_, spec, step) in before.iter().take(MOST_DEPTH) {
+        error = error.related(spec.source.place(step.span.start), format!("includes {}", quoted(&step.value)));
     }
-    conflict
+    error
 }
 
 /// Returns the references of a file to ids.
-fn references(file: &FileSpec) -> impl Iterator<Item = (Kind, &Source, &Placed<Arc<str>>)> {
+pub(super) fn references(file: &FileSpec) -> impl Iterator<Item = (Kind, &Source, &Placed<Arc<str>>)> {
     let included =
         file.policies().iter().flat_map(|spec| spec.include.iter().map(|id| (Kind::Policy, &spec.source, id)));
     let of_blueprints = file.blueprints().iter().flat_map(|spec| {
@@ -438,14 +546,6 @@ fn references(file: &FileSpec) -> impl Iterator<Item = (Kind, &Source, &Placed<A
     });
     let of_tests = file.tests().iter().map(|test| (Kind::Client, &file.source, &test.client));
     included.chain(of_blueprints).chain(of_clients).chain(of_tests)
-}
-
-/// Returns what could be meant by an id.
-fn suggestion<'a>(id: &str, kind: &str, known: impl Iterator<Item = &'a str>) -> String {
-    match closest(id, known) {
-        Some(known) => format!("did you mean \"{known}\"?"),
-        None => format!("define `[{kind}.ID]` with this id, or write another id"),
-    }
 }
 
 /// What mends the removal of something that is still referred to.

@@ -142,7 +142,8 @@ impl Library {
     /// Reads everything again; texts that did not change are not parsed again.
     ///
     /// A bad file holds back only itself: its last good version stays in force. Errors that several files make
-    /// together hold back those that changed. Failing tests hold back everything. What is gone is gone.
+    /// together hold back those that changed, and so do tests that fail: a file that changed and has some holds back itself,
+    /// and where a test in force fails, everything is held back. What is gone is gone.
     #[must_use]
     pub fn reload(&self, tree: &Tree, lists: ReadList<'_>, bindings: &Bindings) -> Reloaded {
         // What is read of a list here is not read again on the other way.

@@ -1,5 +1,6 @@
 //! What is legal and probably not meant.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::dns::name::{DisplayWire, Suffixes};
@@ -26,8 +27,16 @@ pub(super) fn policy(
     let spec = &policy.spec;
     for (own, lists) in [(&spec.allowed, allowed_lists), (&spec.denied, denied_lists)] {
         let sets: Vec<&NameSet> = std::iter::once(&**own).chain(lists.iter().map(|list| &*list.set)).collect();
-        for entry in own.iter() {
+        let most = MAX_COMPARED / sets.len();
+        for entry in own.iter().take(most) {
             covered(policy, entry, &sets, &mut findings);
+        }
+        if own.len() > most {
+            findings.add(Severity::Warning, || {
+                let message =
+                    format!("only the first {most} entries were compared with the {} list files", lists.len());
+                spec.source.warning(spec.id.span, message).help("put what the list files hold into fewer files")
+            });
         }
     }
     // A preset leaves the name above its wildcards out on purpose: its tools do not ask for it.
@@ -41,6 +50,9 @@ pub(super) fn policy(
     }
     findings.into_diagnostics(spec.source.path())
 }
+
+/// Comparisons of a policy's own entries with its list files: a million entries and one list, or many lists and fewer.
+const MAX_COMPARED: usize = 2 << 20;
 
 /// Adds the warnings about what the lists that a file allows have in common with others.
 pub(super) fn shared(file: &FileSpec, lists: &Lists, diagnostics: &mut Vec<Diagnostic>) {
@@ -64,18 +76,23 @@ pub(super) struct Across<'a> {
 impl Across<'_> {
     /// Adds the warnings that a file makes together with others.
     pub(super) fn warn_of_file(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
-        self.unused(file, diagnostics);
-        self.open_blueprints(file, diagnostics);
-        self.gone(file, diagnostics);
+        let mut findings = Findings::default();
+        self.unused(file, &mut findings);
+        self.open_blueprints(file, &mut findings);
+        self.gone(file, &mut findings);
         for policy in file.policies() {
             for included in &policy.include {
                 if self.compiled.policy(&included.value).is_some_and(|policy| policy.allow_all()) {
-                    let message = format!("{} allows all, but only its lists are included", quoted(&included.value));
-                    let help = "write `allow_all = true` here if that is meant";
-                    diagnostics.push(policy.source.warning(included.span, message).help(help));
+                    findings.add(Severity::Warning, || {
+                        let id = quoted(&included.value);
+                        let message = format!("{id} allows all, but only its lists are included");
+                        let help = "write `allow_all = true` here if that is meant";
+                        policy.source.warning(included.span, message).help(help)
+                    });
                 }
             }
         }
+        diagnostics.extend(findings.into_diagnostics(file.source.path()));
     }
 
     /// Returns whether anything refers to a policy.
@@ -84,11 +101,11 @@ impl Across<'_> {
     }
 
     /// Warns of policies nothing refers to, and of preset files of that kind.
-    fn unused(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
+    fn unused(&self, file: &FileSpec, findings: &mut Findings) {
         // Over the API a policy is always there before what is to refer to it.
-        let is_recorded = |id: &str| file.records.iter().any(|record| *record.id.value == *id);
+        let recorded: HashSet<&str> = file.records.iter().map(|record| &*record.id.value).collect();
         let unused = file.policies().iter().filter(|policy| !self.is_used(&policy.id.value));
-        for policy in unused.filter(|policy| !is_recorded(&policy.id.value)) {
+        for policy in unused.filter(|policy| !recorded.contains(&*policy.id.value)) {
             let (what, help) = match policy.id.value.strip_prefix(PRESET_PREFIX) {
                 Some(name) if is_built_in(name) => continue,
                 Some(name) => {
@@ -98,13 +115,15 @@ impl Across<'_> {
                     ("policy", "name it in a client, a blueprint, an include or hostgate.toml, or remove it".to_owned())
                 }
             };
-            let message = format!("nothing refers to {what} {}", quoted(&policy.id.value));
-            diagnostics.push(policy.source.warning(policy.id.span, message).help(help));
+            findings.add(Severity::Warning, || {
+                let message = format!("nothing refers to {what} {}", quoted(&policy.id.value));
+                policy.source.warning(policy.id.span, message).help(help)
+            });
         }
     }
 
     /// Warns of blueprints without a policy for a phase that clients of theirs are in.
-    fn open_blueprints(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
+    fn open_blueprints(&self, file: &FileSpec, findings: &mut Findings) {
         for spec in file.blueprints() {
             for phase in [Phase::Build, Phase::Runtime].into_iter().filter(|phase| spec.policy(*phase).is_none()) {
                 let first = self.links.inheriting(&spec.id.value, phase).next();
@@ -113,29 +132,33 @@ impl Across<'_> {
                     Some((&file.source, client))
                 });
                 let Some((source, client)) = first else { continue };
-                let (id, key) = (quoted(&spec.id.value), phase.policy_key());
-                let message =
-                    format!("blueprint {id} has no `{key}`, so its {} clients are unrestricted", phase.as_str());
-                let place = source.place(client.id.span.start);
-                let warning = spec.source.warning(spec.id.span, message);
-                let help = format!("add `{key}`; `{key} = \"{UNRESTRICTED}\"` says that it is meant");
-                diagnostics.push(warning.help(help).related(place, format!("as client {}", quoted(&client.id.value))));
+                findings.add(Severity::Warning, || {
+                    let (id, key) = (quoted(&spec.id.value), phase.policy_key());
+                    let message =
+                        format!("blueprint {id} has no `{key}`, so its {} clients are unrestricted", phase.as_str());
+                    let place = source.place(client.id.span.start);
+                    let warning = spec.source.warning(spec.id.span, message);
+                    let help = format!("add `{key}`; `{key} = \"{UNRESTRICTED}\"` says that it is meant");
+                    warning.help(help).related(place, format!("as client {}", quoted(&client.id.value)))
+                });
             }
         }
     }
 
     /// Warns of references to what went with its file: those who have them are denied.
-    fn gone(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
+    fn gone(&self, file: &FileSpec, findings: &mut Findings) {
+        let mut warn = |source: &Source, id: &Placed<Arc<str>>, who: &dyn Fn() -> String| {
+            findings.add(Severity::Warning, || gone(source, id, &who()));
+        };
         for policy in file.policies() {
             for id in policy.include.iter().filter(|id| self.is_gone(&id.value)) {
-                diagnostics.push(gone(&policy.source, id, &format!("policy {} has", quoted(&policy.id.value))));
+                warn(&policy.source, id, &|| format!("policy {} has", quoted(&policy.id.value)));
             }
         }
         for blueprint in file.blueprints() {
             let policies = blueprint.build_policy.iter().chain(&blueprint.runtime_policy);
             for id in policies.filter(|id| self.is_gone(&id.value)) {
-                let who = format!("clients of blueprint {} are", quoted(&blueprint.id.value));
-                diagnostics.push(gone(&blueprint.source, id, &who));
+                warn(&blueprint.source, id, &|| format!("clients of blueprint {} are", quoted(&blueprint.id.value)));
             }
         }
         for client in &file.clients {
@@ -144,8 +167,9 @@ impl Across<'_> {
                 (None, Some(id)) => Some(id).filter(|id| self.snapshot.blueprint(&id.value).is_none()),
                 (None, None) => None,
             };
-            let who = || format!("client {} is", quoted(&client.id.value));
-            diagnostics.extend(reference.map(|id| gone(&file.source, id, &who())));
+            if let Some(id) = reference {
+                warn(&file.source, id, &|| format!("client {} is", quoted(&client.id.value)));
+            }
         }
     }
 

@@ -7,6 +7,7 @@ pub mod client_index;
 mod clients;
 mod compile;
 mod conflict;
+mod connected;
 mod decide;
 mod devbox;
 mod diagnostics;

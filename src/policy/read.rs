@@ -1,5 +1,6 @@
 //! A policy file's text to its [`FileSpec`], with everything that is wrong in it.
 
+use std::collections::{HashMap, HashSet};
 use std::hash::RandomState;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::bounds::MAX_LISTS;
 use crate::dns::rtype::RecordType;
 use crate::document::{self, Diagnostic, Element, Note, Placed, Related, Severity, Source, Table, quoted};
 
@@ -48,7 +50,8 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
             let blueprints = root.tables("blueprint").into_iter();
             others.blueprints = blueprints.filter_map(|(id, table)| blueprint(&id, table)).map(Arc::new).collect();
             clients = root.tables("client").into_iter().filter_map(|(id, table)| client(&id, table)).collect();
-            let known = |id: &str| known_id(&others, &clients, id);
+            let ids = known_ids(&others, &clients);
+            let known = |id: &str| ids.get(id).map(|id| Arc::clone(id));
             records = root.tables("api").into_iter().filter_map(|(id, table)| record(&id, &table, known)).collect();
             others.tests = root.array_of_tables("test").into_iter().filter_map(test).collect();
         }
@@ -82,11 +85,10 @@ impl Others {
     }
 }
 
-/// Returns the id of an object of a file, by its text.
-fn known_id(others: &Others, clients: &[ClientSpec], id: &str) -> Option<Arc<str>> {
+/// Returns the ids of the objects of a file.
+fn known_ids<'s>(others: &'s Others, clients: &'s [ClientSpec]) -> HashMap<&'s str, &'s Arc<str>> {
     let ids = clients.iter().map(|spec| &spec.id.value).chain(others.policies.iter().map(|spec| &spec.id.value));
-    let mut ids = ids.chain(others.blueprints.iter().map(|spec| &spec.id.value));
-    ids.find(|known| ***known == *id).cloned()
+    ids.chain(others.blueprints.iter().map(|spec| &spec.id.value)).map(|id| (&**id, id)).collect()
 }
 
 /// Reads a `[policy.ID]` table.
@@ -138,10 +140,10 @@ fn blueprint(id: &Placed<&str>, mut table: Table<'_>) -> Option<BlueprintSpec> {
 fn client(id: &Placed<&str>, mut table: Table<'_>) -> Option<ClientSpec> {
     let id = checked_id(id, &table);
     let listed = table.strings("sources");
-    let mut sources: Vec<Placed<IpNet>> = Vec::new();
+    let (mut sources, mut seen): (Vec<Placed<IpNet>>, HashSet<IpNet>) = Default::default();
     for text in listed.iter().flat_map(|list| &list.value) {
         match prefix(text.value) {
-            Ok(prefix) if sources.iter().any(|other| other.value == prefix) => {
+            Ok(prefix) if !seen.insert(prefix) => {
                 table.warning(text.span, format!("source {} is given twice", quoted(text.value)), None);
             }
             Ok(prefix) => sources.push(text.map(|_| prefix)),
@@ -273,17 +275,22 @@ fn private_answers(table: &mut Table<'_>, hasher: &RandomState) -> PrivateAnswer
 
 /// Reads paths of list files, which are relative to the policy file.
 fn list_files(table: &mut Table<'_>, key: &'static str, source: &Source) -> Vec<Placed<PathBuf>> {
-    let mut paths: Vec<Placed<PathBuf>> = Vec::new();
+    let (mut paths, mut seen): (Vec<Placed<PathBuf>>, HashSet<&str>) = Default::default();
     for text in table.strings(key).map(|list| list.value).unwrap_or_default() {
+        if paths.len() == MAX_LISTS {
+            let message = format!("`{key}` names more than {MAX_LISTS} files");
+            table.error(text.span, message, Some("put what they hold into fewer files".to_owned()));
+            break;
+        }
         if text.value.is_empty() || text.value.contains('\0') {
             table.error(text.span, format!("{} is no path", quoted(text.value)), Some("name a list file".to_owned()));
             continue;
         }
         let path = source.path().parent().map_or_else(|| PathBuf::from(text.value), |folder| folder.join(text.value));
-        if paths.iter().any(|other| other.value == path) {
-            table.warning(text.span, format!("list file {} is given twice", quoted(text.value)), None);
-        } else {
+        if seen.insert(text.value) {
             paths.push(text.map(|_| path));
+        } else {
+            table.warning(text.span, format!("list file {} is given twice", quoted(text.value)), None);
         }
     }
     paths
@@ -291,12 +298,12 @@ fn list_files(table: &mut Table<'_>, key: &'static str, source: &Source) -> Vec<
 
 /// Reads `include`.
 fn includes(table: &mut Table<'_>) -> Vec<Placed<Arc<str>>> {
-    let mut included: Vec<Placed<Arc<str>>> = Vec::new();
+    let (mut included, mut seen): (Vec<Placed<Arc<str>>>, HashSet<&str>) = Default::default();
     for text in table.strings("include").map(|list| list.value).unwrap_or_default() {
         if text.value == UNRESTRICTED {
             let help = "write `allow_all = true` to allow everything".to_owned();
             table.error(text.span, "`unrestricted` has no lists to include", Some(help));
-        } else if included.iter().any(|other| *other.value == *text.value) {
+        } else if !seen.insert(text.value) {
             table.warning(text.span, format!("{} is included twice", quoted(text.value)), None);
         } else {
             included.push(text.map(Arc::from));

@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use super::store::{self, WriteError};
+use super::told;
 use super::watch::Waker;
 use super::{Occasion, Reloader, bindings};
-use crate::bounds::{MAX_CHANGE_QUEUE, MAX_MADE};
+use crate::bounds::{MAX_CHANGE_QUEUE, MAX_MADE, MAX_TOLD_ERRORS};
 use crate::document::Diagnostic;
 use crate::policy::{Diagnostics, Reloaded, Tree};
 
@@ -39,7 +40,7 @@ pub(crate) enum Refused {
     #[error("the file holds something that is not in force")]
     HeldBack,
     /// It would not load, alone or with the other files.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{}", told::lines(.0.iter(), MAX_TOLD_ERRORS, "errors").join("; "))]
     Bad(Vec<Diagnostic>),
     /// The file cannot be written.
     #[error("{0}")]
@@ -202,9 +203,9 @@ impl Reloader {
         if is_made(&reloaded) {
             return Ok(reloaded);
         }
-        let refused = Refused::Bad(errors_of(path, &reloaded.diagnostics));
+        let own = errors_of(path, &reloaded.diagnostics);
         if self.held_back.is_empty() {
-            return Err(refused);
+            return Err(Refused::Bad(own.unwrap_or_else(|| reloaded.diagnostics.errors().cloned().collect())));
         }
         // What was held back before may be what is wrong, a test of it that fails, say. That must not keep a devbox from
         // being shut down: the change is tried beside what is in force, and what is on disk beside both after it.
@@ -215,7 +216,9 @@ impl Reloader {
         }
         let alone = self.library.reload(&tree, &mut read_list, &bindings);
         if !is_made(&alone) {
-            return Err(refused);
+            // Beside what is wrong already, what is wrong with the change may not have been told.
+            let own = errors_of(path, &alone.diagnostics).or(own);
+            return Err(Refused::Bad(own.unwrap_or_else(|| alone.diagnostics.errors().cloned().collect())));
         }
         self.directory.tree.changed = None;
         let all = alone.library.reload(&self.directory.tree, &mut read_list, &bindings);
@@ -231,12 +234,12 @@ fn put(tree: &mut Tree, path: &Path, text: Option<Result<Arc<str>, String>>) {
     }
 }
 
-/// Returns the errors that have to do with a file; all of them where none names it, as with a test that would fail.
-fn errors_of(path: &Path, diagnostics: &Diagnostics) -> Vec<Diagnostic> {
+/// Returns the errors that have to do with a file; `None` where none names it, as with a test that would fail.
+fn errors_of(path: &Path, diagnostics: &Diagnostics) -> Option<Vec<Diagnostic>> {
     let names = |error: &&Diagnostic| {
         let related = error.related.iter().map(|related| &related.place);
         related.chain([&error.place]).any(|place| &*place.path == path)
     };
     let own: Vec<Diagnostic> = diagnostics.errors().filter(names).cloned().collect();
-    if own.is_empty() { diagnostics.errors().cloned().collect() } else { own }
+    (!own.is_empty()).then_some(own)
 }

@@ -8,11 +8,13 @@ mod change;
 mod files;
 mod progress;
 mod store;
+pub(crate) mod told;
 mod tree;
 mod trusted;
 pub(crate) mod upstreams;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,8 +30,9 @@ use self::trusted::Trusted;
 use self::upstreams::Chosen;
 pub(crate) use self::watch::Waker;
 use self::watch::{Changes, Wake, Watch};
+use crate::bounds::{MAX_LOGGED, MAX_TOLD_ERRORS, MAX_TOLD_LINE};
 use crate::config::{self, Config};
-use crate::document::Diagnostic;
+use crate::document::{Diagnostic, escaped, shortened};
 use crate::engine::{Engine, View};
 use crate::policy::{Bindings, Diagnostics, Library};
 use crate::systemd;
@@ -328,8 +331,9 @@ impl Reloader {
             Ok(chosen) => {
                 if chosen != self.chosen {
                     self.upstreams = Arc::new(self.upstreams.replaced_by(&chosen.servers, chosen.settings()));
-                    tracing::info!(upstream = chosen.describe(), "upstreams changed");
+                    tracing::info!(upstream = &*shortened(&chosen.describe(), MAX_TOLD_LINE), "upstreams changed");
                     if let Some(error) = &chosen.error {
+                        let error = shortened(error, MAX_TOLD_LINE);
                         tracing::error!(%error, "no upstream; allowed names are answered SERVFAIL");
                     }
                     self.chosen = chosen;
@@ -366,13 +370,14 @@ impl Reloader {
         occasion: Occasion,
     ) {
         let swapped = !Arc::ptr_eq(before, self.library.snapshot());
-        let errors = lines(self.apart.errors.iter().chain(diagnostics.errors()));
+        let errors = self.apart.errors.iter().chain(diagnostics.errors());
+        let errors = told::lines(errors, MAX_TOLD_ERRORS, "errors").join("\n");
         let mut state = state(&self.library, diagnostics, &self.chosen);
         let old = self.progress.state();
         self.held_back = held_back;
         let held_back = self.apart.held_back.iter().chain(&self.held_back);
-        state.held_back = held_back.map(|path| path.display().to_string()).collect();
-        state.held_back.dedup();
+        let held_back: BTreeSet<&PathBuf> = held_back.collect();
+        state.held_back = told::paths(held_back.into_iter());
         state.error = (!errors.is_empty()).then_some(errors);
         if !swapped {
             state.loaded_at.clone_from(&old.loaded_at);
@@ -387,9 +392,7 @@ impl Reloader {
             }
             self.progress.count_swap();
         }
-        for warning in state.warnings.new_warnings(&old.warnings) {
-            tracing::warn!(%warning, "policy warning");
-        }
+        log_warnings(state.warnings.new_warnings(&old.warnings));
         // Said once: events that have nothing to do with a bad file make us look at it again.
         match &state.error {
             Some(error) if asked || state.error != old.error || state.held_back != old.held_back => {
@@ -436,7 +439,7 @@ fn state(library: &Library, warnings: Diagnostics, chosen: &Chosen) -> State {
         policies: snapshot.policies().len(),
         blueprints: snapshot.blueprints().len(),
         clients: snapshot.clients().len(),
-        upstream_error: chosen.error.clone(),
+        upstream_error: chosen.error.as_deref().map(|error| shortened(&escaped(error), MAX_TOLD_LINE).into_owned()),
     }
 }
 
@@ -460,7 +463,16 @@ fn unreadable(root: &Path, error: &std::io::Error) -> Diagnostic {
     Diagnostic::about_file(root, format!("the policies directory cannot be read: {error}")).help(help)
 }
 
-/// Joins diagnostics, one a line.
-fn lines<'d>(diagnostics: impl Iterator<Item = &'d Diagnostic>) -> String {
-    diagnostics.map(ToString::to_string).collect::<Vec<_>>().join("\n")
+/// Writes warnings to the log: the first ones, and how many more there are.
+pub(crate) fn log_warnings<'d>(warnings: impl Iterator<Item = &'d Diagnostic>) {
+    let mut warnings = warnings.fuse();
+    for warning in warnings.by_ref().take(MAX_LOGGED) {
+        let warning = warning.to_string();
+        let warning = shortened(&warning, MAX_TOLD_LINE);
+        tracing::warn!(%warning, "policy warning");
+    }
+    let more = warnings.count();
+    if more > 0 {
+        tracing::warn!(more, "more policy warnings, not logged; `hostgate check` shows them");
+    }
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 use serde::{Serialize, Serializer};
 
+use super::told;
+use crate::bounds::MAX_TOLD_WARNINGS;
 use crate::policy::Diagnostics;
 
 /// The state of the policies and upstreams; replaced whole after each look.
@@ -96,5 +98,5 @@ impl Progress {
 
 /// Writes warnings as texts; what else there is stands in [`State::error`].
 fn warnings<S: Serializer>(diagnostics: &Diagnostics, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(diagnostics.warnings().map(ToString::to_string))
+    serializer.collect_seq(told::lines(diagnostics.warnings(), MAX_TOLD_WARNINGS, "warnings"))
 }

@@ -28,6 +28,7 @@ use self::limits::Limits;
 use self::sockets::{ControlSocket, Sockets};
 use self::takeover::Takeover;
 use self::udp::{Front, Shared};
+use crate::bounds::MAX_TOLD_UPSTREAMS;
 use crate::control::{self, Control};
 use crate::engine::Engine;
 use crate::reload::{self, Progress, Reloader, Waker};
@@ -120,7 +121,8 @@ impl Service {
     /// Returns what `/status` says.
     fn status(&self) -> Status {
         let state = reload::State::clone(&self.progress.state());
-        let upstreams = self.upstreams();
+        let mut upstreams = self.upstreams();
+        upstreams.truncate(MAX_TOLD_UPSTREAMS);
         Status {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.started.elapsed().as_secs(),

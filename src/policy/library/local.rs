@@ -83,7 +83,7 @@ impl Library {
         }
         let tested = links.tests().filter_map(|path| library.files.get(path)?.in_force().map(|file| &**file));
         let mut not_run = Vec::new();
-        if !trial::run(tested, &snapshot, &mut not_run).is_empty() || !not_run.is_empty() {
+        if !trial::run(tested, &snapshot, &mut not_run).files.is_empty() || !not_run.is_empty() {
             return None;
         }
         snapshot.generation = self.snapshot.generation + 1;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use crate::document::Diagnostic;
 
+use super::super::compile::Lists;
 use super::super::conflict::Files;
+use super::super::lint::{self, Across};
 use super::super::spec::FileSpec;
 use super::super::tree::FilePath;
 use super::known::Known;
@@ -18,12 +20,48 @@ pub(super) struct Report {
     pub(super) diagnostics: Vec<Diagnostic>,
     /// The files that say something else than what is in force.
     pub(super) held_back: BTreeSet<PathBuf>,
+    /// How many errors of files by themselves were told.
+    errors_of_files: usize,
+    /// How many files have errors that were not told.
+    left_out: usize,
 }
+
+/// Errors of files by themselves, all together, after which a file keeps one.
+const MANY_ERRORS: usize = 500;
+/// Errors of files by themselves after which files are only counted.
+const MAX_ERRORS: usize = 2_000;
 
 impl Report {
     /// Returns whether anything is an error.
     pub(super) fn has_errors(&self) -> bool {
         self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+
+    /// Adds what is wrong with a file or list by itself; when much is wrong already, the file keeps one error, and then
+    /// it is told by the number of such files alone.
+    pub(super) fn add_errors_of<T>(&mut self, known: &mut Known<T>) {
+        if self.errors_of_files >= MANY_ERRORS && known.diagnostics.len() > 1 {
+            let first = known.diagnostics.iter().find(|it| it.is_error() && it.place.line > 0);
+            let first = first.or_else(|| known.diagnostics.first()).cloned();
+            let more = known.diagnostics.len() - 1;
+            let rest = first.as_ref().map(|first| {
+                let message = format!("and more errors in this file ({more} of them left out)");
+                Diagnostic::about_file(&first.place.path, message)
+            });
+            known.diagnostics = first.into_iter().chain(rest).collect();
+        }
+        if self.errors_of_files >= MAX_ERRORS {
+            self.left_out += 1;
+            return;
+        }
+        self.errors_of_files += known.diagnostics.len();
+        self.diagnostics.extend(known.diagnostics.iter().cloned());
+    }
+
+    /// Returns what is to be said of the files whose errors were not told.
+    pub(super) fn rest(&self, root: &Path) -> Option<Diagnostic> {
+        let left_out = self.left_out;
+        (left_out > 0).then(|| Diagnostic::about_file(root, format!("and errors in {left_out} more files")))
     }
 
     /// Notes that a file is held back.
@@ -44,8 +82,23 @@ impl Report {
         }
     }
 
+    /// Adds the warnings of all that is to go into force.
+    pub(super) fn add_warnings(
+        &mut self,
+        across: &Across<'_>,
+        (files, candidates): (&BTreeMap<FilePath, Known<FileSpec>>, &Files),
+        lists: &Lists,
+    ) {
+        for file in candidates.values() {
+            across.warn_of_file(file, &mut self.diagnostics);
+            lint::shared(file, lists, &mut self.diagnostics);
+        }
+        across.warn_of_bindings(&mut self.diagnostics);
+        self.add_warnings_of(files, candidates);
+    }
+
     /// Adds the warnings of the files that are to go into force as they are.
-    pub(super) fn add_warnings_of(&mut self, files: &BTreeMap<FilePath, Known<FileSpec>>, candidates: &Files) {
+    fn add_warnings_of(&mut self, files: &BTreeMap<FilePath, Known<FileSpec>>, candidates: &Files) {
         for (path, file) in files {
             let is_candidate = match (&file.read, candidates.get(path)) {
                 (Some(read), Some(candidate)) => file.is_good && Arc::ptr_eq(read, candidate),

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::document::{Diagnostic, Placed, Severity, Source, quoted};
+use crate::document::{Diagnostic, Findings, Placed, Severity, Source, quoted};
 
 use super::super::compile::Lists;
-use super::super::conflict::{Candidates, Files, Ids};
+use super::super::conflict::{Budget, Candidates, Files, Ids};
+use super::super::connected::{FilePathRef, connected};
 use super::super::diagnostics::Diagnostics;
 use super::super::hash::ContentSum;
 use super::super::links::Links;
-use super::super::lint::{self, Across};
+use super::super::lint::Across;
 use super::super::list::ListFile;
 use super::super::ordered_map::OrderedMap;
 use super::super::preset::built_in;
@@ -43,54 +44,68 @@ impl Library {
         let in_force = self.files.iter().filter_map(|(path, file)| Some((path.clone(), Arc::clone(file.in_force()?))));
         let in_force: Files = in_force.collect();
         let mut candidates = candidates(&files, phase);
-        let mut lists = self.look_at_lists(&candidates, &in_force, read_list, &mut report);
+        let mut lists = self.look_at_lists((&tree.root, &candidates), &in_force, read_list, &mut report);
         let usable_lists: Lists =
             lists.iter().filter_map(|(path, list)| Some((path.clone(), list.candidate()?))).collect();
-        let chosen_bindings = self.settle(&mut candidates, &in_force, &usable_lists, bindings, phase, &mut report);
+        let budget = Budget::new();
         let stop = |mut report: Report, files, lists| {
+            report.diagnostics.extend(budget.rest(&tree.root).into_iter().chain(report.rest(&tree.root)));
             report.hold_back_all(&files, &in_force);
-            let Report { diagnostics, held_back } = report;
+            let Report { diagnostics, held_back, .. } = report;
             let files = kept(files);
             let library = Self { files, lists: Arc::new(lists), settled: None, ..self.clone() };
             let held_back = held_back.into_iter().collect();
             Reloaded { library, swapped: false, diagnostics: diagnostics.into(), held_back }
         };
-        let Some(chosen_bindings) = chosen_bindings else { return stop(report, files, lists) };
-        if phase != Phase::Reload && report.has_errors() {
-            return stop(report, files, lists);
-        }
-
-        let used: Lists = used_lists(&candidates, &usable_lists);
-        let definitions = assemble::definitions(&candidates, built_in());
-        let compiled = self.compiled.next(&definitions, &used);
-        let mut snapshot = assemble::snapshot(&candidates, &compiled, &chosen_bindings);
-        let failures = trial::run(candidates.values().map(|file| &**file), &snapshot, &mut report.diagnostics);
-        if !failures.is_empty() {
-            report.diagnostics.extend(failures);
-            return stop(report, files, lists);
-        }
+        let mut round = 0;
+        let (chosen_bindings, used, compiled, mut snapshot) = loop {
+            let chosen_bindings =
+                self.settle(&mut candidates, (&in_force, &usable_lists), (bindings, phase), (&budget, &mut report));
+            let Some(chosen_bindings) = chosen_bindings else { return stop(report, files, lists) };
+            if phase != Phase::Reload && report.has_errors() {
+                return stop(report, files, lists);
+            }
+            let used: Lists = used_lists(&candidates, &usable_lists);
+            let definitions = assemble::definitions(&candidates, built_in());
+            let compiled = self.compiled.next(&definitions, &used);
+            let snapshot = assemble::snapshot(&candidates, &compiled, &chosen_bindings);
+            let tested = candidates.values().map(|file| &**file);
+            let failures = trial::run(tested, &snapshot, &mut report.diagnostics);
+            if failures.files.is_empty() {
+                break (chosen_bindings, used, compiled, snapshot);
+            }
+            report.diagnostics.extend(failures.told);
+            // A file that changed and has tests that fail holds back itself. Tests in force guard everything: what breaks
+            // them may be any of the files that changed.
+            let is_in_force = |path: &PathBuf| match (candidates.get(path.as_os_str()), in_force.get(path.as_os_str()))
+            {
+                (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+                _ => false,
+            };
+            round += 1;
+            if phase != Phase::Reload || round == MAX_ROUNDS || failures.files.iter().any(is_in_force) {
+                return stop(report, files, lists);
+            }
+            for path in &failures.files {
+                report.hold_back(path);
+                match in_force.get_key_value(path.as_os_str()) {
+                    Some((path, before)) => _ = candidates.insert(path.clone(), Arc::clone(before)),
+                    None => _ = candidates.remove(path.as_os_str()),
+                }
+            }
+        };
+        report.diagnostics.extend(budget.rest(&tree.root).into_iter().chain(report.rest(&tree.root)));
         report.diagnostics.extend(compiled.warnings().cloned());
         report.diagnostics.extend(used.values().flat_map(|list| list.warnings.iter().cloned()));
         let links = Links::of(&candidates);
         let across = Across { compiled: &compiled, snapshot: &snapshot, links: &links, bindings: &chosen_bindings };
-        for file in candidates.values() {
-            across.warn_of_file(file, &mut report.diagnostics);
-            lint::shared(file, &used, &mut report.diagnostics);
-        }
-        across.warn_of_bindings(&mut report.diagnostics);
-        report.add_warnings_of(&files, &candidates);
+        report.add_warnings(&across, (&files, &candidates), &used);
 
         let unchanged = phase == Phase::Reload
             && same(candidates.iter(), in_force.iter())
             && same(used.iter(), self.lists_in_force().iter())
             && chosen_bindings.ids() == self.bindings.ids();
-        let (mut file_hash, mut list_hash) = (ContentSum::default(), ContentSum::default());
-        for (path, file) in &candidates {
-            file_hash.add(assemble::below(&tree.root, path), file.hash());
-        }
-        for (path, list) in &used {
-            list_hash.add(assemble::below(&tree.root, path), list.hash);
-        }
+        let (file_hash, list_hash) = hashes(&tree.root, &candidates, &used);
         let snapshot = if unchanged {
             Arc::clone(&self.snapshot)
         } else {
@@ -106,7 +121,7 @@ impl Library {
             list.in_force = used.get(path).cloned();
             true
         });
-        let Report { diagnostics, held_back } = report;
+        let Report { diagnostics, held_back, .. } = report;
         let held_back: Vec<_> = held_back.into_iter().collect();
         let diagnostics = Diagnostics::from(diagnostics);
         let is_bad_alone = |path: &Path| files.get(path.as_os_str()).is_some_and(Known::is_bad_alone);
@@ -153,9 +168,10 @@ impl Library {
                 }
                 Err(why) => Known::unreadable(&path, why, before),
             };
+            let mut known = known;
             if !known.is_good {
                 report.hold_back(&path);
-                report.diagnostics.extend(known.diagnostics.iter().cloned());
+                report.add_errors_of(&mut known);
             }
             looked.push((path, known));
         }
@@ -193,7 +209,7 @@ impl Library {
     /// Reads the list files that changed: those that the files to go into force name, and those in force.
     fn look_at_lists(
         &self,
-        candidates: &Files,
+        (root, candidates): (&Path, &Files),
         in_force: &Files,
         read_list: ReadList<'_>,
         report: &mut Report,
@@ -224,23 +240,28 @@ impl Library {
                         Known { in_force: before.and_then(|before| before.in_force.clone()), ..Known::absent() }
                     }
                 };
+                let mut known = known;
                 if is_wanted && !known.is_good {
                     report.hold_back(path);
-                    report.diagnostics.extend(known.diagnostics.iter().cloned());
+                    report.add_errors_of(&mut known);
                 }
                 lists.insert(path.to_owned(), known);
             }
         }
+        let mut findings = Findings::default();
         for (source, reference) in candidates.values().flat_map(|file| list_references(file)) {
             if let Some(why) = unreadable.get(reference.value.as_path()) {
-                let path = quoted(&reference.value.to_string_lossy());
-                let error = source.error(reference.span, format!("list file {path} cannot be read: {why}"));
-                let kept = lists.get(&reference.value).is_some_and(|list| list.in_force.is_some());
-                let help =
-                    if kept { "its last content stays in force" } else { "paths are relative to the policy file" };
-                report.diagnostics.push(error.help(help));
+                findings.add(Severity::Error, || {
+                    let path = quoted(&reference.value.to_string_lossy());
+                    let error = source.error(reference.span, format!("list file {path} cannot be read: {why}"));
+                    let kept = lists.get(&reference.value).is_some_and(|list| list.in_force.is_some());
+                    let help =
+                        if kept { "its last content stays in force" } else { "paths are relative to the policy file" };
+                    error.help(help)
+                });
             }
         }
+        report.diagnostics.extend(findings.into_diagnostics(root));
         lists
     }
 
@@ -249,15 +270,13 @@ impl Library {
     fn settle(
         &self,
         files: &mut Files,
-        in_force: &Files,
-        lists: &Lists,
-        bindings: &Bindings,
-        phase: Phase,
-        report: &mut Report,
+        (in_force, lists): (&Files, &Lists),
+        (bindings, phase): (&Bindings, Phase),
+        (budget, report): (&Budget, &mut Report),
     ) -> Option<Bindings> {
         let ids_in_force = Ids::of(in_force);
         let mut chosen = bindings.clone();
-        loop {
+        for round in 1.. {
             let bindings_settled = phase == Phase::Reload && chosen.ids() == self.bindings.ids();
             let current = files.clone();
             let candidates = Candidates {
@@ -268,6 +287,7 @@ impl Library {
                 lists,
                 bindings: &chosen,
                 bindings_settled,
+                budget,
             };
             let conflicts = candidates.conflicts();
             if conflicts.is_empty() {
@@ -275,20 +295,38 @@ impl Library {
             }
             let mut taken_back = false;
             let mut take_back_bindings = false;
+            let mut take_back = |path: &FilePath, report: &mut Report| {
+                taken_back = true;
+                report.hold_back(path);
+                match in_force.get(path) {
+                    Some(before) => files.insert(path.clone(), Arc::clone(before)),
+                    None => files.remove(path),
+                };
+            };
+            if round >= MAX_ROUNDS && phase == Phase::Reload {
+                let changed = candidates.changed();
+                let bad = conflicts.iter().flat_map(|conflict| &conflict.files).map(FilePathRef).collect();
+                let all = if round == MAX_ROUNDS {
+                    connected(&changed, in_force, &bad)
+                } else {
+                    changed.into_keys().collect()
+                };
+                for path in all {
+                    report.diagnostics.extend(budget.tell(&path, || {
+                        let message = "the file hangs together with others that are held back";
+                        Diagnostic::about_file(&path, message).help("mend those")
+                    }));
+                    take_back(&path, report);
+                }
+            }
             for conflict in conflicts {
                 report.diagnostics.extend(conflict.diagnostic);
                 for path in conflict.files.iter().filter(|path| !candidates.is_settled(path)) {
-                    taken_back = true;
-                    report.hold_back(path);
-                    match in_force.get(path) {
-                        Some(before) => files.insert(path.clone(), Arc::clone(before)),
-                        None => files.remove(path),
-                    };
+                    take_back(path, report);
                 }
-                if conflict.bindings && phase == Phase::Reload {
-                    (taken_back, take_back_bindings) = (true, true);
-                }
+                take_back_bindings |= conflict.bindings && phase == Phase::Reload;
             }
+            taken_back |= take_back_bindings;
             if take_back_bindings {
                 let places = bindings.iter().filter_map(|binding| binding.written.as_ref());
                 places.for_each(|(source, _)| report.hold_back(source.path()));
@@ -298,6 +336,7 @@ impl Library {
                 return None;
             }
         }
+        None
     }
 
     /// Returns the lists in force.
@@ -305,6 +344,9 @@ impl Library {
         self.lists.iter().filter_map(|(path, list)| Some((path.clone(), list.in_force.clone()?))).collect()
     }
 }
+
+/// Rounds in which changed files that conflict are taken back one by one; then all that hangs together with them is.
+const MAX_ROUNDS: usize = 8;
 
 /// Returns what is known of files as it is kept.
 fn kept(files: BTreeMap<FilePath, Known<FileSpec>>) -> OrderedMap<FilePath, Kept> {
@@ -320,6 +362,18 @@ fn candidates(files: &BTreeMap<FilePath, Known<FileSpec>>, phase: Phase) -> File
         (Phase::Reload, _) => file.candidate(),
     };
     files.iter().filter_map(|(path, file)| Some((path.clone(), candidate(file)?))).collect()
+}
+
+/// Returns the hashes of the files and of the lists.
+fn hashes(root: &Path, files: &Files, lists: &Lists) -> (ContentSum, ContentSum) {
+    let (mut of_files, mut of_lists) = (ContentSum::default(), ContentSum::default());
+    for (path, file) in files {
+        of_files.add(assemble::below(root, path), file.hash());
+    }
+    for (path, list) in lists {
+        of_lists.add(assemble::below(root, path), list.hash);
+    }
+    (of_files, of_lists)
 }
 
 /// Returns the lists that the files name.
