@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::files::{Followed, Seal, Stamp, Text, Unfinished, read_unless};
 use super::trusted::{Trusted, Use};
@@ -25,6 +26,8 @@ pub(crate) struct Directory {
     stamps: OrderedMap<FilePath, Seal>,
     /// Where files may lie that are quoted.
     trusted: Trusted,
+    /// Directories with too many entries to be read, and when that was found.
+    huge: HashMap<PathBuf, Instant>,
     /// Where everything is that the tree is made of, if that is in one place each.
     plain: Option<Plain>,
 }
@@ -68,9 +71,20 @@ impl Directory {
         // Whatever comes of it, nothing is built on what was known before.
         self.plain = None;
         let found = Found::with_capacity(self.tree.files.iter().len());
-        let mut walk = Walk { before: self, unfinished, entries: 0, path: Vec::new(), found };
-        walk.read_directory(root)?;
-        let Found { files, private, unreadable, followed, stamps, is_plain } = walk.found;
+        let real = fs::canonicalize(root)?;
+        let mut walk = Walk {
+            before: self,
+            unfinished,
+            entries: 0,
+            root: real,
+            depth: 0,
+            seen: Seen::default(),
+            links: Vec::new(),
+            found,
+        };
+        walk.read_all(root)?;
+        let Found { files, private, unreadable, huge, followed, stamps, is_plain } = walk.found;
+        self.huge = huge;
         self.plain = is_plain.then(|| Plain::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
         let files = files.into_iter().collect();
         if self.tree.root == root && self.tree.unreadable.is_empty() && unreadable.is_empty() {
@@ -157,8 +171,14 @@ struct Walk<'w> {
     unfinished: &'w Unfinished,
     /// Entries seen so far.
     entries: usize,
-    /// Device and inode of each directory from the root to here.
-    path: Vec<(u64, u64)>,
+    /// The policies directory, without symlinks.
+    root: PathBuf,
+    /// Directories from the root to here.
+    depth: usize,
+    /// Device and inode of each directory that is read.
+    seen: Seen,
+    /// Links to directories, with the number of directories above each.
+    links: Vec<(usize, PathBuf)>,
     /// What was found so far.
     found: Found,
 }
@@ -171,6 +191,8 @@ struct Found {
     private: BTreeSet<PathBuf>,
     /// As [`Tree::unreadable`].
     unreadable: BTreeMap<PathBuf, String>,
+    /// As [`Directory::huge`].
+    huge: HashMap<PathBuf, Instant>,
     /// As [`Directory::followed`].
     followed: Followed,
     /// As [`Directory::stamps`].
@@ -186,6 +208,7 @@ impl Found {
             files: Vec::with_capacity(files),
             private: BTreeSet::new(),
             unreadable: BTreeMap::new(),
+            huge: HashMap::new(),
             followed: Followed::default(),
             stamps: Vec::with_capacity(files),
             is_plain: true,
@@ -193,18 +216,87 @@ impl Found {
     }
 }
 
+/// Directories by device and inode, in the order in which they were found.
+#[derive(Default)]
+struct Seen {
+    /// All of them.
+    all: HashSet<(u64, u64)>,
+    /// The order.
+    order: Vec<(u64, u64)>,
+}
+
+impl Seen {
+    /// Returns whether a directory was found.
+    fn contains(&self, id: &(u64, u64)) -> bool {
+        self.all.contains(id)
+    }
+
+    /// Adds a directory.
+    fn insert(&mut self, id: (u64, u64)) {
+        if self.all.insert(id) {
+            self.order.push(id);
+        }
+    }
+
+    /// Returns how many there are.
+    fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Forgets all but the first ones.
+    fn truncate(&mut self, len: usize) {
+        for id in self.order.drain(len..) {
+            self.all.remove(&id);
+        }
+    }
+}
+
+/// How far a walk was.
+struct Mark {
+    /// As [`Walk::entries`].
+    entries: usize,
+    /// As [`Walk::depth`].
+    depth: usize,
+    /// The number of [`Walk::seen`].
+    seen: usize,
+    /// The number of [`Found::files`].
+    files: usize,
+    /// The number of [`Found::stamps`].
+    stamps: usize,
+    /// The number of [`Found::private`].
+    private: usize,
+    /// The number of [`Walk::links`].
+    links: usize,
+}
+
+/// How long a directory that had too many entries is not looked at again.
+const HUGE_AGAIN: Duration = Duration::from_mins(1);
+
+/// Says that there are too many entries.
+fn too_many() -> io::Error {
+    io::Error::new(io::ErrorKind::QuotaExceeded, format!("more than {MAX_ENTRIES} files and directories"))
+}
+
+/// Returns whether a symlink leads to a directory that holds the policies directory, so that everything would be read.
+fn leads_above(path: &Path, root: &Path) -> bool {
+    fs::canonicalize(path).is_ok_and(|real| real != *root && root.starts_with(real))
+}
+
 impl Walk<'_> {
     /// Reads one directory of the tree.
     fn read_directory(&mut self, directory: &Path) -> io::Result<()> {
         let metadata = fs::metadata(directory)?;
         let id = (metadata.dev(), metadata.ino());
-        if self.path.contains(&id) {
-            // A symlink to a directory above; what it leads to is being read already.
-            return Ok(());
+        if self.seen.contains(&id) {
+            return Err(io::Error::other(
+                "it leads to a directory that is read under another name: remove the link, what is there is read once",
+            ));
         }
         let entries = fs::read_dir(directory)?;
+        self.seen.insert(id);
         self.found.followed.add_directory(directory);
-        self.path.push(id);
+        self.depth += 1;
+        let mut directories = Vec::new();
         for entry in entries {
             let entry = entry?;
             self.entries += 1;
@@ -222,20 +314,102 @@ impl Walk<'_> {
             // A dangling symlink is a file that cannot be read, not one that is not there.
             let is_directory = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
             if self.entries > MAX_ENTRIES {
-                return Err(io::Error::other(format!("more than {MAX_ENTRIES} files and directories")));
+                return Err(too_many());
             }
             if is_toml {
                 self.read_file(path);
-            } else if is_directory && self.path.len() < MAX_DEPTH {
-                let depth = self.path.len();
-                if let Err(error) = self.read_directory(&path) {
-                    self.path.truncate(depth);
-                    self.found.unreadable.insert(path, error.to_string());
+            } else if is_directory && self.depth < MAX_DEPTH {
+                if kind.is_symlink() {
+                    self.links.push((self.depth, path));
+                } else {
+                    directories.push(path);
                 }
             }
         }
-        self.path.pop();
+        for path in directories {
+            self.read_below(path, false)?;
+        }
+        self.depth -= 1;
         Ok(())
+    }
+
+    /// Reads the tree: what lies in it, and then what links in it lead to.
+    fn read_all(&mut self, root: &Path) -> io::Result<()> {
+        self.read_directory(root)?;
+        let mut next = 0;
+        while let Some((depth, path)) = self.links.get(next).cloned() {
+            next += 1;
+            self.depth = depth;
+            self.read_below(path, true)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a directory below another one. What is wrong with it costs itself alone: of what cannot be read to its end
+    /// nothing is taken, and it is named. A tree that is too large is given up as a whole, from the folder right below the
+    /// root or the link by which it came.
+    fn read_below(&mut self, path: PathBuf, is_link: bool) -> io::Result<()> {
+        let before = self.mark();
+        // Where a tree may be given up as a whole, nothing of it is followed then.
+        let is_whole = is_link || self.depth == 1;
+        let followed = if is_whole { std::mem::take(&mut self.found.followed) } else { Followed::default() };
+        let is_huge = |walk: &Self| walk.before.huge.get(&path).is_some_and(|since| since.elapsed() < HUGE_AGAIN);
+        let read = if is_link && leads_above(&path, &self.root) {
+            Err(io::Error::other("it is a link to a directory above the policies directory: remove it"))
+        } else if is_huge(self) {
+            Err(too_many())
+        } else {
+            self.read_directory(&path)
+        };
+        if is_whole {
+            let below = std::mem::replace(&mut self.found.followed, followed);
+            if read.is_ok() {
+                self.found.followed.directories.extend(below.directories);
+                self.found.followed.names.extend(below.names);
+            } else {
+                self.found.followed.add_directory(&path);
+            }
+        }
+        let Err(error) = read else { return Ok(()) };
+        self.go_back_to(&before);
+        if error.kind() == io::ErrorKind::QuotaExceeded {
+            if !is_whole {
+                return Err(error);
+            }
+            let since = self.before.huge.get(&path).copied().filter(|since| since.elapsed() < HUGE_AGAIN);
+            self.found.huge.insert(path.clone(), since.unwrap_or_else(Instant::now));
+        }
+        self.found.unreadable.insert(path, error.to_string());
+        Ok(())
+    }
+
+    /// Returns how far the walk is.
+    fn mark(&self) -> Mark {
+        let Found { files, stamps, private, .. } = &self.found;
+        Mark {
+            entries: self.entries,
+            depth: self.depth,
+            seen: self.seen.len(),
+            files: files.len(),
+            stamps: stamps.len(),
+            private: private.len(),
+            links: self.links.len(),
+        }
+    }
+
+    /// Forgets what was found since.
+    fn go_back_to(&mut self, mark: &Mark) {
+        (self.entries, self.depth) = (mark.entries, mark.depth);
+        let gone = self.found.files.split_off(mark.files);
+        self.found.stamps.truncate(mark.stamps);
+        if self.found.private.len() > mark.private {
+            for (path, _) in gone {
+                self.found.private.remove(&*path);
+            }
+        }
+        // A directory of it may be read under another name yet.
+        self.seen.truncate(mark.seen);
+        self.links.truncate(mark.links);
     }
 
     /// Reads one file, unless it is as it was before.
@@ -280,9 +454,16 @@ mod tests {
             fs::write(at(name), name).unwrap();
         }
         symlink(root.path(), at("team/loop")).unwrap();
+        symlink("team", at("twin")).unwrap();
+        symlink("/", at("all")).unwrap();
         symlink("nowhere", at("dangling.toml")).unwrap();
         fs::create_dir(at("directory.toml")).unwrap();
         let found = read(&mut Directory::default(), root.path(), &Changes::Anything);
+        let told: Vec<_> =
+            found.unreadable.iter().map(|(path, why)| (path.clone(), why.split(':').next().unwrap())).collect();
+        let twice = "it leads to a directory that is read under another name";
+        let above = "it is a link to a directory above the policies directory";
+        assert_eq!(told, [(at("all"), above), (at("team/loop"), twice), (at("twin"), twice)]);
         let names: Vec<_> = found.files.iter().map(|(path, _)| path.strip_prefix(root.path()).unwrap()).collect();
         assert_eq!(names, ["a.toml", "dangling.toml", "directory.toml", "team/deep/b.toml"].map(Path::new));
         assert_eq!(&*found.files.get(&at("a.toml")).unwrap().clone().unwrap(), "a.toml");
