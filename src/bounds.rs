@@ -59,6 +59,7 @@
 //! | decision records not written yet | `telemetry::decision_log::pool::BLOCKS` of 128 KiB, and one more for each of `telemetry::decision_log::LANES` a CPU | dropped | `hostgate_decision_records_dropped_total` |
 //! | hops of an alias in a record | `engine::record::MAX_HOPS` | the rest is left out | |
 //! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error of the folder right below, or of the link by which it came; what was in force of it stays | `hostgate_reload_ok` |
+//! | a reload or a change by the API | ten seconds; twenty for whoever waits for it | it goes on, and is told; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
 //! | errors, and warnings, told of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
 //! | errors of files by themselves, told of all | `policy::library::report::MAX_ERRORS`; after a quarter one of each file | files are counted | |

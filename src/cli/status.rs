@@ -45,8 +45,9 @@ pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool
     } else {
         tell(&status, output);
     }
-    let is_good =
-        [&status["error"], &status["upstream_error"], &status["control"]["error"]].into_iter().all(Value::is_null);
+    let is_good = [&status["error"], &status["upstream_error"], &status["control"]["error"], &status["reload_stuck"]]
+        .into_iter()
+        .all(Value::is_null);
     if is_good { OK } else { FAILED }
 }
 
@@ -63,6 +64,9 @@ fn tell(status: &Value, output: &mut Output) {
         let server = upstream["server"].as_str().unwrap_or_default();
         let state = upstream["state"].as_str().unwrap_or_default();
         output.line(format!("upstream {server}: {state}"));
+    }
+    if let Some(why) = status["reload_stuck"].as_str() {
+        output.line(format!("stuck: {why}"));
     }
     if let Some(error) = status["upstream_error"].as_str() {
         output.line(format!("no upstream: {error}"));

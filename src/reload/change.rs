@@ -7,13 +7,15 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::store::{self, WriteError};
 use super::told;
 use super::watch::Waker;
-use super::{Occasion, Reloader, bindings};
+use super::{Occasion, Progress, Reloader, bindings};
 use crate::bounds::{MAX_CHANGE_QUEUE, MAX_MADE, MAX_TOLD_ERRORS};
 use crate::document::Diagnostic;
 use crate::policy::{Diagnostics, Reloaded, Tree};
@@ -54,7 +56,19 @@ pub(crate) enum Refused {
     /// The process is stopping.
     #[error("hostgate is stopping")]
     Stopping,
+    /// A look or another change hangs.
+    #[error("{0}")]
+    Stuck(String),
+    /// It was not made in time.
+    #[error(
+        "it is not in force after {} s, and may be later: see `hostgate status` and /readyz before it is asked for again",
+        LONGEST_WAIT.as_secs()
+    )]
+    Late,
 }
+
+/// How long an API request waits for its change; a client waits for half a minute at least.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 impl From<WriteError> for Refused {
     fn from(error: WriteError) -> Self {
@@ -72,6 +86,8 @@ pub(crate) struct Changer {
     inbox: Arc<Inbox>,
     /// Wakes the thread.
     waker: Waker,
+    /// Whether the thread hangs.
+    progress: Arc<Progress>,
 }
 
 /// Changes that wait for the looking thread.
@@ -97,8 +113,8 @@ struct Asked {
 
 impl Changer {
     /// Makes a handle.
-    pub(super) fn new(inbox: Arc<Inbox>, waker: Waker) -> Self {
-        Self { inbox, waker }
+    pub(super) fn new(inbox: Arc<Inbox>, waker: Waker, progress: Arc<Progress>) -> Self {
+        Self { inbox, waker, progress }
     }
 
     /// Makes a change; returns the generation that has it in force. Once asked for, it is made even if the caller goes.
@@ -106,6 +122,9 @@ impl Changer {
     /// # Errors
     /// Why it was not made.
     pub(crate) async fn apply(&self, change: Change) -> Result<u64, Refused> {
+        if let Some(why) = self.progress.stuck() {
+            return Err(Refused::Stuck(why));
+        }
         let (answer, answered) = oneshot::channel();
         {
             let mut queue = self.inbox.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +137,11 @@ impl Changer {
             queue.changes.push_back(Asked { change, answer });
         }
         self.waker.ask_for_changes();
-        answered.await.unwrap_or(Err(Refused::Stopping))
+        match timeout(LONGEST_WAIT, answered).await {
+            Ok(made) => made.unwrap_or(Err(Refused::Stopping)),
+            // It is not taken back: it may be under way, and is made once the file system answers.
+            Err(_) => Err(Refused::Late),
+        }
     }
 }
 
@@ -140,7 +163,9 @@ impl Reloader {
     /// Makes the changes that were asked for.
     pub(super) fn make_changes(&mut self) {
         while let Some(Asked { change, answer }) = self.inbox.next() {
+            let busy = self.progress.begin();
             let made = self.make_change(&change);
+            drop(busy);
             // Who asked may be gone; what is made is made.
             let _ = answer.send(made);
         }

@@ -203,7 +203,7 @@ impl Reloader {
 
     /// Returns a handle that makes changes.
     pub(crate) fn changer(&self) -> Changer {
-        Changer::new(Arc::clone(&self.inbox), self.watch.waker())
+        Changer::new(Arc::clone(&self.inbox), self.watch.waker(), Arc::clone(&self.progress))
     }
 
     /// Looks whenever woken, and makes the changes that are asked for, until told to stop.
@@ -216,6 +216,7 @@ impl Reloader {
                 Wake::Stop => break,
                 Wake::Wanted => self.make_changes(),
                 wake => {
+                    let _busy = self.progress.begin();
                     let followed = self.look(wake == Wake::Asked);
                     self.follow(followed);
                 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde::{Serialize, Serializer};
@@ -49,8 +50,12 @@ impl State {
     }
 }
 
-/// The state, for everyone who tells it, and how often it changed.
+/// The state, for everyone who tells it, how often it changed, and what is under way.
 pub(crate) struct Progress {
+    /// When what is under way began, in milliseconds since `began`, and one more; 0 while nothing is.
+    busy_since: AtomicU64,
+    /// The clock's zero.
+    began: Instant,
     /// The state after the last look.
     state: ArcSwap<State>,
     /// Looks that put a new generation into force.
@@ -62,12 +67,48 @@ pub(crate) struct Progress {
 impl Progress {
     /// Begins with the state at the start.
     pub(crate) fn new(state: State) -> Self {
-        Self { state: ArcSwap::from_pointee(state), swaps: AtomicU64::new(0), failures: AtomicU64::new(0) }
+        Self {
+            busy_since: AtomicU64::new(0),
+            began: Instant::now(),
+            state: ArcSwap::from_pointee(state),
+            swaps: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        }
     }
 
     /// Returns the state after the last look.
     pub(crate) fn state(&self) -> Arc<State> {
         self.state.load_full()
+    }
+
+    /// Notes that a look or a change begins; it ends when what this returns is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> Busy {
+        self.busy_since.store(self.now().saturating_add(1), Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// Returns how long the look or change under way has been running; zero where there is none.
+    pub(crate) fn running(&self) -> Duration {
+        match self.busy_since.load(Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_millis(self.now().saturating_sub(since - 1)),
+        }
+    }
+
+    /// Returns why nothing new goes into force, if a look or change hangs, as in a file system that does not answer.
+    pub(crate) fn stuck(&self) -> Option<String> {
+        let seconds = self.running().as_secs();
+        (seconds >= STUCK.as_secs()).then(|| {
+            format!(
+                "a reload has been running for {seconds} s: what is in force stays so, and no change goes into force \
+                 (is the file system of the policies, lists or hostgate.toml there?)"
+            )
+        })
+    }
+
+    /// Returns the time on the clock of [`Progress::busy_since`].
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Puts another state in place.
@@ -95,6 +136,18 @@ impl Progress {
         self.failures.load(Relaxed)
     }
 }
+
+/// Something that is under way.
+pub(super) struct Busy(Arc<Progress>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy_since.store(0, Relaxed);
+    }
+}
+
+/// How long a look or a change may take; reading all that the bounds allow takes a few seconds.
+const STUCK: Duration = Duration::from_secs(10);
 
 /// Writes warnings as texts; what else there is stands in [`State::error`].
 fn warnings<S: Serializer>(diagnostics: &Diagnostics, serializer: S) -> Result<S::Ok, S::Error> {

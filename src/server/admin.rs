@@ -103,12 +103,11 @@ async fn live(State(service): State<Arc<Service>>) -> Response {
     }
 }
 
-/// Answers `/readyz`: queries are taken and answered.
+/// Answers `/readyz`: queries are taken and answered, and changes of policies go into force.
 async fn ready(State(service): State<Arc<Service>>) -> Response {
-    if service.is_ready() {
-        "ok\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response()
+    match service.unready() {
+        None => "ok\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
     }
 }
 

@@ -74,6 +74,8 @@ pub(crate) struct Status {
     /// Policies and upstreams.
     #[serde(flatten)]
     state: reload::State,
+    /// Why no change goes into force; null where nothing hangs.
+    reload_stuck: Option<String>,
     /// Each upstream.
     upstreams: Vec<UpstreamState>,
     /// The API; null when it is off.
@@ -108,9 +110,12 @@ impl Service {
         })
     }
 
-    /// Returns whether queries are taken.
-    fn is_ready(&self) -> bool {
-        !self.stopping.load(Ordering::Relaxed)
+    /// Returns why it is not ready; `None` where queries are taken, and changes of policies go into force.
+    fn unready(&self) -> Option<String> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Some("stopping".to_owned());
+        }
+        self.progress.stuck()
     }
 
     /// Returns whether every receiving thread turns.
@@ -127,6 +132,7 @@ impl Service {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.started.elapsed().as_secs(),
             state,
+            reload_stuck: self.progress.stuck(),
             upstreams,
             control: self.api.as_ref().map(|api| ControlState { error: api.error() }),
         }
@@ -148,6 +154,8 @@ impl Service {
             reloads: self.progress.swaps(),
             reload_failures: self.progress.failures(),
             reload_ok: state.error.is_none(),
+            reload_running: self.progress.running().as_secs(),
+            reload_stuck: self.progress.stuck().is_some(),
             cache_entries: count(cache.entries),
             cache_bytes: count(cache.bytes),
             cache_evictions: cache.evictions,

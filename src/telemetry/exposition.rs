@@ -30,6 +30,10 @@ pub(crate) struct Gauges {
     pub(crate) reload_failures: u64,
     /// Whether everything on disk is in force.
     pub(crate) reload_ok: bool,
+    /// Seconds since the reload under way began; 0 where there is none.
+    pub(crate) reload_running: u64,
+    /// Whether it hangs.
+    pub(crate) reload_stuck: bool,
     /// Answers in the cache.
     pub(crate) cache_entries: u64,
     /// Octets the cache takes.
@@ -348,6 +352,16 @@ fn about_state(gauges: Gauges) -> Vec<Family> {
             "hostgate_reload_ok",
             "1 when everything on disk is in force, 0 when a file is held back",
             u64::from(gauges.reload_ok),
+        ),
+        Family::gauge(
+            "hostgate_reload_running_seconds",
+            "Seconds since the reload or API change under way began, 0 when there is none",
+            gauges.reload_running,
+        ),
+        Family::gauge(
+            "hostgate_reload_stuck",
+            "1 when a reload or API change hangs, so that nothing new goes into force",
+            u64::from(gauges.reload_stuck),
         ),
         Family::counter("hostgate_decision_records", "Decision records written", gauges.decisions_written),
         Family::counter(

@@ -35,6 +35,7 @@ mod objects_served;
 mod real;
 mod refusals;
 mod reload;
+mod reload_bounds;
 mod reload_config;
 mod reload_files;
 mod reload_scale;

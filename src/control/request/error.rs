@@ -71,9 +71,13 @@ impl From<Refused> for ApiError {
         match refused {
             Refused::Bad(_) | Refused::Full => Self::bad(message),
             // All of them may pass.
-            Refused::Stale | Refused::HeldBack | Refused::Busy | Refused::Stopping | Refused::Unwritable(_) => {
-                Self::unavailable(message)
-            }
+            Refused::Stale
+            | Refused::HeldBack
+            | Refused::Busy
+            | Refused::Stopping
+            | Refused::Stuck(_)
+            | Refused::Late
+            | Refused::Unwritable(_) => Self::unavailable(message),
         }
     }
 }
