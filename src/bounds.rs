@@ -70,6 +70,7 @@
 //! | list files that a key of a policy names | [`MAX_LISTS`] | an error | the same |
 //! | entries compared with those of list files | `policy::lint::MAX_COMPARED` | a warning | |
 //! | octets of errors, of warnings and of held back files in the status and a line of the log | [`MAX_TOLD_ERRORS`], [`MAX_TOLD_WARNINGS`], [`MAX_TOLD_FILES`], each line [`MAX_TOLD_LINE`] | counted, "and N more" | |
+//! | clients without a policy that the status names | `reload::MOST_NAMED` | counted | |
 //! | upstreams in the status | [`MAX_TOLD_UPSTREAMS`] | the rest is left out | `hostgate_upstream_up{server}` |
 //! | warnings that a look writes to the log | [`MAX_LOGGED`] | counted in one more line | |
 //! | files being written to | [`MAX_WRITING`] | nothing is waited for | |

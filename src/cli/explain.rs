@@ -41,6 +41,8 @@ struct Explanation<'a> {
     client: Option<&'a str>,
     /// The policy that applies; null when none does.
     policy: Option<&'a str>,
+    /// Why that applies although no policy is named for the client; null when one is.
+    without_policy: Option<String>,
     /// `allow`, `deny` or `nodata`.
     action: &'static str,
     /// Why, as decision records say it.
@@ -91,9 +93,9 @@ pub(super) fn run(
     let devbox = Devbox::of(snapshot, &name, &decision, asked.record_type);
     let is_allowed = decision.action.is_allow() || is_any(&decision, asked.record_type);
     if json {
-        output.json(&explanation(&name, asked, &asker, &decision, &devbox));
+        output.json(&explanation(&name, asked, (snapshot, &asker), &decision, &devbox));
     } else {
-        tell(&name, asked, &asker, &decision, &devbox, output);
+        tell(&name, asked, (snapshot, &asker), &decision, &devbox, output);
     }
     if is_allowed { OK } else { FAILED }
 }
@@ -107,7 +109,7 @@ fn is_any(decision: &Decision<'_>, record_type: RecordType) -> bool {
 fn explanation<'a>(
     name: &LowerName,
     asked: &Asked,
-    asker: &Asker<'a>,
+    (snapshot, asker): (&Snapshot, &Asker<'a>),
     decision: &Decision<'a>,
     devbox: &'a Devbox<'a>,
 ) -> Explanation<'a> {
@@ -117,6 +119,7 @@ fn explanation<'a>(
         source: asked.client,
         client: asker.client.map(Client::id),
         policy: asker.policy().map(Policy::id),
+        without_policy: asker.client.and_then(|client| snapshot.why_without(client)),
         action: decision.action.as_str(),
         reason: decision.reason.as_str(),
         audited: decision.audited,
@@ -132,7 +135,7 @@ fn explanation<'a>(
 fn tell(
     name: &LowerName,
     asked: &Asked,
-    asker: &Asker<'_>,
+    (snapshot, asker): (&Snapshot, &Asker<'_>),
     decision: &Decision<'_>,
     devbox: &Devbox<'_>,
     output: &mut Output,
@@ -154,6 +157,9 @@ fn tell(
         let place = policy.place();
         let place = if place.line == 0 { String::new() } else { format!(" ({place})") };
         output.line(format!("  policy  {}{place}", policy.id()));
+    }
+    if let Some(why) = asker.client.and_then(|client| snapshot.why_without(client)) {
+        output.line(format!("  unnamed {why}"));
     }
     if let Some(rule) = decision.rule {
         let via: Vec<&str> = rule.via().collect();

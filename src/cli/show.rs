@@ -267,13 +267,19 @@ fn show_all(snapshot: &Snapshot, json: bool, output: &mut Output) {
         output.line(format!("policy {}  {allowed} allowed, {denied} denied{all}  {}", policy.id(), policy.place()));
     }
     for blueprint in snapshot.blueprints() {
-        let name = |phase| blueprint.policy(phase).unwrap_or("unrestricted").to_owned();
+        let name = |phase| blueprint.policy(phase).map_or_else(|| snapshot.without().to_owned(), str::to_owned);
         let (build, runtime) = (name(crate::policy::Phase::Build), name(crate::policy::Phase::Runtime));
         output.line(format!("blueprint {}  build {build}, runtime {runtime}  {}", blueprint.id(), blueprint.place()));
     }
     for (client, view) in snapshot.clients().zip(&view.clients) {
         let policy = view.policy.unwrap_or("none: everything is denied");
-        output.line(format!("client {}  {}  policy {policy}  {}", client.id(), view.sources.join(" "), client.place()));
+        let why = if snapshot.policy_named_for(client).is_none() { " (none is named)" } else { "" };
+        output.line(format!(
+            "client {}  {}  policy {policy}{why}  {}",
+            client.id(),
+            view.sources.join(" "),
+            client.place()
+        ));
     }
 }
 

@@ -60,6 +60,18 @@ fn tell(status: &Value, output: &mut Output) {
     output.line(format!("generation {generation}, hash {hash}, in force since {}", text("loaded_at")));
     let (policies, blueprints, clients) = (number("policies"), number("blueprints"), number("clients"));
     output.line(format!("policies {policies}, blueprints {blueprints}, clients {clients}"));
+    let without = &status["without_policy"];
+    if let Some(count) = without["count"].as_u64().filter(|count| *count > 0) {
+        let names = without["clients"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let names: Vec<&str> = names.collect();
+        let more = if usize::try_from(count).is_ok_and(|count| count > names.len()) { " …" } else { "" };
+        let what = match without["policy"].as_str().unwrap_or_default() {
+            "none" => "denied everything".to_owned(),
+            "unrestricted" => "unrestricted".to_owned(),
+            policy => format!("under the default policy {policy}"),
+        };
+        output.line(format!("clients without a policy {count}, {what}: {}{more}", names.join(" ")));
+    }
     for upstream in status["upstreams"].as_array().into_iter().flatten() {
         let server = upstream["server"].as_str().unwrap_or_default();
         let state = upstream["state"].as_str().unwrap_or_default();

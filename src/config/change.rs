@@ -21,7 +21,7 @@ pub fn in_place_of(running: &Config, new: &Config) -> Config {
 
 /// Returns the keys that differ and need a restart; what a reload takes anew is not among them.
 ///
-/// A reload takes `list_directories`, `default_policy`, the listeners' policies, `denied_ttl`, `devbox_suffix`, `[upstream]` and `log`.
+/// A reload takes `list_directories`, `default_policy`, `without_policy`, the listeners' policies, `denied_ttl`, `devbox_suffix`, `[upstream]` and `log`.
 #[must_use]
 pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     // Exhaustive, so that a new key does not compile until it is decided here.
@@ -29,6 +29,7 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         policies,
         list_directories: _,
         default_policy: _,
+        without_policy: _,
         denied_ttl: _,
         devbox_suffix: _,
         threads,

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub use self::change::{changed_keys, in_place_of};
 pub use self::control::Control;
 use crate::document::{self, Diagnostic, Place, Placed, Source, Table, quoted};
-use crate::policy::{Binding, DevboxSuffix, pattern};
+use crate::policy::{Binding, DevboxSuffix, WithoutPolicy, pattern};
 use crate::upstream::Server;
 
 /// Everything `hostgate.toml` can say, with defaults filled in.
@@ -26,6 +26,8 @@ pub struct Config {
     pub list_directories: Vec<PathBuf>,
     /// The policy of sources in no client, where the listener names none.
     pub default_policy: Option<Binding>,
+    /// What applies to clients without a policy where there is no default one.
+    pub without_policy: WithoutPolicy,
     /// TTL and MINIMUM of a denial's SOA, and the TTL of what devboxes are told of one another, in seconds.
     pub denied_ttl: u32,
     /// What devboxes ask for one another below.
@@ -132,6 +134,8 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let list_directories =
         list_directories.into_iter().filter_map(|path| list_directory(root, directory, path)).collect();
     let default_policy = root.string("default_policy").map(|id| reference(root, id));
+    let words = [("deny", WithoutPolicy::Deny), ("unrestricted", WithoutPolicy::Unrestricted)];
+    let without_policy = root.one_of("without_policy", &words).map(|word| word.value).unwrap_or_default();
     let denied_ttl = seconds(root, "denied_ttl", 0..=86_400, 5);
     let devbox_suffix = root.string("devbox_suffix").map_or_else(DevboxSuffix::default, |name| suffix(root, name));
     let threads = root.integer("threads", 1..=MAX_THREADS).map(|number| usize::try_from(number.value).unwrap_or(1));
@@ -162,6 +166,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
         policies: directory.join(policies),
         list_directories,
         default_policy,
+        without_policy,
         denied_ttl: u32::try_from(denied_ttl.as_secs()).unwrap_or(u32::MAX),
         devbox_suffix,
         threads,

@@ -86,7 +86,7 @@ impl<'a> Exchange<'a> {
     /// Writes a denial that says why.
     fn deny(&self, negative: Negative, out: &mut Vec<u8>) {
         let code = match self.decision.reason {
-            policy::Reason::NoClient | policy::Reason::PolicyGone => Ede::PROHIBITED,
+            policy::Reason::NoClient | policy::Reason::PolicyGone | policy::Reason::NoPolicy => Ede::PROHIBITED,
             // The name is ours, and this is all there is to it.
             policy::Reason::Devbox | policy::Reason::NoDevbox => return self.negative(negative, None, out),
             _ => Ede::BLOCKED,

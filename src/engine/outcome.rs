@@ -54,7 +54,7 @@ labels! {
         Rule = "rule",
         /// The policy allows all that it does not deny.
         AllowAll = "allow-all",
-        /// No policy applies by intent: `unrestricted`, or a blueprint without a policy for the phase.
+        /// The operator lets the client do as it likes: `unrestricted`, or `without_policy`.
         Unrestricted = "unrestricted",
         /// A denied entry of the policy matches.
         DeniedRule = "denied-rule",
@@ -70,6 +70,8 @@ labels! {
         NoClient = "no-client",
         /// The client's policy went away with its file.
         PolicyGone = "policy-gone",
+        /// No policy is named for the client, and there is no default one.
+        NoPolicy = "no-policy",
         /// The name is a devbox's, or the one all of theirs are below.
         Devbox = "devbox",
         /// No devbox has the name.
@@ -154,6 +156,7 @@ impl From<policy::Reason> for Reason {
             policy::Reason::QueryType => Self::QueryType,
             policy::Reason::NoClient => Self::NoClient,
             policy::Reason::PolicyGone => Self::PolicyGone,
+            policy::Reason::NoPolicy => Self::NoPolicy,
             policy::Reason::Devbox => Self::Devbox,
             policy::Reason::NoDevbox => Self::NoDevbox,
             policy::Reason::DevboxToDevbox => Self::DevboxToDevbox,

@@ -20,7 +20,7 @@ use super::spec::{
     BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, PolicySpec, PrivateAnswers, QueryTypes, UNRESTRICTED,
 };
 use super::step::{Pair, Step};
-use super::tree::{Binding, Bindings};
+use super::tree::{Binding, Bindings, WithoutPolicy};
 
 /// Returns all policies and presets by id; a file's preset goes before the built-in one.
 pub(super) fn definitions(files: &Files, built_in: &[Arc<PolicySpec>]) -> Definitions {
@@ -41,14 +41,15 @@ pub(super) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     let records = files.values().flat_map(|file| (0..).zip(&file.records).map(move |(number, _)| (file, number)));
     let record = |(file, number): (&Arc<FileSpec>, u32)| (Record { file: Arc::clone(file), number }, ());
     snapshot.records = records.map(record).collect();
+    let bind = |binding: &Binding| bound(&binding.policy, compiled);
+    snapshot.default = bindings.default_policy.as_ref().map(bind);
+    snapshot.without_policy = bindings.without_policy;
     let clients = files.values().flat_map(|file| file.clients.iter().zip(0..).map(move |it| (file, it)));
     let client = |(file, (spec, number)): (&Arc<FileSpec>, (&ClientSpec, u32))| {
-        let bound = bound_client(spec, &snapshot.blueprints, compiled);
+        let bound = bound_client(spec, &snapshot, compiled);
         Client::new(Arc::clone(file), number, bound)
     };
     snapshot.clients = clients.map(client).collect();
-    let bind = |binding: &Binding| bound(&binding.policy, compiled);
-    snapshot.default = bindings.default_policy.as_ref().map(bind);
     snapshot.listeners = bindings.listeners.iter().map(|binding| binding.as_ref().map(bind)).collect();
     snapshot.devbox_suffix = bindings.devbox_suffix.clone();
     snapshot
@@ -84,7 +85,7 @@ pub(super) fn next(before: &Snapshot, step: &Step<'_>, compiled: &Compiled) -> S
     }
     let after = |bound: &Bound| match bound {
         Bound::Policy(policy) => replaced.get(&Arc::as_ptr(policy)).map(|policy| Bound::Policy(Arc::clone(policy))),
-        Bound::Unrestricted(..) | Bound::Gone => None,
+        Bound::Unrestricted(..) | Bound::Gone | Bound::Unnamed => None,
     };
     if !replaced.is_empty() {
         next.clients.rebind(after);
@@ -100,7 +101,7 @@ pub(super) fn next(before: &Snapshot, step: &Step<'_>, compiled: &Compiled) -> S
 /// Puts a client in, in the place of the one with its id; what its blueprint says now applies to it.
 pub(super) fn bind(snapshot: &mut Snapshot, file: &Arc<FileSpec>, number: u32, compiled: &Compiled) {
     let mut client = Client::new(Arc::clone(file), number, Bound::Gone);
-    client.bound = bound_client(client.spec(), &snapshot.blueprints, compiled);
+    client.bound = bound_client(client.spec(), snapshot, compiled);
     snapshot.clients.insert(client);
 }
 
@@ -142,20 +143,30 @@ impl Snapshot {
             listeners: Vec::new(),
             default: None,
             devbox_suffix: DevboxSuffix::default(),
+            without_policy: WithoutPolicy::default(),
         }
     }
 }
 
-/// Returns what applies to a client: its own policy, else its blueprint's for its phase.
-fn bound_client(spec: &ClientSpec, blueprints: &OrderedMap<Arc<str>, Blueprint>, compiled: &Compiled) -> Bound {
+/// Returns what applies to a client: its own policy, else its blueprint's for its phase, else the default policy; and
+/// without all of them what `without_policy` says.
+fn bound_client(spec: &ClientSpec, snapshot: &Snapshot, compiled: &Compiled) -> Bound {
     if let Some(policy) = &spec.policy {
         return bound(&policy.value, compiled);
     }
-    let blueprint = spec.blueprint.as_ref().and_then(|id| blueprints.get(&*id.value));
-    match blueprint.map(|blueprint| blueprint.spec.policy(spec.phase)) {
-        Some(Some(policy)) => bound(&policy.value, compiled),
-        Some(None) => Bound::Unrestricted(Arc::clone(unrestricted()), Unrestricted::Blueprint),
-        None => Bound::Gone,
+    if let Some(id) = &spec.blueprint {
+        match snapshot.blueprints.get(&*id.value).map(|blueprint| blueprint.spec.policy(spec.phase)) {
+            Some(Some(policy)) => return bound(&policy.value, compiled),
+            Some(None) => {}
+            None => return Bound::Gone,
+        }
+    }
+    match (&snapshot.default, snapshot.without_policy) {
+        (Some(default), _) => default.clone(),
+        (None, WithoutPolicy::Unrestricted) => {
+            Bound::Unrestricted(Arc::clone(unrestricted()), Unrestricted::WithoutPolicy)
+        }
+        (None, WithoutPolicy::Deny) => Bound::Unnamed,
     }
 }
 

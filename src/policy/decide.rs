@@ -28,6 +28,7 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
             let reason = match nobody {
                 Nobody::NoClient => Reason::NoClient,
                 Nobody::PolicyGone => Reason::PolicyGone,
+                Nobody::NoPolicy => Reason::NoPolicy,
             };
             return Decision { action: Action::Deny, reason, rule: None, policy: None, audited: false };
         }
@@ -146,6 +147,8 @@ pub enum Reason {
     NoClient,
     /// The policy, or one it includes, went with its file.
     PolicyGone,
+    /// Neither the client nor its blueprint names a policy, and there is no default one.
+    NoPolicy,
     /// The name is a devbox's, or the one all of theirs are below.
     Devbox,
     /// No devbox has the name.
@@ -156,7 +159,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Rule,
         Self::AllowAll,
         Self::Unrestricted,
@@ -167,6 +170,7 @@ impl Reason {
         Self::QueryType,
         Self::NoClient,
         Self::PolicyGone,
+        Self::NoPolicy,
         Self::Devbox,
         Self::NoDevbox,
         Self::DevboxToDevbox,
@@ -186,6 +190,7 @@ impl Reason {
             Self::QueryType => "query-type",
             Self::NoClient => "no-client",
             Self::PolicyGone => "policy-gone",
+            Self::NoPolicy => "no-policy",
             Self::Devbox => "devbox",
             Self::NoDevbox => "no-devbox",
             Self::DevboxToDevbox => "devbox-to-devbox",
@@ -201,7 +206,11 @@ impl fmt::Display for Explanation<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Decision { action, reason, rule, policy, audited } = self.0;
         let Some(policy) = policy else {
-            let nobody = if *reason == Reason::PolicyGone { Nobody::PolicyGone } else { Nobody::NoClient };
+            let nobody = match reason {
+                Reason::PolicyGone => Nobody::PolicyGone,
+                Reason::NoPolicy => Nobody::NoPolicy,
+                _ => Nobody::NoClient,
+            };
             return write!(f, "denied: {nobody}");
         };
         let verb = match action {

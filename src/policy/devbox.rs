@@ -229,7 +229,7 @@ const fn is_asked(address: IpAddr, qtype: RecordType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Directory, name};
-    use super::super::tree::Bindings;
+    use super::super::tree::{Bindings, WithoutPolicy};
     use super::*;
 
     /// Clients with and without a name, and those who ask.
@@ -277,6 +277,13 @@ blueprint = 'b'
 sources = ['10.1.0.10']
 policy = 'audit-open'
 ";
+
+    /// Returns the directory of these clients, where those without a policy are unrestricted.
+    fn directory() -> Directory {
+        let mut directory = Directory::of(&[("p.toml", FILE)]);
+        directory.bindings.without_policy = WithoutPolicy::Unrestricted;
+        directory
+    }
 
     /// Returns what `source` gets for a question: action, reason, and the records.
     fn told(snapshot: &Snapshot, source: &str, qname: &str, qtype: &str) -> String {
@@ -350,7 +357,7 @@ policy = 'audit-open'
             ("10.1.0.2", "1.0.2.10.in-addr.arpa", "PTR", "allow allow-all"),
             ("10.1.0.10", "1.0.1.10.in-addr.arpa", "PTR", "allow query-type audited one.devbox.internal"),
         ];
-        let library = Directory::of(&[("p.toml", FILE)]).library();
+        let library = directory().library();
         for (source, qname, qtype, expected) in CASES {
             assert_eq!(told(library.snapshot(), source, qname, qtype), *expected, "{source} {qname} {qtype}");
         }
@@ -374,7 +381,7 @@ policy = 'audit-open'
 
     #[test]
     fn denials_say_what_is_missing() {
-        let library = Directory::of(&[("p.toml", FILE)]).library();
+        let library = directory().library();
         let text = |source: &str, qname: &str| {
             let asker = library.snapshot().asker(source.parse().unwrap(), 0);
             library.snapshot().decide(&asker, &name(qname), RecordType::A).explain().to_string()

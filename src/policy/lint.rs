@@ -14,7 +14,7 @@ use super::preset::is_built_in;
 use super::rules::Rules;
 use super::snapshot::{Policy, Snapshot};
 use super::spec::{FileSpec, PRESET_PREFIX, Phase, UNRESTRICTED};
-use super::tree::Bindings;
+use super::tree::{Bindings, WithoutPolicy};
 
 /// Returns the warnings about a policy's own lists; `allowed_lists` and `denied_lists` are the list files it names
 /// itself.
@@ -125,6 +125,11 @@ impl Across<'_> {
     /// Warns of blueprints without a policy for a phase that clients of theirs are in.
     fn open_blueprints(&self, file: &FileSpec, findings: &mut Findings) {
         for spec in file.blueprints() {
+            let without = match (&self.bindings.default_policy, self.bindings.without_policy) {
+                (Some(_), _) => return,
+                (None, WithoutPolicy::Deny) => "denied everything",
+                (None, WithoutPolicy::Unrestricted) => "unrestricted",
+            };
             for phase in [Phase::Build, Phase::Runtime].into_iter().filter(|phase| spec.policy(*phase).is_none()) {
                 let first = self.links.inheriting(&spec.id.value, phase).next();
                 let first = first.and_then(|(file, number)| {
@@ -135,7 +140,7 @@ impl Across<'_> {
                 findings.add(Severity::Warning, || {
                     let (id, key) = (quoted(&spec.id.value), phase.policy_key());
                     let message =
-                        format!("blueprint {id} has no `{key}`, so its {} clients are unrestricted", phase.as_str());
+                        format!("blueprint {id} has no `{key}`, so its {} clients are {without}", phase.as_str());
                     let place = source.place(client.id.span.start);
                     let warning = spec.source.warning(spec.id.span, message);
                     let help = format!("add `{key}`; `{key} = \"{UNRESTRICTED}\"` says that it is meant");
@@ -377,7 +382,7 @@ mod tests {
             "p/presets/own.toml:1:9: nothing refers to preset `preset:own`",
             "p/x.toml:2:9: nothing refers to policy `unused`",
             "p/x.toml:6:12: `all` allows all, but only its lists are included",
-            "p/x.toml:7:12: blueprint `b` has no `runtime_policy`, so its runtime clients are unrestricted: add `runtime_policy`; `runtime_policy = \"unrestricted\"` says that it is meant (p/x.toml:12:9: as client `d`)",
+            "p/x.toml:7:12: blueprint `b` has no `runtime_policy`, so its runtime clients are denied everything: add `runtime_policy`; `runtime_policy = \"unrestricted\"` says that it is meant (p/x.toml:12:9: as client `d`)",
         ];
         assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
         for (warning, start) in warnings.iter().zip(expected) {

@@ -45,4 +45,4 @@ pub use spec::{
     AllowedCidr, Cname, Mode, PRESET_PREFIX, Phase, PortRule, PrivateAnswers, Protocol, QueryTypes, UNRESTRICTED,
 };
 pub(crate) use tree::FilePath;
-pub use tree::{Binding, Bindings, Texts, Tree};
+pub use tree::{Binding, Bindings, Texts, Tree, WithoutPolicy};

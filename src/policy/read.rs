@@ -49,7 +49,9 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
         if role == Role::Policies {
             let blueprints = root.tables("blueprint").into_iter();
             others.blueprints = blueprints.filter_map(|(id, table)| blueprint(&id, table)).map(Arc::new).collect();
-            clients = root.tables("client").into_iter().filter_map(|(id, table)| client(&id, table)).collect();
+            let of_clients = root.tables("client").into_iter();
+            let of_clients = of_clients.map(|(id, table)| (id, table, root.has_table("api", id.value)));
+            clients = of_clients.filter_map(|(id, table, is_recorded)| client(&id, table, is_recorded)).collect();
             let ids = known_ids(&others, &clients);
             let known = |id: &str| ids.get(id).map(|id| Arc::clone(id));
             records = root.tables("api").into_iter().filter_map(|(id, table)| record(&id, &table, known)).collect();
@@ -136,8 +138,8 @@ fn blueprint(id: &Placed<&str>, mut table: Table<'_>) -> Option<BlueprintSpec> {
     Some(BlueprintSpec { source: table.source().clone(), id: id?, build_policy, runtime_policy })
 }
 
-/// Reads a `[client.ID]` table.
-fn client(id: &Placed<&str>, mut table: Table<'_>) -> Option<ClientSpec> {
+/// Reads a `[client.ID]` table. Only a devbox of the API, of which there is a record, may name neither policy nor blueprint.
+fn client(id: &Placed<&str>, mut table: Table<'_>, is_recorded: bool) -> Option<ClientSpec> {
     let id = checked_id(id, &table);
     let listed = table.strings("sources");
     let (mut sources, mut seen): (Vec<Placed<IpNet>>, HashSet<IpNet>) = Default::default();
@@ -160,7 +162,7 @@ fn client(id: &Placed<&str>, mut table: Table<'_>) -> Option<ClientSpec> {
     let blueprint = reference(&mut table, "blueprint");
     let phase = word(&mut table, "phase", &[("build", Phase::Build), ("runtime", Phase::Runtime)]);
     let policy = reference(&mut table, "policy");
-    if table.key_span("policy").is_none() && table.key_span("blueprint").is_none() {
+    if !is_recorded && table.key_span("policy").is_none() && table.key_span("blueprint").is_none() {
         table.missing("policy", "write `policy` or `blueprint`; `policy = \"unrestricted\"` allows everything");
     }
     table.finish();

@@ -21,8 +21,9 @@ use super::ordered_map::OrderedMap;
 use super::rules::Rules;
 use super::spec::{
     AllowedCidr, BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, Phase, PolicySpec, PrivateAnswers, QueryTypes,
-    RecordSpec,
+    RecordSpec, UNRESTRICTED,
 };
+use super::tree::WithoutPolicy;
 
 /// The policies, blueprints and clients in force.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub(super) default: Option<Bound>,
     /// What devboxes are asked for below.
     pub(super) devbox_suffix: DevboxSuffix,
+    /// What applies to clients without a policy where there is no default one.
+    pub(super) without_policy: WithoutPolicy,
 }
 
 impl Snapshot {
@@ -65,6 +68,49 @@ impl Snapshot {
     #[must_use]
     pub fn policy(&self, id: &str) -> Option<&Policy> {
         self.policies.get(id).or_else(|| self.presets.get(id)).map(|policy| &**policy)
+    }
+
+    /// Returns what applies where no policy is named: the id of the default policy, `unrestricted`, or `none`.
+    #[must_use]
+    pub fn without(&self) -> &str {
+        match (&self.default, self.without_policy) {
+            (Some(Bound::Policy(policy)), _) => policy.id(),
+            (Some(Bound::Unrestricted(..)), _) | (None, WithoutPolicy::Unrestricted) => UNRESTRICTED,
+            (Some(Bound::Gone | Bound::Unnamed), _) | (None, WithoutPolicy::Deny) => "none",
+        }
+    }
+
+    /// Returns the ids of the clients for which no policy is named, `most` at most, and how many more there are.
+    #[must_use]
+    pub fn clients_without_policy(&self, most: usize) -> (Vec<&str>, usize) {
+        let mut without = self.clients().filter(|client| self.policy_named_for(client).is_none()).map(Client::id);
+        (without.by_ref().take(most).collect(), without.count())
+    }
+
+    /// Returns why what applies to a client does, where no policy is named for it.
+    #[must_use]
+    pub fn why_without<'s>(&'s self, client: &'s Client) -> Option<String> {
+        if self.policy_named_for(client).is_some() || matches!(client.bound, Bound::Gone) {
+            return None;
+        }
+        let who = match client.blueprint() {
+            Some(id) => format!("blueprint `{id}` has no `{}`", client.phase().policy_key()),
+            None => "it has no policy and no blueprint".to_owned(),
+        };
+        let what = match (&self.default, self.without_policy) {
+            (Some(_), _) => "`default_policy` of hostgate.toml applies",
+            (None, WithoutPolicy::Unrestricted) => "`without_policy` of hostgate.toml is \"unrestricted\"",
+            (None, WithoutPolicy::Deny) => "`without_policy` of hostgate.toml is \"deny\"",
+        };
+        Some(format!("{who}, and {what}"))
+    }
+
+    /// Returns the id of the policy that a client or its blueprint names; `None` where neither does, so that the default
+    /// policy applies or `without_policy`.
+    #[must_use]
+    pub fn policy_named_for<'s>(&'s self, client: &'s Client) -> Option<&'s str> {
+        let of_blueprint = || self.blueprint(client.blueprint()?)?.policy(client.phase());
+        client.policy().or_else(of_blueprint)
     }
 
     /// Returns a client by its id.
@@ -171,8 +217,8 @@ pub enum Standing<'s> {
 pub enum Unrestricted {
     /// The policy `unrestricted` is named.
     Named,
-    /// The blueprint names no policy for the client's phase.
-    Blueprint,
+    /// Neither the client nor its blueprint names a policy, and `without_policy` says that this is how it is then.
+    WithoutPolicy,
 }
 
 /// Why nothing applies to someone.
@@ -182,6 +228,8 @@ pub enum Nobody {
     NoClient,
     /// The file that defined the policy (or the blueprint) is gone.
     PolicyGone,
+    /// Neither the client nor its blueprint names a policy, and there is no default one.
+    NoPolicy,
 }
 
 /// What applies, as it is kept.
@@ -193,6 +241,8 @@ pub(super) enum Bound {
     Unrestricted(Arc<Policy>, Unrestricted),
     /// The policy is gone.
     Gone,
+    /// No policy is named.
+    Unnamed,
 }
 
 impl Bound {
@@ -202,6 +252,7 @@ impl Bound {
             Self::Policy(policy) => Standing::Policy(policy),
             Self::Unrestricted(policy, why) => Standing::Unrestricted(policy, *why),
             Self::Gone => Standing::Nobody(Nobody::PolicyGone),
+            Self::Unnamed => Standing::Nobody(Nobody::NoPolicy),
         }
     }
 }
@@ -555,6 +606,7 @@ impl fmt::Display for Nobody {
         f.write_str(match self {
             Self::NoClient => "no policy applies to this address",
             Self::PolicyGone => "the policy that applied to this address is gone",
+            Self::NoPolicy => "neither the client nor its blueprint names a policy",
         })
     }
 }

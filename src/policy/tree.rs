@@ -12,6 +12,7 @@ use crate::document::{Place, Source, Span};
 
 use super::devbox::DevboxSuffix;
 use super::ordered_map::OrderedMap;
+use super::spec::UNRESTRICTED;
 
 /// The policies directory as it was read.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +111,18 @@ pub struct Bindings {
     pub listeners: Vec<Option<Binding>>,
     /// The `devbox_suffix`.
     pub devbox_suffix: DevboxSuffix,
+    /// The `without_policy`.
+    pub without_policy: WithoutPolicy,
+}
+
+/// What applies to clients for which neither they nor their blueprint name a policy, where there is no default policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WithoutPolicy {
+    /// Everything is denied.
+    #[default]
+    Deny,
+    /// Everything is allowed.
+    Unrestricted,
 }
 
 /// A reference to a policy from outside of the policy files.
@@ -146,12 +159,13 @@ impl Bindings {
         self.iter().any(|binding| *binding.policy == *policy)
     }
 
-    /// Returns the ids, and the suffix of devboxes: what makes two bindings the same, wherever they are written.
+    /// Returns the ids, the suffix of devboxes and what holds without a policy: what makes two bindings the same, wherever they are written.
     pub(super) fn ids(&self) -> Vec<Option<&str>> {
         std::iter::once(&self.default_policy)
             .chain(&self.listeners)
             .map(|binding| binding.as_ref().map(|binding| &*binding.policy))
             .chain([Some(self.devbox_suffix.as_str())])
+            .chain((self.without_policy == WithoutPolicy::Unrestricted).then_some(Some(UNRESTRICTED)))
             .collect()
     }
 }

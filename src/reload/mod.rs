@@ -23,6 +23,7 @@ use self::change::Inbox;
 pub(crate) use self::change::{Change, Changer, Refused};
 pub(crate) use self::files::Stamp;
 use self::files::{Files, Followed, Unfinished};
+use self::progress::Without;
 pub(crate) use self::progress::{Progress, State};
 use self::store::Store;
 use self::tree::Directory;
@@ -427,10 +428,20 @@ fn yield_to_queries() {
     }
 }
 
+/// How many clients without a policy the status names.
+const MOST_NAMED: usize = 10;
+
 /// Returns what `/status` says of a library.
 fn state(library: &Library, warnings: Diagnostics, chosen: &Chosen) -> State {
     let snapshot = library.snapshot();
+    let (clients, more) = snapshot.clients_without_policy(MOST_NAMED);
+    let without_policy = Without {
+        policy: snapshot.without().to_owned(),
+        count: clients.len() + more,
+        clients: clients.into_iter().map(str::to_owned).collect(),
+    };
     State {
+        without_policy,
         generation: snapshot.generation,
         hash: snapshot.hash.clone(),
         loaded_at: jiff::Timestamp::now().to_string(),
@@ -450,6 +461,7 @@ pub(crate) fn bindings(config: &Config) -> Bindings {
         default_policy: config.default_policy.clone(),
         listeners: config.listen.iter().map(|listen| listen.policy.clone()).collect(),
         devbox_suffix: config.devbox_suffix.clone(),
+        without_policy: config.without_policy,
     }
 }
 

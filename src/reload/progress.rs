@@ -33,8 +33,21 @@ pub(crate) struct State {
     pub(crate) blueprints: usize,
     /// Clients in force.
     pub(crate) clients: usize,
+    /// The clients for which no policy is named, and what applies to them.
+    pub(crate) without_policy: Without,
     /// Why there is nobody to ask for what is allowed; null when there is.
     pub(crate) upstream_error: Option<String>,
+}
+
+/// The clients for which no policy is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Without {
+    /// What applies to them: the id of the default policy, `unrestricted`, or `none`, so that they are denied.
+    pub(crate) policy: String,
+    /// How many there are.
+    pub(crate) count: usize,
+    /// The first of them.
+    pub(crate) clients: Vec<String>,
 }
 
 impl State {

@@ -18,7 +18,8 @@ const HAND: &str = "[client.hand]\nsources = [\"127.0.0.9\"]\npolicy = \"unrestr
 /// A server with the API; `lines` are further keys of `[control]`. And its upstream.
 fn server(lines: &str) -> (Server, FakeUpstream) {
     let upstream = FakeUpstream::start();
-    (Setup::new(&[&upstream]).file("hand.toml", HAND).control(lines).start(), upstream)
+    let setup = Setup::new(&[&upstream]).top("without_policy = \"unrestricted\"").file("hand.toml", HAND);
+    (setup.control(lines).start(), upstream)
 }
 
 /// Makes a devbox with these fields.

@@ -20,7 +20,9 @@ fn server() -> (Server, FakeUpstream) {
 
 /// Makes a devbox that is unrestricted; returns its id.
 fn devbox(server: &Server, address: &str) -> String {
-    id(&server.api_post(DEVBOXES, &json!({ "metadata": { "hostgate.address": address } })).done())
+    id(&server.api_post(DEVBOXES, &json!({
+        "metadata": { "hostgate.address": address }, "launch_parameters": { "network_policy_id": "unrestricted" },
+    })).done())
 }
 
 #[test]

@@ -47,3 +47,4 @@ mod takeover;
 mod tcp;
 mod upstream_query;
 mod upstreams;
+mod without_policy;

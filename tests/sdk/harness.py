@@ -38,6 +38,7 @@ ADMIN, VIEWER = "admin-token-of-the-tests", "viewer-token-of-the-tests"
 CONFIGURATION = """\
 policies = "policies"
 denied_ttl = 5
+without_policy = "unrestricted"
 
 [[listen]]
 address = "127.0.0.1:0"

@@ -94,6 +94,14 @@ fn line(kind: Kind, object: &Value) -> String {
             tell("address", &object["metadata"][ADDRESS]);
             tell("policy", &object["launch_parameters"]["network_policy_id"]);
             tell("blueprint", &object["blueprint_id"]);
+            if let Some(why) = object["hostgate_policy"]["reason"].as_str() {
+                let what = match object["hostgate_policy"]["id"].as_str() {
+                    None => "denied everything".to_owned(),
+                    Some("unrestricted") => "unrestricted".to_owned(),
+                    Some(policy) => format!("policy {}", escaped(policy)),
+                };
+                words.push(format!("{what} ({})", escaped(why)));
+            }
         }
     }
     words.join("  ")

@@ -234,6 +234,11 @@ impl Wanted {
         let metadata = fields::metadata(&mut given, &mut wrongs);
         let mut launch = fields::object(&mut given, "launch_parameters", &mut wrongs);
         let runtime_policy = launch.as_mut().and_then(|launch| fields::launch_policy(launch, &mut wrongs));
+        fields::near_misses(&given, "", &NAMING, &mut wrongs);
+        if let Some(launch) = &launch {
+            let of_launch = [("network_policy_id", RUNTIME), ("policy_id", RUNTIME), ("runtime_policy", RUNTIME)];
+            fields::near_misses(launch, "launch_parameters.", &of_launch, &mut wrongs);
+        }
         wrongs.check()?;
         Ok(Self { name, build_policy, runtime_policy, metadata, launch, others: given })
     }
@@ -273,6 +278,18 @@ impl Wanted {
         }
     }
 }
+
+/// Where the policy of devboxes is written.
+const RUNTIME: &str = "launch_parameters.network_policy_id";
+
+/// Fields that say which policies apply, and where each is to be written.
+const NAMING: [(&str, &str); 5] = [
+    ("launch_parameters", "launch_parameters"),
+    ("network_policy_id", "network_policy_id"),
+    ("policy_id", "network_policy_id"),
+    ("build_policy", "network_policy_id"),
+    ("runtime_policy", RUNTIME),
+];
 
 /// The status of a blueprint that devboxes can be made from.
 pub(in crate::control) const COMPLETE: &str = "build_complete";

@@ -17,7 +17,7 @@ use crate::control::request::error::{ApiError, Wrongs};
 use crate::control::request::fields;
 use crate::control::request::list::{Listed, Query};
 use crate::control::{Edit, by_hand, is_kept, is_made, kept};
-use crate::policy::{Blueprint, Client, Phase, Record, Snapshot, UNRESTRICTED};
+use crate::policy::{Blueprint, Client, Phase, Record, Snapshot};
 
 /// Creates a devbox.
 pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
@@ -59,14 +59,13 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
         fields::label(&mut given, "name", &mut wrongs)
     };
     let metadata = fields::metadata(&mut given, &mut wrongs);
-    wrongs.check()?;
-    for key in ["launch_parameters", "network_policy_id", "blueprint_id"] {
-        if given.contains_key(key) {
-            return Err(ApiError::bad(format!(
-                "{key}: a devbox keeps it: change the policy itself, or make another devbox"
-            )));
+    for key in NAMING.map(|(key, _)| key) {
+        if given.remove(key).is_some() {
+            wrongs.add(format!("{key}: a devbox keeps it: change the policy itself, or make another devbox"));
         }
     }
+    fields::near_misses(&given, "", &NAMING, &mut wrongs);
+    wrongs.check()?;
     let edit = |snapshot: &Snapshot| {
         let record = made(snapshot, id)?;
         let kept = kept_of(record);
@@ -192,6 +191,7 @@ impl<'s> Views<'s> {
         }
         let known = json!({
             "id": id, "name": kept.remove("name"), "status": if client.is_some() { RUNNING } else { SHUTDOWN },
+            "hostgate_policy": self.policy(client),
             "blueprint_id": blueprint, "capabilities": [], "create_time_ms": created, "end_time_ms": ended,
             "launch_parameters": launch, "metadata": metadata_of(client, kept.remove("metadata")),
             "shutdown_reason": kept.remove("shutdown_reason").filter(|_| client.is_none()),
@@ -205,10 +205,18 @@ impl<'s> Views<'s> {
     fn written(&self, client: &Client) -> Value {
         json!({
             "id": client.id(), "name": client.id(), "status": RUNNING, "blueprint_id": client.blueprint(),
+            "hostgate_policy": self.policy(Some(client)),
             "capabilities": [], "create_time_ms": 0, "end_time_ms": null, "shutdown_reason": null,
             "launch_parameters": self.launch_parameters(Some(client), &Fields::new()),
             "metadata": metadata_of(Some(client), None), "state_transitions": [],
         })
+    }
+
+    /// Returns what applies to a devbox, and why where no policy is named for it; null once it is shut down.
+    fn policy(&self, client: Option<&Client>) -> Value {
+        let Some(client) = client else { return Value::Null };
+        let id = client.asker().policy().map(crate::policy::Policy::id);
+        json!({ "id": id, "reason": self.snapshot.why_without(client) })
     }
 
     /// Returns the launch parameters in force: the blueprint's, the devbox's own over them, and the policy that applies.
@@ -219,8 +227,7 @@ impl<'s> Views<'s> {
         let mut launch = blueprint.map(|blueprint| self.of_blueprint(blueprint)).unwrap_or_default();
         launch.extend(own);
         let policy = client.policy().or_else(|| blueprint.and_then(|blueprint| blueprint.policy(Phase::Runtime)));
-        // Where there is nothing to be restricted by, `unrestricted` in the file says that there is no policy.
-        if let Some(policy) = policy.filter(|policy| blueprint.is_some() || *policy != UNRESTRICTED) {
+        if let Some(policy) = policy {
             launch.insert("network_policy_id".to_owned(), policy.into());
         }
         launch
@@ -310,6 +317,8 @@ impl Wanted {
         for key in OURS {
             given.remove(key);
         }
+        fields::near_misses(&given, "", &NAMING, &mut wrongs);
+        fields::near_misses(&launch, "launch_parameters.", &NAMING, &mut wrongs);
         wrongs.check()?;
         Ok(Self { name, blueprint_id, blueprint_name, policy, launch, metadata, others: given })
     }
@@ -345,12 +354,11 @@ impl Wanted {
     /// Writes the file of a new devbox.
     fn file(&self, id: &str, blueprint: Option<&str>, address: IpAddr, now: u64) -> File {
         let mut file = File::new(COMMENT);
-        // Without a policy and a blueprint it is unrestricted, as in the API this follows.
-        let policy = self.policy.clone().or_else(|| blueprint.is_none().then(|| UNRESTRICTED.into()));
         let client: [(&str, Value); 3] = [
             ("sources", json!([address.to_string()])),
             ("blueprint", blueprint.into()),
-            ("policy", policy.unwrap_or_default()),
+            // Without one, `default_policy` and `without_policy` of hostgate.toml say what applies.
+            ("policy", self.policy.clone().unwrap_or_default()),
         ];
         for (key, value) in &client {
             file.set("client", id, key, value);
@@ -391,9 +399,27 @@ pub(in crate::control) const STATUSES: [&str; 10] = [
     SHUTDOWN,
 ];
 
+/// Fields that say which policy applies, and where each is to be written.
+const NAMING: [(&str, &str); 5] = [
+    ("launch_parameters", "launch_parameters"),
+    ("network_policy_id", "launch_parameters.network_policy_id"),
+    ("policy_id", "launch_parameters.network_policy_id"),
+    ("blueprint_id", "blueprint_id"),
+    ("blueprint_name", "blueprint_name"),
+];
+
 /// Fields of responses that a request does not set.
-const OURS: [&str; 8] =
-    ["id", "status", "capabilities", "create_time_ms", "end_time_ms", "shutdown_reason", "state_transitions", "object"];
+const OURS: [&str; 9] = [
+    "hostgate_policy",
+    "id",
+    "status",
+    "capabilities",
+    "create_time_ms",
+    "end_time_ms",
+    "shutdown_reason",
+    "state_transitions",
+    "object",
+];
 
 /// The first line of a devbox's file.
 pub(in crate::control) const COMMENT: &str = "A devbox of the API.";
@@ -411,7 +437,7 @@ mod tests {
             "name", "blueprint_id", "launch_parameters", "metadata", "environment_variables", "x",
         ])) {
             if let Ok(mut wanted) = Wanted::read(given) {
-                wanted.policy = wanted.policy.map(|_| UNRESTRICTED.into());
+                wanted.policy = wanted.policy.map(|_| crate::policy::UNRESTRICTED.into());
                 let text = wanted.file("dbx_1", None, IpAddr::from([192, 0, 2, 1]), 1).text();
                 let errors = crate::control::objects::record::tests::errors(&text);
                 prop_assert!(errors.is_empty(), "{}\n{:?}", text, errors);

@@ -241,5 +241,17 @@ pub(in crate::control) const OF_FILES: [&str; 10] = [
     "message",
 ];
 
+/// Other words that people use for the fields of a policy, and the fields that are meant.
+pub(in crate::control) const OTHER_WORDS: [(&str, &str); 8] = [
+    ("allowed_hosts", "allowed_hostnames"),
+    ("allowed_domains", "allowed_hostnames"),
+    ("allowlist", "allowed_hostnames"),
+    ("hostnames", "allowed_hostnames"),
+    ("denied_hosts", "denied_hostnames"),
+    ("denied_domains", "denied_hostnames"),
+    ("blocked_hostnames", "denied_hostnames"),
+    ("denylist", "denied_hostnames"),
+];
+
 /// How many names of a policy that a person wrote are shown: its lists may have millions.
 const MOST_SHOWN: usize = 10_000;

@@ -138,6 +138,10 @@ impl Wanted {
         for key in ["id", "create_time_ms", "update_time_ms"] {
             given.remove(key);
         }
+        let restricting = ["allowed_hostnames", "allowed_cidrs"].into_iter().chain(egress::FLAGS.map(|(key, _)| key));
+        let restricting = restricting.chain(egress::OF_FILES).map(|key| (key, key));
+        let restricting: Vec<(&str, &str)> = restricting.chain(egress::OTHER_WORDS).collect();
+        fields::near_misses(&given, "", &restricting, &mut wrongs);
         wrongs.check()?;
         Ok(Self { policy, kept, others: given })
     }

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::control::objects::record::Fields;
 use crate::control::request::error::Wrongs;
+use crate::document::{closest, quoted};
 
 /// Notes that a field is missing which is what people call an object.
 pub(in crate::control) fn require(fields: &Fields, key: Option<&str>, wrongs: &mut Wrongs) {
@@ -75,6 +76,27 @@ pub(in crate::control) fn launch_policy(launch: &mut Fields, wrongs: &mut Wrongs
     }
     wrongs.add(not("launch_parameters.network_policy_id", "a string", &id));
     None
+}
+
+/// Refuses fields that are slips of those that say which policy applies or what it allows: kept as unknown ones they
+/// would restrict nobody, and nobody would be told. `meant` has each such field and where it is to be written; `at` is where
+/// `fields` are.
+pub(in crate::control) fn near_misses(fields: &Fields, at: &str, meant: &[(&str, &str)], wrongs: &mut Wrongs) {
+    // As `closest` folds case and `-`, only `_` is left to be folded.
+    let folded = |name: &str| name.replace(['_', '-', ' ', '.'], "").to_lowercase();
+    let known: Vec<(String, &str)> = meant.iter().map(|(name, place)| (folded(name), *place)).collect();
+    for key in fields.keys() {
+        let word = folded(key);
+        if let Some(close) = closest(&word, known.iter().map(|(name, _)| name.as_str()))
+            && let Some((_, place)) = known.iter().find(|(name, _)| name == close)
+        {
+            let key = quoted(key);
+            wrongs.add(format!(
+                "{at}{}: it is not known, and would restrict nothing: write `{place}`",
+                key.trim_matches('`')
+            ));
+        }
+    }
 }
 
 /// Says that a field is of another type than it must be.

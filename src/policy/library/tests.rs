@@ -597,7 +597,7 @@ fn the_longest_prefix_and_the_clients_own_policy_decide() {
         ("::ffff:198.51.100.7", "run.test", "allow rule"),
         ("198.51.100.7", "build.test", "deny not-listed"),
         ("198.51.100.8", "run.test", "deny not-listed"),
-        ("198.51.100.9", "any.test", "allow unrestricted"),
+        ("198.51.100.9", "any.test", "deny no-policy"),
         ("198.51.100.10", "any.test", "allow unrestricted"),
         ("198.51.100.10", "use-application-dns.net", "deny bypass"),
         ("203.0.113.1", "any.test", "deny no-client"),

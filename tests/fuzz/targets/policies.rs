@@ -71,7 +71,12 @@ impl Directory {
         let text = self.texts.get(&path).cloned().unwrap_or_default();
         let Ok(config) = Config::parse(&path, text) else { return Bindings::default() };
         let listeners = config.listen.into_iter().map(|listen| listen.policy).collect();
-        Bindings { default_policy: config.default_policy, listeners, devbox_suffix: config.devbox_suffix }
+        Bindings {
+            default_policy: config.default_policy,
+            listeners,
+            devbox_suffix: config.devbox_suffix,
+            without_policy: config.without_policy,
+        }
     }
 
     /// Reads a list.

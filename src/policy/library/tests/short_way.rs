@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::super::super::snapshot::Client;
 use super::super::super::spec::Phase;
+use super::super::super::tree::WithoutPolicy;
 use super::*;
 
 /// Files of which each edit in [`EDITS`] changes one.
@@ -82,6 +83,7 @@ fn edit(directory: &mut Directory, file: &str, from: &str, to: &str) {
 fn what_is_neither_wrong_nor_included_goes_the_short_way() {
     for &(file, from, to, is_local) in EDITS.iter().filter(|edit| edit.0 != "l.txt") {
         let mut directory = Directory::of(MANY);
+        directory.bindings.without_policy = WithoutPolicy::Unrestricted;
         let library = directory.library();
         edit(&mut directory, file, from, to);
         let changed = directory.tree.changed.clone().unwrap();
@@ -168,7 +170,7 @@ fn the_everyday_life_of_the_api_goes_the_short_way() {
         ("npol_1", String::new(), 0),
     ];
     let mut directory = Directory::of(MANY);
-    directory.default_policy("a");
+    directory.bindings.without_policy = WithoutPolicy::Unrestricted;
     let mut libraries = (directory.library(), directory.library());
     let first = libraries.0.settled.as_ref().unwrap().told.len();
     for (index, (name, text, told)) in steps.iter().enumerate() {
@@ -183,6 +185,36 @@ fn the_everyday_life_of_the_api_goes_the_short_way() {
         let now: Vec<_> = lines(with.settled.as_ref().unwrap().told.iter());
         assert_eq!(now.len(), first + told, "step {index}: {now:#?}");
         libraries = (with, without);
+    }
+}
+
+#[test]
+fn clients_without_a_policy_have_the_default_one_by_both_ways() {
+    let bare = "[blueprint.bare]\n[client.d]\nsources = [\"192.0.2.20\"]\nblueprint = \"bare\"\n";
+    let own = "[client.e]\nsources = [\"192.0.2.10\"]\n[api.e]\n";
+    for (default, expected) in [(Some("a"), ["allow rule", "deny not-listed"]), (None, ["deny no-policy"; 2])] {
+        let mut directory = Directory::of(MANY);
+        if let Some(default) = default {
+            directory.default_policy(default);
+        }
+        let mut libraries = (directory.library(), directory.library());
+        let changed = A.replace("a.test", "other.test");
+        for (path, text) in [("d.toml", bare), ("api/e.toml", own), ("a.toml", &changed), ("d.toml", bare)] {
+            directory.write(path, text);
+            let (with, without, is_short) = both_ways(&mut directory, &libraries, &[path]);
+            assert!(is_short, "{path}");
+            libraries = (with, without);
+        }
+        for source in ["192.0.2.20", "192.0.2.10"] {
+            let snapshot = libraries.0.snapshot();
+            assert_eq!(["other.test", "a.test"].map(|name| verdict(snapshot, source, name)), expected, "{source}");
+        }
+        // The default policy's file goes: nobody is unrestricted for that.
+        directory.bindings.without_policy = WithoutPolicy::Unrestricted;
+        directory.remove("a.toml");
+        let gone = directory.reload(&libraries.0);
+        let expected = if default.is_some() { "deny policy-gone" } else { "allow unrestricted" };
+        assert_eq!(verdict(gone.library.snapshot(), "192.0.2.10", "x.test"), expected);
     }
 }
 
