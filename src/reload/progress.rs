@@ -166,3 +166,41 @@ const STUCK: Duration = Duration::from_secs(10);
 fn warnings<S: Serializer>(diagnostics: &Diagnostics, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(told::lines(diagnostics.warnings(), MAX_TOLD_WARNINGS, "warnings"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns progress that began so many seconds ago.
+    fn progress(seconds: u64) -> Arc<Progress> {
+        let state = State {
+            generation: 1,
+            hash: String::new(),
+            loaded_at: String::new(),
+            error: None,
+            held_back: Vec::new(),
+            warnings: Diagnostics::default(),
+            policies: 0,
+            blueprints: 0,
+            clients: 0,
+            without_policy: Without::default(),
+            upstream_error: None,
+        };
+        let began = Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        Arc::new(Progress { began, ..Progress::new(state) })
+    }
+
+    #[test]
+    fn a_reload_that_hangs_is_told_until_it_goes_on() {
+        let progress = progress(100);
+        assert_eq!((progress.running(), progress.stuck()), (Duration::ZERO, None));
+        let busy = progress.begin();
+        assert_eq!(progress.stuck(), None, "it has just begun");
+        // As if it had begun with the clock, a hundred seconds ago.
+        progress.busy_since.store(1, Relaxed);
+        assert!(progress.running() >= Duration::from_secs(100));
+        assert!(progress.stuck().unwrap().starts_with("a reload has been running for 100 s: "));
+        drop(busy);
+        assert_eq!((progress.running(), progress.stuck()), (Duration::ZERO, None));
+    }
+}

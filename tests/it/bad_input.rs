@@ -274,6 +274,18 @@ fn odd_file_names_and_thousands_of_errors_are_told_in_bounds() {
     assert!(!line.contains('\u{1b}'), "{line:?}");
     fs::remove_file(&odd).unwrap();
     server.wait_no_error();
+    // Neither the log nor `check` gives a terminal what it acts on.
+    server.write("c\u{9b}2J\u{202e}.toml", "[policy.'x\u{9b}2J\u{feff}\u{202e}']\nmode\u{85} = 'y\u{9b}'\n");
+    server.wait_error();
+    let checked = run(["check".as_ref(), server.policies("").as_os_str()]).expect_code(78);
+    for shown in [server.log(), checked.stdout + &checked.stderr] {
+        assert!(shown.contains(r"\u{9b}2J"), "{shown:?}");
+        let acts =
+            |character: char| (character.is_control() && character != '\n') || "\u{202e}\u{feff}".contains(character);
+        assert!(!shown.contains(acts), "{shown:?}");
+    }
+    server.remove("c\u{9b}2J\u{202e}.toml");
+    server.wait_no_error();
     let many = format!("[policy.many]\nallowed_hostnames = [{}]\n", "\"a b\", ".repeat(20_000));
     server.write("many.toml", many);
     let error = server.wait_error();

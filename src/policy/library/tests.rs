@@ -627,3 +627,49 @@ fn large_lists_are_shared_and_not_read_again() {
 
 mod records;
 mod short_way;
+
+#[test]
+fn what_hangs_together_with_a_conflict_is_held_back_and_nothing_else() {
+    // Each client takes over the address of the next one, and the last one's policy is unknown.
+    let client = |number: usize, address: usize, policy: &str| {
+        format!("[client.c{number}]\nsources = [\"10.0.{}.{}\"]\npolicy = \"{policy}\"\n", address / 250, address % 250)
+    };
+    let mut directory = both();
+    for number in 0..100 {
+        directory.write(&format!("c{number:03}.toml"), &client(number, number, "a"));
+    }
+    let library = directory.library();
+    for number in 0..100 {
+        let policy = if number == 99 { "nobody" } else { "a" };
+        directory.write(&format!("c{number:03}.toml"), &client(number, number + 1, policy));
+    }
+    directory.write("b.toml", &B.replace("b.test", "new.test"));
+    let reloaded = directory.reload(&library);
+    let held = held_back(&reloaded);
+    assert_eq!(held.len(), 100, "{held:?}");
+    assert!(held.iter().all(|path| path.starts_with('c')), "{held:?}");
+    assert_eq!(verdict(reloaded.library.snapshot(), "192.0.2.2", "new.test"), "allow rule");
+    assert_eq!(verdict(reloaded.library.snapshot(), "10.0.0.0", "a.test"), "allow rule");
+    directory.write("c099.toml", &client(99, 100, "a"));
+    let mended = directory.reload(&reloaded.library);
+    assert!(mended.held_back.is_empty(), "{:?}", errors(&mended));
+    assert_eq!(verdict(mended.library.snapshot(), "10.0.0.0", "a.test"), "deny no-client");
+}
+
+#[test]
+fn a_changed_file_whose_tests_fail_holds_back_itself_and_a_test_in_force_everything() {
+    let test = |name: &str| format!("[[test]]\nclient = \"a\"\nname = \"{name}\"\nexpect = \"allow\"\n");
+    let mut directory = both();
+    directory.write("good.toml", &test("a.test"));
+    let library = directory.library();
+    directory.write("bad.toml", &test("other.test").repeat(500)).write("b.toml", &B.replace("b.test", "new.test"));
+    let reloaded = directory.reload(&library);
+    assert_eq!(held_back(&reloaded), ["bad.toml"]);
+    let told = errors(&reloaded);
+    assert!(told.iter().any(|line| line.contains("and 400 more tests")) && told.len() == 101, "{}", told.len());
+    assert_eq!(verdict(reloaded.library.snapshot(), "192.0.2.2", "new.test"), "allow rule");
+    directory.write("a.toml", &A.replace("a.test", "other.test")).write("b.toml", B);
+    let broken = directory.reload(&reloaded.library);
+    assert!(!broken.swapped);
+    assert_eq!(verdict(broken.library.snapshot(), "192.0.2.2", "new.test"), "allow rule");
+}
