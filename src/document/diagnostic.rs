@@ -153,6 +153,12 @@ impl Diagnostic {
         Self { severity, place, message, help, related: related.collect(), excerpt: None, unquoted: None }
     }
 
+    /// Returns whether it only counts others that were left out.
+    #[must_use]
+    pub fn is_count(&self) -> bool {
+        self.place.line == 0 && self.message.starts_with("and ")
+    }
+
     /// Returns whether it stops the file from being taken.
     #[must_use]
     pub fn is_error(&self) -> bool {

@@ -44,8 +44,7 @@ pub fn read<T>(source: &Source, take: impl FnOnce(&mut Table<'_>) -> T) -> (T, V
     for error in &errors {
         let end = text.len();
         let span = error.span().unwrap_or(end..end);
-        let message = error.message().to_owned();
-        reader.add(Severity::Error, span.into(), || Note { message, ..Note::default() });
+        reader.add(Severity::Error, span.into(), || Note { message: error.message().to_owned(), ..Note::default() });
     }
     let mut table = Table {
         reader: &reader,

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use crate::document::Diagnostic;
+use crate::document::{Diagnostic, Place};
 
 use super::ordered_map::OrderedMap;
 use super::tree::FilePath;
@@ -115,11 +115,14 @@ fn has_errors(diagnostics: &[Diagnostic]) -> bool {
     diagnostics.iter().any(Diagnostic::is_error)
 }
 
-/// Puts diagnostics in the order of path and place, each told once.
+/// Puts diagnostics in the order of path and place, each told once; of a file, how many more there are comes last.
 pub(super) fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     // Paths by their bytes, as `FilePath` has them.
     diagnostics.sort_by(|one, two| {
-        let key = |diagnostic: &Diagnostic| (diagnostic.place.line, diagnostic.place.column, diagnostic.severity);
+        let key = |diagnostic: &Diagnostic| {
+            let Place { line, column, path: _ } = diagnostic.place;
+            (diagnostic.is_count(), line, column, diagnostic.severity)
+        };
         let paths = one.place.path.as_os_str().cmp(two.place.path.as_os_str());
         let messages = || one.message.cmp(&two.message).then_with(|| one.help.cmp(&two.help));
         paths.then_with(|| key(one).cmp(&key(two))).then_with(messages)

@@ -6,7 +6,11 @@ use crate::document::{Diagnostic, escaped, shortened};
 /// Returns the first of some diagnostics, a line each, as far as they take `most` octets as JSON; the rest is counted in
 /// one more line, as "and N more `what`".
 pub(crate) fn lines<'d>(diagnostics: impl Iterator<Item = &'d Diagnostic>, most: usize, what: &str) -> Vec<String> {
-    bounded(diagnostics, most, what, |diagnostic| shortened(&diagnostic.to_string(), MAX_TOLD_LINE).into_owned())
+    // How many more there are of all files is about the directory, whose path is before those of files.
+    let all: Vec<&Diagnostic> = diagnostics.collect();
+    let counts = all.iter().take_while(|diagnostic| diagnostic.is_count()).count();
+    let all = all[counts..].iter().chain(&all[..counts]);
+    bounded(all, most, what, |diagnostic| shortened(&diagnostic.to_string(), MAX_TOLD_LINE).into_owned())
 }
 
 /// Returns the first of some paths in the same way.
