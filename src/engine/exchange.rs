@@ -337,7 +337,6 @@ struct Named<'a>(Scope<'a>);
 impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Scope::Name(wire) => write!(f, "{}", DisplayWire(wire)),
             Scope::Wildcard(wire) => write!(f, "*.{}", DisplayWire(wire)),
             Scope::Domain(wire) => write!(f, "{} and below", DisplayWire(wire)),
         }

@@ -50,8 +50,6 @@ impl Default for Budget {
 /// What a budget is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope<'a> {
-    /// One name that an entry lists: its owner may choose answers, but the client no names.
-    Name(&'a [u8]),
     /// What is below the wildcard of an entry.
     Wildcard(&'a [u8]),
     /// What is at or below a registrable domain, under `allow_all`.
@@ -63,13 +61,14 @@ impl<'a> Scope<'a> {
     #[must_use]
     pub const fn wire(self) -> &'a [u8] {
         match self {
-            Self::Name(wire) | Self::Wildcard(wire) | Self::Domain(wire) => wire,
+            Self::Wildcard(wire) | Self::Domain(wire) => wire,
         }
     }
 }
 
 impl<'s> Decision<'s> {
-    /// Returns the budget that a query for `qname` counts against, and what for; `None` where nothing is counted.
+    /// Returns the budget that a query for `qname` counts against, and what for; `None` where nothing is counted, as of names
+    /// that are listed one by one: their owner may choose answers, but nobody chose them for that, and the client no names.
     #[must_use]
     pub fn budget<'a>(&self, qname: &'a LowerName) -> Option<(&'s Budget, Scope<'a>)>
     where
@@ -81,7 +80,7 @@ impl<'s> Decision<'s> {
         let budget = self.policy?.budget()?;
         let scope = match (self.reason, &self.rule) {
             (Reason::Rule, Some(rule)) if rule.is_wildcard() => Scope::Wildcard(rule.wire()),
-            (Reason::Rule, Some(rule)) => Scope::Name(rule.wire()),
+            (Reason::Rule, Some(_)) => return None,
             // Under `allow_all`, and what `mode = "audit"` lets through.
             _ => Scope::Domain(registrable(qname)),
         };
@@ -102,7 +101,6 @@ mod tests {
         let qname = name(qname);
         let (budget, scope) = decision.budget(&qname)?;
         let kind = match scope {
-            Scope::Name(_) => "name",
             Scope::Wildcard(_) => "wildcard",
             Scope::Domain(_) => "domain",
         };
@@ -113,7 +111,7 @@ mod tests {
     #[test]
     fn a_query_counts_for_its_entry_or_its_registrable_domain() {
         let cases = [
-            ("allowed_hostnames = [\"a.test\"]", "a.test", Some("name a.test")),
+            ("allowed_hostnames = [\"a.test\"]", "a.test", None),
             ("allowed_hostnames = [\"*.b.test\"]", "x.y.b.test", Some("wildcard b.test")),
             ("allowed_hostnames = [\"*.b.test\", \"*.y.b.test\"]", "x.y.b.test", Some("wildcard y.b.test")),
             ("allow_all = true", "a.b.example.co.uk", Some("domain example.co.uk")),

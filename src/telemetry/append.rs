@@ -5,6 +5,8 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use crate::regular_file;
+
 /// Opens a file for appending; one that is not there is made with these permissions. Returns it, and whether it ends within
 /// a line, as when a process was killed while the disk was full.
 ///
@@ -20,7 +22,7 @@ pub(crate) fn open(path: &Path, mode: u32) -> io::Result<(File, bool)> {
 
 /// Returns the last octet of a file.
 fn last_octet(path: &Path) -> io::Result<u8> {
-    let mut file = File::open(path)?;
+    let (mut file, _) = regular_file::open(path)?;
     file.seek(SeekFrom::End(-1))?;
     let mut octet = [0];
     file.read_exact(&mut octet)?;

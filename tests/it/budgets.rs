@@ -125,26 +125,21 @@ fn answers_carry_next_to_nothing_in() {
         ("2,000 addresses", RecordType::AAAA, addresses),
         ("SOA", RecordType::A, soa),
     ] {
-        for listed in ["*.t.test", "x.t.test"] {
-            let upstream = FakeUpstream::start();
-            upstream.otherwise(Reply::by_transport(Answer::new().truncated(), reply.clone()));
-            let server = Setup::policy(&upstream, &format!("allowed_hostnames = [\"{listed}\"]")).start();
-            let names = (0..300).map(|number| match listed {
-                "x.t.test" => listed.to_owned(),
-                // Names of many lengths: each has an answer of its own.
-                _ => format!("{}.t.test", "a".repeat(1 + number % 60)),
-            });
-            // The same answer twice says nothing new.
-            let mut seen = HashSet::new();
-            for heard in over_tcp(server.address(), names, qtype) {
-                let message = &heard.message;
-                let records = message.answers.iter().chain(&message.authorities).chain(&message.additionals);
-                let records = records.filter(|record| !record.data.to_string().contains("nobody.invalid"));
-                seen.extend(records.map(|record| record.data.to_string()));
-            }
-            let octets: usize = seen.iter().map(String::len).sum();
-            assert!(octets <= MOST + 300, "{what} from {listed}: {octets} octets of text");
+        let upstream = FakeUpstream::start();
+        upstream.otherwise(Reply::by_transport(Answer::new().truncated(), reply.clone()));
+        let server = Setup::policy(&upstream, "allowed_hostnames = [\"*.t.test\"]").start();
+        // Names of many lengths: each has an answer of its own, and is asked for again and again.
+        let names = (0..300).map(|number| format!("{}.t.test", "a".repeat(1 + number % 60)));
+        // The same answer twice says nothing new.
+        let mut seen = HashSet::new();
+        for heard in over_tcp(server.address(), names, qtype) {
+            let message = &heard.message;
+            let records = message.answers.iter().chain(&message.authorities).chain(&message.additionals);
+            let records = records.filter(|record| !record.data.to_string().contains("nobody.invalid"));
+            seen.extend(records.map(|record| record.data.to_string()));
         }
+        let octets: usize = seen.iter().map(String::len).sum();
+        assert!(octets <= MOST, "{what}: {octets} octets of text");
     }
 }
 

@@ -30,6 +30,7 @@ mod in_flight;
 mod lists;
 mod loss;
 mod matching;
+mod neighbours;
 mod objects;
 mod objects_served;
 mod real;

@@ -154,32 +154,22 @@ impl Budgets {
     /// The limit that is spent: the question must not be sent, and nothing was counted.
     pub(crate) fn ask(&self, account: Account<'_>, qname: &LowerName, now: Duration) -> Result<(), Spent> {
         let Account { budget, scope, .. } = account;
-        if let Scope::Name(_) = scope {
-            return Ok(());
-        }
         let octets = weight(qname, scope);
         let name = self.hasher.hash_one(qname.as_wire());
         self.with(account, now, |ledger, place| {
             let (mut one, mut all) = (*ledger.at(place), ledger.domains);
             let is_domain = matches!(scope, Scope::Domain(_));
-            let times = if is_domain { DOMAINS } else { 1 };
-            let rate = |limit: u32, times: u32| u64::from(limit) * u64::from(times);
             if ledger.known.holds(name) {
-                one.repeats = one.repeats.after(1, rate(budget.repeats, 1), BURST, now).ok_or(Spent::Repeats)?;
+                one.add_repeat(budget, place.times(), now)?;
                 if is_domain {
-                    all.repeats =
-                        all.repeats.after(1, rate(budget.repeats, times), BURST, now).ok_or(Spent::Repeats)?;
+                    all.add_repeat(budget, DOMAINS, now)?;
                 }
             } else {
                 check_form(qname, scope, budget)?;
-                one.names = one.names.after(1, rate(budget.names, 1), BURST, now).ok_or(Spent::Names)?;
-                one.octets = one.octets.after(octets, rate(budget.octets, 1), BURST, now).ok_or(Spent::Octets)?;
+                one.add_name(octets, budget, place.times(), now)?;
                 if is_domain {
                     // The domain itself is the client's choice as well.
-                    let whole = weight(qname, Scope::Domain(&[0]));
-                    all.names = all.names.after(1, rate(budget.names, times), BURST, now).ok_or(Spent::Names)?;
-                    all.octets =
-                        all.octets.after(whole, rate(budget.octets, times), BURST, now).ok_or(Spent::Octets)?;
+                    all.add_name(weight(qname, Scope::Domain(&[0])), budget, DOMAINS, now)?;
                 }
                 ledger.known.insert(name);
             }
@@ -204,16 +194,13 @@ impl Budgets {
             let contents = [payload.answer, payload.rest].map(|part| (part.octets, self.hasher.hash_one(part.content)));
             let is_new = |known: &mut Known, (octets, content): (u32, u64)| octets > 0 && !known.holds(content);
             let new = contents.map(|content| if is_new(&mut ledger.known, content) { content.0 } else { 0 });
-            let (octets, budget) = (new[0].saturating_add(new[1]), account.budget);
-            let after = |meter: Meter, times: u32| {
-                let rate = u64::from(budget.answers) * u64::from(times);
-                meter.after(octets, rate, ANSWER_BURST, now).ok_or(Spent::Answers)
-            };
-            let one = after(ledger.at(place).answers, 1)?;
+            let octets = new[0].saturating_add(new[1]);
+            let (mut one, mut all) = (*ledger.at(place), ledger.domains);
+            one.add_answer(octets, account.budget, place.times(), now)?;
             if matches!(account.scope, Scope::Domain(_)) {
-                ledger.domains.answers = after(ledger.domains.answers, DOMAINS)?;
+                all.add_answer(octets, account.budget, DOMAINS, now)?;
             }
-            ledger.at(place).answers = one;
+            (*ledger.at(place), ledger.domains) = (one, all);
             for (_, (_, content)) in new.iter().zip(contents).filter(|(octets, _)| **octets > 0) {
                 ledger.known.insert(content);
             }
@@ -244,7 +231,7 @@ impl Budgets {
         }
         let ledger = shard.entry(account.holder).or_default();
         ledger.used = now;
-        let scope = self.hasher.hash_one((account.scope.wire(), matches!(account.scope, Scope::Name(_))));
+        let scope = self.hasher.hash_one(account.scope.wire());
         let place = ledger.place(scope, now);
         work(ledger, place)
     }
@@ -264,6 +251,16 @@ enum Place {
     Own(u64),
     /// There was no room for it.
     Overflow,
+}
+
+impl Place {
+    /// Returns how many times the budget of one scope there is at this place.
+    const fn times(self) -> u32 {
+        match self {
+            Self::Own(_) => 1,
+            Self::Overflow => DOMAINS,
+        }
+    }
 }
 
 impl Ledger {
@@ -298,11 +295,36 @@ impl Ledger {
 }
 
 impl Allowance {
+    /// Adds a new name whose labels count so much, to `times` a budget.
+    fn add_name(&mut self, octets: u32, budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
+        self.names = self.names.after(1, rate(budget.names, times), BURST, now).ok_or(Spent::Names)?;
+        self.octets = self.octets.after(octets, rate(budget.octets, times), BURST, now).ok_or(Spent::Octets)?;
+        Ok(())
+    }
+
+    /// Adds a known name that is asked for again, to `times` a budget.
+    fn add_repeat(&mut self, budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
+        self.repeats = self.repeats.after(1, rate(budget.repeats, times), BURST, now).ok_or(Spent::Repeats)?;
+        Ok(())
+    }
+
+    /// Adds a new answer of so many octets, to `times` a budget.
+    fn add_answer(&mut self, octets: u32, budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
+        let rate = rate(budget.answers, times);
+        self.answers = self.answers.after(octets, rate, ANSWER_BURST, now).ok_or(Spent::Answers)?;
+        Ok(())
+    }
+
     /// Returns the time until which all of it is paid for.
     fn paid_until(&self) -> u64 {
         let Self { names, octets, repeats, answers, logged: _ } = self;
         [names, octets, repeats, answers].into_iter().map(|meter| meter.0).max().unwrap_or(0)
     }
+}
+
+/// Returns so many times a limit.
+fn rate(limit: u32, times: u32) -> u64 {
+    u64::from(limit) * u64::from(times)
 }
 
 /// Returns what the labels of a name below a scope count: their octets, with their lengths; of a label of more than
