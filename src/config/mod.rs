@@ -13,6 +13,7 @@ use std::time::Duration;
 
 pub use self::change::{changed_keys, in_place_of};
 pub use self::control::Control;
+use crate::dns::rebinding::Reach;
 use crate::document::{self, Diagnostic, Place, Placed, Source, Table, quoted};
 use crate::policy::{Binding, DevboxSuffix, WithoutPolicy, pattern};
 use crate::upstream::Server;
@@ -72,6 +73,8 @@ pub struct Upstream {
     pub timeout: Duration,
     /// Whether names are asked for in random case over UDP, so that forging a reply takes more guesses.
     pub case_randomisation: bool,
+    /// Which addresses in replies are globally reachable: `nat64_prefixes` are looked through.
+    pub reach: Reach,
 }
 
 /// Where the list of upstreams comes from.
@@ -240,12 +243,18 @@ fn listen_address(table: &Table<'_>, text: Placed<&str>) -> Option<SocketAddr> {
 /// Reads `[upstream]`.
 fn read_upstream(root: &mut Table<'_>, directory: &Path) -> Upstream {
     let system = Servers::System(PathBuf::from(RESOLV_CONF));
-    let default = Upstream { servers: system, timeout: Duration::from_secs(2), case_randomisation: true };
+    let default = Upstream {
+        servers: system,
+        timeout: Duration::from_secs(2),
+        case_randomisation: true,
+        reach: Reach::default(),
+    };
     let Some(mut table) = root.table("upstream") else { return default };
     let timeout =
         table.integer("timeout_ms", 100..=60_000).map_or(default.timeout, |ms| Duration::from_millis(ms.value));
     let case_randomisation =
         table.boolean("case_randomisation").map_or(default.case_randomisation, |choice| choice.value);
+    let reach = nat64_prefixes(&mut table);
     let resolv_conf = table.string("resolv_conf");
     let servers = table.strings("servers");
     if let (Some(path), Some(_)) = (resolv_conf, &servers) {
@@ -270,7 +279,26 @@ fn read_upstream(root: &mut Table<'_>, directory: &Path) -> Upstream {
         None => resolv_conf.map_or(default.servers, |path| Servers::System(directory.join(path.value))),
     };
     table.finish();
-    Upstream { servers, timeout, case_randomisation }
+    Upstream { servers, timeout, case_randomisation, reach }
+}
+
+/// Reads `nat64_prefixes`.
+fn nat64_prefixes(table: &mut Table<'_>) -> Reach {
+    let mut reach = Reach::default();
+    for text in table.strings("nat64_prefixes").map(|list| list.value).unwrap_or_default() {
+        let prefix = text.value.parse::<ipnet::Ipv6Net>().ok();
+        if let Some(more) = prefix.and_then(|prefix| reach.with_nat64(prefix.addr(), prefix.prefix_len())) {
+            reach = more;
+        } else {
+            let message = format!("`nat64_prefixes`: `{}` is not a NAT64 prefix", text.value.escape_debug());
+            let help = format!(
+                "write one as \"2001:db8:64::/96\": of 32, 40, 48, 56, 64 or 96 bits (RFC 6052), {} at most",
+                Reach::MOST
+            );
+            table.error(text.span, message, Some(help));
+        }
+    }
+    reach
 }
 
 /// Reads `[cache]`.

@@ -6,7 +6,71 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Returns whether `address` is globally reachable.
+/// The translators of a network that take addresses elsewhere: besides those that everybody knows, the NAT64 prefixes that
+/// the operator names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Network-specific NAT64 prefixes (RFC 6052 §2.2).
+    nat64: [Option<Nat64>; Self::MOST],
+}
+
+/// A NAT64 prefix: its bits, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Nat64 {
+    /// The bits, zero behind the prefix.
+    bits: u128,
+    /// The length: 32, 40, 48, 56, 64 or 96.
+    length: u8,
+}
+
+impl Reach {
+    /// The most prefixes there are: a network has one.
+    pub const MOST: usize = 4;
+
+    /// Returns a network with one NAT64 prefix more; `None` if its length is none that RFC 6052 §2.2 has, it has bits behind
+    /// its length, or there are [`Reach::MOST`] already.
+    #[must_use]
+    pub fn with_nat64(mut self, prefix: Ipv6Addr, length: u8) -> Option<Self> {
+        let bits = prefix.to_bits();
+        if places(length).is_none() || bits << length != 0 {
+            return None;
+        }
+        *self.nat64.iter_mut().find(|one| one.is_none())? = Some(Nat64 { bits, length });
+        Some(self)
+    }
+
+    /// Returns whether `address`, and the IPv4 address that a translator would take it to, are globally reachable.
+    #[must_use]
+    pub fn is_global(&self, address: IpAddr) -> bool {
+        let IpAddr::V6(v6) = address else { return is_globally_reachable(address) };
+        let mut carried = self.nat64.iter().flatten().filter_map(|one| one.carried(v6));
+        carried.all(is_global_v4) && is_globally_reachable(address)
+    }
+}
+
+impl Nat64 {
+    /// Returns the IPv4 address that an address below the prefix carries.
+    fn carried(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
+        let is_below = (address.to_bits() ^ self.bits) >> (128 - u32::from(self.length)) == 0;
+        let octets = address.octets();
+        places(self.length).filter(|_| is_below).map(|places| Ipv4Addr::from(places.map(|place| octets[place])))
+    }
+}
+
+/// Returns where an address below a NAT64 prefix of this length has the octets of the IPv4 address (RFC 6052 §2.2).
+const fn places(length: u8) -> Option<[usize; 4]> {
+    match length {
+        32 => Some([4, 5, 6, 7]),
+        40 => Some([5, 6, 7, 9]),
+        48 => Some([6, 7, 9, 10]),
+        56 => Some([7, 9, 10, 11]),
+        64 => Some([9, 10, 11, 12]),
+        96 => Some([12, 13, 14, 15]),
+        _ => None,
+    }
+}
+
+/// Returns whether `address` is globally reachable, as far as everybody knows.
 #[must_use]
 pub fn is_globally_reachable(address: IpAddr) -> bool {
     match address {
@@ -298,6 +362,29 @@ mod tests {
             ("64:ff9b:1::", false),
         ];
         check(CASES);
+    }
+
+    #[test]
+    fn networks_own_nat64_prefixes_are_looked_through() {
+        // RFC 6052 §2.4's table: 192.0.2.33 below 2001:db8::/32 and the longer ones; here with private and public addresses.
+        const CASES: &[(&str, u8, &str, bool)] = &[
+            ("2001:dc8::", 32, "2001:dc8:a00:1::", false),
+            ("2001:dc8::", 32, "2001:dc8:808:808::", true),
+            ("2001:dc8:100::", 40, "2001:dc8:10a:0:1::", false),
+            ("2001:dc8:122::", 48, "2001:dc8:122:a00:0:100::", false),
+            ("2001:dc8:122:300::", 56, "2001:dc8:122:30a:0:1::", false),
+            ("2001:dc8:122:344::", 64, "2001:dc8:122:344:a:0:100::", false),
+            ("2001:dc8:122:344::", 96, "2001:dc8:122:344::10.0.0.1", false),
+            ("2001:dc8:122:344::", 96, "2001:dc8:122:344::8.8.8.8", true),
+            ("2001:dc8:122:344::", 96, "2001:dc8:122:345::10.0.0.1", true),
+        ];
+        for (prefix, length, address, expected) in CASES {
+            let reach = Reach::default().with_nat64(prefix.parse().unwrap(), *length).unwrap();
+            assert_eq!(reach.is_global(address.parse().unwrap()), *expected, "{prefix}/{length} {address}");
+        }
+        let none = Reach::default();
+        assert!(none.with_nat64("2001:dc8::1".parse().unwrap(), 96).is_none(), "bits behind the prefix");
+        assert!(none.with_nat64("2001:dc8::".parse().unwrap(), 33).is_none(), "no such length");
     }
 
     /// Compares each case with what is said of it.

@@ -46,8 +46,8 @@ pub(crate) fn choose(
     listeners: &[SocketAddr],
     read: &mut dyn FnMut(&Path) -> Text,
 ) -> Result<Chosen, Vec<Diagnostic>> {
-    let Upstream { servers: _, timeout, case_randomisation } = *upstream;
-    let settings = Settings { timeout, case_randomisation, ..Settings::default() };
+    let Upstream { servers: _, timeout, case_randomisation, reach } = *upstream;
+    let settings = Settings { timeout, case_randomisation, reach, ..Settings::default() };
     match &upstream.servers {
         Servers::Listed(servers) => {
             let errors = circular(servers, listeners);
@@ -115,10 +115,13 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use crate::dns::rebinding::Reach;
+
     /// Chooses from a resolv.conf of this text.
     fn from_text(text: &Text) -> Chosen {
         let servers = Servers::System(PathBuf::from("resolv.conf"));
-        let upstream = Upstream { servers, timeout: Duration::from_secs(2), case_randomisation: true };
+        let upstream =
+            Upstream { servers, timeout: Duration::from_secs(2), case_randomisation: true, reach: Reach::default() };
         let own = ["127.0.0.1:53".parse().unwrap()];
         choose(&upstream, &own, &mut |_| text.clone()).unwrap()
     }
@@ -146,6 +149,7 @@ mod tests {
             servers: Servers::Listed(vec![(address.parse().unwrap(), source.at(1, 1))]),
             timeout: Duration::from_secs(2),
             case_randomisation: true,
+            reach: Reach::default(),
         };
         let own = ["0.0.0.0:1053".parse().unwrap()];
         assert!(choose(&listed("127.0.0.5:1053"), &own, &mut |_| unreachable!()).is_err());

@@ -15,6 +15,7 @@ use super::stream::Stream;
 use super::udp::{self, Reply, UdpError};
 use super::{Event, Failure, FailureKind, Observer};
 use crate::dns::rcode::Rcode;
+use crate::dns::rebinding::Reach;
 use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
 
 /// An upstream in use; it outlives a change of the configuration that keeps it.
@@ -56,6 +57,8 @@ pub(super) struct Surroundings {
     pub(super) timeout: Duration,
     /// Whether names are asked for in random case over UDP.
     pub(super) case_randomisation: bool,
+    /// Which addresses in replies are globally reachable.
+    pub(super) reach: Reach,
     /// As many permits as UDP sockets may be open.
     pub(super) sockets: Arc<Semaphore>,
     /// Who watches.
@@ -244,7 +247,8 @@ impl Endpoint {
                 // Lower case has no other, so this does not occur.
                 Reply::OtherCase | Reply::Flooded => {}
                 Reply::Complete(bytes) => {
-                    return read(&bytes, question).map(|response| Success { response, transport: Transport::Udp });
+                    return read(&bytes, question, &around.reach)
+                        .map(|response| Success { response, transport: Transport::Udp });
                 }
                 Reply::Bare(rcode) => return Err(TryError::unwilling(rcode, None)),
                 Reply::Truncated => observer.observe(Event::Truncated),
@@ -255,7 +259,7 @@ impl Endpoint {
         let id = bytes.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
         match is_reply_to(&bytes, id, question, Casing::LOWER) {
             ReplyCheck::Ours { truncated: false, .. } => {
-                read(&bytes, question).map(|response| Success { response, transport: Transport::Tcp })
+                read(&bytes, question, &around.reach).map(|response| Success { response, transport: Transport::Tcp })
             }
             ReplyCheck::Ours { .. } => Err(TryError::new(FailureKind::Malformed, &"truncated over TCP")),
             ReplyCheck::NotOurs | ReplyCheck::OtherCase => {
@@ -276,8 +280,9 @@ fn random_bits() -> u64 {
 }
 
 /// Reads a reply to `question` and says whether it is an answer.
-pub(super) fn read(bytes: &[u8], question: &Question) -> Result<Response, TryError> {
-    let response = Response::parse(bytes, question).map_err(|error| TryError::new(FailureKind::Malformed, &error))?;
+pub(super) fn read(bytes: &[u8], question: &Question, reach: &Reach) -> Result<Response, TryError> {
+    let response =
+        Response::parse_in(bytes, question, reach).map_err(|error| TryError::new(FailureKind::Malformed, &error))?;
     match response.rcode() {
         rcode if is_unwilling(rcode) => Err(TryError::unwilling(rcode, Some(Box::new(response)))),
         _ => Ok(response),

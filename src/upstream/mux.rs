@@ -234,7 +234,10 @@ impl<W: Waits, C> Mux<W, C> {
         let outcome = match is_reply_to(bytes, key.id, &flight.question, casing) {
             ReplyCheck::OtherCase => return self.doubt_case(place, key, bytes, landed),
             ReplyCheck::Ours { truncated: true, .. } => Err(Trial::Truncated),
-            ReplyCheck::Ours { .. } => endpoint::read(bytes, &flight.question).map_err(Trial::Failed),
+            ReplyCheck::Ours { .. } => match self.ports.get(token) {
+                Some(port) => endpoint::read(bytes, &flight.question, &port.around.reach).map_err(Trial::Failed),
+                None => return Continue(()),
+            },
             ReplyCheck::NotOurs => match udp::bare_failure(bytes, key.id) {
                 Some(rcode) => Err(Trial::Failed(TryError::unwilling(rcode, None))),
                 None => return self.ignore(token, bytes, landed),

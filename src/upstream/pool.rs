@@ -12,6 +12,7 @@ use super::endpoint::{Endpoint, Success, Surroundings};
 use super::race::{Race, max_tries};
 use super::server::{Server, Transport};
 use super::{Answered, Failure, FailureKind, Observer, Tried};
+use crate::dns::rebinding::Reach;
 use crate::dns::response::Question;
 
 /// How the upstreams are asked.
@@ -23,13 +24,15 @@ pub struct Settings {
     pub max_sockets: usize,
     /// Whether names are asked for in random case over UDP (0x20), so that forging a reply takes more guesses.
     pub case_randomisation: bool,
+    /// Which addresses in replies are globally reachable.
+    pub reach: Reach,
 }
 
 impl Default for Settings {
     /// Two seconds: a stub waits five (resolv.conf(5)), so it hears of a failure before it gives up. Half of
     /// the usual 1,024 file descriptors.
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(2), max_sockets: 512, case_randomisation: true }
+        Self { timeout: Duration::from_secs(2), max_sockets: 512, case_randomisation: true, reach: Reach::default() }
     }
 }
 
@@ -70,8 +73,8 @@ impl Upstreams {
     #[must_use]
     pub fn new(servers: &[Server], settings: Settings, observer: Arc<dyn Observer>) -> Self {
         let sockets = Arc::new(Semaphore::new(settings.max_sockets));
-        let Settings { timeout, case_randomisation, .. } = settings;
-        let around = Surroundings { epoch: Instant::now(), timeout, case_randomisation, sockets, observer };
+        let Settings { timeout, case_randomisation, reach, .. } = settings;
+        let around = Surroundings { epoch: Instant::now(), timeout, case_randomisation, reach, sockets, observer };
         Self::build(servers, settings, around, &[])
     }
 
@@ -83,8 +86,8 @@ impl Upstreams {
         let sockets =
             if same_bound { Arc::clone(&self.around.sockets) } else { Arc::new(Semaphore::new(settings.max_sockets)) };
         let observer = Arc::clone(&self.around.observer);
-        let Settings { timeout, case_randomisation, .. } = settings;
-        let around = Surroundings { epoch: self.around.epoch, timeout, case_randomisation, sockets, observer };
+        let Settings { timeout, case_randomisation, reach, .. } = settings;
+        let around = Surroundings { epoch: self.around.epoch, timeout, case_randomisation, reach, sockets, observer };
         Self::build(servers, settings, around, &self.endpoints)
     }
 

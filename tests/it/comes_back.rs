@@ -247,6 +247,20 @@ fn ech_is_removed() {
 }
 
 #[test]
+fn addresses_behind_the_networks_own_translator_are_filtered() {
+    let upstream = FakeUpstream::start();
+    let below = |prefix: &str, v4: &str| format!("{prefix}{v4}").parse().unwrap();
+    upstream.on("inside.test", Answer::new().aaaa("inside.test", below("2606:64::", "10.0.0.1")));
+    upstream.on("outside.test", Answer::new().aaaa("outside.test", below("2606:64::", "8.8.8.8")));
+    upstream.on("isatap.test", Answer::new().aaaa("isatap.test", below("2606:65::5efe:", "169.254.169.254")));
+    let server = Setup::policy(&upstream, POLICY).upstream_line("nat64_prefixes = [\"2606:64::/96\"]").start();
+    for (name, code) in [("inside.test", vec![17]), ("isatap.test", vec![17]), ("outside.test", vec![])] {
+        let heard = ask(name, RecordType::AAAA).both(&server);
+        assert_eq!((heard.ede_codes(), heard.message.answers.len()), (code.clone(), 1 - code.len()), "{name}");
+    }
+}
+
+#[test]
 fn private_addresses_are_filtered_in_every_section() {
     let upstream = FakeUpstream::start();
     let mx = [&[0, 10][..], &wire_name("mail.test")].concat();

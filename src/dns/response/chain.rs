@@ -5,6 +5,7 @@
 use super::names::NameId;
 use super::parse::{Message, Record, Section};
 use super::{ResponseError, svcb};
+use crate::dns::rebinding::Reach;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{CLASS_IN, u16_at};
 
@@ -196,7 +197,7 @@ impl Selector<'_> {
         match record.rtype {
             RecordType::SVCB | RecordType::HTTPS => {
                 // A malformed one makes clients reject all of them (RFC 9460 §2.2), and cannot be judged.
-                if svcb::summarise(svcb::params(self.message.rdata(record))).is_none() {
+                if svcb::summarise(svcb::params(self.message.rdata(record)), &Reach::default()).is_none() {
                     return;
                 }
                 // The root as target stands for the owner (RFC 9460 §2.5).

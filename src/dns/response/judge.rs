@@ -7,7 +7,7 @@ use super::stored::{Parts, Stored};
 use super::svcb::{Hints, address};
 use super::{Body, Response, ResponseError};
 use crate::dns::name::LowerName;
-use crate::dns::rebinding::is_globally_reachable;
+use crate::dns::rebinding::Reach;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::flag;
 
@@ -84,16 +84,17 @@ pub(super) enum Reachable {
 
 impl Reachable {
     /// Takes the addresses that are not globally reachable out of a response.
-    pub(super) fn of(response: &Response) -> Self {
+    pub(super) fn of(response: &Response, reach: &Reach) -> Self {
         // The message was read and written by us, so it can be read again; if not, nothing of it is sent.
-        without_private(response).unwrap_or(Self::Nothing)
+        without_private(response, reach).unwrap_or(Self::Nothing)
     }
 }
 
 /// Does the work of [`Reachable::of`].
-fn without_private(response: &Response) -> Result<Reachable, ResponseError> {
+fn without_private(response: &Response, reach: &Reach) -> Result<Reachable, ResponseError> {
     let mut message = Message::read(response.message())?;
-    let keep: Vec<bool> = message.records.iter().map(|record| !holds_private_address(&message, record)).collect();
+    let keep: Vec<bool> =
+        message.records.iter().map(|record| !holds_private_address(&message, record, reach)).collect();
     let asked_for = |record: &Record| {
         matches!(response.qtype, RecordType::A | RecordType::AAAA)
             && record.section == Section::Answer
@@ -106,7 +107,8 @@ fn without_private(response: &Response) -> Result<Reachable, ResponseError> {
     drop(answers);
     // What is missing now was part of what had been validated.
     let flags = message.header.flags & !flag::AD;
-    let Body { message, ttl_offsets } = rebuild(&mut message, &keep, Hints::KeepReachable, flags, response.qtype)?;
+    let Body { message, ttl_offsets } =
+        rebuild(&mut message, &keep, Hints::KeepReachable(*reach), flags, response.qtype)?;
     let stored = Stored::new(Parts {
         message,
         ttl_offsets: &ttl_offsets,
@@ -120,7 +122,7 @@ fn without_private(response: &Response) -> Result<Reachable, ResponseError> {
 }
 
 /// Returns whether a record is an address that is not globally reachable.
-pub(super) fn holds_private_address(message: &Message<'_>, record: &Record) -> bool {
+pub(super) fn holds_private_address(message: &Message<'_>, record: &Record, reach: &Reach) -> bool {
     matches!(record.rtype, RecordType::A | RecordType::AAAA)
-        && address(message.rdata(record)).is_none_or(|address| !is_globally_reachable(address))
+        && address(message.rdata(record)).is_none_or(|address| !reach.is_global(address))
 }

@@ -31,6 +31,7 @@ use svcb::Hints;
 
 use super::name::LowerName;
 use super::rcode::Rcode;
+use super::rebinding::Reach;
 use super::rtype::RecordType;
 use super::wire::{CLASS_IN, HEADER, Header, OPT_DO, OPTION_EDE, Options, PAYLOAD, flag, u16_at, u32_at};
 
@@ -166,11 +167,19 @@ pub enum ResponseError {
 }
 
 impl Response {
-    /// Reads the reply to `question` and keeps what belongs to it.
+    /// Reads the reply to `question` as [`Response::parse_in`] does, in a network without translators of its own.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse(message: &[u8], question: &Question) -> Result<Self, ResponseError> {
+        Self::parse_in(message, question, &Reach::default())
+    }
+
+    /// Reads the reply to `question` and keeps what belongs to it; `reach` tells which addresses are globally reachable.
     ///
     /// # Errors
     /// A reply to something else, a truncated or a malformed one, one with too many records.
-    pub fn parse(message: &[u8], question: &Question) -> Result<Self, ResponseError> {
+    pub fn parse_in(message: &[u8], question: &Question, reach: &Reach) -> Result<Self, ResponseError> {
         let header = Header::read(message).ok_or(ResponseError::Malformed)?;
         if !echoes(message, &header, question) {
             return Err(ResponseError::NotOurs);
@@ -179,14 +188,14 @@ impl Response {
             return Err(ResponseError::Truncated);
         }
         let message = casing::without_ours(message, &header, question.qname.as_wire());
-        match plain::parse(&message, &header, question) {
+        match plain::parse(&message, &header, question, reach) {
             Some(response) => Ok(response),
-            None => Self::parse_any(&message, &header, question),
+            None => Self::parse_any(&message, &header, question, reach),
         }
     }
 
     /// Reads a reply of any form, its header and question checked.
-    fn parse_any(message: &[u8], header: &Header, question: &Question) -> Result<Self, ResponseError> {
+    fn parse_any(message: &[u8], header: &Header, question: &Question, reach: &Reach) -> Result<Self, ResponseError> {
         // A name is written anew as it stands where it came first, which is the question for many.
         let mut lowered = message.to_vec();
         if let Some(echo) = lowered.get_mut(HEADER..HEADER + question.qname.as_wire().len()) {
@@ -201,7 +210,7 @@ impl Response {
             Some(opt) => encode_edes(&message.bytes[opt.options.clone()])?,
             None => Vec::new(),
         };
-        let contents = Contents::of(&message, &selection);
+        let contents = Contents::of(&message, &selection, reach);
         let list = |names: &[names::NameId]| {
             let mut wire = Vec::new();
             for &name in names {
@@ -226,19 +235,20 @@ impl Response {
             targets: &targets,
             service_targets: &service_targets,
         });
-        Ok(Self::new(stored, ttl, rcode, question.qtype, contents.private_address))
+        let private = contents.private_address.then_some(reach);
+        Ok(Self::new(stored, ttl, rcode, question.qtype, private))
     }
 
     /// Puts a response together, and does once what would else be done for every client that gets it: what a hit costs
     /// does not depend on what the answer holds.
-    fn new(stored: Stored, ttl: u32, rcode: Rcode, qtype: RecordType, has_private_address: bool) -> Self {
+    ///
+    /// `private` tells which addresses are to go, where there is any.
+    fn new(stored: Stored, ttl: u32, rcode: Rcode, qtype: RecordType, private: Option<&Reach>) -> Self {
         let inspected = Inspected::for_targets(names(stored.targets()).chain(names(stored.service_targets())).count());
         let payload = Payload::of(stored.message(), stored.ede_options());
         let mut response =
             Self { stored, ttl, rcode, qtype, reachable: None, inspected, payload, withheld: Withheld::default() };
-        if has_private_address {
-            response.reachable = Some(Box::new(Reachable::of(&response)));
-        }
+        response.reachable = private.map(|reach| Box::new(Reachable::of(&response, reach)));
         response
     }
 
@@ -349,7 +359,7 @@ struct Contents {
 
 impl Contents {
     /// Looks through the records.
-    fn of(message: &Message<'_>, selection: &Selection) -> Self {
+    fn of(message: &Message<'_>, selection: &Selection, reach: &Reach) -> Self {
         let mut contents = Self {
             rebuild: message.names.has_stray_pointer() || message.opt.as_ref().is_some_and(|opt| !opt.last),
             changes_validated: false,
@@ -358,11 +368,11 @@ impl Contents {
         for (record, &keep) in message.records.iter().zip(&selection.keep) {
             let mut changes = !keep;
             if keep && matches!(record.rtype, RecordType::SVCB | RecordType::HTTPS) {
-                let summary = svcb::summarise(svcb::params(message.rdata(record))).unwrap_or_default();
+                let summary = svcb::summarise(svcb::params(message.rdata(record)), reach).unwrap_or_default();
                 changes |= summary.has_ech;
                 contents.private_address |= summary.has_private_hint;
             }
-            contents.private_address |= keep && holds_private_address(message, record);
+            contents.private_address |= keep && holds_private_address(message, record, reach);
             contents.rebuild |= changes;
             contents.changes_validated |= changes && record.section != Section::Additional;
         }

@@ -16,7 +16,7 @@ use super::parse::{Field, MAX_TTL, Section, layout};
 use super::stored::{Parts, Stored};
 use super::{KEPT_FLAGS, Question, Response, encode_edes, svcb};
 use crate::dns::rcode::Rcode;
-use crate::dns::rebinding::is_globally_reachable;
+use crate::dns::rebinding::Reach;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{CLASS_IN, HEADER, Header, u16_at, u32_at};
 
@@ -24,7 +24,7 @@ use crate::dns::wire::{CLASS_IN, HEADER, Header, u16_at, u32_at};
 const MAX_RECORDS: usize = 64;
 
 /// Reads a response whose header and question have been checked, if it has the everyday form.
-pub(super) fn parse(bytes: &[u8], header: &Header, question: &Question) -> Option<Response> {
+pub(super) fn parse(bytes: &[u8], header: &Header, question: &Question, reach: &Reach) -> Option<Response> {
     let mut reader = Reader {
         names: Names::new(bytes)?,
         qtype: question.qtype,
@@ -41,6 +41,7 @@ pub(super) fn parse(bytes: &[u8], header: &Header, question: &Question) -> Optio
         soa: None,
         opt: None,
         private_address: false,
+        reach,
     };
     reader.read_question()?;
     for section in Section::ALL {
@@ -83,6 +84,8 @@ struct Reader<'a> {
     opt: Option<Opt>,
     /// An address is not globally reachable.
     private_address: bool,
+    /// Which addresses are.
+    reach: &'a Reach,
 }
 
 /// What a SOA record says about the time to cache.
@@ -178,7 +181,7 @@ impl Reader<'_> {
         let rdata = self.names.bytes.get(record.rdata_at..end)?;
         match (record.rtype, rdata.len()) {
             (RecordType::A, 4) | (RecordType::AAAA, 16) => {
-                self.private_address |= !is_globally_reachable(svcb::address(rdata)?);
+                self.private_address |= !self.reach.is_global(svcb::address(rdata)?);
                 return Some(());
             }
             (RecordType::A | RecordType::AAAA, _) => return None,
@@ -243,7 +246,8 @@ impl Reader<'_> {
         self.note_answer_ttl(record.ttl);
         match record.rtype {
             RecordType::SVCB | RecordType::HTTPS => {
-                let summary = svcb::summarise(svcb::params(self.names.bytes.get(record.rdata_at..self.at)?))?;
+                let summary =
+                    svcb::summarise(svcb::params(self.names.bytes.get(record.rdata_at..self.at)?), self.reach)?;
                 if summary.has_ech {
                     return None;
                 }
@@ -332,7 +336,8 @@ impl Reader<'_> {
         let qname = question.qname.as_wire();
         rest.get_mut(..qname.len())?.copy_from_slice(qname);
         parts.message = message;
-        Some(Response::new(Stored::new(parts), ttl, rcode, self.qtype, self.private_address))
+        let private = self.private_address.then_some(self.reach);
+        Some(Response::new(Stored::new(parts), ttl, rcode, self.qtype, private))
     }
 
     /// Returns the targets of the chain.

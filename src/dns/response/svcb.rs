@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::dns::rebinding::is_globally_reachable;
+use crate::dns::rebinding::Reach;
 use crate::dns::wire::u16_at;
 
 /// The keys that a client must understand.
@@ -29,7 +29,7 @@ pub(super) enum Hints {
     /// All.
     Keep,
     /// Those that are globally reachable.
-    KeepReachable,
+    KeepReachable(Reach),
 }
 
 /// Returns the parameters in the RDATA of an SVCB or HTTPS record: what stands behind the priority and the target name.
@@ -47,7 +47,7 @@ pub(super) fn params(rdata: &[u8]) -> &[u8] {
 
 /// Looks through the parameters; returns nothing if they are malformed: keys not in strictly increasing order, lengths
 /// that do not fit.
-pub(super) fn summarise(params: &[u8]) -> Option<Summary> {
+pub(super) fn summarise(params: &[u8], reach: &Reach) -> Option<Summary> {
     let mut summary = Summary::default();
     let mut last = None;
     for param in Params(params) {
@@ -66,7 +66,7 @@ pub(super) fn summarise(params: &[u8]) -> Option<Summary> {
             return None;
         }
         summary.has_ech |= key == ECH;
-        summary.has_private_hint |= hints(key, value).any(|(address, _)| !is_globally_reachable(address));
+        summary.has_private_hint |= hints(key, value).any(|(address, _)| !reach.is_global(address));
     }
     Some(summary)
 }
@@ -107,7 +107,10 @@ pub(super) fn rewrite(params: &[u8], keep: Hints, out: &mut Vec<u8>) {
 
 /// Returns whether a hint stays.
 fn stays(keep: Hints, address: IpAddr) -> bool {
-    keep == Hints::Keep || is_globally_reachable(address)
+    match keep {
+        Hints::Keep => true,
+        Hints::KeepReachable(reach) => reach.is_global(address),
+    }
 }
 
 /// Returns the addresses of a hint, each with its octets; of another parameter none.

@@ -14,6 +14,7 @@ fn endpoint(socket: &UdpSocket) -> (Arc<Endpoint>, Arc<Surroundings>) {
         epoch: tokio::time::Instant::now(),
         timeout: Duration::from_secs(2),
         case_randomisation: true,
+        reach: crate::dns::rebinding::Reach::default(),
         sockets: Arc::new(Semaphore::new(1)),
         observer: Arc::new(()),
     };
