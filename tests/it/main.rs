@@ -27,6 +27,7 @@ mod devboxes;
 mod disk_full;
 mod harness;
 mod in_flight;
+mod isolation;
 mod lists;
 mod loss;
 mod matching;
