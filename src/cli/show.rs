@@ -195,8 +195,8 @@ fn show_policy(policy: &Policy, json: bool, output: &mut Output) {
     output.line(format!("  cname        {}", view.cname));
     output.line(match view.budget {
         None => "  budget       off".to_owned(),
-        Some(Budget { names, octets, repeats, answers, longest, deepest }) => format!(
-            "  budget       names {names}, octets {octets}, repeats {repeats}, answers {answers} a minute; \
+        Some(Budget { names, octets, repeats, answers, addresses, longest, deepest }) => format!(
+            "  budget       names {names}, octets {octets}, repeats {repeats}, answers {answers}, addresses {addresses} a minute; \
              longest {longest}, deepest {deepest}"
         ),
     });

@@ -129,7 +129,7 @@ pub fn own(query: &Query<'_>, records: impl Iterator<Item = Own>, ttl: u32, limi
     close(query, Rcode::NOERROR, &[], &[], limit, out);
 }
 
-/// Writes the addresses of what the upstream said as if they were QNAME's own, without the aliases that lead there, and
+/// Writes the first addresses of what the upstream said as if they were QNAME's own, without the aliases that lead there, and
 /// with them nothing else that the sender chose; `seconds` is their TTL.
 ///
 /// Returns whether there are any of the type that was asked for; else nothing was written that can be sent.
@@ -137,7 +137,7 @@ pub fn addresses_alone(query: &Query<'_>, response: &Response, seconds: u32, lim
     open(query, 0, Rcode::NOERROR, [0, 0], out);
     let mut count: u16 = 0;
     let room = limit.saturating_sub(OPT_LENGTH);
-    for (rtype, data) in response.free_addresses().filter(|(rtype, _)| *rtype == query.qtype) {
+    for (rtype, data) in response.least_addresses().filter(|(rtype, _)| *rtype == query.qtype) {
         if out.len() + 12 + data.len() > room {
             break;
         }

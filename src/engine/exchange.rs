@@ -170,6 +170,7 @@ impl<'a> Exchange<'a> {
             Spent::Octets => format!("{} octets of new names a minute at {}", budget.octets, Named(scope)),
             Spent::Repeats => format!("{} questions a minute for known names at {}", budget.repeats, Named(scope)),
             Spent::Answers => format!("{} octets of new answers a minute from {}", budget.answers, Named(scope)),
+            Spent::Addresses => format!("{} octets of new addresses a minute from {}", budget.addresses, Named(scope)),
             Spent::Longest => format!("names of {} octets at {}", budget.longest, Named(scope)),
             Spent::Deepest => format!("names of {} labels at {}", budget.deepest, Named(scope)),
         };

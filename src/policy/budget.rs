@@ -11,7 +11,8 @@ use crate::dns::name::LowerName;
 
 /// What a client may look up below one wildcard (or, under `allow_all`, one registrable domain) that is new, a minute.
 ///
-/// [`BURST`] minutes' worth of each may be used at once.
+/// [`BURST`] minutes' worth of names and their octets may be used at once, [`ANSWER_BURST`] of answers and
+/// [`REPEAT_BURST`] of repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Budget {
     /// New names.
@@ -21,9 +22,11 @@ pub struct Budget {
     pub octets: u32,
     /// Questions about known names that have to be asked again, as their answers are no longer kept.
     pub repeats: u32,
-    /// Octets of new answers: data of types other than A and AAAA, and of addresses beyond
-    /// [`FREE_ADDRESSES`](crate::dns::response::FREE_ADDRESSES).
+    /// Octets of new answers: data of types other than A and AAAA.
     pub answers: u32,
+    /// Octets of new addresses; beyond that an answer has
+    /// [`LEAST_ADDRESSES`](crate::dns::response::LEAST_ADDRESSES).
+    pub addresses: u32,
     /// Octets of the labels of one name, as far as these are below the wildcard.
     pub longest: u32,
     /// Labels of one name below the wildcard; names of IPv6 addresses in `ip6.arpa` are excepted.
@@ -33,17 +36,20 @@ pub struct Budget {
 /// The minutes' worth of a budget that may be used at once.
 pub const BURST: u32 = 5;
 
-/// The minutes' worth of octets of answers that may be used at once: answers need no room for bursts of short names.
+/// The minutes' worth of octets of answers and addresses that may be used at once.
 pub const ANSWER_BURST: u32 = 3;
+
+/// The minutes' worth of repeats that may be used at once.
+pub const REPEAT_BURST: u32 = 2;
 
 /// How many times the budget of one domain a client under `allow_all` has over all domains.
 pub const DOMAINS: u32 = 16;
 
 impl Default for Budget {
     /// Returns what real work never uses up and a tunnel cannot live on. Below one wildcard, encoders of names get 4 KiB out
-    /// in the first minute and 0.6 KiB in each one after that; encoders of answers 1.5 KiB in, and 0.4 KiB.
+    /// in the first minute and 0.6 KiB in each one after that; encoders of answers 1.5 KiB in, and 0.4 KiB; addresses carry some more.
     fn default() -> Self {
-        Self { names: 64, octets: 1024, repeats: 300, answers: 384, longest: 128, deepest: 10 }
+        Self { names: 64, octets: 1024, repeats: 300, answers: 384, addresses: 2048, longest: 128, deepest: 10 }
     }
 }
 

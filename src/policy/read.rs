@@ -354,12 +354,13 @@ fn budget(table: &mut Table<'_>) -> Option<Budget> {
             table.error(text.span, format!("`budget` cannot be {}", quoted(text.value)), Some(help));
         }
         Some(Element::Table(mut table)) => {
-            let Budget { names, octets, repeats, answers, longest, deepest } = &mut budget;
+            let Budget { names, octets, repeats, answers, addresses, longest, deepest } = &mut budget;
             for (key, most, value) in [
                 ("names", MOST, names),
                 ("octets", MOST, octets),
                 ("repeats", MOST, repeats),
                 ("answers", MOST, answers),
+                ("addresses", MOST, addresses),
                 ("longest", 255, longest),
                 ("deepest", 127, deepest),
             ] {

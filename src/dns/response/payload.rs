@@ -12,15 +12,16 @@ use crate::dns::wire::{HEADER, Header, u16_at};
 /// What a response carries besides what was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
-    /// The answer section; of its addresses, the octets beyond [`FREE_ADDRESSES`].
+    /// The answer section without its addresses.
     pub answer: Part,
     /// The other sections, and Extended DNS Errors.
     pub rest: Part,
+    /// The addresses of the answer section.
+    pub addresses: Part,
 }
 
-/// The octets of addresses in one answer that are not counted: 32 of IPv4, 8 of IPv6, as many as networks for content
-/// delivery give.
-pub const FREE_ADDRESSES: usize = 128;
+/// The octets of addresses that an answer always has: four of IPv4, one of IPv6.
+pub const LEAST_ADDRESSES: usize = 16;
 
 /// One part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,19 +68,17 @@ impl Eq for Withheld {}
 static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Payload {
-    /// Returns the octets of both parts.
+    /// Returns the octets of all parts.
     #[must_use]
     pub const fn octets(&self) -> u32 {
-        self.answer.octets.saturating_add(self.rest.octets)
+        self.answer.octets.saturating_add(self.rest.octets).saturating_add(self.addresses.octets)
     }
 
     /// Returns what a well-formed message carries, with these EDE options beside it.
     pub(super) fn of(message: &[u8], ede_options: &[u8]) -> Self {
         let mut payload = Self::default();
         // A message that breaks off is none that we keep; what was read of it counts.
-        let mut reader = Reader { message, at: HEADER, addresses: 0 };
-        let _ = reader.read(&mut payload);
-        payload.answer.add(reader.addresses.saturating_sub(FREE_ADDRESSES), 0);
+        let _ = Reader { message, at: HEADER }.read(&mut payload);
         if !ede_options.is_empty() {
             payload.rest.add(ede_options.len(), KEY.hash_one(ede_options));
         }
@@ -95,9 +94,9 @@ impl Part {
     }
 }
 
-/// Returns the addresses in the answer section of a well-formed message, as far as no budget counts them: type, data.
-pub(super) fn free_addresses(message: &[u8]) -> impl Iterator<Item = (RecordType, &[u8])> {
-    let mut reader = Reader { message, at: HEADER, addresses: 0 };
+/// Returns the first addresses in the answer section of a well-formed message, [`LEAST_ADDRESSES`] of them: type, data.
+pub(super) fn least_addresses(message: &[u8]) -> impl Iterator<Item = (RecordType, &[u8])> {
+    let mut reader = Reader { message, at: HEADER };
     let header = Header::read(message).filter(|_| reader.name(&mut |_| {}).is_some());
     reader.at += 4;
     let answers = header.map_or(0, |header| header.counts[1]);
@@ -111,7 +110,7 @@ pub(super) fn free_addresses(message: &[u8]) -> impl Iterator<Item = (RecordType
     let addresses = records.filter(|(rtype, _)| matches!(*rtype, RecordType::A | RecordType::AAAA));
     addresses.scan(0, |octets, (rtype, data)| {
         *octets += data.len();
-        (*octets <= FREE_ADDRESSES).then_some((rtype, data))
+        (*octets <= LEAST_ADDRESSES).then_some((rtype, data))
     })
 }
 
@@ -121,8 +120,6 @@ struct Reader<'a> {
     message: &'a [u8],
     /// Where the next octet is.
     at: usize,
-    /// The octets of addresses in the answer section so far.
-    addresses: usize,
 }
 
 impl Reader<'_> {
@@ -155,9 +152,10 @@ impl Reader<'_> {
         };
         let part = match section {
             // Its owner is the name that was asked for, or one that an alias led to.
+            Section::Answer if matches!(rtype, RecordType::A | RecordType::AAAA) => &mut payload.addresses,
             Section::Answer => &mut payload.answer,
             Section::Authority | Section::Additional => {
-                Reader { at: owner_at, ..*self }.name(&mut count)?;
+                Reader { message: self.message, at: owner_at }.name(&mut count)?;
                 &mut payload.rest
             }
         };
@@ -168,10 +166,6 @@ impl Reader<'_> {
                 Field::Rest => self.octets(end.checked_sub(self.at)?, &mut count)?,
                 Field::Compressible | Field::Uncompressed => self.name(&mut count)?,
             }
-        }
-        if section == Section::Answer && matches!(rtype, RecordType::A | RecordType::AAAA) {
-            self.addresses += octets;
-            octets = 0;
         }
         part.add(octets, hasher.finish());
         self.at = end;
@@ -227,11 +221,7 @@ mod tests {
             .record(1, "www.example", RecordType::A, 60, &[8, 8, 8, 8])
             .record(1, "www.example", RecordType::A, 60, &[8, 8, 4, 4]);
         let found = payload(addresses, RecordType::A);
-        assert_eq!((found.answer.octets, found.rest.octets), (0, 0));
-        let many = (0..40).fold(Sample::response("www.example", RecordType::A, 0), |sample, last| {
-            sample.record(1, "www.example", RecordType::A, 60, &[8, 8, 8, last])
-        });
-        assert_eq!(payload(many, RecordType::A).answer.octets, 40 * 4 - 128);
+        assert_eq!((found.answer.octets, found.rest.octets, found.addresses.octets), (0, 0, 8));
 
         // The alias points to the question's name: 2 octets that stand for 5 + 13.
         let alias = Sample::response("www.example", RecordType::A, 0)

@@ -16,7 +16,7 @@ use self::known::Known;
 use crate::bounds::{MAX_ALLOWANCES, MAX_BUDGET_LINES, MAX_LEDGERS};
 use crate::dns::name::{LowerName, Suffixes};
 use crate::dns::response::{Payload, Response};
-use crate::policy::budget::{ANSWER_BURST, BURST, Budget, DOMAINS, Scope};
+use crate::policy::budget::{ANSWER_BURST, BURST, Budget, DOMAINS, REPEAT_BURST, Scope};
 use crate::share::{ByHolder, Holder};
 
 /// The tables of ledgers, so that threads seldom wait for each other.
@@ -40,6 +40,8 @@ pub(crate) enum Spent {
     Repeats,
     /// Octets of new answers.
     Answers,
+    /// Octets of new addresses.
+    Addresses,
     /// The length of a name.
     Longest,
     /// The labels of a name.
@@ -54,6 +56,7 @@ impl Spent {
             Self::Octets => "octets",
             Self::Repeats => "repeats",
             Self::Answers => "answers",
+            Self::Addresses => "addresses",
             Self::Longest => "longest",
             Self::Deepest => "deepest",
         }
@@ -108,6 +111,8 @@ struct Allowance {
     repeats: Meter,
     /// Octets of answers.
     answers: Meter,
+    /// Octets of addresses.
+    addresses: Meter,
     /// The minute, counted from 1, in which it was last logged that something was spent.
     logged: u64,
 }
@@ -188,20 +193,20 @@ impl Budgets {
     /// Counts an answer that is about to be given, unless the client was given it before.
     ///
     /// # Errors
-    /// [`Spent::Answers`]: the answer must not be given, and nothing was counted.
+    /// [`Spent::Answers`] or [`Spent::Addresses`]: the answer must not be given as it is, and nothing was counted.
     pub(crate) fn answer(&self, account: Account<'_>, payload: &Payload, now: Duration) -> Result<(), Spent> {
         self.with(account, now, |ledger, place| {
-            let contents = [payload.answer, payload.rest].map(|part| (part.octets, self.hasher.hash_one(part.content)));
-            let is_new = |known: &mut Known, (octets, content): (u32, u64)| octets > 0 && !known.holds(content);
-            let new = contents.map(|content| if is_new(&mut ledger.known, content) { content.0 } else { 0 });
-            let octets = new[0].saturating_add(new[1]);
+            let Payload { answer, rest, addresses } = *payload;
+            let parts = [answer, rest, addresses].map(|part| (part.octets, self.hasher.hash_one(part.content)));
+            let known = &mut ledger.known;
+            let new = parts.map(|(octets, content)| if octets > 0 && !known.holds(content) { octets } else { 0 });
             let (mut one, mut all) = (*ledger.at(place), ledger.domains);
-            one.add_answer(octets, account.budget, place.times(), now)?;
+            one.add_answer(new, account.budget, place.times(), now)?;
             if matches!(account.scope, Scope::Domain(_)) {
-                all.add_answer(octets, account.budget, DOMAINS, now)?;
+                all.add_answer(new, account.budget, DOMAINS, now)?;
             }
             (*ledger.at(place), ledger.domains) = (one, all);
-            for (_, (_, content)) in new.iter().zip(contents).filter(|(octets, _)| **octets > 0) {
+            for (_, (_, content)) in new.iter().zip(parts).filter(|(octets, _)| **octets > 0) {
                 ledger.known.insert(content);
             }
             Ok(())
@@ -304,21 +309,23 @@ impl Allowance {
 
     /// Adds a known name that is asked for again, to `times` a budget.
     fn add_repeat(&mut self, budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
-        self.repeats = self.repeats.after(1, rate(budget.repeats, times), BURST, now).ok_or(Spent::Repeats)?;
+        self.repeats = self.repeats.after(1, rate(budget.repeats, times), REPEAT_BURST, now).ok_or(Spent::Repeats)?;
         Ok(())
     }
 
-    /// Adds a new answer of so many octets, to `times` a budget.
-    fn add_answer(&mut self, octets: u32, budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
-        let rate = rate(budget.answers, times);
-        self.answers = self.answers.after(octets, rate, ANSWER_BURST, now).ok_or(Spent::Answers)?;
+    /// Adds what is new in an answer, of data in both parts of it and of addresses, to `times` a budget.
+    fn add_answer(&mut self, new: [u32; 3], budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
+        let [answer, rest, addresses] = new;
+        let data = self.answers.after(answer.saturating_add(rest), rate(budget.answers, times), ANSWER_BURST, now);
+        let addresses = self.addresses.after(addresses, rate(budget.addresses, times), ANSWER_BURST, now);
+        (self.answers, self.addresses) = (data.ok_or(Spent::Answers)?, addresses.ok_or(Spent::Addresses)?);
         Ok(())
     }
 
     /// Returns the time until which all of it is paid for.
     fn paid_until(&self) -> u64 {
-        let Self { names, octets, repeats, answers, logged: _ } = self;
-        [names, octets, repeats, answers].into_iter().map(|meter| meter.0).max().unwrap_or(0)
+        let Self { names, octets, repeats, answers, addresses, logged: _ } = self;
+        [names, octets, repeats, answers, addresses].into_iter().map(|meter| meter.0).max().unwrap_or(0)
     }
 }
 

@@ -78,8 +78,8 @@ fn known_names_are_asked_again_so_many_times() {
         let now = Duration::from_millis(tenth * 100);
         asked += u32::from(budgets.ask(account("one", &budget), &name("x.t.test"), now).is_ok());
     }
-    // Ten minutes, and five minutes' worth at once; the first one was new.
-    assert!((895..=905).contains(&asked), "{asked}");
+    // Ten minutes, and two minutes' worth at once; the first one was new.
+    assert!((715..=725).contains(&asked), "{asked}");
 }
 
 #[test]
@@ -107,6 +107,17 @@ fn new_answers_are_counted_and_known_ones_are_given() {
     assert_eq!(answer(&text(1_000, 5), secs(0)), Ok(()));
     assert_eq!(answer(&text(500, 6), secs(29)), Err(Spent::Answers));
     assert_eq!(answer(&text(500, 6), secs(31)), Ok(()), "released as time goes by");
+}
+
+#[test]
+fn new_addresses_are_counted_apart_from_data() {
+    let (budgets, budget) = (Budgets::new(), Budget { addresses: 64, answers: 0, ..Budget::default() });
+    let addresses = |content| Payload { addresses: Part { octets: 32, content }, ..Payload::default() };
+    let answer = |content, now| budgets.answer(account("one", &budget), &addresses(content), now);
+    assert!((0..6).all(|content| answer(content, secs(0)) == Ok(())));
+    assert_eq!(answer(6, secs(0)), Err(Spent::Addresses));
+    assert_eq!(answer(0, secs(0)), Ok(()), "known");
+    assert_eq!(answer(6, secs(31)), Ok(()));
 }
 
 #[test]
