@@ -55,7 +55,8 @@
 //! | how is a file opened in whose place there may be anything | `regular_file` |
 //! | what is systemd told | `systemd` |
 //! | what is bounded, and what happens when it is full | `bounds` |
-//! | how much of it one client may have | `share` |
+//! | how much of it one client may have | `share`; of a thread that cannot keep up, `server::overload` |
+//! | how much may a client look up that is new | `policy::budget`, `engine::budget` |
 //! | what is counted and recorded | `telemetry`, `engine::record` |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
