@@ -203,8 +203,9 @@ pub(crate) const MAX_PENDING: usize = 16_384;
 pub(crate) const MAX_PENDING_OF_CLIENT: usize = MAX_PENDING / 8;
 /// Answers that may be renewed ahead of time at once; beyond that they expire, and are asked for when somebody asks.
 pub(crate) const MAX_RENEWALS: usize = MAX_PENDING / 16;
-/// Different questions being asked at a time.
-pub(crate) const MAX_QUESTIONS: usize = 10_000;
+/// Different questions being asked at a time: as many as queries may wait and answers may be renewed, so that it is the
+/// clients' shares that bound them.
+pub(crate) const MAX_QUESTIONS: usize = MAX_PENDING + MAX_RENEWALS;
 /// Queries that wait for one question at a time, the first included.
 pub(crate) const MAX_ASKERS: usize = 1000;
 /// Questions that may go the general way at once (over TCP, or where a first try brought no answer): each takes sockets

@@ -103,6 +103,10 @@ pub(crate) struct Shares {
     capacity: usize,
     /// The most one holder may have, however much is free.
     most: usize,
+    /// What is kept for holders of little: others leave it free.
+    kept: usize,
+    /// What a holder of little has at most.
+    little: usize,
 }
 
 /// One part of a holder's share; dropping it gives it back.
@@ -117,7 +121,14 @@ pub(crate) struct Seat {
 impl Shares {
     /// Makes shares of `capacity` in all, of which one holder gets `most` at most.
     pub(crate) fn new(capacity: usize, most: usize) -> Arc<Self> {
-        Arc::new(Self { shards: Default::default(), used: AtomicUsize::new(0), capacity, most })
+        Arc::new(Self { shards: Default::default(), used: AtomicUsize::new(0), capacity, most, kept: 0, little: 0 })
+    }
+
+    /// Makes shares as [`Shares::new`] does, of which an eighth is kept for holders of little: greedy ones that come one
+    /// after the other, and take half of what is left each time, leave it.
+    pub(crate) fn with_reserve(capacity: usize, most: usize) -> Arc<Self> {
+        let (kept, little) = (capacity / 8, capacity / 128);
+        Arc::new(Self { shards: Default::default(), used: AtomicUsize::new(0), capacity, most, kept, little })
     }
 
     /// Takes a part of the holder's share; `None` when it has as much as is free, or `most`.
@@ -125,7 +136,8 @@ impl Shares {
         let mut shard = self.shard(holder);
         let free = self.capacity.saturating_sub(self.used.load(Relaxed));
         let count = shard.get(&holder).copied().unwrap_or(0);
-        if count >= free.min(self.most) {
+        let has_little = count < self.little && free > 0;
+        if !has_little && count >= free.saturating_sub(self.kept).min(self.most) {
             return None;
         }
         shard.insert(holder, count + 1);
@@ -228,6 +240,21 @@ mod tests {
         assert_eq!((shares.count(one), shares.count(two), shares.used()), (1, 1, 2));
         drop(seats);
         assert_eq!((shares.count(one), shares.count(two), shares.used()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_reserve_is_left_for_newcomers_however_the_others_come() {
+        let shares = Shares::with_reserve(1024, 1024);
+        // One after the other: each takes all it gets.
+        let greedy: Vec<_> = (0..10).map(|number| take_all(&shares, Holder::named(&number.to_string()))).collect();
+        assert!(shares.used() < 1024, "{}", greedy.len());
+        let newcomers: Vec<_> =
+            (0..4).map(|number| take_all(&shares, Holder::named(&format!("new{number}")))).collect();
+        assert!(
+            newcomers.iter().all(|seats| seats.len() >= 4),
+            "{:?}",
+            newcomers.iter().map(Vec::len).collect::<Vec<_>>()
+        );
     }
 
     #[test]

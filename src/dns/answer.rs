@@ -168,9 +168,24 @@ pub fn servfail(query: &Query<'_>, errors: &[Ede<'_>], out: &mut Vec<u8>) {
 }
 
 /// Writes SERVFAIL with the reasons given and those of an upstream; of its records none, as nothing judges them.
-pub fn servfail_as(query: &Query<'_>, response: &Response, errors: &[Ede<'_>], out: &mut Vec<u8>) {
-    open(query, 0, Rcode::SERVFAIL, [0, 0], out);
-    close(query, Rcode::SERVFAIL, errors, response.ede_options(), query.payload_limit(Transport::Udp), out);
+pub fn servfail_as(query: &Query<'_>, response: &Response, errors: &[Ede<'_>], texts: Texts, out: &mut Vec<u8>) {
+    let options = response.ede_options();
+    if texts == Texts::Keep {
+        open(query, 0, Rcode::SERVFAIL, [0, 0], out);
+        return close(query, Rcode::SERVFAIL, errors, options, query.payload_limit(Transport::Udp), out);
+    }
+    let codes = Options(options).flatten().filter_map(|(_, data)| data.first_chunk().copied().map(u16::from_be_bytes));
+    let codes = codes.map(|code| Ede { code, text: "" });
+    servfail(query, &errors.iter().copied().chain(codes).collect::<Vec<_>>(), out);
+}
+
+/// What becomes of the texts of an upstream's Extended DNS Errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Texts {
+    /// They are passed on.
+    Keep,
+    /// They are left out: whoever runs the zone may have written them.
+    Leave,
 }
 
 /// Writes an empty answer with TC=1: the client asks again over TCP.

@@ -10,11 +10,11 @@ use super::budget::{Account, Budgets, Spent};
 use super::outcome::{Action, Origin, Reason};
 use super::record::{Record, Verdict};
 use super::{Asked, Engine, View};
-use crate::dns::answer::{self, Ede, Negative, TtlMode};
+use crate::dns::answer::{self, Ede, Negative, Texts, TtlMode};
 use crate::dns::name::{DisplayWire, LowerName};
 use crate::dns::query::Query;
 use crate::dns::rcode::Rcode;
-use crate::dns::response::{Judgement, Response, ResponseRules, judge};
+use crate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
 use crate::dns::rtype::RecordType;
 use crate::policy::{self, Asker, Decision, Mode, Policy, Scope};
 use crate::share::Holder;
@@ -108,8 +108,12 @@ impl<'a> Exchange<'a> {
 
     /// Counts that an upstream is to be asked; returns the limit that is spent, for which it must not be. Where the policy
     /// audits only, it is noted and the question is asked all the same.
-    pub(super) fn count_question(&mut self, now: Duration) -> Option<Spent> {
+    pub(super) fn count_question(&mut self, question: &Question, now: Duration) -> Option<Spent> {
         let account = self.account()?;
+        // Nothing is sent for a question that is on its way already.
+        if self.engine.in_flight.holds(question) {
+            return None;
+        }
         let spent = self.engine.budgets.ask(account, &self.query.qname, now).err()?;
         self.log_spent(account, spent, now);
         if self.audits() {
@@ -201,6 +205,7 @@ impl<'a> Exchange<'a> {
         {
             return self.answer_without_payload(spent, response, origin, upstream, out);
         }
+        let ttl = self.coarse(ttl, response);
         let stale = (origin == Origin::Stale).then_some(Ede { code: Ede::STALE_ANSWER, text: "" });
         let mut verdict = self.verdict();
         let mut judgement = judge(response, &Rules { exchange: self, lets_pass: false });
@@ -234,6 +239,21 @@ impl<'a> Exchange<'a> {
         self.record(verdict, out, origin, upstream, Some(response));
     }
 
+    /// Returns what becomes of the TTLs: where a budget counts what answers carry, they carry nothing. One for all records,
+    /// and above ten minutes no more of it than its first four bits.
+    fn coarse(&self, ttl: TtlMode, response: &Response) -> TtlMode {
+        /// The longest TTL that is given to the second, in seconds.
+        const EXACT: u32 = 600;
+        match ttl {
+            TtlMode::Aged(age) if self.decision.is_budgeted() => {
+                let left = response.ttl().saturating_sub(age);
+                let dropped = if left > EXACT { left.ilog2() - 3 } else { 0 };
+                TtlMode::Fixed(left >> dropped << dropped)
+            }
+            ttl => ttl,
+        }
+    }
+
     /// Answers with the addresses of what the upstream said, and nothing else of it: what is spent is for data, and who
     /// needs an address has to get it. Without addresses it is NODATA: other types of the name may go on.
     fn answer_without_payload(
@@ -263,7 +283,7 @@ impl<'a> Exchange<'a> {
 
     /// Answers SERVFAIL, saying why (RFC 8914 §4.23, §4.24), with what an upstream itself said of it; from the cache,
     /// also that it is (§4.14).
-    pub(super) fn answer_failure(&self, failure: &Failure, origin: Origin, out: &mut Vec<u8>) {
+    pub(super) fn answer_failure(&mut self, failure: &Failure, origin: Origin, out: &mut Vec<u8>) {
         self.engine.metrics.failed();
         let cached = (origin == Origin::Hit).then_some(Ede { code: Ede::CACHED_ERROR, text: "" });
         if cached.is_some() {
@@ -272,7 +292,9 @@ impl<'a> Exchange<'a> {
         match &failure.response {
             // What all upstreams fail at is theirs to explain.
             Some(response) if failure.kind == FailureKind::ServFail => {
-                answer::servfail_as(self.query, response, cached.as_slice(), out);
+                let is_counted = self.count_answer(response).is_none();
+                let texts = if is_counted { Texts::Keep } else { Texts::Leave };
+                answer::servfail_as(self.query, response, cached.as_slice(), texts, out);
             }
             _ => {
                 // Whom we ask and what the system says of it is not for code that nobody trusts.

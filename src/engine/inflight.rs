@@ -92,6 +92,13 @@ where
         self.len() == 0
     }
 
+    /// Returns whether `question` is in flight.
+    #[must_use]
+    pub fn holds(&self, question: &Q) -> bool {
+        let hash = self.hasher.hash_one(question);
+        lock(&self.table).find(hash, |entry| *entry.question == *question).is_some()
+    }
+
     /// Returns the claim to `question`, if nobody has it and not too many questions are in flight.
     #[must_use]
     pub fn claim(&self, question: &Arc<Q>) -> Option<Claim<Q, T>> {

@@ -135,8 +135,8 @@ impl Engine {
             budgets: Budgets::new(),
             in_flight: InFlight::new(Limits::default()),
             renewals: Arc::default(),
-            pending: Shares::new(MAX_PENDING, MAX_PENDING_OF_CLIENT),
-            asking: Shares::new(MAX_ASKING, MAX_ASKING_OF_CLIENT),
+            pending: Shares::with_reserve(MAX_PENDING, MAX_PENDING_OF_CLIENT),
+            asking: Shares::with_reserve(MAX_ASKING, MAX_ASKING_OF_CLIENT),
             metrics,
             decisions,
             epoch: Instant::now(),
@@ -202,7 +202,7 @@ impl Engine {
                 exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
                 match renewal {
                     Renewal::No => Step::Answer,
-                    Renewal::Due => self.renew(&exchange).map_or(Step::Answer, Step::Renew),
+                    Renewal::Due => self.renew(&mut exchange, now).map_or(Step::Answer, Step::Renew),
                 }
             }
             // Asking again so soon would keep the client waiting for nothing (RFC 8767 §5).
@@ -215,7 +215,8 @@ impl Engine {
                 Step::Answer
             }
             hit @ (Hit::Stale { .. } | Hit::Miss) => {
-                if let Some(spent) = exchange.count_question(now) {
+                let question = query.to_question();
+                if let Some(spent) = exchange.count_question(&question, now) {
                     match hit {
                         // A name in use goes on, with what was last heard of it.
                         Hit::Stale { response, .. } if spent == Spent::Repeats => exchange.answer_stale(&response, out),
@@ -223,7 +224,6 @@ impl Engine {
                     }
                     return Step::Answer;
                 }
-                let question = query.to_question();
                 let Some(seat) = self.pending.take(holder) else {
                     self.metrics.turned_away();
                     self.without_upstream(&mut exchange, &question, &Failure::busy(TOO_MANY), out);
@@ -239,14 +239,19 @@ impl Engine {
     }
 
     /// Returns what is to be asked to renew an answer, unless too much is already, or all upstreams are down.
-    fn renew(&self, exchange: &Exchange<'_>) -> Option<Box<Pending>> {
+    fn renew(&self, exchange: &mut Exchange<'_>, now: Duration) -> Option<Box<Pending>> {
         let count = Waiting::new(&self.renewals);
         let Exchange { view, query, asked, .. } = *exchange;
         if self.renewals.load(Ordering::Relaxed) > MAX_RENEWALS || view.upstreams.are_down() {
             return None;
         }
+        // It is a question like any other.
+        let question = query.to_question();
+        if exchange.count_question(&question, now).is_some() {
+            return None;
+        }
         self.metrics.renewal();
-        let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(query.to_question()));
+        let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
         let (counted, holder, over) = (Counted::Renewal { _all: count }, exchange.holder, None);
         Some(Box::new(Pending { bytes, asked, view, question, holder, over, _counted: counted }))
     }
@@ -287,6 +292,19 @@ impl Engine {
         Found { response, upstream }
     }
 
+    /// Keeps what an upstream said to a question that no client waits for, as [`Engine::keep`] does: whoever gets it first has
+    /// it counted.
+    pub(crate) fn keep_uncounted(
+        &self,
+        question: &Question,
+        response: Response,
+        upstream: SocketAddr,
+        holder: Holder,
+    ) -> Found {
+        response.note_withheld();
+        self.keep(question, response, upstream, holder)
+    }
+
     /// Keeps for a moment that no upstream could answer `question`.
     pub(crate) fn keep_failure(&self, question: &Question, failure: Failure, holder: Holder) -> Arc<Failure> {
         let failure = Arc::new(failure);
@@ -296,7 +314,7 @@ impl Engine {
 
     /// Keeps an answer that came after its question was handed on; who waits for it there gets it too.
     pub(crate) fn keep_late(&self, question: &Question, response: Response, upstream: SocketAddr) {
-        let found = self.keep(question, response, upstream, Holder::NOBODY);
+        let found = self.keep_uncounted(question, response, upstream, Holder::NOBODY);
         self.in_flight.offer(question, &Ok(found));
     }
 
@@ -334,6 +352,13 @@ impl Engine {
     /// Returns whether a policy applies to who asks; else all they get is denials.
     pub(crate) fn is_known(&self, source: IpAddr, listener: usize) -> bool {
         self.view().snapshot.asker(source, listener).policy().is_some()
+    }
+
+    /// Asks for what the cache has, but not for long: whoever gets the answer first has it counted.
+    pub(crate) async fn look_ahead(self: &Arc<Self>, pending: &Pending) {
+        if let Ok(found) = self.look_up(pending).await {
+            found.response.note_withheld();
+        }
     }
 
     /// Returns what the upstreams say to a pending question.

@@ -73,6 +73,13 @@ impl<'a> Scope<'a> {
 }
 
 impl<'s> Decision<'s> {
+    /// Returns whether the query counts against a budget: what [`Decision::budget`] says, at no cost.
+    #[must_use]
+    pub fn is_budgeted(&self) -> bool {
+        let is_listed = self.reason == Reason::Rule && self.rule.is_some_and(|rule| !rule.is_wildcard());
+        self.action == Action::Allow && !is_listed && self.policy.is_some_and(|policy| policy.budget().is_some())
+    }
+
     /// Returns the budget that a query for `qname` counts against, and what for; `None` where nothing is counted, as of names
     /// that are listed one by one: their owner may choose answers, but nobody chose them for that, and the client no names.
     #[must_use]

@@ -69,7 +69,7 @@ impl Overload {
         self.is_congested = self.full.is_some_and(|count| count > 0);
         self.share = match self.share {
             // A lone client is in nobody's way.
-            _ if !self.is_mixed[0] => None,
+            _ if !self.is_mixed[0] && !self.is_mixed[1] => None,
             None if self.is_congested => Some(FIRST_SHARE),
             // Halved at once, so that the queue is soon short, and given back in small parts, so that it stays so.
             Some(share) if self.is_congested => Some((share / 2).max(LEAST_SHARE)),
@@ -83,7 +83,7 @@ impl Overload {
 
     /// Returns whether queries are to be looked at before they are answered.
     pub(super) fn is_on(&self) -> bool {
-        self.is_congested || self.share.is_some()
+        self.is_congested || self.share.is_some() || self.full.is_some_and(|count| count > 0)
     }
 
     /// Returns whether a query of `holder` is answered; else it is dropped.

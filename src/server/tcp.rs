@@ -209,7 +209,7 @@ impl Connection {
         let step = match step {
             Step::Renew(pending) => {
                 let engine = Arc::clone(&self.engine);
-                tokio::spawn(async move { drop(engine.look_up(&pending).await) });
+                tokio::spawn(async move { engine.look_ahead(&pending).await });
                 Step::Answer
             }
             step => step,

@@ -173,6 +173,13 @@ struct Waiter {
     client: Option<(SocketAddr, Option<LocalAddress>)>,
 }
 
+impl Waiter {
+    /// Returns whether a client waits for the answer.
+    fn is_awaited(&self) -> bool {
+        self.client.is_some()
+    }
+}
+
 impl Waits for Waiter {
     fn question(&self) -> &Arc<Question> {
         self.pending.question()
@@ -333,7 +340,12 @@ impl Worker {
         let engine = &self.shared.engine;
         mux.wait(limit, |landed| match (landed.fate, landed.claim) {
             (Fate::Answered(response, upstream), Some(claim)) => {
-                let lookup = Ok(engine.keep(&landed.question, response, upstream, holder(&landed.waiters)));
+                let (holder, is_awaited) = (holder(&landed.waiters), landed.waiters.iter().any(Waiter::is_awaited));
+                let lookup = Ok(if is_awaited {
+                    engine.keep(&landed.question, response, upstream, holder)
+                } else {
+                    engine.keep_uncounted(&landed.question, response, upstream, holder)
+                });
                 self.settle(claim, lookup, landed.waiters, sender);
             }
             (Fate::Answered(response, upstream), None) => engine.keep_late(&landed.question, response, upstream),

@@ -28,7 +28,8 @@ pub const LEAST_ADDRESSES: usize = 16;
 pub struct Part {
     /// Octets of RDATA, and of owner names where these are the sender's choice too; names in full.
     pub octets: u32,
-    /// The same for the same records in any order, with any TTLs; a hash with a key of this process.
+    /// The same for the same records in the same order, with any TTLs; a hash with a key of this process. The order is the
+    /// sender's choice as well.
     pub content: u64,
 }
 
@@ -90,7 +91,7 @@ impl Part {
     /// Adds a record.
     fn add(&mut self, octets: usize, content: u64) {
         self.octets = self.octets.saturating_add(u32::try_from(octets).unwrap_or(u32::MAX));
-        self.content = self.content.wrapping_add(content);
+        self.content = self.content.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(content);
     }
 }
 
@@ -140,8 +141,8 @@ impl Reader<'_> {
     fn record(&mut self, section: Section, payload: &mut Payload) -> Option<()> {
         let owner_at = self.at;
         self.name(&mut |_| {})?;
-        let rtype = RecordType(u16_at(self.message, self.at)?);
-        let length = usize::from(u16_at(self.message, self.at + 8)?);
+        let (rtype, fixed) = (RecordType(u16_at(self.message, self.at)?), self.at);
+        let length = usize::from(u16_at(self.message, fixed + 8)?);
         self.at += 10;
         let end = self.at + length;
         let (mut hasher, mut octets) = (KEY.build_hasher(), 0);
@@ -150,8 +151,12 @@ impl Reader<'_> {
             hasher.write(part);
             octets += part.len();
         };
+        // An owner in the answer is the name that was asked for, or one that an alias led to: only its case can carry data.
+        let owner = self.message.get(owner_at..fixed).unwrap_or_default();
+        if section == Section::Answer && owner.iter().any(u8::is_ascii_uppercase) {
+            count(owner);
+        }
         let part = match section {
-            // Its owner is the name that was asked for, or one that an alias led to.
             Section::Answer if matches!(rtype, RecordType::A | RecordType::AAAA) => &mut payload.addresses,
             Section::Answer => &mut payload.answer,
             Section::Authority | Section::Additional => {
@@ -246,13 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn the_same_data_in_another_order_with_other_ttls_is_the_same() {
+    fn the_same_data_with_other_ttls_is_the_same_and_in_another_order_not() {
         let texts = |ttl, order: [&[u8]; 2]| {
             let sample = Sample::response("www.example", RecordType::TXT, 0);
             let sample = sample.record(1, "www.example", RecordType::TXT, ttl, order[0]);
             payload(sample.record(1, "www.example", RecordType::TXT, ttl, order[1]), RecordType::TXT)
         };
-        assert_eq!(texts(60, [b"\x01a", b"\x01b"]), texts(5, [b"\x01b", b"\x01a"]));
+        assert_eq!(texts(60, [b"\x01a", b"\x01b"]), texts(5, [b"\x01a", b"\x01b"]));
+        assert_ne!(texts(60, [b"\x01a", b"\x01b"]), texts(60, [b"\x01b", b"\x01a"]));
         assert_ne!(texts(60, [b"\x01a", b"\x01b"]), texts(60, [b"\x01a", b"\x01c"]));
         // The case of a target carries data, too.
         let alias = |target: &str| {

@@ -335,10 +335,16 @@ fn rate(limit: u32, times: u32) -> u64 {
 }
 
 /// Returns what the labels of a name below a scope count: their octets, with their lengths; of a label of more than
-/// [`USUAL_LABEL`] octets more, by the square. Everyday labels are short; tunnels make them as long as they can.
+/// [`USUAL_LABEL`] octets more, by the square, and twice as much where it is no hostname's. Everyday labels are short; tunnels
+/// make them as long as they can.
 fn weight(qname: &LowerName, scope: Scope<'_>) -> u32 {
     let below = qname.suffixes().count().saturating_sub(Suffixes::of(scope.wire()).count());
-    let weights = qname.labels().take(below).map(|label| 1 + label.len().max(label.len() * label.len() / USUAL_LABEL));
+    let is_plain =
+        |label: &[u8]| label.iter().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'));
+    let weights = qname.labels().take(below).map(|label| {
+        let weight = 1 + label.len().max(label.len() * label.len() / USUAL_LABEL);
+        if is_plain(label) { weight } else { 2 * weight }
+    });
     u32::try_from(weights.sum::<usize>()).unwrap_or(u32::MAX)
 }
 
