@@ -23,11 +23,14 @@ struct Report<'a> {
     ok: bool,
     /// Everything there is to say.
     diagnostics: &'a [Diagnostic],
+    /// What is as the operator chose, and may be unexpected all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 /// Checks, tells, and returns the exit code.
 pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Options, output: &mut Output) -> u8 {
-    let (diagnostics, summary) = match sources::load(config, dir) {
+    let (diagnostics, summary, note) = match sources::load(config, dir) {
         Ok((_, config, loaded)) => {
             let snapshot = loaded.library().snapshot();
             let policies = snapshot.policies().len();
@@ -37,9 +40,10 @@ pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Optio
                 count(snapshot.clients().len(), "client"),
             ];
             let summary = format!("{}: {}, hash {}", config.policies.display(), parts.join(", "), snapshot.hash);
-            (loaded.warnings, Some(summary))
+            let note = snapshot.told_without();
+            (loaded.warnings, Some(summary), note)
         }
-        Err(diagnostics) => (diagnostics, None),
+        Err(diagnostics) => (diagnostics, None, None),
     };
     let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
     let warnings = diagnostics.len() - errors;
@@ -50,10 +54,13 @@ pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Optio
         _ => CONFIG,
     };
     if options.json {
-        output.json(&Report { ok: errors == 0, diagnostics: &diagnostics });
+        output.json(&Report { ok: errors == 0, diagnostics: &diagnostics, note });
         return code;
     }
     output.diagnostics(&diagnostics);
+    if let Some(note) = note {
+        output.line(format!("note: {note}"));
+    }
     if let Some(summary) = summary {
         output.line(summary);
     }

@@ -21,7 +21,7 @@ use crate::document::{escaped, shortened};
 use crate::engine::cache::Settings;
 use crate::engine::{Engine, View};
 use crate::reload::upstreams::choose;
-use crate::reload::{Loaded, Reloader, SetLogFilter, log_warnings};
+use crate::reload::{Loaded, Reloader, SetLogFilter, log_warnings, log_without};
 use crate::server::Service;
 use crate::server::sockets::{self, BindError, Passed, Sockets};
 use crate::server::takeover::{self, Takeover};
@@ -183,6 +183,7 @@ fn introduce(config: &Config, path: Option<&std::path::Path>, loaded: &Loaded) {
         "hostgate starts"
     );
     log_warnings(loaded.warnings.iter());
+    log_without(loaded.library().snapshot());
 }
 
 /// Returns a log filter that also leaves out what h2 says, unless the filter names it: it warns of single frames, so

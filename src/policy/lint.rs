@@ -143,7 +143,10 @@ impl Across<'_> {
                         format!("blueprint {id} has no `{key}`, so its {} clients are {without}", phase.as_str());
                     let place = source.place(client.id.span.start);
                     let warning = spec.source.warning(spec.id.span, message);
-                    let help = format!("add `{key}`; `{key} = \"{UNRESTRICTED}\"` says that it is meant");
+                    let help = format!(
+                        "add `{key}` (\"{UNRESTRICTED}\" allows everything), or set `default_policy` or \
+                         `without_policy` in hostgate.toml"
+                    );
                     warning.help(help).related(place, format!("as client {}", quoted(&client.id.value)))
                 });
             }
@@ -382,7 +385,7 @@ mod tests {
             "p/presets/own.toml:1:9: nothing refers to preset `preset:own`",
             "p/x.toml:2:9: nothing refers to policy `unused`",
             "p/x.toml:6:12: `all` allows all, but only its lists are included",
-            "p/x.toml:7:12: blueprint `b` has no `runtime_policy`, so its runtime clients are denied everything: add `runtime_policy`; `runtime_policy = \"unrestricted\"` says that it is meant (p/x.toml:12:9: as client `d`)",
+            "p/x.toml:7:12: blueprint `b` has no `runtime_policy`, so its runtime clients are denied everything: add `runtime_policy` (\"unrestricted\" allows everything), or set `default_policy` or `without_policy` in hostgate.toml (p/x.toml:12:9: as client `d`)",
         ];
         assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
         for (warning, start) in warnings.iter().zip(expected) {

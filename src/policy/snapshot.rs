@@ -105,6 +105,40 @@ impl Snapshot {
         Some(format!("{who}, and {what}"))
     }
 
+    /// Returns what applies to the clients for which no policy is named, and which keys say something else; `None` where
+    /// there are none, or a warning says it of each blueprint.
+    #[must_use]
+    pub fn told_without(&self) -> Option<String> {
+        let applies = match (&self.default, self.without_policy) {
+            (Some(Bound::Gone | Bound::Unnamed), _) => return None,
+            (Some(_), _) => format!("under default_policy `{}`", self.without()),
+            (None, WithoutPolicy::Unrestricted) => "unrestricted".to_owned(),
+            (None, WithoutPolicy::Deny) => "denied everything".to_owned(),
+        };
+        let is_told = |client: &&Client| self.default.is_none() && client.blueprint().is_some();
+        let is_without =
+            |client: &&Client| self.policy_named_for(client).is_none() && !matches!(client.bound, Bound::Gone);
+        let without = || self.clients().filter(is_without).filter(|client| !is_told(client));
+        let first = without().find(|client| client.blueprint().is_some()).or_else(|| without().next())?;
+        let id = first.id();
+        let who = match first.blueprint() {
+            Some(blueprint) => format!(
+                "blueprint `{blueprint}` has no `{}`, so its {} clients are {applies} (as client `{id}`)",
+                first.phase().policy_key(),
+                first.phase().as_str()
+            ),
+            None => format!("client `{id}` has no policy and no blueprint, so it is {applies}"),
+        };
+        let more = match without().count() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more for which no policy is named)"),
+        };
+        Some(format!(
+            "{who}{more}: a client's own policy comes first, then `build_policy` or `runtime_policy` of its blueprint, \
+             then `default_policy` of hostgate.toml, then `without_policy`"
+        ))
+    }
+
     /// Returns the id of the policy that a client or its blueprint names; `None` where neither does, so that the default
     /// policy applies or `without_policy`.
     #[must_use]

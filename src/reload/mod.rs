@@ -395,6 +395,11 @@ impl Reloader {
             self.progress.count_swap();
         }
         log_warnings(state.warnings.new_warnings(&old.warnings));
+        // Said once, not for each client that comes or goes.
+        let (new, known) = (&state.without_policy, &old.without_policy);
+        if (&new.policy, new.count == 0) != (&known.policy, known.count == 0) {
+            log_without(self.library.snapshot());
+        }
         // Said once: events that have nothing to do with a bad file make us look at it again.
         match &state.error {
             Some(error) if asked || state.error != old.error || state.held_back != old.held_back => {
@@ -474,6 +479,13 @@ fn unreadable(root: &Path, error: &std::io::Error) -> Diagnostic {
         _ => "the policies in force, if any, stay so until it can be read",
     };
     Diagnostic::about_file(root, format!("the policies directory cannot be read: {error}")).help(help)
+}
+
+/// Writes to the log what applies where no policy is named, if that is so for a client.
+pub(crate) fn log_without(snapshot: &crate::policy::Snapshot) {
+    if let Some(told) = snapshot.told_without() {
+        tracing::info!("{}", escaped(&told));
+    }
 }
 
 /// Writes warnings to the log: the first ones, and how many more there are.

@@ -63,6 +63,15 @@ fn default_policy_applies_where_none_is_named_and_follows_its_changes() {
     for source in ["127.0.0.9", "127.0.0.12"] {
         assert!(server.allows(source, "fallback.test") && !server.allows(source, "any.test"), "{source}");
     }
+    let told = "blueprint `bare` has no `runtime_policy`, so its runtime clients are under default_policy `fallback`";
+    server.wait_log(&["INFO", told, "without_policy"]);
+    assert_eq!(server.log_lines(&["under default_policy"]).len(), 1, "{}", server.log());
+    let policies = server.policies("").display().to_string();
+    command(&server, &["check", "--strict", &policies]).expect_code(0).expect_text(&[
+        "note: ",
+        told,
+        "`default_policy`",
+    ]);
     server.write("hand.toml", FILE.replace("fallback.test", "changed.test"));
     server.until("the change", || server.allows("127.0.0.12", "changed.test").then_some(()));
     assert!(!server.allows("127.0.0.9", "fallback.test"));
