@@ -68,6 +68,23 @@ pub(crate) fn real_path(file: &File, path: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// Returns whether `path` is in a tree that the kernel or a driver makes (/proc, /sys, /dev), wherever symlinks or mounts
+/// lead: there is no end to what is in it, and reading may do something. What lies below /dev/shm is files as any other.
+pub(crate) fn is_of_kernel(path: &Path) -> bool {
+    let real = fs::canonicalize(path);
+    let real = real.as_deref().unwrap_or(path);
+    if real.starts_with("/dev/shm") && real != Path::new("/dev/shm") {
+        return false;
+    }
+    let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
+    let (of_root, of_path) = (device(Path::new("/")), device(real));
+    ["/proc", "/sys", "/dev"].into_iter().map(Path::new).any(|tree| {
+        // Where nothing is mounted there, it is a part of the file system that everything is in.
+        let is_mounted = || device(tree).filter(|it| Some(*it) != of_root);
+        real.starts_with(tree) || of_path.is_some() && is_mounted() == of_path
+    })
+}
+
 /// Refuses what is no regular file.
 fn refuse_others(metadata: &Metadata) -> io::Result<()> {
     let kind = metadata.file_type();
@@ -118,6 +135,20 @@ mod tests {
             (root.path().to_owned(), "it is a directory, not a file"),
         ] {
             assert_eq!(open(&path).unwrap_err().to_string(), told, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn trees_of_the_kernel_are_known_by_any_path() {
+        let root = tempfile::tempdir().unwrap();
+        symlink("/proc/self", root.path().join("link")).unwrap();
+        symlink("/dev/shm/none", root.path().join("gone")).unwrap();
+        for path in ["/proc", "/proc/self/fd", "/sys", "/dev", "/dev/none", "/tmp/../proc", "/proc/none"] {
+            assert!(is_of_kernel(Path::new(path)), "{path}");
+        }
+        assert!(is_of_kernel(&root.path().join("link")));
+        for path in [Path::new("/"), Path::new("/process"), Path::new("."), root.path(), &root.path().join("gone")] {
+            assert!(!is_of_kernel(path), "{path:?}");
         }
     }
 

@@ -28,6 +28,7 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         policies,
         list_directories: _,
+        list_places: _,
         default_policy: _,
         without_policy: _,
         denied_ttl: _,

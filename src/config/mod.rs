@@ -14,8 +14,9 @@ use std::time::Duration;
 pub use self::change::{changed_keys, in_place_of};
 pub use self::control::Control;
 use crate::dns::rebinding::Reach;
-use crate::document::{self, Diagnostic, Place, Placed, Source, Table, quoted};
+use crate::document::{self, Diagnostic, Place, Placed, Source, Span, Table, quoted};
 use crate::policy::{Binding, DevboxSuffix, WithoutPolicy, pattern};
+use crate::regular_file::is_of_kernel;
 use crate::upstream::Server;
 
 /// Everything `hostgate.toml` can say, with defaults filled in.
@@ -25,6 +26,8 @@ pub struct Config {
     pub policies: PathBuf,
     /// Further directories that list files may lie in, and policy files that symlinks lead to.
     pub list_directories: Vec<PathBuf>,
+    /// Where each of them is written.
+    pub list_places: Vec<(Source, Span)>,
     /// The policy of sources in no client, where the listener names none.
     pub default_policy: Option<Binding>,
     /// What applies to clients without a policy where there is no default one.
@@ -134,8 +137,8 @@ impl Config {
 fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let policies = root.string("policies").map_or("policies", |path| path.value);
     let list_directories = root.strings("list_directories").map(|list| list.value).unwrap_or_default();
-    let list_directories =
-        list_directories.into_iter().filter_map(|path| list_directory(root, directory, path)).collect();
+    let (list_directories, list_places) =
+        list_directories.into_iter().filter_map(|path| list_directory(root, directory, path)).unzip();
     let default_policy = root.string("default_policy").map(|id| reference(root, id));
     let words = [("deny", WithoutPolicy::Deny), ("unrestricted", WithoutPolicy::Unrestricted)];
     let without_policy = root.one_of("without_policy", &words).map(|word| word.value).unwrap_or_default();
@@ -168,6 +171,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     Config {
         policies: directory.join(policies),
         list_directories,
+        list_places,
         default_policy,
         without_policy,
         denied_ttl: u32::try_from(denied_ttl.as_secs()).unwrap_or(u32::MAX),
@@ -186,7 +190,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
 }
 
 /// Reads an element of `list_directories`; the root of the file system would be no limit at all.
-fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Option<PathBuf> {
+fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Option<(PathBuf, (Source, Span))> {
     let path = directory.join(text.value);
     let is_root = path.components().all(|part| matches!(part, Component::RootDir | Component::CurDir));
     if text.value.is_empty() || text.value.contains('\0') || (is_root && path.is_absolute()) {
@@ -194,7 +198,13 @@ fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Opt
         root.error(text.span, message, Some("name one that holds lists alone, as \"/srv/lists\"".to_owned()));
         return None;
     }
-    Some(path)
+    if is_of_kernel(&path) {
+        let message = format!("`list_directories`: {} is in a tree of the kernel", quoted(text.value));
+        let help = "nothing below /proc, /sys or /dev is a list: name a directory that holds lists alone";
+        root.error(text.span, message, Some(help.to_owned()));
+        return None;
+    }
+    Some((path, (root.source().clone(), text.span)))
 }
 
 /// Reads `[[listen]]`; without any there is the default one.
@@ -372,7 +382,7 @@ fn reference(table: &Table<'_>, id: Placed<&str>) -> Binding {
 }
 
 /// Returns where a span begins.
-fn place(table: &Table<'_>, span: document::Span) -> Place {
+fn place(table: &Table<'_>, span: Span) -> Place {
     let (line, column) = table.locate(span);
     table.source().at(line, column)
 }
@@ -403,13 +413,14 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_told_at_once_with_its_place() {
-        let text = "polices = 'p'\nlist_directories = ['/', 'l']\ndenied_ttl = -1\nlog = '=,='\ndevbox_suffix = '*.box'\n\
+        let text = "polices = 'p'\nlist_directories = ['/', '/proc/self', 'l']\ndenied_ttl = -1\nlog = '=,='\ndevbox_suffix = '*.box'\n\
                     [[listen]]\naddress = 'tls://192.0.2.1'\n[[listen]]\n\
                     [upstream]\nservers = ['https://dns.example/q', 'x']\n[admin]\nlisten = '0.0.0.0:9153'\n[cache]\nsize = 1\n";
         let told = complaints(text).join("\n");
         for expected in [
             "h.toml:1:1: unknown key `polices`: did you mean `policies`?",
             "h.toml:2:21: `list_directories`: `/` names no directory for lists",
+            "h.toml:2:26: `list_directories`: `/proc/self` is in a tree of the kernel: nothing below /proc",
             "h.toml:3:14: `denied_ttl` is out of range: write a number from 0 to 86400",
             "h.toml:4:7: `log`: ",
             "h.toml:5:17: `devbox_suffix`: `*.box`: a hostname cannot hold `*`: use letters",

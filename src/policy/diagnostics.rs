@@ -69,6 +69,16 @@ impl Diagnostics {
         self.files.get(path).map_or(&[], |diagnostics| diagnostics)
     }
 
+    /// Adds what is told of files besides.
+    pub(crate) fn add(&mut self, others: Vec<Diagnostic>) {
+        for other in others {
+            let path = FilePath(Arc::clone(&other.place.path));
+            let mut of_file = self.of(path.as_os_str()).to_vec();
+            of_file.push(other);
+            self.set(&path, of_file);
+        }
+    }
+
     /// Replaces what is told of a file.
     pub(super) fn set(&mut self, path: &FilePath, diagnostics: Vec<Diagnostic>) {
         let diagnostics = in_order(diagnostics);

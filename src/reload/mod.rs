@@ -114,6 +114,8 @@ struct Apart {
     errors: Vec<Diagnostic>,
     /// The files, or the directory, that say something else than what is in force.
     held_back: Vec<PathBuf>,
+    /// What is to be warned of in the configuration.
+    warnings: Vec<Diagnostic>,
 }
 
 impl Loaded {
@@ -140,7 +142,8 @@ impl Loaded {
         }
         let mut read_list = |path: &Path, held| files.read_list(path, held);
         let start = if is_empty { Library::start_empty } else { Library::start };
-        let (library, warnings) = start(&directory.tree, &mut read_list, &bindings(config))?;
+        let (library, mut warnings) = start(&directory.tree, &mut read_list, &bindings(config))?;
+        warnings.extend(Trusted::warnings(config));
         let mut followed = directory.followed.clone();
         library.list_paths().for_each(|path| followed.add_file(path));
         Ok(Self { directory, files, library, followed, warnings })
@@ -274,6 +277,7 @@ impl Reloader {
             self.files.forget_unused();
         }
         self.choose_upstreams(&mut apart);
+        apart.warnings = Trusted::warnings(&self.config);
         self.apart = apart;
         self.publish(&before);
         // Freeing what was kept of many files takes its time, so it comes after what everybody waits for.
@@ -368,9 +372,10 @@ impl Reloader {
         &mut self,
         before: &Arc<crate::policy::Snapshot>,
         held_back: Vec<PathBuf>,
-        diagnostics: Diagnostics,
+        mut diagnostics: Diagnostics,
         occasion: Occasion,
     ) {
+        diagnostics.add(self.apart.warnings.clone());
         let swapped = !Arc::ptr_eq(before, self.library.snapshot());
         let errors = self.apart.errors.iter().chain(diagnostics.errors());
         let errors = told::lines(errors, MAX_TOLD_ERRORS, "errors").join("\n");

@@ -13,6 +13,7 @@ use super::trusted::{Trusted, Use};
 use super::watch::Changes;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
 use crate::policy::{FilePath, OrderedMap, Tree};
+use crate::regular_file::is_of_kernel;
 
 /// The policies directory as it was last read.
 #[derive(Default)]
@@ -356,6 +357,8 @@ impl Walk<'_> {
         let is_huge = |walk: &Self| walk.before.huge.get(&path).is_some_and(|since| since.elapsed() < HUGE_AGAIN);
         let read = if is_link && leads_above(&path, &self.root) {
             Err(io::Error::other("it is a link to a directory above the policies directory: remove it"))
+        } else if is_link && self.leads_to_kernel(&path) {
+            Err(io::Error::other("it is a link to a tree of the kernel (/proc, /sys, /dev): remove it"))
         } else if is_huge(self) {
             Err(too_many())
         } else {
@@ -381,6 +384,11 @@ impl Walk<'_> {
         }
         self.found.unreadable.insert(path, error.to_string());
         Ok(())
+    }
+
+    /// Returns whether a link leads to a tree of the kernel, unless the policies directory itself is in one.
+    fn leads_to_kernel(&self, path: &Path) -> bool {
+        is_of_kernel(path) && !fs::canonicalize(path).is_ok_and(|real| real.starts_with(&self.root))
     }
 
     /// Returns how far the walk is.
@@ -456,6 +464,8 @@ mod tests {
         symlink(root.path(), at("team/loop")).unwrap();
         symlink("team", at("twin")).unwrap();
         symlink("/", at("all")).unwrap();
+        symlink("/proc/self", at("kernel")).unwrap();
+        symlink("/dev", at("team/devices")).unwrap();
         symlink("nowhere", at("dangling.toml")).unwrap();
         fs::create_dir(at("directory.toml")).unwrap();
         let found = read(&mut Directory::default(), root.path(), &Changes::Anything);
@@ -463,7 +473,15 @@ mod tests {
             found.unreadable.iter().map(|(path, why)| (path.clone(), why.split(':').next().unwrap())).collect();
         let twice = "it leads to a directory that is read under another name";
         let above = "it is a link to a directory above the policies directory";
-        assert_eq!(told, [(at("all"), above), (at("team/loop"), twice), (at("twin"), twice)]);
+        let kernel = "it is a link to a tree of the kernel (/proc, /sys, /dev)";
+        let expected = [
+            (at("all"), above),
+            (at("kernel"), kernel),
+            (at("team/devices"), kernel),
+            (at("team/loop"), twice),
+            (at("twin"), twice),
+        ];
+        assert_eq!(told, expected);
         let names: Vec<_> = found.files.iter().map(|(path, _)| path.strip_prefix(root.path()).unwrap()).collect();
         assert_eq!(names, ["a.toml", "dangling.toml", "directory.toml", "team/deep/b.toml"].map(Path::new));
         assert_eq!(&*found.files.get(&at("a.toml")).unwrap().clone().unwrap(), "a.toml");

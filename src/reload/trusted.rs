@@ -3,10 +3,12 @@
 //! What counts is where a file was found to be when it was open, so that no symlink can be changed in between.
 
 use std::fs::{self, File, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
+use crate::document::{Diagnostic, Findings, Severity, quoted};
 use crate::regular_file;
 
 /// The directories whose files policies may name: the policies directory, and those of `list_directories`.
@@ -37,6 +39,28 @@ impl Trusted {
         Self::directories([&config.policies].into_iter().chain(&config.list_directories).cloned().collect())
     }
 
+    /// Warns of the `list_directories` that are none by now: what is made in their place later is seen.
+    pub(crate) fn warnings(config: &Config) -> Vec<Diagnostic> {
+        let mut findings = Findings::default();
+        let mut path = None;
+        for (directory, (source, span)) in config.list_directories.iter().zip(&config.list_places) {
+            path = Some(source.path());
+            let why = match fs::metadata(directory) {
+                Ok(metadata) if metadata.is_dir() => continue,
+                Ok(_) => "it is no directory".to_owned(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => "there is no such directory".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            findings.add(Severity::Warning, || {
+                let named = quoted(&directory.to_string_lossy());
+                source
+                    .warning(*span, format!("`list_directories`: {named}: {why}"))
+                    .help("make it, or remove the entry; paths are relative to this file")
+            });
+        }
+        path.map_or_else(Vec::new, |path| findings.into_diagnostics(path))
+    }
+
     /// Takes directories as they are now.
     pub(crate) fn directories(named: Vec<PathBuf>) -> Self {
         let real = named.iter().filter_map(|directory| fs::canonicalize(directory).ok()).collect();
@@ -61,6 +85,9 @@ impl Trusted {
         let real = regular_file::real_path(file, path).map_err(|error| error.to_string())?;
         let is_inside = self.real.iter().any(|directory| real.starts_with(directory))
             || as_what == Use::Policies && self.is_of_api(&real);
+        if !is_inside && regular_file::is_of_kernel(&real) {
+            return Err("it leads to a tree of the kernel (/proc, /sys, /dev): remove it".to_owned());
+        }
         let is_for_owner_alone = metadata.mode() & FOR_OTHERS == 0;
         match (as_what, is_inside) {
             (Use::List, false) => {

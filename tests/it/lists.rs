@@ -108,6 +108,34 @@ fn list_directories_are_taken_by_a_reload_and_given_up_by_one() {
 }
 
 #[test]
+fn list_directories_that_are_none_are_warned_of_and_those_of_the_kernel_refused() {
+    let upstream = FakeUpstream::start();
+    let setup =
+        Setup::policy(&upstream, "allowed_hostnames = ['a.test']").top("list_directories = ['none', 'token.txt']");
+    fs::write(setup.directory().join("token.txt"), "x").unwrap();
+    let server = setup.start();
+    server.wait_log(&["WARN", "hostgate.toml:3:21", "there is no such directory", "make it, or remove the entry"]);
+    server.wait_log(&["WARN", "hostgate.toml:3:29", "it is no directory"]);
+    let configuration = server.directory().join("hostgate.toml").display().to_string();
+    let check = || run(["check", "--config", &configuration]);
+    check().expect_code(0).expect_text(&["hostgate.toml:3:21", "there is no such directory"]);
+    server.reconfigure("'none', 'token.txt'", "'gone'");
+    server.wait_log(&["WARN", "hostgate.toml:3:21", "gone`: there is no such directory"]);
+    // A change that has nothing to do with it says nothing again.
+    server.write("x.toml", "[policy.x]\nallow_all = true\n");
+    server.wait_log(&["nothing refers to policy `x`"]);
+    assert_eq!(server.log_lines(&["there is no such directory"]).len(), 2, "{}", server.log());
+    for tree in ["/proc", "/proc/self/fd", "/sys/class", "/dev"] {
+        let now = fs::read_to_string(&configuration).unwrap();
+        let line = now.lines().find(|line| line.starts_with("list_directories")).unwrap();
+        server.reconfigure(line, &format!("list_directories = ['{tree}']"));
+        let told = format!("`{tree}` is in a tree of the kernel");
+        check().expect_code(78).expect_text(&["hostgate.toml:3:21", &told]);
+        server.until(&told, || server.wait_error().contains(&told).then_some(()));
+    }
+}
+
+#[test]
 fn what_a_list_holds_is_shown_by_check_and_not_by_the_server() {
     let upstream = FakeUpstream::start();
     let server = Setup::policy(&upstream, "allowed_hostnames = ['*.test']").start();
