@@ -27,6 +27,9 @@ use super::tree::{Bindings, FilePath, Tree};
 /// be large, and what it says is in the set that is made of it.
 pub type ReadList<'f> = &'f mut dyn FnMut(&Path, Held) -> Result<ListText, String>;
 
+/// The words that [`ReadList`] says of a list file that is not there.
+pub const NO_SUCH_FILE: &str = "there is no such file";
+
 /// Whether what a list said when it was last read is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {

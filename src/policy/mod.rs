@@ -37,7 +37,7 @@ pub use budget::{Budget, Scope};
 pub use decide::{Action, Decision, Explanation, Reason, decide};
 pub use devbox::DevboxSuffix;
 pub use diagnostics::Diagnostics;
-pub use library::{Held, Library, ListText, ReadList, Reloaded};
+pub use library::{Held, Library, ListText, NO_SUCH_FILE, ReadList, Reloaded};
 pub(crate) use ordered_map::OrderedMap;
 pub use rules::{Rule, Rules};
 pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Record, Snapshot, Standing, Unrestricted};

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use super::trusted::{Trusted, Use};
 use crate::bounds::MAX_FILE;
-use crate::policy::{Held, ListText};
+use crate::policy::{Held, ListText, NO_SUCH_FILE};
 use crate::regular_file;
 
 /// A file of more octets than this is read into room for the largest: glibc gives a block of that size back to the
@@ -278,11 +278,14 @@ pub(super) fn read_unless(
 /// what it holds is private as well.
 fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bool), String> {
     let plain = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::NotFound => NO_SUCH_FILE.to_owned(),
         io::ErrorKind::PermissionDenied => {
             "permission denied: make it readable for the user hostgate runs as".to_owned()
         }
-        io::ErrorKind::IsADirectory => format!("{error}: rename it without `.toml`, or remove it"),
+        io::ErrorKind::IsADirectory if as_what == Use::Policies => {
+            format!("{error}: rename it without `.toml`, or remove it")
+        }
+        io::ErrorKind::IsADirectory | io::ErrorKind::InvalidInput => format!("{error}: a regular file is needed"),
         _ => error.to_string(),
     };
     let (file, metadata) = regular_file::open(path).map_err(plain)?;

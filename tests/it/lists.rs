@@ -136,6 +136,26 @@ fn list_directories_that_are_none_are_warned_of_and_those_of_the_kernel_refused(
 }
 
 #[test]
+fn list_that_is_no_regular_file_says_what_it_is_and_what_is_needed() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, "allowed_hostnames = ['a.test']").start();
+    fs::create_dir(server.policies("folder")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(server.policies("fifo")).status().unwrap().success());
+    for (name, what) in [
+        ("folder", "it is a directory, not a file: a regular file is needed"),
+        ("fifo", "it is not a regular file but a FIFO: a regular file is needed"),
+        ("/dev/null", "it is not a regular file but a device: a regular file is needed"),
+        ("/proc/version", "it leads to a tree of the kernel"),
+        ("none", "there is no such file: paths are relative to the policy file"),
+    ] {
+        server.write("x.toml", listing(name));
+        let error = server.until(what, || Some(server.wait_error()).filter(|error| error.contains(what)));
+        assert!(!error.contains("without `.toml`"), "{error}");
+        assert_eq!(error.contains("relative"), name == "none", "{error}");
+    }
+}
+
+#[test]
 fn what_a_list_holds_is_shown_by_check_and_not_by_the_server() {
     let upstream = FakeUpstream::start();
     let server = Setup::policy(&upstream, "allowed_hostnames = ['*.test']").start();

@@ -23,7 +23,7 @@ use super::super::tree::{Bindings, FilePath, Tree};
 use super::super::{assemble, trial};
 use super::known::{Kept, Known, Seen};
 use super::report::Report;
-use super::{Held, Library, ListText, ReadList, Reloaded, Settled, role};
+use super::{Held, Library, ListText, NO_SUCH_FILE, ReadList, Reloaded, Settled, role};
 
 /// How the first load and a reload differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,9 +255,13 @@ impl Library {
                     let path = quoted(&reference.value.to_string_lossy());
                     let error = source.error(reference.span, format!("list file {path} cannot be read: {why}"));
                     let kept = lists.get(&reference.value).is_some_and(|list| list.in_force.is_some());
-                    let help =
-                        if kept { "its last content stays in force" } else { "paths are relative to the policy file" };
-                    error.help(help)
+                    if kept {
+                        error.help("its last content stays in force")
+                    } else if why == NO_SUCH_FILE {
+                        error.help("paths are relative to the policy file")
+                    } else {
+                        error
+                    }
                 });
             }
         }
