@@ -47,6 +47,9 @@ const RENEWED_PART: u32 = 10;
 /// How long an answer whose TTL is 0 may serve others that ask for the same.
 const BRIEF: Duration = Duration::from_secs(1);
 
+/// How long such an answer is kept for those that must not ask again.
+const LAPSED: Duration = Duration::from_mins(1);
+
 /// How often such an answer is asked for within [`BRIEF`].
 const MAX_BRIEF: u8 = 8;
 
@@ -87,6 +90,11 @@ pub enum Hit {
         response: Arc<Response>,
         /// Whether to try an upstream before it is used.
         refresh: Refresh,
+    },
+    /// An answer that was for one query alone, a moment ago: for one that must not be asked upstream.
+    Lapsed {
+        /// The answer as it came.
+        response: Arc<Response>,
     },
     /// No upstream could answer, a moment ago: asking again so soon would bring the same (RFC 9520).
     Failed(Arc<Failure>),
@@ -244,13 +252,13 @@ impl Cache {
             What::Failure(_) => return Hit::Miss,
         };
         if kept.brief > 0 {
-            if left.is_zero() {
-                shard.remove(hash, &key);
-                return Hit::Miss;
-            }
             return match kept.brief {
-                MAX_BRIEF.. => Hit::Fresh { response, age, left, renewal: Renewal::No },
-                _ => Hit::Miss,
+                MAX_BRIEF.. if !left.is_zero() => Hit::Fresh { response, age, left, renewal: Renewal::No },
+                _ if age < LAPSED => Hit::Lapsed { response },
+                _ => {
+                    shard.remove(hash, &key);
+                    Hit::Miss
+                }
             };
         }
         if !left.is_zero() {

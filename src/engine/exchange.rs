@@ -114,7 +114,7 @@ impl<'a> Exchange<'a> {
         if self.engine.in_flight.holds(question) {
             return None;
         }
-        let spent = self.engine.budgets.ask(account, &self.query.qname, now).err()?;
+        let spent = self.engine.budgets.ask(account, &self.query.qname, self.query.qtype, now).err()?;
         self.log_spent(account, spent, now);
         if self.audits() {
             self.over = Some(spent);
@@ -143,8 +143,8 @@ impl<'a> Exchange<'a> {
         }
         let client = self.asker.client.map_or_else(|| self.asked.source.to_string(), |client| client.id().to_owned());
         let policy = self.asker.policy().map_or("", Policy::id);
-        let names = format!("{}", Named(account.scope));
-        tracing::warn!(client, policy, names, limit = spent.key(), "budget spent; what is new is denied for now");
+        let names = Named(account.scope).to_string();
+        tracing::warn!(client, policy, names, limit = spent.key(), "budget spent; going on with what is known");
     }
 
     /// Returns whether the policy only records what it would deny.
@@ -154,8 +154,13 @@ impl<'a> Exchange<'a> {
 
     /// Answers a question that must not be asked upstream, as a limit of the policy's budget is spent.
     pub(super) fn answer_spent(&self, spent: Spent, out: &mut Vec<u8>) {
-        let verdict = Verdict { action: Action::Deny, reason: Reason::Budget, audited: false };
-        self.deny_spent(spent, Negative::NxDomain, out);
+        // A known name exists, or may: NXDOMAIN would be for all of its types.
+        let (action, negative) = match spent {
+            Spent::Repeats => (Action::NoData, Negative::NoData),
+            _ => (Action::Deny, Negative::NxDomain),
+        };
+        let verdict = Verdict { action, reason: Reason::Budget, audited: false };
+        self.deny_spent(spent, negative, out);
         self.record(verdict, out, Origin::None, None, None);
     }
 
@@ -179,11 +184,14 @@ impl<'a> Exchange<'a> {
             Spent::Deepest => format!("names of {} labels at {}", budget.deepest, Named(scope)),
         };
         let until = match spent {
-            Spent::Longest | Spent::Deepest => "longer ones are never asked for",
-            _ => "known names go on, new ones in some seconds",
+            Spent::Longest | Spent::Deepest => "others are never asked for",
+            Spent::Repeats => "until it is released, old answers serve",
+            Spent::Answers | Spent::Addresses => "addresses go on, a few at a time",
+            Spent::Names | Spent::Octets => "known names go on, new ones when it is released",
         };
         let message = policy.and_then(Policy::message).map_or_else(String::new, |message| format!(". {message}"));
-        format!("denied by the budget of policy {}: {what}; {until}{message}", policy.map_or("", Policy::id))
+        let key = spent.key();
+        format!("denied by budget.{key} of policy {}: {what}; {until}{message}", policy.map_or("", Policy::id))
     }
 
     /// Answers with data past its time (RFC 8767 §4).

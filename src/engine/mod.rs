@@ -214,12 +214,14 @@ impl Engine {
                 exchange.answer_failure(&failure, Origin::Hit, out);
                 Step::Answer
             }
-            hit @ (Hit::Stale { .. } | Hit::Miss) => {
+            hit @ (Hit::Stale { .. } | Hit::Lapsed { .. } | Hit::Miss) => {
                 let question = query.to_question();
                 if let Some(spent) = exchange.count_question(&question, now) {
                     match hit {
                         // A name in use goes on, with what was last heard of it.
-                        Hit::Stale { response, .. } if spent == Spent::Repeats => exchange.answer_stale(&response, out),
+                        Hit::Stale { response, .. } | Hit::Lapsed { response } if spent == Spent::Repeats => {
+                            exchange.answer_stale(&response, out);
+                        }
                         _ => exchange.answer_spent(spent, out),
                     }
                     return Step::Answer;
@@ -411,7 +413,7 @@ impl Engine {
             Hit::Fresh { response, age, .. } => {
                 exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
             }
-            Hit::Failed(_) | Hit::Miss => exchange.answer_failure(failure, Origin::Miss, out),
+            Hit::Failed(_) | Hit::Lapsed { .. } | Hit::Miss => exchange.answer_failure(failure, Origin::Miss, out),
         }
     }
 

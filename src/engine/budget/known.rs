@@ -6,14 +6,14 @@
 //! former one alone is entered again, so whatever is in use stays known, and the rest is forgotten.
 
 /// The bits of a filter.
-const BITS: usize = 1 << 15;
+const BITS: usize = 1 << 16;
 
 /// The bits that an entry sets: with [`CAPACITY`] entries, one in 10⁷ of those that were never entered is found. A client
 /// may try as many as it likes, and what is found costs it less.
 const PROBES: usize = 12;
 
 /// The entries of a filter when the other one takes its place.
-const CAPACITY: usize = 800;
+const CAPACITY: usize = 1600;
 
 /// A set of hashes that forgets what was not used for long.
 #[derive(Debug, Default)]

@@ -16,6 +16,7 @@ use self::known::Known;
 use crate::bounds::{MAX_ALLOWANCES, MAX_BUDGET_LINES, MAX_LEDGERS};
 use crate::dns::name::{LowerName, Suffixes};
 use crate::dns::response::{Payload, Response};
+use crate::dns::rtype::RecordType;
 use crate::policy::budget::{ANSWER_BURST, BURST, Budget, DOMAINS, REPEAT_BURST, Scope};
 use crate::share::{ByHolder, Holder};
 
@@ -157,14 +158,29 @@ impl Budgets {
     ///
     /// # Errors
     /// The limit that is spent: the question must not be sent, and nothing was counted.
-    pub(crate) fn ask(&self, account: Account<'_>, qname: &LowerName, now: Duration) -> Result<(), Spent> {
+    pub(crate) fn ask(
+        &self,
+        account: Account<'_>,
+        qname: &LowerName,
+        qtype: RecordType,
+        now: Duration,
+    ) -> Result<(), Spent> {
         let Account { budget, scope, .. } = account;
         let octets = weight(qname, scope);
         let name = self.hasher.hash_one(qname.as_wire());
+        // What every client asks for about a name comes with it.
+        let is_usual = matches!(qtype, RecordType::A | RecordType::AAAA | RecordType::HTTPS);
+        let usual = is_usual.then(|| self.hasher.hash_one((name, qtype.0)));
         self.with(account, now, |ledger, place| {
             let (mut one, mut all) = (*ledger.at(place), ledger.domains);
             let is_domain = matches!(scope, Scope::Domain(_));
             if ledger.known.holds(name) {
+                if let Some(usual) = usual
+                    && !ledger.known.holds(usual)
+                {
+                    ledger.known.insert(usual);
+                    return Ok(());
+                }
                 one.add_repeat(budget, place.times(), now)?;
                 if is_domain {
                     all.add_repeat(budget, DOMAINS, now)?;
@@ -177,6 +193,9 @@ impl Budgets {
                     all.add_name(weight(qname, Scope::Domain(&[0])), budget, DOMAINS, now)?;
                 }
                 ledger.known.insert(name);
+                if let Some(usual) = usual {
+                    ledger.known.insert(usual);
+                }
             }
             (*ledger.at(place), ledger.domains) = (one, all);
             Ok(())

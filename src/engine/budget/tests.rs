@@ -30,7 +30,7 @@ fn text(octets: u32, content: u64) -> Payload {
 fn new_names_are_counted_and_known_ones_go_on() {
     let (budgets, budget) = (Budgets::new(), Budget { names: 10, octets: 1_000_000, ..Budget::default() });
     let one = account("one", &budget);
-    let ask = |number: u32, now| budgets.ask(one, &name(&format!("n{number}.t.test")), now);
+    let ask = |number: u32, now| budgets.ask(one, &name(&format!("n{number}.t.test")), RecordType::A, now);
     for number in 0..50 {
         assert_eq!(ask(number, secs(0)), Ok(()), "{number}: five minutes' worth at once");
     }
@@ -38,9 +38,13 @@ fn new_names_are_counted_and_known_ones_go_on() {
     for number in 0..50 {
         assert_eq!(ask(number, secs(1)), Ok(()), "{number} is known");
     }
-    assert_eq!(budgets.ask(account("two", &budget), &name("x.t.test"), secs(1)), Ok(()), "another client");
+    assert_eq!(
+        budgets.ask(account("two", &budget), &name("x.t.test"), RecordType::A, secs(1)),
+        Ok(()),
+        "another client"
+    );
     let other = Account { scope: Scope::Wildcard(b"\x05other\0"), ..one };
-    assert_eq!(budgets.ask(other, &name("x.other"), secs(1)), Ok(()), "another wildcard");
+    assert_eq!(budgets.ask(other, &name("x.other"), RecordType::A, secs(1)), Ok(()), "another wildcard");
     // A minute releases a minute's worth.
     let released = (1000..1100).filter(|number| ask(*number, secs(60)).is_ok()).count();
     assert_eq!(released, 10);
@@ -53,7 +57,7 @@ fn octets_below_the_wildcard_are_counted() {
     for number in 0..1000 {
         // 16 octets and the label's own.
         let qname = name(&format!("{number:016}.t.test"));
-        passed += match budgets.ask(account("one", &budget), &qname, secs(0)) {
+        passed += match budgets.ask(account("one", &budget), &qname, RecordType::A, secs(0)) {
             Ok(()) => 17,
             Err(spent) => {
                 assert_eq!(spent, Spent::Octets);
@@ -65,7 +69,7 @@ fn octets_below_the_wildcard_are_counted() {
     // Long labels count more: 1 + 63 · 63 / 16.
     let long = (0..10).filter(|number| {
         let qname = name(&format!("{number:063}.t.test"));
-        budgets.ask(account("two", &budget), &qname, secs(0)).is_ok()
+        budgets.ask(account("two", &budget), &qname, RecordType::A, secs(0)).is_ok()
     });
     assert_eq!(long.count(), 2);
 }
@@ -76,7 +80,7 @@ fn known_names_are_asked_again_so_many_times() {
     let mut asked = 0;
     for tenth in 0..6000 {
         let now = Duration::from_millis(tenth * 100);
-        asked += u32::from(budgets.ask(account("one", &budget), &name("x.t.test"), now).is_ok());
+        asked += u32::from(budgets.ask(account("one", &budget), &name("x.t.test"), RecordType::A, now).is_ok());
     }
     // Ten minutes, and two minutes' worth at once; the first one was new.
     assert!((715..=725).contains(&asked), "{asked}");
@@ -85,14 +89,14 @@ fn known_names_are_asked_again_so_many_times() {
 #[test]
 fn long_and_deep_names_are_never_asked_for() {
     let (budgets, budget) = (Budgets::new(), Budget::default());
-    let ask = |text: &str| budgets.ask(account("one", &budget), &name(text), secs(0));
+    let ask = |text: &str| budgets.ask(account("one", &budget), &name(text), RecordType::A, secs(0));
     let long = |label: usize| format!("{}.{}.t.test", "a".repeat(63), "b".repeat(label));
     assert_eq!((ask(&long(63)), ask(&long(62))), (Ok(()), Ok(())));
     assert_eq!(ask(&format!("c.{}", long(63))), Err(Spent::Longest));
     assert_eq!(ask(&format!("{}t.test", "d.".repeat(10))), Ok(()));
     assert_eq!(ask(&format!("{}t.test", "d.".repeat(11))), Err(Spent::Deepest));
     let reverse = Account { scope: Scope::Domain(b"\x04arpa\0"), ..account("one", &budget) };
-    assert_eq!(budgets.ask(reverse, &name(&format!("{}ip6.arpa", "0.".repeat(32))), secs(0)), Ok(()));
+    assert_eq!(budgets.ask(reverse, &name(&format!("{}ip6.arpa", "0.".repeat(32))), RecordType::PTR, secs(0)), Ok(()));
 }
 
 #[test]
@@ -127,7 +131,9 @@ fn all_domains_together_have_a_budget_of_their_own() {
     for domain in 0..1000 {
         let qname = name(&format!("x.d{domain}.test"));
         let scope = Scope::Domain(&qname.as_wire()[2..]);
-        passed += u32::from(budgets.ask(Account { scope, ..account("one", &budget) }, &qname, secs(0)).is_ok());
+        passed += u32::from(
+            budgets.ask(Account { scope, ..account("one", &budget) }, &qname, RecordType::A, secs(0)).is_ok(),
+        );
     }
     // Five minutes' worth of 2, sixteen times over.
     assert_eq!(passed, 160);
@@ -138,14 +144,14 @@ fn ledgers_and_allowances_are_bounded() {
     let (budgets, budget) = (Budgets::new(), Budget::default());
     for number in 0..2 * MAX_LEDGERS {
         let now = secs(u64::try_from(number).unwrap() / 1000);
-        let _ = budgets.ask(account(&number.to_string(), &budget), &name("x.t.test"), now);
+        let _ = budgets.ask(account(&number.to_string(), &budget), &name("x.t.test"), RecordType::A, now);
     }
     let ledgers: usize = budgets.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
     assert!(ledgers <= MAX_LEDGERS, "{ledgers}");
     for domain in 0..4 * MAX_ALLOWANCES {
         let qname = name(&format!("x.d{domain}.test"));
         let scope = Scope::Domain(&qname.as_wire()[2..]);
-        let _ = budgets.ask(Account { scope, ..account("one", &budget) }, &qname, secs(100));
+        let _ = budgets.ask(Account { scope, ..account("one", &budget) }, &qname, RecordType::A, secs(100));
     }
     let shard = budgets.shard(Holder::named("one"));
     assert_eq!(shard[&Holder::named("one")].allowances.len(), MAX_ALLOWANCES);
@@ -158,13 +164,15 @@ fn many_scopes_do_not_give_back_what_one_has_used() {
     for round in 0..50 {
         for number in 0..100 {
             passed += u32::from(
-                budgets.ask(account("one", &budget), &name(&format!("x{number}r{round}.t.test")), secs(0)).is_ok(),
+                budgets
+                    .ask(account("one", &budget), &name(&format!("x{number}r{round}.t.test")), RecordType::A, secs(0))
+                    .is_ok(),
             );
         }
         for other in 0..2 * MAX_ALLOWANCES {
             let qname = name(&format!("x.w{other}.test"));
             let scope = Scope::Wildcard(&qname.as_wire()[2..]);
-            let _ = budgets.ask(Account { scope, ..account("one", &budget) }, &qname, secs(0));
+            let _ = budgets.ask(Account { scope, ..account("one", &budget) }, &qname, RecordType::A, secs(0));
         }
     }
     assert_eq!(passed, 10);

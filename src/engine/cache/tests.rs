@@ -73,6 +73,7 @@ fn short(hit: &Hit) -> String {
         Hit::Stale { refresh: Refresh::Due, .. } => "stale".to_owned(),
         Hit::Stale { refresh: Refresh::FailedLately, .. } => "stale lately".to_owned(),
         Hit::Failed(failure) => format!("failed {}", failure.kind.as_str()),
+        Hit::Lapsed { .. } => "lapsed".to_owned(),
         Hit::Miss => "miss".to_owned(),
     }
 }
@@ -103,8 +104,8 @@ fn negative_answers_are_kept_by_their_soa() {
         (3, 900, 60, "fresh 0 60"),
         (3, 30, 60, "fresh 0 30"),
         (0, 900, 120, "fresh 0 120"),
-        (3, 0, 60, "miss"),
-        (3, 60, 0, "miss"),
+        (3, 0, 60, "lapsed"),
+        (3, 60, 0, "lapsed"),
     ];
     for &(rcode, ttl, minimum, expected) in CASES {
         let (cache, question) = (cache(), question("www.example"));
@@ -118,8 +119,9 @@ fn an_answer_without_a_ttl_is_not_kept_nor_what_it_replaces() {
     let (cache, question) = (cache(), question("www.example"));
     cache.insert(&question, positive(&question, 300), ONE, secs(0));
     cache.insert(&question, positive(&question, 0), ONE, secs(1));
-    assert_eq!(short(&cache.get(&question, ONE, secs(1))), "miss");
-    assert_eq!(short(&cache.get(&question, ONE, secs(3))), "miss");
+    assert_eq!(short(&cache.get(&question, ONE, secs(1))), "lapsed");
+    assert_eq!(short(&cache.get(&question, ONE, secs(60))), "lapsed");
+    assert_eq!(short(&cache.get(&question, ONE, secs(61))), "miss");
     assert_eq!(cache.stats().entries, 0, "and it is forgotten");
 }
 
@@ -130,7 +132,7 @@ fn an_answer_without_a_ttl_is_asked_for_eight_times_a_second_at_most() {
     for step in 0..1000 {
         let now = Duration::from_millis(step * 10);
         match cache.get(&question, ONE, now) {
-            Hit::Miss => {
+            Hit::Miss | Hit::Lapsed { .. } => {
                 cache.insert(&question, positive(&question, 0), ONE, now);
                 asked += 1;
             }
