@@ -45,10 +45,10 @@ fn main() {
     let count = words.get(1).and_then(|word| word.parse().ok()).unwrap_or(1);
     for &(name, queries, with_opt) in chosen {
         let fixture = Fixture::new(ROUND, with_opt);
-        let (messages, source) = match queries {
-            Queries::Denied => (&fixture.denied, CLIENT),
-            Queries::Allowed => (&fixture.allowed, CLIENT),
-            Queries::Heavy => (&fixture.heavy, INSPECTED),
+        let messages = match queries {
+            Queries::Denied => &fixture.denied,
+            Queries::Allowed => &fixture.allowed,
+            Queries::Heavy => &fixture.heavy,
         };
         if name.starts_with("record") {
             record_all(&fixture, messages, count);
@@ -56,7 +56,11 @@ fn main() {
         }
         let mut out = Vec::with_capacity(1232);
         for message in messages.iter().cycle().take(count) {
-            let is_answered = fixture.answer_to(source, Transport::Udp, black_box(message), &mut out);
+            // The address is a constant, as it was when this was first counted.
+            let is_answered = match queries {
+                Queries::Heavy => fixture.answer_to(INSPECTED, Transport::Udp, black_box(message), &mut out),
+                _ => fixture.answer_to(CLIENT, Transport::Udp, black_box(message), &mut out),
+            };
             assert!(is_answered, "it needs no upstream");
         }
     }
