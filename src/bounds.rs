@@ -215,7 +215,7 @@ pub(crate) const MAX_ASKING: usize = 512;
 /// does not fail for want of a place.
 pub(crate) const MAX_ASKING_OF_CLIENT: usize = MAX_ASKING / 2;
 
-/// Clients whose use of a budget is kept in mind, of up to 32 KiB each; the one that was not used for longest goes.
+/// Clients whose use of a budget is kept in mind, of under 2 KiB mostly, 32 KiB at most; the one that was not used for longest goes.
 pub(crate) const MAX_LEDGERS: usize = 4096;
 /// Wildcards and domains of one client whose budgets are kept apart; all others count as one.
 pub(crate) const MAX_ALLOWANCES: usize = 256;

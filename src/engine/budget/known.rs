@@ -3,7 +3,8 @@
 //! Two Bloom filters (Bloom: "Space/Time Trade-offs in Hash Coding with Allowable Errors", CACM 13(7), 1970) that take
 //! turns (Yoon: "Aging Bloom Filter with Two Active Buffers for Dynamic Sets", IEEE TKDE 22(1), 2010): new entries go into
 //! the active one; when that is full it becomes the former one, and an empty one takes its place. What is found in the
-//! former one alone is entered again, so whatever is in use stays known, and the rest is forgotten.
+//! former one alone is entered again, so whatever is in use stays known, and the rest is forgotten. The first entries are kept
+//! as they are: most clients have no more.
 
 /// The bits of a filter.
 const BITS: usize = 1 << 16;
@@ -15,9 +16,14 @@ const PROBES: usize = 12;
 /// The entries of a filter when the other one takes its place.
 const CAPACITY: usize = 1600;
 
+/// The entries that are kept as they are, before there is a filter.
+const FIRST: usize = 64;
+
 /// A set of hashes that forgets what was not used for long.
 #[derive(Debug, Default)]
 pub(super) struct Known {
+    /// The first entries; empty once there is a filter.
+    first: Vec<u64>,
     /// The filter that takes entries; none before the first one.
     active: Option<Box<Filter>>,
     /// The filter that took them before.
@@ -32,6 +38,9 @@ type Filter = [u64; BITS / 64];
 impl Known {
     /// Returns whether `hash` was entered; by chance also of one that was not.
     pub(super) fn holds(&mut self, hash: u64) -> bool {
+        if self.active.is_none() {
+            return self.first.contains(&hash);
+        }
         let is_in = |filter: &Option<Box<Filter>>| filter.as_ref().is_some_and(|filter| has(filter, hash));
         if is_in(&self.active) {
             return true;
@@ -45,6 +54,17 @@ impl Known {
 
     /// Enters `hash`.
     pub(super) fn insert(&mut self, hash: u64) {
+        if self.active.is_none() && self.first.len() < FIRST {
+            return self.first.push(hash);
+        }
+        for first in std::mem::take(&mut self.first) {
+            self.enter(first);
+        }
+        self.enter(hash);
+    }
+
+    /// Enters `hash` into the active filter.
+    fn enter(&mut self, hash: u64) {
         if self.count >= CAPACITY {
             self.former = self.active.take();
             self.count = 0;
