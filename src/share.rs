@@ -121,13 +121,17 @@ pub(crate) struct Seat {
 impl Shares {
     /// Makes shares of `capacity` in all, of which one holder gets `most` at most.
     pub(crate) fn new(capacity: usize, most: usize) -> Arc<Self> {
-        Arc::new(Self { shards: Default::default(), used: AtomicUsize::new(0), capacity, most, kept: 0, little: 0 })
+        Self::keeping(capacity, most, 0, 0)
     }
 
     /// Makes shares as [`Shares::new`] does, of which an eighth is kept for holders of little: greedy ones that come one
     /// after the other, and take half of what is left each time, leave it.
     pub(crate) fn with_reserve(capacity: usize, most: usize) -> Arc<Self> {
-        let (kept, little) = (capacity / 8, capacity / 128);
+        Self::keeping(capacity, most, capacity / 8, capacity / 128)
+    }
+
+    /// Makes shares of which `kept` is left to holders of no more than `little`.
+    fn keeping(capacity: usize, most: usize, kept: usize, little: usize) -> Arc<Self> {
         Arc::new(Self { shards: Default::default(), used: AtomicUsize::new(0), capacity, most, kept, little })
     }
 

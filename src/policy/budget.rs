@@ -87,13 +87,9 @@ impl<'s> Decision<'s> {
     where
         's: 'a,
     {
-        if self.action != Action::Allow {
-            return None;
-        }
-        let budget = self.policy?.budget()?;
+        let budget = self.policy?.budget().filter(|_| self.is_budgeted())?;
         let scope = match (self.reason, &self.rule) {
-            (Reason::Rule, Some(rule)) if rule.is_wildcard() => Scope::Wildcard(rule.wire()),
-            (Reason::Rule, Some(_)) => return None,
+            (Reason::Rule, Some(rule)) => Scope::Wildcard(rule.wire()),
             // Under `allow_all`, and what `mode = "audit"` lets through.
             _ => Scope::Domain(registrable(qname)),
         };
