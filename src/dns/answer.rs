@@ -129,26 +129,23 @@ pub fn own(query: &Query<'_>, records: impl Iterator<Item = Own>, ttl: u32, limi
     close(query, Rcode::NOERROR, &[], &[], limit, out);
 }
 
-/// Writes the first addresses of what the upstream said as if they were QNAME's own, without the aliases that lead there, and
-/// with them nothing else that the sender chose; `seconds` is their TTL.
-///
-/// Returns whether there are any of the type that was asked for; else nothing was written that can be sent.
-pub fn addresses_alone(query: &Query<'_>, response: &Response, seconds: u32, limit: usize, out: &mut Vec<u8>) -> bool {
+/// Writes addresses of what the upstream said as if they were QNAME's own, without the aliases that lead there, and with them
+/// nothing else that the sender chose; `seconds` is their TTL.
+pub fn addresses_alone(query: &Query<'_>, addresses: &[&[u8]], seconds: u32, limit: usize, out: &mut Vec<u8>) {
     open(query, 0, Rcode::NOERROR, [0, 0], out);
     let mut count: u16 = 0;
     let room = limit.saturating_sub(OPT_LENGTH);
-    for (rtype, data) in response.least_addresses().filter(|(rtype, _)| *rtype == query.qtype) {
+    for data in addresses {
         if out.len() + 12 + data.len() > room {
             break;
         }
         write_pointer(HEADER, out);
-        write_data(rtype, seconds, data, out);
+        write_data(query.qtype, seconds, data, out);
         count += 1;
     }
     // ANCOUNT.
     out[6..8].copy_from_slice(&count.to_be_bytes());
     close(query, Rcode::NOERROR, &[], &[], limit, out);
-    count > 0
 }
 
 /// Writes the answer to a query of type ANY: one HINFO record that says why there is no more (RFC 8482 §4.2).

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::budget::{Account, Budgets, Spent};
+use super::budget::{Account, Budgets, Given, Spent};
 use super::outcome::{Action, Origin, Reason};
 use super::record::{Record, Verdict};
 use super::{Asked, Engine, View};
@@ -124,10 +124,12 @@ impl<'a> Exchange<'a> {
     }
 
     /// Counts an answer that is to be given; returns the limit that is spent, for which it must not be.
-    fn count_answer(&mut self, response: &Response) -> Option<Spent> {
+    fn count_answer(&mut self, response: &Response, origin: Origin) -> Option<Spent> {
         let account = self.account()?;
         let now = self.engine.now();
-        let spent = self.engine.budgets.answer(account, response.payload(), now).err()?;
+        let (qname, payload, is_fresh) = (&self.query.qname, response.payload(), origin == Origin::Miss);
+        let given = Given { qname, payload, addresses: response.addresses(), is_fresh };
+        let spent = self.engine.budgets.answer(account, &given, now).err()?;
         self.log_spent(account, spent, now);
         if self.audits() {
             self.over = Some(spent);
@@ -138,7 +140,7 @@ impl<'a> Exchange<'a> {
 
     /// Logs that a budget is spent, unless that was logged a moment ago.
     fn log_spent(&self, account: Account<'_>, spent: Spent, now: Duration) {
-        if !self.engine.budgets.is_to_be_logged(account, now) {
+        if !self.engine.budgets.is_to_be_logged(account, spent, now) {
             return;
         }
         let client = self.asker.client.map_or_else(|| self.asked.source.to_string(), |client| client.id().to_owned());
@@ -179,14 +181,17 @@ impl<'a> Exchange<'a> {
             Spent::Octets => format!("{} octets of new names a minute at {}", budget.octets, Named(scope)),
             Spent::Repeats => format!("{} questions a minute for known names at {}", budget.repeats, Named(scope)),
             Spent::Answers => format!("{} octets of new answers a minute from {}", budget.answers, Named(scope)),
-            Spent::Addresses => format!("{} octets of new addresses a minute from {}", budget.addresses, Named(scope)),
+            Spent::Addresses => {
+                format!("{} octets of new addresses and signatures a minute from {}", budget.addresses, Named(scope))
+            }
             Spent::Longest => format!("names of {} octets at {}", budget.longest, Named(scope)),
             Spent::Deepest => format!("names of {} labels at {}", budget.deepest, Named(scope)),
         };
         let until = match spent {
             Spent::Longest | Spent::Deepest => "others are never asked for",
             Spent::Repeats => "until it is released, old answers serve",
-            Spent::Answers | Spent::Addresses => "addresses go on, a few at a time",
+            Spent::Answers => "addresses go on, a few at a time",
+            Spent::Addresses => "known addresses go on, new ones when it is released",
             Spent::Names | Spent::Octets => "known names go on, new ones when it is released",
         };
         let message = policy.and_then(Policy::message).map_or_else(String::new, |message| format!(". {message}"));
@@ -209,7 +214,7 @@ impl<'a> Exchange<'a> {
         out: &mut Vec<u8>,
     ) {
         if Budgets::counts(response, origin != Origin::Miss)
-            && let Some(spent) = self.count_answer(response)
+            && let Some(spent) = self.count_answer(response, origin)
         {
             return self.answer_without_payload(spent, response, origin, upstream, out);
         }
@@ -278,15 +283,27 @@ impl<'a> Exchange<'a> {
             Judgement::Rewritten(rest) => Some(rest),
             Judgement::Filtered | Judgement::Denied { .. } => None,
         };
-        let seconds = self.view.denied_ttl;
-        let has_addresses =
-            judged.is_some_and(|judged| answer::addresses_alone(self.query, judged, seconds, self.limit(), out));
-        let action = if has_addresses { Action::Allow } else { Action::NoData };
-        if !has_addresses {
+        let addresses = judged.map_or_else(Vec::new, |judged| self.least_addresses(judged));
+        let action = if addresses.is_empty() { Action::NoData } else { Action::Allow };
+        if addresses.is_empty() {
             self.deny_spent(spent, Negative::NoData, out);
+        } else {
+            answer::addresses_alone(self.query, &addresses, self.view.denied_ttl, self.limit(), out);
         }
         self.engine.metrics.origin(origin);
         self.record(Verdict { action, reason: Reason::Budget, audited: false }, out, origin, upstream, Some(response));
+    }
+
+    /// Returns the addresses of a response that the budget has room for, where it has none for all of it.
+    fn least_addresses<'r>(&self, response: &'r Response) -> Vec<&'r [u8]>
+    where
+        'a: 'r,
+    {
+        let is_address = matches!(self.query.qtype, RecordType::A | RecordType::AAAA);
+        let Some(account) = self.account().filter(|_| is_address) else { return Vec::new() };
+        let (qname, payload) = (&self.query.qname, response.payload());
+        let given = Given { qname, payload, addresses: response.addresses(), is_fresh: false };
+        self.engine.budgets.addresses(account, &given, self.engine.now())
     }
 
     /// Answers SERVFAIL, saying why (RFC 8914 §4.23, §4.24), with what an upstream itself said of it; from the cache,
@@ -300,7 +317,7 @@ impl<'a> Exchange<'a> {
         match &failure.response {
             // What all upstreams fail at is theirs to explain.
             Some(response) if failure.kind == FailureKind::ServFail => {
-                let is_counted = self.count_answer(response).is_none();
+                let is_counted = self.count_answer(response, origin).is_none();
                 let texts = if is_counted { Texts::Keep } else { Texts::Leave };
                 answer::servfail_as(self.query, response, cached.as_slice(), texts, out);
             }

@@ -11,8 +11,8 @@ use crate::dns::name::LowerName;
 
 /// What a client may look up below one wildcard (or, under `allow_all`, one registrable domain) that is new, a minute.
 ///
-/// [`BURST`] minutes' worth of names and their octets may be used at once, [`ANSWER_BURST`] of answers and
-/// [`REPEAT_BURST`] of repeats.
+/// [`BURST`] minutes' worth of names and their octets may be used at once, [`ANSWER_BURST`] of answers, [`ADDRESS_BURST`] of
+/// addresses and [`REPEAT_BURST`] of repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Budget {
     /// New names.
@@ -22,10 +22,9 @@ pub struct Budget {
     pub octets: u32,
     /// Questions about known names that have to be asked again, as their answers are no longer kept.
     pub repeats: u32,
-    /// Octets of new answers: data of types other than A and AAAA.
+    /// Octets of new answers: data of types other than A, AAAA and DNSSEC's.
     pub answers: u32,
-    /// Octets of new addresses; beyond that an answer has
-    /// [`LEAST_ADDRESSES`](crate::dns::response::LEAST_ADDRESSES).
+    /// Octets of new addresses, less where their prefixes are known, and of DNSSEC records.
     pub addresses: u32,
     /// Octets of the labels of one name, as far as these are below the wildcard.
     pub longest: u32,
@@ -36,20 +35,24 @@ pub struct Budget {
 /// The minutes' worth of a budget that may be used at once.
 pub const BURST: u32 = 5;
 
-/// The minutes' worth of octets of answers and addresses that may be used at once.
+/// The minutes' worth of octets of answers that may be used at once.
 pub const ANSWER_BURST: u32 = 3;
 
+/// The minutes' worth of octets of addresses that may be used at once by whole answers; one more is kept for answers that are
+/// cut down to an address.
+pub const ADDRESS_BURST: u32 = 4;
+
 /// The minutes' worth of repeats that may be used at once.
-pub const REPEAT_BURST: u32 = 2;
+pub const REPEAT_BURST: u32 = 1;
 
 /// How many times the budget of one domain a client under `allow_all` has over all domains.
 pub const DOMAINS: u32 = 16;
 
 impl Default for Budget {
-    /// Returns what real work never uses up and a tunnel cannot live on. Below one wildcard, encoders of names get 4 KiB out
-    /// in the first minute and 0.6 KiB in each one after that; encoders of answers 1.5 KiB in, and 0.4 KiB; addresses carry some more.
+    /// Returns what real work never uses up and a tunnel cannot live on: below one wildcard, 4 KiB out and 5 KiB in within the
+    /// first minute, 1 KiB in each one after it.
     fn default() -> Self {
-        Self { names: 64, octets: 1024, repeats: 300, answers: 384, addresses: 2048, longest: 128, deepest: 10 }
+        Self { names: 64, octets: 960, repeats: 200, answers: 384, addresses: 640, longest: 128, deepest: 10 }
     }
 }
 

@@ -19,7 +19,7 @@ use std::hash::{Hash, Hasher};
 
 pub use casing::Casing;
 pub use judge::{Judgement, ResponseRules, judge};
-pub use payload::{LEAST_ADDRESSES, Part, Payload};
+pub use payload::{Part, Payload, address_content};
 
 use chain::Selection;
 use inspected::Inspected;
@@ -312,9 +312,9 @@ impl Response {
         self.withheld.is_noted()
     }
 
-    /// Returns the first addresses of the answer, [`LEAST_ADDRESSES`] octets of them: type, data.
-    pub(super) fn least_addresses(&self) -> impl Iterator<Item = (RecordType, &[u8])> {
-        payload::least_addresses(self.message())
+    /// Returns the addresses of the answer section, in its order: 4 or 16 octets each.
+    pub fn addresses(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        payload::addresses(self.message())
     }
 
     /// Returns the targets of the CNAME chain, in order.

@@ -1,5 +1,5 @@
 //! How much of a response is data that its sender chose, and whether two responses carry the same: what a budget for
-//! answers counts.
+//! answers and addresses counts.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::LazyLock;
@@ -12,16 +12,15 @@ use crate::dns::wire::{HEADER, Header, u16_at};
 /// What a response carries besides what was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
-    /// The answer section without its addresses.
+    /// The answer section without its addresses and DNSSEC records.
     pub answer: Part,
-    /// The other sections, and Extended DNS Errors.
+    /// The other sections without their DNSSEC records, and Extended DNS Errors.
     pub rest: Part,
-    /// The addresses of the answer section.
+    /// The DNSSEC records of all sections (RFC 4034, RFC 5155).
+    pub dnssec: Part,
+    /// The addresses of the answer section, in any order.
     pub addresses: Part,
 }
-
-/// The octets of addresses that an answer always has: four of IPv4, one of IPv6.
-pub const LEAST_ADDRESSES: usize = 16;
 
 /// One part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +28,7 @@ pub struct Part {
     /// Octets of RDATA, and of owner names where these are the sender's choice too; names in full.
     pub octets: u32,
     /// The same for the same records in the same order, with any TTLs; a hash with a key of this process. The order is the
-    /// sender's choice as well.
+    /// sender's choice as well; that of addresses is counted by itself.
     pub content: u64,
 }
 
@@ -72,7 +71,8 @@ impl Payload {
     /// Returns the octets of all parts.
     #[must_use]
     pub const fn octets(&self) -> u32 {
-        self.answer.octets.saturating_add(self.rest.octets).saturating_add(self.addresses.octets)
+        let Self { answer, rest, dnssec, addresses } = self;
+        answer.octets.saturating_add(rest.octets).saturating_add(dnssec.octets).saturating_add(addresses.octets)
     }
 
     /// Returns what a well-formed message carries, with these EDE options beside it.
@@ -93,10 +93,22 @@ impl Part {
         self.octets = self.octets.saturating_add(u32::try_from(octets).unwrap_or(u32::MAX));
         self.content = self.content.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(content);
     }
+
+    /// Adds an address, of which the place among the others makes no difference.
+    fn add_address(&mut self, data: &[u8]) {
+        self.octets = self.octets.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX));
+        self.content = self.content.wrapping_add(address_content(data));
+    }
 }
 
-/// Returns the first addresses in the answer section of a well-formed message, [`LEAST_ADDRESSES`] of them: type, data.
-pub(super) fn least_addresses(message: &[u8]) -> impl Iterator<Item = (RecordType, &[u8])> {
+/// Returns the content of one address: what [`Payload::addresses`] of a response with this address alone has.
+#[must_use]
+pub fn address_content(data: &[u8]) -> u64 {
+    KEY.hash_one(data)
+}
+
+/// Returns the addresses in the answer section of a well-formed message, in its order.
+pub(super) fn addresses(message: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     let mut reader = Reader { message, at: HEADER };
     let header = Header::read(message).filter(|_| reader.name(&mut |_| {}).is_some());
     reader.at += 4;
@@ -108,14 +120,29 @@ pub(super) fn least_addresses(message: &[u8]) -> impl Iterator<Item = (RecordTyp
         reader.at = start + usize::from(length);
         Some((rtype, message.get(start..reader.at)?))
     });
-    let addresses = records.filter(|(rtype, _)| matches!(*rtype, RecordType::A | RecordType::AAAA));
-    addresses.scan(0, |octets, (rtype, data)| {
-        *octets += data.len();
-        (*octets <= LEAST_ADDRESSES).then_some((rtype, data))
-    })
+    records.filter(|(rtype, _)| is_address(*rtype)).map(|(_, data)| data)
+}
+
+/// Returns whether records of a type hold addresses.
+const fn is_address(rtype: RecordType) -> bool {
+    matches!(rtype, RecordType::A | RecordType::AAAA)
+}
+
+/// Returns whether records of a type serve to prove others, or that there are none.
+const fn is_dnssec(rtype: RecordType) -> bool {
+    matches!(
+        rtype,
+        RecordType::DS
+            | RecordType::RRSIG
+            | RecordType::NSEC
+            | RecordType::DNSKEY
+            | RecordType::NSEC3
+            | RecordType::NSEC3PARAM
+    )
 }
 
 /// A walk through a message.
+#[derive(Clone)]
 struct Reader<'a> {
     /// The message.
     message: &'a [u8],
@@ -156,14 +183,22 @@ impl Reader<'_> {
         if section == Section::Answer && owner.iter().any(u8::is_ascii_uppercase) {
             count(owner);
         }
-        let part = match section {
-            Section::Answer if matches!(rtype, RecordType::A | RecordType::AAAA) => &mut payload.addresses,
-            Section::Answer => &mut payload.answer,
-            Section::Authority | Section::Additional => {
-                Reader { message: self.message, at: owner_at }.name(&mut count)?;
-                &mut payload.rest
+        if section == Section::Answer && is_address(rtype) {
+            payload.addresses.add_address(self.message.get(self.at..end)?);
+            if octets > 0 {
+                payload.answer.add(octets, hasher.finish());
             }
+            self.at = end;
+            return Some(());
+        }
+        let part = match section {
+            _ if is_dnssec(rtype) => &mut payload.dnssec,
+            Section::Answer => &mut payload.answer,
+            Section::Authority | Section::Additional => &mut payload.rest,
         };
+        if section != Section::Answer {
+            Reader { message: self.message, at: owner_at }.name(&mut count)?;
+        }
         for field in layout(rtype) {
             match field {
                 Field::Fixed(length) => self.octets(*length, &mut count)?,

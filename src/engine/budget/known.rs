@@ -17,7 +17,7 @@ const PROBES: usize = 12;
 const CAPACITY: usize = 1600;
 
 /// The entries that are kept as they are, before there is a filter.
-const FIRST: usize = 64;
+const FIRST: usize = 128;
 
 /// A set of hashes that forgets what was not used for long.
 #[derive(Debug, Default)]

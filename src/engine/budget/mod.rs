@@ -2,9 +2,10 @@
 //!
 //! Only what is sent to upstreams is counted, and what comes back for the first time: a name that is cached or known goes
 //! on when a budget is spent. Each client has a ledger: the names and answers it knows (a [`Known`] filter) and an
-//! allowance for each wildcard, of meters by the generic cell rate algorithm (ITU-T I.371, Annex A): a meter is the time
-//! until which what was used has been paid for, which must not lie more than some minutes ahead.
+//! [`Allowance`] for each wildcard.
 
+mod addresses;
+mod allowance;
 mod known;
 
 use std::collections::HashMap;
@@ -12,12 +13,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use self::addresses::{Cost, Set};
+use self::allowance::{Allowance, Use, millis, minute};
 use self::known::Known;
 use crate::bounds::{MAX_ALLOWANCES, MAX_BUDGET_LINES, MAX_LEDGERS};
 use crate::dns::name::{LowerName, Suffixes};
 use crate::dns::response::{Payload, Response};
 use crate::dns::rtype::RecordType;
-use crate::policy::budget::{ANSWER_BURST, BURST, Budget, DOMAINS, REPEAT_BURST, Scope};
+use crate::policy::budget::{Budget, DOMAINS, Scope};
 use crate::share::{ByHolder, Holder};
 
 /// The tables of ledgers, so that threads seldom wait for each other.
@@ -41,7 +44,7 @@ pub(crate) enum Spent {
     Repeats,
     /// Octets of new answers.
     Answers,
-    /// Octets of new addresses.
+    /// Octets of new addresses and DNSSEC records.
     Addresses,
     /// The length of a name.
     Longest,
@@ -101,42 +104,6 @@ struct Ledger {
     used: Duration,
 }
 
-/// What was used of one scope.
-#[derive(Clone, Copy, Debug, Default)]
-struct Allowance {
-    /// New names.
-    names: Meter,
-    /// Their octets.
-    octets: Meter,
-    /// Known names asked for again.
-    repeats: Meter,
-    /// Octets of answers.
-    answers: Meter,
-    /// Octets of addresses.
-    addresses: Meter,
-    /// The minute, counted from 1, in which it was last logged that something was spent.
-    logged: u64,
-}
-
-/// The time, in milliseconds, until which what was used has been paid for.
-#[derive(Clone, Copy, Debug, Default)]
-struct Meter(u64);
-
-impl Meter {
-    /// Returns the meter after `amount` more at `rate` a minute; `None` if more than `burst` minutes would then lie ahead.
-    fn after(self, amount: u32, rate: u64, burst: u32, now: Duration) -> Option<Self> {
-        if amount == 0 {
-            return Some(self);
-        }
-        let now = millis(now);
-        let paid = self.0.max(now) + (u64::from(amount) * MINUTE).checked_div(rate)?;
-        (paid <= now + u64::from(burst) * MINUTE).then_some(Self(paid))
-    }
-}
-
-/// A minute in milliseconds.
-const MINUTE: u64 = 60_000;
-
 /// A client and a scope that something is counted for, and by which budget.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Account<'a> {
@@ -146,6 +113,19 @@ pub(crate) struct Account<'a> {
     pub(crate) budget: &'a Budget,
     /// The scope.
     pub(crate) scope: Scope<'a>,
+}
+
+/// An answer that is about to be given.
+#[derive(Clone, Copy)]
+pub(crate) struct Given<'a, I> {
+    /// The name that was asked for.
+    pub(crate) qname: &'a LowerName,
+    /// What the answer carries.
+    pub(crate) payload: &'a Payload,
+    /// The addresses in it, in the sender's order.
+    pub(crate) addresses: I,
+    /// Whether it comes from an upstream just now.
+    pub(crate) is_fresh: bool,
 }
 
 impl Budgets {
@@ -174,16 +154,22 @@ impl Budgets {
         self.with(account, now, |ledger, place| {
             let (mut one, mut all) = (*ledger.at(place), ledger.domains);
             let is_domain = matches!(scope, Scope::Domain(_));
+            // Of a question that every client has of a name, only its place among others says something.
+            let add_usual = |one: &mut Allowance, all: &mut Allowance| {
+                let is_paid = one.add_octets(1, budget, place.times(), now).is_ok();
+                is_paid && (!is_domain || all.add_octets(1, budget, DOMAINS, now).is_ok())
+            };
             if ledger.known.holds(name) {
-                if let Some(usual) = usual
-                    && !ledger.known.holds(usual)
+                let first = usual.filter(|usual| !ledger.known.holds(*usual));
+                if let Some(usual) = first
+                    && add_usual(&mut one, &mut all)
                 {
                     ledger.known.insert(usual);
-                    return Ok(());
-                }
-                one.add_repeat(budget, place.times(), now)?;
-                if is_domain {
-                    all.add_repeat(budget, DOMAINS, now)?;
+                } else {
+                    one.add_repeat(budget, place.times(), now)?;
+                    if is_domain {
+                        all.add_repeat(budget, DOMAINS, now)?;
+                    }
                 }
             } else {
                 check_form(qname, scope, budget)?;
@@ -209,41 +195,89 @@ impl Budgets {
         response.payload().octets() > least
     }
 
-    /// Counts an answer that is about to be given, unless the client was given it before.
+    /// Counts an answer that is about to be given, as far as the client was not given it before.
     ///
     /// # Errors
     /// [`Spent::Answers`] or [`Spent::Addresses`]: the answer must not be given as it is, and nothing was counted.
-    pub(crate) fn answer(&self, account: Account<'_>, payload: &Payload, now: Duration) -> Result<(), Spent> {
+    pub(crate) fn answer<'a, I>(&self, account: Account<'_>, given: &Given<'a, I>, now: Duration) -> Result<(), Spent>
+    where
+        I: Iterator<Item = &'a [u8]> + Clone,
+    {
+        let Payload { answer, rest, dnssec, addresses } = *given.payload;
+        let parts = [answer, rest, dnssec].map(|part| (part.octets, self.hasher.hash_one(part.content)));
+        let set = (addresses.octets > 0).then(|| self.set(given));
         self.with(account, now, |ledger, place| {
-            let Payload { answer, rest, addresses } = *payload;
-            let parts = [answer, rest, addresses].map(|part| (part.octets, self.hasher.hash_one(part.content)));
             let known = &mut ledger.known;
-            let new = parts.map(|(octets, content)| if octets > 0 && !known.holds(content) { octets } else { 0 });
+            let [answer, rest, dnssec] =
+                parts.map(|(octets, content)| if octets > 0 && !known.holds(content) { octets } else { 0 });
+            let cost = set.map_or_else(Cost::default, |set| set.cost(known, given.is_fresh));
+            let data = answer.saturating_add(rest);
+            let steady = dnssec.saturating_add(cost.octets);
             let (mut one, mut all) = (*ledger.at(place), ledger.domains);
-            one.add_answer(new, account.budget, place.times(), now)?;
+            one.add_answer(data, account.budget, place.times(), now)?;
+            one.add_addresses(steady, account.budget, place.times(), (Use::Whole, now))?;
             if matches!(account.scope, Scope::Domain(_)) {
-                all.add_answer(new, account.budget, DOMAINS, now)?;
+                all.add_answer(data, account.budget, DOMAINS, now)?;
+                all.add_addresses(steady, account.budget, DOMAINS, (Use::Whole, now))?;
             }
             (*ledger.at(place), ledger.domains) = (one, all);
-            for (_, (_, content)) in new.iter().zip(parts).filter(|(octets, _)| **octets > 0) {
-                ledger.known.insert(content);
-            }
+            let new = [answer, rest, dnssec].into_iter().zip(parts).filter(|(octets, _)| *octets > 0);
+            let entries = new.map(|(_, (_, content))| content).chain(cost.entries);
+            entries.for_each(|entry| ledger.known.insert(entry));
             Ok(())
         })
     }
 
-    /// Returns whether it should be logged that something of an account is spent: once a minute for each, and not more than
-    /// [`MAX_BUDGET_LINES`] a minute in all.
-    pub(crate) fn is_to_be_logged(&self, account: Account<'_>, now: Duration) -> bool {
-        let minute = millis(now) / MINUTE + 1;
-        let is_first =
-            self.with(account, now, |ledger, place| std::mem::replace(&mut ledger.at(place).logged, minute) != minute);
+    /// Counts addresses of an answer that must not be given as a whole, and returns those that may be: known ones, or as many
+    /// as there is room for.
+    pub(crate) fn addresses<'a, I>(&self, account: Account<'_>, given: &Given<'a, I>, now: Duration) -> Vec<&'a [u8]>
+    where
+        I: Iterator<Item = &'a [u8]> + Clone,
+    {
+        let set = self.set(given);
+        self.with(account, now, |ledger, place| {
+            let (mut one, mut all) = (*ledger.at(place), ledger.domains);
+            let pays = |known: &mut Known, cost: Cost, from_reserve: bool| {
+                let used = if from_reserve { Use::Reserve } else { Use::Whole };
+                let (mut one_after, mut all_after) = (one, all);
+                let mut paid = one_after.add_addresses(cost.octets, account.budget, place.times(), (used, now));
+                if matches!(account.scope, Scope::Domain(_)) {
+                    paid =
+                        paid.and_then(|()| all_after.add_addresses(cost.octets, account.budget, DOMAINS, (used, now)));
+                }
+                if paid.is_ok() {
+                    (one, all) = (one_after, all_after);
+                    cost.entries.into_iter().for_each(|entry| known.insert(entry));
+                }
+                paid.is_ok()
+            };
+            let addresses = set.least(&mut ledger.known, pays);
+            (*ledger.at(place), ledger.domains) = (one, all);
+            addresses
+        })
+    }
+
+    /// Returns the addresses of an answer as what is counted of them.
+    fn set<'a, I>(&self, given: &Given<'a, I>) -> Set<'_, I>
+    where
+        I: Iterator<Item = &'a [u8]> + Clone,
+    {
+        let name = self.hasher.hash_one(given.qname.as_wire());
+        let content = given.payload.addresses.content;
+        Set { key: &self.hasher, name, addresses: given.addresses.clone(), content }
+    }
+
+    /// Returns whether it should be logged that something of an account is spent: once a minute for each limit, and not more
+    /// than [`MAX_BUDGET_LINES`] a minute in all.
+    pub(crate) fn is_to_be_logged(&self, account: Account<'_>, spent: Spent, now: Duration) -> bool {
+        let minute = minute(now);
+        let is_first = self.with(account, now, |ledger, place| ledger.at(place).note_logged(spent, minute));
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.minute != minute {
             *lines = Lines { minute, count: 0 };
         }
         let is_logged = is_first && lines.count < MAX_BUDGET_LINES;
-        lines.count += usize::from(is_logged);
+        lines.count += usize::from(is_first);
         is_logged
     }
 
@@ -318,41 +352,6 @@ impl Ledger {
     }
 }
 
-impl Allowance {
-    /// Adds a new name whose labels count so much, to `times` a budget.
-    fn add_name(&mut self, octets: u32, budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
-        self.names = self.names.after(1, rate(budget.names, times), BURST, now).ok_or(Spent::Names)?;
-        self.octets = self.octets.after(octets, rate(budget.octets, times), BURST, now).ok_or(Spent::Octets)?;
-        Ok(())
-    }
-
-    /// Adds a known name that is asked for again, to `times` a budget.
-    fn add_repeat(&mut self, budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
-        self.repeats = self.repeats.after(1, rate(budget.repeats, times), REPEAT_BURST, now).ok_or(Spent::Repeats)?;
-        Ok(())
-    }
-
-    /// Adds what is new in an answer, of data in both parts of it and of addresses, to `times` a budget.
-    fn add_answer(&mut self, new: [u32; 3], budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
-        let [answer, rest, addresses] = new;
-        let data = self.answers.after(answer.saturating_add(rest), rate(budget.answers, times), ANSWER_BURST, now);
-        let addresses = self.addresses.after(addresses, rate(budget.addresses, times), ANSWER_BURST, now);
-        (self.answers, self.addresses) = (data.ok_or(Spent::Answers)?, addresses.ok_or(Spent::Addresses)?);
-        Ok(())
-    }
-
-    /// Returns the time until which all of it is paid for.
-    fn paid_until(&self) -> u64 {
-        let Self { names, octets, repeats, answers, addresses, logged: _ } = self;
-        [names, octets, repeats, answers, addresses].into_iter().map(|meter| meter.0).max().unwrap_or(0)
-    }
-}
-
-/// Returns so many times a limit.
-fn rate(limit: u32, times: u32) -> u64 {
-    u64::from(limit) * u64::from(times)
-}
-
 /// Returns what the labels of a name below a scope count: their octets, with their lengths; of a label of more than
 /// [`USUAL_LABEL`] octets more, by the square, and twice as much where it is no hostname's. Everyday labels are short; tunnels
 /// make them as long as they can.
@@ -395,11 +394,6 @@ fn make_room(shard: &mut ByHolder<Box<Ledger>>, now: Duration) {
     {
         shard.remove(&oldest);
     }
-}
-
-/// Returns a time in whole milliseconds.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 2)
 }
 
 #[cfg(test)]

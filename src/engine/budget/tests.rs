@@ -1,7 +1,7 @@
 //! The accounts, told the time.
 
 use super::*;
-use crate::dns::response::Part;
+use crate::dns::response::{Part, address_content};
 
 /// Returns so many seconds.
 const fn secs(count: u64) -> Duration {
@@ -24,6 +24,12 @@ fn account<'a>(client: &str, budget: &'a Budget) -> Account<'a> {
 /// Returns what a text answer of so many octets carries.
 fn text(octets: u32, content: u64) -> Payload {
     Payload { answer: Part { octets, content }, ..Payload::default() }
+}
+
+/// Gives an answer that holds no address.
+fn give(budgets: &Budgets, account: Account<'_>, payload: &Payload, now: Duration) -> Result<(), Spent> {
+    let given = Given { qname: &name("x.t.test"), payload, addresses: std::iter::empty(), is_fresh: true };
+    budgets.answer(account, &given, now)
 }
 
 #[test]
@@ -82,8 +88,8 @@ fn known_names_are_asked_again_so_many_times() {
         let now = Duration::from_millis(tenth * 100);
         asked += u32::from(budgets.ask(account("one", &budget), &name("x.t.test"), RecordType::A, now).is_ok());
     }
-    // Ten minutes, and two minutes' worth at once; the first one was new.
-    assert!((715..=725).contains(&asked), "{asked}");
+    // Ten minutes, and a minute's worth at once; the first one was new.
+    assert!((655..=665).contains(&asked), "{asked}");
 }
 
 #[test]
@@ -103,7 +109,7 @@ fn long_and_deep_names_are_never_asked_for() {
 fn new_answers_are_counted_and_known_ones_are_given() {
     let (budgets, budget) = (Budgets::new(), Budget { answers: 1000, ..Budget::default() });
     let one = account("one", &budget);
-    let answer = |payload: &Payload, now| budgets.answer(one, payload, now);
+    let answer = |payload: &Payload, now| give(&budgets, one, payload, now);
     assert_eq!(answer(&text(60_000, 1), secs(0)), Err(Spent::Answers), "more than there ever is");
     assert_eq!(answer(&text(2_000, 2), secs(0)), Ok(()));
     assert_eq!(answer(&text(2_000, 3), secs(0)), Err(Spent::Answers));
@@ -114,14 +120,45 @@ fn new_answers_are_counted_and_known_ones_are_given() {
 }
 
 #[test]
-fn new_addresses_are_counted_apart_from_data() {
+fn new_addresses_are_counted_apart_from_data_and_known_ones_go_on() {
     let (budgets, budget) = (Budgets::new(), Budget { addresses: 64, answers: 0, ..Budget::default() });
-    let addresses = |content| Payload { addresses: Part { octets: 32, content }, ..Payload::default() };
-    let answer = |content, now| budgets.answer(account("one", &budget), &addresses(content), now);
-    assert!((0..6).all(|content| answer(content, secs(0)) == Ok(())));
-    assert_eq!(answer(6, secs(0)), Err(Spent::Addresses));
-    assert_eq!(answer(0, secs(0)), Ok(()), "known");
-    assert_eq!(answer(6, secs(31)), Ok(()));
+    let one = account("one", &budget);
+    let sets: Vec<[[u8; 4]; 2]> = (0..200).map(|number| [[number, 1, 2, 3], [number, 1, 2, 4]]).collect();
+    let payloads: Vec<Payload> = sets
+        .iter()
+        .map(|set| set.iter().fold(0_u64, |sum, address| sum.wrapping_add(address_content(address))))
+        .map(|content| Payload { addresses: Part { octets: 8, content }, ..Payload::default() })
+        .collect();
+    let qname = name("x.t.test");
+    let given = |number: usize| {
+        let addresses = sets[number].iter().map(<[u8; 4]>::as_slice);
+        Given { qname: &qname, payload: &payloads[number], addresses, is_fresh: false }
+    };
+    let whole = |number, now| budgets.answer(one, &given(number), now);
+    let least = |number, now| budgets.addresses(one, &given(number), now).len();
+    // Eight octets each: five for the first address, three for the other one of the same network.
+    let passed = (1..200).filter(|number| whole(*number, secs(0)).is_ok()).count();
+    assert_eq!(passed, 4 * 64 / 8);
+    assert_eq!(whole(1, secs(0)), Ok(()), "known");
+    assert_eq!(whole(199, secs(0)), Err(Spent::Addresses));
+    // A minute's worth is kept for single addresses, of five octets.
+    assert_eq!((101..200).filter(|number| least(*number, secs(0)) == 1).count(), 64 / 5);
+    assert_eq!((least(101, secs(0)), least(199, secs(0))), (1, 0), "given before, and not");
+    assert_eq!(
+        (whole(150, secs(61)), whole(150, secs(70))),
+        (Err(Spent::Addresses), Ok(())),
+        "released as time goes by"
+    );
+}
+
+#[test]
+fn dnssec_records_count_as_addresses() {
+    let (budgets, budget) = (Budgets::new(), Budget { addresses: 1000, answers: 0, ..Budget::default() });
+    let one = account("one", &budget);
+    let signed = |content| Payload { dnssec: Part { octets: 1000, content }, ..Payload::default() };
+    assert!((0..4).all(|content| give(&budgets, one, &signed(content), secs(0)) == Ok(())));
+    assert_eq!(give(&budgets, one, &signed(4), secs(0)), Err(Spent::Addresses));
+    assert_eq!(give(&budgets, one, &signed(0), secs(0)), Ok(()), "known");
 }
 
 #[test]
@@ -181,10 +218,10 @@ fn many_scopes_do_not_give_back_what_one_has_used() {
 #[test]
 fn a_spent_budget_is_logged_once_a_minute_and_the_lines_are_bounded() {
     let (budgets, budget) = (Budgets::new(), Budget::default());
-    let one = account("one", &budget);
-    assert!(budgets.is_to_be_logged(one, secs(0)) && !budgets.is_to_be_logged(one, secs(59)));
-    assert!(budgets.is_to_be_logged(one, secs(60)));
-    let lines =
-        (0..1000).filter(|number| budgets.is_to_be_logged(account(&format!("c{number}"), &budget), secs(130))).count();
+    let logged = |client: &str, spent, at| budgets.is_to_be_logged(account(client, &budget), spent, secs(at));
+    assert!(logged("one", Spent::Names, 0) && !logged("one", Spent::Names, 59));
+    assert!(logged("one", Spent::Answers, 59), "another limit");
+    assert!(logged("one", Spent::Names, 60));
+    let lines = (0..1000).filter(|number| logged(&format!("c{number}"), Spent::Names, 130)).count();
     assert_eq!(lines, MAX_BUDGET_LINES);
 }
