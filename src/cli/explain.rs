@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::dns::answer::Own;
 use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
-use crate::policy::{self, Action, Asker, Client, Decision, Policy, Snapshot};
+use crate::policy::{self, Action, Asker, Budget, Client, Decision, Limit, Mode, Policy, Snapshot};
 
 /// The question to explain.
 pub(super) struct Asked {
@@ -55,10 +55,38 @@ struct Explanation<'a> {
     place: Option<String>,
     /// The includes by which it came.
     via: Vec<&'a str>,
+    /// What a budget of the policy counts this question for; null when none does.
+    budget: Option<BudgetOf>,
     /// What hostgate itself answers: a devbox's addresses or name.
     answer: &'a [String],
     /// The sentence the client gets.
     text: String,
+}
+
+/// A budget that the question counts against, as far as is known without what the client asked before.
+#[derive(Serialize)]
+struct BudgetOf {
+    /// The names it is for.
+    of: String,
+    /// Its limits.
+    #[serde(flatten)]
+    limits: Budget,
+    /// The limit that never lets the question pass, unless the answer is cached.
+    exceeded: Option<&'static str>,
+    /// What a client is told then.
+    #[serde(skip)]
+    text: String,
+}
+
+impl BudgetOf {
+    /// Finds the budget that a question for `name` counts against.
+    fn find(decision: &Decision<'_>, name: &LowerName) -> Option<Self> {
+        let (budget, scope) = decision.budget(name)?;
+        let exceeded = budget.never(name, scope);
+        let text = exceeded.zip(decision.policy).map(|(limit, policy)| budget.text(limit, scope, policy));
+        let exceeded = exceeded.map(Limit::key);
+        Some(Self { of: scope.to_string(), limits: *budget, exceeded, text: text.unwrap_or_default() })
+    }
 }
 
 /// Explains, and returns the exit code: yes when it is allowed, no when not.
@@ -91,11 +119,19 @@ pub(super) fn run(
     let asker = snapshot.asker(asked.client, listener);
     let decision = snapshot.decide(&asker, &name, asked.record_type);
     let devbox = Devbox::of(snapshot, &name, &decision, asked.record_type);
-    let is_allowed = decision.action.is_allow() || is_any(&decision, asked.record_type);
+    let budget = BudgetOf::find(&decision, &name);
+    let is_audited = asker.policy().is_some_and(|policy| policy.mode() == Mode::Audit);
+    let is_over = !is_audited && budget.as_ref().is_some_and(|budget| budget.exceeded.is_some());
+    let is_allowed = !is_over && (decision.action.is_allow() || is_any(&decision, asked.record_type));
     if json {
-        output.json(&explanation(&name, asked, (snapshot, &asker), &decision, &devbox));
+        let mut explanation = explanation(&name, asked, (snapshot, &asker), &decision, &devbox);
+        if let Some(budget) = budget.as_ref().filter(|_| is_over) {
+            (explanation.action, explanation.reason) = (Action::Deny.as_str(), "budget");
+            explanation.text.clone_from(&budget.text);
+        }
+        output.json(&Explanation { budget, ..explanation });
     } else {
-        tell(&name, asked, (snapshot, &asker), &decision, &devbox, output);
+        tell(&name, asked, (snapshot, &asker), &decision, &devbox, (budget.as_ref(), is_over), output);
     }
     if is_allowed { OK } else { FAILED }
 }
@@ -126,6 +162,7 @@ fn explanation<'a>(
         rule: decision.rule.map(|rule| rule.to_string()),
         place: decision.rule.map(|rule| rule.place().to_string()),
         via: decision.rule.iter().flat_map(policy::Rule::via).collect(),
+        budget: None,
         answer: &devbox.records,
         text: decision.explain().to_string(),
     }
@@ -138,9 +175,11 @@ fn tell(
     (snapshot, asker): (&Snapshot, &Asker<'_>),
     decision: &Decision<'_>,
     devbox: &Devbox<'_>,
+    (budget, is_over): (Option<&BudgetOf>, bool),
     output: &mut Output,
 ) {
     let verdict = match decision.action {
+        _ if is_over => "denied",
         Action::Allow | Action::Answer if decision.audited => "allowed (audit: would be denied)",
         Action::Allow | Action::Answer => "allowed",
         Action::NoData if is_any(decision, asked.record_type) => "allowed (answered as RFC 8482 says)",
@@ -170,7 +209,13 @@ fn tell(
         output.line(format!("  devbox  {} ({})", client.id(), client.place()));
         output.line(format!("  answer  {}", devbox.records.join(" ")));
     }
-    output.line(format!("  because {}", decision.explain()));
+    if let Some(BudgetOf { of, limits, .. }) = budget {
+        output.line(format!("  budget  {of}: {limits}"));
+    }
+    match budget.filter(|_| is_over) {
+        Some(budget) => output.line(format!("  because {}", budget.text)),
+        None => output.line(format!("  because {}", decision.explain())),
+    }
 }
 
 /// The devbox whose records are the answer.

@@ -1,22 +1,21 @@
 //! One query and its answer: what the policy says, what came back, what is written and what is recorded.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::budget::{Account, Budgets, Given, Spent};
+use super::budget::{Account, Budgets, Given};
 use super::outcome::{Action, Origin, Reason};
 use super::record::{Record, Verdict};
 use super::{Asked, Engine, View};
 use crate::dns::answer::{self, Ede, Negative, Texts, TtlMode};
-use crate::dns::name::{DisplayWire, LowerName};
+use crate::dns::name::LowerName;
 use crate::dns::query::Query;
 use crate::dns::rcode::Rcode;
 use crate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
 use crate::dns::rtype::RecordType;
-use crate::policy::{self, Asker, Decision, Mode, Policy, Scope};
+use crate::policy::{self, Asker, Decision, Limit, Mode, Policy};
 use crate::share::Holder;
 use crate::upstream::{Failure, FailureKind};
 
@@ -43,7 +42,7 @@ pub(super) struct Exchange<'a> {
     /// Whose share it counts in.
     pub(super) holder: Holder,
     /// The limit of the policy's budget that is spent, where the policy audits only: it is recorded, and no more.
-    pub(super) over: Option<Spent>,
+    pub(super) over: Option<Limit>,
 }
 
 impl<'a> Exchange<'a> {
@@ -108,7 +107,7 @@ impl<'a> Exchange<'a> {
 
     /// Counts that an upstream is to be asked; returns the limit that is spent, for which it must not be. Where the policy
     /// audits only, it is noted and the question is asked all the same.
-    pub(super) fn count_question(&mut self, question: &Question, now: Duration) -> Option<Spent> {
+    pub(super) fn count_question(&mut self, question: &Question, now: Duration) -> Option<Limit> {
         let account = self.account()?;
         // Nothing is sent for a question that is on its way already.
         if self.engine.in_flight.holds(question) {
@@ -124,7 +123,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Counts an answer that is to be given; returns the limit that is spent, for which it must not be.
-    fn count_answer(&mut self, response: &Response, origin: Origin) -> Option<Spent> {
+    fn count_answer(&mut self, response: &Response, origin: Origin) -> Option<Limit> {
         let account = self.account()?;
         let now = self.engine.now();
         let (qname, payload, is_fresh) = (&self.query.qname, response.payload(), origin == Origin::Miss);
@@ -139,13 +138,13 @@ impl<'a> Exchange<'a> {
     }
 
     /// Logs that a budget is spent, unless that was logged a moment ago.
-    fn log_spent(&self, account: Account<'_>, spent: Spent, now: Duration) {
+    fn log_spent(&self, account: Account<'_>, spent: Limit, now: Duration) {
         if !self.engine.budgets.is_to_be_logged(account, spent, now) {
             return;
         }
         let client = self.asker.client.map_or_else(|| self.asked.source.to_string(), |client| client.id().to_owned());
         let policy = self.asker.policy().map_or("", Policy::id);
-        let names = Named(account.scope).to_string();
+        let names = account.scope.to_string();
         tracing::warn!(client, policy, names, limit = spent.key(), "budget spent; going on with what is known");
     }
 
@@ -155,48 +154,24 @@ impl<'a> Exchange<'a> {
     }
 
     /// Answers a question that must not be asked upstream, as a limit of the policy's budget is spent.
-    pub(super) fn answer_spent(&self, spent: Spent, out: &mut Vec<u8>) {
+    pub(super) fn answer_spent(&self, spent: Limit, out: &mut Vec<u8>) {
         // A known name exists, or may: NXDOMAIN would be for all of its types.
         let (action, negative) = match spent {
-            Spent::Repeats => (Action::NoData, Negative::NoData),
+            Limit::Repeats => (Action::NoData, Negative::NoData),
             _ => (Action::Deny, Negative::NxDomain),
         };
-        let verdict = Verdict { action, reason: Reason::Budget, audited: false };
+        let verdict = Verdict { action, reason: Reason::Budget, limit: Some(spent), audited: false };
         self.deny_spent(spent, negative, out);
         self.record(verdict, out, Origin::None, None, None);
     }
 
     /// Writes a negative answer that says which limit of the budget is spent.
-    fn deny_spent(&self, spent: Spent, negative: Negative, out: &mut Vec<u8>) {
-        let text = self.account().map_or_else(String::new, |account| self.spent_text(account, spent));
+    fn deny_spent(&self, spent: Limit, negative: Negative, out: &mut Vec<u8>) {
+        let text = match (self.account(), self.asker.policy()) {
+            (Some(Account { budget, scope, .. }), Some(policy)) => budget.text(spent, scope, policy),
+            _ => String::new(),
+        };
         self.negative(negative, Some(Ede { code: Ede::BLOCKED, text: &text }), out);
-    }
-
-    /// Returns the text for whoever asks: what is spent, what goes on, and the policy's message.
-    fn spent_text(&self, account: Account<'_>, spent: Spent) -> String {
-        let Account { budget, scope, .. } = account;
-        let policy = self.asker.policy();
-        let what = match spent {
-            Spent::Names => format!("{} new names a minute at {}", budget.names, Named(scope)),
-            Spent::Octets => format!("{} octets of new names a minute at {}", budget.octets, Named(scope)),
-            Spent::Repeats => format!("{} questions a minute for known names at {}", budget.repeats, Named(scope)),
-            Spent::Answers => format!("{} octets of new answers a minute from {}", budget.answers, Named(scope)),
-            Spent::Addresses => {
-                format!("{} octets of new addresses and signatures a minute from {}", budget.addresses, Named(scope))
-            }
-            Spent::Longest => format!("names of {} octets at {}", budget.longest, Named(scope)),
-            Spent::Deepest => format!("names of {} labels at {}", budget.deepest, Named(scope)),
-        };
-        let until = match spent {
-            Spent::Longest | Spent::Deepest => "others are never asked for",
-            Spent::Repeats => "until it is released, old answers serve",
-            Spent::Answers => "addresses go on, a few at a time",
-            Spent::Addresses => "known addresses go on, new ones when it is released",
-            Spent::Names | Spent::Octets => "known names go on, new ones when it is released",
-        };
-        let message = policy.and_then(Policy::message).map_or_else(String::new, |message| format!(". {message}"));
-        let key = spent.key();
-        format!("denied by budget.{key} of policy {}: {what}; {until}{message}", policy.map_or("", Policy::id))
     }
 
     /// Answers with data past its time (RFC 8767 §4).
@@ -271,7 +246,7 @@ impl<'a> Exchange<'a> {
     /// needs an address has to get it. Without addresses it is NODATA: other types of the name may go on.
     fn answer_without_payload(
         &self,
-        spent: Spent,
+        spent: Limit,
         response: &Arc<Response>,
         origin: Origin,
         upstream: Option<SocketAddr>,
@@ -291,7 +266,8 @@ impl<'a> Exchange<'a> {
             answer::addresses_alone(self.query, &addresses, self.view.denied_ttl, self.limit(), out);
         }
         self.engine.metrics.origin(origin);
-        self.record(Verdict { action, reason: Reason::Budget, audited: false }, out, origin, upstream, Some(response));
+        let verdict = Verdict { action, reason: Reason::Budget, limit: Some(spent), audited: false };
+        self.record(verdict, out, origin, upstream, Some(response));
     }
 
     /// Returns the addresses of a response that the budget has room for, where it has none for all of it.
@@ -342,11 +318,12 @@ impl<'a> Exchange<'a> {
     /// Returns what the policy says, as records and metrics put it.
     fn verdict(&self) -> Verdict {
         if self.over.is_some() {
-            return Verdict { action: Action::Allow, reason: Reason::Budget, audited: true };
+            return Verdict { action: Action::Allow, reason: Reason::Budget, limit: self.over, audited: true };
         }
         Verdict {
             action: self.decision.action.into(),
             reason: self.decision.reason.into(),
+            limit: None,
             audited: self.decision.audited,
         }
     }
@@ -376,18 +353,6 @@ impl<'a> Exchange<'a> {
             response: response.map(|response| &**response),
         };
         log.record(|moment, line| record.write(moment, line));
-    }
-}
-
-/// The names that a budget is for, as text: an entry of the policy, or a domain and what is below it.
-struct Named<'a>(Scope<'a>);
-
-impl fmt::Display for Named<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Scope::Wildcard(wire) => write!(f, "*.{}", DisplayWire(wire)),
-            Scope::Domain(wire) => write!(f, "{} and below", DisplayWire(wire)),
-        }
     }
 }
 

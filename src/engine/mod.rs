@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use self::budget::{Budgets, Spent};
+use self::budget::Budgets;
 use self::cache::{Cache, Hit, Refresh, Renewal};
 use self::exchange::Exchange;
 use self::inflight::{Attendance, InFlight, InFlightError, Limits};
@@ -33,7 +33,7 @@ use crate::dns::answer::{self, TtlMode};
 pub(crate) use crate::dns::query::Transport;
 use crate::dns::query::{self, DropReason, Parsed};
 use crate::dns::response::{Question, Response};
-use crate::policy::Snapshot;
+use crate::policy::{Limit, Snapshot};
 use crate::share::{Holder, Shares};
 use crate::telemetry::decision_log::DecisionLog;
 use crate::telemetry::metrics::Metrics;
@@ -219,7 +219,7 @@ impl Engine {
                 if let Some(spent) = exchange.count_question(&question, now) {
                     match hit {
                         // A name in use goes on, with what was last heard of it.
-                        Hit::Stale { response, .. } | Hit::Lapsed { response } if spent == Spent::Repeats => {
+                        Hit::Stale { response, .. } | Hit::Lapsed { response } if spent == Limit::Repeats => {
                             exchange.answer_stale(&response, out);
                         }
                         _ => exchange.answer_spent(spent, out),

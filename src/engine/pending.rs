@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::budget::Spent;
 use super::{Asked, View};
 use crate::dns::response::Question;
+use crate::policy::Limit;
 use crate::share::{Holder, Seat};
 use crate::upstream::Upstreams;
 
@@ -22,7 +22,7 @@ pub(crate) struct Pending {
     /// Whose share it, and what comes of it, counts in.
     pub(super) holder: Holder,
     /// The limit of the policy's budget that is spent, where that is recorded and no more.
-    pub(super) over: Option<Spent>,
+    pub(super) over: Option<Limit>,
     /// Counts it while it waits.
     pub(super) _counted: Counted,
 }

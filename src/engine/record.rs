@@ -9,7 +9,7 @@ use crate::dns::name::LowerName;
 use crate::dns::rcode::Rcode;
 use crate::dns::response::Response;
 use crate::dns::rtype::RecordType;
-use crate::policy::{Asker, Client, Decision, Policy, Rule};
+use crate::policy::{Asker, Client, Decision, Limit, Policy, Rule};
 use crate::telemetry::decision_log::Moment;
 use crate::telemetry::json;
 
@@ -24,6 +24,8 @@ pub struct Verdict {
     pub action: Action,
     /// Why.
     pub reason: Reason,
+    /// The limit of the budget that is spent, where that is why.
+    pub limit: Option<Limit>,
     /// Whether it would have been denied but for `mode = "audit"`.
     pub audited: bool,
 }
@@ -101,7 +103,13 @@ impl Record<'_> {
         if let Some(response) = self.response {
             write_chain(line, response);
         }
-        line.extend_from_slice(b"]}");
+        line.push(b']');
+        if let Some(limit) = self.verdict.limit {
+            line.extend_from_slice(b",\"limit\":\"");
+            line.extend_from_slice(limit.key().as_bytes());
+            line.push(b'"');
+        }
+        line.push(b'}');
     }
 }
 
@@ -268,7 +276,7 @@ mod tests {
                 qname: &qname,
                 qtype: RecordType(qtype),
                 decision: policy::decide(&asker, &qname, RecordType::A),
-                verdict: Verdict { action: Action::ALL[action], reason: Reason::ALL[reason], audited: v6 },
+                verdict: Verdict { action: Action::ALL[action], reason: Reason::ALL[reason], limit: None, audited: v6 },
                 rcode: Rcode(rcode),
                 origin: Origin::ALL[origin],
                 upstream: (hops % 3 == 0).then(|| SocketAddr::new(asked.source, qtype)),

@@ -5,9 +5,12 @@
 //! both directions. What real work looks up below one wildcard is little that is new: names and answers come again.
 //! So what is new is counted, with its octets; [`crate::engine`] keeps the accounts.
 
+use std::fmt;
+
 use super::decide::{Action, Decision, Reason};
 use super::shared_suffix::registrable;
-use crate::dns::name::LowerName;
+use super::snapshot::Policy;
+use crate::dns::name::{DisplayWire, LowerName, Suffixes};
 
 /// What a client may look up below one wildcard (or, under `allow_all`, one registrable domain) that is new, a minute.
 ///
@@ -56,6 +59,104 @@ impl Default for Budget {
     }
 }
 
+impl Budget {
+    /// Checks the length and the labels of a new name, as far as it is below the scope.
+    ///
+    /// # Errors
+    /// [`Limit::Longest`] or [`Limit::Deepest`]: the name is never asked for.
+    pub fn check_form(&self, qname: &LowerName, scope: Scope<'_>) -> Result<(), Limit> {
+        /// The names of IPv6 addresses have 32 labels below this one (RFC 3596 §2.5).
+        const REVERSE: &[u8] = b"\x03ip6\x04arpa\0";
+        let octets = qname.as_wire().len().saturating_sub(scope.wire().len());
+        if octets > usize::try_from(self.longest).unwrap_or(usize::MAX) {
+            return Err(Limit::Longest);
+        }
+        let is_reverse = qname.suffixes().any(|suffix| suffix == REVERSE);
+        if !is_reverse && u32::try_from(scope.labels(qname)).unwrap_or(u32::MAX) > self.deepest {
+            return Err(Limit::Deepest);
+        }
+        Ok(())
+    }
+
+    /// Returns the limit that never lets a new name pass, whatever was used before.
+    #[must_use]
+    pub fn never(&self, qname: &LowerName, scope: Scope<'_>) -> Option<Limit> {
+        let form = self.check_form(qname, scope).err();
+        let names = (self.names == 0).then_some(Limit::Names);
+        let octets = (scope.weight(qname) > self.octets.saturating_mul(BURST)).then_some(Limit::Octets);
+        form.or(names).or(octets)
+    }
+
+    /// Returns the text for whoever asks when a limit is spent: what it is, what goes on, and the policy's message.
+    #[must_use]
+    pub fn text(&self, limit: Limit, scope: Scope<'_>, policy: &Policy) -> String {
+        let what = match limit {
+            Limit::Names => format!("{} new names a minute at {scope}", self.names),
+            Limit::Octets => format!("{} octets of new names a minute at {scope}", self.octets),
+            Limit::Repeats => format!("{} questions a minute for known names at {scope}", self.repeats),
+            Limit::Answers => format!("{} octets of new answers a minute from {scope}", self.answers),
+            Limit::Addresses => {
+                format!("{} octets of new addresses and signatures a minute from {scope}", self.addresses)
+            }
+            Limit::Longest => format!("names of {} octets at {scope}", self.longest),
+            Limit::Deepest => format!("names of {} labels at {scope}", self.deepest),
+        };
+        let until = match limit {
+            Limit::Longest | Limit::Deepest => "others are never asked for",
+            Limit::Repeats => "until it is released, old answers serve",
+            Limit::Answers => "addresses go on, a few at a time",
+            Limit::Addresses => "known addresses go on, new ones when it is released",
+            Limit::Names | Limit::Octets => "known names go on, new ones when it is released",
+        };
+        let message = policy.message().map_or_else(String::new, |message| format!(". {message}"));
+        format!("denied by budget.{} of policy {}: {what}; {until}{message}", limit.key(), policy.id())
+    }
+}
+
+/// Writes the limits as they stand in a policy file.
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { names, octets, repeats, answers, addresses, longest, deepest } = self;
+        write!(f, "{{ names = {names}, octets = {octets}, repeats = {repeats}, answers = {answers}, ")?;
+        write!(f, "addresses = {addresses}, longest = {longest}, deepest = {deepest} }}")
+    }
+}
+
+/// One of the limits of a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// New names.
+    Names,
+    /// Octets of new names.
+    Octets,
+    /// Known names that have to be asked for again.
+    Repeats,
+    /// Octets of new answers.
+    Answers,
+    /// Octets of new addresses and DNSSEC records.
+    Addresses,
+    /// The length of a name.
+    Longest,
+    /// The labels of a name.
+    Deepest,
+}
+
+impl Limit {
+    /// Returns the key of the limit in `budget`.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Names => "names",
+            Self::Octets => "octets",
+            Self::Repeats => "repeats",
+            Self::Answers => "answers",
+            Self::Addresses => "addresses",
+            Self::Longest => "longest",
+            Self::Deepest => "deepest",
+        }
+    }
+}
+
 /// What a budget is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope<'a> {
@@ -73,7 +174,39 @@ impl<'a> Scope<'a> {
             Self::Wildcard(wire) | Self::Domain(wire) => wire,
         }
     }
+
+    /// Returns what the labels of a name below it count: their octets, with their lengths; of a label of more than
+    /// [`USUAL_LABEL`] octets more, by the square, and twice as much where it is no hostname's. Everyday labels are short;
+    /// tunnels make them as long as they can.
+    #[must_use]
+    pub fn weight(self, qname: &LowerName) -> u32 {
+        let is_plain =
+            |label: &[u8]| label.iter().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'));
+        let weights = qname.labels().take(self.labels(qname)).map(|label| {
+            let weight = 1 + label.len().max(label.len() * label.len() / USUAL_LABEL);
+            if is_plain(label) { weight } else { 2 * weight }
+        });
+        u32::try_from(weights.sum::<usize>()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns how many labels of a name are below it.
+    fn labels(self, qname: &LowerName) -> usize {
+        qname.suffixes().count().saturating_sub(Suffixes::of(self.wire()).count())
+    }
 }
+
+/// Writes the names it is kept for: an entry of the policy, or a domain and what is below it.
+impl fmt::Display for Scope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wildcard(wire) => write!(f, "*.{}", DisplayWire(wire)),
+            Self::Domain(wire) => write!(f, "{} and below", DisplayWire(wire)),
+        }
+    }
+}
+
+/// The octets of a label up to which each counts as one.
+const USUAL_LABEL: usize = 16;
 
 impl<'s> Decision<'s> {
     /// Returns whether the query counts against a budget: what [`Decision::budget`] says, at no cost.

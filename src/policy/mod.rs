@@ -33,7 +33,7 @@ mod testing;
 mod tree;
 mod trial;
 
-pub use budget::{Budget, Scope};
+pub use budget::{Budget, Limit, Scope};
 pub use decide::{Action, Decision, Explanation, Reason, decide};
 pub use devbox::DevboxSuffix;
 pub use diagnostics::Diagnostics;

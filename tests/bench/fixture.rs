@@ -165,7 +165,7 @@ pub(crate) fn record(log: &DecisionLog, query: &Query<'_>, asker: Asker<'_>, dec
         qname: &query.qname,
         qtype: query.qtype,
         decision,
-        verdict: Verdict { action, reason: decision.reason.into(), audited: decision.audited },
+        verdict: Verdict { action, reason: decision.reason.into(), limit: None, audited: decision.audited },
         rcode: if is_allowed { Rcode::NOERROR } else { Rcode::NXDOMAIN },
         origin: if is_allowed { outcome::Origin::Hit } else { outcome::Origin::None },
         upstream: None,

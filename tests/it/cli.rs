@@ -156,7 +156,8 @@ fn explain_agrees_with_the_server() {
     let upstream = FakeUpstream::start();
     let server = Setup::new(&[&upstream]).file("p.toml", POLICIES).top("default_policy = \"base\"").start();
     let configuration = server.directory().join("hostgate.toml");
-    for name in ["github.com", "x.npmjs.org", "bad.npmjs.org", "base.test", "evil.test", "mask.icloud.com"] {
+    let deep = format!("{}npmjs.org", "d.".repeat(11));
+    for name in ["github.com", "x.npmjs.org", "bad.npmjs.org", "base.test", "evil.test", "mask.icloud.com", &deep] {
         for client in ["127.30.0.1", "127.30.0.7", "127.31.0.1", "127.77.0.1"] {
             let arguments = ["explain", name, "--client", client, "--config", "@"];
             let said = with(&configuration, &arguments).code == Some(0);
@@ -164,6 +165,10 @@ fn explain_agrees_with_the_server() {
             assert_eq!(said, heard.rcode() == ResponseCode::NoError, "{name} for {client}: {heard:#?}");
         }
     }
+    let arguments = ["explain", &deep, "--client", "127.30.0.1", "--config", "@"];
+    with(&configuration, &arguments).expect_text(&["denied", "budget  *.npmjs.org: { names = 64", "budget.deepest"]);
+    let json = with(&configuration, &[&arguments[..], &["--json"]].concat()).json();
+    assert_eq!((&json["reason"], &json["budget"]["exceeded"]), (&"budget".into(), &"deepest".into()), "{json}");
     let why = with(&configuration, &["explain", "evil.test", "--client", "127.30.0.1", "--config", "@"]).stdout;
     let ede = ask("evil.test", RecordType::A).from("127.30.0.1").udp(&server).edes();
     assert!(ede[0].1.contains("build") && why.contains("build"), "{ede:?}: {why}");

@@ -66,13 +66,14 @@ fn what_is_in_force_is_shown_whatever_the_file_was_before() {
         let text = fs::read_to_string(server.policies(&file)).unwrap();
         server.replace(&file, text.replacen(from, to, 1));
     };
-    let added = "include = [\"preset:npm\"]\ndenied_hostnames = [\"b.test\"]\nmode = \"audit\"\nname =";
+    let added = "include = [\"preset:npm\"]\ndenied_hostnames = [\"b.test\"]\nmode = \"audit\"\nbudget = \"off\"\nname =";
     edit(&policy, "name =", added);
     edit(&devbox, "127.0.1.1", "127.0.1.7");
     let view = server.until("both are in force", || {
         let view = server.api_get(&policy).done();
         (view["mode"] == "audit" && server.allows("127.0.1.7", "any.test")).then_some(view)
     });
+    assert_eq!(view["budget"], "off", "{view}");
     assert_eq!((&view["denied_hostnames"], &view["include"]), (&json!(["b.test"]), &json!(["preset:npm"])), "{view}");
     let names = view["egress"]["allowed_hostnames"].as_array().unwrap();
     assert_eq!(names[..2], [json!("A.test"), json!("b.test")], "as they were written");

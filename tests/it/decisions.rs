@@ -41,6 +41,17 @@ fn wait_record(server: &Server, path: &Path, qname: &str) -> Value {
 }
 
 #[test]
+fn a_record_names_the_limit_that_is_spent() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, "allowed_hostnames = [\"*.t.test\"]\nbudget = { names = 0 }")
+        .table("[decisions]\npath = \"decisions.jsonl\"")
+        .start();
+    ask("new.t.test", RecordType::A).udp(&server).expect_denied();
+    let record = wait_record(&server, &server.directory().join("decisions.jsonl"), "new.t.test");
+    assert_eq!((&record["reason"], &record["limit"]), (&"budget".into(), &"names".into()), "{record}");
+}
+
+#[test]
 fn record_has_every_field() {
     let upstream = FakeUpstream::start();
     upstream.on("chain.wild.test", Answer::new().cname("chain.wild.test", "hop.example").a("hop.example", GLOBAL));
@@ -51,6 +62,7 @@ fn record_has_every_field() {
     let record = wait_record(&server, &path, "chain.wild.test");
     assert!(record["time"].as_str().is_some_and(|time| time.contains('T') && time.ends_with('Z')), "{record}");
     assert!(record["client"].is_null(), "no client: {record}");
+    assert!(record.get("limit").is_none(), "only where one is spent: {record}");
     assert!(record["source"].as_str().is_some_and(|source| source.starts_with("127.0.0.1")), "{record}");
     for (field, value) in [
         ("transport", "udp"),

@@ -9,7 +9,7 @@ use crate::control::objects::record::Fields;
 use crate::control::request::error::Wrongs;
 use crate::control::request::fields;
 use crate::policy::pattern::Pattern;
-use crate::policy::{Mode, Policy, Protocol};
+use crate::policy::{Budget, Mode, Policy, Protocol};
 
 /// The flags, and whether the policy engine knows them; what it does not know is kept and shown.
 pub(in crate::control) const FLAGS: [(&str, bool); 5] = [
@@ -183,6 +183,12 @@ pub(in crate::control) fn beyond(policy: &Policy) -> Fields {
     if policy.mode() == Mode::Audit {
         beyond.insert("mode".to_owned(), "audit".into());
     }
+    let budget = match policy.budget() {
+        None => Some("off".into()),
+        Some(budget) if *budget != Budget::default() => Some(json!(budget)),
+        Some(_) => None,
+    };
+    beyond.extend(budget.map(|budget| ("budget".to_owned(), budget)));
     beyond
 }
 

@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use super::Spent;
-use crate::policy::budget::{ADDRESS_BURST, ANSWER_BURST, BURST, Budget, REPEAT_BURST};
+use crate::policy::budget::{ADDRESS_BURST, ANSWER_BURST, BURST, Budget, Limit, REPEAT_BURST};
 
 /// What was used of one scope.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,7 +20,7 @@ pub(super) struct Allowance {
     addresses: Meter,
     /// The minute, counted from 1, in which it was last logged that something was spent.
     logged: u64,
-    /// The limits that were logged in it: a bit for each [`Spent`].
+    /// The limits that were logged in it: a bit for each [`Limit`].
     logged_limits: u8,
 }
 
@@ -55,27 +54,27 @@ const MINUTE: u64 = 60_000;
 
 impl Allowance {
     /// Adds a new name whose labels count so much, to `times` a budget.
-    pub(super) fn add_name(&mut self, octets: u32, budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
-        self.names = self.names.after(1, rate(budget.names, times), BURST, now).ok_or(Spent::Names)?;
+    pub(super) fn add_name(&mut self, octets: u32, budget: &Budget, times: u32, now: Duration) -> Result<(), Limit> {
+        self.names = self.names.after(1, rate(budget.names, times), BURST, now).ok_or(Limit::Names)?;
         self.add_octets(octets, budget, times, now)
     }
 
     /// Adds octets that a question carries, to `times` a budget.
-    pub(super) fn add_octets(&mut self, octets: u32, budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
-        self.octets = self.octets.after(octets, rate(budget.octets, times), BURST, now).ok_or(Spent::Octets)?;
+    pub(super) fn add_octets(&mut self, octets: u32, budget: &Budget, times: u32, now: Duration) -> Result<(), Limit> {
+        self.octets = self.octets.after(octets, rate(budget.octets, times), BURST, now).ok_or(Limit::Octets)?;
         Ok(())
     }
 
     /// Adds a known name that is asked for again, to `times` a budget.
-    pub(super) fn add_repeat(&mut self, budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
-        self.repeats = self.repeats.after(1, rate(budget.repeats, times), REPEAT_BURST, now).ok_or(Spent::Repeats)?;
+    pub(super) fn add_repeat(&mut self, budget: &Budget, times: u32, now: Duration) -> Result<(), Limit> {
+        self.repeats = self.repeats.after(1, rate(budget.repeats, times), REPEAT_BURST, now).ok_or(Limit::Repeats)?;
         Ok(())
     }
 
     /// Adds octets of data of an answer, to `times` a budget.
-    pub(super) fn add_answer(&mut self, octets: u32, budget: &Budget, times: u32, now: Duration) -> Result<(), Spent> {
+    pub(super) fn add_answer(&mut self, octets: u32, budget: &Budget, times: u32, now: Duration) -> Result<(), Limit> {
         self.answers =
-            self.answers.after(octets, rate(budget.answers, times), ANSWER_BURST, now).ok_or(Spent::Answers)?;
+            self.answers.after(octets, rate(budget.answers, times), ANSWER_BURST, now).ok_or(Limit::Answers)?;
         Ok(())
     }
 
@@ -86,10 +85,10 @@ impl Allowance {
         budget: &Budget,
         times: u32,
         (used, now): (Use, Duration),
-    ) -> Result<(), Spent> {
+    ) -> Result<(), Limit> {
         let burst = ADDRESS_BURST + u32::from(used == Use::Reserve);
         self.addresses =
-            self.addresses.after(octets, rate(budget.addresses, times), burst, now).ok_or(Spent::Addresses)?;
+            self.addresses.after(octets, rate(budget.addresses, times), burst, now).ok_or(Limit::Addresses)?;
         Ok(())
     }
 
@@ -100,7 +99,7 @@ impl Allowance {
     }
 
     /// Notes that it is logged that a limit is spent; returns whether it was not in this minute.
-    pub(super) fn note_logged(&mut self, spent: Spent, minute: u64) -> bool {
+    pub(super) fn note_logged(&mut self, spent: Limit, minute: u64) -> bool {
         if self.logged != minute {
             (self.logged, self.logged_limits) = (minute, 0);
         }

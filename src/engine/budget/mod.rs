@@ -17,10 +17,10 @@ use self::addresses::{Cost, Set};
 use self::allowance::{Allowance, Use, millis, minute};
 use self::known::Known;
 use crate::bounds::{MAX_ALLOWANCES, MAX_BUDGET_LINES, MAX_LEDGERS};
-use crate::dns::name::{LowerName, Suffixes};
+use crate::dns::name::LowerName;
 use crate::dns::response::{Payload, Response};
 use crate::dns::rtype::RecordType;
-use crate::policy::budget::{Budget, DOMAINS, Scope};
+use crate::policy::budget::{Budget, DOMAINS, Limit, Scope};
 use crate::share::{ByHolder, Holder};
 
 /// The tables of ledgers, so that threads seldom wait for each other.
@@ -32,40 +32,6 @@ const KEPT_FOR: Duration = Duration::from_mins(10);
 /// The octets of an answer that is looked at again when it comes from the cache: less than that was counted by whoever
 /// brought it there.
 const HEAVY: u32 = 128;
-
-/// The limit of a budget that is used up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Spent {
-    /// New names.
-    Names,
-    /// Octets of new names.
-    Octets,
-    /// Known names that have to be asked for again.
-    Repeats,
-    /// Octets of new answers.
-    Answers,
-    /// Octets of new addresses and DNSSEC records.
-    Addresses,
-    /// The length of a name.
-    Longest,
-    /// The labels of a name.
-    Deepest,
-}
-
-impl Spent {
-    /// Returns the key of the limit in `budget`.
-    pub(crate) const fn key(self) -> &'static str {
-        match self {
-            Self::Names => "names",
-            Self::Octets => "octets",
-            Self::Repeats => "repeats",
-            Self::Answers => "answers",
-            Self::Addresses => "addresses",
-            Self::Longest => "longest",
-            Self::Deepest => "deepest",
-        }
-    }
-}
 
 /// The ledgers of all clients; bounded, the one that was not used for longest goes.
 #[derive(Debug)]
@@ -144,9 +110,9 @@ impl Budgets {
         qname: &LowerName,
         qtype: RecordType,
         now: Duration,
-    ) -> Result<(), Spent> {
+    ) -> Result<(), Limit> {
         let Account { budget, scope, .. } = account;
-        let octets = weight(qname, scope);
+        let octets = scope.weight(qname);
         let name = self.hasher.hash_one(qname.as_wire());
         // What every client asks for about a name comes with it.
         let is_usual = matches!(qtype, RecordType::A | RecordType::AAAA | RecordType::HTTPS);
@@ -172,11 +138,11 @@ impl Budgets {
                     }
                 }
             } else {
-                check_form(qname, scope, budget)?;
+                budget.check_form(qname, scope)?;
                 one.add_name(octets, budget, place.times(), now)?;
                 if is_domain {
                     // The domain itself is the client's choice as well.
-                    all.add_name(weight(qname, Scope::Domain(&[0])), budget, DOMAINS, now)?;
+                    all.add_name(Scope::Domain(&[0]).weight(qname), budget, DOMAINS, now)?;
                 }
                 ledger.known.insert(name);
                 if let Some(usual) = usual {
@@ -198,8 +164,8 @@ impl Budgets {
     /// Counts an answer that is about to be given, as far as the client was not given it before.
     ///
     /// # Errors
-    /// [`Spent::Answers`] or [`Spent::Addresses`]: the answer must not be given as it is, and nothing was counted.
-    pub(crate) fn answer<'a, I>(&self, account: Account<'_>, given: &Given<'a, I>, now: Duration) -> Result<(), Spent>
+    /// [`Limit::Answers`] or [`Limit::Addresses`]: the answer must not be given as it is, and nothing was counted.
+    pub(crate) fn answer<'a, I>(&self, account: Account<'_>, given: &Given<'a, I>, now: Duration) -> Result<(), Limit>
     where
         I: Iterator<Item = &'a [u8]> + Clone,
     {
@@ -269,7 +235,7 @@ impl Budgets {
 
     /// Returns whether it should be logged that something of an account is spent: once a minute for each limit, and not more
     /// than [`MAX_BUDGET_LINES`] a minute in all.
-    pub(crate) fn is_to_be_logged(&self, account: Account<'_>, spent: Spent, now: Duration) -> bool {
+    pub(crate) fn is_to_be_logged(&self, account: Account<'_>, spent: Limit, now: Duration) -> bool {
         let minute = minute(now);
         let is_first = self.with(account, now, |ledger, place| ledger.at(place).note_logged(spent, minute));
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -350,39 +316,6 @@ impl Ledger {
             Place::Overflow => &mut self.overflow,
         }
     }
-}
-
-/// Returns what the labels of a name below a scope count: their octets, with their lengths; of a label of more than
-/// [`USUAL_LABEL`] octets more, by the square, and twice as much where it is no hostname's. Everyday labels are short; tunnels
-/// make them as long as they can.
-fn weight(qname: &LowerName, scope: Scope<'_>) -> u32 {
-    let below = qname.suffixes().count().saturating_sub(Suffixes::of(scope.wire()).count());
-    let is_plain =
-        |label: &[u8]| label.iter().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'));
-    let weights = qname.labels().take(below).map(|label| {
-        let weight = 1 + label.len().max(label.len() * label.len() / USUAL_LABEL);
-        if is_plain(label) { weight } else { 2 * weight }
-    });
-    u32::try_from(weights.sum::<usize>()).unwrap_or(u32::MAX)
-}
-
-/// The octets of a label up to which each counts as one.
-const USUAL_LABEL: usize = 16;
-
-/// Checks the length and the labels of a name that is new, as far as it is below the scope.
-fn check_form(qname: &LowerName, scope: Scope<'_>, budget: &Budget) -> Result<(), Spent> {
-    /// The names of IPv6 addresses have 32 labels below this one (RFC 3596 §2.5).
-    const REVERSE: &[u8] = b"\x03ip6\x04arpa\0";
-    let octets = qname.as_wire().len().saturating_sub(scope.wire().len());
-    if octets > usize::try_from(budget.longest).unwrap_or(usize::MAX) {
-        return Err(Spent::Longest);
-    }
-    let labels = qname.suffixes().count().saturating_sub(Suffixes::of(scope.wire()).count());
-    let is_reverse = qname.suffixes().any(|suffix| suffix == REVERSE);
-    if !is_reverse && u32::try_from(labels).unwrap_or(u32::MAX) > budget.deepest {
-        return Err(Spent::Deepest);
-    }
-    Ok(())
 }
 
 /// Makes room for a ledger: takes out those that are no longer of use, else the one that was not used for longest.

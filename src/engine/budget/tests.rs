@@ -27,7 +27,7 @@ fn text(octets: u32, content: u64) -> Payload {
 }
 
 /// Gives an answer that holds no address.
-fn give(budgets: &Budgets, account: Account<'_>, payload: &Payload, now: Duration) -> Result<(), Spent> {
+fn give(budgets: &Budgets, account: Account<'_>, payload: &Payload, now: Duration) -> Result<(), Limit> {
     let given = Given { qname: &name("x.t.test"), payload, addresses: std::iter::empty(), is_fresh: true };
     budgets.answer(account, &given, now)
 }
@@ -40,7 +40,7 @@ fn new_names_are_counted_and_known_ones_go_on() {
     for number in 0..50 {
         assert_eq!(ask(number, secs(0)), Ok(()), "{number}: five minutes' worth at once");
     }
-    assert!((50..150).all(|number| ask(number, secs(0)) == Err(Spent::Names)));
+    assert!((50..150).all(|number| ask(number, secs(0)) == Err(Limit::Names)));
     for number in 0..50 {
         assert_eq!(ask(number, secs(1)), Ok(()), "{number} is known");
     }
@@ -66,7 +66,7 @@ fn octets_below_the_wildcard_are_counted() {
         passed += match budgets.ask(account("one", &budget), &qname, RecordType::A, secs(0)) {
             Ok(()) => 17,
             Err(spent) => {
-                assert_eq!(spent, Spent::Octets);
+                assert_eq!(spent, Limit::Octets);
                 0
             }
         };
@@ -98,9 +98,9 @@ fn long_and_deep_names_are_never_asked_for() {
     let ask = |text: &str| budgets.ask(account("one", &budget), &name(text), RecordType::A, secs(0));
     let long = |label: usize| format!("{}.{}.t.test", "a".repeat(63), "b".repeat(label));
     assert_eq!((ask(&long(63)), ask(&long(62))), (Ok(()), Ok(())));
-    assert_eq!(ask(&format!("c.{}", long(63))), Err(Spent::Longest));
+    assert_eq!(ask(&format!("c.{}", long(63))), Err(Limit::Longest));
     assert_eq!(ask(&format!("{}t.test", "d.".repeat(10))), Ok(()));
-    assert_eq!(ask(&format!("{}t.test", "d.".repeat(11))), Err(Spent::Deepest));
+    assert_eq!(ask(&format!("{}t.test", "d.".repeat(11))), Err(Limit::Deepest));
     let reverse = Account { scope: Scope::Domain(b"\x04arpa\0"), ..account("one", &budget) };
     assert_eq!(budgets.ask(reverse, &name(&format!("{}ip6.arpa", "0.".repeat(32))), RecordType::PTR, secs(0)), Ok(()));
 }
@@ -110,12 +110,12 @@ fn new_answers_are_counted_and_known_ones_are_given() {
     let (budgets, budget) = (Budgets::new(), Budget { answers: 1000, ..Budget::default() });
     let one = account("one", &budget);
     let answer = |payload: &Payload, now| give(&budgets, one, payload, now);
-    assert_eq!(answer(&text(60_000, 1), secs(0)), Err(Spent::Answers), "more than there ever is");
+    assert_eq!(answer(&text(60_000, 1), secs(0)), Err(Limit::Answers), "more than there ever is");
     assert_eq!(answer(&text(2_000, 2), secs(0)), Ok(()));
-    assert_eq!(answer(&text(2_000, 3), secs(0)), Err(Spent::Answers));
+    assert_eq!(answer(&text(2_000, 3), secs(0)), Err(Limit::Answers));
     assert_eq!(answer(&text(2_000, 2), secs(0)), Ok(()), "known");
     assert_eq!(answer(&text(1_000, 5), secs(0)), Ok(()));
-    assert_eq!(answer(&text(500, 6), secs(29)), Err(Spent::Answers));
+    assert_eq!(answer(&text(500, 6), secs(29)), Err(Limit::Answers));
     assert_eq!(answer(&text(500, 6), secs(31)), Ok(()), "released as time goes by");
 }
 
@@ -140,13 +140,13 @@ fn new_addresses_are_counted_apart_from_data_and_known_ones_go_on() {
     let passed = (1..200).filter(|number| whole(*number, secs(0)).is_ok()).count();
     assert_eq!(passed, 4 * 64 / 8);
     assert_eq!(whole(1, secs(0)), Ok(()), "known");
-    assert_eq!(whole(199, secs(0)), Err(Spent::Addresses));
+    assert_eq!(whole(199, secs(0)), Err(Limit::Addresses));
     // A minute's worth is kept for single addresses, of five octets.
     assert_eq!((101..200).filter(|number| least(*number, secs(0)) == 1).count(), 64 / 5);
     assert_eq!((least(101, secs(0)), least(199, secs(0))), (1, 0), "given before, and not");
     assert_eq!(
         (whole(150, secs(61)), whole(150, secs(70))),
-        (Err(Spent::Addresses), Ok(())),
+        (Err(Limit::Addresses), Ok(())),
         "released as time goes by"
     );
 }
@@ -157,7 +157,7 @@ fn dnssec_records_count_as_addresses() {
     let one = account("one", &budget);
     let signed = |content| Payload { dnssec: Part { octets: 1000, content }, ..Payload::default() };
     assert!((0..4).all(|content| give(&budgets, one, &signed(content), secs(0)) == Ok(())));
-    assert_eq!(give(&budgets, one, &signed(4), secs(0)), Err(Spent::Addresses));
+    assert_eq!(give(&budgets, one, &signed(4), secs(0)), Err(Limit::Addresses));
     assert_eq!(give(&budgets, one, &signed(0), secs(0)), Ok(()), "known");
 }
 
@@ -219,9 +219,9 @@ fn many_scopes_do_not_give_back_what_one_has_used() {
 fn a_spent_budget_is_logged_once_a_minute_and_the_lines_are_bounded() {
     let (budgets, budget) = (Budgets::new(), Budget::default());
     let logged = |client: &str, spent, at| budgets.is_to_be_logged(account(client, &budget), spent, secs(at));
-    assert!(logged("one", Spent::Names, 0) && !logged("one", Spent::Names, 59));
-    assert!(logged("one", Spent::Answers, 59), "another limit");
-    assert!(logged("one", Spent::Names, 60));
-    let lines = (0..1000).filter(|number| logged(&format!("c{number}"), Spent::Names, 130)).count();
+    assert!(logged("one", Limit::Names, 0) && !logged("one", Limit::Names, 59));
+    assert!(logged("one", Limit::Answers, 59), "another limit");
+    assert!(logged("one", Limit::Names, 60));
+    let lines = (0..1000).filter(|number| logged(&format!("c{number}"), Limit::Names, 130)).count();
     assert_eq!(lines, MAX_BUDGET_LINES);
 }
