@@ -190,12 +190,15 @@ impl Engine {
         };
         let asker = view.snapshot.asker(asked.source, asked.listener);
         let decision = view.snapshot.decide(&asker, &query.qname, query.qtype);
-        let holder = asker.holder(asked.source);
-        let mut exchange = Exchange { engine: self, view, query: &query, asked, asker, decision, holder, over: None };
+        // What is answered here takes nothing that is shared: it has no holder, which would cost a denial three per cent.
+        let (holder, over) = (Holder::NOBODY, None);
+        let mut exchange = Exchange { engine: self, view, query: &query, asked, asker, decision, holder, over };
         if !exchange.is_forwarded() {
             exchange.answer_here(out);
             return Step::Answer;
         }
+        let holder = asker.holder(asked.source);
+        exchange.holder = holder;
         let now = asked.since.saturating_duration_since(self.epoch);
         match self.cache.get(&query, holder, now) {
             Hit::Fresh { response, age, renewal, .. } => {
