@@ -278,6 +278,8 @@ pub(crate) struct Watch {
     watched: BTreeMap<PathBuf, (u64, u64)>,
     /// Whether a directory that should be watched could not be.
     incomplete: bool,
+    /// Whether a directory is to be followed by several paths: events name one of them, and files are known by others.
+    aliased: bool,
     /// What happened.
     signals: Arc<Signals>,
     /// Woken by `signals`.
@@ -308,6 +310,7 @@ impl Watch {
             watcher,
             watched: BTreeMap::new(),
             incomplete: false,
+            aliased: false,
             signals,
             pokes,
             unsettled: Cell::new(None),
@@ -390,7 +393,7 @@ impl Watch {
     pub(crate) fn changes(&self) -> Changes {
         let changed = std::mem::take(&mut *self.signals.changed.lock().unwrap_or_else(PoisonError::into_inner));
         // Without a complete watch, events tell nothing of what did not happen.
-        if self.incomplete || self.watcher.is_none() { Changes::Anything } else { changed.changes }
+        if self.incomplete || self.aliased || self.watcher.is_none() { Changes::Anything } else { changed.changes }
     }
 
     /// Returns the files that somebody has begun to write and not yet closed: what they hold is not to be used.
@@ -407,6 +410,9 @@ impl Watch {
         *self.signals.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
         let Some(watcher) = &mut self.watcher else { return false };
         let wanted: BTreeSet<PathBuf> = directories.iter().map(|directory| existing(directory)).collect();
+        let count = wanted.len();
+        let wanted = one_path_each(wanted, &self.watched);
+        self.aliased = wanted.len() < count;
         let gone: Vec<PathBuf> = self.watched.keys().filter(|path| !wanted.contains(*path)).cloned().collect();
         for path in gone {
             self.watched.remove(&path);
@@ -451,6 +457,15 @@ impl Watch {
     }
 }
 
+/// Leaves one path for each directory, where there is one the path that it is watched by: the kernel has one watch for all
+/// paths of a directory (inotify(7)), which would go with the first of them that is no longer followed.
+fn one_path_each(paths: BTreeSet<PathBuf>, watched: &BTreeMap<PathBuf, (u64, u64)>) -> BTreeSet<PathBuf> {
+    let (old, new): (Vec<PathBuf>, Vec<PathBuf>) = paths.into_iter().partition(|path| watched.contains_key(path));
+    let mut seen = HashSet::new();
+    let is_first = |path: &PathBuf| Stamp::at(path).is_none_or(|stamp| seen.insert(stamp.id()));
+    old.into_iter().chain(new).filter(is_first).collect()
+}
+
 /// Returns the directory, or its nearest ancestor that exists.
 fn existing(directory: &Path) -> PathBuf {
     let found = directory.ancestors().find(|path| path.is_dir());
@@ -469,6 +484,21 @@ mod tests {
     fn follow(watch: &mut Watch, directories: &[&Path]) -> bool {
         let directories = directories.iter().map(|path| path.to_path_buf()).collect();
         watch.follow(Followed { directories, names: ["old", "new"].map(OsString::from).into() })
+    }
+
+    #[test]
+    fn a_directory_of_two_paths_stays_watched_when_one_of_them_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let (policies, lists) = (root.path().join("policies"), root.path().join("policies/lists"));
+        fs::create_dir_all(&lists).unwrap();
+        let alias = lists.join("..");
+        for kept in [&policies, &alias] {
+            let mut watch = Watch::new();
+            assert!(follow(&mut watch, &[&policies, &alias]));
+            follow(&mut watch, &[kept]);
+            fs::write(policies.join("new.toml"), "").unwrap();
+            assert_eq!(watch.wait(), Wake::Changed);
+        }
     }
 
     /// Follows one directory and runs `change`; the wake must come.

@@ -66,7 +66,8 @@ fn what_is_in_force_is_shown_whatever_the_file_was_before() {
         let text = fs::read_to_string(server.policies(&file)).unwrap();
         server.replace(&file, text.replacen(from, to, 1));
     };
-    let added = "include = [\"preset:npm\"]\ndenied_hostnames = [\"b.test\"]\nmode = \"audit\"\nbudget = \"off\"\nname =";
+    let added =
+        "include = [\"preset:npm\"]\ndenied_hostnames = [\"b.test\"]\nmode = \"audit\"\nbudget = \"off\"\nname =";
     edit(&policy, "name =", added);
     edit(&devbox, "127.0.1.1", "127.0.1.7");
     let view = server.until("both are in force", || {

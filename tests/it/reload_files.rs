@@ -389,3 +389,26 @@ fn half_written_files_are_never_in_force() {
     wait_allows(&server, "b.test");
     assert!(!allows(&server, "v1.test"));
 }
+
+#[test]
+fn edits_are_seen_after_a_list_that_named_a_folder_is_corrected() {
+    let upstream = FakeUpstream::start();
+    let with = |lists: &str, name: &str| {
+        format!("[policy.test]\nallowed_hostnames = [\"{name}\"]\nallowed_hostnames_files = [\"{lists}\"]\n")
+    };
+    let server = Setup::new(&[&upstream])
+        .top("default_policy = \"test\"")
+        .file("p.toml", with("lists/a", "one.test"))
+        .file("lists/a", "listed.test\n")
+        // The policies directory by a relative path, so that it has an absolute one besides.
+        .arguments(&["serve", "--config", "hostgate.toml"])
+        .start();
+    server.replace("p.toml", with("lists", "two.test"));
+    server.wait_log(&["list file `policies/lists`"]);
+    for name in ["three.test", "four.test"] {
+        server.replace("p.toml", with("lists/a", name));
+        server.until("the edit is in force", || {
+            (ask(name, RecordType::A).udp(&server).rcode() == ResponseCode::NoError).then_some(())
+        });
+    }
+}
