@@ -190,8 +190,8 @@ pub fn truncated(query: &Query<'_>, out: &mut Vec<u8>) {
     truncated_with(query, 0, Rcode::NOERROR, out);
 }
 
-/// Writes what the upstream said, for this client: its ID, question and OPT record, the TTLs by `ttl`, AA, AD and
-/// RCODE as the upstream had them, the upstream's EDE options behind `extra_ede`.
+/// Writes what the upstream said, for this client: its ID, question and OPT record, the TTLs by `ttl`, AD and RCODE as the
+/// upstream had them, the upstream's EDE options behind `extra_ede`.
 ///
 /// What does not fit in `limit` is truncated as a whole: no partial set of records is ever sent (RFC 2181 §9).
 pub fn from_response(
@@ -211,11 +211,11 @@ pub fn from_response(
     let Some(header) = Header::read(message) else {
         return servfail(query, &[], out);
     };
-    let kept = header.flags & (flag::AA | flag::AD);
+    let kept = header.flags & flag::AD;
     let opt = if query.edns.is_some() { OPT_LENGTH } else { 0 };
     let body = HEADER + query.question.len();
     if message.len() < body || message.len() + opt > limit {
-        return truncated_with(query, kept & flag::AA, rcode, out);
+        return truncated_with(query, 0, rcode, out);
     }
     out.clear();
     let [_, answers, authorities, additionals] = header.counts;
@@ -509,7 +509,7 @@ mod tests {
             let bytes = asked(opt);
             let mut out = Vec::new();
             from_response(&parsed(&bytes), &response, ttl, Some(Ede { code: 3, text: "" }), 1232, &mut out);
-            assert_eq!(u32_at(&out, 0), Some(0x1234_85a0), "QR AA RD RA AD");
+            assert_eq!(u32_at(&out, 0), Some(0x1234_81a0), "QR RD RA AD, and no AA");
             assert_eq!(out[HEADER..HEADER + 17], bytes[HEADER..HEADER + 17]);
             let lines = [format!("an WWW.example. {} CNAME", ttls[0]), format!("an a.example. {} A", ttls[1])];
             let (read_lines, expected) = (records(&out).join("\n"), lines.join("\n"));

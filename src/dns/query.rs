@@ -30,6 +30,8 @@ pub struct Query<'a> {
     pub recursion_desired: bool,
     /// The CD bit.
     pub checking_disabled: bool,
+    /// The AD bit.
+    pub authentic_data: bool,
     /// The bytes of the question as they came: QNAME in its case, QTYPE, QCLASS.
     pub question: &'a [u8],
     /// The QNAME, lower case.
@@ -59,8 +61,9 @@ impl Query<'_> {
         let mut bytes = Vec::with_capacity(HEADER + self.question.len() + 11);
         let rd = if self.recursion_desired { flag::RD } else { 0 };
         let cd = if self.checking_disabled { flag::CD } else { 0 };
+        let ad = if self.authentic_data { flag::AD } else { 0 };
         let counts = [1, 0, 0, u16::from(self.edns.is_some())];
-        Header { id: self.id, flags: rd | cd, counts }.write(&mut bytes);
+        Header { id: self.id, flags: rd | cd | ad, counts }.write(&mut bytes);
         bytes.extend_from_slice(self.question);
         if let Some(edns) = self.edns {
             // The root, OPT, payload size, extended RCODE and version 0, flags, no options (RFC 6891 §6.1.2).
@@ -72,13 +75,26 @@ impl Query<'_> {
         bytes.into()
     }
 
+    /// Returns whether the client understands DNSSEC records.
+    #[must_use]
+    pub fn dnssec_ok(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
+    /// Returns whether the client wants to know if the answer is authentic: it set AD or DO (RFC 6840 §5.7).
+    #[must_use]
+    pub fn wants_authentic(&self) -> bool {
+        self.authentic_data || self.dnssec_ok()
+    }
+
     /// Returns what of this is asked upstream, which is also the key of the cache.
     #[must_use]
     pub fn to_question(&self) -> Question {
         Question {
             qname: self.qname.clone(),
             qtype: self.qtype,
-            dnssec_ok: self.edns.is_some_and(|edns| edns.dnssec_ok),
+            dnssec_ok: self.dnssec_ok(),
+            authentic_data: self.wants_authentic(),
             checking_disabled: self.checking_disabled,
             recursion_desired: self.recursion_desired,
         }
@@ -220,6 +236,7 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
             id: header.id,
             recursion_desired: header.flags & flag::RD != 0,
             checking_disabled: header.flags & flag::CD != 0,
+            authentic_data: header.flags & flag::AD != 0,
             question: asked.bytes,
             qtype: asked.qtype,
             edns: body.edns,

@@ -102,13 +102,14 @@ pub(super) fn svcb(priority: u16, target: &str, params: &[(u16, &[u8])]) -> Vec<
     rdata
 }
 
-/// Returns the question for `qname`, RD alone set.
+/// Returns the question for `qname`, RD and AD set.
 pub(super) fn question(qname: &str, qtype: RecordType) -> Question {
     Question {
         qname: LowerName::from_text(qname).unwrap(),
         qtype,
         dnssec_ok: false,
         checking_disabled: false,
+        authentic_data: true,
         recursion_desired: true,
     }
 }

@@ -418,23 +418,27 @@ pub struct Key<'a> {
 impl<'a> From<&'a Question> for Key<'a> {
     fn from(question: &'a Question) -> Self {
         // Destructured, so that a new field of a question cannot be forgotten here.
-        let Question { qname, qtype, dnssec_ok, checking_disabled, recursion_desired } = question;
-        Self { qname, qtype: *qtype, flags: flags([*dnssec_ok, *checking_disabled, *recursion_desired]) }
+        let Question { qname, qtype, dnssec_ok, authentic_data, checking_disabled, recursion_desired } = question;
+        Self {
+            qname,
+            qtype: *qtype,
+            flags: flags([*dnssec_ok, *checking_disabled, *recursion_desired, *authentic_data]),
+        }
     }
 }
 
 /// What [`Query::to_question`] has, without a copy of the name.
 impl<'a> From<&'a Query<'_>> for Key<'a> {
     fn from(query: &'a Query<'_>) -> Self {
-        let dnssec_ok = query.edns.is_some_and(|edns| edns.dnssec_ok);
-        let flags = flags([dnssec_ok, query.checking_disabled, query.recursion_desired]);
+        let (dnssec_ok, authentic_data) = (query.dnssec_ok(), query.wants_authentic());
+        let flags = flags([dnssec_ok, query.checking_disabled, query.recursion_desired, authentic_data]);
         Self { qname: &query.qname, qtype: query.qtype, flags }
     }
 }
 
 /// Returns flags as bits.
-fn flags([dnssec_ok, checking_disabled, recursion_desired]: [bool; 3]) -> u8 {
-    u8::from(dnssec_ok) | u8::from(checking_disabled) << 1 | u8::from(recursion_desired) << 2
+fn flags(flags: [bool; 4]) -> u8 {
+    flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag))
 }
 
 impl Key<'_> {

@@ -219,7 +219,14 @@ mod tests {
     fn chain(targets: &[LowerName]) -> Response {
         let qname = LowerName::from_text("www.test").unwrap();
         let qtype = RecordType::A;
-        let question = Question { qname, qtype, dnssec_ok: false, checking_disabled: false, recursion_desired: true };
+        let question = Question {
+            qname,
+            qtype,
+            dnssec_ok: false,
+            authentic_data: false,
+            checking_disabled: false,
+            recursion_desired: true,
+        };
         let mut bytes = vec![0, 0, 0x81, 0x80, 0, 1, 0, u8::try_from(targets.len()).unwrap(), 0, 0, 0, 0];
         bytes.extend(question.qname.as_wire());
         bytes.extend([0, 1, 0, 1]);

@@ -226,6 +226,7 @@ fn question() -> Question {
         qtype: RecordType::A,
         dnssec_ok: false,
         checking_disabled: false,
+        authentic_data: false,
         recursion_desired: true,
     }
 }

@@ -150,6 +150,32 @@ fn allowed_name_gets_what_the_upstream_said() {
 }
 
 #[test]
+fn ad_is_asked_for_and_given_as_the_client_does() {
+    let upstream = FakeUpstream::start();
+    // It says AD whoever asks, and claims to be an authority.
+    upstream.otherwise(Answer::new().a("allowed.test", GLOBAL).authentic().authoritative());
+    let server = Setup::policy(&upstream, POLICY).start();
+    let query = |flags| ask("allowed.test", RecordType::A).flags(flags);
+    // Twice, so that the second one comes from the cache: each question has an answer of its own.
+    for _ in 0..2 {
+        for (case, query, authentic) in [
+            ("neither", query(0x0100), false),
+            ("neither, without OPT", query(0x0100).no_edns(), false),
+            ("AD", query(0x0120), true),
+            ("AD without OPT", query(0x0120).no_edns(), true),
+            ("DO", query(0x0100).dnssec_ok(), true),
+            ("AD and DO", query(0x0120).dnssec_ok(), true),
+        ] {
+            let heard = query.both(&server);
+            assert_eq!(heard.message.metadata.authentic_data, authentic, "{case}: {heard:#?}");
+            assert!(!heard.message.metadata.authoritative, "{case}: {heard:#?}");
+        }
+    }
+    let asked: Vec<bool> = upstream.seen().iter().map(|seen| seen.message.metadata.authentic_data).collect();
+    assert_eq!(asked, [false, true, true], "asked three times: with neither, with AD, with DO");
+}
+
+#[test]
 fn unknown_types_pass_as_they_came() {
     let upstream = FakeUpstream::start();
     upstream.on("allowed.test", Answer::new().raw("allowed.test", 65_400, b"\x01\x00\xffany bytes"));

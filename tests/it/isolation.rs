@@ -31,7 +31,7 @@ fn cased(name: &str, dice: &mut Dice) -> String {
 }
 
 #[test]
-fn what_an_upstream_sees_is_a_function_of_name_type_and_three_flags() {
+fn what_an_upstream_sees_is_a_function_of_name_type_and_four_flags() {
     let upstream = FakeUpstream::start();
     let policies = "[policy.one]\nallow_all = true\nbudget = \"off\"\nmessage = \"one\"\n[policy.two]\nallowed_hostnames = [\"*.test\"]\n\
                     budget = \"off\"\nmode = \"audit\"\ncname = \"inspect\"\n[client.one]\nsources = [\"127.0.0.2\"]\npolicy = \"one\"\n";
@@ -45,9 +45,9 @@ fn what_an_upstream_sees_is_a_function_of_name_type_and_three_flags() {
     for number in 0..400 {
         let name = format!("n{number}.x{}.test", dice.below(1000));
         let qtype = dice.one(&TYPES);
-        let (recursion, checking, dnssec) = (dice.below(2), dice.below(2), dice.below(2));
-        // Everything else that a client can say: its ID, AD, Z, its payload size, options, transport, address, case.
-        let flags = u16::try_from(recursion << 8 | checking << 4 | dice.below(2) << 5 | dice.below(2) << 6).unwrap();
+        let (recursion, checking, dnssec, authentic) = (dice.below(2), dice.below(2), dice.below(2), dice.below(2));
+        // Everything else that a client can say: its ID, Z, its payload size, options, transport, address, case.
+        let flags = u16::try_from(recursion << 8 | checking << 4 | authentic << 5 | dice.below(2) << 6).unwrap();
         let mut query = ask(&cased(&name, &mut dice), qtype)
             .id(u16::try_from(dice.below(65_536)).unwrap())
             .flags(flags)
@@ -75,8 +75,9 @@ fn what_an_upstream_sees_is_a_function_of_name_type_and_three_flags() {
         } else {
             query.tcp(&server)
         };
-        let mut bytes =
-            vec![u8::try_from(recursion).unwrap(), u8::try_from(checking << 4).unwrap(), 0, 1, 0, 0, 0, 0, 0, 1];
+        // DO says what AD does (RFC 6840 §5.7).
+        let low = u8::try_from(checking << 4 | (authentic | dnssec) << 5).unwrap();
+        let mut bytes = vec![u8::try_from(recursion).unwrap(), low, 0, 1, 0, 0, 0, 0, 0, 1];
         bytes.extend(wire_name(&name));
         bytes.extend(u16::from(qtype).to_be_bytes());
         bytes.extend([0, 1, 0, 0, 41, 4, 208, 0, 0, u8::try_from(dnssec << 7).unwrap(), 0, 0, 0]);

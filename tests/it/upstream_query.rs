@@ -186,16 +186,16 @@ fn random_case_reaches_no_client() {
 }
 
 #[test]
-fn rd_cd_and_do_are_passed_on() {
+fn rd_cd_ad_and_do_are_passed_on() {
     let upstream = FakeUpstream::start();
     let server = Setup::policy(&upstream, POLICY).start();
     let cases = [
-        ("plain", ask("allowed.test", RecordType::A), (true, false, false)),
-        ("CD", ask("allowed.test", RecordType::A).checking_disabled(), (true, true, false)),
-        ("DO", ask("allowed.test", RecordType::A).dnssec_ok(), (true, false, true)),
-        ("CD and DO", ask("allowed.test", RecordType::A).checking_disabled().dnssec_ok(), (true, true, true)),
-        ("no RD", ask("allowed.test", RecordType::A).flags(0), (false, false, false)),
-        ("AD and Z", ask("allowed.test", RecordType::MX).flags(0x0160), (true, false, false)),
+        ("plain", ask("allowed.test", RecordType::A), (true, false, false, false)),
+        ("CD", ask("allowed.test", RecordType::A).checking_disabled(), (true, true, false, false)),
+        ("DO", ask("allowed.test", RecordType::A).dnssec_ok(), (true, false, true, true)),
+        ("CD and DO", ask("allowed.test", RecordType::A).checking_disabled().dnssec_ok(), (true, true, true, true)),
+        ("no RD", ask("allowed.test", RecordType::A).flags(0), (false, false, false, false)),
+        ("AD and Z", ask("allowed.test", RecordType::MX).flags(0x0160), (true, false, false, true)),
     ];
     for (number, (case, query, expected)) in (1..).zip(cases) {
         query.udp(&server);
@@ -203,10 +203,11 @@ fn rd_cd_and_do_are_passed_on() {
         let seen = upstream.seen().pop().unwrap();
         let edns = seen.message.edns.as_ref().expect("an OPT record");
         let metadata = &seen.message.metadata;
-        let got = (metadata.recursion_desired, metadata.checking_disabled, edns.flags().dnssec_ok);
+        let authentic = metadata.authentic_data;
+        let got = (metadata.recursion_desired, metadata.checking_disabled, edns.flags().dnssec_ok, authentic);
         assert_eq!(got, expected, "{case}");
         assert_eq!(edns.max_payload(), 1232, "{case}");
-        assert_eq!(seen.bytes[3] & 0x60, 0, "{case}: AD and Z stay here");
+        assert_eq!(seen.bytes[3] & 0x40, 0, "{case}: Z stays here");
     }
 }
 

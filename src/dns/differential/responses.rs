@@ -216,7 +216,14 @@ fn is_address(line: &Line) -> bool {
 fn question(bytes: &[u8]) -> Option<Question> {
     let (qname, length) = LowerName::from_uncompressed(bytes.get(12..)?).ok()?;
     let qtype = RecordType(naive::word(bytes, 12 + length)?);
-    Some(Question { qname, qtype, dnssec_ok: false, checking_disabled: false, recursion_desired: true })
+    Some(Question {
+        qname,
+        qtype,
+        dnssec_ok: false,
+        authentic_data: false,
+        checking_disabled: false,
+        recursion_desired: true,
+    })
 }
 
 /// Returns a name of hickory's as ours.

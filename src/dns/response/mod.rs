@@ -37,6 +37,7 @@ use super::wire::{CLASS_IN, HEADER, Header, OPT_DO, OPTION_EDE, Options, PAYLOAD
 
 /// What is asked upstream, and the key of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a bit on the wire, and they come in nearly any combination")]
 pub struct Question {
     /// The QNAME.
     pub qname: LowerName,
@@ -44,6 +45,8 @@ pub struct Question {
     pub qtype: RecordType,
     /// The DO bit: the answer holds DNSSEC records.
     pub dnssec_ok: bool,
+    /// The AD bit: the answer says whether it is authentic. Set wherever DO is (RFC 6840 §5.7).
+    pub authentic_data: bool,
     /// The CD bit: the answer may be bogus.
     pub checking_disabled: bool,
     /// The RD bit.
@@ -53,13 +56,15 @@ pub struct Question {
 impl Hash for Question {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.qname.hash(state);
-        let bits =
-            u32::from(self.dnssec_ok) | u32::from(self.checking_disabled) << 1 | u32::from(self.recursion_desired) << 2;
+        let bits = u32::from(self.dnssec_ok)
+            | u32::from(self.checking_disabled) << 1
+            | u32::from(self.recursion_desired) << 2
+            | u32::from(self.authentic_data) << 3;
         state.write_u32(u32::from(self.qtype.0) << 16 | bits);
     }
 }
 
-/// Writes the query that is sent upstream: QNAME in this case, RD, CD and DO as asked, one OPT record, nothing else.
+/// Writes the query that is sent upstream: QNAME in this case, RD, CD, AD and DO as asked, one OPT record, nothing else.
 pub fn query_upstream(question: &Question, casing: Casing, id: u16, out: &mut Vec<u8>) {
     out.clear();
     let mut flags = 0;
@@ -68,6 +73,9 @@ pub fn query_upstream(question: &Question, casing: Casing, id: u16, out: &mut Ve
     }
     if question.checking_disabled {
         flags |= flag::CD;
+    }
+    if question.authentic_data {
+        flags |= flag::AD;
     }
     Header { id, flags, counts: [1, 0, 0, 1] }.write(out);
     casing.write(question.qname.as_wire(), out);
@@ -219,7 +227,7 @@ impl Response {
             wire
         };
         let (targets, service_targets) = (list(&selection.targets), list(&selection.service_targets));
-        let mut flags = header.flags & KEPT_FLAGS;
+        let mut flags = kept_flags(header, question);
         if contents.changes_validated {
             flags &= !flag::AD;
         }
@@ -423,8 +431,12 @@ fn limit_ttls(message: &mut Message<'_>, selection: &Selection, rcode: Rcode, qt
     }
 }
 
-/// The flags of an upstream that are kept.
-const KEPT_FLAGS: u16 = flag::QR | flag::AA | flag::RD | flag::RA | flag::AD | flag::CD | flag::RCODE;
+/// Returns the flags of an upstream that are kept: AD for those alone who asked for it (RFC 6840 §5.8), and AA never, as
+/// what is forwarded is not ours (RFC 1035 §4.1.1).
+fn kept_flags(header: &Header, question: &Question) -> u16 {
+    const KEPT: u16 = flag::QR | flag::RD | flag::RA | flag::CD | flag::RCODE;
+    header.flags & if question.authentic_data { KEPT | flag::AD } else { KEPT }
+}
 
 /// How many EDE options of an upstream are passed on.
 const MAX_EDES: usize = 4;

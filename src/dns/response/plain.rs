@@ -14,7 +14,7 @@ use names::{Names, Places};
 use super::chain::answers;
 use super::parse::{Field, MAX_TTL, Section, layout};
 use super::stored::{Parts, Stored};
-use super::{KEPT_FLAGS, Question, Response, encode_edes, svcb};
+use super::{Question, Response, encode_edes, kept_flags, svcb};
 use crate::dns::rcode::Rcode;
 use crate::dns::rebinding::Reach;
 use crate::dns::rtype::RecordType;
@@ -332,7 +332,7 @@ impl Reader<'_> {
         let [questions, answers, authorities, additionals] = header.counts;
         let counts = [questions, answers, authorities, additionals - u16::from(self.opt.is_some())];
         let (start, rest) = message.split_first_chunk_mut()?;
-        *start = Header { id: 0, flags: header.flags & KEPT_FLAGS, counts }.to_bytes();
+        *start = Header { id: 0, flags: kept_flags(header, question), counts }.to_bytes();
         let qname = question.qname.as_wire();
         rest.get_mut(..qname.len())?.copy_from_slice(qname);
         parts.message = message;

@@ -68,7 +68,7 @@ fn the_query_upstream_holds_the_question_and_one_empty_opt() {
     let mut out = vec![9; 3];
     query_upstream(&asked, Casing::LOWER, 0xabcd, &mut out);
     let expected = Sample::query("www.example", RecordType::HTTPS).opt(1232, 0x8000, &[]).bytes();
-    assert_eq!(out[..4], [0xab, 0xcd, 0x01, 0x10]);
+    assert_eq!(out[..4], [0xab, 0xcd, 0x01, 0x30]);
     assert_eq!(out[4..], expected[4..]);
     assert_eq!(parsed(&out).to_question(), asked);
 }
@@ -276,6 +276,21 @@ fn ad_is_cleared_only_when_answer_or_authority_lose_something() {
     ];
     for (index, (sample, kept)) in cases.into_iter().enumerate() {
         assert_eq!(respond(sample, A).unwrap().message()[3] & 0x20 != 0, kept, "case {index}");
+    }
+}
+
+#[test]
+fn ad_is_kept_for_those_who_asked_for_it_and_aa_for_nobody() {
+    let plain = || answer(flag::AA | flag::AD).record(1, "www.example", A, 60, &PUBLIC);
+    // The second one takes the general way, as something goes.
+    let general = || plain().record(3, "bank.test", A, 60, &PUBLIC);
+    for authentic_data in [false, true] {
+        let asked = Question { authentic_data, ..question("www.example", A) };
+        for sample in [plain(), general()] {
+            let response = Response::parse(&sample.bytes(), &asked).unwrap();
+            let flags = u16_at(response.message(), 2).unwrap();
+            assert_eq!((flags & flag::AD != 0, flags & flag::AA), (authentic_data, 0));
+        }
     }
 }
 
@@ -665,6 +680,7 @@ fn keys_of_the_cache_differ_by_every_flag() {
     let keys = [
         plain.clone(),
         Question { dnssec_ok: true, ..plain.clone() },
+        Question { authentic_data: false, ..plain.clone() },
         Question { checking_disabled: true, ..plain.clone() },
         Question { recursion_desired: false, ..plain.clone() },
         Question { qtype: RecordType::AAAA, ..plain.clone() },

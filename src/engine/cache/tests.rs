@@ -19,6 +19,7 @@ fn question(name: &str) -> Question {
         qtype: RecordType::A,
         dnssec_ok: false,
         checking_disabled: false,
+        authentic_data: false,
         recursion_desired: true,
     }
 }
@@ -277,6 +278,7 @@ fn questions_that_differ_in_anything_have_answers_of_their_own() {
         Question { qname: LowerName::from_text("ww.example").unwrap(), ..base.clone() },
         Question { qtype: RecordType::TXT, ..base.clone() },
         Question { dnssec_ok: true, ..base.clone() },
+        Question { authentic_data: true, ..base.clone() },
         Question { checking_disabled: true, ..base.clone() },
         Question { recursion_desired: false, ..base.clone() },
     ];

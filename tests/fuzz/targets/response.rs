@@ -64,7 +64,8 @@ impl<'q> Client<'q> {
     /// Returns the query it sends.
     fn query(&self) -> Vec<u8> {
         let (rd, cd) = (u8::from(self.question.recursion_desired), u8::from(self.question.checking_disabled));
-        let mut bytes = vec![0x12, 0x34, rd, cd << 4, 0, 1, 0, 0, 0, 0, 0, u8::from(self.payload.is_some())];
+        let ad = u8::from(self.question.authentic_data);
+        let mut bytes = vec![0x12, 0x34, rd, cd << 4 | ad << 5, 0, 1, 0, 0, 0, 0, 0, u8::from(self.payload.is_some())];
         bytes.extend(self.question.qname.as_wire());
         bytes.extend(self.question.qtype.0.to_be_bytes());
         bytes.extend([0, 1]);
@@ -104,6 +105,7 @@ fn question_of(data: &[u8], choices: u16) -> Question {
         qname,
         qtype,
         dnssec_ok: choices & 16 != 0,
+        authentic_data: choices & (16 | 128) != 0,
         checking_disabled: choices & 32 != 0,
         recursion_desired: choices & 64 != 0,
     }

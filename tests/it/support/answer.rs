@@ -107,6 +107,12 @@ impl Answer {
         self
     }
 
+    /// Sets AA.
+    pub(crate) fn authoritative(mut self) -> Self {
+        self.message.metadata.authoritative = true;
+        self
+    }
+
     /// Sets TC.
     pub(crate) fn truncated(mut self) -> Self {
         self.message.metadata.truncation = true;

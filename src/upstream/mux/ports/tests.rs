@@ -32,6 +32,7 @@ fn late_replies_are_known_by_their_question_and_ports_with_many_take_no_new_quer
         qtype: RecordType::A,
         dnssec_ok: false,
         checking_disabled: false,
+        authentic_data: false,
         recursion_desired: true,
     });
     let last = ports.choose(&endpoint, &around).unwrap();
