@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use super::name::LowerName;
 use super::query::{Edns, Query, Refusal, Transport};
 use super::rcode::Rcode;
-use super::response::Response;
+use super::response::{Cut, Response};
 use super::rtype::RecordType;
-use super::wire::{CLASS_IN, HEADER, Header, MAX_MESSAGE, OPT_DO, OPTION_EDE, Options, PAYLOAD, flag, u32_at};
+use super::wire::{CLASS_IN, HEADER, Header, MAX_MESSAGE, OPT_DO, OPTION_EDE, Options, PAYLOAD, flag, u16_at, u32_at};
 
 /// An Extended DNS Error (RFC 8914): written only when the query had an OPT record, its text cut so that it fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,22 +107,25 @@ pub fn negative(
 
 /// Writes records of our own about QNAME: authoritative, to be kept for `ttl` seconds.
 ///
-/// What does not fit in `limit` is truncated as a whole, as in [`from_response`].
+/// Those that do not fit in `limit` are left out, with TC=1.
 pub fn own(query: &Query<'_>, records: impl Iterator<Item = Own>, ttl: u32, limit: usize, out: &mut Vec<u8>) {
     open(query, flag::AA, Rcode::NOERROR, [0, 0], out);
+    let room = limit.saturating_sub(if query.edns.is_some() { OPT_LENGTH } else { 0 });
     let mut count: u16 = 0;
     for record in records {
+        let start = out.len();
         write_pointer(HEADER, out);
         match &record {
             Own::Address(IpAddr::V4(address)) => write_data(RecordType::A, ttl, &address.octets(), out),
             Own::Address(IpAddr::V6(address)) => write_data(RecordType::AAAA, ttl, &address.octets(), out),
             Own::Name(name) => write_data(RecordType::PTR, ttl, name.as_wire(), out),
         }
+        if out.len() > room {
+            out.truncate(start);
+            set_truncated(out);
+            break;
+        }
         count = count.saturating_add(1);
-    }
-    let opt = if query.edns.is_some() { OPT_LENGTH } else { 0 };
-    if out.len() + opt > limit {
-        return truncated_with(query, flag::AA, Rcode::NOERROR, out);
     }
     // ANCOUNT.
     out[6..8].copy_from_slice(&count.to_be_bytes());
@@ -187,13 +190,15 @@ pub enum Texts {
 
 /// Writes an empty answer with TC=1: the client asks again over TCP.
 pub fn truncated(query: &Query<'_>, out: &mut Vec<u8>) {
-    truncated_with(query, 0, Rcode::NOERROR, out);
+    open(query, flag::TC, Rcode::NOERROR, [0, 0], out);
+    close(query, Rcode::NOERROR, &[], &[], MAX_MESSAGE, out);
 }
 
 /// Writes what the upstream said, for this client: its ID, question and OPT record, the TTLs by `ttl`, AD and RCODE as the
 /// upstream had them, the upstream's EDE options behind `extra_ede`.
 ///
-/// What does not fit in `limit` is truncated as a whole: no partial set of records is ever sent (RFC 2181 §9).
+/// Of what does not fit in `limit`, that goes first which the client can do without; else TC=1 is set beside as many records
+/// of the answer as fit (RFC 2181 §9).
 pub fn from_response(
     query: &Query<'_>,
     response: &Response,
@@ -214,16 +219,44 @@ pub fn from_response(
     let kept = header.flags & flag::AD;
     let opt = if query.edns.is_some() { OPT_LENGTH } else { 0 };
     let body = HEADER + query.question.len();
-    if message.len() < body || message.len() + opt > limit {
-        return truncated_with(query, 0, rcode, out);
+    if message.len() + opt > limit {
+        write_part(query, response, rcode, ttl, limit.saturating_sub(opt), out);
+        return close(query, rcode, extra_ede.as_slice(), response.ede_options(), limit, out);
     }
+    let Some(records) = message.get(body..) else {
+        return servfail(query, &[], out);
+    };
     out.clear();
     let [_, answers, authorities, additionals] = header.counts;
     let counts = [1, answers, authorities, additionals.saturating_add(u16::from(query.edns.is_some()))];
     Header { id: query.id, flags: flags(query, kept, rcode), counts }.write(out);
     out.extend_from_slice(query.question);
-    out.extend_from_slice(&message[body..]);
-    for offset in response.ttl_offsets() {
+    out.extend_from_slice(records);
+    patch_ttls(response.ttl_offsets(), ttl, out);
+    close(query, rcode, extra_ede.as_slice(), response.ede_options(), limit, out);
+}
+
+/// Writes as much of a response that is too long as fits in `room`, without an OPT record.
+fn write_part(query: &Query<'_>, response: &Response, rcode: Rcode, ttl: TtlMode, room: usize, out: &mut Vec<u8>) {
+    let Cut { counts: [answers, authorities, additionals], end, is_truncated } = response.cut(room);
+    let body = HEADER + query.question.len();
+    let message = response.message();
+    // Whether what is left is authentic is for the whole answer to say.
+    let authentic = u16_at(message, 2).unwrap_or_default() & flag::AD;
+    let kept = if is_truncated { flag::TC } else { authentic };
+    out.clear();
+    let counts = [1, answers, authorities, additionals + u16::from(query.edns.is_some())];
+    Header { id: query.id, flags: flags(query, kept, rcode), counts }.write(out);
+    out.extend_from_slice(query.question);
+    out.extend_from_slice(message.get(body..end).unwrap_or_default());
+    let records = usize::from(answers) + usize::from(authorities) + usize::from(additionals);
+    patch_ttls(response.ttl_offsets().take(records), ttl, out);
+}
+
+/// Makes the TTLs in a message say what is to become of them.
+#[inline]
+fn patch_ttls(offsets: impl Iterator<Item = u16>, ttl: TtlMode, out: &mut [u8]) {
+    for offset in offsets {
         let at = usize::from(offset);
         if let Some(field) = out.get_mut(at..at + 4) {
             let patched = match ttl {
@@ -233,13 +266,14 @@ pub fn from_response(
             field.copy_from_slice(&patched.to_be_bytes());
         }
     }
-    close(query, rcode, extra_ede.as_slice(), response.ede_options(), limit, out);
 }
 
-/// Writes an empty answer with TC=1 and the flags and RCODE of the answer it stands for.
-fn truncated_with(query: &Query<'_>, kept: u16, rcode: Rcode, out: &mut Vec<u8>) {
-    open(query, flag::TC | kept, rcode, [0, 0], out);
-    close(query, rcode, &[], &[], MAX_MESSAGE, out);
+/// Sets TC in a message.
+fn set_truncated(out: &mut [u8]) {
+    let [high, _] = flag::TC.to_be_bytes();
+    if let Some(flags) = out.get_mut(2) {
+        *flags |= high;
+    }
 }
 
 /// Returns the flags word of an answer: `extra`, what the query has echoed, the RCODE.
@@ -520,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_truncated_as_a_whole_and_keeps_its_opt() {
+    fn what_does_not_fit_is_left_out_with_tc_and_opt_is_kept() {
         let response = said(0, 0, &[]);
         let bytes = asked(true);
         let mut out = Vec::new();
@@ -536,6 +570,19 @@ mod tests {
         assert_eq!((out.len(), edes(&out)), (full, vec![]));
         from_response(&parsed(&bytes), &response, TtlMode::Aged(0), None, full - 1, &mut out);
         assert!(read(&out).metadata.truncation);
+        assert_eq!(counts(&out), [1, 1, 0, 1], "the alias fits, its target's address does not");
+    }
+
+    #[test]
+    fn of_too_many_records_of_our_own_those_that_fit_are_written() {
+        let addresses = || (0..250).map(|last| Own::Address([192, 0, 2, last].into()));
+        for (opt, limit, expected) in [(false, 512, 30), (true, 512, 29), (true, 1232, 74), (true, 65_535, 250)] {
+            let bytes = asked(opt);
+            let mut out = Vec::new();
+            own(&parsed(&bytes), addresses(), 5, limit, &mut out);
+            assert_eq!((counts(&out)[1], read(&out).metadata.truncation), (expected, expected < 250));
+            assert!(out.len() <= limit && read(&out).edns.is_some() == opt);
+        }
     }
 
     #[test]

@@ -283,49 +283,6 @@ fn client_edns_options_are_no_error() {
 }
 
 #[test]
-fn large_answer_is_truncated_for_the_payload_size() {
-    let upstream = FakeUpstream::start();
-    let texts = (0..8)
-        .fold(Answer::new(), |answer, index| answer.raw("big.test", 16, &[&[200][..], &[b'a' + index; 200]].concat()));
-    upstream.on("big.test", Reply::by_transport(Answer::new().truncated(), texts));
-    let server = Setup::policy(&upstream, POLICY).start();
-    let full = ask("big.test", RecordType::TXT).tcp(&server);
-    assert_eq!(full.message.answers.len(), 8);
-    assert!(!full.message.metadata.truncation);
-    let cases = [
-        ("no OPT", ask("big.test", RecordType::TXT).no_edns(), 512, false),
-        ("512", ask("big.test", RecordType::TXT).payload(512), 512, true),
-        ("0, which means 512", ask("big.test", RecordType::TXT).payload(0), 512, true),
-        ("1232", ask("big.test", RecordType::TXT).payload(1232), 1232, true),
-        ("65535, of which 1232 count", ask("big.test", RecordType::TXT).payload(65_535), 1232, true),
-    ];
-    for (case, query, limit, has_opt) in cases {
-        let heard = query.udp(&server);
-        assert!(heard.message.metadata.truncation, "{case}: TC");
-        assert!(heard.bytes.len() <= limit, "{case}: {} octets", heard.bytes.len());
-        assert_eq!(heard.message.all_sections().count(), 0, "{case}: no part of an RRset");
-        assert_eq!(heard.message.edns.is_some(), has_opt, "{case}: OPT is kept");
-        assert_eq!(heard.rcode(), ResponseCode::NoError, "{case}");
-        assert_eq!(query.tcp(&server).message.answers.len(), 8, "{case}: all of it over TCP");
-    }
-}
-
-#[test]
-fn answer_that_just_fits_is_whole() {
-    let upstream = FakeUpstream::start();
-    // Header 12, question 14, one TXT record by compression 2 + 10 + data: 512 octets in all.
-    let data = [&[255][..], &[b'x'; 255], &[217], &[b'y'; 217]].concat();
-    upstream.on("big.test", Answer::new().raw("big.test", 16, &data));
-    // hickory compresses a name only in the case it has.
-    let server = Setup::policy(&upstream, POLICY).upstream_line("case_randomisation = false").start();
-    let heard = ask("big.test", RecordType::TXT).no_edns().both(&server);
-    assert_eq!(heard.bytes.len(), 512);
-    assert!(!heard.message.metadata.truncation);
-    let heard = ask("big.test", RecordType::TXT).payload(512).udp(&server);
-    assert!(heard.message.metadata.truncation, "with OPT it no longer fits");
-}
-
-#[test]
 fn longest_name_is_denied_like_any_other() {
     let upstream = FakeUpstream::start();
     let server = Setup::policy(&upstream, "allowed_hostnames = []\nmessage = \"m\"").start();

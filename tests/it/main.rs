@@ -44,6 +44,7 @@ mod reload_scale;
 mod resolv_conf;
 mod seeds;
 mod service;
+mod shape;
 mod strays;
 mod takeover;
 mod tcp;

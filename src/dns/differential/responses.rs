@@ -90,8 +90,15 @@ fn model(message: &Message, qtype: HickoryType) -> (Vec<Line>, Vec<Name>) {
         |record: &&Record| matches!(record.record_type(), HickoryType::SOA | HickoryType::NS) && is_above(&record.name);
     let class_in = |record: &&Record| record.dns_class == DNSClass::IN;
     let mut kept: Vec<(usize, &Record)> = Vec::new();
-    kept.extend(answers.iter().filter(class_in).filter(in_answer).map(|record| (1, record)));
-    kept.extend(authorities.iter().filter(class_in).filter(in_authority).map(|record| (2, record)));
+    let data = |record: &&Record| record.record_type() != HickoryType::CNAME;
+    // Aliases come as the chain goes, and proofs before what says who answers.
+    kept.extend(followed.iter().copied().filter(|record| class_in(record)).map(|record| (1, record)));
+    kept.extend(answers.iter().filter(class_in).filter(in_answer).filter(data).map(|record| (1, record)));
+    for is_proof in [true, false] {
+        let in_turn = |record: &&Record| (record.record_type() == HickoryType::SOA) == is_proof;
+        let in_turn = authorities.iter().filter(class_in).filter(in_authority).filter(in_turn);
+        kept.extend(in_turn.map(|record| (2, record)));
+    }
     let named: Vec<&Name> = kept
         .iter()
         .filter_map(|(_, record)| match &record.data {

@@ -4,10 +4,10 @@
 
 use super::names::NameId;
 use super::parse::{Message, Record, Section};
-use super::{ResponseError, svcb};
+use super::{ResponseError, order, svcb};
 use crate::dns::rebinding::Reach;
 use crate::dns::rtype::RecordType;
-use crate::dns::wire::{CLASS_IN, u16_at};
+use crate::dns::wire::CLASS_IN;
 
 /// How many CNAME records are followed.
 const MAX_HOPS: usize = 32;
@@ -247,9 +247,9 @@ impl Selector<'_> {
         self.message.names.at_and_above(name).any(|name| self.marks[name.index()].apex)
     }
 
-    /// Returns the type that an RRSIG record covers (RFC 4034 §3.1.1).
+    /// Returns the type that an RRSIG record covers.
     fn covered(&self, record: &Record) -> RecordType {
-        RecordType(u16_at(self.message.rdata(record), 0).unwrap_or_default())
+        order::covered(self.message, record)
     }
 }
 

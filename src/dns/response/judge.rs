@@ -1,10 +1,11 @@
 //! What of a response a client may see: the rebinding filter and the CNAME inspection.
 
+use super::order::drop_signatures;
 use super::parse::{Message, Record, Section};
 use super::payload::Withheld;
 use super::rebuild::rebuild;
 use super::stored::{Parts, Stored};
-use super::svcb::{Hints, address};
+use super::svcb::{Hints, address, params, summarise};
 use super::{Body, Response, ResponseError};
 use crate::dns::name::LowerName;
 use crate::dns::rebinding::Reach;
@@ -93,7 +94,7 @@ impl Reachable {
 /// Does the work of [`Reachable::of`].
 fn without_private(response: &Response, reach: &Reach) -> Result<Reachable, ResponseError> {
     let mut message = Message::read(response.message())?;
-    let keep: Vec<bool> =
+    let mut keep: Vec<bool> =
         message.records.iter().map(|record| !holds_private_address(&message, record, reach)).collect();
     let asked_for = |record: &Record| {
         matches!(response.qtype, RecordType::A | RecordType::AAAA)
@@ -105,6 +106,7 @@ fn without_private(response: &Response, reach: &Reach) -> Result<Reachable, Resp
         return Ok(Reachable::Nothing);
     }
     drop(answers);
+    drop_signatures(&message, &mut keep, |record| holds_private_hint(&message, record, reach));
     // What is missing now was part of what had been validated.
     let flags = message.header.flags & !flag::AD;
     let Body { message, ttl_offsets } =
@@ -117,8 +119,15 @@ fn without_private(response: &Response, reach: &Reach) -> Result<Reachable, Resp
         service_targets: response.stored.service_targets(),
     });
     let Response { ttl, rcode, qtype, payload, .. } = *response;
-    let withheld = Withheld::default();
-    Ok(Reachable::Rest(Response { stored, ttl, rcode, qtype, reachable: None, inspected: None, payload, withheld }))
+    let required = Response::count_required(stored.message(), stored.ttl_offsets());
+    let (reachable, inspected, withheld) = (None, None, Withheld::default());
+    Ok(Reachable::Rest(Response { stored, ttl, rcode, qtype, required, reachable, inspected, payload, withheld }))
+}
+
+/// Returns whether a record hints at an address that is not globally reachable.
+fn holds_private_hint(message: &Message<'_>, record: &Record, reach: &Reach) -> bool {
+    matches!(record.rtype, RecordType::SVCB | RecordType::HTTPS)
+        && summarise(params(message.rdata(record)), reach).is_some_and(|summary| summary.has_private_hint)
 }
 
 /// Returns whether a record is an address that is not globally reachable.

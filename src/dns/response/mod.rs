@@ -5,9 +5,11 @@
 
 mod casing;
 mod chain;
+mod cut;
 mod inspected;
 mod judge;
 mod names;
+mod order;
 mod parse;
 mod payload;
 mod plain;
@@ -18,6 +20,7 @@ mod svcb;
 use std::hash::{Hash, Hasher};
 
 pub use casing::Casing;
+pub(super) use cut::Cut;
 pub use judge::{Judgement, ResponseRules, judge};
 pub use payload::{Part, Payload, address_content};
 
@@ -147,6 +150,8 @@ pub struct Response {
     rcode: Rcode,
     /// The type that was asked for.
     qtype: RecordType,
+    /// How many of its first records a client cannot do without.
+    required: u16,
     /// What is left of it without the addresses that are not globally reachable; `None` if it has no such address.
     reachable: Option<Box<Reachable>>,
     /// What policies that inspect targets say of these; `None` where the targets are so few that each hit looks at them.
@@ -210,7 +215,9 @@ impl Response {
             echo.copy_from_slice(question.qname.as_wire());
         }
         let mut message = Message::read(&lowered)?;
-        let selection = chain::select(&message, question.qtype)?;
+        let mut selection = chain::select(&message, question.qtype)?;
+        order::drop_signatures(&message, &mut selection.keep, |record| has_ech(&message, record));
+        let is_moved = order::arrange(&mut message, &mut selection);
         let rcode_high = message.opt.as_ref().map_or(0, |opt| u16::from(opt.rcode_high));
         let rcode = Rcode(rcode_high << 4 | header.flags & flag::RCODE);
         let ttl = limit_ttls(&mut message, &selection, rcode, question.qtype);
@@ -218,7 +225,8 @@ impl Response {
             Some(opt) => encode_edes(&message.bytes[opt.options.clone()])?,
             None => Vec::new(),
         };
-        let contents = Contents::of(&message, &selection, reach);
+        let mut contents = Contents::of(&message, &selection, reach);
+        contents.rebuild |= is_moved;
         let list = |names: &[names::NameId]| {
             let mut wire = Vec::new();
             for &name in names {
@@ -254,8 +262,9 @@ impl Response {
     fn new(stored: Stored, ttl: u32, rcode: Rcode, qtype: RecordType, private: Option<&Reach>) -> Self {
         let inspected = Inspected::for_targets(names(stored.targets()).chain(names(stored.service_targets())).count());
         let payload = Payload::of(stored.message(), stored.ede_options());
-        let mut response =
-            Self { stored, ttl, rcode, qtype, reachable: None, inspected, payload, withheld: Withheld::default() };
+        let required = Self::count_required(stored.message(), stored.ttl_offsets());
+        let withheld = Withheld::default();
+        let mut response = Self { stored, ttl, rcode, qtype, required, reachable: None, inspected, payload, withheld };
         response.reachable = private.map(|reach| Box::new(Reachable::of(&response, reach)));
         response
     }
@@ -386,6 +395,13 @@ impl Contents {
         }
         contents
     }
+}
+
+/// Returns whether a record has the keys of Encrypted Client Hello, which are taken out.
+fn has_ech(message: &Message<'_>, record: &Record) -> bool {
+    matches!(record.rtype, RecordType::SVCB | RecordType::HTTPS)
+        && svcb::summarise(svcb::params(message.rdata(record)), &Reach::default())
+            .is_some_and(|summary| summary.has_ech)
 }
 
 /// Copies a message of which everything but a last OPT record stays.

@@ -12,6 +12,7 @@ mod names;
 use names::{Names, Places};
 
 use super::chain::answers;
+use super::order::is_proof;
 use super::parse::{Field, MAX_TTL, Section, layout};
 use super::stored::{Parts, Stored};
 use super::{Question, Response, encode_edes, kept_flags, svcb};
@@ -38,6 +39,8 @@ pub(super) fn parse(bytes: &[u8], header: &Header, question: &Question, reach: &
         records: 0,
         answer_ttl: None,
         is_answered: false,
+        has_data: false,
+        has_other_authority: false,
         soa: None,
         opt: None,
         private_address: false,
@@ -53,6 +56,7 @@ pub(super) fn parse(bytes: &[u8], header: &Header, question: &Question, reach: &
 }
 
 /// A response, as far as it has been read.
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing that was seen or not, in any combination")]
 struct Reader<'a> {
     /// The names so far.
     names: Names<'a>,
@@ -78,6 +82,10 @@ struct Reader<'a> {
     answer_ttl: Option<u32>,
     /// Whether the chain's end has a record of the type that was asked for.
     is_answered: bool,
+    /// Whether there was a record that is no alias: an alias behind it has to move.
+    has_data: bool,
+    /// Whether there was an authority record that is no proof: a proof behind it has to move.
+    has_other_authority: bool,
     /// The first SOA record of the authority section.
     soa: Option<Soa>,
     /// The OPT record.
@@ -210,7 +218,7 @@ impl Reader<'_> {
     /// Follows a CNAME record, which must be the next of the chain.
     fn follow(&mut self, record: &Record) -> Option<()> {
         let target = record.target?;
-        if self.target.is_some() || !self.names.are_same(record.owner, self.chain.last()?) {
+        if self.target.is_some() || self.has_data || !self.names.are_same(record.owner, self.chain.last()?) {
             return None;
         }
         self.note_answer_ttl(record.ttl);
@@ -239,9 +247,11 @@ impl Reader<'_> {
             }
             rtype => rtype,
         };
-        if !answers(covers, self.qtype) {
+        // A DNAME record has a place in the chain, which the general way finds.
+        if covers == RecordType::DNAME || !answers(covers, self.qtype) {
             return None;
         }
+        self.has_data |= record.rtype != RecordType::RRSIG;
         self.is_answered |= is_at_end && record.rtype == self.qtype;
         self.note_answer_ttl(record.ttl);
         match record.rtype {
@@ -281,6 +291,14 @@ impl Reader<'_> {
 
     /// Takes a record of the authority section, whose owner must be at or above a name of the chain.
     fn take_authority(&mut self, record: &Record) -> Option<()> {
+        let covers = match record.rtype {
+            RecordType::RRSIG => RecordType(u16_at(self.names.bytes, record.rdata_at)?),
+            rtype => rtype,
+        };
+        if is_proof(covers) && self.has_other_authority {
+            return None;
+        }
+        self.has_other_authority |= !is_proof(covers);
         match record.rtype {
             RecordType::NS => self.name(record.target?),
             RecordType::SOA if self.soa.is_none() => {

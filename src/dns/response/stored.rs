@@ -68,8 +68,12 @@ impl Stored {
 
     /// Returns where the TTL fields are in the message.
     pub(super) fn ttl_offsets(&self) -> impl ExactSizeIterator<Item = u16> + '_ {
-        let (pairs, _) = self.part(self.ends[0], self.ends[1]).as_chunks();
-        pairs.iter().map(|pair| u16::from_ne_bytes(*pair))
+        self.raw_ttl_offsets().iter().map(|pair| u16::from_ne_bytes(*pair))
+    }
+
+    /// Returns the same as they are kept: numbers in the machine's order.
+    pub(super) fn raw_ttl_offsets(&self) -> &[[u8; 2]] {
+        self.part(self.ends[0], self.ends[1]).as_chunks().0
     }
 
     /// Returns the EDE options.

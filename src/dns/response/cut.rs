@@ -1,0 +1,321 @@
+//! What of a response is sent to a client for which all of it is too long.
+
+use super::Response;
+use super::order::is_proof;
+use crate::dns::name::{LowerName, uncompressed_length};
+use crate::dns::rtype::RecordType;
+use crate::dns::wire::{HEADER, Header, u16_at};
+
+/// The first records of a response, as many as fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dns) struct Cut {
+    /// How many records of each section: answer, authority, additional.
+    pub(in crate::dns) counts: [u16; 3],
+    /// Where the last of them ends in the message.
+    pub(in crate::dns) end: usize,
+    /// Whether something is missing that the client needs: it has to ask again over TCP.
+    pub(in crate::dns) is_truncated: bool,
+}
+
+/// How often the owners of two records are compared by their labels to find where an record set begins; one that is spelled in more
+/// ways than that is left out.
+const MAX_COMPARED: usize = 4;
+
+impl Response {
+    /// Returns how many of the first records a client cannot do without: the answer, and the proof that there is none, which
+    /// comes before the rest of the authority section.
+    pub(super) fn count_required(message: &[u8], ttl_offsets: impl Iterator<Item = u16>) -> u16 {
+        let Some(Header { counts: [_, answers, authorities, _], .. }) = Header::read(message) else { return 0 };
+        let authority = ttl_offsets.skip(answers.into()).take(authorities.into());
+        let is_proof = |ttl_at: &u16| {
+            let record = Record { message, ttl_at: usize::from(*ttl_at) };
+            is_proof(if record.rtype() == RecordType::RRSIG { record.covered() } else { record.rtype() })
+        };
+        answers + u16::try_from(authority.take_while(is_proof).count()).unwrap_or_default()
+    }
+
+    /// Returns what of the message, which is longer, fits in `room` octets (RFC 2181 §9).
+    ///
+    /// Additional records go first, whole record sets, then those of the authority section that are no proof, all of them: a signed
+    /// one must not be there without its signature (RFC 4035 §3.1.1). Where the
+    /// answer or the proof does not fit, it is truncated and holds as many records of the answer as fit: a client without
+    /// TCP can use them, as each is true. The work does not depend on how much the message holds.
+    pub(in crate::dns) fn cut(&self, room: usize) -> Cut {
+        let message = self.message();
+        let [answers, authorities, additionals] =
+            Header::read(message).map_or([0; 3], |header| [1, 2, 3].map(|section| usize::from(header.counts[section])));
+        let records = Records { message, ttl_offsets: self.stored.raw_ttl_offsets() };
+        let fit = records.count_within(room);
+        let required = usize::from(self.required);
+        let is_truncated = fit < required;
+        let kept = if is_truncated {
+            fit.min(answers)
+        } else if fit < answers + authorities {
+            required
+        } else {
+            records.last_rrset_end(fit, answers + authorities)
+        };
+        let mut left = kept;
+        let counts = [answers, authorities, additionals].map(|count| {
+            let taken = count.min(left);
+            left -= taken;
+            u16::try_from(taken).unwrap_or_default()
+        });
+        Cut { counts, end: records.start(kept), is_truncated }
+    }
+}
+
+/// The records of a well-formed message.
+struct Records<'a> {
+    /// The message.
+    message: &'a [u8],
+    /// Where their TTL fields are.
+    ttl_offsets: &'a [[u8; 2]],
+}
+
+impl<'a> Records<'a> {
+    /// Returns a record.
+    fn get(&self, index: usize) -> Option<Record<'a>> {
+        let ttl_at = u16::from_ne_bytes(*self.ttl_offsets.get(index)?);
+        Some(Record { message: self.message, ttl_at: usize::from(ttl_at) })
+    }
+
+    /// Returns how many of the first records end within so many octets.
+    fn count_within(&self, room: usize) -> usize {
+        let end =
+            |ttl_at: [u8; 2]| Record { message: self.message, ttl_at: usize::from(u16::from_ne_bytes(ttl_at)) }.end();
+        self.ttl_offsets.partition_point(|ttl_at| end(*ttl_at) <= room)
+    }
+
+    /// Returns where a record starts, or what is behind the last one.
+    fn start(&self, index: usize) -> usize {
+        let before = index.checked_sub(1).and_then(|before| self.get(before));
+        before.map_or_else(
+            || HEADER + 4 + uncompressed_length(self.message.get(HEADER..).unwrap_or_default()).unwrap_or_default(),
+            Record::end,
+        )
+    }
+
+    /// Returns the greatest number of first records up to `count` that parts no record set; at least `section`, where one begins
+    /// for certain.
+    fn last_rrset_end(&self, count: usize, section: usize) -> usize {
+        let (mut end, mut compared) = (count, 0);
+        while end > section && end < self.ttl_offsets.len() && self.are_of_one_rrset(end - 1, end, &mut compared) {
+            end -= 1;
+        }
+        end
+    }
+
+    /// Returns whether two neighbours, the first one given first, are of one record set.
+    fn are_of_one_rrset(&self, first: usize, second: usize, compared: &mut usize) -> bool {
+        let (Some(one), Some(other)) = (self.get(first), self.get(second)) else { return false };
+        if one.rtype() != other.rtype() {
+            return false;
+        }
+        let starts = [first, second].map(|index| self.start(index));
+        let owner = |start: usize, record: Record<'a>| self.message.get(start..record.ttl_at - 4);
+        if owner(starts[0], one) == owner(starts[1], other) {
+            return true;
+        }
+        *compared += 1;
+        let [one, other] = starts.map(|start| LowerName::from_message(self.message, start).ok());
+        *compared > MAX_COMPARED || one == other
+    }
+}
+
+/// A record of a well-formed message.
+#[derive(Clone, Copy)]
+struct Record<'a> {
+    /// The message.
+    message: &'a [u8],
+    /// Where its TTL field is: behind its owner, type and class.
+    ttl_at: usize,
+}
+
+impl Record<'_> {
+    /// Returns its type.
+    fn rtype(self) -> RecordType {
+        RecordType(u16_at(self.message, self.ttl_at - 4).unwrap_or_default())
+    }
+
+    /// Returns the type that it covers, if it is an RRSIG record.
+    fn covered(self) -> RecordType {
+        RecordType(u16_at(self.message, self.ttl_at + 6).unwrap_or_default())
+    }
+
+    /// Returns where it ends.
+    fn end(self) -> usize {
+        self.ttl_at + 6 + usize::from(u16_at(self.message, self.ttl_at + 4).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::Response;
+    use super::*;
+    use crate::dns::answer::{TtlMode, from_response};
+    use crate::dns::sample::{Sample, parsed, question, read, records, rrsig, soa, wire};
+    use crate::dns::wire::flag;
+
+    /// The type most cases ask for.
+    const A: RecordType = RecordType::A;
+
+    /// Returns what a client gets of a reply with so many octets of room, as lines, and whether TC is set.
+    fn given(sample: Sample, qtype: RecordType, payload: Option<u16>, limit: usize) -> (Vec<String>, bool) {
+        let response = Response::parse(&sample.bytes(), &question("www.example", qtype)).unwrap();
+        let query = Sample::query("www.example", qtype);
+        let bytes =
+            payload.map_or_else(|| Sample::query("www.example", qtype).bytes(), |size| query.opt(size, 0, &[]).bytes());
+        let mut out = Vec::new();
+        from_response(&parsed(&bytes), &response, TtlMode::Aged(10), None, limit, &mut out);
+        assert!(out.len() <= limit, "{} octets, {limit} fit", out.len());
+        let message = read(&out);
+        assert_eq!(message.edns.is_some(), payload.is_some(), "OPT is kept");
+        assert!(!(message.metadata.truncation && message.metadata.authentic_data), "a part is not authentic");
+        (records(&out), message.metadata.truncation)
+    }
+
+    /// Returns the types of lines of a section.
+    fn types<'l>(lines: &'l [String], section: &str) -> Vec<&'l str> {
+        let lines = lines.iter().filter(|line| line.starts_with(section));
+        lines.map(|line| line.rsplit(' ').next().unwrap()).collect()
+    }
+
+    /// Returns an address, 13 name servers and an address of each kind for each of them: what a resolver that is generous says.
+    fn generous() -> Sample {
+        let mut sample = Sample::response("www.example", A, flag::AD).record(1, "www.example", A, 60, &[8, 8, 8, 8]);
+        let servers: Vec<String> = (0..13).map(|number| format!("ns{number}.example")).collect();
+        for server in &servers {
+            sample = sample.record(2, "example", RecordType::NS, 60, &wire(server));
+        }
+        for server in &servers {
+            sample =
+                sample.record(3, server, A, 60, &[8, 8, 4, 4]).record(3, server, RecordType::AAAA, 60, &[0x20; 16]);
+        }
+        sample
+    }
+
+    #[test]
+    fn what_the_client_can_do_without_goes_first_and_no_tc_is_set() {
+        for (payload, limit) in [(None, 512), (Some(512), 512), (None, 600), (Some(700), 700)] {
+            let (lines, truncated) = given(generous(), A, payload, limit);
+            assert!(!truncated, "{lines:?}");
+            assert_eq!(lines[0], "an www.example. 50 A", "TTLs count down");
+            assert_eq!(types(&lines, "ns").len(), 13, "{lines:?}");
+            let additional = types(&lines, "ar");
+            assert!(limit == 512 || additional.len() > 2, "{lines:?}");
+            assert!(additional.len() < 26, "{lines:?}");
+        }
+        // Name servers go all or not at all.
+        let (lines, truncated) = given(generous(), A, None, 200);
+        assert_eq!((lines.len(), truncated), (1, false), "{lines:?}");
+        let (lines, truncated) = given(generous(), A, None, 65_535);
+        assert_eq!((lines.len(), truncated), (1 + 13 + 26, false));
+    }
+
+    #[test]
+    fn what_is_needed_and_does_not_fit_sets_tc_beside_what_fits_of_the_answer() {
+        let addresses = (0..120u8).fold(Sample::response("www.example", A, 0), |sample, last| {
+            sample.raw(1, &[0xc0, 12], A, 1, 60, &[8, 8, 8, last])
+        });
+        let bytes = addresses.bytes();
+        let again = || {
+            (0..120u8).fold(Sample::response("www.example", A, 0), |sample, last| {
+                sample.raw(1, &[0xc0, 12], A, 1, 60, &[8, 8, 8, last])
+            })
+        };
+        assert_eq!(bytes.len(), 29 + 120 * 16);
+        for (payload, limit, count) in [(None, 512, 30), (Some(512), 512, 29), (Some(1232), 1232, 74)] {
+            let (lines, truncated) = given(again(), A, payload, limit);
+            assert_eq!((lines.len(), truncated), (count, true), "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn the_proof_of_a_denial_is_needed_and_stays_whole_or_tc_is_set() {
+        let signed = |sample: Sample, owner: &str, rtype, data: &[u8]| {
+            let signature = [&rrsig(rtype, "example")[..], &[1; 64]].concat();
+            sample.record(2, owner, rtype, 60, data).record(2, owner, RecordType::RRSIG, 60, &signature)
+        };
+        let name_servers = |sample| signed(sample, "example", RecordType::NS, &wire("ns.example"));
+        let nsec = |sample| signed(sample, "a.example", RecordType::NSEC, &wire("z.example"));
+        // A wildcard's answer, and that the name itself does not exist, behind the name servers.
+        let wildcard =
+            || nsec(name_servers(Sample::response("www.example", A, 0).record(1, "www.example", A, 60, &[8; 4])));
+        let whole = given(wildcard(), A, None, 512).0;
+        assert_eq!(types(&whole, "ns"), ["NSEC", "RRSIG", "NS", "RRSIG"]);
+        let (lines, truncated) = given(wildcard(), A, None, 250);
+        assert_eq!((types(&lines, "ns"), truncated), (vec!["NSEC", "RRSIG"], false));
+        let (lines, truncated) = given(wildcard(), A, None, 150);
+        assert_eq!((types(&lines, "an"), types(&lines, "ns"), truncated), (vec!["A"], vec![], true));
+        let none = || nsec(signed(Sample::response("www.example", A, 3), "example", RecordType::SOA, &soa(60)));
+        assert!(!given(none(), A, None, 512).1);
+        assert_eq!(given(none(), A, None, 300), (vec![], true));
+    }
+
+    /// A record: section, owner, type, octets of data.
+    type Line = (usize, &'static str, RecordType, usize);
+
+    /// Returns records of all sections, some of one record set.
+    fn any_records() -> impl Strategy<Value = Vec<Line>> {
+        let owner = prop::sample::select(vec!["ns1.example", "ns2.example"]);
+        let answers = prop::collection::vec((Just("www.example"), 0..40usize), 1..12);
+        let servers = prop::collection::vec(Just("example"), 0..2);
+        let additionals = prop::collection::vec((owner, any::<bool>()), 0..12);
+        (answers, servers, additionals).prop_map(|(answers, servers, additionals)| {
+            let mut lines: Vec<Line> =
+                answers.iter().map(|(owner, size)| (1, *owner, RecordType::TXT, *size)).collect();
+            for _ in servers {
+                lines.extend([(2, "example", RecordType::NS, 1), (2, "example", RecordType::NS, 2)]);
+            }
+            let mut glue: Vec<Line> = additionals
+                .iter()
+                .map(|(owner, six)| if *six { (3, *owner, RecordType::AAAA, 16) } else { (3, *owner, A, 4) })
+                .collect();
+            glue.sort_by_key(|(_, owner, rtype, _)| (*owner, *rtype));
+            if lines.iter().any(|line| line.0 == 2) {
+                lines.extend(glue);
+            }
+            lines
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn a_part_is_the_longest_that_may_be_sent(lines in any_records(), limit in 60..700usize, opt in any::<bool>(), pointers in any::<bool>()) {
+            let sample = || lines.iter().fold(Sample::response("www.example", RecordType::TXT, 0), |sample, (section, owner, rtype, size)| {
+                let data = match *rtype {
+                    RecordType::NS => wire(&format!("ns{size}.example")),
+                    RecordType::TXT => [&[u8::try_from(*size).unwrap()][..], &vec![b'x'; *size]].concat(),
+                    _ => vec![8; *size],
+                };
+                match (section, pointers) {
+                    (1, true) => sample.raw(1, &[0xc0, 12], *rtype, 1, 60, &data),
+                    (2, true) => sample.raw(2, &[0xc0, 16], *rtype, 1, 60, &data),
+                    _ => sample.record(*section, owner, *rtype, 60, &data),
+                }
+            });
+            let payload = opt.then_some(512);
+            let (all, _) = given(sample(), RecordType::TXT, payload, 65_535);
+            let (part, truncated) = given(sample(), RecordType::TXT, payload, limit);
+            prop_assert!(all.starts_with(&part), "what is sent is its start: {:?}", part);
+            let answers = types(&all, "an").len();
+            if truncated {
+                prop_assert!(part.len() < answers);
+                // One more record would be too much.
+                let more = lines[..=part.len()].iter().map(|(_, owner, _, size)| if pointers { 2 } else { wire(owner).len() } + 11 + size);
+                let length = 29 + more.sum::<usize>() + usize::from(opt) * 11;
+                prop_assert!(length > limit, "{} octets fit", length);
+            } else {
+                prop_assert!(part.len() >= answers);
+                // Whole record sets.
+                if let (Some(last), Some(next)) = (part.last(), all.get(part.len())) {
+                    prop_assert!(part.len() == answers || last != next, "{:?} is parted", last);
+                }
+            }
+        }
+    }
+}
