@@ -84,7 +84,8 @@ pub fn refuse(refusal: &Refusal<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes a negative answer of our own: authoritative, with a SOA record so that stubs may cache it for `ttl` seconds.
+/// Writes a negative answer of our own: authoritative, with a SOA record so that stubs may cache it for `ttl` seconds. Its
+/// MNAME says that a policy is the reason where an EDE is given: `drill` and `nslookup -debug` show that and no EDE.
 ///
 /// The SOA's owner is QNAME's parent, never an unrelated name (RFC 2308 §5 lets a cache take it only for names at or
 /// below the owner).
@@ -101,7 +102,7 @@ pub fn negative(
         Negative::NoData => Rcode::NOERROR,
     };
     open(query, flag::AA, rcode, [0, 1], out);
-    write_soa(query, ttl, out);
+    write_soa(query, if ede.is_some() { &BLOCKED_SOA } else { &SOA }, ttl, out);
     close(query, rcode, ede.as_slice(), &[], limit, out);
 }
 
@@ -308,7 +309,7 @@ fn close(query: &Query<'_>, rcode: Rcode, errors: &[Ede<'_>], options: &[u8], li
 }
 
 /// Writes a SOA record of our own that makes `ttl` the time to cache.
-fn write_soa(query: &Query<'_>, ttl: u32, out: &mut Vec<u8>) {
+fn write_soa(query: &Query<'_>, soa: &[u8], ttl: u32, out: &mut Vec<u8>) {
     let (qname, parent) = (query.qname.as_wire(), query.qname.parent_wire());
     if parent == [0] {
         out.push(0);
@@ -316,8 +317,8 @@ fn write_soa(query: &Query<'_>, ttl: u32, out: &mut Vec<u8>) {
         write_pointer(HEADER + qname.len() - parent.len(), out);
     }
     let start = out.len();
-    out.extend_from_slice(&SOA);
-    let [ttl_at, minimum_at] = [start + 4, start + SOA.len() - 4];
+    out.extend_from_slice(soa);
+    let [ttl_at, minimum_at] = [start + 4, out.len() - 4];
     for at in [ttl_at, minimum_at] {
         out[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
     }
@@ -327,6 +328,11 @@ fn write_soa(query: &Query<'_>, ttl: u32, out: &mut Vec<u8>) {
 ///
 /// SERIAL (1), REFRESH, RETRY and EXPIRE mean nothing here: nobody transfers this zone.
 const SOA: [u8; 64] = *b"\0\x06\0\x01\0\0\0\0\0\x36\x08hostgate\x07invalid\0\x06nobody\x07invalid\0\
+    \0\0\0\x01\0\0\x0e\x10\0\0\x02\x58\0\x01\x51\x80\0\0\0\0";
+
+/// The same of what a policy denies: MNAME is `blocked-by-policy.hostgate.invalid`, which exists nowhere (RFC 6761 §6.4), and
+/// RNAME the root, nobody, so that it is hardly longer.
+const BLOCKED_SOA: [u8; 67] = *b"\0\x06\0\x01\0\0\0\0\0\x39\x11blocked-by-policy\x08hostgate\x07invalid\0\0\
     \0\0\0\x01\0\0\x0e\x10\0\0\x02\x58\0\x01\x51\x80\0\0\0\0";
 
 /// Writes a compression pointer to `offset` (RFC 1035 §4.1.4).
@@ -455,6 +461,18 @@ mod tests {
             assert_eq!(records(&out), [format!("ns {} 5 SOA", owner.to_lowercase())], "{qname}");
             assert_eq!(&out[HEADER..bytes.len()], &bytes[HEADER..], "{qname}: the question keeps its case");
             assert_eq!(out[out.len() - 4..], 5u32.to_be_bytes(), "{qname}: MINIMUM");
+        }
+    }
+
+    #[test]
+    fn the_soa_of_a_denial_by_policy_says_so() {
+        let bytes = Sample::query("www.example", RecordType::A).bytes();
+        let ede = Ede { code: Ede::BLOCKED, text: "" };
+        for (ede, expected) in [(Some(ede), "blocked-by-policy.hostgate.invalid."), (None, "hostgate.invalid.")] {
+            let mut out = Vec::new();
+            negative(&parsed(&bytes), Negative::NxDomain, 7, ede, 512, &mut out);
+            let hickory_proto::rr::RData::SOA(soa) = &read(&out).authorities[0].data else { panic!("a SOA record") };
+            assert_eq!((soa.mname.to_ascii().as_str(), soa.serial, soa.minimum), (expected, 1, 7));
         }
     }
 

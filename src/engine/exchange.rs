@@ -19,9 +19,6 @@ use crate::policy::{self, Asker, Decision, Limit, Mode, Policy};
 use crate::share::Holder;
 use crate::upstream::{Failure, FailureKind};
 
-/// EXTRA-TEXT of an answer of which nothing is left.
-const REBINDING_TEXT: &str =
-    "only addresses that are not globally reachable came back, and the policy's private_answers does not have the name";
 /// The TTL of a stale answer, in seconds (RFC 8767 §4).
 const STALE_TTL: u32 = 30;
 
@@ -174,6 +171,11 @@ impl<'a> Exchange<'a> {
         self.negative(negative, Some(Ede { code: Ede::BLOCKED, text: &text }), out);
     }
 
+    /// Returns the text for whoever asks that says what was done by which policy and why, and the policy's message.
+    fn policy_text(&self, done: &str, why: &str) -> String {
+        self.asker.policy().map_or_else(String::new, |policy| policy.text(done, why))
+    }
+
     /// Answers with data past its time (RFC 8767 §4).
     pub(super) fn answer_stale(&mut self, response: &Arc<Response>, out: &mut Vec<u8>) {
         self.answer_from(response, TtlMode::Fixed(STALE_TTL), Origin::Stale, None, out);
@@ -214,12 +216,15 @@ impl<'a> Exchange<'a> {
             Judgement::Filtered => {
                 verdict.action = Action::NoData;
                 verdict.reason = Reason::Rebinding;
-                let ede = Ede { code: Ede::FILTERED, text: REBINDING_TEXT };
-                self.negative(Negative::NoData, Some(ede), out);
+                let text = self.policy_text(
+                    "no data by",
+                    "only addresses that are not globally reachable came back, and its private_answers does not have the name",
+                );
+                self.negative(Negative::NoData, Some(Ede { code: Ede::FILTERED, text: &text }), out);
             }
             Judgement::Denied { target } => {
-                let policy = self.asker.policy().map_or("", Policy::id);
-                let text = format!("denied by policy {policy}: the answer leads to {target}, which is not allowed");
+                let text =
+                    self.policy_text("denied by", &format!("the answer leads to {target}, which is not allowed"));
                 self.negative(Negative::NxDomain, Some(Ede { code: Ede::BLOCKED, text: &text }), out);
             }
         }

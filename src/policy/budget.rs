@@ -108,8 +108,7 @@ impl Budget {
             Limit::Addresses => "known addresses go on, new ones when it is released",
             Limit::Names | Limit::Octets => "known names go on, new ones when it is released",
         };
-        let message = policy.message().map_or_else(String::new, |message| format!(". {message}"));
-        format!("denied by budget.{} of policy {}: {what}; {until}{message}", limit.key(), policy.id())
+        policy.text(&format!("denied by budget.{} of", limit.key()), &format!("{what}; {until}"))
     }
 }
 

@@ -553,6 +553,13 @@ impl Policy {
         self.spec.cname
     }
 
+    /// Returns a text for whoever asks: what was done, by this policy, and why; and its message.
+    #[must_use]
+    pub fn text(&self, done: &str, why: &str) -> String {
+        let message = self.message().map_or_else(String::new, |message| format!(". {message}"));
+        format!("{done} policy {}: {why}{message}", self.id())
+    }
+
     /// Returns what its clients may look up that is new; `None` is as much as they like.
     #[must_use]
     pub fn budget(&self) -> Option<&Budget> {

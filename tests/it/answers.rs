@@ -28,6 +28,7 @@ fn denied_name_gets_nxdomain_with_soa_and_a_reason() {
         assert!(owners.contains(&owner.as_str()), "{name}: the SOA record is at {owner}");
         assert_eq!((ttl, soa.minimum), (5, 5), "{name}");
         assert_eq!(heard.message.authorities.len(), 1, "{name}");
+        assert_eq!(soa.mname.to_ascii(), "blocked-by-policy.hostgate.invalid.", "{name}: what drill shows");
         let edes = heard.edes();
         assert_eq!(edes.len(), 1, "{name}: {edes:?}");
         assert_eq!(edes[0].0, 15, "{name}: {edes:?}");

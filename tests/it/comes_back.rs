@@ -363,3 +363,24 @@ fn chain_to_a_private_address_is_filtered() {
     assert_eq!((heard.rcode(), heard.addresses(), heard.ede_codes()), (ResponseCode::NoError, vec![], vec![17]));
     assert!(ask("alias.test", RecordType::A).no_edns().both(&server).addresses().is_empty());
 }
+
+#[test]
+fn what_is_taken_out_names_the_policy_and_its_message() {
+    let upstream = FakeUpstream::start();
+    upstream.on("private.test", Answer::new().a("private.test", [10, 0, 0, 1].into()));
+    upstream.on("leads.test", Answer::new().cname("leads.test", "away.example").a("away.example", GLOBAL));
+    let body = "allowed_hostnames = [\"private.test\", \"leads.test\"]\ncname = \"inspect\"\nmessage = \"ask platform@corp.example\"";
+    let server = Setup::policy(&upstream, body).start();
+    for (name, code) in [("private.test", 17), ("leads.test", 15), ("denied.example", 15)] {
+        // From the upstream, then from the cache.
+        for _ in 0..2 {
+            let edes = ask(name, RecordType::A).both(&server).edes();
+            let [(found, text)] = &edes[..] else { panic!("{name}: one EDE: {edes:?}") };
+            assert_eq!(*found, code, "{name}: {text}");
+            assert!(
+                text.contains("by policy test: ") && text.ends_with(". ask platform@corp.example"),
+                "{name}: {text}"
+            );
+        }
+    }
+}
