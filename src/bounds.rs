@@ -44,7 +44,8 @@
 //! | tries of a question | `upstream::race::MAX_TRIES`, and one for each further upstream | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
 //! | given-up queries that a port remembers | `upstream::mux::ports::MAX_GIVEN_UP`, and those in flight | it takes no new ones and is closed | |
 //! | sockets of the general way | `max_sockets` of [`Settings`](crate::upstream::Settings) | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
-//! | questions on a TCP connection | `upstream::stream::MAX_ACTIVE` | as above | the same |
+//! | TCP connections to an upstream | `upstream::stream::MAX_CONNECTIONS` | the next one waits, within the time of its question | |
+//! | questions on a TCP connection | `upstream::stream::connection::MAX_ACTIVE` | another connection; then as above | the same |
 //! | octets of a reply over UDP | `upstream::udp::MAX_REPLY` | cut off: malformed, the next upstream | `hostgate_upstream_failures_total{kind="malformed"}` |
 //! | datagrams that are no reply | `upstream::udp::MAX_IGNORED` a socket | the socket is left: asked again from another port, then over TCP | `hostgate_upstream_ignored_total` |
 //! | records of a response | `dns::response::parse::MAX_RECORDS` | malformed, the next upstream | `hostgate_upstream_failures_total{kind="malformed"}` |

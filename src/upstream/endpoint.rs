@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hickory_net::NetError;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::health::{Health, Trouble};
 use super::server::{Server, Transport};
-use super::stream::Stream;
+use super::stream::{Stream, StreamError};
 use super::udp::{self, Reply, UdpError};
 use super::{Event, Failure, FailureKind, Observer};
 use crate::dns::rcode::Rcode;
@@ -63,6 +62,17 @@ pub(super) struct Surroundings {
     pub(super) sockets: Arc<Semaphore>,
     /// Who watches.
     pub(super) observer: Arc<dyn Observer>,
+}
+
+/// How one try is made.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
+    /// What the query goes over first.
+    pub(super) over: Transport,
+    /// How long no reply is no silence of the upstream's.
+    pub(super) patience: Duration,
+    /// How long a TCP connection may have owed replies and still be used.
+    pub(super) stalled: Duration,
 }
 
 /// What one try brought.
@@ -145,15 +155,15 @@ impl Endpoint {
         self.lower_until.store(millis(around.epoch.elapsed() + LOWER_FOR), Ordering::Relaxed);
     }
 
-    /// Asks `question` once and waits for ever; who gives up drops the future. Health and counts are kept either
-    /// way: being dropped after longer than `patience` counts as the upstream's silence.
+    /// Makes one try at `question` and waits for ever; a caller that gives up drops the future. Health and counts are kept
+    /// either way: being dropped after longer than the try's patience counts as the upstream's silence.
     pub(super) async fn ask(
         &self,
         question: &Question,
-        patience: Duration,
-        over: Transport,
+        attempt: Attempt,
         around: &Surroundings,
     ) -> Result<Success, TryError> {
+        let Attempt { over, patience, .. } = attempt;
         let _permit = match over {
             Transport::Udp => match timeout(patience, around.sockets.acquire()).await {
                 Ok(Ok(permit)) => Some(permit),
@@ -163,7 +173,7 @@ impl Endpoint {
         };
         self.note_asked();
         let mut watch = Watch { endpoint: self, around, since: Instant::now(), patience, is_over: false };
-        let result = self.exchange(question, over, around).await;
+        let result = self.exchange(question, attempt, around).await;
         watch.is_over = true;
         let taken = watch.since.elapsed();
         match &result {
@@ -235,9 +245,14 @@ impl Endpoint {
     }
 
     /// Asks over UDP, and over TCP what UDP truncated or where floods of wrong replies came; or over TCP at once.
-    async fn exchange(&self, question: &Question, over: Transport, around: &Surroundings) -> Result<Success, TryError> {
+    async fn exchange(
+        &self,
+        question: &Question,
+        attempt: Attempt,
+        around: &Surroundings,
+    ) -> Result<Success, TryError> {
         let observer = &*around.observer;
-        if over == Transport::Udp {
+        if attempt.over == Transport::Udp {
             let casing = self.casing(random_bits, around);
             let mut reply = self.ask_over_udp(question, casing, observer).await?;
             if matches!(reply, Reply::OtherCase) {
@@ -255,7 +270,7 @@ impl Endpoint {
             }
         }
         observer.observe(Event::Sent(Transport::Tcp));
-        let bytes = self.stream.ask(question, around.timeout).await.map_err(|error| of_stream(&error))?;
+        let bytes = self.stream.ask(question, attempt.stalled).await.map_err(|error| of_stream(&error))?;
         let id = bytes.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
         match is_reply_to(&bytes, id, question, Casing::LOWER) {
             ReplyCheck::Ours { truncated: false, .. } => {
@@ -307,16 +322,15 @@ fn of_udp(error: UdpError) -> TryError {
     }
 }
 
-/// Returns what a failure over a stream comes to.
-fn of_stream(error: &NetError) -> TryError {
-    match error {
-        NetError::Busy => TryError::new(FailureKind::Busy, &"too many questions on one connection"),
-        NetError::Timeout => TryError::new(FailureKind::Timeout, &"no reply over TCP"),
-        NetError::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-            TryError::new(FailureKind::Timeout, &error)
-        }
-        error => TryError::new(FailureKind::Network, &error),
-    }
+/// Returns what a failure over TCP comes to.
+fn of_stream(error: &StreamError) -> TryError {
+    let kind = match error {
+        StreamError::Busy => FailureKind::Busy,
+        StreamError::NotOpened => FailureKind::Timeout,
+        StreamError::Refused(error) if error.kind() == std::io::ErrorKind::TimedOut => FailureKind::Timeout,
+        StreamError::Refused(_) | StreamError::Closed(_) => FailureKind::Network,
+    };
+    TryError::new(kind, &format_args!("tcp: {error}"))
 }
 
 /// Watches one try, also one that is given up.

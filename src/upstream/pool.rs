@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::endpoint::{Endpoint, Success, Surroundings};
+use super::endpoint::{Attempt, Endpoint, Success, Surroundings};
 use super::race::{Race, max_tries};
 use super::server::{Server, Transport};
+use super::stream::STALLED_AFTER;
 use super::{Answered, Failure, FailureKind, Observer, Tried};
 use crate::dns::rebinding::Reach;
 use crate::dns::response::Question;
@@ -232,9 +233,10 @@ impl Upstreams {
     fn probe_one(&self, endpoint: &Arc<Endpoint>, question: &Arc<Question>) {
         let (endpoint, question) = (Arc::clone(endpoint), Arc::clone(question));
         let (around, limit) = (Arc::clone(&self.around), self.settings.timeout);
+        let attempt = Attempt { over: endpoint.server.transport, patience: limit / 2, stalled: STALLED_AFTER };
         tokio::spawn(async move {
             // The result is in the endpoint's health.
-            drop(timeout(limit, endpoint.ask(&question, limit / 2, endpoint.server.transport, &around)).await);
+            drop(timeout(limit, endpoint.ask(&question, attempt, &around)).await);
         });
     }
 

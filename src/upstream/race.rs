@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::endpoint::{Endpoint, Success, Surroundings, TryError};
+use super::endpoint::{Attempt, Endpoint, Success, Surroundings, TryError};
 use super::server::Transport;
+use super::stream::STALLED_AFTER;
 use super::{Failure, FailureKind, Trial, Tried};
 use crate::dns::response::Question;
 
@@ -40,6 +41,8 @@ pub(super) struct Race {
     question: Arc<Question>,
     /// What all tries share.
     around: Arc<Surroundings>,
+    /// When the race began.
+    begun: Instant,
     /// The tries that may still bring an answer. Dropping it ends them.
     tries: JoinSet<(Arc<Endpoint>, Result<Success, TryError>)>,
     /// Tries made, those before the race included.
@@ -69,6 +72,7 @@ impl Race {
             order,
             question,
             around: Arc::clone(around),
+            begun: Instant::now(),
             tries: JoinSet::new(),
             next: 0,
             rounds: 0,
@@ -166,8 +170,12 @@ impl Race {
         let (question, around) = (Arc::clone(&self.question), Arc::clone(&self.around));
         let is_over_tcp = std::mem::take(&mut self.is_over_tcp);
         let over = if is_over_tcp { Transport::Tcp } else { endpoint.server.transport };
+        // A further try is made because the one before is silent, and so may its connection be. Half of that time leaves
+        // room for opening it.
+        let stalled = if self.made > 1 { STALLED_AFTER.min(self.begun.elapsed() / 2) } else { STALLED_AFTER };
+        let attempt = Attempt { over, patience, stalled };
         self.tries.spawn(async move {
-            let result = endpoint.ask(&question, patience, over, &around).await;
+            let result = endpoint.ask(&question, attempt, &around).await;
             (endpoint, result)
         });
         interval(patience, self.rounds, self.around.timeout)

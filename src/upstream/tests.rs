@@ -561,10 +561,78 @@ async fn a_reply_over_tcp_comes_as_it_was_sent() {
     let upstream = Scripted::always(Act::Unusual).await;
     let stream = stream::Stream::new(upstream.address);
     let question = question();
-    let reply = stream.ask(&question, Duration::from_secs(5)).await.unwrap();
+    let reply = stream.ask(&question, stream::STALLED_AFTER).await.unwrap();
     let mut query = Vec::new();
     crate::dns::response::query_upstream(&question, Casing::LOWER, 0, &mut query);
     assert_eq!(reply[2..], unusual(&query)[2..]);
+}
+
+#[tokio::test]
+async fn a_server_that_closes_after_each_reply_answers_all_that_were_asked_at_once() {
+    let upstream = Scripted::always(Act::AnswerAndClose).await;
+    let server = Server { transport: Transport::Tcp, ..upstream.server() };
+    let upstreams = Arc::new(Upstreams::new(&[server], within(5000), Arc::new(())));
+    let mut asks = JoinSet::new();
+    for number in 0..100 {
+        let upstreams = Arc::clone(&upstreams);
+        let qname = LowerName::from_text(&format!("n{number}.example")).unwrap();
+        asks.spawn(async move { upstreams.ask(&Question { qname, ..question() }).await.map(drop) });
+    }
+    for result in asks.join_all().await {
+        result.unwrap();
+    }
+    assert!(!upstreams.status().next().unwrap().is_down);
+}
+
+#[tokio::test]
+async fn a_connection_that_died_without_a_word_costs_one_patience() {
+    // The first connection answers once and then nothing, as when an address or a translation is gone.
+    let upstream = Scripted::start(|_, before| if before == 1 { Act::Silence } else { Act::Answer }).await;
+    let server = Server { transport: Transport::Tcp, ..upstream.server() };
+    let upstreams = Upstreams::new(&[server], within(5000), Arc::new(()));
+    upstreams.ask(&question()).await.unwrap();
+    let answered = upstreams.ask(&question()).await.unwrap();
+    assert!(answered.elapsed < Duration::from_secs(1), "{:?}", answered.elapsed);
+    assert_eq!(upstream.seen.connections.load(Ordering::Relaxed), 2);
+    upstreams.ask(&question()).await.unwrap();
+    assert_eq!(upstream.seen.connections.load(Ordering::Relaxed), 2, "the new one serves on");
+}
+
+#[tokio::test]
+async fn a_reply_in_pieces_and_several_in_one_are_told_apart() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = Arc::new(stream::Stream::new(listener.local_addr().unwrap()));
+    let mut asks = JoinSet::new();
+    for number in 0..3 {
+        let stream = Arc::clone(&stream);
+        let qname = LowerName::from_text(&format!("n{number}.example")).unwrap();
+        asks.spawn(async move {
+            let question = Question { qname, ..question() };
+            let reply = stream.ask(&question, stream::STALLED_AFTER).await.unwrap();
+            crate::dns::response::is_reply_to(
+                &reply,
+                u16::from_be_bytes([reply[0], reply[1]]),
+                &question,
+                Casing::LOWER,
+            )
+        });
+    }
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut framed = Vec::new();
+    for _ in 0..3 {
+        let reply = answer(&read_message(&mut socket).await.unwrap());
+        framed.extend(u16::try_from(reply.len()).unwrap().to_be_bytes());
+        framed.extend(reply);
+    }
+    // A message that answers nothing is passed over.
+    socket.write_all(&[&[0, 2, 7, 7][..], &framed[..1]].concat()).await.unwrap();
+    for piece in framed[1..].chunks(29) {
+        socket.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    for check in asks.join_all().await {
+        assert!(matches!(check, crate::dns::response::ReplyCheck::Ours { truncated: false, .. }), "{check:?}");
+    }
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ mod reload_bounds;
 mod reload_config;
 mod reload_files;
 mod reload_scale;
+mod replies;
 mod resolv_conf;
 mod seeds;
 mod service;

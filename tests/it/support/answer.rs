@@ -137,7 +137,9 @@ impl Answer {
 
 /// Returns RDATA of any type given by its bytes.
 pub(crate) fn raw_rdata(rtype: u16, data: &[u8]) -> RData {
-    RData::Unknown { code: RecordType::from(rtype), rdata: NULL::with(data.to_vec()) }
+    // hickory asserts that RDATA given to `with` is not empty.
+    let rdata = if data.is_empty() { NULL::new() } else { NULL::with(data.to_vec()) };
+    RData::Unknown { code: RecordType::from(rtype), rdata }
 }
 
 /// Returns a name as hickory-proto has it.
