@@ -13,6 +13,8 @@ use crate::config::Config;
 use crate::dns::answer::Own;
 use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
+use crate::document::quoted;
+use crate::policy::pattern;
 use crate::policy::{self, Action, Asker, Budget, Client, Decision, Limit, Mode, Policy, Snapshot};
 
 /// The question to explain.
@@ -97,10 +99,10 @@ pub(super) fn run(
     json: bool,
     output: &mut Output,
 ) -> u8 {
-    let name = match hostname(&asked.name) {
+    let name = match pattern::any_question(&asked.name) {
         Ok(name) => name,
-        Err(error) => {
-            output.error(format!("explain: `{}`: {error}", asked.name.escape_debug()));
+        Err((why, help)) => {
+            output.error(format!("explain: {}: {why}: {help}", quoted(&asked.name)));
             return USAGE;
         }
     };
@@ -243,15 +245,6 @@ fn data(record: Own) -> String {
         Own::Address(address) => address.to_string(),
         Own::Name(name) => name.to_string(),
     }
-}
-
-/// Reads a hostname as people type it: internationalised ones become A-labels (UTS-46), as in policy files.
-fn hostname(text: &str) -> Result<LowerName, String> {
-    if text.is_ascii() {
-        return LowerName::from_text(text).map_err(|error| error.to_string());
-    }
-    let ascii = idna::domain_to_ascii(text).map_err(|_| "no internationalised hostname (UTS-46)".to_owned())?;
-    LowerName::from_text(&ascii).map_err(|error| error.to_string())
 }
 
 /// Returns the number of the listener with this address; without one, a number that no listener has.

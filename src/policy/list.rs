@@ -15,8 +15,7 @@ use super::hash::content_hash;
 use super::name_set::{Builder, Kind, Match, NameSet, Origin};
 use super::pattern::Pattern;
 use super::plain::{self, Plain};
-use super::read::{SHARED_HELP, shared_message};
-use super::shared_suffix::{self, Registry};
+use super::shared_suffix::{self, Shared};
 
 /// What a list file says.
 #[derive(Debug)]
@@ -138,9 +137,7 @@ fn read_part(path: &Arc<Path>, text: &str, first: u32, lines: usize, hasher: &Ra
     while !rest.is_empty() {
         let plain = plain::read_line(rest.as_bytes(), &mut wire);
         let end = match plain {
-            Some(Plain { kind, length, end })
-                if kind == Kind::Exact || shared_suffix::registry_of_wire(&wire[..length]).is_none() =>
-            {
+            Some(Plain { kind, length, end }) if !shared_suffix::needs_a_look(kind, &wire[..length]) => {
                 part.builder.add(kind, &wire[..length], number, 1);
                 end
             }
@@ -181,13 +178,10 @@ impl Part {
                     continue;
                 }
             };
-            if let Pattern::Below(name) = &pattern
-                && shared_suffix::registry(name) == Some(Registry::Provider)
-            {
+            if let Some(shared) = shared_suffix::of_pattern(&pattern).filter(|it| *it == Shared::Names) {
                 self.shared.add(Severity::Warning, || {
-                    let unquoted = "the entry matches names that strangers can have";
-                    let warning = diagnostic(Severity::Warning, word, shared_message(&pattern)).help(SHARED_HELP);
-                    warning.unquoted(unquoted, Some(SHARED_HELP))
+                    let warning = diagnostic(Severity::Warning, word, shared.message(&pattern)).help(shared.help());
+                    warning.unquoted(shared.unquoted(), Some(shared.help()))
                 });
             }
             let (kind, wire) = Kind::of(&pattern);

@@ -1,15 +1,36 @@
 //! One hostname or wildcard of a list, in canonical form, and why text is none.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
-use ipnet::IpNet;
 
 use crate::dns::name::{LowerName, NameError};
 use crate::document::quoted;
 
 use super::shared_suffix::{self, Registry};
+
+mod refusal;
+
+/// What the names of a list, or a single name, are for: what is too broad and which help is right depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Purpose {
+    /// They may be looked up.
+    Allow,
+    /// They may not be looked up. Denying may be broader than allowing: a wildcard on any suffix is taken.
+    Deny,
+    /// They may have private addresses.
+    PrivateAnswers,
+    /// It is a name to ask for, not a pattern.
+    Question,
+}
+
+impl Purpose {
+    /// Returns whether being too broad opens something.
+    const fn opens(self) -> bool {
+        !matches!(self, Self::Deny)
+    }
+}
 
 /// What an entry of a list matches. It is no zone wildcard (RFC 4592): `Below` matches at any depth.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,30 +42,39 @@ pub enum Pattern {
 }
 
 impl Pattern {
+    /// Parses and canonicalises an entry of a list that allows: [`Pattern::parse_for`].
+    ///
+    /// # Errors
+    /// As [`Pattern::parse_for`].
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        Self::parse_for(text, Purpose::Allow)
+    }
+
     /// Parses and canonicalises an entry: lower case, no trailing dot, A-labels (UTS-46).
     ///
     /// # Errors
-    /// Whatever is no hostname and no `*.` before one, and a wildcard on an ICANN public suffix; each with its mend.
-    pub fn parse(text: &str) -> Result<Self, PatternError> {
+    /// Whatever is no hostname and no `*.` before one, and, unless it denies, a wildcard on an ICANN public suffix; each
+    /// with its help.
+    pub fn parse_for(text: &str, purpose: Purpose) -> Result<Self, PatternError> {
         let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*'));
         if !plain {
-            refuse_foreign_syntax(text)?;
+            refusal::foreign_syntax(text, purpose)?;
         }
         let (below, base) = match text.strip_prefix("*.") {
             Some(base) => (true, base),
             None => (false, text),
         };
         if base.is_empty() || base.starts_with(['.', '*']) || base.contains('*') {
-            return Err(refuse_wildcard(text));
+            return Err(refusal::wildcard(text, purpose));
         }
-        let name = hostname(base).map_err(|(why, help)| PatternError::new(text, why, help))?;
+        let name = hostname_for(base, purpose).map_err(|(why, help)| PatternError::new(text, why, help))?;
         if !below {
             return Ok(Self::Exact(name));
         }
         if name.as_wire().len() + 2 > crate::dns::name::MAX_NAME {
             return Err(PatternError::new(text, "no name fits below it (253 characters is the longest)", "shorten it"));
         }
-        if shared_suffix::registry(&name) == Some(Registry::Icann) {
+        if purpose.opens() && shared_suffix::registry(&name) == Some(Registry::Icann) {
             let why = format!("`{name}` is a public suffix, under which anyone can register a name");
             return Err(PatternError::new(
                 text,
@@ -84,7 +114,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// Why an entry of a list is refused.
+/// The reason for which an entry of a list is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("pattern {}: {why}", quoted(text))]
 pub struct PatternError {
@@ -111,11 +141,41 @@ impl PatternError {
     }
 }
 
-/// Reads a hostname as people write it, internationalised or not; for names that are asked for.
+/// Reads a name to ask for as people type it, with the help that an entry of a list gets for a URL, a port or an address.
 ///
 /// # Errors
-/// Text that is no hostname: what is wrong and the mend.
+/// Text that is no hostname: what is wrong and the help.
+pub fn question(text: &str) -> Result<LowerName, (String, String)> {
+    // RFC 2317 has names with a `/`.
+    if !text.trim_end_matches('.').to_ascii_lowercase().ends_with(".arpa") {
+        refusal::foreign_syntax(text, Purpose::Question).map_err(|error| (error.why, error.help))?;
+    }
+    hostname(text)
+}
+
+/// Reads the same, and names that DNS can hold though no host has them: a client may ask for those, too.
+///
+/// # Errors
+/// Text that is no name: what is wrong and the help.
+pub fn any_question(text: &str) -> Result<LowerName, (String, String)> {
+    let is_of_names = |byte: u8| byte.is_ascii_graphic() && !b":@[]?#".contains(&byte);
+    question(text).or_else(|refused| {
+        let is_reverse = text.trim_end_matches('.').to_ascii_lowercase().ends_with(".arpa");
+        let may_be = text.bytes().all(is_of_names) && (is_reverse || !text.contains('/')) && !refusal::is_address(text);
+        if may_be { LowerName::from_text(text).map_err(|_| refused) } else { Err(refused) }
+    })
+}
+
+/// Reads a hostname as people write it, internationalised or not; for single names.
+///
+/// # Errors
+/// Text that is no hostname: what is wrong and the help.
 pub fn hostname(text: &str) -> Result<LowerName, (String, String)> {
+    hostname_for(text, Purpose::Question)
+}
+
+/// Reads the hostname of a pattern or a single name.
+fn hostname_for(text: &str, purpose: Purpose) -> Result<LowerName, (String, String)> {
     let why_and_help = |why: &str, help: &str| Err((why.to_owned(), help.to_owned()));
     let base = text.strip_suffix('.').unwrap_or(text);
     if base.is_empty() {
@@ -143,7 +203,7 @@ pub fn hostname(text: &str) -> Result<LowerName, (String, String)> {
     }
     // An IPv4 address ends in a digit; with the colons of IPv6 it would not have come this far.
     if ascii.ends_with(|last: char| last.is_ascii_digit()) && ascii.parse::<IpAddr>().is_ok() {
-        return why_and_help(IS_ADDRESS, ADDRESS_HELP);
+        return why_and_help(refusal::IS_ADDRESS, refusal::address_help(purpose));
     }
     LowerName::from_text(&ascii).map_err(|error| {
         let help = match error {
@@ -154,103 +214,10 @@ pub fn hostname(text: &str) -> Result<LowerName, (String, String)> {
     })
 }
 
-/// Refuses what other systems take and DNS cannot tell: schemes, paths, ports, users, addresses, spaces.
-fn refuse_foreign_syntax(text: &str) -> Result<(), PatternError> {
-    let refuse = |why: &str, mended: &str| {
-        let mended = Some(mended).filter(|mended| *mended != text).and_then(|mended| Pattern::parse(mended).ok());
-        let help = match mended {
-            Some(pattern) => format!("write `{pattern}`"),
-            None => "write the hostname alone, as `example.com`".to_owned(),
-        };
-        Err(PatternError::new(text, why, help))
-    };
-    if text.contains(char::is_whitespace) {
-        return refuse("it holds a space", text.trim());
-    }
-    if is_address(text) {
-        return Err(PatternError::new(text, IS_ADDRESS, ADDRESS_HELP));
-    }
-    let rest = match text.split_once("://") {
-        Some((_, rest)) => rest,
-        None => text,
-    };
-    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or(rest);
-    let host_and_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let host = host_and_port.split_once(':').map_or(host_and_port, |(host, _)| host);
-    if rest.len() < text.len() {
-        return refuse("it is a URL with a scheme", host);
-    }
-    if authority.len() < rest.len() {
-        return refuse("it holds a path", host);
-    }
-    if host_and_port.len() < authority.len() {
-        return refuse("it holds a user", host);
-    }
-    if host.len() < host_and_port.len() {
-        return refuse("it holds a port, which DNS does not know", host);
-    }
-    Ok(())
-}
-
-/// Says what is wrong with a `*` or a dot that is not of the form `*.x`.
-fn refuse_wildcard(text: &str) -> PatternError {
-    let error = |why: &str, help: String| PatternError::new(text, why, help);
-    let base = text.trim_start_matches(['*', '.']);
-    let wildcard = |base: &str| {
-        let name = hostname(base).ok()?;
-        (shared_suffix::registry(&name) != Some(Registry::Icann)).then_some(Pattern::Below(name))
-    };
-    let below = wildcard(base);
-    match text {
-        "" => error("it is empty", "write a hostname, or remove the entry".to_owned()),
-        "." => error("the root is no hostname", "write a hostname".to_owned()),
-        "*" | "**" | "*." | "**." | "*.*" | "**.**" | "*.*." => PatternError {
-            is_everything: true,
-            ..error("it stands for every name", "to allow everything, write `allow_all = true`".to_owned())
-        },
-        _ if text.contains("..") => error("a label is empty", "write one dot between labels".to_owned()),
-        _ if text.starts_with("**") => match below {
-            Some(below) => error("`**` is no wildcard here", format!("`{below}` matches names at every depth")),
-            None => {
-                error("`**` is no wildcard here", "write `*.example.com`: it matches names at every depth".to_owned())
-            }
-        },
-        _ if text.starts_with('.') => match below {
-            Some(below) => error("it begins with a dot", format!("write `{below}`, and `{base}` for the name itself")),
-            None => error("it begins with a dot", "write `*.example.com`".to_owned()),
-        },
-        _ if text.ends_with(".*") => {
-            error("the last label cannot be `*`", "name each domain in full, as `example.com`".to_owned())
-        }
-        _ => {
-            let after = text.rfind('*').and_then(|star| text[star..].split_once('.')).map_or("", |(_, rest)| rest);
-            match wildcard(after) {
-                Some(wider) => error(
-                    "only the whole first label may be `*`",
-                    format!("name each host, or write `{wider}`, which matches every name below `{after}`"),
-                ),
-                None => error("only the whole first label may be `*`", "name each host".to_owned()),
-            }
-        }
-    }
-}
-
-/// Returns whether `text` is an address or a prefix in one of the ways people write them.
-fn is_address(text: &str) -> bool {
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
-    bare.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok() || text.parse::<SocketAddr>().is_ok()
-}
-
 /// Returns whether a label begins with `xn--` and so has to be a valid A-label.
 fn has_a_label(text: &str) -> bool {
     text.split('.').any(|label| label.as_bytes().get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"xn--")))
 }
-
-/// Why an address is refused.
-const IS_ADDRESS: &str = "it is an address, not a hostname";
-
-/// What to do with an address.
-const ADDRESS_HELP: &str = "DNS sees names only: put addresses under `allowed_cidrs`";
 
 #[cfg(test)]
 mod tests {
@@ -330,6 +297,97 @@ mod tests {
             let error = Pattern::parse(text).expect_err(text);
             assert!(error.to_string().contains(why), "{text}: {error}");
             assert!(error.help.contains(help), "{text}: {}", error.help);
+        }
+    }
+
+    #[test]
+    fn help_never_widens_and_proposes_nothing_that_is_warned_of() {
+        const CASES: &[&str] = &[
+            "prod-*.s3.amazonaws.com",
+            "s3.*.amazonaws.com",
+            "a*.github.io",
+            "**.github.io",
+            ".github.io",
+            "https://*.github.io/x",
+            "https://storage.googleapis.com/my-bucket",
+            "*.blob.core.windows.net:443",
+            "x@*.run.app",
+            "*.*.web.core.windows.net",
+            "a*.com",
+            ".com",
+            "**.co.uk",
+        ];
+        for purpose in [Purpose::Allow, Purpose::PrivateAnswers] {
+            for text in CASES {
+                let error = Pattern::parse_for(text, purpose).expect_err(text);
+                let quoted = error.help.split('`').skip(1).step_by(2);
+                let proposed: Vec<_> = quoted.filter(|it| it.contains('.') && *it != "example.com").collect();
+                assert!(proposed.is_empty(), "{text}: {}", error.help);
+            }
+        }
+        for (text, help) in [
+            ("https://example.com/a/b", "write `example.com`, for the whole host: DNS sees no scheme, port or path"),
+            ("example.com:443", "write `example.com`, for the whole host: DNS sees no scheme, port or path"),
+            ("https://*.example.com", "write `*.example.com`, for the whole host: DNS sees no scheme, port or path"),
+            (
+                "prod-*.example.com",
+                "name each host, or write the broader `*.example.com`, which matches every name below `example.com`",
+            ),
+            ("example.com ", "write `example.com`"),
+        ] {
+            assert_eq!(Pattern::parse(text).expect_err(text).help, help, "{text}");
+        }
+    }
+
+    #[test]
+    fn denying_takes_any_wildcard_but_the_one_for_everything() {
+        for text in ["*.zip", "*.net.kg", "*.co.uk", "*.github.io", "*.s3.amazonaws.com", "zip", "*.xn--p1ai"] {
+            assert_eq!(Pattern::parse_for(text, Purpose::Deny).map(|it| it.to_string()).as_deref(), Ok(text));
+        }
+        for (text, help) in [
+            ("*", "what is not allowed is denied as it is"),
+            (".zip", "write `*.zip`, and `zip` for the name itself"),
+            ("192.0.2.1", "addresses are not denied by name"),
+            ("10.0.0.0/8", "addresses are not denied by name"),
+            ("https://192.0.2.1:8080/x", "addresses are not denied by name"),
+            ("[2001:db8::1]:443", "addresses are not denied by name"),
+        ] {
+            let error = Pattern::parse_for(text, Purpose::Deny).expect_err(text);
+            assert!(error.help.starts_with(help) && !error.help.contains("allowed_"), "{text}: {}", error.help);
+        }
+    }
+
+    #[test]
+    fn names_to_ask_for_get_the_help_that_patterns_get() {
+        const CASES: &[(&str, Result<&str, &str>)] = &[
+            ("GitHub.com", Ok("github.com")),
+            ("github.com.", Ok("github.com")),
+            ("bücher.example", Ok("xn--bcher-kva.example")),
+            ("_dmarc.example.com", Ok("_dmarc.example.com")),
+            ("0/25.2.0.192.in-addr.arpa", Ok("0/25.2.0.192.in-addr.arpa")),
+            ("https://github.com/x", Err("it is a URL with a scheme: ask for `github.com`")),
+            ("github.com:443", Err("it holds a port, which DNS does not know: ask for `github.com`")),
+            ("github.com/x", Err("it holds a path: ask for `github.com`")),
+            ("https://storage.googleapis.com/x", Err("it is a URL with a scheme: ask for `storage.googleapis.com`")),
+            ("git@github.com:x/y", Err("it holds a path: ask for `github.com`")),
+            ("a*b.example", Ok("a*b.example")),
+            ("user@", Err("it holds a user: write the hostname alone")),
+            (
+                "1.2.3.4",
+                Err("it is an address, not a hostname: DNS sees names only: give the hostname that leads there"),
+            ),
+            ("2001:db8::1", Err("it is an address, not a hostname: DNS sees names only")),
+            ("http://1.2.3.4/", Err("it is an address, not a hostname")),
+            ("", Err("it is empty")),
+        ];
+        for (text, expected) in CASES {
+            match (any_question(text), expected) {
+                (Ok(name), Ok(expected)) => assert_eq!(name.to_string(), *expected, "{text}"),
+                (Err((why, help)), Err(expected)) => {
+                    assert!(format!("{why}: {help}").starts_with(expected), "{text}: {why}: {help}");
+                }
+                (read, _) => panic!("{text}: {read:?}"),
+            }
         }
     }
 

@@ -18,8 +18,8 @@ use super::client_index::canonical;
 use super::few::Few;
 use super::hash::content_hash;
 use super::name_set::{NameSet, Origin};
-use super::pattern::{self, Pattern};
-use super::shared_suffix::{self, Registry};
+use super::pattern::{self, Pattern, Purpose};
+use super::shared_suffix::{self, Shared};
 use super::spec::{
     AllowedCidr, BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, Others, PRESET_PREFIX, Phase, PolicySpec, PortRule,
     PrivateAnswers, Protocol, QueryTypes, RecordSpec, TestSpec, UNRESTRICTED,
@@ -110,8 +110,8 @@ fn policy(id: &Placed<&str>, mut table: Table<'_>, role: Role<'_>, hasher: &Rand
         name: label(&mut table, "name"),
         description: label(&mut table, "description"),
         allow_all: table.boolean("allow_all").is_some_and(|flag| flag.value),
-        allowed: names(&mut table, "allowed_hostnames", List::Allowed, hasher),
-        denied: names(&mut table, "denied_hostnames", List::Denied, hasher),
+        allowed: names(&mut table, "allowed_hostnames", Purpose::Allow, hasher),
+        denied: names(&mut table, "denied_hostnames", Purpose::Deny, hasher),
         allowed_lists: list_files(&mut table, "allowed_hostnames_files", &source),
         denied_lists: list_files(&mut table, "denied_hostnames_files", &source),
         include: includes(&mut table),
@@ -181,7 +181,7 @@ fn record(id: &Placed<&str>, table: &Table<'_>, known: impl Fn(&str) -> Option<A
 /// Reads a `[[test]]` table.
 fn test(mut table: Table<'_>) -> Option<TestSpec> {
     let client = reference(&mut table, "client");
-    let name = table.string("name").and_then(|text| match pattern::hostname(text.value) {
+    let name = table.string("name").and_then(|text| match pattern::question(text.value) {
         Ok(name) => Some(name),
         Err((why, help)) => {
             table.error(text.span, format!("name {}: {why}", quoted(text.value)), Some(help));
@@ -207,19 +207,8 @@ fn test(mut table: Table<'_>) -> Option<TestSpec> {
     Some(TestSpec { client: client?, name: name?, qtype: qtype?, expects_allow: expect.value, span: expect.span })
 }
 
-/// The lists a pattern may stand in.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum List {
-    /// What may be looked up.
-    Allowed,
-    /// What may not.
-    Denied,
-    /// What may have private addresses.
-    Private,
-}
-
 /// Reads a list of patterns into a set.
-fn names(table: &mut Table<'_>, key: &'static str, list: List, hasher: &RandomState) -> Arc<NameSet> {
+fn names(table: &mut Table<'_>, key: &'static str, purpose: Purpose, hasher: &RandomState) -> Arc<NameSet> {
     let patterns = table.strings(key).map(|list| list.value).unwrap_or_default();
     let mut set = NameSet::with_capacity(hasher, patterns.len());
     if patterns.is_empty() {
@@ -227,24 +216,20 @@ fn names(table: &mut Table<'_>, key: &'static str, list: List, hasher: &RandomSt
     }
     set.add_origin(Origin { path: Arc::clone(table.source().path()), via: Arc::new([]), is_list: false });
     for text in patterns {
-        let pattern = match Pattern::parse(text.value) {
+        let pattern = match Pattern::parse_for(text.value, purpose) {
             Ok(pattern) => pattern,
             Err(error) => {
-                let help = match list {
-                    List::Denied if error.is_everything => "what is not allowed is denied as it is".to_owned(),
-                    List::Private if error.is_everything => "write `private_answers = [\"*\"]`, alone".to_owned(),
-                    _ => error.help.clone(),
-                };
-                table.error(text.span, error.to_string(), Some(help));
+                table.error(text.span, error.to_string(), Some(error.help));
                 continue;
             }
         };
         // Denying too much is safe, so a wide wildcard is fine there.
-        if list != List::Denied
-            && let Pattern::Below(name) = &pattern
-            && shared_suffix::registry(name) == Some(Registry::Provider)
+        if let Some(shared) = Some(&pattern)
+            .filter(|_| purpose != Purpose::Deny)
+            .and_then(shared_suffix::of_pattern)
+            .filter(|it| *it == Shared::Names)
         {
-            table.warning(text.span, shared_message(&pattern), Some(SHARED_HELP.to_owned()));
+            table.warning(text.span, shared.message(&pattern), Some(shared.help().to_owned()));
         }
         let (line, column) = table.locate(text.span);
         if let Err(first) = set.insert(&pattern, line, column) {
@@ -258,21 +243,13 @@ fn names(table: &mut Table<'_>, key: &'static str, list: List, hasher: &RandomSt
     Arc::new(set)
 }
 
-/// Returns what is said about a wildcard under which strangers can have names.
-pub(super) fn shared_message(pattern: &Pattern) -> String {
-    format!("`{pattern}` matches names that strangers can have: `{}` is shared by many owners", pattern.name())
-}
-
-/// What mends a wildcard under which strangers can have names.
-pub(super) const SHARED_HELP: &str = "name the hosts that are needed";
-
 /// Reads `private_answers`, where `["*"]` stands for every name.
 fn private_answers(table: &mut Table<'_>, hasher: &RandomState) -> PrivateAnswers {
     if table.strings_are("private_answers", &["*"]) {
         table.accept("private_answers");
         return PrivateAnswers::All;
     }
-    PrivateAnswers::Names(names(table, "private_answers", List::Private, hasher))
+    PrivateAnswers::Names(names(table, "private_answers", Purpose::PrivateAnswers, hasher))
 }
 
 /// Reads paths of list files, which are relative to the policy file.
