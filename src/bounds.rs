@@ -121,6 +121,7 @@
 //! | sockets of a take-over | [`MAX_PASSED`] | refused; the old one serves on | |
 //! | octets that `hostgate status` reads | [`MAX_STATUS`] | an error | |
 //! | octets of an answer that `hostgate policy` and its like read | [`MAX_API_ANSWER`] | an error | |
+//! | tries of `hostgate policy update` while others change the policy | [`MAX_REPEATED_CHANGES`] | an error | |
 
 /// The buffers asked for in each direction of a UDP socket, in octets; the kernel may grant less (`net.core.rmem_max`,
 /// `wmem_max`).
@@ -275,6 +276,8 @@ pub(crate) const MAX_PASSED: usize = 16_384;
 pub(crate) const MAX_STATUS: u64 = 16 << 20;
 /// The longest answer of the API that the command line reads, in octets: a page of objects is a tenth of it.
 pub(crate) const MAX_API_ANSWER: usize = 16 << 20;
+/// How often `hostgate policy update` tries to change a policy that others change meanwhile.
+pub(crate) const MAX_REPEATED_CHANGES: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -161,7 +161,7 @@ Exit code: 0 everything on disk is in force, 1 something is held back or nobody 
     #[command(after_help = "\
 Example:
   id=$(hostgate policy create --name build --allow github.com --allow '*.npmjs.org')
-  hostgate policy update $id --allow github.com
+  hostgate policy update build --add pypi.org --remove github.com
   hostgate policy list --name build
   hostgate policy delete $id
 

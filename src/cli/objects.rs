@@ -4,7 +4,9 @@
 
 mod access;
 mod arguments;
+mod change;
 mod fields;
+mod named;
 mod query;
 mod tell;
 
@@ -41,6 +43,15 @@ impl Kind {
         }
     }
 
+    /// Returns what the ids that the API makes begin with.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Policy => "npol_",
+            Self::Blueprint => "bpt_",
+            Self::Devbox => "dbx_",
+        }
+    }
+
     /// Returns the path of all of them.
     const fn path(self) -> &'static str {
         match self {
@@ -70,8 +81,53 @@ enum Action {
     Show(String),
     /// Changes an object.
     Update(String, Fields),
+    /// Changes a policy.
+    Change(String, Box<change::Change>),
     /// Deletes an object; shuts a devbox down.
     Delete(String),
+}
+
+impl Action {
+    /// Checks what can be said without asking the API.
+    ///
+    /// # Errors
+    /// What is wrong with the command line.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Update(_, fields) if fields.is_empty() => {
+                Err("nothing to change: name what is to be another (--help shows what can be)".to_owned())
+            }
+            Self::Change(_, change) => change.check(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns whether anything is to be changed.
+    fn changes(&self) -> bool {
+        match self {
+            Self::List(_) | Self::Show(_) => false,
+            Self::Change(_, change) => !change.is_dry(),
+            Self::Create(_) | Self::Update(..) | Self::Delete(_) => true,
+        }
+    }
+}
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The API did not answer, or refused.
+    #[error(transparent)]
+    Api(#[from] HttpError),
+    /// What the API shows makes it impossible.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Failure {
+    /// Returns whether what was asked for may be done all the same.
+    const fn leaves_open(&self) -> bool {
+        matches!(self, Self::Api(error) if error.leaves_open())
+    }
 }
 
 /// Does what a command asks for and returns the exit code; `outer` is the configuration file named before the command.
@@ -79,10 +135,8 @@ pub(super) fn run(command: impl Into<Command>, outer: Option<PathBuf>, output: &
     let Command { kind, action, place } = command.into();
     let json = place.json;
     let say = |error: &str| format!("{}: {error}", kind.as_str());
-    if let Action::Update(_, fields) = &action
-        && fields.is_empty()
-    {
-        output.error(say("nothing to change: name what is to be another (--help shows what can be)"));
+    if let Err(error) = action.check() {
+        output.error(say(&error));
         return USAGE;
     }
     let api = match access::open(place, outer) {
@@ -104,7 +158,7 @@ pub(super) fn run(command: impl Into<Command>, outer: Option<PathBuf>, output: &
             return FAILED;
         }
     };
-    let changes = !matches!(action, Action::List(_) | Action::Show(_));
+    let changes = action.changes();
     match act(&api, kind, action, json, output) {
         Ok(()) => OK,
         Err(error) => {
@@ -127,24 +181,36 @@ pub(super) struct Command {
 }
 
 /// Asks the API and tells what it says.
-fn act(api: &Api, kind: Kind, action: Action, json: bool, output: &mut Output) -> Result<(), HttpError> {
+fn act(api: &Api, kind: Kind, action: Action, json: bool, output: &mut Output) -> Result<(), Failure> {
     let path = kind.path();
     match action {
-        Action::Create(fields) => {
+        Action::Create(mut fields) => {
+            named::resolve(api, kind, &mut fields)?;
             let made = api.post(path, &fields.into_new().into())?;
             tell::created(kind, &made, json, output);
         }
         Action::List(filter) => list(api, kind, &filter, json, output)?,
-        Action::Show(id) => tell::one(kind, &api.get(&one(kind, &id))?, json, output),
-        Action::Update(id, fields) => {
-            let path = one(kind, &id);
-            // What the API replaces whole is read first, so that only what is named is another afterwards.
-            let current = if fields.replaces() { api.get(&path)? } else { Value::Null };
-            tell::one(kind, &api.post(&path, &fields.over(&current).into())?, json, output);
+        Action::Show(id) => {
+            let object = named::with(api, kind, &id, |id| Ok(api.get(&one(kind, id))?))?;
+            tell::one(kind, &object, json, output);
         }
+        Action::Update(id, mut fields) => {
+            named::resolve(api, kind, &mut fields)?;
+            let object = named::with(api, kind, &id, |id| {
+                let path = one(kind, id);
+                // What the API replaces whole is read first, so that only what is named is another afterwards.
+                let current = if fields.replaces() { api.get(&path)? } else { Value::Null };
+                Ok(api.post(&path, &fields.clone().over(&current).into())?)
+            })?;
+            tell::one(kind, &object, json, output);
+        }
+        Action::Change(id, change) => named::with(api, kind, &id, |id| change.make(api, id, json, output))?,
         Action::Delete(id) => {
             let verb = if kind == Kind::Devbox { "shutdown" } else { "delete" };
-            let deleted = api.post(&format!("{}/{verb}", one(kind, &id)), &Map::new().into())?;
+            let (id, deleted) = named::with(api, kind, &id, |id| {
+                let deleted = api.post(&format!("{}/{verb}", one(kind, id)), &Map::new().into())?;
+                Ok((id.to_owned(), deleted))
+            })?;
             tell::deleted(kind, &id, &deleted, json, output);
         }
     }

@@ -34,6 +34,7 @@ mod matching;
 mod neighbours;
 mod objects;
 mod objects_served;
+mod policy_update;
 mod real;
 mod refusals;
 mod reload;

@@ -55,16 +55,6 @@ fn each_command_is_the_request_that_the_api_documents() {
         ),
         (&["policy", "show", "npol_1"], "GET /v1/network-policies/npol_1", Value::Null),
         (&["policy", "show", "../x"], "GET /v1/network-policies/..%2Fx", Value::Null),
-        (
-            &["policy", "update", "npol_1", "--allow", "c.test", "--allow-all=false"],
-            "POST /v1/network-policies/npol_1",
-            json!({ "allowed_hostnames": ["c.test"], "allow_all": false }),
-        ),
-        (
-            &["policy", "update", "npol_1", "--allow-none", "--cidr-none"],
-            "POST /v1/network-policies/npol_1",
-            json!({ "allowed_hostnames": [], "allowed_cidrs": [] }),
-        ),
         (&["policy", "delete", "npol_1"], "POST /v1/network-policies/npol_1/delete", json!({})),
         (
             &["blueprint", "create", "--name", "b", "--build-policy", "npol_1", "--runtime-policy", "npol_2"],
@@ -134,7 +124,43 @@ fn an_update_keeps_what_the_api_would_replace() {
     let launch = json!({ "launch_commands": ["npm install"], "network_policy_id": "npol_2" });
     assert_eq!(requests[1].body, json!({ "launch_parameters": launch }));
     with(&api, &["policy", "update", "npol_1"]).expect_code(64).expect_text(&["nothing to change"]);
+    with(&api, &["policy", "update", "npol_1", "--dry-run"]).expect_code(64).expect_text(&["nothing to change"]);
+    for (former, instead) in [("--allow", ["--add HOST", "--set HOST"]), ("--cidr", ["--add-cidr", "--set-cidr"])] {
+        let refused = with(&api, &["policy", "update", "npol_1", former, "a.test", "b.test"]);
+        refused.expect_code(64).expect_text(&instead);
+    }
     assert_eq!(api.requests().len(), 2);
+}
+
+#[test]
+fn an_update_of_a_policy_names_the_revision_that_it_read() {
+    let changed = || Said::Answer(412, "{\"message\":\"x\"}".to_owned());
+    let api = FakeApi::start(move |number, request| match &*request.line {
+        "POST /v1/network-policies/npol_1" if number < 9 => changed(),
+        line if line.starts_with("GET /v1/devboxes") => Said::yes(&json!({ "devboxes": [], "total_count": 10 })),
+        _ => Said::yes(&json!({
+            "id": "npol_1", "hostgate_revision": format!("r{number}"), "name": "n",
+            "egress": { "allowed_hostnames": ["a.test", format!("others-{number}.test")] },
+        })),
+    });
+    let update = ["policy", "update", "npol_1", "--add", "b.test", "--allow-all=false", "--cidr-none"];
+    with(&api, &update).expect_code(0).expect_text(&["reaches 10 running devboxes"]);
+    let requests = api.requests();
+    let lines: Vec<&str> = requests.iter().map(|request| &*request.line).collect();
+    let reach = "GET /v1/devboxes?status=running&network_policy_id=npol_1&limit=1";
+    let once = ["GET /v1/network-policies/npol_1", reach, "POST /v1/network-policies/npol_1"];
+    assert_eq!(lines, once.repeat(4), "three times somebody else is faster");
+    let names = json!(["a.test", "others-9.test", "b.test"]);
+    let body = json!({ "allowed_hostnames": names, "allow_all": false, "hostgate_revision": "r9" });
+    assert_eq!(requests[11].body, body);
+    assert_ne!(requests[8].header("x-request-id"), requests[11].header("x-request-id"), "each is another change");
+
+    let busy = FakeApi::start(move |_, request| {
+        let policy = json!({ "id": "npol_1", "hostgate_revision": "r", "egress": {} });
+        if request.line.starts_with("POST") { changed() } else { Said::yes(&policy) }
+    });
+    with(&busy, &update).expect_code(1).expect_text(&["`npol_1` was changed by others 16 times", "try again"]);
+    assert_eq!(busy.requests().len(), 48);
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn a_policy_goes_through_its_life_and_each_change_is_in_force_at_once() {
     let expected =
         format!("{id}  \"first\"  allows 1 hostname\n  allow one.test\n  cidr 10.0.0.0/8 (not enforced by DNS)\n");
     assert_eq!(shown, expected);
-    at(&server, &["policy", "update", &id, "--allow", "two.test", "--name", "second"]).expect_code(0);
+    at(&server, &["policy", "update", &id, "--set", "two.test", "--name", "second"]).expect_code(0);
     assert!(allows("two.test") && !allows("one.test"));
     at(&server, &["policy", "update", &id, "--allow-all"]).expect_code(0).expect_text(&["allows everything"]);
     assert!(allows("one.test"));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
+use super::change::Change;
 use super::fields::Fields;
 use super::{Action, Command, Kind};
 
@@ -42,22 +43,23 @@ pub(in crate::cli) enum PolicyVerb {
         place: Where,
     },
     /// Change what is named of a policy; what is not stays. In force when it returns, for whoever has the policy.
+    #[command(after_help = "\
+Example:
+  hostgate policy update runtime --add pypi.org '*.pythonhosted.org' --dry-run
+  hostgate policy update runtime --add pypi.org --remove registry.npmjs.org
+  hostgate policy update runtime --set github.com api.openai.com
+
+It prints the difference (+ and -) and how many running devboxes it reaches. What somebody else changes at the same
+time stays. There is no --allow here: it replaced the whole list; --add adds, --set replaces.
+
+Exit code: 0 done, or there was nothing to do; 1 refused or failed, and nothing is changed.")]
     Update {
         /// Which one.
         #[command(flatten)]
         object: Object,
-        /// What people call it.
-        #[arg(long)]
-        name: Option<String>,
-        /// What it says.
+        /// What is to be another.
         #[command(flatten)]
-        rules: Rules,
-        /// Allow no hostname.
-        #[arg(long, conflicts_with = "allow")]
-        allow_none: bool,
-        /// Keep no prefix.
-        #[arg(long, conflicts_with = "cidr")]
-        cidr_none: bool,
+        change: Box<Change>,
         /// Where the API is.
         #[command(flatten)]
         place: Where,
@@ -141,10 +143,10 @@ pub(in crate::cli) enum DevboxVerb {
         #[command(flatten)]
         label: Label,
         /// The blueprint it is made from.
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID|NAME")]
         blueprint: Option<String>,
         /// Its own policy, in place of what the blueprint says.
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID|NAME")]
         policy: Option<String>,
         /// Its address [default: one of the configuration's `devbox_pool`].
         #[arg(long)]
@@ -200,7 +202,7 @@ pub(in crate::cli) struct Rules {
     /// What it is for.
     #[arg(long)]
     description: Option<String>,
-    /// A hostname that is allowed, or `*.NAME` for all below NAME; in an update, these alone.
+    /// A hostname that is allowed, or `*.NAME` for all below NAME.
     #[arg(long, value_name = "HOST")]
     allow: Vec<String>,
     /// Allow every hostname, or with `=false` no longer.
@@ -209,7 +211,7 @@ pub(in crate::cli) struct Rules {
     /// Let devboxes look one another up, or with `=false` no longer.
     #[arg(long, value_name = "YES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     devbox_to_devbox: Option<bool>,
-    /// A prefix that may be connected to without a name: kept and shown; DNS does not enforce it. In an update, these alone.
+    /// A prefix that may be connected to without a name: kept and shown; DNS does not enforce it.
     #[arg(long)]
     cidr: Vec<IpNet>,
 }
@@ -218,10 +220,10 @@ pub(in crate::cli) struct Rules {
 #[derive(Args)]
 pub(in crate::cli) struct Policies {
     /// The policy of its build, and of nothing else.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID|NAME")]
     build_policy: Option<String>,
     /// The policy of the devboxes made from it, unless they have their own.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID|NAME")]
     runtime_policy: Option<String>,
 }
 
@@ -239,7 +241,8 @@ pub(in crate::cli) struct Label {
 /// One object.
 #[derive(Args)]
 pub(in crate::cli) struct Object {
-    /// Its id, as `create` and `list` print it.
+    /// Its id, as `create` and `list` print it, or its name if no other has the same.
+    #[arg(value_name = "ID|NAME")]
     id: String,
 }
 
@@ -284,13 +287,7 @@ impl From<PolicyVerb> for Command {
             PolicyVerb::Create { name, rules, place } => (Action::Create(rules.fields(Some(name))), place),
             PolicyVerb::List { filter, place } => (Action::List(filter), place),
             PolicyVerb::Show { object, place } => (Action::Show(object.id), place),
-            PolicyVerb::Update { object, name, rules, allow_none, cidr_none, place } => {
-                let mut fields = rules.fields(name);
-                for (key, is_emptied) in [("allowed_hostnames", allow_none), ("allowed_cidrs", cidr_none)] {
-                    fields.set(key, is_emptied.then(|| serde_json::json!([])));
-                }
-                (Action::Update(object.id, fields), place)
-            }
+            PolicyVerb::Update { object, change, place } => (Action::Change(object.id, change), place),
             PolicyVerb::Delete { object, place } => (Action::Delete(object.id), place),
         };
         Self { kind: Kind::Policy, action, place }

@@ -26,6 +26,22 @@ impl Fields {
         }
     }
 
+    /// Returns the value of a field, or of one within the field `outer`.
+    pub(super) fn value(&self, outer: Option<&str>, key: &str) -> Option<&Value> {
+        match outer {
+            Some(outer) => self.0.get(outer)?.get(key),
+            None => self.0.get(key),
+        }
+    }
+
+    /// Gives a field, or one within the field `outer`, another value.
+    pub(super) fn replace(&mut self, outer: Option<&str>, key: &str, value: Value) {
+        match outer {
+            Some(outer) => self.set_in(outer, key, Some(value)),
+            None => self.set(key, Some(value)),
+        }
+    }
+
     /// Returns whether nothing was named.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()

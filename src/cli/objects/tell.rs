@@ -37,11 +37,16 @@ pub(super) fn one(kind: Kind, object: &Value, json: bool, output: &mut Output) {
     for name in egress["allowed_hostnames"].as_array().into_iter().flatten() {
         output.line(format!("  allow {}", text(name)));
     }
-    for cidr in egress["allowed_cidrs"].as_array().into_iter().flatten() {
-        let ports = cidr["ports"].as_array().filter(|ports| !ports.is_empty());
-        let ports = ports.map_or_else(String::new, |ports| ports.iter().map(port).collect());
-        output.line(format!("  cidr {}{ports} (not enforced by DNS)", text(&cidr["cidr"])));
+    for prefix in egress["allowed_cidrs"].as_array().into_iter().flatten() {
+        output.line(format!("  cidr {} (not enforced by DNS)", cidr(prefix)));
     }
+}
+
+/// Writes a prefix and its ports.
+pub(super) fn cidr(cidr: &Value) -> String {
+    let ports = cidr["ports"].as_array().filter(|ports| !ports.is_empty());
+    let ports = ports.map_or_else(String::new, |ports| ports.iter().map(port).collect());
+    format!("{}{ports}", text(&cidr["cidr"]))
 }
 
 /// Tells of many objects, a line each.
@@ -60,7 +65,7 @@ pub(super) fn deleted(kind: Kind, id: &str, object: &Value, json: bool, output: 
 }
 
 /// Puts an object on a line.
-fn line(kind: Kind, object: &Value) -> String {
+pub(super) fn line(kind: Kind, object: &Value) -> String {
     let mut words = vec![text(&object["id"])];
     let name = object["name"].as_str().filter(|name| !name.is_empty());
     words.extend(name.map(|name| format!("\"{}\"", escaped(name))));

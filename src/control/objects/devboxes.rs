@@ -1,7 +1,7 @@
 //! Devboxes: addresses, each bound to a policy from its creation until it is shut down.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::control::request::error::{ApiError, Wrongs};
 use crate::control::request::fields;
 use crate::control::request::list::{Listed, Query};
 use crate::control::{Edit, by_hand, is_kept, is_made, kept};
-use crate::policy::{Blueprint, Client, Phase, Record, Snapshot};
+use crate::policy::{Blueprint, Client, Phase, Policy, Record, Snapshot};
 
 /// Creates a devbox.
 pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
@@ -136,7 +136,13 @@ pub(in crate::control) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiEr
 /// Returns a page of devboxes.
 pub(in crate::control) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text, ApiError> {
     let query = Query::parse(&call.query, &STATUSES)?;
+    let reached = query.policy.as_deref().map(|policy| changed_with(snapshot, policy));
+    let is_reached = |client: Option<&Client>| {
+        let policy = client.and_then(|client| client.asker().policy());
+        reached.as_ref().is_none_or(|ids| policy.is_some_and(|policy| ids.contains(policy.id())))
+    };
     let made = snapshot.records().filter(|record| Kind::of(record.id()) == Some(Kind::Devbox) && is_kept(record));
+    let made = made.filter(|record| is_reached(snapshot.client(record.id())));
     let of_made = made.filter_map(|record| {
         let status = match snapshot.client(record.id()) {
             Some(client) if is_made(snapshot, record.id(), client.source()) => RUNNING,
@@ -145,10 +151,25 @@ pub(in crate::control) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text,
         };
         Some(Listed { is_made: true, id: record.id(), name: record.name(), status: status.into() })
     });
-    let by_hand = snapshot.clients().filter(|client| is_devbox_by_hand(snapshot, client));
+    let by_hand = snapshot.clients().filter(|client| is_devbox_by_hand(snapshot, client) && is_reached(Some(client)));
     let by_hand = by_hand.map(|client| Listed::by_hand(client.id(), client.id(), RUNNING));
     let views = Views::new(snapshot);
     Ok(query.page(Kind::Devbox, of_made.chain(by_hand))?.answer("devboxes", |id| views.view(id)))
+}
+
+/// Returns the ids of the policies that change with one: itself, and those that include it, directly or not.
+fn changed_with<'s>(snapshot: &'s Snapshot, policy: &'s str) -> HashSet<&'s str> {
+    let mut including: HashMap<&str, Vec<&str>> = HashMap::new();
+    for including_policy in snapshot.policies() {
+        for included in including_policy.include() {
+            including.entry(included).or_default().push(including_policy.id());
+        }
+    }
+    let (mut changed, mut next) = (HashSet::from([policy]), vec![policy]);
+    while let Some(id) = next.pop() {
+        next.extend(including.get(id).into_iter().flatten().copied().filter(|id| changed.insert(id)));
+    }
+    changed
 }
 
 /// Returns a devbox as the API shows it.
@@ -215,7 +236,7 @@ impl<'s> Views<'s> {
     /// Returns what applies to a devbox, and why where no policy is named for it; null once it is shut down.
     fn policy(&self, client: Option<&Client>) -> Value {
         let Some(client) = client else { return Value::Null };
-        let id = client.asker().policy().map(crate::policy::Policy::id);
+        let id = client.asker().policy().map(Policy::id);
         json!({ "id": id, "reason": self.snapshot.why_without(client) })
     }
 

@@ -153,9 +153,8 @@ pub(in crate::control) fn view(in_force: &Policy, policy: &Fields, kept: &Fields
     let cidr = |value: Value| if value.is_string() { json!({ "cidr": value }) } else { value };
     let cidrs: Vec<Value> = list("allowed_cidrs").into_iter().map(cidr).collect();
     let mut names = list("allowed_hostnames");
-    if ["include", "allowed_hostnames_files"].iter().any(|key| policy.contains_key(*key)) {
-        let own = names.iter().filter_map(|name| Some(Pattern::parse(name.as_str()?).ok()?.to_string()));
-        let own: HashSet<String> = own.collect();
+    if is_extended(policy) {
+        let own: HashSet<String> = names.iter().filter_map(canonical).collect();
         let all = in_force.allowed().iter().map(|rule| rule.to_string());
         names.extend(all.filter(|name| !own.contains(name)).take(MOST_SHOWN).map(Value::from));
     }
@@ -168,6 +167,29 @@ pub(in crate::control) fn view(in_force: &Policy, policy: &Fields, kept: &Fields
         "allowed_hostnames": names,
         "allowed_cidrs": cidrs,
     })
+}
+
+/// Returns whether a policy has names from elsewhere besides those that its table lists.
+pub(in crate::control) fn is_extended(policy: &Fields) -> bool {
+    ["include", "allowed_hostnames_files"].iter().any(|key| policy.contains_key(*key))
+}
+
+/// Takes out of a list what a policy has from elsewhere and not in its own table, which holds `policy`.
+pub(in crate::control) fn leave_out_included(names: &mut Vec<Value>, in_force: &Policy, policy: &Fields) {
+    if !is_extended(policy) {
+        return;
+    }
+    let own = policy.get("allowed_hostnames").and_then(Value::as_array).into_iter().flatten();
+    let own: HashSet<String> = own.filter_map(canonical).collect();
+    let wanted: HashSet<String> = names.iter().filter_map(canonical).filter(|name| !own.contains(name)).collect();
+    let rules = in_force.allowed().iter().map(|rule| rule.to_string());
+    let included: HashSet<String> = rules.filter(|rule| wanted.contains(rule)).collect();
+    names.retain(|name| canonical(name).is_none_or(|name| !included.contains(&name)));
+}
+
+/// Returns the canonical form of an entry of a list.
+fn canonical(name: &Value) -> Option<String> {
+    Some(Pattern::parse(name.as_str()?).ok()?.to_string())
 }
 
 /// Returns what else of a policy is in force that Runloop's have not, by its key in files; nothing where it is not set.

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use axum::http::StatusCode;
+use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
 use crate::control::objects::egress;
@@ -13,7 +15,7 @@ use crate::control::request::call::{Call, Done, Text};
 use crate::control::request::error::{ApiError, Wrongs};
 use crate::control::request::fields;
 use crate::control::request::list::{Listed, Query};
-use crate::control::{Edit, by_hand, is_made, named};
+use crate::control::{Edit, by_hand, hex, is_made, named};
 use crate::policy::{Phase, Policy, Snapshot};
 
 /// Creates a policy.
@@ -28,7 +30,8 @@ pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError
     control.make(&call, "network_policy.create", (Kind::Policy, &id), file).await
 }
 
-/// Changes a policy: what is absent stays.
+/// Changes a policy: what is absent stays. A request that names the revision it has seen changes that one alone, so that
+/// nobody overwrites what another one changed meanwhile.
 pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let _writing = control.write(&call.principal).await?;
@@ -36,8 +39,10 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     made(&control.snapshot(), id)?;
     let wanted = Wanted::read(call.fields.clone(), None)?;
     let edit = |snapshot: &Snapshot| {
-        let text = made(snapshot, id)?.source().text();
-        Edit::of(id, text, |file| wanted.write(file, id, now_ms()))
+        let policy = made(snapshot, id)?;
+        let text = policy.source().text();
+        wanted.check_revision(id, text)?;
+        Edit::of(id, text, |file| wanted.beside_included(policy, file).write(file, id, now_ms()))
     };
     control.change(&call.principal, "network_policy.update", edit).await?;
     control.view(Kind::Policy, id).map(Done::changed)
@@ -99,6 +104,11 @@ pub(in crate::control) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
     view.insert("name".to_owned(), policy.name().into());
     view.insert("description".to_owned(), policy.description().into());
     view.insert("egress".to_owned(), egress::view(policy, &fields, &kept));
+    if egress::is_extended(&fields) {
+        let own = fields.get("allowed_hostnames").cloned();
+        view.insert(OWN.to_owned(), own.unwrap_or_else(|| json!([])));
+    }
+    view.insert(REVISION.to_owned(), revision(policy.source().text()).into());
     for key in ["create_time_ms", "update_time_ms"] {
         view.insert(key.to_owned(), kept.remove(key).unwrap_or_else(|| 0.into()));
     }
@@ -106,8 +116,10 @@ pub(in crate::control) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
 }
 
 /// What a request wants a policy to be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Wanted {
+    /// The revision that is to be changed; any if `None`.
+    revision: Option<String>,
     /// What is enforced or shown by the policy engine.
     policy: Vec<(&'static str, Value)>,
     /// What is kept besides.
@@ -135,7 +147,9 @@ impl Wanted {
             wrongs.add("egress: it is a field of responses: write what is in it beside `name`".to_owned());
         }
         egress::of_files(&mut given, &mut wrongs);
-        for key in ["id", "create_time_ms", "update_time_ms"] {
+        let revision = fields::text(&mut given, REVISION, &mut wrongs);
+        let revision = revision.and_then(|revision| revision.as_str().map(str::to_owned));
+        for key in ["id", "create_time_ms", "update_time_ms", OWN] {
             given.remove(key);
         }
         let restricting = ["allowed_hostnames", "allowed_cidrs"].into_iter().chain(egress::FLAGS.map(|(key, _)| key));
@@ -143,7 +157,33 @@ impl Wanted {
         let restricting: Vec<(&str, &str)> = restricting.chain(egress::OTHER_WORDS).collect();
         fields::near_misses(&given, "", &restricting, &mut wrongs);
         wrongs.check()?;
-        Ok(Self { policy, kept, others: given })
+        Ok(Self { revision, policy, kept, others: given })
+    }
+
+    /// Checks that the file of a policy, which holds `text`, is still the one that the request is about.
+    ///
+    /// # Errors
+    /// It was changed.
+    fn check_revision(&self, id: &str, text: &str) -> Result<(), ApiError> {
+        if self.revision.as_ref().is_none_or(|seen| *seen == revision(text)) {
+            return Ok(());
+        }
+        let message =
+            format!("{REVISION}: network policy `{id}` was changed meanwhile: read it again, and change that");
+        Err(ApiError::new(StatusCode::PRECONDITION_FAILED, message))
+    }
+
+    /// Leaves out of `allowed_hostnames` what the policy has from elsewhere: views show that too, and whoever adds a name to
+    /// what a view shows does not mean to make all of it the policy's own.
+    fn beside_included(&self, in_force: &Policy, file: &File) -> Self {
+        let mut wanted = self.clone();
+        let before = file.fields("policy", in_force.id()).unwrap_or_default();
+        for (key, value) in &mut wanted.policy {
+            if let ("allowed_hostnames", Value::Array(names)) = (*key, value) {
+                egress::leave_out_included(names, in_force, &before);
+            }
+        }
+        wanted
     }
 
     /// Writes what is wanted into the policy's file.
@@ -171,6 +211,11 @@ impl Wanted {
             file.set("api", id, "fields", &others.into());
         }
     }
+}
+
+/// Returns what tells the contents of a policy's file from all others; the audit record has the same.
+fn revision(text: &str) -> String {
+    hex(digest(&SHA256, text.as_bytes()).as_ref())
 }
 
 /// Returns a policy that the API made.
@@ -207,6 +252,12 @@ fn users(snapshot: &Snapshot, id: &str) -> Vec<String> {
     let bound: BTreeSet<String> = snapshot.bound_to(id).map(|place| format!("`{place}` of hostgate.toml")).collect();
     blueprints.chain(clients).chain(including).chain(bound).collect()
 }
+
+/// The field for the revision of a policy: what a view shows, or a request is about.
+const REVISION: &str = "hostgate_revision";
+
+/// The field of views for a policy's own names, where others are shown with them.
+const OWN: &str = "hostgate_own_hostnames";
 
 /// The first line of a policy's file.
 const COMMENT: &str = "A network policy of the API.";

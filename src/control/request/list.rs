@@ -21,6 +21,8 @@ pub(in crate::control) struct Query {
     search: Option<String>,
     /// Only this status.
     status: Option<String>,
+    /// Only what this policy applies to; for lists of devboxes.
+    pub(in crate::control) policy: Option<String>,
     /// How many at most.
     limit: usize,
     /// The last id of the page before.
@@ -71,6 +73,7 @@ impl Query {
             name: None,
             search: None,
             status: None,
+            policy: None,
             limit: USUAL_PAGE,
             starting_after: None,
             counts: true,
@@ -80,6 +83,7 @@ impl Query {
                 "id" => read.id = Some(value.into_owned()),
                 "name" => read.name = Some(value.to_lowercase()),
                 "search" => read.search = Some(value.to_lowercase()),
+                "network_policy_id" => read.policy = Some(value.into_owned()),
                 "starting_after" => read.starting_after = Some(value.into_owned()),
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));

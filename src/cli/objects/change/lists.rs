@@ -1,0 +1,292 @@
+//! The lists of a policy, and what additions, removals or a replacement make of them.
+
+use std::collections::HashSet;
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use super::OWN;
+use crate::document::closest;
+use crate::policy::pattern::Pattern;
+
+/// A change of a list.
+pub(super) enum Edit<'a, T> {
+    /// Leaves it as it is.
+    Keep,
+    /// Adds and removes entries.
+    Change {
+        /// What is added.
+        add: &'a [T],
+        /// What is removed.
+        remove: &'a [T],
+    },
+    /// Replaces all entries.
+    Replace(&'a [T]),
+}
+
+impl<'a, T> Edit<'a, T> {
+    /// Chooses by what the command line has, which names one of the ways at most.
+    pub(super) fn new(add: &'a [T], remove: &'a [T], set: &'a [T], is_emptied: bool) -> Self {
+        match (add, remove, set) {
+            (_, _, set) if is_emptied || !set.is_empty() => Self::Replace(set),
+            ([], [], _) => Self::Keep,
+            _ => Self::Change { add, remove },
+        }
+    }
+}
+
+/// The hostnames that a policy allows.
+pub(super) struct Names<'a> {
+    /// Its own ones, as they are written.
+    own: Vec<&'a str>,
+    /// Those that it has from includes and list files.
+    elsewhere: Vec<&'a str>,
+    /// The policy as the API shows it.
+    policy: &'a Value,
+}
+
+impl<'a> Names<'a> {
+    /// Takes the names out of a view.
+    pub(super) fn of(policy: &'a Value) -> Self {
+        let all = strings(&policy["egress"]["allowed_hostnames"]);
+        if !policy[OWN].is_array() {
+            return Self { own: all, elsewhere: Vec::new(), policy };
+        }
+        let own = strings(&policy[OWN]);
+        // The policy's own names come first.
+        let elsewhere = all.into_iter().skip(own.len()).collect();
+        Self { own, elsewhere, policy }
+    }
+
+    /// Returns the policy's own names.
+    pub(super) fn into_own(self) -> impl Iterator<Item = String> {
+        self.own.into_iter().map(str::to_owned)
+    }
+
+    /// Returns the names from elsewhere.
+    pub(super) fn elsewhere(&self) -> impl Iterator<Item = &'a str> {
+        self.elsewhere.iter().copied()
+    }
+
+    /// Returns the policy's own names after an edit; `None` if they are the same. `notes` gets what is as it was wanted
+    /// already, and what the edit does not achieve.
+    ///
+    /// # Errors
+    /// Something is no hostname, or is to be removed and is not there.
+    pub(super) fn edited(&self, edit: &Edit<'_, String>, notes: &mut Vec<String>) -> Result<Option<Value>, String> {
+        let (mut after, add, remove): (Vec<&str>, &[String], &[String]) = match edit {
+            Edit::Keep => return Ok(None),
+            Edit::Replace(set) => (Vec::new(), set, &[]),
+            Edit::Change { add, remove } => (self.own.clone(), add, remove),
+        };
+        let (add, remove) = (parsed(add)?, parsed(remove)?);
+        if let Some((text, _)) = add.iter().find(|(_, pattern)| remove.iter().any(|(_, removed)| removed == pattern)) {
+            return Err(format!("`{text}` is to be added and to be removed: decide"));
+        }
+        let known = |names: &[&str]| names.iter().filter_map(|name| Pattern::parse(name).ok()).collect::<HashSet<_>>();
+        let (own, elsewhere) = (known(&self.own), known(&self.elsewhere));
+        let missing = remove.iter().filter(|(_, pattern)| !own.contains(pattern));
+        let missing: Vec<String> =
+            missing.map(|(text, pattern)| self.missing(text, elsewhere.contains(pattern))).collect();
+        if !missing.is_empty() {
+            return Err(missing.join("; "));
+        }
+        let gone: HashSet<&Pattern> = remove.iter().map(|(_, pattern)| pattern).collect();
+        after.retain(|name| Pattern::parse(name).map_or(true, |pattern| !gone.contains(&pattern)));
+        let mut there = known(&after);
+        for (text, pattern) in &add {
+            if own.contains(pattern) && matches!(edit, Edit::Change { .. }) {
+                notes.push(format!("`{text}` is in its list already"));
+            } else if elsewhere.contains(pattern) && !own.contains(pattern) {
+                notes.push(format!("`{text}` is allowed already, by {}", self.from()));
+            } else if there.insert(pattern.clone()) {
+                // A name that stays is left as it is written.
+                let written = self.own.iter().find(|name| Pattern::parse(name).is_ok_and(|own| own == *pattern));
+                after.push(written.copied().unwrap_or(text));
+            }
+            let denying = strings(&self.policy["denied_hostnames"]).into_iter().find(|denied| covers(denied, pattern));
+            notes.extend(denying.map(|denied| format!("`{text}` stays denied, by `{denied}` of denied_hostnames")));
+        }
+        for (text, pattern) in &remove {
+            let others = after.iter().copied().chain(self.elsewhere());
+            let covering = others.into_iter().find(|other| covers(other, pattern));
+            notes.extend(covering.map(|other| format!("`{text}` is still allowed, by `{other}`")));
+        }
+        if self.policy["egress"]["allow_all"] == true {
+            notes.push("it has allow_all: every hostname is allowed, whatever its list says".to_owned());
+        }
+        Ok((after != self.own).then(|| json!(after)))
+    }
+
+    /// Says why a name cannot be removed.
+    fn missing(&self, text: &str, is_elsewhere: bool) -> String {
+        if is_elsewhere {
+            return format!("`{text}` is allowed by {}: it can be changed there, in the policy's file", self.from());
+        }
+        match closest(text, self.own.iter().copied()) {
+            Some(near) => format!("`{text}` is not in its list (did you mean `{near}`?)"),
+            None => format!("`{text}` is not in its list"),
+        }
+    }
+
+    /// Names where a policy has names from.
+    fn from(&self) -> String {
+        let include = strings(&self.policy["include"]).join(", ");
+        if include.is_empty() { "a list file".to_owned() } else { format!("what it includes ({include})") }
+    }
+}
+
+/// The prefixes that a policy keeps.
+pub(super) struct Prefixes<'a>(Vec<&'a Value>);
+
+impl<'a> Prefixes<'a> {
+    /// Takes the prefixes out of a view.
+    pub(super) fn of(policy: &'a Value) -> Self {
+        Self(policy["egress"]["allowed_cidrs"].as_array().into_iter().flatten().collect())
+    }
+
+    /// Returns the prefixes after an edit; `None` if they are the same.
+    ///
+    /// # Errors
+    /// One is to be removed and is not there.
+    pub(super) fn edited(&self, edit: &Edit<'_, IpNet>, notes: &mut Vec<String>) -> Result<Option<Value>, String> {
+        let (before, add, remove): (&[&Value], &[IpNet], &[IpNet]) = match edit {
+            Edit::Keep => return Ok(None),
+            Edit::Replace(set) => (&[], set, &[]),
+            Edit::Change { add, remove } => (&self.0, add, remove),
+        };
+        let net = |entry: &Value| entry["cidr"].as_str().and_then(|text| text.parse::<IpNet>().ok());
+        if let Some(absent) = remove.iter().find(|prefix| !before.iter().any(|entry| net(entry) == Some(**prefix))) {
+            return Err(format!("`{absent}` is not among its prefixes"));
+        }
+        let kept = before.iter().filter(|entry| net(entry).is_none_or(|prefix| !remove.contains(&prefix)));
+        let mut after: Vec<Value> = kept.map(|entry| (*entry).clone()).collect();
+        for prefix in add {
+            let is_whole =
+                |entry: &Value| net(entry) == Some(*prefix) && entry["ports"].as_array().is_none_or(Vec::is_empty);
+            if after.iter().any(is_whole) {
+                notes.push(format!("`{prefix}` is among its prefixes already"));
+            } else {
+                after.push(json!({ "cidr": prefix.to_string() }));
+            }
+        }
+        Ok((!after.iter().eq(self.0.iter().copied())).then_some(after.into()))
+    }
+}
+
+/// Reads hostnames and wildcards.
+///
+/// # Errors
+/// One is neither.
+fn parsed(texts: &[String]) -> Result<Vec<(&str, Pattern)>, String> {
+    let read = |text: &'_ String| match Pattern::parse(text) {
+        Ok(pattern) => Ok(pattern),
+        Err(error) => Err(format!("{error}: {}", error.help)),
+    };
+    texts.iter().map(|text| Ok((text.as_str(), read(text)?))).collect()
+}
+
+/// Returns whether an entry matches all that a pattern matches.
+fn covers(entry: &str, pattern: &Pattern) -> bool {
+    match (Pattern::parse(entry), pattern) {
+        (Ok(entry), Pattern::Exact(name)) => entry.matches(name),
+        (Ok(Pattern::Below(base)), Pattern::Below(name)) => name.is_at_or_below(&base),
+        _ => false,
+    }
+}
+
+/// Returns the strings of an array.
+fn strings(array: &Value) -> Vec<&str> {
+    array.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Edits a policy that has two names of its own, a wildcard of its own, and one from an include.
+    fn edited(add: &[&str], remove: &[&str], set: &[&str]) -> (Result<Option<Value>, String>, Vec<String>) {
+        let policy = json!({
+            "include": ["preset:npm"], "denied_hostnames": ["*.bad.test"],
+            "hostgate_own_hostnames": ["A.test", "b.c.test", "*.c.test"],
+            "egress": { "allowed_hostnames": ["A.test", "b.c.test", "*.c.test", "*.npmjs.org"] },
+        });
+        let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<String>>();
+        let (add, remove, set) = (owned(add), owned(remove), owned(set));
+        let mut notes = Vec::new();
+        (Names::of(&policy).edited(&Edit::new(&add, &remove, &set, false), &mut notes), notes)
+    }
+
+    #[test]
+    fn edits_compare_names_as_policies_do_and_touch_the_policys_own_list_alone() {
+        let three = ["A.test", "b.c.test", "*.c.test"];
+        for (add, remove, set, expected, note) in [
+            (&["d.test"][..], &[][..], &[][..], Some(json!(["A.test", "b.c.test", "*.c.test", "d.test"])), ""),
+            (&["a.TEST."], &[], &[], None, "`a.TEST.` is in its list already"),
+            (&["*.npmjs.org"], &[], &[], None, "`*.npmjs.org` is allowed already, by what it includes (preset:npm)"),
+            (
+                &["x.bad.test", "x.bad.test"],
+                &[],
+                &[],
+                Some(json!(["A.test", "b.c.test", "*.c.test", "x.bad.test"])),
+                "stays denied, by `*.bad.test`",
+            ),
+            (&[], &["a.test"], &[], Some(json!(["b.c.test", "*.c.test"])), ""),
+            (
+                &[],
+                &["b.c.test"],
+                &[],
+                Some(json!(["A.test", "*.c.test"])),
+                "`b.c.test` is still allowed, by `*.c.test`",
+            ),
+            (&["d.test"], &["*.c.test"], &[], Some(json!(["A.test", "b.c.test", "d.test"])), ""),
+            (&[], &[], &["a.test", "e.test", "E.test"], Some(json!(["A.test", "e.test"])), ""),
+            (&[], &[], &["*.npmjs.org"], Some(json!([])), "is allowed already, by what it includes"),
+            (&[], &[], &three, None, ""),
+            (&[], &[], &[], None, ""),
+        ] {
+            let (after, notes) = edited(add, remove, set);
+            assert_eq!(after, Ok(expected), "{add:?} {remove:?} {set:?}");
+            let notes = notes.join("\n");
+            assert!(notes.contains(note) && (note.is_empty() == notes.is_empty()), "{add:?} {remove:?}: {notes}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_removed_that_is_not_there() {
+        for (add, remove, expected) in [
+            (&[][..], &["a.tst"][..], "`a.tst` is not in its list (did you mean `A.test`?)"),
+            (&[], &["a.test", "nothing-like-it.test"], "`nothing-like-it.test` is not in its list"),
+            (
+                &[],
+                &["*.npmjs.org"],
+                "`*.npmjs.org` is allowed by what it includes (preset:npm): it can be changed there",
+            ),
+            (&["*.com"], &[], "pattern `*.com`: `com` is a public suffix"),
+            (&["a.test"], &["A.test"], "`a.test` is to be added and to be removed"),
+        ] {
+            let (after, _) = edited(add, remove, &[]);
+            let error = after.unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn prefixes_keep_the_ports_that_are_not_named() {
+        let policy = json!({ "egress": { "allowed_cidrs": [
+            { "cidr": "192.0.2.0/24", "ports": [{ "port": 443 }] }, { "cidr": "198.51.100.0/24" },
+        ] } });
+        let edited = |add: &[&str], remove: &[&str], set: &[&str]| {
+            let parsed = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>();
+            let (add, remove, set) = (parsed(add), parsed(remove), parsed(set));
+            Prefixes::of(&policy).edited(&Edit::new(&add, &remove, &set, false), &mut Vec::new())
+        };
+        let [first, second] = [0, 1].map(|number| policy["egress"]["allowed_cidrs"][number].clone());
+        let third = json!({ "cidr": "203.0.113.0/24" });
+        assert_eq!(edited(&["203.0.113.0/24"], &[], &[]), Ok(Some(json!([first, second, third]))));
+        assert_eq!(edited(&["198.51.100.0/24"], &[], &[]), Ok(None));
+        assert_eq!(edited(&[], &["192.0.2.0/24"], &[]), Ok(Some(json!([second]))));
+        assert_eq!(edited(&[], &[], &["203.0.113.0/24"]), Ok(Some(json!([third]))));
+        assert_eq!(edited(&[], &["192.0.2.0/25"], &[]), Err("`192.0.2.0/25` is not among its prefixes".to_owned()));
+    }
+}
