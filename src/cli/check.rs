@@ -21,6 +21,8 @@ pub(super) struct Options {
 struct Report<'a> {
     /// Whether hostgate would start with this.
     ok: bool,
+    /// How many `[[test]]`s ran and held; null with errors, of which a test that fails is one.
+    tests: Option<usize>,
     /// Everything there is to say.
     diagnostics: &'a [Diagnostic],
     /// What is as the operator chose, and may be unexpected all the same.
@@ -30,20 +32,23 @@ struct Report<'a> {
 
 /// Checks, tells, and returns the exit code.
 pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Options, output: &mut Output) -> u8 {
-    let (diagnostics, summary, note) = match sources::load(config, dir) {
-        Ok((_, config, loaded)) => {
+    let told = (!options.json).then_some(&mut *output);
+    let (diagnostics, summary, note, tests) = match sources::load_told(config, dir, told) {
+        Ok((config, loaded)) => {
             let snapshot = loaded.library().snapshot();
+            let tests = loaded.library().tests();
             let policies = snapshot.policies().len();
             let parts = [
                 format!("{policies} {}", if policies == 1 { "policy" } else { "policies" }),
                 count(snapshot.blueprints().len(), "blueprint"),
                 count(snapshot.clients().len(), "client"),
+                if tests == 0 { "no test".to_owned() } else { format!("{} passed", count(tests, "test")) },
             ];
             let summary = format!("{}: {}, hash {}", config.policies.display(), parts.join(", "), snapshot.hash);
             let note = snapshot.told_without();
-            (loaded.warnings, Some(summary), note)
+            (loaded.warnings, Some(summary), note, Some(tests))
         }
-        Err(diagnostics) => (diagnostics, None, None),
+        Err(diagnostics) => (diagnostics, None, None, None),
     };
     let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
     let warnings = diagnostics.len() - errors;
@@ -54,7 +59,7 @@ pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Optio
         _ => CONFIG,
     };
     if options.json {
-        output.json(&Report { ok: errors == 0, diagnostics: &diagnostics, note });
+        output.json(&Report { ok: errors == 0, tests, diagnostics: &diagnostics, note });
         return code;
     }
     output.diagnostics(&diagnostics);
@@ -65,7 +70,14 @@ pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Optio
         output.line(summary);
     }
     if errors + warnings > 0 {
-        output.line(format!("{}, {}", count(errors, "error"), count(warnings, "warning")));
+        let failed =
+            diagnostics.iter().filter(|told| told.is_error() && told.message.starts_with("test failed")).count();
+        let failed = match (tests, failed) {
+            (Some(_), _) => String::new(),
+            (None, 0) => "; no test ran".to_owned(),
+            (None, failed) => format!("; {} failed", count(failed, "test")),
+        };
+        output.line(format!("{}, {}{failed}", count(errors, "error"), count(warnings, "warning")));
     }
     code
 }

@@ -2,13 +2,13 @@
 //!
 //! It calls the function that enforcement calls, on policies loaded as `serve` loads them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::output::Output;
-use super::{CONFIG, FAILED, OK, USAGE, sources};
+use super::{CONFIG, FAILED, OK, USAGE, clients, sources};
 use crate::config::Config;
 use crate::dns::answer::Own;
 use crate::dns::name::LowerName;
@@ -21,8 +21,8 @@ use crate::policy::{self, Action, Asker, Budget, Client, Decision, Limit, Mode, 
 pub(super) struct Asked {
     /// The name, as typed.
     pub(super) name: String,
-    /// Who asks.
-    pub(super) client: IpAddr,
+    /// Who asks: an address, an id or a name.
+    pub(super) client: String,
     /// The type.
     pub(super) record_type: RecordType,
     /// The listener that is asked.
@@ -37,8 +37,8 @@ struct Explanation<'a> {
     /// The type.
     #[serde(rename = "type")]
     record_type: String,
-    /// The client's address.
-    source: IpAddr,
+    /// The address that was given, or the first address or prefix of the client that was.
+    source: &'a str,
     /// The client's id; null when the address is in none.
     client: Option<&'a str>,
     /// The policy that applies; null when none does.
@@ -106,8 +106,8 @@ pub(super) fn run(
             return USAGE;
         }
     };
-    let (config, loaded) = match sources::load(config, policies) {
-        Ok((_, config, loaded)) => (config, loaded),
+    let (config, loaded) = match sources::load_told(config, policies, (!json).then_some(&mut *output)) {
+        Ok(loaded) => loaded,
         Err(diagnostics) => {
             output.diagnostics(&diagnostics);
             return CONFIG;
@@ -118,7 +118,13 @@ pub(super) fn run(
         return USAGE;
     };
     let snapshot: &Snapshot = loaded.library().snapshot();
-    let asker = snapshot.asker(asked.client, listener);
+    let (asker, source) = match clients::asker(snapshot, &asked.client, listener) {
+        Ok(asker) => asker,
+        Err(error) => {
+            output.error(format!("explain: --client: {error}"));
+            return USAGE;
+        }
+    };
     let decision = snapshot.decide(&asker, &name, asked.record_type);
     let devbox = Devbox::of(snapshot, &name, &decision, asked.record_type);
     let budget = BudgetOf::find(&decision, &name);
@@ -126,14 +132,14 @@ pub(super) fn run(
     let is_over = !is_audited && budget.as_ref().is_some_and(|budget| budget.exceeded.is_some());
     let is_allowed = !is_over && (decision.action.is_allow() || is_any(&decision, asked.record_type));
     if json {
-        let mut explanation = explanation(&name, asked, (snapshot, &asker), &decision, &devbox);
+        let mut explanation = explanation(&name, (asked, &source), (snapshot, &asker), &decision, &devbox);
         if let Some(budget) = budget.as_ref().filter(|_| is_over) {
             (explanation.action, explanation.reason) = (Action::Deny.as_str(), "budget");
             explanation.text.clone_from(&budget.text);
         }
         output.json(&Explanation { budget, ..explanation });
     } else {
-        tell(&name, asked, (snapshot, &asker), &decision, &devbox, (budget.as_ref(), is_over), output);
+        tell(&name, (asked, &source), (snapshot, &asker), &decision, &devbox, (budget.as_ref(), is_over), output);
     }
     if is_allowed { OK } else { FAILED }
 }
@@ -146,7 +152,7 @@ fn is_any(decision: &Decision<'_>, record_type: RecordType) -> bool {
 /// Puts the decision into fields.
 fn explanation<'a>(
     name: &LowerName,
-    asked: &Asked,
+    (asked, source): (&Asked, &'a str),
     (snapshot, asker): (&Snapshot, &Asker<'a>),
     decision: &Decision<'a>,
     devbox: &'a Devbox<'a>,
@@ -154,7 +160,7 @@ fn explanation<'a>(
     Explanation {
         name: name.to_string(),
         record_type: asked.record_type.to_string(),
-        source: asked.client,
+        source,
         client: asker.client.map(Client::id),
         policy: asker.policy().map(Policy::id),
         without_policy: asker.client.and_then(|client| snapshot.why_without(client)),
@@ -173,7 +179,7 @@ fn explanation<'a>(
 /// Writes the decision for people.
 fn tell(
     name: &LowerName,
-    asked: &Asked,
+    (asked, source): (&Asked, &str),
     (snapshot, asker): (&Snapshot, &Asker<'_>),
     decision: &Decision<'_>,
     devbox: &Devbox<'_>,
@@ -188,7 +194,7 @@ fn tell(
         Action::NoData => "no data",
         Action::Deny => "denied",
     };
-    output.line(format!("{name} {} from {}: {verdict}", asked.record_type, asked.client));
+    output.line(format!("{name} {} from {}: {verdict}", asked.record_type, source));
     match asker.client {
         Some(client) => output.line(format!("  client  {} ({})", client.id(), client.place())),
         None => output.line("  client  none holds this address"),

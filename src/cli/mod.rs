@@ -3,6 +3,7 @@
 //! One file a subcommand. Exit codes: 0 yes or done, 1 no or failed, 64 wrong usage, 78 bad configuration.
 
 mod check;
+mod clients;
 mod explain;
 mod http;
 mod objects;
@@ -12,7 +13,7 @@ mod show;
 mod sources;
 mod status;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -47,7 +48,7 @@ struct Arguments {
     /// What to do.
     #[command(subcommand)]
     command: Option<Command>,
-    /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+    /// The configuration file [default: ./hostgate.toml if it is there; else, but for `serve`, /etc/hostgate/hostgate.toml].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -63,7 +64,7 @@ Example:
 
 Signals: SIGHUP reloads, SIGUSR1 reopens the decision log, SIGTERM answers what is in flight and ends.")]
     Serve {
-        /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+        /// The configuration file [default: ./hostgate.toml if it is there, else the defaults; never /etc/hostgate/hostgate.toml].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// Take over the listening sockets of the hostgate that serves at the configuration's `takeover`, which then
@@ -86,7 +87,8 @@ Exit code: 0 fine, 1 only warnings with --strict, 78 errors.")]
         /// Write JSON.
         #[arg(long)]
         json: bool,
-        /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+        /// The configuration file [default: ./hostgate.toml, else, unless ./policies is there, /etc/hostgate/hostgate.toml, else
+        /// the defaults].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -94,21 +96,23 @@ Exit code: 0 fine, 1 only warnings with --strict, 78 errors.")]
     #[command(after_help = "\
 Example:
   hostgate explain www.npmjs.org --client 172.30.0.9
+  hostgate explain www.npmjs.org --client ci-builders
 
 Exit code: 0 allowed, 1 denied.")]
     Explain {
         /// The hostname asked for.
         name: String,
-        /// The address of the client that asks.
-        #[arg(long, value_name = "ADDRESS")]
-        client: IpAddr,
+        /// The client that asks: an address, its id, or the name of a devbox.
+        #[arg(long, value_name = "ADDRESS|NAME")]
+        client: String,
         /// The record type asked for.
         #[arg(long = "type", value_name = "TYPE", default_value = "A")]
         record_type: RecordType,
         /// The policies directory [default: what the configuration says].
         #[arg(long, value_name = "DIR")]
         policies: Option<PathBuf>,
-        /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+        /// The configuration file [default: ./hostgate.toml, else, unless ./policies is there, /etc/hostgate/hostgate.toml, else
+        /// the defaults].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// The listener that is asked, as `[[listen]]` has it, for clients that only a listener has a policy for.
@@ -121,19 +125,20 @@ Exit code: 0 allowed, 1 denied.")]
     /// Show a policy with its includes expanded, each entry with its origin; without arguments, all objects.
     #[command(after_help = "\
 Example:
-  hostgate show --client 172.30.0.9
+  hostgate show --client devbox-7
   hostgate show build")]
     Show {
-        /// The policy's id, or `preset:NAME`.
+        /// The policy's id or name, or `preset:NAME`.
         #[arg(conflicts_with = "client")]
         policy: Option<String>,
-        /// Show the policy that applies to this address.
-        #[arg(long, value_name = "ADDRESS")]
-        client: Option<IpAddr>,
+        /// Show the policy that applies to this client: an address, its id, or the name of a devbox.
+        #[arg(long, value_name = "ADDRESS|NAME")]
+        client: Option<String>,
         /// The policies directory [default: what the configuration says].
         #[arg(long, value_name = "DIR")]
         policies: Option<PathBuf>,
-        /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+        /// The configuration file [default: ./hostgate.toml, else, unless ./policies is there, /etc/hostgate/hostgate.toml, else
+        /// the defaults].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// Write JSON.
@@ -150,7 +155,8 @@ Exit code: 0 everything on disk is in force, 1 something is held back or nobody 
         /// Where it serves status [default: what the configuration says].
         #[arg(long, value_name = "ADDRESS")]
         admin: Option<SocketAddr>,
-        /// The configuration file [default: ./hostgate.toml if it is there, else the defaults].
+        /// The configuration file [default: ./hostgate.toml, else, unless ./policies is there, /etc/hostgate/hostgate.toml, else
+        /// the defaults].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         /// Write JSON.

@@ -140,7 +140,12 @@ pub(super) fn run(command: impl Into<Command>, outer: Option<PathBuf>, output: &
         return USAGE;
     }
     let api = match access::open(place, outer) {
-        Ok(api) => api,
+        Ok((api, told)) => {
+            if !json {
+                output.error(say(&told));
+            }
+            api
+        }
         Err(Wrong::Usage(error)) => {
             output.error(say(&error));
             return USAGE;

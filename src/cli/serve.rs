@@ -40,7 +40,7 @@ pub(super) enum Start {
 
 /// Serves until told to stop; returns the exit code.
 pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u8 {
-    let (path, config, loaded) = match sources::load(config, None) {
+    let (path, config, loaded) = match sources::load(config) {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
             output.diagnostics_unquoted(&diagnostics);

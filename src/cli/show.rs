@@ -1,12 +1,11 @@
 //! `hostgate show`: what is in force, with includes expanded and the origin of each entry.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::output::Output;
-use super::{CONFIG, FAILED, OK, sources};
+use super::{CONFIG, FAILED, OK, clients, sources};
 use crate::policy::{
     AllowedCidr, Asker, Budget, Client, Cname, Mode, Policy, PortRule, PrivateAnswers, Protocol, Rules, Snapshot,
     Standing,
@@ -18,16 +17,16 @@ pub(super) enum What {
     All,
     /// One policy.
     Policy(String),
-    /// The policy that applies to an address.
-    Client(IpAddr),
+    /// The policy that applies to a client: an address, an id or a name.
+    Client(String),
 }
 
 impl What {
     /// Chooses by the arguments given; the command line excludes both at once.
-    pub(super) fn new(policy: Option<String>, client: Option<IpAddr>) -> Self {
+    pub(super) fn new(policy: Option<String>, client: Option<String>) -> Self {
         match (policy, client) {
             (Some(id), _) => Self::Policy(id),
-            (None, Some(address)) => Self::Client(address),
+            (None, Some(client)) => Self::Client(client),
             (None, None) => Self::All,
         }
     }
@@ -41,8 +40,8 @@ pub(super) fn run(
     json: bool,
     output: &mut Output,
 ) -> u8 {
-    let loaded = match sources::load(config, policies) {
-        Ok((_, _, loaded)) => loaded,
+    let loaded = match sources::load_told(config, policies, (!json).then_some(&mut *output)) {
+        Ok((_, loaded)) => loaded,
         Err(diagnostics) => {
             output.diagnostics(&diagnostics);
             return CONFIG;
@@ -55,20 +54,43 @@ pub(super) fn run(
             OK
         }
         What::Policy(id) => {
-            if let Some(policy) = snapshot.policy(id) {
-                show_policy(policy, json, output);
-                OK
-            } else {
-                let ids: Vec<&str> = snapshot.policies().chain(snapshot.presets()).map(Policy::id).collect();
-                output.error(format!(
-                    "show: there is no policy `{}` (there are {})",
-                    id.escape_debug(),
-                    ids.join(", ")
-                ));
-                FAILED
-            }
+            let shown = named(snapshot, id).map(|policy| show_policy(policy, json, output));
+            shown.map_or_else(|error| failed(&error, output), |()| OK)
         }
-        What::Client(address) => show_client(*address, &snapshot.asker(*address, usize::MAX), json, output),
+        What::Client(client) => match clients::asker(snapshot, client, usize::MAX) {
+            Ok((asker, source)) => show_client(&source, &asker, json, output),
+            Err(error) => failed(&format!("--client: {error}"), output),
+        },
+    }
+}
+
+/// Says why nothing is shown, and returns the exit code.
+fn failed(error: &str, output: &mut Output) -> u8 {
+    output.error(format!("show: {error}"));
+    FAILED
+}
+
+/// Returns the policy with an id, or else the one with a name.
+///
+/// # Errors
+/// There is none, or several have the name.
+fn named<'s>(snapshot: &'s Snapshot, text: &str) -> Result<&'s Policy, String> {
+    if let Some(policy) = snapshot.policy(text) {
+        return Ok(policy);
+    }
+    let found: Vec<&Policy> = snapshot.policies().filter(|policy| policy.name() == text).collect();
+    let ids = |policies: &[&Policy]| policies.iter().map(|policy| policy.id()).collect::<Vec<_>>().join(", ");
+    match &*found {
+        [policy] => Ok(policy),
+        [] => {
+            let all: Vec<&Policy> = snapshot.policies().chain(snapshot.presets()).collect();
+            Err(format!("there is no policy `{}` (there are {})", text.escape_debug(), ids(&all)))
+        }
+        several => Err(format!(
+            "`{}` is the name of more than one policy: {}: write the id",
+            text.escape_debug(),
+            ids(several)
+        )),
     }
 }
 
@@ -230,18 +252,18 @@ fn show_policy(policy: &Policy, json: bool, output: &mut Output) {
 }
 
 /// Shows what applies to an address.
-fn show_client(address: IpAddr, asker: &Asker<'_>, json: bool, output: &mut Output) -> u8 {
+fn show_client(source: &str, asker: &Asker<'_>, json: bool, output: &mut Output) -> u8 {
     let policy = match asker.standing {
         Standing::Policy(policy) | Standing::Unrestricted(policy, _) => policy,
         Standing::Nobody(nobody) => {
-            output.error(format!("show: {address}: {nobody}: everything is denied"));
+            output.error(format!("show: {source}: {nobody}: everything is denied"));
             return FAILED;
         }
     };
     if !json {
         match asker.client {
             Some(client) => output.line(format!("client {} ({})", client.id(), client.place())),
-            None => output.line(format!("{address} is in no client; the default policy applies")),
+            None => output.line(format!("{source} is in no client; the default policy applies")),
         }
     }
     show_policy(policy, json, output);

@@ -1,27 +1,60 @@
 //! What a command works on: the configuration file and the policies directory.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use super::output::Output;
 use crate::bounds::MAX_FILE;
 use crate::config::Config;
-use crate::document::Diagnostic;
+use crate::config::control::Endpoint;
+use crate::document::{Diagnostic, Severity};
 use crate::regular_file;
 use crate::reload::Loaded;
 
 /// The configuration file that is taken without `--config`, if it is there.
 const DEFAULT_FILE: &str = "hostgate.toml";
+/// The configuration file of the hostgate that this machine runs as a service.
+const SYSTEM_FILE: &str = "/etc/hostgate/hostgate.toml";
+/// The policies directory where there is no configuration file.
+const DEFAULT_POLICIES: &str = "policies";
 
-/// Reads the configuration: `path`, else `./hostgate.toml` if it is there, else the defaults.
+/// Where a command looks for a configuration file when none is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Search {
+    /// Here alone, as `serve` does: a hostgate that is tried out somewhere must not serve what the service of the machine
+    /// serves, at its addresses.
+    Here,
+    /// Here; else, unless a `policies` directory is here that `serve` would serve without any file, in the system's place.
+    HereOrSystem,
+    /// Here, else in the system's place: for what no hostgate has without a file, as the API.
+    HereThenSystem,
+}
+
+impl Search {
+    /// Returns the file that is taken, if there is one; `here` and `system` are the two places, `policies` the directory.
+    fn choose(self, here: &Path, system: &Path, policies: &Path) -> Option<PathBuf> {
+        // A place that may not be looked into counts as one: reading the file then tells why it cannot be.
+        let is_there = |path: &Path| path.try_exists().unwrap_or(true);
+        let is_enough = match self {
+            Self::Here => true,
+            Self::HereOrSystem => is_there(policies),
+            Self::HereThenSystem => false,
+        };
+        if is_there(here) {
+            return Some(here.to_owned());
+        }
+        (!is_enough && is_there(system)).then(|| system.to_owned())
+    }
+}
+
+/// Reads the configuration: `path`, else the file that `search` finds, else the defaults.
 ///
 /// # Errors
 /// All that is wrong with it.
-pub(super) fn read_config(path: Option<PathBuf>) -> Result<(Option<PathBuf>, Config), Vec<Diagnostic>> {
-    let path = match path {
-        Some(path) => path,
-        None if Path::new(DEFAULT_FILE).exists() => PathBuf::from(DEFAULT_FILE),
-        None => return Ok((None, Config::default_in(Path::new("")))),
-    };
+pub(super) fn read_config(path: Option<PathBuf>, search: Search) -> Result<(Option<PathBuf>, Config), Vec<Diagnostic>> {
+    let found = || search.choose(Path::new(DEFAULT_FILE), Path::new(SYSTEM_FILE), Path::new(DEFAULT_POLICIES));
+    let Some(path) = path.or_else(found) else { return Ok((None, Config::default_in(Path::new("")))) };
     let text = regular_file::read_text(&path, MAX_FILE).map_err(|error| {
         let help = match error.kind() {
             io::ErrorKind::NotFound => "check the path, or leave --config away to use the defaults",
@@ -34,18 +67,109 @@ pub(super) fn read_config(path: Option<PathBuf>) -> Result<(Option<PathBuf>, Con
     Ok((Some(path), config))
 }
 
-/// Loads configuration and policies as `serve` does; `policies` replaces what the configuration says.
+/// Loads configuration and policies for `serve`.
 ///
 /// # Errors
 /// All that is wrong with them.
-pub(super) fn load(
+pub(super) fn load(path: Option<PathBuf>) -> Result<(Option<PathBuf>, Config, Loaded), Vec<Diagnostic>> {
+    let (path, config) = read_config(path, Search::Here)?;
+    let loaded = start(&config)?;
+    Ok((path, config, loaded))
+}
+
+/// Loads configuration and policies as `serve` does, for a command that tells of them, and says which ones; `policies`
+/// replaces what the configuration says. `output` is `None` where a program reads.
+///
+/// # Errors
+/// All that is wrong with them.
+pub(super) fn load_told(
     path: Option<PathBuf>,
     policies: Option<PathBuf>,
-) -> Result<(Option<PathBuf>, Config, Loaded), Vec<Diagnostic>> {
-    let (path, mut config) = read_config(path)?;
+    output: Option<&mut Output>,
+) -> Result<(Config, Loaded), Vec<Diagnostic>> {
+    // The system's configuration is about its own policies.
+    let search = if policies.is_some() { Search::Here } else { Search::HereOrSystem };
+    let (path, mut config) = read_config(path, search)?;
     if let Some(policies) = policies {
         config.policies = policies;
     }
-    let loaded = Loaded::start(&config)?;
-    Ok((path, config, loaded))
+    if let Some(output) = output {
+        let directory = config.policies.display();
+        output.error(match &path {
+            Some(path) => format!("reading {} and the policies in {directory}", path.display()),
+            None => format!("reading the policies in {directory}; no {DEFAULT_FILE} here: defaults"),
+        });
+    }
+    let loaded = start(&config)?;
+    Ok((config, loaded))
+}
+
+/// Loads the policies of a configuration, and looks whether the two go together.
+///
+/// # Errors
+/// All that is wrong with them.
+fn start(config: &Config) -> Result<Loaded, Vec<Diagnostic>> {
+    let mut loaded = Loaded::start(config)?;
+    let shut = shut_api(config, &loaded);
+    loaded.warnings.extend(shut);
+    Ok(loaded)
+}
+
+/// Warns of an API that listens on loopback where a client has the loopback address: no program of this machine may use
+/// it then, and no other program reaches it.
+fn shut_api(config: &Config, loaded: &Loaded) -> Option<Diagnostic> {
+    let control = config.control.as_ref().filter(|control| !control.allow_clients)?;
+    let Endpoint::Address(listen) = &control.listen else { return None };
+    // Whatever address of loopback is asked, the kernel asks from these.
+    let source = match listen.ip() {
+        IpAddr::V4(address) if address.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(address) if address.is_loopback() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        _ => return None,
+    };
+    let client = loaded.library().snapshot().asker(source, usize::MAX).client?;
+    let message = format!(
+        "client `{}` holds {source}, so the API at {listen} is shut to all programs of this machine",
+        client.id()
+    );
+    let help = "take that address out of its `sources`, let the API listen on a Unix socket (`listen` of [control]), or, to \
+                try it on one machine, set `allow_clients = true` there";
+    let place = client.place();
+    let warning = client.source().diagnostic_at(Severity::Warning, place.line, place.column, message);
+    Some(warning.help(help))
+}
+
+/// Says where the configuration is from.
+pub(super) fn origin(path: Option<&Path>) -> String {
+    path.map_or_else(|| format!("the default, without a {DEFAULT_FILE} here"), |path| path.display().to_string())
+}
+
+/// Says that there is no configuration file in any of the places looked at.
+pub(super) fn no_file() -> String {
+    format!("there is no configuration file here, and no {SYSTEM_FILE}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_here_goes_first_and_serve_never_takes_the_systems() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let (here, system, policies) = (at("here.toml"), at("system.toml"), at("policies"));
+        let chosen = || {
+            [Search::Here, Search::HereOrSystem, Search::HereThenSystem].map(|search| {
+                let file = search.choose(&here, &system, &policies);
+                file.map(|file| file.file_name().unwrap().to_owned().into_string().unwrap())
+            })
+        };
+        let of_system = || Some("system.toml".to_owned());
+        assert_eq!(chosen(), [None, None, None]);
+        std::fs::write(&system, "").unwrap();
+        assert_eq!(chosen(), [None, of_system(), of_system()]);
+        std::fs::create_dir(&policies).unwrap();
+        assert_eq!(chosen(), [None, None, of_system()]);
+        std::fs::write(&here, "").unwrap();
+        assert_eq!(chosen(), [(); 3].map(|()| Some("here.toml".to_owned())));
+    }
 }

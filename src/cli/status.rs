@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::output::Output;
-use super::{CONFIG, FAILED, OK, sources};
+use super::sources::{self, Search};
+use super::{CONFIG, FAILED, OK};
 use crate::bounds::MAX_STATUS;
 
 /// How long the running process may take to answer.
@@ -16,15 +17,15 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Asks, tells, and returns the exit code.
 pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool, output: &mut Output) -> u8 {
-    let admin = match admin {
-        Some(admin) => admin,
-        None => match sources::read_config(config) {
-            Ok((_, config)) => {
+    let (admin, origin) = match admin {
+        Some(admin) => (admin, "--admin".to_owned()),
+        None => match sources::read_config(config, Search::HereOrSystem) {
+            Ok((path, config)) => {
                 let Some(admin) = config.admin else {
                     output.error("status: `admin.listen` is \"off\" in the configuration: nobody to ask");
                     return FAILED;
                 };
-                admin
+                (admin, sources::origin(path.as_deref()))
             }
             Err(diagnostics) => {
                 output.diagnostics(&diagnostics);
@@ -32,6 +33,9 @@ pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool
             }
         },
     };
+    if !json {
+        output.error(format!("asking http://{admin}/status ({origin})"));
+    }
     let status = match fetch(admin) {
         Ok(status) => status,
         Err(error) => {

@@ -122,6 +122,12 @@ impl Library {
         Self::started(Self::empty().advance(tree, lists, bindings, Phase::StartEmpty))
     }
 
+    /// Returns how many tests the files in force have.
+    #[must_use]
+    pub fn tests(&self) -> usize {
+        self.files.iter().filter_map(|(_, file)| file.in_force()).map(|file| file.tests().len()).sum()
+    }
+
     /// Returns what holds before anything is read.
     fn empty() -> Self {
         Self {

@@ -10,6 +10,7 @@ mod bad_input;
 mod budgets;
 mod cache;
 mod cli;
+mod cli_sources;
 mod clients;
 mod comes_back;
 mod control_access;

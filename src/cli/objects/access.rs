@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::arguments::Where;
 use crate::cli::http::{Api, Place};
-use crate::cli::sources;
+use crate::cli::sources::{self, Search};
 use crate::document::Diagnostic;
 
 /// Why the API cannot even be asked.
@@ -22,36 +22,45 @@ pub(super) enum Wrong {
 /// The environment's token.
 const TOKEN: &str = "HOSTGATE_TOKEN";
 
-/// Makes what asks the API.
+/// Makes what asks the API, and says where that is and whose token it sends.
 ///
 /// # Errors
 /// It is unclear where it is or by which token, or one of them is bad.
-pub(super) fn open(place: Where, outer: Option<PathBuf>) -> Result<Api, Wrong> {
+pub(super) fn open(place: Where, outer: Option<PathBuf>) -> Result<(Api, String), Wrong> {
     let Where { url, ca, token_file, config, json: _ } = place;
     let ca = ca.as_deref();
     let token = match &token_file {
-        Some(path) => Some(read_token(path)?),
-        None => std::env::var(TOKEN).ok().filter(|token| !token.is_empty()),
+        Some(path) => Some((read_token(path)?, path.display().to_string())),
+        None => std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).map(|token| (token, TOKEN.to_owned())),
     };
-    let (place, token) = match (url, token) {
+    let (place, (token, origin)) = match (url, token) {
         (Some(url), Some(token)) => (Place::parse(&url, ca).map_err(Wrong::Usage)?, token),
         (url, token) => {
-            let (path, config) = sources::read_config(config.or(outer)).map_err(Wrong::Files)?;
+            // A token of the system's is for the system's API, wherever a command may be sent.
+            let search = if url.is_some() { Search::Here } else { Search::HereThenSystem };
+            let (path, config) = sources::read_config(config.or(outer), search).map_err(Wrong::Files)?;
             let control = config.control.as_ref().ok_or_else(|| missing(path.as_deref(), url.is_some()))?;
             let place = match url {
                 Some(url) => Place::parse(&url, ca),
                 None => Place::of(control, ca),
             };
-            let token = token.map_or_else(|| read_token(&control.token_file), Ok)?;
+            let of_configuration = || Ok((read_token(&control.token_file)?, control.token_file.display().to_string()));
+            let (token, mut origin) = token.map_or_else(of_configuration, Ok)?;
+            if let Some(path) = &path {
+                origin = format!("{origin} ({})", path.display());
+            }
+            let token = (token, origin);
             (place.map_err(Wrong::Usage)?, token)
         }
     };
-    Api::new(place, token).map_err(|error| Wrong::Failed(format!("runtime: {error}")))
+    let told = format!("{place}, with the token of {origin}");
+    let api = Api::new(place, token).map_err(|error| Wrong::Failed(format!("runtime: {error}")))?;
+    Ok((api, told))
 }
 
 /// Says what is missing where the configuration has no `[control]`.
 fn missing(path: Option<&Path>, has_place: bool) -> Wrong {
-    let file = path.map_or_else(|| "there is no configuration file".to_owned(), |path| path.display().to_string());
+    let file = path.map_or_else(|| "no configuration file here".to_owned(), |path| path.display().to_string());
     if has_place {
         return Wrong::Usage(format!(
             "no token: name one with --token-file FILE or {TOKEN} ({file}, and no [control])"
@@ -59,7 +68,7 @@ fn missing(path: Option<&Path>, has_place: bool) -> Wrong {
     }
     Wrong::Config(match path {
         Some(_) => format!("{file}: there is no [control], by which the API is served (or --url says where it is)"),
-        None => format!("{file} here: name it with --config FILE, or the API with --url and --token-file"),
+        None => format!("{}: name one with --config FILE, or the API with --url and --token-file", sources::no_file()),
     })
 }
 

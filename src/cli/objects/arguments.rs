@@ -273,7 +273,7 @@ pub(in crate::cli) struct Where {
     /// `token_file`].
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
-    /// The configuration file [default: ./hostgate.toml if it is there].
+    /// The configuration file [default: ./hostgate.toml, else /etc/hostgate/hostgate.toml].
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Write JSON, as the API says it.
