@@ -42,6 +42,11 @@ fn a_devbox_sees_allowed_and_denied_names_as_its_user_would() {
 }
 
 #[test]
+fn the_steps_of_the_guide_for_a_service_do_what_it_says() {
+    rig("steps.sh");
+}
+
+#[test]
 fn a_container_build_resolves_what_its_policy_allows_and_nothing_else() {
     rig("build.sh");
 }
