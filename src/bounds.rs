@@ -294,7 +294,6 @@ mod tests {
         ("dns/name.rs", "MAX_LABEL"),
         ("dns/name.rs", "MAX_LABELS"),
         ("dns/name.rs", "MAX_NAME"),
-        ("dns/response/mod.rs", "KEPT_FLAGS"),
         ("dns/response/casing.rs", "MAX_MIXED"),
         ("dns/response/parse.rs", "MAX_TTL"),
         ("dns/response/plain.rs", "MAX_RECORDS"),
