@@ -28,7 +28,7 @@
 //!   an atomic pointer. A reload builds the next one aside and swaps the pointer once; a query keeps the view it began
 //!   with, also while it waits for an upstream.
 //! - **The policy comes first, the cache behind it.** A denied name is answered before anything is looked up, so nothing
-//!   of it leaves; nor does anything of a devbox's name, which hostgate answers itself. The cache holds what upstreams
+//!   of it leaves; nor does anything of a devbox's name or localhost, which hostgate answers itself. The cache holds what upstreams
 //!   said, by question and not by policy; what of it a client may see is judged afterwards, each time.
 //! - **One truth.** The policy files are all there is to know; what the API changes is a file, and its answer comes when
 //!   the change is in force and on disk.
@@ -43,10 +43,12 @@
 //! |---|---|
 //! | what does a message look like | [`dns`] |
 //! | who may look up what | [`policy`]: `pattern`, `name_set`, `client_index`, `decide` |
-//! | which names does hostgate answer itself | [`policy`]: `devbox` |
+//! | which names does hostgate answer itself | [`policy`]: `devbox`, `special_use` |
+//! | what may a validator ask besides | [`policy`]: `ancestors` |
 //! | how do files become policies, and what happens to a bad one | [`policy`]: `read`, `compile`, `conflict`, `library`, `lint` |
 //! | how does an error get its place and its mend | [`document`] |
 //! | how is a query answered | [`engine`] |
+//! | what of an answer fits, and in which order | [`dns`]: `response::cut`, `response::order` |
 //! | whom do we ask, and what if they do not answer | [`upstream`] |
 //! | what is in `hostgate.toml` | [`config`] |
 //! | how are objects created and changed over HTTP | `control`; `reload::change`; from the shell, [`cli`]: `objects` |

@@ -59,7 +59,7 @@ struct Explanation<'a> {
     via: Vec<&'a str>,
     /// What a budget of the policy counts this question for; null when none does.
     budget: Option<BudgetOf>,
-    /// What hostgate itself answers: a devbox's addresses or name.
+    /// What hostgate itself answers: a devbox's addresses or name, or the host's own address.
     answer: &'a [String],
     /// The sentence the client gets.
     text: String,
@@ -215,6 +215,8 @@ fn tell(
     }
     if let Some(client) = devbox.client {
         output.line(format!("  devbox  {} ({})", client.id(), client.place()));
+    }
+    if !devbox.records.is_empty() {
         output.line(format!("  answer  {}", devbox.records.join(" ")));
     }
     if let Some(BudgetOf { of, limits, .. }) = budget {
@@ -226,11 +228,11 @@ fn tell(
     }
 }
 
-/// The devbox whose records are the answer.
+/// What hostgate itself answers.
 struct Devbox<'a> {
-    /// It, when the asker gets them.
+    /// The devbox whose records they are, when the asker gets them.
     client: Option<&'a Client>,
-    /// Their data as text.
+    /// The data of the records as text.
     records: Vec<String>,
 }
 
@@ -240,7 +242,7 @@ impl<'a> Devbox<'a> {
         if decision.action != Action::Answer {
             return Self { client: None, records: Vec::new() };
         }
-        let records = snapshot.devbox_records(name, record_type).map(data).collect();
+        let records = snapshot.own_records(name, record_type).map(data).collect();
         Self { client: snapshot.devbox(name, record_type), records }
     }
 }

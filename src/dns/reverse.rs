@@ -1,4 +1,4 @@
-//! Addresses as names: the two trees that PTR records stand in.
+//! Addresses as names: the two trees that PTR records stand in, and what of them is local to each network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,16 +9,61 @@ use super::name::LowerName;
 #[must_use]
 pub fn address(name: &LowerName) -> Option<IpAddr> {
     let mut octets = [0; 4];
-    if fill(&mut octets, name, b"\x07in-addr\x04arpa\0", octet) {
+    if fill(&mut octets, name, IPV4_TREE, octet) {
         return Some(Ipv4Addr::from(octets).into());
     }
     let mut nibbles = [0; 32];
-    if fill(&mut nibbles, name, b"\x03ip6\x04arpa\0", nibble) {
+    if fill(&mut nibbles, name, IPV6_TREE, nibble) {
         let bits = nibbles.iter().fold(0, |bits, &nibble| bits << 4 | u128::from(nibble));
         return Some(Ipv6Addr::from_bits(bits).into());
     }
     None
 }
+
+/// Returns the zone, in wire format, that a name is at or below if the addresses there are nobody's in particular, so that each
+/// network answers for its own: those of RFC 6303 §4 and, as its registry has them too, of RFC 7793 §3.
+#[must_use]
+pub fn local_zone(name: &LowerName) -> Option<&[u8]> {
+    let labels = name.suffixes().count();
+    // What stands before the tree, from the top; as much of it as can be read.
+    let parts = |tree: &[u8], of_tree: usize, read: fn(&[u8]) -> Option<u8>, most: usize| {
+        if !name.as_wire().ends_with(tree) || name.suffixes().nth(labels.checked_sub(of_tree)?) != Some(tree) {
+            return None;
+        }
+        let mut parts = [0; 32];
+        let (mut count, below) = (0, labels - of_tree);
+        for (part, depth) in parts.iter_mut().zip(1..=below.min(most)) {
+            let Some(value) = name.labels().nth(below - depth).and_then(read) else { break };
+            *part = value;
+            count += 1;
+        }
+        Some((parts, count))
+    };
+    let depth = if let Some((octets, count)) = parts(IPV4_TREE, 2, octet, 4) {
+        match octets[..count] {
+            [0 | 10 | 127, ..] => 1,
+            [100, 64..=127, ..] | [169, 254, ..] | [172, 16..=31, ..] | [192, 168, ..] => 2,
+            [192, 0, 2, ..] | [198, 51, 100, ..] | [203, 0, 113, ..] => 3,
+            [255, 255, 255, 255] => 4,
+            _ => return None,
+        }
+    } else {
+        let (nibbles, count) = parts(IPV6_TREE, 2, nibble, 32)?;
+        match nibbles[..count] {
+            [0xf, 0xd, ..] => 2,
+            [0xf, 0xe, 0x8..=0xb, ..] => 3,
+            [2, 0, 0, 1, 0, 0xd, 0xb, 8, ..] => 8,
+            [.., 0 | 1] if count == 32 && nibbles[..31] == [0; 31] => 32,
+            _ => return None,
+        }
+    };
+    name.suffixes().nth(labels - 2 - depth)
+}
+
+/// The tree of IPv4 addresses (RFC 1035 §3.5), in wire format.
+const IPV4_TREE: &[u8] = b"\x07in-addr\x04arpa\0";
+/// The tree of IPv6 addresses (RFC 3596 §2.5), in wire format.
+const IPV6_TREE: &[u8] = b"\x03ip6\x04arpa\0";
 
 /// Reads a label of `name` into each of `parts`, the first one into the last; returns whether they can be read and `tree` is
 /// what stands behind them.

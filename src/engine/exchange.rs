@@ -49,7 +49,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Answers what takes no upstream: a denial, a type the policy does not let through, a question for all types, a
-    /// devbox.
+    /// devbox, the host itself.
     pub(super) fn answer_here(&self, out: &mut Vec<u8>) {
         let verdict = match self.decision.action {
             policy::Action::Deny => {
@@ -62,7 +62,7 @@ impl<'a> Exchange<'a> {
                 Verdict { action: Action::Allow, reason: Reason::AnyType, ..self.verdict() }
             }
             policy::Action::Answer => {
-                self.answer_devbox(out);
+                self.answer_ourselves(out);
                 self.verdict()
             }
             policy::Action::NoData | policy::Action::Allow => {
@@ -73,9 +73,9 @@ impl<'a> Exchange<'a> {
         self.record(verdict, out, Origin::None, None, None);
     }
 
-    /// Writes the records of the devbox that was asked for.
-    fn answer_devbox(&self, out: &mut Vec<u8>) {
-        let records = self.view.snapshot.devbox_records(&self.query.qname, self.query.qtype);
+    /// Writes the records that are ours: of the devbox that was asked for, or of the host itself.
+    fn answer_ourselves(&self, out: &mut Vec<u8>) {
+        let records = self.view.snapshot.own_records(&self.query.qname, self.query.qtype);
         answer::own(self.query, records, self.view.denied_ttl, self.limit(), out);
     }
 
@@ -85,6 +85,7 @@ impl<'a> Exchange<'a> {
             policy::Reason::NoClient | policy::Reason::PolicyGone | policy::Reason::NoPolicy => Ede::PROHIBITED,
             // The name is ours, and this is all there is to it.
             policy::Reason::Devbox | policy::Reason::NoDevbox => return self.negative(negative, None, out),
+            policy::Reason::SpecialUse if negative == Negative::NoData => return self.negative(negative, None, out),
             _ => Ede::BLOCKED,
         };
         let text = if self.query.edns.is_some() { self.decision.text() } else { Cow::Borrowed("") };

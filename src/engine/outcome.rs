@@ -64,6 +64,10 @@ labels! {
         OddName = "odd-name",
         /// The name is one that leads around the resolver.
         Bypass = "bypass",
+        /// A validator needs it to check a listed name that is below this one.
+        DnssecChain = "dnssec-chain",
+        /// The name means something here alone: no upstream is asked for it.
+        SpecialUse = "special-use",
         /// The type is not among the policy's query types.
         QueryType = "query-type",
         /// The source address belongs to no client, listener or default policy.
@@ -153,6 +157,8 @@ impl From<policy::Reason> for Reason {
             policy::Reason::NotListed => Self::NotListed,
             policy::Reason::OddName => Self::OddName,
             policy::Reason::Bypass => Self::Bypass,
+            policy::Reason::DnssecChain => Self::DnssecChain,
+            policy::Reason::SpecialUse => Self::SpecialUse,
             policy::Reason::QueryType => Self::QueryType,
             policy::Reason::NoClient => Self::NoClient,
             policy::Reason::PolicyGone => Self::PolicyGone,
@@ -183,6 +189,14 @@ impl From<RefusalReason> for Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_reason_is_in_the_readme() {
+        let readme = include_str!("../../README.md");
+        for reason in Reason::ALL {
+            assert!(readme.contains(&format!("`{}`", reason.as_str())), "{}", reason.as_str());
+        }
+    }
 
     #[test]
     fn indexes_are_positions_and_labels_differ() {

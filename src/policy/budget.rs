@@ -8,7 +8,8 @@
 use std::fmt;
 
 use super::decide::{Action, Decision, Reason};
-use super::shared_suffix::registrable;
+use super::name_set::Kind;
+use super::shared_suffix::{Registry, registrable, registry_of_wire};
 use super::snapshot::Policy;
 use crate::dns::name::{DisplayWire, LowerName, Suffixes};
 
@@ -208,7 +209,8 @@ impl fmt::Display for Scope<'_> {
 const USUAL_LABEL: usize = 16;
 
 impl<'s> Decision<'s> {
-    /// Returns whether the query counts against a budget: what [`Decision::budget`] says, at no cost.
+    /// Returns whether the query counts against a budget: what [`Decision::budget`] says, at no cost, and of what validators
+    /// ask about perhaps more.
     #[must_use]
     pub fn is_budgeted(&self) -> bool {
         let is_listed = self.reason == Reason::Rule && self.rule.is_some_and(|rule| !rule.is_wildcard());
@@ -225,10 +227,19 @@ impl<'s> Decision<'s> {
         let budget = self.policy?.budget().filter(|_| self.is_budgeted())?;
         let scope = match (self.reason, &self.rule) {
             (Reason::Rule, Some(rule)) => Scope::Wildcard(rule.wire()),
+            (Reason::DnssecChain, _) if self.is_chain_of_listed(qname) => return None,
             // Under `allow_all`, and what `mode = "audit"` lets through.
             _ => Scope::Domain(registrable(qname)),
         };
         Some((budget, scope))
+    }
+
+    /// Returns whether a name that validators ask about is no more to its owner than a name that is listed: it is above one
+    /// that is listed without a wildcard, or it is a registry's.
+    fn is_chain_of_listed(&self, qname: &LowerName) -> bool {
+        let wire = qname.as_wire();
+        let is_above_exact = self.policy.is_some_and(|policy| policy.allowed.kind_below(wire) == Some(Kind::Exact));
+        is_above_exact || wire == [0] || registry_of_wire(wire) == Some(Registry::Icann)
     }
 }
 
@@ -236,6 +247,7 @@ impl<'s> Decision<'s> {
 mod tests {
     use super::super::testing::{Directory, ask, name};
     use super::*;
+    use crate::dns::rtype::RecordType;
 
     /// Returns the budget and the scope of a query for `qname` under a policy with these lines.
     fn budget(lines: &str, qname: &str) -> Option<(Budget, String)> {
@@ -268,6 +280,32 @@ mod tests {
         for (lines, qname, expected) in cases {
             let found = budget(lines, qname).map(|(_, scope)| scope);
             assert_eq!(found.as_deref(), expected, "{lines}: {qname}");
+        }
+    }
+
+    #[test]
+    fn what_a_validator_asks_about_counts_only_where_a_wildcards_owner_answers() {
+        let lines = "allowed_hostnames = ['*.b.example.com', 'www.example.org', '*.a.example.org', 'www.test']";
+        let client = "[client.c]\nsources = [\"192.0.2.1\"]\npolicy = \"p\"\n";
+        let library = Directory::of(&[("p.toml", &format!("[policy.p]\n{lines}\n{client}"))]).library();
+        let snapshot = library.snapshot();
+        for (qname, expected) in [
+            (".", None),
+            ("com", None),
+            ("org", None),
+            ("test", None),
+            ("example.org", None),
+            ("example.com", Some("example.com")),
+            ("b.example.com", Some("example.com")),
+            ("a.example.org", Some("example.org")),
+        ] {
+            let qname = name(qname);
+            let asker = snapshot.asker("192.0.2.1".parse().unwrap(), 0);
+            let decision = snapshot.decide(&asker, &qname, RecordType::DNSKEY);
+            assert_eq!(decision.reason, Reason::DnssecChain, "{qname}");
+            let scope = decision.budget(&qname).map(|(_, scope)| scope);
+            let expected = expected.map(name);
+            assert_eq!(scope, expected.as_ref().map(|name| Scope::Domain(name.as_wire())), "{qname}");
         }
     }
 

@@ -164,6 +164,7 @@ impl CompiledPolicy {
         denied.add(Arc::clone(&spec.denied), own);
         allowed.extend(&group.allowed);
         denied.extend(&group.denied);
+        allowed.index_ancestors();
         let gone = group.ingredients.gone.clone();
         let policy = Policy::new(Arc::clone(spec), allowed, denied, gone);
         let lists = |lists: &[(Via, Arc<ListFile>)]| -> Vec<Arc<ListFile>> {

@@ -10,6 +10,7 @@ use super::name_set::Kind;
 use super::rules::Rule;
 use super::snapshot::{Asker, Nobody, Policy, Standing};
 use super::spec::Mode;
+use super::special_use::{SpecialUse, is_localhost, loopback};
 
 /// Decides what happens to a query of `asker` for `qname` and `qtype` by its policy alone; [`super::Snapshot::decide`] knows
 /// the names of devboxes besides.
@@ -35,14 +36,32 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
     };
     let audits = policy.spec.mode == Mode::Audit;
     let decision = |action, reason, rule, audited| Decision { action, reason, rule, policy: Some(policy), audited };
-    let deny = |reason, rule| decision(if audits { Action::Allow } else { Action::Deny }, reason, rule, audits);
+    let special = |found| match found {
+        SpecialUse::Localhost => decide_localhost(policy, qtype),
+        // These stay denied while auditing: nobody outside has an answer to them.
+        SpecialUse::Local(_) => decision(Action::Deny, Reason::SpecialUse, None, false),
+    };
+    let deny = |reason, rule| match audits.then(|| SpecialUse::of(qname)) {
+        None => decision(Action::Deny, reason, rule, false),
+        Some(None) => decision(Action::Allow, reason, rule, true),
+        Some(Some(found)) => special(found),
+    };
     let (reason, rule) = match decide_name(policy, qname) {
         NameDecision::Allow(rule) => (Reason::Rule, Some(rule)),
         NameDecision::AllowAll if is_unrestricted => (Reason::Unrestricted, None),
         NameDecision::AllowAll => (Reason::AllowAll, None),
         NameDecision::Deny(rule) => return deny(Reason::DeniedRule, Some(rule)),
         NameDecision::Odd(rule) => return deny(Reason::OddName, rule),
+        NameDecision::NotListed
+            if matches!(qtype, RecordType::DS | RecordType::DNSKEY) && proves_listed(policy, qname) =>
+        {
+            if !policy.spec.query_types.contains(qtype) {
+                return deny(Reason::NotListed, None);
+            }
+            (Reason::DnssecChain, None)
+        }
         NameDecision::NotListed => return deny(Reason::NotListed, None),
+        NameDecision::Special(found) => return special(found),
         // These stay denied while auditing: recording is no reason to let a client around the resolver.
         NameDecision::Bypass => return decision(Action::Deny, Reason::Bypass, None, false),
         NameDecision::Gone => return decision(Action::Deny, Reason::PolicyGone, None, false),
@@ -54,6 +73,26 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
     } else {
         decision(Action::NoData, Reason::QueryType, rule, false)
     }
+}
+
+/// Returns whether DS or DNSKEY records of a name prove something about a listed one: it is above that.
+///
+/// A validator asks for them from the root down to the zone of each name it validates (RFC 4035 §5). Which names are
+/// above the listed ones was found when they were loaded.
+#[cold]
+fn proves_listed(policy: &Policy, qname: &LowerName) -> bool {
+    policy.allowed.kind_below(qname.as_wire()).is_some()
+}
+
+/// Decides about the host's own name, which has addresses and nothing else.
+#[cold]
+fn decide_localhost(policy: &Policy, qtype: RecordType) -> Decision<'_> {
+    let (action, reason) = match loopback(qtype) {
+        _ if !policy.spec.query_types.contains(qtype) => (Action::NoData, Reason::QueryType),
+        Some(_) => (Action::Answer, Reason::SpecialUse),
+        None => (Action::NoData, Reason::SpecialUse),
+    };
+    Decision { action, reason, rule: None, policy: Some(policy), audited: false }
 }
 
 /// What happens to a query.
@@ -98,7 +137,7 @@ impl<'s> Decision<'s> {
 pub enum Action {
     /// It is forwarded.
     Allow,
-    /// It is answered with the records of a devbox, as if it were allowed.
+    /// It is answered with records of our own, as if it were allowed: those of a devbox, or of the host itself.
     Answer,
     /// Its name does not exist.
     Deny,
@@ -141,6 +180,10 @@ pub enum Reason {
     OddName,
     /// The name leads around the resolver, and no pattern names it exactly.
     Bypass,
+    /// A validator needs it to check a listed name that is below this one.
+    DnssecChain,
+    /// The name means something here alone: no upstream is asked for it.
+    SpecialUse,
     /// The type is not among the policy's query types.
     QueryType,
     /// No client holds the address and no policy applies to the rest.
@@ -159,7 +202,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for metrics.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Rule,
         Self::AllowAll,
         Self::Unrestricted,
@@ -167,6 +210,8 @@ impl Reason {
         Self::NotListed,
         Self::OddName,
         Self::Bypass,
+        Self::DnssecChain,
+        Self::SpecialUse,
         Self::QueryType,
         Self::NoClient,
         Self::PolicyGone,
@@ -187,6 +232,8 @@ impl Reason {
             Self::NotListed => "not-listed",
             Self::OddName => "odd-name",
             Self::Bypass => "bypass",
+            Self::DnssecChain => "dnssec-chain",
+            Self::SpecialUse => "special-use",
             Self::QueryType => "query-type",
             Self::NoClient => "no-client",
             Self::PolicyGone => "policy-gone",
@@ -229,6 +276,10 @@ impl fmt::Display for Explanation<'_, '_> {
                 Reason::AllowAll | Reason::Unrestricted => "it allows everything",
                 Reason::OddName => "a label of the name holds a dot or a NUL",
                 Reason::Bypass => "the name leads around this resolver",
+                Reason::DnssecChain => "a validator needs this to check names below it that are listed",
+                Reason::SpecialUse if action.is_allow() => "it is the host itself, and no upstream is asked",
+                Reason::SpecialUse if *action == Action::NoData => "it is the host itself, which has addresses alone",
+                Reason::SpecialUse => "the name is for local use, and no upstream is asked unless an entry names it",
                 Reason::QueryType => "the type is not in its query_types",
                 Reason::Devbox if action.is_allow() => "it may look up devboxes",
                 Reason::Devbox => "hostgate has no record of this type for the name",
@@ -270,6 +321,8 @@ pub(super) enum NameDecision<'p> {
     Odd(Option<Rule<'p>>),
     /// It leads around the resolver.
     Bypass,
+    /// No upstream is asked for it, and no pattern says that one is meant.
+    Special(SpecialUse),
     /// Nothing allows it.
     NotListed,
     /// The policy includes one that is gone.
@@ -303,11 +356,20 @@ pub(super) fn decide_name<'p>(policy: &'p Policy, name: &LowerName) -> NameDecis
     }
     match (denied, allowed) {
         (Some(rule), _) => NameDecision::Deny(rule),
+        (None, Some((Kind::Exact, _))) if policy.lists_localhost && is_localhost(name) => {
+            NameDecision::Special(SpecialUse::Localhost)
+        }
         (None, Some((Kind::Exact, rule))) => NameDecision::Allow(rule),
-        (None, Some((Kind::Below, rule))) if is_hostname(name, labels) => NameDecision::Allow(rule),
+        (None, Some((Kind::Below, rule))) if is_hostname(name, labels) => match SpecialUse::of(name) {
+            Some(special) if !special.is_named_by(&rule) => NameDecision::Special(special),
+            _ => NameDecision::Allow(rule),
+        },
         (None, _) if policy.spec.allow_all && reads_as_another(name) => NameDecision::Odd(None),
-        (None, _) if policy.spec.allow_all => NameDecision::AllowAll,
+        (None, _) if policy.spec.allow_all => {
+            SpecialUse::of(name).map_or(NameDecision::AllowAll, NameDecision::Special)
+        }
         (None, Some((Kind::Below, rule))) => NameDecision::Odd(Some(rule)),
+        (None, None) if is_localhost(name) => NameDecision::Special(SpecialUse::Localhost),
         (None, None) => NameDecision::NotListed,
     }
 }

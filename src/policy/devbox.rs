@@ -15,6 +15,7 @@ use super::any_case::leap;
 use super::decide::{Action, Decision, NameDecision, Reason, decide, decide_name};
 use super::snapshot::{Asker, Client, Snapshot};
 use super::spec::{Mode, Phase};
+use super::special_use::{is_localhost, loopback};
 
 /// The name that all names of devboxes are below.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,14 +112,17 @@ impl Snapshot {
         }
     }
 
-    /// Returns the records of the devbox that a question is about; who may have them, [`Self::decide`] says.
-    pub fn devbox_records(&self, qname: &LowerName, qtype: RecordType) -> impl Iterator<Item = Own> {
-        let (devbox, pointer) = match self.find(qname, qtype) {
-            Some(Found::Devbox(client)) => (Some(client), None),
-            Some(Found::Address(client)) => (None, self.devbox_suffix.name_of(client.id())),
-            Some(Found::Suffix | Found::Nobody) | None => (None, None),
+    /// Returns the records that hostgate itself has for a question: those of the devbox that it is about, or of the host itself.
+    /// Who may have them, [`Self::decide`] says.
+    pub fn own_records(&self, qname: &LowerName, qtype: RecordType) -> impl Iterator<Item = Own> {
+        let (devbox, pointer, host) = match self.find(qname, qtype) {
+            Some(Found::Devbox(client)) => (Some(client), None, None),
+            Some(Found::Address(client)) => (None, self.devbox_suffix.name_of(client.id()), None),
+            Some(Found::Suffix | Found::Nobody) => (None, None, None),
+            None => (None, None, loopback(qtype).filter(|_| is_localhost(qname))),
         };
-        let addresses = devbox.into_iter().flat_map(addresses).filter(move |address| is_asked(*address, qtype));
+        let addresses =
+            devbox.into_iter().flat_map(addresses).filter(move |address| is_asked(*address, qtype)).chain(host);
         pointer.map(|name| Own::Name(Box::new(name))).into_iter().chain(addresses.map(Own::Address)).take(MAX_ADDRESSES)
     }
 
@@ -290,7 +294,7 @@ policy = 'audit-open'
         let (asker, qtype) = (snapshot.asker(source.parse().unwrap(), 0), qtype.parse().unwrap());
         let qname = name(qname);
         let decision = snapshot.decide(&asker, &qname, qtype);
-        let records = snapshot.devbox_records(&qname, qtype).map(|record| match record {
+        let records = snapshot.own_records(&qname, qtype).map(|record| match record {
             Own::Address(address) => address.to_string(),
             Own::Name(name) => name.to_string(),
         });
@@ -354,7 +358,8 @@ policy = 'audit-open'
             ("10.1.0.3", "99.0.1.10.in-addr.arpa", "PTR", "allow rule"),
             ("10.1.0.3", "6.0.1.10.in-addr.arpa", "PTR", "allow rule"),
             ("10.1.0.3", "8.0.1.10.in-addr.arpa", "PTR", "allow rule"),
-            ("10.1.0.2", "1.0.2.10.in-addr.arpa", "PTR", "allow allow-all"),
+            ("10.1.0.2", "1.0.2.10.in-addr.arpa", "PTR", "deny special-use"),
+            ("10.1.0.2", "8.8.8.8.in-addr.arpa", "PTR", "allow allow-all"),
             ("10.1.0.10", "1.0.1.10.in-addr.arpa", "PTR", "allow query-type audited one.devbox.internal"),
         ];
         let library = directory().library();
@@ -412,6 +417,6 @@ policy = 'audit-open'
             format!("[policy.p]\nallow_all = true\n[client.c]\nsources = [{}]\npolicy = 'p'\n", sources.join(","));
         let library = Directory::of(&[("p.toml", &file)]).library();
         let qname = name("c.devbox.internal");
-        assert_eq!(library.snapshot().devbox_records(&qname, RecordType::A).count(), MAX_ADDRESSES);
+        assert_eq!(library.snapshot().own_records(&qname, RecordType::A).count(), MAX_ADDRESSES);
     }
 }

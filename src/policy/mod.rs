@@ -1,5 +1,6 @@
 //! Who may look up what: policy files to a [`Snapshot`], and [`decide()`]. Pure: no socket, clock, filesystem or log.
 
+mod ancestors;
 mod any_case;
 mod assemble;
 pub mod budget;
@@ -27,6 +28,7 @@ mod rules;
 pub mod shared_suffix;
 mod snapshot;
 mod spec;
+mod special_use;
 mod step;
 #[cfg(test)]
 mod testing;

@@ -2,13 +2,14 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::dns::name::{DisplayWire, LowerName, Suffixes};
 use crate::document::Place;
 
 use self::arena::Arena;
 use self::table::Table;
+use super::ancestors::Ancestors;
 use super::pattern::Pattern;
 
 mod arena;
@@ -36,6 +37,8 @@ pub struct NameSet {
     depths: [u128; 2],
     /// Where in the arena the names of each file start, in rising order.
     origins: Vec<(u32, Origin)>,
+    /// The names above the patterns, once they are all in and somebody needs them.
+    ancestors: OnceLock<Ancestors>,
 }
 
 /// The two kinds of pattern.
@@ -72,6 +75,7 @@ impl NameSet {
             len: 0,
             depths: [0; 2],
             origins: Vec::new(),
+            ancestors: OnceLock::new(),
         }
     }
 
@@ -147,8 +151,12 @@ impl NameSet {
 
     /// Returns the memory it takes, in bytes.
     #[must_use]
-    pub const fn memory(&self) -> usize {
-        self.table.memory() + self.arena.capacity() + self.origins.capacity() * size_of::<(u32, Origin)>()
+    pub fn memory(&self) -> usize {
+        let ancestors = match self.ancestors.get() {
+            Some(ancestors) => ancestors.memory(),
+            None => 0,
+        };
+        self.table.memory() + self.arena.capacity() + self.origins.capacity() * size_of::<(u32, Origin)>() + ancestors
     }
 
     /// Returns the patterns in the order they came.
@@ -185,6 +193,11 @@ impl NameSet {
             let may_be = self.has_depth(Kind::Below, labels - above);
             may_be.then(|| self.find_match(Kind::Below, suffix, self.hash(suffix))).flatten()
         })
+    }
+
+    /// Returns the names above the patterns, which are all in: they are found once.
+    pub(super) fn ancestors(&self) -> &Ancestors {
+        self.ancestors.get_or_init(|| Ancestors::of(self))
     }
 
     /// Returns which label counts occur, a bit each: exact patterns, then wildcards.

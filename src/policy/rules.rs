@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::dns::name::Suffixes;
 use crate::document::Place;
 
 use super::name_set::{Kind, Match, NameSet, Via};
@@ -63,6 +64,29 @@ impl Rules {
     /// Returns all rules, the policy's own first.
     pub fn iter(&self) -> impl Iterator<Item = Rule<'_>> {
         self.parts.iter().flat_map(|part| part.set.iter().map(|found| Rule { part, found }))
+    }
+
+    /// Finds the names above all patterns now, so that no query has to wait for that.
+    pub(super) fn index_ancestors(&self) {
+        for part in &self.parts {
+            part.set.ancestors();
+        }
+    }
+
+    /// Returns what kind of pattern a name, in wire format, is above: an exact one where it is above both.
+    pub(super) fn kind_below(&self, name: &[u8]) -> Option<Kind> {
+        let hash = self.parts.first()?.set.hash(name);
+        let is_above = |kind: &Kind| match name {
+            [0] => self.depths[kind.index()] != 0,
+            _ => self.parts.iter().any(|part| part.set.ancestors().has(*kind, hash)),
+        };
+        [Kind::Exact, Kind::Below].into_iter().find(is_above)
+    }
+
+    /// Returns whether a pattern is, or is written on, this name or one below it, in wire format.
+    pub(super) fn reach_below(&self, name: &[u8]) -> bool {
+        let labels = Suffixes::of(name).count();
+        self.kind_below(name).is_some() || self.find(Kind::Exact, name, labels, &mut None).is_some()
     }
 
     /// Returns the rule for a suffix of a name: the name itself (`Exact`) or one above it (`Below`), which has `labels`

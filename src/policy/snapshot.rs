@@ -23,6 +23,7 @@ use super::spec::{
     AllowedCidr, BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, Phase, PolicySpec, PrivateAnswers, QueryTypes,
     RecordSpec, UNRESTRICTED,
 };
+use super::special_use::LOCALHOST;
 use super::tree::WithoutPolicy;
 
 /// The policies, blueprints and clients in force.
@@ -483,6 +484,8 @@ pub struct Policy {
     pub(super) allowed: Rules,
     /// The patterns that deny.
     pub(super) denied: Rules,
+    /// Whether an allowed pattern names localhost or what is below it, which is answered here all the same.
+    pub(super) lists_localhost: bool,
     /// An included id that is gone: then the policy denies everything.
     pub(super) gone: Option<Arc<str>>,
     /// What someone is told whose name is not listed: most denials say this, and spelling it out costs more than deciding.
@@ -496,7 +499,8 @@ impl Policy {
     /// Makes a policy of what its file says and its lists.
     pub(super) fn new(spec: Arc<PolicySpec>, allowed: Rules, denied: Rules, gone: Option<Arc<str>>) -> Self {
         let serial = NEXT_SERIAL.fetch_add(1, Relaxed);
-        Self { serial, spec, allowed, denied, gone, not_listed: OnceLock::new() }
+        let lists_localhost = allowed.reach_below(LOCALHOST);
+        Self { serial, spec, allowed, denied, lists_localhost, gone, not_listed: OnceLock::new() }
     }
 
     /// Returns its id.
