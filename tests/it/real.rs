@@ -57,6 +57,11 @@ fn tunnels_get_next_to_nothing_through_an_allowed_wildcard() {
 }
 
 #[test]
+fn validators_validate_what_an_allow_list_names() {
+    rig("validators.sh");
+}
+
+#[test]
 fn a_reply_comes_from_the_address_asked_whatever_the_listener() {
     rig("addresses.sh");
 }
