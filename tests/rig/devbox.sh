@@ -13,12 +13,15 @@ rig_netns box
 echo "devbox: resolver on $box_HOST4 $box_HOST6, devbox at $box_BOX4 $box_BOX6"
 echo "$box_HOST4 $box_HOST6" >"$T/addresses"
 # No IPv6 source: the devbox's resolv.conf names the IPv4 address alone.
-echo "devbox $box_BOX4 runtime api.example" >"$T/clients"
+echo "devbox $box_BOX4 runtime api.example many.example" >"$T/clients"
 
 # The world: an authority for all names on loopback, and the site that the names lead to.
 set -- --log "$T/upstream.jsonl" --dns 127.0.0.1:0 --http "$box_HOST4:80"
 [ -z "$box_HOST6" ] || set -- "$@" --http "[$box_HOST6]:80"
 for address in $box_HOST4 $box_HOST6; do set -- "$@" --allow any api.example "$address" --allow any denied.example "$address"; done
+# More addresses than a datagram holds: musl before 1.2.4 has no TCP.
+last=1
+while [ "$last" -le 120 ]; do set -- "$@" --allow any many.example "203.0.113.$last"; last=$((last + 1)); done
 rig_spawn world python3 "$RIG/world.py" "$@"
 wait_until 10 "fake upstream" grep -qx ready "$T/world.out"
 upstream=127.0.0.1:$(awk '$1 == "dns" { print $3; exit }' "$T/world.out")
@@ -35,6 +38,7 @@ check "getent ahosts, allowed, upper case"     0 "$box_HOST4"             inside
 check "getent hosts, denied"                   2 -                        inside "$box_NS" getent hosts denied.example
 check "getent ahosts, denied"                  2 -                        inside "$box_NS" getent ahosts denied.example
 check "getent hosts, below an allowed name"    2 -                        inside "$box_NS" getent hosts sub.api.example
+check "getent ahosts, 120 addresses"           0 "203.0.113.120"          inside "$box_NS" getent ahosts many.example
 check "curl, allowed"                          0 "hello from the rig"     inside "$box_NS" curl -qsS --max-time 5 http://api.example/
 check "curl, denied"                           6 "curl: (6) Could not resolve host: denied.example" \
     inside "$box_NS" curl -qsS --max-time 5 http://denied.example/
@@ -48,6 +52,7 @@ check "dig +short, denied, prints nothing"     0 -                        inside
 if command -v busybox >/dev/null; then
     check "busybox nslookup, allowed"          0 "Address: $box_HOST4"    inside "$box_NS" busybox nslookup api.example
     check "busybox nslookup, denied"           1 "can't find denied.example: NXDOMAIN" inside "$box_NS" busybox nslookup denied.example
+    check "busybox nslookup, 120 addresses"   0 "203.0.113.1"           inside "$box_NS" busybox nslookup many.example
     check "busybox wget, allowed"              0 "hello from the rig"     inside "$box_NS" busybox wget -q -O - http://api.example/
     check "busybox wget, denied"               1 "wget: bad address 'denied.example'" inside "$box_NS" busybox wget -O - http://denied.example/
 else
@@ -55,6 +60,7 @@ else
 fi
 if command -v musl-gcc >/dev/null && musl-gcc -static -O1 -o "$T/resolve" "$RIG/resolve.c" 2>"$T/musl.out"; then
     check "musl getaddrinfo, allowed"          0 "$box_HOST4"             inside "$box_NS" "$T/resolve" api.example
+    check "musl getaddrinfo, 120 addresses"  0 "203.0.113.1"           inside "$box_NS" "$T/resolve" many.example
     check "musl getaddrinfo, denied"           2 "Name does not resolve"  inside "$box_NS" "$T/resolve" denied.example
 else
     skip "musl: no musl-gcc (Debian: musl-tools)"
