@@ -41,7 +41,7 @@
 //! | sockets of a thread to an upstream | `upstream::mux::ports::LANE` | shared by more questions | |
 //! | questions of a thread in flight | `upstream::mux::MAX_FLIGHTS` | the question goes the general way, on a socket of its own | |
 //! | queries of a thread that wait for one question | `upstream::mux::MAX_WAITERS` | as above | |
-//! | tries of a question | `upstream::race::MAX_TRIES`, and one for each further upstream | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
+//! | tries of a question | `upstream::race::MAX_TRIES`, and one for each further upstream; over UDP `upstream::mux::silence::MAX_REPEATED` more for clients that ask again | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
 //! | given-up queries that a port remembers | `upstream::mux::ports::MAX_GIVEN_UP`, and those in flight | it takes no new ones and is closed | |
 //! | sockets of the general way | `max_sockets` of [`Settings`](crate::upstream::Settings) | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
 //! | TCP connections to an upstream | `upstream::stream::MAX_CONNECTIONS` | the next one waits, within the time of its question | |

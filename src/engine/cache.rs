@@ -102,6 +102,13 @@ pub enum Hit {
     Miss,
 }
 
+impl Hit {
+    /// Returns whether it is what it is because upstreams failed a moment ago.
+    pub(crate) fn is_kept_failure(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Stale { refresh: Refresh::FailedLately, .. })
+    }
+}
+
 /// Whether stale data should be refreshed before it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refresh {
@@ -144,6 +151,8 @@ pub struct Cache {
     shards: Box<[Mutex<Queues<Kept>>]>,
     /// Failures noted before this time, in milliseconds, count no more: others are asked now.
     failures_from: AtomicU64,
+    /// The same of failures for which an upstream was silent or unreachable: it has replied since.
+    silences_from: AtomicU64,
 }
 
 /// What is known of a question, in its slot: small, as a hit reads it all, and the table is as large as memory allows.
@@ -230,7 +239,13 @@ impl Cache {
         let wanted = (settings.size / MIN_SHARD).clamp(1, MAX_SHARDS);
         let count = 1 << wanted.ilog2();
         let shards = (0..count).map(|_| Mutex::new(Queues::new(settings.size / count))).collect();
-        Self { settings, hasher: RandomState::new(), shards, failures_from: AtomicU64::new(0) }
+        Self {
+            settings,
+            hasher: RandomState::new(),
+            shards,
+            failures_from: AtomicU64::new(0),
+            silences_from: AtomicU64::new(0),
+        }
     }
 
     /// Returns what is known of a question, or of what a query asks, at `now`, for `user`. A hit costs no allocation.
@@ -245,7 +260,7 @@ impl Cache {
         let left = kept.ttl().saturating_sub(age);
         let response = match &kept.what {
             What::Answer(response) => Arc::clone(response),
-            What::Failure(failed) if !left.is_zero() && self.is_current(kept.inserted) => {
+            What::Failure(failed) if !left.is_zero() && self.is_current(&failed.failure, kept.inserted) => {
                 return Hit::Failed(Arc::clone(&failed.failure));
             }
             // It stays for a while: another failure counts as the next in a row.
@@ -265,7 +280,9 @@ impl Cache {
             return Hit::Fresh { response, age, left, renewal: kept.use_at(age) };
         }
         if age.saturating_sub(kept.ttl()) < self.settings.serve_stale {
-            let is_due = now >= Duration::from_secs(kept.recheck_at.into());
+            let recheck_at = Duration::from_secs(kept.recheck_at.into());
+            let silences_from = Duration::from_millis(self.silences_from.load(Ordering::Relaxed));
+            let is_due = now >= recheck_at || recheck_at <= silences_from + RECHECK;
             return Hit::Stale { response, refresh: if is_due { Refresh::Due } else { Refresh::FailedLately } };
         }
         shard.remove(hash, &key);
@@ -325,7 +342,7 @@ impl Cache {
                     kept.recheck_at = seconds(now + RECHECK);
                     return;
                 }
-                What::Failure(failed) if age < ttl + MAX_FAILURE => {
+                What::Failure(failed) if age < ttl + MAX_FAILURE && self.is_current(&failed.failure, kept.inserted) => {
                     times = failed.times.saturating_add(u32::from(age >= ttl));
                 }
                 What::Answer(_) | What::Failure(_) => {}
@@ -350,9 +367,15 @@ impl Cache {
         self.failures_from.store(millis(now) + 1, Ordering::Relaxed);
     }
 
+    /// Forgets all failures noted before `now` for which an upstream was silent or unreachable, as when it replies again.
+    pub fn forget_silences(&self, now: Duration) {
+        self.silences_from.store(millis(now), Ordering::Relaxed);
+    }
+
     /// Returns whether a failure noted at `inserted` still counts.
-    fn is_current(&self, inserted: u64) -> bool {
-        inserted >= self.failures_from.load(Ordering::Relaxed)
+    fn is_current(&self, failure: &Failure, inserted: u64) -> bool {
+        let is_over = failure.is_passing && inserted < self.silences_from.load(Ordering::Relaxed);
+        !is_over && inserted >= self.failures_from.load(Ordering::Relaxed)
     }
 
     /// Returns what the cache holds and has done; takes every lock in turn.

@@ -16,7 +16,7 @@ pub mod record;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -99,6 +99,8 @@ pub(crate) struct Engine {
     metrics: Arc<Metrics>,
     /// The decision log, when there is one.
     decisions: Option<DecisionLog>,
+    /// How often an upstream had returned when failures were last forgotten for it.
+    returns: AtomicU64,
     /// The cache's zero time.
     epoch: Instant,
 }
@@ -139,6 +141,7 @@ impl Engine {
             asking: Shares::with_reserve(MAX_ASKING, MAX_ASKING_OF_CLIENT),
             metrics,
             decisions,
+            returns: AtomicU64::new(0),
             epoch: Instant::now(),
         }
     }
@@ -200,7 +203,11 @@ impl Engine {
         let holder = asker.holder(asked.source);
         exchange.holder = holder;
         let now = asked.since.saturating_duration_since(self.epoch);
-        match self.cache.get(&query, holder, now) {
+        let mut hit = self.cache.get(&query, holder, now);
+        if hit.is_kept_failure() && self.forget_silences(view) {
+            hit = self.cache.get(&query, holder, now);
+        }
+        match hit {
             Hit::Fresh { response, age, renewal, .. } => {
                 exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
                 match renewal {
@@ -310,8 +317,21 @@ impl Engine {
         self.keep(question, response, upstream, holder)
     }
 
+    /// Forgets failures of upstreams that were silent if one has replied again since that was last done; returns whether it
+    /// did. Looked at only where such a failure would count, so that nothing else pays for it.
+    fn forget_silences(&self, view: &View) -> bool {
+        let returns = view.upstreams.returns();
+        let has_returned = self.returns.swap(returns, Ordering::Relaxed) != returns;
+        if has_returned {
+            self.cache.forget_silences(self.now());
+        }
+        has_returned
+    }
+
     /// Keeps for a moment that no upstream could answer `question`.
     pub(crate) fn keep_failure(&self, question: &Question, failure: Failure, holder: Holder) -> Arc<Failure> {
+        // Else it would count as one more in a row of those that are over.
+        self.forget_silences(&self.view());
         let failure = Arc::new(failure);
         self.cache.failed(question, &failure, holder, self.now());
         failure

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::health::{Health, Trouble};
+use super::pool::QUESTION_TIME;
 use super::server::{Server, Transport};
 use super::stream::{Stream, StreamError};
 use super::udp::{self, Reply, UdpError};
@@ -52,7 +53,7 @@ pub(super) struct Counts {
 pub(super) struct Surroundings {
     /// When the process started: the clock of [`Health`].
     pub(super) epoch: Instant,
-    /// The time for one question.
+    /// The time over which the tries of a question are spread.
     pub(super) timeout: Duration,
     /// Whether names are asked for in random case over UDP.
     pub(super) case_randomisation: bool,
@@ -62,6 +63,15 @@ pub(super) struct Surroundings {
     pub(super) sockets: Arc<Semaphore>,
     /// Who watches.
     pub(super) observer: Arc<dyn Observer>,
+    /// How often an upstream replied again after it had been silent or unreachable.
+    pub(super) returns: Arc<AtomicU64>,
+}
+
+impl Surroundings {
+    /// Returns how long a question may take in all.
+    pub(super) fn question_time(&self) -> Duration {
+        self.timeout.max(QUESTION_TIME)
+    }
 }
 
 /// How one try is made.
@@ -108,7 +118,7 @@ impl TryError {
     /// Returns the failure it is when nobody but `server` can be asked.
     pub(super) fn at(self, server: impl Display) -> Failure {
         let Self { kind, response, detail } = self;
-        Failure { kind, response, detail: format!("{server}: {detail}") }
+        Failure { kind, is_passing: kind.is_absence(), response, detail: format!("{server}: {detail}") }
     }
 
     /// Returns the failure that an RCODE which is no answer stands for.
@@ -191,13 +201,12 @@ impl Endpoint {
     /// Notes an answer after `taken`.
     pub(super) fn note_answered(&self, transport: Transport, taken: Duration, around: &Surroundings) {
         self.counts.answered.fetch_add(1, Ordering::Relaxed);
-        self.health().answered(taken, around.epoch.elapsed());
+        self.change_health(around, |health, now| health.answered(taken, now));
         around.observer.observe(Event::Answered(transport, taken));
     }
 
     /// Notes a try that failed after `taken`.
     pub(super) fn note_failed(&self, kind: FailureKind, taken: Duration, around: &Surroundings) {
-        let now = around.epoch.elapsed();
         let trouble = match kind {
             // Not the upstream's doing.
             FailureKind::Busy | FailureKind::NoUpstream => None,
@@ -206,28 +215,45 @@ impl Endpoint {
             FailureKind::Malformed | FailureKind::Refused => Some(Trouble::Failed),
             // It may be the name's doing, as when its DNSSEC is broken: see `note_outdone`.
             FailureKind::ServFail => {
-                self.health().heard(now);
+                self.note_heard(around);
                 None
             }
         };
         if let Some(trouble) = trouble {
-            self.health().failed(trouble, now.saturating_sub(taken), now);
+            self.change_health(around, |health, now| health.failed(trouble, now.saturating_sub(taken), now));
         }
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
         around.observer.observe(Event::Failed(kind));
     }
 
+    /// Notes a reply that is no answer and yet no failure of the upstream's.
+    pub(super) fn note_heard(&self, around: &Surroundings) {
+        self.change_health(around, Health::heard);
+    }
+
+    /// Notes that a question, known by its hash and first asked `waited` ago, got no reply in its whole time.
+    pub(super) fn note_unanswered(&self, question: u64, waited: Duration, around: &Surroundings) {
+        self.change_health(around, |health, now| health.unanswered(question, now.saturating_sub(waited)));
+    }
+
+    /// Changes what is known of its health, and counts it if it replied again after it was gone.
+    fn change_health(&self, around: &Surroundings, change: impl FnOnce(&mut Health, Duration)) {
+        let mut health = self.health();
+        change(&mut health, around.epoch.elapsed());
+        if health.take_return() {
+            around.returns.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Notes that another upstream had the answer where this one said SERVFAIL: so it was not the name's doing.
     pub(super) fn note_outdone(&self, around: &Surroundings) {
-        let now = around.epoch.elapsed();
-        self.health().failed(Trouble::Failed, now, now);
+        self.change_health(around, |health, now| health.failed(Trouble::Failed, now, now));
     }
 
     /// Notes a try that was given up after it was let pass in silence for `waited`.
     pub(super) fn note_silent(&self, waited: Duration, around: &Surroundings) {
-        let now = around.epoch.elapsed();
         self.counts.silent.fetch_add(1, Ordering::Relaxed);
-        self.health().failed(Trouble::Silent, now.saturating_sub(waited), now);
+        self.change_health(around, |health, now| health.failed(Trouble::Silent, now.saturating_sub(waited), now));
         around.observer.observe(Event::Failed(FailureKind::Timeout));
     }
 

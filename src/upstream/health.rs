@@ -29,6 +29,10 @@ const REMEASURE_AFTER: Duration = Duration::from_secs(30);
 /// Round trips are told apart by powers of two of this: less is noise, and the configured order decides.
 const RANK_UNIT: Duration = Duration::from_millis(8);
 
+/// Different questions that got no reply in their whole time, after which an upstream is known to be dead. One or two say
+/// little: their names may take long, and a client asks for both kinds of address.
+const DEAD_AFTER: usize = 3;
+
 /// What a try that brought no answer says about the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -67,6 +71,13 @@ pub(super) struct Health {
     failed_at: Duration,
     /// When it may next be probed.
     probe_at: Duration,
+    /// Hashes of the first questions that got no reply in their whole time, nothing else having been heard either: each once,
+    /// and 0 for a free place.
+    unanswered: [u64; DEAD_AFTER],
+    /// Whether the network said that nobody is there, and nothing was heard since.
+    is_unreachable: bool,
+    /// Whether it was silent or unreachable, and has replied again since that was last asked for.
+    has_returned: bool,
 }
 
 /// A smoothed round-trip time and its variation, as TCP has them (RFC 6298 §2).
@@ -113,8 +124,35 @@ impl Health {
 
     /// Notes a reply that is no answer and yet no failure of the upstream's.
     pub(super) fn heard(&mut self, now: Duration) {
+        self.has_returned |= self.is_unreachable || self.unanswered[0] != 0;
+        self.unanswered = [0; DEAD_AFTER];
+        self.is_unreachable = false;
         self.is_silent = false;
         self.heard_at = now;
+    }
+
+    /// Notes that a question, known by its hash and asked at `sent`, got no reply in its whole time.
+    ///
+    /// It says nothing when something else was heard since: then its name takes long.
+    pub(super) fn unanswered(&mut self, question: u64, sent: Duration) {
+        let question = question.max(1);
+        if sent < self.heard_at || self.unanswered.contains(&question) {
+            return;
+        }
+        if let Some(free) = self.unanswered.iter_mut().find(|place| **place == 0) {
+            *free = question;
+        }
+    }
+
+    /// Returns whether it is known to answer nothing: the network says so, or several questions got no reply and nothing
+    /// was heard since the first of them.
+    pub(super) fn is_dead(&self) -> bool {
+        self.is_unreachable || !self.unanswered.contains(&0)
+    }
+
+    /// Returns whether it replied again after it was silent or unreachable; says so once.
+    pub(super) fn take_return(&mut self) -> bool {
+        std::mem::take(&mut self.has_returned)
     }
 
     /// Notes that a try of `sent` brought no answer.
@@ -135,7 +173,10 @@ impl Health {
                 self.probe_at = if self.failures == 1 { now } else { now + FIRST_BACKOFF };
             }
             Trouble::Failed => self.heard(now),
-            Trouble::Unreachable => self.failures = self.failures.max(DOWN_AFTER),
+            Trouble::Unreachable => {
+                self.failures = self.failures.max(DOWN_AFTER);
+                self.is_unreachable = true;
+            }
         }
         if self.is_down() {
             let doublings = (self.failures - DOWN_AFTER).min(5);
@@ -287,6 +328,27 @@ mod tests {
         assert!(!health.is_down() && health.claim_probe(ms(60)) && !health.claim_probe(ms(60)));
         health.answered(ms(4), ms(61));
         assert!(!health.rank().is_silent);
+    }
+
+    #[test]
+    fn three_questions_without_a_reply_are_dead_and_any_reply_is_a_return() {
+        let mut health = Health::new(ms(0));
+        health.answered(ms(4), ms(100));
+        assert!(!health.take_return(), "it was not gone");
+        for question in [1, 2, 2, 1, 1] {
+            health.unanswered(question, ms(200));
+            assert!(!health.is_dead(), "two names may both take long");
+        }
+        health.unanswered(3, ms(50));
+        assert!(!health.is_dead(), "something was heard since that was asked");
+        health.unanswered(3, ms(300));
+        assert!(health.is_dead());
+        health.failed(Trouble::Failed, ms(400), ms(401));
+        assert!(!health.is_dead() && health.take_return() && !health.take_return(), "a refusal is a reply");
+        health.failed(Trouble::Unreachable, ms(500), ms(501));
+        assert!(health.is_dead() && !health.take_return());
+        health.heard(ms(600));
+        assert!(!health.is_dead() && health.take_return());
     }
 
     #[test]

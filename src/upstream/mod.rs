@@ -72,6 +72,8 @@ enum Trial {
 pub struct Failure {
     /// What it comes to.
     pub kind: FailureKind,
+    /// Whether an upstream that was asked was silent or unreachable: then the failure is over when it replies again.
+    pub is_passing: bool,
     /// What the last upstream with that failure said, where it said anything: its EDE options are worth passing on.
     pub response: Option<Box<Response>>,
     /// Who and why, for the decision record and the EXTRA-TEXT; empty when `kind` says it all.
@@ -101,13 +103,13 @@ impl Failure {
     /// Returns the failure of a question that was not even asked.
     #[must_use]
     pub fn busy(detail: &str) -> Self {
-        Self { kind: FailureKind::Busy, response: None, detail: detail.to_owned() }
+        Self { kind: FailureKind::Busy, is_passing: false, response: None, detail: detail.to_owned() }
     }
 
-    /// Returns that all of these were silent until the question's time was over.
-    fn timed_out(servers: &[String], timeout: Duration) -> Self {
-        let detail = format!("{}: no reply in {} ms", servers.join(", "), timeout.as_millis());
-        Self { kind: FailureKind::Timeout, response: None, detail }
+    /// Returns that all of these were silent for as long as they were waited for.
+    fn timed_out(servers: &[String], waited: Duration) -> Self {
+        let detail = format!("{}: no reply in {} ms", servers.join(", "), waited.as_millis());
+        Self { kind: FailureKind::Timeout, is_passing: true, response: None, detail }
     }
 
     /// Returns the INFO-CODE that tells a client of it: 23 when the network failed, 22 when nobody answered
@@ -122,6 +124,12 @@ impl Failure {
 }
 
 impl FailureKind {
+    /// Returns whether the upstream was not heard: it may be heard again any moment.
+    #[must_use]
+    pub const fn is_absence(self) -> bool {
+        matches!(self, Self::Timeout | Self::Network)
+    }
+
     /// Returns the name used in logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

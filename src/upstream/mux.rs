@@ -32,6 +32,7 @@ use mio::{Events, Token};
 use self::flight::{Case, Flight, Try};
 use self::ports::{Key, Ports};
 use super::endpoint::{self, TryError};
+use super::pool::{DEAD_TIME, First, REVIEW_EVERY};
 use super::udp;
 use super::wheel::Wheel;
 use super::{Event, Failure, Transport, Trial, Tried, Upstreams};
@@ -142,12 +143,15 @@ impl<W: Waits, C> Mux<W, C> {
                 return Err(waiter);
             }
             flight.waiters.push(waiter);
+            self.ask_for_repeat(place);
             return Ok(());
         }
         if self.by_question.len() >= MAX_FLIGHTS {
             return Err(waiter);
         }
-        let Some((endpoint, patience)) = upstreams.first_over_udp(question) else { return Err(waiter) };
+        let Some(First { endpoint, patience, are_dead }) = upstreams.first_over_udp(question) else {
+            return Err(waiter);
+        };
         let Some(key) = self.ports.choose(endpoint, upstreams.around()) else { return Err(waiter) };
         let Some(claim) = claim(question) else { return Err(waiter) };
         let place = self.free.pop().unwrap_or_else(|| {
@@ -157,19 +161,24 @@ impl<W: Waits, C> Mux<W, C> {
         let casing = endpoint.casing(|| self.ports.bits(), upstreams.around());
         self.ports.send(key, question, casing, place);
         let since = Instant::now();
-        self.deadlines.set(place, since.duration_since(self.epoch) + patience);
-        self.flights[place] = Some(Flight {
+        let around = upstreams.around();
+        let flight = Flight {
             question: Arc::clone(question),
             hash,
             claim: Some(claim),
-            timeout: upstreams.around().timeout,
+            time: around.question_time(),
+            next_at: Some(since + patience),
+            review_at: since + if are_dead { DEAD_TIME } else { REVIEW_EVERY },
             waiters: vec![waiter],
             first: Some(Try { key, since, patience, casing, case: Case::Open }),
             again: Vec::new(),
             count: 1,
             is_moved: false,
+            repeated: 0,
             since,
-        });
+        };
+        self.deadlines.set(place, flight.due().duration_since(self.epoch));
+        self.flights[place] = Some(flight);
         let flights = &self.flights;
         self.by_question.insert_unique(hash, place, |&place| flights[place].as_ref().map_or(0, |flight| flight.hash));
         Ok(())
@@ -288,11 +297,12 @@ impl<W: Waits, C> Mux<W, C> {
                 Fate::Elsewhere(Tried { server, trial, silent, tries: flight.count, spent: flight.since.elapsed() })
             }
         };
-        let end = flight.since.duration_since(self.epoch) + flight.timeout;
+        // One that was handed on is kept for a late answer.
+        let due = flight.due();
         if flight.tries().next().is_none() {
             self.remove(place);
         } else {
-            self.deadlines.set(place, end);
+            self.deadlines.set(place, due.duration_since(self.epoch));
         }
         if claim.is_some() {
             landed(Landed { question, claim, waiters, fate });

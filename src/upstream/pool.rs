@@ -16,10 +16,21 @@ use super::{Answered, Failure, FailureKind, Observer, Tried};
 use crate::dns::rebinding::Reach;
 use crate::dns::response::Question;
 
+/// How long a question may take in all, where no upstream may be silent for longer: as long as stub resolvers wait
+/// (resolv.conf(5), `timeout`). An upstream that is slow is waited for, and a client that asks again joins the question.
+pub(super) const QUESTION_TIME: Duration = Duration::from_secs(5);
+
+/// How long a question may take while every upstream is known to be dead: enough for one that came back to show it.
+pub(super) const DEAD_TIME: Duration = Duration::from_millis(300);
+
+/// How often a question without a reply is looked at again: the upstreams may be known to be dead by then.
+pub(super) const REVIEW_EVERY: Duration = Duration::from_millis(500);
+
 /// How the upstreams are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The time for a question, over all tries at all upstreams.
+    /// The time over which the tries of a question are spread: an upstream is given half of it at most before it, or the next,
+    /// is asked again. The answer is waited for longer, five seconds in all, or this long if it is more.
     pub timeout: Duration,
     /// How many UDP sockets may be open to upstreams at a time; a question beyond that waits, within its time.
     pub max_sockets: usize,
@@ -30,8 +41,8 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Two seconds: a stub waits five (resolv.conf(5)), so it hears of a failure before it gives up. Half of
-    /// the usual 1,024 file descriptors.
+    /// Two seconds: nearly every name takes less, and of the five that a stub waits there are three left. Half of the usual
+    /// 1,024 file descriptors.
     fn default() -> Self {
         Self { timeout: Duration::from_secs(2), max_sockets: 512, case_randomisation: true, reach: Reach::default() }
     }
@@ -46,6 +57,16 @@ pub struct Upstreams {
     settings: Settings,
     /// What all tries share.
     around: Arc<Surroundings>,
+}
+
+/// The upstream to ask first, and what is known beforehand.
+pub(super) struct First<'a> {
+    /// The upstream.
+    pub(super) endpoint: &'a Arc<Endpoint>,
+    /// How long to wait for its reply before the next try.
+    pub(super) patience: Duration,
+    /// Whether every upstream is known to be dead.
+    pub(super) are_dead: bool,
 }
 
 /// How one upstream has been doing.
@@ -75,7 +96,8 @@ impl Upstreams {
     pub fn new(servers: &[Server], settings: Settings, observer: Arc<dyn Observer>) -> Self {
         let sockets = Arc::new(Semaphore::new(settings.max_sockets));
         let Settings { timeout, case_randomisation, reach, .. } = settings;
-        let around = Surroundings { epoch: Instant::now(), timeout, case_randomisation, reach, sockets, observer };
+        let (epoch, returns) = (Instant::now(), Arc::default());
+        let around = Surroundings { epoch, timeout, case_randomisation, reach, sockets, observer, returns };
         Self::build(servers, settings, around, &[])
     }
 
@@ -88,7 +110,8 @@ impl Upstreams {
             if same_bound { Arc::clone(&self.around.sockets) } else { Arc::new(Semaphore::new(settings.max_sockets)) };
         let observer = Arc::clone(&self.around.observer);
         let Settings { timeout, case_randomisation, reach, .. } = settings;
-        let around = Surroundings { epoch: self.around.epoch, timeout, case_randomisation, reach, sockets, observer };
+        let (epoch, returns) = (self.around.epoch, Arc::clone(&self.around.returns));
+        let around = Surroundings { epoch, timeout, case_randomisation, reach, sockets, observer, returns };
         Self::build(servers, settings, around, &self.endpoints)
     }
 
@@ -126,6 +149,17 @@ impl Upstreams {
         self.endpoints.iter().all(|endpoint| endpoint.health().is_down())
     }
 
+    /// Returns whether every upstream is known to answer nothing.
+    pub(super) fn are_dead(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| endpoint.health().is_dead())
+    }
+
+    /// Returns how often an upstream replied again after it had been silent or unreachable. What was remembered of failures
+    /// before the last time says nothing any more.
+    pub(crate) fn returns(&self) -> u64 {
+        self.around.returns.load(Ordering::Relaxed)
+    }
+
     /// Returns how each upstream has been doing, as configured.
     pub fn status(&self) -> impl Iterator<Item = Status> {
         self.endpoints.iter().map(|endpoint| {
@@ -149,7 +183,7 @@ impl Upstreams {
     /// silent is, over a new socket, when all had their turn.
     ///
     /// # Errors
-    /// No answer by the deadline, or every upstream failed: then at once.
+    /// No answer within [`QUESTION_TIME`]; every upstream failed, or is known to be dead: then at once.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -160,7 +194,8 @@ impl Upstreams {
     /// Asks as [`Upstreams::ask`] does, knowing what a first try came to.
     pub(crate) async fn ask_after(&self, question: &Question, tried: Option<Tried>) -> Result<Answered, Failure> {
         if self.endpoints.is_empty() {
-            return Err(Failure { kind: FailureKind::NoUpstream, response: None, detail: String::new() });
+            let (kind, detail) = (FailureKind::NoUpstream, String::new());
+            return Err(Failure { kind, is_passing: false, response: None, detail });
         }
         let started = Instant::now();
         let question = Arc::new(question.clone());
@@ -169,35 +204,58 @@ impl Upstreams {
         if tried.is_none() {
             self.probe(&order, &question);
         }
-        let mut race = Race::new(order, question, &self.around);
+        let mut race = Race::new(order, question, spent, &self.around);
         if let Some(tried) = tried {
             race.begin_after(tried);
         }
-        let outcome = timeout(self.settings.timeout.saturating_sub(spent), race.run()).await;
+        let outcome = timeout(self.around.question_time().saturating_sub(spent), race.run()).await;
         // Waits until the tries that are left have noted how long they were silent: the next question profits.
         race.end().await;
         match outcome {
             Ok(Some((upstream, Success { response, transport }))) => {
                 Ok(Answered { response, upstream, transport, elapsed: started.elapsed() })
             }
-            Ok(None) | Err(_) => Err(race.failure()),
+            Ok(None) => Err(race.failure()),
+            Err(_) => {
+                race.note_unanswered();
+                Err(race.failure())
+            }
         }
     }
 
-    /// Returns the upstream to ask first if that goes over UDP, and how long it may take; measures others aside.
+    /// Returns the upstream to ask first if that goes over UDP; measures others aside.
     ///
     /// # Panics
     /// Outside of a tokio runtime, when another upstream is to be measured.
-    pub(super) fn first_over_udp(&self, question: &Question) -> Option<(&Arc<Endpoint>, Duration)> {
-        let (first, patience) = match self.endpoints.as_slice() {
-            [only] => (only, only.health().patience(self.settings.timeout)),
+    pub(super) fn first_over_udp(&self, question: &Question) -> Option<First<'_>> {
+        let first = match self.endpoints.as_slice() {
+            [only] => only,
             several => {
                 let first = several.iter().min_by_key(|endpoint| endpoint.health().rank())?;
                 self.probe_others(first, question);
-                (first, first.health().patience(self.settings.timeout))
+                first
             }
         };
-        (first.server.transport == Transport::Udp).then_some((first, patience))
+        let (patience, are_dead) = self.patience_of(first);
+        (first.server.transport == Transport::Udp).then_some(First { endpoint: first, patience, are_dead })
+    }
+
+    /// Returns how long to wait for a reply of `endpoint` before the next try.
+    pub(super) fn patience(&self, endpoint: &Endpoint) -> Duration {
+        self.patience_of(endpoint).0
+    }
+
+    /// Returns the same, and whether every upstream is known to be dead: then all are tried within [`DEAD_TIME`].
+    fn patience_of(&self, endpoint: &Endpoint) -> (Duration, bool) {
+        let (patience, is_dead) = {
+            let health = endpoint.health();
+            (health.patience(self.settings.timeout), health.is_dead())
+        };
+        if !is_dead || !(self.is_lone() || self.are_dead()) {
+            return (patience, false);
+        }
+        let upstreams = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX);
+        (patience.min(DEAD_TIME / upstreams.max(1)), true)
     }
 
     /// Returns whom to ask next when nobody has answered yet, and the turns it had: who had the fewest, the best of them.
@@ -232,8 +290,9 @@ impl Upstreams {
     /// Asks one upstream aside: nobody waits for what it says.
     fn probe_one(&self, endpoint: &Arc<Endpoint>, question: &Arc<Question>) {
         let (endpoint, question) = (Arc::clone(endpoint), Arc::clone(question));
-        let (around, limit) = (Arc::clone(&self.around), self.settings.timeout);
-        let attempt = Attempt { over: endpoint.server.transport, patience: limit / 2, stalled: STALLED_AFTER };
+        let (around, limit) = (Arc::clone(&self.around), self.around.question_time());
+        let attempt =
+            Attempt { over: endpoint.server.transport, patience: self.settings.timeout / 2, stalled: STALLED_AFTER };
         tokio::spawn(async move {
             // The result is in the endpoint's health.
             drop(timeout(limit, endpoint.ask(&question, attempt, &around)).await);

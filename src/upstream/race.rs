@@ -1,13 +1,15 @@
 //! The tries of one question that goes the general way: which upstream is asked next, and when.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::endpoint::{Attempt, Endpoint, Success, Surroundings, TryError};
+use super::pool::{DEAD_TIME, REVIEW_EVERY};
 use super::server::Transport;
 use super::stream::STALLED_AFTER;
 use super::{Failure, FailureKind, Trial, Tried};
@@ -33,6 +35,12 @@ pub(super) fn interval(patience: Duration, turns: u32, timeout: Duration) -> Dur
     }
 }
 
+/// Returns a hash by which questions are told apart when silence is counted; the key is of this process.
+pub(super) fn hash(question: &Question) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.hash_one(question)
+}
+
 /// The tries of one question.
 pub(super) struct Race {
     /// Whom to ask, in order; who failed is taken out.
@@ -41,8 +49,10 @@ pub(super) struct Race {
     question: Arc<Question>,
     /// What all tries share.
     around: Arc<Surroundings>,
-    /// When the race began.
+    /// When the question was asked first.
     begun: Instant,
+    /// When each upstream was asked first.
+    asked: Vec<(Arc<Endpoint>, Instant)>,
     /// The tries that may still bring an answer. Dropping it ends them.
     tries: JoinSet<(Arc<Endpoint>, Result<Success, TryError>)>,
     /// Tries made, those before the race included.
@@ -55,6 +65,8 @@ pub(super) struct Race {
     rounds: u32,
     /// The failure that says most so far.
     worst: Option<Failure>,
+    /// Whether an upstream that failed was unreachable.
+    is_passing: bool,
     /// Who said SERVFAIL: whether that was the name's doing shows when another answers.
     servfails: Vec<Arc<Endpoint>>,
     /// Whether the first try goes over TCP, because the answer is known not to fit or ports are flooded.
@@ -65,18 +77,28 @@ pub(super) struct Race {
 
 impl Race {
     /// Returns the race, not yet started.
-    pub(super) fn new(order: Vec<Arc<Endpoint>>, question: Arc<Question>, around: &Arc<Surroundings>) -> Self {
+    ///
+    /// `spent` is how long ago the question was asked first.
+    pub(super) fn new(
+        order: Vec<Arc<Endpoint>>,
+        question: Arc<Question>,
+        spent: Duration,
+        around: &Arc<Surroundings>,
+    ) -> Self {
+        let now = Instant::now();
         Self {
             made: 0,
             most: max_tries(order.len()),
             order,
             question,
             around: Arc::clone(around),
-            begun: Instant::now(),
+            begun: now.checked_sub(spent).unwrap_or(now),
+            asked: Vec::new(),
             tries: JoinSet::new(),
             next: 0,
             rounds: 0,
             worst: None,
+            is_passing: false,
             servfails: Vec::new(),
             is_over_tcp: false,
             flooded: None,
@@ -90,6 +112,7 @@ impl Race {
         // Who is silent had a turn.
         for address in silent {
             if let Some(index) = self.order[self.next..].iter().position(|other| other.server.address == address) {
+                self.asked.push((Arc::clone(&self.order[self.next + index]), self.begun));
                 self.order[self.next..=self.next + index].rotate_right(1);
                 self.next += 1;
             }
@@ -119,8 +142,14 @@ impl Race {
         if self.order.is_empty() {
             return None;
         }
+        let first_review = if self.are_dead() { DEAD_TIME } else { REVIEW_EVERY };
+        let mut review_at = self.begun + first_review;
         let mut next_at = Instant::now() + self.start();
         loop {
+            // The last try panicked.
+            if self.tries.is_empty() && self.made >= self.most {
+                return None;
+            }
             tokio::select! {
                 biased;
                 Some(ended) = self.tries.join_next() => match ended {
@@ -151,10 +180,31 @@ impl Race {
                     Err(_) => {}
                 },
                 () = sleep_until(next_at), if self.made < self.most => next_at = Instant::now() + self.start(),
-                // The last try panicked.
-                else => return None,
+                () = sleep_until(review_at) => {
+                    if self.are_dead() {
+                        return None;
+                    }
+                    review_at = Instant::now() + REVIEW_EVERY;
+                }
             }
         }
+    }
+
+    /// Notes that the question's time is over: who was asked for most of it and has not replied left it unanswered.
+    pub(super) fn note_unanswered(&self) {
+        let question = hash(&self.question);
+        for (endpoint, since) in &self.asked {
+            let waited = since.elapsed();
+            let is_left = self.order.iter().any(|other| Arc::ptr_eq(other, endpoint));
+            if is_left && waited >= self.around.question_time() / 2 {
+                endpoint.note_unanswered(question, waited, &self.around);
+            }
+        }
+    }
+
+    /// Returns whether all upstreams that are left are known to be dead.
+    fn are_dead(&self) -> bool {
+        self.order.iter().all(|endpoint| endpoint.health().is_dead())
     }
 
     /// Starts the next try and returns how long to wait before the one after it.
@@ -166,7 +216,14 @@ impl Race {
         let endpoint = Arc::clone(&self.order[self.next]);
         self.next += 1;
         self.made += 1;
-        let patience = endpoint.health().patience(self.around.timeout);
+        let mut patience = endpoint.health().patience(self.around.timeout);
+        if self.are_dead() {
+            // All are tried before the time for dead ones is over.
+            patience = patience.min(DEAD_TIME / u32::try_from(self.order.len()).unwrap_or(u32::MAX));
+        }
+        if self.asked.iter().all(|(other, _)| !Arc::ptr_eq(other, &endpoint)) {
+            self.asked.push((Arc::clone(&endpoint), Instant::now()));
+        }
         let (question, around) = (Arc::clone(&self.question), Arc::clone(&self.around));
         let is_over_tcp = std::mem::take(&mut self.is_over_tcp);
         let over = if is_over_tcp { Transport::Tcp } else { endpoint.server.transport };
@@ -190,6 +247,7 @@ impl Race {
         if error.kind == FailureKind::ServFail {
             self.servfails.push(Arc::clone(endpoint));
         }
+        self.is_passing |= error.kind.is_absence();
         if self.worst.as_ref().is_none_or(|worst| worst.kind <= error.kind) {
             self.worst = Some(error.at(endpoint.server));
         }
@@ -203,6 +261,8 @@ impl Race {
     /// Returns why there was no answer.
     pub(super) fn failure(mut self) -> Failure {
         let silent: Vec<_> = self.order.iter().map(|endpoint| endpoint.server.to_string()).collect();
-        self.worst.take().unwrap_or_else(|| Failure::timed_out(&silent, self.around.timeout))
+        let is_passing = self.is_passing || !silent.is_empty();
+        let failure = self.worst.take().unwrap_or_else(|| Failure::timed_out(&silent, self.begun.elapsed()));
+        Failure { is_passing, ..failure }
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 /// How coarse deadlines are.
 const TICK: Duration = Duration::from_millis(4);
-/// Slots: with [`TICK`] they span two seconds, the usual time for a question. What is further off is passed over once
-/// every turn of the wheel.
+/// Slots: with [`TICK`] they span two seconds, longer than nearly every question takes. What is further off is passed
+/// over once every turn of the wheel.
 const SLOTS: usize = 512;
 /// Slots told of by one word of [`Wheel::occupied`].
 const WORD: usize = 64;

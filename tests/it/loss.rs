@@ -69,7 +69,7 @@ fn lost_datagram_is_sent_again_soon_with_another_id() {
 }
 
 #[test]
-fn patience_for_a_name_grows_and_ends_with_the_timeout() {
+fn patience_for_a_name_grows_and_ends_when_stubs_give_up() {
     let upstream = FakeUpstream::start();
     upstream.otherwise(by_count(|_| None));
     let server = start(&[&upstream]);
@@ -78,7 +78,7 @@ fn patience_for_a_name_grows_and_ends_with_the_timeout() {
     let heard = ask("silent.test", RecordType::A).udp(&server);
     assert_eq!((heard.rcode(), heard.ede_codes()), (ResponseCode::ServFail, vec![22]));
     let taken = start.elapsed();
-    assert!(taken >= Duration::from_secs(2) && taken < Duration::from_millis(3500), "{taken:?}");
+    assert!(taken >= Duration::from_secs(5) && taken < Duration::from_millis(6500), "{taken:?}");
     // After 0, 50 and 550 ms.
     assert_eq!(upstream.count("silent.test"), 3);
 }

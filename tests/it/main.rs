@@ -48,6 +48,7 @@ mod resolv_conf;
 mod seeds;
 mod service;
 mod shape;
+mod slow;
 mod special_names;
 mod strays;
 mod takeover;

@@ -62,7 +62,7 @@ fn cache() -> Cache {
 
 /// Notes that a question failed.
 fn fail(cache: &Cache, question: &Question, kind: FailureKind, now: Duration) {
-    let failure = Failure { kind, response: None, detail: String::new() };
+    let failure = Failure { kind, is_passing: kind.is_absence(), response: None, detail: String::new() };
     cache.failed(question, &Arc::new(failure), ONE, now);
 }
 
@@ -234,6 +234,41 @@ fn a_failure_is_kept_for_seconds_and_longer_each_time_in_a_row() {
         cache.insert(&question, positive(&question, 60), ONE, secs(now));
         assert_eq!(short(&cache.get(&question, ONE, secs(now))), "fresh 0 60", "{kind:?}");
     }
+}
+
+#[test]
+fn failures_of_silence_are_forgotten_when_an_upstream_returns_and_others_are_not() {
+    let cache = cache();
+    let (silent, refused) = (question("silent.example"), question("refused.example"));
+    let mut now = 1;
+    // An outage of a minute: 1, 2, 4, 8, 16 and 32 seconds.
+    for _ in 0..6 {
+        fail(&cache, &silent, FailureKind::Timeout, secs(now));
+        while short(&cache.get(&silent, ONE, secs(now))) != "miss" {
+            now += 1;
+        }
+    }
+    fail(&cache, &silent, FailureKind::Timeout, secs(now));
+    fail(&cache, &refused, FailureKind::Refused, secs(now));
+    assert_eq!(short(&cache.get(&silent, ONE, secs(now + 1))), "failed timeout");
+    cache.forget_silences(secs(now + 1));
+    assert_eq!(short(&cache.get(&silent, ONE, secs(now + 1))), "miss");
+    assert_eq!(short(&cache.get(&refused, ONE, secs(now + 1))), "failed refused");
+    // What fails once more starts at the least time.
+    fail(&cache, &silent, FailureKind::Timeout, secs(now + 1));
+    assert_eq!(short(&cache.get(&silent, ONE, secs(now + 1))), "failed timeout");
+    assert_eq!(short(&cache.get(&silent, ONE, secs(now + 2))), "miss");
+}
+
+#[test]
+fn stale_data_is_refreshed_at_once_when_an_upstream_returns() {
+    let cache = cache();
+    let question = question("stale.example");
+    cache.insert(&question, positive(&question, 1), ONE, secs(0));
+    fail(&cache, &question, FailureKind::Timeout, secs(5));
+    assert_eq!(short(&cache.get(&question, ONE, secs(9))), "stale lately");
+    cache.forget_silences(secs(9));
+    assert_eq!(short(&cache.get(&question, ONE, secs(9))), "stale");
 }
 
 #[test]

@@ -24,10 +24,16 @@ pub(super) struct Flight<W, C> {
     pub(super) count: usize,
     /// Whether it was asked again from another port already, because the one before was flooded.
     pub(super) is_moved: bool,
+    /// Tries that clients bought who asked again.
+    pub(super) repeated: usize,
     /// When it was asked first.
     pub(super) since: Instant,
     /// The time for it, over all tries.
-    pub(super) timeout: Duration,
+    pub(super) time: Duration,
+    /// When it is asked again; `None` if no more tries are left.
+    pub(super) next_at: Option<Instant>,
+    /// When it is looked at whether anybody can still answer.
+    pub(super) review_at: Instant,
 }
 
 /// One query in flight.
@@ -57,6 +63,19 @@ pub(super) enum Case {
 }
 
 impl<W, C> Flight<W, C> {
+    /// Returns the next time at which something is to be done about it.
+    pub(super) fn due(&self) -> Instant {
+        let end = self.since + self.time;
+        let next = self.next_at.map_or(self.review_at, |next| next.min(self.review_at));
+        // One that was handed on is only kept for a late answer.
+        if self.claim.is_some() { next.min(end) } else { end }
+    }
+
+    /// Returns when the last try was made.
+    pub(super) fn last_try(&self) -> Option<Instant> {
+        self.tries().map(|one| one.since).max()
+    }
+
     /// Returns the tries in flight.
     pub(super) fn tries(&self) -> impl Iterator<Item = &Try> {
         self.first.iter().chain(&self.again)

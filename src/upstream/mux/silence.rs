@@ -1,28 +1,40 @@
 //! What a thread does about silence: it asks again, and in the end gives up.
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::flight::{Case, Flight, Try};
 use super::{Fate, Landed, Mux, Waits};
-use crate::upstream::race::interval;
+use crate::upstream::pool::REVIEW_EVERY;
+use crate::upstream::race::{hash, interval};
 use crate::upstream::{Event, Failure, Transport, Trial};
 
+/// How long after the last try a client that asks again buys one more.
+const REPEAT_AFTER: Duration = Duration::from_secs(1);
+
+/// How many tries of a question clients buy by asking again.
+const MAX_REPEATED: usize = 2;
+
+/// How long a question that was given up because every upstream is dead is kept for a late answer, which would show that
+/// one is not.
+const LATE_FOR: Duration = Duration::from_secs(1);
+
 impl<W: Waits, C> Mux<W, C> {
-    /// Asks again what was silent too long, and gives up what had all its time.
+    /// Asks again what was silent too long, and gives up what had all its time or what nobody is left to answer.
     pub(super) fn expire(&mut self, landed: &mut impl FnMut(Landed<W, C>)) {
         let now = Instant::now();
         let mut expired = std::mem::take(&mut self.expired);
         self.deadlines.expire(now.duration_since(self.epoch), &mut expired);
         for place in expired.drain(..) {
             let Some(flight) = self.flights[place].as_mut() else { continue };
-            let is_over = now.duration_since(flight.since) >= flight.timeout;
+            let is_over = now.duration_since(flight.since) >= flight.time;
             match &flight.claim {
                 // Handed on before, and no late answer came.
                 None => drop(self.remove(place)),
                 Some(_) if is_over => self.time_out(place, landed),
-                Some(_) => self.ask_again(place, now, landed),
+                Some(_) => self.go_on(place, now, landed),
             }
         }
         self.expired = expired;
@@ -30,44 +42,95 @@ impl<W: Waits, C> Mux<W, C> {
         self.ports.flush();
     }
 
-    /// Asks a silent flight's question once more: whoever had the fewest turns, the best of them.
-    fn ask_again(&mut self, place: usize, now: Instant, landed: &mut impl FnMut(Landed<W, C>)) {
-        let last = self.note_silence(place);
-        let Some(flight) = self.flights[place].as_mut() else { return };
-        let Some(upstreams) = flight.waiters.first().map(|first| Arc::clone(first.upstreams())) else { return };
-        let left = flight.timeout.saturating_sub(now.duration_since(flight.since));
-        let mut until = left;
-        let most = upstreams.max_tries();
-        if flight.count < most {
-            let turns = |server| {
-                let tries = flight.tries().filter(|one| {
-                    self.ports.get(one.key.port).is_some_and(|port| port.endpoint.server.address == server)
-                });
-                u32::try_from(tries.count()).unwrap_or(u32::MAX)
-            };
-            let next = upstreams.next_try(turns).filter(|(next, _)| next.server.transport == Transport::Udp);
-            let next = next.and_then(|(next, turns)| {
-                let patience = interval(next.health().patience(flight.timeout), turns, flight.timeout);
-                let key = self.ports.choose(next, upstreams.around())?;
-                Some((key, patience, next.casing(|| self.ports.bits(), upstreams.around())))
-            });
-            // Nobody else over UDP: the general way knows more.
-            let Some((key, patience, casing)) = next else {
-                if let Some(server) = last {
-                    self.hand_over(place, server, Trial::Silent, landed);
-                }
-                return;
-            };
-            self.ports.send(key, &flight.question, casing, place);
-            upstreams.around().observer.observe(Event::Retransmitted);
-            flight.again.push(Try { key, since: now, patience, casing, case: Case::Open });
-            flight.count += 1;
-            // After the last try there is only waiting, until the question's time is over.
-            if flight.count < most {
-                until = patience.min(left);
-            }
+    /// Does what is due for a question that is silent.
+    fn go_on(&mut self, place: usize, now: Instant, landed: &mut impl FnMut(Landed<W, C>)) {
+        if self.flights[place].as_ref().is_some_and(|flight| flight.next_at.is_some_and(|next| next <= now))
+            && self.ask_again(place, now, landed).is_break()
+        {
+            return;
         }
-        self.deadlines.set(place, now.duration_since(self.epoch) + until);
+        if self.flights[place].as_ref().is_some_and(|flight| flight.review_at <= now)
+            && self.review(place, now, landed).is_break()
+        {
+            return;
+        }
+        if let Some(flight) = &self.flights[place] {
+            self.deadlines.set(place, flight.due().duration_since(self.epoch));
+        }
+    }
+
+    /// Gives a question up if every upstream is known to be dead: then it breaks.
+    fn review(&mut self, place: usize, now: Instant, landed: &mut impl FnMut(Landed<W, C>)) -> ControlFlow<()> {
+        let Some(flight) = self.flights[place].as_mut() else { return Break(()) };
+        flight.review_at = now + REVIEW_EVERY;
+        if flight.waiters.first().is_none_or(|first| !first.upstreams().are_dead()) {
+            return Continue(());
+        }
+        self.note_silence(place);
+        let servers: Vec<String> = self.asked(place).map(|server| server.to_string()).collect();
+        let Some(flight) = self.flights[place].as_mut() else { return Break(()) };
+        let waited = now.duration_since(flight.since);
+        flight.time = flight.time.min(waited + LATE_FOR);
+        let (question, claim, waiters) =
+            (Arc::clone(&flight.question), flight.claim.take(), std::mem::take(&mut flight.waiters));
+        self.deadlines.set(place, flight.due().duration_since(self.epoch));
+        landed(Landed { question, claim, waiters, fate: Fate::Failed(Failure::timed_out(&servers, waited)) });
+        Break(())
+    }
+
+    /// Lets a client that asks again for what is silent buy one more try: all of those before may have been lost.
+    pub(super) fn ask_for_repeat(&mut self, place: usize) {
+        let now = Instant::now();
+        let Some(flight) = self.flights[place].as_mut() else { return };
+        let is_old = flight.last_try().is_none_or(|last| now.duration_since(last) >= REPEAT_AFTER);
+        if flight.next_at.is_none() && is_old && flight.repeated < MAX_REPEATED {
+            flight.repeated += 1;
+            flight.next_at = Some(now);
+            self.deadlines.set(place, now.duration_since(self.epoch));
+        }
+    }
+
+    /// Asks a silent flight's question once more: whoever had the fewest turns, the best of them. Breaks when it is handed on.
+    fn ask_again(&mut self, place: usize, now: Instant, landed: &mut impl FnMut(Landed<W, C>)) -> ControlFlow<()> {
+        let last = self.note_silence(place);
+        let Some(flight) = self.flights[place].as_mut() else { return Break(()) };
+        let Some(upstreams) = flight.waiters.first().map(|first| Arc::clone(first.upstreams())) else {
+            return Break(());
+        };
+        let most = upstreams.max_tries() + flight.repeated;
+        // After the last try there is only waiting, until the question's time is over.
+        flight.next_at = None;
+        if flight.count >= most {
+            return Continue(());
+        }
+        let turns = |server| {
+            let tries = flight
+                .tries()
+                .filter(|one| self.ports.get(one.key.port).is_some_and(|port| port.endpoint.server.address == server));
+            u32::try_from(tries.count()).unwrap_or(u32::MAX)
+        };
+        let timeout = upstreams.around().timeout;
+        let next = upstreams.next_try(turns).filter(|(next, _)| next.server.transport == Transport::Udp);
+        let next = next.and_then(|(next, turns)| {
+            let patience = interval(upstreams.patience(next), turns, timeout);
+            let key = self.ports.choose(next, upstreams.around())?;
+            Some((key, patience, next.casing(|| self.ports.bits(), upstreams.around())))
+        });
+        // Nobody else over UDP: the general way knows more.
+        let Some((key, patience, casing)) = next else {
+            if let Some(server) = last {
+                self.hand_over(place, server, Trial::Silent, landed);
+            }
+            return Break(());
+        };
+        self.ports.send(key, &flight.question, casing, place);
+        upstreams.around().observer.observe(Event::Retransmitted);
+        flight.again.push(Try { key, since: now, patience, casing, case: Case::Open });
+        flight.count += 1;
+        if flight.count < most {
+            flight.next_at = Some(now + patience);
+        }
+        Continue(())
     }
 
     /// Notes the silence of the try made last; returns who was asked.
@@ -78,13 +141,27 @@ impl<W: Waits, C> Mux<W, C> {
         Some(port.endpoint.server.address)
     }
 
+    /// Notes which upstreams were asked for most of a question's time and have not replied.
+    fn note_unanswered(&self, place: usize) {
+        let Some(flight) = &self.flights[place] else { return };
+        let question = hash(&flight.question);
+        for one in flight.tries() {
+            let waited = one.since.elapsed();
+            if let Some(port) = self.ports.get(one.key.port).filter(|_| waited >= flight.time / 2) {
+                port.endpoint.note_unanswered(question, waited, &port.around);
+            }
+        }
+    }
+
     /// Ends a flight that nobody answered in its time.
     fn time_out(&mut self, place: usize, landed: &mut impl FnMut(Landed<W, C>)) {
         self.note_silence(place);
+        self.note_unanswered(place);
         let servers = self.asked(place).map(|server| server.to_string());
         let servers: Vec<String> = servers.collect();
-        let Some(Flight { question, claim, waiters, timeout, .. }) = self.remove(place) else { return };
-        landed(Landed { question, claim, waiters, fate: Fate::Failed(Failure::timed_out(&servers, timeout)) });
+        let Some(Flight { question, claim, waiters, since, .. }) = self.remove(place) else { return };
+        let failure = Failure::timed_out(&servers, since.elapsed());
+        landed(Landed { question, claim, waiters, fate: Fate::Failed(failure) });
     }
 
     /// Returns who was asked the question of a flight and has not answered, each once.

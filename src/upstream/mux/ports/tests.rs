@@ -17,6 +17,7 @@ fn endpoint(socket: &UdpSocket) -> (Arc<Endpoint>, Arc<Surroundings>) {
         reach: crate::dns::rebinding::Reach::default(),
         sockets: Arc::new(Semaphore::new(1)),
         observer: Arc::new(()),
+        returns: Arc::default(),
     };
     (Arc::new(Endpoint::new(server, Duration::ZERO)), Arc::new(around))
 }
