@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use super::capability::Capabilities;
 use super::health::{Health, Trouble};
 use super::pool::QUESTION_TIME;
 use super::server::{Server, Transport};
@@ -16,7 +17,7 @@ use super::udp::{self, Reply, UdpError};
 use super::{Event, Failure, FailureKind, Observer};
 use crate::dns::rcode::Rcode;
 use crate::dns::rebinding::Reach;
-use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
+use crate::dns::response::{Casing, Edns, Question, ReplyCheck, Response, is_reply_to};
 
 /// An upstream in use; it outlives a change of the configuration that keeps it.
 pub(super) struct Endpoint {
@@ -28,13 +29,9 @@ pub(super) struct Endpoint {
     health: Mutex<Health>,
     /// What it did since the start.
     pub(super) counts: Counts,
-    /// Until when it is asked in lower case, because it does not keep another; in milliseconds, 0 is never.
-    lower_until: AtomicU64,
+    /// What it does not do as we ask.
+    capabilities: Capabilities,
 }
-
-/// How long an upstream that does not keep the case of names is asked in lower case, before it is tried again: one
-/// question is asked twice then.
-const LOWER_FOR: Duration = Duration::from_mins(10);
 
 /// What an upstream did since the start, for the status.
 #[derive(Debug, Default)]
@@ -98,6 +95,8 @@ pub(super) struct Success {
 pub(super) struct TryError {
     /// What it comes to.
     pub(super) kind: FailureKind,
+    /// The response code, if there was a reply with one.
+    pub(super) rcode: Option<Rcode>,
     /// What was said, if something was.
     pub(super) response: Option<Box<Response>>,
     /// Why, without the upstream's name.
@@ -107,7 +106,7 @@ pub(super) struct TryError {
 impl TryError {
     /// Returns an error without a response.
     fn new(kind: FailureKind, detail: &dyn ToString) -> Self {
-        Self { kind, response: None, detail: detail.to_string() }
+        Self { kind, rcode: None, response: None, detail: detail.to_string() }
     }
 
     /// Returns that the network says that nobody is there.
@@ -117,14 +116,20 @@ impl TryError {
 
     /// Returns the failure it is when nobody but `server` can be asked.
     pub(super) fn at(self, server: impl Display) -> Failure {
-        let Self { kind, response, detail } = self;
+        let Self { kind, rcode: _, response, detail } = self;
         Failure { kind, is_passing: kind.is_absence(), response, detail: format!("{server}: {detail}") }
     }
 
     /// Returns the failure that an RCODE which is no answer stands for.
     pub(super) fn unwilling(rcode: Rcode, response: Option<Box<Response>>) -> Self {
         let kind = if rcode == Rcode::SERVFAIL { FailureKind::ServFail } else { FailureKind::Refused };
-        Self { kind, response, detail: rcode.to_string() }
+        Self { kind, rcode: Some(rcode), response, detail: rcode.to_string() }
+    }
+
+    /// Returns how a question is asked again, at once and at the same upstream, whose query with this much of EDNS was not
+    /// understood.
+    pub(super) fn less(&self, edns: Edns, question: &Question) -> Option<Edns> {
+        self.rcode.filter(|rcode| Edns::is_rejected_by(*rcode)).and_then(|_| edns.less(question.dnssec_ok))
     }
 }
 
@@ -136,7 +141,7 @@ impl Endpoint {
             stream: Stream::new(server.address),
             health: Mutex::new(Health::new(now)),
             counts: Counts::default(),
-            lower_until: AtomicU64::new(0),
+            capabilities: Capabilities::default(),
         }
     }
 
@@ -150,19 +155,28 @@ impl Endpoint {
         if !around.case_randomisation {
             return Casing::LOWER;
         }
-        match self.lower_until.load(Ordering::Relaxed) {
-            0 => Casing::of_bits(bits()),
-            until if until > millis(around.epoch.elapsed()) => Casing::LOWER,
-            _ => {
-                self.lower_until.store(0, Ordering::Relaxed);
-                Casing::of_bits(bits())
-            }
-        }
+        self.capabilities.casing(bits, || around.epoch.elapsed())
     }
 
     /// Notes that it answered in another case than it was asked in, and then to the same in lower case.
     pub(super) fn note_loses_case(&self, around: &Surroundings) {
-        self.lower_until.store(millis(around.epoch.elapsed() + LOWER_FOR), Ordering::Relaxed);
+        self.capabilities.note_loses_case(around.epoch.elapsed());
+    }
+
+    /// Returns how much of EDNS the next query has.
+    pub(super) fn edns(&self, around: &Surroundings) -> Edns {
+        self.capabilities.edns(|| around.epoch.elapsed())
+    }
+
+    /// Notes what came of a query with this much of EDNS: if it was understood, and one with more was not, it is remembered.
+    pub(super) fn note_edns<T>(&self, edns: Edns, outcome: Result<&T, &TryError>, around: &Surroundings) {
+        let is_understood = match outcome {
+            Ok(_) => true,
+            Err(error) => error.rcode.is_some_and(|rcode| !Edns::is_rejected_by(rcode)),
+        };
+        if is_understood && edns > self.edns(around) {
+            self.capabilities.note_understands(edns, around.epoch.elapsed());
+        }
     }
 
     /// Makes one try at `question` and waits for ever; a caller that gives up drops the future. Health and counts are kept
@@ -183,7 +197,15 @@ impl Endpoint {
         };
         self.note_asked();
         let mut watch = Watch { endpoint: self, around, since: Instant::now(), patience, is_over: false };
-        let result = self.exchange(question, attempt, around).await;
+        let mut edns = self.edns(around);
+        let result = loop {
+            let result = self.exchange(question, edns, attempt, around).await;
+            match result.as_ref().err().and_then(|error| error.less(edns, question)) {
+                Some(less) => edns = less,
+                None => break result,
+            }
+        };
+        self.note_edns(edns, result.as_ref(), around);
         watch.is_over = true;
         let taken = watch.since.elapsed();
         match &result {
@@ -261,11 +283,11 @@ impl Endpoint {
     async fn ask_over_udp(
         &self,
         question: &Question,
-        casing: Casing,
+        form: (Casing, Edns),
         observer: &dyn Observer,
     ) -> Result<Reply, TryError> {
-        match udp::ask(self.server.address, question, casing, observer).await.map_err(of_udp)? {
-            Reply::Flooded => udp::ask(self.server.address, question, casing, observer).await.map_err(of_udp),
+        match udp::ask(self.server.address, question, form, observer).await.map_err(of_udp)? {
+            Reply::Flooded => udp::ask(self.server.address, question, form, observer).await.map_err(of_udp),
             reply => Ok(reply),
         }
     }
@@ -274,15 +296,16 @@ impl Endpoint {
     async fn exchange(
         &self,
         question: &Question,
+        edns: Edns,
         attempt: Attempt,
         around: &Surroundings,
     ) -> Result<Success, TryError> {
         let observer = &*around.observer;
         if attempt.over == Transport::Udp {
             let casing = self.casing(random_bits, around);
-            let mut reply = self.ask_over_udp(question, casing, observer).await?;
+            let mut reply = self.ask_over_udp(question, (casing, edns), observer).await?;
             if matches!(reply, Reply::OtherCase) {
-                reply = self.ask_over_udp(question, Casing::LOWER, observer).await?;
+                reply = self.ask_over_udp(question, (Casing::LOWER, edns), observer).await?;
             }
             match reply {
                 // Lower case has no other, so this does not occur.
@@ -296,23 +319,19 @@ impl Endpoint {
             }
         }
         observer.observe(Event::Sent(Transport::Tcp));
-        let bytes = self.stream.ask(question, attempt.stalled).await.map_err(|error| of_stream(&error))?;
+        let bytes = self.stream.ask(question, edns, attempt.stalled).await.map_err(|error| of_stream(&error))?;
         let id = bytes.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
         match is_reply_to(&bytes, id, question, Casing::LOWER) {
             ReplyCheck::Ours { truncated: false, .. } => {
                 read(&bytes, question, &around.reach).map(|response| Success { response, transport: Transport::Tcp })
             }
             ReplyCheck::Ours { .. } => Err(TryError::new(FailureKind::Malformed, &"truncated over TCP")),
-            ReplyCheck::NotOurs | ReplyCheck::OtherCase => {
-                Err(TryError::new(FailureKind::Malformed, &"reply to another question over TCP"))
-            }
+            ReplyCheck::NotOurs | ReplyCheck::OtherCase => match udp::bare_failure(&bytes, id) {
+                Some(rcode) => Err(TryError::unwilling(rcode, None)),
+                None => Err(TryError::new(FailureKind::Malformed, &"reply to another question over TCP")),
+            },
         }
     }
-}
-
-/// Returns a time in whole milliseconds.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Returns random bits from the kernel; none where it has none, and then the ID cannot be had either.

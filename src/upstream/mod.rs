@@ -3,6 +3,7 @@
 pub mod server;
 pub mod system;
 
+mod capability;
 mod endpoint;
 mod health;
 pub(crate) mod mux;

@@ -14,6 +14,7 @@
 //! at once: what is in flight on it is asked again from a new port, and over TCP when that one is flooded as well. Replies
 //! that come too late are told from guesses by what was asked from their port.
 
+mod fallback;
 mod flight;
 mod flood;
 mod ports;
@@ -159,7 +160,8 @@ impl<W: Waits, C> Mux<W, C> {
             self.flights.len() - 1
         });
         let casing = endpoint.casing(|| self.ports.bits(), upstreams.around());
-        self.ports.send(key, question, casing, place);
+        let edns = endpoint.edns(upstreams.around());
+        self.ports.send(key, question, (casing, edns), place);
         let since = Instant::now();
         let around = upstreams.around();
         let flight = Flight {
@@ -170,7 +172,7 @@ impl<W: Waits, C> Mux<W, C> {
             next_at: Some(since + patience),
             review_at: since + if are_dead { DEAD_TIME } else { REVIEW_EVERY },
             waiters: vec![waiter],
-            first: Some(Try { key, since, patience, casing, case: Case::Open }),
+            first: Some(Try { key, since, patience, casing, case: Case::Open, edns }),
             again: Vec::new(),
             count: 1,
             is_moved: false,
@@ -239,7 +241,9 @@ impl<W: Waits, C> Mux<W, C> {
         let found = key.and_then(|key| Some((key, self.ports.find(key)?)));
         let flight = found.and_then(|(key, place)| Some((key, place, self.flights[place].as_ref()?)));
         let Some((key, place, flight)) = flight else { return self.ignore(token, bytes, landed) };
-        let Some(casing) = flight.tries().find(|one| one.key == key).map(|one| one.casing) else { return Continue(()) };
+        let Some(one) = flight.tries().find(|one| one.key == key).copied() else { return Continue(()) };
+        let casing = one.casing;
+        let mut is_bare = false;
         let outcome = match is_reply_to(bytes, key.id, &flight.question, casing) {
             ReplyCheck::OtherCase => return self.doubt_case(place, key, bytes, landed),
             ReplyCheck::Ours { truncated: true, .. } => Err(Trial::Truncated),
@@ -248,10 +252,19 @@ impl<W: Waits, C> Mux<W, C> {
                 None => return Continue(()),
             },
             ReplyCheck::NotOurs => match udp::bare_failure(bytes, key.id) {
-                Some(rcode) => Err(Trial::Failed(TryError::unwilling(rcode, None))),
+                Some(rcode) => {
+                    is_bare = true;
+                    Err(Trial::Failed(TryError::unwilling(rcode, None)))
+                }
                 None => return self.ignore(token, bytes, landed),
             },
         };
+        if let Err(Trial::Failed(error)) = &outcome
+            && let Some(less) = error.less(one.edns, &flight.question)
+            && self.ask_with_less(place, one, less, is_bare)
+        {
+            return Continue(());
+        }
         self.land(place, key, outcome, landed);
         Continue(())
     }
@@ -272,13 +285,14 @@ impl<W: Waits, C> Mux<W, C> {
             return self.ignore(key.port, bytes, landed);
         };
         one.case = Case::Doubted;
-        let patience = one.patience;
+        let one = *one;
         let Some(port) = self.ports.get(key.port) else { return Continue(()) };
         let (endpoint, around) = (Arc::clone(&port.endpoint), Arc::clone(&port.around));
         around.observer.observe(Event::OtherCase);
         let Some(key) = self.ports.choose(&endpoint, &around) else { return Continue(()) };
-        self.ports.send(key, &flight.question, Casing::LOWER, place);
-        flight.again.push(Try { key, since: Instant::now(), patience, casing: Casing::LOWER, case: Case::Tested });
+        self.ports.send(key, &flight.question, (Casing::LOWER, one.edns), place);
+        let (since, casing, case) = (Instant::now(), Casing::LOWER, Case::Tested);
+        flight.again.push(Try { key, since, casing, case, ..one });
         Continue(())
     }
 
@@ -332,6 +346,7 @@ impl<W: Waits, C> Mux<W, C> {
         let trial = match outcome {
             Ok(response) => {
                 port.endpoint.note_answered(Transport::Udp, taken, &port.around);
+                port.endpoint.note_edns(one.edns, Ok(&response), &port.around);
                 if one.case == Case::Tested {
                     port.endpoint.note_loses_case(&port.around);
                 }
@@ -341,7 +356,10 @@ impl<W: Waits, C> Mux<W, C> {
             Err(trial) => trial,
         };
         match &trial {
-            Trial::Failed(error) => port.endpoint.note_failed(error.kind, taken, &port.around),
+            Trial::Failed(error) => {
+                port.endpoint.note_edns::<()>(one.edns, Err(error), &port.around);
+                port.endpoint.note_failed(error.kind, taken, &port.around);
+            }
             // What follows over TCP tells how the upstream does.
             Trial::Truncated => port.around.observer.observe(Event::Truncated),
             Trial::Silent | Trial::Flooded => {}

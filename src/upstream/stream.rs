@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use self::connection::Connection;
-use crate::dns::response::{Casing, Question, query_upstream};
+use crate::dns::response::{Casing, Edns, Question, query_upstream};
 
 /// Connections to one upstream at a time: one for all questions, and those of questions that are asked again because that
 /// one closed or stalled.
@@ -68,9 +68,10 @@ impl Stream {
     ///
     /// # Errors
     /// The connection cannot be opened, or ended early though it was for this question alone.
-    pub(super) async fn ask(&self, question: &Question, stalled: Duration) -> Result<Vec<u8>, StreamError> {
+    pub(super) async fn ask(&self, question: &Question, edns: Edns, stalled: Duration) -> Result<Vec<u8>, StreamError> {
         let mut query = Vec::with_capacity(512);
         query_upstream(question, Casing::LOWER, 0, &mut query);
+        edns.limit(&mut query);
         let connection = match self.current(stalled) {
             Some(connection) => connection,
             None => self.connect(stalled).await?,

@@ -8,7 +8,7 @@ use tokio::net::UdpSocket;
 use super::endpoint::is_unwilling;
 use super::{Event, Observer, Transport};
 use crate::dns::rcode::Rcode;
-use crate::dns::response::{Casing, Question, ReplyCheck, is_reply_to, query_upstream};
+use crate::dns::response::{Casing, Edns, Question, ReplyCheck, is_reply_to, query_upstream};
 
 /// The largest reply that is read, in octets. We ask for at most 1232; some send more.
 const MAX_REPLY: usize = 4096;
@@ -40,7 +40,7 @@ pub(super) enum UdpError {
     Network(io::Error),
 }
 
-/// Asks `question` in this case at `server` from a socket of its own and waits for the reply, for ever.
+/// Asks `question` in this case and with this much of EDNS at `server` from a socket of its own and waits for the reply, for ever.
 ///
 /// The socket's port is random (the kernel's choice, RFC 5452 §9.2) and so is the ID. It is connected: the kernel
 /// drops what comes from elsewhere, and an ICMP refusal is an error at once instead of silence.
@@ -50,7 +50,7 @@ pub(super) enum UdpError {
 pub(super) async fn ask(
     server: SocketAddr,
     question: &Question,
-    casing: Casing,
+    (casing, edns): (Casing, Edns),
     observer: &dyn Observer,
 ) -> Result<Reply, UdpError> {
     let mut id = [0; 2];
@@ -58,6 +58,7 @@ pub(super) async fn ask(
     let id = u16::from_be_bytes(id);
     let mut query = Vec::with_capacity(512);
     query_upstream(question, casing, id, &mut query);
+    edns.limit(&mut query);
     let any: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),

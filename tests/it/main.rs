@@ -26,6 +26,7 @@ mod control_tls;
 mod decisions;
 mod devboxes;
 mod disk_full;
+mod edns;
 mod harness;
 mod in_flight;
 mod isolation;

@@ -6,6 +6,7 @@
 mod casing;
 mod chain;
 mod cut;
+mod edns;
 mod inspected;
 mod judge;
 mod names;
@@ -21,6 +22,7 @@ use std::hash::{Hash, Hasher};
 
 pub use casing::Casing;
 pub(super) use cut::Cut;
+pub use edns::Edns;
 pub use judge::{Judgement, ResponseRules, judge};
 pub use payload::{Part, Payload, address_content};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ports::Key;
-use crate::dns::response::{Casing, Question};
+use crate::dns::response::{Casing, Edns, Question};
 
 /// One question in flight.
 pub(super) struct Flight<W, C> {
@@ -49,6 +49,8 @@ pub(super) struct Try {
     pub(super) casing: Casing,
     /// What is known of the upstream's keeping it.
     pub(super) case: Case,
+    /// How much of EDNS it has.
+    pub(super) edns: Edns,
 }
 
 /// What a try says of an upstream's keeping the case of names.

@@ -52,7 +52,7 @@ impl<W: Waits, C> Mux<W, C> {
                 Case::Tested => Casing::LOWER,
                 Case::Open | Case::Doubted => endpoint.casing(|| self.ports.bits(), &around),
             };
-            self.ports.send(key, &flight.question, casing, place);
+            self.ports.send(key, &flight.question, (casing, one.edns), place);
             flight.is_moved = true;
             let again = Try { key, since: now, casing, ..one };
             match &mut flight.first {

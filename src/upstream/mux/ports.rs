@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::datagram::Sender;
-use crate::dns::response::{Casing, Question, ReplyCheck, is_reply_to, query_upstream};
+use crate::dns::response::{Casing, Edns, Question, ReplyCheck, is_reply_to, query_upstream};
 use crate::upstream::endpoint::{Endpoint, Surroundings};
 use crate::upstream::random::Random;
 use crate::upstream::udp::{MAX_IGNORED, bare_failure};
@@ -190,12 +190,13 @@ impl Ports {
     }
 
     /// Sends `question` as the query that `key` tells of, for a flight; it leaves with [`Ports::flush`].
-    pub(super) fn send(&mut self, key: Key, question: &Question, casing: Casing, flight: usize) {
+    pub(super) fn send(&mut self, key: Key, question: &Question, (casing, edns): (Casing, Edns), flight: usize) {
         let Some(port) = self.sockets.get_mut(key.port).and_then(Option::as_mut) else { return };
         if port.sender.is_full() {
             port.sender.send(&port.socket);
         }
         query_upstream(question, casing, key.id, port.sender.next());
+        edns.limit(port.sender.next());
         port.sender.queue_to_peer();
         port.sent += 1;
         port.in_flight += 1;

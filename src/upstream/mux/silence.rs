@@ -114,18 +114,19 @@ impl<W: Waits, C> Mux<W, C> {
         let next = next.and_then(|(next, turns)| {
             let patience = interval(upstreams.patience(next), turns, timeout);
             let key = self.ports.choose(next, upstreams.around())?;
-            Some((key, patience, next.casing(|| self.ports.bits(), upstreams.around())))
+            let casing = next.casing(|| self.ports.bits(), upstreams.around());
+            Some((key, patience, casing, next.edns(upstreams.around())))
         });
         // Nobody else over UDP: the general way knows more.
-        let Some((key, patience, casing)) = next else {
+        let Some((key, patience, casing, edns)) = next else {
             if let Some(server) = last {
                 self.hand_over(place, server, Trial::Silent, landed);
             }
             return Break(());
         };
-        self.ports.send(key, &flight.question, casing, place);
+        self.ports.send(key, &flight.question, (casing, edns), place);
         upstreams.around().observer.observe(Event::Retransmitted);
-        flight.again.push(Try { key, since: now, patience, casing, case: Case::Open });
+        flight.again.push(Try { key, since: now, patience, casing, case: Case::Open, edns });
         flight.count += 1;
         if flight.count < most {
             flight.next_at = Some(now + patience);

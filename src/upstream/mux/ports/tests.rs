@@ -37,13 +37,13 @@ fn late_replies_are_known_by_their_question_and_ports_with_many_take_no_new_quer
         recursion_desired: true,
     });
     let last = ports.choose(&endpoint, &around).unwrap();
-    ports.send(last, &question, Casing::of_bits(5), 0);
+    ports.send(last, &question, (Casing::of_bits(5), Edns::Full), 0);
     let token = last.port;
     let mut given_up = Vec::new();
     for _ in 0..MAX_GIVEN_UP {
         let key = ports.choose(&endpoint, &around).unwrap();
         assert_eq!(key.port, token);
-        ports.send(key, &question, Casing::of_bits(5), 0);
+        ports.send(key, &question, (Casing::of_bits(5), Edns::Full), 0);
         ports.give_up(key, &question);
         given_up.push(key.id);
     }
