@@ -37,6 +37,7 @@ mod neighbours;
 mod objects;
 mod objects_served;
 mod policy_update;
+mod readme;
 mod real;
 mod refusals;
 mod reload;

@@ -153,6 +153,16 @@ impl FakeUpstream {
             Some((tcp, udp))
         });
         let (tcp, udp) = bound.expect("a port is free for both UDP and TCP");
+        Self::on_sockets(tcp, udp)
+    }
+
+    /// Starts an upstream at an address that nothing else has, as in a network namespace of the test's own.
+    pub(crate) fn at(address: &str) -> Self {
+        Self::on_sockets(TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap())
+    }
+
+    /// Starts an upstream on these sockets.
+    fn on_sockets(tcp: TcpListener, udp: UdpSocket) -> Self {
         let upstream =
             Self { address: udp.local_addr().unwrap(), state: Arc::default(), gone: Arc::new(AtomicBool::new(false)) };
         let (state, gone) = (Arc::clone(&upstream.state), Arc::clone(&upstream.gone));
