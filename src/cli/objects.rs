@@ -12,6 +12,7 @@ mod tell;
 
 use std::path::PathBuf;
 
+use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
 use self::access::Wrong;
@@ -21,6 +22,7 @@ use self::fields::Fields;
 use super::http::{Api, HttpError};
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, USAGE};
+use crate::bounds::MAX_REPEATED_CHANGES;
 
 /// What kind of object it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +126,13 @@ enum Failure {
 }
 
 impl Failure {
+    /// Returns the failure of a change that others are always ahead of.
+    fn changed_by_others(id: &str) -> Self {
+        Self::Refused(format!(
+            "`{id}` was changed by others {MAX_REPEATED_CHANGES} times meanwhile; nothing is changed by this: try again"
+        ))
+    }
+
     /// Returns whether what was asked for may be done all the same.
     const fn leaves_open(&self) -> bool {
         matches!(self, Self::Api(error) if error.leaves_open())
@@ -201,12 +210,7 @@ fn act(api: &Api, kind: Kind, action: Action, json: bool, output: &mut Output) -
         }
         Action::Update(id, mut fields) => {
             named::resolve(api, kind, &mut fields)?;
-            let object = named::with(api, kind, &id, |id| {
-                let path = one(kind, id);
-                // What the API replaces whole is read first, so that only what is named is another afterwards.
-                let current = if fields.replaces() { api.get(&path)? } else { Value::Null };
-                Ok(api.post(&path, &fields.clone().over(&current).into())?)
-            })?;
+            let object = named::with(api, kind, &id, |id| update(api, kind, id, &fields))?;
             tell::one(kind, &object, json, output);
         }
         Action::Change(id, change) => named::with(api, kind, &id, |id| change.make(api, id, json, output))?,
@@ -220,6 +224,25 @@ fn act(api: &Api, kind: Kind, action: Action, json: bool, output: &mut Output) -
         }
     }
     Ok(())
+}
+
+/// Changes what is named of an object. What the API replaces whole is read first, so that only what is named is another
+/// afterwards, and sent with the revision that was read, so that nothing is lost of what others change meanwhile.
+fn update(api: &Api, kind: Kind, id: &str, fields: &Fields) -> Result<Value, Failure> {
+    let path = one(kind, id);
+    if !fields.replaces() {
+        return Ok(api.post(&path, &fields.clone().into_new().into())?);
+    }
+    for _ in 0..MAX_REPEATED_CHANGES {
+        let current = api.get(&path)?;
+        let mut fields = fields.clone();
+        fields.set(REVISION, current[REVISION].as_str());
+        match api.post(&path, &fields.over(&current).into()) {
+            Err(HttpError::Refused { status: StatusCode::PRECONDITION_FAILED, .. }) => {}
+            changed => return Ok(changed?),
+        }
+    }
+    Err(Failure::changed_by_others(id))
 }
 
 /// Lists objects, page after page, up to the limit.
@@ -250,6 +273,9 @@ fn list(api: &Api, kind: Kind, filter: &arguments::Filter, json: bool, output: &
 fn one(kind: Kind, id: &str) -> String {
     format!("{}/{}", kind.path(), query::escape(id))
 }
+
+/// The field of a view that tells an object from what it was and will be.
+const REVISION: &str = "hostgate_revision";
 
 /// How many objects a page has: enough to ask seldom, few enough that no answer is long.
 const PAGE: usize = 500;

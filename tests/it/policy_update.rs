@@ -105,6 +105,39 @@ fn changes_at_the_same_time_are_all_made() {
 }
 
 #[test]
+fn metadata_that_is_added_at_the_same_time_is_all_there() {
+    let (server, _upstream) = server();
+    let devbox = server.new_devbox(&server.new_blueprint(None, None), "127.0.1.1");
+    let url = format!("http://{}", server.control());
+    let pairs: Vec<String> = (0..6).map(|number| format!("key-{number}=value")).collect();
+    let updates = pairs.iter().map(|pair| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hostgate"));
+        command.args(["devbox", "update", &devbox, "--metadata", pair, "--url", &url]).env("HOSTGATE_TOKEN", TOKEN);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    });
+    for mut update in updates.collect::<Vec<Child>>() {
+        assert_eq!(command::wait(&mut update).and_then(|status| status.code()), Some(0));
+    }
+    let metadata = server.api_get(&format!("/v1/devboxes/{devbox}")).done()["metadata"].clone();
+    assert_eq!(metadata.as_object().unwrap().len(), 7, "and its address: {metadata}");
+}
+
+#[test]
+fn blueprints_and_devboxes_have_revisions_as_well() {
+    let (server, _upstream) = server();
+    let blueprint = server.new_blueprint(None, None);
+    let devbox = server.new_devbox(&blueprint, "127.0.1.1");
+    for path in [format!("/v1/blueprints/{blueprint}"), format!("/v1/devboxes/{devbox}")] {
+        let revision = server.api_get(&path).done()["hostgate_revision"].clone();
+        let body = |name: &str| json!({ "name": name, "hostgate_revision": revision });
+        let changed = server.api_post(&path, &body("first")).done();
+        server.api_post(&path, &body("second")).refused(412, &["was changed meanwhile"]);
+        assert_eq!(server.api_get(&path).done(), changed);
+        assert!(!changed.to_string().contains("second") && changed["name"] == "first", "{changed}");
+    }
+}
+
+#[test]
 fn a_request_with_another_revision_changes_nothing() {
     let (server, _upstream) = server();
     let path = format!("{POLICIES}/{}", server.new_policy(&["a.test"]));

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use self::lists::{Edit, Names, Prefixes};
 use super::fields::Fields;
-use super::{Failure, Kind, query, tell};
+use super::{Failure, Kind, REVISION, query, tell};
 use crate::bounds::MAX_REPEATED_CHANGES;
 use crate::cli::http::{Api, HttpError};
 use crate::cli::output::{Output, count};
@@ -113,7 +113,7 @@ impl Change {
         let path = super::one(Kind::Policy, id);
         for _ in 0..MAX_REPEATED_CHANGES {
             let before = api.get(&path)?;
-            let Plan { fields, notes } = self.plan(id, &before)?;
+            let Plan { fields, mut notes } = self.plan(id, &before)?;
             // Asked first: once the policy is changed, nothing may fail any more.
             let reached = reached(api, id)?;
             let after = if fields.is_empty() {
@@ -129,15 +129,14 @@ impl Change {
                     changed => changed?,
                 }
             };
+            notes.extend(Names::of(&after).still_allowed(&self.remove));
             for note in notes {
                 output.error(format!("policy: {id}: {note}"));
             }
             Told { before: &before, after: &after, reached, is_dry: self.dry_run }.tell(json, output);
             return Ok(());
         }
-        Err(Failure::Refused(format!(
-            "`{id}` was changed by others {MAX_REPEATED_CHANGES} times meanwhile; nothing is changed by this: try again"
-        )))
+        Err(Failure::changed_by_others(id))
     }
 
     /// Plans the change on a policy as the API shows it.
@@ -264,9 +263,6 @@ fn facts(policy: &Value) -> Vec<String> {
     let own = Names::of(policy).into_own();
     text("name").into_iter().chain(text("description")).chain(flags).chain(cidrs).chain(own).collect()
 }
-
-/// The field of a view that tells a policy from what it was and will be.
-const REVISION: &str = "hostgate_revision";
 
 /// The field of a view that has a policy's own names, where others are shown with them.
 const OWN: &str = "hostgate_own_hostnames";

@@ -11,6 +11,7 @@ use crate::control::objects::address;
 use crate::control::objects::id::now_ms;
 use crate::control::objects::kind::Kind;
 use crate::control::objects::record::{Fields, File, kept_of, object, without};
+use crate::control::objects::revision;
 use crate::control::request::call::{Call, Done, Text};
 use crate::control::request::error::{ApiError, Wrongs};
 use crate::control::request::fields;
@@ -20,7 +21,9 @@ use crate::policy::{Blueprint, Phase, Record, Snapshot, UNRESTRICTED};
 
 /// Creates a blueprint.
 pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
-    let wanted = Wanted::read(call.fields.clone(), Some("name"))?;
+    let mut fields = call.fields.clone();
+    revision::take(&mut fields)?;
+    let wanted = Wanted::read(fields, Some("name"))?;
     let control = &call.control;
     let mut writer = control.write(&call.principal).await?;
     let snapshot = control.snapshot();
@@ -61,9 +64,12 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     let (control, id) = (&call.control, call.id.as_str());
     let _writing = control.write(&call.principal).await?;
     made(&control.snapshot(), id)?;
-    let wanted = Wanted::read(call.fields.clone(), None)?;
+    let mut fields = call.fields.clone();
+    let revision = revision::take(&mut fields)?;
+    let wanted = Wanted::read(fields, None)?;
     let edit = |snapshot: &Snapshot| {
         let text = made(snapshot, id)?.source().text();
+        revision::check(revision.as_deref(), Kind::Blueprint, id, text)?;
         wanted.check(snapshot)?;
         Edit::of(id, text, |file| wanted.write(file, id))
     };
@@ -140,7 +146,7 @@ pub(in crate::control) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
         "id": id, "name": name, "status": take("status").unwrap_or_else(|| COMPLETE.into()), "state": "created",
         "create_time_ms": take("create_time_ms").unwrap_or_else(|| 0.into()),
         "build_finish_time_ms": take("build_finish_time_ms"), "failure_reason": take("failure_reason"),
-        "metadata": metadata, "parameters": parameters,
+        "metadata": metadata, "parameters": parameters, revision::KEY: revision::of(blueprint.source().text()),
     }))
 }
 

@@ -12,6 +12,7 @@ use crate::control::objects::blueprints;
 use crate::control::objects::id::now_ms;
 use crate::control::objects::kind::Kind;
 use crate::control::objects::record::{Fields, File, kept_of, object};
+use crate::control::objects::revision;
 use crate::control::request::call::{Call, Done, Text};
 use crate::control::request::error::{ApiError, Wrongs};
 use crate::control::request::fields;
@@ -21,7 +22,9 @@ use crate::policy::{Blueprint, Client, Phase, Policy, Record, Snapshot};
 
 /// Creates a devbox.
 pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
-    let mut wanted = Wanted::read(call.fields.clone())?;
+    let mut fields = call.fields.clone();
+    revision::take(&mut fields)?;
+    let mut wanted = Wanted::read(fields)?;
     let control = &call.control;
     let mut writer = control.write(&call.principal).await?;
     let snapshot = control.snapshot();
@@ -50,6 +53,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     let _writing = control.write(&call.principal).await?;
     made(&control.snapshot(), id)?;
     let mut given = call.fields.clone();
+    let revision = revision::take(&mut given)?;
     let mut wrongs = Wrongs::default();
     // An empty name clears it, as the API this follows says.
     let is_cleared = given.get("name").is_some_and(|name| name == "");
@@ -68,6 +72,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     wrongs.check()?;
     let edit = |snapshot: &Snapshot| {
         let record = made(snapshot, id)?;
+        revision::check(revision.as_deref(), Kind::Devbox, id, record.source().text())?;
         let kept = kept_of(record);
         let mut metadata = metadata.clone();
         if let Some(metadata) = &mut metadata {
@@ -216,7 +221,7 @@ impl<'s> Views<'s> {
             "blueprint_id": blueprint, "capabilities": [], "create_time_ms": created, "end_time_ms": ended,
             "launch_parameters": launch, "metadata": metadata_of(client, kept.remove("metadata")),
             "shutdown_reason": kept.remove("shutdown_reason").filter(|_| client.is_none()),
-            "state_transitions": transitions,
+            "state_transitions": transitions, revision::KEY: revision::of(record.source().text()),
         });
         view.extend(object(Some(known)));
         Some(view.into())

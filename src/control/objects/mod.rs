@@ -9,6 +9,7 @@ pub(in crate::control) mod kind;
 pub(in crate::control) mod policies;
 pub(in crate::control) mod record;
 pub(crate) mod reserved;
+pub(in crate::control) mod revision;
 pub(in crate::control) mod writer;
 
 use serde_json::Value;

@@ -3,24 +3,25 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::http::StatusCode;
-use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
 use crate::control::objects::egress;
 use crate::control::objects::id::now_ms;
 use crate::control::objects::kind::Kind;
 use crate::control::objects::record::{Fields, File, object, tables, without};
+use crate::control::objects::revision;
 use crate::control::request::call::{Call, Done, Text};
 use crate::control::request::error::{ApiError, Wrongs};
 use crate::control::request::fields;
 use crate::control::request::list::{Listed, Query};
-use crate::control::{Edit, by_hand, hex, is_made, named};
+use crate::control::{Edit, by_hand, is_made, named};
 use crate::policy::{Phase, Policy, Snapshot};
 
 /// Creates a policy.
 pub(in crate::control) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
-    let wanted = Wanted::read(call.fields.clone(), Some("name"))?;
+    let mut fields = call.fields.clone();
+    revision::take(&mut fields)?;
+    let wanted = Wanted::read(fields, Some("name"))?;
     let control = &call.control;
     let _writing = control.write(&call.principal).await?;
     let id: Arc<str> = control.ids.next(Kind::Policy).into();
@@ -37,11 +38,13 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     let _writing = control.write(&call.principal).await?;
     // Whether there is such a policy is told first.
     made(&control.snapshot(), id)?;
-    let wanted = Wanted::read(call.fields.clone(), None)?;
+    let mut fields = call.fields.clone();
+    let revision = revision::take(&mut fields)?;
+    let wanted = Wanted::read(fields, None)?;
     let edit = |snapshot: &Snapshot| {
         let policy = made(snapshot, id)?;
         let text = policy.source().text();
-        wanted.check_revision(id, text)?;
+        revision::check(revision.as_deref(), Kind::Policy, id, text)?;
         Edit::of(id, text, |file| wanted.beside_included(policy, file).write(file, id, now_ms()))
     };
     control.change(&call.principal, "network_policy.update", edit).await?;
@@ -108,7 +111,7 @@ pub(in crate::control) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
         let own = fields.get("allowed_hostnames").cloned();
         view.insert(OWN.to_owned(), own.unwrap_or_else(|| json!([])));
     }
-    view.insert(REVISION.to_owned(), revision(policy.source().text()).into());
+    view.insert(revision::KEY.to_owned(), revision::of(policy.source().text()).into());
     for key in ["create_time_ms", "update_time_ms"] {
         view.insert(key.to_owned(), kept.remove(key).unwrap_or_else(|| 0.into()));
     }
@@ -118,8 +121,6 @@ pub(in crate::control) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
 /// What a request wants a policy to be.
 #[derive(Clone, Debug)]
 struct Wanted {
-    /// The revision that is to be changed; any if `None`.
-    revision: Option<String>,
     /// What is enforced or shown by the policy engine.
     policy: Vec<(&'static str, Value)>,
     /// What is kept besides.
@@ -147,8 +148,6 @@ impl Wanted {
             wrongs.add("egress: it is a field of responses: write what is in it beside `name`".to_owned());
         }
         egress::of_files(&mut given, &mut wrongs);
-        let revision = fields::text(&mut given, REVISION, &mut wrongs);
-        let revision = revision.and_then(|revision| revision.as_str().map(str::to_owned));
         for key in ["id", "create_time_ms", "update_time_ms", OWN] {
             given.remove(key);
         }
@@ -157,20 +156,7 @@ impl Wanted {
         let restricting: Vec<(&str, &str)> = restricting.chain(egress::OTHER_WORDS).collect();
         fields::near_misses(&given, "", &restricting, &mut wrongs);
         wrongs.check()?;
-        Ok(Self { revision, policy, kept, others: given })
-    }
-
-    /// Checks that the file of a policy, which holds `text`, is still the one that the request is about.
-    ///
-    /// # Errors
-    /// It was changed.
-    fn check_revision(&self, id: &str, text: &str) -> Result<(), ApiError> {
-        if self.revision.as_ref().is_none_or(|seen| *seen == revision(text)) {
-            return Ok(());
-        }
-        let message =
-            format!("{REVISION}: network policy `{id}` was changed meanwhile: read it again, and change that");
-        Err(ApiError::new(StatusCode::PRECONDITION_FAILED, message))
+        Ok(Self { policy, kept, others: given })
     }
 
     /// Leaves out of `allowed_hostnames` what the policy has from elsewhere: views show that too, and whoever adds a name to
@@ -213,11 +199,6 @@ impl Wanted {
     }
 }
 
-/// Returns what tells the contents of a policy's file from all others; the audit record has the same.
-fn revision(text: &str) -> String {
-    hex(digest(&SHA256, text.as_bytes()).as_ref())
-}
-
 /// Returns a policy that the API made.
 ///
 /// # Errors
@@ -252,9 +233,6 @@ fn users(snapshot: &Snapshot, id: &str) -> Vec<String> {
     let bound: BTreeSet<String> = snapshot.bound_to(id).map(|place| format!("`{place}` of hostgate.toml")).collect();
     blueprints.chain(clients).chain(including).chain(bound).collect()
 }
-
-/// The field for the revision of a policy: what a view shows, or a request is about.
-const REVISION: &str = "hostgate_revision";
 
 /// The field of views for a policy's own names, where others are shown with them.
 const OWN: &str = "hostgate_own_hostnames";

@@ -107,15 +107,23 @@ impl<'a> Names<'a> {
             let denying = strings(&self.policy["denied_hostnames"]).into_iter().find(|denied| covers(denied, pattern));
             notes.extend(denying.map(|denied| format!("`{text}` stays denied, by `{denied}` of denied_hostnames")));
         }
-        for (text, pattern) in &remove {
-            let others = after.iter().copied().chain(self.elsewhere());
-            let covering = others.into_iter().find(|other| covers(other, pattern));
-            notes.extend(covering.map(|other| format!("`{text}` is still allowed, by `{other}`")));
-        }
         if self.policy["egress"]["allow_all"] == true {
             notes.push("it has allow_all: every hostname is allowed, whatever its list says".to_owned());
         }
         Ok((after != self.own).then(|| json!(after)))
+    }
+
+    /// Says which of the names that were removed the policy allows all the same.
+    pub(super) fn still_allowed(&self, removed: &[String]) -> impl Iterator<Item = String> {
+        let texts = removed.iter().filter_map(|text| Some((text, Pattern::parse(text).ok()?)));
+        texts.filter_map(|(text, pattern)| {
+            let own = self.own.iter().find(|entry| covers(entry, &pattern)).map(|entry| format!("`{entry}`"));
+            let included = || {
+                let entry = self.elsewhere.iter().find(|entry| covers(entry, &pattern));
+                entry.map(|entry| format!("`{entry}` of {}", self.from()))
+            };
+            own.or_else(included).map(|entry| format!("`{text}` is still allowed, by {entry}"))
+        })
     }
 
     /// Says why a name cannot be removed.
@@ -232,13 +240,7 @@ mod tests {
                 "stays denied, by `*.bad.test`",
             ),
             (&[], &["a.test"], &[], Some(json!(["b.c.test", "*.c.test"])), ""),
-            (
-                &[],
-                &["b.c.test"],
-                &[],
-                Some(json!(["A.test", "*.c.test"])),
-                "`b.c.test` is still allowed, by `*.c.test`",
-            ),
+            (&[], &["b.c.test"], &[], Some(json!(["A.test", "*.c.test"])), ""),
             (&["d.test"], &["*.c.test"], &[], Some(json!(["A.test", "b.c.test", "d.test"])), ""),
             (&[], &[], &["a.test", "e.test", "E.test"], Some(json!(["A.test", "e.test"])), ""),
             (&[], &[], &["*.npmjs.org"], Some(json!([])), "is allowed already, by what it includes"),
@@ -250,6 +252,22 @@ mod tests {
             let notes = notes.join("\n");
             assert!(notes.contains(note) && (note.is_empty() == notes.is_empty()), "{add:?} {remove:?}: {notes}");
         }
+    }
+
+    #[test]
+    fn what_is_allowed_after_its_removal_is_said() {
+        let policy = json!({
+            "include": ["base"], "hostgate_own_hostnames": ["*.c.test"],
+            "egress": { "allowed_hostnames": ["*.c.test", "a.test", "*.x.test"] },
+        });
+        let removed = ["b.c.test", "A.test", "gone.test", "*.y.x.test"].map(str::to_owned);
+        let said: Vec<String> = Names::of(&policy).still_allowed(&removed).collect();
+        let expected = [
+            "`b.c.test` is still allowed, by `*.c.test`",
+            "`A.test` is still allowed, by `a.test` of what it includes (base)",
+            "`*.y.x.test` is still allowed, by `*.x.test` of what it includes (base)",
+        ];
+        assert_eq!(said, expected);
     }
 
     #[test]
