@@ -51,7 +51,8 @@ impl Output {
     /// Writes one line to standard error.
     pub(super) fn error(&mut self, line: impl AsRef<str>) {
         // With standard error gone there is nobody left to tell.
-        let _ = writeln!(self.stderr, "hostgate: {}", escaped(line.as_ref()));
+        // In one piece, so that lines of several commands at one terminal stay whole.
+        let _ = self.stderr.write_all(format!("hostgate: {}\n", escaped(line.as_ref())).as_bytes());
     }
 
     /// Writes diagnostics to standard error, as rustc does.

@@ -124,6 +124,10 @@ fn an_update_keeps_what_the_api_would_replace() {
     let launch = json!({ "launch_commands": ["npm install"], "network_policy_id": "npol_2" });
     assert_eq!(requests[1].body, json!({ "launch_parameters": launch }));
     with(&api, &["policy", "update", "npol_1"]).expect_code(64).expect_text(&["nothing to change"]);
+    // One option takes several names, so the id goes first.
+    run(["policy", "update", "--help"])
+        .expect_code(0)
+        .expect_text(&["policy update <ID|NAME> [OPTIONS]", "There is no --allow"]);
     with(&api, &["policy", "update", "npol_1", "--dry-run"]).expect_code(64).expect_text(&["nothing to change"]);
     for (former, instead) in [("--allow", ["--add HOST", "--set HOST"]), ("--cidr", ["--add-cidr", "--set-cidr"])] {
         let refused = with(&api, &["policy", "update", "npol_1", former, "a.test", "b.test"]);

@@ -43,16 +43,20 @@ pub(in crate::cli) enum PolicyVerb {
         place: Where,
     },
     /// Change what is named of a policy; what is not stays. In force when it returns, for whoever has the policy.
-    #[command(after_help = "\
+    #[command(
+        override_usage = "hostgate policy update <ID|NAME> [OPTIONS]",
+        after_help = "\
 Example:
   hostgate policy update runtime --add pypi.org '*.pythonhosted.org' --dry-run
   hostgate policy update runtime --add pypi.org --remove registry.npmjs.org
   hostgate policy update runtime --set github.com api.openai.com
 
-It prints the difference (+ and -) and how many running devboxes it reaches. What somebody else changes at the same
-time stays. There is no --allow here: it replaced the whole list; --add adds, --set replaces.
+It prints the difference (+ and -) and how many running devboxes it reaches; with --json both are
+in hostgate_difference. What somebody else changes at the same time stays. There is no --allow here:
+it replaced the whole list; --add adds, --set replaces.
 
-Exit code: 0 done, or there was nothing to do; 1 refused or failed, and nothing is changed.")]
+Exit code: 0 done, or there was nothing to do; 1 refused or failed, and nothing is changed."
+    )]
     Update {
         /// Which one.
         #[command(flatten)]

@@ -17,7 +17,7 @@ use super::fields::Fields;
 use super::{Failure, Kind, REVISION, query, tell};
 use crate::bounds::MAX_REPEATED_CHANGES;
 use crate::cli::http::{Api, HttpError};
-use crate::cli::output::{Output, count};
+use crate::cli::output::Output;
 
 /// What is to be another of a policy.
 #[derive(Args)]
@@ -245,11 +245,7 @@ impl Told<'_> {
 
 /// Says how many devboxes there are.
 fn devboxes(number: u64) -> String {
-    match usize::try_from(number) {
-        Ok(1) => "1 running devbox".to_owned(),
-        Ok(number) => count(number, "running devboxe"),
-        Err(_) => format!("{number} running devboxes"),
-    }
+    format!("{number} running {}", if number == 1 { "devbox" } else { "devboxes" })
 }
 
 /// Returns what a policy says as lines that can be compared; hostnames alone, everything else with its key before it.
