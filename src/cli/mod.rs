@@ -16,6 +16,7 @@ mod status;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -103,7 +104,7 @@ Exit code: 0 allowed, 1 denied.")]
         /// The hostname asked for.
         name: String,
         /// The client that asks: an address, its id, or the name of a devbox.
-        #[arg(long, value_name = "ADDRESS|NAME")]
+        #[arg(long, value_name = "ADDRESS|NAME", value_parser = NonEmptyStringValueParser::new())]
         client: String,
         /// The record type asked for.
         #[arg(long = "type", value_name = "TYPE", default_value = "A")]
@@ -132,7 +133,7 @@ Example:
         #[arg(conflicts_with = "client")]
         policy: Option<String>,
         /// Show the policy that applies to this client: an address, its id, or the name of a devbox.
-        #[arg(long, value_name = "ADDRESS|NAME")]
+        #[arg(long, value_name = "ADDRESS|NAME", value_parser = NonEmptyStringValueParser::new())]
         client: Option<String>,
         /// The policies directory [default: what the configuration says].
         #[arg(long, value_name = "DIR")]

@@ -32,15 +32,18 @@ fn at(directory: &Path, arguments: &[&str]) -> Finished {
 
 /// Runs a command in a directory on a machine whose `/etc/hostgate` is `system`; `None` where no namespace can be had.
 fn on_machine(system: &Path, directory: &Path, arguments: &str) -> Option<Finished> {
-    let has_namespaces =
-        Command::new("unshare").args(["-rm", "true"]).output().is_ok_and(|tried| tried.status.success());
+    // As root there may be namespaces where there are no user namespaces.
+    let flags = ["-m", "-rm"].into_iter().find(|flags| {
+        let tried = Command::new("unshare").args([flags, "true"]).output();
+        tried.is_ok_and(|tried| tried.status.success())
+    })?;
     let (etc, here) = (system.display(), directory.display());
     let script = format!(
         "mount -t tmpfs none /etc && mkdir /etc/hostgate && mount --bind {etc} /etc/hostgate && cd {here} && exec \"$0\" {arguments}"
     );
     let mut command = Command::new("unshare");
-    command.args(["-rm", "sh", "-c", &script, env!("CARGO_BIN_EXE_hostgate")]).env_remove("HOSTGATE_TOKEN");
-    has_namespaces.then(|| command::finish(&mut command))
+    command.args([flags, "sh", "-c", &script, env!("CARGO_BIN_EXE_hostgate")]).env_remove("HOSTGATE_TOKEN");
+    Some(command::finish(&mut command))
 }
 
 #[test]
