@@ -52,6 +52,10 @@ pub fn nameservers(text: &[u8], interface_index: impl Fn(&str) -> Option<u32>) -
 fn server(value: &str, interface_index: impl Fn(&str) -> Option<u32>) -> Result<Server, String> {
     let (address, scope) = value.split_once('%').map_or((value, None), |(address, scope)| (address, Some(scope)));
     let no_address = || format!("`{value}`: not an address");
+    // hickory logs what it cannot read, by a line number of its own; what is wrong is told once, and by us.
+    if address.parse::<IpAddr>().is_err() {
+        return Err(no_address());
+    }
     let config = parse_resolv_conf(format!("nameserver {address}")).map_err(|_| no_address())?.0;
     let ip = config.name_servers().first().ok_or_else(no_address)?.ip;
     let server = Server::at(ip).map_err(|error| error.to_string())?;

@@ -79,3 +79,17 @@ fn resolv_conf_that_is_a_symlink_is_watched_where_it_leads() {
         server.until(&wanted, || server.status()["upstreams"].to_string().contains(&wanted).then_some(()));
     }
 }
+
+#[test]
+fn bad_line_is_told_once_and_with_its_place() {
+    let setup = setup();
+    let text = "# one\nnameserver dns.example\nnameserver 127.99.99.1\nnameserver 192.0.2.300\noptions bogus\n";
+    fs::write(setup.directory().join("resolv.conf"), text).unwrap();
+    let server = setup.start();
+    ask("denied.example", RecordType::A).udp(&server).expect_denied();
+    for (place, value) in [("resolv.conf:2:", "dns.example"), ("resolv.conf:4:", "192.0.2.300")] {
+        server.until("told", || (!server.log_lines(&["WARN", place, value]).is_empty()).then_some(()));
+        assert_eq!(server.log_lines(&[value]).len(), 1, "{}", server.log());
+    }
+    assert!(server.log_lines(&["hickory"]).is_empty() && server.log_lines(&["line 0"]).is_empty(), "{}", server.log());
+}
