@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::parse::{Field, layout};
 use crate::dns::rtype::RecordType;
-use crate::dns::wire::{CLASS_IN, HEADER, Header, u16_at};
+use crate::dns::wire::{CLASS_IN, HEADER, Header, OPTION_EDE, u16_at};
 
 /// The longest message in which names are looked through, in octets: the longest that is read over UDP. Over TCP every
 /// query is in lower case.
@@ -47,7 +47,8 @@ impl Casing {
     }
 }
 
-/// Returns a response whose question has been checked with the labels in lower case that it spells out as we sent them.
+/// Returns a response whose question has been checked with the labels in lower case that it spells out as we sent them, in
+/// names and in the texts of Extended DNS Errors.
 ///
 /// Names that point to the question need nothing: the client's own question will stand there. But an upstream may as
 /// well write them out, in the case it was asked in. Labels that it has in a case of its own keep that (RFC 4343 §4.1).
@@ -94,6 +95,9 @@ impl Walk<'_> {
         let mut at = fixed + 10;
         let end = at + usize::from(u16_at(self.message, fixed + 8)?);
         self.at = end;
+        if rtype == RecordType::OPT {
+            return self.options(at, end);
+        }
         for field in layout(rtype).iter().filter(|_| class == CLASS_IN) {
             at = match field {
                 Field::Fixed(length) => at + length,
@@ -101,6 +105,39 @@ impl Walk<'_> {
                 Field::Rest => end,
                 Field::Compressible | Field::Uncompressed => self.name(at)?,
             };
+        }
+        Some(())
+    }
+
+    /// Looks at the texts of the Extended DNS Errors between `at` and `end` (RFC 8914 §2): they often hold the name that was
+    /// asked for.
+    fn options(&mut self, mut at: usize, end: usize) -> Option<()> {
+        while at < end {
+            let (code, data) = (u16_at(self.message, at)?, at + 4);
+            at = data + usize::from(u16_at(self.message, at + 2)?);
+            if code == OPTION_EDE && data + 2 <= at {
+                self.text(data + 2, at)?;
+            }
+        }
+        Some(())
+    }
+
+    /// Looks at the words of a text: of names in it the labels that are ours, and of words alone those of two letters or
+    /// more, as a single letter is more likely a record type.
+    fn text(&mut self, start: usize, end: usize) -> Option<()> {
+        let text = self.message.get(start..end)?;
+        let is_of_label = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
+        let mut at = 0;
+        for word in text.split_inclusive(|octet| !is_of_label(octet)) {
+            let (from, next) = (at, at + word.len());
+            at = next;
+            let word = word.strip_suffix(&[text[next - 1]]).filter(|_| !is_of_label(&text[next - 1])).unwrap_or(word);
+            let to = from + word.len();
+            let is_in_name = text.get(to) == Some(&b'.') || from.checked_sub(1).is_some_and(|at| text[at] == b'.');
+            let is_ours = word.iter().any(u8::is_ascii_uppercase) && labels(self.sent).any(|sent| sent[1..] == *word);
+            if is_ours && (is_in_name || word.len() > 1) {
+                self.ours.push((start + from, start + to));
+            }
         }
         Some(())
     }
@@ -153,6 +190,39 @@ mod tests {
         }
         assert!(!Casing::of_bits(2).is_of(qname.as_wire(), qname.as_wire()));
         assert!(!Casing::LOWER.is_of(&[], qname.as_wire()));
+    }
+
+    #[test]
+    fn our_case_goes_out_of_texts_and_other_words_stay() {
+        const CASES: &[(&str, &str)] = &[
+            ("no DS for A.wWw.ExAMPle.TesT.", "no DS for a.www.example.test."),
+            ("(wWw.ExAMPle.TesT A) bogus", "(www.example.test A) bogus"),
+            ("zone \"ExAMPle.TesT\"", "zone \"example.test\""),
+            ("label ExAMPle", "label example"),
+            ("TesT.", "test."),
+            ("Www.EXAMPLE.Test is of its own", "Www.EXAMPLE.Test is of its own"),
+            ("ExAMPles are none", "ExAMPles are none"),
+            ("an A record, A. B", "an A record, a. B"),
+            ("", ""),
+            ("é ExAMPle.TesT é", "é example.test é"),
+        ];
+        let sent = b"\x01A\x03wWw\x07ExAMPle\x04TesT\0";
+        let qname = LowerName::from_text("a.www.example.test").unwrap();
+        for (text, expected) in CASES {
+            let header = Header { id: 1, flags: 0x8180, counts: [1, 0, 0, 1] };
+            let mut message = header.to_bytes().to_vec();
+            message.extend(sent);
+            message.extend([0, 1, 0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0]);
+            let length = u16::try_from(text.len()).unwrap();
+            message.extend((length + 14).to_be_bytes());
+            // An option of another kind that holds the name stays as it is; it reaches nobody.
+            message.extend([0, 3, 0, 4, b'T', b'e', b's', b'T', 0, 15]);
+            message.extend((length + 2).to_be_bytes());
+            message.extend([0, 22]);
+            message.extend(text.as_bytes());
+            let found = without_ours(&message, &header, qname.as_wire());
+            assert_eq!(String::from_utf8_lossy(&found[found.len() - text.len()..]), *expected);
+        }
     }
 
     #[test]
