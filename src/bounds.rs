@@ -46,7 +46,7 @@
 //! | sockets of the general way | `max_sockets` of [`Settings`](crate::upstream::Settings) | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
 //! | TCP connections to an upstream | `upstream::stream::MAX_CONNECTIONS` | the next one waits, within the time of its question | |
 //! | questions on a TCP connection | `upstream::stream::connection::MAX_ACTIVE` | another connection; then as above | the same |
-//! | octets of a reply over UDP | `upstream::udp::MAX_REPLY` | cut off: malformed, the next upstream | `hostgate_upstream_failures_total{kind="malformed"}` |
+//! | octets of a reply over UDP | `upstream::udp::MAX_REPLY` | asked for over TCP | `hostgate_upstream_truncated_total` |
 //! | datagrams that are no reply | `upstream::udp::MAX_IGNORED` a socket | the socket is left: asked again from another port, then over TCP | `hostgate_upstream_ignored_total` |
 //! | records of a response | `dns::response::parse::MAX_RECORDS` | malformed, the next upstream | `hostgate_upstream_failures_total{kind="malformed"}` |
 //! | hops of an alias, targets of HTTPS records | `dns::response::chain::MAX_HOPS`, `dns::response::chain::MAX_SERVICE_TARGETS` | the rest is left out | |

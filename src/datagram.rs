@@ -155,6 +155,11 @@ impl Receiver {
         Some(&self.payloads[index][..length])
     }
 
+    /// Returns whether datagram `index` of the last batch was longer than [`MAX_MESSAGE`], so that its rest is lost.
+    pub(crate) fn is_cut(&self, index: usize) -> bool {
+        self.headers[..self.count].get(index).is_some_and(|header| header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0)
+    }
+
     /// Returns datagram `index` of the last batch; `None` for an address family that is neither IPv4 nor IPv6.
     pub(crate) fn datagram(&self, index: usize) -> Option<Datagram<'_>> {
         let bytes = self.bytes(index)?;

@@ -351,7 +351,7 @@ impl Cache {
         let first = match failure.kind {
             FailureKind::NoUpstream | FailureKind::Busy => return,
             FailureKind::Timeout | FailureKind::Network => FIRST_SILENCE,
-            FailureKind::Malformed | FailureKind::Refused | FailureKind::ServFail => FIRST_FAILURE,
+            FailureKind::Malformed | FailureKind::Lame | FailureKind::Refused | FailureKind::ServFail => FIRST_FAILURE,
         };
         let ttl = (first * (1 << (times - 1).min(6))).min(MAX_FAILURE);
         let response = failure.response.as_ref().map_or(0, |response| response.size());

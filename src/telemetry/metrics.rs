@@ -54,12 +54,13 @@ pub(crate) struct Metrics {
 }
 
 /// The kinds of failure that upstreams have, by index.
-pub(super) const FAILURES: [FailureKind; 7] = [
+pub(super) const FAILURES: [FailureKind; 8] = [
     FailureKind::NoUpstream,
     FailureKind::Busy,
     FailureKind::Timeout,
     FailureKind::Network,
     FailureKind::Malformed,
+    FailureKind::Lame,
     FailureKind::Refused,
     FailureKind::ServFail,
 ];

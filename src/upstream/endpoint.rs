@@ -1,6 +1,5 @@
 //! One upstream: the ways to it, how it has been doing, and what a reply of it means.
 
-use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,11 +10,11 @@ use tokio::time::{Instant, timeout};
 use super::capability::Capabilities;
 use super::health::{Health, Trouble};
 use super::pool::QUESTION_TIME;
+use super::reply::{TryError, read};
 use super::server::{Server, Transport};
 use super::stream::{Stream, StreamError};
 use super::udp::{self, Reply, UdpError};
-use super::{Event, Failure, FailureKind, Observer};
-use crate::dns::rcode::Rcode;
+use super::{Event, FailureKind, Observer};
 use crate::dns::rebinding::Reach;
 use crate::dns::response::{Casing, Edns, Question, ReplyCheck, Response, is_reply_to};
 
@@ -88,49 +87,6 @@ pub(super) struct Success {
     pub(super) response: Response,
     /// How it came.
     pub(super) transport: Transport,
-}
-
-/// Why one try brought no answer.
-#[derive(Debug)]
-pub(super) struct TryError {
-    /// What it comes to.
-    pub(super) kind: FailureKind,
-    /// The response code, if there was a reply with one.
-    pub(super) rcode: Option<Rcode>,
-    /// What was said, if something was.
-    pub(super) response: Option<Box<Response>>,
-    /// Why, without the upstream's name.
-    pub(super) detail: String,
-}
-
-impl TryError {
-    /// Returns an error without a response.
-    fn new(kind: FailureKind, detail: &dyn ToString) -> Self {
-        Self { kind, rcode: None, response: None, detail: detail.to_string() }
-    }
-
-    /// Returns that the network says that nobody is there.
-    pub(super) fn network(error: &std::io::Error) -> Self {
-        Self::new(FailureKind::Network, error)
-    }
-
-    /// Returns the failure it is when nobody but `server` can be asked.
-    pub(super) fn at(self, server: impl Display) -> Failure {
-        let Self { kind, rcode: _, response, detail } = self;
-        Failure { kind, is_passing: kind.is_absence(), response, detail: format!("{server}: {detail}") }
-    }
-
-    /// Returns the failure that an RCODE which is no answer stands for.
-    pub(super) fn unwilling(rcode: Rcode, response: Option<Box<Response>>) -> Self {
-        let kind = if rcode == Rcode::SERVFAIL { FailureKind::ServFail } else { FailureKind::Refused };
-        Self { kind, rcode: Some(rcode), response, detail: rcode.to_string() }
-    }
-
-    /// Returns how a question is asked again, at once and at the same upstream, whose query with this much of EDNS was not
-    /// understood.
-    pub(super) fn less(&self, edns: Edns, question: &Question) -> Option<Edns> {
-        self.rcode.filter(|rcode| Edns::is_rejected_by(*rcode)).and_then(|_| edns.less(question.dnssec_ok))
-    }
 }
 
 impl Endpoint {
@@ -234,7 +190,7 @@ impl Endpoint {
             FailureKind::Busy | FailureKind::NoUpstream => None,
             FailureKind::Timeout => Some(Trouble::Silent),
             FailureKind::Network => Some(Trouble::Unreachable),
-            FailureKind::Malformed | FailureKind::Refused => Some(Trouble::Failed),
+            FailureKind::Malformed | FailureKind::Lame | FailureKind::Refused => Some(Trouble::Failed),
             // It may be the name's doing, as when its DNSSEC is broken: see `note_outdone`.
             FailureKind::ServFail => {
                 self.note_heard(around);
@@ -337,21 +293,6 @@ impl Endpoint {
 /// Returns random bits from the kernel; none where it has none, and then the ID cannot be had either.
 fn random_bits() -> u64 {
     getrandom::u64().unwrap_or(0)
-}
-
-/// Reads a reply to `question` and says whether it is an answer.
-pub(super) fn read(bytes: &[u8], question: &Question, reach: &Reach) -> Result<Response, TryError> {
-    let response =
-        Response::parse_in(bytes, question, reach).map_err(|error| TryError::new(FailureKind::Malformed, &error))?;
-    match response.rcode() {
-        rcode if is_unwilling(rcode) => Err(TryError::unwilling(rcode, Some(Box::new(response)))),
-        _ => Ok(response),
-    }
-}
-
-/// Returns whether an RCODE is no answer: another upstream may do better.
-pub(super) fn is_unwilling(rcode: Rcode) -> bool {
-    matches!(rcode, Rcode::FORMERR | Rcode::SERVFAIL | Rcode::NOTIMP | Rcode::REFUSED | Rcode::BADVERS)
 }
 
 /// Returns the failure to have a socket.

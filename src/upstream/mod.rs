@@ -10,6 +10,7 @@ pub(crate) mod mux;
 mod pool;
 mod race;
 pub(crate) mod random;
+mod reply;
 mod stream;
 mod udp;
 mod wheel;
@@ -64,7 +65,7 @@ enum Trial {
     /// Floods of wrong replies at each port it was sent from: it is to be asked over TCP.
     Flooded,
     /// A failure.
-    Failed(endpoint::TryError),
+    Failed(reply::TryError),
 }
 
 /// That no upstream answered a question in time.
@@ -94,6 +95,8 @@ pub enum FailureKind {
     Network,
     /// A reply that cannot be read.
     Malformed,
+    /// A reply that is no answer, of a server that does not resolve names for us.
+    Lame,
     /// REFUSED, NOTIMP, FORMERR or BADVERS: this upstream does not answer us, or not this question.
     Refused,
     /// SERVFAIL.
@@ -140,6 +143,7 @@ impl FailureKind {
             Self::Timeout => "timeout",
             Self::Network => "network",
             Self::Malformed => "malformed",
+            Self::Lame => "lame",
             Self::Refused => "refused",
             Self::ServFail => "servfail",
         }
@@ -154,6 +158,7 @@ impl std::fmt::Display for FailureKind {
             Self::Timeout => "upstream timed out",
             Self::Network => "upstream unreachable",
             Self::Malformed => "upstream reply malformed",
+            Self::Lame => "upstream does not resolve names for us",
             Self::Refused => "upstream refused",
             Self::ServFail => "upstream failed",
         })

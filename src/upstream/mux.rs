@@ -32,8 +32,8 @@ use mio::{Events, Token};
 
 use self::flight::{Case, Flight, Try};
 use self::ports::{Key, Ports};
-use super::endpoint::{self, TryError};
 use super::pool::{DEAD_TIME, First, REVIEW_EVERY};
+use super::reply::{self, TryError};
 use super::udp;
 use super::wheel::Wheel;
 use super::{Event, Failure, Transport, Trial, Tried, Upstreams};
@@ -214,7 +214,8 @@ impl<W: Waits, C> Mux<W, C> {
                 Ok(count) => {
                     for index in 0..count {
                         // The rest of a batch is for nobody when its port has been left; another one may have the token.
-                        if receiver.bytes(index).is_some_and(|bytes| self.take_reply(token, bytes, landed).is_break()) {
+                        let Some(bytes) = receiver.bytes(index) else { continue };
+                        if self.take_reply(token, bytes, receiver.is_cut(index), landed).is_break() {
                             break 'port;
                         }
                     }
@@ -235,8 +236,14 @@ impl<W: Waits, C> Mux<W, C> {
         self.receiver = receiver;
     }
 
-    /// Takes one datagram from an upstream; breaks when its port has been left.
-    fn take_reply(&mut self, token: usize, bytes: &[u8], landed: &mut impl FnMut(Landed<W, C>)) -> ControlFlow<()> {
+    /// Takes one datagram from an upstream, the start of a longer one if `is_cut`; breaks when its port has been left.
+    fn take_reply(
+        &mut self,
+        token: usize,
+        bytes: &[u8],
+        is_cut: bool,
+        landed: &mut impl FnMut(Landed<W, C>),
+    ) -> ControlFlow<()> {
         let key = bytes.first_chunk().map(|id| Key { port: token, id: u16::from_be_bytes(*id) });
         let found = key.and_then(|key| Some((key, self.ports.find(key)?)));
         let flight = found.and_then(|(key, place)| Some((key, place, self.flights[place].as_ref()?)));
@@ -246,9 +253,9 @@ impl<W: Waits, C> Mux<W, C> {
         let mut is_bare = false;
         let outcome = match is_reply_to(bytes, key.id, &flight.question, casing) {
             ReplyCheck::OtherCase => return self.doubt_case(place, key, bytes, landed),
-            ReplyCheck::Ours { truncated: true, .. } => Err(Trial::Truncated),
+            ReplyCheck::Ours { truncated, .. } if truncated || is_cut => Err(Trial::Truncated),
             ReplyCheck::Ours { .. } => match self.ports.get(token) {
-                Some(port) => endpoint::read(bytes, &flight.question, &port.around.reach).map_err(Trial::Failed),
+                Some(port) => reply::read(bytes, &flight.question, &port.around.reach).map_err(Trial::Failed),
                 None => return Continue(()),
             },
             ReplyCheck::NotOurs => match udp::bare_failure(bytes, key.id) {

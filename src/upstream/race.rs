@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::endpoint::{Attempt, Endpoint, Success, Surroundings, TryError};
+use super::endpoint::{Attempt, Endpoint, Success, Surroundings};
 use super::pool::{DEAD_TIME, REVIEW_EVERY};
+use super::reply::TryError;
 use super::server::Transport;
 use super::stream::STALLED_AFTER;
 use super::{Failure, FailureKind, Trial, Tried};

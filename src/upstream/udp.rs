@@ -5,12 +5,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::UdpSocket;
 
-use super::endpoint::is_unwilling;
+use super::reply::is_unwilling;
 use super::{Event, Observer, Transport};
 use crate::dns::rcode::Rcode;
 use crate::dns::response::{Casing, Edns, Question, ReplyCheck, is_reply_to, query_upstream};
 
-/// The largest reply that is read, in octets. We ask for at most 1232; some send more.
+/// The largest reply that is read, in octets. We ask for at most 1232; some send more, and what is longer than this is asked
+/// for over TCP.
 const MAX_REPLY: usize = 4096;
 
 /// How many datagrams that are no reply to our query a socket takes before it is given up: more is an attempt to
@@ -67,11 +68,12 @@ pub(super) async fn ask(
     socket.connect(server).await.map_err(UdpError::Network)?;
     observer.observe(Event::Sent(Transport::Udp));
     socket.send(&query).await.map_err(UdpError::Network)?;
-    let mut buffer = vec![0; MAX_REPLY];
+    // One octet more shows that a reply is longer.
+    let mut buffer = vec![0; MAX_REPLY + 1];
     for _ in 0..MAX_IGNORED {
         let length = socket.recv(&mut buffer).await.map_err(UdpError::Network)?;
         match is_reply_to(&buffer[..length], id, question, casing) {
-            ReplyCheck::Ours { truncated: true, .. } => return Ok(Reply::Truncated),
+            ReplyCheck::Ours { truncated, .. } if truncated || length > MAX_REPLY => return Ok(Reply::Truncated),
             ReplyCheck::Ours { .. } => {
                 buffer.truncate(length);
                 return Ok(Reply::Complete(buffer));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{client, *};
+use crate::support::{client, upstream, *};
 
 /// A policy for types of which upstreams say what is unusual.
 const POLICY: &str = "allowed_hostnames = [\"*.test\"]\nbudget = \"off\"\n\
@@ -110,4 +110,127 @@ fn connection_that_is_gone_without_a_word_is_left_within_the_time_of_the_questio
     sources.sort_unstable();
     sources.dedup();
     assert_eq!(sources.len(), 2, "one new connection: {sources:?}");
+}
+
+/// Returns the reply of a server that does not recurse and has nothing to say, with these octets for an authority section.
+fn lame(seen: &upstream::Seen, authorities: u8, records: &[u8]) -> Vec<u8> {
+    let question = 12 + client::wire_name(&seen.qname).len() + 4;
+    let mut reply = seen.bytes[..question].to_vec();
+    (reply[2], reply[3]) = ((reply[2] | 0x80) & !0x04, 0);
+    reply[6..12].copy_from_slice(&[0, 0, 0, authorities, 0, 0]);
+    reply.extend(records);
+    reply
+}
+
+/// An NS record of the root.
+const ROOT: &[u8] = b"\0\0\x02\0\x01\0\0\0\x3c\0\x0a\x01a\x06server\0";
+
+#[test]
+fn lame_reply_is_no_answer_and_the_next_server_is_asked() {
+    for (case, authorities, records) in [("empty", 0, &b""[..]), ("a referral upward", 1, ROOT)] {
+        let (bad, good) = (FakeUpstream::start(), FakeUpstream::start());
+        bad.otherwise(Reply::by(move |seen| vec![lame(seen, authorities, records)]));
+        let addresses = [bad.address.to_string(), good.address.to_string()];
+        let policy = format!("[policy.test]\n{POLICY}\n");
+        for scheme in ["", "tcp://"] {
+            let servers: Vec<String> = addresses.iter().map(|address| format!("{scheme}{address}")).collect();
+            let server = Setup::new(&[])
+                .servers(&servers.iter().map(String::as_str).collect::<Vec<_>>())
+                .file("test.toml", &policy)
+                .top("default_policy = \"test\"")
+                .start();
+            for number in 0..4 {
+                let name = format!("n{number}.test");
+                ask(&name, RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+                ask(&name, RecordType::A).tcp(&server).expect_addresses(&[GLOBAL.into()]);
+            }
+            let told = server.status()["upstreams"][0].clone();
+            assert_eq!((&told["state"], &told["answered"]), (&"down".into(), &0.into()), "{case}: {scheme}: {told}");
+            assert_eq!(server.metric("hostgate_upstream_failures_total", &[("kind", "lame")]), 3, "{case}");
+        }
+        // Alone it is a failure, and not that there is no such data.
+        let server = Setup::new(&[&bad]).file("test.toml", &policy).top("default_policy = \"test\"").start();
+        let heard = ask("alone.test", RecordType::A).udp(&server);
+        assert_eq!((heard.rcode(), heard.ede_codes()), (ResponseCode::ServFail, vec![22]), "{case}");
+        assert_eq!(heard.edes()[0].1, "upstream does not resolve names for us", "{case}");
+    }
+}
+
+#[test]
+fn server_that_does_not_recurse_and_has_an_answer_or_says_that_there_is_none_is_not_lame() {
+    let upstream = FakeUpstream::start();
+    let without_ra = |bytes: &mut Vec<u8>| bytes[3] &= 0x7f;
+    upstream.on("there.test", Reply::changed(Answer::new().a("there.test", GLOBAL), without_ra));
+    upstream.on("nodata.test", Reply::changed(Answer::new().soa("test", 300, 300), without_ra));
+    upstream.on("nxdomain.test", Reply::changed(Answer::nxdomain("test"), without_ra));
+    upstream
+        .on("own.test", Reply::changed(Answer::new(), |bytes| (bytes[2], bytes[3]) = (bytes[2] | 4, bytes[3] & 0x7f)));
+    let server = Setup::policy(&upstream, POLICY).start();
+    ask("there.test", RecordType::A).both(&server).expect_addresses(&[GLOBAL.into()]);
+    for (name, rcode) in [
+        ("nodata.test", ResponseCode::NoError),
+        ("nxdomain.test", ResponseCode::NXDomain),
+        ("own.test", ResponseCode::NoError),
+    ] {
+        let heard = ask(name, RecordType::A).both(&server);
+        assert_eq!((heard.rcode(), heard.ede_codes()), (rcode, vec![]), "{name}");
+    }
+    // Without RD no more is asked for than is known: a referral is an answer.
+    upstream.on("referral.test", Reply::by(|seen| vec![lame(seen, 1, ROOT)]));
+    assert_eq!(ask("referral.test", RecordType::A).flags(0).udp(&server).rcode(), ResponseCode::NoError);
+}
+
+#[test]
+fn datagram_that_is_too_long_is_asked_for_over_tcp() {
+    let upstream = FakeUpstream::start();
+    // As an upstream that does not mind the size it was told: 5,000 octets in one datagram, and just within the bound.
+    let long = |count: u8| {
+        (0..count).fold(Answer::new(), |answer, last| answer.raw("long.test", 16, &[&[99][..], &[last; 99]].concat()))
+    };
+    upstream.on("long.test", long(45));
+    let server = Setup::policy(&upstream, POLICY).start();
+    let query = ask("long.test", RecordType::TXT);
+    assert_eq!(query.tcp(&server).message.answers.len(), 45);
+    assert_eq!(upstream.seen_for("long.test").iter().map(|seen| seen.tcp).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(server.metric("hostgate_upstream_failures_total", &[]), 0);
+    // The receiving thread asks in another way than a task for a client over TCP.
+    upstream.on(
+        "again.test",
+        Reply::by({
+            let answer = (0..45)
+                .fold(Answer::new(), |answer, last| answer.raw("again.test", 16, &[&[99][..], &[last; 99]].concat()));
+            move |seen| vec![answer.to(seen)]
+        }),
+    );
+    assert!(ask("again.test", RecordType::TXT).udp(&server).message.metadata.truncation);
+    assert_eq!(ask("again.test", RecordType::TXT).tcp(&server).message.answers.len(), 45);
+    assert_eq!(upstream.seen_for("again.test").iter().map(|seen| seen.tcp).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn random_case_shows_in_no_text_of_an_upstream() {
+    let upstream = FakeUpstream::start();
+    upstream.otherwise(Reply::by(|seen| {
+        let spelled = |from: usize| {
+            let qname = &seen.bytes[from..12 + client::wire_name(&seen.qname).len() - 1];
+            String::from_utf8_lossy(qname).replace(['\x07', '\x04'], ".")
+        };
+        let text = format!("no DS for {}. in zone {}; label {}", spelled(13), spelled(21), &spelled(13)[..7]);
+        let answer = if seen.qname.starts_with("failing") {
+            Answer::rcode(ResponseCode::ServFail)
+        } else {
+            Answer::new().ttl(0).a(&seen.qname, GLOBAL)
+        };
+        vec![answer.ede(9, &text).to(seen)]
+    }));
+    let server = Setup::policy(&upstream, POLICY).start();
+    for _ in 0..8 {
+        let heard = ask("allowed.test", RecordType::A).udp(&server);
+        assert_eq!(heard.edes()[0].1, "no DS for allowed.test. in zone test; label allowed");
+    }
+    for number in 0..8 {
+        let heard = ask("failing.test", RecordType::from([1, 16][number % 2])).udp(&server);
+        let text = heard.edes().pop().unwrap().1;
+        assert_eq!(text, "no DS for failing.test. in zone test; label failing");
+    }
 }

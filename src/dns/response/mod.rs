@@ -9,6 +9,7 @@ mod cut;
 mod edns;
 mod inspected;
 mod judge;
+mod lame;
 mod names;
 mod order;
 mod parse;
