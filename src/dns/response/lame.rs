@@ -103,6 +103,7 @@ mod tests {
                 qname: LowerName::from_text("www.example").unwrap(),
                 qtype: RecordType::A,
                 dnssec_ok: false,
+                authentic_data: false,
                 checking_disabled: false,
                 recursion_desired: rd,
             };
