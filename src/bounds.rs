@@ -62,14 +62,15 @@
 //! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error of the folder right below, or of the link by which it came; what was in force of it stays | `hostgate_reload_ok` |
 //! | a reload or a change by the API | ten seconds; twenty for whoever waits for it | it goes on, and is told; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
-//! | errors, and warnings, told of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
+//! | errors, and warnings of a kind, told of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
 //! | errors of files by themselves, told of all | `policy::library::report::MAX_ERRORS`; after a quarter one of each file | files are counted | |
 //! | errors that files make together, told of all, and of one file | `policy::conflict::MAX_CONFLICTS`, `policy::conflict::MAX_CONFLICTS_OF_FILE` | counted, "and N more" | |
 //! | ids compared with an unknown one | `policy::conflict::MAX_COMPARISONS` | no suggestion | |
 //! | rounds in which conflicting files are taken back | `policy::library::whole::MAX_ROUNDS` | all that hangs together with a conflict is held back | `hostgate_reload_ok` |
 //! | tests told that fail | `policy::trial::MAX_TOLD` | the rest is not run, and nothing goes into force | the same |
 //! | list files that a key of a policy names | [`MAX_LISTS`] | an error | the same |
-//! | entries compared with those of list files | `policy::lint::MAX_COMPARED` | a warning | |
+//! | entries compared with those of list files | `policy::lint::entries::MAX_COMPARED` | a warning | |
+//! | entries of list files and includes compared with what a policy denies | `policy::lint::contradictions::MAX_FOREIGN` | of more, those that its own entries deny exactly are told | |
 //! | octets of errors, of warnings and of held back files in the status and a line of the log | [`MAX_TOLD_ERRORS`], [`MAX_TOLD_WARNINGS`], [`MAX_TOLD_FILES`], each line [`MAX_TOLD_LINE`] | counted, "and N more" | |
 //! | clients without a policy that the status names | `reload::MOST_NAMED` | counted | |
 //! | upstreams in the status | [`MAX_TOLD_UPSTREAMS`] | the rest is left out | `hostgate_upstream_up{server}` |

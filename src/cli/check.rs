@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::output::{Output, count};
 use super::{CONFIG, FAILED, OK, sources};
-use crate::document::Diagnostic;
+use crate::document::{Diagnostic, Severity};
 
 /// How to check and tell.
 pub(super) struct Options {
@@ -14,6 +14,8 @@ pub(super) struct Options {
     pub(super) strict: bool,
     /// Whether to write JSON.
     pub(super) json: bool,
+    /// Whether to show what comments accept, too.
+    pub(super) verbose: bool,
 }
 
 /// What `--json` writes.
@@ -25,6 +27,8 @@ struct Report<'a> {
     tests: Option<usize>,
     /// Everything there is to say.
     diagnostics: &'a [Diagnostic],
+    /// The warnings that comments accept, with their reasons.
+    accepted: &'a [Diagnostic],
     /// What is as the operator chose, and may be unexpected all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
@@ -50,6 +54,8 @@ pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Optio
         }
         Err(diagnostics) => (diagnostics, None, None, None),
     };
+    let (accepted, diagnostics): (Vec<_>, Vec<_>) =
+        diagnostics.into_iter().partition(|diagnostic| diagnostic.severity == Severity::Accepted);
     let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
     let warnings = diagnostics.len() - errors;
     let code = match (errors, warnings) {
@@ -59,17 +65,28 @@ pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Optio
         _ => CONFIG,
     };
     if options.json {
-        output.json(&Report { ok: errors == 0, tests, diagnostics: &diagnostics, note });
+        output.json(&Report { ok: errors == 0, tests, diagnostics: &diagnostics, accepted: &accepted, note });
         return code;
     }
     output.diagnostics(&diagnostics);
+    if options.verbose {
+        output.diagnostics(&accepted);
+    }
     if let Some(note) = note {
         output.line(format!("note: {note}"));
     }
     if let Some(summary) = summary {
         output.line(summary);
     }
+    let mut parts = Vec::new();
     if errors + warnings > 0 {
+        parts.extend([count(errors, "error"), count(warnings, "warning")]);
+    }
+    if !accepted.is_empty() {
+        let hint = if options.verbose { "" } else { " (-v shows them)" };
+        parts.push(format!("{} accepted{hint}", count(accepted.len(), "warning")));
+    }
+    if !parts.is_empty() {
         let failed =
             diagnostics.iter().filter(|told| told.is_error() && told.message.starts_with("test failed")).count();
         let failed = match (tests, failed) {
@@ -77,7 +94,7 @@ pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Optio
             (None, 0) => "; no test ran".to_owned(),
             (None, failed) => format!("; {} failed", count(failed, "test")),
         };
-        output.line(format!("{}, {}{failed}", count(errors, "error"), count(warnings, "warning")));
+        output.line(format!("{}{failed}", parts.join(", ")));
     }
     code
 }

@@ -15,7 +15,7 @@ use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
 use crate::document::quoted;
 use crate::policy::pattern;
-use crate::policy::{self, Action, Asker, Budget, Client, Decision, Limit, Mode, Policy, Snapshot};
+use crate::policy::{self, Action, Asker, Budget, Client, Decision, Limit, Mode, Near, Policy, Snapshot};
 
 /// The question to explain.
 pub(super) struct Asked {
@@ -57,6 +57,8 @@ struct Explanation<'a> {
     place: Option<String>,
     /// The includes by which it came.
     via: Vec<&'a str>,
+    /// The entry that does not match, though it may be meant to.
+    near: Option<String>,
     /// What a budget of the policy counts this question for; null when none does.
     budget: Option<BudgetOf>,
     /// What hostgate itself answers: a devbox's addresses or name, or the host's own address.
@@ -170,6 +172,7 @@ fn explanation<'a>(
         rule: decision.rule.map(|rule| rule.to_string()),
         place: decision.rule.map(|rule| rule.place().to_string()),
         via: decision.rule.iter().flat_map(policy::Rule::via).collect(),
+        near: Near::of(decision, name).map(|near| near.to_string()),
         budget: None,
         answer: &devbox.records,
         text: decision.explain().to_string(),
@@ -225,6 +228,9 @@ fn tell(
     match budget.filter(|_| is_over) {
         Some(budget) => output.line(format!("  because {}", budget.text)),
         None => output.line(format!("  because {}", decision.explain())),
+    }
+    if let Some(near) = Near::of(decision, name) {
+        output.line(format!("  near    {near} ({})", near.rule.place()));
     }
 }
 

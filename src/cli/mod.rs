@@ -82,9 +82,12 @@ Exit code: 0 fine, 1 only warnings with --strict, 78 errors.")]
     Check {
         /// The policies directory [default: what the configuration says].
         dir: Option<PathBuf>,
-        /// Count warnings as errors.
+        /// Count warnings as errors, but for those that a comment accepts: `# hostgate: accept CODE: REASON`.
         #[arg(long)]
         strict: bool,
+        /// Show what such comments accept, with the reasons.
+        #[arg(long, short)]
+        verbose: bool,
         /// Write JSON.
         #[arg(long)]
         json: bool,
@@ -233,8 +236,8 @@ pub fn run() -> u8 {
             let start = if takeover { serve::Start::TakeOver } else { serve::Start::Alone };
             serve::run(config.or(outer), start, &mut output)
         }
-        Some(Command::Check { dir, strict, json, config }) => {
-            check::run(config.or(outer), dir, &check::Options { strict, json }, &mut output)
+        Some(Command::Check { dir, strict, verbose, json, config }) => {
+            check::run(config.or(outer), dir, &check::Options { strict, json, verbose }, &mut output)
         }
         Some(Command::Explain { name, client, record_type, policies, config, listener, json }) => {
             let asked = explain::Asked { name, client, record_type, listener };

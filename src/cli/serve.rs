@@ -182,7 +182,7 @@ fn introduce(config: &Config, path: Option<&std::path::Path>, loaded: &Loaded) {
         policies = %config.policies.display(),
         "hostgate starts"
     );
-    log_warnings(loaded.warnings.iter());
+    log_warnings(loaded.warnings.iter().filter(|warning| warning.is_warning()));
     log_without(loaded.library().snapshot());
 }
 

@@ -1,14 +1,17 @@
 //! What is wrong with a file, where, and what mends it.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
+use super::accept::{Accepts, At, Code};
 use super::escape::{escaped, needs_escape};
-use super::place::Place;
+use super::place::{Place, Source};
 
 /// How bad a diagnostic is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -18,6 +21,8 @@ pub enum Severity {
     Error,
     /// The file is taken; something in it is probably not meant.
     Warning,
+    /// It would be a warning, but for a comment that accepts it with a reason.
+    Accepted,
 }
 
 /// One thing that is wrong.
@@ -25,6 +30,10 @@ pub enum Severity {
 pub struct Diagnostic {
     /// Whether it stops the file from being taken.
     pub severity: Severity,
+    /// The kind of a warning.
+    pub code: Option<Code>,
+    /// Why it is accepted, as the comment that accepts it says.
+    pub reason: Option<Arc<str>>,
     /// Where it is.
     pub place: Place,
     /// What is wrong: lower case, no full stop, values in backticks.
@@ -107,6 +116,8 @@ impl Diagnostic {
         let (severity, place) = (Severity::Error, Place::whole(path));
         Self {
             severity,
+            code: None,
+            reason: None,
             place,
             message: message.into(),
             help: None,
@@ -121,6 +132,31 @@ impl Diagnostic {
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
+    }
+
+    /// Sets the kind of a warning.
+    #[must_use]
+    pub fn code(mut self, code: Code) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// Makes a warning one that is accepted for a reason.
+    #[must_use]
+    pub fn accepted(mut self, reason: &Arc<str>) -> Self {
+        (self.severity, self.reason) = (Severity::Accepted, Some(Arc::clone(reason)));
+        self
+    }
+
+    /// Sets the kind of a warning, which one of the file's comments may accept at its place.
+    #[must_use]
+    pub fn unless_accepted(self, code: Code, source: &Source) -> Self {
+        let accept = source.accepts().and_then(|accepts| accepts.at(code, At::Line(self.place.line)));
+        let warning = self.code(code);
+        match accept {
+            Some(accept) => warning.accepted(&accept.reason),
+            None => warning,
+        }
     }
 
     /// Adds another place that has to do with it.
@@ -149,8 +185,18 @@ impl Diagnostic {
         let Some(unquoted) = &self.unquoted else { return self.clone() };
         let Unquoted { message, help } = (**unquoted).clone();
         let related = self.related.iter().map(|related| Related { message: "see there".to_owned(), ..related.clone() });
-        let (severity, place) = (self.severity, self.place.clone());
-        Self { severity, place, message, help, related: related.collect(), excerpt: None, unquoted: None }
+        let (severity, code, place) = (self.severity, self.code, self.place.clone());
+        Self {
+            severity,
+            code,
+            reason: None,
+            place,
+            message,
+            help,
+            related: related.collect(),
+            excerpt: None,
+            unquoted: None,
+        }
     }
 
     /// Returns whether it only counts others that were left out.
@@ -165,12 +211,19 @@ impl Diagnostic {
         self.severity == Severity::Error
     }
 
+    /// Returns whether it is a warning that nobody accepted.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        self.severity == Severity::Warning
+    }
+
     /// Draws it as rustc does: the place, the line, a caret, the mend; several lines, no line end behind the last.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
+            Severity::Accepted => Level::NOTE,
         };
         let path = self.place.path.to_string_lossy();
         let path = escaped(&path);
@@ -179,7 +232,11 @@ impl Diagnostic {
             (line, column) => Origin::path(path.as_ref()).line(index(line)).char_column(index(column)),
         };
         let message = escaped(&self.message);
-        let mut group = Group::with_title(level.primary_title(message.as_ref()));
+        let mut title = level.primary_title(message.as_ref());
+        if let Some(code) = self.code {
+            title = title.id(code.as_str());
+        }
+        let mut group = Group::with_title(title);
         let excerpt = self.excerpt.as_ref().map(Excerpt::shown);
         group = match &excerpt {
             Some(Excerpt { line, span, cut: false }) => group.element(
@@ -200,9 +257,13 @@ impl Diagnostic {
             group =
                 group.element(Level::NOTE.message(format!("{}: {}", escaped(&place.to_string()), escaped(message))));
         }
-        let help = self.help.as_deref().map(escaped);
+        let reason = self.reason.as_deref().map(escaped);
+        let help = self.help.as_deref().filter(|_| reason.is_none()).map(escaped);
         if let Some(help) = &help {
             group = group.element(Level::HELP.message(help.as_ref()));
+        }
+        if let Some(reason) = &reason {
+            group = group.element(Level::NOTE.message(format!("accepted: {reason}")));
         }
         if color { Renderer::styled() } else { Renderer::plain() }.render(&[group])
     }
@@ -229,20 +290,29 @@ impl fmt::Display for Diagnostic {
                 None => write!(f, " ({place}: {})", escaped(message))?,
             }
         }
+        if let Some(code) = self.code {
+            write!(f, " [{code}]")?;
+        }
         Ok(())
     }
 }
 
-/// Writes `path`, `line`, `column`, `severity`, `message`, `help` and `related`, for `--json`.
+/// Writes `path`, `line`, `column`, `severity`, `code`, `message`, `help`, `reason` (where it is accepted) and `related`,
+/// for `--json`.
 impl Serialize for Diagnostic {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("Diagnostic", 7)?;
+        let mut object = serializer.serialize_struct("Diagnostic", 9)?;
         object.serialize_field("path", &self.place.path.to_string_lossy())?;
         object.serialize_field("line", &self.place.line)?;
         object.serialize_field("column", &self.place.column)?;
         object.serialize_field("severity", &self.severity)?;
+        object.serialize_field("code", &self.code.map(Code::as_str))?;
         object.serialize_field("message", &self.message)?;
         object.serialize_field("help", &self.help)?;
+        match &self.reason {
+            Some(reason) => object.serialize_field("reason", &**reason)?,
+            None => object.skip_field("reason")?,
+        }
         object.serialize_field("related", &self.related)?;
         object.end()
     }
@@ -251,19 +321,31 @@ impl Serialize for Diagnostic {
 /// The diagnostics of one file, bounded: a file can be wrong a million times.
 #[derive(Debug, Default)]
 pub struct Findings {
+    /// The comments of the file that accept warnings.
+    accepts: Option<Arc<Accepts>>,
     /// The first errors.
     errors: Vec<Diagnostic>,
     /// The first warnings.
     warnings: Vec<Diagnostic>,
+    /// What is accepted, once for each comment.
+    accepted: Vec<Diagnostic>,
+    /// The lines and kinds of what is accepted.
+    accepted_at: HashSet<(u32, Code)>,
     /// How many errors were left off.
     more_errors: usize,
-    /// How many warnings were left off.
-    more_warnings: usize,
+    /// How many warnings of each kind there are, also of those left off.
+    warned: BTreeMap<Option<Code>, usize>,
 }
 
 impl Findings {
-    /// The most errors, and the most warnings, kept of one file.
+    /// The most errors, and the most warnings of a kind, kept of one file.
     pub const KEPT: usize = 100;
+
+    /// Starts with nothing for a file with these comments that accept warnings.
+    #[must_use]
+    pub fn of(accepts: Option<&Arc<Accepts>>) -> Self {
+        Self { accepts: accepts.cloned(), ..Self::default() }
+    }
 
     /// Returns whether no error was found.
     #[must_use]
@@ -271,26 +353,50 @@ impl Findings {
         self.errors.is_empty()
     }
 
+    /// Adds a warning of a kind at a place, unless a comment accepts it there; `make` is called if there is room for it.
+    pub fn warn(&mut self, code: Code, at: impl Into<At>, make: impl FnOnce() -> Diagnostic) {
+        match self.accepts.as_ref().and_then(|accepts| accepts.at(code, at.into())) {
+            None => self.add(Severity::Warning, Some(code), || make().code(code)),
+            Some(accept) if self.accepted_at.insert((accept.line, code)) => {
+                self.accepted.push(make().code(code).accepted(&accept.reason));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Adds an error; `make` is called if there is room for it.
+    pub fn error(&mut self, make: impl FnOnce() -> Diagnostic) {
+        self.add(Severity::Error, None, make);
+    }
+
     /// Adds what `make` returns, or counts it when there are enough of its kind already.
-    pub fn add(&mut self, severity: Severity, make: impl FnOnce() -> Diagnostic) {
-        let (kept, more) = match severity {
-            Severity::Error => (&mut self.errors, &mut self.more_errors),
-            Severity::Warning => (&mut self.warnings, &mut self.more_warnings),
-        };
-        if kept.len() < Self::KEPT {
-            kept.push(make());
-        } else {
-            *more += 1;
+    pub(super) fn add(&mut self, severity: Severity, code: Option<Code>, make: impl FnOnce() -> Diagnostic) {
+        match severity {
+            Severity::Error if self.errors.len() < Self::KEPT => self.errors.push(make()),
+            Severity::Error => self.more_errors += 1,
+            Severity::Warning => {
+                let warned = self.warned.entry(code).or_default();
+                *warned += 1;
+                if *warned <= Self::KEPT {
+                    self.warnings.push(make());
+                }
+            }
+            // A comment each.
+            Severity::Accepted => self.accepted.push(make()),
         }
     }
 
     /// Adds what was found further on in the same file.
     pub fn append(&mut self, other: Self) {
-        for diagnostic in other.errors.into_iter().chain(other.warnings) {
-            self.add(diagnostic.severity, || diagnostic);
+        for diagnostic in other.errors.into_iter().chain(other.warnings).chain(other.accepted) {
+            self.add(diagnostic.severity, diagnostic.code, || diagnostic);
         }
+        for (code, count) in other.warned {
+            // Those that were kept were counted as they were added.
+            *self.warned.entry(code).or_default() += count.saturating_sub(Self::KEPT);
+        }
+        self.accepted_at.extend(other.accepted_at);
         self.more_errors += other.more_errors;
-        self.more_warnings += other.more_warnings;
     }
 
     /// Returns all of them in the order of the file; what was left off is told by one more of its kind.
@@ -298,14 +404,15 @@ impl Findings {
     pub fn into_diagnostics(self, path: &Path) -> Vec<Diagnostic> {
         let mut all = self.errors;
         all.extend(self.warnings);
+        all.extend(self.accepted);
         all.sort_by_key(|diagnostic| (diagnostic.place.line, diagnostic.place.column));
-        let left_off =
-            [(Severity::Error, self.more_errors, "errors"), (Severity::Warning, self.more_warnings, "warnings")];
-        for (severity, count, what) in left_off {
-            if count > 0 {
-                let message = format!("and {count} more {what} in this file");
-                all.push(Diagnostic { severity, ..Diagnostic::about_file(path, message) });
-            }
+        if self.more_errors > 0 {
+            all.push(Diagnostic::about_file(path, format!("and {} more errors in this file", self.more_errors)));
+        }
+        for (code, count) in self.warned {
+            let Some(count) = count.checked_sub(Self::KEPT).filter(|count| *count > 0) else { continue };
+            let message = format!("and {count} more warnings in this file");
+            all.push(Diagnostic { severity: Severity::Warning, code, ..Diagnostic::about_file(path, message) });
         }
         all
     }
@@ -393,10 +500,10 @@ mod tests {
         let source = source();
         let mut findings = Findings::default();
         for start in (0..37).rev().cycle().take(250) {
-            findings.add(Severity::Error, || source.error(Span { start, end: start + 1 }, "x"));
+            findings.error(|| source.error(Span { start, end: start + 1 }, "x"));
         }
         let mut more = Findings::default();
-        more.add(Severity::Warning, || source.warning(Span::default(), "w"));
+        more.warn(Code::Covered, Span::default(), || source.warning(Span::default(), "w"));
         assert!(more.is_clean());
         findings.append(more);
         assert!(!findings.is_clean());

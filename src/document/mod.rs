@@ -4,15 +4,19 @@
 //! getters note what is wrong instead of stopping, so that all errors of a file are told at once. Nothing here
 //! touches the filesystem. This module is the home of the crates `toml` and `annotate-snippets`.
 
+mod accept;
 mod diagnostic;
 mod escape;
 mod place;
 mod reader;
+mod remark;
 mod suggest;
 
+pub use accept::{Accept, Accepts, At, Code, Language};
 pub use diagnostic::{Diagnostic, Findings, Related, Severity, Unquoted, quoted};
 pub use escape::{escaped, escaped_json, escaped_lines, shortened};
 pub(crate) use place::line_ends;
 pub use place::{Locator, Place, Source, Span};
 pub use reader::{Element, Note, Placed, Table, read};
+pub use remark::Remarks;
 pub use suggest::closest;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use toml::de::DeValue;
 
+use super::accept::{Accepts, Language};
 use super::diagnostic::{Diagnostic, Excerpt, Severity, Unquoted};
 
 /// The first character of a value or key in a file.
@@ -74,6 +75,8 @@ pub struct Source {
     text: Arc<str>,
     /// Whether diagnostics are to be told without any of its text to readers who may not see the file.
     is_private: bool,
+    /// The comments of the text that accept warnings; known of one that is read as TOML.
+    accepts: Option<Arc<Accepts>>,
 }
 
 impl Source {
@@ -83,7 +86,7 @@ impl Source {
     /// Puts a text and its file together.
     #[must_use]
     pub fn new(path: impl Into<Arc<Path>>, text: impl Into<Arc<str>>) -> Self {
-        Self { path: path.into(), text: text.into(), is_private: false }
+        Self { path: path.into(), text: text.into(), is_private: false, accepts: None }
     }
 
     /// Makes log, status and API answers say nothing of what the file holds, if `is_private`.
@@ -93,11 +96,29 @@ impl Source {
         self
     }
 
+    /// Looks for comments in the text, a TOML document, that accept warnings.
+    #[must_use]
+    pub(super) fn with_accepts(mut self) -> Self {
+        self.accepts = Accepts::find(&self, &self.text, Language::Toml);
+        self
+    }
+
+    /// Returns the comments of the text that accept warnings.
+    #[must_use]
+    pub fn accepts(&self) -> Option<&Arc<Accepts>> {
+        self.accepts.as_ref()
+    }
+
+    /// Returns the same file without its text.
+    pub(super) fn without_text(&self) -> Self {
+        Self { text: Arc::default(), accepts: None, ..self.clone() }
+    }
+
     /// Returns what diagnostics of a private file say to readers who may not see it; `None` for other files.
     pub(super) fn unquoted(&self, severity: Severity) -> Option<Box<Unquoted>> {
         let what = match severity {
             Severity::Error => "an error",
-            Severity::Warning => "a warning",
+            Severity::Warning | Severity::Accepted => "a warning",
         };
         let message = format!("{what} that is not quoted, as the file lies outside of the policies directory");
         let help = Some("`hostgate check` shows it".to_owned());
@@ -156,6 +177,8 @@ impl Source {
         let excerpt = Excerpt::cut(&self.text, span.range());
         Diagnostic {
             severity,
+            code: None,
+            reason: None,
             place,
             message: message.into(),
             help: None,

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::accept::Code;
 use super::diagnostic::{Diagnostic, Excerpt, Findings, Related, Severity, quoted};
 use super::place::{Locator, Source, Span};
 use super::suggest::closest;
@@ -32,19 +33,20 @@ impl<T> Placed<T> {
 /// `take` runs after a syntax error too, on what could be made of the text, so that all errors are told at once;
 /// what it returns is worth something only when no diagnostic is an error.
 pub fn read<T>(source: &Source, take: impl FnOnce(&mut Table<'_>) -> T) -> (T, Vec<Diagnostic>) {
+    let readable = source.text().len() <= Source::MAX_LEN;
+    let source = &if readable { source.clone().with_accepts() } else { source.clone() };
     let text = source.text();
-    let readable = text.len() <= Source::MAX_LEN;
     let (root, errors) = DeTable::parse_recoverable(if readable { text } else { "" });
     let reader = Reader {
         source,
         locator: Locator::new(if readable { text } else { "" }),
-        findings: RefCell::default(),
+        findings: RefCell::new(Findings::of(source.accepts())),
         is_whole: Cell::new(readable && errors.is_empty()),
     };
     for error in &errors {
         let end = text.len();
         let span = error.span().unwrap_or(end..end);
-        reader.add(Severity::Error, span.into(), || Note { message: error.message().to_owned(), ..Note::default() });
+        reader.add(None, span.into(), || Note { message: error.message().to_owned(), ..Note::default() });
     }
     let mut table = Table {
         reader: &reader,
@@ -77,16 +79,22 @@ struct Reader<'t> {
 }
 
 impl Reader<'_> {
-    /// Adds a diagnostic, made only if there is room for it.
-    fn add(&self, severity: Severity, span: Span, make: impl FnOnce() -> Note) {
-        self.findings.borrow_mut().add(severity, || {
+    /// Adds an error, or a warning of a kind; made only if there is room for it.
+    fn add(&self, code: Option<Code>, span: Span, make: impl FnOnce() -> Note) {
+        let severity = if code.is_some() { Severity::Warning } else { Severity::Error };
+        let make = || {
             let Note { message, help, related } = make();
             let (line, column) = self.locator.locate(span.start);
             let place = self.source.at(line, column);
             let excerpt = Some(Excerpt::cut(self.source.text(), span.range()));
             let unquoted = self.source.unquoted(severity);
-            Diagnostic { severity, place, message, help, related, excerpt, unquoted }
-        });
+            Diagnostic { severity, code, reason: None, place, message, help, related, excerpt, unquoted }
+        };
+        let mut findings = self.findings.borrow_mut();
+        match code {
+            Some(code) => findings.warn(code, span, make),
+            None => findings.error(make),
+        }
     }
 }
 
@@ -170,17 +178,17 @@ impl<'r> Table<'r> {
 
     /// Notes an error.
     pub fn error(&self, span: Span, message: impl Into<String>, help: Option<String>) {
-        self.add(Severity::Error, span, || Note { message: message.into(), help, related: Vec::new() });
+        self.reader.add(None, span, || Note { message: message.into(), help, related: Vec::new() });
     }
 
     /// Notes a warning.
-    pub fn warning(&self, span: Span, message: impl Into<String>, help: Option<String>) {
-        self.add(Severity::Warning, span, || Note { message: message.into(), help, related: Vec::new() });
+    pub fn warning(&self, code: Code, span: Span, message: impl Into<String>, help: Option<String>) {
+        self.warn(code, span, || Note { message: message.into(), help, related: Vec::new() });
     }
 
-    /// Notes something; `make` is called only if there is room for it.
-    pub fn add(&self, severity: Severity, span: Span, make: impl FnOnce() -> Note) {
-        self.reader.add(severity, span, make);
+    /// Notes a warning; `make` is called only if there is room for it.
+    pub fn warn(&self, code: Code, span: Span, make: impl FnOnce() -> Note) {
+        self.reader.add(Some(code), span, make);
     }
 
     /// Notes that `key` is missing, unless the text was not understood in the first place.
@@ -370,7 +378,7 @@ impl<'r> Table<'r> {
             if self.asked.contains(&name) {
                 continue;
             }
-            self.add(Severity::Error, key.span().into(), || {
+            self.reader.add(None, key.span().into(), || {
                 let help = match closest(name, self.asked.iter().copied()) {
                     Some(known) => format!("did you mean `{known}`?"),
                     None if self.asked.is_empty() => "remove it".to_owned(),

@@ -1,7 +1,6 @@
 //! The effective lists of each policy, made once and kept while nothing they come from changes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use crate::document::Diagnostic;
@@ -13,7 +12,7 @@ use super::ordered_map::OrderedMap;
 use super::preset::shared_hasher;
 use super::rules::Rules;
 use super::snapshot::Policy;
-use super::spec::PolicySpec;
+use super::spec::{ListUse, PolicySpec};
 use super::step::Pair;
 
 /// Sets of fewer patterns are copied together, so that a policy has few sets to search; larger ones are shared.
@@ -22,8 +21,8 @@ const SMALL: usize = 4096;
 /// All policies and presets by id.
 pub(super) type Definitions = HashMap<Arc<str>, Arc<PolicySpec>>;
 
-/// The lists in use, by path.
-pub(super) type Lists = BTreeMap<PathBuf, Arc<ListFile>>;
+/// The lists in use.
+pub(super) type Lists = BTreeMap<ListUse, Arc<ListFile>>;
 
 /// The compiled policies of one generation, from which the next takes what did not change.
 #[derive(Clone, Debug, Default)]
@@ -149,7 +148,7 @@ impl CompiledPolicy {
         let is_definition = |spec: &Arc<PolicySpec>| {
             definitions.get(&spec.id.value).is_some_and(|definition| Arc::ptr_eq(definition, spec))
         };
-        let is_list = |list: &Arc<ListFile>| lists.get(&list.path).is_some_and(|known| Arc::ptr_eq(known, list));
+        let is_list = |list: &Arc<ListFile>| lists.get(&list.named).is_some_and(|known| Arc::ptr_eq(known, list));
         gone.is_none()
             && Arc::ptr_eq(&self.policy.spec, spec)
             && included.iter().all(|(_, spec)| is_definition(spec))
@@ -207,13 +206,13 @@ impl Ingredients {
     /// Adds the list files of a policy.
     fn add_lists(&mut self, spec: &PolicySpec, via: &Via, lists: &Lists) {
         let kinds = [(&spec.allowed_lists, &mut self.allowed_lists), (&spec.denied_lists, &mut self.denied_lists)];
-        for (paths, found) in kinds {
-            for path in paths {
-                if let Some(list) = lists.get(&path.value) {
+        for (named, found) in kinds {
+            for list in named {
+                if let Some(list) = lists.get(&list.value) {
                     found.push((Arc::clone(via), Arc::clone(list)));
                 } else {
                     // Not knowing what a list denies, nothing can be allowed.
-                    self.gone.get_or_insert_with(|| Arc::from(path.value.to_string_lossy()));
+                    self.gone.get_or_insert_with(|| Arc::from(list.value.path.to_string_lossy()));
                 }
             }
         }

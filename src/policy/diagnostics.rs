@@ -52,7 +52,7 @@ impl Diagnostics {
 
     /// Returns the warnings.
     pub fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.iter().filter(|diagnostic| !diagnostic.is_error())
+        self.iter().filter(|diagnostic| diagnostic.is_warning())
     }
 
     /// Returns the warnings that `before` does not have; costs little where `before` is what this was made from.
@@ -60,7 +60,7 @@ impl Diagnostics {
         self.files.not_shared_with(&before.files).flat_map(move |(path, diagnostics)| {
             let known = before.of(path.as_os_str());
             let is_known = move |it: &Diagnostic| known.iter().any(|other| says_the_same(it, other));
-            diagnostics.iter().filter(move |diagnostic| !diagnostic.is_error() && !is_known(diagnostic))
+            diagnostics.iter().filter(move |diagnostic| diagnostic.is_warning() && !is_known(diagnostic))
         })
     }
 
@@ -112,8 +112,10 @@ impl From<Vec<Diagnostic>> for Diagnostics {
 
 /// Returns whether two read alike: the line that is shown with them does not count.
 fn says_the_same(one: &Diagnostic, two: &Diagnostic) -> bool {
-    let Diagnostic { severity, place, message, help, related, excerpt: _, unquoted: _ } = one;
+    let Diagnostic { severity, code, reason, place, message, help, related, excerpt: _, unquoted: _ } = one;
     *severity == two.severity
+        && *code == two.code
+        && *reason == two.reason
         && *place == two.place
         && *message == two.message
         && *help == two.help

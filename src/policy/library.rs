@@ -19,8 +19,10 @@ use super::hash::ContentSum;
 use super::links::Links;
 use super::list::ListFile;
 use super::ordered_map::OrderedMap;
+use super::pattern::Purpose;
 use super::read::Role;
 use super::snapshot::Snapshot;
+use super::spec::{Covers, ListUse};
 use super::tree::{Bindings, FilePath, Tree};
 
 /// Reads a list file by its path: its text, or why it cannot be read. Whoever reads it keeps no text of it: a list may
@@ -54,7 +56,7 @@ pub struct Library {
     /// What is known of each policy file.
     files: OrderedMap<FilePath, Kept>,
     /// What is known of each list file.
-    lists: Arc<BTreeMap<PathBuf, Known<ListFile>>>,
+    lists: Arc<BTreeMap<ListUse, Known<ListFile>>>,
     /// The bindings in force.
     bindings: Bindings,
     /// The policies in force, compiled.
@@ -158,15 +160,18 @@ impl Library {
         // What is read of a list here is not read again on the other way.
         let mut read = BTreeMap::new();
         if let Some(changed) = tree.changed.as_ref().filter(|_| self.settled.is_some()) {
-            for (path, known) in &*self.lists {
+            for path in self.list_paths() {
                 let text = lists(path, Held::Yes);
                 let is_same = match &text {
                     Ok(ListText::Unchanged) => true,
-                    Ok(ListText::Text(text)) => known.seen == Seen::fingerprint(text),
+                    Ok(ListText::Text(text)) => {
+                        let seen = Seen::fingerprint(text);
+                        self.uses_of(path).all(|(_, known)| known.seen == seen)
+                    }
                     Err(_) => false,
                 };
                 if !is_same {
-                    read.insert(path.clone(), text);
+                    read.insert(path.to_owned(), text);
                 }
             }
             if read.is_empty()
@@ -193,7 +198,19 @@ impl Library {
 
     /// Returns the list files that matter: those of what is in force and of what is held back.
     pub fn list_paths(&self) -> impl Iterator<Item = &Path> {
-        self.lists.keys().map(PathBuf::as_path)
+        let mut last = None;
+        self.lists.keys().map(|list| list.path.as_path()).filter(move |path| last.replace(*path) != Some(*path))
+    }
+
+    /// Returns what is known of a list file, for each use of it.
+    fn uses_of(&self, path: &Path) -> impl Iterator<Item = (&ListUse, &Known<ListFile>)> {
+        let first = ListUse { path: path.to_owned(), purpose: Purpose::Allow, covers: Covers::AsWritten };
+        self.lists.range(first..).take_while(move |(list, _)| list.path == path)
+    }
+
+    /// Returns whether a policy names the file as a list.
+    fn is_list(&self, path: &Path) -> bool {
+        self.uses_of(path).next().is_some()
     }
 }
 
@@ -204,6 +221,8 @@ fn role<'p>(root: &Path, path: &'p Path) -> Option<Role<'p>> {
     let name = preset.file_stem().and_then(|stem| stem.to_str())?;
     (preset.components().count() == 1).then_some(Role::Preset(name))
 }
+
+pub(super) use self::whole::list_references;
 
 mod known;
 mod local;

@@ -3,63 +3,21 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::dns::name::{DisplayWire, Suffixes};
-use crate::document::{Diagnostic, Findings, Placed, Severity, Source, quoted};
+use crate::document::{Code, Diagnostic, Findings, Placed, Source, quoted};
 
-use super::compile::{Compiled, Lists};
+use super::compile::Compiled;
 use super::links::Links;
-use super::list::ListFile;
-use super::name_set::{Kind, Match, NameSet};
 use super::preset::is_built_in;
-use super::rules::Rules;
-use super::snapshot::{Policy, Snapshot};
+use super::snapshot::Snapshot;
 use super::spec::{FileSpec, PRESET_PREFIX, Phase, UNRESTRICTED};
 use super::tree::{Bindings, WithoutPolicy};
 
-/// Returns the warnings about a policy's own lists; `allowed_lists` and `denied_lists` are the list files it names
-/// itself.
-pub(super) fn policy(
-    policy: &Policy,
-    allowed_lists: &[Arc<ListFile>],
-    denied_lists: &[Arc<ListFile>],
-) -> Vec<Diagnostic> {
-    let mut findings = Findings::default();
-    let spec = &policy.spec;
-    for (own, lists) in [(&spec.allowed, allowed_lists), (&spec.denied, denied_lists)] {
-        let sets: Vec<&NameSet> = std::iter::once(&**own).chain(lists.iter().map(|list| &*list.set)).collect();
-        let most = MAX_COMPARED / sets.len();
-        for entry in own.iter().take(most) {
-            covered(policy, entry, &sets, &mut findings);
-        }
-        if own.len() > most {
-            findings.add(Severity::Warning, || {
-                let message =
-                    format!("only the first {most} entries were compared with the {} list files", lists.len());
-                spec.source.warning(spec.id.span, message).help("put what the list files hold into fewer files")
-            });
-        }
-    }
-    // A preset leaves the name above its wildcards out on purpose: its tools do not ask for it.
-    if !spec.is_preset() {
-        for entry in spec.allowed.iter() {
-            without_its_name(policy, entry, &policy.allowed, &mut findings);
-        }
-        for entry in spec.denied.iter() {
-            without_its_name(policy, entry, &policy.denied, &mut findings);
-        }
-    }
-    findings.into_diagnostics(spec.source.path())
-}
+mod contradictions;
+mod entries;
+mod lists;
 
-/// Comparisons of a policy's own entries with its list files: a million entries and one list, or many lists and fewer.
-const MAX_COMPARED: usize = 2 << 20;
-
-/// Adds the warnings about what the lists that a file allows have in common with others.
-pub(super) fn shared(file: &FileSpec, lists: &Lists, diagnostics: &mut Vec<Diagnostic>) {
-    let allowing = file.policies().iter().flat_map(|policy| &policy.allowed_lists);
-    let allowing = allowing.filter_map(|list| lists.get(&list.value));
-    diagnostics.extend(allowing.flat_map(|list| list.shared.iter().cloned()));
-}
+pub(super) use self::entries::policy;
+pub(super) use self::lists::of_lists;
 
 /// What the warnings that several files make together depend on.
 pub(super) struct Across<'a> {
@@ -76,14 +34,14 @@ pub(super) struct Across<'a> {
 impl Across<'_> {
     /// Adds the warnings that a file makes together with others.
     pub(super) fn warn_of_file(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
-        let mut findings = Findings::default();
+        let mut findings = Findings::of(file.source.accepts());
         self.unused(file, &mut findings);
         self.open_blueprints(file, &mut findings);
         self.gone(file, &mut findings);
         for policy in file.policies() {
             for included in &policy.include {
                 if self.compiled.policy(&included.value).is_some_and(|policy| policy.allow_all()) {
-                    findings.add(Severity::Warning, || {
+                    findings.warn(Code::IncludedAllowAll, included.span, || {
                         let id = quoted(&included.value);
                         let message = format!("{id} allows all, but only its lists are included");
                         let help = "write `allow_all = true` here if that is meant";
@@ -115,7 +73,7 @@ impl Across<'_> {
                     ("policy", "name it in a client, a blueprint, an include or hostgate.toml, or remove it".to_owned())
                 }
             };
-            findings.add(Severity::Warning, || {
+            findings.warn(Code::Unused, policy.id.span, || {
                 let message = format!("nothing refers to {what} {}", quoted(&policy.id.value));
                 policy.source.warning(policy.id.span, message).help(help)
             });
@@ -137,7 +95,7 @@ impl Across<'_> {
                     Some((&file.source, client))
                 });
                 let Some((source, client)) = first else { continue };
-                findings.add(Severity::Warning, || {
+                findings.warn(Code::WithoutPolicy, spec.id.span, || {
                     let (id, key) = (quoted(&spec.id.value), phase.policy_key());
                     let message =
                         format!("blueprint {id} has no `{key}`, so its {} clients are {without}", phase.as_str());
@@ -156,7 +114,7 @@ impl Across<'_> {
     /// Warns of references to what went with its file: those who have them are denied.
     fn gone(&self, file: &FileSpec, findings: &mut Findings) {
         let mut warn = |source: &Source, id: &Placed<Arc<str>>, who: &dyn Fn() -> String| {
-            findings.add(Severity::Warning, || gone(source, id, &who()));
+            findings.warn(Code::Gone, id.span, || gone(source, id, &who()));
         };
         for policy in file.policies() {
             for id in policy.include.iter().filter(|id| self.is_gone(&id.value)) {
@@ -186,7 +144,7 @@ impl Across<'_> {
         for binding in self.bindings.iter().filter(|binding| self.is_gone(&binding.policy)) {
             if let Some((source, span)) = &binding.written {
                 let reference = Placed { value: Arc::clone(&binding.policy), span: *span };
-                diagnostics.push(gone(source, &reference, "those it is for are"));
+                diagnostics.push(gone(source, &reference, "those it is for are").unless_accepted(Code::Gone, source));
             }
         }
     }
@@ -201,78 +159,6 @@ impl Across<'_> {
 fn gone(source: &Source, reference: &Placed<Arc<str>>, who: &str) -> Diagnostic {
     let message = format!("{} is gone with its file: {who} denied everything", quoted(&reference.value));
     source.warning(reference.span, message).help("define it again, or refer to something else")
-}
-
-/// Warns of an entry that another one covers.
-fn covered(policy: &Policy, entry: Match<'_>, sets: &[&NameSet], findings: &mut Findings) {
-    // A bypass has to be named exactly, whatever wildcard is there.
-    if entry.kind() == Kind::Exact && super::decide::is_bypass(entry.wire()) {
-        return;
-    }
-    let twin = sets[1..].iter().find_map(|set| set.find_match(entry.kind(), entry.wire(), set.hash(entry.wire())));
-    let wider = || sets.iter().find_map(|set| set.wider(entry.wire()));
-    if let Some(other) = twin.or_else(wider) {
-        warn(
-            policy,
-            entry,
-            findings,
-            |diagnostic| {
-                let diagnostic = diagnostic.help("remove it").related(other.place(), format!("`{other}` is here"));
-                if other.origin().is_list {
-                    let message = format!("`{entry}` is covered by an entry of a list file");
-                    return diagnostic.unquoted(message, Some("remove it"));
-                }
-                diagnostic
-            },
-            || format!("`{entry}` is covered by `{other}`"),
-        );
-    }
-}
-
-/// Warns of `*.x` where `x` itself is not matched and could be meant.
-fn without_its_name(policy: &Policy, entry: Match<'_>, rules: &Rules, findings: &mut Findings) {
-    let is_denied = std::ptr::eq(rules, &raw const policy.denied);
-    let is_matched = |rules: &Rules| matches_name(rules, entry.wire());
-    if entry.kind() == Kind::Exact || is_matched(rules) {
-        return;
-    }
-    // What is not allowed anyway need not be denied, and what is all allowed need not be listed.
-    let matters = if is_denied { policy.spec.allow_all || is_matched(&policy.allowed) } else { !policy.spec.allow_all };
-    if matters {
-        let name = DisplayWire(entry.wire());
-        let word = if is_denied { "denied" } else { "allowed" };
-        let help = format!("add \"{name}\" if it is to be {word} too");
-        warn(
-            policy,
-            entry,
-            findings,
-            |diagnostic| diagnostic.help(help),
-            || format!("`{entry}` does not match `{name}` itself"),
-        );
-    }
-}
-
-/// Returns whether rules match a name.
-fn matches_name(rules: &Rules, wire: &[u8]) -> bool {
-    let labels = Suffixes::of(wire).count();
-    Suffixes::of(wire).enumerate().any(|(above, suffix)| {
-        let kind = if above == 0 { Kind::Exact } else { Kind::Below };
-        rules.find(kind, suffix, labels - above, &mut None).is_some()
-    })
-}
-
-/// Adds a warning at an entry of the policy's own lists.
-fn warn(
-    policy: &Policy,
-    entry: Match<'_>,
-    findings: &mut Findings,
-    add: impl FnOnce(Diagnostic) -> Diagnostic,
-    message: impl FnOnce() -> String,
-) {
-    findings.add(Severity::Warning, || {
-        let place = entry.place();
-        add(policy.spec.source.diagnostic_at(Severity::Warning, place.line, place.column, message()))
-    });
 }
 
 #[cfg(test)]
@@ -297,17 +183,15 @@ mod tests {
                 &["p/p.toml:2:20: `*.s3.amazonaws.com` matches names that strangers can have"],
             ),
             ("allow_all = true\ndenied_hostnames = [\"*.github.io\", \"github.io\"]", &[]),
-            (
-                "allowed_hostnames = [\"*.a.test\"]",
-                &[
-                    "p/p.toml:2:22: `*.a.test` does not match `a.test` itself: add \"a.test\" if it is to be allowed too",
-                ],
-            ),
+            ("allowed_hostnames = [\"*.a.test\"]", &[]),
             (
                 "allow_all = true\ndenied_hostnames = [\"*.a.test\"]",
-                &["p/p.toml:3:21: `*.a.test` does not match `a.test` itself: add \"a.test\" if it is to be denied too"],
+                &["p/p.toml:3:21: `*.a.test` does not deny `a.test` itself: add \"a.test\" if it is to be denied too"],
             ),
-            ("denied_hostnames = [\"*.a.test\"]", &[]),
+            // Another policy may include it.
+            ("denied_hostnames = [\"*.a.test\"]", &["p/p.toml:2:21: `*.a.test` does not deny `a.test` itself"]),
+            ("allow_all = true\ndenied_hostnames = [\"*.zip\", \"*.net.kg\"]", &[]),
+            ("allowed_hostnames = [\"a.test\"]\ndenied_hostnames = [\"*.a.test\"]", &[]),
             (
                 "allowed_hostnames = [\"a.test\",\n\n  'A.test.']",
                 &[
@@ -327,7 +211,7 @@ mod tests {
                 "allowed_hostnames_files = [\"l.txt\", \"l.txt\"]",
                 &[
                     "p/l.txt:1:1: `*.github.io` matches names",
-                    "p/l.txt:3:1: `l.test` is listed twice: remove one of them (p/l.txt:2:1: first listed here)",
+                    "p/l.txt:3:1: `l.test` is listed twice: remove one of them (p/l.txt:2:1: first listed here) [duplicate]",
                     "p/l.txt:4:1: `x.github.io` is covered by `*.github.io`",
                     "p/p.toml:2:37: list file `l.txt` is given twice",
                 ],
@@ -357,6 +241,138 @@ mod tests {
             for (warning, start) in warnings.iter().zip(*expected) {
                 assert!(warning.starts_with(start), "{text}: {warning}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_and_denied_is_told_with_both_places() {
+        const FILES: &[(&str, &str)] = &[
+            ("allow.txt", "l.test\nm.test\nn.test\n"),
+            ("block.txt", "x.test\nm.test\nn.test\n*.pythonhosted.org\npythonhosted.org\n"),
+            ("copy.txt", "m.test\nl.test\nn.test\n"),
+        ];
+        const CASES: &[(&str, &[&str])] = &[
+            (
+                "allowed_hostnames = [\"a.test\", \"b.test\"]\ndenied_hostnames = [\"a.test\"]",
+                &[
+                    "p/p.toml:2:22: `a.test` is allowed and denied: denying wins: remove one of them (p/p.toml:3:21: denied here) [allowed-and-denied]",
+                ],
+            ),
+            (
+                "allowed_hostnames = [\"x.a.test\", \"*.b.test\"]\ndenied_hostnames = [\"*.a.test\", \"a.test\", \"x.b.test\"]",
+                &[
+                    "p/p.toml:2:22: `x.a.test`, which is allowed, is denied by `*.a.test`: remove one of them (p/p.toml:3:21: denied here)",
+                ],
+            ),
+            (
+                "allowed_hostnames = [\"x.test\", \"m.test\", \"n.test\"]\ndenied_hostnames_files = [\"block.txt\"]",
+                &[
+                    "p/p.toml:2:22: `x.test` is allowed and denied by a list file: denying wins, and so it is with 2 more entries: remove one of them (p/block.txt:1:1: denied here)",
+                ],
+            ),
+            (
+                "include = [\"preset:pypi\"]\ndenied_hostnames_files = [\"block.txt\"]",
+                &[
+                    "p/p.toml:3:27: `*.pythonhosted.org` is allowed by `preset:pypi` and denied by a list file: denying wins: remove one of them (<built-in>/presets/pypi.toml:",
+                ],
+            ),
+            (
+                "include = [\"preset:go\"]\ndenied_hostnames = [\"storage.googleapis.com\", \"example.com\"]",
+                &["p/p.toml:3:21: `storage.googleapis.com` is allowed by `preset:go` and denied: denying wins"],
+            ),
+            (
+                "allowed_hostnames_files = [\"allow.txt\"]\ndenied_hostnames_files = [\"block.txt\"]",
+                &[
+                    "p/p.toml:3:27: `m.test` is allowed by a list file and denied by a list file: denying wins, and so it is with 1 more entry",
+                ],
+            ),
+            (
+                "allowed_hostnames_files = [\"allow.txt\", \"block.txt\", \"copy.txt\"]",
+                &[
+                    "p/p.toml:2:54: list file `p/copy.txt` adds nothing: all 3 entries are in `p/allow.txt` too: remove one of them [covered]",
+                ],
+            ),
+            (
+                "allowed_hostnames = [\"l.test\", \"z.test\", \"m.test\"]\nallowed_hostnames_files = [\"allow.txt\"]",
+                &[
+                    "p/p.toml:2:22: `l.test` is covered by `l.test`, and so it is with 1 more entry: remove it (p/allow.txt:1:1: `l.test` is here)",
+                ],
+            ),
+            (
+                "allow_all = true\ndenied_hostnames_files = [{ path = \"block.txt\", subdomains = true }]\nallowed_hostnames = [\"y.x.test\"]",
+                &["p/p.toml:4:22: `y.x.test`, which is allowed, is denied by `*.x.test` by a list file"],
+            ),
+        ];
+        for (text, expected) in CASES {
+            let text = format!("[policy.p]\n{text}\n{CLIENT}");
+            let files: Vec<_> = FILES.iter().copied().chain([("p.toml", &*text)]).collect();
+            let warnings = Directory::of(&files).warnings();
+            assert_eq!(warnings.len(), expected.len(), "{text}: {warnings:#?}");
+            for (warning, start) in warnings.iter().zip(*expected) {
+                assert!(warning.starts_with(start), "{text}: {warning}");
+            }
+        }
+    }
+
+    #[test]
+    fn comments_accept_what_is_told_at_their_line_and_say_where_they_accept_nothing() {
+        const CASES: &[(&str, &[&str])] = &[
+            (
+                "allowed_hostnames = [\n\"*.github.io\", # hostgate: accept shared-suffix: ours\n\"*.gitlab.io\"]",
+                &["Accepted 3 shared-suffix ours", "Warning 4 shared-suffix"],
+            ),
+            (
+                "# hostgate: accept shared-suffix, duplicate: both\nallowed_hostnames = [\"*.github.io\", \"*.github.io\"]",
+                &["Accepted 3 shared-suffix both", "Accepted 3 duplicate both"],
+            ),
+            (
+                "allow_all = true\ndenied_hostnames = [\"*.a.test\"] # hostgate: accept wildcard-alone: the apex is ours",
+                &["Accepted 3 wildcard-alone the apex is ours"],
+            ),
+            (
+                "allowed_hostnames = [\"a.test\"] # hostgate: accept allowed-and-denied: off for now\ndenied_hostnames = [\"a.test\"]",
+                &["Accepted 2 allowed-and-denied off for now"],
+            ),
+            ("allow_all = true # hostgate: accept covered: x", &["Warning 2 accept"]),
+            (
+                "allowed_hostnames = [\"*.github.io\"] # hostgate: accept shared-suffix",
+                &["Warning 2 shared-suffix", "Warning 2 accept"],
+            ),
+            (
+                "denied_hostnames_files = [\"w.txt\"] # hostgate: accept wildcard-alone, duplicate: from elsewhere",
+                &["Accepted 2 wildcard-alone from elsewhere", "Accepted 3 duplicate from elsewhere"],
+            ),
+            (
+                "denied_hostnames_files = [\"w.txt\"] # hostgate: accept duplicate: x",
+                &["Accepted 3 duplicate x", "Warning 2 wildcard-alone"],
+            ),
+            ("denied_hostnames_files = [\"a.txt\"]", &["Warning 3 accept", "Accepted 2 wildcard-alone kept"]),
+            ("allowed_hostnames_files = [\"a.txt\"]", &["Warning 1 accept", "Warning 3 accept"]),
+        ];
+        for (text, expected) in CASES {
+            let text = format!("[policy.p]\n{text}\n{CLIENT}");
+            let lists = [
+                ("w.txt", "a.test\n*.w.test\na.test\n"),
+                (
+                    "a.txt",
+                    "# hostgate: accept wildcard-alone: kept\n*.w.test\nb.test # hostgate: accept duplicate: stale",
+                ),
+            ];
+            let files: Vec<_> = lists.into_iter().chain([("p.toml", &*text)]).collect();
+            let (_, told) = Directory::of(&files).start().unwrap();
+            let mut told: Vec<_> = told
+                .iter()
+                .map(|it| {
+                    let reason = it.reason.as_ref().map(|reason| format!(" {reason}")).unwrap_or_default();
+                    format!("{:?} {} {}{reason}", it.severity, it.place.line, it.code.unwrap())
+                })
+                .collect();
+            told.sort_unstable();
+            let mut expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+            expected.sort_unstable();
+            // In a list, comments are about its own lines.
+            assert_eq!(told.len(), expected.len(), "{text}: {told:?}");
+            assert_eq!(told, expected, "{text}");
         }
     }
 

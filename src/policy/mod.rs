@@ -19,6 +19,7 @@ mod links;
 mod lint;
 mod list;
 pub mod name_set;
+mod near;
 mod ordered_map;
 pub mod pattern;
 mod plain;
@@ -40,7 +41,9 @@ pub use decide::{Action, Decision, Explanation, Reason, decide};
 pub use devbox::DevboxSuffix;
 pub use diagnostics::Diagnostics;
 pub use library::{Held, Library, ListText, NO_SUCH_FILE, ReadList, Reloaded};
+pub use near::Near;
 pub(crate) use ordered_map::OrderedMap;
+pub use preset::BUILT_IN;
 pub use rules::{Rule, Rules};
 pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Record, Snapshot, Standing, Unrestricted};
 pub use spec::{

@@ -16,7 +16,7 @@ mod arena;
 mod builder;
 mod table;
 
-pub(super) use self::builder::Builder;
+pub(super) use self::builder::{Builder, Duplicate};
 
 /// A set of patterns, each with the place it was written at.
 ///
@@ -215,6 +215,11 @@ impl NameSet {
     pub(super) fn has_wider(&self) -> bool {
         let all = self.depths[0] | self.depths[1];
         self.depths[Kind::Below.index()].trailing_zeros() < u128::BITS - 1 - all.leading_zeros().min(u128::BITS - 1)
+    }
+
+    /// Returns whether one of the patterns is a wildcard.
+    pub(super) const fn has_wildcards(&self) -> bool {
+        self.depths[Kind::Below.index()] != 0
     }
 
     /// Returns the hash of a wire name, good for every set with the same key.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::bounds::MAX_LISTS;
 use crate::dns::rtype::RecordType;
-use crate::document::{self, Diagnostic, Element, Note, Placed, Related, Severity, Source, Table, quoted};
+use crate::document::{self, Code, Diagnostic, Element, Note, Placed, Related, Source, Table, quoted};
 
 use super::budget::Budget;
 use super::client_index::canonical;
@@ -19,10 +19,10 @@ use super::few::Few;
 use super::hash::content_hash;
 use super::name_set::{NameSet, Origin};
 use super::pattern::{self, Pattern, Purpose};
-use super::shared_suffix::{self, Shared};
+use super::shared_suffix;
 use super::spec::{
-    AllowedCidr, BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, Others, PRESET_PREFIX, Phase, PolicySpec, PortRule,
-    PrivateAnswers, Protocol, QueryTypes, RecordSpec, TestSpec, UNRESTRICTED,
+    AllowedCidr, BlueprintSpec, ClientSpec, Cname, Covers, FileSpec, ListUse, Mode, Others, PRESET_PREFIX, Phase,
+    PolicySpec, PortRule, PrivateAnswers, Protocol, QueryTypes, RecordSpec, TestSpec, UNRESTRICTED,
 };
 
 /// What a file is read as.
@@ -57,7 +57,12 @@ pub(super) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
             records = root.tables("api").into_iter().filter_map(|(id, table)| record(&id, &table, known)).collect();
             others.tests = root.array_of_tables("test").into_iter().filter_map(test).collect();
         }
-        FileSpec { source: source.clone(), clients, records, others: (!others.is_empty()).then(|| Box::new(others)) }
+        FileSpec {
+            source: root.source().clone(),
+            clients,
+            records,
+            others: (!others.is_empty()).then(|| Box::new(others)),
+        }
     });
     if !diagnostics.iter().any(Diagnostic::is_error) && spec.is_empty() {
         let error = match role {
@@ -112,8 +117,8 @@ fn policy(id: &Placed<&str>, mut table: Table<'_>, role: Role<'_>, hasher: &Rand
         allow_all: table.boolean("allow_all").is_some_and(|flag| flag.value),
         allowed: names(&mut table, "allowed_hostnames", Purpose::Allow, hasher),
         denied: names(&mut table, "denied_hostnames", Purpose::Deny, hasher),
-        allowed_lists: list_files(&mut table, "allowed_hostnames_files", &source),
-        denied_lists: list_files(&mut table, "denied_hostnames_files", &source),
+        allowed_lists: list_files(&mut table, "allowed_hostnames_files", Purpose::Allow, &source),
+        denied_lists: list_files(&mut table, "denied_hostnames_files", Purpose::Deny, &source),
         include: includes(&mut table),
         mode: word(&mut table, "mode", &[("enforce", Mode::Enforce), ("audit", Mode::Audit)]),
         query_types: query_types(&mut table),
@@ -146,7 +151,12 @@ fn client(id: &Placed<&str>, mut table: Table<'_>, is_recorded: bool) -> Option<
     for text in listed.iter().flat_map(|list| &list.value) {
         match prefix(text.value) {
             Ok(prefix) if !seen.insert(prefix) => {
-                table.warning(text.span, format!("source {} is given twice", quoted(text.value)), None);
+                table.warning(
+                    Code::Duplicate,
+                    text.span,
+                    format!("source {} is given twice", quoted(text.value)),
+                    None,
+                );
             }
             Ok(prefix) => sources.push(text.map(|_| prefix)),
             Err((why, help)) => table.error(text.span, format!("source {}: {why}", quoted(text.value)), Some(help)),
@@ -224,16 +234,12 @@ fn names(table: &mut Table<'_>, key: &'static str, purpose: Purpose, hasher: &Ra
             }
         };
         // Denying too much is safe, so a wide wildcard is fine there.
-        if let Some(shared) = Some(&pattern)
-            .filter(|_| purpose != Purpose::Deny)
-            .and_then(shared_suffix::of_pattern)
-            .filter(|it| *it == Shared::Names)
-        {
-            table.warning(text.span, shared.message(&pattern), Some(shared.help().to_owned()));
+        if let Some(shared) = shared_suffix::of_pattern(&pattern).filter(|_| purpose != Purpose::Deny) {
+            table.warning(shared.code(), text.span, shared.message(&pattern), Some(shared.help().to_owned()));
         }
         let (line, column) = table.locate(text.span);
         if let Err(first) = set.insert(&pattern, line, column) {
-            table.add(Severity::Warning, text.span, || Note {
+            table.warn(Code::Duplicate, text.span, || Note {
                 message: format!("`{pattern}` is listed twice in `{key}`"),
                 help: Some("remove one of them".to_owned()),
                 related: vec![Related { place: first.place(), message: "first listed here".to_owned() }],
@@ -252,11 +258,24 @@ fn private_answers(table: &mut Table<'_>, hasher: &RandomState) -> PrivateAnswer
     PrivateAnswers::Names(names(table, "private_answers", Purpose::PrivateAnswers, hasher))
 }
 
-/// Reads paths of list files, which are relative to the policy file.
-fn list_files(table: &mut Table<'_>, key: &'static str, source: &Source) -> Vec<Placed<PathBuf>> {
-    let (mut paths, mut seen): (Vec<Placed<PathBuf>>, HashSet<&str>) = Default::default();
-    for text in table.strings(key).map(|list| list.value).unwrap_or_default() {
-        if paths.len() == MAX_LISTS {
+/// Reads list files: paths relative to the policy file, or tables of a path and whether subdomains are meant too.
+fn list_files(table: &mut Table<'_>, key: &'static str, purpose: Purpose, source: &Source) -> Vec<Placed<ListUse>> {
+    let (mut lists, mut seen): (Vec<Placed<ListUse>>, HashSet<PathBuf>) = Default::default();
+    for element in table.strings_or_tables(key) {
+        let (text, covers) = match element {
+            Element::Text(text) => (text, Covers::AsWritten),
+            Element::Table(mut element) => {
+                let path = element.string("path");
+                let subdomains = element.boolean("subdomains").is_some_and(|flag| flag.value);
+                if element.key_span("path").is_none() {
+                    element.missing("path", "write the path of a list file");
+                }
+                element.finish();
+                let Some(path) = path else { continue };
+                (path, if subdomains { Covers::Subdomains } else { Covers::AsWritten })
+            }
+        };
+        if lists.len() == MAX_LISTS {
             let message = format!("`{key}` names more than {MAX_LISTS} files");
             table.error(text.span, message, Some("put what they hold into fewer files".to_owned()));
             break;
@@ -266,13 +285,14 @@ fn list_files(table: &mut Table<'_>, key: &'static str, source: &Source) -> Vec<
             continue;
         }
         let path = source.path().parent().map_or_else(|| PathBuf::from(text.value), |folder| folder.join(text.value));
-        if seen.insert(text.value) {
-            paths.push(text.map(|_| path));
+        if seen.insert(path.clone()) {
+            lists.push(text.map(|_| ListUse { path, purpose, covers }));
         } else {
-            table.warning(text.span, format!("list file {} is given twice", quoted(text.value)), None);
+            let message = format!("list file {} is given twice", quoted(text.value));
+            table.warning(Code::Duplicate, text.span, message, Some("remove one of them".to_owned()));
         }
     }
-    paths
+    lists
 }
 
 /// Reads `include`.
@@ -283,7 +303,7 @@ fn includes(table: &mut Table<'_>) -> Vec<Placed<Arc<str>>> {
             let help = "write `allow_all = true` to allow everything".to_owned();
             table.error(text.span, "`unrestricted` has no lists to include", Some(help));
         } else if !seen.insert(text.value) {
-            table.warning(text.span, format!("{} is included twice", quoted(text.value)), None);
+            table.warning(Code::Duplicate, text.span, format!("{} is included twice", quoted(text.value)), None);
         } else {
             included.push(text.map(Arc::from));
         }
@@ -357,7 +377,7 @@ fn message(table: &mut Table<'_>) -> Option<Arc<str>> {
     let text = table.string("message")?;
     if text.value.len() > FITS {
         let message = format!("`message` is longer than {FITS} bytes: an answer may show only its start");
-        table.warning(text.span, message, Some("say it shorter".to_owned()));
+        table.warning(Code::LongMessage, text.span, message, Some("say it shorter".to_owned()));
     }
     Some(text.value.split_whitespace().collect::<Vec<_>>().join(" ").into())
 }

@@ -61,6 +61,11 @@ impl Rules {
         self.parts.is_empty()
     }
 
+    /// Returns how many rules there are.
+    pub(super) fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.set.len()).sum()
+    }
+
     /// Returns all rules, the policy's own first.
     pub fn iter(&self) -> impl Iterator<Item = Rule<'_>> {
         self.parts.iter().flat_map(|part| part.set.iter().map(|found| Rule { part, found }))

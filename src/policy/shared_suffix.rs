@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use psl::Type;
 
 use crate::dns::name::{LowerName, MAX_LABELS, MAX_NAME, Suffixes};
+use crate::document::Code;
 
 use super::name_set::Kind;
 use super::pattern::Pattern;
@@ -30,6 +31,14 @@ pub enum Shared {
 }
 
 impl Shared {
+    /// Returns the code of the warning.
+    pub(super) const fn code(self) -> Code {
+        match self {
+            Self::Names => Code::SharedSuffix,
+            Self::Host => Code::SharedHost,
+        }
+    }
+
     /// Returns what is said about such a pattern.
     pub(super) fn message(self, pattern: &Pattern) -> String {
         match self {

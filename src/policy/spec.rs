@@ -13,6 +13,7 @@ use super::budget::Budget;
 use super::few::Few;
 use super::hash::content_hash;
 use super::name_set::NameSet;
+use super::pattern::Purpose;
 
 /// The objects of one file. Most files are those of a client each, with a record.
 #[derive(Debug)]
@@ -96,9 +97,9 @@ pub(super) struct PolicySpec {
     /// `denied_hostnames`.
     pub(super) denied: Arc<NameSet>,
     /// `allowed_hostnames_files`.
-    pub(super) allowed_lists: Vec<Placed<PathBuf>>,
+    pub(super) allowed_lists: Vec<Placed<ListUse>>,
     /// `denied_hostnames_files`.
-    pub(super) denied_lists: Vec<Placed<PathBuf>>,
+    pub(super) denied_lists: Vec<Placed<ListUse>>,
     /// The policies and presets whose lists are added.
     pub(super) include: Vec<Placed<Arc<str>>>,
     /// What happens to what is denied.
@@ -129,6 +130,26 @@ impl PolicySpec {
     pub(super) fn place(&self) -> Place {
         self.source.place(self.id.span.start)
     }
+}
+
+/// A list file as a policy names it: the same file may allow here and deny there, and it says something else then.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ListUse {
+    /// The file.
+    pub(super) path: PathBuf,
+    /// What its names are for.
+    pub(super) purpose: Purpose,
+    /// What each of them covers.
+    pub(super) covers: Covers,
+}
+
+/// The names that an entry of a list file covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Covers {
+    /// Those that its pattern matches.
+    AsWritten,
+    /// The name and everything below it, whether written with a `*` or not: `subdomains = true`.
+    Subdomains,
 }
 
 /// A `[blueprint.ID]` table.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use crate::document::{Diagnostic, Severity, quoted};
+use crate::document::{Code, Diagnostic, Severity, quoted};
 
 use super::decide::Reason;
 use super::snapshot::Snapshot;
@@ -30,7 +30,8 @@ pub(super) fn run<'f>(
             }
             let mut warn = |span, make: &dyn Fn() -> String| {
                 if warnings.len() < most_warnings {
-                    warnings.push(file.source.warning(span, make()).help("remove the test"));
+                    let warning = file.source.warning(span, make()).help("remove the test");
+                    warnings.push(warning.unless_accepted(Code::TestNotRun, &file.source));
                 } else {
                     passed_over += 1;
                 }
@@ -75,7 +76,9 @@ pub(super) fn run<'f>(
     if passed_over > 0 {
         let path = warnings[most_warnings - 1].place.path.clone();
         let message = format!("and {passed_over} more tests of what is gone, which were not run");
-        warnings.push(Diagnostic { severity: Severity::Warning, ..Diagnostic::about_file(&path, message) });
+        warnings.push(
+            Diagnostic { severity: Severity::Warning, ..Diagnostic::about_file(&path, message) }.code(Code::TestNotRun),
+        );
     }
     Failures { told: failures, files: files_that_fail }
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::document::{Diagnostic, Findings, Severity, quoted};
+use crate::document::{Code, Diagnostic, Findings, quoted};
 use crate::regular_file;
 
 /// The directories whose files policies may name: the policies directory, and those of `list_directories`.
@@ -41,7 +41,8 @@ impl Trusted {
 
     /// Warns of the `list_directories` that are none by now: what is made in their place later is seen.
     pub(crate) fn warnings(config: &Config) -> Vec<Diagnostic> {
-        let mut findings = Findings::default();
+        let accepts = config.list_places.first().and_then(|(source, _)| source.accepts());
+        let mut findings = Findings::of(accepts);
         let mut path = None;
         for (directory, (source, span)) in config.list_directories.iter().zip(&config.list_places) {
             path = Some(source.path());
@@ -51,7 +52,7 @@ impl Trusted {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => "there is no such directory".to_owned(),
                 Err(error) => error.to_string(),
             };
-            findings.add(Severity::Warning, || {
+            findings.warn(Code::NoDirectory, *span, || {
                 let named = quoted(&directory.to_string_lossy());
                 source
                     .warning(*span, format!("`list_directories`: {named}: {why}"))

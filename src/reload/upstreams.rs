@@ -74,6 +74,8 @@ pub(super) fn circular_in(config: &Config) -> Vec<Diagnostic> {
 fn circular(servers: &[(Server, Place)], listeners: &[SocketAddr]) -> Vec<Diagnostic> {
     let own = servers.iter().filter(|(server, _)| server.is_own(listeners, is_local));
     own.map(|(server, place)| Diagnostic {
+        code: None,
+        reason: None,
         severity: Severity::Error,
         place: place.clone(),
         message: format!("`{server}` is hostgate's own listener: it would ask itself in a circle"),

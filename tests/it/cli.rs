@@ -86,14 +86,15 @@ fn check_shows_all_errors_like_rustc() {
 #[test]
 fn check_warns_and_strict_refuses() {
     let directory = policies(
-        "[policy.unused]\nallowed_hostnames = [\"*.a.test\", \"a.test\", \"A.test\", \"x.a.test\", \"*.b.test\"]\n",
+        "[policy.unused]\nallowed_hostnames = [\"*.a.test\", \"a.test\", \"A.test\", \"x.a.test\", \"*.b.test\"]\ndenied_hostnames = [\"*.c.test\"]\n",
     );
     let finished = with(directory.path(), &["check", "@"]).expect_code(0);
     let text = format!("{}{}", finished.stdout, finished.stderr);
-    // A duplicate, a covered entry, `*.x` without `x`, a policy nothing refers to.
-    for part in ["p.toml:2:44", "p.toml:2:54", "p.toml:2:66", "unused", "warning"] {
+    // A duplicate, a covered entry, a denied `*.x` without `x`, a policy nothing refers to; nothing of an allowed `*.x`.
+    for part in ["p.toml:2:44", "p.toml:2:54", "p.toml:3:21", "unused", "warning"] {
         assert!(text.contains(part), "no `{part}` in\n{text}");
     }
+    assert!(!text.contains("p.toml:2:66"), "{text}");
     with(directory.path(), &["check", "@", "--strict"]).expect_code(1);
 }
 

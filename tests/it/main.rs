@@ -57,4 +57,5 @@ mod takeover;
 mod tcp;
 mod upstream_query;
 mod upstreams;
+mod warnings;
 mod without_policy;

@@ -149,6 +149,8 @@ fn parse(path: &Path, octets: &[u8]) -> Result<Vec<Token>, Vec<Diagnostic>> {
         let mut tell = |message: String, help: &str| {
             let (severity, help) = (Severity::Error, Some(help.to_owned()));
             wrong.push(Diagnostic {
+                code: None,
+                reason: None,
                 severity,
                 place: place.clone(),
                 message,

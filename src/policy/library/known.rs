@@ -9,7 +9,7 @@ use crate::document::{Diagnostic, Source};
 use super::super::list::ListFile;
 use super::super::preset::shared_hasher;
 use super::super::read::{Role, read_file};
-use super::super::spec::FileSpec;
+use super::super::spec::{FileSpec, ListUse};
 
 /// What is known of a file.
 #[derive(Debug)]
@@ -137,13 +137,13 @@ impl Known<FileSpec> {
 
 impl Known<ListFile> {
     /// Reads a list unless it holds what it held before.
-    pub(super) fn of_list(path: &Path, text: &str, before: Option<&Self>) -> Self {
+    pub(super) fn of_list(named: &ListUse, text: &str, before: Option<&Self>) -> Self {
         let seen = Seen::fingerprint(text);
         if let Some(before) = before.filter(|before| before.seen == seen) {
             return before.clone();
         }
         let in_force = before.and_then(|before| before.in_force.clone());
-        match ListFile::read(&path.into(), text, shared_hasher()) {
+        match ListFile::read(named, text, shared_hasher()) {
             Ok(list) => {
                 // The same content as in force, after something else in between.
                 let same = in_force.clone().filter(|before| before.hash == list.hash && before.length == list.length);

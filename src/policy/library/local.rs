@@ -6,20 +6,21 @@
 //! [`Links`](super::super::links::Links), which are kept from reload to reload; everything kept is an
 //! [`OrderedMap`](super::super::ordered_map::OrderedMap), of which the next version shares what did not change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::document::{Diagnostic, Source};
+use crate::document::{Diagnostic, Severity, Source};
 
 use super::super::lint::Across;
 use super::super::preset::shared_hasher;
 use super::super::read::{Role, read_file};
+use super::super::spec::FileSpec;
 use super::super::step::{Changed, Step};
 use super::super::tree::{Bindings, FilePath, Tree};
 use super::super::{assemble, trial};
 use super::known::Kept;
-use super::{Library, Reloaded, Settled, role};
+use super::{Library, Reloaded, Settled, list_references, role};
 
 /// A file as it is, with the warnings of it alone.
 type Read = (Changed, Vec<Diagnostic>);
@@ -130,7 +131,11 @@ impl Library {
                 (None, None) => continue,
             };
             // What is told of a list is not told of a policy file; one that is both is left to the whole way.
-            if role(&tree.root, &path) != Some(Role::Policies) || self.lists.contains_key(&*path) {
+            if role(&tree.root, &path) != Some(Role::Policies) || self.is_list(&path) {
+                return None;
+            }
+            // What comments accept of lists is told of the lists.
+            if before.iter().chain(&after).any(accepts_of_lists) {
                 return None;
             }
             files.push((Changed { path, before, after }, warnings));
@@ -176,7 +181,7 @@ impl Library {
         }
         for path in touched {
             let mut diagnostics = Vec::new();
-            if self.lists.contains_key(&*path) {
+            if self.is_list(&path) {
                 return None;
             }
             if let Some(known) = self.files.get(&path) {
@@ -186,10 +191,23 @@ impl Library {
                     let policies = file.policies().iter();
                     diagnostics.extend(policies.flat_map(|spec| self.compiled.warnings_of(&spec.id.value)).cloned());
                     across.warn_of_file(file, &mut diagnostics);
+                    if accepts_of_lists(file) {
+                        return None;
+                    }
+                    if let (Some(accepts), Kept::Settled(..)) = (file.source.accepts(), known) {
+                        let accepted = diagnostics.iter().filter(|it| it.severity == Severity::Accepted);
+                        let accepted: HashSet<_> = accepted.map(|it| (it.place.line, it.code)).collect();
+                        diagnostics.extend(accepts.complaints(|line, code| accepted.contains(&(line, Some(code)))));
+                    }
                 }
             }
             next.told.set(&path, diagnostics);
         }
         Some(next)
     }
+}
+
+/// Returns whether comments of a file may accept warnings of lists that it names.
+fn accepts_of_lists(file: &Arc<FileSpec>) -> bool {
+    file.source.accepts().is_some() && list_references(file).next().is_some()
 }

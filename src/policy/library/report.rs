@@ -1,10 +1,10 @@
 //! What is found during a load.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::document::Diagnostic;
+use crate::document::{Code, Diagnostic, Severity};
 
 use super::super::compile::Lists;
 use super::super::conflict::Files;
@@ -91,22 +91,48 @@ impl Report {
     ) {
         for file in candidates.values() {
             across.warn_of_file(file, &mut self.diagnostics);
-            lint::shared(file, lists, &mut self.diagnostics);
         }
         across.warn_of_bindings(&mut self.diagnostics);
         self.add_warnings_of(files, candidates);
+        let accepted = lint::of_lists(candidates, lists, &mut self.diagnostics);
+        self.add_complaints(files, candidates, lists, accepted);
+    }
+
+    /// Adds what is wrong with comments that accept warnings, those that accept nothing too.
+    fn add_complaints(
+        &mut self,
+        files: &BTreeMap<FilePath, Known<FileSpec>>,
+        candidates: &Files,
+        lists: &Lists,
+        mut accepted: HashSet<(Arc<Path>, u32, Code)>,
+    ) {
+        let here = self.diagnostics.iter().filter(|it| it.severity == Severity::Accepted);
+        accepted.extend(here.filter_map(|it| Some((Arc::clone(&it.place.path), it.place.line, it.code?))));
+        let is_used = |path: &Arc<Path>, line, code| accepted.contains(&(Arc::clone(path), line, code));
+        for (path, file) in candidates {
+            // Of a file that is held back, the warnings of what is in force instead are not told.
+            let Some(accepts) = file.source.accepts().filter(|_| is_as_read(files.get(path), file)) else { continue };
+            self.diagnostics.extend(accepts.complaints(|line, code| is_used(file.source.path(), line, code)));
+        }
+        for list in lists.values() {
+            let Some(accepts) = &list.accepts else { continue };
+            let path = list.named.path.as_path().into();
+            self.diagnostics.extend(accepts.complaints(|line, code| is_used(&path, line, code)));
+        }
     }
 
     /// Adds the warnings of the files that are to go into force as they are.
     fn add_warnings_of(&mut self, files: &BTreeMap<FilePath, Known<FileSpec>>, candidates: &Files) {
         for (path, file) in files {
-            let is_candidate = match (&file.read, candidates.get(path)) {
-                (Some(read), Some(candidate)) => file.is_good && Arc::ptr_eq(read, candidate),
-                _ => false,
-            };
-            if is_candidate {
+            if candidates.get(path).is_some_and(|candidate| is_as_read(Some(file), candidate)) {
                 self.diagnostics.extend(file.diagnostics.iter().cloned());
             }
         }
     }
+}
+
+/// Returns whether a file goes into force as it is on disk.
+fn is_as_read(known: Option<&Known<FileSpec>>, candidate: &Arc<FileSpec>) -> bool {
+    let read = known.filter(|known| known.is_good).and_then(|known| known.read.as_ref());
+    read.is_some_and(|read| Arc::ptr_eq(read, candidate))
 }

@@ -619,7 +619,9 @@ fn large_lists_are_shared_and_not_read_again() {
     let place =
         |library: &Library| ask(library.snapshot(), "192.0.2.1", "h9.l.test").rule.map(|rule| rule.place().to_string());
     assert_eq!(place(&library).as_deref(), Some("p/l.txt:10:1"));
-    let set = |library: &Library| Arc::as_ptr(&library.lists[Path::new("p/l.txt")].in_force.as_ref().unwrap().set);
+    let set = |library: &Library| {
+        Arc::as_ptr(&library.uses_of(Path::new("p/l.txt")).next().unwrap().1.in_force.as_ref().unwrap().set)
+    };
     let reloaded = directory.write("l.toml", &format!("# changed\n{two}")).reload(&library);
     assert!(reloaded.swapped);
     assert_eq!(set(&reloaded.library), set(&library));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::document::{Diagnostic, Findings, Placed, Severity, Source, quoted};
+use crate::document::{Code, Diagnostic, Findings, Placed, Severity, Source, quoted};
 
 use super::super::compile::Lists;
 use super::super::conflict::{Budget, Candidates, Files, Ids};
@@ -18,7 +18,7 @@ use super::super::list::ListFile;
 use super::super::ordered_map::OrderedMap;
 use super::super::preset::built_in;
 use super::super::read::Role;
-use super::super::spec::FileSpec;
+use super::super::spec::{FileSpec, ListUse};
 use super::super::tree::{Bindings, FilePath, Tree};
 use super::super::{assemble, trial};
 use super::known::{Kept, Known, Seen};
@@ -96,7 +96,6 @@ impl Library {
         };
         report.diagnostics.extend(budget.rest(&tree.root).into_iter().chain(report.rest(&tree.root)));
         report.diagnostics.extend(compiled.warnings().cloned());
-        report.diagnostics.extend(used.values().flat_map(|list| list.warnings.iter().cloned()));
         let links = Links::of(&candidates);
         let across = Across { compiled: &compiled, snapshot: &snapshot, links: &links, bindings: &chosen_bindings };
         report.add_warnings(&across, (&files, &candidates), &used);
@@ -200,6 +199,7 @@ impl Library {
             let mut diagnostic = Diagnostic::about_file(&tree.root, "there is no policy file, so everything is denied");
             if phase != Phase::Start {
                 diagnostic.severity = Severity::Warning;
+                diagnostic.code = Some(Code::NoPolicyFile);
             }
             report.diagnostics.push(diagnostic.help("put one there, as example.toml"));
         }
@@ -213,46 +213,48 @@ impl Library {
         in_force: &Files,
         read_list: ReadList<'_>,
         report: &mut Report,
-    ) -> BTreeMap<PathBuf, Known<ListFile>> {
-        let mut lists: BTreeMap<PathBuf, Known<ListFile>> = BTreeMap::new();
+    ) -> BTreeMap<ListUse, Known<ListFile>> {
+        let mut lists: BTreeMap<ListUse, Known<ListFile>> = BTreeMap::new();
         let mut unreadable: BTreeMap<&Path, String> = BTreeMap::new();
-        let wanted = candidates.values().map(|file| (file, true));
         // Lists of what is in force are needed where a changed file turns out to be held back.
-        for (file, is_wanted) in wanted.chain(in_force.values().map(|file| (file, false))) {
-            for (_, reference) in list_references(file) {
-                let path = reference.value.as_path();
-                if lists.contains_key(path) {
-                    continue;
-                }
-                let before = self.lists.get(path);
-                let held = before.filter(|before| matches!(before.seen, Seen::Fingerprint(..)));
-                let read = read_list(path, if held.is_some() { Held::Yes } else { Held::No });
-                let known = match (read, held) {
+        let mut wanted: BTreeMap<&Path, BTreeMap<&ListUse, bool>> = BTreeMap::new();
+        for (files, is_wanted) in [(candidates, true), (in_force, false)] {
+            for (_, reference) in files.values().flat_map(|file| list_references(file)) {
+                let uses = wanted.entry(reference.value.path.as_path()).or_default();
+                uses.entry(&reference.value).or_insert(is_wanted);
+            }
+        }
+        for (path, uses) in wanted {
+            // A file is read once, whatever it is used for.
+            let is_held = |named: &&ListUse| {
+                self.lists.get(*named).is_some_and(|before| matches!(before.seen, Seen::Fingerprint(..)))
+            };
+            let held = if uses.keys().all(is_held) { Held::Yes } else { Held::No };
+            let read = read_list(path, held);
+            for (named, is_wanted) in uses {
+                let before = self.lists.get(named);
+                let known = match (&read, before.filter(|_| held == Held::Yes)) {
                     (Ok(ListText::Unchanged), Some(held)) => Ok(held.clone()),
                     (Ok(ListText::Unchanged), None) => Err("it was not read".to_owned()),
-                    (Ok(ListText::Text(text)), _) => Ok(Known::of_list(path, &text, before)),
-                    (Err(why), _) => Err(why),
+                    (Ok(ListText::Text(text)), _) => Ok(Known::of_list(named, text, before)),
+                    (Err(why), _) => Err(why.clone()),
                 };
-                let known = match known {
-                    Ok(known) => known,
-                    Err(why) => {
-                        unreadable.insert(path, why);
-                        Known { in_force: before.and_then(|before| before.in_force.clone()), ..Known::absent() }
-                    }
-                };
-                let mut known = known;
+                let mut known = known.unwrap_or_else(|why| {
+                    unreadable.insert(path, why);
+                    Known { in_force: before.and_then(|before| before.in_force.clone()), ..Known::absent() }
+                });
                 if is_wanted && !known.is_good {
                     report.hold_back(path);
                     report.add_errors_of(&mut known);
                 }
-                lists.insert(path.to_owned(), known);
+                lists.insert(named.clone(), known);
             }
         }
         let mut findings = Findings::default();
         for (source, reference) in candidates.values().flat_map(|file| list_references(file)) {
-            if let Some(why) = unreadable.get(reference.value.as_path()) {
-                findings.add(Severity::Error, || {
-                    let path = quoted(&reference.value.to_string_lossy());
+            if let Some(why) = unreadable.get(reference.value.path.as_path()) {
+                findings.error(|| {
+                    let path = quoted(&reference.value.path.to_string_lossy());
                     let error = source.error(reference.span, format!("list file {path} cannot be read: {why}"));
                     let kept = lists.get(&reference.value).is_some_and(|list| list.in_force.is_some());
                     if kept {
@@ -374,8 +376,8 @@ fn hashes(root: &Path, files: &Files, lists: &Lists) -> (ContentSum, ContentSum)
     for (path, file) in files {
         of_files.add(assemble::below(root, path), file.hash());
     }
-    for (path, list) in lists {
-        of_lists.add(assemble::below(root, path), list.hash);
+    for (named, list) in lists {
+        of_lists.add(assemble::below(root, &named.path), list.hash);
     }
     (of_files, of_lists)
 }
@@ -387,7 +389,7 @@ fn used_lists(files: &Files, lists: &Lists) -> Lists {
 }
 
 /// Returns the list files that a policy file names.
-fn list_references(file: &FileSpec) -> impl Iterator<Item = (&Source, &Placed<PathBuf>)> {
+pub(in crate::policy) fn list_references(file: &FileSpec) -> impl Iterator<Item = (&Source, &Placed<ListUse>)> {
     file.policies()
         .iter()
         .flat_map(|policy| policy.allowed_lists.iter().chain(&policy.denied_lists).map(|list| (&policy.source, list)))
@@ -397,7 +399,7 @@ fn list_references(file: &FileSpec) -> impl Iterator<Item = (&Source, &Placed<Pa
 fn stray(path: &Path) -> Diagnostic {
     let mut warning = Diagnostic::about_file(path, "the file is not read: presets are files right below `presets/`");
     warning.severity = Severity::Warning;
-    warning.help("move it up, or out of `presets/` if it holds policies")
+    warning.code(Code::StrayPreset).help("move it up, or out of `presets/` if it holds policies")
 }
 
 /// Returns whether two maps hold the very same objects.

@@ -154,7 +154,7 @@ fn the_everyday_life_of_the_api_goes_the_short_way() {
         ("bpt_1", blueprint.to_owned(), 1),
         ("dbx_1", devbox.to_owned(), 1),
         ("npol_1", policy.replace("a.test", "other.test"), 1),
-        ("npol_1", policy.replace("a.test", "*.a.test"), 2),
+        ("npol_1", format!("{policy}denied_hostnames = [\"*.b.test\"]\n"), 2),
         ("bpt_1", open, 2),
         ("bpt_1", blueprint.replace("npol_1", "unrestricted"), 3),
         ("bpt_1", blueprint.to_owned(), 2),
@@ -293,17 +293,24 @@ impl Numbers {
         if self.below(3) > 0 {
             let name =
                 ["a.test", "*.a.test", "base.test", "b.test\", \"b.test"][usize::try_from(self.below(4)).unwrap()];
-            writeln!(text, "[policy.p{}]\nallowed_hostnames = [\"{name}\"]", number(self)).unwrap();
-            match self.below(12) {
+            let above = ["", "# hostgate: accept unused: it is new\n"][usize::from(self.below(4) == 0)];
+            let beside = ["", " # hostgate: accept duplicate: for show", " # hostgate: accept covered"];
+            let beside = beside[usize::try_from(self.below(6).saturating_sub(3)).unwrap()];
+            writeln!(text, "{above}[policy.p{}]\nallowed_hostnames = [\"{name}\"]{beside}", number(self)).unwrap();
+            match self.below(16) {
                 0 => writeln!(text, "include = [\"{}\"]", self.id(directory, "policy", 'p')).unwrap(),
                 1 => text.push_str("include = [\"preset:npm\"]\n"),
                 2 => text.push_str("denied_hostnames_files = [\"l.txt\"]\n"),
                 3 => text.push_str("allow_all = true\n"),
+                4 => text.push_str("denied_hostnames = [\"*.d.test\", \"a.test\"]\n"),
+                5 => text.push_str("denied_hostnames_files = [\"w.txt\"] # hostgate: accept wildcard-alone: theirs\n"),
+                6 => text.push_str("allowed_hostnames_files = [{ path = \"w.txt\", subdomains = true }]\n"),
                 _ => {}
             }
         }
         if self.below(2) > 0 {
-            writeln!(text, "[blueprint.b{}]", number(self)).unwrap();
+            let above = ["", "# hostgate: accept without-policy: later\n"][usize::from(self.below(3) == 0)];
+            writeln!(text, "{above}[blueprint.b{}]", number(self)).unwrap();
             for key in ["build_policy", "runtime_policy"] {
                 if self.below(2) > 0 {
                     writeln!(text, "{key} = \"{}\"", self.id(directory, "policy", 'p')).unwrap();
@@ -342,7 +349,7 @@ fn random_trees_come_to_the_same_by_both_ways() {
     let mut taken = [0; 2];
     for seed in 1..=SEEDS {
         let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let mut directory = Directory::of(&[("0.toml", BASE), ("l.txt", "l.test\n")]);
+        let mut directory = Directory::of(&[("0.toml", BASE), ("l.txt", "l.test\n"), ("w.txt", "*.w.test\n")]);
         if seed % 3 == 0 {
             directory.default_policy("p0");
         }
