@@ -130,9 +130,11 @@ Exit code: 0 allowed, 1 denied.")]
     #[command(after_help = "\
 Example:
   hostgate show --client devbox-7
-  hostgate show build")]
+  hostgate show build
+  hostgate show presets                       a line each
+  hostgate show preset:npm                    with the reason of each entry")]
     Show {
-        /// The policy's id or name, or `preset:NAME`.
+        /// The policy's id or name, or `preset:NAME`; `presets` lists those.
         #[arg(conflicts_with = "client")]
         policy: Option<String>,
         /// Show the policy that applies to this client: an address, its id, or the name of a devbox.

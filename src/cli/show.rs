@@ -1,14 +1,16 @@
 //! `hostgate show`: what is in force, with includes expanded and the origin of each entry.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, clients, sources};
+use crate::document::Remarks;
 use crate::policy::{
-    AllowedCidr, Asker, Budget, Client, Cname, Mode, Policy, PortRule, PrivateAnswers, Protocol, Rules, Snapshot,
-    Standing,
+    AllowedCidr, Asker, BUILT_IN, Budget, Client, Cname, Mode, PRESET_PREFIX, Policy, PortRule, PrivateAnswers,
+    Protocol, Rule, Rules, Snapshot, Standing,
 };
 
 /// What to show.
@@ -20,6 +22,9 @@ pub(super) enum What {
     /// The policy that applies to a client: an address, an id or a name.
     Client(String),
 }
+
+/// The word that asks for a list of the presets, unless a policy has that id.
+const PRESETS: &str = "presets";
 
 impl What {
     /// Chooses by the arguments given; the command line excludes both at once.
@@ -54,11 +59,15 @@ pub(super) fn run(
             OK
         }
         What::Policy(id) => {
-            let shown = named(snapshot, id).map(|policy| show_policy(policy, json, output));
+            if id == PRESETS && snapshot.policy(id).is_none() {
+                show_presets(snapshot, json, output);
+                return OK;
+            }
+            let shown = named(snapshot, id).map(|policy| show_policy(policy, snapshot, json, output));
             shown.map_or_else(|error| failed(&error, output), |()| OK)
         }
         What::Client(client) => match clients::asker(snapshot, client, usize::MAX) {
-            Ok((asker, source)) => show_client(&source, &asker, json, output),
+            Ok((asker, source)) => show_client(&source, (snapshot, &asker), json, output),
             Err(error) => failed(&format!("--client: {error}"), output),
         },
     }
@@ -103,6 +112,21 @@ struct Entry<'a> {
     place: String,
     /// The includes by which it came.
     via: Vec<&'a str>,
+    /// Why it is there: the comment above it; null where there is none, and for entries of list files.
+    reason: Option<String>,
+}
+
+/// A preset as `--json` writes it.
+#[derive(Serialize)]
+struct PresetView<'a> {
+    /// Its id.
+    id: &'a str,
+    /// What it is for.
+    description: Option<&'a str>,
+    /// Where it is defined: built in, or a file that replaces it.
+    place: String,
+    /// How many entries it has.
+    entries: usize,
 }
 
 /// A policy as `--json` writes it.
@@ -173,7 +197,7 @@ struct ClientView<'a> {
 }
 
 /// Shows a policy.
-fn show_policy(policy: &Policy, json: bool, output: &mut Output) {
+fn show_policy(policy: &Policy, snapshot: &Snapshot, json: bool, output: &mut Output) {
     let view = PolicyView {
         id: policy.id(),
         name: policy.name(),
@@ -199,8 +223,8 @@ fn show_policy(policy: &Policy, json: bool, output: &mut Output) {
         },
         allow_devbox_to_devbox: policy.allows_devboxes(),
         allowed_cidrs: policy.allowed_cidrs().iter().map(cidr).collect(),
-        allowed: entries(policy.allowed()),
-        denied: entries(policy.denied()),
+        allowed: entries(policy, policy.allowed(), snapshot),
+        denied: entries(policy, policy.denied(), snapshot),
     };
     if json {
         return output.json(&view);
@@ -244,15 +268,19 @@ fn show_policy(policy: &Policy, json: bool, output: &mut Output) {
         }
         output.line(format!("  {title}:"));
         let width = entries.iter().map(|entry| entry.pattern.len()).max().unwrap_or(0);
-        for Entry { pattern, place, via } in entries {
+        for Entry { pattern, place, via, reason } in entries {
             let via = if via.is_empty() { String::new() } else { format!(" by {}", via.join(" > ")) };
             output.line(format!("    {pattern:width$}  {place}{via}"));
+            // Of other policies, those who wrote them know.
+            if let Some(reason) = reason.as_ref().filter(|_| policy.id().starts_with(PRESET_PREFIX)) {
+                output.line(format!("      {reason}"));
+            }
         }
     }
 }
 
 /// Shows what applies to an address.
-fn show_client(source: &str, asker: &Asker<'_>, json: bool, output: &mut Output) -> u8 {
+fn show_client(source: &str, (snapshot, asker): (&Snapshot, &Asker<'_>), json: bool, output: &mut Output) -> u8 {
     let policy = match asker.standing {
         Standing::Policy(policy) | Standing::Unrestricted(policy, _) => policy,
         Standing::Nobody(nobody) => {
@@ -266,8 +294,27 @@ fn show_client(source: &str, asker: &Asker<'_>, json: bool, output: &mut Output)
             None => output.line(format!("{source} is in no client; the default policy applies")),
         }
     }
-    show_policy(policy, json, output);
+    show_policy(policy, snapshot, json, output);
     OK
+}
+
+/// Shows the presets, a line each.
+fn show_presets(snapshot: &Snapshot, json: bool, output: &mut Output) {
+    let views = snapshot.presets().map(|policy| PresetView {
+        id: policy.id(),
+        description: policy.description(),
+        place: policy.place().to_string(),
+        entries: policy.allowed().iter().count() + policy.denied().iter().count(),
+    });
+    let views: Vec<_> = views.collect();
+    if json {
+        return output.json(&views);
+    }
+    let width = views.iter().map(|view| view.id.len()).max().unwrap_or(0);
+    for PresetView { id, description, place, .. } in views {
+        let own = if place.starts_with(BUILT_IN) { String::new() } else { format!(" ({place})") };
+        output.line(format!("{id:width$}  {}{own}", description.unwrap_or_default()));
+    }
 }
 
 /// Shows all objects.
@@ -330,9 +377,20 @@ fn cidr(cidr: &AllowedCidr) -> String {
 }
 
 /// Puts a list into fields.
-fn entries(rules: &Rules) -> Vec<Entry<'_>> {
-    rules
-        .iter()
-        .map(|rule| Entry { pattern: rule.to_string(), place: rule.place().to_string(), via: rule.via().collect() })
-        .collect()
+fn entries<'s>(policy: &'s Policy, rules: &'s Rules, snapshot: &'s Snapshot) -> Vec<Entry<'s>> {
+    let mut remarks: HashMap<&str, Remarks<'s>> = HashMap::new();
+    let mut reason = |rule: &Rule<'s>| {
+        let written = rule.via().last().map_or(Some(policy), |id| snapshot.policy(id))?;
+        let (path, line, _) = rule.position();
+        // An entry of a list file is not in the policy's.
+        let remarks = remarks.entry(written.id()).or_insert_with(|| Remarks::of(written.source()));
+        (path == &**written.source().path()).then(|| remarks.above(line)).flatten()
+    };
+    let entry = |rule: Rule<'s>| Entry {
+        pattern: rule.to_string(),
+        place: rule.place().to_string(),
+        via: rule.via().collect(),
+        reason: reason(&rule),
+    };
+    rules.iter().map(entry).collect()
 }

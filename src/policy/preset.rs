@@ -21,17 +21,35 @@ macro_rules! presets {
 presets!(
     "alpine",
     "anthropic",
+    "bun",
+    "conda",
+    "copilot",
     "crates",
+    "cursor",
     "debian",
+    "deno",
     "docker",
+    "ecr-public",
+    "gcr",
+    "gemini",
     "github",
+    "github-runner",
+    "gitlab",
     "go",
+    "hashicorp",
     "huggingface",
+    "jsr",
+    "k8s",
     "maven",
+    "mcr",
     "npm",
     "nuget",
     "openai",
+    "packagist",
+    "playwright",
     "pypi",
+    "pytorch",
+    "quay",
     "rubygems",
     "ubuntu",
 );
@@ -68,12 +86,12 @@ fn read_built_in(name: &str, text: &str) -> (FileSpec, Vec<Diagnostic>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Directory, lines};
+    use super::super::testing::{Directory, lines, verdict};
     use super::*;
-    use crate::document::Severity;
+    use crate::document::{Remarks, Severity};
 
     #[test]
-    fn every_preset_is_read_without_a_warning() {
+    fn every_preset_is_read_without_a_warning_and_each_entry_has_its_reason() {
         for (name, text) in TEXTS {
             let (spec, diagnostics) = read_built_in(name, text);
             let warned: Vec<_> = diagnostics.iter().filter(|it| it.severity != Severity::Accepted).collect();
@@ -82,9 +100,37 @@ mod tests {
             let policy = &spec.policies()[0];
             assert_eq!(*policy.id.value, format!("preset:{name}"));
             assert!(!policy.allowed.is_empty() && policy.denied.is_empty() && !policy.allow_all, "{name}");
+            assert!(policy.name.as_deref() == Some(name) && policy.description.is_some(), "{name}");
+            assert!(text.contains("# Documented: https://"), "{name} names no page that documents it");
+            let remarks = Remarks::of(&policy.source);
+            for entry in policy.allowed.iter() {
+                let (line, _) = entry.line_and_column();
+                assert!(remarks.above(line).is_some_and(|reason| reason.len() > 10), "{name}: {entry} has no reason");
+            }
+            assert!(text.lines().all(|line| line.chars().count() <= 120), "{name}");
         }
         assert!(TEXTS.is_sorted());
         assert!(is_built_in("npm") && !is_built_in("pipy"));
+    }
+
+    #[test]
+    fn presets_do_not_open_what_strangers_share() {
+        let mut directory = Directory::of(&[("p.toml", "")]);
+        for name in [
+            "play.golang.org",
+            "play.rust-lang.org",
+            "paste.ubuntu.com",
+            "gist.github.io",
+            "x.s3.amazonaws.com",
+            "x.blob.core.windows.net",
+            "x.cloudfront.net",
+            "x.pkg.dev",
+            "upload.pypi.org",
+        ] {
+            let include = TEXTS.iter().map(|(name, _)| format!("\"preset:{name}\"")).collect::<Vec<_>>().join(", ");
+            directory.write("p.toml", &format!("[policy.p]\ninclude = [{include}]\n")).default_policy("p");
+            assert_eq!(verdict(directory.library().snapshot(), "192.0.2.1", name), "deny not-listed", "{name}");
+        }
     }
 
     #[test]

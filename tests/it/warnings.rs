@@ -162,3 +162,28 @@ fn explain_gives_the_help_of_check_and_names_the_entry_next_to_it() {
     let other = explain("example.com").expect_code(1);
     assert!(!other.stdout.contains("is listed and"), "{other:?}");
 }
+
+#[test]
+fn presets_are_shown_with_a_line_each_and_their_entries_with_the_reasons() {
+    let policies = directory(&[("p.toml", &format!("[policy.p]\ninclude = ['preset:npm']\n{CLIENT}"))]);
+    let at = policies.path().to_str().unwrap();
+    let all = run(["show", "presets", "--policies", at]).expect_code(0);
+    assert!(all.stdout.lines().count() > 30, "{all:?}");
+    for id in ["preset:npm ", "preset:pytorch ", "preset:k8s ", "preset:copilot "] {
+        let line = all.stdout.lines().find(|line| line.starts_with(id)).unwrap_or_else(|| panic!("{id}: {all:?}"));
+        assert!(line.len() > 30, "{line}");
+    }
+    let json = run(["show", "presets", "--json", "--policies", at]).expect_code(0).json();
+    assert!(json.as_array().unwrap().iter().any(|it| it["id"] == "preset:npm" && it["entries"].as_u64() > Some(3)));
+    let npm = run(["show", "preset:npm", "--policies", at]).expect_code(0);
+    npm.expect_text(&["*.npmjs.org", "Every install, audit and `npx`"]);
+    let json = run(["show", "p", "--json", "--policies", at]).expect_code(0).json();
+    let entries = json["allowed"].as_array().unwrap();
+    assert!(entries.iter().all(|entry| entry["reason"].as_str().is_some_and(|reason| reason.len() > 10)), "{json}");
+    // A file that replaces one is the source of its reasons.
+    fs::create_dir(policies.path().join("presets")).unwrap();
+    let own = "[policy.npm]\ndescription = 'ours'\nallowed_hostnames = [\n  # The mirror.\n  'npm.corp.example',\n]\n";
+    fs::write(policies.path().join("presets/npm.toml"), own).unwrap();
+    run(["show", "preset:npm", "--policies", at]).expect_code(0).expect_text(&["npm.corp.example", "The mirror."]);
+    run(["show", "presets", "--policies", at]).expect_code(0).expect_text(&["ours (", "presets/npm.toml:1:9"]);
+}
