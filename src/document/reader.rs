@@ -332,6 +332,15 @@ impl<'r> Table<'r> {
     /// Returns the elements of an array that may hold strings and tables side by side.
     pub fn strings_or_tables(&mut self, key: &'static str) -> Vec<Element<'r>> {
         let Some(value) = self.value(key) else { return Vec::new() };
+        if let DeValue::String(text) = value.get_ref() {
+            let help = format!("write `{key} = [\"{}\"]`", text.escape_debug());
+            self.error(
+                value.span().into(),
+                format!("{}`{key}` must be an array, not a string", self.prefix()),
+                Some(help),
+            );
+            return Vec::new();
+        }
         let Some(array) = self.typed(key, value, "an array", DeValue::as_array) else { return Vec::new() };
         let mut elements = Vec::with_capacity(array.value.len());
         for element in array.value {

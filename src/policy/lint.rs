@@ -299,6 +299,10 @@ mod tests {
                 ],
             ),
             (
+                "allow_all = true\ndenied_hostnames_files = [\"block.txt\", { path = \"block.txt\", subdomains = true }]",
+                &["p/p.toml:3:27: list file `p/block.txt` adds nothing: all 5 entries are in `p/block.txt` too"],
+            ),
+            (
                 "allow_all = true\ndenied_hostnames_files = [{ path = \"block.txt\", subdomains = true }]\nallowed_hostnames = [\"y.x.test\"]",
                 &["p/p.toml:4:22: `y.x.test`, which is allowed, is denied by `*.x.test` by a list file"],
             ),

@@ -260,7 +260,7 @@ fn private_answers(table: &mut Table<'_>, hasher: &RandomState) -> PrivateAnswer
 
 /// Reads list files: paths relative to the policy file, or tables of a path and whether subdomains are meant too.
 fn list_files(table: &mut Table<'_>, key: &'static str, purpose: Purpose, source: &Source) -> Vec<Placed<ListUse>> {
-    let (mut lists, mut seen): (Vec<Placed<ListUse>>, HashSet<PathBuf>) = Default::default();
+    let (mut lists, mut seen): (Vec<Placed<ListUse>>, HashSet<(PathBuf, Covers)>) = Default::default();
     for element in table.strings_or_tables(key) {
         let (text, covers) = match element {
             Element::Text(text) => (text, Covers::AsWritten),
@@ -285,7 +285,8 @@ fn list_files(table: &mut Table<'_>, key: &'static str, purpose: Purpose, source
             continue;
         }
         let path = source.path().parent().map_or_else(|| PathBuf::from(text.value), |folder| folder.join(text.value));
-        if seen.insert(path.clone()) {
+        // As it is written and with subdomains, it is two lists.
+        if seen.insert((path.clone(), covers)) {
             lists.push(text.map(|_| ListUse { path, purpose, covers }));
         } else {
             let message = format!("list file {} is given twice", quoted(text.value));

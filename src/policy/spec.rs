@@ -144,7 +144,7 @@ pub(super) struct ListUse {
 }
 
 /// The names that an entry of a list file covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Covers {
     /// Those that its pattern matches.
     AsWritten,

@@ -32,7 +32,8 @@ pub fn check<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic> + Clone, 
 
 /// Returns whether a place is a file as a whole, or a character of its text, or the end of one of its lines.
 fn lies_in(place: &Place, texts: &Texts) -> bool {
-    if (place.line, place.column) == (0, 0) {
+    // Presets are built in.
+    if (place.line, place.column) == (0, 0) || place.path.starts_with(hostgate::policy::BUILT_IN) {
         return true;
     }
     let Some(text) = texts.get(Path::new(&*place.path)) else { return false };
