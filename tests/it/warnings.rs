@@ -118,7 +118,8 @@ fn list_with_subdomains_covers_each_name_and_what_is_below_it() {
     }
     // Allowing is not broader than a public suffix.
     server.write("block.txt", "other.example\ncom\n");
-    assert!(server.wait_error().contains("block.txt:2:1"), "{}", server.wait_error());
+    let error = || Some(server.wait_error()).filter(|error| error.contains("block.txt:2:1"));
+    server.until("the error of the list", error);
     assert!(is_allowed("a.more.example") && !is_allowed("example.com"));
 }
 
