@@ -309,7 +309,7 @@ fn close(query: &Query<'_>, rcode: Rcode, errors: &[Ede<'_>], options: &[u8], li
 }
 
 /// Writes a SOA record of our own that makes `ttl` the time to cache.
-fn write_soa(query: &Query<'_>, soa: &[u8], ttl: u32, out: &mut Vec<u8>) {
+fn write_soa(query: &Query<'_>, soa: &Soa, ttl: u32, out: &mut Vec<u8>) {
     let (qname, parent) = (query.qname.as_wire(), query.qname.parent_wire());
     if parent == [0] {
         out.push(0);
@@ -318,21 +318,25 @@ fn write_soa(query: &Query<'_>, soa: &[u8], ttl: u32, out: &mut Vec<u8>) {
     }
     let start = out.len();
     out.extend_from_slice(soa);
-    let [ttl_at, minimum_at] = [start + 4, out.len() - 4];
+    let [ttl_at, minimum_at] = [start + 4, start + soa.len() - 4];
     for at in [ttl_at, minimum_at] {
         out[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
     }
 }
 
-/// A SOA record of our own behind its owner; TTL and MINIMUM are patched in.
+/// A SOA record of our own behind its owner; TTL and MINIMUM are patched in. All are of one length, as copying so many octets
+/// takes no call.
 ///
 /// SERIAL (1), REFRESH, RETRY and EXPIRE mean nothing here: nobody transfers this zone.
-const SOA: [u8; 64] = *b"\0\x06\0\x01\0\0\0\0\0\x36\x08hostgate\x07invalid\0\x06nobody\x07invalid\0\
+type Soa = [u8; 67];
+
+/// The record of names that are ours: MNAME `hostgate.invalid`, RNAME `anonymous.invalid`.
+const SOA: Soa = *b"\0\x06\0\x01\0\0\0\0\0\x39\x08hostgate\x07invalid\0\x09anonymous\x07invalid\0\
     \0\0\0\x01\0\0\x0e\x10\0\0\x02\x58\0\x01\x51\x80\0\0\0\0";
 
-/// The same of what a policy denies: MNAME is `blocked-by-policy.hostgate.invalid`, which exists nowhere (RFC 6761 §6.4), and
-/// RNAME the root, nobody, so that it is hardly longer.
-const BLOCKED_SOA: [u8; 67] = *b"\0\x06\0\x01\0\0\0\0\0\x39\x11blocked-by-policy\x08hostgate\x07invalid\0\0\
+/// The record of what a policy denies: MNAME is `blocked-by-policy.hostgate.invalid`, which exists nowhere (RFC 6761 §6.4), and
+/// RNAME the root, nobody.
+const BLOCKED_SOA: Soa = *b"\0\x06\0\x01\0\0\0\0\0\x39\x11blocked-by-policy\x08hostgate\x07invalid\0\0\
     \0\0\0\x01\0\0\x0e\x10\0\0\x02\x58\0\x01\x51\x80\0\0\0\0";
 
 /// Writes a compression pointer to `offset` (RFC 1035 §4.1.4).

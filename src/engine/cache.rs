@@ -460,8 +460,11 @@ impl<'a> From<&'a Query<'_>> for Key<'a> {
 }
 
 /// Returns flags as bits.
-fn flags(flags: [bool; 4]) -> u8 {
-    flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag))
+fn flags([dnssec_ok, checking_disabled, recursion_desired, authentic_data]: [bool; 4]) -> u8 {
+    u8::from(dnssec_ok)
+        | u8::from(checking_disabled) << 1
+        | u8::from(recursion_desired) << 2
+        | u8::from(authentic_data) << 3
 }
 
 impl Key<'_> {

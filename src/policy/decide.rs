@@ -36,15 +36,12 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
     };
     let audits = policy.spec.mode == Mode::Audit;
     let decision = |action, reason, rule, audited| Decision { action, reason, rule, policy: Some(policy), audited };
-    let special = |found| match found {
-        SpecialUse::Localhost => decide_localhost(policy, qtype),
-        // These stay denied while auditing: nobody outside has an answer to them.
-        SpecialUse::Local(_) => decision(Action::Deny, Reason::SpecialUse, None, false),
-    };
-    let deny = |reason, rule| match audits.then(|| SpecialUse::of(qname)) {
-        None => decision(Action::Deny, reason, rule, false),
-        Some(None) => decision(Action::Allow, reason, rule, true),
-        Some(Some(found)) => special(found),
+    let deny = |reason, rule| {
+        if audits {
+            record_denial(policy, qname, qtype, (reason, rule))
+        } else {
+            decision(Action::Deny, reason, rule, false)
+        }
     };
     let (reason, rule) = match decide_name(policy, qname) {
         NameDecision::Allow(rule) => (Reason::Rule, Some(rule)),
@@ -61,7 +58,7 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
             (Reason::DnssecChain, None)
         }
         NameDecision::NotListed => return deny(Reason::NotListed, None),
-        NameDecision::Special(found) => return special(found),
+        NameDecision::Special(special) => return decide_special(policy, special, qtype),
         // These stay denied while auditing: recording is no reason to let a client around the resolver.
         NameDecision::Bypass => return decision(Action::Deny, Reason::Bypass, None, false),
         NameDecision::Gone => return decision(Action::Deny, Reason::PolicyGone, None, false),
@@ -84,13 +81,28 @@ fn proves_listed(policy: &Policy, qname: &LowerName) -> bool {
     policy.allowed.kind_below(qname.as_wire()).is_some()
 }
 
-/// Decides about the host's own name, which has addresses and nothing else.
+/// Lets through what a policy denies that audits only; but nothing that no upstream has an answer to.
 #[cold]
-fn decide_localhost(policy: &Policy, qtype: RecordType) -> Decision<'_> {
-    let (action, reason) = match loopback(qtype) {
+fn record_denial<'s>(
+    policy: &'s Policy,
+    qname: &LowerName,
+    qtype: RecordType,
+    (reason, rule): (Reason, Option<Rule<'s>>),
+) -> Decision<'s> {
+    match SpecialUse::of(qname) {
+        Some(special) => decide_special(policy, special, qtype),
+        None => Decision { action: Action::Allow, reason, rule, policy: Some(policy), audited: true },
+    }
+}
+
+/// Decides about a name that no upstream is asked for: the host's own has addresses and nothing else, the others do not exist.
+#[cold]
+fn decide_special(policy: &Policy, special: SpecialUse, qtype: RecordType) -> Decision<'_> {
+    let (action, reason) = match (special, loopback(qtype)) {
+        (SpecialUse::Local(_), _) => (Action::Deny, Reason::SpecialUse),
         _ if !policy.spec.query_types.contains(qtype) => (Action::NoData, Reason::QueryType),
-        Some(_) => (Action::Answer, Reason::SpecialUse),
-        None => (Action::NoData, Reason::SpecialUse),
+        (SpecialUse::Localhost, Some(_)) => (Action::Answer, Reason::SpecialUse),
+        (SpecialUse::Localhost, None) => (Action::NoData, Reason::SpecialUse),
     };
     Decision { action, reason, rule: None, policy: Some(policy), audited: false }
 }

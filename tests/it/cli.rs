@@ -150,6 +150,24 @@ fn explain_says_why() {
     assert_eq!(json("bad.npmjs.org", "127.30.0.1", "A")["action"], "deny");
     assert_eq!(json("github.com", "127.30.0.1", "NULL")["action"], "nodata");
     assert_eq!(json("x.test", "127.30.0.7", "A")["audited"], true);
+
+    // What needs no entry: what validators ask about, and names of the host itself; and what takes one.
+    for (name, client, qtype, action, reason) in [
+        ("org", "127.30.0.1", "DS", "allow", "dnssec-chain"),
+        (".", "127.30.0.1", "DNSKEY", "allow", "dnssec-chain"),
+        ("org", "127.30.0.1", "A", "deny", "not-listed"),
+        ("example", "127.30.0.1", "DS", "deny", "not-listed"),
+        ("localhost", "127.30.0.1", "A", "allow", "special-use"),
+        ("localhost", "127.30.0.1", "MX", "nodata", "special-use"),
+        ("x.onion", "127.31.0.1", "A", "deny", "special-use"),
+        ("1.0.0.10.in-addr.arpa", "127.30.0.7", "PTR", "deny", "special-use"),
+    ] {
+        let said = json(name, client, qtype);
+        assert_eq!((said["action"].as_str(), said["reason"].as_str()), (Some(action), Some(reason)), "{said}");
+    }
+    assert_eq!(json("a.localhost", "127.31.0.1", "AAAA")["answer"][0], "::1");
+    explain("localhost", "127.30.0.1").expect_code(0).expect_text(&["answer  127.0.0.1", "the host itself"]);
+    explain("x.local", "127.31.0.1").expect_code(1).expect_text(&["for local use", "unless an entry names it"]);
 }
 
 #[test]
@@ -158,7 +176,18 @@ fn explain_agrees_with_the_server() {
     let server = Setup::new(&[&upstream]).file("p.toml", POLICIES).top("default_policy = \"base\"").start();
     let configuration = server.directory().join("hostgate.toml");
     let deep = format!("{}npmjs.org", "d.".repeat(11));
-    for name in ["github.com", "x.npmjs.org", "bad.npmjs.org", "base.test", "evil.test", "mask.icloud.com", &deep] {
+    for name in [
+        "github.com",
+        "x.npmjs.org",
+        "bad.npmjs.org",
+        "base.test",
+        "evil.test",
+        "mask.icloud.com",
+        "localhost",
+        "x.local",
+        "home.arpa",
+        &deep,
+    ] {
         for client in ["127.30.0.1", "127.30.0.7", "127.31.0.1", "127.77.0.1"] {
             let arguments = ["explain", name, "--client", client, "--config", "@"];
             let said = with(&configuration, &arguments).code == Some(0);

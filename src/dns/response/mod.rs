@@ -453,8 +453,8 @@ fn limit_ttls(message: &mut Message<'_>, selection: &Selection, rcode: Rcode, qt
 /// Returns the flags of an upstream that are kept: AD for those alone who asked for it (RFC 6840 §5.8), and AA never, as
 /// what is forwarded is not ours (RFC 1035 §4.1.1).
 fn kept_flags(header: &Header, question: &Question) -> u16 {
-    const FLAGS: u16 = flag::QR | flag::RD | flag::RA | flag::CD | flag::RCODE;
-    header.flags & if question.authentic_data { FLAGS | flag::AD } else { FLAGS }
+    let authentic = if question.authentic_data { flag::AD } else { 0 };
+    header.flags & (flag::QR | flag::RD | flag::RA | flag::CD | flag::RCODE | authentic)
 }
 
 /// How many EDE options of an upstream are passed on.
