@@ -270,6 +270,7 @@ impl Endpoint {
                     return read(&bytes, question, &around.reach)
                         .map(|response| Success { response, transport: Transport::Udp });
                 }
+                Reply::Garbled => return Err(TryError::garbled()),
                 Reply::Bare(rcode) => return Err(TryError::unwilling(rcode, None)),
                 Reply::Truncated => observer.observe(Event::Truncated),
             }

@@ -172,7 +172,7 @@ impl<W: Waits, C> Mux<W, C> {
             next_at: Some(since + patience),
             review_at: since + if are_dead { DEAD_TIME } else { REVIEW_EVERY },
             waiters: vec![waiter],
-            first: Some(Try { key, since, patience, casing, case: Case::Open, edns }),
+            first: Some(Try { key, since, patience, casing, case: Case::Open, edns, is_garbled: false }),
             again: Vec::new(),
             count: 1,
             is_moved: false,
@@ -263,7 +263,7 @@ impl<W: Waits, C> Mux<W, C> {
                     is_bare = true;
                     Err(Trial::Failed(TryError::unwilling(rcode, None)))
                 }
-                None => return self.ignore(token, bytes, landed),
+                None => return self.note_garbled(place, key, bytes, landed),
             },
         };
         if let Err(Trial::Failed(error)) = &outcome
@@ -299,7 +299,7 @@ impl<W: Waits, C> Mux<W, C> {
         let Some(key) = self.ports.choose(&endpoint, &around) else { return Continue(()) };
         self.ports.send(key, &flight.question, (Casing::LOWER, one.edns), place);
         let (since, casing, case) = (Instant::now(), Casing::LOWER, Case::Tested);
-        flight.again.push(Try { key, since, casing, case, ..one });
+        flight.again.push(Try { key, since, casing, case, is_garbled: false, ..one });
         Continue(())
     }
 

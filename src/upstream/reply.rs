@@ -31,6 +31,11 @@ impl TryError {
         Self::new(FailureKind::Network, error)
     }
 
+    /// Returns that replies came, and none that can be used.
+    pub(super) fn garbled() -> Self {
+        Self::new(FailureKind::Malformed, &"reply that cannot be read, or to another question")
+    }
+
     /// Returns the failure it is when nobody but `server` can be asked.
     pub(super) fn at(self, server: impl Display) -> Failure {
         let Self { kind, rcode: _, response, detail } = self;

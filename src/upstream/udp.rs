@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout_at};
 
 use super::reply::is_unwilling;
 use super::{Event, Observer, Transport};
@@ -18,6 +20,9 @@ const MAX_REPLY: usize = 4096;
 /// guess the ID, and each costs the attacker a new port.
 pub(super) const MAX_IGNORED: usize = 64;
 
+/// How long the true reply is waited for after one with the right ID that cannot be used.
+const GARBLED_FOR: Duration = Duration::from_secs(1);
+
 /// What came back over UDP.
 pub(super) enum Reply {
     /// A reply to the question, complete.
@@ -28,6 +33,8 @@ pub(super) enum Reply {
     OtherCase,
     /// A header with this RCODE and nothing else: what some say to a query that they cannot or will not read.
     Bare(Rcode),
+    /// Replies with the right ID that cannot be used, and for a while no other.
+    Garbled,
     /// Nothing before [`MAX_IGNORED`] datagrams that are no reply to the query.
     Flooded,
 }
@@ -70,8 +77,16 @@ pub(super) async fn ask(
     socket.send(&query).await.map_err(UdpError::Network)?;
     // One octet more shows that a reply is longer.
     let mut buffer = vec![0; MAX_REPLY + 1];
+    let mut garbled_until = None;
     for _ in 0..MAX_IGNORED {
-        let length = socket.recv(&mut buffer).await.map_err(UdpError::Network)?;
+        let received = match garbled_until {
+            None => socket.recv(&mut buffer).await,
+            Some(until) => match timeout_at(until, socket.recv(&mut buffer)).await {
+                Ok(received) => received,
+                Err(_) => return Ok(Reply::Garbled),
+            },
+        };
+        let length = received.map_err(UdpError::Network)?;
         match is_reply_to(&buffer[..length], id, question, casing) {
             ReplyCheck::Ours { truncated, .. } if truncated || length > MAX_REPLY => return Ok(Reply::Truncated),
             ReplyCheck::Ours { .. } => {
@@ -82,10 +97,16 @@ pub(super) async fn ask(
                 observer.observe(Event::OtherCase);
                 return Ok(Reply::OtherCase);
             }
-            ReplyCheck::NotOurs => match bare_failure(&buffer[..length], id) {
-                Some(rcode) => return Ok(Reply::Bare(rcode)),
-                None => observer.observe(Event::Ignored),
-            },
+            ReplyCheck::NotOurs => {
+                if let Some(rcode) = bare_failure(&buffer[..length], id) {
+                    return Ok(Reply::Bare(rcode));
+                }
+                observer.observe(Event::Ignored);
+                // It has the ID: the upstream is not silent. But it may be forged, so the true one is waited for.
+                if buffer[..length].first_chunk() == Some(&id.to_be_bytes()) {
+                    garbled_until.get_or_insert_with(|| Instant::now() + GARBLED_FOR);
+                }
+            }
         }
     }
     Ok(Reply::Flooded)

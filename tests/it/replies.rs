@@ -234,3 +234,26 @@ fn random_case_shows_in_no_text_of_an_upstream() {
         assert_eq!(text, "no DS for failing.test. in zone test; label failing");
     }
 }
+
+#[test]
+fn server_whose_replies_cannot_be_used_is_told_apart_from_a_silent_one() {
+    let upstream = FakeUpstream::start();
+    upstream.on("cut.test", Reply::by(|seen| vec![[&seen.bytes[..2], &[0x81, 0x80], &seen.bytes[4..16]].concat()]));
+    upstream.on("other.test", Reply::changed(Answer::new().a("other.test", GLOBAL), |bytes| bytes[13] ^= 3));
+    upstream.on("echo.test", Reply::by(|seen| vec![seen.bytes.clone()]));
+    let server = Setup::policy(&upstream, POLICY).start();
+    for number in 0..5 {
+        ask(&format!("warm{number}.test"), RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    }
+    for name in ["cut.test", "other.test", "echo.test"] {
+        // The receiving thread asks for the one, a task of its own for the other.
+        for (query, is_tcp) in [(ask(name, RecordType::A), false), (ask(name, RecordType::TXT), true)] {
+            let begin = Instant::now();
+            let heard = if is_tcp { query.tcp(&server) } else { query.udp(&server) };
+            let told = (22, "upstream reply malformed".to_owned());
+            assert_eq!((heard.rcode(), heard.edes()), (ResponseCode::ServFail, vec![told]), "{name} {is_tcp}");
+            assert!(begin.elapsed() < Duration::from_secs(3), "{name}: {:?}", begin.elapsed());
+        }
+    }
+    assert!(server.metric("hostgate_upstream_failures_total", &[("kind", "malformed")]) >= 6);
+}

@@ -29,7 +29,7 @@ impl<W: Waits, C> Mux<W, C> {
                 Case::Open | Case::Doubted => (endpoint.casing(|| self.ports.bits(), &around), Case::Open),
             };
             self.ports.send(key, &flight.question, (casing, less), place);
-            flight.again.push(Try { key, since: Instant::now(), casing, case, edns: less, ..one });
+            flight.again.push(Try { key, since: Instant::now(), casing, case, edns: less, is_garbled: false, ..one });
         }
         endpoint.note_heard(&around);
         if !is_bare {

@@ -51,6 +51,9 @@ pub(super) struct Try {
     pub(super) case: Case,
     /// How much of EDNS it has.
     pub(super) edns: Edns,
+    /// Whether a reply with its ID came that cannot be used. It may be forged, so the true one is waited for; but the
+    /// upstream is not silent.
+    pub(super) is_garbled: bool,
 }
 
 /// What a try says of an upstream's keeping the case of names.

@@ -54,7 +54,7 @@ impl<W: Waits, C> Mux<W, C> {
             };
             self.ports.send(key, &flight.question, (casing, one.edns), place);
             flight.is_moved = true;
-            let again = Try { key, since: now, casing, ..one };
+            let again = Try { key, since: now, casing, is_garbled: false, ..one };
             match &mut flight.first {
                 first @ None => *first = Some(again),
                 Some(_) => flight.again.push(again),

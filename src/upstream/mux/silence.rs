@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::flight::{Case, Flight, Try};
+use super::ports::Key;
 use super::{Fate, Landed, Mux, Waits};
 use crate::upstream::pool::REVIEW_EVERY;
 use crate::upstream::race::{hash, interval};
-use crate::upstream::{Event, Failure, Transport, Trial};
+use crate::upstream::reply::TryError;
+use crate::upstream::{Event, Failure, FailureKind, Transport, Trial};
 
 /// How long after the last try a client that asks again buys one more.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
@@ -126,10 +128,31 @@ impl<W: Waits, C> Mux<W, C> {
         };
         self.ports.send(key, &flight.question, (casing, edns), place);
         upstreams.around().observer.observe(Event::Retransmitted);
-        flight.again.push(Try { key, since: now, patience, casing, case: Case::Open, edns });
+        flight.again.push(Try { key, since: now, patience, casing, case: Case::Open, edns, is_garbled: false });
         flight.count += 1;
         if flight.count < most {
             flight.next_at = Some(now + patience);
+        }
+        Continue(())
+    }
+
+    /// Notes a reply with the ID of a query in flight that cannot be used: bytes that are no message, another question. When
+    /// all tries are made and each came to that, there is nothing left to wait for.
+    pub(super) fn note_garbled(
+        &mut self,
+        place: usize,
+        key: Key,
+        bytes: &[u8],
+        landed: &mut impl FnMut(Landed<W, C>),
+    ) -> ControlFlow<()> {
+        self.ignore(key.port, bytes, landed)?;
+        let Some(flight) = self.flights[place].as_mut() else { return Continue(()) };
+        for one in flight.first.iter_mut().chain(&mut flight.again).filter(|one| one.key == key) {
+            one.is_garbled = true;
+        }
+        let is_over = flight.claim.is_some() && flight.next_at.is_none();
+        if is_over && flight.tries().all(|one| one.is_garbled) {
+            self.land(place, key, Err(Trial::Failed(TryError::garbled())), landed);
         }
         Continue(())
     }
@@ -138,7 +161,11 @@ impl<W: Waits, C> Mux<W, C> {
     fn note_silence(&mut self, place: usize) -> Option<SocketAddr> {
         let last = *self.flights[place].as_ref()?.tries().last()?;
         let port = self.ports.get(last.key.port)?;
-        port.endpoint.note_silent(last.patience, &port.around);
+        if last.is_garbled {
+            port.endpoint.note_failed(FailureKind::Malformed, last.patience, &port.around);
+        } else {
+            port.endpoint.note_silent(last.patience, &port.around);
+        }
         Some(port.endpoint.server.address)
     }
 
@@ -160,8 +187,13 @@ impl<W: Waits, C> Mux<W, C> {
         self.note_unanswered(place);
         let servers = self.asked(place).map(|server| server.to_string());
         let servers: Vec<String> = servers.collect();
-        let Some(Flight { question, claim, waiters, since, .. }) = self.remove(place) else { return };
-        let failure = Failure::timed_out(&servers, since.elapsed());
+        let Some(flight) = self.remove(place) else { return };
+        let failure = if flight.tries().any(|one| one.is_garbled) {
+            TryError::garbled().at(servers.join(", "))
+        } else {
+            Failure::timed_out(&servers, flight.since.elapsed())
+        };
+        let Flight { question, claim, waiters, .. } = flight;
         landed(Landed { question, claim, waiters, fate: Fate::Failed(failure) });
     }
 
