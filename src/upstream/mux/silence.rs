@@ -96,12 +96,12 @@ impl<W: Waits, C> Mux<W, C> {
     fn ask_again(&mut self, place: usize, now: Instant, landed: &mut impl FnMut(Landed<W, C>)) -> ControlFlow<()> {
         let last = self.note_silence(place);
         let Some(flight) = self.flights[place].as_mut() else { return Break(()) };
-        let Some(upstreams) = flight.waiters.first().map(|first| Arc::clone(first.upstreams())) else {
-            return Break(());
-        };
-        let most = upstreams.max_tries() + flight.repeated;
         // After the last try there is only waiting, until the question's time is over.
         flight.next_at = None;
+        let Some(upstreams) = flight.waiters.first().map(|first| Arc::clone(first.upstreams())) else {
+            return Continue(());
+        };
+        let most = upstreams.max_tries() + flight.repeated;
         if flight.count >= most {
             return Continue(());
         }
@@ -121,9 +121,8 @@ impl<W: Waits, C> Mux<W, C> {
         });
         // Nobody else over UDP: the general way knows more.
         let Some((key, patience, casing, edns)) = next else {
-            if let Some(server) = last {
-                self.hand_over(place, server, Trial::Silent, landed);
-            }
+            let Some(server) = last else { return Continue(()) };
+            self.hand_over(place, server, Trial::Silent, landed);
             return Break(());
         };
         self.ports.send(key, &flight.question, (casing, edns), place);
