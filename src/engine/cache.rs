@@ -102,13 +102,6 @@ pub enum Hit {
     Miss,
 }
 
-impl Hit {
-    /// Returns whether it is what it is because upstreams failed a moment ago.
-    pub(crate) fn is_kept_failure(&self) -> bool {
-        matches!(self, Self::Failed(_) | Self::Stale { refresh: Refresh::FailedLately, .. })
-    }
-}
-
 /// Whether stale data should be refreshed before it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refresh {

@@ -203,17 +203,17 @@ impl Engine {
         let holder = asker.holder(asked.source);
         exchange.holder = holder;
         let now = asked.since.saturating_duration_since(self.epoch);
-        let mut hit = self.cache.get(&query, holder, now);
-        if hit.is_kept_failure() && self.forget_silences(view) {
-            hit = self.cache.get(&query, holder, now);
-        }
-        match hit {
+        match self.cache.get(&query, holder, now) {
             Hit::Fresh { response, age, renewal, .. } => {
                 exchange.answer_from(&response, TtlMode::Aged(whole_seconds(age)), Origin::Hit, None, out);
                 match renewal {
                     Renewal::No => Step::Answer,
                     Renewal::Due => self.renew(&mut exchange, now).map_or(Step::Answer, Step::Renew),
                 }
+            }
+            // What it is because of that is over. From the start, as this is rare and a hit is not to pay for it.
+            Hit::Failed(_) | Hit::Stale { refresh: Refresh::FailedLately, .. } if self.forget_silences(view) => {
+                self.try_step(view, bytes, asked, out)
             }
             // Asking again so soon would keep the client waiting for nothing (RFC 8767 §5).
             Hit::Stale { response, refresh: Refresh::FailedLately } => {
