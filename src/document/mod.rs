@@ -11,6 +11,7 @@ mod place;
 mod reader;
 mod remark;
 mod suggest;
+mod text;
 
 pub use accept::{Accept, Accepts, At, Code, Language};
 pub use diagnostic::{Diagnostic, Findings, Related, Severity, Unquoted, quoted};
@@ -20,3 +21,4 @@ pub use place::{Locator, Place, Source, Span};
 pub use reader::{Element, Note, Placed, Table, read};
 pub use remark::Remarks;
 pub use suggest::closest;
+pub use text::text_of;

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use super::trusted::{Trusted, Use};
 use crate::bounds::MAX_FILE;
+use crate::document::text_of;
 use crate::policy::{Held, ListText, NO_SUCH_FILE};
 use crate::regular_file;
 
@@ -294,14 +295,7 @@ fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bo
         return Err(format!("{} octets are too many: at most {MAX_FILE} are read; split the file", metadata.len()));
     }
     let bytes = read_bounded(&file, metadata.len()).map_err(plain)?;
-    String::from_utf8(bytes).map(|text| (text, is_private)).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let before = &error.as_bytes()[..at];
-        let line = 1 + before.iter().filter(|octet| **octet == b'\n').count();
-        let start = before.iter().rposition(|octet| *octet == b'\n').map_or(0, |newline| newline + 1);
-        let column = 1 + String::from_utf8_lossy(&before[start..]).chars().count();
-        format!("not UTF-8 at line {line}, column {column}: save the file as UTF-8")
-    })
+    text_of(bytes).map(|text| (text, is_private))
 }
 
 /// Reads to the end, but never more than the limit, should the file grow meanwhile.
@@ -326,7 +320,7 @@ mod tests {
         fs::write(&path, b"a = 1\nb = \xff").unwrap();
         assert_eq!(
             read_text(&path, &Trusted::default(), Use::Named).unwrap_err(),
-            "not UTF-8 at line 2, column 5: save the file as UTF-8"
+            "not UTF-8 at line 2, column 5: it looks like Latin-1: save the file as UTF-8, as with `iconv -f LATIN1 -t UTF-8`"
         );
         File::create(&path).unwrap().set_len(1 << 30).unwrap();
         assert!(

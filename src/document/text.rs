@@ -1,0 +1,96 @@
+//! Octets of a file as text, and what they are where they are none.
+
+/// Returns octets as text; a byte order mark stays.
+///
+/// # Errors
+/// Everything but UTF-8: what it seems to be, and what to do.
+pub fn text_of(octets: Vec<u8>) -> Result<String, String> {
+    if let Some(kind) = foreign_kind(&octets) {
+        return Err(kind.to_owned());
+    }
+    match String::from_utf8(octets) {
+        Ok(text) => Ok(text),
+        Err(error) => Err(not_utf8(error.as_bytes(), error.utf8_error().valid_up_to())),
+    }
+}
+
+/// Returns what a file is that is no text in UTF-8 by its first octets, and what to do.
+fn foreign_kind(octets: &[u8]) -> Option<&'static str> {
+    /// The octets that compressed and other formats begin with.
+    const MAGIC: &[(&[u8], &str)] = &[
+        (b"\x1f\x8b", "it is compressed with gzip: unpack it, as with `gzip -d`"),
+        (b"\x28\xb5\x2f\xfd", "it is compressed with Zstandard: unpack it, as with `zstd -d`"),
+        (b"\xfd7zXZ\0", "it is compressed with xz: unpack it, as with `xz -d`"),
+        (b"BZh", "it is compressed with bzip2: unpack it, as with `bzip2 -d`"),
+        (b"PK\x03\x04", "it is a ZIP archive: unpack it, as with `unzip`"),
+        (b"7z\xbc\xaf\x27\x1c", "it is a 7z archive: unpack it, as with `7z x`"),
+        (b"\x7fELF", "it is a program, not text: name another file"),
+        (b"%PDF-", "it is a PDF document, not text: name another file"),
+        (b"\x89PNG\r\n\x1a\n", "it is an image, not text: name another file"),
+    ];
+    /// How many octets are looked at for those of UTF-16 and of binary files.
+    const LOOKED_AT: usize = 4_096;
+    if let Some((_, kind)) = MAGIC.iter().find(|(magic, _)| octets.starts_with(magic)) {
+        return Some(kind);
+    }
+    let start = &octets[..octets.len().min(LOOKED_AT)];
+    let nulls = |first: usize| start.iter().skip(first).step_by(2).filter(|octet| **octet == 0).count();
+    let half = start.len() / 2;
+    if start.starts_with(b"\xff\xfe") || half > 1 && nulls(1) * 10 > half * 9 && nulls(0) == 0 {
+        return Some("it is text in UTF-16: convert it, as with `iconv -f UTF-16LE -t UTF-8`");
+    }
+    if start.starts_with(b"\xfe\xff") || half > 1 && nulls(0) * 10 > half * 9 && nulls(1) == 0 {
+        return Some("it is text in UTF-16: convert it, as with `iconv -f UTF-16BE -t UTF-8`");
+    }
+    start.contains(&0).then_some("it is binary, not text: name another file")
+}
+
+/// Says where text stops being UTF-8, and what it seems to be.
+fn not_utf8(octets: &[u8], at: usize) -> String {
+    let before = &octets[..at];
+    let line = 1 + before.iter().filter(|octet| **octet == b'\n').count();
+    let start = before.iter().rposition(|octet| *octet == b'\n').map_or(0, |newline| newline + 1);
+    let column = 1 + String::from_utf8_lossy(&before[start..]).chars().count();
+    // Letters of Latin-1 are 0xc0 and above; text in it has almost no other octets that are not ASCII.
+    let others = || octets.iter().filter(|octet| !octet.is_ascii());
+    let letters = others().filter(|octet| **octet >= 0xa0).count();
+    if letters * 10 >= others().count() * 9 {
+        return format!(
+            "not UTF-8 at line {line}, column {column}: it looks like Latin-1: save the file as UTF-8, as with `iconv -f LATIN1 -t UTF-8`"
+        );
+    }
+    format!("not UTF-8 at line {line}, column {column}: save the file as UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_utf8_and_everything_else_says_what_it_is() {
+        let utf16 = |text: &str, big: bool| -> Vec<u8> {
+            text.encode_utf16().flat_map(|unit| if big { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
+        };
+        for (octets, expected) in [
+            (b"a.test\n".to_vec(), Ok("a.test\n")),
+            (Vec::new(), Ok("")),
+            ("\u{feff}b\u{fc}cher.test".into(), Ok("\u{feff}b\u{fc}cher.test")),
+            (b"\x1f\x8b\x08\0".to_vec(), Err("gzip")),
+            (b"\x28\xb5\x2f\xfd\0".to_vec(), Err("Zstandard")),
+            (b"PK\x03\x04\0".to_vec(), Err("ZIP archive")),
+            (utf16("\u{feff}a.test\n", false), Err("UTF-16LE")),
+            (utf16("\u{feff}a.test\n", true), Err("UTF-16BE")),
+            (utf16("a.test\nb.test\n", false), Err("UTF-16LE")),
+            (utf16("a.test\nb.test\n", true), Err("UTF-16BE")),
+            (b"a.test\0\x01\x02".to_vec(), Err("binary")),
+            (b"ok\nb\xfccher.test\n".to_vec(), Err("line 2, column 2: it looks like Latin-1")),
+            (b"ok\n\x80\x81\x82\xff".to_vec(), Err("line 2, column 1: save the file as UTF-8")),
+        ] {
+            match (text_of(octets.clone()), expected) {
+                (Ok(text), Ok(expected)) => assert_eq!(text, expected),
+                (Err(why), Err(expected)) => assert!(why.contains(expected), "{octets:?}: {why}"),
+                (found, expected) => panic!("{octets:?}: {found:?}, not {expected:?}"),
+            }
+        }
+    }
+}
