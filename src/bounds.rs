@@ -122,6 +122,7 @@
 //! | connections to the admin endpoint | [`ADMIN_CONNECTIONS`], and [`MAX_ADMIN_CLOSING`] on their way out; five seconds for a head, a minute each | the longest idle or half-sent one of the address that has most is closed | |
 //! | sockets of a take-over | [`MAX_PASSED`] | refused; the old one serves on | |
 //! | octets that `hostgate status` reads | [`MAX_STATUS`] | an error | |
+//! | octets of a file that `hostgate import` reads; lists and maps within one another there | [`MAX_FILE`]; `import::yaml::MAX_NESTING` | an error | |
 //! | octets of an answer that `hostgate policy` and its like read | [`MAX_API_ANSWER`] | an error | |
 //! | tries of `hostgate policy update` while others change the policy | [`MAX_REPEATED_CHANGES`] | an error | |
 

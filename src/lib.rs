@@ -50,6 +50,7 @@
 //! | how is a query answered | [`engine`] |
 //! | what of an answer fits, and in which order | [`dns`]: `response::cut`, `response::order` |
 //! | whom do we ask, and what if they do not answer | [`upstream`] |
+//! | how are lists in other systems' formats told from one another and read | `list_format`; `import` |
 //! | what is in `hostgate.toml` | [`config`] |
 //! | how are objects created and changed over HTTP | `control`; `reload::change`; from the shell, [`cli`]: `objects` |
 //! | when is a change in force | `reload` |
@@ -62,7 +63,7 @@
 //! | what is counted and recorded | `telemetry`, `engine::record` |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
-//! `psl` and `idna` in [`policy`], hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin`
+//! `psl` and `idna` in [`policy`], `saphyr-parser` in `import::yaml`, hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin`
 //! and `control`, rustls in `control::connection::tls`, `toml_edit` in `control::objects::record`,
 //! `prometheus-client` in `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
 
@@ -74,6 +75,8 @@ mod datagram;
 pub mod dns;
 pub mod document;
 pub mod engine;
+mod import;
+mod list_format;
 pub mod policy;
 mod regular_file;
 mod reload;

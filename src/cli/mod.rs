@@ -6,6 +6,7 @@ mod check;
 mod clients;
 mod explain;
 mod http;
+mod import;
 mod objects;
 mod output;
 mod serve;
@@ -151,6 +152,17 @@ Example:
         #[arg(long)]
         json: bool,
     },
+    /// Make a policy or a list file of a list in another system's format, and say what is left out or different.
+    #[command(after_help = "\
+Example:
+  hostgate import blocklist.txt >policies/blocklist.toml
+  hostgate import --deny --subdomains --to toml hosts.txt >policies/hosts.toml
+  hostgate import --as squid allowed.acl >policies/allowed.txt
+  curl -fsS https://lists.example/domains.txt | hostgate import -
+
+What it writes goes to standard output, what there is to know to standard error.
+Exit code: 0 done, 1 nothing to import, 64 the format or a flag has to be named.")]
+    Import(import::Arguments),
     /// Ask the running hostgate what is in force and what is held back.
     #[command(after_help = "\
 Example:
@@ -249,6 +261,7 @@ pub fn run() -> u8 {
             let what = show::What::new(policy, client);
             show::run(config.or(outer), policies, &what, json, &mut output)
         }
+        Some(Command::Import(arguments)) => import::run(&arguments, &mut output),
         Some(Command::Status { admin, config, json }) => status::run(config.or(outer), admin, json, &mut output),
         Some(Command::Policy { verb }) => objects::run(verb, outer, &mut output),
         Some(Command::Blueprint { verb }) => objects::run(verb, outer, &mut output),

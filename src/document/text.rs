@@ -34,6 +34,12 @@ fn foreign_kind(octets: &[u8]) -> Option<&'static str> {
         return Some(kind);
     }
     let start = &octets[..octets.len().min(LOOKED_AT)];
+    // What a browser or a proxy shows in the place of a list.
+    let markup = start.trim_ascii_start();
+    let is_page = |tag: &[u8]| markup.get(..tag.len()).is_some_and(|from| from.eq_ignore_ascii_case(tag));
+    if is_page(b"<!doctype html") || is_page(b"<html") {
+        return Some("it is an HTML page: download the file itself");
+    }
     let nulls = |first: usize| start.iter().skip(first).step_by(2).filter(|octet| **octet == 0).count();
     let half = start.len() / 2;
     if start.starts_with(b"\xff\xfe") || half > 1 && nulls(1) * 10 > half * 9 && nulls(0) == 0 {
@@ -82,6 +88,7 @@ mod tests {
             (utf16("\u{feff}a.test\n", true), Err("UTF-16BE")),
             (utf16("a.test\nb.test\n", false), Err("UTF-16LE")),
             (utf16("a.test\nb.test\n", true), Err("UTF-16BE")),
+            (b"\n<!DOCTYPE html><html>".to_vec(), Err("HTML page")),
             (b"a.test\0\x01\x02".to_vec(), Err("binary")),
             (b"ok\nb\xfccher.test\n".to_vec(), Err("line 2, column 2: it looks like Latin-1")),
             (b"ok\n\x80\x81\x82\xff".to_vec(), Err("line 2, column 1: save the file as UTF-8")),

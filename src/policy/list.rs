@@ -10,6 +10,7 @@ use std::thread::available_parallelism;
 
 use crate::dns::name::{DisplayWire, MAX_NAME};
 use crate::document::{Accepts, At, Code, Diagnostic, Findings, Language, Place, Severity, Source, line_ends, quoted};
+use crate::list_format::{self, Guess};
 
 use super::hash::content_hash;
 use super::name_set::{Builder, Duplicate, Kind, Match, NameSet, Origin};
@@ -39,7 +40,7 @@ impl ListFile {
     /// Reads a list; `#` begins a comment. A large one is read on several threads.
     ///
     /// # Errors
-    /// All lines that are wrong; or a list without any hostname, which is more likely half written than meant.
+    /// All lines that are wrong; or a single error that names the format, if it is that of another system.
     pub(super) fn read(named: &ListUse, text: &str, hasher: &RandomState) -> Result<Self, Vec<Diagnostic>> {
         let path: &Arc<Path> = &named.path.as_path().into();
         if text.len() > Source::MAX_LEN {
@@ -60,11 +61,7 @@ impl ListFile {
             warn_of_copies(&set, &duplicates, &mut Lines::new(path, text), &mut findings);
         }
         if !findings.is_clean() {
-            return Err(findings.into_diagnostics(path));
-        }
-        if set.is_empty() {
-            let error = Diagnostic::about_file(path, "the list holds no hostname, as if half written");
-            return Err(vec![error.help("write one a line, or take the list out of the policy")]);
+            return Err(foreign(path, text).map_or_else(|| findings.into_diagnostics(path), |error| vec![error]));
         }
         if is_as_written && named.purpose == Purpose::Deny {
             warn_of_lone_wildcards(&set, &mut Lines::new(path, text), &mut findings);
@@ -78,6 +75,18 @@ impl ListFile {
             length: text.len(),
         })
     }
+}
+
+/// Returns the error about a list in another system's format, which stands for all those about its lines.
+fn foreign(path: &Path, text: &str) -> Option<Diagnostic> {
+    let Guess { format, entries, of } = list_format::foreign(text)?;
+    let what = format.entries();
+    let message = match entries {
+        0 => format!("the file holds {what}, which are no list of hostnames"),
+        _ => format!("{entries} of {of} entries are {what}, which a list of hostnames cannot hold"),
+    };
+    let help = format!("convert it: `hostgate import --as {format} {}`", path.display());
+    Some(Diagnostic::about_file(path, message).help(help))
 }
 
 /// Warns of entries that are there twice or that others cover: once each, however many there are.
@@ -370,7 +379,7 @@ fn hostnames(content: &str) -> impl Iterator<Item = &str> {
     let is_hosts = is_hosts_line(content);
     let skip = usize::from(is_hosts);
     let take = if is_hosts { usize::MAX } else { 1 };
-    content.split_ascii_whitespace().skip(skip).take(take).filter(move |word| !(is_hosts && OWN_NAMES.contains(word)))
+    content.split_ascii_whitespace().skip(skip).take(take).filter(move |word| !(is_hosts && is_own_name(word)))
 }
 
 /// Returns the second word of a line that is not of a hosts file.
@@ -401,12 +410,23 @@ const ALONE_HELP: &str = "list the name too, or name the list as `{ path = \"…
 /// What is told of a list's entry where it is not quoted.
 const CHECK_HELP: &str = "`hostgate check` shows it";
 
+/// Returns whether a name of a hosts file is one for the machine it is on.
+pub(crate) fn is_own_name(word: &str) -> bool {
+    let word = word.strip_suffix('.').unwrap_or(word);
+    // A list may have a million names, of which few begin as these do.
+    let may_be = matches!(word.as_bytes().first(), Some(b'0' | b'B' | b'I' | b'L' | b'b' | b'i' | b'l'));
+    may_be && OWN_NAMES.iter().any(|own| own.eq_ignore_ascii_case(word))
+}
+
 /// The names a hosts file gives to the machine it is on; they stand in block lists of that form too.
 const OWN_NAMES: &[&str] = &[
     "localhost",
     "localhost.localdomain",
     "localhost4",
     "localhost6",
+    "localhost4.localdomain4",
+    "localhost6.localdomain6",
+    "localdomain",
     "local",
     "broadcasthost",
     "ip6-localhost",
@@ -508,9 +528,59 @@ mod tests {
     }
 
     #[test]
-    fn a_list_without_hostnames_is_an_error() {
-        for text in ["", "# nothing\n", "127.0.0.1 localhost\n", "\n\n"] {
-            assert!(read(text).unwrap_err()[0].starts_with("l.txt: the list holds no hostname"), "{text:?}");
+    fn a_list_without_hostnames_is_empty() {
+        for text in
+            ["", "# nothing\n", "127.0.0.1 localhost\n", "\n\n", "127.0.0.1 LOCALHOST Localhost4.localdomain4\n"]
+        {
+            assert_eq!(read(text).unwrap(), [""; 0], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_in_another_format_gets_one_error_that_names_it() {
+        const CASES: &[(&str, &str)] = &[
+            (
+                "||ads.example^\n||b.example^$third-party\n! c\n@@||c.example^\n",
+                "3 of 3 entries are adblock rules, which",
+            ),
+            ("address=/ads.example/0.0.0.0\naddress=/b.example/#\n", "2 of 2 entries are dnsmasq directives, which"),
+            ("local-zone: \"ads.example\" always_nxdomain\n", "1 of 1 entries are unbound local-zone or local-data"),
+            (
+                "$TTL 60\n@ SOA a. b. 1 2 3 4 5\nads.example CNAME .\n*.ads.example CNAME .\n",
+                "4 of 4 entries are records of a r",
+            ),
+            (".ads.example\n.b.example\n", "2 of 2 entries are Squid dstdomain entries, which"),
+            (
+                "full:api.github.com\ndomain:b.example\nc.example\n",
+                "2 of 3 entries are v2fly domain-list entries, which",
+            ),
+            ("=ads.example\nads.*\n*tracker*\nb.example\n", "3 of 4 entries are dnscrypt-proxy name patterns"),
+            ("a.example:443\n*.b.example:443\n", "2 of 2 entries are hosts with ports"),
+            ("https://a.example/x\nhttp://b.example\n", "2 of 2 entries are URLs, which"),
+            ("^ads\\.example$\n(^|\\.)b\\.example$\n", "2 of 2 entries are regular expressions"),
+            ("DOMAIN-SUFFIX,ads.example\nDOMAIN,b.example\n", "2 of 2 entries are Surge rules, which"),
+            ("payload:\n  - '+.ads.example'\n", "the file holds Clash rules, which are no list"),
+            ("\"*.github.com\",\n\"github.com\",\n", "2 of 2 entries are hostnames and wildcards, which"),
+            (
+                "{\n  \"network\": {\n    \"allowedDomains\": [\"a.example\"]\n  }\n}\n",
+                "the file holds sandbox-runtime settings",
+            ),
+        ];
+        for (text, expected) in CASES {
+            let errors = read(text).unwrap_err();
+            assert_eq!(errors.len(), 1, "{errors:#?}");
+            assert!(errors[0].starts_with(&format!("l.txt: {expected}")), "{text}: {errors:?}");
+            assert!(errors[0].contains("`hostgate import --as ") && errors[0].ends_with(" l.txt`"), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn a_slip_in_a_list_of_hostnames_is_told_at_its_line() {
+        let names: Vec<_> = (0..20).map(|at| format!("h{at}.example")).collect();
+        let names = names.join("\n");
+        for slip in ["a.example:443", "||a.example^", ".a.example", "https://a.example/"] {
+            let errors = read(&format!("{names}\n{slip}\n")).unwrap_err();
+            assert!(errors.len() == 1 && errors[0].starts_with("l.txt:21:1: "), "{errors:?}");
         }
     }
 

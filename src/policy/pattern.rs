@@ -58,6 +58,7 @@ impl Pattern {
     pub fn parse_for(text: &str, purpose: Purpose) -> Result<Self, PatternError> {
         let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*'));
         if !plain {
+            refuse_foreign_format(text)?;
             refusal::foreign_syntax(text, purpose)?;
         }
         let (below, base) = match text.strip_prefix("*.") {
@@ -184,6 +185,9 @@ fn hostname_for(text: &str, purpose: Purpose) -> Result<LowerName, (String, Stri
     if base.ends_with('.') {
         return why_and_help("a label is empty", "write one dot between labels");
     }
+    if base.bytes().all(|octet| matches!(octet, b'-' | b'_' | b'.')) {
+        return why_and_help("it has no letter and no digit", "write a hostname, or remove the entry");
+    }
     let ascii = if base.is_ascii() && !has_a_label(base) {
         std::borrow::Cow::Borrowed(base)
     } else {
@@ -212,6 +216,20 @@ fn hostname_for(text: &str, purpose: Purpose) -> Result<LowerName, (String, Stri
         };
         (error.to_string(), help.to_owned())
     })
+}
+
+/// Refuses an entry of a list in another system's format whose characters would lead to a wrong help: `full:x` is no host
+/// with a port, and `||x^` no hostname with two odd characters.
+fn refuse_foreign_format(text: &str) -> Result<(), PatternError> {
+    use crate::list_format::{Format, of_entry};
+    match of_entry(text) {
+        None | Some(Format::HostPort | Format::Url | Format::Squid) => Ok(()),
+        Some(format) => {
+            let why = format!("it is an entry of another system's list ({})", format.entries());
+            let help = format!("write the hostname alone, or convert the list: `hostgate import --as {format} FILE`");
+            Err(PatternError::new(text, why, help))
+        }
+    }
 }
 
 /// Returns whether a label begins with `xn--` and so has to be a valid A-label.
@@ -285,6 +303,19 @@ mod tests {
             ("１92.0.2.1", "is an address", "allowed_cidrs"),
             ("", "is empty", "write a hostname"),
             (".", "root", "write a hostname"),
+            ("-", "no letter and no digit", "remove the entry"),
+            ("_.-", "no letter and no digit", "remove the entry"),
+            ("*.-", "no letter and no digit", "remove the entry"),
+            ("full:api.example.com", "v2fly domain-list entries", "--as v2fly"),
+            ("domain:example.com", "v2fly domain-list entries", "--as v2fly"),
+            ("||example.com^", "adblock rules", "--as adblock"),
+            ("@@||example.com^", "adblock rules", "--as adblock"),
+            ("address=/example.com/0.0.0.0", "dnsmasq directives", "--as dnsmasq"),
+            ("local-zone: \"example.com\" static", "unbound local-zone", "--as unbound"),
+            ("example.com CNAME .", "response policy zone", "--as rpz"),
+            ("^ads\\.example\\.com$", "regular expressions", "--as regex"),
+            ("DOMAIN-SUFFIX,example.com", "Surge rules", "--as surge"),
+            ("+.example.com", "Clash rules", "--as clash"),
             ("a..example.com", "label is empty", "one dot"),
             ("*..example.com", "label is empty", "one dot"),
             ("example.com..", "label is empty", "one dot"),

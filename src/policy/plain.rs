@@ -49,7 +49,9 @@ pub(super) fn read_line(text: &[u8], wire: &mut [u8; MAX_NAME]) -> Option<Plain>
             return None;
         }
         let is_like_address = wire[end - 1].is_ascii_digit();
-        if is_like_address || end >= longest {
+        // Names without any letter, as a line of dashes, begin so.
+        let is_odd = !wire[1].is_ascii_alphanumeric();
+        if is_like_address || is_odd && !wire[1..end].iter().any(u8::is_ascii_lowercase) || end >= longest {
             return None;
         }
         wire[end] = 0;
@@ -101,7 +103,7 @@ mod tests {
         }
         for line in [
             "", "\n", "*.", "*", ".", "a.", "a..b", ".a", "a b", "a #", "xn--a.b", "a.Xn--b", "1.2.3.4", "a\rb", "é",
-            "*.*.a",
+            "*.*.a", "-", "---", "_.-", "*.-",
         ] {
             assert_eq!(read(line.as_bytes()), None, "{line:?}");
         }

@@ -18,6 +18,7 @@ use super::client_index::canonical;
 use super::few::Few;
 use super::hash::content_hash;
 use super::name_set::{NameSet, Origin};
+use super::pasted::Pasted;
 use super::pattern::{self, Pattern, Purpose};
 use super::shared_suffix;
 use super::spec::{
@@ -225,11 +226,14 @@ fn names(table: &mut Table<'_>, key: &'static str, purpose: Purpose, hasher: &Ra
         return Arc::new(set);
     }
     set.add_origin(Origin { path: Arc::clone(table.source().path()), via: Arc::new([]), is_list: false });
+    let mut pasted = Pasted::default();
     for text in patterns {
         let pattern = match Pattern::parse_for(text.value, purpose) {
             Ok(pattern) => pattern,
             Err(error) => {
-                table.error(text.span, error.to_string(), Some(error.help));
+                if !pasted.takes(text.value, text.span, || (error.to_string(), error.help.clone())) {
+                    table.error(text.span, error.to_string(), Some(error.help));
+                }
                 continue;
             }
         };
@@ -246,6 +250,7 @@ fn names(table: &mut Table<'_>, key: &'static str, purpose: Purpose, hasher: &Ra
             });
         }
     }
+    pasted.tell(table, key);
     Arc::new(set)
 }
 
@@ -282,6 +287,11 @@ fn list_files(table: &mut Table<'_>, key: &'static str, purpose: Purpose, source
         }
         if text.value.is_empty() || text.value.contains('\0') {
             table.error(text.span, format!("{} is no path", quoted(text.value)), Some("name a list file".to_owned()));
+            continue;
+        }
+        if text.value.contains("://") {
+            let message = format!("{} is a URL, and list files are files on this machine", quoted(text.value));
+            table.error(text.span, message, Some("download it, and name the file here".to_owned()));
             continue;
         }
         let path = source.path().parent().map_or_else(|| PathBuf::from(text.value), |folder| folder.join(text.value));

@@ -28,6 +28,7 @@ mod devboxes;
 mod disk_full;
 mod edns;
 mod harness;
+mod import;
 mod in_flight;
 mod isolation;
 mod lists;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::document::{Diagnostic, Source};
 
 use super::super::list::ListFile;
+use super::super::pattern::Purpose;
 use super::super::preset::shared_hasher;
 use super::super::read::{Role, read_file};
 use super::super::spec::{FileSpec, ListUse};
@@ -136,7 +137,8 @@ impl Known<FileSpec> {
 }
 
 impl Known<ListFile> {
-    /// Reads a list unless it holds what it held before.
+    /// Reads a list unless it holds what it held before. One that denies has to hold a hostname: a file that was cut off
+    /// would open what it denied, where one that allows is an empty list.
     pub(super) fn of_list(named: &ListUse, text: &str, before: Option<&Self>) -> Self {
         let seen = Seen::fingerprint(text);
         if let Some(before) = before.filter(|before| before.seen == seen) {
@@ -144,11 +146,19 @@ impl Known<ListFile> {
         }
         let in_force = before.and_then(|before| before.in_force.clone());
         match ListFile::read(named, text, shared_hasher()) {
-            Ok(list) => {
+            Ok(list) if named.purpose != Purpose::Deny || !list.set.is_empty() => {
                 // The same content as in force, after something else in between.
                 let same = in_force.clone().filter(|before| before.hash == list.hash && before.length == list.length);
                 let read = Some(same.unwrap_or_else(|| Arc::new(list)));
                 Self { seen, read, is_good: true, diagnostics: Arc::default(), in_force }
+            }
+            Ok(_) => {
+                let error = Diagnostic::about_file(
+                    &named.path,
+                    "the list holds no hostname, as if half written, and would deny nothing",
+                );
+                let error = error.help("write one a line, or take the list out of `denied_hostnames_files`");
+                Self { seen, diagnostics: Arc::new([error]), in_force, ..Self::absent() }
             }
             Err(diagnostics) => Self { seen, diagnostics: diagnostics.into(), in_force, ..Self::absent() },
         }

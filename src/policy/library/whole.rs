@@ -260,7 +260,7 @@ impl Library {
                     if kept {
                         error.help("its last content stays in force")
                     } else if why == NO_SUCH_FILE {
-                        error.help("paths are relative to the policy file")
+                        error.help(not_found_help(&reference.value.path))
                     } else {
                         error
                     }
@@ -386,6 +386,16 @@ fn hashes(root: &Path, files: &Files, lists: &Lists) -> (ContentSum, ContentSum)
 fn used_lists(files: &Files, lists: &Lists) -> Lists {
     let references = files.values().flat_map(|file| list_references(file));
     references.filter_map(|(_, list)| Some((list.value.clone(), lists.get(&list.value)?.clone()))).collect()
+}
+
+/// Returns what to do about a list file that is not there.
+fn not_found_help(path: &Path) -> &'static str {
+    let is_pattern = path.to_string_lossy().contains(['*', '?']);
+    if is_pattern {
+        "patterns of file names are not expanded: name each list file"
+    } else {
+        "paths are relative to the policy file"
+    }
 }
 
 /// Returns the list files that a policy file names.

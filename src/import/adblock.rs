@@ -1,0 +1,94 @@
+//! Filter rules of Adblock Plus (<https://help.adblockplus.org/hc/en-us/articles/360062733293>), and of them and hosts lines
+//! what `AdGuard` takes for DNS (<https://adguard-dns.io/kb/general/dns-filtering-syntax/>).
+//!
+//! `||x^` is `x` and everything below; `@@` before a rule makes it an exception, which wins over other rules there.
+
+use super::collect::{Collector, Effect, Scope};
+use super::{hosts, lines, regex};
+use crate::list_format::{is_address, is_cosmetic, is_name};
+
+/// Reads filter rules.
+pub(super) fn read(text: &str, out: &mut Collector) {
+    for (number, line) in lines(text) {
+        let is_header = line.starts_with('[') && line.ends_with(']');
+        let is_comment = line.starts_with('!') || line.starts_with('#') && !is_cosmetic(line);
+        if !line.is_empty() && !is_comment && !is_header {
+            read_rule(number, line, out);
+        }
+    }
+}
+
+/// Reads a rule.
+fn read_rule(number: u32, line: &str, out: &mut Collector) {
+    if is_cosmetic(line) {
+        out.leave(number, "cosmetic rules, which hide parts of pages", line);
+        return;
+    }
+    let first = line.split_ascii_whitespace().next().unwrap_or_default();
+    if is_address(first) && first.len() < line.len() {
+        hosts::read_line(number, Some(Effect::Deny), line.split('#').next().unwrap_or(line).trim(), out);
+        return;
+    }
+    let (effect, rule) = match line.strip_prefix("@@") {
+        Some(rule) => (Effect::Allow, rule),
+        None => (Effect::Deny, line),
+    };
+    if rule.starts_with('/') && rule.len() > 1 && rule.trim_end_matches(|last| last != '/').len() > 1 {
+        let end = rule.rfind('/').unwrap_or(rule.len());
+        if end + 1 < rule.len() && !rule[end + 1..].starts_with('$') {
+            out.leave(number, "rules about paths or parts of addresses, which DNS does not see", line);
+        } else {
+            regex::take(number, Some(effect), &rule[..=end.min(rule.len() - 1)], out);
+        }
+        return;
+    }
+    let (pattern, options) = rule.split_once('$').unwrap_or((rule, ""));
+    if let Some(why) = options.split(',').find_map(refused_option) {
+        out.leave(number, why, line);
+        return;
+    }
+    let (scope, name) = match pattern.strip_prefix("||") {
+        Some(rest) => (Scope::Both, rest),
+        None => (Scope::Exact, pattern.strip_prefix('|').unwrap_or(pattern)),
+    };
+    let (name, is_closed) = match name.strip_suffix("^|").or_else(|| name.strip_suffix('^')) {
+        Some(name) => (name, true),
+        None => (name.strip_suffix('|').unwrap_or(name), name.ends_with('|')),
+    };
+    let (scope, name) = match name.strip_prefix("*.") {
+        Some(base) if scope == Scope::Both => (Scope::Below, base),
+        _ => (scope, name),
+    };
+    if name.contains('/') {
+        out.leave(number, "rules about paths or parts of addresses, which DNS does not see", line);
+    } else if name.contains('*') {
+        out.leave(number, "wildcards that are not the whole first label", line);
+    } else if is_name(name) || is_address(name) {
+        if !is_closed && pattern.starts_with("||") {
+            out.remark(
+                number,
+                "rules without `^` at their end match names that begin so there; here the name and what is below",
+                line,
+            );
+        }
+        out.take(number, Some(effect), scope, name);
+    } else {
+        out.leave(number, "rules about paths or parts of addresses, which DNS does not see", line);
+    }
+}
+
+/// Returns the reason for which a rule with this option is left out; `None` where the option changes nothing for DNS.
+fn refused_option(option: &str) -> Option<&'static str> {
+    /// Options under which a rule still holds for the whole name.
+    const FINE: &[&str] = &["", "important", "all", "document", "doc"];
+    let key = option.trim().split('=').next().unwrap_or_default();
+    if FINE.contains(&key) {
+        None
+    } else if key == "badfilter" {
+        Some("rules that cancel another one ($badfilter)")
+    } else if matches!(key, "client" | "ctag" | "dnstype" | "dnsrewrite" | "denyallow") {
+        Some("rules for some clients, record types or answers")
+    } else {
+        Some("rules for some kinds of requests or pages, which DNS does not see")
+    }
+}

@@ -1,0 +1,88 @@
+//! What texts seem to be.
+
+use super::*;
+
+#[test]
+fn names_are_unique_and_positions_are_those_of_the_table() {
+    let mut names: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
+    names.extend(Format::ALL.iter().flat_map(|format| format.aliases()));
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+    for (at, format) in Format::ALL.into_iter().enumerate() {
+        assert_eq!(format as usize, at, "{format}");
+    }
+}
+
+#[test]
+fn mixed_and_unclear_files_are_not_guessed() {
+    let several = |text: &str| match detect(text) {
+        Detected::Several(guesses) => guesses.iter().map(|guess| guess.format).collect::<Vec<_>>(),
+        other => panic!("{text}: {other:?}"),
+    };
+    assert_eq!(several("||a.example^\n||b.example^\naddress=/c.example/#\n"), [Format::Adblock, Format::Dnsmasq]);
+    assert_eq!(several("full:a.example\n.b.example\n"), [Format::Squid, Format::V2fly]);
+    let both =
+        "on: push\nnetwork:\n  allowed: [a.example]\njobs:\n  x:\n    with:\n      allowed-endpoints: b.example:443\n";
+    assert_eq!(several(both), [Format::GhAw, Format::HardenRunner]);
+    assert_eq!(detect(""), Detected::Empty);
+    assert_eq!(detect("# nothing\n\n! nothing\n"), Detected::Empty);
+    assert_eq!(detect("The quick brown fox\njumps over the lazy dog\n"), Detected::Unknown);
+    assert_eq!(detect("<html>\n<body>\n</body>\n"), Detected::Unknown);
+}
+
+#[test]
+fn what_one_format_has_of_another_does_not_confuse() {
+    let one = |text: &str| match detect(text) {
+        Detected::One(guess) => guess.format,
+        other => panic!("{text}: {other:?}"),
+    };
+    // AdGuard's lists hold lines of hosts files and regular expressions, Clash's hold what Surge's do.
+    assert_eq!(
+        one("! title\n||a.example^\n0.0.0.0 b.example\n0.0.0.0 c.example\n/^ads\\./\nd.example\n"),
+        Format::Adblock
+    );
+    assert_eq!(one("[Adblock Plus 2.0]\n||a.example^\n"), Format::Adblock);
+    assert_eq!(one("example.com##.ad\n##.banner\n||a.example^\n"), Format::Adblock);
+    assert_eq!(one("+.a.example\n.b.example\nc.example\n"), Format::Clash);
+    assert_eq!(one("a.example\n*.b.example\n"), Format::Domains);
+    // Nothing says that such a list is Copilot's, where its names would cover more.
+    assert_eq!(one("a.example,b.example,*.c.example\n"), Format::Domains);
+    assert_eq!(one("[\"a.example\", \"*.b.example\"]\n"), Format::Domains);
+    assert_eq!(one("[\n  \"a.example\",\n  \"*.b.example\"\n]\n"), Format::Domains);
+    assert_eq!(one("- a.example\n- b.example\n"), Format::Domains);
+    assert_eq!(one("[Rule]\nDOMAIN-SUFFIX,a.example,REJECT\nFINAL,DIRECT\n"), Format::Surge);
+    assert_eq!(one("\u{feff}0.0.0.0 a.example\n"), Format::Hosts);
+}
+
+#[test]
+fn entries_of_other_systems_are_known_by_themselves() {
+    for (entry, expected) in [
+        ("full:a.example", Some(Format::V2fly)),
+        ("||a.example^", Some(Format::Adblock)),
+        (".a.example", Some(Format::Squid)),
+        ("a.example:443", Some(Format::HostPort)),
+        ("a.example", None),
+        ("*.a.example", None),
+        ("192.0.2.1", None),
+        ("10.0.0.0/8", None),
+        ("b\u{fc}cher.example", None),
+        ("", None),
+        ("-", None),
+        ("exa$mple.example", None),
+    ] {
+        assert_eq!(of_entry(entry), expected, "{entry}");
+    }
+}
+
+#[test]
+fn a_large_text_is_looked_at_in_one_pass() {
+    let text = "a,b".repeat(2_000_000);
+    let lines = "||a.example^$third-party,script\n".repeat(200_000);
+    for text in [text, lines] {
+        let start = std::time::Instant::now();
+        let _ = detect(&text);
+        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    }
+}
