@@ -298,7 +298,6 @@ mod tests {
         ("dns/name.rs", "MAX_LABELS"),
         ("dns/name.rs", "MAX_NAME"),
         ("dns/response/casing.rs", "MAX_MIXED"),
-        ("dns/response/cut.rs", "MAX_COMPARED"),
         ("dns/response/parse.rs", "MAX_TTL"),
         ("dns/response/plain.rs", "MAX_RECORDS"),
         ("dns/response/plain/names.rs", "MAX_NAMES"),
