@@ -50,15 +50,17 @@ impl Session {
 
     /// Follows a console block, whose first line is at `place`.
     pub(super) fn follow(&mut self, place: usize, lines: &[String]) {
-        let mut parts: Vec<(Option<&str>, Vec<String>)> = vec![(None, Vec::new())];
+        let mut parts: Vec<(Option<String>, Vec<String>)> = vec![(None, Vec::new())];
         for line in lines {
-            match line.strip_prefix("$ ") {
-                Some(command) => parts.push((Some(command), Vec::new())),
-                None => parts.last_mut().unwrap().1.push(line.clone()),
+            match (line.strip_prefix("$ "), parts.last_mut().unwrap()) {
+                (Some(command), _) => parts.push((Some(command.to_owned()), Vec::new())),
+                // A command goes on where a line of it ends in a backslash.
+                (None, (Some(command), _)) if command.ends_with('\\') => *command = format!("{command}\n{line}"),
+                (None, (_, expected)) => expected.push(line.clone()),
             }
         }
         for (command, expected) in parts {
-            match command {
+            match command.as_deref() {
                 None if expected.is_empty() => {}
                 None => self.logs(place, &expected),
                 Some(command) if LEFT_OUT.iter().any(|start| command.starts_with(start)) => {
