@@ -9,8 +9,8 @@ use super::output::Output;
 use super::{CONFIG, FAILED, OK, clients, sources};
 use crate::document::Remarks;
 use crate::policy::{
-    AllowedCidr, Asker, BUILT_IN, Budget, Client, Cname, Mode, PRESET_PREFIX, Policy, PortRule, PrivateAnswers,
-    Protocol, Rule, Rules, Snapshot, Standing,
+    AllowedCidr, Asker, BUILT_IN, Budget, CacheSharing, Client, Cname, Mode, PRESET_PREFIX, Policy, PortRule,
+    PrivateAnswers, Protocol, Rule, Rules, Snapshot, Standing,
 };
 
 /// What to show.
@@ -146,6 +146,8 @@ struct PolicyView<'a> {
     mode: &'static str,
     /// `trust` or `inspect`.
     cname: &'static str,
+    /// `shared`, `policy` or `client`: who shares cached answers with its clients.
+    cache: &'static str,
     /// What its clients may look up that is new, a minute; null is as much as they like.
     budget: Option<Budget>,
     /// The included id that is gone.
@@ -212,6 +214,11 @@ fn show_policy(policy: &Policy, snapshot: &Snapshot, json: bool, output: &mut Ou
             Cname::Trust => "trust",
             Cname::Inspect => "inspect",
         },
+        cache: match policy.cache() {
+            CacheSharing::Shared => "shared",
+            CacheSharing::Policy => "policy",
+            CacheSharing::Client => "client",
+        },
         budget: policy.budget().copied(),
         gone: policy.gone(),
         message: policy.message(),
@@ -239,6 +246,7 @@ fn show_policy(policy: &Policy, snapshot: &Snapshot, json: bool, output: &mut Ou
     output.line(format!("  allow_all    {}", view.allow_all));
     output.line(format!("  mode         {}", view.mode));
     output.line(format!("  cname        {}", view.cname));
+    output.line(format!("  cache        {}", view.cache));
     output.line(match view.budget {
         None => "  budget       off".to_owned(),
         Some(Budget { names, octets, repeats, answers, addresses, longest, deepest }) => format!(

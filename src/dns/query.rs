@@ -40,6 +40,8 @@ pub struct Query<'a> {
     pub qtype: RecordType,
     /// What the OPT record said, if there was one.
     pub edns: Option<Edns>,
+    /// The partition of the cache that its answer is in; 0 until the policy says otherwise.
+    pub partition: u32,
 }
 
 impl Query<'_> {
@@ -97,6 +99,7 @@ impl Query<'_> {
             authentic_data: self.wants_authentic(),
             checking_disabled: self.checking_disabled,
             recursion_desired: self.recursion_desired,
+            partition: self.partition,
         }
     }
 }
@@ -241,6 +244,7 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
             qtype: asked.qtype,
             edns: body.edns,
             qname: LowerName::lowered(asked.qname),
+            partition: 0,
         }),
         Err(reason) => Parsed::Refuse(Refusal {
             id: header.id,

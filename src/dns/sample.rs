@@ -111,6 +111,7 @@ pub(super) fn question(qname: &str, qtype: RecordType) -> Question {
         checking_disabled: false,
         authentic_data: true,
         recursion_desired: true,
+        partition: 0,
     }
 }
 

@@ -159,6 +159,8 @@ struct Kept {
     ttl: u32,
     /// Until when a refresh that failed keeps the next one away, in seconds.
     recheck_at: u32,
+    /// The partition of its question.
+    partition: u32,
     /// The flags of its question.
     flags: u8,
     /// How often an answer that is not for keeping was asked for since `inserted`; 0 for all others.
@@ -217,6 +219,7 @@ impl Kept {
 impl Keyed<Key<'_>> for Kept {
     fn is_of(&self, key: &Key<'_>) -> bool {
         self.flags == key.flags
+            && self.partition == key.partition
             && match &self.what {
                 // The message that is kept begins with its question.
                 What::Answer(response) => response.is_to(key.qname, key.qtype),
@@ -429,16 +432,20 @@ pub struct Key<'a> {
     qtype: RecordType,
     /// The flags, a bit each.
     flags: u8,
+    /// The partition of the cache.
+    partition: u32,
 }
 
 impl<'a> From<&'a Question> for Key<'a> {
     fn from(question: &'a Question) -> Self {
         // Destructured, so that a new field of a question cannot be forgotten here.
-        let Question { qname, qtype, dnssec_ok, authentic_data, checking_disabled, recursion_desired } = question;
+        let Question { qname, qtype, dnssec_ok, authentic_data, checking_disabled, recursion_desired, partition } =
+            question;
         Self {
             qname,
             qtype: *qtype,
             flags: flags([*dnssec_ok, *checking_disabled, *recursion_desired, *authentic_data]),
+            partition: *partition,
         }
     }
 }
@@ -448,7 +455,7 @@ impl<'a> From<&'a Query<'_>> for Key<'a> {
     fn from(query: &'a Query<'_>) -> Self {
         let (dnssec_ok, authentic_data) = (query.dnssec_ok(), query.wants_authentic());
         let flags = flags([dnssec_ok, query.checking_disabled, query.recursion_desired, authentic_data]);
-        Self { qname: &query.qname, qtype: query.qtype, flags }
+        Self { qname: &query.qname, qtype: query.qtype, flags, partition: query.partition }
     }
 }
 
@@ -464,14 +471,25 @@ impl Key<'_> {
     /// Returns what is kept of this question from `now` on.
     fn keep(&self, what: What, ttl: Duration, now: Duration) -> Kept {
         let (inserted, ttl) = (millis(now), seconds(ttl));
-        Kept { what, inserted, ttl, recheck_at: 0, flags: self.flags, brief: 0, is_used: false, is_renewing: false }
+        Kept {
+            what,
+            inserted,
+            ttl,
+            recheck_at: 0,
+            partition: self.partition,
+            flags: self.flags,
+            brief: 0,
+            is_used: false,
+            is_renewing: false,
+        }
     }
 }
 
 impl Hash for Key<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(self.qname.as_wire());
-        state.write_u32(u32::from(self.qtype.0) << 8 | u32::from(self.flags));
+        let partition = u64::from(self.partition) << 32;
+        state.write_u64(partition | u64::from(self.qtype.0) << 8 | u64::from(self.flags));
     }
 }
 

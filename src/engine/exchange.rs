@@ -42,12 +42,12 @@ pub(super) struct Exchange<'a> {
     pub(super) over: Option<Limit>,
 }
 
-impl<'a> Exchange<'a> {
-    /// Returns whether an upstream's data is the answer.
-    pub(super) fn is_forwarded(&self) -> bool {
-        self.decision.action == policy::Action::Allow && self.query.qtype != RecordType::ANY
-    }
+/// Returns whether an upstream's data is the answer to a question of this type.
+pub(super) fn is_forwarded(decision: &Decision<'_>, qtype: RecordType) -> bool {
+    decision.action == policy::Action::Allow && qtype != RecordType::ANY
+}
 
+impl<'a> Exchange<'a> {
     /// Answers what takes no upstream: a denial, a type the policy does not let through, a question for all types, a
     /// devbox, the host itself.
     pub(super) fn answer_here(&self, out: &mut Vec<u8>) {

@@ -23,7 +23,7 @@ use arc_swap::ArcSwap;
 
 use self::budget::Budgets;
 use self::cache::{Cache, Hit, Refresh, Renewal};
-use self::exchange::Exchange;
+use self::exchange::{Exchange, is_forwarded};
 use self::inflight::{Attendance, InFlight, InFlightError, Limits};
 pub(crate) use self::outcome::{Action, Origin, Reason};
 pub(crate) use self::pending::Pending;
@@ -175,7 +175,7 @@ impl Engine {
 
     /// Does the work of [`Engine::step`].
     fn try_step(&self, view: &Arc<View>, bytes: &[u8], asked: Asked, out: &mut Vec<u8>) -> Step {
-        let query = match query::parse(bytes) {
+        let mut query = match query::parse(bytes) {
             Parsed::Query(query) => query,
             Parsed::Refuse(refusal) => {
                 self.metrics.query(Action::Refuse, refusal.reason.into(), asked.transport);
@@ -193,15 +193,15 @@ impl Engine {
         };
         let asker = view.snapshot.asker(asked.source, asked.listener);
         let decision = view.snapshot.decide(&asker, &query.qname, query.qtype);
-        // What is answered here takes nothing that is shared: it has no holder, which would cost a denial three per cent.
-        let (holder, over) = (Holder::NOBODY, None);
-        let mut exchange = Exchange { engine: self, view, query: &query, asked, asker, decision, holder, over };
-        if !exchange.is_forwarded() {
-            exchange.answer_here(out);
+        if !is_forwarded(&decision, query.qtype) {
+            // What is answered here takes nothing that is shared: to find its holder would cost a denial three per cent.
+            let (holder, over) = (Holder::NOBODY, None);
+            Exchange { engine: self, view, query: &query, asked, asker, decision, holder, over }.answer_here(out);
             return Step::Answer;
         }
         let holder = asker.holder(asked.source);
-        exchange.holder = holder;
+        query.partition = decision.policy.map_or(0, |policy| policy.partition(holder));
+        let mut exchange = Exchange { engine: self, view, query: &query, asked, asker, decision, holder, over: None };
         let now = asked.since.saturating_duration_since(self.epoch);
         match self.cache.get(&query, holder, now) {
             Hit::Fresh { response, age, renewal, .. } => {

@@ -226,6 +226,7 @@ mod tests {
             authentic_data: false,
             checking_disabled: false,
             recursion_desired: true,
+            partition: 0,
         };
         let mut bytes = vec![0, 0, 0x81, 0x80, 0, 1, 0, u8::try_from(targets.len()).unwrap(), 0, 0, 0, 0];
         bytes.extend(question.qname.as_wire());

@@ -17,7 +17,8 @@ use super::preset::shared_hasher;
 use super::rules::Rules;
 use super::snapshot::{Blueprint, Bound, Client, Policy, Record, Snapshot, Unrestricted};
 use super::spec::{
-    BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, PolicySpec, PrivateAnswers, QueryTypes, UNRESTRICTED,
+    BlueprintSpec, CacheSharing, ClientSpec, Cname, FileSpec, Mode, PolicySpec, PrivateAnswers, QueryTypes,
+    UNRESTRICTED,
 };
 use super::step::{Pair, Step};
 use super::tree::{Binding, Bindings, WithoutPolicy};
@@ -198,6 +199,7 @@ fn unrestricted() -> &'static Arc<Policy> {
             query_types: QueryTypes::default(),
             private_answers: PrivateAnswers::Names(none()),
             cname: Cname::Trust,
+            cache: CacheSharing::Shared,
             budget: None,
             message: None,
             allow_devbox_to_devbox: false,

@@ -49,7 +49,8 @@ pub use preset::BUILT_IN;
 pub use rules::{Rule, Rules};
 pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Record, Snapshot, Standing, Unrestricted};
 pub use spec::{
-    AllowedCidr, Cname, Mode, PRESET_PREFIX, Phase, PortRule, PrivateAnswers, Protocol, QueryTypes, UNRESTRICTED,
+    AllowedCidr, CacheSharing, Cname, Mode, PRESET_PREFIX, Phase, PortRule, PrivateAnswers, Protocol, QueryTypes,
+    UNRESTRICTED,
 };
 pub(crate) use tree::FilePath;
 pub use tree::{Binding, Bindings, Texts, Tree, WithoutPolicy};

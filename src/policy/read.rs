@@ -22,8 +22,9 @@ use super::pasted::Pasted;
 use super::pattern::{self, Pattern, Purpose};
 use super::shared_suffix;
 use super::spec::{
-    AllowedCidr, BlueprintSpec, ClientSpec, Cname, Covers, FileSpec, ListUse, Mode, Others, PRESET_PREFIX, Phase,
-    PolicySpec, PortRule, PrivateAnswers, Protocol, QueryTypes, RecordSpec, TestSpec, UNRESTRICTED,
+    AllowedCidr, BlueprintSpec, CacheSharing, ClientSpec, Cname, Covers, FileSpec, ListUse, Mode, Others,
+    PRESET_PREFIX, Phase, PolicySpec, PortRule, PrivateAnswers, Protocol, QueryTypes, RecordSpec, TestSpec,
+    UNRESTRICTED,
 };
 
 /// What a file is read as.
@@ -125,6 +126,11 @@ fn policy(id: &Placed<&str>, mut table: Table<'_>, role: Role<'_>, hasher: &Rand
         query_types: query_types(&mut table),
         private_answers: private_answers(&mut table, hasher),
         cname: word(&mut table, "cname", &[("trust", Cname::Trust), ("inspect", Cname::Inspect)]),
+        cache: word(
+            &mut table,
+            "cache",
+            &[("shared", CacheSharing::Shared), ("policy", CacheSharing::Policy), ("client", CacheSharing::Client)],
+        ),
         budget: budget(&mut table),
         message: message(&mut table),
         allow_devbox_to_devbox: table.boolean("allow_devbox_to_devbox").is_some_and(|flag| flag.value),
@@ -509,6 +515,7 @@ mode = \"audit\"
 query_types = [\"aaaa\", \"TYPE65400\"]
 private_answers = [\"*\"]
 cname = \"inspect\"
+cache = \"client\"
 message = \"ask\"
 allow_devbox_to_devbox = true
 allowed_cidrs = [\"10.12.0.0/16\", { cidr = \"10.13.0.1\", ports = [{ port = 443 }, { port = 1, end_port = 9, protocol = \"UDP\" }] }]
@@ -519,6 +526,7 @@ allowed_cidrs = [\"10.12.0.0/16\", { cidr = \"10.13.0.1\", ports = [{ port = 443
         assert_eq!(policy.place().to_string(), "p/p.toml:2:9");
         assert!(policy.allow_all() && policy.allows_devboxes());
         assert_eq!((policy.mode(), policy.cname(), policy.message()), (Mode::Audit, Cname::Inspect, Some("ask")));
+        assert_eq!(policy.cache(), CacheSharing::Client);
         assert_eq!(policy.include().collect::<Vec<_>>(), ["preset:npm"]);
         let types: Vec<_> = policy.query_types().iter().map(|qtype| qtype.to_string()).collect();
         assert_eq!(types, ["AAAA", "TYPE65400"]);

@@ -20,8 +20,8 @@ use super::devbox::DevboxSuffix;
 use super::ordered_map::OrderedMap;
 use super::rules::Rules;
 use super::spec::{
-    AllowedCidr, BlueprintSpec, ClientSpec, Cname, FileSpec, Mode, Phase, PolicySpec, PrivateAnswers, QueryTypes,
-    RecordSpec, UNRESTRICTED,
+    AllowedCidr, BlueprintSpec, CacheSharing, ClientSpec, Cname, FileSpec, Mode, Phase, PolicySpec, PrivateAnswers,
+    QueryTypes, RecordSpec, UNRESTRICTED,
 };
 use super::special_use::LOCALHOST;
 use super::tree::WithoutPolicy;
@@ -555,6 +555,23 @@ impl Policy {
     #[must_use]
     pub fn cname(&self) -> Cname {
         self.spec.cname
+    }
+
+    /// Returns who shares the cached answers to its clients' questions.
+    #[must_use]
+    pub fn cache(&self) -> CacheSharing {
+        self.spec.cache
+    }
+
+    /// Returns the partition of the cache for a client of this policy, `holder`; 0 is everybody's.
+    #[must_use]
+    pub fn partition(&self, holder: Holder) -> u32 {
+        match self.spec.cache {
+            CacheSharing::Shared => 0,
+            // Of a name that no client has: ids hold no space.
+            CacheSharing::Policy => Holder::named(&format!("policy {}", self.id())).number().max(1),
+            CacheSharing::Client => holder.number().max(1),
+        }
     }
 
     /// Returns a text for whoever asks: what was done, by this policy, and why; and its message.

@@ -110,6 +110,8 @@ pub(super) struct PolicySpec {
     pub(super) private_answers: PrivateAnswers,
     /// What happens to the targets of aliases.
     pub(super) cname: Cname,
+    /// Who shares the cached answers to its clients' questions.
+    pub(super) cache: CacheSharing,
     /// What its clients may look up that is new; `None` is as much as they like.
     pub(super) budget: Option<Budget>,
     /// A sentence for those whose query is denied.
@@ -235,6 +237,19 @@ pub enum Cname {
     Trust,
     /// Every target must itself be allowed.
     Inspect,
+}
+
+/// Who shares the cached answers to a client's questions: how long an answer takes tells whether it was cached, so that a shared
+/// cache lets clients signal to one another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheSharing {
+    /// The clients of all policies that say so.
+    #[default]
+    Shared,
+    /// The clients of the policy.
+    Policy,
+    /// Nobody: each client has a part of the cache for itself.
+    Client,
 }
 
 /// The phase of a client's life.

@@ -228,6 +228,7 @@ fn question() -> Question {
         checking_disabled: false,
         authentic_data: false,
         recursion_desired: true,
+        partition: 0,
     }
 }
 

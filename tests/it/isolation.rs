@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::support::client::wire_name;
+use crate::support::upstream::Gate;
 use crate::support::*;
 
 /// A generator of numbers below a bound: the same ones for the same seed.
@@ -153,4 +154,40 @@ fn what_a_client_sees_does_not_depend_on_what_others_do() {
             assert_eq!(compared(&heard.0), compared(&heard.1), "{seed}: {own:?}");
         }
     }
+}
+
+#[test]
+fn a_cache_of_its_own_tells_nothing_of_what_others_asked() {
+    let upstream = FakeUpstream::start();
+    let client = |id: &str, policy: &str, last: u8| {
+        format!("[client.{id}]\nsources = [\"127.0.0.{last}\"]\npolicy = \"{policy}\"\n")
+    };
+    let policy = |id: &str, cache: &str| {
+        format!("[policy.{id}]\nallowed_hostnames = [\"*.test\"]\ncache = \"{cache}\"\nbudget = \"off\"\n")
+    };
+    let clients =
+        [("a", "all", 2), ("b", "other", 3), ("c", "own", 4), ("d", "own", 5), ("e", "each", 6), ("f", "each", 7)];
+    let policies = [("all", "shared"), ("other", "shared"), ("own", "policy"), ("each", "client")];
+    let text = policies.map(|(id, cache)| policy(id, cache)).concat()
+        + &clients.map(|(id, policy, last)| client(id, policy, last)).concat();
+    let server = Setup::new(&[&upstream]).file("p.toml", text).start();
+    // How often it is asked upstream by then, over UDP and then from the cache over TCP.
+    for ((_, _, last), asked) in clients.into_iter().zip([1, 1, 2, 2, 3, 4]) {
+        ask("x.test", RecordType::A).from(&format!("127.0.0.{last}")).both(&server).expect_addresses(&[GLOBAL.into()]);
+        assert_eq!(upstream.count("x.test"), asked, "127.0.0.{last}");
+    }
+    // Nor does a question on its way: it is not joined by who has another part of the cache.
+    let gate = Gate::default();
+    upstream.on("held.test", Reply::held(&gate, Answer::new().a("held.test", GLOBAL)));
+    std::thread::scope(|scope| {
+        for (_, _, last) in clients {
+            let server = &server;
+            scope.spawn(move || {
+                let heard = ask("held.test", RecordType::A).from(&format!("127.0.0.{last}")).udp(server);
+                heard.expect_addresses(&[GLOBAL.into()]);
+            });
+        }
+        server.until("all parts have asked", || (upstream.count("held.test") >= 4).then_some(()));
+        gate.open();
+    });
 }

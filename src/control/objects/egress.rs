@@ -256,7 +256,7 @@ pub(in crate::control) fn written(policy: &Policy) -> Value {
 }
 
 /// Keys of policies in files that requests have not.
-pub(in crate::control) const OF_FILES: [&str; 10] = [
+pub(in crate::control) const OF_FILES: [&str; 11] = [
     "denied_hostnames",
     "mode",
     "include",
@@ -265,6 +265,7 @@ pub(in crate::control) const OF_FILES: [&str; 10] = [
     "query_types",
     "private_answers",
     "cname",
+    "cache",
     "budget",
     "message",
 ];

@@ -230,6 +230,7 @@ fn question(bytes: &[u8]) -> Option<Question> {
         authentic_data: false,
         checking_disabled: false,
         recursion_desired: true,
+        partition: 0,
     })
 }
 

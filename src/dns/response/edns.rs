@@ -78,6 +78,7 @@ mod tests {
                 authentic_data: false,
                 checking_disabled: true,
                 recursion_desired: true,
+                partition: 0,
             };
             for (edns, expected) in [(Edns::Full, Some(dnssec_ok)), (Edns::WithoutDo, Some(false)), (Edns::None, None)]
             {

@@ -106,6 +106,7 @@ mod tests {
                 authentic_data: false,
                 checking_disabled: false,
                 recursion_desired: rd,
+                partition: 0,
             };
             let count = u8::try_from(authorities.len()).unwrap();
             let flags = [0x80 | u8::from(aa) << 2 | u8::from(rd), u8::from(ra) << 7 | rcode];

@@ -57,6 +57,9 @@ pub struct Question {
     pub checking_disabled: bool,
     /// The RD bit.
     pub recursion_desired: bool,
+    /// Who shares its answer: those who ask in the same partition of the cache, of which 0 is everybody's. Nothing of it goes
+    /// upstream.
+    pub partition: u32,
 }
 
 impl Hash for Question {
@@ -67,6 +70,7 @@ impl Hash for Question {
             | u32::from(self.recursion_desired) << 2
             | u32::from(self.authentic_data) << 3;
         state.write_u32(u32::from(self.qtype.0) << 16 | bits);
+        state.write_u32(self.partition);
     }
 }
 

@@ -21,6 +21,7 @@ fn question(name: &str) -> Question {
         checking_disabled: false,
         authentic_data: false,
         recursion_desired: true,
+        partition: 0,
     }
 }
 

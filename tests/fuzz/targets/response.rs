@@ -109,6 +109,7 @@ fn question_of(data: &[u8], choices: u16) -> Question {
         authentic_data: choices & (16 | 128) != 0,
         checking_disabled: choices & 32 != 0,
         recursion_desired: choices & 64 != 0,
+        partition: 0,
     }
 }
 

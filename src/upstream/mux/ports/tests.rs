@@ -35,6 +35,7 @@ fn late_replies_are_known_by_their_question_and_ports_with_many_take_no_new_quer
         checking_disabled: false,
         authentic_data: false,
         recursion_desired: true,
+        partition: 0,
     });
     let last = ports.choose(&endpoint, &around).unwrap();
     ports.send(last, &question, (Casing::of_bits(5), Edns::Full), 0);
