@@ -43,7 +43,7 @@
 //! | queries of a thread that wait for one question | `upstream::mux::MAX_WAITERS` | as above | |
 //! | tries of a question | `upstream::race::MAX_TRIES`, and one for each further upstream; over UDP `upstream::mux::silence::MAX_REPEATED` more for clients that ask again | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
 //! | given-up queries that a port remembers | `upstream::mux::ports::MAX_GIVEN_UP`, and those in flight | it takes no new ones and is closed | |
-//! | sockets of the general way | `max_sockets` of [`Settings`](crate::upstream::Settings) | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
+//! | sockets of the general way, of which three quarters are for first tries | `upstream::pool::MAX_SOCKETS` | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
 //! | TCP connections to an upstream | `upstream::stream::MAX_CONNECTIONS` | the next one waits, within the time of its question | |
 //! | questions on a TCP connection | `upstream::stream::connection::MAX_ACTIVE` | another connection; then as above | the same |
 //! | octets of a reply over UDP | `upstream::udp::MAX_REPLY` | asked for over TCP | `hostgate_upstream_truncated_total` |
@@ -215,7 +215,7 @@ pub(crate) const MAX_QUESTIONS: usize = MAX_PENDING + MAX_RENEWALS;
 pub(crate) const MAX_ASKERS: usize = 1000;
 /// Questions that may go the general way at once (over TCP, or where a first try brought no answer): each takes sockets
 /// of its own.
-pub(crate) const MAX_ASKING: usize = 512;
+pub(crate) const MAX_ASKING: usize = 384;
 /// Of those, the questions of one client: as many as its share is when it is alone, so that what a forger drives to TCP
 /// does not fail for want of a place.
 pub(crate) const MAX_ASKING_OF_CLIENT: usize = MAX_ASKING / 2;

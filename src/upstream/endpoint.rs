@@ -57,6 +57,9 @@ pub(super) struct Surroundings {
     pub(super) reach: Reach,
     /// As many permits as UDP sockets may be open.
     pub(super) sockets: Arc<Semaphore>,
+    /// Of them, those that only the first try at a question gets: what nobody answers takes three, and who asks for that must
+    /// not leave others without one.
+    pub(super) sockets_of_first_tries: usize,
     /// Who watches.
     pub(super) observer: Arc<dyn Observer>,
     /// How often an upstream replied again after it had been silent or unreachable.
@@ -79,6 +82,8 @@ pub(super) struct Attempt {
     pub(super) patience: Duration,
     /// How long a TCP connection may have owed replies and still be used.
     pub(super) stalled: Duration,
+    /// Whether another try at the question has a socket already: then this one does without where few are left.
+    pub(super) is_further: bool,
 }
 
 /// What one try brought.
@@ -143,8 +148,11 @@ impl Endpoint {
         attempt: Attempt,
         around: &Surroundings,
     ) -> Result<Success, TryError> {
-        let Attempt { over, patience, .. } = attempt;
+        let Attempt { over, patience, is_further, .. } = attempt;
         let _permit = match over {
+            Transport::Udp if is_further && around.sockets.available_permits() <= around.sockets_of_first_tries => {
+                return Err(out_of_sockets(&"the sockets left are for questions that have none"));
+            }
             Transport::Udp => match timeout(patience, around.sockets.acquire()).await {
                 Ok(Ok(permit)) => Some(permit),
                 _ => return Err(out_of_sockets(&"as many sockets are in use as may be")),

@@ -13,6 +13,7 @@ use super::race::{Race, max_tries};
 use super::server::{Server, Transport};
 use super::stream::STALLED_AFTER;
 use super::{Answered, Failure, FailureKind, Observer, Tried};
+use crate::bounds::MAX_ASKING;
 use crate::dns::rebinding::Reach;
 use crate::dns::response::Question;
 
@@ -40,11 +41,20 @@ pub struct Settings {
     pub reach: Reach,
 }
 
+/// Sockets to upstreams by default: half of the usual 1,024 file descriptors. Three quarters are for first tries, of which there
+/// are no more than questions.
+const MAX_SOCKETS: usize = 512;
+const _: () = assert!(MAX_SOCKETS / 4 * 3 >= MAX_ASKING);
+
 impl Default for Settings {
-    /// Two seconds: nearly every name takes less, and of the five that a stub waits there are three left. Half of the usual
-    /// 1,024 file descriptors.
+    /// Two seconds: nearly every name takes less, and of the five that a stub waits there are three left.
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(2), max_sockets: 512, case_randomisation: true, reach: Reach::default() }
+        Self {
+            timeout: Duration::from_secs(2),
+            max_sockets: MAX_SOCKETS,
+            case_randomisation: true,
+            reach: Reach::default(),
+        }
     }
 }
 
@@ -97,7 +107,17 @@ impl Upstreams {
         let sockets = Arc::new(Semaphore::new(settings.max_sockets));
         let Settings { timeout, case_randomisation, reach, .. } = settings;
         let (epoch, returns) = (Instant::now(), Arc::default());
-        let around = Surroundings { epoch, timeout, case_randomisation, reach, sockets, observer, returns };
+        let sockets_of_first_tries = settings.max_sockets / 4 * 3;
+        let around = Surroundings {
+            epoch,
+            timeout,
+            case_randomisation,
+            reach,
+            sockets,
+            sockets_of_first_tries,
+            observer,
+            returns,
+        };
         Self::build(servers, settings, around, &[])
     }
 
@@ -111,7 +131,17 @@ impl Upstreams {
         let observer = Arc::clone(&self.around.observer);
         let Settings { timeout, case_randomisation, reach, .. } = settings;
         let (epoch, returns) = (self.around.epoch, Arc::clone(&self.around.returns));
-        let around = Surroundings { epoch, timeout, case_randomisation, reach, sockets, observer, returns };
+        let sockets_of_first_tries = settings.max_sockets / 4 * 3;
+        let around = Surroundings {
+            epoch,
+            timeout,
+            case_randomisation,
+            reach,
+            sockets,
+            sockets_of_first_tries,
+            observer,
+            returns,
+        };
         Self::build(servers, settings, around, &self.endpoints)
     }
 
@@ -291,8 +321,12 @@ impl Upstreams {
     fn probe_one(&self, endpoint: &Arc<Endpoint>, question: &Arc<Question>) {
         let (endpoint, question) = (Arc::clone(endpoint), Arc::clone(question));
         let (around, limit) = (Arc::clone(&self.around), self.around.question_time());
-        let attempt =
-            Attempt { over: endpoint.server.transport, patience: self.settings.timeout / 2, stalled: STALLED_AFTER };
+        let attempt = Attempt {
+            over: endpoint.server.transport,
+            patience: self.settings.timeout / 2,
+            stalled: STALLED_AFTER,
+            is_further: false,
+        };
         tokio::spawn(async move {
             // The result is in the endpoint's health.
             drop(timeout(limit, endpoint.ask(&question, attempt, &around)).await);

@@ -231,7 +231,7 @@ impl Race {
         // A further try is made because the one before is silent, and so may its connection be. Half of that time leaves
         // room for opening it.
         let stalled = if self.made > 1 { STALLED_AFTER.min(self.begun.elapsed() / 2) } else { STALLED_AFTER };
-        let attempt = Attempt { over, patience, stalled };
+        let attempt = Attempt { over, patience, stalled, is_further: !self.tries.is_empty() };
         self.tries.spawn(async move {
             let result = endpoint.ask(&question, attempt, &around).await;
             (endpoint, result)

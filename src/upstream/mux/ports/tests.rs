@@ -16,6 +16,7 @@ fn endpoint(socket: &UdpSocket) -> (Arc<Endpoint>, Arc<Surroundings>) {
         case_randomisation: true,
         reach: crate::dns::rebinding::Reach::default(),
         sockets: Arc::new(Semaphore::new(1)),
+        sockets_of_first_tries: 0,
         observer: Arc::new(()),
         returns: Arc::default(),
     };
