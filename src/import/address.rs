@@ -8,10 +8,18 @@ pub(super) fn read_host_ports(text: &str, out: &mut Collector) {
     for (number, line) in lines(text) {
         let words = without_comment(line).split([' ', '\t', ',', ';']);
         for word in words.map(super::domains::unquoted).filter(|word| !word.is_empty()) {
-            take(number, None, Scope::Name, word, out);
+            // Behind a comma, as in `host:80,443`, another port of the host before it.
+            if word.bytes().all(|octet| octet.is_ascii_digit() || octet == b'-') {
+                out.remark(number, PORTS, word);
+            } else {
+                take(number, None, Scope::Name, word, out);
+            }
         }
     }
 }
+
+/// What is said of ports.
+const PORTS: &str = "ports are not seen by DNS: every port is meant here";
 
 /// Reads a URL a line.
 pub(super) fn read_urls(text: &str, out: &mut Collector) {
@@ -53,7 +61,7 @@ pub(super) fn take(number: u32, effect: Option<Effect>, scope: Scope, word: &str
     if has_path {
         out.remark(number, "paths are not seen by DNS: the whole host is meant here", word);
     } else if host.len() < host_and_port.len() {
-        out.remark(number, "ports are not seen by DNS: every port is meant here", word);
+        out.remark(number, PORTS, word);
     } else if has_scheme {
         out.remark(number, "schemes are not seen by DNS: every one is meant here", word);
     }

@@ -127,8 +127,8 @@ const SAMPLES: &[Sample] = &[
     },
     Sample {
         format: Format::HostPort,
-        text: "api.github.example:443\n*.blob.example:443 registry.example:*\n192.0.2.1:80\n",
-        unsaid: &["api.github.example", "*.blob.example", "registry.example"],
+        text: "api.github.example:443\n*.blob.example:443 registry.example:*\n192.0.2.1:80\nports.example:80,443\n",
+        unsaid: &["api.github.example", "*.blob.example", "registry.example", "ports.example"],
         left_out: &[("addresses", 1)],
         changed: &["ports"],
         ..NONE
