@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::capability::Capabilities;
 use super::health::{Health, Trouble};
-use super::pool::QUESTION_TIME;
+use super::pool::{QUESTION_TIME, Settings};
 use super::reply::{TryError, read};
 use super::server::{Server, Transport};
 use super::stream::{Stream, StreamError};
@@ -67,6 +67,18 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
+    /// Returns what the tries of upstreams with these settings share; the clock and the count of returns outlive a reload.
+    pub(super) fn new(
+        settings: Settings,
+        sockets: Arc<Semaphore>,
+        observer: Arc<dyn Observer>,
+        (epoch, returns): (Instant, Arc<AtomicU64>),
+    ) -> Self {
+        let Settings { timeout, max_sockets, case_randomisation, reach } = settings;
+        let sockets_of_first_tries = max_sockets / 4 * 3;
+        Self { epoch, timeout, case_randomisation, reach, sockets, sockets_of_first_tries, observer, returns }
+    }
+
     /// Returns how long a question may take in all.
     pub(super) fn question_time(&self) -> Duration {
         self.timeout.max(QUESTION_TIME)

@@ -105,19 +105,7 @@ impl Upstreams {
     #[must_use]
     pub fn new(servers: &[Server], settings: Settings, observer: Arc<dyn Observer>) -> Self {
         let sockets = Arc::new(Semaphore::new(settings.max_sockets));
-        let Settings { timeout, case_randomisation, reach, .. } = settings;
-        let (epoch, returns) = (Instant::now(), Arc::default());
-        let sockets_of_first_tries = settings.max_sockets / 4 * 3;
-        let around = Surroundings {
-            epoch,
-            timeout,
-            case_randomisation,
-            reach,
-            sockets,
-            sockets_of_first_tries,
-            observer,
-            returns,
-        };
+        let around = Surroundings::new(settings, sockets, observer, (Instant::now(), Arc::default()));
         Self::build(servers, settings, around, &[])
     }
 
@@ -129,19 +117,8 @@ impl Upstreams {
         let sockets =
             if same_bound { Arc::clone(&self.around.sockets) } else { Arc::new(Semaphore::new(settings.max_sockets)) };
         let observer = Arc::clone(&self.around.observer);
-        let Settings { timeout, case_randomisation, reach, .. } = settings;
-        let (epoch, returns) = (self.around.epoch, Arc::clone(&self.around.returns));
-        let sockets_of_first_tries = settings.max_sockets / 4 * 3;
-        let around = Surroundings {
-            epoch,
-            timeout,
-            case_randomisation,
-            reach,
-            sockets,
-            sockets_of_first_tries,
-            observer,
-            returns,
-        };
+        let times = (self.around.epoch, Arc::clone(&self.around.returns));
+        let around = Surroundings::new(settings, sockets, observer, times);
         Self::build(servers, settings, around, &self.endpoints)
     }
 

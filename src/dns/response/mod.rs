@@ -25,7 +25,7 @@ pub use casing::Casing;
 pub(super) use cut::Cut;
 pub use edns::Edns;
 pub use judge::{Judgement, ResponseRules, judge};
-pub use payload::{Part, Payload, address_content};
+pub use payload::{Part, Payload, content_of_addresses};
 
 use chain::Selection;
 use inspected::Inspected;

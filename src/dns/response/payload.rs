@@ -97,14 +97,16 @@ impl Part {
     /// Adds an address, of which the place among the others makes no difference.
     fn add_address(&mut self, data: &[u8]) {
         self.octets = self.octets.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX));
-        self.content = self.content.wrapping_add(address_content(data));
+        self.content = self.content.wrapping_add(KEY.hash_one(data));
     }
 }
 
-/// Returns the content of one address: what [`Payload::addresses`] of a response with this address alone has.
-#[must_use]
-pub fn address_content(data: &[u8]) -> u64 {
-    KEY.hash_one(data)
+/// Returns what [`Payload::addresses`] of a response with these addresses is.
+pub fn content_of_addresses<'a>(addresses: impl Iterator<Item = &'a [u8]>) -> Part {
+    addresses.fold(Part::default(), |mut part, address| {
+        part.add_address(address);
+        part
+    })
 }
 
 /// Returns the addresses in the answer section of a well-formed message, in its order.

@@ -2,21 +2,22 @@
 //!
 //! Networks for content delivery answer with other addresses each time, out of few prefixes and in changing order; a tunnel
 //! uses every bit. So an address that the client knows counts one octet, one with a known prefix what comes behind that and one
-//! more, and a set of addresses that the client was given for the same name what its order can say.
+//! more, and a set of addresses that the client was given for the same name what its order can say. Beyond the first
+//! [`LOOKED_UP`] of a set all count in full: what an answer from the cache costs must not depend on what it holds.
 
 use std::hash::{BuildHasher, RandomState};
 use std::iter::Copied;
 use std::slice::Iter;
 
 use super::known::Known;
-use crate::dns::response::address_content;
+use crate::dns::response::{Part, content_of_addresses};
 
 /// The octets of addresses that an answer has at most when data beside them is left out: four of IPv4, one of IPv6.
 const LEAST: usize = 16;
 
-/// The addresses of an answer that are entered, with their prefixes, among what the client knows: more would make it forget
-/// the rest.
-const ENTERED: usize = 64;
+/// The addresses of an answer that are looked up, with their prefixes, among what the client knows, and entered there.
+/// Everyday answers have eight or so.
+const LOOKED_UP: usize = 16;
 
 /// The addresses of an answer: 4 or 16 octets each.
 #[derive(Clone, Copy)]
@@ -27,8 +28,8 @@ pub(super) struct Set<'a, I> {
     pub(super) name: u64,
     /// The addresses, in the sender's order.
     pub(super) addresses: I,
-    /// What they are in any order: the sum of their [`address_content`].
-    pub(super) content: u64,
+    /// Their octets, and what they are in any order.
+    pub(super) part: Part,
 }
 
 /// What a set of addresses counts, and what the client knows once it was given it.
@@ -52,13 +53,15 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Set<'_, I> {
             let octets = if is_fresh { order(self.addresses.clone().count()) } else { 0 };
             return Cost { octets, entries: Vec::new() };
         }
-        let mut cost = Cost { octets: 0, entries: vec![self.entry()] };
-        for (index, address) in self.addresses.clone().enumerate() {
-            let is_entered = index < ENTERED;
-            let unknown = self.unknown(address, known, is_entered.then_some(&mut cost.entries));
-            cost.octets = cost.octets.saturating_add(unknown);
+        let mut entries = vec![self.entry()];
+        let (mut octets, mut left, mut length) = (0_u32, self.part.octets, 4);
+        for address in self.addresses.clone().take(LOOKED_UP) {
+            length = octets_of(address);
+            left = left.saturating_sub(length);
+            octets += self.unknown(address, known, &mut entries);
         }
-        cost
+        // All addresses of an answer are of the type that was asked for.
+        Cost { octets: octets.saturating_add(left).saturating_add(left / length.max(1)), entries }
     }
 
     /// Returns the addresses to give where there is no room for the whole set, which `pays` tells of a cost and whether it may
@@ -68,7 +71,7 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Set<'_, I> {
         known: &mut Known,
         mut pays: impl FnMut(&mut Known, Cost, bool) -> bool,
     ) -> Vec<&'a [u8]> {
-        let mut least: Vec<&[u8]> = self.addresses.clone().take(ENTERED).collect();
+        let mut least: Vec<&[u8]> = self.addresses.clone().take(LOOKED_UP).collect();
         least.sort_unstable();
         let count = least.first().map_or(0, |first| LEAST / first.len().max(1));
         if self.is_known(known) {
@@ -94,21 +97,19 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Set<'_, I> {
 
     /// Returns some of the addresses as a set of the same name.
     fn of<'s>(&self, some: &'s [&'a [u8]]) -> Set<'_, Copied<Iter<'s, &'a [u8]>>> {
-        let content = some.iter().fold(0_u64, |sum, address| sum.wrapping_add(address_content(address)));
-        Set { key: self.key, name: self.name, addresses: some.iter().copied(), content }
+        let addresses = some.iter().copied();
+        Set { key: self.key, name: self.name, part: content_of_addresses(addresses.clone()), addresses }
     }
 
     /// Returns the hash of the set and its name.
     fn entry(&self) -> u64 {
-        self.key.hash_one((self.name, self.content))
+        self.key.hash_one((self.name, self.part.content))
     }
 
-    /// Returns the octets of an address that the client does not know, and one; what is new is added to `entries`, if given.
-    fn unknown(&self, address: &[u8], known: &mut Known, entries: Option<&mut Vec<u64>>) -> u32 {
+    /// Returns the octets of an address that the client does not know, and one; what is new is added to `entries`.
+    fn unknown(&self, address: &[u8], known: &mut Known, entries: &mut Vec<u64>) -> u32 {
         /// The octets of prefixes that networks answer out of, the longest first, by the family's octets.
         const PREFIXES: [(usize, &[usize]); 2] = [(4, &[2]), (16, &[8, 4])];
-        let none: &mut Vec<u64> = &mut Vec::new();
-        let entries = entries.unwrap_or(none);
         let prefixes = PREFIXES.iter().find(|(length, _)| *length == address.len()).map_or(&[][..], |(_, at)| at);
         let mut octets = address.len();
         for length in std::iter::once(address.len()).chain(prefixes.iter().copied()) {
@@ -123,6 +124,11 @@ impl<'a, I: Iterator<Item = &'a [u8]> + Clone> Set<'_, I> {
     }
 }
 
+/// Returns the length of an address in octets.
+fn octets_of(address: &[u8]) -> u32 {
+    u32::try_from(address.len()).unwrap_or(u32::MAX)
+}
+
 /// Returns the octets that the order of so many addresses can say: at least log₂(count!) bits, rounded up.
 fn order(count: usize) -> u32 {
     let bits: u32 = (1..count).map(|before| before.ilog2() + 1).sum();
@@ -135,8 +141,8 @@ mod tests {
 
     /// Returns what a client that knows `known` pays for these addresses of the name number `name`, and enters what it pays for.
     fn paid(known: &mut Known, key: &RandomState, name: u64, addresses: &[&[u8]]) -> u32 {
-        let content = addresses.iter().fold(0_u64, |sum, address| sum.wrapping_add(address_content(address)));
-        let cost = Set { key, name, addresses: addresses.iter().copied(), content }.cost(known, true);
+        let part = content_of_addresses(addresses.iter().copied());
+        let cost = Set { key, name, addresses: addresses.iter().copied(), part }.cost(known, true);
         cost.entries.into_iter().for_each(|entry| known.insert(entry));
         cost.octets
     }
@@ -160,6 +166,22 @@ mod tests {
         assert_eq!(paid(3, &[&six(1, 1)]), 17);
         assert_eq!(paid(3, &[&six(1, 2)]), 9, "the same network");
         assert_eq!(paid(3, &[&six(2, 1)]), 13, "the same provider");
+    }
+
+    #[test]
+    fn an_answer_of_thousands_is_counted_without_looking_at_all_of_it() {
+        let (mut known, key) = (Known::default(), RandomState::new());
+        let all: Vec<[u8; 4]> = (0..4000_u32).map(u32::to_be_bytes).collect();
+        let looked_at = std::cell::Cell::new(0);
+        let addresses = all.iter().map(<[u8; 4]>::as_slice).inspect(|_| looked_at.set(looked_at.get() + 1));
+        let part = content_of_addresses(all.iter().map(<[u8; 4]>::as_slice));
+        let set = Set { key: &key, name: 1, addresses, part };
+        let cost = set.cost(&mut known, false);
+        // The first one in full, fifteen of its network, and the rest in full.
+        assert_eq!(cost.octets, 5 + 15 * 3 + 3984 * 5);
+        assert!(set.least(&mut known, |_, _, _| false).is_empty());
+        assert!(looked_at.get() <= 2 * LOOKED_UP, "{}", looked_at.get());
+        assert!(cost.entries.len() <= 3 * LOOKED_UP + 1, "{}", cost.entries.len());
     }
 
     #[test]

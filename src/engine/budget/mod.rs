@@ -229,8 +229,7 @@ impl Budgets {
         I: Iterator<Item = &'a [u8]> + Clone,
     {
         let name = self.hasher.hash_one(given.qname.as_wire());
-        let content = given.payload.addresses.content;
-        Set { key: &self.hasher, name, addresses: given.addresses.clone(), content }
+        Set { key: &self.hasher, name, addresses: given.addresses.clone(), part: given.payload.addresses }
     }
 
     /// Returns whether it should be logged that something of an account is spent: once a minute for each limit, and not more

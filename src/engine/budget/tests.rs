@@ -1,7 +1,7 @@
 //! The accounts, told the time.
 
 use super::*;
-use crate::dns::response::{Part, address_content};
+use crate::dns::response::{Part, content_of_addresses};
 
 /// Returns so many seconds.
 const fn secs(count: u64) -> Duration {
@@ -126,8 +126,8 @@ fn new_addresses_are_counted_apart_from_data_and_known_ones_go_on() {
     let sets: Vec<[[u8; 4]; 2]> = (0..200).map(|number| [[number, 1, 2, 3], [number, 1, 2, 4]]).collect();
     let payloads: Vec<Payload> = sets
         .iter()
-        .map(|set| set.iter().fold(0_u64, |sum, address| sum.wrapping_add(address_content(address))))
-        .map(|content| Payload { addresses: Part { octets: 8, content }, ..Payload::default() })
+        .map(|set| content_of_addresses(set.iter().map(<[u8; 4]>::as_slice)))
+        .map(|addresses| Payload { addresses, ..Payload::default() })
         .collect();
     let qname = name("x.t.test");
     let given = |number: usize| {
