@@ -282,3 +282,13 @@ fn names_are_taken_wherever_ids_are() {
     with(&server, &["policy", "delete", &decoy]).expect_code(0);
     with(&server, &["policy", "delete", &decoy]).expect_code(1);
 }
+
+#[test]
+fn what_is_wrong_whatever_the_revision_is_told_before_that_it_is_old() {
+    let (server, _upstream) = server();
+    let blueprint = id(&server.api_post("/v1/blueprints", &json!({ "name": "b" })).done());
+    let path = format!("/v1/blueprints/{blueprint}");
+    let body = |policy: &Value| json!({ "network_policy_id": policy, "hostgate_revision": "old" });
+    server.api_post(&path, &body(&json!("none"))).refused(400, &["there is no network policy `none`"]);
+    server.api_post(&path, &body(&Value::Null)).refused(412, &["was changed meanwhile"]);
+}

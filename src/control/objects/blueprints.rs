@@ -69,8 +69,8 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     let wanted = Wanted::read(fields, None)?;
     let edit = |snapshot: &Snapshot| {
         let text = made(snapshot, id)?.source().text();
-        revision::check(revision.as_deref(), Kind::Blueprint, id, text)?;
         wanted.check(snapshot)?;
+        revision::check(revision.as_deref(), Kind::Blueprint, id, text)?;
         Edit::of(id, text, |file| wanted.write(file, id))
     };
     control.change(&call.principal, "blueprint.update", edit).await?;

@@ -72,7 +72,6 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
     wrongs.check()?;
     let edit = |snapshot: &Snapshot| {
         let record = made(snapshot, id)?;
-        revision::check(revision.as_deref(), Kind::Devbox, id, record.source().text())?;
         let kept = kept_of(record);
         let mut metadata = metadata.clone();
         if let Some(metadata) = &mut metadata {
@@ -88,6 +87,7 @@ pub(in crate::control) async fn update(call: Arc<Call>) -> Result<Done, ApiError
                 metadata.extend(has);
             }
         }
+        revision::check(revision.as_deref(), Kind::Devbox, id, record.source().text())?;
         Edit::of(id, record.source().text(), |file| {
             if let Some(name) = &name {
                 file.set("api", id, "name", name);

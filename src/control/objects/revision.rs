@@ -29,7 +29,8 @@ pub(in crate::control) fn take(given: &mut Fields) -> Result<Option<String>, Api
     Ok(revision.and_then(|revision| revision.as_str().map(str::to_owned)))
 }
 
-/// Checks that an object's file, which holds `text`, is still the one that a request is about.
+/// Checks that an object's file, which holds `text`, is still the one that a request is about. To be asked last: a request
+/// that is wrong whatever the revision is told that (RFC 9110 §13.2.1).
 ///
 /// # Errors
 /// It was changed.
