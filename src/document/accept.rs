@@ -190,7 +190,8 @@ impl Accepts {
                 excerpt: Excerpt::cut(text, hash..end),
             };
             let target = match block {
-                _ if !line.trim().is_empty() => (number, Span::from(start..end)),
+                // A byte order mark at the begin of a file is nothing that a comment could be about.
+                _ if !line.trim_start_matches('\u{feff}').trim().is_empty() => (number, Span::from(start..end)),
                 Some((last, target)) if number <= last => target,
                 _ => {
                     let target = line_below(text, end, number);
@@ -380,6 +381,7 @@ mod tests {
             ("a.test # hostgate: accept covered: why", &["1 covered why"]),
             ("a.test #hostgate:accept covered:why: so\n", &["1 covered why: so"]),
             ("# hostgate: accept covered: why\na.test", &["2 covered why"]),
+            ("\u{feff}# hostgate: accept covered: why\r\na.test", &["2 covered why"]),
             (
                 "# hostgate: accept covered: why\r\n  # more\r\n# hostgate: accept unused: x\na",
                 &["4 covered why", "4 unused x"],
