@@ -37,11 +37,13 @@ use super::reply::{self, TryError};
 use super::udp;
 use super::wheel::Wheel;
 use super::{Event, Failure, Transport, Trial, Tried, Upstreams};
+use crate::bounds::MAX_QUESTIONS;
 use crate::datagram::{Receiver, Wait};
 use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
 
-/// Questions a thread has in flight; further ones go the general way.
-const MAX_FLIGHTS: usize = 4096;
+/// Questions a thread has in flight; further ones go the general way. As many as there may be in all, of which each client has a
+/// share: else those that nobody answers fill a thread, and all others have to share the few sockets of the general way.
+const MAX_FLIGHTS: usize = MAX_QUESTIONS;
 /// Queries of one thread that wait for one question; further ones are handed back at once.
 const MAX_WAITERS: usize = 1000;
 /// A query that waits for an upstream.

@@ -2,6 +2,7 @@
 //!
 //! `cargo test --release --test it neighbours -- --nocapture` prints the table.
 
+use std::collections::HashSet;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -226,4 +227,41 @@ fn half_sent_queries_hold_nobody_up() {
             }
         }
     });
+}
+
+#[test]
+fn questions_that_nobody_answers_leave_room_for_others() {
+    let upstream = FakeUpstream::start();
+    upstream.otherwise(Reply::by(|seen| {
+        let is_silent = seen.qname.ends_with("silent.test");
+        if is_silent { vec![] } else { vec![Answer::new().a(&seen.qname, GLOBAL).to(seen)] }
+    }));
+    // One thread has them all in flight.
+    let server = Setup::policy(&upstream, "allow_all = true\nbudget = \"off\"")
+        .file("victim.toml", format!("[client.victim]\nsources = [\"{VICTIM}\"]\npolicy = \"test\"\n"))
+        .top("threads = 1")
+        .start();
+    for client in 0..20 {
+        let socket = UdpSocket::bind((format!("127.0.1.{client}"), 0)).unwrap();
+        socket.connect(server.address()).unwrap();
+        for number in 0..300 {
+            let query = ask(&format!("n{number}c{client}.silent.test"), RecordType::A);
+            socket.send(&query.bytes()).unwrap();
+            // No faster than one thread takes them.
+            if number % 50 == 49 {
+                ask(&format!("alive{number}c{client}.test"), RecordType::A)
+                    .from(VICTIM)
+                    .udp(&server)
+                    .expect_addresses(&[GLOBAL.into()]);
+            }
+        }
+    }
+    server.until("more are in flight than a thread once had room for", || {
+        let asked: HashSet<String> = upstream.seen().into_iter().map(|seen| seen.qname).collect();
+        (asked.len() > 5000).then_some(())
+    });
+    for number in 0..50 {
+        let heard = ask(&format!("v{number}.test"), RecordType::A).from(VICTIM).udp(&server);
+        assert_eq!((heard.rcode(), heard.edes()), (ResponseCode::NoError, vec![]), "{number}");
+    }
 }
