@@ -288,9 +288,8 @@ impl<W: Waits, C> Mux<W, C> {
         landed: &mut impl FnMut(Landed<W, C>),
     ) -> ControlFlow<()> {
         let Some(flight) = self.flights[place].as_mut() else { return Continue(()) };
-        let is_tested = flight.tries().any(|one| one.case == Case::Tested);
-        let one = flight.first.iter_mut().chain(&mut flight.again).find(|one| one.key == key);
-        let Some(one) = one.filter(|one| one.case == Case::Open && !is_tested && flight.claim.is_some()) else {
+        let may_doubt = flight.claim.is_some() && !flight.tries().any(|one| one.case == Case::Tested);
+        let Some(one) = flight.try_of(key).filter(|one| may_doubt && one.case == Case::Open) else {
             return self.ignore(key.port, bytes, landed);
         };
         one.case = Case::Doubted;

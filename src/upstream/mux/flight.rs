@@ -86,6 +86,11 @@ impl<W, C> Flight<W, C> {
         self.first.iter().chain(&self.again)
     }
 
+    /// Returns the try that `key` tells of.
+    pub(super) fn try_of(&mut self, key: Key) -> Option<&mut Try> {
+        self.first.iter_mut().chain(&mut self.again).find(|one| one.key == key)
+    }
+
     /// Takes out the try that `key` tells of.
     pub(super) fn take(&mut self, key: Key) -> Option<Try> {
         if self.first.is_some_and(|first| first.key == key) {

@@ -146,7 +146,7 @@ impl<W: Waits, C> Mux<W, C> {
     ) -> ControlFlow<()> {
         self.ignore(key.port, bytes, landed)?;
         let Some(flight) = self.flights[place].as_mut() else { return Continue(()) };
-        for one in flight.first.iter_mut().chain(&mut flight.again).filter(|one| one.key == key) {
+        if let Some(one) = flight.try_of(key) {
             one.is_garbled = true;
         }
         let is_over = flight.claim.is_some() && flight.next_at.is_none();
