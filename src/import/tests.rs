@@ -151,8 +151,8 @@ const SAMPLES: &[Sample] = &[
     },
     Sample {
         format: Format::V2fly,
-        text: "# x\ninclude:other\ndomain:a.example @cn @ads\nb.example\nfull:c.example # why\nkeyword:track\nregexp:^d\\.example$\n",
-        unsaid: &["a.example", "*.a.example", "b.example", "*.b.example", "c.example", "d.example"],
+        text: "# x\ninclude:other\ndomain:a.example @cn @ads\nb.example\nfull:c.example # why\nfull:e.example:@ads\nkeyword:track\nregexp:^d\\.example$\n",
+        unsaid: &["a.example", "*.a.example", "b.example", "*.b.example", "c.example", "e.example", "d.example"],
         left_out: &[("included", 1), ("keywords", 1)],
         changed: &["attributes", "two entries"],
         ..NONE
@@ -425,4 +425,16 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_is_denied_and_what_nobody_said_anything_of_never_share_a_list() {
+    let text = "address=/a.example/0.0.0.0\nipset=/b.example/set\n";
+    let read = |unsaid| import(text, &Options { format: Some(Format::Dnsmasq), subdomains: false, unsaid }).unwrap();
+    let refused = WriteError::PartlyUnsaid { said: 2, unsaid: 2 };
+    for target in [None, Some(Target::List), Some(Target::Toml)] {
+        assert_eq!(read(None).write(target, "x", "p").unwrap_err(), refused);
+    }
+    assert_eq!(read(Some(Effect::Allow)).write(None, "x", "p").unwrap().target, Target::Toml);
+    assert_eq!(read(Some(Effect::Deny)).write(Some(Target::List), "x", "p").unwrap().effect, Some(Effect::Deny));
 }

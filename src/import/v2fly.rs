@@ -11,7 +11,9 @@ pub(super) fn read(text: &str, out: &mut Collector) {
         let content = line.split('#').next().unwrap_or_default();
         let mut words = content.split_ascii_whitespace();
         let Some(rule) = words.next() else { continue };
-        let mut attributes = words.peekable();
+        // In the lists that are published for use, attributes follow a colon: `domain:x:@ads`.
+        let (rule, attribute) = rule.split_once(":@").map_or((rule, None), |(rule, attribute)| (rule, Some(attribute)));
+        let mut attributes = attribute.map(|_| "@").into_iter().chain(words).peekable();
         if attributes.peek().is_some() {
             if attributes.any(|attribute| !attribute.starts_with(['@', '&'])) {
                 out.leave(number, "lines of several words", content.trim());

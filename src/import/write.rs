@@ -47,6 +47,17 @@ pub(crate) enum WriteError {
         "the format does not say whether these names are allowed or denied, and a policy has to: add `--allow` or `--deny`, or write a list file with `--to list`"
     )]
     Unsaid,
+    /// The file says of some entries whether they allow or deny, and of others not: in one list file those that deny would
+    /// allow, or the other way round.
+    #[error(
+        "of {said} names it is said whether they are allowed or denied, and of {unsaid} not: add `--allow` or `--deny` for those"
+    )]
+    PartlyUnsaid {
+        /// Patterns that allow or deny.
+        said: usize,
+        /// Patterns that the file does not say it of.
+        unsaid: usize,
+    },
 }
 
 impl WriteError {
@@ -65,6 +76,10 @@ impl Imported {
     /// The target cannot hold them, or there are none.
     pub(crate) fn write(&self, target: Option<Target>, source: &str, id: &str) -> Result<Written, WriteError> {
         let (allowed, denied, unsaid) = self.counts();
+        let said = allowed + denied;
+        if said > 0 && unsaid > 0 {
+            return Err(WriteError::PartlyUnsaid { said, unsaid });
+        }
         let target = target.unwrap_or(if unsaid > 0 { Target::List } else { Target::Toml });
         let effect = match (allowed, denied, unsaid) {
             (0, 0, 0) => return Err(WriteError::Nothing),
