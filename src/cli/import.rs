@@ -128,7 +128,7 @@ fn tell(imported: &Imported, name: &str, output: &mut Output) {
     if !counts.is_empty() {
         output.error(format!("patterns: {}", counts.join(", ")));
     }
-    if unsaid > 0 {
+    if unsaid > 0 && allowed + denied == 0 {
         output.error("name the list in `allowed_hostnames_files` or `denied_hostnames_files` of a policy, or add --allow or --deny");
     }
 }
