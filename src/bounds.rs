@@ -39,6 +39,7 @@
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
 //! | sockets of a thread to an upstream | `upstream::mux::ports::LANE` | shared by more questions | |
+//! | clients of a thread with a socket of their own, after floods of wrong replies | `upstream::mux::ports::apart::MAX_APART` | the one of them that got it first shares again | |
 //! | questions of a thread in flight | `upstream::mux::MAX_FLIGHTS` | the question goes the general way, on a socket of its own | |
 //! | queries of a thread that wait for one question | `upstream::mux::MAX_WAITERS` | as above | |
 //! | tries of a question | `upstream::race::MAX_TRIES`, and one for each further upstream; over UDP `upstream::mux::silence::MAX_REPEATED` more for clients that ask again | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |

@@ -200,6 +200,11 @@ impl Sender {
         self.routes.len() == BATCH
     }
 
+    /// Returns whether nothing is queued.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
     /// Returns the buffer of the next message; it counts only once it is queued.
     pub(crate) fn next(&mut self) -> &mut Vec<u8> {
         &mut self.messages[self.routes.len()]

@@ -188,6 +188,10 @@ impl Waits for Waiter {
     fn upstreams(&self) -> &Arc<Upstreams> {
         self.pending.upstreams()
     }
+
+    fn holder(&self) -> Holder {
+        self.pending.holder()
+    }
 }
 
 impl Worker {

@@ -11,8 +11,8 @@
 //! Against forged replies (RFC 5452): each query takes one of a few random ports by chance, a random ID and a random
 //! case of its QNAME, which a reply must have exactly (draft-vixie-dnsext-dns0x20; see [`Case`]); the kernel drops what does
 //! not come from the upstream's address and port; ports are given up after a while. A port at which somebody guesses is left
-//! at once: what is in flight on it is asked again from a new port, and over TCP when that one is flooded as well. Replies
-//! that come too late are told from guesses by what was asked from their port.
+//! at once: what is in flight on it is asked again from a new port, its client's own, and over TCP when that one is flooded as
+//! well. Replies that come too late are told from guesses by what was asked from their port.
 
 mod fallback;
 mod flight;
@@ -40,6 +40,7 @@ use super::{Event, Failure, Transport, Trial, Tried, Upstreams};
 use crate::bounds::MAX_QUESTIONS;
 use crate::datagram::{Receiver, Wait};
 use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
+use crate::share::Holder;
 
 /// Questions a thread has in flight; further ones go the general way. As many as there may be in all, of which each client has a
 /// share: else those that nobody answers fill a thread, and all others have to share the few sockets of the general way.
@@ -53,6 +54,9 @@ pub(crate) trait Waits {
 
     /// Returns whom to ask.
     fn upstreams(&self) -> &Arc<Upstreams>;
+
+    /// Returns who asks.
+    fn holder(&self) -> Holder;
 }
 
 /// The questions that one thread has in flight, and the queries that wait for each.
@@ -155,7 +159,7 @@ impl<W: Waits, C> Mux<W, C> {
         let Some(First { endpoint, patience, are_dead }) = upstreams.first_over_udp(question) else {
             return Err(waiter);
         };
-        let Some(key) = self.ports.choose(endpoint, upstreams.around()) else { return Err(waiter) };
+        let Some(key) = self.ports.choose(endpoint, upstreams.around(), waiter.holder()) else { return Err(waiter) };
         let Some(claim) = claim(question) else { return Err(waiter) };
         let place = self.free.pop().unwrap_or_else(|| {
             self.flights.push(None);
@@ -169,6 +173,7 @@ impl<W: Waits, C> Mux<W, C> {
         let flight = Flight {
             question: Arc::clone(question),
             hash,
+            holder: waiter.holder(),
             claim: Some(claim),
             time: around.question_time(),
             next_at: Some(since + patience),
@@ -297,7 +302,7 @@ impl<W: Waits, C> Mux<W, C> {
         let Some(port) = self.ports.get(key.port) else { return Continue(()) };
         let (endpoint, around) = (Arc::clone(&port.endpoint), Arc::clone(&port.around));
         around.observer.observe(Event::OtherCase);
-        let Some(key) = self.ports.choose(&endpoint, &around) else { return Continue(()) };
+        let Some(key) = self.ports.choose(&endpoint, &around, flight.holder) else { return Continue(()) };
         self.ports.send(key, &flight.question, (Casing::LOWER, one.edns), place);
         let (since, casing, case) = (Instant::now(), Casing::LOWER, Case::Tested);
         flight.again.push(Try { key, since, casing, case, is_garbled: false, ..one });

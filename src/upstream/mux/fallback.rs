@@ -23,7 +23,7 @@ impl<W: Waits, C> Mux<W, C> {
             is_there && other.key != one.key && other.edns >= less
         });
         if !is_asked {
-            let Some(key) = self.ports.choose(&endpoint, &around) else { return false };
+            let Some(key) = self.ports.choose(&endpoint, &around, flight.holder) else { return false };
             let (casing, case) = match one.case {
                 Case::Tested => (Casing::LOWER, Case::Tested),
                 Case::Open | Case::Doubted => (endpoint.casing(|| self.ports.bits(), &around), Case::Open),

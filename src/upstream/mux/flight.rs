@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::ports::Key;
 use crate::dns::response::{Casing, Edns, Question};
+use crate::share::Holder;
 
 /// One question in flight.
 pub(super) struct Flight<W, C> {
@@ -12,6 +13,8 @@ pub(super) struct Flight<W, C> {
     pub(super) question: Arc<Question>,
     /// The question's hash.
     pub(super) hash: u64,
+    /// Who asked it first.
+    pub(super) holder: Holder,
     /// The right to ask it; none once that is handed on, and then only a late answer is welcome.
     pub(super) claim: Option<C>,
     /// Who waits for it.

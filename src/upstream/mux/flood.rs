@@ -1,4 +1,5 @@
-//! The escape of a thread from floods: a port at which somebody guesses at replies is left.
+//! The escape of a thread from floods: a port at which somebody guesses at replies is left, and who had questions on it is
+//! set apart.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
@@ -24,8 +25,8 @@ impl<W: Waits, C> Mux<W, C> {
         Break(())
     }
 
-    /// Leaves a flooded port: each question in flight on it is asked again from a new port with a new ID, or over TCP if it
-    /// has been before. Nothing of that is the upstream's failure (RFC 5452 §9.2).
+    /// Leaves a flooded port: each question in flight on it is asked again with a new ID from a new port, which is its client's
+    /// own, or over TCP if it has been before. Nothing of that is the upstream's failure (RFC 5452 §9.2).
     fn leave_port(&mut self, token: usize, landed: &mut impl FnMut(Landed<W, C>)) {
         let Some(port) = self.ports.get(token) else { return };
         let (endpoint, around) = (Arc::clone(&port.endpoint), Arc::clone(&port.around));
@@ -33,7 +34,7 @@ impl<W: Waits, C> Mux<W, C> {
         for (key, _) in &in_flight {
             self.ports.land(*key);
         }
-        self.ports.replace(token, &endpoint, &around);
+        self.ports.close(token);
         let now = Instant::now();
         for (key, place) in in_flight {
             let Some(flight) = self.flights[place].as_mut() else { continue };
@@ -42,8 +43,9 @@ impl<W: Waits, C> Mux<W, C> {
             if flight.is_moved && flight.tries().any(|other| other.since == now) {
                 continue;
             }
+            self.ports.set_apart(flight.holder, endpoint.server.address);
             let is_asked_again = flight.claim.is_some() && !flight.is_moved;
-            let key = is_asked_again.then(|| self.ports.choose(&endpoint, &around)).flatten();
+            let key = is_asked_again.then(|| self.ports.choose(&endpoint, &around, flight.holder)).flatten();
             let Some(key) = key else {
                 self.hand_over(place, endpoint.server.address, Trial::Flooded, landed);
                 continue;

@@ -1,5 +1,6 @@
 //! The sockets of one thread to its upstreams, and which query is in flight on each.
 
+mod apart;
 #[cfg(test)]
 mod tests;
 
@@ -14,8 +15,10 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use self::apart::Apart;
 use crate::datagram::Sender;
 use crate::dns::response::{Casing, Edns, Question, ReplyCheck, is_reply_to, query_upstream};
+use crate::share::Holder;
 use crate::upstream::endpoint::{Endpoint, Surroundings};
 use crate::upstream::random::Random;
 use crate::upstream::udp::{MAX_IGNORED, bare_failure};
@@ -77,6 +80,10 @@ pub(super) struct Ports {
     sockets: Vec<Option<Port>>,
     /// The sockets of each upstream that was asked. There are few: to look through them costs less than a hash.
     lanes: Vec<Lane>,
+    /// The sockets of those clients whose questions were in flight on a flooded one.
+    apart: Vec<Apart>,
+    /// Tokens of sockets with queries that have not left.
+    unsent: Vec<usize>,
     /// Whose a query in flight is.
     flights: HashMap<Key, usize, BuildHasherDefault<KeyHasher>>,
     /// Tokens of sockets that take no new queries and are closed once nothing is in flight on them.
@@ -123,8 +130,10 @@ impl Ports {
     /// # Errors
     /// The system gives no epoll instance.
     pub(super) fn new() -> io::Result<Self> {
-        let (lanes, flights, random) = (Vec::new(), HashMap::default(), Random::default());
-        Ok(Self { poll: Poll::new()?, sockets: Vec::new(), lanes, flights, retired: Vec::new(), random })
+        let (flights, random) = (HashMap::default(), Random::default());
+        let (lanes, apart, unsent) = (Vec::new(), Vec::new(), Vec::new());
+        let (sockets, retired) = (Vec::new(), Vec::new());
+        Ok(Self { poll: Poll::new()?, sockets, lanes, apart, unsent, flights, retired, random })
     }
 
     /// Adds a socket that only wakes, under `token`.
@@ -153,35 +162,26 @@ impl Ports {
         self.flights.get(&key).copied()
     }
 
-    /// Returns a socket to an upstream and an ID that is free on it; `None` when there is none.
+    /// Returns a socket to an upstream for a question of this holder, and an ID that is free on it; `None` when there is none.
     ///
-    /// All queries of a batch to an upstream go through one socket, so that they leave in one system call.
-    pub(super) fn choose(&mut self, endpoint: &Arc<Endpoint>, around: &Arc<Surroundings>) -> Option<Key> {
-        let port = self.port(endpoint, around).ok()?;
+    /// All queries of a batch to an upstream go through one socket, so that they leave in one system call; those of holders
+    /// that are set apart go through the holder's own.
+    pub(super) fn choose(
+        &mut self,
+        endpoint: &Arc<Endpoint>,
+        around: &Arc<Surroundings>,
+        holder: Holder,
+    ) -> Option<Key> {
+        let port = match self.find_apart(holder, endpoint.server.address) {
+            Some(index) => self.port_apart(index, endpoint, around).ok()?,
+            None => self.port(endpoint, around).ok()?,
+        };
         let mut keys = (0..ID_TRIES).map(|_| Key { port, id: self.random.next() });
         // The reply to a query that was given up must not be taken for one to another question.
         let given_up = self.sockets[port].as_ref().map(|port| &port.given_up);
         keys.find(|key| {
             !self.flights.contains_key(key) && given_up.is_none_or(|given_up| !given_up.contains_key(&key.id))
         })
-    }
-
-    /// Closes a socket and opens one on another port in its place, for this batch's queries to its upstream.
-    pub(super) fn replace(&mut self, token: usize, endpoint: &Arc<Endpoint>, around: &Arc<Surroundings>) {
-        // What was queued so far goes through the sockets it was queued for.
-        self.flush();
-        let mut place = None;
-        for lane in self.lanes.iter_mut().filter(|lane| lane.server == endpoint.server.address) {
-            place = lane.ports.iter().position(|port| *port == Some(token));
-            lane.chosen = place;
-        }
-        self.close(token);
-        // Without a descriptor for it, the others have to do.
-        if let (Some(place), Ok(token)) = (place, self.open(endpoint, around))
-            && let Some(lane) = self.lanes.iter_mut().find(|lane| lane.server == endpoint.server.address)
-        {
-            (lane.ports[place], lane.chosen) = (Some(token), Some(place));
-        }
     }
 
     /// Returns random bits for the case of a name.
@@ -195,6 +195,9 @@ impl Ports {
         if port.sender.is_full() {
             port.sender.send(&port.socket);
         }
+        if port.sender.is_empty() {
+            self.unsent.push(key.port);
+        }
         query_upstream(question, casing, key.id, port.sender.next());
         edns.limit(port.sender.next());
         port.sender.queue_to_peer();
@@ -207,11 +210,13 @@ impl Ports {
 
     /// Sends what was queued since the last time.
     pub(super) fn flush(&mut self) {
-        for lane in &mut self.lanes {
-            let Some(place) = lane.chosen.take() else { continue };
-            if let Some(port) = lane.ports[place].and_then(|token| self.sockets[token].as_mut()) {
+        for token in self.unsent.drain(..) {
+            if let Some(port) = self.sockets[token].as_mut() {
                 port.sender.send(&port.socket);
             }
+        }
+        for lane in &mut self.lanes {
+            lane.chosen = None;
         }
         self.retired.retain(|&token| {
             let is_needed = self.sockets[token].as_ref().is_some_and(|port| port.in_flight > 0);
@@ -266,13 +271,25 @@ impl Ports {
 
     /// Closes a socket nothing is in flight on; closing takes it out of the poll.
     pub(super) fn close(&mut self, token: usize) {
+        // Another socket may get the token before the batch leaves.
+        self.unsent.retain(|unsent| *unsent != token);
         self.sockets[token] = None;
         self.retired.retain(|retired| *retired != token);
         self.detach(token);
     }
 
-    /// Lets a socket take no new queries.
+    /// Lets a socket take no new queries, and closes it once nothing is in flight on it.
+    fn retire(&mut self, token: usize) {
+        self.flush();
+        self.detach(token);
+        self.retired.push(token);
+    }
+
+    /// Takes a socket from whoever asks through it.
     fn detach(&mut self, token: usize) {
+        for apart in self.apart.iter_mut().filter(|apart| apart.port == Some(token)) {
+            apart.port = None;
+        }
         for lane in &mut self.lanes {
             for (place, port) in lane.ports.iter_mut().enumerate() {
                 if *port == Some(token) {
@@ -292,28 +309,30 @@ impl Ports {
         });
         let lane = &mut self.lanes[index];
         let place = *lane.chosen.get_or_insert_with(|| usize::from(self.random.next()) % LANE);
-        if let Some(token) = lane.ports[place] {
-            let is_old = self.sockets[token].as_ref().is_none_or(|port| {
-                let is_used_up = port.sent >= PORT_QUERIES || port.opened.elapsed() >= PORT_AGE;
-                // It may have come anew with a changed configuration.
-                port.in_flight == 0 && (is_used_up || !Arc::ptr_eq(&port.endpoint, endpoint))
-            });
-            let remembers_enough = self.sockets[token].as_ref().is_some_and(|port| port.given_up.len() >= MAX_GIVEN_UP);
-            match (is_old, remembers_enough) {
-                (false, false) => return Ok(token),
-                (false, true) => {
-                    self.flush();
-                    self.detach(token);
-                    self.retired.push(token);
-                }
-                (true, _) => self.close(token),
-            }
+        if let Some(token) = lane.ports[place].filter(|&token| self.may_take_more(token, endpoint)) {
+            return Ok(token);
         }
         let token = self.open(endpoint, around)?;
         // Closing the one before has forgotten the choice.
         let lane = &mut self.lanes[index];
         (lane.ports[place], lane.chosen) = (Some(token), Some(place));
         Ok(token)
+    }
+
+    /// Returns whether a socket may take more queries; one that may not is closed, at once or when nothing is in flight on it.
+    fn may_take_more(&mut self, token: usize, endpoint: &Arc<Endpoint>) -> bool {
+        let is_old = self.sockets[token].as_ref().is_none_or(|port| {
+            let is_used_up = port.sent >= PORT_QUERIES || port.opened.elapsed() >= PORT_AGE;
+            // It may have come anew with a changed configuration.
+            port.in_flight == 0 && (is_used_up || !Arc::ptr_eq(&port.endpoint, endpoint))
+        });
+        let remembers_enough = self.sockets[token].as_ref().is_some_and(|port| port.given_up.len() >= MAX_GIVEN_UP);
+        match (is_old, remembers_enough) {
+            (false, false) => return true,
+            (false, true) => self.retire(token),
+            (true, _) => self.close(token),
+        }
+        false
     }
 
     /// Opens a socket on a random port (the kernel's choice, RFC 5452 §9.2).

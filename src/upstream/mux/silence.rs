@@ -115,7 +115,7 @@ impl<W: Waits, C> Mux<W, C> {
         let next = upstreams.next_try(turns).filter(|(next, _)| next.server.transport == Transport::Udp);
         let next = next.and_then(|(next, turns)| {
             let patience = interval(upstreams.patience(next), turns, timeout);
-            let key = self.ports.choose(next, upstreams.around())?;
+            let key = self.ports.choose(next, upstreams.around(), flight.holder)?;
             let casing = next.casing(|| self.ports.bits(), upstreams.around());
             Some((key, patience, casing, next.edns(upstreams.around())))
         });

@@ -2,6 +2,7 @@
 
 use tokio::sync::Semaphore;
 
+use super::apart::MAX_APART;
 use super::*;
 use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
@@ -38,12 +39,12 @@ fn late_replies_are_known_by_their_question_and_ports_with_many_take_no_new_quer
         recursion_desired: true,
         partition: 0,
     });
-    let last = ports.choose(&endpoint, &around).unwrap();
+    let last = ports.choose(&endpoint, &around, Holder::NOBODY).unwrap();
     ports.send(last, &question, (Casing::of_bits(5), Edns::Full), 0);
     let token = last.port;
     let mut given_up = Vec::new();
     for _ in 0..MAX_GIVEN_UP {
-        let key = ports.choose(&endpoint, &around).unwrap();
+        let key = ports.choose(&endpoint, &around, Holder::NOBODY).unwrap();
         assert_eq!(key.port, token);
         ports.send(key, &question, (Casing::of_bits(5), Edns::Full), 0);
         ports.give_up(key, &question);
@@ -59,7 +60,7 @@ fn late_replies_are_known_by_their_question_and_ports_with_many_take_no_new_quer
         assert!(!ports.is_late(token, &reply), "another question");
     }
     assert!(!ports.is_late(token, &last.id.to_be_bytes()) && !ports.is_late(token, &[]));
-    let next = ports.choose(&endpoint, &around).unwrap();
+    let next = ports.choose(&endpoint, &around, Holder::NOBODY).unwrap();
     assert_ne!(next.port, token, "a port of its own");
     ports.flush();
     assert!(ports.get(token).is_some(), "a reply is awaited on it");
@@ -69,15 +70,29 @@ fn late_replies_are_known_by_their_question_and_ports_with_many_take_no_new_quer
 }
 
 #[test]
-fn port_that_is_replaced_is_another_one() {
+fn holder_that_is_set_apart_has_ports_of_its_own() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let (endpoint, around) = endpoint(&socket);
+    let server = endpoint.server.address;
     let mut ports = Ports::new().unwrap();
-    let port = |ports: &Ports, key: Key| ports.get(key.port).unwrap().socket.local_addr().unwrap().port();
-    let key = ports.choose(&endpoint, &around).unwrap();
-    let before = port(&ports, key);
-    ports.replace(key.port, &endpoint, &around);
-    let key = ports.choose(&endpoint, &around).unwrap();
-    assert_ne!(port(&ports, key), before);
-    assert_eq!(ports.get(key.port).unwrap().ignored, 0);
+    let holders: Vec<_> = (0..=MAX_APART).map(|number| Holder::named(&number.to_string())).collect();
+    let shared = ports.choose(&endpoint, &around, holders[0]).unwrap().port;
+    for &holder in &holders[..MAX_APART] {
+        ports.set_apart(holder, server);
+        ports.set_apart(holder, server);
+    }
+    let own: Vec<_> = holders.iter().map(|holder| ports.choose(&endpoint, &around, *holder).unwrap().port).collect();
+    let (last, own) = own.split_last().unwrap();
+    assert_eq!(*last, shared, "who is not set apart asks as before");
+    for (index, port) in own.iter().enumerate() {
+        assert!(*port != shared && !own[..index].contains(port), "{index}");
+    }
+    let again = ports.choose(&endpoint, &around, holders[1]).unwrap().port;
+    assert_eq!(again, own[1], "the same port until it is left");
+    ports.close(again);
+    ports.set_apart(holders[MAX_APART], server);
+    assert_eq!(ports.apart.len(), MAX_APART);
+    ports.flush();
+    assert!(ports.get(own[0]).is_none(), "the first one made place, and its socket is closed");
+    assert!(own[2..].iter().all(|port| ports.get(*port).is_some()), "the others have theirs");
 }
