@@ -203,9 +203,10 @@ impl PartialEq for LowerName {
 
 impl Eq for LowerName {}
 
+/// Without the length that a slice's hash has: a name says itself where it ends.
 impl Hash for LowerName {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_wire().hash(state);
+        state.write(self.as_wire());
     }
 }
 

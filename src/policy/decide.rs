@@ -424,7 +424,11 @@ pub(super) fn is_bypass(wire: &[u8]) -> bool {
         [b"\x13use-application-dns\x03net\0", b"\x04mask\x06icloud\x03com\0", b"\x07mask-h2\x06icloud\x03com\0"];
     /// The name that is one with all below it.
     const ABOVE: &[u8] = b"\x08resolver\x04arpa\0";
-    NAMES.contains(&wire) || (wire.ends_with(ABOVE) && Suffixes::of(wire).any(|suffix| suffix == ABOVE))
+    match wire.last_chunk() {
+        Some(b"net\0" | b"com\0") => NAMES.contains(&wire),
+        Some(b"rpa\0") => Suffixes::of(wire).any(|suffix| suffix == ABOVE),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

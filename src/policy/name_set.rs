@@ -1,6 +1,6 @@
 //! Sets of patterns that answer in a label walk, without an allocation.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -225,7 +225,7 @@ impl NameSet {
     /// Returns the hash of a wire name, good for every set with the same key.
     #[inline]
     pub(super) fn hash(&self, wire: &[u8]) -> u64 {
-        self.hasher.hash_one(wire)
+        hash_of(&self.hasher, wire)
     }
 
     /// Returns the pattern of this kind and wire name, whose hash is `hash`.
@@ -250,9 +250,18 @@ impl NameSet {
     fn rebuild_table(&mut self, count: usize) {
         self.table = Table::with_room(count);
         for (at, node) in self.arena.nodes().filter(|(_, node)| node.kinds != [None; 2]) {
-            self.table.insert(self.hasher.hash_one(node.wire), at);
+            self.table.insert(hash_of(&self.hasher, node.wire), at);
         }
     }
+}
+
+/// Returns the hash of a wire name under this key. A name says itself where it ends, so its length is not hashed, as it would
+/// be with a slice: that is a tenth of a look-up.
+#[inline]
+fn hash_of(key: &RandomState, wire: &[u8]) -> u64 {
+    let mut hasher = key.build_hasher();
+    hasher.write(wire);
+    hasher.finish()
 }
 
 impl Kind {

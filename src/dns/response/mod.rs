@@ -65,12 +65,11 @@ pub struct Question {
 impl Hash for Question {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.qname.hash(state);
-        let bits = u32::from(self.dnssec_ok)
-            | u32::from(self.checking_disabled) << 1
-            | u32::from(self.recursion_desired) << 2
-            | u32::from(self.authentic_data) << 3;
-        state.write_u32(u32::from(self.qtype.0) << 16 | bits);
-        state.write_u32(self.partition);
+        let bits = u64::from(self.dnssec_ok)
+            | u64::from(self.checking_disabled) << 1
+            | u64::from(self.recursion_desired) << 2
+            | u64::from(self.authentic_data) << 3;
+        state.write_u64(u64::from(self.partition) << 32 | u64::from(self.qtype.0) << 16 | bits);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Making a large set: patterns are taken in by several builders at once, and put together at the end.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 
 use super::arena::Arena;
 use super::{Kind, Match, NameSet, Origin, Suffixes};
@@ -61,7 +61,7 @@ impl Builder {
     pub(in crate::policy) fn add(&mut self, kind: Kind, wire: &[u8], line: u32, column: u32) {
         if !self.arena.extend_last(0, kind, wire, line, column) {
             let at = self.arena.push(kind, wire, line, column);
-            self.hashes.push((self.hasher.hash_one(wire), at));
+            self.hashes.push((super::hash_of(&self.hasher, wire), at));
         }
         self.len += 1;
         self.depths[kind.index()] |= 1 << Suffixes::of(wire).count().min(127);
