@@ -23,20 +23,32 @@ const MAX_COMPARED: usize = 4;
 
 impl Response {
     /// Returns how many of the first records a client cannot do without: the answer, and the proof that there is none, which
-    /// comes before the rest of the authority section.
-    pub(super) fn count_required(message: &[u8], ttl_offsets: impl Iterator<Item = u16>) -> u16 {
+    /// comes before the rest of the authority section; or all of that section, where it is a referral (RFC 1034 §4.3.2).
+    pub(super) fn count_required(
+        message: &[u8],
+        qtype: RecordType,
+        ttl_offsets: impl Iterator<Item = u16> + Clone,
+    ) -> u16 {
         let Some(Header { counts: [_, answers, authorities, _], .. }) = Header::read(message) else { return 0 };
-        let authority = ttl_offsets.skip(answers.into()).take(authorities.into());
-        let is_proof = |ttl_at: &u16| {
-            let record = Record { message, ttl_at: usize::from(*ttl_at) };
-            is_proof(if record.rtype() == RecordType::RRSIG { record.covered() } else { record.rtype() })
+        if authorities == 0 {
+            return answers;
+        }
+        let mut records = ttl_offsets.map(|ttl_at| Record { message, ttl_at: usize::from(ttl_at) });
+        let mut authority = records.clone().skip(answers.into()).take(authorities.into());
+        let is_referral = !records.by_ref().take(answers.into()).any(|record| record.rtype() == qtype)
+            && !authority.clone().any(|record| record.rtype() == RecordType::SOA);
+        if is_referral {
+            return answers.saturating_add(authorities);
+        }
+        let is_rest = |record: Record<'_>| {
+            !is_proof(if record.rtype() == RecordType::RRSIG { record.covered() } else { record.rtype() })
         };
-        answers + u16::try_from(authority.take_while(is_proof).count()).unwrap_or_default()
+        answers + u16::try_from(authority.position(is_rest).unwrap_or(authorities.into())).unwrap_or_default()
     }
 
     /// Returns what of the message, which is longer, fits in `room` octets (RFC 2181 §9).
     ///
-    /// Additional records go first, whole record sets, then those of the authority section that are no proof, all of them: a signed
+    /// Additional records go first, whole record sets, then those of the authority section that are not needed, all of them: a signed
     /// one must not be there without its signature (RFC 4035 §3.1.1). Where the
     /// answer or the proof does not fit, it is truncated and holds as many records of the answer as fit: a client without
     /// TCP can use them, as each is true. The work does not depend on how much the message holds.
@@ -253,6 +265,32 @@ mod tests {
         let none = || nsec(signed(Sample::response("www.example", A, 3), "example", RecordType::SOA, &soa(60)));
         assert!(!given(none(), A, None, 512).1);
         assert_eq!(given(none(), A, None, 300), (vec![], true));
+    }
+
+    #[test]
+    fn referral_is_what_the_answer_is_and_only_its_addresses_go() {
+        let referral = |sample: Sample| {
+            let servers: Vec<String> = (0..9).map(|number| format!("ns{number}.{}.example", "x".repeat(30))).collect();
+            let add = |sample: Sample, server: &String| sample.record(2, "example", RecordType::NS, 60, &wire(server));
+            let sample = servers.iter().fold(sample, add);
+            servers.iter().fold(sample, |sample, server| sample.record(3, server, A, 60, &[8, 8, 4, 4]))
+        };
+        let empty = || referral(Sample::response("www.example", A, 0));
+        // Whether it follows an alias or signatures alone, it is where to go on.
+        let alias = || {
+            let sample = Sample::response("www.example", A, 0);
+            referral(sample.record(1, "www.example", RecordType::CNAME, 60, &wire("a.b.example")))
+        };
+        for (sample, answers) in [(&empty as &dyn Fn() -> Sample, 0), (&alias, 1)] {
+            for (payload, limit) in [(None, 512), (Some(600), 600)] {
+                assert!(!given(sample(), A, payload, 1232).1);
+                let (lines, truncated) = given(sample(), A, payload, limit);
+                assert_eq!((lines.len(), truncated), (answers, true), "{limit}: {lines:?}");
+            }
+            let (lines, truncated) = given(sample(), A, None, 700);
+            assert_eq!((types(&lines, "ns").len(), truncated), (9, false), "{lines:?}");
+            assert!(types(&lines, "ar").len() < 9, "{lines:?}");
+        }
     }
 
     /// A record: section, owner, type, octets of data.

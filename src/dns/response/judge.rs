@@ -119,7 +119,7 @@ fn without_private(response: &Response, reach: &Reach) -> Result<Reachable, Resp
         service_targets: response.stored.service_targets(),
     });
     let Response { ttl, rcode, qtype, payload, .. } = *response;
-    let required = Response::count_required(stored.message(), stored.ttl_offsets());
+    let required = Response::count_required(stored.message(), qtype, stored.ttl_offsets());
     let (reachable, inspected, withheld) = (None, None, Withheld::default());
     Ok(Reachable::Rest(Response { stored, ttl, rcode, qtype, required, reachable, inspected, payload, withheld }))
 }

@@ -268,7 +268,7 @@ impl Response {
     fn new(stored: Stored, ttl: u32, rcode: Rcode, qtype: RecordType, private: Option<&Reach>) -> Self {
         let inspected = Inspected::for_targets(names(stored.targets()).chain(names(stored.service_targets())).count());
         let payload = Payload::of(stored.message(), stored.ede_options());
-        let required = Self::count_required(stored.message(), stored.ttl_offsets());
+        let required = Self::count_required(stored.message(), qtype, stored.ttl_offsets());
         let withheld = Withheld::default();
         let mut response = Self { stored, ttl, rcode, qtype, required, reachable: None, inspected, payload, withheld };
         response.reachable = private.map(|reach| Box::new(Reachable::of(&response, reach)));

@@ -67,7 +67,7 @@ impl Stored {
     }
 
     /// Returns where the TTL fields are in the message.
-    pub(super) fn ttl_offsets(&self) -> impl ExactSizeIterator<Item = u16> + '_ {
+    pub(super) fn ttl_offsets(&self) -> impl ExactSizeIterator<Item = u16> + Clone + '_ {
         self.raw_ttl_offsets().iter().map(|pair| u16::from_ne_bytes(*pair))
     }
 
