@@ -48,13 +48,14 @@ fn a_name_for_local_use_never_leaves() {
         );
     }
     // Localhost is answered where nothing is listed, too, and what is listed is asked for.
-    let lists = "allowed_hostnames = [\"*.local\", \"localhost\", \"1.0.0.10.in-addr.arpa\"]";
+    let lists = "allowed_hostnames = [\"*.local\", \"localhost\", \"1.0.0.10.in-addr.arpa\", \"*.home.arpa\"]\nbudget = \"off\"";
     let server = Setup::policy(&upstream, lists).start();
     let heard = ask("localhost", RecordType::A).both(&server);
     heard.expect_addresses(&["127.0.0.1".parse().unwrap()]);
     ask("printer.local", RecordType::A).both(&server).expect_addresses(&[GLOBAL.into()]);
     ask("1.0.0.10.in-addr.arpa", RecordType::PTR).udp(&server);
-    assert_eq!(upstream.total(), 2);
+    ask("nas.home.arpa", RecordType::A).both(&server).expect_addresses(&[GLOBAL.into()]);
+    assert_eq!(upstream.total(), 3);
     ask("x.onion", RecordType::A).both(&server).expect_denied();
 }
 
