@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::{Failure, FailureKind};
 use crate::dns::rcode::Rcode;
 use crate::dns::rebinding::Reach;
-use crate::dns::response::{Edns, Question, Response};
+use crate::dns::response::{Edns, Question, Response, header_rcode};
 
 /// Why one try brought no answer.
 #[derive(Debug)]
@@ -57,8 +57,11 @@ impl TryError {
 
 /// Reads a reply to `question` and says whether it is an answer.
 pub(super) fn read(bytes: &[u8], question: &Question, reach: &Reach) -> Result<Response, TryError> {
-    let response =
-        Response::parse_in(bytes, question, reach).map_err(|error| TryError::new(FailureKind::Malformed, &error))?;
+    let response = Response::parse_in(bytes, question, reach).map_err(|error| match header_rcode(bytes) {
+        // Who cannot read our query may as well write a reply that cannot be read.
+        Some(rcode) if is_unwilling(rcode) => TryError::unwilling(rcode, None),
+        _ => TryError::new(FailureKind::Malformed, &error),
+    })?;
     match response.rcode() {
         rcode if is_unwilling(rcode) => Err(TryError::unwilling(rcode, Some(Box::new(response)))),
         _ if response.is_lame(bytes, question) => Err(TryError::new(FailureKind::Lame, &"no answer and no recursion")),

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::reply::is_unwilling;
 use super::{Event, Observer, Transport};
 use crate::dns::rcode::Rcode;
-use crate::dns::response::{Casing, Edns, Question, ReplyCheck, is_reply_to, query_upstream};
+use crate::dns::response::{Casing, Edns, Question, ReplyCheck, bare_rcode, is_reply_to, query_upstream};
 
 /// The largest reply that is read, in octets. We ask for at most 1232; some send more, and what is longer than this is asked
 /// for over TCP.
@@ -31,7 +31,7 @@ pub(super) enum Reply {
     Truncated,
     /// A reply to the question in another case.
     OtherCase,
-    /// A header with this RCODE and nothing else: what some say to a query that they cannot or will not read.
+    /// A reply with this RCODE and without a question: what some say to a query that they cannot or will not read.
     Bare(Rcode),
     /// Replies with the right ID that cannot be used, and for a while no other.
     Garbled,
@@ -112,11 +112,8 @@ pub(super) async fn ask(
     Ok(Reply::Flooded)
 }
 
-/// Returns the RCODE of a reply to the query `id` that is a header without a question, if it is FORMERR, SERVFAIL,
-/// NOTIMP or REFUSED. Forging one takes as much as forging an answer, and gains less.
+/// Returns the RCODE of a reply to the query `id` that holds no question, if it is no answer. Forging one takes as much as
+/// forging an answer, and gains less.
 pub(super) fn bare_failure(bytes: &[u8], id: u16) -> Option<Rcode> {
-    const HEADER: usize = 12;
-    let is_reply = bytes.len() == HEADER && bytes[..2] == id.to_be_bytes() && bytes[2] & 0xf8 == 0x80;
-    let rcode = Rcode(u16::from(bytes.get(3)? & 0x0f));
-    (is_reply && bytes[4..] == [0; 8] && is_unwilling(rcode)).then_some(rcode)
+    bare_rcode(bytes, id).filter(|rcode| is_unwilling(*rcode))
 }

@@ -38,6 +38,21 @@ fn bare(seen: &Seen, code: u8) -> Vec<u8> {
     reply
 }
 
+/// Returns such a reply with an OPT record and without the question.
+fn without_question(seen: &Seen, code: u8, high: u8) -> Vec<u8> {
+    let mut reply = bare(seen, code);
+    reply[11] = 1;
+    reply.extend([0, 0, 41, 4, 208, high, 0, 0, 0, 0, 0]);
+    reply
+}
+
+/// Returns the first octets of the query, made into a reply with this RCODE; its counts stay.
+fn echo(seen: &Seen, length: usize, code: u8) -> Vec<u8> {
+    let mut reply = seen.bytes[..length].to_vec();
+    (reply[2], reply[3]) = (reply[2] | 0x80, 0x80 | code);
+    reply
+}
+
 /// A way to say that EDNS is not understood.
 type Complaint = fn(&Seen) -> Vec<u8>;
 
@@ -49,6 +64,12 @@ const COMPLAINTS: &[(&str, Complaint)] = &[
     ("a bare NOTIMP", |seen| bare(seen, 4)),
     ("FORMERR with an OPT record", |seen| Answer::rcode(ResponseCode::FormErr).to(seen)),
     ("BADVERS", |seen| Answer::rcode(ResponseCode::BADVERS).to(seen)),
+    ("FORMERR with an OPT record and no question", |seen| without_question(seen, 1, 0)),
+    ("NOTIMP with an OPT record and no question", |seen| without_question(seen, 4, 0)),
+    ("BADVERS without a question", |seen| without_question(seen, 0, 1)),
+    ("a bare FORMERR with the query's counts", |seen| echo(seen, 12, 1)),
+    ("FORMERR that counts an OPT record and has none", |seen| echo(seen, rcode(seen, 1).len(), 1)),
+    ("FORMERR and the whole query", |seen| echo(seen, seen.bytes.len(), 1)),
 ];
 
 /// Returns an upstream that complains where `complains` says so, and answers else.

@@ -3,6 +3,7 @@
 //! [`Response::parse`] keeps of a reply what belongs to the question, [`judge()`] decides per client what of that the
 //! client may see.
 
+mod bare;
 mod casing;
 mod chain;
 mod cut;
@@ -21,6 +22,7 @@ mod svcb;
 
 use std::hash::{Hash, Hasher};
 
+pub use bare::{bare_rcode, header_rcode};
 pub use casing::Casing;
 pub(super) use cut::Cut;
 pub use edns::Edns;
