@@ -19,6 +19,8 @@ impl Rcode {
     pub const NOTIMP: Self = Self(4);
     /// The server does not want to.
     pub const REFUSED: Self = Self(5);
+    /// A name that a DNAME record makes too long (RFC 6672 §2.2).
+    pub const YXDOMAIN: Self = Self(6);
     /// An EDNS version that the server does not speak (RFC 6891 §9).
     pub const BADVERS: Self = Self(16);
 

@@ -97,7 +97,7 @@ pub enum FailureKind {
     Malformed,
     /// A reply that is no answer, of a server that does not resolve names for us.
     Lame,
-    /// REFUSED, NOTIMP, FORMERR or BADVERS: this upstream does not answer us, or not this question.
+    /// REFUSED, NOTIMP, FORMERR or another RCODE that is no answer: this upstream does not answer us, or not this question.
     Refused,
     /// SERVFAIL.
     ServFail,

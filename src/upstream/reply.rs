@@ -69,7 +69,8 @@ pub(super) fn read(bytes: &[u8], question: &Question, reach: &Reach) -> Result<R
     }
 }
 
-/// Returns whether an RCODE is no answer: another upstream may do better.
+/// Returns whether an RCODE is no answer: another upstream may do better. All are but three, YXDOMAIN of a DNAME record being
+/// one of them (RFC 6672 §2.2); of the others stub resolvers make as little as of silence.
 pub(super) fn is_unwilling(rcode: Rcode) -> bool {
-    matches!(rcode, Rcode::FORMERR | Rcode::SERVFAIL | Rcode::NOTIMP | Rcode::REFUSED | Rcode::BADVERS)
+    !matches!(rcode, Rcode::NOERROR | Rcode::NXDOMAIN | Rcode::YXDOMAIN)
 }

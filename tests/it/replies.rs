@@ -181,6 +181,30 @@ fn server_that_does_not_recurse_and_has_an_answer_or_says_that_there_is_none_is_
 }
 
 #[test]
+fn response_code_that_is_no_answer_sends_the_question_to_the_next_server() {
+    for code in [7, 8, 9, 10, 11, 15, 17, 23] {
+        let (bad, good) = (FakeUpstream::start(), FakeUpstream::start());
+        bad.otherwise(Reply::by(move |seen| vec![Answer::rcode(ResponseCode::from(code >> 4, code & 15)).to(seen)]));
+        let setup = |servers: &[&FakeUpstream]| {
+            let setup = Setup::new(servers).file("test.toml", format!("[policy.test]\n{POLICY}\n"));
+            setup.top("default_policy = \"test\"").start()
+        };
+        let server = setup(&[&bad, &good]);
+        ask("udp.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+        ask("tcp.test", RecordType::A).tcp(&server).expect_addresses(&[GLOBAL.into()]);
+        assert!(bad.total() > 0, "{code}");
+        // Alone it is a failure that stub resolvers know.
+        let heard = ask("alone.test", RecordType::A).udp(&setup(&[&bad]));
+        assert_eq!((heard.rcode(), heard.ede_codes()), (ResponseCode::ServFail, vec![22]), "{code}");
+    }
+    // The target of a DNAME record is too long: that is what there is to say.
+    let upstream = FakeUpstream::start();
+    upstream.otherwise(Answer::rcode(ResponseCode::YXDomain));
+    let server = Setup::policy(&upstream, POLICY).start();
+    assert_eq!(ask("long.test", RecordType::A).both(&server).rcode(), ResponseCode::YXDomain);
+}
+
+#[test]
 fn datagram_that_is_too_long_is_asked_for_over_tcp() {
     let upstream = FakeUpstream::start();
     // As an upstream that does not mind the size it was told: 5,000 octets in one datagram, and just within the bound.
