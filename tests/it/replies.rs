@@ -8,6 +8,9 @@ use crate::support::{client, upstream, *};
 const POLICY: &str = "allowed_hostnames = [\"*.test\"]\nbudget = \"off\"\n\
                       query_types = [\"A\", \"TXT\", \"CAA\", \"HINFO\", \"MX\", \"LOC\", \"TYPE65400\"]";
 
+/// A policy for the usual types.
+const USUAL: &str = "allowed_hostnames = [\"*.test\"]\nbudget = \"off\"\n";
+
 /// Answers that a strict reader refuses: a name, a type, and the RDATA of its records.
 fn unusual() -> Vec<(&'static str, u16, Vec<Vec<u8>>)> {
     let text = |count: usize| (0..count).flat_map(|_| [&[200][..], &[b'x'; 200]].concat()).collect::<Vec<u8>>();
@@ -178,6 +181,25 @@ fn server_that_does_not_recurse_and_has_an_answer_or_says_that_there_is_none_is_
     // Without RD no more is asked for than is known: a referral is an answer.
     upstream.on("referral.test", Reply::by(|seen| vec![lame(seen, 1, ROOT)]));
     assert_eq!(ask("referral.test", RecordType::A).flags(0).udp(&server).rcode(), ResponseCode::NoError);
+}
+
+#[test]
+fn alias_alone_of_a_server_that_does_not_recurse_is_no_answer() {
+    let (bad, good) = (FakeUpstream::start(), FakeUpstream::start());
+    let without_ra = |bytes: &mut Vec<u8>| bytes[3] &= 0x7f;
+    for name in ["www.test", "other.test"] {
+        bad.on(name, Reply::changed(Answer::new().cname(name, "elsewhere.example"), without_ra));
+        good.on(name, Answer::new().cname(name, "elsewhere.example").a("elsewhere.example", GLOBAL));
+    }
+    let server = Setup::new(&[&bad, &good]).file("test.toml", format!("[policy.test]\n{POLICY}\n"));
+    let server = server.top("default_policy = \"test\"").start();
+    ask("www.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    ask("other.test", RecordType::A).tcp(&server).expect_addresses(&[GLOBAL.into()]);
+    assert!(bad.total() > 0);
+    // The alias itself is what is asked for here.
+    bad.on("cname.test", Reply::changed(Answer::new().cname("cname.test", "elsewhere.example"), without_ra));
+    let server = Setup::policy(&bad, USUAL).start();
+    assert_eq!(ask("cname.test", RecordType::CNAME).both(&server).message.answers.len(), 1);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::dns::rcode::Rcode;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{HEADER, Header, flag, u16_at};
 
-/// What the authority section of a reply without answers says.
+/// What the authority section of a reply without an answer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Authority {
     /// A SOA record: there is no such data (RFC 2308 §2.2).
@@ -18,33 +18,38 @@ enum Authority {
 
 impl Response {
     /// Returns whether `reply`, which this was read from, is lame: a referral upward, or the reply of a server that does not
-    /// recurse (RA=0) and has nothing to say. Taken for NODATA it would hide what the name has.
+    /// recurse (RA=0) and has nothing to say, or only where an alias leads. Taken for NODATA it would hide what the name has.
     ///
     /// An authoritative reply is never lame, nor is one to a question without RD, which asks for no more than is known.
     #[must_use]
     pub fn is_lame(&self, reply: &[u8], question: &Question) -> bool {
         let Some(header) = Header::read(reply) else { return false };
         let is_answer = self.rcode() != Rcode::NOERROR || header.flags & flag::AA != 0 || !question.recursion_desired;
-        if is_answer || Header::read(self.message()).is_none_or(|kept| kept.counts[1] > 0) {
+        let recurses = header.flags & flag::RA != 0;
+        let has_answers = Header::read(self.message()).is_none_or(|kept| kept.counts[1] > 0);
+        if is_answer || recurses && has_answers {
             return false;
         }
-        match authority(self.message()).unwrap_or(Authority::Other) {
-            Authority::Soa => false,
-            Authority::Root => true,
-            Authority::Other => header.flags & flag::RA == 0,
+        match lack(self.message(), question.qtype) {
+            None | Some(Authority::Soa) => false,
+            Some(Authority::Root) => true,
+            Some(Authority::Other) => !recurses,
         }
     }
 }
 
-/// Reads the authority section of a well-formed message without answers; `None` where it breaks off.
-fn authority(message: &[u8]) -> Option<Authority> {
+/// Returns what the authority section of a well-formed message says that has no answer of this type; `None` where there is
+/// one.
+fn lack(message: &[u8], qtype: RecordType) -> Option<Authority> {
     let header = Header::read(message)?;
     let mut at = name_end(message, HEADER)? + 4;
     let mut found = Authority::Other;
-    for _ in 0..header.counts[2] {
+    for index in 0..header.counts[1].saturating_add(header.counts[2]) {
         let is_root = message.get(at) == Some(&0);
         let fixed = name_end(message, at)?;
         match RecordType(u16_at(message, fixed)?) {
+            rtype if index < header.counts[1] && rtype == qtype => return None,
+            _ if index < header.counts[1] => {}
             RecordType::SOA => return Some(Authority::Soa),
             RecordType::NS if is_root => found = Authority::Root,
             _ => {}
@@ -78,24 +83,36 @@ mod tests {
     const SOA: &[u8] =
         &[0xc0, 16, 0, 6, 0, 1, 0, 0, 0, 60, 0, 22, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1];
 
+    /// An address of the name that is asked for.
+    const ADDRESS: &[u8] = &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 93, 184, 215, 14];
+    /// An alias of it, and the address of that.
+    const ALIAS: &[u8] = &[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 4, 1, b'a', 0xc0, 16];
+    const OF_ALIAS: &[u8] = &[0xc0, 41, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 93, 184, 215, 14];
+
     /// RD, AA, RA, RCODE, answers, records of the authority section, whether that is lame.
-    type Case = (bool, bool, bool, u8, u8, &'static [&'static [u8]], bool);
+    type Case = (bool, bool, bool, u8, &'static [&'static [u8]], &'static [&'static [u8]], bool);
 
     #[test]
     fn only_replies_that_say_nothing_are_lame() {
         let cases: &[Case] = &[
-            (true, false, false, 0, 0, &[], true),
-            (true, false, true, 0, 0, &[], false),
-            (true, false, false, 0, 0, &[ROOT], true),
-            (true, false, true, 0, 0, &[ROOT], true),
-            (true, false, false, 0, 0, &[PARENT], true),
-            (true, false, true, 0, 0, &[PARENT], false),
-            (true, false, false, 0, 0, &[PARENT, SOA], false),
-            (true, false, true, 0, 0, &[ROOT, SOA], false),
-            (true, true, false, 0, 0, &[], false),
-            (true, false, false, 0, 1, &[ROOT], false),
-            (true, false, false, 3, 0, &[], false),
-            (false, false, false, 0, 0, &[ROOT], false),
+            (true, false, false, 0, &[], &[], true),
+            (true, false, true, 0, &[], &[], false),
+            (true, false, false, 0, &[], &[ROOT], true),
+            (true, false, true, 0, &[], &[ROOT], true),
+            (true, false, false, 0, &[], &[PARENT], true),
+            (true, false, true, 0, &[], &[PARENT], false),
+            (true, false, false, 0, &[], &[PARENT, SOA], false),
+            (true, false, true, 0, &[], &[ROOT, SOA], false),
+            (true, true, false, 0, &[], &[], false),
+            (true, false, false, 0, &[ADDRESS], &[ROOT], false),
+            (true, false, false, 0, &[ALIAS, OF_ALIAS], &[], false),
+            (true, false, false, 0, &[ALIAS], &[], true),
+            (true, false, false, 0, &[ALIAS], &[ROOT], true),
+            (true, false, true, 0, &[ALIAS], &[], false),
+            (true, true, false, 0, &[ALIAS], &[], false),
+            (true, false, false, 0, &[ALIAS], &[SOA], false),
+            (true, false, false, 3, &[], &[], false),
+            (false, false, false, 0, &[], &[ROOT], false),
         ];
         for case in cases {
             let &(rd, aa, ra, rcode, answers, authorities, lame) = case;
@@ -110,12 +127,11 @@ mod tests {
             };
             let count = u8::try_from(authorities.len()).unwrap();
             let flags = [0x80 | u8::from(aa) << 2 | u8::from(rd), u8::from(ra) << 7 | rcode];
-            let mut reply = [&[0, 1][..], &flags, &[0, 1, 0, answers, 0, count, 0, 0]].concat();
+            let mut reply =
+                [&[0, 1][..], &flags, &[0, 1, 0, u8::try_from(answers.len()).unwrap(), 0, count, 0, 0]].concat();
             reply.extend(question.qname.as_wire());
             reply.extend([0, 1, 0, 1]);
-            for _ in 0..answers {
-                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 93, 184, 215, 14]);
-            }
+            reply.extend(answers.concat());
             reply.extend(authorities.concat());
             let response = Response::parse(&reply, &question).unwrap();
             assert_eq!(response.is_lame(&reply, &question), lame, "{case:?}");
