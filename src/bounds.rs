@@ -50,7 +50,8 @@
 //! | octets of a reply over UDP | `upstream::udp::MAX_REPLY` | asked for over TCP | `hostgate_upstream_truncated_total` |
 //! | datagrams that are no reply | `upstream::udp::MAX_IGNORED` a socket | the socket is left: asked again from another port, then over TCP | `hostgate_upstream_ignored_total` |
 //! | records of a response | `dns::response::parse::MAX_RECORDS` | malformed, the next upstream | `hostgate_upstream_failures_total{kind="malformed"}` |
-//! | hops of an alias, targets of HTTPS records | `dns::response::chain::MAX_HOPS`, `dns::response::chain::MAX_SERVICE_TARGETS` | the rest is left out | |
+//! | hops of an alias | `dns::response::chain::MAX_HOPS` | the rest is left out | |
+//! | names that MX, NAPTR, SRV, SVCB and HTTPS records of an answer lead to | `dns::response::chain::MAX_SERVICE_TARGETS` | the answer counts as malformed | |
 //! | owners compared to find where a record set ends, in an answer that is too long | `dns::response::cut::MAX_COMPARED` | an additional record set more is left out | |
 //! | Extended DNS Errors passed on | `dns::response::MAX_EDES` of `dns::response::MAX_EDE_TEXT` octets | the rest is left out | |
 //! | answers kept | `size_mib` of `[cache]` | the one that was not asked for lately goes | `hostgate_cache_evictions_total` |

@@ -227,6 +227,28 @@ fn response_code_that_is_no_answer_sends_the_question_to_the_next_server() {
 }
 
 #[test]
+fn names_that_services_lead_to_may_be_hundreds() {
+    let upstream = FakeUpstream::start();
+    let answer = (0..300).fold(Answer::new(), |answer, number| {
+        let target = client::wire_name(&format!("h{number}.pods.test"));
+        answer.raw("_grpc._tcp.test", 33, &[&[0, 0, 0, 0, 1, 187][..], &target].concat())
+    });
+    upstream.on("_grpc._tcp.test", answer);
+    for lines in ["", "cname = \"inspect\""] {
+        let server = Setup::policy(&upstream, &format!("{USUAL}{lines}")).start();
+        let query = ask("_grpc._tcp.test", RecordType::SRV);
+        assert_eq!(query.tcp(&server).message.answers.len(), 300);
+        let heard = query.udp(&server);
+        assert!(heard.message.metadata.truncation && heard.message.answers.len() > 5, "{heard:#?}");
+    }
+    let policy = format!("{USUAL}denied_hostnames = [\"h299.pods.test\"]\ncname = \"inspect\"");
+    let server = Setup::policy(&upstream, &policy).start();
+    for _ in 0..2 {
+        ask("_grpc._tcp.test", RecordType::SRV).both(&server).expect_denied();
+    }
+}
+
+#[test]
 fn datagram_that_is_too_long_is_asked_for_over_tcp() {
     let upstream = FakeUpstream::start();
     // As an upstream that does not mind the size it was told: 5,000 octets in one datagram, and just within the bound.

@@ -13,7 +13,7 @@ use crate::dns::wire::CLASS_IN;
 const MAX_HOPS: usize = 32;
 
 /// How many different names the MX, NAPTR, SRV, SVCB and HTTPS records of a response may lead to.
-const MAX_SERVICE_TARGETS: usize = 64;
+const MAX_SERVICE_TARGETS: usize = 512;
 
 /// What of a response belongs to the question.
 pub(super) struct Selection {

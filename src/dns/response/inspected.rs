@@ -10,7 +10,7 @@ const MAX_UNREMEMBERED: usize = 2;
 const REMEMBERED: usize = 8;
 
 /// The bits of a verdict that hold a target's number.
-const NUMBER_BITS: u32 = 8;
+const NUMBER_BITS: u32 = 10;
 
 /// The verdicts of policies on one response's targets.
 ///
