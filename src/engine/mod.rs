@@ -244,8 +244,17 @@ impl Engine {
                 let counted = Counted::Client { _seat: seat };
                 // Not the query as it came: padding would be kept for as long as it waits.
                 let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
-                let over = exchange.over;
-                Step::Wait(Box::new(Pending { bytes, asked, view, question, holder, over, _counted: counted }))
+                let (over, has_stale) = (exchange.over, matches!(hit, Hit::Stale { .. }));
+                Step::Wait(Box::new(Pending {
+                    bytes,
+                    asked,
+                    view,
+                    question,
+                    holder,
+                    has_stale,
+                    over,
+                    _counted: counted,
+                }))
             }
         }
     }
@@ -265,12 +274,14 @@ impl Engine {
         self.metrics.renewal();
         let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
         let (counted, holder, over) = (Counted::Renewal { _all: count }, exchange.holder, None);
-        Some(Box::new(Pending { bytes, asked, view, question, holder, over, _counted: counted }))
+        let has_stale = false;
+        Some(Box::new(Pending { bytes, asked, view, question, holder, has_stale, over, _counted: counted }))
     }
 
     /// Asks the upstreams, or joins whoever already does, and answers.
     pub(crate) async fn finish(self: &Arc<Self>, pending: Box<Pending>) -> Vec<u8> {
-        let lookup = self.look_up(&pending).await;
+        let pending: Arc<Pending> = Arc::from(pending);
+        let lookup = self.look_up_in_time(&pending).await;
         let mut out = Vec::with_capacity(512);
         self.answer(&pending, &lookup, &mut out);
         out
@@ -337,6 +348,12 @@ impl Engine {
         failure
     }
 
+    /// Notes that stale data serves for a question that is still asked, so that clients do not wait for it each time
+    /// (RFC 8767 §5). The answer, if it comes, takes its place.
+    pub(crate) fn note_overdue(&self, question: &Question, failure: Failure, holder: Holder) -> Lookup {
+        Err(self.keep_failure(question, failure, holder))
+    }
+
     /// Keeps an answer that came after its question was handed on; who waits for it there gets it too.
     pub(crate) fn keep_late(&self, question: &Question, response: Response, upstream: SocketAddr) {
         let found = self.keep_uncounted(question, response, upstream, Holder::NOBODY);
@@ -351,12 +368,13 @@ impl Engine {
 
     /// Waits for what the question comes to that was joined, and answers.
     pub(crate) async fn finish_attending(&self, pending: &Pending, attending: Attending) -> Vec<u8> {
-        let result = match attending {
-            Ok(attending) => attending.result().await,
-            Err(error) => Err(error),
+        let lookup = match attending {
+            Ok(attending) => pending.wait(async { attending.result().await.unwrap_or_else(lost) }).await,
+            Err(error) => Some(lost(error)),
         };
+        let lookup = lookup.unwrap_or_else(|| self.note_overdue(&pending.question, Failure::overdue(), pending.holder));
         let mut out = Vec::with_capacity(512);
-        self.answer(pending, &result.unwrap_or_else(lost), &mut out);
+        self.answer(pending, &lookup, &mut out);
         out
     }
 
@@ -384,6 +402,18 @@ impl Engine {
         if let Ok(found) = self.look_up(pending).await {
             found.response.note_withheld();
         }
+    }
+
+    /// Returns what the upstreams say to a pending question; if stale data serves and they take long, that they do, and the
+    /// question goes on.
+    pub(crate) async fn look_up_in_time(self: &Arc<Self>, pending: &Arc<Pending>) -> Lookup {
+        if !pending.has_stale {
+            return self.look_up(pending).await;
+        }
+        let (engine, asked) = (Arc::clone(self), Arc::clone(pending));
+        let asking = tokio::spawn(async move { engine.look_up(&asked).await });
+        let lookup = pending.wait(async { asking.await.unwrap_or_else(|_| lost(InFlightError::Lost)) }).await;
+        lookup.unwrap_or_else(|| self.note_overdue(&pending.question, Failure::overdue(), pending.holder))
     }
 
     /// Returns what the upstreams say to a pending question.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Asked, View};
+use super::{Asked, Lookup, View};
 use crate::dns::response::Question;
 use crate::policy::Limit;
 use crate::share::{Holder, Seat};
-use crate::upstream::Upstreams;
+use crate::upstream::{STALE_AFTER, Upstreams};
 
 /// A query that waits for an upstream.
 pub(crate) struct Pending {
@@ -21,6 +21,8 @@ pub(crate) struct Pending {
     pub(super) question: Arc<Question>,
     /// Whose share it, and what comes of it, counts in.
     pub(super) holder: Holder,
+    /// Whether stale data is there that serves if no answer comes soon.
+    pub(super) has_stale: bool,
     /// The limit of the policy's budget that is spent, where that is recorded and no more.
     pub(super) over: Option<Limit>,
     /// Counts it while it waits.
@@ -42,6 +44,15 @@ pub(super) enum Counted {
 }
 
 impl Pending {
+    /// Waits for what a question comes to; where there is stale data, not for longer than that is kept back: then it is `None`.
+    pub(super) async fn wait(&self, asking: impl Future<Output = Lookup>) -> Option<Lookup> {
+        if !self.has_stale {
+            return Some(asking.await);
+        }
+        let left = STALE_AFTER.saturating_sub(self.asked.since.elapsed());
+        tokio::time::timeout(left, asking).await.ok()
+    }
+
     /// Returns what is asked upstream.
     pub(crate) fn question(&self) -> &Arc<Question> {
         &self.question
@@ -50,6 +61,11 @@ impl Pending {
     /// Returns whose share the answer counts in.
     pub(crate) fn holder(&self) -> Holder {
         self.holder
+    }
+
+    /// Returns whether stale data is there that serves if no answer comes within [`STALE_AFTER`](crate::upstream::STALE_AFTER).
+    pub(crate) fn has_stale(&self) -> bool {
+        self.has_stale
     }
 
     /// Returns whom to ask.

@@ -227,7 +227,8 @@ impl Connection {
                 let engine = Arc::clone(&self.engine);
                 let (answers, unread) = (answers.clone(), Arc::clone(&self.link.unread));
                 tokio::spawn(async move {
-                    let lookup = engine.look_up(&pending).await;
+                    let pending = Arc::from(pending);
+                    let lookup = engine.look_up_in_time(&pending).await;
                     // The answer is made only when there is room for it; what it is made of is shared.
                     if let Ok(room) = unread.acquire_owned().await {
                         let mut out = Vec::with_capacity(512);

@@ -192,6 +192,10 @@ impl Waits for Waiter {
     fn holder(&self) -> Holder {
         self.pending.holder()
     }
+
+    fn has_stale(&self) -> bool {
+        self.pending.has_stale()
+    }
 }
 
 impl Worker {
@@ -370,22 +374,31 @@ impl Worker {
                     );
                 }
             }
+            (Fate::Overdue(failure), _) => {
+                let lookup = engine.note_overdue(&landed.question, failure, holder(&landed.waiters));
+                self.answer(&lookup, landed.waiters, sender);
+            }
             // A late failure says nothing new.
             (Fate::Failed(_) | Fate::Elsewhere(_), None) => {}
         });
     }
 
-    /// Answers all who wait for a question.
+    /// Answers all who wait for a question, also those elsewhere.
     fn settle(&self, claim: Claim, lookup: Lookup, waiters: Vec<Waiter>, sender: &mut Sender) {
+        self.answer(&lookup, waiters, sender);
+        claim.settle(lookup);
+    }
+
+    /// Answers these.
+    fn answer(&self, lookup: &Lookup, waiters: Vec<Waiter>, sender: &mut Sender) {
         for Waiter { pending, client } in waiters {
             let Some((source, local)) = client else { continue };
             if sender.is_full() {
                 self.send(sender);
             }
-            self.shared.engine.answer(&pending, &lookup, sender.next());
+            self.shared.engine.answer(&pending, lookup, sender.next());
             sender.queue(source, local);
         }
-        claim.settle(lookup);
     }
 
     /// Sends what is queued.

@@ -21,6 +21,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub(crate) use pool::STALE_AFTER;
 pub use pool::{Settings, Status, Upstreams};
 pub use server::{Server, ServerError, Transport};
 
@@ -108,6 +109,13 @@ impl Failure {
     #[must_use]
     pub fn busy(detail: &str) -> Self {
         Self { kind: FailureKind::Busy, is_passing: false, response: None, detail: detail.to_owned() }
+    }
+
+    /// Returns that no answer came for as long as one is worth more than stale data.
+    #[must_use]
+    pub(crate) fn overdue() -> Self {
+        let detail = format!("no reply in {} ms", STALE_AFTER.as_millis());
+        Self { kind: FailureKind::Timeout, is_passing: true, response: None, detail }
     }
 
     /// Returns that all of these were silent for as long as they were waited for.

@@ -57,6 +57,9 @@ pub(crate) trait Waits {
 
     /// Returns who asks.
     fn holder(&self) -> Holder;
+
+    /// Returns whether stale data is there that serves if no answer comes within [`STALE_AFTER`](super::STALE_AFTER).
+    fn has_stale(&self) -> bool;
 }
 
 /// The questions that one thread has in flight, and the queries that wait for each.
@@ -103,6 +106,8 @@ pub(crate) enum Fate {
     Elsewhere(Tried),
     /// Nothing by the deadline.
     Failed(Failure),
+    /// Nothing for as long as stale data is kept back; the question is still in flight.
+    Overdue(Failure),
 }
 
 impl<W: Waits, C> Mux<W, C> {

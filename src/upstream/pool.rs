@@ -24,6 +24,9 @@ pub(super) const QUESTION_TIME: Duration = Duration::from_secs(5);
 /// How long a question may take while every upstream is known to be dead: enough for one that came back to show it.
 pub(super) const DEAD_TIME: Duration = Duration::from_millis(300);
 
+/// How long stale data is kept back for an answer that may still come (RFC 8767 §5, the client response timer).
+pub(crate) const STALE_AFTER: Duration = Duration::from_millis(1800);
+
 /// How often a question without a reply is looked at again: the upstreams may be known to be dead by then.
 pub(super) const REVIEW_EVERY: Duration = Duration::from_millis(500);
 

@@ -1,6 +1,7 @@
 //! The cache, seen by what the upstream is asked.
 
 use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
 use crate::support::client;
 use crate::support::upstream::Gate;
@@ -240,6 +241,35 @@ fn stale_data_is_served_only_while_the_upstream_fails() {
         assert_eq!(ask("stale.test", RecordType::A).udp(&server).ede_codes(), [3]);
     }
     assert_eq!(upstream.count("stale.test"), asked);
+}
+
+#[test]
+fn stale_data_comes_before_clients_give_up_and_the_question_goes_on() {
+    for tcp in [false, true] {
+        let upstream = FakeUpstream::start();
+        let second = Answer::new().a("slow.test", GLOBAL_2);
+        let later = Reply::late(Duration::from_secs(3), second);
+        upstream.on("slow.test", Reply::first_then(Answer::new().ttl(1).a("slow.test", GLOBAL), later));
+        let server = Setup::policy(&upstream, POLICY).start();
+        let get = || {
+            let query = ask("slow.test", RecordType::A);
+            let begin = Instant::now();
+            let heard = if tcp { query.tcp(&server) } else { query.udp(&server) };
+            (heard, begin.elapsed())
+        };
+        get().0.expect_addresses(&[GLOBAL.into()]);
+        let (heard, waited) = server.until("stale data", || {
+            let (heard, waited) = get();
+            (heard.ede_codes() == [3]).then_some((heard, waited))
+        });
+        heard.expect_addresses(&[GLOBAL.into()]);
+        // RFC 8767 §5; a stub gives up after five seconds.
+        assert!((Duration::from_millis(1500)..Duration::from_millis(2900)).contains(&waited), "{waited:?}");
+        // The answer that came meanwhile is kept, though nobody waited for it any more.
+        server.until("the new answer", || (get().0.addresses() == [std::net::IpAddr::from(GLOBAL_2)]).then_some(()));
+        // Tries of one question: three, and two for clients that asked again.
+        assert!(upstream.count("slow.test") <= 6, "{}", upstream.count("slow.test"));
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{Fate, Landed, Mux, Waits};
 use crate::upstream::pool::REVIEW_EVERY;
 use crate::upstream::race::{hash, interval};
 use crate::upstream::reply::TryError;
-use crate::upstream::{Event, Failure, FailureKind, Transport, Trial};
+use crate::upstream::{Event, Failure, FailureKind, STALE_AFTER, Transport, Trial};
 
 /// How long after the last try a client that asks again buys one more.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
@@ -61,10 +61,22 @@ impl<W: Waits, C> Mux<W, C> {
         }
     }
 
-    /// Gives a question up if every upstream is known to be dead: then it breaks.
+    /// Gives a question up if every upstream is known to be dead: then it breaks. One that goes on is no longer waited for by
+    /// whom stale data serves.
     fn review(&mut self, place: usize, now: Instant, landed: &mut impl FnMut(Landed<W, C>)) -> ControlFlow<()> {
         let Some(flight) = self.flights[place].as_mut() else { return Break(()) };
+        let stale_at = flight.since + STALE_AFTER;
         flight.review_at = now + REVIEW_EVERY;
+        if now < stale_at {
+            flight.review_at = flight.review_at.min(stale_at);
+        } else {
+            let waiters: Vec<_> = flight.waiters.extract_if(.., |waiter| waiter.has_stale()).collect();
+            if !waiters.is_empty() {
+                let (question, fate) = (Arc::clone(&flight.question), Fate::Overdue(Failure::overdue()));
+                landed(Landed { question, claim: None, waiters, fate });
+            }
+        }
+        let Some(flight) = self.flights[place].as_mut() else { return Break(()) };
         if flight.waiters.first().is_none_or(|first| !first.upstreams().are_dead()) {
             return Continue(());
         }
