@@ -124,7 +124,7 @@ impl Health {
 
     /// Notes a reply that is no answer and yet no failure of the upstream's.
     pub(super) fn heard(&mut self, now: Duration) {
-        self.has_returned |= self.is_unreachable || self.unanswered[0] != 0;
+        self.has_returned |= self.is_lost();
         self.unanswered = [0; DEAD_AFTER];
         self.is_unreachable = false;
         self.is_silent = false;
@@ -148,6 +148,12 @@ impl Health {
     /// was heard since the first of them.
     pub(super) fn is_dead(&self) -> bool {
         self.is_unreachable || !self.unanswered.contains(&0)
+    }
+
+    /// Returns whether a question got no reply in its whole time, or the network said that nobody is there, and nothing was
+    /// heard since.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_unreachable || self.unanswered[0] != 0
     }
 
     /// Returns whether it replied again after it was silent or unreachable; says so once.
@@ -251,6 +257,20 @@ mod tests {
         assert_eq!(health.round_trip(), Some(ms(1)));
         health.failed(Trouble::Unreachable, ms(10), ms(10));
         assert!(health.is_down(), "the network is sure at once");
+    }
+
+    #[test]
+    fn one_that_left_a_question_unanswered_is_lost_until_something_is_heard() {
+        let mut health = Health::new(ms(0));
+        health.answered(ms(1), ms(10));
+        health.unanswered(7, ms(9));
+        assert!(!health.is_lost(), "something was heard since");
+        health.unanswered(7, ms(11));
+        assert!(health.is_lost() && !health.is_dead());
+        health.failed(Trouble::Failed, ms(20), ms(21));
+        assert!(!health.is_lost(), "a failure is a reply");
+        health.failed(Trouble::Unreachable, ms(30), ms(31));
+        assert!(health.is_lost() && health.is_dead());
     }
 
     #[test]

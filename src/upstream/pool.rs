@@ -164,6 +164,11 @@ impl Upstreams {
         self.endpoints.iter().all(|endpoint| endpoint.health().is_dead())
     }
 
+    /// Returns whether nothing was heard of any of them since it left a question unanswered.
+    pub(crate) fn are_lost(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| endpoint.health().is_lost())
+    }
+
     /// Returns how often an upstream replied again after it had been silent or unreachable. What was remembered of failures
     /// before the last time says nothing any more.
     pub(crate) fn returns(&self) -> u64 {

@@ -211,3 +211,33 @@ fn failures_of_an_outage_are_forgotten_when_the_upstream_answers_again() {
         }
     }
 }
+
+#[test]
+fn name_that_alone_is_asked_for_finds_out_that_the_upstream_is_back() {
+    for scheme in ["", "tcp://"] {
+        let (upstream, is_silent) = switched();
+        let server = start(&[&format!("{scheme}{}", upstream.address)]);
+        timed(&server, "warm.test").0.expect_addresses(&[GLOBAL.into()]);
+        is_silent.store(true, Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            for number in 0..3 {
+                let server = &server;
+                scope.spawn(move || timed(server, &format!("other{number}.test")));
+            }
+        });
+        // Every failure in a row is remembered for twice as long: for a second, for two, for four from now on.
+        let (begin, asked) = (Instant::now(), || upstream.count("alone.test"));
+        while begin.elapsed() < Duration::from_millis(4500) {
+            assert_eq!(timed(&server, "alone.test").0.rcode(), ResponseCode::ServFail);
+            pause(Duration::from_millis(50));
+        }
+        // Once a second it is asked for all the same, by one client of them all.
+        assert!((4..=15).contains(&asked()), "{scheme}{}", asked());
+        is_silent.store(false, Ordering::SeqCst);
+        let back = Instant::now();
+        while timed(&server, "alone.test").0.rcode() != ResponseCode::NoError {
+            assert!(back.elapsed() < Duration::from_secs(2), "{scheme}");
+            pause(Duration::from_millis(50));
+        }
+    }
+}
