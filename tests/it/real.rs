@@ -62,6 +62,11 @@ fn validators_validate_what_an_allow_list_names() {
 }
 
 #[test]
+fn clients_of_every_kind_say_what_is_so_and_in_time() {
+    rig("clients.sh");
+}
+
+#[test]
 fn a_reply_comes_from_the_address_asked_whatever_the_listener() {
     rig("addresses.sh");
 }
