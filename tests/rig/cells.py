@@ -133,6 +133,7 @@ class Cell:
     least: float = 0
     resolv: str = "stub"
     space: Space | None = None
+    environment: dict = dataclasses.field(default_factory=dict)
     code: int | str = ""
     output: str = ""
     took: float = 0
@@ -140,7 +141,7 @@ class Cell:
     def run(self):
         shell = f'mount --bind {DIRECTORY}/resolv.{self.resolv} /etc/resolv.conf && exec "$@"'
         command = ["ip", "netns", "exec", self.space.ns, "sh", "-c", shell, "sh", *self.argv]
-        environment = {"PATH": os.environ["PATH"], "HOME": DIRECTORY, "LC_ALL": "C.UTF-8", "GODEBUG": "netdns=go"}
+        environment = {"PATH": os.environ["PATH"], "HOME": DIRECTORY, "LC_ALL": "C.UTF-8", "GODEBUG": "netdns=go", **self.environment}
         begun = time.monotonic()
         try:
             done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

@@ -8,11 +8,12 @@ found, or its word for a failure), its own time with the start of the program, t
 packet, and its questions; packets are those on the devbox's link. Each cell asks for a name of its own, so that no cache
 answers and every packet has one cell.
 """
-import concurrent.futures, contextlib, os, re, shutil, subprocess, sys, threading, time
+import concurrent.futures, contextlib, importlib.util, os, re, shutil, subprocess, sys, threading, time
 
 from cells import ALL, NOTHING, QUICK, SLACK, Cell, clients, run_all
 from link import DIRECTORY, NOERROR, NXDOMAIN, SERVFAIL, SITE4, Packets, Space, ask, failures, judged, until
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 COLUMNS = ["allowed", "denied", "denied, search", "SERVFAIL", "silent", "3 s", "120 + 120"]
 
 
@@ -131,6 +132,48 @@ def special(space, those):
                 add(f"{client}: over IPv6, no AAAA for it", one.argv("TAG.ok.example"), want, one.questions, resolv="six")
                 add(f"{client}: over IPv6, denied", one.argv("TAG.denied.example"), one.denied, one.refused or one.questions, resolv="six")
     return cells
+
+
+def installers(space):
+    """Returns a cell for each package manager and a denied host, with what the guide has for them: each asks but once."""
+    with open(f"{HERE}/../../systemd/README.md") as file:
+        guide = file.read()
+    settings = dict(pair.split("=") for pair in re.search(r"(?m)^ENV (.*)$", guide).group(1).split())
+    options = re.findall(r"'([^ ']+ \"[^\"]*\";)'", guide)
+    home = f"{DIRECTORY}/installers"
+    os.makedirs(f"{home}/lists/partial")
+    os.makedirs(f"{home}/archives/partial")
+    os.makedirs(f"{home}/crate/src")
+    os.makedirs(f"{home}/crate/.cargo")
+    texts = {
+        "sources.list": "deb [trusted=yes] http://apt.denied.example/debian stable main\n",
+        "apt.conf": "\n".join([*options, f'Dir::Etc::SourceList "{home}/sources.list";', 'Dir::Etc::SourceParts "/dev/null";',
+                               f'Dir::State "{home}";', f'Dir::Cache "{home}";', 'APT::Sandbox::User "root";']),
+        "status": "",
+        "crate/src/lib.rs": "",
+        "crate/Cargo.toml": '[package]\nname = "x"\nversion = "0.1.0"\nedition = "2021"\n[dependencies]\nserde = "1"\n',
+        "crate/.cargo/config.toml": '[source.crates-io]\nreplace-with = "d"\n'
+                                    '[source.d]\nregistry = "sparse+http://cargo.denied.example/index/"\n',
+    }
+    for name, text in texts.items():
+        with open(f"{home}/{name}", "w") as file:
+            file.write(text)
+    rustup = os.environ.get("RUSTUP_HOME", os.path.expanduser("~/.rustup"))
+    settings |= {"APT_CONFIG": f"{home}/apt.conf", "RUSTUP_HOME": rustup}
+    commands = {
+        "apt": (["apt-get", "update"], 100, "Could not resolve"),
+        "pip": ([sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "-i", "https://pip.denied.example/", "x"], 1,
+                "No matching distribution"),
+        "npm": (["npm", "view", "--registry", "http://npm.denied.example", "x"], 1, "ENOTFOUND"),
+        "cargo": (["cargo", "fetch", "--manifest-path", f"{home}/crate/Cargo.toml", "--config", f"{home}/crate/.cargo/config.toml"],
+                  101, "Could not resolve"),
+    }
+    for name in [name for name in commands if not (importlib.util.find_spec("pip") if name == "pip" else shutil.which(commands[name][0][0]))]:
+        print(f"skip clients: {name}: it is not installed")
+        del commands[name]
+    # Some ask twice in a row; it is a second or more until those that try again do.
+    return [Cell(f"{name}: denied, with the guide's settings", argv, name, (code, text), None, 1.5, 0.0001, "stub", space, settings)
+            for name, (argv, code, text) in commands.items()]
 
 
 SERVERS = {"dnsmasq": "127.0.0.2", "unbound": "127.0.0.3", "resolved": "127.0.0.53"}
@@ -290,7 +333,7 @@ def main():
         print("skip clients: IPv6, there is none here")
     those, missing = clients()
     for client in missing:
-        print(f"skip clients: {client.name}, `{client.command[0]}` is not installed")
+        print(f"skip clients: {client.name}: {os.path.basename(client.command[0])} or what it asks is not installed")
     packets, ops_packets, is_over = Packets(box.link), Packets(ops.link), threading.Event()
     for client in those:
         if client.resolv != "stub":
@@ -306,7 +349,7 @@ def main():
         successor.terminate()
         judged(successor.wait(10) == 0, "hostgate ends with 0 when told to")
 
-    table, others = matrix(box, those), special(box, those)
+    table, others = matrix(box, those), special(box, those) + installers(box)
     every = [cell for column in zip(*table.values()) for cell in column] + others
     waiting, quick = [cell for cell in every if cell.most > SLACK], [cell for cell in every if cell.most <= SLACK]
     begun = time.monotonic()
