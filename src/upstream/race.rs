@@ -18,7 +18,11 @@ use crate::dns::response::Question;
 
 /// Tries of a question at one upstream that is silent; of several upstreams, each further one adds a try. After the last
 /// one there is only waiting, until the question's time is over.
-const MAX_TRIES: usize = 3;
+const MAX_TRIES: usize = 4;
+
+/// The least time between the last two tries: glibc and dig ask again only after five seconds, when the question's time is over,
+/// so an upstream that is gone for two, as in a restart, would be found gone for them.
+const LAST_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Returns how many tries a question may have at so many upstreams.
 pub(super) fn max_tries(upstreams: usize) -> usize {
@@ -32,7 +36,8 @@ pub(super) fn max_tries(upstreams: usize) -> usize {
 pub(super) fn interval(patience: Duration, turns: u32, timeout: Duration) -> Duration {
     match turns {
         0 => patience,
-        _ => patience.saturating_mul(1 << turns.min(8)).max(timeout / 4),
+        1 => patience.saturating_mul(2).max(timeout / 4),
+        _ => patience.saturating_mul(1 << turns.min(8)).max(LAST_INTERVAL),
     }
 }
 

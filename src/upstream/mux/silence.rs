@@ -92,13 +92,15 @@ impl<W: Waits, C> Mux<W, C> {
         Break(())
     }
 
-    /// Lets a client that asks again for what is silent buy one more try: all of those before may have been lost.
+    /// Lets a client that asks again for what is silent have the next try at once, or buy one more after the last: all of those
+    /// before may have been lost.
     pub(super) fn ask_for_repeat(&mut self, place: usize) {
         let now = Instant::now();
         let Some(flight) = self.flights[place].as_mut() else { return };
         let is_old = flight.last_try().is_none_or(|last| now.duration_since(last) >= REPEAT_AFTER);
-        if flight.next_at.is_none() && is_old && flight.repeated < MAX_REPEATED {
-            flight.repeated += 1;
+        let is_planned = flight.next_at.is_some();
+        if is_old && (is_planned || flight.repeated < MAX_REPEATED) {
+            flight.repeated += usize::from(!is_planned);
             flight.next_at = Some(now);
             self.deadlines.set(place, now.duration_since(self.epoch));
         }
@@ -148,7 +150,8 @@ impl<W: Waits, C> Mux<W, C> {
     }
 
     /// Notes a reply with the ID of a query in flight that cannot be used: bytes that are no message, another question. When
-    /// all tries are made and each came to that, there is nothing left to wait for.
+    /// each try came to that, there is nothing left to wait for: the next one is made at once, and with all made the question
+    /// has failed.
     pub(super) fn note_garbled(
         &mut self,
         place: usize,
@@ -161,9 +164,15 @@ impl<W: Waits, C> Mux<W, C> {
         if let Some(one) = flight.try_of(key) {
             one.is_garbled = true;
         }
-        let is_over = flight.claim.is_some() && flight.next_at.is_none();
-        if is_over && flight.tries().all(|one| one.is_garbled) {
+        if flight.claim.is_none() || !flight.tries().all(|one| one.is_garbled) {
+            return Continue(());
+        }
+        if flight.next_at.is_none() {
             self.land(place, key, Err(Trial::Failed(TryError::garbled())), landed);
+        } else {
+            let now = Instant::now();
+            flight.next_at = Some(now);
+            self.deadlines.set(place, now.duration_since(self.epoch));
         }
         Continue(())
     }
