@@ -209,6 +209,9 @@ fn hostname_for(text: &str, purpose: Purpose) -> Result<LowerName, (String, Stri
     if ascii.ends_with(|last: char| last.is_ascii_digit()) && ascii.parse::<IpAddr>().is_ok() {
         return why_and_help(refusal::IS_ADDRESS, refusal::address_help(purpose));
     }
+    if let Some((why, help)) = refusal::last_label(&ascii, purpose).filter(|_| purpose != Purpose::Question) {
+        return why_and_help(why, help);
+    }
     LowerName::from_text(&ascii).map_err(|error| {
         let help = match error {
             NameError::EmptyLabel => "write one dot between labels",
@@ -259,6 +262,14 @@ mod tests {
             ("a--b.example", "a--b.example"),
             ("*.github.io", "*.github.io"),
             ("*.10.in-addr.arpa", "*.10.in-addr.arpa"),
+            // Labels before the last one are as the world has them.
+            ("-sso.example.com", "-sso.example.com"),
+            ("*.-a-.example", "*.-a-.example"),
+            ("r3---sn-x.example.com", "r3---sn-x.example.com"),
+            ("1.2.3.example", "1.2.3.example"),
+            ("lan2", "lan2"),
+            ("x.xn--90a3ac", "x.xn--90a3ac"),
+            ("0xa.example", "0xa.example"),
         ];
         for (text, canonical) in CASES {
             assert_eq!(Pattern::parse(text).map(|pattern| pattern.to_string()).as_deref(), Ok(*canonical), "{text}");
@@ -306,6 +317,33 @@ mod tests {
             ("-", "no letter and no digit", "remove the entry"),
             ("_.-", "no letter and no digit", "remove the entry"),
             ("*.-", "no letter and no digit", "remove the entry"),
+            ("-n", "option of a command", "remove the entry"),
+            ("--allow", "option of a command", "remove the entry"),
+            ("*.-n", "option of a command", "remove the entry"),
+            ("example.-com", "last label begins or ends with `-`", "spelling"),
+            ("example.com-", "last label begins or ends with `-`", "spelling"),
+            ("443", "as ports are", "DNS knows no ports"),
+            ("*.443", "as ports are", "DNS knows no ports"),
+            ("2130706433", "part of an address", "allowed_cidrs"),
+            ("0x7F000001", "part of an address", "allowed_cidrs"),
+            ("010.0.0.1", "part of an address", "allowed_cidrs"),
+            ("127.1", "part of an address", "allowed_cidrs"),
+            ("1.2.3.0-1.2.3.255", "part of an address", "allowed_cidrs"),
+            ("example.123", "last label is a number", "no ports"),
+            ("example.0x1f.", "last label is a number", "no ports"),
+            ("fe80::1%eth0", "is an address", "allowed_cidrs"),
+            ("[fe80::1%eth0]:53", "is an address", "allowed_cidrs"),
+            ("a.example,b.example", "holds several names", "write `a.example`, `b.example` as entries"),
+            ("a.example;\t*.b.example", "holds several names", "write `a.example`, `*.b.example` as entries"),
+            ("a.test\nb.test\nc.test\nd.test\n", "holds several names", "`a.test`, `b.test`, `c.test` and so on"),
+            ("host:x.example", "holds a `:`", "write `x.example`"),
+            ("site:*.example.com", "holds a `:`", "write `*.example.com`"),
+            ("geosite:category-ads:x", "holds a `:`", "write the hostname alone"),
+            ("404:", "holds a `:`", "write the hostname alone"),
+            ("server:", "holds a `:`", "write the hostname alone"),
+            ("localhost:8080", "port", "write `localhost`"),
+            ("example.com:", "port", "write `example.com`"),
+            ("example.com:https", "port", "write `example.com`"),
             ("full:api.example.com", "v2fly domain-list entries", "--as v2fly"),
             ("domain:example.com", "v2fly domain-list entries", "--as v2fly"),
             ("||example.com^", "adblock rules", "--as adblock"),

@@ -19,8 +19,8 @@ pub(super) struct Plain {
 /// Reads the first line of `text` and leaves its wire name, lower case, in `wire`, if it is a usual one.
 ///
 /// A pattern it takes is the one that `Pattern::parse` takes, but for wildcards on public suffixes, which are not looked
-/// for here. It leaves alone: other characters, spaces, a trailing dot, A-labels, and what ends in a digit as an IPv4
-/// address does.
+/// for here. It leaves alone: other characters, spaces, a trailing dot, A-labels, and what has a last label that begins with
+/// no letter, as that of an IPv4 address does, or ends with a hyphen.
 #[inline]
 pub(super) fn read_line(text: &[u8], wire: &mut [u8; MAX_NAME]) -> Option<Plain> {
     let (kind, mut at, longest) =
@@ -48,10 +48,9 @@ pub(super) fn read_line(text: &[u8], wire: &mut [u8; MAX_NAME]) -> Option<Plain>
         } else if octet != b'\n' {
             return None;
         }
-        let is_like_address = wire[end - 1].is_ascii_digit();
-        // Names without any letter, as a line of dashes, begin so.
-        let is_odd = !wire[1].is_ascii_alphanumeric();
-        if is_like_address || is_odd && !wire[1..end].iter().any(u8::is_ascii_lowercase) || end >= longest {
+        // Numbers, addresses and options begin or end otherwise.
+        let is_host = wire[label + 1].is_ascii_lowercase() && wire[end - 1] != b'-';
+        if !is_host || end >= longest {
             return None;
         }
         wire[end] = 0;
@@ -96,6 +95,7 @@ mod tests {
             ("a.test\nb", name(Kind::Exact, b"\x01a\x04test\0", 7)),
             ("*.A.teST\r\nb", name(Kind::Below, b"\x01a\x04test\0", 10)),
             ("_x.a-b.test", name(Kind::Exact, b"\x02_x\x03a-b\x04test\0", 11)),
+            ("-a-.b2", name(Kind::Exact, b"\x03-a-\x02b2\0", 6)),
             ("test\r", name(Kind::Exact, b"\x04test\0", 5)),
         ];
         for (line, expected) in cases {
@@ -103,7 +103,7 @@ mod tests {
         }
         for line in [
             "", "\n", "*.", "*", ".", "a.", "a..b", ".a", "a b", "a #", "xn--a.b", "a.Xn--b", "1.2.3.4", "a\rb", "é",
-            "*.*.a", "-", "---", "_.-", "*.-",
+            "*.*.a", "-", "---", "_.-", "*.-", "-n", "443", "a.443", "a.b-", "a.-b", "127.1", "*.0x1f",
         ] {
             assert_eq!(read(line.as_bytes()), None, "{line:?}");
         }

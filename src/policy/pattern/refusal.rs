@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::super::shared_suffix;
 use super::{Pattern, PatternError, Purpose};
+use crate::document::quoted;
 
 /// Refuses what other systems take and DNS cannot tell: schemes, paths, ports, users, addresses, spaces.
 pub(super) fn foreign_syntax(text: &str, purpose: Purpose) -> Result<(), PatternError> {
@@ -22,6 +23,13 @@ pub(super) fn foreign_syntax(text: &str, purpose: Purpose) -> Result<(), Pattern
         };
         Err(PatternError::new(text, why, help))
     };
+    if let Some(names) = several(text, purpose) {
+        return Err(PatternError::new(
+            text,
+            "it holds several names",
+            format!("write {names} as entries of their own"),
+        ));
+    }
     if text.contains(char::is_whitespace) {
         return refuse("it holds a space", text.trim(), false);
     }
@@ -38,19 +46,82 @@ pub(super) fn foreign_syntax(text: &str, purpose: Purpose) -> Result<(), Pattern
     if host_and_port.len() < text.len() && is_address(host_and_port) {
         return Err(address());
     }
-    let host = host_and_port.split_once(':').map_or(host_and_port, |(host, _)| host);
+    let (host, has_port) = match host_and_port.split_once(':') {
+        None => (host_and_port, false),
+        Some((host, port)) if is_port(host, port) => (host, true),
+        // What stands before the colon is no host then, but the kind of entry that another system means by it.
+        Some((_, name)) => (if name.contains(':') { "" } else { name }, false),
+    };
     let why = if rest.len() < text.len() {
         "it is a URL with a scheme"
     } else if authority.len() < rest.len() {
         "it holds a path"
     } else if host_and_port.len() < authority.len() {
         "it holds a user"
-    } else if host.len() < host_and_port.len() {
+    } else if has_port {
         "it holds a port, which DNS does not know"
+    } else if host.len() < host_and_port.len() {
+        return refuse("it holds a `:`, which no hostname does", host, false);
     } else {
         return Ok(());
     };
     refuse(why, host, true)
+}
+
+/// Returns whether what follows a colon is a port of the host before it: a number, `*`, or behind a name with a dot the
+/// name of a service or nothing.
+fn is_port(host: &str, port: &str) -> bool {
+    let is_number = !port.is_empty() && port.bytes().all(|octet| octet.is_ascii_digit());
+    is_number || port == "*" || host.contains('.') && port.bytes().all(|octet| octet.is_ascii_alphanumeric())
+}
+
+/// Returns the patterns of a text that is nothing but several of them with spaces, commas or the like between, in backticks.
+fn several(text: &str, purpose: Purpose) -> Option<String> {
+    /// Names that are shown.
+    const SHOWN: usize = 3;
+    let is_between = |character: char| character.is_whitespace() || matches!(character, ',' | ';' | '|');
+    let parts = || text.split(is_between).filter(|part| !part.is_empty());
+    let is_name = |part: &str| part.contains('.') && Pattern::parse_for(part, purpose).is_ok();
+    // A pattern of many names may be long: most that hold one of these are something else from their first word on.
+    if parts().nth(1).is_none() || !parts().all(is_name) {
+        return None;
+    }
+    let shown: Vec<_> = parts().take(SHOWN).map(quoted).collect();
+    let rest = if parts().nth(SHOWN).is_some() { " and so on" } else { "" };
+    Some(shown.join(", ") + rest)
+}
+
+/// Says what is wrong with a name, canonical but for its case, whose last label no hostname has: RFC 952 lets labels begin
+/// and end with letters and digits, RFC 1123 §2.1 and RFC 3696 §2 have the last one not all numeric, and clients take a name
+/// that ends in a number for an IPv4 address (the URL standard's ends-in-a-number checker). Labels before it may be odd, as
+/// real ones are.
+pub(super) fn last_label(ascii: &str, purpose: Purpose) -> Option<(&'static str, &'static str)> {
+    let last = ascii.rsplit('.').next().unwrap_or(ascii);
+    let is_alone = last.len() == ascii.len();
+    if last.starts_with('-') || last.ends_with('-') {
+        return Some(if is_alone && ascii.starts_with('-') {
+            ("it looks like an option of a command, not like a hostname", "remove the entry")
+        } else {
+            ("its last label begins or ends with `-`, which no hostname's does", "check its spelling")
+        });
+    }
+    if !is_number(last) {
+        return None;
+    }
+    Some(if is_alone && last.parse::<u16>().is_ok() {
+        ("it is a number, as ports are, and no hostname", "DNS knows no ports: write the hostname, or remove the entry")
+    } else if ascii.split(['.', '-']).all(is_number) {
+        ("it is a number or part of an address, and no hostname", address_help(purpose))
+    } else {
+        ("its last label is a number, which no hostname's is", "check its spelling; DNS knows no ports")
+    })
+}
+
+/// Returns whether a label is a number as addresses are written: decimal, or hexadecimal behind `0x`.
+fn is_number(label: &str) -> bool {
+    let is_hex = |digits: &str| digits.bytes().all(|octet| octet.is_ascii_hexdigit());
+    !label.is_empty() && label.bytes().all(|octet| octet.is_ascii_digit())
+        || label.strip_prefix("0x").or_else(|| label.strip_prefix("0X")).is_some_and(is_hex)
 }
 
 /// Says what is wrong with a `*` or a dot that is not of the form `*.x`.
@@ -100,6 +171,8 @@ fn proposable(text: &str, purpose: Purpose) -> Option<Pattern> {
 /// Returns whether `text` is an address or a prefix in one of the ways people write them.
 pub(super) fn is_address(text: &str) -> bool {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
+    // Behind `%` the interface of a link-local address (RFC 4007 §11).
+    let bare = bare.split_once('%').map_or(bare, |(address, _)| address);
     bare.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok() || text.parse::<SocketAddr>().is_ok()
 }
 
