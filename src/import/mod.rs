@@ -32,7 +32,7 @@ mod yaml;
 
 use std::borrow::Cow;
 
-use crate::list_format::{Detected, Format, Guess, detect};
+use crate::list_format::{Detected, Format, Guess, detect, other_comment};
 
 use collect::Collector;
 pub(crate) use collect::{Effect, Remark};
@@ -167,8 +167,11 @@ fn lines(text: &str) -> impl Iterator<Item = (u32, &str)> {
     (1..).zip(text.lines().map(str::trim))
 }
 
-/// Returns a line without a comment that begins with `#` at its start or behind a space.
+/// Returns a line without a comment that begins with `#` at its start or behind a space, or with another mark at its start.
 fn without_comment(line: &str) -> &str {
+    if other_comment(line.trim_start()).is_some() {
+        return "";
+    }
     let mut from = 0;
     while let Some(at) = line[from..].find('#').map(|at| from + at) {
         if at == 0 || line[..at].ends_with([' ', '\t']) {

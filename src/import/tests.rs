@@ -30,7 +30,7 @@ const NONE: Sample =
 /// The samples.
 const SAMPLES: &[Sample] = &[
     Sample {
-        text: "# comment\nGitHub.example\n*.npm.example # why\nb\u{fc}cher.example\n192.0.2.1\n*.com\n-\n",
+        text: "# comment\n; comment\n// comment\n! comment\nGitHub.example\n*.npm.example # why\nb\u{fc}cher.example\n192.0.2.1\n*.com\n-\n",
         unsaid: &["github.example", "*.npm.example", "xn--bcher-kva.example"],
         left_out: &[("addresses", 1), ("public suffix", 1), ("no hostnames", 1)],
         ..NONE

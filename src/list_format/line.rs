@@ -168,6 +168,9 @@ fn of_words(content: &str, first: &str, second: &str) -> Line {
 
 /// Looks at a line of one word.
 fn of_word(word: &str) -> Line {
+    if matches!(word, "server:" | "view:") {
+        return Line::Of(Format::Unbound);
+    }
     if word.starts_with(['"', '\'']) || word.starts_with("[\"") || word.starts_with("['") {
         return if is_list_of_names(word) { Line::Of(Format::Domains) } else { Line::Unknown };
     }

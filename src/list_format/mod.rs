@@ -116,6 +116,30 @@ impl Format {
         self.words().1
     }
 
+    /// Returns what entries of it are where hostgate's own form is wanted, in the plural.
+    pub(crate) const fn foreign_entries(self) -> &'static str {
+        match self {
+            Self::Domains => "hostnames in another form (quotes, commas, brackets or dashes, comments without `#`)",
+            _ => self.entries(),
+        }
+    }
+
+    /// Returns whether a list of bare names that holds a few entries of this format can be read as it without a loss: bare
+    /// names mean there what they mean here, or nobody else writes such entries.
+    const fn keeps_bare_names(self) -> bool {
+        matches!(
+            self,
+            Self::Domains
+                | Self::Squid
+                | Self::HostPort
+                | Self::Url
+                | Self::V2fly
+                | Self::Clash
+                | Self::Surge
+                | Self::Docker
+        )
+    }
+
     /// Returns the name and the entries.
     const fn words(self) -> (&'static str, &'static str) {
         match self {
@@ -160,6 +184,20 @@ pub(crate) struct Guess {
     pub(crate) entries: usize,
     /// Entries of the file.
     pub(crate) of: usize,
+    /// Entries that are hostnames or wildcards and nothing else, which many formats have.
+    bare: usize,
+}
+
+impl Guess {
+    /// Returns whether a list that its reader refuses is to be told to be in this format, and not what is wrong with each of
+    /// its lines: most of it is, or more than a slip of the hand.
+    const fn is_told_as_one(&self) -> bool {
+        /// Entries that nobody writes by accident.
+        const NO_ACCIDENT: usize = 5;
+        let explains_all = self.entries > 1 && self.entries + self.bare >= self.of;
+        let is_most = self.entries * 2 >= self.of && (self.entries > 1 || self.of <= 1);
+        explains_all || is_most || self.entries >= NO_ACCIDENT
+    }
 }
 
 /// What a file seems to be.
@@ -180,7 +218,7 @@ pub(crate) fn detect(text: &str) -> Detected {
     let text = text.trim_start_matches('\u{feff}');
     let structured = structured::formats(text);
     if let Some((first, others)) = structured.split_first() {
-        let guess = |format: &Format| Guess { format: *format, entries: 0, of: 0 };
+        let guess = |format: &Format| Guess { format: *format, entries: 0, of: 0, bare: 0 };
         return if others.is_empty() {
             Detected::One(guess(first))
         } else {
@@ -205,22 +243,28 @@ pub(crate) fn detect(text: &str) -> Detected {
     if entries == 0 {
         return Detected::Empty;
     }
+    let bare = Guess { format: Format::Domains, entries: common, of: entries, bare: common };
     if told == 0 {
         let is_list = common * 2 > entries;
-        let guess = Guess { format: Format::Domains, entries: common, of: entries };
-        return if is_list { Detected::One(guess) } else { Detected::Unknown };
+        return if is_list { Detected::One(bare) } else { Detected::Unknown };
     }
     let explained =
         |format: Format| votes[format as usize] + also(format).iter().map(|of| votes[*of as usize]).sum::<usize>();
     let mut guesses: Vec<Guess> = Format::ALL
         .into_iter()
         .filter(|format| votes[*format as usize] > 0)
-        .map(|format| Guess { format, entries: explained(format), of: entries })
+        .map(|format| Guess { format, entries: explained(format), of: entries, bare: common })
         .collect();
     guesses.sort_by_key(|guess| std::cmp::Reverse(guess.entries));
     let best = guesses[0];
     let is_clear = best.entries * 10 >= told * 9;
-    if !is_clear {
+    // A few odd lines do not make a list of bare names one in which these mean something else, or nothing.
+    let is_mostly_bare = best.entries * 10 < entries && common > 0 && !best.format.keeps_bare_names();
+    if !is_clear || is_mostly_bare {
+        if common > 0 && votes[Format::Domains as usize] == 0 {
+            guesses.push(bare);
+            guesses.sort_by_key(|guess| std::cmp::Reverse(guess.entries));
+        }
         return Detected::Several(guesses);
     }
     // Lines that nothing explains may not be the most of it.
@@ -240,8 +284,12 @@ const fn also(format: Format) -> &'static [Format] {
 
 /// Returns the foreign format that an entry of a list shows by itself, if hostgate's own reader does not take it.
 pub(crate) fn of_entry(entry: &str) -> Option<Format> {
+    of_pasted(entry).filter(|format| !matches!(format, Format::Hosts | Format::Domains))
+}
+
+/// Returns the format that an entry of an array shows which holds hostnames alone, as one pasted from a list.
+pub(crate) fn of_pasted(entry: &str) -> Option<Format> {
     match line(entry) {
-        Line::Of(Format::Hosts | Format::Domains) => None,
         // A misplaced `*` has errors of its own.
         Line::Of(Format::Dnscrypt) if !entry.starts_with('=') => None,
         Line::Of(format) => Some(format),
@@ -249,21 +297,33 @@ pub(crate) fn of_entry(entry: &str) -> Option<Format> {
     }
 }
 
-/// Returns the format of a list that its reader refuses, where most of the list, or more than a slip of the hand, is in it.
+/// Returns the format of a list that its reader refuses, where one error about the list says more than one for each line.
 pub(crate) fn foreign(text: &str) -> Option<Guess> {
-    /// Entries that nobody writes by accident.
-    const NO_ACCIDENT: usize = 5;
-    match detect(text) {
-        Detected::One(guess) if guess.format == Format::Hosts => None,
+    let guess = match detect(text) {
         Detected::One(guess) if guess.format == Format::Domains => {
-            // Quoted, as they stand in JSON and TOML; without quotes they are read as they are.
-            let quoted = text.lines().filter(|line| line.trim_start().starts_with(['"', '\''])).count();
-            (quoted * 2 > guess.of).then_some(Guess { entries: quoted, ..guess })
+            // What is bare is read as it is; the rest is what `hostgate import` reads in the same lists.
+            let entries = text.lines().filter(|line| is_in_another_form(line.trim())).count();
+            let of = guess.of + text.lines().filter(|line| other_comment(line.trim()).is_some()).count();
+            Guess { entries, of, bare: of - entries, ..guess }
         }
-        Detected::One(guess) => {
-            let is_most = guess.entries * 2 >= guess.of && (guess.entries > 1 || guess.of <= 1);
-            (is_most || guess.entries >= NO_ACCIDENT).then_some(guess)
-        }
-        _ => None,
-    }
+        Detected::One(guess) => guess,
+        // A list of bare names with entries of one other format among them.
+        Detected::Several(guesses) => match &*guesses {
+            [one, other] if one.format == Format::Domains => *other,
+            [one, other] if other.format == Format::Domains => *one,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    (guess.format != Format::Hosts && guess.is_told_as_one()).then_some(guess)
+}
+
+/// Returns whether a line holds names in quotes, with commas or in items of YAML, or a comment of another system's lists.
+fn is_in_another_form(line: &str) -> bool {
+    line.starts_with(['"', '\'', '[']) || line.starts_with("- ") || line.contains(',') || other_comment(line).is_some()
+}
+
+/// Returns what begins a line as a comment in other systems' lists.
+pub(crate) fn other_comment(line: &str) -> Option<&'static str> {
+    ["//", ";", "!"].into_iter().find(|mark| line.starts_with(mark))
 }

@@ -26,6 +26,24 @@ fn mixed_and_unclear_files_are_not_guessed() {
     let both =
         "on: push\nnetwork:\n  allowed: [a.example]\njobs:\n  x:\n    with:\n      allowed-endpoints: b.example:443\n";
     assert_eq!(several(both), [Format::GhAw, Format::HardenRunner]);
+    // Read as the other format, all the bare names would mean something else or be left out.
+    let bare = "a.example\n".repeat(50);
+    for (odd, format) in [
+        ("*track*\n", Format::Dnscrypt),
+        ("||b.example^\n", Format::Adblock),
+        ("address=/b.example/#\n", Format::Dnsmasq),
+        ("0.0.0.0 b.example\n", Format::Hosts),
+        ("/^b\\.example$/\n", Format::Regex),
+        ("b.example CNAME .\n", Format::Rpz),
+    ] {
+        assert_eq!(several(&format!("{bare}{odd}")), [Format::Domains, format]);
+    }
+    let guesses = |text: &str| match detect(text) {
+        Detected::Several(guesses) => guesses.iter().map(|guess| (guess.format, guess.entries)).collect::<Vec<_>>(),
+        other => panic!("{text}: {other:?}"),
+    };
+    let told = [(Format::Domains, 3), (Format::Squid, 1), (Format::Adblock, 1)];
+    assert_eq!(guesses("a.example\nb.example\nc.example\n||d.example^\n.e.example\n"), told);
     assert_eq!(detect(""), Detected::Empty);
     assert_eq!(detect("# nothing\n\n! nothing\n"), Detected::Empty);
     assert_eq!(detect("The quick brown fox\njumps over the lazy dog\n"), Detected::Unknown);
@@ -54,6 +72,16 @@ fn what_one_format_has_of_another_does_not_confuse() {
     assert_eq!(one("- a.example\n- b.example\n"), Format::Domains);
     assert_eq!(one("[Rule]\nDOMAIN-SUFFIX,a.example,REJECT\nFINAL,DIRECT\n"), Format::Surge);
     assert_eq!(one("\u{feff}0.0.0.0 a.example\n"), Format::Hosts);
+    // Bare names are the same in these, or mostly what such files hold.
+    let bare = "a.example\n".repeat(50);
+    for (odd, format) in [
+        (".b.example", Format::Squid),
+        ("b.example:443", Format::HostPort),
+        ("https://b.example", Format::Url),
+        ("full:b.example", Format::V2fly),
+    ] {
+        assert_eq!(one(&format!("{bare}{odd}\n")), format);
+    }
 }
 
 #[test]

@@ -79,8 +79,8 @@ impl ListFile {
 
 /// Returns the error about a list in another system's format, which stands for all those about its lines.
 fn foreign(path: &Path, text: &str) -> Option<Diagnostic> {
-    let Guess { format, entries, of } = list_format::foreign(text)?;
-    let what = format.entries();
+    let Guess { format, entries, of, .. } = list_format::foreign(text)?;
+    let what = format.foreign_entries();
     let message = match entries {
         0 => format!("the file holds {what}, which are no list of hostnames"),
         _ => format!("{entries} of {of} entries are {what}, which a list of hostnames cannot hold"),
@@ -255,6 +255,15 @@ impl Part<'_> {
             on_line(number, found)
         };
         let content = line.split('#').next().unwrap_or(line);
+        if let Some(mark) = list_format::other_comment(content.trim_start()) {
+            self.findings.error(|| {
+                let start = content.len() - content.trim_start().len();
+                let message = format!("{} begins no comment here", quoted(mark));
+                let error = diagnostic(Severity::Error, &content[start..start + mark.len()], message);
+                error.help(COMMENT_HELP).unquoted("the line begins with no hostname", Some(COMMENT_HELP))
+            });
+            return;
+        }
         let mut columns = Columns::new(line);
         for word in hostnames(content) {
             let pattern = match self.pattern(word) {
@@ -406,6 +415,9 @@ fn offset_in(whole: &str, part: &str) -> usize {
 
 /// What is to be done about denied wildcards that leave the name itself out.
 const ALONE_HELP: &str = "list the name too, or name the list as `{ path = \"…\", subdomains = true }`";
+
+/// What to do about a comment of another system's lists.
+const COMMENT_HELP: &str = "write `#` before comments";
 
 /// What is told of a list's entry where it is not quoted.
 const CHECK_HELP: &str = "`hostgate check` shows it";
@@ -560,7 +572,16 @@ mod tests {
             ("^ads\\.example$\n(^|\\.)b\\.example$\n", "2 of 2 entries are regular expressions"),
             ("DOMAIN-SUFFIX,ads.example\nDOMAIN,b.example\n", "2 of 2 entries are Surge rules, which"),
             ("payload:\n  - '+.ads.example'\n", "the file holds Clash rules, which are no list"),
-            ("\"*.github.com\",\n\"github.com\",\n", "2 of 2 entries are hostnames and wildcards, which"),
+            ("\"*.github.com\",\n\"github.com\",\n", "2 of 2 entries are hostnames in another form (quotes, commas,"),
+            ("[\"a.example\", \"b.example\"]\n", "1 of 1 entries are hostnames in another form"),
+            ("- a.example\n- b.example\nc.example\n", "2 of 3 entries are hostnames in another form"),
+            ("; one\na.example\n// two\nb.example\n! three\n", "3 of 5 entries are hostnames in another form"),
+            ("a.example,b.example\nc.example, d.example\n", "2 of 2 entries are hostnames in another form"),
+            (
+                "a.example\nb.example\n.c.example\nd.example\ne.example\n.f.example\n",
+                "2 of 6 entries are Squid dstdomain",
+            ),
+            ("server:\n  local-zone: \"ads.example\" refuse\n", "2 of 2 entries are unbound local-zone"),
             (
                 "{\n  \"network\": {\n    \"allowedDomains\": [\"a.example\"]\n  }\n}\n",
                 "the file holds sandbox-runtime settings",
@@ -581,6 +602,37 @@ mod tests {
         for slip in ["a.example:443", "||a.example^", ".a.example", "https://a.example/"] {
             let errors = read(&format!("{names}\n{slip}\n")).unwrap_err();
             assert!(errors.len() == 1 && errors[0].starts_with("l.txt:21:1: "), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn entries_of_another_format_among_many_names_are_one_error_unless_they_are_a_slip() {
+        let names: Vec<_> = (0..60).map(|at| format!("h{at}.example")).collect();
+        let names = names.join("\n");
+        for (format, entries) in [
+            ("squid", [".a.example", ".b.example"]),
+            ("adblock", ["||a.example^", "||b.example^$important"]),
+            ("host-port", ["a.example:443", "b.example:80"]),
+            ("url", ["https://a.example/x", "http://b.example"]),
+            ("dnsmasq", ["address=/a.example/", "server=/b.example/"]),
+            ("regex", ["^a\\.example$", "(^|\\.)b\\.example$"]),
+        ] {
+            let errors = read(&format!("{names}\n{}\n", entries.join("\n"))).unwrap_err();
+            assert!(errors.len() == 1 && errors[0].starts_with("l.txt: 2 of 62 entries are "), "{errors:?}");
+            assert!(errors[0].contains(&format!("`hostgate import --as {format} ")), "{errors:?}");
+            // With something else wrong besides, each line is told.
+            let errors = read(&format!("{names}\n{}\n<x>\n", entries.join("\n"))).unwrap_err();
+            assert!(errors.len() == 3 && errors[2].starts_with("l.txt:63:1: "), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn comments_of_other_lists_are_one_error_a_line() {
+        let names: Vec<_> = (0..20).map(|at| format!("h{at}.example")).collect();
+        for mark in ["; x y", "// x", "! Title: x"] {
+            let errors = read(&format!("{}\n  {mark}\n", names.join("\n"))).unwrap_err();
+            let start = format!("l.txt:21:3: `{}` begins no comment here: write `#`", mark.split(' ').next().unwrap());
+            assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::document::{Span, Table};
-use crate::list_format::{Format, of_entry};
+use crate::list_format::{Format, of_pasted};
 
 /// The refused entries of one array that are in another system's format: many of a format are told once.
 #[derive(Default)]
@@ -24,7 +24,7 @@ impl Pasted {
 
     /// Takes a refused entry with its error and help; returns whether it is in another system's format.
     pub(super) fn takes(&mut self, text: &str, span: Span, error: impl FnOnce() -> (String, String)) -> bool {
-        let Some(format) = of_entry(text) else { return false };
+        let Some(format) = of_pasted(text) else { return false };
         let entries = self.0.entry(format).or_default();
         entries.count += 1;
         if entries.first.len() < Self::TOLD_SINGLY {
@@ -43,7 +43,7 @@ impl Pasted {
                     continue;
                 }
                 let message =
-                    format!("{count} entries of `{key}` are {}, of which this is the first", format.entries());
+                    format!("{count} entries of `{key}` are {}, of which this is the first", format.foreign_entries());
                 let help = format!("put them into a file and convert it: `hostgate import --as {format} FILE`");
                 table.error(span, message, Some(help));
                 break;

@@ -226,7 +226,8 @@ fn hostname_for(text: &str, purpose: Purpose) -> Result<LowerName, (String, Stri
 fn refuse_foreign_format(text: &str) -> Result<(), PatternError> {
     use crate::list_format::{Format, of_entry};
     match of_entry(text) {
-        None | Some(Format::HostPort | Format::Url | Format::Squid) => Ok(()),
+        None | Some(Format::HostPort | Format::Url) => Ok(()),
+        Some(Format::Squid) if text.starts_with('.') => Ok(()),
         Some(format) => {
             let why = format!("it is an entry of another system's list ({})", format.entries());
             let help = format!("write the hostname alone, or convert the list: `hostgate import --as {format} FILE`");
@@ -333,6 +334,12 @@ mod tests {
             ("example.0x1f.", "last label is a number", "no ports"),
             ("fe80::1%eth0", "is an address", "allowed_cidrs"),
             ("[fe80::1%eth0]:53", "is an address", "allowed_cidrs"),
+            ("acl x dstdomain .example.com", "Squid dstdomain", "--as squid"),
+            ("\"*.example.com\",", "holds quotes or the like", "write `*.example.com`"),
+            ("'example.com'", "holds quotes or the like", "write `example.com`"),
+            ("[\"a.example\", \"b.example\"]", "holds several names", "write `a.example`, `b.example` as entries"),
+            ("0.0.0.0 ads.example", "line of a hosts file", "write `ads.example`"),
+            ("::1 a.example b.example", "line of a hosts file", "write `a.example`, `b.example` as entries"),
             ("a.example,b.example", "holds several names", "write `a.example`, `b.example` as entries"),
             ("a.example;\t*.b.example", "holds several names", "write `a.example`, `*.b.example` as entries"),
             ("a.test\nb.test\nc.test\nd.test\n", "holds several names", "`a.test`, `b.test`, `c.test` and so on"),
@@ -340,7 +347,8 @@ mod tests {
             ("site:*.example.com", "holds a `:`", "write `*.example.com`"),
             ("geosite:category-ads:x", "holds a `:`", "write the hostname alone"),
             ("404:", "holds a `:`", "write the hostname alone"),
-            ("server:", "holds a `:`", "write the hostname alone"),
+            ("server:", "unbound local-zone", "--as unbound"),
+            ("zone:", "holds a `:`", "write the hostname alone"),
             ("localhost:8080", "port", "write `localhost`"),
             ("example.com:", "port", "write `example.com`"),
             ("example.com:https", "port", "write `example.com`"),

@@ -23,12 +23,8 @@ pub(super) fn foreign_syntax(text: &str, purpose: Purpose) -> Result<(), Pattern
         };
         Err(PatternError::new(text, why, help))
     };
-    if let Some(names) = several(text, purpose) {
-        return Err(PatternError::new(
-            text,
-            "it holds several names",
-            format!("write {names} as entries of their own"),
-        ));
+    if let Some((why, names)) = listed(text, purpose) {
+        return Err(PatternError::new(text, why, format!("write {names}")));
     }
     if text.contains(char::is_whitespace) {
         return refuse("it holds a space", text.trim(), false);
@@ -75,20 +71,39 @@ fn is_port(host: &str, port: &str) -> bool {
     is_number || port == "*" || host.contains('.') && port.bytes().all(|octet| octet.is_ascii_alphanumeric())
 }
 
-/// Returns the patterns of a text that is nothing but several of them with spaces, commas or the like between, in backticks.
-fn several(text: &str, purpose: Purpose) -> Option<String> {
+/// Returns what a text is that is nothing but patterns in the punctuation of a list, and what to write for it.
+fn listed(text: &str, purpose: Purpose) -> Option<(&'static str, String)> {
     /// Names that are shown.
     const SHOWN: usize = 3;
-    let is_between = |character: char| character.is_whitespace() || matches!(character, ',' | ';' | '|');
-    let parts = || text.split(is_between).filter(|part| !part.is_empty());
-    let is_name = |part: &str| part.contains('.') && Pattern::parse_for(part, purpose).is_ok();
-    // A pattern of many names may be long: most that hold one of these are something else from their first word on.
-    if parts().nth(1).is_none() || !parts().all(is_name) {
+    let is_between = |character: char| {
+        character.is_whitespace() || matches!(character, ',' | ';' | '|' | '"' | '\'' | '`' | '[' | ']')
+    };
+    if !text.contains(is_between) {
         return None;
+    }
+    let (is_hosts, rest) = match text.split_once([' ', '\t']) {
+        Some((address, rest)) if is_address(address) => (true, rest),
+        _ => (false, text),
+    };
+    // Most texts that hold one of these are something else from their first word on.
+    let parts = || rest.split(is_between).filter(|part| !part.is_empty());
+    let is_name = |part: &str| part.contains('.') && Pattern::parse_for(part, purpose).is_ok();
+    let (first, is_one) = (parts().next()?, parts().nth(1).is_none());
+    // Each part is shorter than the text, so that this ends.
+    if is_one && !is_hosts && text.trim() == first || !parts().all(is_name) {
+        return None;
+    }
+    let why = match (is_hosts, is_one) {
+        (true, _) => "it is a line of a hosts file",
+        (false, true) => "it holds quotes or the like around the name",
+        (false, false) => "it holds several names",
+    };
+    if is_one {
+        return proposable(first, purpose).map(|pattern| (why, quoted(&pattern.to_string())));
     }
     let shown: Vec<_> = parts().take(SHOWN).map(quoted).collect();
     let rest = if parts().nth(SHOWN).is_some() { " and so on" } else { "" };
-    Some(shown.join(", ") + rest)
+    Some((why, format!("{}{rest} as entries of their own", shown.join(", "))))
 }
 
 /// Says what is wrong with a name, canonical but for its case, whose last label no hostname has: RFC 952 lets labels begin
