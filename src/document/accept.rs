@@ -46,6 +46,8 @@ codes! {
     Gone = "gone",
     /// Of an included policy that allows all, only the lists count.
     IncludedAllowAll = "included-allow-all",
+    /// Of an included policy that sets something else than lists, only the lists count.
+    IncludedSetting = "included-setting",
     /// A message is too long for an answer.
     LongMessage = "long-message",
     /// A directory that is named is not there.
@@ -64,6 +66,8 @@ codes! {
     TestNotRun = "test-not-run",
     /// Nothing refers to a policy.
     Unused = "unused",
+    /// A budget that limits nothing.
+    UnusedBudget = "unused-budget",
     /// A denied wildcard leaves the name itself out.
     WildcardAlone = "wildcard-alone",
     /// Clients have no policy for their phase.

@@ -204,6 +204,7 @@ fn unrestricted() -> &'static Arc<Policy> {
             message: None,
             allow_devbox_to_devbox: false,
             allowed_cidrs: Vec::new(),
+            settings: Vec::new(),
         };
         Arc::new(Policy::new(Arc::new(spec), Rules::default(), Rules::default(), None))
     });

@@ -9,7 +9,7 @@ use super::compile::Compiled;
 use super::links::Links;
 use super::preset::is_built_in;
 use super::snapshot::Snapshot;
-use super::spec::{FileSpec, PRESET_PREFIX, Phase, UNRESTRICTED};
+use super::spec::{FileSpec, PRESET_PREFIX, Phase, PolicySpec, UNRESTRICTED};
 use super::tree::{Bindings, WithoutPolicy};
 
 mod contradictions;
@@ -39,18 +39,54 @@ impl Across<'_> {
         self.open_blueprints(file, &mut findings);
         self.gone(file, &mut findings);
         for policy in file.policies() {
-            for included in &policy.include {
-                if self.compiled.policy(&included.value).is_some_and(|policy| policy.allow_all()) {
-                    findings.warn(Code::IncludedAllowAll, included.span, || {
-                        let id = quoted(&included.value);
-                        let message = format!("{id} allows all, but only its lists are included");
-                        let help = "write `allow_all = true` here if that is meant";
-                        policy.source.warning(included.span, message).help(help)
-                    });
-                }
-            }
+            self.included(policy, &mut findings);
+            self.unused_budget(policy, &mut findings);
         }
         diagnostics.extend(findings.into_diagnostics(file.source.path()));
+    }
+
+    /// Warns of included policies that say more than their lists, where the policy does not say it itself: the rest is what
+    /// their own clients have, and not included.
+    fn included(&self, policy: &PolicySpec, findings: &mut Findings) {
+        for included in &policy.include {
+            let Some(definition) = self.compiled.policy(&included.value) else { continue };
+            let id = quoted(&included.value);
+            if definition.allow_all() && !policy.allow_all {
+                findings.warn(Code::IncludedAllowAll, included.span, || {
+                    let message = format!("{id} allows all, but only its lists are included");
+                    let help = "write `allow_all = true` here if that is meant";
+                    policy.source.warning(included.span, message).help(help)
+                });
+            }
+            let settings = definition.spec.settings.iter().filter(|setting| policy.setting(setting.value).is_none());
+            let settings: Vec<_> = settings.map(|setting| (quoted(setting.value), setting.span)).collect();
+            if let Some((_, first)) = settings.first() {
+                findings.warn(Code::IncludedSetting, included.span, || {
+                    let keys = settings.iter().map(|(key, _)| &**key).collect::<Vec<_>>().join(", ");
+                    let message = format!("{id} sets {keys}, but only its lists are included");
+                    let place = definition.spec.source.place(first.start);
+                    let warning = policy.source.warning(included.span, message).help("write here what is meant here");
+                    warning.related(place, "set here")
+                });
+            }
+        }
+    }
+
+    /// Warns of a budget that limits nothing: neither the policy nor what it includes has a wildcard.
+    fn unused_budget(&self, policy: &PolicySpec, findings: &mut Findings) {
+        let (Some(span), Some(compiled)) = (policy.setting("budget"), self.compiled.policy(&policy.id.value)) else {
+            return;
+        };
+        if policy.allow_all || compiled.allowed().has_wildcards() || compiled.gone().is_some() {
+            return;
+        }
+        findings.warn(Code::UnusedBudget, span, || {
+            let message = "`budget` is for names below a wildcard and for `allow_all`, and there is neither here";
+            policy
+                .source
+                .warning(span, message)
+                .help("remove it; a policy that includes this one does not get it either")
+        });
     }
 
     /// Returns whether anything refers to a policy.
@@ -387,6 +423,50 @@ mod tests {
             "[policy.p]\nallowed_hostnames = [\"*.a.test\", \"github.com\"]\ninclude = [\"base\", \"preset:github\"]\n";
         let warnings = Directory::of(&[("p.toml", &format!("{base}{p}{CLIENT}"))]).warnings();
         assert_eq!(warnings, [""; 0]);
+    }
+
+    #[test]
+    fn settings_of_included_policies_and_budgets_without_a_wildcard_are_warned_of() {
+        const CASES: &[(&str, &str, &[&str])] = &[
+            (
+                "include = [\"q\"]",
+                "allowed_hostnames = [\"*.a.test\"]\nbudget = { names = 500 }\ncname = \"inspect\"",
+                &[
+                    "p/p.toml:2:12: `q` sets `budget`, `cname`, but only its lists are included: write here what is meant here (p/p.toml:5:1: set here) [included-setting]",
+                ],
+            ),
+            (
+                "include = [\"q\"] # hostgate: accept included-setting: the usual one is enough here",
+                "allowed_hostnames = [\"*.a.test\"]\nbudget = \"off\"",
+                &[],
+            ),
+            ("include = [\"q\"]\nbudget = \"off\"", "allowed_hostnames = [\"*.a.test\"]\nbudget = { names = 1 }", &[]),
+            ("include = [\"q\"]", "allowed_hostnames = [\"*.a.test\"]\nmessage = \"x\"\nname = \"y\"", &[]),
+            ("include = [\"q\"]\nallow_all = true", "allow_all = true", &[]),
+            ("include = [\"preset:npm\", \"q\"]\nbudget = { names = 1 }", "", &[]),
+            ("include = [\"q\"]\nbudget = { names = 1 }\nallow_all = true", "", &[]),
+            (
+                "include = [\"q\"]\nallowed_hostnames = [\"a.test\"]\ndenied_hostnames = [\"b.test\", \"*.b.test\"]\nbudget = { names = 1 }",
+                "allowed_hostnames = [\"c.test\"]",
+                &[
+                    "p/p.toml:5:1: `budget` is for names below a wildcard and for `allow_all`, and there is neither here",
+                ],
+            ),
+            (
+                "include = [\"q\"]\nallowed_hostnames = [\"a.test\"]\nbudget = \"off\" # hostgate: accept unused-budget: later",
+                "",
+                &[],
+            ),
+        ];
+        for (p, q, expected) in CASES {
+            let text = format!("[policy.p]\n{p}\n[policy.q]\n{q}\n{CLIENT}");
+            let (_, told) = Directory::of(&[("p.toml", &text)]).start().unwrap();
+            let warnings: Vec<_> = told.iter().filter(|it| it.is_warning()).map(ToString::to_string).collect();
+            assert_eq!(warnings.len(), expected.len(), "{text}: {warnings:#?}");
+            for (warning, start) in warnings.iter().zip(*expected) {
+                assert!(warning.starts_with(start), "{text}: {warning}");
+            }
+        }
     }
 
     #[test]

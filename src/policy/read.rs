@@ -112,7 +112,10 @@ fn policy(id: &Placed<&str>, mut table: Table<'_>, role: Role<'_>, hasher: &Rand
         }
     };
     let source = table.source().clone();
+    let settings = PolicySpec::NOT_INCLUDED.into_iter();
+    let settings = settings.filter_map(|key| Some(Placed { value: key, span: table.key_span(key)? })).collect();
     let spec = PolicySpec {
+        settings,
         id: id.clone().unwrap_or(Placed { value: "".into(), span: table.span() }),
         name: label(&mut table, "name"),
         description: label(&mut table, "description"),

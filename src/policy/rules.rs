@@ -61,6 +61,11 @@ impl Rules {
         self.parts.is_empty()
     }
 
+    /// Returns whether one of the rules is a wildcard.
+    pub(super) fn has_wildcards(&self) -> bool {
+        self.parts.iter().any(|part| part.set.has_wildcards())
+    }
+
     /// Returns how many rules there are.
     pub(super) fn len(&self) -> usize {
         self.parts.iter().map(|part| part.set.len()).sum()

@@ -120,9 +120,20 @@ pub(super) struct PolicySpec {
     pub(super) allow_devbox_to_devbox: bool,
     /// Addresses that may be connected to without a name.
     pub(super) allowed_cidrs: Vec<AllowedCidr>,
+    /// Those of [`PolicySpec::NOT_INCLUDED`] that are written.
+    pub(super) settings: Vec<Placed<&'static str>>,
 }
 
 impl PolicySpec {
+    /// The keys that narrow or widen what a policy's clients get without being in a list of hostnames: whoever includes the
+    /// policy does not get them.
+    pub(super) const NOT_INCLUDED: [&str; 5] = ["budget", "cache", "cname", "private_answers", "query_types"];
+
+    /// Returns where a key of [`PolicySpec::NOT_INCLUDED`] is written.
+    pub(super) fn setting(&self, key: &str) -> Option<Span> {
+        self.settings.iter().find(|setting| setting.value == key).map(|setting| setting.span)
+    }
+
     /// Returns whether it is a preset, built in or replaced.
     pub(super) fn is_preset(&self) -> bool {
         self.id.value.starts_with(PRESET_PREFIX)
