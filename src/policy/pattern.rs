@@ -9,6 +9,7 @@ use crate::dns::name::{LowerName, NameError};
 use crate::document::quoted;
 
 use super::shared_suffix::{self, Registry};
+use super::special_use;
 
 mod refusal;
 
@@ -75,13 +76,11 @@ impl Pattern {
         if name.as_wire().len() + 2 > crate::dns::name::MAX_NAME {
             return Err(PatternError::new(text, "no name fits below it (253 characters is the longest)", "shorten it"));
         }
-        if purpose.opens() && shared_suffix::registry(&name) == Some(Registry::Icann) {
-            let why = format!("`{name}` is a public suffix, under which anyone can register a name");
-            return Err(PatternError::new(
-                text,
-                why,
-                format!("name the domains that are needed, as `*.example.{name}`"),
-            ));
+        // Names of local networks and of other systems are on the list as well, although nobody registers any.
+        let is_registry =
+            || shared_suffix::registry(&name) == Some(Registry::Icann) && !special_use::is_zone(name.as_wire());
+        if purpose.opens() && is_registry() {
+            return Err(refusal::public_suffix(text, &name));
         }
         Ok(Self::Below(name))
     }
@@ -271,6 +270,9 @@ mod tests {
             ("lan2", "lan2"),
             ("x.xn--90a3ac", "x.xn--90a3ac"),
             ("0xa.example", "0xa.example"),
+            ("*.onion", "*.onion"),
+            ("*.home.arpa", "*.home.arpa"),
+            ("*.168.192.in-addr.arpa", "*.168.192.in-addr.arpa"),
         ];
         for (text, canonical) in CASES {
             assert_eq!(Pattern::parse(text).map(|pattern| pattern.to_string()).as_deref(), Ok(*canonical), "{text}");
@@ -296,7 +298,8 @@ mod tests {
             ("*.CO.UK.", "public suffix", "`*.example.co.uk`"),
             ("*.xn--p1ai", "public suffix", "`*.example.xn--p1ai`"),
             ("*.рф", "public suffix", "`*.example.xn--p1ai`"),
-            ("*.in-addr.arpa", "public suffix", "`*.example.in-addr.arpa`"),
+            ("*.in-addr.arpa", "reverse names of all networks", "`*.2.0.192.in-addr.arpa`"),
+            ("*.ip6.arpa", "reverse names of all networks", "`*.8.b.d.0.1.0.0.2.ip6.arpa`"),
             ("*.kawasaki.jp", "public suffix", "`*.example.kawasaki.jp`"),
             ("*.ck", "public suffix", "`*.example.ck`"),
             ("https://example.com", "scheme", "write `example.com`"),

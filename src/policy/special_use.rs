@@ -26,6 +26,11 @@ pub(super) const LOCALHOST: &[u8] = b"\x09localhost\0";
 /// RFC 9476 §2, RFC 8375 §4.
 const ZONES: [&[u8]; 5] = [b"\x05onion\0", b"\x07invalid\0", b"\x05local\0", b"\x03alt\0", b"\x04home\x04arpa\0"];
 
+/// Returns whether a wire name is that of a zone below which nobody can register a name, as nobody outside knows it.
+pub(super) fn is_zone(wire: &[u8]) -> bool {
+    ZONES.contains(&wire)
+}
+
 impl SpecialUse {
     /// Returns what is special about a name. For nearly all names it costs a few comparisons.
     #[inline]
@@ -84,6 +89,15 @@ mod tests {
         let snapshot = library.snapshot();
         let decision = snapshot.decide(&snapshot.asker("2001:db8::1".parse().unwrap(), 0), &name(qname), qtype);
         format!("{:?} {}", decision.action, decision.reason.as_str())
+    }
+
+    #[test]
+    fn wildcards_on_their_zones_are_no_ones_on_public_suffixes() {
+        for zone in ["onion", "home.arpa", "local", "alt", "invalid"] {
+            let listed = format!("allowed_hostnames = [\"*.{zone}\"]");
+            assert_eq!(decided(&listed, &format!("x.{zone}"), RecordType::A), "Allow rule", "{zone}");
+        }
+        assert_eq!(decided("allow_all = true", "x.onion", RecordType::A), "Deny special-use");
     }
 
     /// Names that are special, each with the zone.

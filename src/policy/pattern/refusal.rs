@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::super::shared_suffix;
 use super::{Pattern, PatternError, Purpose};
+use crate::dns::name::LowerName;
 use crate::document::quoted;
 
 /// Refuses what other systems take and DNS cannot tell: schemes, paths, ports, users, addresses, spaces.
@@ -174,6 +175,21 @@ pub(super) fn wildcard(text: &str, purpose: Purpose) -> PatternError {
             }
         }
     }
+}
+
+/// Says what is wrong with a wildcard on a public suffix.
+pub(super) fn public_suffix(text: &str, name: &LowerName) -> PatternError {
+    let networks = match &*name.to_string() {
+        "in-addr.arpa" => Some("*.2.0.192.in-addr.arpa"),
+        "ip6.arpa" => Some("*.8.b.d.0.1.0.0.2.ip6.arpa"),
+        _ => None,
+    };
+    if let Some(example) = networks {
+        let help = format!("name the networks that are needed, as `{example}`");
+        return PatternError::new(text, format!("`{name}` has the reverse names of all networks"), help);
+    }
+    let why = format!("`{name}` is a public suffix, under which anyone can register a name");
+    PatternError::new(text, why, format!("name the domains that are needed, as `*.example.{name}`"))
 }
 
 /// Returns the pattern of a text if help may propose it: it is one, and nothing would be said against it.
