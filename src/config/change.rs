@@ -42,6 +42,7 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         decisions,
         admin,
         control,
+        accepts: _,
         is_blank: _,
     } = new;
     let addresses = |listen: &[Listen]| {

@@ -6,6 +6,7 @@
 mod change;
 pub mod control;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::Duration;
 pub use self::change::{changed_keys, in_place_of};
 pub use self::control::Control;
 use crate::dns::rebinding::Reach;
-use crate::document::{self, Diagnostic, Place, Placed, Source, Span, Table, quoted};
+use crate::document::{self, Accepts, Code, Diagnostic, Place, Placed, Severity, Source, Span, Table, quoted};
 use crate::policy::{Binding, DevboxSuffix, WithoutPolicy, pattern};
 use crate::regular_file::is_of_kernel;
 use crate::upstream::Server;
@@ -54,6 +55,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// The API; `None` is off.
     pub control: Option<Control>,
+    /// Its comments that accept warnings.
+    pub accepts: Option<Arc<Accepts>>,
     /// Whether the file is empty: well-formed, as all keys have defaults, but perhaps half written.
     pub is_blank: bool,
 }
@@ -131,6 +134,15 @@ impl Config {
         config.is_blank = source.text().trim().is_empty();
         if diagnostics.iter().any(Diagnostic::is_error) { Err(diagnostics) } else { Ok(config) }
     }
+
+    /// Returns what is wrong with the comments of the file that accept warnings, those that accept nothing too; `told` is
+    /// everything else that there is to tell.
+    pub(crate) fn complaints<'d>(&self, told: impl Iterator<Item = &'d Diagnostic>) -> Vec<Diagnostic> {
+        let Some(accepts) = &self.accepts else { return Vec::new() };
+        let accepted = told.filter(|it| it.severity == Severity::Accepted && *it.place.path == *accepts.path());
+        let accepted: HashSet<(u32, Code)> = accepted.filter_map(|it| Some((it.place.line, it.code?))).collect();
+        accepts.complaints(|line, code| accepted.contains(&(line, code)))
+    }
 }
 
 /// Reads the root table.
@@ -185,6 +197,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
         decisions,
         admin,
         control,
+        accepts: root.source().accepts().cloned(),
         is_blank: false,
     }
 }

@@ -222,6 +222,11 @@ impl Accepts {
         (!is_empty).then(|| Arc::new(Self { source: source.without_text(), right: accepts, wrong }))
     }
 
+    /// Returns the path of the text.
+    pub(crate) fn path(&self) -> &Path {
+        self.source.path()
+    }
+
     /// Returns the comment that accepts a kind of warning at a place.
     #[must_use]
     pub fn at(&self, code: Code, at: At) -> Option<&Accept> {

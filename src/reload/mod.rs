@@ -144,6 +144,8 @@ impl Loaded {
         let start = if is_empty { Library::start_empty } else { Library::start };
         let (library, mut warnings) = start(&directory.tree, &mut read_list, &bindings(config))?;
         warnings.extend(Trusted::warnings(config));
+        let complaints = config.complaints(warnings.iter());
+        warnings.extend(complaints);
         let mut followed = directory.followed.clone();
         library.list_paths().for_each(|path| followed.add_file(path));
         Ok(Self { directory, files, library, followed, warnings })
@@ -376,6 +378,8 @@ impl Reloader {
         occasion: Occasion,
     ) {
         diagnostics.add(self.apart.warnings.clone());
+        let complaints = self.config.complaints(diagnostics.iter());
+        diagnostics.add(complaints);
         let swapped = !Arc::ptr_eq(before, self.library.snapshot());
         let errors = self.apart.errors.iter().chain(diagnostics.errors());
         let errors = told::lines(errors, MAX_TOLD_ERRORS, "errors").join("\n");

@@ -74,6 +74,34 @@ fn comments_that_accept_nothing_fail_strict() {
 }
 
 #[test]
+fn comments_of_the_configuration_are_told_as_those_of_policies_are() {
+    let policy = format!("[policy.p]\nallowed_hostnames = ['a.test']\n{CLIENT}");
+    let checked = |config: &str, code| {
+        let here = directory(&[("policies/p.toml", &policy), ("hostgate.toml", config), ("there/x", "")]);
+        let file = here.path().join("hostgate.toml");
+        run(["check".as_ref(), "--strict".as_ref(), "--config".as_ref(), file.as_os_str()]).expect_code(code)
+    };
+    let right = "# hostgate: accept no-directory: comes later\nlist_directories = ['none']\n";
+    checked(right, 0).expect_text(&["1 warning accepted"]);
+    for (config, told) in [
+        (
+            "# hostgate: accept no-directory: x\nlist_directories = ['there']\n",
+            "nothing here is warned of as `no-directory`",
+        ),
+        ("denied_ttl = 5 # hostgate: accept covered: x\n", "hostgate.toml:1:16"),
+        ("# hostgate: accept no-dir: x\nlist_directories = ['none']\n", "there is no warning `no-dir`"),
+        ("# hostgate: accept no-directory\nlist_directories = ['none']\n", "the comment gives no reason"),
+    ] {
+        checked(config, 1).expect_text(&["warning[accept]", told]);
+    }
+    checked("[decisions]\npath = '# hostgate: accept covered: x'\n", 0);
+    // A server says it as well.
+    let upstream = FakeUpstream::start();
+    let server = Setup::new(&[&upstream]).file("p.toml", &policy).top("# hostgate: accept gone: x").start();
+    assert_eq!(server.log_lines(&["WARN", "hostgate.toml:", "[accept]"]).len(), 1, "{}", server.log());
+}
+
+#[test]
 fn our_own_policies_and_the_published_samples_pass_strict() {
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
     check(&policies, &["--strict"]).expect_code(0);
