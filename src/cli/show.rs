@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, clients, sources};
-use crate::document::Remarks;
+use crate::document::{Remarks, closest};
 use crate::policy::{
     AllowedCidr, Asker, BUILT_IN, Budget, CacheSharing, Client, Cname, Mode, PRESET_PREFIX, Policy, PortRule,
     PrivateAnswers, Protocol, Rule, Rules, Snapshot, Standing,
@@ -35,6 +36,11 @@ impl What {
             (None, None) => Self::All,
         }
     }
+
+    /// Returns whether the presets are asked for, which are there without any policy file.
+    fn is_preset(&self) -> bool {
+        matches!(self, Self::Policy(id) if id == PRESETS || id.starts_with(PRESET_PREFIX))
+    }
 }
 
 /// Shows, and returns the exit code.
@@ -45,14 +51,19 @@ pub(super) fn run(
     json: bool,
     output: &mut Output,
 ) -> u8 {
-    let loaded = match sources::load_told(config, policies, (!json).then_some(&mut *output)) {
-        Ok((_, loaded)) => loaded,
+    let told = (!json).then_some(&mut *output);
+    let loaded = if what.is_preset() {
+        sources::load_presets_told(config, policies, told)
+    } else {
+        sources::load_told(config, policies, told).map(|(_, loaded)| Arc::clone(loaded.library().snapshot()))
+    };
+    let snapshot: &Snapshot = match &loaded {
+        Ok(snapshot) => snapshot,
         Err(diagnostics) => {
-            output.diagnostics(&diagnostics);
+            output.diagnostics(diagnostics);
             return CONFIG;
         }
     };
-    let snapshot: &Snapshot = loaded.library().snapshot();
     match what {
         What::All => {
             show_all(snapshot, json, output);
@@ -93,7 +104,16 @@ fn named<'s>(snapshot: &'s Snapshot, text: &str) -> Result<&'s Policy, String> {
         [policy] => Ok(policy),
         [] => {
             let all: Vec<&Policy> = snapshot.policies().chain(snapshot.presets()).collect();
-            Err(format!("there is no policy `{}` (there are {})", text.escape_debug(), ids(&all)))
+            let presets = || snapshot.presets().map(Policy::id);
+            let bare = || presets().filter_map(|id| id.strip_prefix(PRESET_PREFIX));
+            let near = bare().find(|name| *name == text).map(|name| format!("{PRESET_PREFIX}{name}"));
+            let near = near.or_else(|| closest(text, all.iter().map(|policy| policy.id())).map(str::to_owned));
+            let near = near.or_else(|| closest(text, bare()).map(|name| format!("{PRESET_PREFIX}{name}")));
+            let help = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there are {}", ids(&all)),
+            };
+            Err(format!("there is no policy `{}` ({help})", text.escape_debug()))
         }
         several => Err(format!(
             "`{}` is the name of more than one policy: {}: write the id",

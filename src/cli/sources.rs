@@ -3,12 +3,14 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::output::Output;
 use crate::bounds::MAX_FILE;
 use crate::config::Config;
 use crate::config::control::Endpoint;
 use crate::document::{Diagnostic, Severity};
+use crate::policy::{Bindings, Library, Snapshot, Tree};
 use crate::regular_file;
 use crate::reload::Loaded;
 
@@ -87,21 +89,65 @@ pub(super) fn load_told(
     policies: Option<PathBuf>,
     output: Option<&mut Output>,
 ) -> Result<(Config, Loaded), Vec<Diagnostic>> {
+    let (path, config) = configured(path, policies)?;
+    tell(path.as_deref(), &config, output);
+    let loaded = start(&config)?;
+    Ok((config, loaded))
+}
+
+/// Reads the configuration for a command that tells of policies; `policies` replaces the directory that it names.
+fn configured(path: Option<PathBuf>, policies: Option<PathBuf>) -> Result<(Option<PathBuf>, Config), Vec<Diagnostic>> {
     // The system's configuration is about its own policies.
     let search = if policies.is_some() { Search::Here } else { Search::HereOrSystem };
     let (path, mut config) = read_config(path, search)?;
     if let Some(policies) = policies {
         config.policies = policies;
     }
+    Ok((path, config))
+}
+
+/// Says which files a command reads, unless a program does.
+fn tell(path: Option<&Path>, config: &Config, output: Option<&mut Output>) {
     if let Some(output) = output {
         let directory = config.policies.display();
-        output.error(match &path {
+        output.error(match path {
             Some(path) => format!("reading {} and the policies in {directory}", path.display()),
             None => format!("reading the policies in {directory}; no {DEFAULT_FILE} here: defaults"),
         });
     }
-    let loaded = start(&config)?;
-    Ok((config, loaded))
+}
+
+/// Loads the policies as [`load_told`] does, for what needs the presets alone: those that are built in, where there is no
+/// policy file.
+///
+/// # Errors
+/// All that is wrong with the policies there are.
+pub(super) fn load_presets_told(
+    path: Option<PathBuf>,
+    policies: Option<PathBuf>,
+    output: Option<&mut Output>,
+) -> Result<Arc<Snapshot>, Vec<Diagnostic>> {
+    let (path, config) = configured(path, policies)?;
+    match start(&config) {
+        Ok(loaded) => {
+            tell(path.as_deref(), &config, output);
+            Ok(Arc::clone(loaded.library().snapshot()))
+        }
+        // What is wrong is the directory as a whole: it is not there, or empty.
+        Err(diagnostics) if diagnostics.iter().all(|it| it.place.line == 0 && *it.place.path == *config.policies) => {
+            if let Some(output) = output {
+                output.error(format!("no policies in {}: the presets that are built in", config.policies.display()));
+            }
+            let tree = Tree { root: config.policies, ..Tree::default() };
+            let mut no_list = |_: &Path, _| Err(String::new());
+            Library::start_empty(&tree, &mut no_list, &Bindings::default())
+                .map(|(library, _)| Arc::clone(library.snapshot()))
+        }
+        Err(diagnostics) => {
+            tell(path.as_deref(), &config, output);
+            Err(diagnostics)
+        }
+    }
 }
 
 /// Loads the policies of a configuration, and looks whether the two go together.

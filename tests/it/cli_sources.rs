@@ -139,7 +139,29 @@ fn clients_and_policies_are_found_by_their_names() {
     show(&["build tools"]).expect_code(0).expect_text(&["policy build ("]);
     show(&["build"]).expect_code(0).expect_text(&["policy build ("]);
     show(&["twice"]).expect_code(1).expect_text(&["`twice` is the name of more than one policy: other, third"]);
+    for near in ["npm", "preset:nmp", "preset:npmm", "nmp"] {
+        show(&[near]).expect_code(1).expect_text(&["(did you mean `preset:npm`?)"]);
+    }
+    show(&["biuld"]).expect_code(1).expect_text(&["(did you mean `build`?)"]);
     show(&["none"]).expect_code(1).expect_text(&["there is no policy `none`", "preset:npm"]);
+}
+
+#[test]
+fn presets_are_shown_without_any_policy() {
+    let here = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let listed = at(here.path(), &["show", "presets"]).expect_code(0);
+        listed.expect_text(&["hostgate: no policies in policies: the presets that are built in", "preset:npm  "]);
+        at(here.path(), &["show", "preset:npm"]).expect_code(0).expect_text(&["*.npmjs.org", "Every install"]);
+        assert!(at(here.path(), &["show", "presets", "--json"]).expect_code(0).stderr.is_empty());
+        at(here.path(), &["show", "preset:nmp"]).expect_code(1).expect_text(&["did you mean `preset:npm`?"]);
+        at(here.path(), &["show"]).expect_code(78);
+        // An empty directory is as good as none.
+        let _ = fs::create_dir(here.path().join("policies"));
+    }
+    // One of the own presets may be what is broken, so that nothing is shown in its place.
+    fs::write(here.path().join("policies/p.toml"), "[policy.p").unwrap();
+    at(here.path(), &["show", "presets"]).expect_code(78);
 }
 
 #[test]
