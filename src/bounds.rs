@@ -282,7 +282,7 @@ pub(crate) const MAX_STATUS: u64 = 16 << 20;
 /// The longest answer of the API that the command line reads, in octets: a page of objects is a tenth of it.
 pub(crate) const MAX_API_ANSWER: usize = 16 << 20;
 /// How often `hostgate policy update` tries to change a policy that others change meanwhile.
-pub(crate) const MAX_REPEATED_CHANGES: usize = 16;
+pub(crate) const MAX_REPEATED_CHANGES: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -49,7 +49,7 @@ use crate::bounds::{MAX_OBJECT, MAX_TOLD_LINE};
 use crate::config;
 use crate::document::{Diagnostic, Place, Source, shortened};
 use crate::engine::Engine;
-use crate::policy::{Record, Snapshot};
+use crate::policy::{BUILT_IN, Record, Snapshot};
 use crate::reload::{Change, Changer, Progress, Refused};
 use crate::share::quota::{Claimant, Grant};
 
@@ -382,7 +382,15 @@ fn fits(action: &str, id: &str, before: Option<&str>, after: Option<&str>) -> Re
 
 /// Refuses to change what a person wrote.
 fn by_hand(what: &str, id: &str, place: &Place) -> ApiError {
-    ApiError::bad(format!("{what} `{}` is written by hand in {place}: edit it there", id.escape_debug()))
+    let id = id.escape_debug();
+    if place.path.starts_with(BUILT_IN) {
+        let file = place.path.strip_prefix(BUILT_IN).unwrap_or(&place.path).display();
+        return ApiError::bad(format!(
+            "{what} `{id}` is built in: a file `{file}` in the policies directory replaces it, or include it in a policy \
+             of your own"
+        ));
+    }
+    ApiError::bad(format!("{what} `{id}` is written by hand in {place}: edit it there"))
 }
 
 /// Names those who use something, ten at most.

@@ -163,8 +163,8 @@ fn an_update_of_a_policy_names_the_revision_that_it_read() {
         let policy = json!({ "id": "npol_1", "hostgate_revision": "r", "egress": {} });
         if request.line.starts_with("POST") { changed() } else { Said::yes(&policy) }
     });
-    with(&busy, &update).expect_code(1).expect_text(&["`npol_1` was changed by others 16 times", "try again"]);
-    assert_eq!(busy.requests().len(), 48);
+    with(&busy, &update).expect_code(1).expect_text(&["`npol_1` was changed by others 64 times", "try again"]);
+    assert_eq!(busy.requests().len(), 192);
 }
 
 #[test]

@@ -86,13 +86,13 @@ fn changes_at_the_same_time_are_all_made() {
     let policy = server.new_policy(&["kept.test"]);
     let url = format!("http://{}", server.control());
     let mut expected = vec!["kept.test".to_owned()];
-    let updates: Vec<Child> = (0..6)
+    let updates: Vec<Child> = (0..24)
         .map(|number| {
             let name = format!("host-{number}.test");
             let mut command = Command::new(env!("CARGO_BIN_EXE_hostgate"));
             command.args(["policy", "update", &policy, "--add", &name, "--url", &url]).env("HOSTGATE_TOKEN", TOKEN);
             expected.push(name);
-            command.stdout(Stdio::null()).spawn().unwrap()
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
         })
         .collect();
     for mut update in updates {
@@ -102,6 +102,21 @@ fn changes_at_the_same_time_are_all_made() {
     names.sort_unstable();
     expected.sort_unstable();
     assert_eq!(names, expected);
+}
+
+#[test]
+fn a_policy_that_is_built_in_or_has_no_id_is_said_to_be() {
+    let (server, _upstream) = server();
+    for arguments in [&["update", "preset:npm", "--add", "a.test"][..], &["delete", "preset:npm"]] {
+        let refused = with(&server, &[&["policy"], arguments].concat()).expect_code(1);
+        refused.expect_text(&["`preset:npm` is built in: a file `presets/npm.toml` in the policies directory"]);
+    }
+    for arguments in
+        [&["policy", "show", ""][..], &["policy", "update", "", "--add", "a.test"], &["devbox", "delete", ""]]
+    {
+        let refused = with(&server, arguments).expect_code(1);
+        refused.expect_text(&[&format!("an empty text names no {}", arguments[0])]);
+    }
 }
 
 #[test]

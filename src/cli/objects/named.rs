@@ -29,6 +29,9 @@ pub(super) fn with<T>(
     text: &str,
     mut act: impl FnMut(&str) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    if text.is_empty() {
+        return Err(Failure::Refused(format!("an empty text names no {}", kind.as_str())));
+    }
     match act(text) {
         // Nobody is to have an object taken for another one by giving it that one's id as a name.
         Err(Failure::Api(HttpError::Refused { status: StatusCode::NOT_FOUND, message }))
