@@ -118,6 +118,9 @@ fn tell(imported: &Imported, name: &str, output: &mut Output) {
             output.error(format!("{title} {}: {}: {}", remark.count, remark.what, first(remark)));
         }
     }
+    if let Some(likely) = &imported.likely {
+        output.error(format!("{name}: {likely}"));
+    }
     if imported.repeated() > 0 {
         output.error(format!("left out {}: patterns that others repeat or cover", imported.repeated()));
     }

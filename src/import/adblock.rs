@@ -3,19 +3,57 @@
 //!
 //! `||x^` is `x` and everything below; `@@` before a rule makes it an exception, which wins over other rules there.
 
+use std::collections::HashSet;
+
 use super::collect::{Collector, Effect, Scope};
 use super::{hosts, lines, regex};
 use crate::list_format::{is_address, is_cosmetic, is_name};
 
 /// Reads filter rules.
 pub(super) fn read(text: &str, out: &mut Collector) {
-    for (number, line) in lines(text) {
-        let is_header = line.starts_with('[') && line.ends_with(']');
-        let is_comment = line.starts_with('!') || line.starts_with('#') && !is_cosmetic(line);
-        if !line.is_empty() && !is_comment && !is_header {
+    let rules = || lines(text).filter(|(_, line)| is_rule(line));
+    // One may stand before or behind the rule that it cancels.
+    let cancelled: HashSet<(&str, Vec<&str>)> =
+        rules().filter_map(|(_, line)| without(options_of(line)?, CANCELS)).collect();
+    for (number, line) in rules() {
+        let is_cancelled = !cancelled.is_empty() && cancelled.contains(&sorted(options_of(line).unwrap_or((line, ""))));
+        if is_cancelled {
+            out.leave(number, "rules that another one cancels ($badfilter)", line);
+        } else {
             read_rule(number, line, out);
         }
     }
+}
+
+/// Returns whether a line is neither blank nor a comment nor a header.
+fn is_rule(line: &str) -> bool {
+    let is_header = line.starts_with('[') && line.ends_with(']');
+    let is_comment = line.starts_with('!') || line.starts_with('#') && !is_cosmetic(line);
+    !line.is_empty() && !is_comment && !is_header
+}
+
+/// The option that cancels the rule which is the same but for it.
+const CANCELS: &str = "badfilter";
+
+/// Parts a rule from its options, if it has any; a `$` may stand in a regular expression.
+fn options_of(line: &str) -> Option<(&str, &str)> {
+    let from = if line.trim_start_matches("@@").starts_with('/') { line.rfind('/')? } else { 0 };
+    line[from..].find('$').map(|at| (&line[..from + at], &line[from + at + 1..]))
+}
+
+/// Returns a rule and its options in an order of their own.
+fn sorted<'l>((rule, options): (&'l str, &'l str)) -> (&'l str, Vec<&'l str>) {
+    let mut options: Vec<&str> = options.split(',').map(str::trim).filter(|option| !option.is_empty()).collect();
+    options.sort_unstable();
+    (rule, options)
+}
+
+/// Returns the same without an option; `None` if the rule does not have it.
+fn without<'l>(rule: (&'l str, &'l str), option: &str) -> Option<(&'l str, Vec<&'l str>)> {
+    let (rule, mut options) = sorted(rule);
+    let at = options.iter().position(|own| *own == option)?;
+    options.remove(at);
+    Some((rule, options))
 }
 
 /// Reads a rule.
@@ -37,6 +75,9 @@ fn read_rule(number: u32, line: &str, out: &mut Collector) {
         let end = rule.rfind('/').unwrap_or(rule.len());
         if end + 1 < rule.len() && !rule[end + 1..].starts_with('$') {
             out.leave(number, "rules about paths or parts of addresses, which DNS does not see", line);
+        } else if let Some(why) = options_of(rule).and_then(|(_, options)| options.split(',').find_map(refused_option))
+        {
+            out.leave(number, why, line);
         } else {
             regex::take(number, Some(effect), &rule[..=end.min(rule.len() - 1)], out);
         }
@@ -84,7 +125,7 @@ fn refused_option(option: &str) -> Option<&'static str> {
     let key = option.trim().split('=').next().unwrap_or_default();
     if FINE.contains(&key) {
         None
-    } else if key == "badfilter" {
+    } else if key == CANCELS {
         Some("rules that cancel another one ($badfilter)")
     } else if matches!(key, "client" | "ctag" | "dnstype" | "dnsrewrite" | "denyallow") {
         Some("rules for some clients, record types or answers")

@@ -56,6 +56,8 @@ pub(crate) struct Imported {
     pub(crate) format: Format,
     /// The guess, if the format was guessed.
     pub(crate) guess: Option<Guess>,
+    /// The format that the file seems to be in, if another one was named and much of the file was left out.
+    pub(crate) likely: Option<Guess>,
     /// Its patterns, and what is said about them.
     collected: collect::Collected,
 }
@@ -75,9 +77,24 @@ pub(crate) enum ImportError {
     /// It is a policy file of hostgate.
     #[error("it is a policy file of hostgate already: put it into the policies directory")]
     Policy,
-    /// Its text cannot be read as what it is.
-    #[error("as {0}: {1}")]
-    Bad(Format, String),
+    /// It has no entry of the format that was named.
+    #[error("as {format} it holds no entry{}", hint(.likely.as_ref()))]
+    EmptyAs {
+        /// The format.
+        format: Format,
+        /// What it seems to be.
+        likely: Option<Guess>,
+    },
+    /// Its text cannot be read as what it is said to be.
+    #[error("as {format}: {why}{}", hint(.likely.as_ref()))]
+    Bad {
+        /// The format.
+        format: Format,
+        /// What is wrong.
+        why: String,
+        /// What it seems to be.
+        likely: Option<Guess>,
+    },
 }
 
 /// Reads a text as a list of hostnames.
@@ -97,12 +114,35 @@ pub(crate) fn import(text: &str, options: &Options) -> Result<Imported, ImportEr
         },
     };
     let mut out = Collector::new(options.unsaid, options.subdomains);
-    read(format, &prepared(format, text), &mut out).map_err(|why| ImportError::Bad(format, why))?;
+    let likely = || if guess.is_none() { likely(text, format) } else { None };
+    read(format, &prepared(format, text), &mut out).map_err(|why| ImportError::Bad {
+        format,
+        why,
+        likely: likely(),
+    })?;
     let collected = out.finish();
     if collected.read == 0 {
-        return Err(ImportError::Empty);
+        return Err(match detect(text) {
+            Detected::Empty => ImportError::Empty,
+            _ => ImportError::EmptyAs { format, likely: likely() },
+        });
     }
-    Ok(Imported { format, guess, collected })
+    let is_mostly_left_out = collected.left_out.iter().map(|remark| remark.count).sum::<usize>() * 2 >= collected.read;
+    let likely = if is_mostly_left_out { likely() } else { None };
+    Ok(Imported { format, guess, likely, collected })
+}
+
+/// Returns the format that a text seems to be in, if it is another one than the one that was named.
+fn likely(text: &str, named: Format) -> Option<Guess> {
+    match detect(text) {
+        Detected::One(guess) if guess.format != named => Some(guess),
+        _ => None,
+    }
+}
+
+/// Says which format a file seems to be in, for the end of a message.
+fn hint(likely: Option<&Guess>) -> String {
+    likely.map_or_else(String::new, |guess| format!("; {guess}"))
 }
 
 /// Returns whether a text begins as policy files of hostgate do.

@@ -361,9 +361,80 @@ fn nothing_to_import_is_an_error() {
     assert!(
         import("{\"allowedDomains\": [", &as_json).unwrap_err().to_string().starts_with("as sandbox-runtime: line ")
     );
-    assert!(matches!(import("x: 1\n", &as_json), Err(ImportError::Empty)));
+    assert!(matches!(import("x: 1\n", &as_json), Err(ImportError::EmptyAs { .. })));
     let nothing = import_plainly("*.com\n*.org\n");
     assert_eq!(nothing.write(None, "x", "p").unwrap_err(), WriteError::Nothing);
+}
+
+#[test]
+fn another_format_than_the_named_one_is_told() {
+    let adblock = "! Title: block list\n||a.example^\n||b.example^\n@@||c.example^\n";
+    for (text, named, expected) in [
+        (adblock, Format::Domains, "3 of 3 entries seem to be adblock rules: try --as adblock"),
+        (adblock, Format::Hosts, "3 of 3 entries seem to be adblock rules: try --as adblock"),
+        (adblock, Format::Cilium, "3 of 3 entries seem to be adblock rules: try --as adblock"),
+        (adblock, Format::Url, "3 of 3 entries seem to be adblock rules: try --as adblock"),
+        (
+            "a.example\n*.b.example\n",
+            Format::Unbound,
+            "2 of 2 entries seem to be hostnames and wildcards: try --as domains",
+        ),
+        (".a.example\n.b.example\n", Format::Rpz, "2 of 2 entries seem to be Squid dstdomain entries: try --as squid"),
+        ("0.0.0.0 a.example\n", Format::Dnsmasq, "1 of 1 entries seem to be lines of a hosts file: try --as hosts"),
+        (
+            "{\"allowedDomains\": [\"a.example\"]}",
+            Format::HardenRunner,
+            "it seems to hold sandbox-runtime settings: try",
+        ),
+        ("payload:\n  - '+.a.example'\n", Format::Hosts, "it seems to hold Clash rules: try --as clash"),
+    ] {
+        let told = match import(text, &Options { format: Some(named), ..Options::default() }) {
+            Ok(imported) => imported.likely.map(|likely| likely.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        assert!(told.as_ref().is_some_and(|told| told.contains(expected)), "{named}: {text}: {told:?}");
+    }
+    // What is in several formats at once, and what was read after all, is nothing to tell of.
+    for (text, named) in
+        [("a.example\n", Format::V2fly), (".a.example\n", Format::Surge), ("0.0.0.0 a.example\n", Format::Adblock)]
+    {
+        let imported = import(text, &Options { format: Some(named), ..Options::default() }).unwrap();
+        assert_eq!(imported.likely, None, "{named}");
+    }
+    // Comments are no entries, whatever the format.
+    let imported = import(adblock, &Options { format: Some(Format::Docker), ..Options::default() }).unwrap();
+    assert_eq!(imported.counts(), (0, 0, 0));
+}
+
+#[test]
+fn rules_that_badfilter_cancels_are_left_out() {
+    let text = "||a.example^\n||a.example^$badfilter\n||b.example^$badfilter,important\n||b.example^$important\n||b.example^\n\
+                @@||c.example^$badfilter\n@@||c.example^\n||c.example^\n||d.example^$badfilter\n/^e\\.example$/$badfilter\n\
+                /^e\\.example$/\n";
+    let imported = import_plainly(text);
+    assert_eq!(texts(&imported.collected.denied), ["b.example", "*.b.example", "c.example", "*.c.example"]);
+    assert_eq!(imported.counts(), (0, 4, 0));
+    let left_out: Vec<_> = imported.left_out().iter().map(|it| (it.what, it.count)).collect();
+    let expected =
+        [("rules that another one cancels ($badfilter)", 4), ("rules that cancel another one ($badfilter)", 5)];
+    assert_eq!(left_out, expected);
+}
+
+#[test]
+fn zones_that_are_resolved_as_usual_allow_only_where_all_else_is_denied() {
+    let zones =
+        "local-zone: \"a.example\" transparent\nlocal-zone: \"b.example\" inform\nlocal-zone: c.example nodefault\n";
+    for all in ["local-zone: \".\" refuse\n", "server:\n  local-zone: . always_nxdomain # all\n"] {
+        let imported = import_plainly(&format!("{zones}{all}"));
+        assert_eq!(texts(&imported.collected.allowed), ["a.example", "*.a.example", "b.example", "*.b.example"]);
+    }
+    for other in ["", "local-zone: \".\" transparent\n", "local-zone: \"ads.example\" refuse\n"] {
+        let imported =
+            import(&format!("{zones}{other}"), &Options { format: Some(Format::Unbound), ..Options::default() });
+        let imported = imported.unwrap();
+        assert_eq!(imported.counts().0, 0, "{other}");
+        assert!(imported.left_out().iter().any(|it| it.what.starts_with("zones that are resolved as usual")));
+    }
 }
 
 #[test]

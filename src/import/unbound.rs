@@ -8,36 +8,54 @@ use super::{hosts, lines, without_comment};
 
 /// Reads zones and data.
 pub(super) fn read(text: &str, out: &mut Collector) {
+    // Where everything else is denied, what is resolved as usual is what is allowed; else nothing is said of it.
+    let denies_all = lines(text).any(|(_, line)| {
+        let value = without_comment(line).strip_prefix("local-zone:").map(zone_of);
+        value.is_some_and(|(name, kind)| name == "." && effect_of(kind) == Some(Effect::Deny))
+    });
     for (number, line) in lines(text) {
         let content = without_comment(line);
         match content.split_once(':').map(|(key, value)| (key.trim(), value.trim())) {
             None if content.is_empty() => {}
             Some(("server" | "view", "")) => {}
-            Some(("local-zone", value)) => read_zone(number, content, value, out),
+            Some(("local-zone", value)) => read_zone(number, content, zone_of(value), denies_all, out),
             Some(("local-data", value)) => read_data(number, content, value, out),
             _ => out.leave(number, "settings that neither deny nor allow names", content),
         }
     }
 }
 
-/// Reads the value of `local-zone`.
-fn read_zone(number: u32, content: &str, value: &str, out: &mut Collector) {
+/// Returns the name and the type of a zone.
+fn zone_of(value: &str) -> (&str, &str) {
+    let value = value.trim();
     let (name, kind) = match value.strip_prefix('"').and_then(|value| value.split_once('"')) {
         Some((name, kind)) => (name, kind),
         None => value.split_once(char::is_whitespace).unwrap_or((value, "")),
     };
-    let effect = match kind.trim().trim_matches('"') {
+    (name.trim(), kind.trim().trim_matches('"'))
+}
+
+/// Returns what a type of zones does, if it denies, or has names resolved as if there was no zone above.
+fn effect_of(kind: &str) -> Option<Effect> {
+    match kind {
         "deny" | "refuse" | "static" | "redirect" | "inform_deny" | "inform_redirect" | "always_refuse"
-        | "always_nxdomain" | "always_null" | "always_nodata" | "always_deny" => Effect::Deny,
-        "transparent" | "typetransparent" | "always_transparent" | "nodefault" | "inform" => Effect::Allow,
-        _ => {
-            out.leave(number, "zones of a type that neither denies nor allows", content);
-            return;
+        | "always_nxdomain" | "always_null" | "always_nodata" | "always_deny" => Some(Effect::Deny),
+        "transparent" | "typetransparent" | "always_transparent" | "inform" => Some(Effect::Allow),
+        // `nodefault` takes a zone away that is there by default.
+        _ => None,
+    }
+}
+
+/// Reads a zone.
+fn read_zone(number: u32, content: &str, (name, kind): (&str, &str), denies_all: bool, out: &mut Collector) {
+    match (effect_of(kind), name) {
+        (None, _) => out.leave(number, "zones of a type that neither denies nor allows", content),
+        (Some(_), ".") => out.leave(number, EVERYTHING, content),
+        (Some(Effect::Allow), _) if !denies_all => {
+            let what = "zones that are resolved as usual: where the file does not deny all else, that allows nothing";
+            out.leave(number, what, content);
         }
-    };
-    match name.trim() {
-        "." => out.leave(number, EVERYTHING, content),
-        name => out.take(number, Some(effect), Scope::Both, name),
+        (effect, name) => out.take(number, effect, Scope::Both, name),
     }
 }
 

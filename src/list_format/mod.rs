@@ -188,6 +188,17 @@ pub(crate) struct Guess {
     bare: usize,
 }
 
+/// Writes what the file seems to be, and how to have it read as that.
+impl fmt::Display for Guess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { format, entries, of, .. } = self;
+        match entries {
+            0 => write!(f, "it seems to hold {}: try --as {format}", format.entries()),
+            _ => write!(f, "{entries} of {of} entries seem to be {}: try --as {format}", format.entries()),
+        }
+    }
+}
+
 impl Guess {
     /// Returns whether a list that its reader refuses is to be told to be in this format, and not what is wrong with each of
     /// its lines: most of it is, or more than a slip of the hand.
