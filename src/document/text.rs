@@ -40,6 +40,18 @@ fn foreign_kind(octets: &[u8]) -> Option<&'static str> {
     if is_page(b"<!doctype html") || is_page(b"<html") {
         return Some("it is an HTML page: download the file itself");
     }
+    if is_page(b"<?xml") {
+        return Some("it is an XML document: download the file itself");
+    }
+    if is_page(b"version https://git-lfs.github.com/spec/") {
+        return Some("it is a pointer of Git LFS in the place of the file: get the file, as with `git lfs pull`");
+    }
+    if is_error_of_server(markup) {
+        return Some("it is what a server says in place of a file: download it again, as with `curl -f`");
+    }
+    if start.starts_with(b"\xff\xfe\0\0") || start.starts_with(b"\0\0\xfe\xff") {
+        return Some("it is text in UTF-32: convert it, as with `iconv -f UTF-32 -t UTF-8`");
+    }
     let nulls = |first: usize| start.iter().skip(first).step_by(2).filter(|octet| **octet == 0).count();
     let half = start.len() / 2;
     if start.starts_with(b"\xff\xfe") || half > 1 && nulls(1) * 10 > half * 9 && nulls(0) == 0 {
@@ -49,6 +61,18 @@ fn foreign_kind(octets: &[u8]) -> Option<&'static str> {
         return Some("it is text in UTF-16: convert it, as with `iconv -f UTF-16BE -t UTF-8`");
     }
     start.contains(&0).then_some("it is binary, not text: name another file")
+}
+
+/// Returns whether a text begins with an HTTP status, as `404: Not Found`, or as errors in JSON do; no list, policy or
+/// configuration does.
+fn is_error_of_server(text: &[u8]) -> bool {
+    let is_status = matches!(text, [b'4' | b'5', b'0'..=b'9', b'0'..=b'9', after, b' ' | b'A'..=b'Z', ..] if matches!(after, b':' | b' '));
+    let mut word = text.iter().filter(|octet| !octet.is_ascii_whitespace()).copied();
+    let begins =
+        |start: &[u8], word: &mut dyn Iterator<Item = u8>| start.iter().all(|octet| word.next() == Some(*octet));
+    is_status
+        || begins(b"{\"", &mut word)
+            && [&b"message\":\""[..], b"error\":", b"errors\":"].iter().any(|key| begins(key, &mut word.clone()))
 }
 
 /// Says where text stops being UTF-8, and what it seems to be.
@@ -89,6 +113,17 @@ mod tests {
             (utf16("a.test\nb.test\n", false), Err("UTF-16LE")),
             (utf16("a.test\nb.test\n", true), Err("UTF-16BE")),
             (b"\n<!DOCTYPE html><html>".to_vec(), Err("HTML page")),
+            (b"<?xml version=\"1.0\"?>\n".to_vec(), Err("XML document")),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec(), Err("git lfs pull")),
+            (b"404: Not Found".to_vec(), Err("what a server says")),
+            (b"502 Bad Gateway\n".to_vec(), Err("what a server says")),
+            (b"{\n  \"message\": \"Not Found\"\n}".to_vec(), Err("what a server says")),
+            (b"{\"error\":{\"code\":404}}".to_vec(), Err("what a server says")),
+            (b"{\"network\": {}}".to_vec(), Ok("{\"network\": {}}")),
+            (b"404.test\n".to_vec(), Ok("404.test\n")),
+            (b"127.0.0.1 a.test\n".to_vec(), Ok("127.0.0.1 a.test\n")),
+            (b"500px.com\n".to_vec(), Ok("500px.com\n")),
+            (b"\xff\xfe\0\0a\0\0\0".to_vec(), Err("UTF-32")),
             (b"a.test\0\x01\x02".to_vec(), Err("binary")),
             (b"ok\nb\xfccher.test\n".to_vec(), Err("line 2, column 2: it looks like Latin-1")),
             (b"ok\n\x80\x81\x82\xff".to_vec(), Err("line 2, column 1: save the file as UTF-8")),

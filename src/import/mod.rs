@@ -32,7 +32,7 @@ mod yaml;
 
 use std::borrow::Cow;
 
-use crate::list_format::{Detected, Format, Guess, detect, other_comment};
+use crate::list_format::{Detected, Format, Guess, detect, is_policy, other_comment};
 
 use collect::Collector;
 pub(crate) use collect::{Effect, Remark};
@@ -143,12 +143,6 @@ fn likely(text: &str, named: Format) -> Option<Guess> {
 /// Says which format a file seems to be in, for the end of a message.
 fn hint(likely: Option<&Guess>) -> String {
     likely.map_or_else(String::new, |guess| format!("; {guess}"))
-}
-
-/// Returns whether a text begins as policy files of hostgate do.
-fn is_policy(text: &str) -> bool {
-    let first = lines(text).map(|(_, line)| line).find(|line| !line.is_empty() && !line.starts_with('#'));
-    first.is_some_and(|line| ["[policy.", "[client.", "[blueprint."].iter().any(|table| line.starts_with(table)))
 }
 
 impl Imported {

@@ -329,6 +329,21 @@ pub(crate) fn foreign(text: &str) -> Option<Guess> {
     (guess.format != Format::Hosts && guess.is_told_as_one()).then_some(guess)
 }
 
+/// Returns the line of the first entry that shows a format, from 1.
+pub(crate) fn first_of(text: &str, format: Format) -> Option<usize> {
+    let is_of = |content: &str| match format {
+        Format::Domains => is_in_another_form(content.trim()),
+        _ => line(content) == Line::Of(format),
+    };
+    text.lines().position(is_of).map(|at| at + 1)
+}
+
+/// Returns whether a text begins as policy files of hostgate do.
+pub(crate) fn is_policy(text: &str) -> bool {
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    first.is_some_and(|line| ["[policy.", "[client.", "[blueprint."].iter().any(|table| line.starts_with(table)))
+}
+
 /// Returns whether a line holds names in quotes, with commas or in items of YAML, or a comment of another system's lists.
 fn is_in_another_form(line: &str) -> bool {
     line.starts_with(['"', '\'', '[']) || line.starts_with("- ") || line.contains(',') || other_comment(line).is_some()

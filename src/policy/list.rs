@@ -79,11 +79,17 @@ impl ListFile {
 
 /// Returns the error about a list in another system's format, which stands for all those about its lines.
 fn foreign(path: &Path, text: &str) -> Option<Diagnostic> {
+    if list_format::is_policy(text) {
+        let help = "name its policies under `include`, and a list of hostnames here";
+        return Some(Diagnostic::about_file(path, "it is a policy file, not a list of hostnames").help(help));
+    }
     let Guess { format, entries, of, .. } = list_format::foreign(text)?;
+    let first =
+        list_format::first_of(text, format).map_or_else(String::new, |line| format!(" (the first in line {line})"));
     let what = format.foreign_entries();
     let message = match entries {
         0 => format!("the file holds {what}, which are no list of hostnames"),
-        _ => format!("{entries} of {of} entries are {what}, which a list of hostnames cannot hold"),
+        _ => format!("{entries} of {of} entries are {what}, which a list of hostnames cannot hold{first}"),
     };
     let help = format!("convert it: `hostgate import --as {format} {}`", path.display());
     Some(Diagnostic::about_file(path, message).help(help))
@@ -271,9 +277,13 @@ impl Part<'_> {
                 Err(error) => {
                     self.findings.error(|| {
                         let help = if error.is_everything { "write the hostnames that are meant" } else { &error.help };
+                        let convert = list_format::of_entry(word).filter(|_| !help.contains("hostgate import"));
+                        let convert = convert.map_or_else(String::new, |format| {
+                            format!("; a list of {} is converted by `hostgate import --as {format}`", format.entries())
+                        });
                         let unquoted = format!("the entry is not accepted: {}", error.why_unquoted());
                         diagnostic(Severity::Error, word, error.to_string())
-                            .help(help)
+                            .help(format!("{help}{convert}"))
                             .unquoted(unquoted, Some(CHECK_HELP))
                     });
                     continue;
@@ -440,6 +450,7 @@ const OWN_NAMES: &[&str] = &[
     "localhost6.localdomain6",
     "localdomain",
     "local",
+    "loopback",
     "broadcasthost",
     "ip6-localhost",
     "ip6-loopback",
@@ -541,9 +552,13 @@ mod tests {
 
     #[test]
     fn a_list_without_hostnames_is_empty() {
-        for text in
-            ["", "# nothing\n", "127.0.0.1 localhost\n", "\n\n", "127.0.0.1 LOCALHOST Localhost4.localdomain4\n"]
-        {
+        for text in [
+            "",
+            "# nothing\n",
+            "127.0.0.1 localhost\n",
+            "\n\n",
+            "127.0.0.1 LOCALHOST Localhost4.localdomain4 loopback\n",
+        ] {
             assert_eq!(read(text).unwrap(), [""; 0], "{text:?}");
         }
     }
@@ -619,11 +634,21 @@ mod tests {
         ] {
             let errors = read(&format!("{names}\n{}\n", entries.join("\n"))).unwrap_err();
             assert!(errors.len() == 1 && errors[0].starts_with("l.txt: 2 of 62 entries are "), "{errors:?}");
+            assert!(errors[0].contains("cannot hold (the first in line 61): convert it"), "{errors:?}");
             assert!(errors[0].contains(&format!("`hostgate import --as {format} ")), "{errors:?}");
             // With something else wrong besides, each line is told.
             let errors = read(&format!("{names}\n{}\n<x>\n", entries.join("\n"))).unwrap_err();
             assert!(errors.len() == 3 && errors[2].starts_with("l.txt:63:1: "), "{errors:?}");
         }
+    }
+
+    #[test]
+    fn a_slip_names_the_format_and_a_policy_file_is_no_list() {
+        let slip = read("a.example\nb.example\n.c.example\n").unwrap_err();
+        let help = "the name itself; a list of Squid dstdomain entries is converted by `hostgate import --as squid`";
+        assert!(slip.len() == 1 && slip[0].ends_with(help), "{slip:?}");
+        let policy = read("# x\n[policy.p]\nallowed_hostnames = [\n  \"a.example\",\n]\n").unwrap_err();
+        assert!(policy.len() == 1 && policy[0].starts_with("l.txt: it is a policy file, not a list"), "{policy:?}");
     }
 
     #[test]
