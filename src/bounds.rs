@@ -76,6 +76,7 @@
 //! | entries of list files and includes compared with what a policy denies | `policy::lint::contradictions::MAX_FOREIGN` | of more, those that its own entries deny exactly are told | |
 //! | octets of errors, of warnings and of held back files in the status and a line of the log | [`MAX_TOLD_ERRORS`], [`MAX_TOLD_WARNINGS`], [`MAX_TOLD_FILES`], each line [`MAX_TOLD_LINE`] | counted, "and N more" | |
 //! | clients without a policy that the status names | `reload::MOST_NAMED` | counted | |
+//! | log lines a minute on upstreams that go and come back | [`MAX_OUTAGE_LINES`] | counted in the next line | `hostgate_upstream_outages_total{server}` |
 //! | upstreams in the status | [`MAX_TOLD_UPSTREAMS`] | the rest is left out | `hostgate_upstream_up{server}` |
 //! | warnings that a look writes to the log | [`MAX_LOGGED`] | counted in one more line | |
 //! | files being written to | [`MAX_WRITING`] | nothing is waited for | |
@@ -262,6 +263,8 @@ pub(crate) const MAX_TOLD_WARNINGS: usize = 8 << 10;
 pub(crate) const MAX_TOLD_FILES: usize = 4 << 10;
 /// Upstreams in `/status`; the metrics have all of them.
 pub(crate) const MAX_TOLD_UPSTREAMS: usize = 64;
+/// Log lines a minute that say that upstreams are gone or answer again.
+pub(crate) const MAX_OUTAGE_LINES: usize = 20;
 /// Octets of a single error or warning there.
 pub(crate) const MAX_TOLD_LINE: usize = 1 << 10;
 /// Warnings that one look writes to the log.

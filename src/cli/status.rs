@@ -79,7 +79,10 @@ fn tell(status: &Value, output: &mut Output) {
     for upstream in status["upstreams"].as_array().into_iter().flatten() {
         let server = upstream["server"].as_str().unwrap_or_default();
         let state = upstream["state"].as_str().unwrap_or_default();
-        output.line(format!("upstream {server}: {state}"));
+        let trouble = upstream["trouble"].as_str().map_or_else(String::new, |trouble| {
+            format!(", {trouble} since {}", upstream["since"].as_str().unwrap_or_default())
+        });
+        output.line(format!("upstream {server}: {state}{trouble}"));
     }
     if let Some(why) = status["reload_stuck"].as_str() {
         output.line(format!("stuck: {why}"));

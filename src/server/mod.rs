@@ -5,6 +5,7 @@
 
 mod admin;
 mod limits;
+mod outages;
 mod overload;
 pub(crate) mod sockets;
 pub(crate) mod takeover;
@@ -125,9 +126,10 @@ impl Service {
 
     /// Returns what `/status` says.
     fn status(&self) -> Status {
-        let state = reload::State::clone(&self.progress.state());
-        let mut upstreams = self.upstreams();
-        upstreams.truncate(MAX_TOLD_UPSTREAMS);
+        let mut state = reload::State::clone(&self.progress.state());
+        let upstreams: Vec<_> = self.engine.view().upstreams.status().collect();
+        state.upstream_error = state.upstream_error.or_else(|| outages::all_gone(&upstreams));
+        let upstreams = upstreams.into_iter().take(MAX_TOLD_UPSTREAMS).map(UpstreamState::from).collect();
         Status {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -214,6 +216,7 @@ pub(crate) async fn run(
         tasks.spawn(control::connection::serve(listener, control, stopped.clone()));
         tracing::info!(transport = "control", %address, "listening");
     }
+    tokio::spawn(outages::watch(Arc::clone(&service)));
     let waker = reloader.waker();
     let looking = std::thread::Builder::new().name("reload".into()).spawn(move || reloader.run())?;
     {

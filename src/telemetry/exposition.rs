@@ -63,6 +63,14 @@ pub(crate) struct UpstreamState {
     pub(crate) server: String,
     /// `up`, `down` after several failures in a row, or `new` before its first answer.
     pub(crate) state: &'static str,
+    /// Since when it is in this state (RFC 3339, UTC).
+    pub(crate) since: String,
+    /// Whether it is gone: no answer for longer than a question takes.
+    pub(crate) gone: bool,
+    /// How it fails while it is down or gone: `unreachable`, `silent` or `failing`; null while it does not.
+    pub(crate) trouble: Option<&'static str>,
+    /// How often it was gone.
+    pub(crate) outages: u64,
     /// The smoothed round-trip time, in milliseconds; null before the first answer.
     pub(crate) rtt_ms: Option<f64>,
     /// Tries started.
@@ -82,9 +90,15 @@ impl From<upstream::Status> for UpstreamState {
             (false, None) => "new",
             (false, Some(_)) => "up",
         };
+        let since = jiff::SignedDuration::try_from(status.since).unwrap_or_default();
+        let since = jiff::Timestamp::now().checked_sub(since).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         Self {
             server: status.server.to_string(),
             state,
+            since: format!("{since:.0}"),
+            gone: status.is_gone,
+            trouble: (status.is_down || status.is_gone).then_some(status.trouble),
+            outages: status.outages,
             rtt_ms: status.round_trip.map(|round_trip| round_trip.as_secs_f64() * 1000.0),
             asked: status.asked,
             answered: status.answered,
@@ -336,6 +350,21 @@ fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family
             "1 for an upstream that answers, 0 after several failures in a row",
             Samples::Gauge(by_server(|up| u64::from(up.state != "down"))),
         ),
+        family(
+            "hostgate_upstream_gone",
+            "1 for an upstream that has not answered for longer than a question takes, 0 for any other",
+            Samples::Gauge(by_server(|up| u64::from(up.gone))),
+        ),
+        family(
+            "hostgate_upstream_outages",
+            "How often an upstream was gone",
+            Samples::Counter(by_server(|up| up.outages)),
+        ),
+        Family::gauge(
+            "hostgate_upstream_ok",
+            "1 when an upstream can be asked, 0 when there is none or all are gone",
+            u64::from(!upstreams.iter().all(|up| up.gone)),
+        ),
     ]
 }
 
@@ -425,6 +454,10 @@ mod tests {
         let upstream = UpstreamState {
             server: "192.0.2.1:53".into(),
             state: "down",
+            since: String::new(),
+            gone: true,
+            trouble: Some("silent"),
+            outages: 2,
             rtt_ms: None,
             asked: 2,
             answered: 1,
@@ -445,6 +478,9 @@ mod tests {
             "hostgate_upstream_latency_seconds_sum 60.003",
             r#"hostgate_upstream_failures_total{kind="timeout"} 1"#,
             r#"hostgate_upstream_up{server="192.0.2.1:53"} 0"#,
+            r#"hostgate_upstream_gone{server="192.0.2.1:53"} 1"#,
+            r#"hostgate_upstream_outages_total{server="192.0.2.1:53"} 2"#,
+            "hostgate_upstream_ok 0",
         ] {
             assert!(text.lines().any(|had| had == line), "{line} not in:\n{text}");
         }

@@ -146,6 +146,11 @@ impl Metrics {
         self.cached_failures.fetch_add(1, Relaxed);
     }
 
+    /// Returns how many queries were answered SERVFAIL because no upstream could answer.
+    pub(crate) fn unanswered(&self) -> u64 {
+        self.failed.load(Relaxed) + self.cached_failures.load(Relaxed)
+    }
+
     /// Counts an answer that is asked for anew before it expires.
     pub(crate) fn renewal(&self) {
         self.renewals.fetch_add(1, Relaxed);

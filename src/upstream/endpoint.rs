@@ -224,6 +224,13 @@ impl Endpoint {
         around.observer.observe(Event::Failed(kind));
     }
 
+    /// Notes that a question was refused by the network again after a pause: one failure with the first time.
+    pub(super) fn note_refused_again(&self, taken: Duration, around: &Surroundings) {
+        self.change_health(around, |health, now| {
+            health.failed(Trouble::Unreachable, now.saturating_sub(taken), now);
+        });
+    }
+
     /// Notes a reply that is no answer and yet no failure of the upstream's.
     pub(super) fn note_heard(&self, around: &Surroundings) {
         self.change_health(around, Health::heard);

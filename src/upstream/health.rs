@@ -33,6 +33,14 @@ const RANK_UNIT: Duration = Duration::from_millis(8);
 /// little: their names may take long, and a client asks for both kinds of address.
 const DEAD_AFTER: usize = 3;
 
+/// How long the network has to refuse before an upstream is known to be dead: a resolver that is started again takes less. Of
+/// the five seconds that a stub waits, half a one is left to say so.
+const REFUSED_FOR: Duration = Duration::from_millis(4500);
+
+/// The time between the first and the last failure in a row after which an upstream that others stand in for counts as gone:
+/// longer than one question takes, so that a single slow name is no outage.
+const GONE_AFTER: Duration = Duration::from_secs(6);
+
 /// What a try that brought no answer says about the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -74,8 +82,16 @@ pub(super) struct Health {
     /// Hashes of the first questions that got no reply in their whole time, nothing else having been heard either: each once,
     /// and 0 for a free place.
     unanswered: [u64; DEAD_AFTER],
-    /// Whether the network said that nobody is there, and nothing was heard since.
-    is_unreachable: bool,
+    /// When the network first said that nobody is there; `None` if it never did, or something was heard since.
+    refused_at: Option<Duration>,
+    /// When the first of the failures in a row was noted; `None` without one.
+    failing_since: Option<Duration>,
+    /// Whether it is gone: dead, or failing for long. Over with the next answer.
+    is_gone: bool,
+    /// How often it was gone.
+    outages: u64,
+    /// Since when it has been answering.
+    up_since: Duration,
     /// Whether it was silent or unreachable, and has replied again since that was last asked for.
     has_returned: bool,
 }
@@ -105,7 +121,7 @@ impl RoundTrip {
 impl Health {
     /// Returns the state of an upstream that nothing is known of.
     pub(super) fn new(now: Duration) -> Self {
-        Self { probe_at: now + REMEASURE_AFTER, ..Self::default() }
+        Self { probe_at: now + REMEASURE_AFTER, up_since: now, ..Self::default() }
     }
 
     /// Notes an answer after `round_trip`. NXDOMAIN and NODATA are answers: what does not exist is not the
@@ -116,6 +132,9 @@ impl Health {
     pub(super) fn answered(&mut self, round_trip: Duration, now: Duration) {
         // What was measured before it went down, and while, says nothing of how it came back.
         let known = self.round_trip.filter(|_| !self.is_down());
+        if self.round_trip.is_none() || self.is_down() {
+            self.up_since = now;
+        }
         self.round_trip = Some(known.map_or_else(|| RoundTrip::first(round_trip), |known| known.with(round_trip)));
         self.failures = 0;
         self.probe_at = now + REMEASURE_AFTER;
@@ -124,9 +143,16 @@ impl Health {
 
     /// Notes a reply that is no answer and yet no failure of the upstream's.
     pub(super) fn heard(&mut self, now: Duration) {
+        self.replied(now);
+        self.is_gone = false;
+        self.failing_since = None;
+    }
+
+    /// Notes a reply of any kind.
+    fn replied(&mut self, now: Duration) {
         self.has_returned |= self.is_lost();
         self.unanswered = [0; DEAD_AFTER];
-        self.is_unreachable = false;
+        self.refused_at = None;
         self.is_silent = false;
         self.heard_at = now;
     }
@@ -142,18 +168,58 @@ impl Health {
         if let Some(free) = self.unanswered.iter_mut().find(|place| **place == 0) {
             *free = question;
         }
+        self.note_outage();
     }
 
-    /// Returns whether it is known to answer nothing: the network says so, or several questions got no reply and nothing
-    /// was heard since the first of them.
+    /// Returns whether it is known to answer nothing: the network has said so for [`REFUSED_FOR`], or several questions got no
+    /// reply and nothing was heard since the first of them.
     pub(super) fn is_dead(&self) -> bool {
-        self.is_unreachable || !self.unanswered.contains(&0)
+        let has_refused = |since| self.failed_at.saturating_sub(since) >= REFUSED_FOR;
+        self.refused_at.is_some_and(has_refused) || !self.unanswered.contains(&0)
+    }
+
+    /// Returns whether the network said that nobody is there, and nothing was heard since.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.refused_at.is_some()
+    }
+
+    /// Returns whether it is gone, as operators are told.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// Returns how often it was gone.
+    pub(super) fn outages(&self) -> u64 {
+        self.outages
+    }
+
+    /// Returns since when it has been failing, or else answering.
+    pub(super) fn since(&self) -> Duration {
+        self.failing_since.filter(|_| self.is_down() || self.is_gone).unwrap_or(self.up_since)
+    }
+
+    /// Returns how it fails, in a word.
+    pub(super) fn trouble(&self) -> &'static str {
+        match (self.is_refusing(), self.is_silent || self.unanswered[0] != 0) {
+            (true, _) => "unreachable",
+            (false, true) => "silent",
+            (false, false) => "failing",
+        }
+    }
+
+    /// Notes that it is gone, if a failure just noted makes it so.
+    fn note_outage(&mut self) {
+        let failing = self.failing_since.map_or(Duration::ZERO, |since| self.failed_at.saturating_sub(since));
+        if !self.is_gone && (self.is_dead() || self.is_down() && failing >= GONE_AFTER) {
+            self.is_gone = true;
+            self.outages += 1;
+        }
     }
 
     /// Returns whether a question got no reply in its whole time, or the network said that nobody is there, and nothing was
     /// heard since.
     pub(super) fn is_lost(&self) -> bool {
-        self.is_unreachable || self.unanswered[0] != 0
+        self.is_refusing() || self.unanswered[0] != 0
     }
 
     /// Returns whether it replied again after it was silent or unreachable; says so once.
@@ -172,22 +238,24 @@ impl Health {
         }
         self.failed_at = now;
         self.failures = self.failures.saturating_add(1);
+        self.failing_since.get_or_insert(now);
         match trouble {
             Trouble::Silent => {
                 self.is_silent = true;
                 // With the next question, aside: perhaps it was but one datagram.
                 self.probe_at = if self.failures == 1 { now } else { now + FIRST_BACKOFF };
             }
-            Trouble::Failed => self.heard(now),
+            Trouble::Failed => self.replied(now),
             Trouble::Unreachable => {
                 self.failures = self.failures.max(DOWN_AFTER);
-                self.is_unreachable = true;
+                self.refused_at.get_or_insert(now);
             }
         }
         if self.is_down() {
             let doublings = (self.failures - DOWN_AFTER).min(5);
             self.probe_at = now + (FIRST_BACKOFF * (1 << doublings)).min(MAX_BACKOFF);
         }
+        self.note_outage();
     }
 
     /// Returns whether it failed so often in a row that the others go first.
@@ -366,9 +434,33 @@ mod tests {
         health.failed(Trouble::Failed, ms(400), ms(401));
         assert!(!health.is_dead() && health.take_return() && !health.take_return(), "a refusal is a reply");
         health.failed(Trouble::Unreachable, ms(500), ms(501));
+        assert!(!health.is_dead() && health.is_down() && !health.take_return(), "perhaps it is being started again");
+        health.failed(Trouble::Unreachable, ms(5000), ms(5001));
         assert!(health.is_dead() && !health.take_return());
-        health.heard(ms(600));
+        health.heard(ms(5600));
         assert!(!health.is_dead() && health.take_return());
+    }
+
+    #[test]
+    fn outage_is_what_lasts_and_not_a_single_slow_name() {
+        let mut health = Health::new(ms(0));
+        health.answered(ms(4), ms(100));
+        for sent in [200, 500, 1000] {
+            health.failed(Trouble::Silent, ms(sent), ms(sent + 300));
+        }
+        health.failed(Trouble::Silent, ms(1400), ms(5200));
+        assert!(health.is_down() && !health.is_gone(), "one question, in all its time");
+        health.failed(Trouble::Silent, ms(6200), ms(6500));
+        assert!(health.is_gone());
+        assert_eq!((health.outages(), health.since(), health.trouble()), (1, ms(500), "silent"));
+        health.failed(Trouble::Silent, ms(7000), ms(9000));
+        assert_eq!(health.outages(), 1, "it is the same one");
+        health.answered(ms(4), ms(9500));
+        assert_eq!((health.is_gone(), health.since()), (false, ms(9500)));
+        for sent in [10_000, 12_000, 14_000, 16_100] {
+            health.failed(Trouble::Failed, ms(sent), ms(sent));
+        }
+        assert_eq!((health.is_gone(), health.outages(), health.trouble()), (true, 2, "failing"));
     }
 
     #[test]

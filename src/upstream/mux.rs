@@ -18,6 +18,7 @@ mod fallback;
 mod flight;
 mod flood;
 mod ports;
+mod refused;
 mod silence;
 
 use std::hash::{BuildHasher, RandomState};
@@ -36,7 +37,7 @@ use super::pool::{DEAD_TIME, First, REVIEW_EVERY};
 use super::reply::{self, TryError};
 use super::udp;
 use super::wheel::Wheel;
-use super::{Event, Failure, Transport, Trial, Tried, Upstreams};
+use super::{Event, Failure, FailureKind, Transport, Trial, Tried, Upstreams};
 use crate::bounds::MAX_QUESTIONS;
 use crate::datagram::{Receiver, Wait};
 use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
@@ -188,6 +189,7 @@ impl<W: Waits, C> Mux<W, C> {
             again: Vec::new(),
             count: 1,
             is_moved: false,
+            refused: None,
             repeated: 0,
             since,
         };
@@ -317,6 +319,13 @@ impl<W: Waits, C> Mux<W, C> {
     /// Hands a flight's waiters to the general way, for what came of the try at `server`; while tries are left that may
     /// bring a late answer, the flight stays.
     fn hand_over(&mut self, place: usize, server: SocketAddr, trial: Trial, landed: &mut impl FnMut(Landed<W, C>)) {
+        let trial = match trial {
+            Trial::Failed(error) => match self.wait_for_return(place, server, error) {
+                Some(error) => Trial::Failed(error),
+                None => return,
+            },
+            trial => trial,
+        };
         let silent: Vec<SocketAddr> = self.asked(place).collect();
         let Some(flight) = self.flights[place].as_mut() else { return };
         let (question, claim, waiters) =
@@ -358,7 +367,9 @@ impl<W: Waits, C> Mux<W, C> {
         landed: &mut impl FnMut(Landed<W, C>),
     ) {
         self.ports.land(key);
-        let Some(one) = self.flights[place].as_mut().and_then(|flight| flight.take(key)) else { return };
+        let Some(flight) = self.flights[place].as_mut() else { return };
+        let is_refused = flight.is_refused();
+        let Some(one) = flight.take(key) else { return };
         let Some(port) = self.ports.get(key.port) else { return };
         let (server, taken) = (port.endpoint.server.address, one.since.elapsed());
         let trial = match outcome {
@@ -376,7 +387,10 @@ impl<W: Waits, C> Mux<W, C> {
         match &trial {
             Trial::Failed(error) => {
                 port.endpoint.note_edns::<()>(one.edns, Err(error), &port.around);
-                port.endpoint.note_failed(error.kind, taken, &port.around);
+                match error.kind {
+                    FailureKind::Network if is_refused => port.endpoint.note_refused_again(taken, &port.around),
+                    kind => port.endpoint.note_failed(kind, taken, &port.around),
+                }
             }
             // What follows over TCP tells how the upstream does.
             Trial::Truncated => port.around.observer.observe(Event::Truncated),

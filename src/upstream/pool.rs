@@ -89,6 +89,14 @@ pub struct Status {
     pub server: Server,
     /// Whether it failed several times in a row: it is asked last, and probed.
     pub is_down: bool,
+    /// Whether it is gone, as operators are told: known to be dead, or failing for long.
+    pub is_gone: bool,
+    /// How long it has been failing, if it is down or gone; else how long it has been answering, or known.
+    pub since: Duration,
+    /// How it fails, in a word, if it does.
+    pub trouble: &'static str,
+    /// How often it was gone.
+    pub outages: u64,
     /// The smoothed round-trip time, if it ever answered.
     pub round_trip: Option<Duration>,
     /// Tries started.
@@ -169,6 +177,11 @@ impl Upstreams {
         self.endpoints.iter().all(|endpoint| endpoint.health().is_lost())
     }
 
+    /// Returns whether the network says of every upstream that nobody is there.
+    pub(super) fn are_refusing(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| endpoint.health().is_refusing())
+    }
+
     /// Returns how often an upstream replied again after it had been silent or unreachable. What was remembered of failures
     /// before the last time says nothing any more.
     pub(crate) fn returns(&self) -> u64 {
@@ -177,11 +190,16 @@ impl Upstreams {
 
     /// Returns how each upstream has been doing, as configured.
     pub fn status(&self) -> impl Iterator<Item = Status> {
-        self.endpoints.iter().map(|endpoint| {
+        let now = self.around.epoch.elapsed();
+        self.endpoints.iter().map(move |endpoint| {
             let health = *endpoint.health();
             Status {
                 server: endpoint.server,
                 is_down: health.is_down(),
+                is_gone: health.is_gone(),
+                since: now.saturating_sub(health.since()),
+                trouble: health.trouble(),
+                outages: health.outages(),
                 round_trip: health.round_trip(),
                 asked: endpoint.counts.asked.load(Ordering::Relaxed),
                 answered: endpoint.counts.answered.load(Ordering::Relaxed),

@@ -24,6 +24,11 @@ const MAX_TRIES: usize = 4;
 /// so an upstream that is gone for two, as in a restart, would be found gone for them.
 const LAST_INTERVAL: Duration = Duration::from_secs(2);
 
+/// The first pause after a refusal.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause after a refusal.
+const MAX_PAUSE: Duration = Duration::from_millis(400);
+
 /// Returns how many tries a question may have at so many upstreams.
 pub(super) fn max_tries(upstreams: usize) -> usize {
     MAX_TRIES + upstreams.saturating_sub(1)
@@ -39,6 +44,12 @@ pub(super) fn interval(patience: Duration, turns: u32, timeout: Duration) -> Dur
         1 => patience.saturating_mul(2).max(timeout / 4),
         _ => patience.saturating_mul(1 << turns.min(8)).max(LAST_INTERVAL),
     }
+}
+
+/// Returns the time for which a question that everybody refused waits before it is asked again, after so many such pauses:
+/// short at first, as an upstream that is started again is back soon, and never so long that it is missed.
+pub(super) fn pause(pauses: u32) -> Duration {
+    (FIRST_PAUSE * (1 << pauses.min(8))).min(MAX_PAUSE)
 }
 
 /// Returns a hash by which questions are told apart when silence is counted; the key is of this process.
@@ -73,6 +84,12 @@ pub(super) struct Race {
     worst: Option<Failure>,
     /// Whether an upstream that failed was unreachable.
     is_passing: bool,
+    /// Who refused, and may be back soon.
+    refused: Vec<Arc<Endpoint>>,
+    /// When these are asked again.
+    back_at: Option<Instant>,
+    /// Pauses made for their sake.
+    pauses: u32,
     /// Who said SERVFAIL: whether that was the name's doing shows when another answers.
     servfails: Vec<Arc<Endpoint>>,
     /// Whether the first try goes over TCP, because the answer is known not to fit or ports are flooded.
@@ -105,6 +122,9 @@ impl Race {
             rounds: 0,
             worst: None,
             is_passing: false,
+            refused: Vec::new(),
+            back_at: None,
+            pauses: 0,
             servfails: Vec::new(),
             is_over_tcp: false,
             flooded: None,
@@ -145,17 +165,19 @@ impl Race {
 
     /// Runs until there is an answer, or nobody is left who could give one.
     pub(super) async fn run(&mut self) -> Option<(SocketAddr, Success)> {
-        if self.order.is_empty() {
+        if self.is_over() {
             return None;
         }
         let first_review = if self.are_dead() { DEAD_TIME } else { REVIEW_EVERY };
         let mut review_at = self.begun + first_review;
-        let mut next_at = Instant::now() + self.start();
+        let mut next_at = Instant::now() + if self.order.is_empty() { MAX_PAUSE } else { self.start() };
         loop {
             // The last try panicked.
-            if self.tries.is_empty() && self.made >= self.most {
+            if self.tries.is_empty() && self.made >= self.most && self.back_at.is_none() {
                 return None;
             }
+            let is_due = self.made < self.most && !self.order.is_empty();
+            let back_at = self.back_at.unwrap_or(review_at);
             tokio::select! {
                 biased;
                 Some(ended) = self.tries.join_next() => match ended {
@@ -175,17 +197,21 @@ impl Race {
                     }
                     Ok((endpoint, Err(error))) => {
                         self.exclude(&endpoint, error);
-                        if self.order.is_empty() {
+                        if self.is_over() {
                             return None;
                         }
-                        if self.rounds == 0 && (self.next < self.order.len() || self.made < self.most) {
+                        if self.rounds == 0 && !self.order.is_empty() && (self.next < self.order.len() || self.made < self.most) {
                             next_at = Instant::now() + self.start();
                         }
                     }
                     // A try that panicked: its upstream may have another turn.
                     Err(_) => {}
                 },
-                () = sleep_until(next_at), if self.made < self.most => next_at = Instant::now() + self.start(),
+                () = sleep_until(next_at), if is_due => next_at = Instant::now() + self.start(),
+                () = sleep_until(back_at), if self.back_at.is_some() => {
+                    self.take_back();
+                    next_at = Instant::now() + self.start();
+                }
                 () = sleep_until(review_at) => {
                     if self.are_dead() {
                         return None;
@@ -210,7 +236,26 @@ impl Race {
 
     /// Returns whether all upstreams that are left are known to be dead.
     fn are_dead(&self) -> bool {
-        self.order.iter().all(|endpoint| endpoint.health().is_dead())
+        self.order.iter().chain(&self.refused).all(|endpoint| endpoint.health().is_dead())
+    }
+
+    /// Returns whether nobody is left to answer, nor to be waited for: an upstream's own word of failure is handed on at once.
+    fn is_over(&self) -> bool {
+        let has_word = self.worst.as_ref().is_some_and(|worst| worst.kind > FailureKind::Network);
+        self.order.is_empty() && (has_word || self.are_dead())
+    }
+
+    /// Asks those who refused again, as if they were next: the pause is over.
+    fn take_back(&mut self) {
+        self.back_at = None;
+        // After those that had a turn already: these are next, and each may be asked.
+        self.next = self.order.len();
+        let back = self.refused.len();
+        self.order.append(&mut self.refused);
+        self.made = self.made.min(self.most.saturating_sub(back));
+        if self.next == 0 {
+            self.rounds = 0;
+        }
     }
 
     /// Starts the next try and returns how long to wait before the one after it.
@@ -254,6 +299,13 @@ impl Race {
             self.servfails.push(Arc::clone(endpoint));
         }
         self.is_passing |= error.kind.is_absence();
+        if error.kind == FailureKind::Network && !endpoint.health().is_dead() {
+            self.refused.push(Arc::clone(endpoint));
+            if self.back_at.is_none() {
+                self.back_at = Some(Instant::now() + pause(self.pauses));
+                self.pauses += 1;
+            }
+        }
         if self.worst.as_ref().is_none_or(|worst| worst.kind <= error.kind) {
             self.worst = Some(error.at(endpoint.server));
         }

@@ -37,6 +37,7 @@ mod matching;
 mod neighbours;
 mod objects;
 mod objects_served;
+mod outages;
 mod policy_update;
 mod readme;
 mod real;

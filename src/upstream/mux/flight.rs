@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ports::Key;
+use super::refused::Refused;
 use crate::dns::response::{Casing, Edns, Question};
 use crate::share::Holder;
 
@@ -27,6 +28,8 @@ pub(super) struct Flight<W, C> {
     pub(super) count: usize,
     /// Whether it was asked again from another port already, because the one before was flooded.
     pub(super) is_moved: bool,
+    /// The refusals it met, if any.
+    pub(super) refused: Option<Refused>,
     /// Tries that clients bought who asked again.
     pub(super) repeated: usize,
     /// When it was asked first.

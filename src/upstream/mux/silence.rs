@@ -47,6 +47,7 @@ impl<W: Waits, C> Mux<W, C> {
     /// Does what is due for a question that is silent.
     fn go_on(&mut self, place: usize, now: Instant, landed: &mut impl FnMut(Landed<W, C>)) {
         if self.flights[place].as_ref().is_some_and(|flight| flight.next_at.is_some_and(|next| next <= now))
+            && self.ask_after_pause(place, now).is_continue()
             && self.ask_again(place, now, landed).is_break()
         {
             return;
@@ -88,7 +89,9 @@ impl<W: Waits, C> Mux<W, C> {
         let (question, claim, waiters) =
             (Arc::clone(&flight.question), flight.claim.take(), std::mem::take(&mut flight.waiters));
         self.deadlines.set(place, flight.due().duration_since(self.epoch));
-        landed(Landed { question, claim, waiters, fate: Fate::Failed(Failure::timed_out(&servers, waited)) });
+        let refusal = self.flights[place].as_mut().and_then(Self::refusal);
+        let fate = refusal.unwrap_or_else(|| Fate::Failed(Failure::timed_out(&servers, waited)));
+        landed(Landed { question, claim, waiters, fate });
         Break(())
     }
 
@@ -207,14 +210,15 @@ impl<W: Waits, C> Mux<W, C> {
         self.note_unanswered(place);
         let servers = self.asked(place).map(|server| server.to_string());
         let servers: Vec<String> = servers.collect();
-        let Some(flight) = self.remove(place) else { return };
+        let Some(mut flight) = self.remove(place) else { return };
+        let refusal = Self::refusal(&mut flight);
         let failure = if flight.tries().any(|one| one.is_garbled) {
             TryError::garbled().at(servers.join(", "))
         } else {
             Failure::timed_out(&servers, flight.since.elapsed())
         };
         let Flight { question, claim, waiters, .. } = flight;
-        landed(Landed { question, claim, waiters, fate: Fate::Failed(failure) });
+        landed(Landed { question, claim, waiters, fate: refusal.unwrap_or(Fate::Failed(failure)) });
     }
 
     /// Returns who was asked the question of a flight and has not answered, each once.
