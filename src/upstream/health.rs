@@ -26,6 +26,9 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// How long an upstream that others outrank goes unmeasured.
 const REMEASURE_AFTER: Duration = Duration::from_secs(30);
 
+/// The time between two searches for an upstream that answers at all.
+const SEARCH_EVERY: Duration = Duration::from_secs(1);
+
 /// Round trips are told apart by powers of two of this: less is noise, and the configured order decides.
 const RANK_UNIT: Duration = Duration::from_millis(8);
 
@@ -77,6 +80,8 @@ pub(super) struct Health {
     heard_at: Duration,
     /// When a failure was noted last.
     failed_at: Duration,
+    /// When it was last asked to find out who answers at all.
+    searched_at: Option<Duration>,
     /// When it may next be probed.
     probe_at: Duration,
     /// Hashes of the first questions that got no reply in their whole time, nothing else having been heard either: each once,
@@ -183,6 +188,20 @@ impl Health {
         self.refused_at.is_some()
     }
 
+    /// Returns whether it is known to answer.
+    pub(super) fn is_answering(&self) -> bool {
+        self.round_trip.is_some() && !self.is_silent && !self.is_down()
+    }
+
+    /// Returns whether it should be asked aside because none is known to answer; the next call says no for a second.
+    pub(super) fn claim_search(&mut self, now: Duration) -> bool {
+        let is_due = self.searched_at.is_none_or(|at| now.saturating_sub(at) >= SEARCH_EVERY);
+        if is_due {
+            self.searched_at = Some(now);
+        }
+        is_due
+    }
+
     /// Returns whether it is gone, as operators are told.
     pub(super) fn is_gone(&self) -> bool {
         self.is_gone
@@ -272,7 +291,9 @@ impl Health {
     pub(super) fn rank(&self) -> Rank {
         let units = self.round_trip().map_or(0, |time| time.as_millis() / RANK_UNIT.as_millis());
         let round_trip = u128::BITS - units.leading_zeros();
-        Rank { is_down: self.is_down(), is_silent: self.is_silent, round_trip }
+        // One that was searched and not found is no better than a silent one.
+        let is_silent = self.is_silent || self.round_trip.is_none() && self.searched_at.is_some();
+        Rank { is_down: self.is_down(), is_silent, round_trip }
     }
 
     /// Returns how long to wait for an answer before the next try starts beside this one (RFC 6298 §2: RTO); at most

@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::endpoint::{Attempt, Endpoint, Success, Surroundings};
+use super::endpoint::{Endpoint, Success, Surroundings};
 use super::race::{Race, max_tries};
+use super::search::probe;
 use super::server::{Server, Transport};
-use super::stream::STALLED_AFTER;
 use super::{Answered, Failure, FailureKind, Observer, Tried};
 use crate::bounds::MAX_ASKING;
 use crate::dns::rebinding::Reach;
@@ -293,15 +293,16 @@ impl Upstreams {
 
     /// Returns whom to ask next when nobody has answered yet, and the turns it had: who had the fewest, the best of them.
     ///
-    /// One that is down comes after a second turn of the others: it is more likely that a datagram was lost.
+    /// One that is down comes after a second turn of the others: it is more likely that a datagram was lost. Of those that had
+    /// as many turns, one that is known to answer comes first.
     pub(super) fn next_try(&self, turns: impl Fn(SocketAddr) -> u32) -> Option<(&Arc<Endpoint>, u32)> {
         let turns = self.endpoints.iter().map(|endpoint| (endpoint, turns(endpoint.server.address)));
         turns.min_by_key(|(endpoint, turns)| {
-            let (is_down, rank) = {
+            let (is_down, is_answering, rank) = {
                 let health = endpoint.health();
-                (health.is_down(), health.rank())
+                (health.is_down(), health.is_answering(), health.rank())
             };
-            (turns + 2 * u32::from(is_down), rank)
+            (turns + 2 * u32::from(is_down), !is_answering, rank)
         })
     }
 
@@ -315,25 +316,9 @@ impl Upstreams {
         let now = self.around.epoch.elapsed();
         for endpoint in self.endpoints.iter().filter(|endpoint| !Arc::ptr_eq(endpoint, first)) {
             if endpoint.health().claim_probe(now) {
-                self.probe_one(endpoint, &Arc::new(question.clone()));
+                probe(endpoint, &Arc::new(question.clone()), &self.around);
             }
         }
-    }
-
-    /// Asks one upstream aside: nobody waits for what it says.
-    fn probe_one(&self, endpoint: &Arc<Endpoint>, question: &Arc<Question>) {
-        let (endpoint, question) = (Arc::clone(endpoint), Arc::clone(question));
-        let (around, limit) = (Arc::clone(&self.around), self.around.question_time());
-        let attempt = Attempt {
-            over: endpoint.server.transport,
-            patience: self.settings.timeout / 2,
-            stalled: STALLED_AFTER,
-            is_further: false,
-        };
-        tokio::spawn(async move {
-            // The result is in the endpoint's health.
-            drop(timeout(limit, endpoint.ask(&question, attempt, &around)).await);
-        });
     }
 
     /// Returns the upstreams in the order to ask them.
@@ -347,7 +332,7 @@ impl Upstreams {
     fn probe(&self, order: &[Arc<Endpoint>], question: &Arc<Question>) {
         for endpoint in order.iter().skip(1) {
             if endpoint.health().claim_probe(self.around.epoch.elapsed()) {
-                self.probe_one(endpoint, question);
+                probe(endpoint, question, &self.around);
             }
         }
     }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::endpoint::{Attempt, Endpoint, Success, Surroundings};
 use super::pool::{DEAD_TIME, REVIEW_EVERY};
 use super::reply::TryError;
+use super::search::{FOUND_AFTER, search};
 use super::server::Transport;
 use super::stream::STALLED_AFTER;
 use super::{Failure, FailureKind, Trial, Tried};
@@ -207,7 +208,16 @@ impl Race {
                     // A try that panicked: its upstream may have another turn.
                     Err(_) => {}
                 },
-                () = sleep_until(next_at), if is_due => next_at = Instant::now() + self.start(),
+                () = sleep_until(next_at), if is_due => {
+                    let is_searching = search(&self.order, &self.question, &self.around);
+                    // More may be known by now; of those that had as many turns, one that is known to answer comes first.
+                    self.order[self.next..].sort_by_cached_key(|endpoint| {
+                        let health = endpoint.health();
+                        (!health.is_answering(), health.rank())
+                    });
+                    let interval = self.start();
+                    next_at = Instant::now() + if is_searching { FOUND_AFTER.min(interval) } else { interval };
+                }
                 () = sleep_until(back_at), if self.back_at.is_some() => {
                     self.take_back();
                     next_at = Instant::now() + self.start();

@@ -168,6 +168,34 @@ fn outage_by_silence_of_one_of_two_upstreams_is_told_and_costs_nobody_an_answer(
 }
 
 #[test]
+fn one_that_answers_is_found_among_many_that_do_not() {
+    // Sockets that are there and never read: silence, over TCP too.
+    let silent: Vec<_> = (0..49).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let silent_tcp: Vec<_> = (0..9).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let living = FakeUpstream::start();
+    for scheme in ["", "tcp://"] {
+        let mut servers: Vec<String> = if scheme.is_empty() {
+            silent.iter().map(|socket| socket.local_addr().unwrap().to_string()).collect()
+        } else {
+            silent_tcp.iter().map(|socket| format!("tcp://{}", socket.local_addr().unwrap())).collect()
+        };
+        servers.push(format!("{scheme}{}", living.address));
+        let servers: Vec<&str> = servers.iter().map(String::as_str).collect();
+        let server = setup(&servers).start();
+        for number in 0..8 {
+            let begin = Instant::now();
+            ask(&format!("{}{number}.test", scheme.trim_end_matches("://")), RecordType::A)
+                .udp(&server)
+                .expect_addresses(&[GLOBAL.into()]);
+            assert!(begin.elapsed() < Duration::from_millis(1200), "{scheme}{number}: {:?}", begin.elapsed());
+        }
+        let begin = Instant::now();
+        ask(&format!("last{}.test", servers.len()), RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+        assert!(begin.elapsed() < Duration::from_millis(250), "{scheme}: {:?}", begin.elapsed());
+    }
+}
+
+#[test]
 fn upstream_that_flaps_does_not_flood_the_log() {
     let address = "127.77.4.1:5391";
     let server = setup(&[address]).start();

@@ -69,7 +69,7 @@ impl<W: Waits, C> Mux<W, C> {
         let next = |offset| &upstreams.endpoints[(start + offset) % upstreams.endpoints.len()];
         let over_udp = |endpoint: &&Arc<Endpoint>| endpoint.server.transport == Transport::Udp;
         for endpoint in (0..AT_ONCE.min(upstreams.endpoints.len())).map(next).filter(over_udp) {
-            let Some(key) = self.ports.choose(endpoint, upstreams.around()) else { continue };
+            let Some(key) = self.ports.choose(endpoint, upstreams.around(), flight.holder) else { continue };
             let (patience, edns) = (upstreams.patience(endpoint), endpoint.edns(upstreams.around()));
             let casing = endpoint.casing(|| self.ports.bits(), upstreams.around());
             self.ports.send(key, &flight.question, (casing, edns), place);

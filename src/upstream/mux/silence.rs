@@ -11,6 +11,7 @@ use super::{Fate, Landed, Mux, Waits};
 use crate::upstream::pool::REVIEW_EVERY;
 use crate::upstream::race::{hash, interval};
 use crate::upstream::reply::TryError;
+use crate::upstream::search::{FOUND_AFTER, search};
 use crate::upstream::{Event, Failure, FailureKind, STALE_AFTER, Transport, Trial};
 
 /// How long after the last try a client that asks again buys one more.
@@ -147,7 +148,8 @@ impl<W: Waits, C> Mux<W, C> {
         flight.again.push(Try { key, since: now, patience, casing, case: Case::Open, edns, is_garbled: false });
         flight.count += 1;
         if flight.count < most {
-            flight.next_at = Some(now + patience);
+            let is_searching = search(&upstreams.endpoints, &flight.question, upstreams.around());
+            flight.next_at = Some(now + if is_searching { FOUND_AFTER.min(patience) } else { patience });
         }
         Continue(())
     }
