@@ -79,6 +79,7 @@
 //! | log lines a minute on upstreams that go and come back | [`MAX_OUTAGE_LINES`] | counted in the next line | `hostgate_upstream_outages_total{server}` |
 //! | upstreams in the status | [`MAX_TOLD_UPSTREAMS`] | the rest is left out | `hostgate_upstream_up{server}` |
 //! | warnings that a look writes to the log | [`MAX_LOGGED`] | counted in one more line | |
+//! | log lines a minute that say what came of a SIGHUP | [`MAX_ASKED_LINES`] | counted in the next one | `hostgate_reload_failures_total` |
 //! | files being written to | [`MAX_WRITING`] | nothing is waited for | |
 //! | changed files that are kept in mind | [`MAX_CHANGED`] | everything is looked at | |
 //!
@@ -263,6 +264,8 @@ pub(crate) const MAX_TOLD_WARNINGS: usize = 8 << 10;
 pub(crate) const MAX_TOLD_FILES: usize = 4 << 10;
 /// Upstreams in `/status`; the metrics have all of them.
 pub(crate) const MAX_TOLD_UPSTREAMS: usize = 64;
+/// Log lines a minute that say that nothing came of a SIGHUP, or the same error as before.
+pub(crate) const MAX_ASKED_LINES: usize = 20;
 /// Log lines a minute that say that upstreams are gone or answer again.
 pub(crate) const MAX_OUTAGE_LINES: usize = 20;
 /// Octets of a single error or warning there.

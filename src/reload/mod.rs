@@ -6,6 +6,7 @@
 
 mod change;
 mod files;
+mod pace;
 mod progress;
 mod store;
 pub(crate) mod told;
@@ -18,11 +19,13 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use self::change::Inbox;
 pub(crate) use self::change::{Change, Changer, Refused};
 pub(crate) use self::files::Stamp;
 use self::files::{Files, Followed, Unfinished};
+use self::pace::Pace;
 use self::progress::Without;
 pub(crate) use self::progress::{Progress, State};
 use self::store::Store;
@@ -94,6 +97,8 @@ pub(crate) struct Reloader {
     held_back: Vec<PathBuf>,
     /// Restart-only keys already warned about.
     warned: Vec<&'static str>,
+    /// The pace of lines about looks that came to nothing new.
+    pace: Pace,
 }
 
 /// Why there may be something to tell.
@@ -192,6 +197,7 @@ impl Reloader {
             apart: Apart::default(),
             held_back: Vec::new(),
             warned: Vec::new(),
+            pace: Pace::new(),
         };
         reloader.follow(loaded.followed);
         reloader
@@ -337,12 +343,23 @@ impl Reloader {
         }
         match upstreams::choose(&self.config.upstream, &self.listeners, &mut |path| self.files.read(path)) {
             Ok(chosen) => {
+                let chosen = chosen.or_last(&self.chosen);
                 if chosen != self.chosen {
                     self.upstreams = Arc::new(self.upstreams.replaced_by(&chosen.servers, chosen.settings()));
-                    tracing::info!(upstream = &*shortened(&chosen.describe(), MAX_TOLD_LINE), "upstreams changed");
-                    if let Some(error) = &chosen.error {
-                        let error = shortened(error, MAX_TOLD_LINE);
-                        tracing::error!(%error, "no upstream; allowed names are answered SERVFAIL");
+                    if chosen.servers != self.chosen.servers {
+                        tracing::info!(upstream = &*shortened(&chosen.describe(), MAX_TOLD_LINE), "upstreams changed");
+                    }
+                    match &chosen.error {
+                        Some(error) if chosen.servers.is_empty() => {
+                            let error = shortened(error, MAX_TOLD_LINE);
+                            tracing::error!(%error, "no upstream; allowed names are answered SERVFAIL");
+                        }
+                        Some(error) => {
+                            let error = shortened(error, MAX_TOLD_LINE);
+                            tracing::error!(%error, "no upstream is named any more; asking the last ones on");
+                        }
+                        None if self.chosen.error.is_some() => tracing::info!("upstreams are named again"),
+                        None => {}
                     }
                     self.chosen = chosen;
                 }
@@ -412,16 +429,23 @@ impl Reloader {
         // Said once: events that have nothing to do with a bad file make us look at it again.
         match &state.error {
             Some(error) if asked || state.error != old.error || state.held_back != old.held_back => {
-                let path = state.held_back.join(" ");
-                let generation = state.generation;
-                let error = error.replace('\n', "; ");
-                tracing::error!(path, generation, error, "policy not reloaded; keeping the one in force");
+                let is_new = state.error != old.error || state.held_back != old.held_back;
+                if let Some(untold) = if is_new { Some(0) } else { self.pace.line(Instant::now()) } {
+                    let path = state.held_back.join(" ");
+                    let generation = state.generation;
+                    let error = error.replace('\n', "; ");
+                    tracing::error!(path, generation, error, untold, "policy not reloaded; keeping the one in force");
+                }
                 self.progress.count_failure();
             }
             None if old.error.is_some() => {
                 tracing::info!(generation = state.generation, "everything on disk is in force again");
             }
-            None if asked && !swapped => tracing::info!(generation = state.generation, "nothing changed"),
+            None if asked && !swapped => {
+                if let Some(untold) = self.pace.line(Instant::now()) {
+                    tracing::info!(generation = state.generation, untold, "nothing changed");
+                }
+            }
             _ => {}
         }
         if state != *old {

@@ -28,6 +28,16 @@ impl Chosen {
         self.settings
     }
 
+    /// Returns it with the servers of `last` where it names none itself: a resolv.conf that is emptied, gone or half written, as
+    /// while a network is set up again, is no reason to ask nobody. The error stays, and says so.
+    pub(crate) fn or_last(mut self, last: &Self) -> Self {
+        if let Some(error) = self.error.as_mut().filter(|_| self.servers.is_empty() && !last.servers.is_empty()) {
+            self.servers.clone_from(&last.servers);
+            *error = format!("{error}; the last ones are asked on until then: {}", last.describe());
+        }
+        self
+    }
+
     /// Names the servers, for people.
     pub(crate) fn describe(&self) -> String {
         if self.servers.is_empty() {
@@ -142,6 +152,12 @@ mod tests {
         }
         let chosen = from_text(&Ok("nameserver 127.0.0.1\nnameserver 192.0.2.1\n".into()));
         assert_eq!((chosen.describe().as_str(), &chosen.error), ("192.0.2.1:53", &None));
+        for text in [Ok(""), Ok("nameserver 127.0.0.1\n"), Err("there is no such file")] {
+            let last = from_text(&text.map(Arc::from).map_err(str::to_owned)).or_last(&chosen);
+            assert_eq!(last.servers, chosen.servers, "{text:?}");
+            assert!(last.error.clone().unwrap().ends_with("; the last ones are asked on until then: 192.0.2.1:53"));
+            assert_eq!(last.clone().or_last(&chosen), last, "said once");
+        }
     }
 
     #[test]

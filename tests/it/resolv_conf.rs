@@ -54,13 +54,44 @@ fn resolv_conf_is_watched() {
     fs::remove_file(&path).unwrap();
     server.until("no servers", || server.status()["upstream_error"].is_string().then_some(()));
     ask("denied.example", RecordType::A).udp(&server).expect_denied();
-    assert_eq!(ask("name.test", RecordType::A).udp(&server).rcode(), ResponseCode::ServFail);
 
     let beside = server.directory().join("resolv.conf.new");
     fs::write(&beside, "nameserver 127.99.99.4\n").unwrap();
     fs::rename(beside, &path).unwrap();
     server.until("the server of the renamed file", || servers(&server).contains("127.99.99.4").then_some(()));
     server.until("no error", || server.status()["upstream_error"].is_null().then_some(()));
+}
+
+#[test]
+fn last_servers_are_asked_on_while_resolv_conf_names_none() {
+    let setup = setup();
+    let path = setup.directory().join("resolv.conf");
+    fs::write(&path, "nameserver 127.99.99.1\nnameserver 127.99.99.2\n").unwrap();
+    let server = setup.start();
+    let error = |server: &Server| server.status()["upstream_error"].as_str().map(str::to_owned);
+    for (case, text) in [
+        ("emptied", Some("")),
+        ("without a nameserver", Some("search example\n")),
+        ("half written", Some("nameser")),
+        ("gone", None),
+        ("not an address", Some("nameserver dns.example\n")),
+    ] {
+        match text {
+            Some(text) => fs::write(&path, text).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        let told = server.until(case, || error(&server));
+        assert!(
+            told.contains("the last ones are asked on until then: 127.99.99.1:53, 127.99.99.2:53"),
+            "{case}: {told}"
+        );
+        assert_eq!(server.status()["upstreams"].as_array().map(Vec::len), Some(2), "{case}");
+        server.until(case, || server.log_lines(&["ERROR", "asking the last ones on"]).pop());
+        fs::write(&path, "nameserver 127.99.99.1\nnameserver 127.99.99.2\n").unwrap();
+        server.until(case, || error(&server).is_none().then_some(()));
+    }
+    server.wait_log(&["INFO", "upstreams are named again"]);
+    assert_eq!(server.log_lines(&["upstreams changed"]), [""; 0], "they are the same");
 }
 
 #[test]
