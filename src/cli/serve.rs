@@ -102,9 +102,8 @@ fn start(
     let counts = Arc::new(Counts::default());
     let decisions = config.decisions.as_ref().map(|path| {
         DecisionLog::open(path, Arc::clone(&counts)).map_err(|error| {
-            let path = path.display();
-            let mend = "make its directory, writable for the user hostgate runs as, or change `path` under [decisions]";
-            Failed::Start(format!("decision log {path}: {error} ({mend})"))
+            let help = help_with_decisions(&error);
+            Failed::Start(format!("decision log {}: {error} ({help})", path.display()))
         })
     });
     let decisions = decisions.transpose()?;
@@ -144,6 +143,26 @@ fn start(
     // What still runs at the deadline is given up.
     runtime.shutdown_background();
     served.map_err(|error| Failed::Start(format!("serve: {error}")))
+}
+
+/// Says what to do about a decision log that cannot be opened.
+fn help_with_decisions(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        // Opening a FIFO for writing without waiting for a reader (fifo(7)).
+        _ if error.raw_os_error() == Some(libc::ENXIO) => {
+            "it is a FIFO that nobody reads, or a socket: start its reader before hostgate, or name a regular file as `path` under [decisions]"
+        }
+        ErrorKind::NotFound => {
+            "make its directory, writable for the user hostgate runs as, or change `path` under [decisions]"
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "make it and its directory writable for the user hostgate runs as, or change `path` under [decisions]"
+        }
+        ErrorKind::IsADirectory => "name a file in it as `path` under [decisions]",
+        ErrorKind::NotADirectory => "a part of it is no directory: change `path` under [decisions]",
+        _ => "change `path` under [decisions], or mend that",
+    }
 }
 
 /// Gets all sockets: from systemd, from the hostgate that is taken over, or bound here.

@@ -17,15 +17,15 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Asks, tells, and returns the exit code.
 pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool, output: &mut Output) -> u8 {
-    let (admin, origin) = match admin {
-        Some(admin) => (admin, "--admin".to_owned()),
+    let (admin, instead, origin) = match admin {
+        Some(admin) => (admin, None, "--admin".to_owned()),
         None => match sources::read_config(config, Search::HereOrSystem) {
             Ok((path, config)) => {
                 let Some(admin) = config.admin else {
                     output.error("status: `admin.listen` is \"off\" in the configuration: nobody to ask");
                     return FAILED;
                 };
-                (admin, sources::origin(path.as_deref()))
+                (admin, config.admin_instead, sources::origin(path.as_deref()))
             }
             Err(diagnostics) => {
                 output.diagnostics(&diagnostics);
@@ -36,7 +36,9 @@ pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool
     if !json {
         output.error(format!("asking http://{admin}/status ({origin})"));
     }
-    let status = match fetch(admin) {
+    // An IPv6-only machine has the default address under another name.
+    let fetched = fetch(admin).or_else(|error| instead.and_then(|instead| fetch(instead).ok()).ok_or(error));
+    let status = match fetched {
         Ok(status) => status,
         Err(error) => {
             let help = "is hostgate running, and is this its `admin.listen`? (--admin ADDRESS, --config FILE)";

@@ -15,8 +15,9 @@ pub fn in_place_of(running: &Config, new: &Config) -> Config {
         let policy = found.map_or(&bound.policy, |index| &tables.remove(index).policy);
         Listen { address: bound.address, policy: policy.clone() }
     });
-    let Config { policies, threads, takeover, cache, decisions, admin, control, .. } = running.clone();
-    Config { policies, threads, takeover, listen: listen.collect(), cache, decisions, admin, control, ..new.clone() }
+    let Config { policies, threads, takeover, cache, decisions, admin, admin_instead, control, .. } = running.clone();
+    let listen = listen.collect();
+    Config { policies, threads, takeover, listen, cache, decisions, admin, admin_instead, control, ..new.clone() }
 }
 
 /// Returns the keys that differ and need a restart; what a reload takes anew is not among them.
@@ -41,6 +42,7 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         cache,
         decisions,
         admin,
+        admin_instead: _,
         control,
         accepts: _,
         is_blank: _,

@@ -7,7 +7,7 @@ mod change;
 pub mod control;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +53,8 @@ pub struct Config {
     pub decisions: Option<PathBuf>,
     /// Where metrics and status are served; `None` is off.
     pub admin: Option<SocketAddr>,
+    /// Where they are served instead on a machine without the default address: IPv6 only. `None` for any other address.
+    pub admin_instead: Option<SocketAddr>,
     /// The API; `None` is off.
     pub control: Option<Control>,
     /// Its comments that accept warnings.
@@ -179,6 +181,8 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
             admin
         },
     );
+    let admin_instead = admin.filter(|admin| *admin == default_admin());
+    let admin_instead = admin_instead.map(|admin| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), admin.port()));
     let control = root.table("control").and_then(|table| control::read(table, directory));
     Config {
         policies: directory.join(policies),
@@ -196,6 +200,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
         cache,
         decisions,
         admin,
+        admin_instead,
         control,
         accepts: root.source().accepts().cloned(),
         is_blank: false,

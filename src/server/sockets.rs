@@ -128,11 +128,10 @@ pub(crate) fn bind(config: &Config, threads: usize, mut passed: Passed) -> Resul
     for listen in &config.listen {
         listeners.push(bind_listener(listen.address, threads, &mut passed)?);
     }
-    let admin = config.admin.map(|address| match passed.tcp(address) {
-        Some(listener) => Ok(listener),
-        None => bind_tcp("admin", address),
-    });
-    let admin = admin.transpose()?;
+    let admin = match config.admin {
+        Some(address) => bind_admin(address, config.admin_instead, &mut passed)?,
+        None => None,
+    };
     let control = config.control.as_ref().map(|control| bind_control(&control.listen, &mut passed)).transpose()?;
     match passed.left() {
         Some(address) if passed.by == By::Systemd => Err(BindError::Unlisted(address)),
@@ -238,6 +237,34 @@ fn bind_udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
 /// Binds a TCP listener.
 fn bind_tcp(transport: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
     tcp::bind(address).map_err(|error| BindError::Address { transport, address, error })
+}
+
+/// Binds the admin endpoint. Where this machine has no such address, `instead` is tried, if there is one, and nothing else is
+/// given up for it: a resolver without metrics is better than none.
+fn bind_admin(
+    address: SocketAddr,
+    instead: Option<SocketAddr>,
+    passed: &mut Passed,
+) -> Result<Option<TcpListener>, BindError> {
+    let mut bind = |address| passed.tcp(address).map_or_else(|| bind_tcp("admin", address), Ok);
+    let is_missing = |error: &BindError| match error {
+        BindError::Address { error, .. } => {
+            error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+        }
+        _ => false,
+    };
+    let first = bind(address);
+    let (Err(error), Some(instead)) = (&first, instead) else { return first.map(Some) };
+    if !is_missing(error) {
+        return first.map(Some);
+    }
+    let Ok(listener) = bind(instead) else {
+        let help = "give this machine a loopback address, or set `listen` under [admin], as \"off\"";
+        tracing::error!(%error, help, "no admin endpoint: no metrics, no status");
+        return Ok(None);
+    };
+    tracing::warn!(%address, %instead, "no interface has the default address of the admin endpoint");
+    Ok(Some(listener))
 }
 
 /// Adds sockets on the same address for the other threads: new ones where the port can be shared, else duplicates.

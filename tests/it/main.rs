@@ -52,6 +52,7 @@ mod resolv_conf;
 mod seeds;
 mod service;
 mod shape;
+mod sized;
 mod slow;
 mod special_names;
 mod strays;

@@ -33,6 +33,8 @@ pub(crate) struct Setup {
     arguments: Option<Vec<String>>,
     /// What a shell does first to limit the process; none: the limits of the tests.
     limits: Option<String>,
+    /// Whether that is in a network namespace of its own.
+    isolated: bool,
 }
 
 impl Setup {
@@ -50,6 +52,7 @@ impl Setup {
             environment: Vec::new(),
             arguments: None,
             limits: None,
+            isolated: false,
         }
     }
 
@@ -144,6 +147,13 @@ impl Setup {
         self
     }
 
+    /// Sets what a shell does before it becomes the server, as root in a network namespace of its own if `isolated`.
+    pub(crate) fn prepared(mut self, script: &str, isolated: bool) -> Self {
+        self.limits = Some(script.to_owned());
+        self.isolated = isolated;
+        self
+    }
+
     /// Sets the arguments; the working directory is the one that holds hostgate.toml.
     pub(crate) fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments = Some(arguments.iter().map(|&argument| argument.to_owned()).collect());
@@ -210,7 +220,11 @@ impl Setup {
         let mut command = match &self.limits {
             None => Command::new(env!("CARGO_BIN_EXE_hostgate")),
             Some(limits) => {
-                let mut shell = Command::new("sh");
+                let mut shell = Command::new(if self.isolated { "unshare" } else { "sh" });
+                if self.isolated {
+                    // As root there may be namespaces where there are no user namespaces.
+                    shell.args([if rustix::process::geteuid().is_root() { "-n" } else { "-rn" }, "sh"]);
+                }
                 let limited = format!("{limits} && exec \"$0\" \"$@\"");
                 shell.args(["-c", &limited, env!("CARGO_BIN_EXE_hostgate")]);
                 shell
