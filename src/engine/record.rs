@@ -12,6 +12,7 @@ use crate::dns::rtype::RecordType;
 use crate::policy::{Asker, Client, Decision, Limit, Policy, Rule};
 use crate::telemetry::decision_log::Moment;
 use crate::telemetry::json;
+use crate::upstream::scope::{self, Shown};
 
 /// The hops of a CNAME chain that a record names; of more, their number: a long chain of escaped names would make a line
 /// of 40 KB for a query of 33 octets.
@@ -92,7 +93,12 @@ impl Record<'_> {
         match self.upstream {
             Some(upstream) => {
                 line.extend_from_slice(b"\",\"upstream\":\"");
-                json::socket(line, upstream);
+                if scope::is_named(upstream) {
+                    // As it is written; the name of an interface has nothing to escape.
+                    line.extend_from_slice(Shown(upstream).to_string().as_bytes());
+                } else {
+                    json::socket(line, upstream);
+                }
                 line.extend_from_slice(b"\",\"elapsed_us\":");
             }
             None => line.extend_from_slice(b"\",\"upstream\":null,\"elapsed_us\":"),

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::files::Text;
 use crate::config::{Config, Servers, Upstream};
 use crate::document::{Diagnostic, Place, Severity};
-use crate::upstream::system::{interface_index, is_local, nameservers};
+use crate::upstream::system::{is_local, nameservers};
 use crate::upstream::{Server, Settings};
 
 /// The servers to ask, and what is wrong with their list.
@@ -107,7 +107,7 @@ fn system(path: &Path, listeners: &[SocketAddr], settings: Settings, read: &mut 
             return Chosen { servers: Vec::new(), settings, error: Some(error), skipped: Vec::new() };
         }
     };
-    let found = nameservers(text.as_bytes(), interface_index);
+    let found = nameservers(text.as_bytes());
     let mut skipped: Vec<String> =
         found.skipped.iter().map(|skipped| format!("{shown}:{}: {}", skipped.line, skipped.reason)).collect();
     let (own, servers): (Vec<_>, Vec<_>) =

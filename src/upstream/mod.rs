@@ -11,6 +11,7 @@ mod pool;
 mod race;
 pub(crate) mod random;
 mod reply;
+pub(crate) mod scope;
 mod search;
 mod stream;
 mod udp;

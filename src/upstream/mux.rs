@@ -35,6 +35,7 @@ use self::flight::{Case, Flight, Try};
 use self::ports::{Key, Ports};
 use super::pool::{DEAD_TIME, First, REVIEW_EVERY};
 use super::reply::{self, TryError};
+use super::scope::Shown;
 use super::udp;
 use super::wheel::Wheel;
 use super::{Event, Failure, FailureKind, Transport, Trial, Tried, Upstreams};
@@ -333,7 +334,7 @@ impl<W: Waits, C> Mux<W, C> {
         let is_lone = waiters.first().is_some_and(|first| first.upstreams().is_lone());
         let fate = match trial {
             // There is nobody else to ask.
-            Trial::Failed(error) if is_lone => Fate::Failed(error.at(server)),
+            Trial::Failed(error) if is_lone => Fate::Failed(error.at(Shown(server))),
             trial => {
                 Fate::Elsewhere(Tried { server, trial, silent, tries: flight.count, spent: flight.since.elapsed() })
             }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::str::FromStr;
 
+use super::scope::{self, Shown};
+
 /// The port of DNS over UDP and TCP (RFC 1035 §4.2).
 const PORT: u16 = 53;
 
@@ -83,8 +85,8 @@ impl Server {
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.transport {
-            Transport::Udp => write!(f, "{}", self.address),
-            Transport::Tcp => write!(f, "tcp://{}", self.address),
+            Transport::Udp => write!(f, "{}", Shown(self.address)),
+            Transport::Tcp => write!(f, "tcp://{}", Shown(self.address)),
         }
     }
 }
@@ -133,8 +135,16 @@ impl FromStr for Server {
     }
 }
 
-/// Reads an address with or without a port; IPv6 without one may stand in brackets or bare, with a numeric scope.
+/// Reads an address with or without a port; IPv6 without one may stand in brackets or bare, with a scope: the name of an
+/// interface, or its number.
 fn socket_address(text: &str) -> Option<SocketAddr> {
+    let Some((address, rest)) = text.split_once('%') else { return numeric_address(text) };
+    let (zone, behind) = rest.split_at(rest.find(']').unwrap_or(rest.len()));
+    numeric_address(&format!("{address}%{}{behind}", scope::scope(zone)?))
+}
+
+/// Reads an address whose scope is a number.
+fn numeric_address(text: &str) -> Option<SocketAddr> {
     let bracketed = || match text.strip_prefix('[') {
         Some(_) => format!("{text}:{PORT}"),
         None => format!("[{text}]:{PORT}"),
@@ -163,6 +173,9 @@ mod tests {
             ("[2001:db8::53]:54", "[2001:db8::53]:54"),
             ("fe80::1%2", "[fe80::1%2]:53"),
             ("[fe80::1%2]:54", "[fe80::1%2]:54"),
+            ("fe80::1%eth0", "[fe80::1%eth0]:53"),
+            ("[fe80::1%br-lan.7]", "[fe80::1%br-lan.7]:53"),
+            ("tcp://[fe80::1%eth0]:54", "tcp://[fe80::1%eth0]:54"),
         ];
         for (text, canonical) in CASES {
             let server: Server = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -186,6 +199,9 @@ mod tests {
             ("192.0.2.53/24", "not an address"),
             ("192.0.2.53#dns.example", "not an address"),
             ("[192.0.2.53]", "not an address"),
+            ("192.0.2.53%eth0", "not an address"),
+            ("fe80::1%", "not an address"),
+            ("fe80::1%a/b", "not an address"),
             ("192.0.2.53:0", "no port"),
             ("0.0.0.0", "no host has this address"),
             ("[::]:53", "no host has this address"),

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use self::connection::Connection;
+use super::scope;
 use crate::dns::response::{Casing, Edns, Question, query_upstream};
 
 /// Connections to one upstream at a time: one for all questions, and those of questions that are asked again because that
@@ -118,7 +119,8 @@ impl Stream {
 
     /// Opens a connection.
     async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Connection, StreamError> {
-        let connecting = timeout(CONNECT_FOR, TcpStream::connect(self.server)).await;
+        let server = scope::target(self.server).map_err(StreamError::Refused)?;
+        let connecting = timeout(CONNECT_FOR, TcpStream::connect(server)).await;
         let socket = connecting.map_err(|_| StreamError::NotOpened)?.map_err(StreamError::Refused)?;
         // A query is one small write, and the next may be long in coming.
         socket.set_nodelay(true).map_err(StreamError::Refused)?;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use hickory_resolver::system_conf::parse_resolv_conf;
 
+use super::scope;
 use super::server::{Server, Transport};
 
 /// The nameservers a resolv.conf names, in its order, each once.
@@ -28,9 +29,10 @@ pub struct Skipped {
 ///
 /// Only `nameserver` lines are shown to hickory, one at a time: a `search` domain it cannot read would fail the
 /// whole text, and one bad line must not take the good ones with it. It drops the scope of a link-local address
-/// (`fe80::1%eth0`, hickory-resolver 0.26.3), so that is read here; `interface_index` gives the index of
-/// a named interface (outside of tests: [`interface_index`]). All lines are used, not the first three that the C library takes.
-pub fn nameservers(text: &[u8], interface_index: impl Fn(&str) -> Option<u32>) -> Nameservers {
+/// (`fe80::1%eth0`, hickory-resolver 0.26.3), so that is read here. All lines are used, not the first three that the C library
+/// takes.
+#[must_use]
+pub fn nameservers(text: &[u8]) -> Nameservers {
     let mut found = Nameservers::default();
     for (index, line) in text.split(|&octet| octet == b'\n').enumerate() {
         let line = String::from_utf8_lossy(line);
@@ -39,7 +41,7 @@ pub fn nameservers(text: &[u8], interface_index: impl Fn(&str) -> Option<u32>) -
         if words.next() != Some("nameserver") {
             continue;
         }
-        match server(words.next().unwrap_or_default(), &interface_index) {
+        match server(words.next().unwrap_or_default()) {
             Ok(server) if found.servers.contains(&server) => {}
             Ok(server) => found.servers.push(server),
             Err(reason) => found.skipped.push(Skipped { line: index + 1, reason }),
@@ -49,7 +51,7 @@ pub fn nameservers(text: &[u8], interface_index: impl Fn(&str) -> Option<u32>) -
 }
 
 /// Returns the upstream that the `value` of a `nameserver` line names.
-fn server(value: &str, interface_index: impl Fn(&str) -> Option<u32>) -> Result<Server, String> {
+fn server(value: &str) -> Result<Server, String> {
     let (address, scope) = value.split_once('%').map_or((value, None), |(address, scope)| (address, Some(scope)));
     let no_address = || format!("`{value}`: not an address");
     // hickory logs what it cannot read, by a line number of its own; what is wrong is told once, and by us.
@@ -64,20 +66,9 @@ fn server(value: &str, interface_index: impl Fn(&str) -> Option<u32>) -> Result<
         (IpAddr::V4(_), Some(_)) => return Err(no_address()),
         (IpAddr::V6(v6), Some(scope)) => (v6, scope),
     };
-    let index = scope.parse().ok().or_else(|| interface_index(scope));
-    let index = index.ok_or_else(|| format!("`{value}`: no interface `{scope}`"))?;
+    let index = scope::scope(scope).ok_or_else(|| format!("`{value}`: `{scope}` is not the name of an interface"))?;
     let address = SocketAddr::V6(SocketAddrV6::new(v6, server.address.port(), 0, index));
     Server::new(address, Transport::Udp).map_err(|error| error.to_string())
-}
-
-/// Returns the index of a network interface, as the kernel shows it.
-#[must_use]
-pub fn interface_index(name: &str) -> Option<u32> {
-    // The name is part of a path.
-    if name.contains('/') || name.starts_with('.') {
-        return None;
-    }
-    std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?.trim().parse().ok()
 }
 
 /// Returns whether `ip` is an address of this machine: then the kernel would send from it to it.
@@ -114,16 +105,12 @@ mod tests {
                 &["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53", "192.0.2.4:53"],
             ),
             ("search a..b -- \noptions ndots:x bogus\nnameserver 192.0.2.1\n", &["192.0.2.1:53"]),
-            ("nameserver fe80::1%eth0\n", &["[fe80::1%7]:53"]),
+            ("nameserver fe80::1%eth0\n", &["[fe80::1%eth0]:53"]),
             ("nameserver fe80::1%3\n", &["[fe80::1%3]:53"]),
-            ("nameserver fe80::1%br-lan.7\n", &["[fe80::1%9]:53"]),
+            ("nameserver fe80::1%br-lan.7\n", &["[fe80::1%br-lan.7]:53"]),
         ];
         for (text, expected) in CASES {
-            let found = nameservers(text.as_bytes(), |name| match name {
-                "eth0" => Some(7),
-                "br-lan.7" => Some(9),
-                _ => None,
-            });
+            let found = nameservers(text.as_bytes());
             let addresses: Vec<_> = found.servers.iter().map(ToString::to_string).collect();
             assert_eq!(addresses, *expected, "{text:?}");
             assert_eq!(found.skipped, [], "{text:?}");
@@ -135,7 +122,7 @@ mod tests {
         const CASES: &[&[u8]] =
             &[b"", b"\n", b"search example\n", b"\0\xff\xfe", b"nameservers 192.0.2.1", b"options edns0"];
         for text in CASES {
-            assert_eq!(nameservers(text, |_| None), Nameservers::default(), "{text:?}");
+            assert_eq!(nameservers(text), Nameservers::default(), "{text:?}");
         }
     }
 
@@ -145,13 +132,13 @@ mod tests {
             ("nameserver dns.example", "`dns.example`: not an address"),
             ("nameserver", "``: not an address"),
             ("nameserver 192.0.2.300", "`192.0.2.300`: not an address"),
-            ("nameserver fe80::1%wlan9", "`fe80::1%wlan9`: no interface `wlan9`"),
+            ("nameserver fe80::1%a/b", "`fe80::1%a/b`: `a/b` is not the name of an interface"),
             ("nameserver 192.0.2.1%1", "`192.0.2.1%1`: not an address"),
             ("nameserver 0.0.0.0", "`0.0.0.0:53`: no host has this address (write the address of one resolver)"),
         ];
         for (line, reason) in CASES {
             let text = format!("# head\n{line}\nnameserver 192.0.2.1\n");
-            let found = nameservers(text.as_bytes(), |_| None);
+            let found = nameservers(text.as_bytes());
             assert_eq!(found.servers.len(), 1, "{line}");
             assert_eq!(found.skipped, [Skipped { line: 2, reason: (*reason).to_owned() }], "{line}");
         }
@@ -161,7 +148,5 @@ mod tests {
     fn addresses_of_this_machine_are_known() {
         assert!(is_local("127.0.0.1".parse().unwrap()) && is_local("127.0.0.53".parse().unwrap()));
         assert!(!is_local("192.0.2.1".parse().unwrap()) && !is_local("2001:db8::1".parse().unwrap()));
-        assert_eq!(interface_index("lo"), Some(1));
-        assert_eq!(interface_index("../lo"), None);
     }
 }

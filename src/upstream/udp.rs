@@ -8,7 +8,7 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
 use super::reply::is_unwilling;
-use super::{Event, Observer, Transport};
+use super::{Event, Observer, Transport, scope};
 use crate::dns::rcode::Rcode;
 use crate::dns::response::{Casing, Edns, Question, ReplyCheck, bare_rcode, is_reply_to, query_upstream};
 
@@ -67,6 +67,7 @@ pub(super) async fn ask(
     let mut query = Vec::with_capacity(512);
     query_upstream(question, casing, id, &mut query);
     edns.limit(&mut query);
+    let server = scope::target(server).map_err(UdpError::Network)?;
     let any: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),

@@ -31,6 +31,7 @@ mod harness;
 mod import;
 mod in_flight;
 mod isolation;
+mod link_local;
 mod lists;
 mod loss;
 mod matching;

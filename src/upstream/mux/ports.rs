@@ -21,6 +21,7 @@ use crate::dns::response::{Casing, Edns, Question, ReplyCheck, is_reply_to, quer
 use crate::share::Holder;
 use crate::upstream::endpoint::{Endpoint, Surroundings};
 use crate::upstream::random::Random;
+use crate::upstream::scope;
 use crate::upstream::udp::{MAX_IGNORED, bare_failure};
 use crate::upstream::{Event, Transport};
 
@@ -106,6 +107,8 @@ struct Lane {
 pub(super) struct Port {
     /// The socket.
     pub(super) socket: UdpSocket,
+    /// Where it is connected to.
+    target: SocketAddr,
     /// The upstream.
     pub(super) endpoint: Arc<Endpoint>,
     /// Its clock and who watches.
@@ -326,7 +329,12 @@ impl Ports {
             // It may have come anew with a changed configuration.
             port.in_flight == 0 && (is_used_up || !Arc::ptr_eq(&port.endpoint, endpoint))
         });
-        let remembers_enough = self.sockets[token].as_ref().is_some_and(|port| port.given_up.len() >= MAX_GIVEN_UP);
+        let address = endpoint.server.address;
+        let remembers_enough = self.sockets[token].as_ref().is_some_and(|port| {
+            // Nothing that is sent by an interface that was made again would arrive.
+            let has_moved = || scope::target(address).is_ok_and(|target| target != port.target);
+            port.given_up.len() >= MAX_GIVEN_UP || scope::is_named(address) && has_moved()
+        });
         match (is_old, remembers_enough) {
             (false, false) => return true,
             (false, true) => self.retire(token),
@@ -337,7 +345,7 @@ impl Ports {
 
     /// Opens a socket on a random port (the kernel's choice, RFC 5452 §9.2).
     fn open(&mut self, endpoint: &Arc<Endpoint>, around: &Arc<Surroundings>) -> io::Result<usize> {
-        let server = endpoint.server.address;
+        let server = scope::target(endpoint.server.address)?;
         let any: SocketAddr = match server {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -352,6 +360,7 @@ impl Ports {
         registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(token), Interest::READABLE)?;
         self.sockets[token] = Some(Port {
             socket,
+            target: server,
             endpoint: Arc::clone(endpoint),
             around: Arc::clone(around),
             sender: Sender::new(),

@@ -11,6 +11,7 @@ use super::{Fate, Mux, Waits};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::race::pause;
 use crate::upstream::reply::TryError;
+use crate::upstream::scope::Shown;
 use crate::upstream::{FailureKind, Transport, Upstreams};
 
 /// The most upstreams that a question is sent to at once after a pause.
@@ -89,7 +90,7 @@ impl<W: Waits, C> Mux<W, C> {
 
     /// Returns what a question comes to that met nothing but refusals, if it is one.
     pub(super) fn refusal(flight: &mut Flight<W, C>) -> Option<Fate> {
-        flight.refused.take().map(|Refused { server, error, .. }| Fate::Failed(error.at(server)))
+        flight.refused.take().map(|Refused { server, error, .. }| Fate::Failed(error.at(Shown(server))))
     }
 }
 

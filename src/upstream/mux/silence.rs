@@ -11,6 +11,7 @@ use super::{Fate, Landed, Mux, Waits};
 use crate::upstream::pool::REVIEW_EVERY;
 use crate::upstream::race::{hash, interval};
 use crate::upstream::reply::TryError;
+use crate::upstream::scope::Shown;
 use crate::upstream::search::{FOUND_AFTER, search};
 use crate::upstream::{Event, Failure, FailureKind, STALE_AFTER, Transport, Trial};
 
@@ -83,7 +84,7 @@ impl<W: Waits, C> Mux<W, C> {
             return Continue(());
         }
         self.note_silence(place);
-        let servers: Vec<String> = self.asked(place).map(|server| server.to_string()).collect();
+        let servers: Vec<String> = self.asked(place).map(|server| Shown(server).to_string()).collect();
         let Some(flight) = self.flights[place].as_mut() else { return Break(()) };
         let waited = now.duration_since(flight.since);
         flight.time = flight.time.min(waited + LATE_FOR);
@@ -210,7 +211,7 @@ impl<W: Waits, C> Mux<W, C> {
     fn time_out(&mut self, place: usize, landed: &mut impl FnMut(Landed<W, C>)) {
         self.note_silence(place);
         self.note_unanswered(place);
-        let servers = self.asked(place).map(|server| server.to_string());
+        let servers = self.asked(place).map(|server| Shown(server).to_string());
         let servers: Vec<String> = servers.collect();
         let Some(mut flight) = self.remove(place) else { return };
         let refusal = Self::refusal(&mut flight);
