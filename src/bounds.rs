@@ -81,6 +81,8 @@
 //! | upstreams in the status | [`MAX_TOLD_UPSTREAMS`] | the rest is left out | `hostgate_upstream_up{server}` |
 //! | warnings that a look writes to the log | [`MAX_LOGGED`] | counted in one more line | |
 //! | log lines a minute that say what came of a SIGHUP | [`MAX_ASKED_LINES`] | counted in the next one | `hostgate_reload_failures_total` |
+//! | entries of what is out of date in the status, octets of the path and of the reason of each | [`MAX_OUT_OF_DATE`], [`MAX_OUT_OF_DATE_TEXT`] | counted | `hostgate_out_of_date{kind}` |
+//! | files compared with what was read at a time, four times a second | [`MAX_COMPARED_AT_ONCE`] | the rest is compared later; events tell of changes in time | |
 //! | files being written to | [`MAX_WRITING`] | nothing is waited for | |
 //! | changed files that are kept in mind | [`MAX_CHANGED`] | everything is looked at | |
 //!
@@ -273,6 +275,12 @@ pub(crate) const MAX_OUTAGE_LINES: usize = 20;
 pub(crate) const MAX_TOLD_LINE: usize = 1 << 10;
 /// Warnings that one look writes to the log.
 pub(crate) const MAX_LOGGED: usize = 100;
+/// Entries of what is out of date in the status.
+pub(crate) const MAX_OUT_OF_DATE: usize = 16;
+/// Octets of the path and of the reason of such an entry.
+pub(crate) const MAX_OUT_OF_DATE_TEXT: usize = 256;
+/// Files that are compared with what was read at a time: some 4 ms.
+pub(crate) const MAX_COMPARED_AT_ONCE: usize = 4_000;
 /// Files being written to that are kept in mind; with more, nothing is waited for.
 pub(crate) const MAX_WRITING: usize = 1024;
 /// Changed files that are kept in mind; with more, everything is looked at.

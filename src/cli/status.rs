@@ -51,10 +51,12 @@ pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool
     } else {
         tell(&status, output);
     }
+    let mut out_of_date = entries(&status).map(|entry| entry["kind"].as_str().unwrap_or_default());
+    let is_in_force = out_of_date.all(|kind| ["polling", "reloading"].contains(&kind));
     let is_good = [&status["error"], &status["upstream_error"], &status["control"]["error"], &status["reload_stuck"]]
         .into_iter()
         .all(Value::is_null);
-    if is_good { OK } else { FAILED }
+    if is_good && is_in_force { OK } else { FAILED }
 }
 
 /// Writes the status for people.
@@ -101,9 +103,27 @@ fn tell(status: &Value, output: &mut Output) {
             output.line(format!("  {line}"));
         }
     }
+    for entry in entries(status) {
+        let field = |key: &str| entry[key].as_str().unwrap_or_default();
+        let (kind, path) = (field("kind"), field("path"));
+        let path = if path.is_empty() { String::new() } else { format!(" {path}") };
+        // What is wrong with files is told above.
+        let is_told = status["error"].is_string() && ["held-back", "unreadable"].contains(&kind);
+        let why = if is_told { String::new() } else { format!(": {}", field("why")) };
+        output.line(format!("out of date since {} {kind}{path}{why}", field("since")));
+    }
+    let shown = u64::try_from(entries(status).count()).unwrap_or(u64::MAX);
+    if let Some(more) = number("out_of_date_total").checked_sub(shown).filter(|more| *more > 0) {
+        output.line(format!("out of date: and {more} more"));
+    }
     for warning in status["warnings"].as_array().into_iter().flatten() {
         output.line(format!("warning: {}", warning.as_str().unwrap_or_default()));
     }
+}
+
+/// Returns the entries of what is out of date.
+fn entries(status: &Value) -> impl Iterator<Item = &Value> {
+    status["out_of_date"].as_array().into_iter().flatten()
 }
 
 /// Asks for `/status`: one HTTP/1.0 request, whose answer ends with the connection (RFC 1945 §7).

@@ -176,8 +176,7 @@ impl Reloader {
         let path = self.config.policies.join(&change.path);
         let made = self.try_change(&path, change);
         if matches!(made, Err(Refused::Stale)) {
-            let followed = self.look(false);
-            self.follow(followed);
+            self.look_and_follow(Occasion::Look);
             if self.held_back.contains(&path) && !self.files.is_unfinished(&path) {
                 return Err(Refused::HeldBack);
             }

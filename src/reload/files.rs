@@ -7,7 +7,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -74,10 +75,10 @@ const READ_TRIES: usize = 3;
 /// What is known of single files from earlier looks.
 #[derive(Default)]
 pub(crate) struct Files {
-    /// Texts by path, with the stamp they were read under.
-    known: HashMap<PathBuf, (Seal, Arc<str>)>,
-    /// The stamps under which list files were read; their texts are not kept.
-    lists: HashMap<PathBuf, Seal>,
+    /// Texts by path, if they could be read, and the states that the files were in.
+    known: HashMap<PathBuf, (Observed, Option<Arc<str>>)>,
+    /// The states in which list files were; their texts are not kept.
+    lists: HashMap<PathBuf, Observed>,
     /// Paths asked for since the last [`Files::forget_unused`].
     used: HashSet<PathBuf>,
     /// Files that somebody is writing to.
@@ -125,8 +126,114 @@ pub(crate) struct Stamp {
 }
 
 /// A keyed hash of a [`Stamp`], which is kept of each file: a ninth of its size.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seal(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seal(NonZeroU64);
+
+/// The state of a file or directory when it was last looked at, to be compared with its state now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Observed {
+    /// The state; `None` is that nothing was there, or that it could not be looked at.
+    seal: Option<Seal>,
+    /// What came of reading it.
+    read: Read,
+}
+
+/// What came of reading a file or directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// Its content is known for as long as its state is the same.
+    Firm,
+    /// Its content is known, and may have changed within a clock tick of its last change without another state.
+    Racy,
+    /// It could not be read, or was not needed.
+    Failed,
+    /// It could not be read for a reason that passes, as for want of file descriptors.
+    Passing,
+}
+
+impl Observed {
+    /// Returns the state of a directory whose entries are about to be read, or of a link whose target does not matter yet.
+    pub(super) fn of_place(stamp: Option<Stamp>) -> Self {
+        let is_racy = stamp.is_some_and(|stamp| stamp.is_racy(SystemTime::now()));
+        Self { seal: stamp.map(Stamp::seal), read: if is_racy { Read::Racy } else { Read::Firm } }
+    }
+
+    /// Returns the state of what cannot be read for now.
+    pub(super) fn passing(self) -> Self {
+        Self { read: Read::Passing, ..self }
+    }
+
+    /// Returns the seal under which the content need not be read again.
+    pub(super) fn firm(self) -> Option<Seal> {
+        self.seal.filter(|_| self.read == Read::Firm)
+    }
+
+    /// Returns whether it could not be read for a reason that passes.
+    pub(super) fn is_passing(self) -> bool {
+        self.read == Read::Passing
+    }
+
+    /// Returns whether it could not be read, for whatever reason.
+    pub(super) fn is_failed(self) -> bool {
+        matches!(self.read, Read::Failed | Read::Passing)
+    }
+
+    /// Returns whether what is at `path` now, symlinks followed, is in another state.
+    pub(super) fn differs(self, path: &Path) -> bool {
+        self.seal != Stamp::at(path).map(Stamp::seal)
+    }
+
+    /// Returns whether a directory in this state now may have other entries.
+    pub(super) fn is_changed(self, now: Option<Stamp>) -> bool {
+        self.seal != now.map(Stamp::seal)
+            || self.read == Read::Racy && now.is_some_and(|now| !now.is_racy(SystemTime::now()))
+    }
+
+    /// Returns whether another content could have the same state, and would be seen now: where no event tells, such a file is
+    /// read a second time.
+    pub(super) fn is_unsure(self, path: &Path) -> bool {
+        self.read == Read::Racy && Stamp::at(path).is_some_and(|stamp| !stamp.is_racy(SystemTime::now()))
+    }
+}
+
+/// Why a file cannot be used.
+#[derive(Debug)]
+pub(super) struct Unusable {
+    /// The reason, and what to do.
+    why: String,
+    /// Whether the reason passes by itself.
+    is_passing: bool,
+}
+
+impl From<String> for Unusable {
+    fn from(why: String) -> Self {
+        Self { why, is_passing: false }
+    }
+}
+
+/// Returns whether an error of the system says nothing of the file itself: the next try may succeed although nobody changes
+/// anything. A server of files that does not answer, or whose file handle is stale, is among them.
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    const PASSING: [i32; 16] = [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOMEM,
+        libc::ENOBUFS,
+        libc::EIO,
+        libc::EREMOTEIO,
+        libc::ESTALE,
+        libc::EINTR,
+        libc::EAGAIN,
+        libc::EBUSY,
+        libc::ETIMEDOUT,
+        libc::ENOTCONN,
+        libc::ECONNABORTED,
+        libc::EHOSTDOWN,
+        libc::EHOSTUNREACH,
+        libc::ENOLCK,
+    ];
+    error.raw_os_error().is_some_and(|code| PASSING.contains(&code))
+}
 
 impl Stamp {
     /// Takes the stamp of what `metadata` describes.
@@ -148,7 +255,7 @@ impl Stamp {
     /// Returns what is kept of it.
     fn seal(self) -> Seal {
         static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        Seal(KEY.hash_one(self))
+        Seal(NonZeroU64::new(KEY.hash_one(self)).unwrap_or(NonZeroU64::MIN))
     }
 
     /// Returns what tells the file or directory from others: device and inode.
@@ -188,14 +295,11 @@ impl Files {
     /// The error says why it cannot be used: missing, a directory, too large, not UTF-8.
     pub(crate) fn read(&mut self, path: &Path) -> Text {
         self.used.insert(path.to_owned());
-        let known = self.known.get(path).map(|(stamp, text)| (*stamp, Arc::clone(text)));
-        let seal = known.as_ref().map(|(stamp, _)| *stamp);
+        let known = self.known.get(path).cloned();
+        let seal = known.as_ref().and_then(|(observed, text)| observed.firm().filter(|_| text.is_some()));
         let read = read_unless(path, seal, &self.unfinished, (&self.trusted, Use::Named));
-        let text = read.text_or(known.map(|(_, text)| text));
-        match (read.firm, &text) {
-            (Some(stamp), Ok(text)) => self.known.insert(path.to_owned(), (stamp, Arc::clone(text))),
-            _ => self.known.remove(path),
-        };
+        let text = read.text_or(known.and_then(|(_, text)| text));
+        self.known.insert(path.to_owned(), (read.observed, text.clone().ok()));
         text
     }
 
@@ -204,13 +308,22 @@ impl Files {
     /// The error is as that of [`Files::read`].
     pub(crate) fn read_list(&mut self, path: &Path, held: Held) -> Result<ListText, String> {
         self.used.insert(path.to_owned());
-        let known = self.lists.get(path).copied().filter(|_| held == Held::Yes);
+        let known = self.lists.get(path).and_then(|observed| observed.firm()).filter(|_| held == Held::Yes);
         let read = read_unless(path, known, &self.unfinished, (&self.trusted, Use::List));
-        match read.firm {
-            Some(stamp) => self.lists.insert(path.to_owned(), stamp),
-            None => self.lists.remove(path),
-        };
-        Ok(read.text?.map_or(ListText::Unchanged, ListText::Text))
+        self.lists.insert(path.to_owned(), read.observed);
+        let text = read.text.map_err(|unusable| unusable.why)?;
+        Ok(text.map_or(ListText::Unchanged, ListText::Text))
+    }
+
+    /// Returns the files that were asked for, with the states they were in.
+    pub(super) fn observed(&self) -> impl Iterator<Item = (&Path, Observed)> {
+        let known = self.known.iter().map(|(path, (observed, _))| (path.as_path(), *observed));
+        known.chain(self.lists.iter().map(|(path, observed)| (path.as_path(), *observed)))
+    }
+
+    /// Returns the state that a file was in when it was read for what it is, or as a list.
+    pub(super) fn observed_at(&self, path: &Path) -> Option<Observed> {
+        self.known.get(path).map(|(observed, _)| *observed).or_else(|| self.lists.get(path).copied())
     }
 
     /// Forgets files that were not asked for since the last call.
@@ -224,13 +337,13 @@ impl Files {
 /// What a look at a file came to.
 pub(super) struct Looked {
     /// Its text; nothing where it is as it was before.
-    text: Result<Option<String>, String>,
+    text: Result<Option<String>, Unusable>,
     /// Whether what it holds is private, if it was read.
     pub(super) is_private: Option<bool>,
     /// Its stamp.
     pub(super) stamp: Option<Stamp>,
-    /// The same, where it was read and need not be read again under it.
-    pub(super) firm: Option<Seal>,
+    /// The state it was in, and what came of reading it.
+    pub(super) observed: Observed,
 }
 
 impl Looked {
@@ -239,7 +352,7 @@ impl Looked {
         match &self.text {
             Ok(Some(text)) => Ok(known.filter(|known| **known == **text).unwrap_or_else(|| text.as_str().into())),
             Ok(None) => known.ok_or_else(|| "it was not read".to_owned()),
-            Err(why) => Err(why.clone()),
+            Err(unusable) => Err(unusable.why.clone()),
         }
     }
 }
@@ -253,12 +366,13 @@ pub(super) fn read_unless(
 ) -> Looked {
     let now = SystemTime::now();
     let mut stamp = Stamp::at(path);
+    let state = |stamp: Option<Stamp>, read| Observed { seal: stamp.map(Stamp::seal), read };
     if unfinished.holds(path, stamp) {
-        let text = Err("it is being written to: it is read when its writer has closed it".to_owned());
-        return Looked { text, is_private: None, stamp, firm: None };
+        let text = Err("it is being written to: it is read when its writer has closed it".to_owned().into());
+        return Looked { text, is_private: None, stamp, observed: state(stamp, Read::Failed) };
     }
     if known.is_some() && known == stamp.map(Stamp::seal) {
-        return Looked { text: Ok(None), is_private: None, stamp, firm: known };
+        return Looked { text: Ok(None), is_private: None, stamp, observed: state(stamp, Read::Firm) };
     }
     let mut text = read_text(path, trusted, as_what);
     for _ in 0..READ_TRIES {
@@ -270,32 +384,47 @@ pub(super) fn read_unless(
         stamp = after;
         text = read_text(path, trusted, as_what);
     }
-    let firm = stamp.filter(|stamp| text.is_ok() && !stamp.is_racy(now)).map(Stamp::seal);
+    let observed = state(
+        stamp,
+        match &text {
+            Ok(_) if stamp.is_some_and(|stamp| !stamp.is_racy(now)) => Read::Firm,
+            Ok(_) => Read::Racy,
+            Err(unusable) if unusable.is_passing => Read::Passing,
+            Err(_) => Read::Failed,
+        },
+    );
     let is_private = text.as_ref().ok().map(|(_, is_private)| *is_private);
-    Looked { text: text.map(|(text, _)| Some(text)), is_private, stamp, firm }
+    Looked { text: text.map(|(text, _)| Some(text)), is_private, stamp, observed }
 }
 
 /// Reads a regular file of at most [`MAX_FILE`] octets as UTF-8, if it may be read as what it is wanted for; returns whether
 /// what it holds is private as well.
-fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bool), String> {
-    let plain = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => NO_SUCH_FILE.to_owned(),
-        io::ErrorKind::PermissionDenied => {
-            "permission denied: make it readable for the user hostgate runs as".to_owned()
-        }
-        io::ErrorKind::IsADirectory if as_what == Use::Policies => {
-            format!("{error}: rename it without `.toml`, or remove it")
-        }
-        io::ErrorKind::IsADirectory | io::ErrorKind::InvalidInput => format!("{error}: a regular file is needed"),
-        _ => error.to_string(),
+fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bool), Unusable> {
+    let failed = |error: io::Error| {
+        let why = match error.kind() {
+            io::ErrorKind::NotFound => NO_SUCH_FILE.to_owned(),
+            io::ErrorKind::PermissionDenied => {
+                "permission denied: make it readable for the user hostgate runs as".to_owned()
+            }
+            io::ErrorKind::IsADirectory if as_what == Use::Policies => {
+                format!("{error}: rename it without `.toml`, or remove it")
+            }
+            io::ErrorKind::IsADirectory | io::ErrorKind::InvalidInput => {
+                format!("{error}: a regular file is needed")
+            }
+            _ if is_passing(&error) => format!("{error}: it is tried again until it can be read"),
+            _ => error.to_string(),
+        };
+        Unusable { why, is_passing: is_passing(&error) }
     };
-    let (file, metadata) = regular_file::open(path).map_err(plain)?;
+    let (file, metadata) = regular_file::open(path).map_err(failed)?;
     let is_private = trusted.check(&file, &metadata, path, as_what)?;
     if metadata.len() > MAX_FILE {
-        return Err(format!("{} octets are too many: at most {MAX_FILE} are read; split the file", metadata.len()));
+        let why = format!("{} octets are too many: at most {MAX_FILE} are read; split the file", metadata.len());
+        return Err(why.into());
     }
-    let bytes = read_bounded(&file, metadata.len()).map_err(plain)?;
-    text_of(bytes).map(|text| (text, is_private))
+    let bytes = read_bounded(&file, metadata.len()).map_err(failed)?;
+    Ok((text_of(bytes)?, is_private))
 }
 
 /// Reads to the end, but never more than the limit, should the file grow meanwhile.
@@ -319,13 +448,14 @@ mod tests {
         let path = root.path().join("a.toml");
         fs::write(&path, b"a = 1\nb = \xff").unwrap();
         assert_eq!(
-            read_text(&path, &Trusted::default(), Use::Named).unwrap_err(),
+            read_text(&path, &Trusted::default(), Use::Named).unwrap_err().why,
             "not UTF-8 at line 2, column 5: it looks like Latin-1: save the file as UTF-8, as with `iconv -f LATIN1 -t UTF-8`"
         );
         File::create(&path).unwrap().set_len(1 << 30).unwrap();
         assert!(
             read_text(&path, &Trusted::default(), Use::Named)
                 .unwrap_err()
+                .why
                 .starts_with("1073741824 octets are too many")
         );
     }

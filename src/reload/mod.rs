@@ -6,16 +6,19 @@
 
 mod change;
 mod files;
+pub(crate) mod out_of_date;
 mod pace;
 mod progress;
 mod store;
+mod sweep;
+mod tick;
 pub(crate) mod told;
 mod tree;
 mod trusted;
 pub(crate) mod upstreams;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,11 +27,14 @@ use std::time::Instant;
 use self::change::Inbox;
 pub(crate) use self::change::{Change, Changer, Refused};
 pub(crate) use self::files::Stamp;
-use self::files::{Files, Followed, Unfinished};
+use self::files::{Files, Followed, Observed, Unfinished};
+use self::out_of_date::{OutOfDate, Since};
 use self::pace::Pace;
 use self::progress::Without;
 pub(crate) use self::progress::{Progress, State};
 use self::store::Store;
+use self::sweep::Sweep;
+use self::tick::Retry;
 use self::tree::Directory;
 use self::trusted::Trusted;
 use self::upstreams::Chosen;
@@ -95,6 +101,18 @@ pub(crate) struct Reloader {
     apart: Apart,
     /// The policy files whose last good version is in force instead of what is on disk.
     held_back: Vec<PathBuf>,
+    /// What is followed.
+    followed: Followed,
+    /// Compares it with what was read.
+    sweep: Sweep,
+    /// When what cannot be read for now is tried again.
+    retry: Option<Retry>,
+    /// Since when what is out of date is so.
+    since: Since,
+    /// The first reason of each file that is held back, as far as there is one.
+    reasons: BTreeMap<PathBuf, String>,
+    /// Listeners whose address no interface has.
+    absent: Vec<SocketAddr>,
     /// Restart-only keys already warned about.
     warned: Vec<&'static str>,
     /// The pace of lines about looks that came to nothing new.
@@ -106,6 +124,8 @@ pub(crate) struct Reloader {
 enum Occasion {
     /// Something changed on disk.
     Look,
+    /// What is on disk was found to differ, or something could not be read: it is not known where the change is.
+    Differs,
     /// Somebody asked for a look, and wants to know what came of it.
     Asked,
     /// The API changed something, which its audit record says.
@@ -121,6 +141,8 @@ struct Apart {
     held_back: Vec<PathBuf>,
     /// What is to be warned of in the configuration.
     warnings: Vec<Diagnostic>,
+    /// Whether the policies directory could not be read for a reason that passes.
+    is_passing: bool,
 }
 
 impl Loaded {
@@ -177,7 +199,8 @@ impl Reloader {
         engine: Arc<Engine>,
         set_log_filter: SetLogFilter,
     ) -> Self {
-        let progress = Arc::new(Progress::new(state(&loaded.library, loaded.warnings.into(), &chosen)));
+        let state = state(&loaded.library, loaded.warnings.into(), &chosen);
+        let progress = Arc::new(Progress::new(state));
         let mut reloader = Self {
             config_path,
             started_with: config.clone(),
@@ -196,10 +219,17 @@ impl Reloader {
             store: Store::default(),
             apart: Apart::default(),
             held_back: Vec::new(),
+            followed: Followed::default(),
+            sweep: Sweep::new(),
+            retry: None,
+            since: Since::default(),
+            reasons: BTreeMap::new(),
+            absent: Vec::new(),
             warned: Vec::new(),
             pace: Pace::new(),
         };
         reloader.follow(loaded.followed);
+        reloader.tell_what_is_out_of_date();
         reloader
     }
 
@@ -224,17 +254,24 @@ impl Reloader {
         // What happened between the first reading and the first watch went unnoticed.
         self.watch.look_again();
         loop {
-            match self.watch.wait() {
+            match self.watch.wait(self.next_tick()) {
                 Wake::Stop => break,
                 Wake::Wanted => self.make_changes(),
-                wake => {
-                    let _busy = self.progress.begin();
-                    let followed = self.look(wake == Wake::Asked);
-                    self.follow(followed);
-                }
+                Wake::Tick => self.tick(),
+                Wake::Changed => self.look_and_follow(Occasion::Look),
+                Wake::Asked => self.look_and_follow(Occasion::Asked),
             }
         }
         self.inbox.close();
+    }
+
+    /// Looks, and watches what was read.
+    fn look_and_follow(&mut self, occasion: Occasion) {
+        let _busy = self.progress.begin();
+        let followed = self.look(occasion);
+        self.follow(followed);
+        self.plan_retry();
+        self.tell_what_is_out_of_date();
     }
 
     /// Watches what was read, and what configuration and upstreams are read from.
@@ -248,6 +285,7 @@ impl Reloader {
         if let config::Servers::System(path) = &self.config.upstream.servers {
             followed.add_file(path);
         }
+        self.followed.clone_from(&followed);
         // A directory watched only now may have changed since it was read.
         if self.watch.follow(followed) {
             self.watch.look_again();
@@ -255,10 +293,10 @@ impl Reloader {
     }
 
     /// Reads what may have changed, swaps what is good and tells what is not; returns what to watch.
-    fn look(&mut self, asked: bool) -> Followed {
+    fn look(&mut self, occasion: Occasion) -> Followed {
         let mut apart = Apart::default();
         let changes = self.watch.changes();
-        let changes = if asked { Changes::Anything } else { changes };
+        let changes = if occasion == Occasion::Look { changes } else { Changes::Anything };
         self.files.unfinished = Unfinished::of(self.watch.unfinished());
         let new_config = self.read_config(&mut apart);
         let mut followed = Followed::default();
@@ -271,6 +309,11 @@ impl Reloader {
         if let Err(error) = read {
             apart.held_back.push(self.config.policies.clone());
             apart.errors.push(unreadable(&self.config.policies, &error));
+            apart.is_passing = files::is_passing(&error);
+            if apart.is_passing {
+                // What is known of it stays, and so does what is watched.
+                followed = self.followed.clone();
+            }
         } else {
             followed = self.directory.followed.clone();
             let files = &mut self.files;
@@ -290,7 +333,6 @@ impl Reloader {
         self.publish(&before);
         // Freeing what was kept of many files takes its time, so it comes after what everybody waits for.
         drop(replaced);
-        let occasion = if asked { Occasion::Asked } else { Occasion::Look };
         self.tell(&before, held_back, diagnostics, occasion);
         self.library.list_paths().for_each(|path| followed.add_file(path));
         followed
@@ -341,7 +383,15 @@ impl Reloader {
             // It is looked at again when it is closed.
             return;
         }
-        match upstreams::choose(&self.config.upstream, &self.listeners, &mut |path| self.files.read(path)) {
+        let read = &mut |path: &Path| self.files.read(path);
+        let chosen = upstreams::choose(&self.config.upstream, &self.listeners, read);
+        if let config::Servers::System(path) = &self.config.upstream.servers
+            && self.files.observed_at(path).is_some_and(Observed::is_passing)
+        {
+            // That it cannot be read for now says nothing of whom it names.
+            return;
+        }
+        match chosen {
             Ok(chosen) => {
                 let chosen = chosen.or_last(&self.chosen);
                 if chosen != self.chosen {
@@ -400,6 +450,8 @@ impl Reloader {
         let swapped = !Arc::ptr_eq(before, self.library.snapshot());
         let errors = self.apart.errors.iter().chain(diagnostics.errors());
         let errors = told::lines(errors, MAX_TOLD_ERRORS, "errors").join("\n");
+        let paths = self.apart.held_back.iter().chain(&held_back);
+        self.reasons = reasons(paths, self.apart.errors.iter().chain(diagnostics.errors()));
         let mut state = state(&self.library, diagnostics, &self.chosen);
         let old = self.progress.state();
         self.held_back = held_back;
@@ -448,11 +500,27 @@ impl Reloader {
             }
             _ => {}
         }
+        (state.out_of_date, state.out_of_date_total) = (old.out_of_date.clone(), old.out_of_date_total);
         if state != *old {
             self.progress.set(state);
         }
+        self.tell_what_is_out_of_date();
         systemd::status(&self.progress.state().summary());
     }
+}
+
+/// Returns the first error of each of some files, without its place.
+fn reasons<'d>(
+    paths: impl Iterator<Item = &'d PathBuf>,
+    errors: impl Iterator<Item = &'d Diagnostic>,
+) -> BTreeMap<PathBuf, String> {
+    let mut reasons: BTreeMap<PathBuf, String> = paths.map(|path| (path.clone(), String::new())).collect();
+    for error in errors {
+        if let Some(reason) = reasons.get_mut(&*error.place.path).filter(|reason| reason.is_empty()) {
+            *reason = shortened(&error.to_string(), MAX_TOLD_LINE).into_owned();
+        }
+    }
+    reasons
 }
 
 /// Lowers the priority of this thread, and of those it starts, so that reading a million names delays no query; a sandbox
@@ -485,6 +553,8 @@ fn state(library: &Library, warnings: Diagnostics, chosen: &Chosen) -> State {
         loaded_at: jiff::Timestamp::now().to_string(),
         error: None,
         held_back: Vec::new(),
+        out_of_date: OutOfDate::default(),
+        out_of_date_total: 0,
         warnings,
         policies: snapshot.policies().len(),
         blueprints: snapshot.blueprints().len(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use serde::{Serialize, Serializer};
 
+use super::out_of_date::{Entry, Kind, OutOfDate};
 use super::told;
 use crate::bounds::MAX_TOLD_WARNINGS;
 use crate::policy::Diagnostics;
@@ -24,6 +25,10 @@ pub(crate) struct State {
     pub(crate) error: Option<String>,
     /// The files whose last good version is in force instead of what is on disk.
     pub(crate) held_back: Vec<String>,
+    /// What is out of date, since when and why.
+    pub(crate) out_of_date: OutOfDate,
+    /// How much is out of date; the list has the first entries.
+    pub(crate) out_of_date_total: usize,
     /// Warnings of the last look.
     #[serde(serialize_with = "warnings")]
     pub(crate) warnings: Diagnostics,
@@ -119,6 +124,22 @@ impl Progress {
         })
     }
 
+    /// Returns what is out of date while a look takes long.
+    pub(crate) fn late(&self) -> Option<Entry> {
+        let running = self.running();
+        let since = jiff::Timestamp::now().checked_sub(running).ok()?;
+        match self.stuck() {
+            Some(why) => Some(Entry::new(Kind::Stuck, None, since, &why)),
+            None if running >= SLOW => Some(Entry::new(
+                Kind::Reloading,
+                None,
+                since,
+                "a reload is under way: what it changes comes when it ends",
+            )),
+            None => None,
+        }
+    }
+
     /// Returns the time on the clock of [`Progress::busy_since`].
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
@@ -159,6 +180,8 @@ impl Drop for Busy {
     }
 }
 
+/// How long a look may take before it is told of.
+const SLOW: Duration = Duration::from_secs(2);
 /// How long a look or a change may take; reading all that the bounds allow takes a few seconds.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -179,6 +202,8 @@ mod tests {
             loaded_at: String::new(),
             error: None,
             held_back: Vec::new(),
+            out_of_date: OutOfDate::default(),
+            out_of_date_total: 0,
             warnings: Diagnostics::default(),
             policies: 0,
             blueprints: 0,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::files::{Followed, Seal, Stamp, Text, Unfinished, read_unless};
+use super::files::{Followed, Observed, Stamp, Text, Unfinished, is_passing, read_unless};
 use super::trusted::{Trusted, Use};
 use super::watch::Changes;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
@@ -22,15 +22,45 @@ pub(crate) struct Directory {
     pub(super) tree: Tree,
     /// What to be told about changes of: the tree, and where symlinks lead.
     pub(super) followed: Followed,
-    /// The stamps under which files were read; those are left off that may change again under the same stamp. Each shares
-    /// its path with the tree, and with all that is made of it.
-    stamps: OrderedMap<FilePath, Seal>,
+    /// The states that the files were in when they were looked at. Each shares its path with the tree, and with all that is
+    /// made of it.
+    observed: OrderedMap<FilePath, Observed>,
+    /// The states of the directories whose entries were read, and of links that lead nowhere yet.
+    places: BTreeMap<PathBuf, Place>,
+    /// Files and directories that could not be read for a reason that passes.
+    passing: BTreeSet<PathBuf>,
     /// Where files may lie that are quoted.
     trusted: Trusted,
     /// Directories with too many entries to be read, and when that was found.
     huge: HashMap<PathBuf, Instant>,
     /// Where everything is that the tree is made of, if that is in one place each.
     plain: Option<Plain>,
+}
+
+/// A directory whose entries were read, or a link that leads nowhere yet, as it was then.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Its state.
+    observed: Observed,
+    /// Device and inode; `None` is that nothing was there.
+    id: Option<(u64, u64)>,
+}
+
+impl Place {
+    /// Takes its state.
+    fn new(stamp: Option<Stamp>) -> Self {
+        Self { observed: Observed::of_place(stamp), id: stamp.map(Stamp::id) }
+    }
+
+    /// Returns whether it may have other entries than were read.
+    pub(super) fn is_changed(self, now: Option<Stamp>) -> bool {
+        self.observed.is_changed(now)
+    }
+
+    /// Returns whether this is the state of the same directory.
+    pub(super) fn is_of(self, stamp: Stamp) -> bool {
+        self.id == Some(stamp.id())
+    }
 }
 
 /// A tree in which every file has one name, so that a change under that name is all that changed.
@@ -58,7 +88,7 @@ impl Directory {
         // Nothing is known of files that may be used, or quoted, by another rule now.
         let is_same_rule = self.trusted.is_named_as(trusted);
         if !is_same_rule {
-            self.stamps = OrderedMap::new();
+            self.observed = OrderedMap::new();
         }
         self.trusted.clone_from(trusted);
         if let Changes::Files(paths) = changes
@@ -84,8 +114,14 @@ impl Directory {
             found,
         };
         walk.read_all(root)?;
-        let Found { files, private, unreadable, huge, followed, stamps, is_plain } = walk.found;
+        let Found { files, private, unreadable, huge, followed, observed, places, is_plain } = walk.found;
         self.huge = huge;
+        let is_passing = |(path, state): &(&Path, Observed)| state.is_passing().then(|| path.to_path_buf());
+        let all = observed
+            .iter()
+            .map(|(path, state)| (&**path, *state))
+            .chain(places.iter().map(|(path, place)| (path.as_path(), place.observed)));
+        self.passing = all.filter_map(|entry| is_passing(&entry)).collect();
         self.plain = is_plain.then(|| Plain::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
         let files = files.into_iter().collect();
         if self.tree.root == root && self.tree.unreadable.is_empty() && unreadable.is_empty() {
@@ -95,8 +131,40 @@ impl Directory {
             let private = Arc::new(private);
             self.tree = Tree { root: root.to_owned(), files, private, unreadable, changed: None };
         }
-        (self.followed, self.stamps) = (followed, stamps.into_iter().collect());
+        (self.followed, self.observed, self.places) = (followed, observed.into_iter().collect(), places);
         Ok(())
+    }
+
+    /// Returns the paths of the policy files, to compare each with what was read.
+    pub(super) fn compared(&self) -> impl Iterator<Item = Arc<Path>> {
+        self.observed.iter().map(|(path, _)| Arc::clone(&path.0))
+    }
+
+    /// Returns the state in which a policy file was read.
+    pub(super) fn observed_at(&self, path: &Path) -> Option<Observed> {
+        self.observed.get(path.as_os_str()).copied()
+    }
+
+    /// Returns the directories that were read, and the links that lead nowhere yet.
+    pub(super) fn places(&self) -> impl Iterator<Item = PathBuf> {
+        self.places.keys().cloned()
+    }
+
+    /// Returns how one of them was.
+    pub(super) fn place(&self, path: &Path) -> Option<Place> {
+        self.places.get(path).copied()
+    }
+
+    /// Notes that the entries of one of them are known in this state, too.
+    pub(super) fn note_place(&mut self, path: &Path, stamp: Option<Stamp>) {
+        if let Some(place) = self.places.get_mut(path) {
+            *place = Place::new(stamp);
+        }
+    }
+
+    /// Returns what could not be read for a reason that passes.
+    pub(super) fn passing(&self) -> &BTreeSet<PathBuf> {
+        &self.passing
     }
 
     /// Reads the files of the tree among `paths`; returns their paths, or nothing where something else may have changed.
@@ -133,17 +201,20 @@ impl Directory {
             if read.is_private == Some(true) {
                 return None;
             }
-            self.stamps.remove(path.as_os_str());
+            self.passing.remove(path);
+            if read.observed.is_passing() {
+                self.passing.insert(path.clone());
+            }
             if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
                 self.tree.files.remove(path.as_path());
+                self.observed.remove(path.as_os_str());
+                self.passing.remove(path);
                 continue;
             }
             let known = self.tree.files.get_key_value(path.as_path());
             let text = read.text_or(known.and_then(|(_, text)| text.clone().ok()));
             let path = known.map_or_else(|| path.as_path().into(), |(path, _)| Arc::clone(path));
-            if let Some(seal) = read.firm {
-                self.stamps.insert(FilePath(Arc::clone(&path)), seal);
-            }
+            self.observed.insert(FilePath(Arc::clone(&path)), read.observed);
             self.tree.files.insert(path, text);
         }
         Some(changed)
@@ -196,8 +267,10 @@ struct Found {
     huge: HashMap<PathBuf, Instant>,
     /// As [`Directory::followed`].
     followed: Followed,
-    /// As [`Directory::stamps`].
-    stamps: Vec<(FilePath, Seal)>,
+    /// As [`Directory::observed`].
+    observed: Vec<(FilePath, Observed)>,
+    /// As [`Directory::places`].
+    places: BTreeMap<PathBuf, Place>,
     /// Whether every file has one name only.
     is_plain: bool,
 }
@@ -211,7 +284,8 @@ impl Found {
             unreadable: BTreeMap::new(),
             huge: HashMap::new(),
             followed: Followed::default(),
-            stamps: Vec::with_capacity(files),
+            observed: Vec::with_capacity(files),
+            places: BTreeMap::new(),
             is_plain: true,
         }
     }
@@ -262,8 +336,6 @@ struct Mark {
     seen: usize,
     /// The number of [`Found::files`].
     files: usize,
-    /// The number of [`Found::stamps`].
-    stamps: usize,
     /// The number of [`Found::private`].
     private: usize,
     /// The number of [`Walk::links`].
@@ -294,6 +366,7 @@ impl Walk<'_> {
             ));
         }
         let entries = fs::read_dir(directory)?;
+        self.found.places.insert(directory.to_owned(), Place::new(Some(Stamp::of(&metadata))));
         self.seen.insert(id);
         self.found.followed.add_directory(directory);
         self.depth += 1;
@@ -319,6 +392,8 @@ impl Walk<'_> {
             }
             if is_toml {
                 self.read_file(path);
+            } else if kind.is_symlink() && !is_directory {
+                self.found.places.insert(path.clone(), Place::new(Stamp::at(&path)));
             } else if is_directory && self.depth < MAX_DEPTH {
                 if kind.is_symlink() {
                     self.links.push((self.depth, path));
@@ -375,6 +450,11 @@ impl Walk<'_> {
         }
         let Err(error) = read else { return Ok(()) };
         self.go_back_to(&before);
+        let mut place = Place::new(Stamp::at(&path));
+        if is_passing(&error) {
+            place.observed = place.observed.passing();
+        }
+        self.found.places.insert(path.clone(), place);
         if error.kind() == io::ErrorKind::QuotaExceeded {
             if !is_whole {
                 return Err(error);
@@ -393,13 +473,12 @@ impl Walk<'_> {
 
     /// Returns how far the walk is.
     fn mark(&self) -> Mark {
-        let Found { files, stamps, private, .. } = &self.found;
+        let Found { files, private, .. } = &self.found;
         Mark {
             entries: self.entries,
             depth: self.depth,
             seen: self.seen.len(),
             files: files.len(),
-            stamps: stamps.len(),
             private: private.len(),
             links: self.links.len(),
         }
@@ -409,7 +488,7 @@ impl Walk<'_> {
     fn go_back_to(&mut self, mark: &Mark) {
         (self.entries, self.depth) = (mark.entries, mark.depth);
         let gone = self.found.files.split_off(mark.files);
-        self.found.stamps.truncate(mark.stamps);
+        self.found.observed.truncate(mark.files);
         if self.found.private.len() > mark.private {
             for (path, _) in gone {
                 self.found.private.remove(&*path);
@@ -423,17 +502,22 @@ impl Walk<'_> {
     /// Reads one file, unless it is as it was before.
     fn read_file(&mut self, path: PathBuf) {
         let known = self.before.tree.files.get_key_value(path.as_path());
-        let seal = known.and_then(|(path, text)| self.before.stamps.get(path.as_os_str()).filter(|_| text.is_ok()));
+        let state = known.and_then(|(path, text)| self.before.observed.get(path.as_os_str()).filter(|_| text.is_ok()));
         let text = known.and_then(|(_, text)| text.clone().ok());
         let path = known.map_or_else(|| path.into(), |(path, _)| Arc::clone(path));
-        let read = read_unless(&path, seal.copied(), self.unfinished, (&self.before.trusted, Use::Policies));
+        let read = read_unless(
+            &path,
+            state.and_then(|state| state.firm()),
+            self.unfinished,
+            (&self.before.trusted, Use::Policies),
+        );
         if read.is_private.unwrap_or_else(|| self.before.tree.private.contains(&*path)) {
             self.found.private.insert(path.to_path_buf());
         }
         // The very same text, where it is the same: all that is made of it shares it.
         let text = read.text_or(text);
         self.found.is_plain &= read.stamp.is_none_or(Stamp::has_one_name);
-        self.found.stamps.extend(read.firm.map(|seal| (FilePath(Arc::clone(&path)), seal)));
+        self.found.observed.push((FilePath(Arc::clone(&path)), read.observed));
         self.found.files.push((path, text));
     }
 }

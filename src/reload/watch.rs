@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_millis(400);
 const WRITING: Duration = Duration::from_secs(1);
 /// How long a file may stay open for writing before it is read as it is.
 const MAX_OPEN: Duration = Duration::from_mins(1);
-/// How often the directories that could not be watched are tried again.
+/// How often is looked while a file is being written to.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Why to look again.
@@ -42,6 +42,8 @@ pub(crate) enum Wake {
     Asked,
     /// Changes wait to be made.
     Wanted,
+    /// Nothing happened until the time to go on.
+    Tick,
     /// The process is stopping.
     Stop,
 }
@@ -272,8 +274,12 @@ impl Waker {
 
 /// Watches directories.
 pub(crate) struct Watch {
-    /// The kernel's side; none where it gives us no instance, and then only SIGHUP reloads.
+    /// The kernel's side; `None` while it gives us no instance.
     watcher: Option<RecommendedWatcher>,
+    /// Why directories are not watched, if any is not: the first one, unless it is all of them.
+    unwatched: Option<(Option<PathBuf>, String)>,
+    /// When is looked again, as a file is being written to.
+    retry: Cell<Option<Instant>>,
     /// Directories watched, by the stamp's identity they were watched under.
     watched: BTreeMap<PathBuf, (u64, u64)>,
     /// Whether a directory that should be watched could not be.
@@ -286,8 +292,6 @@ pub(crate) struct Watch {
     pokes: Receiver<()>,
     /// Since when a change on disk waits for things to become quiet.
     unsettled: Cell<Option<Instant>>,
-    /// Said once that watching failed.
-    complained: AtomicBool,
 }
 
 impl Watch {
@@ -302,20 +306,36 @@ impl Watch {
             changed: Mutex::default(),
             watched: Mutex::default(),
         });
-        let raised = Arc::clone(&signals);
-        let watcher = notify::recommended_watcher(move |event| raised.take(event))
-            .inspect_err(|error| tracing::warn!(%error, "no change notification; send SIGHUP after a change"))
-            .ok();
-        Self {
-            watcher,
+        let mut watch = Self {
+            watcher: None,
+            unwatched: None,
+            retry: Cell::new(None),
             watched: BTreeMap::new(),
             incomplete: false,
             aliased: false,
             signals,
             pokes,
             unsettled: Cell::new(None),
-            complained: AtomicBool::new(false),
+        };
+        watch.begin();
+        watch
+    }
+
+    /// Asks the kernel for an instance, if there is none. What was written meanwhile, and by whom, is not known.
+    fn begin(&mut self) {
+        if self.watcher.is_some() {
+            return;
         }
+        let raised = Arc::clone(&self.signals);
+        match notify::recommended_watcher(move |event| raised.take(event)) {
+            Ok(watcher) => (self.watcher, self.unwatched) = (Some(watcher), None),
+            Err(error) => self.unwatched = Some((None, no_instance(&error))),
+        }
+    }
+
+    /// Returns why changes may come without an event, with the directory that is not watched unless it is all of them.
+    pub(super) fn unwatched(&self) -> Option<&(Option<PathBuf>, String)> {
+        self.unwatched.as_ref()
     }
 
     /// Returns a handle that wakes [`Watch::wait`].
@@ -330,21 +350,27 @@ impl Watch {
         self.signals.raise(CHANGED);
     }
 
-    /// Waits until something happened and then until nothing more does, for a bounded time.
-    pub(crate) fn wait(&self) -> Wake {
+    /// Waits until something happened and then until nothing more does, for a bounded time; or until `tick`.
+    pub(crate) fn wait(&self, tick: Instant) -> Wake {
         loop {
             // What waits behind changes that were made has been poked for already.
-            let poked = if self.signals.bits.load(Ordering::SeqCst) != 0 {
+            if self.signals.bits.load(Ordering::SeqCst) != 0 {
                 let _ = self.pokes.try_recv();
-                Ok(())
-            } else if self.incomplete || self.signals.is_writing() {
-                self.pokes.recv_timeout(RETRY)
             } else {
-                self.pokes.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            };
-            if poked == Err(RecvTimeoutError::Timeout) {
-                self.signals.anything();
-                return Wake::Changed;
+                let is_writing = self.signals.is_writing();
+                let now = Instant::now();
+                let retry = self.retry.get().filter(|_| is_writing).or_else(|| is_writing.then(|| now + RETRY));
+                self.retry.set(retry);
+                let until = retry.map_or(tick, |retry| retry.min(tick));
+                match self.pokes.recv_timeout(until.saturating_duration_since(now)) {
+                    Err(RecvTimeoutError::Timeout) if retry.is_some_and(|retry| retry <= Instant::now()) => {
+                        self.retry.set(None);
+                        self.signals.anything();
+                        return Wake::Changed;
+                    }
+                    Err(RecvTimeoutError::Timeout) => return Wake::Tick,
+                    _ => {}
+                }
             }
             self.settle();
             match self.signals.bits.swap(0, Ordering::SeqCst) {
@@ -408,6 +434,7 @@ impl Watch {
     pub(crate) fn follow(&mut self, followed: Followed) -> bool {
         let Followed { directories, names } = followed;
         *self.signals.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        self.begin();
         let Some(watcher) = &mut self.watcher else { return false };
         let wanted: BTreeSet<PathBuf> = directories.iter().map(|directory| existing(directory)).collect();
         let count = wanted.len();
@@ -430,6 +457,7 @@ impl Watch {
         let is_lost = |path: &Path| here.join(path).ancestors().any(|above| lost.contains(above));
         let mut added = false;
         self.incomplete = false;
+        self.unwatched = None;
         for path in wanted {
             let Some(id) = Stamp::at(&path).map(Stamp::id) else { continue };
             if self.watched.get(&path) == Some(&id) && !is_lost(&path) {
@@ -446,15 +474,32 @@ impl Watch {
                 }
                 Err(error) => {
                     self.incomplete = true;
-                    if !self.complained.swap(true, Ordering::Relaxed) {
-                        let path = path.display();
-                        tracing::warn!(%path, %error, "directory not watched; looking every two seconds instead");
-                    }
+                    self.unwatched.get_or_insert_with(|| (Some(path), no_watch(&error)));
                 }
             }
         }
         added
     }
+}
+
+/// Says why there is no instance.
+fn no_instance(error: &notify::Error) -> String {
+    let help = match &error.kind {
+        notify::ErrorKind::Io(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+            " (raise fs.inotify.max_user_instances by sysctl, or the limit on open files)"
+        }
+        _ => "",
+    };
+    format!("the kernel gives no change notifications: {error}{help}")
+}
+
+/// Says why a directory is not watched.
+fn no_watch(error: &notify::Error) -> String {
+    let help = match error.kind {
+        notify::ErrorKind::MaxFilesWatch => " (raise fs.inotify.max_user_watches by sysctl)",
+        _ => "",
+    };
+    format!("the directory is not watched: {error}{help}")
 }
 
 /// Leaves one path for each directory, where there is one the path that it is watched by: the kernel has one watch for all
@@ -480,6 +525,11 @@ mod tests {
     use super::*;
     use std::fs;
 
+    /// Waits, with the test runner's time limit as the only other end.
+    fn wait(watch: &Watch) -> Wake {
+        watch.wait(Instant::now() + Duration::from_hours(1))
+    }
+
     /// Follows these directories and the files named in the tests.
     fn follow(watch: &mut Watch, directories: &[&Path]) -> bool {
         let directories = directories.iter().map(|path| path.to_path_buf()).collect();
@@ -497,7 +547,7 @@ mod tests {
             assert!(follow(&mut watch, &[&policies, &alias]));
             follow(&mut watch, &[kept]);
             fs::write(policies.join("new.toml"), "").unwrap();
-            assert_eq!(watch.wait(), Wake::Changed);
+            assert_eq!(wait(&watch), Wake::Changed);
         }
     }
 
@@ -509,7 +559,7 @@ mod tests {
         assert!(follow(&mut watch, &[root.path()]));
         change(root.path());
         // The test runner's own time limit is the deadline.
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
     }
 
     #[test]
@@ -532,11 +582,11 @@ mod tests {
         let start = Instant::now();
         fs::write(root.path().join("a.toml"), "x").unwrap();
         log.write_all(b"line").unwrap();
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
         assert!(start.elapsed() < WRITING, "{:?}", start.elapsed());
         log.write_all(b"line").unwrap();
         watch.waker().ask();
-        assert_eq!(watch.wait(), Wake::Asked);
+        assert_eq!(wait(&watch), Wake::Asked);
         assert!(watch.pokes.recv_timeout(2 * QUIET).is_err(), "the log woke");
     }
 
@@ -558,7 +608,7 @@ mod tests {
             drop(file);
             Instant::now()
         });
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
         let looked = Instant::now();
         assert!(writer.is_finished(), "looked at half a file");
         let closed = writer.join().unwrap();
@@ -566,10 +616,10 @@ mod tests {
         // A writer that never closes holds up nobody else, and what it wrote is known to be unfinished.
         let mut open = fs::File::create(root.path().join("b.toml")).unwrap();
         open.write_all(b"half").unwrap();
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
         assert_eq!(watch.unfinished(), HashSet::from([root.path().join("b.toml")]));
         drop(open);
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
         assert!(watch.unfinished().is_empty());
     }
 
@@ -580,13 +630,13 @@ mod tests {
         let mut watch = Watch::new();
         assert!(follow(&mut watch, &[&wanted]));
         fs::create_dir(root.path().join("a")).unwrap();
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
         assert!(follow(&mut watch, &[&wanted]), "the nearer ancestor is watched now");
         fs::create_dir(root.path().join("a/b")).unwrap();
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
         assert!(follow(&mut watch, &[&wanted]));
         fs::write(root.path().join("a/b/c.toml"), "").unwrap();
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
     }
 
     #[test]
@@ -600,10 +650,10 @@ mod tests {
         fs::create_dir(root.path().join("b")).unwrap();
         fs::rename(root.path().join("a"), root.path().join("c")).unwrap();
         fs::rename(root.path().join("b"), root.path().join("a")).unwrap();
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
         assert!(follow(&mut watch, &wanted));
         fs::write(root.path().join("a/x.toml"), "").unwrap();
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
     }
 
     #[test]
@@ -618,20 +668,20 @@ mod tests {
         // It is the very same when it is looked for, and its watch has gone.
         fs::rename(&inner, &gone).unwrap();
         fs::rename(&gone, &inner).unwrap();
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
         assert!(follow(&mut watch, &wanted));
         assert!(!follow(&mut watch, &wanted));
         fs::write(inner.join("x.toml"), "").unwrap();
-        assert_eq!(watch.wait(), Wake::Changed);
+        assert_eq!(wait(&watch), Wake::Changed);
     }
 
     #[test]
     fn asking_wakes_at_once_and_stopping_wins() {
         let watch = Watch::new();
         watch.waker().ask();
-        assert_eq!(watch.wait(), Wake::Asked);
+        assert_eq!(wait(&watch), Wake::Asked);
         watch.waker().ask();
         watch.waker().stop();
-        assert_eq!(watch.wait(), Wake::Stop);
+        assert_eq!(wait(&watch), Wake::Stop);
     }
 }

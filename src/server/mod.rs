@@ -32,6 +32,7 @@ use self::udp::{Front, Shared};
 use crate::bounds::MAX_TOLD_UPSTREAMS;
 use crate::control::{self, Control};
 use crate::engine::Engine;
+use crate::reload::out_of_date::{Kind, OutOfDate};
 use crate::reload::{self, Progress, Reloader, Waker};
 use crate::systemd;
 use crate::telemetry::decision_log::Counts;
@@ -127,6 +128,8 @@ impl Service {
     /// Returns what `/status` says.
     fn status(&self) -> Status {
         let mut state = reload::State::clone(&self.progress.state());
+        state.out_of_date = self.out_of_date();
+        state.out_of_date_total = state.out_of_date.len();
         let upstreams: Vec<_> = self.engine.view().upstreams.status().collect();
         state.upstream_error = state.upstream_error.or_else(|| outages::all_gone(&upstreams));
         let upstreams = upstreams.into_iter().take(MAX_TOLD_UPSTREAMS).map(UpstreamState::from).collect();
@@ -140,6 +143,13 @@ impl Service {
         }
     }
 
+    /// Returns what is out of date now: what the last look found, a look that takes long, and the API's own files.
+    fn out_of_date(&self) -> OutOfDate {
+        let mut all = self.progress.state().out_of_date.clone();
+        self.progress.late().into_iter().for_each(|entry| all.add(entry));
+        all
+    }
+
     /// Returns what each upstream has been doing.
     fn upstreams(&self) -> Vec<UpstreamState> {
         self.engine.view().upstreams.status().map(UpstreamState::from).collect()
@@ -151,6 +161,7 @@ impl Service {
         let cache = self.engine.cache_stats();
         let tcp = self.limits.counts();
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let out_of_date = self.out_of_date();
         let gauges = Gauges {
             generation: state.generation,
             reloads: self.progress.swaps(),
@@ -158,6 +169,7 @@ impl Service {
             reload_ok: state.error.is_none(),
             reload_running: self.progress.running().as_secs(),
             reload_stuck: self.progress.stuck().is_some(),
+            out_of_date: Kind::ALL.map(|kind| out_of_date.count(kind)),
             cache_entries: count(cache.entries),
             cache_bytes: count(cache.bytes),
             cache_evictions: cache.evictions,
@@ -169,7 +181,7 @@ impl Service {
             decisions_dropped: self.decisions.dropped.load(Ordering::Relaxed),
             objects: [count(state.policies), count(state.blueprints), count(state.clients)],
         };
-        exposition::encode(self.engine.metrics(), gauges, &self.upstreams(), &self.control)
+        exposition::encode(self.engine.metrics(), &gauges, &self.upstreams(), &self.control)
     }
 }
 

@@ -17,6 +17,7 @@ use super::metrics::{FAILURES, LATENCY_BOUNDS, Metrics};
 use crate::control;
 use crate::dns::query::Transport;
 use crate::engine::outcome::{Action, Origin, Reason};
+use crate::reload::out_of_date::Kind;
 use crate::upstream;
 
 /// Figures that live elsewhere and are read when `/metrics` is.
@@ -34,6 +35,8 @@ pub(crate) struct Gauges {
     pub(crate) reload_running: u64,
     /// Whether it hangs.
     pub(crate) reload_stuck: bool,
+    /// How much is out of date of each kind, and for how many seconds the oldest of it, in the order of [`Kind::ALL`].
+    pub(crate) out_of_date: [(u64, u64); Kind::ALL.len()],
     /// Answers in the cache.
     pub(crate) cache_entries: u64,
     /// Octets the cache takes.
@@ -111,7 +114,7 @@ impl From<upstream::Status> for UpstreamState {
 /// Writes all metrics in the Prometheus text format.
 pub(crate) fn encode(
     metrics: &Metrics,
-    gauges: Gauges,
+    gauges: &Gauges,
     upstreams: &[UpstreamState],
     control: &control::Counts,
 ) -> Result<String, fmt::Error> {
@@ -201,7 +204,7 @@ impl Family {
 }
 
 /// Reads all counters; names and help texts are the documentation of each metric.
-fn families(metrics: &Metrics, gauges: Gauges, upstreams: &[UpstreamState], control: &control::Counts) -> Vec<Family> {
+fn families(metrics: &Metrics, gauges: &Gauges, upstreams: &[UpstreamState], control: &control::Counts) -> Vec<Family> {
     let mut families = about_queries(metrics, gauges);
     families.extend(about_upstreams(metrics, upstreams));
     families.extend(about_state(gauges));
@@ -210,7 +213,7 @@ fn families(metrics: &Metrics, gauges: Gauges, upstreams: &[UpstreamState], cont
 }
 
 /// Reads what was closed at the bounds of TCP.
-fn tcp_closed(gauges: Gauges) -> Family {
+fn tcp_closed(gauges: &Gauges) -> Family {
     let reasons = ["idle", "client"].into_iter().zip(gauges.tcp_closed);
     let samples = reasons.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)).collect();
     family(
@@ -222,7 +225,7 @@ fn tcp_closed(gauges: Gauges) -> Family {
 }
 
 /// Reads what became of queries.
-fn about_queries(metrics: &Metrics, gauges: Gauges) -> Vec<Family> {
+fn about_queries(metrics: &Metrics, gauges: &Gauges) -> Vec<Family> {
     let mut queries = Vec::new();
     for (index, counter) in metrics.queries.iter().enumerate() {
         let (rest, transport) = (index / Transport::ALL.len(), Transport::ALL[index % Transport::ALL.len()]);
@@ -369,7 +372,7 @@ fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family
 }
 
 /// Reads what is in force, and what became of the decision log.
-fn about_state(gauges: Gauges) -> Vec<Family> {
+fn about_state(gauges: &Gauges) -> Vec<Family> {
     let objects = ["policies", "blueprints", "clients"].into_iter().zip(gauges.objects);
     let objects = objects.map(|(kind, count)| (vec![("kind", kind.to_owned())], count)).collect();
     vec![
@@ -392,6 +395,16 @@ fn about_state(gauges: Gauges) -> Vec<Family> {
             "1 when a reload or API change hangs, so that nothing new goes into force",
             u64::from(gauges.reload_stuck),
         ),
+        out_of_date(
+            "hostgate_out_of_date",
+            "What is in force and not what is on disk, or may not be for seconds (`polling`), by kind",
+            gauges.out_of_date.map(|(count, _)| count),
+        ),
+        out_of_date(
+            "hostgate_out_of_date_seconds",
+            "For how long the oldest of it is out of date, 0 when nothing is",
+            gauges.out_of_date.map(|(_, seconds)| seconds),
+        ),
         Family::counter("hostgate_decision_records", "Decision records written", gauges.decisions_written),
         Family::counter(
             "hostgate_decision_records_dropped",
@@ -399,6 +412,12 @@ fn about_state(gauges: Gauges) -> Vec<Family> {
             gauges.decisions_dropped,
         ),
     ]
+}
+
+/// Makes a gauge by the kinds of what is out of date.
+fn out_of_date(name: &'static str, help: &'static str, values: [u64; Kind::ALL.len()]) -> Family {
+    let samples = Kind::ALL.iter().zip(values).map(|(kind, value)| (vec![("kind", kind.as_str().to_owned())], value));
+    family(name, help, Samples::Gauge(samples.collect()))
 }
 
 /// Reads what the API has done.
@@ -465,7 +484,7 @@ mod tests {
             silent: 1,
         };
         let text =
-            encode(&metrics, Gauges { generation: 7, ..Gauges::default() }, &[upstream], &control::Counts::default())
+            encode(&metrics, &Gauges { generation: 7, ..Gauges::default() }, &[upstream], &control::Counts::default())
                 .unwrap();
         for line in [
             r#"hostgate_queries_total{action="deny",reason="not-listed",transport="tcp"} 1"#,

@@ -30,6 +30,7 @@ mod edns;
 mod harness;
 mod import;
 mod in_flight;
+mod in_force;
 mod isolation;
 mod link_local;
 mod lists;

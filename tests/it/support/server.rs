@@ -203,6 +203,44 @@ impl Server {
         fs::write(path, text.replace(from, to)).unwrap();
     }
 
+    /// Runs a script in the namespaces of the process.
+    #[track_caller]
+    pub(crate) fn inside(&self, script: &str) {
+        let pid = self.child.id().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["--preserve-credentials", "-U", "-m", "-t", &pid, "sh", "-ec", script]);
+        assert!(command.status().unwrap().success(), "{script}");
+    }
+
+    /// Sets the soft limit on open files of the running process.
+    #[track_caller]
+    pub(crate) fn limit_open_files(&self, limit: u32) {
+        let mut command = Command::new("prlimit");
+        command.args(["--pid", &self.child.id().to_string(), &format!("--nofile={limit}:")]);
+        assert!(command.status().unwrap().success(), "prlimit");
+    }
+
+    /// Returns the entry of this kind of what is out of date.
+    #[track_caller]
+    pub(crate) fn out_of_date(&self, kind: &str) -> Option<Value> {
+        let status = self.status();
+        let entries = status["out_of_date"].as_array().unwrap().clone();
+        let mut entries = entries.into_iter().filter(|entry| entry["kind"] == kind);
+        entries.next()
+    }
+
+    /// Waits until the status says that something is out of date in this way, and returns the entry.
+    #[track_caller]
+    pub(crate) fn wait_out_of_date(&self, kind: &str) -> Value {
+        self.until(&format!("out of date: {kind}"), || self.out_of_date(kind))
+    }
+
+    /// Waits until the status says that nothing is out of date in this way.
+    #[track_caller]
+    pub(crate) fn wait_not_out_of_date(&self, kind: &str) {
+        self.until(&format!("no longer out of date: {kind}"), || self.out_of_date(kind).is_none().then_some(()));
+    }
+
     /// Sends a signal, as `HUP`.
     pub(crate) fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.child.id());

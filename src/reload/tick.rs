@@ -1,0 +1,108 @@
+//! What is done now and then, whatever events tell: comparing, trying again, and telling what is out of date.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::files::Observed;
+use super::out_of_date::{Found, Kind};
+use super::sweep::Compared;
+use super::{Occasion, Reloader, State};
+use crate::upstream::system::is_local;
+
+/// The first pause before something that could not be read is tried again; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A further try at what could not be read for a reason that passes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Retry {
+    /// When.
+    due: Instant,
+    /// The pause before it.
+    pause: Duration,
+}
+
+impl Reloader {
+    /// Returns when there is something to do although nothing happened.
+    pub(super) fn next_tick(&self) -> Instant {
+        let due = self.sweep.due();
+        self.retry.map_or(due, |retry| retry.due.min(due))
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self) {
+        if self.retry.is_some_and(|retry| retry.due <= Instant::now()) {
+            return self.look_and_follow(Occasion::Differs);
+        }
+        let busy = self.progress.begin();
+        let is_polling = self.watch.unwatched().is_some();
+        let compared = self.sweep.compare(&mut self.directory, &self.files, is_polling);
+        drop(busy);
+        match compared {
+            Compared::Same => {}
+            Compared::Differs => self.look_and_follow(Occasion::Differs),
+            Compared::Cycle => {
+                if is_polling {
+                    self.follow(self.followed.clone());
+                }
+                let is_absent =
+                    |address: &&std::net::SocketAddr| !address.ip().is_unspecified() && !is_local(address.ip());
+                self.absent = self.listeners.iter().filter(is_absent).copied().collect();
+                self.tell_what_is_out_of_date();
+            }
+        }
+    }
+
+    /// Plans the next try, if something could not be read for a reason that passes.
+    pub(super) fn plan_retry(&mut self) {
+        let is_passing = self.apart.is_passing
+            || !self.directory.passing().is_empty()
+            || self.files.observed().any(|(_, observed)| observed.is_passing());
+        self.retry = is_passing.then(|| {
+            let pause = self.retry.map_or(FIRST_PAUSE, |retry| (2 * retry.pause).min(LONGEST_PAUSE));
+            Retry { due: Instant::now() + pause, pause }
+        });
+    }
+
+    /// Tells status, metrics and log what is out of date now.
+    pub(super) fn tell_what_is_out_of_date(&mut self) {
+        let found = self.out_of_date();
+        let list = self.since.update(found);
+        let old = self.progress.state();
+        if list != old.out_of_date {
+            let state = State::clone(&old);
+            self.progress.set(State { out_of_date_total: list.len(), out_of_date: list, ..state });
+        }
+    }
+
+    /// Finds what is out of date.
+    fn out_of_date(&self) -> Vec<Found> {
+        let mut all = Vec::new();
+        let mut add = |kind, path: Option<PathBuf>, why: String| all.push(Found { kind, path, why });
+        for (path, why) in &self.reasons {
+            let is_unreadable = self.directory.tree.files.get(path).is_some_and(Result::is_err)
+                || self.directory.tree.unreadable.contains_key(path)
+                || self.files.observed_at(path).is_some_and(Observed::is_failed)
+                || self.apart.is_passing && *path == self.config.policies;
+            let kind = if is_unreadable { Kind::Unreadable } else { Kind::HeldBack };
+            add(kind, Some(path.clone()), why.clone());
+        }
+        let passing = self.files.observed().filter(|(_, observed)| observed.is_passing()).map(|(path, _)| path);
+        for path in self.directory.passing().iter().map(PathBuf::as_path).chain(passing) {
+            add(Kind::Unreadable, Some(path.to_owned()), "it cannot be read for now: it is tried again".to_owned());
+        }
+        if !self.warned.is_empty() {
+            let why = format!("changed, and takes a restart: {}", self.warned.join(", "));
+            add(Kind::Restart, self.config_path.clone(), why);
+        }
+        for address in &self.absent {
+            let why = format!("no interface has the address of the listener {address}: it serves once one has");
+            add(Kind::Address, None, why);
+        }
+        if let Some((path, why)) = self.watch.unwatched() {
+            add(Kind::Polling, path.clone(), why.clone());
+        }
+        all
+    }
+}
