@@ -50,6 +50,7 @@ use crate::config;
 use crate::document::{Diagnostic, Place, Source, shortened};
 use crate::engine::Engine;
 use crate::policy::{BUILT_IN, Record, Snapshot};
+use crate::reload::out_of_date::{Entry, Kind as Lag};
 use crate::reload::{Change, Changer, Progress, Refused};
 use crate::share::quota::{Claimant, Grant};
 
@@ -136,16 +137,11 @@ impl Opened {
         reserved: Reserved,
         counts: Arc<Counts>,
     ) -> Result<Self, Vec<Diagnostic>> {
+        // A token file or certificate that is bad closes the API, and never the resolver: it opens when they are good.
         let access = Access::open(&settings);
-        let tls = settings.tls.as_ref().map(Tls::open).transpose();
-        let audit = Audit::open(settings.audit.as_deref(), Arc::clone(&counts));
-        match (access, tls, audit) {
-            (Ok(access), Ok(tls), Ok(audit)) => Ok(Self { settings, access, tls, audit, counts, reserved }),
-            (access, tls, audit) => {
-                let wrong = access.err().into_iter().flatten();
-                Err(wrong.chain([tls.err(), audit.err()].into_iter().flatten().map(|wrong| *wrong)).collect())
-            }
-        }
+        let tls = settings.tls.as_ref().map(Tls::open);
+        let audit = Audit::open(settings.audit.as_deref(), Arc::clone(&counts)).map_err(|wrong| vec![*wrong])?;
+        Ok(Self { settings, access, tls, audit, counts, reserved })
     }
 }
 
@@ -203,12 +199,20 @@ impl Control {
     /// Returns what is wrong with the files that `[control]` names, a line each.
     pub(crate) fn error(&self) -> Option<String> {
         let wrong = [
-            self.access.error().map(|error| format!("nobody is let in: {error}")),
-            self.tls.as_ref().and_then(Tls::error).map(|error| format!("the certificate is as it was: {error}")),
+            self.access.error().map(|(_, error, _)| format!("nobody is let in: {error}")),
+            self.tls.as_ref().and_then(Tls::error).map(|(_, error, _)| error),
             self.audit.error().map(|error| format!("the last change is not in the audit file: {error}")),
         ];
         let wrong = wrong.map(|error| Some(shortened(&error?, MAX_TOLD_LINE).into_owned()));
         wrong.into_iter().flatten().reduce(|all, error| format!("{all}\n{error}"))
+    }
+
+    /// Returns what of the files that `[control]` names is on disk and not in force.
+    pub(crate) fn out_of_date(&self) -> impl Iterator<Item = Entry> {
+        let tokens = self.access.error().map(|error| (Lag::Tokens, error));
+        let certificate = self.tls.as_ref().and_then(Tls::error).map(|error| (Lag::Certificate, error));
+        let all = tokens.into_iter().chain(certificate);
+        all.map(|(kind, (path, why, since))| Entry::new(kind, Some(path), since, &why))
     }
 
     /// Returns what is in force now.

@@ -147,6 +147,7 @@ impl Service {
     fn out_of_date(&self) -> OutOfDate {
         let mut all = self.progress.state().out_of_date.clone();
         self.progress.late().into_iter().for_each(|entry| all.add(entry));
+        self.api.iter().flat_map(|api| api.out_of_date()).for_each(|entry| all.add(entry));
         all
     }
 

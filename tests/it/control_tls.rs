@@ -1,6 +1,7 @@
 //! The API with a certificate.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -85,7 +86,7 @@ fn who_does_not_speak_tls_is_cut_off() {
 }
 
 #[test]
-fn a_bad_certificate_or_a_key_that_others_can_read_is_no_start() {
+fn a_bad_certificate_or_a_key_that_others_can_read_closes_the_api_until_it_is_good() {
     let spoil: [(Spoil, &str); 5] = [
         (|d| fs::set_permissions(d.join("key.pem"), fs::Permissions::from_mode(0o644)).unwrap(), "mode 644"),
         (|d| fs::write(d.join("cert.pem"), "").unwrap(), "no certificate can be read"),
@@ -103,7 +104,15 @@ fn a_bad_certificate_or_a_key_that_others_can_read_is_no_start() {
     for (spoil, told) in spoil {
         let setup = setup("");
         spoil(setup.directory());
-        setup.refused().expect_code(78).expect_text(&[told]);
+        let server = setup.start();
+        let entry = server.wait_out_of_date("certificate");
+        let why = entry["why"].as_str().unwrap();
+        assert!(why.starts_with("the API is closed: ") && why.contains(told), "{entry}");
+        let mut stream = TcpStream::connect(server.control()).unwrap();
+        assert!(client::is_closed_within(&mut stream, DEADLINE), "no connection is served without it");
+        assert_eq!(ask("any.example", RecordType::A).udp(&server).rcode(), ResponseCode::NXDomain);
+        certificate(server.directory());
+        server.wait_not_out_of_date("certificate");
     }
     // Without a certificate, tokens do not go over a network.
     let upstream = FakeUpstream::start();

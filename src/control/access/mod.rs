@@ -4,15 +4,16 @@ pub(in crate::control) mod secret;
 pub(in crate::control) mod tokens;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method, StatusCode, header, request::Parts};
+use jiff::Timestamp;
 
 use crate::config;
 use crate::control::access::tokens::{Tokens, Unreadable};
 use crate::control::request::counts::Outcome;
 use crate::control::request::error::ApiError;
-use crate::document::Diagnostic;
 use crate::policy::Snapshot;
 use crate::share::Holder;
 use crate::share::quota::Claimant;
@@ -103,17 +104,15 @@ impl Purpose {
 }
 
 impl Access {
-    /// Reads the tokens.
-    ///
-    /// # Errors
-    /// Everything that is wrong with their file.
-    pub(in crate::control) fn open(settings: &config::Control) -> Result<Self, Vec<Diagnostic>> {
-        Ok(Self { tokens: Tokens::open(&settings.token_file)?, allow_clients: settings.allow_clients })
+    /// Reads the tokens. While their file is bad, nobody is let in.
+    pub(in crate::control) fn open(settings: &config::Control) -> Self {
+        Self { tokens: Tokens::open(&settings.token_file), allow_clients: settings.allow_clients }
     }
 
-    /// Returns why nobody is let in.
-    pub(in crate::control) fn error(&self) -> Option<String> {
-        self.tokens.error()
+    /// Returns why nobody is let in, with the file of the tokens and since when.
+    pub(in crate::control) fn error(&self) -> Option<(&Path, String, Timestamp)> {
+        let (why, since) = self.tokens.error()?;
+        Some((self.tokens.path(), why, since))
     }
 
     /// Lets a request in; returns whose it is, or nobody where no token is needed.
@@ -152,7 +151,8 @@ impl Access {
                 return Err(refuse(Outcome::NoToken, StatusCode::UNAUTHORIZED, message));
             }
             Err(Unreadable) => {
-                let message = "the token file is bad, so nobody is let in: the log says what is wrong with it";
+                let why = self.tokens.error().map_or_else(String::new, |(why, _)| why);
+                let message = format!("the token file is bad, so nobody is let in: {why}");
                 return Err(refuse(Outcome::Failed, StatusCode::SERVICE_UNAVAILABLE, message));
             }
         };

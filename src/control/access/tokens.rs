@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use jiff::Timestamp;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
@@ -34,8 +35,8 @@ struct Held {
     stamp: Option<Stamp>,
     /// The tokens; none while the file is bad, so that nobody comes in by what may have been revoked.
     tokens: Option<Arc<[Token]>>,
-    /// What was wrong and has been told.
-    told: Option<String>,
+    /// What is wrong and has been told, and since when.
+    told: Option<(String, Timestamp)>,
 }
 
 /// One token.
@@ -52,14 +53,13 @@ struct Token {
 pub(in crate::control) struct Unreadable;
 
 impl Tokens {
-    /// Reads the file.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it.
-    pub(in crate::control) fn open(path: &Path) -> Result<Self, Vec<Diagnostic>> {
-        let mut held = Held { stamp: None, tokens: None, told: None };
-        held.read(path)?;
-        Ok(Self { path: path.to_owned(), held: Mutex::new(held) })
+    /// Reads the file. While it is bad, nobody is let in.
+    pub(in crate::control) fn open(path: &Path) -> Self {
+        let held = Held { stamp: None, tokens: None, told: None };
+        let tokens = Self { path: path.to_owned(), held: Mutex::new(held) };
+        // What is wrong is kept and told.
+        let _ = tokens.current();
+        tokens
     }
 
     /// Returns the role of a token, and what its owner is called; none when the file does not have it now.
@@ -84,8 +84,13 @@ impl Tokens {
         }))
     }
 
-    /// Returns what is wrong with the file now.
-    pub(in crate::control) fn error(&self) -> Option<String> {
+    /// Returns the file.
+    pub(in crate::control) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns what is wrong with the file now, and since when.
+    pub(in crate::control) fn error(&self) -> Option<(String, Timestamp)> {
         self.current().err()?;
         self.held.lock().unwrap_or_else(PoisonError::into_inner).told.clone()
     }
@@ -95,9 +100,9 @@ impl Tokens {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = held.stamp.is_some() && held.stamp == Stamp::at(&self.path);
         if !is_same {
-            let was_bad = held.told.is_some();
+            let (was_bad, was_read) = (held.told.is_some(), held.tokens.is_some());
             match held.read(&self.path) {
-                Ok(is_new) if is_new || was_bad => {
+                Ok(is_new) if is_new && was_read || was_bad => {
                     let count = held.tokens.as_ref().map_or(0, |tokens| tokens.len());
                     tracing::info!(path = %self.path.display(), count, "tokens read anew");
                     held.told = None;
@@ -105,11 +110,12 @@ impl Tokens {
                 Ok(_) => {}
                 Err(wrong) => {
                     let told = wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                    if held.told.as_ref() != Some(&told) {
+                    if held.told.as_ref().is_none_or(|(before, _)| *before != told) {
                         let path = self.path.display();
                         tracing::error!(%path, error = told, "token file is bad; nobody is let in to the API");
                     }
-                    held.told = Some(told);
+                    let since = held.told.take().map_or_else(Timestamp::now, |(_, since)| since);
+                    held.told = Some((told, since));
                 }
             }
         }

@@ -36,6 +36,8 @@ use crate::share::Holder;
 
 /// How long the API waits for builds that ended with the last process to be written down as failed.
 const RECOVERY: Duration = Duration::from_secs(2);
+/// How often the files that `[control]` names are looked at although nobody asks for anything.
+const FILES: Duration = Duration::from_secs(2);
 /// The pause after a failed accept, as for want of file descriptors, so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What a client may send of one HTTP/2 stream, and of all streams of a connection, before it is read: 64 KiB less one,
@@ -109,6 +111,7 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
     // Nobody is told of a build that ended with the last process as if it ran; where that cannot be written down, the
     // API does not wait for it.
     let _ = timeout(RECOVERY, tokio::spawn(Arc::clone(&control).recover())).await;
+    tokio::spawn(watch_files(Arc::clone(&control), stop.clone()));
     let api = Api::new(control, stop.clone());
     let http = Arc::new(protocols());
     let mut connections = JoinSet::new();
@@ -195,6 +198,16 @@ enum Event {
     Late(Late),
 }
 
+/// Looks at the files that `[control]` names now and then, so that the log tells of what is wrong with them although nobody
+/// asks for anything.
+async fn watch_files(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
+    while timeout(FILES, stop.wait_for(|stop| *stop)).await.is_err() {
+        let control = Arc::clone(&control);
+        // A file system that does not answer holds up this task alone.
+        let _ = tokio::task::spawn_blocking(move || control.error()).await;
+    }
+}
+
 impl Connection {
     /// Serves a connection to its end.
     async fn serve(mut self, accepted: Accepted) {
@@ -210,7 +223,12 @@ impl Connection {
     /// Shakes hands, where there is a certificate, and serves.
     async fn secure(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let acceptor = self.api.control().tls.as_ref().map(Tls::acceptor);
-        let Some(acceptor) = acceptor else { return self.speak(stream).await };
+        let acceptor = match acceptor {
+            None => return self.speak(stream).await,
+            // Without a certificate nothing can be said to it.
+            Some(None) => return,
+            Some(Some(acceptor)) => acceptor,
+        };
         let pulse = Arc::clone(self.seat.pulse());
         let stream = tokio::select! {
             stream = timeout(HEAD, acceptor.accept(stream)) => stream,

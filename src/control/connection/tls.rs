@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use jiff::Timestamp;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -29,33 +30,36 @@ pub(in crate::control) struct Tls {
 }
 
 /// What the files held when they were last good.
+#[derive(Default)]
 struct Held {
     /// The states of both when they were last read; none where a further change could go unnoticed.
     stamps: Option<[Stamp; 2]>,
-    /// What connections are accepted with.
-    config: Arc<ServerConfig>,
-    /// What was wrong since and has been told.
-    told: Option<String>,
+    /// What connections are accepted with; `None` while they have not been good yet.
+    config: Option<Arc<ServerConfig>>,
+    /// What was wrong since and has been told, and since when.
+    told: Option<(String, Timestamp)>,
 }
 
 impl Tls {
-    /// Reads certificate and key.
-    ///
-    /// # Errors
-    /// One cannot be read, is none, or they do not belong together.
-    pub(in crate::control) fn open(files: &config::control::Tls) -> Result<Self, Box<Diagnostic>> {
-        Ok(Self { files: files.clone(), held: Mutex::new(Held::read(files)?) })
+    /// Reads certificate and key. While they have not been good yet, no connection is accepted.
+    pub(in crate::control) fn open(files: &config::control::Tls) -> Self {
+        let tls = Self { files: files.clone(), held: Mutex::default() };
+        // What is wrong is kept and told.
+        let _ = tls.acceptor();
+        tls
     }
 
-    /// Returns what is wrong with the files now.
-    pub(in crate::control) fn error(&self) -> Option<String> {
-        self.acceptor();
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).told.clone()
+    /// Returns what is wrong with the files now, with that of the certificate and since when.
+    pub(in crate::control) fn error(&self) -> Option<(&Path, String, Timestamp)> {
+        let is_closed = self.acceptor().is_none();
+        let (why, since) = self.held.lock().unwrap_or_else(PoisonError::into_inner).told.clone()?;
+        let what = if is_closed { "the API is closed" } else { "the certificate is as it was" };
+        Some((&self.files.certificate, format!("{what}: {why}"), since))
     }
 
     /// Returns what accepts a connection, with the certificate as its files have it now; while they are bad, as they last
-    /// were good.
-    pub(in crate::control) fn acceptor(&self) -> TlsAcceptor {
+    /// were good. `None` while they have not been good yet.
+    pub(in crate::control) fn acceptor(&self) -> Option<TlsAcceptor> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let now = [Stamp::at(&self.files.certificate), Stamp::at(&self.files.key)];
         if held.stamps.is_none_or(|stamps| stamps.map(Some) != now) {
@@ -69,14 +73,19 @@ impl Tls {
                 }
                 Err(wrong) => {
                     let told = wrong.to_string();
-                    if held.told.as_ref() != Some(&told) {
-                        tracing::error!(%path, error = told, "certificate not reloaded; keeping the one in force");
+                    if held.told.as_ref().is_none_or(|(before, _)| *before != told) {
+                        let what = match held.config {
+                            Some(_) => "certificate not reloaded; keeping the one in force",
+                            None => "certificate cannot be used; the API is closed",
+                        };
+                        tracing::error!(%path, error = told, "{what}");
                     }
-                    held.told = Some(told);
+                    let since = held.told.take().map_or_else(Timestamp::now, |(_, since)| since);
+                    held.told = Some((told, since));
                 }
             }
         }
-        TlsAcceptor::from(Arc::clone(&held.config))
+        held.config.clone().map(TlsAcceptor::from)
     }
 }
 
@@ -107,7 +116,7 @@ impl Held {
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         let stamps = [certificate_stamp, key_stamp];
         let is_firm = stamps.iter().all(|stamp| !stamp.is_racy(now));
-        Ok(Self { stamps: Some(stamps).filter(|_| is_firm), config: Arc::new(config), told: None })
+        Ok(Self { stamps: Some(stamps).filter(|_| is_firm), config: Some(Arc::new(config)), told: None })
     }
 }
 
