@@ -202,6 +202,11 @@ fn introduce(config: &Config, path: Option<&std::path::Path>, loaded: &Loaded) {
         "hostgate starts"
     );
     log_warnings(loaded.warnings.iter().filter(|warning| warning.is_warning()));
+    for error in loaded.errors.iter().take(MAX_LOGGED) {
+        let error = error.to_string();
+        let error = &*shortened(&error, MAX_TOLD_LINE);
+        tracing::error!(error, "started without what is bad on disk");
+    }
     log_without(loaded.library().snapshot());
 }
 

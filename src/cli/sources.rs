@@ -12,7 +12,7 @@ use crate::config::control::Endpoint;
 use crate::document::{Diagnostic, Severity};
 use crate::policy::{Bindings, Library, Snapshot, Tree};
 use crate::regular_file;
-use crate::reload::Loaded;
+use crate::reload::{Broken, Loaded};
 
 /// The configuration file that is taken without `--config`, if it is there.
 const DEFAULT_FILE: &str = "hostgate.toml";
@@ -75,7 +75,7 @@ pub(super) fn read_config(path: Option<PathBuf>, search: Search) -> Result<(Opti
 /// All that is wrong with them.
 pub(super) fn load(path: Option<PathBuf>) -> Result<(Option<PathBuf>, Config, Loaded), Vec<Diagnostic>> {
     let (path, config) = read_config(path, Search::Here)?;
-    let loaded = start(&config)?;
+    let loaded = start(&config, Broken::LeaveOut)?;
     Ok((path, config, loaded))
 }
 
@@ -91,7 +91,7 @@ pub(super) fn load_told(
 ) -> Result<(Config, Loaded), Vec<Diagnostic>> {
     let (path, config) = configured(path, policies)?;
     tell(path.as_deref(), &config, output);
-    let loaded = start(&config)?;
+    let loaded = start(&config, Broken::Refuse)?;
     Ok((config, loaded))
 }
 
@@ -128,7 +128,7 @@ pub(super) fn load_presets_told(
     output: Option<&mut Output>,
 ) -> Result<Arc<Snapshot>, Vec<Diagnostic>> {
     let (path, config) = configured(path, policies)?;
-    match start(&config) {
+    match start(&config, Broken::Refuse) {
         Ok(loaded) => {
             tell(path.as_deref(), &config, output);
             Ok(Arc::clone(loaded.library().snapshot()))
@@ -154,8 +154,8 @@ pub(super) fn load_presets_told(
 ///
 /// # Errors
 /// All that is wrong with them.
-fn start(config: &Config) -> Result<Loaded, Vec<Diagnostic>> {
-    let mut loaded = Loaded::start(config)?;
+fn start(config: &Config, broken: Broken) -> Result<Loaded, Vec<Diagnostic>> {
+    let mut loaded = Loaded::start(config, broken)?;
     let shut = shut_api(config, &loaded);
     loaded.warnings.extend(shut);
     Ok(loaded)

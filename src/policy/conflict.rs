@@ -42,6 +42,8 @@ pub(super) struct Candidates<'c> {
     pub(super) bindings: &'c Bindings,
     /// Whether they are those in force.
     pub(super) bindings_settled: bool,
+    /// Whether a reference to an id that is not defined is no error, by the file that refers (`None` is the configuration).
+    pub(super) is_excused: &'c dyn Fn(Option<&Path>, &str) -> bool,
     /// How much there is still to tell.
     pub(super) budget: &'c Budget,
 }
@@ -151,6 +153,12 @@ impl<'c> Ids<'c> {
         Self::collect(files, |_, _, _| {})
     }
 
+    /// Returns whether an id is defined, here or built in.
+    pub(super) fn defines(&self, kind: Kind, id: &str, built_in: &[Arc<PolicySpec>]) -> bool {
+        self.find(kind, id).is_some()
+            || kind == Kind::Policy && (id == UNRESTRICTED || built_in.iter().any(|preset| *preset.id.value == *id))
+    }
+
     /// Returns where an id is defined.
     fn find(&self, kind: Kind, id: &str) -> Option<Site<'c>> {
         let ids = match kind {
@@ -185,7 +193,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Returns its word.
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Policy => "policy",
             Self::Blueprint => "blueprint",
@@ -279,7 +287,7 @@ impl<'c> Candidates<'c> {
         let suspects = if self.drops_something(ids, changed) { self.files } else { changed };
         for (path, file) in suspects {
             for (kind, source, reference) in references(file) {
-                if self.is_defined(ids, kind, &reference.value) {
+                if self.is_defined(ids, kind, &reference.value) || (self.is_excused)(Some(path), &reference.value) {
                     continue;
                 }
                 if !self.is_settled(path) {
@@ -305,7 +313,7 @@ impl<'c> Candidates<'c> {
         }
         for binding in self.bindings.iter().filter(|binding| !self.is_defined(ids, Kind::Policy, &binding.policy)) {
             let dropped = self.dropped_by(Kind::Policy, &binding.policy).filter(|_| self.bindings_settled);
-            if self.bindings_settled && dropped.is_none() {
+            if self.bindings_settled && dropped.is_none() || (self.is_excused)(None, &binding.policy) {
                 continue;
             }
             let diagnostic = if let Some((source, span)) = &binding.written {
@@ -322,9 +330,7 @@ impl<'c> Candidates<'c> {
 
     /// Returns whether an id is defined, by a file or built in.
     fn is_defined(&self, ids: &Ids<'c>, kind: Kind, id: &str) -> bool {
-        ids.find(kind, id).is_some()
-            || kind == Kind::Policy
-                && (id == UNRESTRICTED || self.built_in.iter().any(|preset| *preset.id.value == *id))
+        ids.defines(kind, id, self.built_in)
     }
 
     /// Returns where an id in force was defined, if the file is there but does not define it any more. A file that is

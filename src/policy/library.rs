@@ -63,6 +63,8 @@ pub struct Library {
     compiled: Compiled,
     /// What is in force.
     snapshot: Arc<Snapshot>,
+    /// As [`Library::refused_at_start`].
+    dangling: Arc<[Diagnostic]>,
     /// What it takes to go on from here by the short way, if everything on disk is in force.
     settled: Option<Settled>,
 }
@@ -108,7 +110,7 @@ impl Library {
         lists: ReadList<'_>,
         bindings: &Bindings,
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        Self::started(Self::empty().advance(tree, lists, bindings, Phase::Start))
+        Self::started(Self::empty().advance(tree, lists, bindings, Phase::FIRST))
     }
 
     /// Begins without a policy file, as where the API is to make the first one: everybody is denied meanwhile, which is
@@ -121,7 +123,31 @@ impl Library {
         lists: ReadList<'_>,
         bindings: &Bindings,
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        Self::started(Self::empty().advance(tree, lists, bindings, Phase::StartEmpty))
+        Self::started(Self::empty().advance(tree, lists, bindings, Phase::EMPTY))
+    }
+
+    /// Reads everything for the first time, to serve: an object of the API that is broken is left out, and what refers to it
+    /// denies. The files of such objects are held back. Without a policy file it begins as [`Library::start_empty`] if
+    /// `may_be_empty`.
+    ///
+    /// # Errors
+    /// All that is wrong, if any of it is so with a file that a person wrote.
+    pub fn serve(
+        tree: &Tree,
+        lists: ReadList<'_>,
+        bindings: &Bindings,
+        may_be_empty: bool,
+    ) -> Result<Reloaded, Vec<Diagnostic>> {
+        let phase = Phase::Start { may_be_empty, leaves_out: true };
+        let reloaded = Self::empty().advance(tree, lists, bindings, phase);
+        if reloaded.swapped { Ok(reloaded) } else { Err(reloaded.diagnostics.iter().cloned().collect()) }
+    }
+
+    /// Returns what of the files in force would be an error if they were read for the first time: references to what is gone
+    /// with its file. Those of the API's objects are none.
+    #[must_use]
+    pub fn refused_at_start(&self) -> &[Diagnostic] {
+        &self.dangling
     }
 
     /// Returns how many tests the files in force have.
@@ -138,6 +164,7 @@ impl Library {
             bindings: Bindings::default(),
             compiled: Compiled::default(),
             snapshot: Arc::new(Snapshot::empty()),
+            dangling: Arc::default(),
             settled: None,
         }
     }
@@ -213,6 +240,18 @@ impl Library {
         self.uses_of(path).next().is_some()
     }
 }
+
+/// Returns the id of the object that the API keeps in the file at `path`, if it is one of its files.
+pub(crate) fn object_of<'p>(root: &Path, path: &'p Path) -> Option<&'p str> {
+    let below = path.strip_prefix(root).ok()?.strip_prefix(OBJECT_FOLDER).ok()?;
+    let name = below.to_str()?.strip_suffix(".toml").filter(|name| !name.contains('/'))?;
+    OBJECT_PREFIXES.iter().any(|prefix| name.starts_with(prefix)).then_some(name)
+}
+
+/// The folder of the API's files in the policies directory.
+pub(crate) const OBJECT_FOLDER: &str = "api";
+/// What the names of the API's files begin with: the ids of policies, blueprints and devboxes.
+pub(crate) const OBJECT_PREFIXES: [&str; 3] = ["npol_", "bpt_", "dbx_"];
 
 /// Returns what a file is read as; nothing for one deeper in `presets/`.
 fn role<'p>(root: &Path, path: &'p Path) -> Option<Role<'p>> {

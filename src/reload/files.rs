@@ -145,7 +145,9 @@ enum Read {
     Firm,
     /// Its content is known, and may have changed within a clock tick of its last change without another state.
     Racy,
-    /// It could not be read, or was not needed.
+    /// It was read, or not tried to be, and its content cannot be used.
+    Unusable,
+    /// It could not be read.
     Failed,
     /// It could not be read for a reason that passes, as for want of file descriptors.
     Passing,
@@ -201,13 +203,13 @@ impl Observed {
 pub(super) struct Unusable {
     /// The reason, and what to do.
     why: String,
-    /// Whether the reason passes by itself.
-    is_passing: bool,
+    /// What came of reading it.
+    read: Read,
 }
 
 impl From<String> for Unusable {
     fn from(why: String) -> Self {
-        Self { why, is_passing: false }
+        Self { why, read: Read::Unusable }
     }
 }
 
@@ -369,7 +371,7 @@ pub(super) fn read_unless(
     let state = |stamp: Option<Stamp>, read| Observed { seal: stamp.map(Stamp::seal), read };
     if unfinished.holds(path, stamp) {
         let text = Err("it is being written to: it is read when its writer has closed it".to_owned().into());
-        return Looked { text, is_private: None, stamp, observed: state(stamp, Read::Failed) };
+        return Looked { text, is_private: None, stamp, observed: state(stamp, Read::Unusable) };
     }
     if known.is_some() && known == stamp.map(Stamp::seal) {
         return Looked { text: Ok(None), is_private: None, stamp, observed: state(stamp, Read::Firm) };
@@ -389,8 +391,7 @@ pub(super) fn read_unless(
         match &text {
             Ok(_) if stamp.is_some_and(|stamp| !stamp.is_racy(now)) => Read::Firm,
             Ok(_) => Read::Racy,
-            Err(unusable) if unusable.is_passing => Read::Passing,
-            Err(_) => Read::Failed,
+            Err(unusable) => unusable.read,
         },
     );
     let is_private = text.as_ref().ok().map(|(_, is_private)| *is_private);
@@ -415,7 +416,7 @@ fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bo
             _ if is_passing(&error) => format!("{error}: it is tried again until it can be read"),
             _ => error.to_string(),
         };
-        Unusable { why, is_passing: is_passing(&error) }
+        Unusable { why, read: if is_passing(&error) { Read::Passing } else { Read::Failed } }
     };
     let (file, metadata) = regular_file::open(path).map_err(failed)?;
     let is_private = trusted.check(&file, &metadata, path, as_what)?;

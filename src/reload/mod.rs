@@ -44,7 +44,7 @@ use crate::bounds::{MAX_LOGGED, MAX_TOLD_ERRORS, MAX_TOLD_LINE};
 use crate::config::{self, Config};
 use crate::document::{Diagnostic, escaped, shortened};
 use crate::engine::{Engine, View};
-use crate::policy::{Bindings, Diagnostics, Library};
+use crate::policy::{Bindings, Diagnostics, Library, Reloaded};
 use crate::systemd;
 use crate::upstream::Upstreams;
 
@@ -60,6 +60,19 @@ pub(crate) struct Loaded {
     followed: Followed,
     /// Warnings.
     pub(crate) warnings: Vec<Diagnostic>,
+    /// What is wrong with files that are held back.
+    pub(crate) errors: Vec<Diagnostic>,
+    /// Files that are on disk and not in force.
+    held_back: Vec<PathBuf>,
+}
+
+/// What a load of everything does about an object of the API that is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// It is an error.
+    Refuse,
+    /// It is left out, and what refers to it denies.
+    LeaveOut,
 }
 
 /// Sets the log's filter; the subscriber belongs to the command line.
@@ -146,11 +159,12 @@ struct Apart {
 }
 
 impl Loaded {
-    /// Reads and compiles everything the configuration names; at the start, any error is final.
+    /// Reads and compiles everything the configuration names; at the start, any error is final, but for those of objects of
+    /// the API where `broken` says so.
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub(crate) fn start(config: &Config) -> Result<Self, Vec<Diagnostic>> {
+    pub(crate) fn start(config: &Config, broken: Broken) -> Result<Self, Vec<Diagnostic>> {
         let circular = upstreams::circular_in(config);
         if !circular.is_empty() {
             return Err(circular);
@@ -168,14 +182,22 @@ impl Loaded {
             return Err(vec![Diagnostic::about_file(root, message).help(help)]);
         }
         let mut read_list = |path: &Path, held| files.read_list(path, held);
-        let start = if is_empty { Library::start_empty } else { Library::start };
-        let (library, mut warnings) = start(&directory.tree, &mut read_list, &bindings(config))?;
+        let (tree, lists, bindings) = (&directory.tree, &mut read_list, bindings(config));
+        let reloaded = if broken == Broken::LeaveOut {
+            Library::serve(tree, lists, &bindings, is_empty)?
+        } else {
+            let start = if is_empty { Library::start_empty } else { Library::start };
+            let (library, warnings) = start(tree, lists, &bindings)?;
+            Reloaded { library, swapped: true, diagnostics: warnings.into(), held_back: Vec::new() }
+        };
+        let Reloaded { library, diagnostics, held_back, .. } = reloaded;
+        let (errors, mut warnings): (Vec<_>, Vec<_>) = diagnostics.iter().cloned().partition(Diagnostic::is_error);
         warnings.extend(Trusted::warnings(config));
         let complaints = config.complaints(warnings.iter());
         warnings.extend(complaints);
         let mut followed = directory.followed.clone();
         library.list_paths().for_each(|path| followed.add_file(path));
-        Ok(Self { directory, files, library, followed, warnings })
+        Ok(Self { directory, files, library, followed, warnings, errors, held_back })
     }
 
     /// Reads a file that the configuration names besides the policies.
@@ -199,7 +221,11 @@ impl Reloader {
         engine: Arc<Engine>,
         set_log_filter: SetLogFilter,
     ) -> Self {
-        let state = state(&loaded.library, loaded.warnings.into(), &chosen);
+        let mut state = state(&loaded.library, loaded.warnings.into(), &chosen);
+        let errors = told::lines(loaded.errors.iter(), MAX_TOLD_ERRORS, "errors").join("\n");
+        state.error = (!errors.is_empty()).then_some(errors);
+        state.held_back = told::paths(loaded.held_back.iter());
+        let reasons = reasons(loaded.held_back.iter(), loaded.errors.iter());
         let progress = Arc::new(Progress::new(state));
         let mut reloader = Self {
             config_path,
@@ -218,17 +244,18 @@ impl Reloader {
             set_log_filter,
             store: Store::default(),
             apart: Apart::default(),
-            held_back: Vec::new(),
+            held_back: loaded.held_back,
             followed: Followed::default(),
             sweep: Sweep::new(),
             retry: None,
             since: Since::default(),
-            reasons: BTreeMap::new(),
+            reasons,
             absent: Vec::new(),
             warned: Vec::new(),
             pace: Pace::new(),
         };
         reloader.follow(loaded.followed);
+        reloader.look_for_addresses();
         reloader.tell_what_is_out_of_date();
         reloader
     }

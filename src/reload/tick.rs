@@ -1,5 +1,6 @@
 //! What is done now and then, whatever events tell: comparing, trying again, and telling what is out of date.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -46,12 +47,19 @@ impl Reloader {
                 if is_polling {
                     self.follow(self.followed.clone());
                 }
-                let is_absent =
-                    |address: &&std::net::SocketAddr| !address.ip().is_unspecified() && !is_local(address.ip());
-                self.absent = self.listeners.iter().filter(is_absent).copied().collect();
+                self.look_for_addresses();
                 self.tell_what_is_out_of_date();
             }
         }
+    }
+
+    /// Finds the listeners whose address no interface has. One that is only valid on a link cannot be looked for by itself.
+    pub(super) fn look_for_addresses(&mut self) {
+        let is_absent = |address: &&SocketAddr| {
+            let is_link_local = matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+            !address.ip().is_unspecified() && !is_link_local && !is_local(address.ip())
+        };
+        self.absent = self.listeners.iter().filter(is_absent).copied().collect();
     }
 
     /// Plans the next try, if something could not be read for a reason that passes.
@@ -81,7 +89,7 @@ impl Reloader {
         let mut all = Vec::new();
         let mut add = |kind, path: Option<PathBuf>, why: String| all.push(Found { kind, path, why });
         for (path, why) in &self.reasons {
-            let is_unreadable = self.directory.tree.files.get(path).is_some_and(Result::is_err)
+            let is_unreadable = self.directory.observed_at(path).is_some_and(Observed::is_failed)
                 || self.directory.tree.unreadable.contains_key(path)
                 || self.files.observed_at(path).is_some_and(Observed::is_failed)
                 || self.apart.is_passing && *path == self.config.policies;
@@ -91,6 +99,13 @@ impl Reloader {
         let passing = self.files.observed().filter(|(_, observed)| observed.is_passing()).map(|(path, _)| path);
         for path in self.directory.passing().iter().map(PathBuf::as_path).chain(passing) {
             add(Kind::Unreadable, Some(path.to_owned()), "it cannot be read for now: it is tried again".to_owned());
+        }
+        for error in self.library.refused_at_start() {
+            add(Kind::NextStart, Some(error.place.path.to_path_buf()), error.to_string());
+        }
+        if self.config.control.is_none() && self.directory.tree.files.is_empty() {
+            let why = "there is no policy file (*.toml) in this directory: the next start refuses that".to_owned();
+            add(Kind::NextStart, Some(self.config.policies.clone()), why);
         }
         if !self.warned.is_empty() {
             let why = format!("changed, and takes a restart: {}", self.warned.join(", "));

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::document::{Code, Diagnostic, Findings, quoted};
+use crate::policy::{OBJECT_FOLDER, OBJECT_PREFIXES};
 use crate::regular_file;
 
 /// The directories whose files policies may name: the policies directory, and those of `list_directories`.
@@ -65,7 +66,7 @@ impl Trusted {
     /// Takes directories as they are now.
     pub(crate) fn directories(named: Vec<PathBuf>) -> Self {
         let real = named.iter().filter_map(|directory| fs::canonicalize(directory).ok()).collect();
-        let api = named.first().and_then(|policies| fs::canonicalize(policies.join(API)).ok());
+        let api = named.first().and_then(|policies| fs::canonicalize(policies.join(OBJECT_FOLDER)).ok());
         Self { named, real, api }
     }
 
@@ -114,16 +115,11 @@ impl Trusted {
     /// its user alone, and their folder is mostly a link to a place that it may write. Secrets have no such names.
     fn is_of_api(&self, real: &Path) -> bool {
         let name = real.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let is_object =
-            OBJECTS.iter().any(|prefix| name.starts_with(prefix)) && real.extension().is_some_and(|it| it == "toml");
+        let is_object = OBJECT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            && real.extension().is_some_and(|it| it == "toml");
         is_object && real.parent().is_some_and(|folder| self.api.as_deref() == Some(folder))
     }
 }
-
-/// The folder of the API's files in the policies directory.
-const API: &str = "api";
-/// What the names of the API's files begin with: the ids of policies, blueprints and devboxes.
-const OBJECTS: [&str; 3] = ["npol_", "bpt_", "dbx_"];
 
 /// The bits of a mode that let others than the owner read.
 const FOR_OTHERS: u32 = 0o044;

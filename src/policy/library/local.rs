@@ -34,7 +34,8 @@ impl Library {
         changed: &BTreeSet<PathBuf>,
         bindings: &Bindings,
     ) -> Option<Reloaded> {
-        let settled = self.settled.as_ref().filter(|settled| settled.root == tree.root)?;
+        // What comes may be what a reference waits for.
+        let settled = self.settled.as_ref().filter(|settled| settled.root == tree.root && self.dangling.is_empty())?;
         let mut config = bindings.iter().chain(self.bindings.iter()).filter_map(|binding| binding.written.as_ref());
         // What is told of the configuration may stand elsewhere in it.
         if bindings.ids() != self.bindings.ids()

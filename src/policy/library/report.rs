@@ -32,11 +32,6 @@ const MANY_ERRORS: usize = 500;
 const MAX_ERRORS: usize = 2_000;
 
 impl Report {
-    /// Returns whether anything is an error.
-    pub(super) fn has_errors(&self) -> bool {
-        self.diagnostics.iter().any(Diagnostic::is_error)
-    }
-
     /// Adds what is wrong with a file or list by itself; when much is wrong already, the file keeps one error, and then
     /// it is told by the number of such files alone.
     pub(super) fn add_errors_of<T>(&mut self, known: &mut Known<T>) {

@@ -675,3 +675,39 @@ fn a_changed_file_whose_tests_fail_holds_back_itself_and_a_test_in_force_everyth
     assert!(!broken.swapped);
     assert_eq!(verdict(broken.library.snapshot(), "192.0.2.2", "new.test"), "allow rule");
 }
+
+#[test]
+fn files_of_the_apis_objects_are_known_by_folder_and_name() {
+    const CASES: &[(&str, Option<&str>)] = &[
+        ("p/api/npol_1.toml", Some("npol_1")),
+        ("p/api/dbx_.toml", Some("dbx_")),
+        ("p/api/other.toml", None),
+        ("p/api/npol_1", None),
+        ("p/api/deep/npol_1.toml", None),
+        ("p/npol_1.toml", None),
+        ("q/api/npol_1.toml", None),
+    ];
+    for (path, expected) in CASES {
+        assert_eq!(object_of(Path::new("p"), Path::new(path)), *expected, "{path}");
+    }
+}
+
+#[test]
+fn the_last_of_objects_that_exclude_each_other_is_left_out_when_it_begins_to_serve() {
+    let client = |id: &str, policy: &str| format!("[client.{id}]\nsources = [\"192.0.2.9\"]\npolicy = \"{policy}\"\n");
+    let files: Vec<(String, String)> = (0..100)
+        .map(|number| (format!("api/dbx_{number:03}.toml"), client(&format!("dbx_{number:03}"), "a")))
+        .chain([("a.toml".to_owned(), A.to_owned())])
+        .collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    let directory = Directory::of(&files);
+    let lists = &mut |path: &Path, held| directory.list(path, held);
+    let Reloaded { library, held_back, diagnostics, .. } =
+        Library::serve(&directory.tree, lists, &directory.bindings, false).unwrap();
+    assert_eq!((held_back.len(), diagnostics.errors().count()), (99, 99));
+    assert!(library.snapshot().client("dbx_000").is_some() && library.snapshot().client("dbx_001").is_none());
+    assert!(directory.start().is_err(), "and an error for whoever checks");
+    // The next look changes nothing.
+    let reloaded = directory.reload(&library);
+    assert!(!reloaded.swapped && reloaded.held_back == held_back);
+}

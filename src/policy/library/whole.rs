@@ -1,14 +1,14 @@
 //! The whole way from what is in force to what the tree says: every file is looked at. All that can be wrong is found
 //! and told here; [`super::local`] is the short way for the usual change, with the same outcome.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::document::{Code, Diagnostic, Findings, Placed, Severity, Source, quoted};
 
 use super::super::compile::Lists;
-use super::super::conflict::{Budget, Candidates, Files, Ids};
+use super::super::conflict::{Budget, Candidates, Conflict, Files, Ids, Kind as RefersTo, references};
 use super::super::connected::{FilePathRef, connected};
 use super::super::diagnostics::Diagnostics;
 use super::super::hash::ContentSum;
@@ -23,17 +23,42 @@ use super::super::tree::{Bindings, FilePath, Tree};
 use super::super::{assemble, trial};
 use super::known::{Kept, Known, Seen};
 use super::report::Report;
-use super::{Held, Library, ListText, NO_SUCH_FILE, ReadList, Reloaded, Settled, role};
+use super::{Held, Library, ListText, NO_SUCH_FILE, ReadList, Reloaded, Settled, object_of, role};
 
 /// How the first load and a reload differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Nothing is in force: any error is the end.
-    Start,
-    /// The first time, where there need not be a policy file.
-    StartEmpty,
+    /// Nothing is in force: an error is the end.
+    Start {
+        /// Whether there need not be a policy file.
+        may_be_empty: bool,
+        /// Whether an object of the API that is broken is left out instead.
+        leaves_out: bool,
+    },
     /// Something is in force, and stays where the new is bad.
     Reload,
+}
+
+impl Phase {
+    /// The first load, where any error is the end.
+    pub(super) const FIRST: Self = Self::Start { may_be_empty: false, leaves_out: false };
+    /// The same, where there need not be a policy file.
+    pub(super) const EMPTY: Self = Self::Start { may_be_empty: true, leaves_out: false };
+
+    /// Returns the id of the object in a file, if that is left out when it is broken.
+    fn left_out<'p>(self, root: &Path, path: &'p Path) -> Option<&'p str> {
+        object_of(root, path).filter(|_| matches!(self, Self::Start { leaves_out: true, .. }))
+    }
+
+    /// Returns whether a first load ends with what is wrong with files by themselves. Errors that files make together come
+    /// later: one may be an object's of the API and be told of another file.
+    fn is_refused(self, root: &Path, files: &BTreeMap<FilePath, Known<FileSpec>>, report: &Report) -> bool {
+        let is_final = |path: &Path| self.left_out(root, path).is_none();
+        // Of very many bad files not all are told.
+        self != Self::Reload
+            && (files.iter().any(|(path, file)| file.is_bad_alone() && is_final(path))
+                || report.diagnostics.iter().any(|it| it.is_error() && is_final(&it.place.path)))
+    }
 }
 
 impl Library {
@@ -43,7 +68,7 @@ impl Library {
         let mut files = self.look_at_files(tree, phase, &mut report);
         let in_force = self.files.iter().filter_map(|(path, file)| Some((path.clone(), Arc::clone(file.in_force()?))));
         let in_force: Files = in_force.collect();
-        let mut candidates = candidates(&files, phase);
+        let mut candidates = candidates(&tree.root, &files, phase);
         let mut lists = self.look_at_lists((&tree.root, &candidates), &in_force, read_list, &mut report);
         let usable_lists: Lists =
             lists.iter().filter_map(|(path, list)| Some((path.clone(), list.candidate()?))).collect();
@@ -57,12 +82,17 @@ impl Library {
             let held_back = held_back.into_iter().collect();
             Reloaded { library, swapped: false, diagnostics: diagnostics.into(), held_back }
         };
+        let is_refused = phase.is_refused(&tree.root, &files, &report);
         let mut round = 0;
         let (chosen_bindings, used, compiled, mut snapshot) = loop {
-            let chosen_bindings =
-                self.settle(&mut candidates, (&in_force, &usable_lists), (bindings, phase), (&budget, &mut report));
+            let chosen_bindings = self.settle(
+                &mut candidates,
+                (&tree.root, &in_force, &usable_lists),
+                (bindings, phase),
+                (&budget, &mut report),
+            );
             let Some(chosen_bindings) = chosen_bindings else { return stop(report, files, lists) };
-            if phase != Phase::Reload && report.has_errors() {
+            if is_refused {
                 return stop(report, files, lists);
             }
             let used: Lists = used_lists(&candidates, &usable_lists);
@@ -123,12 +153,7 @@ impl Library {
         let Report { diagnostics, held_back, .. } = report;
         let held_back: Vec<_> = held_back.into_iter().collect();
         let diagnostics = Diagnostics::from(diagnostics);
-        let is_bad_alone = |path: &Path| files.get(path.as_os_str()).is_some_and(Known::is_bad_alone);
-        let is_settled = tree.unreadable.is_empty()
-            && files.values().all(|file| file.is_settled() || file.is_bad_alone())
-            && lists.values().all(Known::is_settled)
-            && held_back.iter().all(|path| is_bad_alone(path))
-            && diagnostics.errors().all(|error| is_bad_alone(&error.place.path));
+        let is_settled = tree.unreadable.is_empty() && is_settled(&files, &lists, &held_back, &diagnostics);
         let settled = is_settled.then(|| Settled {
             root: tree.root.clone(),
             told: diagnostics.clone(),
@@ -137,8 +162,9 @@ impl Library {
             file_hash,
             list_hash,
         });
+        let dangling = dangling(&tree.root, &candidates, &chosen_bindings).into();
         let (files, lists) = (kept(files), Arc::new(lists));
-        let library = Self { files, lists, bindings: chosen_bindings, compiled, snapshot, settled };
+        let library = Self { files, lists, bindings: chosen_bindings, compiled, snapshot, dangling, settled };
         Reloaded { library, swapped: !unchanged, diagnostics, held_back }
     }
 
@@ -197,7 +223,7 @@ impl Library {
         };
         if !files.iter().any(is_policy_file) && tree.unreadable.is_empty() {
             let mut diagnostic = Diagnostic::about_file(&tree.root, "there is no policy file, so everything is denied");
-            if phase != Phase::Start {
+            if phase == Phase::Reload || matches!(phase, Phase::Start { may_be_empty: true, .. }) {
                 diagnostic.severity = Severity::Warning;
                 diagnostic.code = Some(Code::NoPolicyFile);
             }
@@ -276,16 +302,23 @@ impl Library {
     fn settle(
         &self,
         files: &mut Files,
-        (in_force, lists): (&Files, &Lists),
+        (root, in_force, lists): (&Path, &Files, &Lists),
         (bindings, phase): (&Bindings, Phase),
         (budget, report): (&Budget, &mut Report),
     ) -> Option<Bindings> {
         let ids_in_force = Ids::of(in_force);
         let mut chosen = bindings.clone();
+        // The ids of the API's objects that are left out: what refers to one denies.
+        let objects = report.held_back.iter().filter_map(|path| phase.left_out(root, path).map(str::to_owned));
+        let mut left_out: BTreeSet<String> = objects.collect();
         for round in 1.. {
             let bindings_settled = phase == Phase::Reload && chosen.ids() == self.bindings.ids();
             let current = files.clone();
+            let is_excused = |path: Option<&Path>, id: &str| {
+                left_out.contains(id) || path.is_some_and(|path| phase.left_out(root, path).is_some())
+            };
             let candidates = Candidates {
+                is_excused: &is_excused,
                 files: &current,
                 in_force,
                 ids_in_force: &ids_in_force,
@@ -325,6 +358,20 @@ impl Library {
                     take_back(&path, report);
                 }
             }
+            // Of several objects the one that was made last: ids sort by time.
+            let object = |conflict: &Conflict| {
+                let objects = conflict.files.iter().filter(|path| phase.left_out(root, path).is_some());
+                objects.max().cloned()
+            };
+            let objects: BTreeSet<FilePath> = conflicts.iter().filter_map(object).collect();
+            if !objects.is_empty() {
+                for path in &objects {
+                    take_back(path, report);
+                }
+                report.diagnostics.extend(conflicts.into_iter().filter_map(|conflict| conflict.diagnostic));
+                left_out.extend(objects.iter().filter_map(|path| object_of(root, path)).map(str::to_owned));
+                continue;
+            }
             for conflict in conflicts {
                 report.diagnostics.extend(conflict.diagnostic);
                 for path in conflict.files.iter().filter(|path| !candidates.is_settled(path)) {
@@ -361,14 +408,57 @@ fn kept(files: BTreeMap<FilePath, Known<FileSpec>>) -> OrderedMap<FilePath, Kept
 
 /// Returns what is to go into force as far as each file goes by itself. At a start a bad file stands for what could
 /// be understood of it, so that what refers to it is not called wrong as well.
-fn candidates(files: &BTreeMap<FilePath, Known<FileSpec>>, phase: Phase) -> Files {
-    let candidate = |file: &Known<FileSpec>| match (phase, &file.seen) {
+fn candidates(root: &Path, files: &BTreeMap<FilePath, Known<FileSpec>>, phase: Phase) -> Files {
+    let candidate = |path: &FilePath, file: &Known<FileSpec>| match (phase, &file.seen) {
         (_, Seen::Absent) => None,
-        (Phase::Start | Phase::StartEmpty, _) => file.read.clone(),
+        (Phase::Start { .. }, _) if !file.is_good && phase.left_out(root, path).is_some() => None,
+        (Phase::Start { .. }, _) => file.read.clone(),
         (Phase::Reload, _) => file.candidate(),
     };
-    files.iter().filter_map(|(path, file)| Some((path.clone(), candidate(file)?))).collect()
+    files.iter().filter_map(|(path, file)| Some((path.clone(), candidate(path, file)?))).collect()
 }
+
+/// Returns whether everything on disk is in force, but for files that are bad by themselves.
+fn is_settled(
+    files: &BTreeMap<FilePath, Known<FileSpec>>,
+    lists: &BTreeMap<ListUse, Known<ListFile>>,
+    held_back: &[PathBuf],
+    diagnostics: &Diagnostics,
+) -> bool {
+    let is_bad_alone = |path: &Path| files.get(path.as_os_str()).is_some_and(Known::is_bad_alone);
+    files.values().all(|file| file.is_settled() || file.is_bad_alone())
+        && lists.values().all(Known::is_settled)
+        && held_back.iter().all(|path| is_bad_alone(path))
+        && diagnostics.errors().all(|error| is_bad_alone(&error.place.path))
+}
+
+/// Returns an error for each reference to what is gone, but for those of the API's objects.
+fn dangling(root: &Path, files: &Files, bindings: &Bindings) -> Vec<Diagnostic> {
+    let ids = Ids::of(files);
+    let mut all: Vec<Diagnostic> = Vec::new();
+    let mut add = |source: &Source, span, kind: &str, id: &str| {
+        if all.len() < MAX_DANGLING {
+            let error = source.error(span, format!("{kind} {} is gone with its file", quoted(id)));
+            all.push(error.help("define it again, or refer to something else: the next start refuses this"));
+        }
+    };
+    for (_, file) in files.iter().filter(|(path, _)| object_of(root, path).is_none()) {
+        for (kind, source, reference) in references(file) {
+            if !ids.defines(kind, &reference.value, built_in()) {
+                add(source, reference.span, kind.as_str(), &reference.value);
+            }
+        }
+    }
+    for binding in bindings.iter().filter(|binding| !ids.defines(RefersTo::Policy, &binding.policy, built_in())) {
+        if let Some((source, span)) = &binding.written {
+            add(source, *span, "policy", &binding.policy);
+        }
+    }
+    all
+}
+
+/// References to what is gone that are told.
+const MAX_DANGLING: usize = 100;
 
 /// Returns the hashes of the files and of the lists.
 fn hashes(root: &Path, files: &Files, lists: &Lists) -> (ContentSum, ContentSum) {
