@@ -98,7 +98,7 @@ fn mend(error: &io::Error, transport: &str) -> &'static str {
         (io::ErrorKind::AddrInUse, _) => {
             " (another program answers there, perhaps another hostgate: stop it, take over from it with `--takeover`, or change `address` under [[listen]])"
         }
-        (io::ErrorKind::AddrNotAvailable, _) => " (no interface of this machine has this address)",
+        (io::ErrorKind::AddrNotAvailable, _) => " (no interface of this machine can have this address)",
         _ => "",
     }
 }
@@ -229,6 +229,7 @@ fn bind_udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
         if address.is_ipv6() {
             probe.set_only_v6(true).map_err(failed)?;
         }
+        udp::may_be_absent(&probe, address).map_err(failed)?;
         probe.bind(&address.into()).map_err(failed)?;
     }
     udp::bind(address).map_err(failed)

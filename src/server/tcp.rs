@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::limits::{Idle, Limits, Link};
+use super::udp::may_be_absent;
 use crate::bounds::{MAX_UNREAD, TCP_BACKLOG};
 use crate::engine::{Asked, Engine, Step, Transport};
 
@@ -43,6 +44,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
     }
     // Connections of an earlier process in TIME_WAIT do not keep the port; another listener does.
     socket.set_reuse_address(true)?;
+    may_be_absent(&socket, address)?;
     socket.bind(&address.into())?;
     socket.listen(TCP_BACKLOG)?;
     Ok(socket.into())

@@ -112,6 +112,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     }
     socket.set_reuse_port(true)?;
     prepare(&socket, address)?;
+    may_be_absent(&socket, address)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
@@ -125,6 +126,18 @@ pub(crate) fn prepare(socket: &Socket, bound_to: SocketAddr) -> io::Result<()> {
     let _ = socket.set_recv_buffer_size(UDP_BUFFER);
     let _ = socket.set_send_buffer_size(UDP_BUFFER);
     if bound_to.ip().is_unspecified() { datagram::want_packet_info(socket, bound_to.is_ipv6()) } else { Ok(()) }
+}
+
+/// Lets a socket be bound to an address that no interface has yet, as of a bridge that comes after the start: once one has it,
+/// what is sent there arrives, and answers go out with it as their source (ip(7), `IP_FREEBIND`). No privilege is needed.
+///
+/// # Errors
+/// The kernel does not know the option.
+pub(super) fn may_be_absent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.ip().is_unspecified() {
+        return Ok(());
+    }
+    if address.is_ipv6() { socket.set_freebind_v6(true) } else { socket.set_freebind_v4(true) }
 }
 
 /// Returns a CPU for each thread, if there are as many threads as CPUs we may run on; else none: then the scheduler

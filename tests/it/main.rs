@@ -57,6 +57,7 @@ mod shape;
 mod sized;
 mod slow;
 mod special_names;
+mod starts;
 mod strays;
 mod takeover;
 mod tcp;

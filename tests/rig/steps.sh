@@ -75,9 +75,6 @@ sed -i 's/^# servers = .*/servers = ["192.0.2.9"]/' "$ROOT/etc/hostgate/hostgate
 # The addresses of this test's world are those of documentation, which no name may lead to otherwise.
 sed -i 's/^allowed_hostnames = .*/&\nprivate_answers = ["*"]/' "$ROOT/etc/hostgate/policies/devboxes.toml"
 # As after a boot, the address comes later.
-text /etc/sysctl.d/60-hostgate.conf | tr . / | while read -r key _ value; do
-    inside "$H" sh -c "echo $value >/proc/sys/$key"
-done
 setpriv --pdeathsig KILL ip netns exec "$H" env -i PATH="$PATH" "$ROOT/usr/bin/hostgate" serve \
     --config "$ROOT/etc/hostgate/hostgate.toml" >"$T/resolver.out" 2>&1 </dev/null &
 PIDS="$! $PIDS"

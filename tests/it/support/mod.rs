@@ -57,6 +57,30 @@ pub(crate) fn until_within<T>(limit: Duration, mut look: impl FnMut() -> Option<
     }
 }
 
+/// Returns whether this process has a network of its own; else runs this test, named `test`, in one that has, to its end, or
+/// skips it where there can be none.
+#[track_caller]
+pub(crate) fn has_own_network(test: &str) -> bool {
+    const INSIDE: &str = "HOSTGATE_OWN_NETWORK";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let search = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let mut command = std::process::Command::new("unshare");
+    command.env("PATH", &search).args(["-rn", "ip", "link"]);
+    if !command.output().is_ok_and(|output| output.status.success()) {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "CI skips nothing");
+        return false;
+    }
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-rn", "sh", "-c", "ip link set lo up && exec \"$0\" --exact \"$1\" --nocapture"]);
+    command.arg(std::env::current_exe().unwrap()).arg(test).env(INSIDE, "yes").env("PATH", search);
+    let output = command.output().unwrap();
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && told.contains("1 passed"), "in the namespace:\n{told}");
+    false
+}
+
 /// Lets `time` pass between two looks; never a substitute for looking.
 pub(crate) fn pause(time: Duration) {
     let end = Instant::now() + time;

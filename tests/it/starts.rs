@@ -1,0 +1,188 @@
+//! A start never makes it worse: what ran a moment ago starts again.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::api::{TOKEN, Wire, head};
+use crate::support::*;
+
+/// Policies of the API and a devbox of each: `npol_1` allows `one.test`, `npol_2` allows `two.test`.
+fn objects(upstream: &FakeUpstream) -> Setup {
+    let policy = |id: &str, name: &str| {
+        format!(
+            "[policy.{id}]\nallowed_hostnames = [\"{name}\"]\n\n[api.{id}]\nobject = \"network_policy\"\ncreate_time_ms = 1\n"
+        )
+    };
+    let devbox = |id: &str, address: &str, policy: &str| {
+        format!(
+            "[client.{id}]\nsources = [\"{address}\"]\npolicy = \"{policy}\"\n\n[api.{id}]\nobject = \"devbox\"\nstatus = \"running\"\n"
+        )
+    };
+    Setup::policy(upstream, "")
+        .control("allow_clients = true")
+        .file("api/npol_1.toml", policy("npol_1", "one.test"))
+        .file("api/npol_2.toml", policy("npol_2", "two.test"))
+        .file("api/dbx_1.toml", devbox("dbx_1", "127.0.0.11", "npol_1"))
+        .file("api/dbx_2.toml", devbox("dbx_2", "127.0.0.12", "npol_2"))
+}
+
+/// Returns whether a name is allowed for a source.
+fn allows(server: &Server, from: &str, name: &str) -> bool {
+    !ask(name, RecordType::A).from(from).udp(server).addresses().is_empty()
+}
+
+#[test]
+fn a_broken_object_of_the_api_costs_itself_alone_at_a_start() {
+    let upstream = FakeUpstream::start();
+    let half = "[policy.npol_1]\nallowed_hostnames = [\"one";
+    let twice = "[policy.npol_2]\nallow_all = true\n";
+    let cases: [(&str, &[u8]); 5] = [
+        ("empty", b""),
+        ("half", half.as_bytes()),
+        ("zeros", &[0; 512]),
+        ("binary", b"\xff\xfe\0x"),
+        ("twice", twice.as_bytes()),
+    ];
+    for (case, text) in cases {
+        let name = if case == "twice" { "npol_3" } else { "npol_1" };
+        let server = objects(&upstream).file(&format!("api/{name}.toml"), text).start();
+        assert!(allows(&server, "127.0.0.12", "two.test"), "{case}: others run");
+        assert!(!allows(&server, "127.0.0.12", "any.test"), "{case}: what is there twice opens nothing");
+        // The devbox is there, and denied everything: not what holds for addresses without a client.
+        assert_eq!(allows(&server, "127.0.0.11", "one.test"), case == "twice", "{case}");
+        let entry = server.wait_out_of_date("held-back");
+        assert!(entry["path"].as_str().unwrap().ends_with(&format!("api/{name}.toml")), "{case}: {entry}");
+        server.wait_log(&["ERROR", name]);
+        assert_eq!(server.metric("hostgate_out_of_date", &[("kind", "held-back")]), 1, "{case}");
+        let list = Wire::open(&server).send(head("GET", "/v1/network-policies", TOKEN, "")).response();
+        assert_eq!((list.status, list.body.contains("npol_2")), (200, true), "{case}: {list:?}");
+        // Mended, or removed, it is as it was.
+        if case == "twice" {
+            server.remove("api/npol_3.toml");
+        } else {
+            server.replace("api/npol_1.toml", "[policy.npol_1]\nallowed_hostnames = [\"one.test\"]\n");
+        }
+        server.wait_not_out_of_date("held-back");
+        assert!(allows(&server, "127.0.0.11", "one.test"), "{case}");
+    }
+    // A devbox: the policy that others have stays.
+    let server = objects(&upstream).file("api/dbx_1.toml", "").start();
+    assert!(allows(&server, "127.0.0.12", "two.test"));
+    server.wait_out_of_date("held-back");
+    // All of them at once, and the default policy is one of them.
+    let mut setup = objects(&upstream).top("").listen("127.0.0.2:0", Some("npol_1"));
+    for id in ["npol_1", "npol_2", "dbx_1", "dbx_2"] {
+        setup = setup.file(&format!("api/{id}.toml"), "");
+    }
+    let server = setup.start();
+    let at = server.address_on("127.0.0.2");
+    assert!(ask("one.test", RecordType::A).udp_to(at).unwrap().addresses().is_empty());
+    assert_eq!(server.status()["held_back"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn an_object_of_the_api_that_is_gone_denies_what_refers_to_it_at_a_start() {
+    let upstream = FakeUpstream::start();
+    let setup = objects(&upstream);
+    fs::remove_file(setup.policies().join("api/npol_1.toml")).unwrap();
+    let server = setup.start();
+    assert!(!allows(&server, "127.0.0.11", "one.test") && allows(&server, "127.0.0.12", "two.test"));
+    server.write("api/npol_1.toml", "[policy.npol_1]\nallowed_hostnames = [\"one.test\"]\n");
+    server.until("back", || allows(&server, "127.0.0.11", "one.test").then_some(()));
+}
+
+#[test]
+fn a_bad_file_that_a_person_wrote_is_no_start_whatever_the_api_has() {
+    let upstream = FakeUpstream::start();
+    let refused = objects(&upstream).file("hand.toml", "[policy.h").file("api/npol_1.toml", "").refused();
+    refused.expect_code(78).expect_text(&["hand.toml:1:"]);
+    let refused =
+        objects(&upstream).file("hand.toml", "[client.h]\nsources = [\"127.0.0.13\"]\npolicy = \"none\"\n").refused();
+    refused.expect_code(78).expect_text(&["unknown policy `none`"]);
+    // Of an id that is there twice, the person's stays.
+    let server = objects(&upstream).file("hand.toml", "[policy.npol_1]\nallowed_hostnames = [\"hand.test\"]\n").start();
+    assert!(allows(&server, "127.0.0.11", "hand.test"));
+    server.wait_out_of_date("held-back");
+}
+
+#[test]
+fn what_the_next_start_would_refuse_is_told_while_it_runs() {
+    let upstream = FakeUpstream::start();
+    let client = "[client.c]\nsources = [\"127.0.0.11\"]\npolicy = \"p\"\n";
+    let policy = "[policy.p]\nallowed_hostnames = [\"p.test\"]\n";
+    let server = Setup::policy(&upstream, "").file("client.toml", client).file("p.toml", policy).start();
+    assert!(server.out_of_date("next-start").is_none());
+    server.remove("p.toml");
+    let entry = server.wait_out_of_date("next-start");
+    let why = entry["why"].as_str().unwrap();
+    assert!(why.contains("client.toml:3:10: policy `p` is gone with its file"), "{entry}");
+    server.wait_log(&["ERROR", "next-start", "client.toml"]);
+    run(["status", "--admin", &server.admin().to_string()])
+        .expect_code(1)
+        .expect_text(&["next-start", "the next start refuses"]);
+    // What else changes meanwhile is in force, and it stays told.
+    server.write("test.toml", "[policy.test]\nallowed_hostnames = [\"t.test\"]\n");
+    server.until("the change", || allows(&server, "127.0.0.1", "t.test").then_some(()));
+    assert!(server.out_of_date("next-start").is_some());
+    server.write("p.toml", policy);
+    server.wait_not_out_of_date("next-start");
+    server.remove("p.toml");
+    server.wait_out_of_date("next-start");
+    server.remove("client.toml");
+    server.wait_not_out_of_date("next-start");
+    // The configuration refers to it.
+    server.remove("test.toml");
+    let entry = server.wait_out_of_date("next-start");
+    assert!(entry["path"].as_str().unwrap().ends_with("hostgate.toml"), "{entry}");
+}
+
+#[test]
+fn a_listener_whose_address_comes_later_serves_once_it_is_there() {
+    if !has_own_network("starts::a_listener_whose_address_comes_later_serves_once_it_is_there") {
+        return;
+    }
+    let upstream = FakeUpstream::start();
+    let setup = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]");
+    let server = setup.listen("192.0.2.77:0", None).listen("[2001:db8::77]:0", None).start();
+    let entry = server.wait_out_of_date("address");
+    assert!(entry["why"].as_str().unwrap().contains("192.0.2.77"), "{entry}");
+    assert_eq!(server.metric("hostgate_out_of_date", &[("kind", "address")]), 2);
+    server.wait_log(&["WARN", "address", "192.0.2.77"]);
+    assert!(allows(&server, "127.0.0.1", "one.test"), "others serve");
+    let ip = |arguments: &str| {
+        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "ip {arguments}");
+    };
+    ip("addr add 192.0.2.77/32 dev lo");
+    ip("-6 addr add 2001:db8::77/128 dev lo nodad");
+    for address in ["192.0.2.77", "2001:db8::77"] {
+        let (from, address) = (address, server.address_on(address));
+        // The client takes an answer from the address that it asked alone.
+        ask("one.test", RecordType::A).from(from).udp_to(address).unwrap().expect_addresses(&[GLOBAL.into()]);
+        ask("two.test", RecordType::A).from(from).tcp_to(address).unwrap().expect_addresses(&[GLOBAL.into()]);
+    }
+    server.wait_not_out_of_date("address");
+    ip("addr del 192.0.2.77/32 dev lo");
+    server.wait_out_of_date("address");
+}
+
+#[test]
+fn the_unit_starts_again_for_ever() {
+    let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/hostgate.service")).unwrap();
+    let (head, service) = unit.split_once("[Service]").unwrap();
+    assert!(head.contains("\nStartLimitIntervalSec=0\n"), "of the section [Unit]");
+    for line in ["Restart=on-failure", "RestartSec=1s", "RestartSteps=5", "RestartMaxDelaySec=30s"] {
+        assert!(service.lines().any(|it| it == line), "{line}");
+    }
+    let verified = Command::new("systemd-analyze")
+        .args(["--man=no", "verify"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/hostgate.service"))
+        .output();
+    let told = verified.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).unwrap_or_default();
+    let wrong: Vec<&str> = told
+        .lines()
+        .filter(|line| {
+            line.contains("hostgate.service:") && !line.contains("Restart") && !line.contains("not executable")
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
