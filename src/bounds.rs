@@ -128,6 +128,7 @@
 //! |---|---|---|---|
 //! | connections to the admin endpoint | [`ADMIN_CONNECTIONS`], and [`MAX_ADMIN_CLOSING`] on their way out; five seconds for a head, a minute each | the longest idle or half-sent one of the address that has most is closed | |
 //! | sockets of a take-over | [`MAX_PASSED`] | refused; the old one serves on | |
+//! | octets of log lines that standard error has not taken yet | [`MAX_LOG_QUEUE`], and as many being written | further lines are dropped, and how many is told once it is read again | `hostgate_log_lines_dropped_total` |
 //! | octets that `hostgate status` reads | [`MAX_STATUS`] | an error | |
 //! | octets of a file that `hostgate import` reads; lists and maps within one another there | [`MAX_FILE`]; `import::yaml::MAX_NESTING` | an error | |
 //! | octets of an answer that `hostgate policy` and its like read | [`MAX_API_ANSWER`] | an error | |
@@ -292,6 +293,8 @@ pub(crate) const ADMIN_CONNECTIONS: usize = 256;
 pub(crate) const MAX_ADMIN_CLOSING: usize = 128;
 /// Sockets a successor takes at most; 128 listeners of 64 threads are fewer.
 pub(crate) const MAX_PASSED: usize = 16_384;
+/// Octets of log lines that wait for standard error to take them, beside as many that are being written: about 7,000 lines.
+pub(crate) const MAX_LOG_QUEUE: usize = 1 << 20;
 /// The longest answer of the admin endpoint that `hostgate status` reads, in octets.
 pub(crate) const MAX_STATUS: u64 = 16 << 20;
 /// The longest answer of the API that the command line reads, in octets: a page of objects is a tenth of it.

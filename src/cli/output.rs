@@ -11,7 +11,7 @@ pub(super) struct Output {
     /// Where answers go.
     stdout: io::Stdout,
     /// Where errors go.
-    stderr: io::Stderr,
+    stderr: Box<dyn Write>,
     /// Whether standard error may be coloured.
     color: bool,
 }
@@ -21,7 +21,12 @@ impl Output {
     pub(super) fn new() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        Self { color: wanted && stderr.is_terminal(), stdout, stderr }
+        Self { color: wanted && stderr.is_terminal(), stdout, stderr: Box::new(stderr) }
+    }
+
+    /// Has errors go to standard error by way of `errors` from now on: a command that serves never waits for a reader.
+    pub(super) fn send_errors_to(&mut self, errors: impl Write + 'static) {
+        self.stderr = Box::new(errors);
     }
 
     /// Returns whether standard error may be coloured.
@@ -58,7 +63,7 @@ impl Output {
     /// Writes diagnostics to standard error, as rustc does.
     pub(super) fn diagnostics(&mut self, diagnostics: &[Diagnostic]) {
         for diagnostic in diagnostics {
-            let _ = writeln!(self.stderr, "{}\n", diagnostic.render(self.color));
+            let _ = self.stderr.write_all(format!("{}\n\n", diagnostic.render(self.color)).as_bytes());
         }
     }
 
@@ -71,7 +76,7 @@ impl Output {
     /// Writes what the command line parser has to say, to the stream it belongs to.
     pub(super) fn clap(&mut self, error: &clap::Error) {
         let color = self.color;
-        let stream: &mut dyn Write = if error.use_stderr() { &mut self.stderr } else { &mut self.stdout };
+        let stream: &mut dyn Write = if error.use_stderr() { &mut *self.stderr } else { &mut self.stdout };
         // As above.
         let text = error.render();
         let _ = if color { write!(stream, "{}", text.ansi()) } else { write!(stream, "{text}") };

@@ -26,6 +26,7 @@ use crate::server::Service;
 use crate::server::sockets::{self, BindError, Passed, Sockets};
 use crate::server::takeover::{self, Takeover};
 use crate::telemetry::decision_log::{Counts, DecisionLog};
+use crate::telemetry::log::{Log, LogWriter};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstreams;
 
@@ -38,8 +39,25 @@ pub(super) enum Start {
     TakeOver,
 }
 
-/// Serves until told to stop; returns the exit code.
+/// Serves until told to stop; returns the exit code. Everything it says goes through a queue, so that no reader of standard
+/// error holds it up; lines that a reader takes are all out when it ends.
 pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u8 {
+    let log = match Log::start() {
+        Ok(log) => log,
+        Err(error) => {
+            output.error(format!(
+                "not started: no thread for the log: {error} (raise the limit on processes or open files)"
+            ));
+            return FAILED;
+        }
+    };
+    log.take_panics();
+    output.send_errors_to(log.writer());
+    serve(config, how, &log, output)
+}
+
+/// Loads everything and serves.
+fn serve(config: Option<PathBuf>, how: Start, log: &Log, output: &mut Output) -> u8 {
     let (path, config, loaded) = match sources::load(config) {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
@@ -48,13 +66,13 @@ pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u
             return CONFIG;
         }
     };
-    let set_log_filter = start_log(&config.log, output.color());
+    let set_log_filter = start_log(log.writer(), &config.log, output.color());
     if how == Start::TakeOver && config.takeover.is_none() {
         output
             .error("--takeover: the configuration has no `takeover`, the path at which a hostgate offers its sockets");
         return CONFIG;
     }
-    match start(path, config, loaded, (how, set_log_filter), output) {
+    match start(path, config, loaded, (how, log.writer(), set_log_filter), output) {
         Ok(()) => OK,
         Err(Failed::Config) => CONFIG,
         Err(Failed::Start(error)) => {
@@ -77,7 +95,7 @@ fn start(
     path: Option<PathBuf>,
     config: Config,
     mut loaded: Loaded,
-    (how, set_log_filter): (Start, SetLogFilter),
+    (how, log, set_log_filter): (Start, LogWriter, SetLogFilter),
     output: &mut Output,
 ) -> Result<(), Failed> {
     raise_file_limit();
@@ -132,7 +150,7 @@ fn start(
         Reloader::new(loaded, (path, config), listeners, (upstreams, chosen), Arc::clone(&engine), set_log_filter);
     let control =
         opened.map(|opened| Control::new(Arc::clone(&engine), (reloader.changer(), reloader.progress()), opened));
-    let service = Service::new(engine, reloader.progress(), counts, (control.clone(), control_counts));
+    let service = Service::new(engine, reloader.progress(), (counts, log), (control.clone(), control_counts));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpus.max(2))
         .thread_name("runtime")
@@ -216,8 +234,8 @@ fn beside_h2(filter: &str) -> String {
     format!("h2=off,{filter}")
 }
 
-/// Starts logging to standard error; returns what changes the filter.
-fn start_log(filter: &str, color: bool) -> SetLogFilter {
+/// Starts logging to `log`; returns what changes the filter.
+fn start_log(log: LogWriter, filter: &str, color: bool) -> SetLogFilter {
     let (filter, handle) = reload::Layer::new(EnvFilter::new(beside_h2(filter)));
     // The journal has times of its own.
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
@@ -232,7 +250,7 @@ fn start_log(filter: &str, color: bool) -> SetLogFilter {
         }
     });
     let lines = fmt::layer().fmt_fields(fields.delimited(" "));
-    let lines = lines.with_writer(std::io::stderr).with_ansi(color).with_target(false);
+    let lines = lines.with_writer(move || log.clone()).with_ansi(color).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
     // A second subscriber in one process (tests) keeps the first.
     let _ = if in_journal { registry.with(lines.without_time()).try_init() } else { registry.with(lines).try_init() };

@@ -53,9 +53,8 @@ pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool
     }
     let mut out_of_date = entries(&status).map(|entry| entry["kind"].as_str().unwrap_or_default());
     let is_in_force = out_of_date.all(|kind| ["polling", "reloading"].contains(&kind));
-    let is_good = [&status["error"], &status["upstream_error"], &status["control"]["error"], &status["reload_stuck"]]
-        .into_iter()
-        .all(Value::is_null);
+    let errors = ["error", "upstream_error", "reload_stuck", "log_error"].map(|key| &status[key]);
+    let is_good = errors.into_iter().chain([&status["control"]["error"]]).all(Value::is_null);
     if is_good && is_in_force { OK } else { FAILED }
 }
 
@@ -90,6 +89,9 @@ fn tell(status: &Value, output: &mut Output) {
     }
     if let Some(why) = status["reload_stuck"].as_str() {
         output.line(format!("stuck: {why}"));
+    }
+    if let Some(error) = status["log_error"].as_str() {
+        output.line(format!("log: {error}"));
     }
     if let Some(error) = status["upstream_error"].as_str() {
         output.line(format!("no upstream: {error}"));

@@ -37,6 +37,7 @@ use crate::reload::{self, Progress, Reloader, Waker};
 use crate::systemd;
 use crate::telemetry::decision_log::Counts;
 use crate::telemetry::exposition::{self, Gauges, UpstreamState};
+use crate::telemetry::log::LogWriter;
 
 /// How long queries in flight may take at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -54,6 +55,8 @@ pub(crate) struct Service {
     limits: Arc<Limits>,
     /// What became of decision records.
     decisions: Arc<Counts>,
+    /// What became of log lines.
+    log: LogWriter,
     /// What the API has done.
     control: Arc<control::Counts>,
     /// The API, if there is one.
@@ -78,6 +81,8 @@ pub(crate) struct Status {
     state: reload::State,
     /// Why no change goes into force; null where nothing hangs.
     reload_stuck: Option<String>,
+    /// Why log lines are lost; null while standard error is read.
+    log_error: Option<String>,
     /// Each upstream.
     upstreams: Vec<UpstreamState>,
     /// The API; null when it is off.
@@ -96,7 +101,7 @@ impl Service {
     pub(crate) fn new(
         engine: Arc<Engine>,
         progress: Arc<Progress>,
-        decisions: Arc<Counts>,
+        (decisions, log): (Arc<Counts>, LogWriter),
         (api, control): (Option<Arc<Control>>, Arc<control::Counts>),
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -104,6 +109,7 @@ impl Service {
             progress,
             limits: Limits::new(),
             decisions,
+            log,
             control,
             api,
             started: Instant::now(),
@@ -138,6 +144,7 @@ impl Service {
             uptime_seconds: self.started.elapsed().as_secs(),
             state,
             reload_stuck: self.progress.stuck(),
+            log_error: self.log.error(),
             upstreams,
             control: self.api.as_ref().map(|api| ControlState { error: api.error() }),
         }
@@ -180,6 +187,7 @@ impl Service {
             in_flight: count(self.engine.in_flight()),
             decisions_written: self.decisions.written.load(Ordering::Relaxed),
             decisions_dropped: self.decisions.dropped.load(Ordering::Relaxed),
+            log_lines_dropped: self.log.lost(),
             objects: [count(state.policies), count(state.blueprints), count(state.clients)],
         };
         exposition::encode(self.engine.metrics(), &gauges, &self.upstreams(), &self.control)

@@ -55,6 +55,8 @@ pub(crate) struct Gauges {
     pub(crate) decisions_written: u64,
     /// Decision records lost.
     pub(crate) decisions_dropped: u64,
+    /// Log lines lost.
+    pub(crate) log_lines_dropped: u64,
     /// Policies, blueprints and clients in force.
     pub(crate) objects: [u64; 3],
 }
@@ -410,6 +412,11 @@ fn about_state(gauges: &Gauges) -> Vec<Family> {
             "hostgate_decision_records_dropped",
             "Decision records lost: there was no room for them or the disk refused them",
             gauges.decisions_dropped,
+        ),
+        Family::counter(
+            "hostgate_log_lines_dropped",
+            "Log lines lost because nobody read standard error, or its disk was full",
+            gauges.log_lines_dropped,
         ),
     ]
 }

@@ -1,7 +1,8 @@
-//! What hostgate tells people and programs about itself: metrics and the decision log.
+//! What hostgate tells people and programs about itself: metrics, the decision log and the log's way out.
 
 pub(crate) mod append;
 pub mod decision_log;
 pub(crate) mod exposition;
 pub(crate) mod json;
+pub(crate) mod log;
 pub(crate) mod metrics;

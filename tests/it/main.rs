@@ -61,6 +61,7 @@ mod starts;
 mod strays;
 mod takeover;
 mod tcp;
+mod unread_log;
 mod upstream_query;
 mod upstreams;
 mod warnings;

@@ -1,10 +1,12 @@
 //! The running binary: its log, its admin endpoint, its files; killed when dropped.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +22,8 @@ pub(crate) struct Server {
     child: Child,
     /// The lines of its log so far.
     log: Arc<Mutex<Vec<String>>>,
+    /// Whether nobody reads its log for now.
+    unread: Arc<AtomicBool>,
     /// Its directory, shared with a successor.
     directory: Arc<TempDir>,
 }
@@ -31,12 +35,39 @@ impl Server {
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let lines = Arc::clone(&log);
+        let unread = Arc::new(AtomicBool::new(false));
+        let is_unread = Arc::clone(&unread);
         thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 lines.lock().unwrap().push(line);
+                while is_unread.load(Ordering::SeqCst) {
+                    super::pause(Duration::from_millis(5));
+                }
             }
         });
-        Self { child, log, directory }
+        Self { child, log, unread, directory }
+    }
+
+    /// Has nobody read the log from now on, and fills the pipe that it goes into, as if its reader had stopped long ago.
+    pub(crate) fn stop_reading_log(&self) {
+        self.unread.store(true, Ordering::SeqCst);
+        let pipe = format!("/proc/{}/fd/2", self.child.id());
+        let mut pipe = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(pipe).unwrap();
+        let filler = format!("{}\n", "filler ".repeat(100));
+        // The reader takes a buffer more.
+        let mut full = 0;
+        while full < 10 {
+            match pipe.write(filler.as_bytes()) {
+                Ok(_) => full = 0,
+                Err(_) => full += 1,
+            }
+            super::pause(Duration::from_millis(if full > 0 { 10 } else { 0 }));
+        }
+    }
+
+    /// Has the log read again.
+    pub(crate) fn read_log_again(&self) {
+        self.unread.store(false, Ordering::SeqCst);
     }
 
     /// Writes the addresses that the server really has into hostgate.toml, for a successor.

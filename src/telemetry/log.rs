@@ -1,0 +1,322 @@
+//! The log's way to standard error: a bounded queue, and a thread that writes it.
+//!
+//! Standard error may be a pipe whose reader has stopped: a hung journald, Docker's log driver, a supervisor. A line is
+//! therefore never written by the thread that logs it. Once the queue is full, further lines are dropped and counted;
+//! the reader is told how many when it reads again.
+//!
+//! `tracing-appender` has such a queue, too. Its bound is a number of lines and not of octets, it does not tell the reader
+//! about lost lines, and where its flush at the end fails it writes to standard output, which may have the same reader.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd as _;
+use std::panic::PanicHookInfo;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::bounds::MAX_LOG_QUEUE;
+
+/// The pause before another try where standard error does not block and is full: another process made it so.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long the reader may take nothing before that is an error.
+const UNREAD: Duration = Duration::from_secs(2);
+/// Octets of the queue that are kept for later once it is written.
+const SPARE: usize = 64 << 10;
+
+/// The queue of lines for standard error and the thread that writes them.
+pub(crate) struct Log(LogWriter);
+
+/// A handle that puts lines into the queue. No call of it waits for the reader.
+#[derive(Clone)]
+pub(crate) struct LogWriter(Arc<Shared>);
+
+/// What handles and the writing thread have in common.
+struct Shared {
+    /// Lines that are not written yet.
+    queue: Mutex<Queue>,
+    /// Wakes the writing thread.
+    queued: Condvar,
+    /// Wakes [`LogWriter::flush`].
+    written: Condvar,
+    /// Lines lost since the start.
+    lost: AtomicU64,
+}
+
+/// Lines that are not written yet.
+#[derive(Default)]
+struct Queue {
+    /// Whole lines.
+    octets: Vec<u8>,
+    /// Lines lost since the reader was last told.
+    lost: u64,
+    /// Since when the writing thread has been writing what it took; `None` while it waits for lines.
+    writing_since: Option<Instant>,
+}
+
+impl Log {
+    /// Starts the thread that writes to standard error.
+    ///
+    /// # Errors
+    /// The system gives no descriptor or no thread.
+    pub(crate) fn start() -> io::Result<Self> {
+        // A descriptor of its own: nobody waits for the lock that std has on standard error.
+        Self::start_with(File::from(io::stderr().as_fd().try_clone_to_owned()?))
+    }
+
+    /// Starts the thread with something else to write to.
+    fn start_with(out: impl Write + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            queued: Condvar::new(),
+            written: Condvar::new(),
+            lost: AtomicU64::new(0),
+        });
+        let writing = Arc::clone(&shared);
+        thread::Builder::new().name("log".into()).spawn(move || writing.write_to(out))?;
+        Ok(Self(LogWriter(shared)))
+    }
+
+    /// Returns a handle that puts lines into the queue.
+    pub(crate) fn writer(&self) -> LogWriter {
+        self.0.clone()
+    }
+
+    /// Has the messages of panics go the same way. The hook that std installs waits for the reader, also on a thread
+    /// that answers queries, where a panic costs no more than its query.
+    pub(crate) fn take_panics(&self) {
+        let writer = self.writer();
+        std::panic::set_hook(Box::new(move |panic| writer.push(panic_message(panic).as_bytes())));
+    }
+}
+
+impl Drop for Log {
+    /// Waits for what is queued, also when the main thread panicked, but not for long.
+    fn drop(&mut self) {
+        self.0.flush(Duration::from_secs(1));
+    }
+}
+
+impl LogWriter {
+    /// Queues a line, or drops and counts it where the queue is full.
+    fn push(&self, line: &[u8]) {
+        let mut queue = self.0.lock();
+        if queue.octets.len() + line.len() > MAX_LOG_QUEUE {
+            queue.lost += 1;
+            self.0.lost.fetch_add(1, Relaxed);
+            return;
+        }
+        queue.octets.extend_from_slice(line);
+        drop(queue);
+        self.0.queued.notify_one();
+    }
+
+    /// Waits until everything queued is written, `deadline` at most; returns whether it is.
+    pub(crate) fn flush(&self, deadline: Duration) -> bool {
+        let is_pending = |queue: &mut Queue| !queue.octets.is_empty() || queue.writing_since.is_some();
+        let waited = self.0.written.wait_timeout_while(self.0.lock(), deadline, is_pending);
+        let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !is_pending(&mut queue)
+    }
+
+    /// Returns the number of lines lost since the start.
+    pub(crate) fn lost(&self) -> u64 {
+        self.0.lost.load(Relaxed)
+    }
+
+    /// Returns what is wrong with the reader; `None` while it reads.
+    pub(crate) fn error(&self) -> Option<String> {
+        let unread = self.0.lock().writing_since?.elapsed();
+        (unread >= UNREAD).then(|| {
+            let (seconds, lost) = (unread.as_secs(), self.lost());
+            format!("nobody has read standard error for {seconds} s; {lost} log lines are lost since the start")
+        })
+    }
+}
+
+/// Takes the lines of one call as one piece: both `tracing-subscriber` and the command line hand over whole lines.
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Locks the queue, whose every state is whole.
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes lines as they come; the process ends without this thread.
+    fn write_to(&self, mut out: impl Write) {
+        let mut octets = Vec::new();
+        loop {
+            octets.clear();
+            octets.shrink_to(SPARE);
+            let lost = {
+                let mut queue = self.lock();
+                queue.writing_since = None;
+                if queue.octets.is_empty() {
+                    self.written.notify_all();
+                }
+                let waited = self.queued.wait_while(queue, |queue| queue.octets.is_empty());
+                queue = waited.unwrap_or_else(PoisonError::into_inner);
+                std::mem::swap(&mut queue.octets, &mut octets);
+                queue.writing_since = Some(Instant::now());
+                std::mem::take(&mut queue.lost)
+            };
+            // The lines that did not fit came after these.
+            if lost > 0 {
+                octets.extend_from_slice(lost_message(lost).as_bytes());
+            }
+            if let Err(written) = self.write_all(&mut out, &octets) {
+                let unwritten = octets[written..].iter().filter(|octet| **octet == b'\n').count();
+                let unwritten = u64::try_from(unwritten).unwrap_or(u64::MAX);
+                self.lost.fetch_add(unwritten.saturating_sub(u64::from(lost > 0)), Relaxed);
+                self.lock().lost += unwritten.saturating_sub(u64::from(lost > 0)) + lost;
+            }
+        }
+    }
+
+    /// Writes everything, however long the reader takes.
+    ///
+    /// # Errors
+    /// The number of octets written before the reader was gone, or a disk full.
+    fn write_all(&self, out: &mut impl Write, octets: &[u8]) -> Result<(), usize> {
+        let mut written = 0;
+        while written < octets.len() {
+            match out.write(&octets[written..]) {
+                Ok(0) => return Err(written),
+                Ok(count) => {
+                    written += count;
+                    self.lock().writing_since = Some(Instant::now());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(PAUSE),
+                Err(_) => return Err(written),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the line that tells of lost ones. It is no event of `tracing`, as no filter may leave it out.
+fn lost_message(lost: u64) -> String {
+    format!("hostgate: {lost} log lines lost: nobody read standard error meanwhile\n")
+}
+
+/// Returns what std's hook says of a panic.
+fn panic_message(panic: &PanicHookInfo<'_>) -> String {
+    let thread = thread::current();
+    let (thread, payload) = (thread.name().unwrap_or("<unnamed>"), panic.payload_as_str());
+    let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let message = format!("thread '{thread}' panicked at {place}:\n{}\n", payload.unwrap_or("no message"));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured { format!("{message}{backtrace}\n") } else { message }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Returns a log and the end of its pipe that a reader has.
+    fn piped() -> (Log, UnixStream) {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        reader.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        (Log::start_with(writer).unwrap(), reader)
+    }
+
+    /// Reads until a text ends so.
+    fn read_to(reader: &mut UnixStream, end: &str) -> String {
+        let (mut octets, mut buffer) = (Vec::new(), [0; 4096]);
+        while !octets.ends_with(end.as_bytes()) {
+            let count = reader.read(&mut buffer).unwrap();
+            assert!(count > 0, "{}", String::from_utf8_lossy(&octets));
+            octets.extend_from_slice(&buffer[..count]);
+        }
+        String::from_utf8(octets).unwrap()
+    }
+
+    #[test]
+    fn lines_come_in_order_and_a_flush_waits_for_them() {
+        let (log, mut reader) = piped();
+        let mut writer = log.writer();
+        for number in 0..100 {
+            writer.write_all(format!("line {number}\n").as_bytes()).unwrap();
+        }
+        assert!(writer.flush(Duration::from_secs(10)));
+        assert_eq!(read_to(&mut reader, "line 99\n").lines().count(), 100);
+        assert_eq!((writer.lost(), writer.error()), (0, None));
+    }
+
+    #[test]
+    fn reader_that_stops_costs_lines_and_nobody_waits_for_it() {
+        const LINES: u64 = 30_000;
+        let (log, mut reader) = piped();
+        let mut writer = log.writer();
+        let line = |number| format!("{number:0>99}\n");
+        let start = Instant::now();
+        for number in 0..LINES {
+            writer.write_all(line(number).as_bytes()).unwrap();
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert!(!writer.flush(Duration::from_millis(10)), "it cannot be written");
+        let lost = writer.lost();
+        let most = 2 * u64::try_from(MAX_LOG_QUEUE / 100).unwrap() + 10_000;
+        assert!(lost > 0 && LINES - lost < most, "{lost} of {LINES}");
+        let error = || writer.error();
+        while error().is_none() {
+            assert!(start.elapsed() < Duration::from_secs(20), "no error");
+            thread::park_timeout(PAUSE);
+        }
+        assert!(error().is_some_and(|error| error.contains(&format!("{lost} log lines"))), "{:?}", error());
+        // It reads again.
+        let told = lost_message(lost);
+        let text = read_to(&mut reader, &told);
+        assert_eq!(u64::try_from(text.lines().count()).unwrap(), LINES - lost + 1);
+        writer.write_all(b"next\n").unwrap();
+        assert_eq!(read_to(&mut reader, "next\n"), "next\n");
+        assert!(writer.flush(Duration::from_secs(10)));
+        assert_eq!((writer.lost(), writer.error()), (lost, None));
+    }
+
+    #[test]
+    fn reader_that_is_gone_costs_lines_which_are_told_once_there_is_one() {
+        /// Refuses while nobody is there.
+        struct Out(Arc<Mutex<Option<Vec<u8>>>>);
+        impl Write for Out {
+            fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+                match &mut *self.0.lock().unwrap() {
+                    Some(all) => all.write(octets),
+                    None => Err(io::ErrorKind::StorageFull.into()),
+                }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let out = Arc::new(Mutex::new(None));
+        let log = Log::start_with(Out(Arc::clone(&out))).unwrap();
+        let mut writer = log.writer();
+        for line in ["one\ntwo\n", "three\n"] {
+            writer.write_all(line.as_bytes()).unwrap();
+            assert!(writer.flush(Duration::from_secs(10)));
+        }
+        assert_eq!(writer.lost(), 3);
+        *out.lock().unwrap() = Some(Vec::new());
+        writer.write_all(b"four\n").unwrap();
+        assert!(writer.flush(Duration::from_secs(10)));
+        let text = out.lock().unwrap().clone().unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), format!("four\n{}", lost_message(3)));
+    }
+}
