@@ -57,6 +57,7 @@
 //! | sockets, threads, shutdown | `server`, `datagram` |
 //! | how is a file opened in whose place there may be anything | `regular_file` |
 //! | what is systemd told | `systemd` |
+//! | what if a thread hangs | `telemetry::heartbeat`, `server::supervisor` |
 //! | what is bounded, and what happens when it is full | `bounds` |
 //! | how much of it one client may have | `share`; of a thread that cannot keep up, `server::overload` |
 //! | how much may a client look up that is new | `policy::budget`, `engine::budget` |
@@ -66,7 +67,7 @@
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
 //! `psl` and `idna` in [`policy`], `saphyr-parser` in `import::yaml`, hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin`
 //! and `control`, rustls in `control::connection::tls`, `toml_edit` in `control::objects::record`,
-//! `prometheus-client` in `telemetry::exposition`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
+//! `prometheus-client` in `telemetry::exposition`, `signal-hook` in `server::supervisor`, `sd-notify` in `systemd`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
 
 mod bounds;
 pub mod cli;

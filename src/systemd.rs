@@ -1,67 +1,85 @@
-//! What systemd is told (`sd_notify(3)`): ready, reloaded, stopping, alive. Without systemd all of it does nothing.
+//! Notifications to systemd (`sd_notify(3)`): ready, what is in force, alive, stopping. Without systemd all of it does nothing.
+//!
+//! The main thread alone sends them, and no call waits: a service manager that hangs leaves its socket full. What did not
+//! get through is sent again at the next look.
 
+use std::env;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// How often the receiving threads are looked at when there is no watchdog: longer than their tick.
-const LOOK: Duration = Duration::from_secs(2);
-
-/// Says that queries are answered; `summary` is the line that `systemctl status` shows.
-pub(crate) fn ready(summary: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(summary)]);
+/// The service manager, and what it has been told.
+pub(crate) struct Manager {
+    /// Where it listens; `None` where there is none.
+    socket: Option<(UnixDatagram, SocketAddr)>,
+    /// How often it wants a sign of life; `None` is never.
+    watchdog: Option<Duration>,
+    /// Whether it knows that queries are answered.
+    is_ready: bool,
+    /// The status line it has.
+    status: String,
 }
 
-/// Says in one line what is in force, after a look at the policies.
-pub(crate) fn status(summary: &str) {
-    tell(&[NotifyState::Status(summary)]);
-}
-
-/// Says that the process is going.
-pub(crate) fn stopping() {
-    tell(&[NotifyState::Stopping]);
-}
-
-/// Sends to the notify socket, if there is one.
-fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd not told");
-    }
-}
-
-/// Tells systemd that we are alive, as long as every receiving thread turns.
-pub(crate) struct Watchdog {
-    /// When to look.
-    interval: Interval,
-    /// Whether systemd expects to hear from us.
-    enabled: bool,
-    /// The threads' turns at the last look.
-    beats: Vec<u64>,
-}
-
-impl Watchdog {
-    /// Looks at half the time systemd allows, or now and then for `/livez` alone.
-    pub(crate) fn new() -> Self {
-        let allowed = sd_notify::watchdog_enabled();
-        let mut interval = interval(allowed.map_or(LOOK, |allowed| (allowed / 2).max(Duration::from_millis(500))));
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { interval, enabled: allowed.is_some(), beats: Vec::new() }
+impl Manager {
+    /// Finds the service manager by the environment.
+    pub(crate) fn find() -> Self {
+        let socket = socket().unwrap_or_else(|error| {
+            tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd is told nothing");
+            None
+        });
+        Self { socket, watchdog: sd_notify::watchdog_enabled(), is_ready: false, status: String::new() }
     }
 
-    /// Waits for the next look.
-    pub(crate) async fn tick(&mut self) {
-        self.interval.tick().await;
+    /// Returns the time within which it wants a sign of life.
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
     }
 
-    /// Compares the threads' turns with those at the last look; tells systemd when all turned.
-    pub(crate) fn look(&mut self, beats: impl Iterator<Item = u64>) -> bool {
-        let beats: Vec<u64> = beats.collect();
-        let alive = self.beats.is_empty() || beats.iter().zip(&self.beats).all(|(now, before)| now != before);
-        self.beats = beats;
-        if alive && self.enabled {
-            tell(&[NotifyState::Watchdog]);
+    /// Says that queries are answered, unless it knows; what is in force, where it has another line; and, where `is_alive`,
+    /// that the process need not be restarted.
+    pub(crate) fn tell(&mut self, status: &str, is_alive: bool) {
+        let mut states = Vec::new();
+        if !self.is_ready {
+            states.push(NotifyState::Ready);
         }
-        alive
+        if self.status != status {
+            states.push(NotifyState::Status(status));
+        }
+        if is_alive && self.watchdog.is_some() {
+            states.push(NotifyState::Watchdog);
+        }
+        if !states.is_empty() && self.send(&states) {
+            self.is_ready = true;
+            status.clone_into(&mut self.status);
+        }
     }
+
+    /// Says that the process is going.
+    pub(crate) fn stopping(&self) {
+        self.send(&[NotifyState::Stopping]);
+    }
+
+    /// Sends states; returns whether they got through, or there is nobody to send them to.
+    fn send(&self, states: &[NotifyState<'_>]) -> bool {
+        let Some((socket, address)) = &self.socket else { return true };
+        let text = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let sent = socket.send_to_addr(text.as_bytes(), address);
+        sent.inspect_err(|error| tracing::debug!(%error, "systemd not told")).is_ok()
+    }
+}
+
+/// Makes a socket to send from, and reads where to.
+fn socket() -> io::Result<Option<(UnixDatagram, SocketAddr)>> {
+    let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Ok(None) };
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    Ok(Some((socket, address)))
 }

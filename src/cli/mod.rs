@@ -30,6 +30,8 @@ const OK: u8 = 0;
 const FAILED: u8 = 1;
 /// The command line cannot be understood (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
+/// Stopped at the deadline, with something unfinished (`EX_TEMPFAIL` of sysexits.h).
+const DEADLINE: u8 = 75;
 /// The configuration or a policy file is bad (`EX_CONFIG` of sysexits.h).
 const CONFIG: u8 = 78;
 

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing_subscriber::field::MakeExt;
@@ -13,7 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use super::output::Output;
-use super::{CONFIG, FAILED, OK, sources};
+use super::{CONFIG, DEADLINE, FAILED, OK, sources};
 use crate::bounds::{MAX_LOGGED, MAX_TOLD_LINE};
 use crate::config::Config;
 use crate::control::{self, Control, Opened, Reserved};
@@ -53,7 +54,9 @@ pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u
     };
     log.take_panics();
     output.send_errors_to(log.writer());
-    serve(config, how, &log, output)
+    let code = serve(config, how, &log, output);
+    // A reader that takes nothing holds up no end, and is no success.
+    if !log.close(LAST_LINES) && code == OK { DEADLINE } else { code }
 }
 
 /// Loads everything and serves.
@@ -74,6 +77,7 @@ fn serve(config: Option<PathBuf>, how: Start, log: &Log, output: &mut Output) ->
     }
     match start(path, config, loaded, (how, log.writer(), set_log_filter), output) {
         Ok(()) => OK,
+        Err(Failed::Deadline) => DEADLINE,
         Err(Failed::Config) => CONFIG,
         Err(Failed::Start(error)) => {
             output.error(error);
@@ -88,7 +92,12 @@ enum Failed {
     Config,
     /// The system refuses something.
     Start(String),
+    /// It stopped at its deadline, and something had not ended; told already.
+    Deadline,
 }
+
+/// How long the last log lines may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Binds, builds and serves.
 fn start(
@@ -157,10 +166,11 @@ fn start(
         .enable_all()
         .build()
         .map_err(|error| Failed::Start(format!("runtime: {error}")))?;
-    let served = runtime.block_on(crate::server::run(service, (sockets, control), takeover, reloader));
+    let served = crate::server::serve(&runtime, &service, (sockets, control), takeover, reloader);
     // What still runs at the deadline is given up.
     runtime.shutdown_background();
-    served.map_err(|error| Failed::Start(format!("serve: {error}")))
+    let unfinished = served.map_err(|error| Failed::Start(format!("serve: {error}")))?;
+    if unfinished.is_empty() { Ok(()) } else { Err(Failed::Deadline) }
 }
 
 /// Says what to do about a decision log that cannot be opened.

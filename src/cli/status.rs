@@ -55,7 +55,8 @@ pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool
     let is_in_force = out_of_date.all(|kind| ["polling", "reloading"].contains(&kind));
     let errors = ["error", "upstream_error", "reload_stuck", "log_error"].map(|key| &status[key]);
     let is_good = errors.into_iter().chain([&status["control"]["error"]]).all(Value::is_null);
-    if is_good && is_in_force { OK } else { FAILED }
+    let is_alive = status["stalled"].as_array().is_none_or(Vec::is_empty);
+    if is_good && is_in_force && is_alive { OK } else { FAILED }
 }
 
 /// Writes the status for people.
@@ -89,6 +90,10 @@ fn tell(status: &Value, output: &mut Output) {
     }
     if let Some(why) = status["reload_stuck"].as_str() {
         output.line(format!("stuck: {why}"));
+    }
+    for stall in status["stalled"].as_array().into_iter().flatten() {
+        let [thread, since] = ["thread", "since"].map(|key| stall[key].as_str().unwrap_or_default());
+        output.line(format!("thread {thread} hangs since {since}"));
     }
     if let Some(error) = status["log_error"].as_str() {
         output.line(format!("log: {error}"));

@@ -76,8 +76,6 @@ pub(crate) enum Step {
 
 /// Said when too many queries wait.
 const TOO_MANY: &str = "too many queries of this client, or of all, wait for upstreams";
-/// How often shutdown looks whether queries still wait.
-const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
 /// The time, in milliseconds, for which no upstream was asked, all being silent or unreachable, after which a question is
 /// asked although it failed a moment ago. RFC 9520 §3.2 wants a failure remembered for a second at least.
@@ -520,13 +518,6 @@ impl Engine {
         self.pending.used()
     }
 
-    /// Waits until no query waits for an upstream any more; the caller sets the deadline.
-    pub(crate) async fn drained(&self) {
-        while self.in_flight() > 0 {
-            tokio::time::sleep(DRAIN_LOOK).await;
-        }
-    }
-
     /// Tells the decision log's writer to open its path anew.
     pub(crate) fn reopen_decision_log(&self) {
         if let Some(log) = &self.decisions {
@@ -534,11 +525,9 @@ impl Engine {
         }
     }
 
-    /// Writes what is left of the decision log, for `deadline` at most.
-    pub(crate) fn close_decision_log(&self, deadline: Duration) {
-        if let Some(log) = &self.decisions {
-            log.close(deadline);
-        }
+    /// Writes what is left of the decision log, for `deadline` at most; returns whether all of it was handled.
+    pub(crate) fn close_decision_log(&self, deadline: Duration) -> bool {
+        self.decisions.as_ref().is_none_or(|log| log.close(deadline))
     }
 }
 

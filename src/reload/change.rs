@@ -187,9 +187,12 @@ impl Reloader {
     /// Makes one change, unless the file on disk is another one than was thought.
     fn try_change(&mut self, path: &Path, change: &Change) -> Result<u64, Refused> {
         let Change { before, after, .. } = change;
+        let progress = Arc::clone(&self.progress);
+        let disk = progress.disk();
         if !store::holds(path, before.as_deref())? {
             return Err(Refused::Stale);
         }
+        drop(disk);
         if before.is_none() && self.directory.tree.files.iter().len() >= MAX_MADE {
             return Err(Refused::Full);
         }
@@ -199,6 +202,7 @@ impl Reloader {
         // what they had passing by leaves holes.
         put(&mut self.directory.tree, path, after.as_deref().map(|text| Ok(Arc::from(text))));
         let written = self.next_with(path).and_then(|reloaded| {
+            let _disk = progress.disk();
             self.store.put(path, before.as_deref(), after.as_deref())?;
             Ok(reloaded)
         });
@@ -220,7 +224,11 @@ impl Reloader {
     /// Makes the library in which a file that was just changed in the tree is in force.
     fn next_with(&mut self, path: &Path) -> Result<Reloaded, Refused> {
         let (files, bindings) = (&mut self.files, bindings(&self.config));
-        let mut read_list = |path: &Path, held| files.read_list(path, held);
+        let progress = &self.progress;
+        let mut read_list = |path: &Path, held| {
+            let _disk = progress.disk();
+            files.read_list(path, held)
+        };
         self.directory.tree.changed = Some(BTreeSet::from([path.to_owned()]));
         let reloaded = self.library.reload(&self.directory.tree, &mut read_list, &bindings);
         let is_made = |reloaded: &Reloaded| reloaded.swapped && !reloaded.held_back.iter().any(|held| held == path);

@@ -31,7 +31,7 @@ use self::files::{Files, Followed, Observed, Unfinished};
 use self::out_of_date::{OutOfDate, Since};
 use self::pace::Pace;
 use self::progress::Without;
-pub(crate) use self::progress::{Progress, State};
+pub(crate) use self::progress::{Progress, State, Work};
 use self::store::Store;
 use self::sweep::Sweep;
 use self::tick::Retry;
@@ -45,7 +45,6 @@ use crate::config::{self, Config};
 use crate::document::{Diagnostic, escaped, shortened};
 use crate::engine::{Engine, View};
 use crate::policy::{Bindings, Diagnostics, Library, Reloaded};
-use crate::systemd;
 use crate::upstream::Upstreams;
 
 /// Policies that loaded, before anything is bound or served.
@@ -227,6 +226,7 @@ impl Reloader {
         state.held_back = told::paths(loaded.held_back.iter());
         let reasons = reasons(loaded.held_back.iter(), loaded.errors.iter());
         let progress = Arc::new(Progress::new(state));
+        let watch = Watch::new(progress.heartbeat().clone());
         let mut reloader = Self {
             config_path,
             started_with: config.clone(),
@@ -239,7 +239,7 @@ impl Reloader {
             chosen,
             engine,
             progress,
-            watch: Watch::new(),
+            watch,
             inbox: Arc::default(),
             set_log_filter,
             store: Store::default(),
@@ -314,6 +314,8 @@ impl Reloader {
         }
         self.followed.clone_from(&followed);
         // A directory watched only now may have changed since it was read.
+        let progress = Arc::clone(&self.progress);
+        let _disk = progress.disk();
         if self.watch.follow(followed) {
             self.watch.look_again();
         }
@@ -322,9 +324,11 @@ impl Reloader {
     /// Reads what may have changed, swaps what is good and tells what is not; returns what to watch.
     fn look(&mut self, occasion: Occasion) -> Followed {
         let mut apart = Apart::default();
+        let progress = Arc::clone(&self.progress);
         let changes = self.watch.changes();
         let changes = if occasion == Occasion::Look { changes } else { Changes::Anything };
         self.files.unfinished = Unfinished::of(self.watch.unfinished());
+        let disk = progress.disk();
         let new_config = self.read_config(&mut apart);
         let mut followed = Followed::default();
         let (mut diagnostics, mut held_back) = (Diagnostics::default(), Vec::new());
@@ -333,6 +337,7 @@ impl Reloader {
         let trusted = Trusted::of(&new_config);
         let read = self.directory.read(&self.config.policies, &changes, &self.files.unfinished, &trusted);
         self.files.trust(trusted);
+        drop(disk);
         if let Err(error) = read {
             apart.held_back.push(self.config.policies.clone());
             apart.errors.push(unreadable(&self.config.policies, &error));
@@ -344,7 +349,10 @@ impl Reloader {
         } else {
             followed = self.directory.followed.clone();
             let files = &mut self.files;
-            let mut read_list = |path: &Path, held| files.read_list(path, held);
+            let mut read_list = |path: &Path, held| {
+                let _disk = progress.disk();
+                files.read_list(path, held)
+            };
             let reloaded = self.library.reload(&self.directory.tree, &mut read_list, &bindings(&new_config));
             // A policy that does not exist, named in the configuration, holds back the whole of it.
             if !self.config_path.as_ref().is_some_and(|path| reloaded.held_back.contains(path)) {
@@ -354,7 +362,10 @@ impl Reloader {
             replaced = Some(std::mem::replace(&mut self.library, reloaded.library));
             self.files.forget_unused();
         }
-        self.choose_upstreams(&mut apart);
+        {
+            let _disk = progress.disk();
+            self.choose_upstreams(&mut apart);
+        }
         apart.warnings = Trusted::warnings(&self.config);
         self.apart = apart;
         self.publish(&before);
@@ -463,7 +474,7 @@ impl Reloader {
         }
     }
 
-    /// Tells log, status, metrics and systemd what the look came to.
+    /// Tells log, status and metrics what the look came to.
     fn tell(
         &mut self,
         before: &Arc<crate::policy::Snapshot>,
@@ -532,7 +543,6 @@ impl Reloader {
             self.progress.set(state);
         }
         self.tell_what_is_out_of_date();
-        systemd::status(&self.progress.state().summary());
     }
 }
 

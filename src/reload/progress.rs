@@ -1,7 +1,7 @@
 //! What is in force and what is held back, as `/status` tells it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -11,6 +11,7 @@ use super::out_of_date::{Entry, Kind, OutOfDate};
 use super::told;
 use crate::bounds::MAX_TOLD_WARNINGS;
 use crate::policy::Diagnostics;
+use crate::telemetry::heartbeat::Heartbeat;
 
 /// The state of the policies and upstreams; replaced whole after each look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,6 +81,21 @@ pub(crate) struct Progress {
     swaps: AtomicU64,
     /// Looks that held something back which was not held back before.
     failures: AtomicU64,
+    /// The heartbeat of the thread that looks.
+    heartbeat: Heartbeat,
+    /// Whether that thread reads or writes files.
+    on_disk: AtomicBool,
+}
+
+/// What the thread that looks is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// It waits for something to do.
+    Idle,
+    /// It reads or writes files, as long as their file system takes.
+    Disk,
+    /// It makes the next generation.
+    Compute,
 }
 
 impl Progress {
@@ -91,6 +107,8 @@ impl Progress {
             state: ArcSwap::from_pointee(state),
             swaps: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            heartbeat: Heartbeat::default(),
+            on_disk: AtomicBool::new(false),
         }
     }
 
@@ -103,6 +121,27 @@ impl Progress {
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         self.busy_since.store(self.now().saturating_add(1), Relaxed);
         Busy(Arc::clone(self))
+    }
+
+    /// Returns the heartbeat of the thread that looks.
+    pub(crate) fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
+    }
+
+    /// Notes that the thread that looks reads or writes files, until what this returns is dropped.
+    pub(super) fn disk(&self) -> OnDisk<'_> {
+        self.heartbeat.beat();
+        self.on_disk.store(true, Relaxed);
+        OnDisk(self)
+    }
+
+    /// Returns what the thread that looks is doing.
+    pub(crate) fn work(&self) -> Work {
+        match (self.busy_since.load(Relaxed), self.on_disk.load(Relaxed)) {
+            (_, true) => Work::Disk,
+            (0, false) => Work::Idle,
+            (_, false) => Work::Compute,
+        }
     }
 
     /// Returns how long the look or change under way has been running; zero where there is none.
@@ -182,6 +221,16 @@ impl Drop for Busy {
 
 /// How long a look may take before it is told of.
 const SLOW: Duration = Duration::from_secs(2);
+/// Files that are being read or written.
+pub(super) struct OnDisk<'p>(&'p Progress);
+
+impl Drop for OnDisk<'_> {
+    fn drop(&mut self) {
+        self.0.on_disk.store(false, Relaxed);
+        self.0.heartbeat.beat();
+    }
+}
+
 /// How long a look or a change may take; reading all that the bounds allow takes a few seconds.
 const STUCK: Duration = Duration::from_secs(10);
 

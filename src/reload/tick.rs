@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::files::Observed;
@@ -36,10 +37,11 @@ impl Reloader {
         if self.retry.is_some_and(|retry| retry.due <= Instant::now()) {
             return self.look_and_follow(Occasion::Differs);
         }
-        let busy = self.progress.begin();
+        let progress = Arc::clone(&self.progress);
+        let (busy, disk) = (progress.begin(), progress.disk());
         let is_polling = self.watch.unwatched().is_some();
         let compared = self.sweep.compare(&mut self.directory, &self.files, is_polling);
-        drop(busy);
+        drop((busy, disk));
         match compared {
             Compared::Same => {}
             Compared::Differs => self.look_and_follow(Occasion::Differs),

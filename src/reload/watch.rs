@@ -18,6 +18,7 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::files::{Followed, Stamp};
 use crate::bounds::{MAX_CHANGED, MAX_WRITING};
+use crate::telemetry::heartbeat::Heartbeat;
 
 /// How long nothing must have happened before a change is looked at: editors and copies come in several steps.
 const QUIET: Duration = Duration::from_millis(50);
@@ -292,11 +293,13 @@ pub(crate) struct Watch {
     pokes: Receiver<()>,
     /// Since when a change on disk waits for things to become quiet.
     unsettled: Cell<Option<Instant>>,
+    /// The heartbeat of the thread that waits.
+    heartbeat: Heartbeat,
 }
 
 impl Watch {
     /// Starts with nothing watched.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(heartbeat: Heartbeat) -> Self {
         let (poke, pokes) = mpsc::sync_channel(1);
         let signals = Arc::new(Signals {
             bits: AtomicU8::new(0),
@@ -316,6 +319,7 @@ impl Watch {
             signals,
             pokes,
             unsettled: Cell::new(None),
+            heartbeat,
         };
         watch.begin();
         watch
@@ -353,6 +357,7 @@ impl Watch {
     /// Waits until something happened and then until nothing more does, for a bounded time; or until `tick`.
     pub(crate) fn wait(&self, tick: Instant) -> Wake {
         loop {
+            self.heartbeat.beat();
             // What waits behind changes that were made has been poked for already.
             if self.signals.bits.load(Ordering::SeqCst) != 0 {
                 let _ = self.pokes.try_recv();
@@ -543,7 +548,7 @@ mod tests {
         fs::create_dir_all(&lists).unwrap();
         let alias = lists.join("..");
         for kept in [&policies, &alias] {
-            let mut watch = Watch::new();
+            let mut watch = Watch::new(Heartbeat::default());
             assert!(follow(&mut watch, &[&policies, &alias]));
             follow(&mut watch, &[kept]);
             fs::write(policies.join("new.toml"), "").unwrap();
@@ -555,7 +560,7 @@ mod tests {
     fn wakes_on(change: impl FnOnce(&Path)) {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("old"), "").unwrap();
-        let mut watch = Watch::new();
+        let mut watch = Watch::new(Heartbeat::default());
         assert!(follow(&mut watch, &[root.path()]));
         change(root.path());
         // The test runner's own time limit is the deadline.
@@ -576,7 +581,7 @@ mod tests {
         use std::io::Write as _;
         let root = tempfile::tempdir().unwrap();
         let mut log = fs::File::create(root.path().join("log")).unwrap();
-        let mut watch = Watch::new();
+        let mut watch = Watch::new(Heartbeat::default());
         follow(&mut watch, &[root.path()]);
         log.write_all(b"line").unwrap();
         let start = Instant::now();
@@ -594,7 +599,7 @@ mod tests {
     fn a_file_that_is_being_written_is_not_looked_at_before_it_is_closed() {
         use std::io::Write as _;
         let root = tempfile::tempdir().unwrap();
-        let mut watch = Watch::new();
+        let mut watch = Watch::new(Heartbeat::default());
         follow(&mut watch, &[root.path()]);
         let mut file = fs::File::create(root.path().join("a.toml")).unwrap();
         file.write_all(b"half").unwrap();
@@ -627,7 +632,7 @@ mod tests {
     fn a_directory_that_is_not_there_is_seen_to_appear() {
         let root = tempfile::tempdir().unwrap();
         let wanted = root.path().join("a/b");
-        let mut watch = Watch::new();
+        let mut watch = Watch::new(Heartbeat::default());
         assert!(follow(&mut watch, &[&wanted]));
         fs::create_dir(root.path().join("a")).unwrap();
         assert_eq!(wait(&watch), Wake::Changed);
@@ -645,7 +650,7 @@ mod tests {
         let inner = root.path().join("a");
         let wanted = [root.path(), &inner];
         fs::create_dir(root.path().join("a")).unwrap();
-        let mut watch = Watch::new();
+        let mut watch = Watch::new(Heartbeat::default());
         follow(&mut watch, &wanted);
         fs::create_dir(root.path().join("b")).unwrap();
         fs::rename(root.path().join("a"), root.path().join("c")).unwrap();
@@ -663,7 +668,7 @@ mod tests {
         let (inner, gone) = (root.join("a"), root.join("b"));
         let wanted: [&Path; 2] = [&root, &inner];
         fs::create_dir(&inner).unwrap();
-        let mut watch = Watch::new();
+        let mut watch = Watch::new(Heartbeat::default());
         follow(&mut watch, &wanted);
         // It is the very same when it is looked for, and its watch has gone.
         fs::rename(&inner, &gone).unwrap();
@@ -677,7 +682,7 @@ mod tests {
 
     #[test]
     fn asking_wakes_at_once_and_stopping_wins() {
-        let watch = Watch::new();
+        let watch = Watch::new(Heartbeat::default());
         watch.waker().ask();
         assert_eq!(wait(&watch), Wake::Asked);
         watch.waker().ask();

@@ -2,7 +2,10 @@
 
 mod connections;
 
+use std::io;
+use std::net::TcpListener as StdListener;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -22,6 +25,7 @@ use tokio::time::timeout;
 use self::connections::Connections;
 use super::Service;
 use crate::bounds::{ADMIN_CONNECTIONS, MAX_ADMIN_CLOSING};
+use crate::telemetry::heartbeat::Heartbeat;
 
 /// The media type of the text that `prometheus-client` writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -30,11 +34,46 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 const HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may last in all.
 const LIFETIME: Duration = Duration::from_mins(1);
+/// How often a runtime shows that it is alive.
+const BEAT: Duration = Duration::from_secs(1);
 /// The pause after a failed accept, so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Serves on a thread and a runtime of its own, so that it can tell when the others hang, until told to stop.
+///
+/// # Errors
+/// The system gives no thread or no descriptors.
+pub(super) fn start(
+    listener: StdListener,
+    service: Arc<Service>,
+    stop: watch::Receiver<bool>,
+    heartbeat: Heartbeat,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    listener.set_nonblocking(true)?;
+    let listener = {
+        let _in_runtime = runtime.enter();
+        TcpListener::from_std(listener)?
+    };
+    let serve = move || {
+        runtime.spawn(beat(heartbeat));
+        runtime.block_on(serve(listener, service, stop));
+    };
+    // Never joined: nobody's query is in it.
+    thread::Builder::new().name("admin".into()).spawn(serve).map(drop)
+}
+
+/// Shows that a runtime's threads take turns, or one of them does.
+pub(super) async fn beat(heartbeat: Heartbeat) {
+    let mut interval = tokio::time::interval(BEAT);
+    loop {
+        interval.tick().await;
+        heartbeat.beat();
+    }
+}
+
 /// Serves until told to stop; what is under way then is cut off, as nobody's query is in it.
-pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Receiver<bool>) {
+async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Receiver<bool>) {
     let routes = Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(live))
@@ -47,7 +86,7 @@ pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, mut stop
     let mut connections = JoinSet::new();
     loop {
         let accepted = async {
-            let slot = Arc::clone(&slots).acquire_owned().await.map_err(std::io::Error::other)?;
+            let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
             listener.accept().await.map(|(stream, peer)| (stream, peer.ip(), slot))
         };
         let accepted = tokio::select! {
@@ -94,12 +133,11 @@ async fn metrics(State(service): State<Arc<Service>>) -> Response {
     }
 }
 
-/// Answers `/livez`: the process runs and its receiving threads turn.
+/// Answers `/livez`: no thread hangs in a way that only a restart helps against.
 async fn live(State(service): State<Arc<Service>>) -> Response {
-    if service.is_alive() {
-        "ok\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "a receiving thread hangs\n").into_response()
+    match service.dead() {
+        None => "ok\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
     }
 }
 

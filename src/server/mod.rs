@@ -1,49 +1,50 @@
 //! The edge: sockets, threads and signals.
 //!
-//! `udp` and `tcp` take queries to the engine and its answers back; `admin` serves metrics and status; this file
-//! puts them together, and takes them down again without losing a query.
+//! `udp` and `tcp` take queries to the engine and its answers back; `admin` serves metrics and status; `supervisor` takes
+//! signals and watches all of them; this file puts them together, and takes them down again without losing a query.
 
 mod admin;
 mod limits;
 mod outages;
 mod overload;
 pub(crate) mod sockets;
+mod supervisor;
 pub(crate) mod takeover;
 mod tcp;
 pub(crate) mod udp;
 mod unix;
 
 use std::fmt;
+use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use serde::Serialize;
-use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use self::limits::Limits;
 use self::sockets::{ControlSocket, Sockets};
-use self::takeover::Takeover;
+use self::supervisor::{HANG, Supervisor, Why};
+use self::takeover::{Offer, Takeover};
 use self::udp::{Front, Shared};
 use crate::bounds::MAX_TOLD_UPSTREAMS;
 use crate::control::{self, Control};
 use crate::engine::Engine;
-use crate::reload::out_of_date::{Kind, OutOfDate};
-use crate::reload::{self, Progress, Reloader, Waker};
-use crate::systemd;
+use crate::reload::out_of_date::{Kind as Lag, OutOfDate};
+use crate::reload::{self, Progress, Reloader};
 use crate::telemetry::decision_log::Counts;
 use crate::telemetry::exposition::{self, Gauges, UpstreamState};
+use crate::telemetry::heartbeat::{Heartbeat, Kind, Stall};
 use crate::telemetry::log::LogWriter;
-
-/// How long queries in flight may take at shutdown.
-const DRAIN: Duration = Duration::from_secs(5);
-
-/// Why serving ends when a successor serves.
-const TAKEN: &str = "taken over";
 
 /// Everything a running hostgate consists of, as far as others look into it.
 pub(crate) struct Service {
@@ -65,8 +66,10 @@ pub(crate) struct Service {
     started: Instant,
     /// Whether shutdown has begun.
     stopping: AtomicBool,
-    /// Whether every receiving thread turned since the watchdog last looked.
-    alive: AtomicBool,
+    /// The threads that hang.
+    stalls: ArcSwap<Vec<Stall>>,
+    /// When the main thread last looked at them, in milliseconds since the process began.
+    looked: AtomicU64,
 }
 
 /// What `/status` says.
@@ -81,6 +84,8 @@ pub(crate) struct Status {
     state: reload::State,
     /// Why no change goes into force; null where nothing hangs.
     reload_stuck: Option<String>,
+    /// The threads that hang, and since when.
+    stalled: Vec<Stall>,
     /// Why log lines are lost; null while standard error is read.
     log_error: Option<String>,
     /// Each upstream.
@@ -114,7 +119,8 @@ impl Service {
             api,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
-            alive: AtomicBool::new(true),
+            stalls: ArcSwap::default(),
+            looked: AtomicU64::new(0),
         })
     }
 
@@ -123,12 +129,32 @@ impl Service {
         if self.stopping.load(Ordering::Relaxed) {
             return Some("stopping".to_owned());
         }
-        self.progress.stuck()
+        self.progress.stuck().or_else(|| self.stalls().first().map(Stall::describe))
     }
 
-    /// Returns whether every receiving thread turns.
-    fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Relaxed)
+    /// Returns why only a restart helps; `None` where none is needed.
+    fn dead(&self) -> Option<String> {
+        self.stalls().iter().find(|stall| supervisor::needs_restart(stall)).map(Stall::describe)
+    }
+
+    /// Notes what the main thread saw when it looked at the other threads.
+    fn looked_at(&self, stalls: &Arc<Vec<Stall>>) {
+        self.stalls.store(Arc::clone(stalls));
+        let now = self.started.elapsed().as_millis();
+        self.looked.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Returns the threads that hang, the main one among them.
+    fn stalls(&self) -> Vec<Stall> {
+        let mut stalls = Vec::clone(&self.stalls.load());
+        let looked = Duration::from_millis(self.looked.load(Ordering::Relaxed));
+        let silent = self.started.elapsed().saturating_sub(looked);
+        if looked > Duration::ZERO && silent >= HANG && !self.stopping.load(Ordering::Relaxed) {
+            let now = jiff::Timestamp::now();
+            let since = now.checked_sub(silent).unwrap_or(now);
+            stalls.push(Stall { thread: "main".into(), kind: Kind::Main, since, on_disk: false });
+        }
+        stalls
     }
 
     /// Returns what `/status` says.
@@ -144,6 +170,7 @@ impl Service {
             uptime_seconds: self.started.elapsed().as_secs(),
             state,
             reload_stuck: self.progress.stuck(),
+            stalled: self.stalls(),
             log_error: self.log.error(),
             upstreams,
             control: self.api.as_ref().map(|api| ControlState { error: api.error() }),
@@ -177,7 +204,7 @@ impl Service {
             reload_ok: state.error.is_none(),
             reload_running: self.progress.running().as_secs(),
             reload_stuck: self.progress.stuck().is_some(),
-            out_of_date: Kind::ALL.map(|kind| out_of_date.count(kind)),
+            out_of_date: Lag::ALL.map(|kind| out_of_date.count(kind)),
             cache_entries: count(cache.entries),
             cache_bytes: count(cache.bytes),
             cache_evictions: cache.evictions,
@@ -188,58 +215,35 @@ impl Service {
             decisions_written: self.decisions.written.load(Ordering::Relaxed),
             decisions_dropped: self.decisions.dropped.load(Ordering::Relaxed),
             log_lines_dropped: self.log.lost(),
+            stalled: {
+                let stalls = self.stalls();
+                Kind::ALL.map(|kind| count(stalls.iter().filter(|stall| stall.kind == kind).count()))
+            },
             objects: [count(state.policies), count(state.blueprints), count(state.clients)],
         };
         exposition::encode(self.engine.metrics(), &gauges, &self.upstreams(), &self.control)
     }
 }
 
-/// Serves until SIGTERM, SIGINT or a successor that serves, then answers what is in flight, for five seconds at most.
+/// Serves until SIGTERM, SIGINT or a successor that serves, then answers what is in flight, for five seconds at most. Returns
+/// what had not ended by then.
+///
+/// This is the main thread's work: see [`supervisor`].
 ///
 /// # Errors
-/// A thread, a socket or a signal handler that the operating system refuses.
-pub(crate) async fn run(
-    service: Arc<Service>,
-    (mut sockets, control): (Sockets, Option<Arc<Control>>),
+/// A thread, a socket or a signal handler that the operating system refuses, or a predecessor that serves on.
+pub(crate) fn serve(
+    runtime: &Runtime,
+    service: &Arc<Service>,
+    sockets: (Sockets, Option<Arc<Control>>),
     takeover: Option<Takeover>,
     reloader: Reloader,
-) -> io::Result<()> {
-    let signals = Signals::install()?;
-    let (stop, stopped) = watch::channel(false);
-    let shared = Shared { engine: Arc::clone(&service.engine), runtime: Handle::current() };
-    let mut fronts = Vec::new();
-    let mut tasks = JoinSet::new();
-    for (number, listener) in std::mem::take(&mut sockets.listeners).into_iter().enumerate() {
-        let address = listener.address;
-        fronts.push(Front::start(listener.udp, number, &shared)?);
-        tracing::info!(transport = "udp", %address, "listening");
-        listener.tcp.set_nonblocking(true)?;
-        let tcp = tokio::net::TcpListener::from_std(listener.tcp)?;
-        let (engine, limits) = (Arc::clone(&service.engine), Arc::clone(&service.limits));
-        tasks.spawn(tcp::serve(tcp, number, engine, limits, stopped.clone()));
-        tracing::info!(transport = "tcp", %address, "listening");
-    }
-    if let Some(listener) = sockets.admin {
-        let address = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let (service, stopped) = (Arc::clone(&service), stopped.clone());
-        tasks.spawn(admin::serve(listener, service, stopped));
-        tracing::info!(transport = "admin", %address, "listening");
-    }
-    let mut control_path = None;
-    if let (Some(socket), Some(control)) = (sockets.control, control) {
-        let address = socket.to_string();
-        if let ControlSocket::Unix { path, is_ours: true, .. } = &socket {
-            control_path = Some(path.clone());
-        }
-        let listener = control::connection::Listener::from_socket(socket)?;
-        tasks.spawn(control::connection::serve(listener, control, stopped.clone()));
-        tracing::info!(transport = "control", %address, "listening");
-    }
-    tokio::spawn(outages::watch(Arc::clone(&service)));
+) -> io::Result<Vec<&'static str>> {
+    let (events, happened) = mpsc::sync_channel(EVENTS);
+    runtime.spawn(outages::watch(Arc::clone(service)));
+    supervisor::listen_for_signals(events.clone())?;
     let waker = reloader.waker();
-    let looking = std::thread::Builder::new().name("reload".into()).spawn(move || reloader.run())?;
+    let serving = Serving::start(runtime, service, sockets, reloader)?;
     {
         let state = service.progress.state();
         tracing::info!(
@@ -251,101 +255,166 @@ pub(crate) async fn run(
             "ready"
         );
     }
-    systemd::ready(&service.progress.state().summary());
-    let (offer, taken) = takeover.map(Takeover::serving).transpose()?.unzip();
-    let why = signals.handle(&service, &waker, &fronts, taken).await;
-
-    tracing::info!(why, "stopping: answering what is in flight");
-    systemd::stopping();
-    service.stopping.store(true, Ordering::Relaxed);
+    let mut supervisor = Supervisor::new(Arc::clone(service), waker.clone(), serving.heartbeats());
+    let offer = takeover.map(|takeover| takeover.serving(events)).transpose()?;
+    let why = supervisor.watch(&happened)?;
+    tracing::info!(why = why.as_str(), "stopping: answering what is in flight");
+    supervisor.stopping();
     waker.stop();
-    if let Some(offer) = offer {
-        offer.end();
-    }
-    // Before its socket is closed, so that the path is ours still; a successor has the same socket.
-    if let Some(path) = control_path.filter(|_| why != TAKEN) {
-        // Should it be gone already, that is as well.
-        let _ = std::fs::remove_file(path);
-    }
-    // A receiver that is gone has stopped already.
-    let _ = stop.send(true);
-    let end = tokio::time::Instant::now() + DRAIN;
-    let joined = tokio::task::spawn_blocking(move || fronts.into_iter().for_each(Front::stop));
-    let drained = tokio::time::timeout_at(end, async {
-        // A panic in a front has been reported by the panic hook.
-        let _ = joined.await;
-        service.engine.drained().await;
-        while tasks.join_next().await.is_some() {}
-    });
-    let in_flight = if drained.await.is_err() { service.engine.in_flight() } else { 0 };
-    if in_flight > 0 {
-        tracing::warn!(in_flight, "stopped with queries unanswered");
-    }
-    service.engine.close_decision_log(Duration::from_secs(1));
-    if looking.is_finished() || tokio::time::Instant::now() < end {
-        let joined = tokio::task::spawn_blocking(move || looking.join());
-        // A reload under way is abandoned at the deadline; it changes nothing on disk.
-        let _ = tokio::time::timeout_at(end, joined).await;
-    }
-    tracing::info!("stopped");
-    Ok(())
+    Ok(serving.stop(why, offer))
 }
 
-/// The signals we act on.
-struct Signals {
-    /// Stop.
-    terminate: tokio::signal::unix::Signal,
-    /// Stop, from a terminal.
-    interrupt: tokio::signal::unix::Signal,
-    /// Reload.
-    hangup: tokio::signal::unix::Signal,
-    /// Reopen the decision log.
-    user1: tokio::signal::unix::Signal,
+/// Everything that serves.
+struct Serving {
+    /// What it serves.
+    service: Arc<Service>,
+    /// UDP.
+    fronts: Vec<Front>,
+    /// Set to stop UDP.
+    stopping: Arc<AtomicBool>,
+    /// TCP.
+    tcp: Vec<JoinHandle<()>>,
+    /// The API.
+    api: Option<JoinHandle<()>>,
+    /// Set to stop TCP, the API and the admin endpoint.
+    stop: watch::Sender<bool>,
+    /// The API's socket in the file system, if this process made it.
+    control_path: Option<PathBuf>,
+    /// The thread that reloads.
+    reload: thread::JoinHandle<()>,
+    /// The heartbeats of all runtimes.
+    runtimes: Vec<(Kind, Heartbeat)>,
 }
 
-impl Signals {
-    /// Installs the handlers.
-    fn install() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            user1: signal(SignalKind::user_defined1())?,
-        })
-    }
-
-    /// Acts on signals, and pets the watchdog, until told to stop, or until `taken` says that a successor serves; returns
-    /// why it ended.
-    async fn handle(
-        mut self,
-        service: &Service,
-        waker: &Waker,
-        fronts: &[Front],
-        taken: Option<oneshot::Receiver<()>>,
-    ) -> &'static str {
-        let taken = async {
-            if let Some(taken) = taken
-                && taken.await.is_ok()
-            {
-                return;
-            }
-            // Nobody can take over, or not any more.
-            std::future::pending::<()>().await;
+impl Serving {
+    /// Starts all threads and tasks.
+    fn start(
+        runtime: &Runtime,
+        service: &Arc<Service>,
+        (sockets, control): (Sockets, Option<Arc<Control>>),
+        reloader: Reloader,
+    ) -> io::Result<Self> {
+        let _in_runtime = runtime.enter();
+        let (stop, stopped) = watch::channel(false);
+        let stopping = Arc::<AtomicBool>::default();
+        let shared = Shared {
+            engine: Arc::clone(&service.engine),
+            runtime: runtime.handle().clone(),
+            stopping: Arc::clone(&stopping),
         };
-        tokio::pin!(taken);
-        let mut watchdog = systemd::Watchdog::new();
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                () = &mut taken => return TAKEN,
-                _ = self.hangup.recv() => waker.ask(),
-                _ = self.user1.recv() => service.engine.reopen_decision_log(),
-                () = watchdog.tick() => {
-                    let alive = watchdog.look(fronts.iter().flat_map(Front::beats));
-                    service.alive.store(alive, Ordering::Relaxed);
-                }
-            }
+        let (mut fronts, mut tcp) = (Vec::new(), Vec::new());
+        for (number, listener) in sockets.listeners.into_iter().enumerate() {
+            let address = listener.address;
+            fronts.push(Front::start(listener.udp, number, &shared)?);
+            tracing::info!(transport = "udp", %address, "listening");
+            listener.tcp.set_nonblocking(true)?;
+            let listener = TcpListener::from_std(listener.tcp)?;
+            let (engine, limits) = (Arc::clone(&service.engine), Arc::clone(&service.limits));
+            tcp.push(runtime.spawn(tcp::serve(listener, number, engine, limits, stopped.clone())));
+            tracing::info!(transport = "tcp", %address, "listening");
         }
+        let mut runtimes = vec![(Kind::Runtime, Heartbeat::default())];
+        runtime.spawn(admin::beat(runtimes[0].1.clone()));
+        if let Some(listener) = sockets.admin {
+            let (address, heartbeat) = (listener.local_addr()?, Heartbeat::default());
+            admin::start(listener, Arc::clone(service), stopped.clone(), heartbeat.clone())?;
+            runtimes.push((Kind::Admin, heartbeat));
+            tracing::info!(transport = "admin", %address, "listening");
+        }
+        let (mut api, mut control_path) = (None, None);
+        if let (Some(socket), Some(control)) = (sockets.control, control) {
+            let address = socket.to_string();
+            if let ControlSocket::Unix { path, is_ours: true, .. } = &socket {
+                control_path = Some(path.clone());
+            }
+            let listener = control::connection::Listener::from_socket(socket)?;
+            api = Some(runtime.spawn(control::connection::serve(listener, control, stopped)));
+            tracing::info!(transport = "control", %address, "listening");
+        }
+        let reload = thread::Builder::new().name("reload".into()).spawn(move || reloader.run())?;
+        let service = Arc::clone(service);
+        Ok(Self { service, fronts, stopping, tcp, api, stop, control_path, reload, runtimes })
+    }
+
+    /// Returns the heartbeats to watch.
+    fn heartbeats(&self) -> Vec<(String, Kind, Heartbeat)> {
+        let reload = ("reload".to_owned(), Kind::Reload, self.service.progress.heartbeat().clone());
+        let runtimes = self.runtimes.iter().map(|(kind, beats)| (kind.as_str().to_owned(), *kind, beats.clone()));
+        let fronts = self.fronts.iter().flat_map(Front::heartbeats);
+        fronts.map(|(name, beats)| (name, Kind::Udp, beats)).chain([reload]).chain(runtimes).collect()
+    }
+
+    /// Stops everything at once, and waits until it has ended, for [`DRAIN`] at most. Returns what has not.
+    fn stop(mut self, why: Why, offer: Option<Offer>) -> Vec<&'static str> {
+        let end = Instant::now() + DRAIN;
+        self.service.stopping.store(true, Ordering::Relaxed);
+        self.stopping.store(true, Ordering::Relaxed);
+        // Before its socket is closed, so that the path is ours still; a successor has the same socket.
+        let path = self.control_path.take().filter(|_| why != Why::TakenOver);
+        let farewell = move || {
+            if let Some(offer) = offer {
+                offer.end();
+            }
+            if let Some(path) = path {
+                // Should it be gone already, that is as well.
+                let _ = fs::remove_file(path);
+            }
+        };
+        // The file system may not answer.
+        let (gone, farewell_ended) = mpsc::channel::<()>();
+        let farewell = thread::Builder::new().name("farewell".into()).spawn(move || {
+            farewell();
+            drop(gone);
+        });
+        if farewell.is_ok() {
+            let _ = farewell_ended.recv_timeout(FAREWELL);
+        }
+        // A receiver that is gone has stopped already.
+        let _ = self.stop.send(true);
+        while !self.unfinished().is_empty() && Instant::now() < end {
+            thread::park_timeout(END_LOOK);
+        }
+        let mut unfinished = self.unfinished();
+        let in_flight = self.service.engine.in_flight();
+        if in_flight > 0 {
+            tracing::warn!(in_flight, "stopped with queries unanswered");
+            // No fault of this process: their upstreams are silent.
+            unfinished.retain(|what| *what != UNANSWERED);
+        }
+        if !self.service.engine.close_decision_log(LAST_RECORDS) {
+            unfinished.push("decision records");
+        }
+        if unfinished.is_empty() {
+            tracing::info!("stopped");
+        } else {
+            tracing::error!(unfinished = unfinished.join(", "), "stopped at the deadline");
+        }
+        unfinished
+    }
+
+    /// Returns what has not ended yet.
+    fn unfinished(&self) -> Vec<&'static str> {
+        let queries = self.service.engine.in_flight() > 0
+            || !self.fronts.iter().all(Front::has_ended)
+            || !self.tcp.iter().all(JoinHandle::is_finished);
+        let all = [
+            (UNANSWERED, queries),
+            ("API requests", self.api.as_ref().is_some_and(|api| !api.is_finished())),
+            ("a reload", !self.reload.is_finished()),
+        ];
+        all.into_iter().filter(|(_, is_unfinished)| *is_unfinished).map(|(what, _)| what).collect()
     }
 }
+
+/// How long queries in flight, and everything else that is under way, may take at shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long the last decision records may take.
+const LAST_RECORDS: Duration = Duration::from_secs(1);
+/// How long removing the sockets in the file system may take before the others are closed all the same.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// How often shutdown looks whether everything has ended.
+const END_LOOK: Duration = Duration::from_millis(5);
+/// Events that wait for the main thread; their senders wait with more.
+const EVENTS: usize = 16;
+/// What has not ended when queries wait for answers.
+const UNANSWERED: &str = "queries";

@@ -15,6 +15,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -24,9 +25,9 @@ use rustix::net::{
     recvmsg, sendmsg, sockopt::socket_peercred,
 };
 use rustix::process::geteuid;
-use tokio::sync::oneshot;
 
 use super::sockets::Sockets;
+use super::supervisor::Event;
 use super::unix;
 use crate::bounds::MAX_PASSED;
 
@@ -159,19 +160,49 @@ impl Takeover {
     }
 
     /// Tells the predecessor that this process serves, so that it answers what it has and ends, and offers the sockets
-    /// to a successor; the receiver hears of it when one serves.
+    /// to a successor. `events` hear of the successor that serves, or that the predecessor serves on.
     ///
     /// # Errors
     /// The system gives no thread or no descriptors.
-    pub(crate) fn serving(self) -> io::Result<(Offer, oneshot::Receiver<()>)> {
-        if let Some(mut stream) = self.stream {
-            match stream.write_all(&[SERVING]) {
-                Ok(()) => tracing::info!(path = %self.path.display(), "taken over"),
-                // Both serve the same sockets, and no query is lost, but one of them has to go.
-                Err(error) => tracing::warn!(%error, "taken over; the predecessor could not be told to end"),
+    pub(crate) fn serving(self, events: SyncSender<Event>) -> io::Result<Offer> {
+        let Self { stream, listener, path, sockets } = self;
+        let at = path.clone();
+        let begin = move |events: &SyncSender<Event>| {
+            let Some(stream) = stream else { return true };
+            match replace(&stream) {
+                Ok(()) => {
+                    tracing::info!(path = %at.display(), "taken over");
+                    true
+                }
+                // Both would serve the same sockets, with policies that may differ.
+                Err(error) => {
+                    let what = format!("takeover {}: the predecessor serves on: {error}", at.display());
+                    // Nobody hears when the process stops by itself just now.
+                    let _ = events.send(Event::NotTakenOver(io::Error::new(error.kind(), what)));
+                    false
+                }
             }
+        };
+        Offer::start(listener, &path, sockets, begin, events)
+    }
+}
+
+/// Tells the predecessor that this process serves, and waits until it has heard that: then it closes the conversation.
+///
+/// # Errors
+/// It has given up waiting, and serves on.
+fn replace(mut stream: &UnixStream) -> io::Result<()> {
+    set_patience(stream)?;
+    stream.write_all(&[SERVING])?;
+    match stream.read(&mut [0]) {
+        // Closed before it had read the word, or after.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(error),
+        Ok(_) => Ok(()),
+        // It hangs, and finds the word when it goes on.
+        Err(error) => {
+            tracing::warn!(%error, "the predecessor does not say that it ends");
+            Ok(())
         }
-        Offer::start(self.listener, &self.path, self.sockets)
     }
 }
 
@@ -192,23 +223,32 @@ impl Offer {
         unix::listen(path, BACKLOG).map_err(|error| TakeoverError::Path { path: path.to_owned(), error })
     }
 
-    /// Offers `sockets`, and `listener` itself, on a thread of their own; the receiver hears of it when a successor serves.
+    /// Offers `sockets`, and `listener` itself, on a thread of their own, unless `begin` says on it that there is nothing to
+    /// offer; `events` hear of it when a successor serves.
     ///
     /// # Errors
     /// The system gives no thread or no descriptors.
-    fn start(listener: UnixListener, path: &Path, sockets: Vec<OwnedFd>) -> io::Result<(Self, oneshot::Receiver<()>)> {
+    fn start(
+        listener: UnixListener,
+        path: &Path,
+        sockets: Vec<OwnedFd>,
+        begin: impl FnOnce(&SyncSender<Event>) -> bool + Send + 'static,
+        events: SyncSender<Event>,
+    ) -> io::Result<Self> {
         let mut fds = vec![OwnedFd::from(listener.try_clone()?)];
         fds.extend(sockets);
         let offered = Arc::new(Mutex::new(Offered { fds, is_taken: false }));
-        let (taken, heard) = oneshot::channel();
         let given = Arc::clone(&offered);
         let serve = move || {
+            if !begin(&events) {
+                return;
+            }
             while let Ok((stream, _)) = listener.accept() {
                 match hand_over(&stream, &given) {
                     // Whoever asks now is the successor's, who has the same listener.
                     Ok(()) => {
                         // Nobody hears when the process stops by itself just now.
-                        let _ = taken.send(());
+                        let _ = events.send(Event::TakenOver);
                         return;
                     }
                     Err(error) => tracing::warn!(%error, "not taken over; serving on"),
@@ -217,7 +257,7 @@ impl Offer {
         };
         // Never joined: it waits in accept until the process ends.
         thread::Builder::new().name("takeover".into()).spawn(serve)?;
-        Ok((Self { offered, path: path.to_owned() }, heard))
+        Ok(Self { offered, path: path.to_owned() })
     }
 
     /// Gives nothing any more; takes the path away, unless a successor has it.
@@ -322,16 +362,18 @@ fn receive(stream: &UnixStream) -> io::Result<Vec<OwnedFd>> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::mpsc::{Receiver, sync_channel};
 
     use super::*;
 
     /// Binds an offer of `count` UDP sockets in a new directory.
-    fn offer(count: usize) -> (tempfile::TempDir, PathBuf, Offer, oneshot::Receiver<()>) {
+    fn offer(count: usize) -> (tempfile::TempDir, PathBuf, Offer, Receiver<Event>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("takeover");
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let sockets = (0..count).map(|_| socket.try_clone().unwrap().into()).collect();
-        let (offer, heard) = Offer::start(Offer::bind(&path).unwrap(), &path, sockets).unwrap();
+        let (events, heard) = sync_channel(1);
+        let offer = Offer::start(Offer::bind(&path).unwrap(), &path, sockets, |_| true, events).unwrap();
         (directory, path, offer, heard)
     }
 
@@ -348,10 +390,10 @@ mod tests {
         let (predecessor, sockets) = ask(&path).unwrap().unwrap();
         assert_eq!(sockets.len(), FDS_A_MESSAGE * 2 + 1);
         let listener = leave(predecessor);
-        heard.blocking_recv().unwrap();
+        assert!(matches!(heard.recv(), Ok(Event::TakenOver)));
         offer.end();
         // The next one asks at the same path and is heard by the successor.
-        let (second, _) = Offer::start(listener, &path, sockets).unwrap();
+        let second = Offer::start(listener, &path, sockets, |_| true, sync_channel(1).0).unwrap();
         let (_predecessor, sockets) = ask(&path).unwrap().unwrap();
         assert_eq!(sockets.len(), FDS_A_MESSAGE * 2 + 1);
         second.end();
@@ -359,14 +401,35 @@ mod tests {
 
     #[test]
     fn successor_that_fails_changes_nothing() {
-        let (_directory, path, _offer, mut heard) = offer(1);
+        let (_directory, path, _offer, heard) = offer(1);
         for _ in 0..3 {
             drop(ask(&path).unwrap().unwrap());
         }
         heard.try_recv().unwrap_err();
         let (predecessor, _) = ask(&path).unwrap().unwrap();
         leave(predecessor);
-        heard.blocking_recv().unwrap();
+        assert!(matches!(heard.recv(), Ok(Event::TakenOver)));
+    }
+
+    #[test]
+    fn predecessor_that_gave_up_is_told_from_one_that_ends() {
+        let pair = || UnixStream::pair().unwrap();
+        let (ours, theirs) = pair();
+        drop(theirs);
+        replace(&ours).unwrap_err();
+        // It gives up after the word was sent, and does not read it.
+        let (ours, theirs) = pair();
+        let replaced = thread::spawn(move || replace(&ours));
+        theirs.set_read_timeout(Some(PATIENCE)).unwrap();
+        recvmsg(&theirs, &mut [IoSliceMut::new(&mut [0])], &mut RecvAncillaryBuffer::default(), RecvFlags::PEEK)
+            .unwrap();
+        drop(theirs);
+        replaced.join().unwrap().unwrap_err();
+        let (ours, mut theirs) = pair();
+        thread::scope(|scope| {
+            scope.spawn(move || theirs.read_exact(&mut [0]).unwrap());
+            replace(&ours).unwrap();
+        });
     }
 
     #[test]
@@ -387,7 +450,7 @@ mod tests {
 
     #[test]
     fn word_of_another_protocol_gets_no_socket() {
-        let (_directory, path, _offer, mut heard) = offer(1);
+        let (_directory, path, _offer, heard) = offer(1);
         let mut stream = UnixStream::connect(&path).unwrap();
         stream.write_all(&[PROTOCOL + 1]).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);

@@ -8,7 +8,7 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use crate::datagram::{self, BATCH, LocalAddress, Receiver, Sender, Wait};
 use crate::dns::response::Question;
 use crate::engine::{Asked, Claim, Engine, Lookup, Pending, Step, Transport};
 use crate::share::Holder;
+use crate::telemetry::heartbeat::Heartbeat;
 use crate::upstream::Upstreams;
 use crate::upstream::mux::{Fate, Mux, Waits};
 
@@ -39,14 +40,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How long a thread that is told to stop goes on emptying its socket's queue.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
-/// The UDP side of one listener: its threads stop when [`Front::stop`] is called.
+/// The UDP side of one listener: its threads stop when [`Shared::stopping`] is set.
 pub(crate) struct Front {
-    /// Set once; the threads see it within a tick.
-    stopping: Arc<AtomicBool>,
-    /// Turns of all threads' loops: a thread that hangs stops counting.
-    beats: Vec<Arc<AtomicU64>>,
-    /// The threads, joined by `stop`.
-    threads: Vec<thread::JoinHandle<()>>,
+    /// The threads, and their heartbeats.
+    threads: Vec<(thread::JoinHandle<()>, Heartbeat)>,
 }
 
 /// What every thread of every front needs.
@@ -56,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<Engine>,
     /// Where queries wait for an upstream.
     pub(crate) runtime: Handle,
+    /// Set once to stop all of them; they see it within a tick.
+    pub(crate) stopping: Arc<AtomicBool>,
 }
 
 impl Front {
@@ -64,39 +63,34 @@ impl Front {
     /// # Errors
     /// The operating system refuses a thread or a socket option.
     pub(crate) fn start(sockets: Vec<UdpSocket>, listener: usize, shared: &Shared) -> io::Result<Self> {
-        let mut front = Self { stopping: Arc::default(), beats: Vec::new(), threads: Vec::new() };
+        let mut front = Self { threads: Vec::new() };
         let cpus = own_cpus(sockets.len());
         for (index, socket) in sockets.into_iter().enumerate() {
             socket.set_nonblocking(false)?;
             socket.set_read_timeout(Some(TICK))?;
-            let beat = Arc::new(AtomicU64::new(0));
+            let heartbeat = Heartbeat::default();
             let worker = Worker {
                 socket: Arc::new(socket),
                 listener,
                 shared: shared.clone(),
-                stopping: Arc::clone(&front.stopping),
-                beat: Arc::clone(&beat),
+                heartbeat: heartbeat.clone(),
                 cpu: cpus.get(index).copied(),
             };
-            front.beats.push(beat);
             let name = format!("udp-{listener}-{index}");
-            front.threads.push(thread::Builder::new().name(name).spawn(move || worker.run())?);
+            front.threads.push((thread::Builder::new().name(name).spawn(move || worker.run())?, heartbeat));
         }
         Ok(front)
     }
 
-    /// Returns the number of loop turns each thread has made, for the watchdog.
-    pub(crate) fn beats(&self) -> impl Iterator<Item = u64> {
-        self.beats.iter().map(|beat| beat.load(Ordering::Relaxed))
+    /// Returns the threads' names and heartbeats.
+    pub(crate) fn heartbeats(&self) -> impl Iterator<Item = (String, Heartbeat)> {
+        let name = |thread: &thread::JoinHandle<()>| thread.thread().name().unwrap_or("udp").to_owned();
+        self.threads.iter().map(move |(thread, heartbeat)| (name(thread), heartbeat.clone()))
     }
 
-    /// Stops taking queries and waits for the threads, a tick at most.
-    pub(crate) fn stop(self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            // A thread that panicked has already been reported by the panic hook.
-            let _ = thread.join();
-        }
+    /// Returns whether all of its threads have ended. One that panicked has been reported by the panic hook.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.threads.iter().all(|(thread, _)| thread.is_finished())
     }
 }
 
@@ -168,12 +162,10 @@ struct Worker {
     socket: Arc<UdpSocket>,
     /// The listener's number, which may have a policy of its own.
     listener: usize,
-    /// Engine and runtime.
+    /// Engine and runtime, and whether to stop.
     shared: Shared,
-    /// Told to stop.
-    stopping: Arc<AtomicBool>,
-    /// Loop turns.
-    beat: Arc<AtomicU64>,
+    /// A beat for each turn of the loop.
+    heartbeat: Heartbeat,
     /// The CPU to stay on.
     cpu: Option<usize>,
 }
@@ -230,8 +222,8 @@ impl Worker {
         let mut sender = Sender::new();
         let mut overload = Overload::new(Instant::now());
         let (mut is_busy, mut in_a_row) = (false, 0);
-        while !self.stopping.load(Ordering::Relaxed) {
-            self.beat.fetch_add(1, Ordering::Relaxed);
+        while !self.shared.stopping.load(Ordering::Relaxed) {
+            self.heartbeat.beat();
             // With nothing in flight one call both waits and receives; otherwise upstreams are listened to as well.
             let wait = match mux.as_mut().filter(|mux| !mux.is_idle()) {
                 Some(_) if (1..=IN_A_ROW).contains(&in_a_row) => Wait::Never,

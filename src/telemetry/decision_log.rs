@@ -138,12 +138,13 @@ impl DecisionLog {
         self.0.tell(Message::Reopen);
     }
 
-    /// Writes what is queued, waiting `deadline` at most; records that come later are dropped.
-    pub fn close(&self, deadline: Duration) {
+    /// Writes what is queued, waiting `deadline` at most; records that come later are dropped. Returns whether the writer
+    /// got through: after the deadline the disk hangs, and the rest is given up.
+    #[must_use = "records may be lost"]
+    pub fn close(&self, deadline: Duration) -> bool {
         let (done, wait) = mpsc::channel();
         self.0.tell(Message::Stop(done));
-        // On time-out the disk hangs, and the rest is given up.
-        let _ = wait.recv_timeout(deadline);
+        wait.recv_timeout(deadline).is_ok()
     }
 }
 

@@ -13,6 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::{Registry, Unit};
 use serde::Serialize;
 
+use super::heartbeat;
 use super::metrics::{FAILURES, LATENCY_BOUNDS, Metrics};
 use crate::control;
 use crate::dns::query::Transport;
@@ -57,6 +58,8 @@ pub(crate) struct Gauges {
     pub(crate) decisions_dropped: u64,
     /// Log lines lost.
     pub(crate) log_lines_dropped: u64,
+    /// Threads that hang, by [`heartbeat::Kind`].
+    pub(crate) stalled: [u64; heartbeat::Kind::ALL.len()],
     /// Policies, blueprints and clients in force.
     pub(crate) objects: [u64; 3],
 }
@@ -377,6 +380,8 @@ fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family
 fn about_state(gauges: &Gauges) -> Vec<Family> {
     let objects = ["policies", "blueprints", "clients"].into_iter().zip(gauges.objects);
     let objects = objects.map(|(kind, count)| (vec![("kind", kind.to_owned())], count)).collect();
+    let stalled = heartbeat::Kind::ALL.into_iter().zip(gauges.stalled);
+    let stalled = stalled.map(|(kind, count)| (vec![("thread", kind.as_str().to_owned())], count));
     vec![
         Family::gauge("hostgate_generation", "The policy generation in force", gauges.generation),
         family("hostgate_objects", "Objects of the policy files in force", Samples::Gauge(objects)),
@@ -412,6 +417,11 @@ fn about_state(gauges: &Gauges) -> Vec<Family> {
             "hostgate_decision_records_dropped",
             "Decision records lost: there was no room for them or the disk refused them",
             gauges.decisions_dropped,
+        ),
+        family(
+            "hostgate_thread_stalled",
+            "Threads that hang: those that answer over UDP, that reload, that serve the API and TCP, and so on",
+            Samples::Gauge(stalled.collect()),
         ),
         Family::counter(
             "hostgate_log_lines_dropped",

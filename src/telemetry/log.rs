@@ -23,6 +23,8 @@ use crate::bounds::MAX_LOG_QUEUE;
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long the reader may take nothing before that is an error.
 const UNREAD: Duration = Duration::from_secs(2);
+/// How long the message of a panic on the main thread may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Octets of the queue that are kept for later once it is written.
 const SPARE: usize = 64 << 10;
 
@@ -84,6 +86,11 @@ impl Log {
         self.0.clone()
     }
 
+    /// Waits until everything queued is written, `deadline` at most; returns whether it is.
+    pub(crate) fn close(self, deadline: Duration) -> bool {
+        self.0.flush(deadline)
+    }
+
     /// Has the messages of panics go the same way. The hook that std installs waits for the reader, also on a thread
     /// that answers queries, where a panic costs no more than its query.
     pub(crate) fn take_panics(&self) {
@@ -93,9 +100,11 @@ impl Log {
 }
 
 impl Drop for Log {
-    /// Waits for what is queued, also when the main thread panicked, but not for long.
+    /// Waits for what the main thread said when it panicked, but not for long.
     fn drop(&mut self) {
-        self.0.flush(Duration::from_secs(1));
+        if thread::panicking() {
+            self.0.flush(LAST_WORDS);
+        }
     }
 }
 
@@ -114,7 +123,7 @@ impl LogWriter {
     }
 
     /// Waits until everything queued is written, `deadline` at most; returns whether it is.
-    pub(crate) fn flush(&self, deadline: Duration) -> bool {
+    fn flush(&self, deadline: Duration) -> bool {
         let is_pending = |queue: &mut Queue| !queue.octets.is_empty() || queue.writing_since.is_some();
         let waited = self.0.written.wait_timeout_while(self.0.lock(), deadline, is_pending);
         let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);

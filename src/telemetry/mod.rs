@@ -3,6 +3,7 @@
 pub(crate) mod append;
 pub mod decision_log;
 pub(crate) mod exposition;
+pub(crate) mod heartbeat;
 pub(crate) mod json;
 pub(crate) mod log;
 pub(crate) mod metrics;

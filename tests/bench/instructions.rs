@@ -83,7 +83,7 @@ fn record_all(fixture: &Fixture, messages: &[Vec<u8>], count: usize) {
         for (decision, query) in left.by_ref().take(AT_ONCE) {
             record(&log, black_box(query), asker, *decision, since);
         }
-        log.close(Duration::from_mins(1));
+        assert!(log.close(Duration::from_mins(1)));
         assert_eq!(counts.dropped.load(Ordering::Relaxed), 0, "every record is written");
     }
 }

@@ -27,6 +27,7 @@ mod decisions;
 mod devboxes;
 mod disk_full;
 mod edns;
+mod hangs;
 mod harness;
 mod import;
 mod in_flight;

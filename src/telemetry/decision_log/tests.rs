@@ -29,7 +29,7 @@ fn a_moved_file_is_followed_by_a_new_one_and_no_record_is_lost() {
     log.reopen();
     wait_for("new file", || path.exists());
     record(&log, 2);
-    log.close(Duration::from_secs(5));
+    assert!(log.close(Duration::from_secs(5)));
     assert_eq!(std::fs::read_to_string(&moved).unwrap(), "1\n");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "2\n");
 }
@@ -61,7 +61,7 @@ fn a_full_disk_drops_and_counts() {
     for number in 0..100_000 {
         record(&log, number);
     }
-    log.close(Duration::from_secs(5));
+    assert!(log.close(Duration::from_secs(5)));
     record(&log, 100_000);
     assert_eq!(counts.written.load(Ordering::Relaxed), 0);
     assert_eq!(counts.dropped.load(Ordering::Relaxed), 100_001);
@@ -85,7 +85,7 @@ fn every_record_of_every_thread_is_a_line_or_counted_and_each_threads_are_in_ord
             });
         }
     });
-    log.close(Duration::from_secs(5));
+    assert!(log.close(Duration::from_secs(5)));
     let text = std::fs::read_to_string(&path).unwrap();
     let (written, dropped) = (counts.written.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed));
     assert_eq!(u64::try_from(text.lines().count()).unwrap(), written);
@@ -113,6 +113,6 @@ fn a_panic_takes_its_own_line_only() {
     }));
     assert!(panicked.is_err());
     record(&log, 2);
-    log.close(Duration::from_secs(5));
+    assert!(log.close(Duration::from_secs(5)));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n2\n");
 }

@@ -5,6 +5,7 @@ pub(crate) mod api;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod fake_api;
+pub(crate) mod faults;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod objects;

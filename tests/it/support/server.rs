@@ -65,6 +65,11 @@ impl Server {
         }
     }
 
+    /// Returns the process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Has the log read again.
     pub(crate) fn read_log_again(&self) {
         self.unread.store(false, Ordering::SeqCst);
@@ -165,7 +170,7 @@ impl Server {
     }
 
     /// Returns whether the process is a zombie or gone.
-    fn has_exited(&self) -> bool {
+    pub(crate) fn has_exited(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
         stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with(['Z', 'X']))
     }

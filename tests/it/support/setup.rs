@@ -157,6 +157,12 @@ impl Setup {
         self
     }
 
+    /// Gives it a user and a mount namespace of its own, in which file systems can be mounted.
+    pub(crate) fn in_namespace(mut self) -> Self {
+        (self.limits, self.is_apart) = (Some("true".to_owned()), true);
+        self
+    }
+
     /// Runs it in user and mount namespaces of its own, where `script` is run first; `None` where there are none.
     pub(crate) fn apart(mut self, script: &str) -> Option<Self> {
         let tried = Command::new("unshare").args(["-rm", "true"]).output();
@@ -164,7 +170,8 @@ impl Setup {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "CI skips nothing");
             return None;
         }
-        (self.limits, self.is_apart) = (Some(script.to_owned()), true);
+        self = self.in_namespace();
+        self.limits = Some(script.to_owned());
         Some(self)
     }
 
