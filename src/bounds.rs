@@ -71,6 +71,7 @@
 //! | errors that files make together, told of all, and of one file | `policy::conflict::MAX_CONFLICTS`, `policy::conflict::MAX_CONFLICTS_OF_FILE` | counted, "and N more" | |
 //! | ids compared with an unknown one | `policy::conflict::MAX_COMPARISONS` | no suggestion | |
 //! | rounds in which conflicting files are taken back | `policy::library::whole::MAX_ROUNDS` | all that hangs together with a conflict is held back | `hostgate_reload_ok` |
+//! | references that the next start would refuse | `policy::library::whole::MAX_DANGLING` | the rest is left out | `hostgate_out_of_date{kind}` |
 //! | tests told that fail | `policy::trial::MAX_TOLD` | the rest is not run, and nothing goes into force | the same |
 //! | list files that a key of a policy names | [`MAX_LISTS`] | an error | the same |
 //! | entries compared with those of list files | `policy::lint::entries::MAX_COMPARED` | a warning | |

@@ -101,10 +101,6 @@ pub fn registry(base: &LowerName) -> Option<Registry> {
 
 /// Returns the same for a wire name.
 pub(super) fn registry_of_wire(base: &[u8]) -> Option<Registry> {
-    // The list has it so that no cookie is for all of it, but each network has its own (RFC 8375 §4).
-    if base == b"\x04home\x04arpa\0" {
-        return None;
-    }
     // A rule `*.x` of the list makes each name below `x` a public suffix, so strangers have names two labels below
     // `x`; the list does not call `x` itself one. So a name below is looked up, too.
     let mut text = [0; MAX_NAME + 1];
@@ -301,7 +297,6 @@ mod tests {
             ("test", None),
             ("internal", None),
             ("lan", None),
-            ("home.arpa", None),
             ("in-addr.arpa", Some(Registry::Icann)),
         ];
         for (name, expected) in CASES {

