@@ -35,6 +35,8 @@ zone wild.example. wild <<'END'
 a A 203.0.113.82
 *.pool A 203.0.113.83
 alias CNAME a
+listed CNAME www.sub.signed.example.
+plain CNAME www.unsigned.example.
 away CNAME www.other.example.
 broken A 203.0.113.84
 END
@@ -81,8 +83,8 @@ rig_spawn nsd ip netns exec "$world_NS" nsd -d -c "$T/nsd.conf"
 wait_until 10 "nsd answers" dig +time=1 +tries=1 "@$world_BOX4" . DNSKEY
 
 echo "validator $box_BOX4 runtime www.sub.signed.example www.unsigned.example *.wild.example" >"$T/clients"
-# Signatures and proofs count as data of what is below a wildcard.
-rig_spawn resolver env POLICY_LINES='budget = { answers = 20000 }' "$RIG/start-resolver" "$T" "$world_BOX4:53" "$box_HOST4"
+# Signatures and proofs count as addresses of what is below a wildcard.
+rig_spawn resolver env POLICY_LINES='budget = { addresses = 20000 }' "$RIG/start-resolver" "$T" "$world_BOX4:53" "$box_HOST4"
 wait_until 10 "resolver answers" inside "$box_NS" dig +time=1 +tries=1 www.unsigned.example
 
 # What holds of a validator that listens on ADDRESS in the devbox.
@@ -99,6 +101,9 @@ validates() {                                    # validates NAME ADDRESS
     check "$name, below a wildcard"              0 "203.0.113.82"      "$@" a.wild.example
     check "$name, below a wildcard: authentic"   0 " ad;"              "$@" a.wild.example
     check "$name, alias"                         0 " ad;"              "$@" alias.wild.example
+    check "$name, alias into a listed zone"      0 " ad;"              "$@" listed.wild.example
+    check "$name, alias into an unsigned zone"   0 "203.0.113.81"      "$@" plain.wild.example
+    check "$name, the same: not authentic"       0 "flags: qr rd ra;"  "$@" plain.wild.example
     check "$name, of a zone's wildcard"          0 " ad;"              "$@" any.pool.wild.example
     check "$name, no such name"                  0 "status: NXDOMAIN"  "$@" none.wild.example
     check "$name, no such name: authentic"       0 " ad;"              "$@" none.wild.example
