@@ -64,6 +64,8 @@ pub(super) struct Surroundings {
     pub(super) observer: Arc<dyn Observer>,
     /// How often an upstream replied again after it had been silent or unreachable.
     pub(super) returns: Arc<AtomicU64>,
+    /// The permit of the question whose tries go on aside while every upstream is known to be dead.
+    pub(super) listening: Arc<Semaphore>,
 }
 
 impl Surroundings {
@@ -76,7 +78,18 @@ impl Surroundings {
     ) -> Self {
         let Settings { timeout, max_sockets, case_randomisation, reach } = settings;
         let sockets_of_first_tries = max_sockets / 4 * 3;
-        Self { epoch, timeout, case_randomisation, reach, sockets, sockets_of_first_tries, observer, returns }
+        let listening = Arc::new(Semaphore::new(1));
+        Self {
+            epoch,
+            timeout,
+            case_randomisation,
+            reach,
+            sockets,
+            sockets_of_first_tries,
+            observer,
+            returns,
+            listening,
+        }
     }
 
     /// Returns how long a question may take in all.

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::endpoint::{Attempt, Endpoint, Success, Surroundings};
 use super::pool::{DEAD_TIME, REVIEW_EVERY};
@@ -224,6 +224,7 @@ impl Race {
                 }
                 () = sleep_until(review_at) => {
                     if self.are_dead() {
+                        self.listen_on();
                         return None;
                     }
                     review_at = Instant::now() + REVIEW_EVERY;
@@ -319,6 +320,19 @@ impl Race {
         if self.worst.as_ref().is_none_or(|worst| worst.kind <= error.kind) {
             self.worst = Some(error.at(endpoint.server));
         }
+    }
+
+    /// Lets the tries that are left go on aside, of one question at a time, for what is left of its time: upstreams that are known
+    /// to be dead may be back and slow, which only a reply shows that nobody waits for any more.
+    fn listen_on(&mut self) {
+        let Ok(permit) = Arc::clone(&self.around.listening).try_acquire_owned() else { return };
+        let (mut tries, until) = (std::mem::take(&mut self.tries), self.begun + self.around.question_time());
+        tokio::spawn(async move {
+            let answered = async { while let Some(Ok((_, Err(_))) | Err(_)) = tries.join_next().await {} };
+            let _ = timeout_at(until, answered).await;
+            tries.shutdown().await;
+            drop(permit);
+        });
     }
 
     /// Ends the tries that are left, and waits until they have noted how long they were silent.

@@ -241,3 +241,34 @@ fn name_that_alone_is_asked_for_finds_out_that_the_upstream_is_back() {
         }
     }
 }
+
+#[test]
+fn dead_upstream_that_comes_back_slow_is_waited_for_again() {
+    for (scheme, tcp) in [("", false), ("", true), ("tcp://", false)] {
+        let (upstream, is_silent) = switched();
+        let server = start(&[&format!("{scheme}{}", upstream.address)]);
+        is_silent.store(true, Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            for number in 0..3 {
+                let server = &server;
+                scope.spawn(move || timed(server, &format!("lost{number}.test")));
+            }
+        });
+        let (_, taken) = timed(&server, "dead.test");
+        assert!(taken < Duration::from_secs(1), "it is known to be dead: {taken:?}");
+        // Longer than a dead upstream is given, so each reply comes when nobody waits for it.
+        upstream.otherwise(Reply::late(
+            Duration::from_millis(2500),
+            Reply::by(|seen| vec![Answer::new().a(&seen.qname, GLOBAL).to(seen)]),
+        ));
+        let mut number = 0;
+        let heard = server.until("an answer", || {
+            number += 1;
+            let query = ask(&format!("back{number}.test"), RecordType::A);
+            let heard = if tcp { query.tcp(&server) } else { query.udp(&server) };
+            pause(Duration::from_millis(100));
+            (heard.rcode() == ResponseCode::NoError).then_some(heard)
+        });
+        heard.expect_addresses(&[GLOBAL.into()]);
+    }
+}

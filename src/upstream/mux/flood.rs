@@ -18,7 +18,14 @@ impl<W: Waits, C> Mux<W, C> {
         bytes: &[u8],
         landed: &mut impl FnMut(Landed<W, C>),
     ) -> ControlFlow<()> {
-        if self.ports.is_late(token, bytes) || !self.ports.ignore(token) {
+        if self.ports.is_late(token, bytes) {
+            // It came too late for its question, but who sends it is there: the next one is waited for.
+            if let Some(port) = self.ports.get(token) {
+                port.endpoint.note_heard(&port.around);
+            }
+            return Continue(());
+        }
+        if !self.ports.ignore(token) {
             return Continue(());
         }
         self.leave_port(token, landed);
