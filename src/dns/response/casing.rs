@@ -75,6 +75,12 @@ pub(super) fn without_ours<'a>(message: &'a [u8], header: &Header, qname: &[u8])
     Cow::Owned(lowered)
 }
 
+/// Returns whether the case of the names in RDATA of this type is signed, being left as it is in the canonical form (RFC 6840 §5.1;
+/// RFC 3597 §7): no upstream makes them up of the question.
+const fn is_case_signed(rtype: RecordType) -> bool {
+    matches!(rtype, RecordType::NSEC | RecordType::SVCB | RecordType::HTTPS)
+}
+
 /// A walk over the names of a message.
 struct Walk<'a> {
     /// The message.
@@ -98,7 +104,7 @@ impl Walk<'_> {
         if rtype == RecordType::OPT {
             return self.options(at, end);
         }
-        for field in layout(rtype).iter().filter(|_| class == CLASS_IN) {
+        for field in layout(rtype).iter().filter(|_| class == CLASS_IN && !is_case_signed(rtype)) {
             at = match field {
                 Field::Fixed(length) => at + length,
                 Field::Text => at + 1 + usize::from(*self.message.get(at)?),

@@ -173,6 +173,8 @@ pub(super) enum Part<'a> {
         name: NameId,
         /// Whether it may be compressed.
         compress: bool,
+        /// Its octets as they came.
+        octets: &'a [u8],
     },
 }
 
@@ -198,7 +200,8 @@ pub(super) fn walk_rdata<'a>(
                 if end > rdata.end {
                     return Err(ResponseError::Malformed);
                 }
-                visit(names, Part::Name { name, compress: matches!(field, Field::Compressible) });
+                let compress = matches!(field, Field::Compressible);
+                visit(names, Part::Name { name, compress, octets: &bytes[at..end] });
                 at = end;
                 continue;
             }

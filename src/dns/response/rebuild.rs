@@ -4,6 +4,7 @@ use super::names::{NameId, Names, POINTER_REACH};
 use super::parse::{Message, Part, Record, walk_rdata};
 use super::svcb::{self, Hints};
 use super::{Body, ResponseError};
+use crate::dns::name::uncompressed_length;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{CLASS_IN, HEADER, Header, MAX_MESSAGE};
 
@@ -79,13 +80,15 @@ impl Writer {
         let length_at = self.out.len();
         self.out.extend_from_slice(&[0, 0]);
         if let Some((params, hints)) = params {
-            self.out.extend_from_slice(&bytes[record.rdata.start..record.rdata.start + 2]);
-            self.write_name(names, record.target, false);
+            let (priority, target) = bytes[record.rdata.start..record.rdata.end - params.len()].split_at(2);
+            self.out.extend_from_slice(priority);
+            self.write_in_full(names, record.target, target);
             svcb::rewrite(params, hints, &mut self.out);
         } else {
             walk_rdata(names, bytes, record.rtype, record.rdata.clone(), |names, part| match part {
                 Part::Bytes(bytes) => self.out.extend_from_slice(bytes),
-                Part::Name { name, compress } => self.write_name(names, name, compress),
+                Part::Name { name, compress: true, .. } => self.write_name(names, name, true),
+                Part::Name { name, compress: false, octets } => self.write_in_full(names, name, octets),
             })?;
         }
         if self.out.len() > MAX_MESSAGE {
@@ -94,6 +97,15 @@ impl Writer {
         let length = u16::try_from(self.out.len() - length_at - 2).map_err(|_| ResponseError::Malformed)?;
         self.out[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
         Ok(())
+    }
+
+    /// Writes a name without a pointer; as it came, if it had none: the case of some is signed (RFC 6840 §5.1).
+    fn write_in_full(&mut self, names: &Names<'_>, name: NameId, octets: &[u8]) {
+        if uncompressed_length(octets) == Ok(octets.len()) {
+            self.out.extend_from_slice(octets);
+        } else {
+            self.write_name(names, name, false);
+        }
     }
 
     /// Writes a name: with `compress`, a pointer from the first suffix on that has been written before.

@@ -708,6 +708,30 @@ fn many_records_and_long_pointer_chains_are_linear_work() {
     assert_eq!(respond(too_many, A), Err(ResponseError::TooManyRecords));
 }
 
+#[test]
+fn names_whose_case_is_signed_keep_it() {
+    const NAME: &[u8] = b"\x03WWW\x07EXAmple\0";
+    let https = RecordType::HTTPS;
+    let cases = [
+        (A, 3, 2, "a.example", RecordType::NSEC, [NAME, &[0, 1, 0x40]].concat()),
+        (https, 0, 1, "www.example", https, [&[0, 1][..], NAME, &[0, 1, 0, 3, 2, b'h', b'2']].concat()),
+    ];
+    for (qtype, rcode, section, owner, rtype, data) in cases {
+        // As when chance made all letters upper case; the second time it is written anew, as a record is left out.
+        for others in 0..2 {
+            let mut sample = Sample::response("WWW.EXAMPLE", qtype, rcode);
+            if section == 2 {
+                sample = sample.record(2, "example", RecordType::SOA, 60, &soa(60));
+            }
+            let sample = sample.record(section, owner, rtype, 60, &data);
+            let sample = (0..others).fold(sample, |sample, _| sample.record(3, "other.test", A, 60, &PUBLIC));
+            let response = Response::parse(&sample.bytes(), &question("www.example", qtype)).unwrap();
+            let message = response.message();
+            assert!(message.windows(data.len()).any(|window| window == data), "{rtype} {others}: {message:?}");
+        }
+    }
+}
+
 /// The longest message.
 const MAX_LENGTH: usize = 65_535;
 
