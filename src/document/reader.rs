@@ -242,7 +242,9 @@ impl<'r> Table<'r> {
     pub fn strings(&mut self, key: &'static str) -> Option<Placed<Vec<Placed<&'r str>>>> {
         let value = self.value(key)?;
         if let DeValue::String(text) = value.get_ref() {
-            let help = format!("write `{key} = [\"{}\"]`", text.escape_debug());
+            let parts = text.split([',', ' ', '\t', '\n']).filter(|part| !part.is_empty());
+            let parts: Vec<_> = parts.map(|part| format!("\"{}\"", part.escape_debug())).collect();
+            let help = format!("write `{key} = [{}]`", parts.join(", "));
             let message = format!("{}`{key}` must be an array of strings, not a string", self.prefix());
             self.error(value.span().into(), message, Some(help));
             return None;
@@ -507,6 +509,10 @@ mod tests {
             ("i = -1", "t.toml:1:5: `i` is out of range: write a number from 1 to 9"),
             ("i = 10", "t.toml:1:5: `i` is out of range: write a number from 1 to 9"),
             ("l = 'x'", "t.toml:1:5: `l` must be an array of strings, not a string: write `l = [\"x\"]`"),
+            (
+                "l = 'x, y z'",
+                "t.toml:1:5: `l` must be an array of strings, not a string: write `l = [\"x\", \"y\", \"z\"]`",
+            ),
             ("l = ['x', 1]", "t.toml:1:11: `l` must hold strings, not an integer: put it between quotes"),
             ("w = 'of'", "t.toml:1:5: `w` cannot be `of`: did you mean \"off\"?"),
             ("w = 'never'", "t.toml:1:5: `w` cannot be `never`: write \"on\" or \"off\""),

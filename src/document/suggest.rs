@@ -9,10 +9,16 @@ pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
         return None;
     }
     let bound = (word.chars().count() / 3).clamp(1, 3);
+    // Tables are named in the singular.
+    let singular = word.strip_suffix("ies").map(|stem| format!("{stem}y"));
+    let apart = |candidate: &str| {
+        let of_singular = singular.as_ref().map_or(usize::MAX, |word| distance(word, candidate));
+        of_singular.min(distance(word, candidate))
+    };
     candidates
         .into_iter()
         .filter(|candidate| candidate.len() <= LONGEST)
-        .map(|candidate| (distance(word, candidate), candidate))
+        .map(|candidate| (apart(candidate), candidate))
         .filter(|(distance, candidate)| *distance <= bound || is_start_of(word, candidate))
         .min()
         .map(|(_, candidate)| candidate)
@@ -52,7 +58,7 @@ mod tests {
 
     #[test]
     fn slips_find_their_word_and_other_words_do_not() {
-        const KNOWN: &[&str] = &["allowed_hostnames", "denied_hostnames", "allow_all", "mode", "name"];
+        const KNOWN: &[&str] = &["allowed_hostnames", "denied_hostnames", "allow_all", "mode", "name", "policy"];
         const CASES: &[(&str, Option<&str>)] = &[
             ("alow_all", Some("allow_all")),
             ("allow-all", Some("allow_all")),
@@ -60,6 +66,7 @@ mod tests {
             ("allowed", Some("allowed_hostnames")),
             ("Mode", Some("mode")),
             ("nmae", Some("name")),
+            ("policies", Some("policy")),
             ("colour", None),
             ("x", None),
             ("", None),

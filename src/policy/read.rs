@@ -298,6 +298,11 @@ fn list_files(table: &mut Table<'_>, key: &'static str, purpose: Purpose, source
             table.error(text.span, format!("{} is no path", quoted(text.value)), Some("name a list file".to_owned()));
             continue;
         }
+        if text.value.starts_with(PRESET_PREFIX) {
+            let help = format!("write `include = [\"{}\"]`", text.value.escape_debug());
+            table.error(text.span, format!("{} is a preset, and no list file", quoted(text.value)), Some(help));
+            continue;
+        }
         if text.value.contains("://") {
             let message = format!("{} is a URL, and list files are files on this machine", quoted(text.value));
             table.error(text.span, message, Some("download it, and name the file here".to_owned()));

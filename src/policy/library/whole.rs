@@ -480,9 +480,12 @@ fn used_lists(files: &Files, lists: &Lists) -> Lists {
 
 /// Returns what to do about a list file that is not there.
 fn not_found_help(path: &Path) -> &'static str {
-    let is_pattern = path.to_string_lossy().contains(['*', '?']);
-    if is_pattern {
+    let text = path.to_string_lossy();
+    if text.contains(['*', '?']) || text.contains('{') && text.contains(',') {
         "patterns of file names are not expanded: name each list file"
+    } else if text.contains('$') || path.components().any(|part| part.as_os_str().as_encoded_bytes().starts_with(b"~"))
+    {
+        "`~` and variables are not expanded: write the path"
     } else {
         "paths are relative to the policy file"
     }
