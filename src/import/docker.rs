@@ -7,6 +7,7 @@
 
 use super::collect::{Collector, EVERYTHING, Effect, Scope};
 use super::{address, documents, lines, without_comment, yaml};
+use crate::list_format::key_of;
 
 /// Reads commands, rules, a kit or patterns.
 ///
@@ -14,9 +15,8 @@ use super::{address, documents, lines, without_comment, yaml};
 /// It looks like JSON or YAML and is none.
 pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
     let is_commands = text.contains(" network ") && (text.contains("sbx ") || text.contains("docker sandbox"));
-    let is_tree = text.trim_start().starts_with(['{', '['])
-        || lines(text)
-            .any(|(_, line)| ["network:", "capabilities:", "rules:", "kind:"].iter().any(|key| line.starts_with(key)));
+    // What a key of YAML means that is not known is not known either: its words are no patterns.
+    let is_tree = text.trim_start().starts_with(['{', '[']) || lines(text).any(|(_, line)| key_of(line).is_some());
     if is_commands {
         read_commands(text, out);
     } else if is_tree {

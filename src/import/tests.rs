@@ -407,6 +407,26 @@ fn another_format_than_the_named_one_is_told() {
 }
 
 #[test]
+fn trees_of_docker_are_never_read_as_words() {
+    let docker = |text: &str| {
+        import(text, &Options { format: Some(Format::Docker), unsaid: Some(Effect::Allow), ..Options::default() })
+    };
+    let kit =
+        docker("permissions:\n  network:\n    allow: [a.example, '*.b.example:443']\n    deny:\n      - c.example\n")
+            .unwrap();
+    assert_eq!(
+        (texts(&kit.collected.allowed), texts(&kit.collected.denied)),
+        (vec!["a.example".to_owned(), "*.b.example".to_owned()], vec!["c.example".to_owned()])
+    );
+    let denied = docker("policy:\n  deny:\n    - c.example\n").unwrap();
+    assert_eq!((denied.counts(), texts(&denied.collected.denied)), ((0, 1, 0), vec!["c.example".to_owned()]));
+    let unknown = docker("policy:\n  forbidden:\n    - c.example\n");
+    assert!(matches!(unknown, Err(ImportError::EmptyAs { .. })), "{unknown:?}");
+    let words = docker("a.example:443, **.b.example\n").unwrap();
+    assert_eq!(texts(&words.collected.allowed), ["a.example", "*.b.example"]);
+}
+
+#[test]
 fn rules_that_badfilter_cancels_are_left_out() {
     let text = "||a.example^\n||a.example^$badfilter\n||b.example^$badfilter,important\n||b.example^$important\n||b.example^\n\
                 @@||c.example^$badfilter\n@@||c.example^\n||c.example^\n||d.example^$badfilter\n/^e\\.example$/$badfilter\n\

@@ -171,6 +171,14 @@ fn of_word(word: &str) -> Line {
     if matches!(word, "server:" | "view:") {
         return Line::Of(Format::Unbound);
     }
+    // The line below the head of a table in Markdown.
+    if word.len() > 2 && word.starts_with('|') && word.bytes().all(|octet| matches!(octet, b'|' | b'-' | b':')) {
+        return Line::Nothing;
+    }
+    // A section of a configuration.
+    if word.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(is_section) {
+        return Line::Unknown;
+    }
     if word.starts_with(['"', '\'']) || word.starts_with("[\"") || word.starts_with("['") {
         return if is_list_of_names(word) { Line::Of(Format::Domains) } else { Line::Unknown };
     }
@@ -211,6 +219,11 @@ fn of_word(word: &str) -> Line {
         return Line::Of(Format::Url);
     }
     Line::Unknown
+}
+
+/// Returns whether a text between brackets is the name of a section, and not a name or a list of characters.
+fn is_section(name: &str) -> bool {
+    name.len() > 2 && name.bytes().all(|octet| octet.is_ascii_alphabetic() || matches!(octet, b'_' | b' '))
 }
 
 /// Returns whether a text is hostnames and wildcards with commas between them, maybe in quotes and brackets.

@@ -12,6 +12,7 @@ use std::fmt;
 
 use line::{Line, line};
 pub(crate) use line::{is_address, is_cosmetic, is_name};
+pub(crate) use structured::key_of;
 
 /// A format that `hostgate import` reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,6 +139,11 @@ impl Format {
                 | Self::Surge
                 | Self::Docker
         )
+    }
+
+    /// Returns whether its files are configurations of programs that say much besides names.
+    const fn is_configuration(self) -> bool {
+        matches!(self, Self::Squid | Self::Dnsmasq | Self::Unbound | Self::Surge)
     }
 
     /// Returns the name and the entries.
@@ -278,8 +284,9 @@ pub(crate) fn detect(text: &str) -> Detected {
         }
         return Detected::Several(guesses);
     }
-    // Lines that nothing explains may not be the most of it.
-    if (best.entries + common) * 2 <= entries { Detected::Unknown } else { Detected::One(best) }
+    // Lines that nothing explains may not be the most of it, but in configurations, which say much else.
+    let is_explained = (best.entries + common) * 2 > entries || best.format.is_configuration();
+    if is_explained { Detected::One(best) } else { Detected::Unknown }
 }
 
 /// Returns the formats whose entries are entries of `format` as well.

@@ -28,7 +28,7 @@ pub(super) fn formats(text: &str) -> Vec<Format> {
         }
         return found;
     }
-    let (mut in_network, mut in_rules) = (false, false);
+    let (mut in_network, mut in_rules, mut in_permissions) = (false, false, false);
     for line in text.lines() {
         let content = line.trim_start();
         let is_top = content.len() == line.len();
@@ -38,6 +38,7 @@ pub(super) fn formats(text: &str) -> Vec<Format> {
         if is_top && !content.starts_with('-') {
             in_network = key_of(content) == Some("network");
             in_rules = key_of(content) == Some("rules");
+            in_permissions = key_of(content) == Some("permissions");
             // As a whole, `network: defaults` and `network: { allowed: [...] }`.
             let value = content.strip_prefix("network:").map_or("", str::trim);
             if value == "defaults"
@@ -62,6 +63,8 @@ pub(super) fn formats(text: &str) -> Vec<Format> {
             Some("allowed-endpoints") => add(Format::HardenRunner),
             Some("allowed" | "blocked") if in_network && !is_top => add(Format::GhAw),
             Some("allowedDomains" | "deniedDomains") if in_network && !is_top => add(Format::Docker),
+            // Kits of the second version.
+            Some("network") if in_permissions && !is_top => add(Format::Docker),
             Some("type") if content.contains("com.docker.sandbox/network-policy") => add(Format::Docker),
             _ => {}
         }
@@ -83,7 +86,7 @@ pub(super) fn formats(text: &str) -> Vec<Format> {
 }
 
 /// Returns the key of a line of YAML.
-fn key_of(content: &str) -> Option<&str> {
+pub(crate) fn key_of(content: &str) -> Option<&str> {
     let (key, rest) = content.split_once(':')?;
     let is_key =
         !key.is_empty() && key.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'));

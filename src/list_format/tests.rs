@@ -72,6 +72,18 @@ fn what_one_format_has_of_another_does_not_confuse() {
     assert_eq!(one("- a.example\n- b.example\n"), Format::Domains);
     assert_eq!(one("[Rule]\nDOMAIN-SUFFIX,a.example,REJECT\nFINAL,DIRECT\n"), Format::Surge);
     assert_eq!(one("\u{feff}0.0.0.0 a.example\n"), Format::Hosts);
+    // Configurations say much besides.
+    let unbound = "server:\n  interface: 192.0.2.1\n  port: 53\n  verbosity: 1\n  access-control: 10.0.0.0/8 allow\n  do-ip6: no\n\
+                   local-zone: \".\" refuse\nlocal-zone: \"a.example\" transparent\nforward-zone:\n  name: \".\"\n  forward-addr: 192.0.2.2\n";
+    assert_eq!(one(unbound), Format::Unbound);
+    let dnsmasq = "domain-needed\nbogus-priv\nno-resolv\ncache-size=1000\nlog-queries\naddress=/a.example/\n";
+    assert_eq!(one(dnsmasq), Format::Dnsmasq);
+    let squid = "http_port 3128\nhttp_access deny all\ncache deny all\nvisible_hostname x\nforwarded_for off\nacl a dstdomain .a.example\n";
+    assert_eq!(one(squid), Format::Squid);
+    let surge = "[General]\nloglevel = notify\nskip-proxy = 127.0.0.1\n[Rule]\nDOMAIN,a.example,REJECT\n[URL Rewrite]\n[MITM]\n";
+    assert_eq!(one(surge), Format::Surge);
+    assert_eq!(one("| Host | Why |\n|------|:---:|\n| `a.example` | x |\n| `b.example` | y |\n"), Format::Copilot);
+    assert_eq!(one("kind: mixin\npermissions:\n  network:\n    allow: [a.example]\n"), Format::Docker);
     // Bare names are the same in these, or mostly what such files hold.
     let bare = "a.example\n".repeat(50);
     for (odd, format) in [
