@@ -9,7 +9,7 @@ use super::output::Output;
 use crate::bounds::MAX_FILE;
 use crate::config::Config;
 use crate::config::control::Endpoint;
-use crate::document::{Diagnostic, Severity};
+use crate::document::{Code, Diagnostic, Severity};
 use crate::policy::{Bindings, Library, Snapshot, Tree};
 use crate::regular_file;
 use crate::reload::{Broken, Loaded};
@@ -181,7 +181,7 @@ fn shut_api(config: &Config, loaded: &Loaded) -> Option<Diagnostic> {
                 try it on one machine, set `allow_clients = true` there";
     let place = client.place();
     let warning = client.source().diagnostic_at(Severity::Warning, place.line, place.column, message);
-    Some(warning.help(help))
+    Some(warning.help(help).unless_accepted(Code::ShutApi, client.source()))
 }
 
 /// Says where the configuration is from.

@@ -60,6 +60,8 @@ codes! {
     SharedHost = "shared-host",
     /// A wildcard that matches names of strangers.
     SharedSuffix = "shared-suffix",
+    /// A client has the address from which programs of this machine use the API.
+    ShutApi = "shut-api",
     /// A file below `presets/` that is not read.
     StrayPreset = "stray-preset",
     /// A test of what is gone.
@@ -250,7 +252,9 @@ impl Accepts {
         let mut last = None;
         for accept in &self.right {
             let is_repeated = last.replace((accept.line, accept.code)) == Some((accept.line, accept.code));
-            if is_repeated || !is_used(accept.line, accept.code) {
+            // That depends on the configuration as well, which is looked at after the policies.
+            let is_known = accept.code != Code::ShutApi;
+            if is_repeated || is_known && !is_used(accept.line, accept.code) {
                 findings.add(Severity::Warning, Some(Code::Accept), || {
                     let message = format!("nothing here is warned of as `{}`", accept.code);
                     accept.comment.warning(&self.source, message).help("remove the comment")

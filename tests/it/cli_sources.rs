@@ -208,4 +208,15 @@ fn an_api_that_is_shut_to_its_own_machine_is_warned_of() {
     ] {
         assert_eq!(check(control, source), expected, "{control} {source}");
     }
+    // Where that is meant, it can be accepted as any other warning.
+    let strict = |client: &str| {
+        fs::write(here.path().join("policies/c.toml"), client).unwrap();
+        at(here.path(), &["check", "--strict"])
+    };
+    fs::write(here.path().join("hostgate.toml"), "[control]\ntoken_file = \"token\"\n").unwrap();
+    let client = "[client.devbox]\nsources = [\"127.0.0.1\"]\npolicy = \"build\"\n";
+    let accepted = |code: &str| format!("# hostgate: accept {code}: only from elsewhere, by a proxy\n{client}");
+    assert!(strict(client).expect_code(1).stderr.contains("warning[shut-api]"));
+    strict(&accepted("shut-api")).expect_code(1).expect_text(&["1 warning accepted"]);
+    strict(&accepted("unused")).expect_code(1).expect_text(&["warning[shut-api]", "warning[accept]"]);
 }
