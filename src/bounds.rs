@@ -3,6 +3,7 @@
 //! A full queue or table is never waited for without a deadline: there is an answer, or something is given up and counted.
 //! The constants are here, or named here with their module where they are part of how it works; a test looks that none is
 //! missing, and none named that is gone. What is a limit of the protocol (a name has 255 octets) stands where the protocol is.
+//! Where the limit on open files is too low for all of them, those on sockets and connections shrink together: `capacity`.
 //!
 //! # Clients, over UDP
 //!
@@ -29,7 +30,7 @@
 //! |---|---|---|---|
 //! | connections not accepted yet | [`TCP_BACKLOG`] a listener, as far as the kernel grants it | the kernel lets them try again | |
 //! | connections | [`MAX_CONNECTIONS`]; of a client as many as are free without [`RESERVED_CONNECTIONS`], or [`GUARANTEED_CONNECTIONS`] | the client's own longest idle one is closed for its new one; with none idle, the new one; up to the guarantee an idle one of the client with most | `hostgate_tcp_closed_total{reason}` |
-//! | file descriptors | the system's limit | accepting pauses, and an idle connection of the client with most idle ones is closed | `hostgate_tcp_accepts_failed_total` |
+//! | file descriptors | the system's limit, which the bounds follow; should others take them all | accepting pauses, and an idle connection of the client with most idle ones is closed | `hostgate_descriptors_lacking_total` |
 //! | queries of a connection that wait for upstreams | [`MAX_PIPELINED`] | the next one is not read until one is answered | |
 //! | answers of a connection not taken yet | [`MAX_UNREAD`], of 64 KiB each | nothing is read or made for it; closed after five seconds | |
 //! | a query, an answer, a connection | five seconds, five seconds, ten minutes; ten seconds of silence | closed | |
@@ -38,14 +39,14 @@
 //!
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
-//! | sockets of a thread to an upstream | `upstream::mux::ports::LANE` | shared by more questions | |
+//! | sockets of a thread to an upstream | [`MAX_UPSTREAM_PORTS`] | shared by more questions | |
 //! | clients of a thread with a socket of their own, after floods of wrong replies | `upstream::mux::ports::apart::MAX_APART` | the one of them that got it first shares again | |
 //! | questions of a thread in flight | `upstream::mux::MAX_FLIGHTS` | the question goes the general way, on a socket of its own | |
 //! | queries of a thread that wait for one question | `upstream::mux::MAX_WAITERS` | as above | |
 //! | tries of a question | `upstream::race::MAX_TRIES`, and one for each further upstream; over UDP `upstream::mux::silence::MAX_REPEATED` more for clients that ask again | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
 //! | given-up queries that a port remembers | `upstream::mux::ports::MAX_GIVEN_UP`, and those in flight | it takes no new ones and is closed | |
-//! | sockets of the general way, of which three quarters are for first tries | `upstream::pool::MAX_SOCKETS` | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
-//! | TCP connections to an upstream | `upstream::stream::MAX_CONNECTIONS` | the next one waits, within the time of its question | |
+//! | sockets of the general way, of which three quarters are for first tries | [`MAX_UPSTREAM_SOCKETS`] | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
+//! | TCP connections to an upstream | [`MAX_UPSTREAM_STREAMS`] | the next one waits, within the time of its question | |
 //! | questions on a TCP connection | `upstream::stream::connection::MAX_ACTIVE` | another connection; then as above | the same |
 //! | interfaces that upstreams are written with by name | `upstream::scope::MAX_NAMED` | an error of the upstream that names one more | |
 //! | octets of a reply over UDP | `upstream::udp::MAX_REPLY` | asked for over TCP | `hostgate_upstream_truncated_total` |
@@ -236,6 +237,15 @@ pub(crate) const MAX_ALLOWANCES: usize = 256;
 /// Log lines a minute that say that a budget is spent.
 pub(crate) const MAX_BUDGET_LINES: usize = 20;
 
+/// Sockets, and so ports, that a thread has to one upstream.
+pub(crate) const MAX_UPSTREAM_PORTS: usize = 16;
+/// UDP sockets to upstreams of the general way: half of the usual 1,024 file descriptors. Three quarters are for first tries, of
+/// which there are no more than questions.
+pub(crate) const MAX_UPSTREAM_SOCKETS: usize = 512;
+/// TCP connections to one upstream: one for all questions, and those of questions that are asked again because that one closed
+/// or stalled.
+pub(crate) const MAX_UPSTREAM_STREAMS: usize = 32;
+
 /// Connections the kernel keeps for us before they are accepted.
 pub(crate) const TCP_BACKLOG: i32 = 512;
 /// TCP connections at once, over all clients and listeners. A client has as many as are still free; for a further one the
@@ -415,6 +425,7 @@ mod tests {
 
     #[test]
     fn one_client_never_has_it_all() {
+        const { assert!(MAX_UPSTREAM_SOCKETS / 4 * 3 >= MAX_ASKING) };
         const { assert!(MAX_PENDING_OF_CLIENT < MAX_PENDING && MAX_ASKING_OF_CLIENT < MAX_ASKING) };
         const { assert!(WAITING_CONNECTIONS + BUSY_CONNECTIONS < CONTROL_CONNECTIONS - MAX_CLOSING) };
     }

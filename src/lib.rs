@@ -58,7 +58,7 @@
 //! | how is a file opened in whose place there may be anything | `regular_file` |
 //! | what is systemd told | `systemd` |
 //! | what if a thread hangs | `telemetry::heartbeat`, `server::supervisor` |
-//! | what is bounded, and what happens when it is full | `bounds` |
+//! | what is bounded, and what happens when it is full | `bounds`; how bounds follow the limits of the process: `capacity` |
 //! | how much of it one client may have | `share`; of a thread that cannot keep up, `server::overload` |
 //! | how much may a client look up that is new | `policy::budget`, `engine::budget` |
 //! | what is counted and recorded | `telemetry`, `engine::record` |
@@ -70,6 +70,7 @@
 //! `prometheus-client` in `telemetry::exposition`, `signal-hook` in `server::supervisor`, `sd-notify` in `systemd`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
 
 mod bounds;
+mod capacity;
 pub mod cli;
 pub mod config;
 mod control;

@@ -23,6 +23,11 @@ pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
+/// Returns whether a file could not be opened for want of something that may be there again in a moment: descriptors, memory.
+pub(crate) fn is_for_want(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
 /// Reads a regular file of at most `most` octets.
 ///
 /// # Errors

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
@@ -16,7 +15,8 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 use super::output::Output;
 use super::{CONFIG, DEADLINE, FAILED, OK, sources};
 use crate::bounds::{MAX_LOGGED, MAX_TOLD_LINE};
-use crate::config::Config;
+use crate::capacity::{self, Capacity, Needs};
+use crate::config::{self, Config};
 use crate::control::{self, Control, Opened, Reserved};
 use crate::document::{escaped, shortened};
 use crate::engine::cache::Settings;
@@ -107,9 +107,12 @@ fn start(
     (how, log, set_log_filter): (Start, LogWriter, SetLogFilter),
     output: &mut Output,
 ) -> Result<(), Failed> {
-    raise_file_limit();
     let cpus = available_parallelism().map_or(1, usize::from);
     let threads = config.threads.unwrap_or(cpus);
+    let sizes = size(&config, threads, cpus).map_err(|error| {
+        output.error(error);
+        Failed::Config
+    })?;
     let control_counts = Arc::new(control::Counts::default());
     let opened = config
         .control
@@ -135,6 +138,7 @@ fn start(
     });
     let decisions = decisions.transpose()?;
     introduce(&config, path.as_deref(), &loaded);
+    sizes.log();
     tracing::info!(upstream = &*shortened(&chosen.describe(), MAX_TOLD_LINE), "forwarding");
     for skipped in chosen.skipped.iter().take(MAX_LOGGED) {
         let skipped = &*shortened(skipped, MAX_TOLD_LINE);
@@ -210,13 +214,72 @@ fn bind(config: &Config, threads: usize, how: Start) -> Result<(Sockets, Option<
     Ok((sockets, takeover.transpose().map_err(|error| error.to_string())?))
 }
 
-/// Raises the soft limit on open files to the hard one: shells often begin with 1024, and every receiving thread has
-/// sockets to every upstream. Where it stays low, questions go over fewer sockets, or are answered SERVFAIL.
-fn raise_file_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit on open files stays as it is");
+/// Threads beside those that answer queries and those of the runtime: for reloads, a take-over, the decision log, and what the
+/// runtime starts for what blocks.
+const OTHER_THREADS: usize = 8;
+
+/// Nameservers that a resolv.conf has at most, nearly always.
+const SYSTEM_SERVERS: usize = 3;
+
+/// What this process may have, and what it makes of that.
+struct Sizes {
+    /// The limit on open files.
+    open_files: usize,
+    /// The bounds that follow it.
+    capacity: Capacity,
+    /// CPUs to run on, a quota of the cgroup counted.
+    cpus: usize,
+    /// Threads that answer queries.
+    threads: usize,
+}
+
+/// Works out the bounds that follow the limits of this process, and puts them into force.
+///
+/// # Errors
+/// The limits are too low to serve, with the numbers.
+fn size(config: &Config, threads: usize, cpus: usize) -> Result<Sizes, String> {
+    let open_files = capacity::raise_open_files();
+    let count = |is_there: bool| usize::from(is_there);
+    let answering = config.listen.len() * threads;
+    let listening = answering + config.listen.len() + count(config.admin.is_some()) + count(config.control.is_some());
+    // What a successor may have is open twice.
+    let listening = if config.takeover.is_some() { 2 * listening + 2 } else { listening };
+    let upstreams = match &config.upstream.servers {
+        config::Servers::Listed(servers) => servers.len(),
+        config::Servers::System(_) => SYSTEM_SERVERS,
+    };
+    let (has_admin, has_control) = (config.admin.is_some(), config.control.is_some());
+    let needs = Needs { listening, threads: answering, upstreams, has_admin, has_control };
+    let capacity = Capacity::of(open_files, needs).map_err(|error| error.to_string())?;
+    capacity.grant();
+    let needed = answering + cpus.max(2) + OTHER_THREADS;
+    capacity::try_threads(needed).map_err(|error| error.to_string())?;
+    Ok(Sizes { open_files, capacity, cpus, threads: answering })
+}
+
+impl Sizes {
+    /// Says what was worked out: in a warning where the bounds are not what they are meant to be.
+    fn log(&self) {
+        let Self { open_files, capacity, cpus, threads } = self;
+        let Capacity { connections, admin, control, sockets, ports, streams } = capacity;
+        if *capacity == Capacity::FULL {
+            tracing::info!(open_files, cpus, threads, "sized by the limits of this process");
+        } else {
+            let help = "raise `LimitNOFILE=` of the unit, `ulimit -n` or `--ulimit nofile=`";
+            tracing::warn!(
+                open_files,
+                cpus,
+                threads,
+                connections,
+                admin,
+                control,
+                sockets,
+                ports,
+                streams,
+                help,
+                "sized by the limits of this process: fewer connections and sockets than usual"
+            );
+        }
     }
 }
 

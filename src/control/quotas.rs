@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::bounds::{
-    BUSY_CONNECTIONS, MAX_ANSWERS, MAX_BODIES, MAX_CHANGING, MAX_PARSED, MAX_READERS, MAX_READING, MAX_REQUESTS,
-    MAX_WAITING, MAX_WRITERS, WAITING_CONNECTIONS,
+    BUSY_CONNECTIONS, CONTROL_CONNECTIONS, MAX_ANSWERS, MAX_BODIES, MAX_CHANGING, MAX_PARSED, MAX_READERS, MAX_READING,
+    MAX_REQUESTS, MAX_WAITING, MAX_WRITERS, WAITING_CONNECTIONS,
 };
+use crate::capacity;
 use crate::share::quota::Quota;
 
 /// The time that a request waits for each of the capacities it needs.
@@ -49,9 +50,10 @@ pub(in crate::control) struct Quotas {
 impl Default for Quotas {
     fn default() -> Self {
         // A quarter is for admins: viewers are dashboards and scripts that many may run.
+        let part = |connections: usize| (connections * capacity::granted().control / CONTROL_CONNECTIONS).max(1);
         let quota = |capacity: usize| Quota::new(capacity, capacity.div_ceil(4));
         Self {
-            connections: quota(BUSY_CONNECTIONS),
+            connections: quota(part(BUSY_CONNECTIONS)),
             requests: quota(MAX_REQUESTS),
             bodies: quota(MAX_BODIES / UNIT),
             parsed: quota(MAX_PARSED / UNIT),
@@ -61,7 +63,7 @@ impl Default for Quotas {
             readers: quota(MAX_READERS),
             writers: Quota::new(MAX_WRITERS, 0),
             waits: quota(MAX_WAITING),
-            waiting_connections: quota(WAITING_CONNECTIONS),
+            waiting_connections: quota(part(WAITING_CONNECTIONS)),
         }
     }
 }

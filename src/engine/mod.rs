@@ -29,6 +29,7 @@ pub(crate) use self::outcome::{Action, Origin, Reason};
 pub(crate) use self::pending::Pending;
 use self::pending::{Counted, Waiting};
 use crate::bounds::{MAX_ASKING, MAX_ASKING_OF_CLIENT, MAX_PENDING, MAX_PENDING_OF_CLIENT, MAX_RENEWALS};
+use crate::capacity;
 use crate::dns::answer::{self, TtlMode};
 pub(crate) use crate::dns::query::Transport;
 use crate::dns::query::{self, DropReason, Parsed};
@@ -135,6 +136,7 @@ impl Engine {
         metrics: Arc<Metrics>,
         decisions: Option<DecisionLog>,
     ) -> Self {
+        let asking = MAX_ASKING.min((capacity::granted().sockets / 4 * 3).max(1));
         Self {
             view: ArcSwap::from_pointee(view),
             cache: Cache::new(bounds),
@@ -142,7 +144,7 @@ impl Engine {
             in_flight: InFlight::new(Limits::default()),
             renewals: Arc::default(),
             pending: Shares::with_reserve(MAX_PENDING, MAX_PENDING_OF_CLIENT),
-            asking: Shares::with_reserve(MAX_ASKING, MAX_ASKING_OF_CLIENT),
+            asking: Shares::with_reserve(asking, asking.div_ceil(2).min(MAX_ASKING_OF_CLIENT)),
             metrics,
             decisions,
             returns: AtomicU64::new(0),

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use self::connections::Connections;
 use super::Service;
-use crate::bounds::{ADMIN_CONNECTIONS, MAX_ADMIN_CLOSING};
+use crate::capacity;
 use crate::telemetry::heartbeat::Heartbeat;
 
 /// The media type of the text that `prometheus-client` writes.
@@ -81,7 +81,7 @@ async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Re
         .route("/status", get(status))
         .with_state(service);
     // Those that were told to close take a moment to do so.
-    let slots = Arc::new(Semaphore::new(ADMIN_CONNECTIONS + MAX_ADMIN_CLOSING));
+    let slots = Arc::new(Semaphore::new(capacity::granted().admin));
     let open = Arc::new(Connections::default());
     let mut connections = JoinSet::new();
     loop {

@@ -18,12 +18,15 @@ use tokio::sync::{Notify, Semaphore};
 use crate::bounds::{
     GUARANTEED_CONNECTIONS as GUARANTEED, MAX_CONNECTIONS, MAX_PIPELINED, MAX_UNREAD, RESERVED_CONNECTIONS as RESERVED,
 };
+use crate::capacity;
 use crate::share::{ByHolder, Holder, Seat, Shares};
 
 /// The connections of all TCP listeners of the process.
 pub(crate) struct Limits {
     /// Connections by client.
     shares: Arc<Shares>,
+    /// Connections there may be: [`MAX_CONNECTIONS`], or fewer where the limit on open files is low.
+    most: usize,
     /// Connections that wait for their client, the one that has waited longest first.
     idle: Mutex<BTreeMap<u64, (Idle, Arc<Link>)>>,
     /// The number of the next wait.
@@ -83,10 +86,12 @@ impl Link {
 }
 
 impl Limits {
-    /// Makes the limits of [`MAX_CONNECTIONS`].
+    /// Makes the limits of as many connections as there may be.
     pub(crate) fn new() -> Arc<Self> {
+        let most = capacity::granted().connections;
         Arc::new(Self {
-            shares: Shares::new(MAX_CONNECTIONS, MAX_CONNECTIONS),
+            shares: Shares::new(most, most),
+            most,
             idle: Mutex::default(),
             next: AtomicU64::new(0),
             counts: Counts::default(),
@@ -123,8 +128,10 @@ impl Limits {
 
     /// Takes a place of the client's share, if it has one left.
     fn take(&self, holder: Holder) -> Option<Seat> {
-        let (count, free) = (self.shares.count(holder), MAX_CONNECTIONS.saturating_sub(self.shares.used()));
-        (count < GUARANTEED || count + RESERVED < free).then(|| self.shares.take(holder)).flatten()
+        let (count, free) = (self.shares.count(holder), self.most.saturating_sub(self.shares.used()));
+        // The same part of fewer connections.
+        let reserved = RESERVED * self.most / MAX_CONNECTIONS;
+        (count < GUARANTEED || count + reserved < free).then(|| self.shares.take(holder)).flatten()
     }
 
     /// Closes an idle connection of the client that has most, if one is idle: descriptors have run out, so nobody knows

@@ -23,8 +23,15 @@ const LISTED: usize = 256;
 /// Looks at the upstreams for as long as the process serves, and writes what there is to tell to the log.
 pub(super) async fn watch(service: Arc<Service>) {
     let mut outages = Outages::new(Instant::now());
+    let (mut lacking, mut told_at) = (0, None::<Instant>);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        let now_lacking = service.engine.metrics().descriptors_lacking();
+        if now_lacking > lacking && told_at.is_none_or(|at| at.elapsed() >= MINUTE) {
+            let help = "raise `LimitNOFILE=` of the unit, or find out who has so many files open";
+            tracing::warn!(failed = now_lacking - lacking, help, "no file descriptors left for queries");
+            (lacking, told_at) = (now_lacking, Some(Instant::now()));
+        }
         let view = service.engine.view().clone();
         let upstreams: Vec<Status> = view.upstreams.status().collect();
         for told in outages.look(&upstreams, service.engine.metrics().unanswered(), Instant::now()) {

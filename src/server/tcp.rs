@@ -86,6 +86,7 @@ pub(crate) async fn serve(
             Err(error) => {
                 tracing::debug!(%error, "accept failed");
                 limits.failed();
+                engine.metrics().lacks_descriptor();
                 // Out of descriptors: the one that is needed least gives its own.
                 limits.close_idle();
                 tokio::time::sleep(ACCEPT_PAUSE).await;

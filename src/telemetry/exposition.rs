@@ -302,6 +302,11 @@ fn about_queries(metrics: &Metrics, gauges: &Gauges) -> Vec<Family> {
             "UDP queries dropped because their client used its share of a thread that cannot keep up",
             load(&metrics.shed),
         ),
+        Family::counter(
+            "hostgate_descriptors_lacking",
+            "Sockets and connections for which the system had no file descriptor",
+            load(&metrics.descriptors_lacking),
+        ),
         Family::counter("hostgate_replies_unsent", "Replies the kernel did not take", load(&metrics.unsent)),
         Family::counter(
             "hostgate_panics",

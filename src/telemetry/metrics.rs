@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     pub(super) dropped: [AtomicU64; 2],
     /// Answers by where their data came from, by [`Origin`].
     pub(super) origins: [AtomicU64; Origin::ALL.len()],
+    /// Sockets for which the system had no descriptor.
+    pub(super) descriptors_lacking: AtomicU64,
     /// Answers whose upstream failed, so that the client got SERVFAIL.
     pub(super) failed: AtomicU64,
     /// Of those, the ones whose upstream was not asked again so soon.
@@ -84,6 +86,7 @@ impl Observer for Metrics {
             Event::Retransmitted => {
                 self.upstream_retransmitted.fetch_add(1, Relaxed);
             }
+            Event::NoDescriptor => self.lacks_descriptor(),
             Event::Truncated => {
                 self.upstream_truncated.fetch_add(1, Relaxed);
             }
@@ -103,6 +106,7 @@ impl Default for Metrics {
             turned_away: AtomicU64::new(0),
             shed: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
+            descriptors_lacking: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             latency: Histogram::default(),
             upstream_failures: Default::default(),
@@ -169,6 +173,16 @@ impl Metrics {
     /// Counts replies the kernel did not take.
     pub(crate) fn unsent(&self, count: usize) {
         self.unsent.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Counts a socket for which the system had no descriptor.
+    pub(crate) fn lacks_descriptor(&self) {
+        self.descriptors_lacking.fetch_add(1, Relaxed);
+    }
+
+    /// Returns how many sockets the system had no descriptor for.
+    pub(crate) fn descriptors_lacking(&self) -> u64 {
+        self.descriptors_lacking.load(Relaxed)
     }
 
     /// Counts a query that made us panic.

@@ -282,6 +282,7 @@ impl Endpoint {
         form: (Casing, Edns),
         observer: &dyn Observer,
     ) -> Result<Reply, TryError> {
+        let of_udp = |error| of_udp(error, observer);
         match udp::ask(self.server.address, question, form, observer).await.map_err(of_udp)? {
             Reply::Flooded => udp::ask(self.server.address, question, form, observer).await.map_err(of_udp),
             reply => Ok(reply),
@@ -316,7 +317,8 @@ impl Endpoint {
             }
         }
         observer.observe(Event::Sent(Transport::Tcp));
-        let bytes = self.stream.ask(question, edns, attempt.stalled).await.map_err(|error| of_stream(&error))?;
+        let bytes =
+            self.stream.ask(question, edns, attempt.stalled).await.map_err(|error| of_stream(&error, observer))?;
         let id = bytes.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
         match is_reply_to(&bytes, id, question, Casing::LOWER) {
             ReplyCheck::Ours { truncated: false, .. } => {
@@ -342,17 +344,31 @@ fn out_of_sockets(detail: &dyn ToString) -> TryError {
 }
 
 /// Returns what a failure over UDP comes to.
-fn of_udp(error: UdpError) -> TryError {
+fn of_udp(error: UdpError, observer: &dyn Observer) -> TryError {
     match error {
-        UdpError::Local(error) => out_of_sockets(&error),
+        UdpError::Local(error) => {
+            if is_out_of_descriptors(&error) {
+                observer.observe(Event::NoDescriptor);
+            }
+            out_of_sockets(&error)
+        }
         UdpError::Network(error) => TryError::network(&error),
     }
 }
 
+/// Returns whether the system has no descriptor left, for this process or for all.
+fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Returns what a failure over TCP comes to.
-fn of_stream(error: &StreamError) -> TryError {
+fn of_stream(error: &StreamError, observer: &dyn Observer) -> TryError {
     let kind = match error {
         StreamError::Busy => FailureKind::Busy,
+        StreamError::Refused(error) if is_out_of_descriptors(error) => {
+            observer.observe(Event::NoDescriptor);
+            FailureKind::Busy
+        }
         StreamError::NotOpened => FailureKind::Timeout,
         StreamError::Refused(error) if error.kind() == std::io::ErrorKind::TimedOut => FailureKind::Timeout,
         StreamError::Refused(_) | StreamError::Closed(_) => FailureKind::Network,

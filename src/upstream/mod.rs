@@ -205,4 +205,6 @@ pub enum Event {
     OtherCase,
     /// UDP truncated an answer, so it is asked for over TCP.
     Truncated,
+    /// The system had no descriptor for a socket.
+    NoDescriptor,
 }

@@ -13,7 +13,7 @@ use super::race::{Race, max_tries};
 use super::search::probe;
 use super::server::{Server, Transport};
 use super::{Answered, Failure, FailureKind, Observer, Tried};
-use crate::bounds::MAX_ASKING;
+use crate::capacity;
 use crate::dns::rebinding::Reach;
 use crate::dns::response::Question;
 
@@ -44,17 +44,12 @@ pub struct Settings {
     pub reach: Reach,
 }
 
-/// Sockets to upstreams by default: half of the usual 1,024 file descriptors. Three quarters are for first tries, of which there
-/// are no more than questions.
-const MAX_SOCKETS: usize = 512;
-const _: () = assert!(MAX_SOCKETS / 4 * 3 >= MAX_ASKING);
-
 impl Default for Settings {
     /// Two seconds: nearly every name takes less, and of the five that a stub waits there are three left.
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(2),
-            max_sockets: MAX_SOCKETS,
+            max_sockets: capacity::granted().sockets,
             case_randomisation: true,
             reach: Reach::default(),
         }

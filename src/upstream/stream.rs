@@ -13,11 +13,8 @@ use tokio::time::timeout;
 
 use self::connection::Connection;
 use super::scope;
+use crate::capacity;
 use crate::dns::response::{Casing, Edns, Question, query_upstream};
-
-/// Connections to one upstream at a time: one for all questions, and those of questions that are asked again because that
-/// one closed or stalled.
-const MAX_CONNECTIONS: usize = 32;
 
 /// How long opening a connection may take. A stub resolver has given up by then.
 const CONNECT_FOR: Duration = Duration::from_secs(5);
@@ -57,7 +54,7 @@ pub(super) enum StreamError {
 impl Stream {
     /// Returns the way to `server`, without a connection.
     pub(super) fn new(server: SocketAddr) -> Self {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(capacity::granted().streams));
         Self { server, current: Mutex::default(), opening: tokio::sync::Mutex::default(), permits }
     }
 

@@ -1,7 +1,14 @@
 //! What the machine lets hostgate have: addresses, threads, descriptors, memory.
 
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
+use crate::support::api::TOKEN;
+use crate::support::client::{self, framed};
+use crate::support::upstream::Gate;
 use crate::support::*;
 
 /// A policy that allows everything below `test`.
@@ -63,4 +70,130 @@ fn thousands_of_sighups_write_a_bounded_number_of_lines() {
     server.wait_no_error();
     server.signal("TERM");
     server.wait_exit();
+}
+
+#[test]
+fn too_few_open_files_refuse_the_start_with_the_numbers() {
+    for limit in [8, 20, 32, 40] {
+        let finished = setup().top("threads = 1").open_files(limit).refused();
+        if limit >= 32 {
+            let told = format!("RLIMIT_NOFILE) is {limit}, and at least ");
+            finished.expect_code(78).expect_text(&["open files", &told, "LimitNOFILE="]);
+        } else {
+            // Not even the libraries may be had.
+            assert!(finished.code != Some(0) && !finished.stderr.contains("panicked"), "{limit}: {finished:#?}");
+        }
+    }
+    // One more and it serves.
+    let server = setup().top("threads = 1").open_files(64).start();
+    server.wait_log(&["WARN", "sized by the limits", "open_files=64", "LimitNOFILE="]);
+    let plenty = setup().start();
+    plenty.wait_log(&["INFO", "sized by the limits", "open_files="]);
+}
+
+#[test]
+fn full_house_of_connections_leaves_descriptors_for_everything_else() {
+    let (upstream, gate) = (FakeUpstream::start(), Gate::default());
+    upstream.on("held.test", Reply::held(&gate, Answer::new().a("held.test", GLOBAL)));
+    for limit in [64, 80, 128] {
+        let setup = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]\nbudget = \"off\"")
+            .control("allow_clients = true");
+        let server = setup.top("threads = 1").upstream_line("timeout_ms = 9000").open_files(limit).start();
+        let held: Vec<TcpStream> = (0..200)
+            .filter_map(|number| {
+                let mut stream = client::tcp_connect([127, 0, 4, number].into(), server.address()).ok()?;
+                stream.write_all(&framed(&ask("held.test", RecordType::A).bytes())).ok()?;
+                Some(stream)
+            })
+            .collect();
+        server.until("as many as there may be", || {
+            (server.metric("hostgate_tcp_closed_total", &[("reason", "client")]) > 100).then_some(())
+        });
+        assert!(server.metric("hostgate_tcp_connections", &[]) >= 4, "{limit}");
+        // Misses, a reload, the API and its files.
+        for number in 0..20 {
+            ask(&format!("n{limit}-{number}.test"), RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+        }
+        server.write("more.toml", "[policy.more]\n");
+        server.until("the reload", || (server.status()["policies"] == 2).then_some(()));
+        assert_eq!(request(&server, TOKEN).0, 200, "{limit}: {}", server.log());
+        assert_eq!(server.metric("hostgate_descriptors_lacking_total", &[]), 0, "{limit}");
+        assert!(server.descriptors() < usize::try_from(limit).unwrap(), "{limit}");
+        drop(held);
+    }
+    gate.open();
+}
+
+/// Asks the API for the policies over a connection of its own; returns the status and the whole answer.
+fn request(server: &Server, token: &str) -> (u16, String) {
+    exchange(&mut TcpStream::connect(server.control()).unwrap(), token)
+}
+
+/// Asks the API for the policies over a connection that stays open.
+fn exchange(stream: &mut TcpStream, token: &str) -> (u16, String) {
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head = format!("GET /v1/network-policies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = vec![0; 64 << 10];
+    let length = stream.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    (answer[9..12].parse().unwrap(), answer)
+}
+
+#[test]
+fn want_of_descriptors_at_the_api_is_not_told_as_a_bad_token_file() {
+    let server = setup().control("allow_clients = true").start();
+    let mut stream = TcpStream::connect(server.control()).unwrap();
+    assert_eq!(exchange(&mut stream, TOKEN).0, 200);
+    // Another file in its place, which has to be read.
+    let path = server.directory().join("token");
+    fs::write(path.with_extension("new"), format!("{TOKEN}\n")).unwrap();
+    fs::set_permissions(path.with_extension("new"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(path.with_extension("new"), &path).unwrap();
+    server.limit("--nofile=3:20000");
+    let (status, answer) = exchange(&mut stream, TOKEN);
+    assert!(status == 503 && answer.contains("cannot be read just now"), "{answer}");
+    server.wait_log(&["ERROR", "token file cannot be read now", "oo many open files"]);
+    server.limit("--nofile=1024:20000");
+    assert_eq!(exchange(&mut stream, TOKEN).0, 200, "and it is over with the want");
+}
+
+#[test]
+fn misses_that_fail_for_want_of_descriptors_are_counted_and_told() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]\nbudget = \"off\"").start();
+    server.limit("--nofile=3:20000");
+    for number in 0..10 {
+        assert_eq!(ask(&format!("n{number}.test"), RecordType::A).udp(&server).rcode(), ResponseCode::ServFail);
+    }
+    let line = server.wait_log(&["WARN", "no file descriptors left for queries", "failed="]);
+    assert!(line.contains("LimitNOFILE="), "{line}");
+    server.limit("--nofile=1024:20000");
+    assert!(server.metric("hostgate_descriptors_lacking_total", &[]) >= 10);
+    assert_eq!(server.status()["upstreams"][0]["outages"], 0, "that is not the upstream's doing");
+    ask("later.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+}
+
+#[test]
+fn too_few_threads_refuse_the_start_with_the_numbers() {
+    let is_root = rustix::process::geteuid().is_root();
+    let setup = setup();
+    let configuration = setup.write_configuration();
+    // Root may have as many as it likes.
+    for path in [setup.directory(), &setup.policies()] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = Command::new("prlimit");
+    command.arg("--nproc=1");
+    if is_root {
+        command.args(["setpriv", "--reuid=61234", "--regid=61234", "--clear-groups"]);
+    }
+    command.arg(env!("CARGO_BIN_EXE_hostgate")).args(["serve", "--config"]).arg(configuration);
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!told.contains("panicked"), "{told}");
+    assert_eq!(output.status.code(), Some(78), "{told}");
+    for part in ["threads: 0 could be started, and ", "RLIMIT_NPROC", "is 1", "LimitNPROC="] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
 }

@@ -150,9 +150,12 @@ impl Access {
                 let message = "the token file has no such token";
                 return Err(refuse(Outcome::NoToken, StatusCode::UNAUTHORIZED, message));
             }
-            Err(Unreadable) => {
-                let why = self.tokens.error().map_or_else(String::new, |(why, _)| why);
-                let message = format!("the token file is bad, so nobody is let in: {why}");
+            Err(why) => {
+                let told = self.tokens.error().map_or_else(String::new, |(told, _)| told);
+                let message = match why {
+                    Unreadable::Bad => format!("the token file is bad, so nobody is let in: {told}"),
+                    Unreadable::Passing => format!("the token file cannot be read just now, try again: {told}"),
+                };
                 return Err(refuse(Outcome::Failed, StatusCode::SERVICE_UNAVAILABLE, message));
             }
         };

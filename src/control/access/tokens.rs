@@ -12,6 +12,7 @@ use crate::control::access::Role;
 use crate::control::access::secret;
 use crate::control::hex;
 use crate::document::{Diagnostic, Place, Severity};
+use crate::regular_file::{self, is_for_want};
 use crate::reload::Stamp;
 
 /// What a line begins with that has a token's hash instead of the token.
@@ -37,6 +38,8 @@ struct Held {
     tokens: Option<Arc<[Token]>>,
     /// What is wrong and has been told, and since when.
     told: Option<(String, Timestamp)>,
+    /// Whether that was the system's, and not the file's.
+    is_passing: bool,
 }
 
 /// One token.
@@ -48,14 +51,19 @@ struct Token {
     role: Role,
 }
 
-/// The file is bad: nobody is let in.
+/// Why nobody is let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::control) struct Unreadable;
+pub(in crate::control) enum Unreadable {
+    /// The file is bad.
+    Bad,
+    /// The system could not read it just now: it has no file descriptors or no memory left, or the disk fails.
+    Passing,
+}
 
 impl Tokens {
     /// Reads the file. While it is bad, nobody is let in.
     pub(in crate::control) fn open(path: &Path) -> Self {
-        let held = Held { stamp: None, tokens: None, told: None };
+        let held = Held { stamp: None, tokens: None, told: None, is_passing: false };
         let tokens = Self { path: path.to_owned(), held: Mutex::new(held) };
         // What is wrong is kept and told.
         let _ = tokens.current();
@@ -112,14 +120,18 @@ impl Tokens {
                     let told = wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
                     if held.told.as_ref().is_none_or(|(before, _)| *before != told) {
                         let path = self.path.display();
-                        tracing::error!(%path, error = told, "token file is bad; nobody is let in to the API");
+                        if held.is_passing {
+                            tracing::error!(%path, error = told, "token file cannot be read now; nobody is let in to the API");
+                        } else {
+                            tracing::error!(%path, error = told, "token file is bad; nobody is let in to the API");
+                        }
                     }
                     let since = held.told.take().map_or_else(Timestamp::now, |(_, since)| since);
                     held.told = Some((told, since));
                 }
             }
         }
-        held.tokens.clone().ok_or(Unreadable)
+        held.tokens.clone().ok_or(if held.is_passing { Unreadable::Passing } else { Unreadable::Bad })
     }
 }
 
@@ -129,7 +141,9 @@ impl Held {
         let now = SystemTime::now();
         let before = self.tokens.take();
         self.stamp = None;
-        let (octets, stamp) = secret::read(path).map_err(|wrong| vec![*wrong])?;
+        let read = secret::read(path);
+        self.is_passing = read.is_err() && regular_file::open(path).is_err_and(|error| is_for_want(&error));
+        let (octets, stamp) = read.map_err(|wrong| vec![*wrong])?;
         let tokens: Arc<[Token]> = parse(path, &octets)?.into();
         // Written to while it was read, or just now, it is read again the next time.
         self.stamp = Some(stamp).filter(|stamp| !stamp.is_racy(now) && Stamp::at(path) == Some(*stamp));

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::bounds::{CONTROL_CONNECTIONS, MAX_CLOSING};
+use crate::capacity;
 use crate::control::connection::pulse::{Pulse, Spare};
 use crate::control::request::counts::{Closed, Counts};
 use crate::share::Holder;
@@ -72,8 +73,8 @@ impl Seats {
 
     /// Takes a place, if there is one.
     fn place(self: &Arc<Self>, taken: &mut Taken, source: Holder) -> Option<Seat> {
-        let open = taken.pulses.len();
-        if open >= CONTROL_CONNECTIONS || open - taken.closing >= CONTROL_CONNECTIONS - MAX_CLOSING {
+        let (open, most) = (taken.pulses.len(), capacity::granted().control);
+        if open >= most || open - taken.closing >= most - most_closing() {
             return None;
         }
         let (number, pulse) = (taken.next, Pulse::new(source));
@@ -87,6 +88,11 @@ impl Seats {
     fn taken(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns how many connections may be on their way out: the same part of fewer connections.
+fn most_closing() -> usize {
+    (MAX_CLOSING * capacity::granted().control / CONTROL_CONNECTIONS).max(1)
 }
 
 /// Closes connections that can be closed for another one: of those without a token first, and of the address or token that
@@ -108,7 +114,7 @@ fn close_for_another(taken: &mut Taken) -> bool {
     let batch = if is_idle(first) {
         1
     } else {
-        count(first).div_ceil(CLOSED_PART).min(MAX_CLOSING.saturating_sub(taken.closing))
+        count(first).div_ceil(CLOSED_PART).min(most_closing().saturating_sub(taken.closing))
     };
     let is_like = |spare: &Spare| {
         (spare.is_known, spare.holder, spare.has_request) == (first.is_known, first.holder, first.has_request)

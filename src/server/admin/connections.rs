@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::bounds::ADMIN_CONNECTIONS;
+use crate::bounds::{ADMIN_CONNECTIONS, MAX_ADMIN_CLOSING};
+use crate::capacity;
 use crate::share::{ByHolder, Holder};
 
 /// The open connections.
@@ -50,7 +51,9 @@ impl Connections {
     pub(super) fn add(self: &Arc<Self>, source: IpAddr) -> Arc<Entry> {
         let (source, close) = (Holder::host(source), Arc::new(Notify::new()));
         let mut open = self.lock();
-        if open.connections.len() >= ADMIN_CONNECTIONS {
+        // The same part of fewer connections.
+        let most = ADMIN_CONNECTIONS * capacity::granted().admin / (ADMIN_CONNECTIONS + MAX_ADMIN_CLOSING);
+        if open.connections.len() >= most {
             open.close_one();
         }
         let number = Mutex::new(Some(open.add(source, &close)));

@@ -16,6 +16,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use self::apart::Apart;
+use crate::bounds::MAX_UPSTREAM_PORTS as LANE;
+use crate::capacity;
 use crate::datagram::Sender;
 use crate::dns::response::{Casing, Edns, Question, ReplyCheck, is_reply_to, query_upstream};
 use crate::share::Holder;
@@ -25,8 +27,6 @@ use crate::upstream::scope;
 use crate::upstream::udp::{MAX_IGNORED, bare_failure};
 use crate::upstream::{Event, Transport};
 
-/// Sockets, and so ports, a thread has to one upstream.
-const LANE: usize = 16;
 /// A port is given up after so many queries, once none is in flight on it.
 const PORT_QUERIES: u32 = 20_000;
 /// Ports in use at a time are never older than this by much.
@@ -91,6 +91,8 @@ pub(super) struct Ports {
     retired: Vec<usize>,
     /// IDs and choices of port.
     random: Random,
+    /// Places of a lane that are in use.
+    width: usize,
 }
 
 /// The sockets to one upstream.
@@ -136,7 +138,8 @@ impl Ports {
         let (flights, random) = (HashMap::default(), Random::default());
         let (lanes, apart, unsent) = (Vec::new(), Vec::new(), Vec::new());
         let (sockets, retired) = (Vec::new(), Vec::new());
-        Ok(Self { poll: Poll::new()?, sockets, lanes, apart, unsent, flights, retired, random })
+        let width = capacity::granted().ports;
+        Ok(Self { poll: Poll::new()?, sockets, lanes, apart, unsent, flights, retired, random, width })
     }
 
     /// Adds a socket that only wakes, under `token`.
@@ -311,7 +314,7 @@ impl Ports {
             self.lanes.len() - 1
         });
         let lane = &mut self.lanes[index];
-        let place = *lane.chosen.get_or_insert_with(|| usize::from(self.random.next()) % LANE);
+        let place = *lane.chosen.get_or_insert_with(|| usize::from(self.random.next()) % self.width);
         if let Some(token) = lane.ports[place].filter(|&token| self.may_take_more(token, endpoint)) {
             return Ok(token);
         }

@@ -283,6 +283,22 @@ impl Server {
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
+    /// Sets a limit of the running process, as prlimit(1) does.
+    pub(crate) fn limit(&self, limit: &str) {
+        let status = Command::new("prlimit").args(["--pid", &self.child.id().to_string(), limit]).status();
+        assert!(status.is_ok_and(|status| status.success()), "prlimit {limit}");
+    }
+
+    /// Returns how many threads the process has.
+    pub(crate) fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count()
+    }
+
+    /// Returns how many file descriptors the process has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
     /// Waits for the process to end.
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
         let status = command::wait(&mut self.child);
