@@ -67,6 +67,7 @@
 //! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error of the folder right below, or of the link by which it came; what was in force of it stays | `hostgate_reload_ok` |
 //! | a reload or a change by the API | ten seconds; twenty for whoever waits for it | it goes on, and is told; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
+//! | memory that a file takes while it is loaded | `reload::weight`: what is left of the limits of the process, of its control groups and of the machine | as above | the same |
 //! | errors, and warnings of a kind, told of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
 //! | errors of files by themselves, told of all | `policy::library::report::MAX_ERRORS`; after a quarter one of each file | files are counted | |
 //! | errors that files make together, told of all, and of one file | `policy::conflict::MAX_CONFLICTS`, `policy::conflict::MAX_CONFLICTS_OF_FILE` | counted, "and N more" | |

@@ -12,6 +12,7 @@ use crate::bounds::{
     ADMIN_CONNECTIONS, CONTROL_CONNECTIONS, MAX_ADMIN_CLOSING, MAX_CONNECTIONS, MAX_UPSTREAM_PORTS as PORTS,
     MAX_UPSTREAM_SOCKETS as SOCKETS, MAX_UPSTREAM_STREAMS as STREAMS,
 };
+use crate::machine::Left;
 
 /// Descriptors that any process has open: standard streams, polls, the watch of directories, signals, logs, what a shell left.
 const ALWAYS: usize = 18;
@@ -193,6 +194,38 @@ pub(crate) fn try_threads(needed: usize) -> Result<(), TooFewThreads> {
     lacking
 }
 
+/// The memory of a control group is too little to serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "memory: {whose} is {} MiB, and at least {} MiB are needed; raise `MemoryMax=` of the unit or `--memory`",
+    .limit >> 20,
+    LEAST_MEMORY >> 20
+)]
+pub(crate) struct TooLittleMemory {
+    /// The limit, in octets.
+    limit: u64,
+    /// Whose it is.
+    whose: String,
+}
+
+/// Memory without which nothing is served, in octets: a process without policies and answers takes 13 MiB.
+const LEAST_MEMORY: u64 = 32 << 20;
+
+/// The part of a control group's memory that the cache may take.
+const CACHE_PART: u64 = 4;
+
+/// Returns the octets that the cache may take: as many as are wanted, or a quarter of what the control group may have.
+///
+/// # Errors
+/// It may have too little to serve.
+pub(crate) fn cache_within(wanted: usize, group: Option<&Left>) -> Result<usize, TooLittleMemory> {
+    let Some(Left { limit, whose, .. }) = group else { return Ok(wanted) };
+    if *limit < LEAST_MEMORY {
+        return Err(TooLittleMemory { limit: *limit, whose: whose.clone() });
+    }
+    Ok(wanted.min(usize::try_from(limit / CACHE_PART).unwrap_or(usize::MAX)))
+}
+
 /// Raises the soft limit on open files to the hard one, as shells often begin with 1024; returns what it is then.
 pub(crate) fn raise_open_files() -> usize {
     let mut limit = getrlimit(Resource::Nofile);
@@ -245,6 +278,21 @@ mod tests {
             }
             assert_eq!(before, Some(Capacity::FULL));
         }
+    }
+
+    #[test]
+    fn cache_takes_a_quarter_of_a_control_group_at_most() {
+        let group = |mib: u64| Left {
+            octets: 0,
+            limit: mib << 20,
+            whose: "the control group's memory.max".to_owned(),
+            is_of_addresses: false,
+        };
+        assert_eq!(cache_within(64 << 20, None), Ok(64 << 20));
+        assert_eq!(cache_within(64 << 20, Some(&group(1024))), Ok(64 << 20));
+        assert_eq!(cache_within(64 << 20, Some(&group(128))), Ok(32 << 20));
+        let told = cache_within(1 << 20, Some(&group(16))).unwrap_err().to_string();
+        assert!(told.starts_with("memory: the control group's memory.max is 16 MiB, and at least 32 MiB"), "{told}");
     }
 
     #[test]

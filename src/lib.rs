@@ -59,6 +59,7 @@
 //! | what is systemd told | `systemd` |
 //! | what if a thread hangs | `telemetry::heartbeat`, `server::supervisor` |
 //! | what is bounded, and what happens when it is full | `bounds`; how bounds follow the limits of the process: `capacity` |
+//! | how much memory may this process still have | `machine`; what a file weighs before it is read: `reload::weight` |
 //! | how much of it one client may have | `share`; of a thread that cannot keep up, `server::overload` |
 //! | how much may a client look up that is new | `policy::budget`, `engine::budget` |
 //! | what is counted and recorded | `telemetry`, `engine::record` |
@@ -80,6 +81,7 @@ pub mod document;
 pub mod engine;
 mod import;
 mod list_format;
+mod machine;
 pub mod policy;
 mod regular_file;
 mod reload;

@@ -1,7 +1,7 @@
 //! `hostgate serve`: from files to a running service; whatever is wrong ends it before anything is half started.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::control::{self, Control, Opened, Reserved};
 use crate::document::{escaped, shortened};
 use crate::engine::cache::Settings;
 use crate::engine::{Engine, View};
+use crate::machine::{Left, group_limit};
 use crate::reload::upstreams::choose;
 use crate::reload::{Loaded, Reloader, SetLogFilter, log_warnings, log_without};
 use crate::server::Service;
@@ -157,7 +158,7 @@ fn start(
         denied_ttl: config.denied_ttl,
     };
     let bounds =
-        Settings { size: config.cache.size, max_ttl: config.cache.max_ttl, serve_stale: config.cache.serve_stale };
+        Settings { size: sizes.cache[0], max_ttl: config.cache.max_ttl, serve_stale: config.cache.serve_stale };
     let engine = Arc::new(Engine::new(view, bounds, metrics, decisions));
     let reloader =
         Reloader::new(loaded, (path, config), listeners, (upstreams, chosen), Arc::clone(&engine), set_log_filter);
@@ -231,6 +232,10 @@ struct Sizes {
     cpus: usize,
     /// Threads that answer queries.
     threads: usize,
+    /// The limit on memory of the control group, if it has one.
+    group: Option<Left>,
+    /// Octets that the cache may take, and those that were wanted.
+    cache: [usize; 2],
 }
 
 /// Works out the bounds that follow the limits of this process, and puts them into force.
@@ -254,13 +259,23 @@ fn size(config: &Config, threads: usize, cpus: usize) -> Result<Sizes, String> {
     capacity.grant();
     let needed = answering + cpus.max(2) + OTHER_THREADS;
     capacity::try_threads(needed).map_err(|error| error.to_string())?;
-    Ok(Sizes { open_files, capacity, cpus, threads: answering })
+    let group = group_limit(Path::new("/"));
+    let cache = capacity::cache_within(config.cache.size, group.as_ref()).map_err(|error| error.to_string())?;
+    Ok(Sizes { open_files, capacity, cpus, threads: answering, group, cache: [cache, config.cache.size] })
 }
 
 impl Sizes {
     /// Says what was worked out: in a warning where the bounds are not what they are meant to be.
     fn log(&self) {
-        let Self { open_files, capacity, cpus, threads } = self;
+        let Self { open_files, capacity, cpus, threads, group, cache: [cache, wanted] } = self;
+        if let Some(Left { limit, whose, .. }) = group {
+            let (memory_mib, cache_mib, wanted_mib) = (limit >> 20, cache >> 20, wanted >> 20);
+            if cache < wanted {
+                tracing::warn!(memory_mib, cache_mib, wanted_mib, "cache kept to a quarter of {whose}");
+            } else {
+                tracing::info!(memory_mib, cache_mib, "memory limited by {whose}");
+            }
+        }
         let Capacity { connections, admin, control, sockets, ports, streams } = capacity;
         if *capacity == Capacity::FULL {
             tracing::info!(open_files, cpus, threads, "sized by the limits of this process");
@@ -284,7 +299,7 @@ impl Sizes {
 }
 
 /// Says in the first lines what is served from where.
-fn introduce(config: &Config, path: Option<&std::path::Path>, loaded: &Loaded) {
+fn introduce(config: &Config, path: Option<&Path>, loaded: &Loaded) {
     let config_file = path.map_or("none, using defaults".to_owned(), |path| path.display().to_string());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

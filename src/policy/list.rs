@@ -6,7 +6,7 @@ use std::num::NonZero;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::available_parallelism;
+use std::thread::{self, available_parallelism};
 
 use crate::dns::name::{DisplayWire, MAX_NAME};
 use crate::document::{Accepts, At, Code, Diagnostic, Findings, Language, Place, Severity, Source, line_ends, quoted};
@@ -190,14 +190,19 @@ fn read_parts<'r>(reading: &Reading<'r>, text: &str) -> Vec<Part<'r>> {
         number += u32::try_from(lines).unwrap_or(u32::MAX);
         rest = behind;
     }
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let mut pieces = pieces.into_iter();
         let own = pieces.next();
+        let read = |(piece, number, lines)| read_part(*reading, piece, number, lines);
+        // Without a thread for it, a part is read here.
         let others: Vec<_> = pieces
-            .map(|(piece, number, lines)| scope.spawn(move || read_part(*reading, piece, number, lines)))
+            .map(|piece| thread::Builder::new().spawn_scoped(scope, move || read(piece)).map_err(|_| piece))
             .collect();
-        let own = own.map(|(piece, number, lines)| read_part(*reading, piece, number, lines));
-        let others = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        let own = own.map(read);
+        let others = others.into_iter().map(|other| match other {
+            Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(piece) => read(piece),
+        });
         own.into_iter().chain(others).collect()
     })
 }

@@ -15,6 +15,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use super::trusted::{Trusted, Use};
+use super::weight;
 use crate::bounds::MAX_FILE;
 use crate::document::text_of;
 use crate::policy::{Held, ListText, NO_SUCH_FILE};
@@ -424,6 +425,7 @@ fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bo
         let why = format!("{} octets are too many: at most {MAX_FILE} are read; split the file", metadata.len());
         return Err(why.into());
     }
+    weight::check(metadata.len(), as_what)?;
     let bytes = read_bounded(&file, metadata.len()).map_err(failed)?;
     Ok((text_of(bytes)?, is_private))
 }

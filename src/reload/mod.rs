@@ -17,6 +17,7 @@ mod tree;
 mod trusted;
 pub(crate) mod upstreams;
 mod watch;
+mod weight;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

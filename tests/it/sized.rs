@@ -89,6 +89,7 @@ fn too_few_open_files_refuse_the_start_with_the_numbers() {
     server.wait_log(&["WARN", "sized by the limits", "open_files=64", "LimitNOFILE="]);
     let plenty = setup().start();
     plenty.wait_log(&["INFO", "sized by the limits", "open_files="]);
+    assert!(plenty.threads() < 100, "{}", plenty.threads());
 }
 
 #[test]
@@ -196,4 +197,44 @@ fn too_few_threads_refuse_the_start_with_the_numbers() {
     for part in ["threads: 0 could be started, and ", "RLIMIT_NPROC", "is 1", "LimitNPROC="] {
         assert!(told.contains(part), "{part}: {told}");
     }
+}
+
+/// Returns so many different names, one a line.
+fn names(count: usize) -> String {
+    (0..count).fold(String::new(), |names, number| names + &format!("host{number}.x{}.example\n", number % 997))
+}
+
+#[test]
+fn list_that_does_not_fit_into_memory_is_an_error_of_the_file_and_the_old_version_stays() {
+    let body = "allowed_hostnames = [\"*.test\"]\ndenied_hostnames_files = [\"list.txt\"]\nbudget = \"off\"";
+    let setup = || setup().file("test.toml", format!("[policy.test]\n{body}\n")).file("list.txt", "old.test\n");
+    let large = names(1_000_000);
+    for (limit, at_start) in [("ulimit -v 700000", "ulimit -v 250000"), ("ulimit -d 300000", "ulimit -d 200000")] {
+        let server = setup().prepared(limit, false).start();
+        for round in 0..3 {
+            server.replace("list.txt", format!("# {round}\n{large}"));
+            let told = server.wait_error();
+            for part in ["list.txt", "octets take about", "MiB of memory", "are left of RLIMIT_", "shorter"] {
+                assert!(told.contains(part), "{limit}: {part}: {told}");
+            }
+            ask("old.test", RecordType::A).udp(&server).expect_denied();
+            server.replace("list.txt", "old.test\nmore.test\n");
+            server.wait_no_error();
+            ask("more.test", RecordType::A).udp(&server).expect_denied();
+        }
+        // The same at start is a refusal, and no abort.
+        let setup = setup().file("list.txt", &large).prepared(at_start, false);
+        setup.refused().expect_code(78).expect_text(&["list.txt", "octets take about", "are left of RLIMIT_"]);
+    }
+    // Several count together: each fits alone.
+    let part = names(150_000);
+    let many: Vec<String> = (0..12).map(|number| format!("\"{number}.txt\"")).collect();
+    let policy = format!("[policy.test]\ndenied_hostnames_files = [{}]\n", many.join(", "));
+    let mut several = setup().file("test.toml", policy);
+    for number in 0..12 {
+        several = several.file(&format!("{number}.txt"), format!("# {number}\n{part}"));
+    }
+    let finished = several.prepared("ulimit -d 320000", false).refused();
+    assert!(!finished.stderr.contains("memory allocation"), "{finished:#?}");
+    finished.expect_code(78).expect_text(&["octets take about", "are left of RLIMIT_DATA"]);
 }
