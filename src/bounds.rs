@@ -112,6 +112,7 @@
 //! | policy files, when the API makes one more | [`MAX_MADE`] | refused: 400 | |
 //! | threads that read files for answers | [`MAX_READERS`]; by token | the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
 //! | octets of an object's file, as clients make it | [`MAX_OBJECT`] | refused: 400 | |
+//! | audit records not written yet | [`MAX_AUDIT_QUEUE`]; a change waits two seconds for its own | counted, and the log has it; with `audit_required`, refused before anything is changed: 503 | `hostgate_audit_failures_total` |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
 //! | objects of a page, octets of it | `control::request::list::MAX_PAGE`, [`MAX_PAGE_OCTETS`] and one object | refused: 400; the rest is on the next page | |
@@ -149,6 +150,9 @@ pub(crate) const MAX_MADE: usize = 190_000;
 
 /// Changes of policy files by the API that may wait for one another.
 pub(crate) const MAX_CHANGE_QUEUE: usize = 1_024;
+
+/// Audit records that may wait for the disk.
+pub(crate) const MAX_AUDIT_QUEUE: usize = 1_024;
 
 /// Connections to the API at once.
 pub(crate) const CONTROL_CONNECTIONS: usize = 1_024;

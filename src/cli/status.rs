@@ -53,7 +53,7 @@ pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool
     }
     let mut out_of_date = entries(&status).map(|entry| entry["kind"].as_str().unwrap_or_default());
     let is_in_force = out_of_date.all(|kind| ["polling", "reloading"].contains(&kind));
-    let errors = ["error", "upstream_error", "reload_stuck", "log_error"].map(|key| &status[key]);
+    let errors = ["error", "upstream_error", "reload_stuck", "log_error", "decision_log_error"].map(|key| &status[key]);
     let is_good = errors.into_iter().chain([&status["control"]["error"]]).all(Value::is_null);
     let is_alive = status["stalled"].as_array().is_none_or(Vec::is_empty);
     if is_good && is_in_force && is_alive { OK } else { FAILED }
@@ -95,8 +95,10 @@ fn tell(status: &Value, output: &mut Output) {
         let [thread, since] = ["thread", "since"].map(|key| stall[key].as_str().unwrap_or_default());
         output.line(format!("thread {thread} hangs since {since}"));
     }
-    if let Some(error) = status["log_error"].as_str() {
-        output.line(format!("log: {error}"));
+    for (key, what) in [("log_error", "log"), ("decision_log_error", "decision log")] {
+        if let Some(error) = status[key].as_str() {
+            output.line(format!("{what}: {error}"));
+        }
     }
     if let Some(error) = status["upstream_error"].as_str() {
         output.line(format!("no upstream: {error}"));

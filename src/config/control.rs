@@ -27,6 +27,8 @@ pub struct Control {
     pub builder: Option<Builder>,
     /// The file that gets one JSON line a change, besides the log.
     pub audit: Option<PathBuf>,
+    /// Whether a change that cannot be recorded in that file is refused.
+    pub audit_required: bool,
 }
 
 /// Where the API is served.
@@ -85,6 +87,11 @@ pub(super) fn read(mut table: Table<'_>, directory: &Path) -> Option<Control> {
         let help = "give devboxes and builds addresses of their own".to_owned();
         table.error(builds.span, "`build_pool` and `devbox_pool` overlap", Some(help));
     }
+    let audit = table.string("audit").map(|path| directory.join(path.value));
+    let audit_required = table.boolean("audit_required").is_some_and(|flag| flag.value);
+    if audit_required && table.key_span("audit").is_none() {
+        table.missing("audit", "`audit_required = true` needs the file that gets the records");
+    }
     let control = Control {
         listen: listen?,
         token_file: directory.join(token_file?.value),
@@ -93,7 +100,8 @@ pub(super) fn read(mut table: Table<'_>, directory: &Path) -> Option<Control> {
         devbox_pool: devbox_pool.map(|pool| pool.value),
         build_pool: build_pool.map(|pool| pool.value),
         builder: read_builder(&mut table),
-        audit: table.string("audit").map(|path| directory.join(path.value)),
+        audit,
+        audit_required,
     };
     table.finish();
     Some(control)
@@ -180,7 +188,7 @@ mod tests {
     fn the_whole_table_is_read() {
         let text = "[control]\nlisten = '192.0.2.1:443'\ntoken_file = 'token'\ntls_certificate = 'c.pem'\ntls_key = '/k.pem'\n\
                     devbox_pool = '10.88.0.0/16'\nbuild_pool = '2001:db8::/64'\nbuilder = ['build', '-x']\nbuilder_timeout = 5\n\
-                    audit = 'audit.jsonl'\nallow_clients = true\n";
+                    audit = 'audit.jsonl'\naudit_required = true\nallow_clients = true\n";
         let control = Config::parse(Path::new("/etc/h.toml"), text).unwrap().control.unwrap();
         let expected = Control {
             listen: Endpoint::Address("192.0.2.1:443".parse().unwrap()),
@@ -191,12 +199,13 @@ mod tests {
             build_pool: Some("2001:db8::/64".parse().unwrap()),
             builder: Some(Builder { command: vec!["build".into(), "-x".into()], timeout: Duration::from_secs(5) }),
             audit: Some("/etc/audit.jsonl".into()),
+            audit_required: true,
         };
         assert_eq!(control, expected);
         let short = "[control]\ntoken_file = 't'\nlisten = 'unix:run/c.sock'\n";
         let control = Config::parse(Path::new("/etc/h.toml"), short).unwrap().control.unwrap();
         assert_eq!(control.listen, Endpoint::Unix("/etc/run/c.sock".into()));
-        assert!(!control.allow_clients && control.builder.is_none());
+        assert!(!control.allow_clients && control.builder.is_none() && !control.audit_required);
     }
 
     #[test]
@@ -209,6 +218,7 @@ mod tests {
             ),
             ("token_file = 't'\nlisten = 'here'", "h.toml:3:10: `control.listen`: `here` is not an address and port"),
             ("token_file = 't'\nlisten = 'unix:'", "h.toml:3:10: `control.listen`: a Unix socket needs a path"),
+            ("token_file = 't'\naudit_required = true", "h.toml:1:2: `control`: missing key `audit`"),
             ("token_file = 't'\ntls_key = 'k'", "h.toml:1:2: `control`: missing key `tls_certificate`"),
             ("token_file = 't'\ndevbox_pool = '10.0.0.1/8'", "h.toml:3:15: `devbox_pool`: `10.0.0.1/8` is no prefix"),
             ("token_file = 't'\ndevbox_pool = '10.0.0.0/31'", "h.toml:3:15: `devbox_pool`: `10.0.0.0/31` is no prefix"),

@@ -1,39 +1,56 @@
 //! Who changed what, when: one record a change, in the log and in a file of its own.
+//!
+//! A thread of its own writes the file, so that a full pipe or a file system that does not answer holds up no change for
+//! longer than [`WAIT`]. A change whose record is not in the file by then is counted and told; where records are required,
+//! a change is recorded before it is made, and refused where that is not possible.
 
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::hex;
+use crate::bounds::MAX_AUDIT_QUEUE;
 use crate::control::access::Principal;
 use crate::control::request::counts::Counts;
 use crate::document::Diagnostic;
-use crate::telemetry::append;
+use crate::telemetry::append::{Health, LineFile};
 
 /// Where records go.
 pub(super) struct Audit {
     /// The file, besides the log.
-    file: Option<Mutex<Journal>>,
+    journal: Option<Journal>,
+    /// Whether a change that cannot be recorded is refused.
+    is_required: bool,
     /// What could not be written is counted there.
     counts: Arc<Counts>,
 }
 
-/// The file of records.
+/// The way to the thread that writes the file.
 struct Journal {
-    /// Where it is.
-    path: PathBuf,
-    /// The file, as long as it is there.
-    file: File,
-    /// Whether the last write stopped within a line.
-    is_torn: bool,
-    /// Why the last record could not be written.
-    error: Option<String>,
+    /// Lines to write.
+    lines: SyncSender<Line>,
+    /// How that thread gets on.
+    health: Arc<Health>,
+}
+
+/// A line for the file.
+struct Line {
+    /// The record, with a line end.
+    octets: Vec<u8>,
+    /// Gets what came of it.
+    answer: oneshot::Sender<io::Result<()>>,
+    /// Whether nothing is to be written once nobody waits for it: a change that was refused meanwhile.
+    is_void_alone: bool,
 }
 
 /// One change.
@@ -53,58 +70,90 @@ struct Record<'r> {
     before: Option<String>,
     /// SHA-256 of the file now; null when there is none any more.
     after: Option<String>,
-    /// The generation that has it in force.
-    generation: u64,
+    /// The generation that has it in force; null in the record that announces it.
+    generation: Option<u64>,
+}
+
+impl<'r> Record<'r> {
+    /// Makes the record of a change: what the object's file held before and holds now.
+    fn new(
+        principal: &'r Principal,
+        source: &'r str,
+        (action, id): (&'r str, &'r str),
+        texts: [Option<&str>; 2],
+        generation: Option<u64>,
+    ) -> Self {
+        let [before, after] = texts.map(|text| text.map(|text| hex(digest(&SHA256, text.as_bytes()).as_ref())));
+        Self { time: Timestamp::now().to_string(), who: &principal.name, source, action, id, before, after, generation }
+    }
+
+    /// Returns it as a line.
+    fn line(&self) -> io::Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(self).map_err(io::Error::other)?;
+        line.push(b'\n');
+        Ok(line)
+    }
 }
 
 impl Audit {
-    /// Opens the file of `[control] audit`, if there is one.
+    /// Opens the file of `[control] audit`, if there is one; where `is_required`, what cannot be recorded is refused.
     ///
     /// # Errors
     /// It cannot be opened: where, why, and what to do.
-    pub(super) fn open(path: Option<&Path>, counts: Arc<Counts>) -> Result<Self, Box<Diagnostic>> {
+    pub(super) fn open(path: Option<&Path>, is_required: bool, counts: Arc<Counts>) -> Result<Self, Box<Diagnostic>> {
         let journal = |path: &Path| {
-            let (file, is_torn) = append::open(path, MODE).map_err(|error| {
+            Journal::open(path).map_err(|error| {
                 let help =
                     "make its directory, writable for the user hostgate runs as, or change `audit` under [control]";
                 let message = format!("the audit file cannot be opened: {error}");
                 Box::new(Diagnostic::about_file(path, message).help(help))
-            })?;
-            Ok(Mutex::new(Journal { path: path.to_owned(), file, is_torn, error: None }))
+            })
         };
-        let file: Result<_, Box<Diagnostic>> = path.map(journal).transpose();
-        Ok(Self { file: file?, counts })
+        Ok(Self { journal: path.map(journal).transpose()?, is_required, counts })
     }
 
-    /// Returns why the last record is not in the file.
+    /// Returns what is wrong with the file.
     pub(super) fn error(&self) -> Option<String> {
-        self.file.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).error.clone()
+        self.journal.as_ref()?.health.error()
+    }
+
+    /// Records, where records are required, a change that is about to be made.
+    ///
+    /// # Errors
+    /// It cannot be recorded, and must not be made: why.
+    pub(super) async fn announce(
+        &self,
+        principal: &Principal,
+        (action, id): (&str, &str),
+        texts: [Option<&str>; 2],
+    ) -> Result<(), String> {
+        let Some(journal) = self.journal.as_ref().filter(|_| self.is_required) else { return Ok(()) };
+        let source = source(principal);
+        let line = Record::new(principal, &source, (action, id), texts, None).line();
+        let written = match line {
+            Ok(line) => journal.write(line, true).await,
+            Err(error) => Err(error),
+        };
+        written.map_err(|error| {
+            self.counts.audit_failures.fetch_add(1, Relaxed);
+            tracing::error!(action, id, %error, "refused: the audit record cannot be written");
+            format!("the audit record cannot be written: {error}: nothing is changed: make the audit file writable")
+        })
     }
 
     /// Records a change of an object: what its file held before and holds now.
     ///
-    /// The file is written before this returns, and not synced: a crash of the machine may lose the last records, which
-    /// the log may have.
-    pub(super) fn record(
+    /// The file is written when this returns, or that is counted and told. It is not synced: a crash of the machine may lose
+    /// the last records, which the log may have.
+    pub(super) async fn record(
         &self,
         principal: &Principal,
-        action: &str,
-        id: &str,
+        (action, id): (&str, &str),
         texts: [Option<&str>; 2],
         generation: u64,
     ) {
-        let source = principal.source.map_or_else(|| "unix".to_owned(), |address| address.to_string());
-        let [before, after] = texts.map(|text| text.map(|text| hex(digest(&SHA256, text.as_bytes()).as_ref())));
-        let record = Record {
-            time: Timestamp::now().to_string(),
-            who: &principal.name,
-            source: &source,
-            action,
-            id,
-            before,
-            after,
-            generation,
-        };
+        let source = source(principal);
+        let record = Record::new(principal, &source, (action, id), texts, Some(generation));
         let hash = |hash: &Option<String>| hash.clone().unwrap_or_else(|| "none".to_owned());
         tracing::info!(
             who = record.who,
@@ -116,44 +165,140 @@ impl Audit {
             generation,
             "changed by the API"
         );
-        let Some(journal) = &self.file else { return };
-        let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = serde_json::to_vec(&record).map_err(io::Error::other).and_then(|line| journal.write(line));
-        journal.error = written.as_ref().err().map(|error| format!("{}: {error}", journal.path.display()));
+        let Some(journal) = &self.journal else { return };
+        let written = match record.line() {
+            Ok(line) => journal.write(line, false).await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = written {
             self.counts.audit_failures.fetch_add(1, Relaxed);
-            tracing::error!(path = %journal.path.display(), %error, "audit record not written; the log has it");
+            tracing::error!(%error, "audit record not written; the log has it");
         }
     }
 }
 
 impl Journal {
-    /// Appends a line, in one write, to what is at the path now.
-    fn write(&mut self, mut line: Vec<u8>) -> io::Result<()> {
-        if !append::is_at(&self.file, &self.path) {
-            // Moved away; where no new one can be made, the old one is better than none.
-            match append::open(&self.path, MODE) {
-                Ok(opened) => (self.file, self.is_torn) = opened,
-                Err(error) => {
-                    tracing::error!(path = %self.path.display(), %error, "audit file not reopened; keeping the old one");
-                }
+    /// Opens the file, and starts the thread that writes it.
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = LineFile::open(path, MODE)?;
+        let (lines, queue) = sync_channel(MAX_AUDIT_QUEUE);
+        let health = Arc::<Health>::default();
+        let writer = Writer { file, health: Arc::clone(&health), is_moved: false, is_failing: false };
+        thread::Builder::new().name("audit".into()).spawn(move || writer.run(&queue))?;
+        Ok(Self { lines, health })
+    }
+
+    /// Has a line written, and waits for that, but not where the thread hangs.
+    async fn write(&self, octets: Vec<u8>, is_void_alone: bool) -> io::Result<()> {
+        let hangs = || io::Error::new(io::ErrorKind::TimedOut, "the audit file does not answer");
+        if self.health.hangs() {
+            // It may go on: what waits for it is written then.
+            let (answer, _) = oneshot::channel();
+            if !is_void_alone {
+                let _ = self.lines.try_send(Line { octets, answer, is_void_alone });
             }
+            return Err(hangs());
         }
-        line.push(b'\n');
-        if self.is_torn {
-            line.insert(0, b'\n');
+        let (answer, answered) = oneshot::channel();
+        if self.lines.try_send(Line { octets, answer, is_void_alone }).is_err() {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many audit records wait"));
         }
-        let written = self.file.write(&line)?;
-        if written < line.len() {
-            // Whatever the file ended with before, it ends with again.
-            self.is_torn |= !append::take_back(&mut self.file, written);
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "only a part of it could be written"));
+        match timeout(WAIT, answered).await {
+            Ok(Ok(written)) => written,
+            Ok(Err(_)) | Err(_) => Err(hangs()),
         }
-        self.is_torn = false;
-        Ok(())
     }
 }
 
+/// The thread that writes the file.
+struct Writer {
+    /// The file.
+    file: LineFile,
+    /// How it gets on.
+    health: Arc<Health>,
+    /// Whether the file was moved away, and no new one can be made.
+    is_moved: bool,
+    /// Whether the last line was not written: no reader is waited for then.
+    is_failing: bool,
+}
+
+impl Writer {
+    /// Writes lines until nobody has any more; follows the path meanwhile.
+    fn run(mut self, lines: &Receiver<Line>) {
+        let mut next = Instant::now() + LOOK;
+        loop {
+            match lines.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let written = Arc::clone(&self.health).during(|| self.write(&line));
+                    // Nobody may be waiting any more.
+                    let _ = line.answer.send(written);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    // A full disk is known to be no longer full when something is written.
+                    let was_open = self.file.is_open();
+                    let followed = Arc::clone(&self.health).during(|| self.follow());
+                    if followed.is_ok() && !was_open {
+                        self.health.set(None);
+                    }
+                    next = Instant::now() + LOOK;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Appends a line to what is at the path now.
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        let followed = self.follow();
+        if line.is_void_alone && line.answer.is_closed() {
+            return Ok(());
+        }
+        let patience = if self.is_failing { Duration::ZERO } else { PATIENCE };
+        let written = self.file.append(&line.octets, patience).map_err(|unwritten| match followed {
+            Err(error) if !self.file.is_open() => error,
+            _ => unwritten.error,
+        });
+        self.is_failing = written.is_err();
+        let path = self.file.path().display();
+        if let Err(error) = &written {
+            self.health.set(Some(format!("{path}: {error}")));
+        } else if !self.is_moved {
+            self.health.set(None);
+        }
+        written.map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+    }
+
+    /// Opens the path again if another file, or none, is there now, and notes where that is not possible.
+    fn follow(&mut self) -> io::Result<()> {
+        let followed = self.file.follow();
+        let was_moved = std::mem::replace(&mut self.is_moved, followed.is_err() && self.file.is_open());
+        let path = self.file.path().display();
+        match &followed {
+            Err(error) => {
+                if self.is_moved && !was_moved {
+                    tracing::error!(%path, %error, "audit file not reopened; keeping the old one");
+                }
+                let old = if self.is_moved { "; records go to the old file, which was moved" } else { "" };
+                self.health.set(Some(format!("{path}: {error}{old}")));
+            }
+            Ok(()) if was_moved => self.health.set(None),
+            Ok(()) => {}
+        }
+        followed
+    }
+}
+
+/// Returns where a request came from.
+fn source(principal: &Principal) -> String {
+    principal.source.map_or_else(|| "unix".to_owned(), |address| address.to_string())
+}
+
+/// How long a change waits for its record.
+const WAIT: Duration = Duration::from_secs(2);
+/// How long the reader of a pipe is waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long at most between looks whether the file is still where its path says.
+const LOOK: Duration = Duration::from_secs(1);
 /// Records are the owner's alone.
 const MODE: u32 = 0o600;
 
@@ -167,11 +312,16 @@ mod tests {
     use super::*;
     use crate::control::access::Role;
 
+    /// Waits for something that needs no other tasks.
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
     /// Records the creation of an object with the text `new`, or its removal.
     fn record(audit: &Audit, id: &str, texts: [Option<&str>; 2]) {
         let source = Some("192.0.2.7".parse().unwrap());
         let principal = Principal { name: "admin:0123abcd".into(), role: Role::Admin, source };
-        audit.record(&principal, "network_policy.create", id, texts, 7);
+        block_on(audit.record(&principal, ("network_policy.create", id), texts, 7));
     }
 
     /// Returns the records of a file.
@@ -184,7 +334,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
         let counts = Arc::new(Counts::default());
-        let audit = Audit::open(Some(&path), Arc::clone(&counts)).unwrap();
+        let audit = Audit::open(Some(&path), false, Arc::clone(&counts)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         record(&audit, "npol_1", [None, Some("test")]);
         record(&audit, "npol_1", [Some("test"), None]);
@@ -217,12 +367,12 @@ mod tests {
     fn a_record_that_cannot_be_written_is_counted() {
         let counts = Arc::new(Counts::default());
         // Every write to it fails for want of room (full(4)).
-        let audit = Audit::open(Some(Path::new("/dev/full")), Arc::clone(&counts)).unwrap();
+        let audit = Audit::open(Some(Path::new("/dev/full")), false, Arc::clone(&counts)).unwrap();
         record(&audit, "npol_1", [None, Some("a")]);
         record(&audit, "npol_2", [None, Some("a")]);
         assert_eq!(counts.audit_failures(), 2);
         assert!(audit.error().unwrap().starts_with("/dev/full: "));
-        let told = Audit::open(Some(Path::new("/nowhere/audit")), counts).err().unwrap().to_string();
+        let told = Audit::open(Some(Path::new("/nowhere/audit")), false, counts).err().unwrap().to_string();
         assert!(told.contains("/nowhere/audit") && told.contains("make its directory"), "{told}");
     }
 }

@@ -140,7 +140,8 @@ impl Opened {
         // A token file or certificate that is bad closes the API, and never the resolver: it opens when they are good.
         let access = Access::open(&settings);
         let tls = settings.tls.as_ref().map(Tls::open);
-        let audit = Audit::open(settings.audit.as_deref(), Arc::clone(&counts)).map_err(|wrong| vec![*wrong])?;
+        let audit = Audit::open(settings.audit.as_deref(), settings.audit_required, Arc::clone(&counts))
+            .map_err(|wrong| vec![*wrong])?;
         Ok(Self { settings, access, tls, audit, counts, reserved })
     }
 }
@@ -201,7 +202,7 @@ impl Control {
         let wrong = [
             self.access.error().map(|(_, error, _)| format!("nobody is let in: {error}")),
             self.tls.as_ref().and_then(Tls::error).map(|(_, error, _)| error),
-            self.audit.error().map(|error| format!("the last change is not in the audit file: {error}")),
+            self.audit.error().map(|error| format!("the audit file: {error}")),
         ];
         let wrong = wrong.map(|error| Some(shortened(&error?, MAX_TOLD_LINE).into_owned()));
         wrong.into_iter().flatten().reduce(|all, error| format!("{all}\n{error}"))
@@ -302,10 +303,12 @@ impl Control {
             }
             fits(action, &id, before.as_deref(), after.as_deref())?;
             path = path_of(&id);
+            let texts = [before.as_deref(), after.as_deref()];
+            self.audit.announce(principal, (action, &id), texts).await.map_err(ApiError::unavailable)?;
             let change = Change { path: path.clone(), before: before.clone(), after: after.clone() };
             match self.changer.apply(change).await {
                 Ok(generation) => {
-                    self.audit.record(principal, action, &id, [before.as_deref(), after.as_deref()], generation);
+                    self.audit.record(principal, (action, &id), texts, generation).await;
                     self.changed.send_replace(());
                     return Ok(());
                 }

@@ -88,6 +88,8 @@ pub(crate) struct Status {
     stalled: Vec<Stall>,
     /// Why log lines are lost; null while standard error is read.
     log_error: Option<String>,
+    /// Why decision records are lost; null while they are written, or there is no decision log.
+    decision_log_error: Option<String>,
     /// Each upstream.
     upstreams: Vec<UpstreamState>,
     /// The API; null when it is off.
@@ -172,6 +174,7 @@ impl Service {
             reload_stuck: self.progress.stuck(),
             stalled: self.stalls(),
             log_error: self.log.error(),
+            decision_log_error: self.decisions.error(),
             upstreams,
             control: self.api.as_ref().map(|api| ControlState { error: api.error() }),
         }

@@ -5,7 +5,8 @@
 //! [`GATHER`]. So the writer wakes up for hundreds of lines, not for each.
 //!
 //! Lines of one thread stay in order; those of several alternate by the block. When the disk cannot follow, the blocks
-//! run out, and further records are dropped and counted. The file may be moved away at any time: the writer notices
+//! run out, and further records are dropped and counted; so they are while the file's directory is gone, its disk full or
+//! the reader of a pipe stopped, which is said once, in log and status. The file may be moved away at any time: the writer notices
 //! within a second (or at once on SIGUSR1) and opens a new one.
 
 mod clock;
@@ -25,6 +26,7 @@ use self::clock::Clock;
 pub use self::clock::Moment;
 use self::pool::{Block, Pool};
 use self::writer::Writer;
+use super::append::Health;
 
 /// How long the first record of a block may wait for the block to fill.
 const GATHER: Duration = Duration::from_millis(100);
@@ -38,6 +40,15 @@ pub struct Counts {
     pub written: AtomicU64,
     /// Records lost: there was no room for them or the disk refused them.
     pub dropped: AtomicU64,
+    /// How the writer gets on with the file.
+    health: Health,
+}
+
+impl Counts {
+    /// Returns what is wrong with the file; `None` when nothing is.
+    pub(crate) fn error(&self) -> Option<String> {
+        self.health.error()
+    }
 }
 
 /// The handle that queries put records into; without it the writer ends.

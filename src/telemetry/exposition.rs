@@ -462,7 +462,7 @@ fn about_control(control: &control::Counts) -> Vec<Family> {
         ),
         Family::counter(
             "hostgate_audit_failures",
-            "Changes by the API whose record could not be written to the audit file",
+            "Changes by the API whose record was not in the audit file when they were answered",
             control.audit_failures(),
         ),
     ]

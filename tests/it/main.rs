@@ -44,6 +44,7 @@ mod outages;
 mod policy_update;
 mod readme;
 mod real;
+mod records;
 mod refusals;
 mod reload;
 mod reload_bounds;

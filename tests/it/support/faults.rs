@@ -67,6 +67,13 @@ impl Fault {
         Self::start(command.arg(directory))
     }
 
+    /// Runs a shell command in a server's namespace.
+    pub(crate) fn shell(server: &Server, script: &str) {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &server.id().to_string(), "-U", "-m", "--preserve-credentials", "sh", "-ec", script]);
+        assert!(command.status().unwrap().success(), "{script}");
+    }
+
     /// Returns whether the program runs.
     fn has_begun(&self, lines: &[String]) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
