@@ -260,11 +260,20 @@ pub(crate) fn serve(
     }
     let mut supervisor = Supervisor::new(Arc::clone(service), waker.clone(), serving.heartbeats());
     let offer = takeover.map(|takeover| takeover.serving(events)).transpose()?;
-    let why = supervisor.watch(&happened)?;
-    tracing::info!(why = why.as_str(), "stopping: answering what is in flight");
+    let watched = supervisor.watch(&happened);
     supervisor.stopping();
     waker.stop();
-    Ok(serving.stop(why, offer))
+    match watched {
+        Ok(why) => {
+            tracing::info!(why = why.as_str(), "stopping: answering what is in flight");
+            Ok(serving.stop(why, offer))
+        }
+        Err(error) => {
+            // What was taken from the sockets is answered; they, and the paths, are the predecessor's.
+            serving.stop(Why::TakenOver, None);
+            Err(error)
+        }
+    }
 }
 
 /// Everything that serves.

@@ -300,6 +300,21 @@ mod tests {
     }
 
     #[test]
+    fn panic_is_told_with_its_thread_and_place() {
+        let (log, mut reader) = piped();
+        let before = std::panic::take_hook();
+        log.take_panics();
+        let panicking = thread::Builder::new().name("worker".into()).spawn(|| panic!("on {}", "purpose")).unwrap();
+        panicking.join().unwrap_err();
+        std::panic::set_hook(before);
+        // A backtrace may follow.
+        assert!(log.close(Duration::from_secs(10)));
+        let told = read_to(&mut reader, "\n");
+        assert!(told.starts_with("thread 'worker' panicked at src/telemetry/log.rs:"), "{told}");
+        assert!(told.contains(":\non purpose\n"), "{told}");
+    }
+
+    #[test]
     fn reader_that_is_gone_costs_lines_which_are_told_once_there_is_one() {
         /// Refuses while nobody is there.
         struct Out(Arc<Mutex<Option<Vec<u8>>>>);

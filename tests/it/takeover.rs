@@ -94,6 +94,27 @@ fn successor_with_a_bad_file_takes_nothing_over() {
 }
 
 #[test]
+fn successor_that_is_late_hears_that_the_old_one_serves_on() {
+    use std::io::{Read, Write};
+    let upstream = FakeUpstream::start();
+    let server = server(&upstream);
+    let mut stream = std::os::unix::net::UnixStream::connect(server.directory().join("takeover")).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(&[1]).unwrap();
+    // The descriptors that come with it are closed at once.
+    assert_eq!(stream.read(&mut [0]).unwrap(), 1);
+    until_within(2 * DEADLINE, || (!server.log_lines(&["not taken over; serving on"]).is_empty()).then_some(()))
+        .unwrap();
+    // What it says now is not heard, and it knows.
+    assert!(stream.write_all(b"S").is_err() || stream.read(&mut [0]).is_err());
+    ask("a.test", RecordType::A).both(&server).expect_addresses(&[GLOBAL.into()]);
+    let mut server = server;
+    let next = server.successor();
+    assert_eq!(server.wait_exit().code(), Some(0));
+    ask("a.test", RecordType::A).both(&next).expect_addresses(&[GLOBAL.into()]);
+}
+
+#[test]
 fn taking_over_is_asked_for_and_the_path_is_the_owners() {
     let upstream = FakeUpstream::start();
     let mut server = server(&upstream);
