@@ -7,6 +7,7 @@
 //!   objects     what policies, blueprints and devboxes are: their fields, files (record), ids and addresses
 //!   build       builds: a command (process), and what it says (log)
 //!   audit       who changed what
+//!   disk        looks at files that may not answer
 //!   quotas      what callers share by token
 //! ```
 //!
@@ -18,6 +19,7 @@ mod access;
 mod audit;
 mod build;
 pub(crate) mod connection;
+mod disk;
 mod objects;
 mod quotas;
 mod request;
@@ -35,6 +37,7 @@ use self::access::{Access, Principal};
 use self::audit::Audit;
 use self::build::Builds;
 use self::connection::tls::Tls;
+use self::disk::Disk;
 use self::objects::id::Ids;
 use self::objects::kind::Kind;
 use self::objects::record::File;
@@ -65,13 +68,15 @@ pub(crate) struct Control {
     /// Who is let in.
     access: Access,
     /// The certificate, if there is one.
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
     /// Who changed what.
     audit: Audit,
     /// What has been done.
     counts: Arc<Counts>,
     /// What is held back.
     progress: Arc<Progress>,
+    /// Looks at files for the status.
+    disk: Disk,
     /// Makes ids.
     ids: Ids,
     /// Held by whoever changes something, from what the change is made of until it is in force: see [`Control::write`].
@@ -117,7 +122,7 @@ pub(crate) struct Opened {
     /// Who is let in.
     access: Access,
     /// The certificate, if there is one.
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
     /// Who changed what.
     audit: Audit,
     /// What has been done.
@@ -187,6 +192,7 @@ impl Control {
             audit,
             counts,
             progress,
+            disk: Disk::default(),
             ids,
             writer,
             changed,
@@ -197,11 +203,18 @@ impl Control {
         })
     }
 
-    /// Returns what is wrong with the files that `[control]` names, a line each.
-    pub(crate) fn error(&self) -> Option<String> {
+    /// Returns what is wrong with the files that `[control]` names, a line each; waits for their file system for a bounded time.
+    pub(crate) async fn error(self: Arc<Self>) -> Option<String> {
+        let this = Arc::clone(&self);
+        let look = move || {
+            this.access.look();
+            this.tls.iter().for_each(|tls| tls.look());
+        };
+        let looked = self.disk.look(look).await;
         let wrong = [
+            looked.is_none().then(|| "the file system of the token file or the certificate does not answer".to_owned()),
             self.access.error().map(|(_, error, _)| format!("nobody is let in: {error}")),
-            self.tls.as_ref().and_then(Tls::error).map(|(_, error, _)| error),
+            self.tls.as_ref().and_then(|tls| tls.error()).map(|(_, error, _)| error),
             self.audit.error().map(|error| format!("the audit file: {error}")),
         ];
         let wrong = wrong.map(|error| Some(shortened(&error?, MAX_TOLD_LINE).into_owned()));
@@ -211,7 +224,7 @@ impl Control {
     /// Returns what of the files that `[control]` names is on disk and not in force.
     pub(crate) fn out_of_date(&self) -> impl Iterator<Item = Entry> {
         let tokens = self.access.error().map(|error| (Lag::Tokens, error));
-        let certificate = self.tls.as_ref().and_then(Tls::error).map(|error| (Lag::Certificate, error));
+        let certificate = self.tls.as_ref().and_then(|tls| tls.error()).map(|error| (Lag::Certificate, error));
         let all = tokens.into_iter().chain(certificate);
         all.map(|(kind, (path, why, since))| Entry::new(kind, Some(path), since, &why))
     }

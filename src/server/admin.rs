@@ -151,5 +151,5 @@ async fn ready(State(service): State<Arc<Service>>) -> Response {
 
 /// Answers `/status`.
 async fn status(State(service): State<Arc<Service>>) -> Response {
-    Json(service.status()).into_response()
+    Json(service.status().await).into_response()
 }

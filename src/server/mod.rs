@@ -160,7 +160,11 @@ impl Service {
     }
 
     /// Returns what `/status` says.
-    fn status(&self) -> Status {
+    async fn status(&self) -> Status {
+        let control = match &self.api {
+            Some(api) => Some(ControlState { error: Arc::clone(api).error().await }),
+            None => None,
+        };
         let mut state = reload::State::clone(&self.progress.state());
         state.out_of_date = self.out_of_date();
         state.out_of_date_total = state.out_of_date.len();
@@ -176,7 +180,7 @@ impl Service {
             log_error: self.log.error(),
             decision_log_error: self.decisions.error(),
             upstreams,
-            control: self.api.as_ref().map(|api| ControlState { error: api.error() }),
+            control,
         }
     }
 

@@ -167,6 +167,37 @@ fn file_system_that_does_not_answer_is_told_and_is_no_reason_for_a_restart() {
 }
 
 #[test]
+fn token_file_that_does_not_answer_costs_the_api_alone() {
+    let upstream = FakeUpstream::start();
+    let setup = Setup::policy(&upstream, POLICY)
+        .table("[control]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"secret/token\"")
+        .in_namespace();
+    let directory = setup.directory().join("secret");
+    fs::create_dir(&directory).unwrap();
+    setup.write_secret("secret/token", &format!("{}\n", api::TOKEN));
+    let server = setup.start();
+    let list = || server.api_get("/v1/network-policies");
+    list().done();
+    let fault = Fault::hang(&server, &directory);
+    for _ in 0..20 {
+        let start = Instant::now();
+        list().refused(503, &["the token file does not answer"]);
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    }
+    let start = Instant::now();
+    list().refused(503, &["the token file does not answer"]);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    ask("a.test", RecordType::A).both(&server).expect_addresses(&[GLOBAL.into()]);
+    let status = server.status();
+    assert!(status["control"]["error"].as_str().is_some_and(|error| error.contains("does not answer")), "{status:#}");
+    assert_eq!((server.get("/livez").status, server.get("/readyz").status), (200, 200));
+    drop(fault);
+    Fault::shell(&server, &format!("umount -l {}", directory.display()));
+    soon(&server, "the API", || server.status()["control"]["error"].is_null().then_some(()));
+    list().done();
+}
+
+#[test]
 fn all_listeners_stop_at_once() {
     for count in [20, 60] {
         let upstream = FakeUpstream::start();

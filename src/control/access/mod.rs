@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use crate::config;
 use crate::control::access::tokens::{Tokens, Unreadable};
+use crate::control::disk::Disk;
 use crate::control::request::counts::Outcome;
 use crate::control::request::error::ApiError;
 use crate::policy::Snapshot;
@@ -69,7 +70,9 @@ pub(in crate::control) type Refusal = (Outcome, ApiError);
 /// Decides who is let in.
 pub(in crate::control) struct Access {
     /// Who has a token.
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
+    /// Looks at their file.
+    disk: Disk,
     /// Whether those whom a policy is for are let in, too.
     allow_clients: bool,
 }
@@ -106,10 +109,16 @@ impl Purpose {
 impl Access {
     /// Reads the tokens. While their file is bad, nobody is let in.
     pub(in crate::control) fn open(settings: &config::Control) -> Self {
-        Self { tokens: Tokens::open(&settings.token_file), allow_clients: settings.allow_clients }
+        let tokens = Arc::new(Tokens::open(&settings.token_file));
+        Self { tokens, disk: Disk::default(), allow_clients: settings.allow_clients }
     }
 
-    /// Returns why nobody is let in, with the file of the tokens and since when.
+    /// Looks at the file of the tokens.
+    pub(in crate::control) fn look(&self) {
+        self.tokens.look();
+    }
+
+    /// Returns why nobody was let in at the last look, with the file of the tokens and since when.
     pub(in crate::control) fn error(&self) -> Option<(&Path, String, Timestamp)> {
         let (why, since) = self.tokens.error()?;
         Some((self.tokens.path(), why, since))
@@ -119,7 +128,7 @@ impl Access {
     ///
     /// # Errors
     /// It comes from a policy's own address, has no token of the file, or wants more than its token is for.
-    pub(in crate::control) fn admit(
+    pub(in crate::control) async fn admit(
         &self,
         snapshot: &Snapshot,
         source: Option<IpAddr>,
@@ -144,13 +153,18 @@ impl Access {
             let message = "this needs a token: send `Authorization: Bearer TOKEN`, with one of the token file";
             return Err(refuse(Outcome::NoToken, StatusCode::UNAUTHORIZED, message));
         };
-        let (role, name) = match self.tokens.find(token) {
-            Ok(Some(found)) => found,
-            Ok(None) => {
+        let (tokens, token) = (Arc::clone(&self.tokens), token.to_owned());
+        let (role, name) = match self.disk.look(move || tokens.find(&token)).await {
+            Some(Ok(Some(found))) => found,
+            None => {
+                let message = "the file system of the token file does not answer: try again";
+                return Err(refuse(Outcome::Failed, StatusCode::SERVICE_UNAVAILABLE, message));
+            }
+            Some(Ok(None)) => {
                 let message = "the token file has no such token";
                 return Err(refuse(Outcome::NoToken, StatusCode::UNAUTHORIZED, message));
             }
-            Err(why) => {
+            Some(Err(why)) => {
                 let told = self.tokens.error().map_or_else(String::new, |(told, _)| told);
                 let message = match why {
                     Unreadable::Bad => format!("the token file is bad, so nobody is let in: {told}"),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
@@ -28,6 +29,8 @@ pub(in crate::control) struct Tokens {
     path: PathBuf,
     /// What it held.
     held: Mutex<Held>,
+    /// What was wrong when it was last looked at, and since when.
+    told: ArcSwapOption<(String, Timestamp)>,
 }
 
 /// What the file held when it was last read.
@@ -36,8 +39,6 @@ struct Held {
     stamp: Option<Stamp>,
     /// The tokens; none while the file is bad, so that nobody comes in by what may have been revoked.
     tokens: Option<Arc<[Token]>>,
-    /// What is wrong and has been told, and since when.
-    told: Option<(String, Timestamp)>,
     /// Whether that was the system's, and not the file's.
     is_passing: bool,
 }
@@ -63,10 +64,9 @@ pub(in crate::control) enum Unreadable {
 impl Tokens {
     /// Reads the file. While it is bad, nobody is let in.
     pub(in crate::control) fn open(path: &Path) -> Self {
-        let held = Held { stamp: None, tokens: None, told: None, is_passing: false };
-        let tokens = Self { path: path.to_owned(), held: Mutex::new(held) };
-        // What is wrong is kept and told.
-        let _ = tokens.current();
+        let held = Held { stamp: None, tokens: None, is_passing: false };
+        let tokens = Self { path: path.to_owned(), held: Mutex::new(held), told: ArcSwapOption::empty() };
+        tokens.look();
         tokens
     }
 
@@ -97,10 +97,14 @@ impl Tokens {
         &self.path
     }
 
-    /// Returns what is wrong with the file now, and since when.
+    /// Looks at the file; what is wrong with it is kept and told.
+    pub(in crate::control) fn look(&self) {
+        let _ = self.current();
+    }
+
+    /// Returns what was wrong with the file at the last look, and since when.
     pub(in crate::control) fn error(&self) -> Option<(String, Timestamp)> {
-        self.current().err()?;
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).told.clone()
+        self.told.load_full().map(|told| (*told).clone())
     }
 
     /// Returns the tokens as the file has them now.
@@ -108,17 +112,18 @@ impl Tokens {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = held.stamp.is_some() && held.stamp == Stamp::at(&self.path);
         if !is_same {
-            let (was_bad, was_read) = (held.told.is_some(), held.tokens.is_some());
+            let (was_bad, was_read) = (self.told.load().is_some(), held.tokens.is_some());
             match held.read(&self.path) {
                 Ok(is_new) if is_new && was_read || was_bad => {
                     let count = held.tokens.as_ref().map_or(0, |tokens| tokens.len());
                     tracing::info!(path = %self.path.display(), count, "tokens read anew");
-                    held.told = None;
+                    self.told.store(None);
                 }
                 Ok(_) => {}
                 Err(wrong) => {
                     let told = wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                    if held.told.as_ref().is_none_or(|(before, _)| *before != told) {
+                    let before = self.told.load_full();
+                    if before.as_ref().is_none_or(|before| before.0 != told) {
                         let path = self.path.display();
                         if held.is_passing {
                             tracing::error!(%path, error = told, "token file cannot be read now; nobody is let in to the API");
@@ -126,8 +131,8 @@ impl Tokens {
                             tracing::error!(%path, error = told, "token file is bad; nobody is let in to the API");
                         }
                     }
-                    let since = held.told.take().map_or_else(Timestamp::now, |(_, since)| since);
-                    held.told = Some((told, since));
+                    let since = before.map_or_else(Timestamp::now, |before| before.1);
+                    self.told.store(Some(Arc::new((told, since))));
                 }
             }
         }

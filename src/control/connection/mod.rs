@@ -28,7 +28,6 @@ use crate::control::Control;
 use crate::control::connection::pulse::{GRACE, HEAD, Late};
 use crate::control::connection::seats::{Seat, Seats};
 use crate::control::connection::stream::Stream;
-use crate::control::connection::tls::Tls;
 use crate::control::request::Api;
 use crate::control::request::counts::Closed;
 use crate::server::sockets::ControlSocket;
@@ -202,9 +201,8 @@ enum Event {
 /// asks for anything.
 async fn watch_files(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
     while timeout(FILES, stop.wait_for(|stop| *stop)).await.is_err() {
-        let control = Arc::clone(&control);
-        // A file system that does not answer holds up this task alone.
-        let _ = tokio::task::spawn_blocking(move || control.error()).await;
+        // What is wrong is told by the look itself.
+        let _ = Arc::clone(&control).error().await;
     }
 }
 
@@ -222,13 +220,9 @@ impl Connection {
 
     /// Shakes hands, where there is a certificate, and serves.
     async fn secure(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let acceptor = self.api.control().tls.as_ref().map(Tls::acceptor);
-        let acceptor = match acceptor {
-            None => return self.speak(stream).await,
-            // Without a certificate nothing can be said to it.
-            Some(None) => return,
-            Some(Some(acceptor)) => acceptor,
-        };
+        let Some(tls) = &self.api.control().tls else { return self.speak(stream).await };
+        // Without a certificate nothing can be said to it.
+        let Some(acceptor) = tls.acceptor().await else { return };
         let pulse = Arc::clone(self.seat.pulse());
         let stream = tokio::select! {
             stream = timeout(HEAD, acceptor.accept(stream)) => stream,

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::default_provider;
@@ -15,6 +16,7 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 use crate::config;
 use crate::control::access::secret;
+use crate::control::disk::Disk;
 use crate::document::Diagnostic;
 use crate::reload::Stamp;
 
@@ -27,6 +29,12 @@ pub(in crate::control) struct Tls {
     files: config::control::Tls,
     /// What they held.
     held: Mutex<Held>,
+    /// What connections are accepted with; none while they have not been good yet.
+    in_force: ArcSwapOption<ServerConfig>,
+    /// What was wrong when they were last looked at, and since when.
+    told: ArcSwapOption<(String, Timestamp)>,
+    /// Looks at the files.
+    disk: Disk,
 }
 
 /// What the files held when they were last good.
@@ -34,64 +42,73 @@ pub(in crate::control) struct Tls {
 struct Held {
     /// The states of both when they were last read; none where a further change could go unnoticed.
     stamps: Option<[Stamp; 2]>,
-    /// What connections are accepted with; `None` while they have not been good yet.
-    config: Option<Arc<ServerConfig>>,
-    /// What was wrong since and has been told, and since when.
-    told: Option<(String, Timestamp)>,
 }
 
 impl Tls {
     /// Reads certificate and key. While they have not been good yet, no connection is accepted.
-    pub(in crate::control) fn open(files: &config::control::Tls) -> Self {
-        let tls = Self { files: files.clone(), held: Mutex::default() };
-        // What is wrong is kept and told.
-        let _ = tls.acceptor();
-        tls
+    pub(in crate::control) fn open(files: &config::control::Tls) -> Arc<Self> {
+        let tls = Self {
+            files: files.clone(),
+            held: Mutex::default(),
+            in_force: ArcSwapOption::empty(),
+            told: ArcSwapOption::empty(),
+            disk: Disk::default(),
+        };
+        tls.look();
+        Arc::new(tls)
     }
 
-    /// Returns what is wrong with the files now, with that of the certificate and since when.
+    /// Returns what was wrong with the files at the last look, with that of the certificate and since when.
     pub(in crate::control) fn error(&self) -> Option<(&Path, String, Timestamp)> {
-        let is_closed = self.acceptor().is_none();
-        let (why, since) = self.held.lock().unwrap_or_else(PoisonError::into_inner).told.clone()?;
+        let told = self.told.load_full()?;
+        let is_closed = self.in_force.load().is_none();
         let what = if is_closed { "the API is closed" } else { "the certificate is as it was" };
-        Some((&self.files.certificate, format!("{what}: {why}"), since))
+        Some((&self.files.certificate, format!("{what}: {}", told.0), told.1))
     }
 
-    /// Returns what accepts a connection, with the certificate as its files have it now; while they are bad, as they last
-    /// were good. `None` while they have not been good yet.
-    pub(in crate::control) fn acceptor(&self) -> Option<TlsAcceptor> {
+    /// Returns what accepts a connection, with the certificate as its files have it now; while they are bad, or their file system
+    /// does not answer, as they last were good. `None` while they have not been good yet.
+    pub(in crate::control) async fn acceptor(self: &Arc<Self>) -> Option<TlsAcceptor> {
+        let this = Arc::clone(self);
+        self.disk.look(move || this.look()).await;
+        self.in_force.load_full().map(TlsAcceptor::from)
+    }
+
+    /// Reads the files again if they have changed.
+    pub(in crate::control) fn look(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let now = [Stamp::at(&self.files.certificate), Stamp::at(&self.files.key)];
         if held.stamps.is_none_or(|stamps| stamps.map(Some) != now) {
             let path = self.files.certificate.display();
             match Held::read(&self.files) {
-                Ok(new) => {
-                    if held.told.is_some() {
+                Ok((new, config)) => {
+                    if self.told.swap(None).is_some() {
                         tracing::info!(%path, "certificate is good again");
                     }
+                    self.in_force.store(Some(Arc::new(config)));
                     *held = new;
                 }
                 Err(wrong) => {
                     let told = wrong.to_string();
-                    if held.told.as_ref().is_none_or(|(before, _)| *before != told) {
-                        let what = match held.config {
+                    let before = self.told.load_full();
+                    if before.as_ref().is_none_or(|before| before.0 != told) {
+                        let what = match &*self.in_force.load() {
                             Some(_) => "certificate not reloaded; keeping the one in force",
                             None => "certificate cannot be used; the API is closed",
                         };
                         tracing::error!(%path, error = told, "{what}");
                     }
-                    let since = held.told.take().map_or_else(Timestamp::now, |(_, since)| since);
-                    held.told = Some((told, since));
+                    let since = before.map_or_else(Timestamp::now, |before| before.1);
+                    self.told.store(Some(Arc::new((told, since))));
                 }
             }
         }
-        held.config.clone().map(TlsAcceptor::from)
     }
 }
 
 impl Held {
-    /// Reads certificate and key, and the states they are in.
-    fn read(files: &config::control::Tls) -> Result<Self, Box<Diagnostic>> {
+    /// Reads certificate and key, and the states they are in; returns what connections are accepted with as well.
+    fn read(files: &config::control::Tls) -> Result<(Self, ServerConfig), Box<Diagnostic>> {
         let now = SystemTime::now();
         let config::control::Tls { certificate, key } = files;
         let (certificate_text, certificate_stamp) = secret::read_public(certificate)?;
@@ -116,7 +133,7 @@ impl Held {
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         let stamps = [certificate_stamp, key_stamp];
         let is_firm = stamps.iter().all(|stamp| !stamp.is_racy(now));
-        Ok(Self { stamps: Some(stamps).filter(|_| is_firm), config: Some(Arc::new(config)), told: None })
+        Ok((Self { stamps: Some(stamps).filter(|_| is_firm) }, config))
     }
 }
 

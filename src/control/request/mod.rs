@@ -97,7 +97,8 @@ impl Api {
         let mut turn = pulse.begin();
         let version = request.version();
         let (head, body) = request.into_parts();
-        let answered = match self.control.access.admit(&self.control.snapshot(), source, &head) {
+        let snapshot = self.control.snapshot();
+        let answered = match self.control.access.admit(&snapshot, source, &head).await {
             Ok(Some(principal)) => {
                 turn.know(principal.claimant());
                 self.run((&pulse, &mut turn), principal, head, body).await
