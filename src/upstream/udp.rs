@@ -23,6 +23,9 @@ pub(super) const MAX_IGNORED: usize = 64;
 /// How long the true reply is waited for after one with the right ID that cannot be used.
 const GARBLED_FOR: Duration = Duration::from_secs(1);
 
+/// How long the true reply is waited for after one without a question, which anybody can send who guesses the ID.
+const BARE_FOR: Duration = Duration::from_millis(200);
+
 /// What came back over UDP.
 pub(super) enum Reply {
     /// A reply to the question, complete.
@@ -78,13 +81,17 @@ pub(super) async fn ask(
     socket.send(&query).await.map_err(UdpError::Network)?;
     // One octet more shows that a reply is longer.
     let mut buffer = vec![0; MAX_REPLY + 1];
-    let mut garbled_until = None;
+    // What it comes to if the true reply does not come by then.
+    let mut doubted = None;
     for _ in 0..MAX_IGNORED {
-        let received = match garbled_until {
+        let received = match doubted.take() {
             None => socket.recv(&mut buffer).await,
-            Some(until) => match timeout_at(until, socket.recv(&mut buffer)).await {
-                Ok(received) => received,
-                Err(_) => return Ok(Reply::Garbled),
+            Some((until, reply)) => match timeout_at(until, socket.recv(&mut buffer)).await {
+                Ok(received) => {
+                    doubted = Some((until, reply));
+                    received
+                }
+                Err(_) => return Ok(reply),
             },
         };
         let length = received.map_err(UdpError::Network)?;
@@ -100,12 +107,13 @@ pub(super) async fn ask(
             }
             ReplyCheck::NotOurs => {
                 if let Some(rcode) = bare_failure(&buffer[..length], id) {
-                    return Ok(Reply::Bare(rcode));
+                    doubted.get_or_insert((Instant::now() + BARE_FOR, Reply::Bare(rcode)));
+                    continue;
                 }
                 observer.observe(Event::Ignored);
                 // It has the ID: the upstream is not silent. But it may be forged, so the true one is waited for.
                 if buffer[..length].first_chunk() == Some(&id.to_be_bytes()) {
-                    garbled_until.get_or_insert_with(|| Instant::now() + GARBLED_FOR);
+                    doubted.get_or_insert((Instant::now() + GARBLED_FOR, Reply::Garbled));
                 }
             }
         }
