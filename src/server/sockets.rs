@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::tcp::Absent;
 use super::{tcp, udp, unix};
 use crate::bounds::TCP_BACKLOG;
 use crate::config::Config;
@@ -180,7 +181,7 @@ fn bind_control(endpoint: &Endpoint, passed: &mut Passed) -> Result<ControlSocke
     match endpoint {
         Endpoint::Address(address) => match passed.tcp(*address) {
             Some(listener) => Ok(ControlSocket::Tcp(listener)),
-            None => bind_tcp("control", *address).map(ControlSocket::Tcp),
+            None => bind_tcp("control", *address, Absent::Awaited).map(ControlSocket::Tcp),
         },
         Endpoint::Unix(path) => {
             let failed = |error| BindError::Path { path: path.clone(), error };
@@ -203,7 +204,7 @@ fn bind_listener(address: SocketAddr, threads: usize, passed: &mut Passed) -> Re
         let bound = udp[0].local_addr().map_err(|error| BindError::Address { transport: "udp", address, error })?;
         let tcp = match passed.tcp(address) {
             Some(listener) => Ok(listener),
-            None => bind_tcp("tcp", bound),
+            None => bind_tcp("tcp", bound, Absent::Awaited),
         };
         tries -= 1;
         match tcp {
@@ -236,8 +237,8 @@ fn bind_udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
 }
 
 /// Binds a TCP listener.
-fn bind_tcp(transport: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
-    tcp::bind(address).map_err(|error| BindError::Address { transport, address, error })
+fn bind_tcp(transport: &'static str, address: SocketAddr, absent: Absent) -> Result<TcpListener, BindError> {
+    tcp::bind(address, absent).map_err(|error| BindError::Address { transport, address, error })
 }
 
 /// Binds the admin endpoint. Where this machine has no such address, `instead` is tried, if there is one, and nothing else is
@@ -247,7 +248,7 @@ fn bind_admin(
     instead: Option<SocketAddr>,
     passed: &mut Passed,
 ) -> Result<Option<TcpListener>, BindError> {
-    let mut bind = |address| passed.tcp(address).map_or_else(|| bind_tcp("admin", address), Ok);
+    let mut bind = |address| passed.tcp(address).map_or_else(|| bind_tcp("admin", address, Absent::Refused), Ok);
     let is_missing = |error: &BindError| match error {
         BindError::Address { error, .. } => {
             error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)

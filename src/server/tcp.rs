@@ -33,18 +33,29 @@ const QUIET: Duration = Duration::from_millis(250);
 /// How long a connection that is not silent is read from once the process stops; what was read is answered after that.
 const LAST_CALL: Duration = Duration::from_secs(3);
 
+/// What becomes of a bind to an address that no interface has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Absent {
+    /// It is bound, and serves once an interface has it.
+    Awaited,
+    /// It fails.
+    Refused,
+}
+
 /// Binds a listening TCP socket.
 ///
 /// # Errors
 /// The address is in use or not ours, or the port needs a capability.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
+pub(crate) fn bind(address: SocketAddr, absent: Absent) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     // Connections of an earlier process in TIME_WAIT do not keep the port; another listener does.
     socket.set_reuse_address(true)?;
-    may_be_absent(&socket, address)?;
+    if absent == Absent::Awaited {
+        may_be_absent(&socket, address)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(TCP_BACKLOG)?;
     Ok(socket.into())

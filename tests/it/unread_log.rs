@@ -44,11 +44,16 @@ fn edits_and_changes_go_into_force_and_lost_lines_are_told() {
         assert_eq!(server.get("/readyz").status, 200);
     }
     let dropped = || server.metric("hostgate_log_lines_dropped_total", &[]);
-    // A line as long as lines get, each time.
-    server.write("bad.toml", format!("[policy.bad]\nallowed_hostnames = [{}]\n", "\"a.*.test\", ".repeat(200)));
-    server.wait_error();
+    // A line as long as lines get, each time, and another error each time: the same one is told a few times a minute.
+    let mut number = 0;
     server.until("lines are lost", || {
-        server.signal("HUP");
+        number += 1;
+        let wrong = format!("\"a{number}.*.test\", ").repeat(200);
+        server.write("bad.toml", format!("[policy.bad]\nallowed_hostnames = [{wrong}]\n"));
+        server.until("it is told", || {
+            let status = server.status();
+            status["error"].as_str().is_some_and(|error| error.contains(&format!("`a{number}."))).then_some(())
+        });
         (dropped() > 0).then_some(())
     });
     edit(&server, "late.test");
