@@ -10,6 +10,7 @@
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
 //! | datagrams that wait in a socket | [`UDP_BUFFER`] a socket, one socket a thread and listener | the kernel drops what comes; the client asks again | `/proc/net/udp` |
+//! | listeners with threads of their own, one a CPU | [`MAX_THREADED_LISTENERS`] | with more listeners, there is one thread a CPU for all together | |
 //! | addresses of a devbox in an answer | `policy::devbox::MAX_ADDRESSES` | the rest is left out | |
 //! | datagrams of a batch | `datagram::BATCH` | the rest is the next batch | |
 //! | octets of a query | `datagram::MAX_MESSAGE` | the rest is cut off: FORMERR | `hostgate_queries_total{reason}` |
@@ -253,6 +254,9 @@ pub(crate) const MAX_UPSTREAM_SOCKETS: usize = 512;
 /// TCP connections to one upstream: one for all questions, and those of questions that are asked again because that one closed
 /// or stalled.
 pub(crate) const MAX_UPSTREAM_STREAMS: usize = 32;
+
+/// Listeners that have threads of their own; more of them share one thread a CPU.
+pub(crate) const MAX_THREADED_LISTENERS: usize = 8;
 
 /// Connections the kernel keeps for us before they are accepted.
 pub(crate) const TCP_BACKLOG: i32 = 512;

@@ -25,7 +25,7 @@ use crate::machine::{Left, group_limit};
 use crate::reload::upstreams::choose;
 use crate::reload::{Loaded, Reloader, SetLogFilter, log_warnings, log_without};
 use crate::server::Service;
-use crate::server::sockets::{self, BindError, Passed, Sockets};
+use crate::server::sockets::{self, BindError, Passed, Sockets, Threads};
 use crate::server::takeover::{self, Takeover};
 use crate::telemetry::decision_log::{Counts, DecisionLog};
 use crate::telemetry::log::{Log, LogWriter};
@@ -245,8 +245,10 @@ struct Sizes {
 fn size(config: &Config, threads: usize, cpus: usize) -> Result<Sizes, String> {
     let open_files = capacity::raise_open_files();
     let count = |is_there: bool| usize::from(is_there);
-    let answering = config.listen.len() * threads;
-    let listening = answering + config.listen.len() + count(config.admin.is_some()) + count(config.control.is_some());
+    let listeners = config.listen.len();
+    let how = Threads::of(listeners, threads);
+    let (answering, sockets) = (how.count(listeners, threads), listeners * how.sockets(threads));
+    let listening = sockets + config.listen.len() + count(config.admin.is_some()) + count(config.control.is_some());
     // What a successor may have is open twice.
     let listening = if config.takeover.is_some() { 2 * listening + 2 } else { listening };
     let upstreams = match &config.upstream.servers {
@@ -254,7 +256,8 @@ fn size(config: &Config, threads: usize, cpus: usize) -> Result<Sizes, String> {
         config::Servers::System(_) => SYSTEM_SERVERS,
     };
     let (has_admin, has_control) = (config.admin.is_some(), config.control.is_some());
-    let needs = Needs { listening, threads: answering, upstreams, has_admin, has_control };
+    // Each socket has ports of its own to upstreams.
+    let needs = Needs { listening, threads: sockets, upstreams, has_admin, has_control };
     let capacity = Capacity::of(open_files, needs).map_err(|error| error.to_string())?;
     capacity.grant();
     let needed = answering + cpus.max(2) + OTHER_THREADS;

@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::limits::Limits;
-use self::sockets::{ControlSocket, Sockets};
+use self::sockets::{ControlSocket, Sockets, Threads};
 use self::supervisor::{HANG, Supervisor, Why};
 use self::takeover::{Offer, Takeover};
 use self::udp::{Front, Shared};
@@ -318,16 +318,22 @@ impl Serving {
             runtime: runtime.handle().clone(),
             stopping: Arc::clone(&stopping),
         };
-        let (mut fronts, mut tcp) = (Vec::new(), Vec::new());
+        let (mut fronts, mut grouped, mut tcp) = (Vec::new(), Vec::new(), Vec::new());
         for (number, listener) in sockets.listeners.into_iter().enumerate() {
             let address = listener.address;
-            fronts.push(Front::start(listener.udp, number, &shared)?);
+            match sockets.threads {
+                Threads::Each => fronts.push(Front::start(listener.udp, number, &shared)?),
+                Threads::Shared(_) => grouped.extend(listener.udp.into_iter().map(|socket| (socket, number))),
+            }
             tracing::info!(transport = "udp", %address, "listening");
             listener.tcp.set_nonblocking(true)?;
             let listener = TcpListener::from_std(listener.tcp)?;
             let (engine, limits) = (Arc::clone(&service.engine), Arc::clone(&service.limits));
             tcp.push(runtime.spawn(tcp::serve(listener, number, engine, limits, stopped.clone())));
             tracing::info!(transport = "tcp", %address, "listening");
+        }
+        if let Threads::Shared(threads) = sockets.threads {
+            fronts.push(Front::start_shared(grouped, threads, &shared)?);
         }
         let mut runtimes = vec![(Kind::Runtime, Heartbeat::default())];
         runtime.spawn(admin::beat(runtimes[0].1.clone()));

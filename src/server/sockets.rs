@@ -15,15 +15,49 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::tcp::Absent;
 use super::{tcp, udp, unix};
-use crate::bounds::TCP_BACKLOG;
+use crate::bounds::{MAX_THREADED_LISTENERS, TCP_BACKLOG};
 use crate::config::Config;
 use crate::config::control::Endpoint;
 
 /// Ports tried when port 0 has to be the same for UDP and TCP.
 const TRIES: usize = 16;
 
+/// The threads that answer queries over UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// One for each socket.
+    Each,
+    /// So many, which look after all sockets together: there are more listeners than is worth threads of their own.
+    Shared(usize),
+}
+
+impl Threads {
+    /// Returns which it is with so many listeners, of which each would have so many threads of its own.
+    pub(crate) fn of(listeners: usize, threads: usize) -> Self {
+        if listeners > MAX_THREADED_LISTENERS { Self::Shared(threads) } else { Self::Each }
+    }
+
+    /// Returns how many there are in all.
+    pub(crate) fn count(self, listeners: usize, threads: usize) -> usize {
+        match self {
+            Self::Each => listeners * threads,
+            Self::Shared(count) => count,
+        }
+    }
+
+    /// Returns how many sockets a listener has.
+    pub(crate) fn sockets(self, threads: usize) -> usize {
+        match self {
+            Self::Each => threads,
+            Self::Shared(_) => 1,
+        }
+    }
+}
+
 /// Bound sockets, not yet served.
 pub(crate) struct Sockets {
+    /// The threads that serve them.
+    pub(crate) threads: Threads,
     /// One per `[[listen]]`, in order.
     pub(crate) listeners: Vec<Listener>,
     /// Of the admin endpoint, unless it is off.
@@ -126,8 +160,9 @@ fn mend_path(error: &io::Error) -> &'static str {
 /// The first socket that cannot be had; those bound before are closed again.
 pub(crate) fn bind(config: &Config, threads: usize, mut passed: Passed) -> Result<Sockets, BindError> {
     let mut listeners = Vec::with_capacity(config.listen.len());
+    let shared = Threads::of(config.listen.len(), threads);
     for listen in &config.listen {
-        listeners.push(bind_listener(listen.address, threads, &mut passed)?);
+        listeners.push(bind_listener(listen.address, shared.sockets(threads), &mut passed)?);
     }
     let admin = match config.admin {
         Some(address) => bind_admin(address, config.admin_instead, &mut passed)?,
@@ -137,7 +172,7 @@ pub(crate) fn bind(config: &Config, threads: usize, mut passed: Passed) -> Resul
     match passed.left() {
         Some(address) if passed.by == By::Systemd => Err(BindError::Unlisted(address)),
         // The predecessor answers what is left in those that the configuration does not name any more.
-        _ => Ok(Sockets { listeners, admin, control }),
+        _ => Ok(Sockets { threads: shared, listeners, admin, control }),
     }
 }
 

@@ -5,6 +5,8 @@
 //! waits, of which the engine lets in so many in all and of one client; so many questions of one client are asked there
 //! at a time; and sockets to upstreams are counted. What is beyond a bound is answered SERVFAIL at once.
 
+mod group;
+
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;

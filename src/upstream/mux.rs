@@ -25,6 +25,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::ControlFlow::{self, Continue};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -138,6 +139,11 @@ impl<W: Waits, C> Mux<W, C> {
     /// The system refuses.
     pub(crate) fn watch(&self, socket: &UdpSocket) -> io::Result<()> {
         self.ports.watch(socket, WATCHED)
+    }
+
+    /// Returns the descriptor that is readable when there is something to take by [`Mux::wait`].
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.ports.descriptor()
     }
 
     /// Returns whether nothing is in flight.

@@ -238,3 +238,43 @@ fn list_that_does_not_fit_into_memory_is_an_error_of_the_file_and_the_old_versio
     assert!(!finished.stderr.contains("memory allocation"), "{finished:#?}");
     finished.expect_code(78).expect_text(&["octets take about", "are left of RLIMIT_DATA"]);
 }
+
+#[test]
+fn threads_go_by_cpus_and_not_by_listeners() {
+    let upstream = FakeUpstream::start();
+    upstream.on("late.test", Reply::late(std::time::Duration::from_millis(300), Answer::new().a("late.test", GLOBAL)));
+    let body = "allowed_hostnames = [\"*.test\"]\nbudget = \"off\"";
+    let few = Setup::policy(&upstream, body).start();
+    let mut many = Setup::policy(&upstream, body).listen_only("127.0.5.1:0");
+    let addresses: Vec<String> = (1..=60).map(|last| format!("127.0.5.{last}")).collect();
+    for address in &addresses[1..] {
+        many = many.listen(&format!("{address}:0"), None);
+    }
+    let mut many = many.start();
+    assert!(many.threads() <= few.threads() + 2, "{} with 60 listeners, {} with one", many.threads(), few.threads());
+    for (number, address) in addresses.iter().enumerate() {
+        let server = many.address_on(address);
+        ask("denied.example", RecordType::A).udp_to(server).unwrap().expect_denied();
+        // A miss, a hit, and TCP.
+        for _ in 0..2 {
+            let name = format!("n{number}.test");
+            ask(&name, RecordType::A).udp_to(server).unwrap().expect_addresses(&[GLOBAL.into()]);
+        }
+        ask("denied.example", RecordType::A).tcp_to(server).unwrap().expect_denied();
+    }
+    // What waits for an upstream at one listener holds up no other one; all are answered when it ends.
+    let waiting: Vec<_> = addresses.iter().map(|address| many.address_on(address)).collect();
+    std::thread::scope(|scope| {
+        let late: Vec<_> = waiting
+            .iter()
+            .map(|address| scope.spawn(|| ask("late.test", RecordType::A).udp_to(*address).unwrap()))
+            .collect();
+        many.until("they wait", || (many.metric("hostgate_queries_in_flight", &[]) > 0).then_some(()));
+        let begin = std::time::Instant::now();
+        ask("denied.example", RecordType::A).udp_to(waiting[7]).unwrap().expect_denied();
+        assert!(begin.elapsed() < std::time::Duration::from_millis(250), "{:?}", begin.elapsed());
+        many.signal("TERM");
+        late.into_iter().for_each(|late| late.join().unwrap().expect_addresses(&[GLOBAL.into()]));
+    });
+    assert_eq!(many.wait_exit().code(), Some(0));
+}

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -148,6 +148,11 @@ impl Ports {
     /// The system refuses.
     pub(super) fn watch(&self, socket: &UdpSocket, token: Token) -> io::Result<()> {
         self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
+    }
+
+    /// Returns the descriptor that is readable when a socket is ready.
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.poll.as_raw_fd()
     }
 
     /// Waits until a socket is ready.
