@@ -522,6 +522,7 @@ impl Reloader {
             Some(error) if asked || state.error != old.error || state.held_back != old.held_back => {
                 let is_new = state.error != old.error || state.held_back != old.held_back;
                 if let Some(untold) = if is_new { Some(0) } else { self.pace.line(Instant::now()) } {
+                    let untold = (untold > 0).then_some(untold);
                     let path = state.held_back.join(" ");
                     let generation = state.generation;
                     let error = error.replace('\n', "; ");
@@ -534,6 +535,7 @@ impl Reloader {
             }
             None if asked && !swapped => {
                 if let Some(untold) = self.pace.line(Instant::now()) {
+                    let untold = (untold > 0).then_some(untold);
                     tracing::info!(generation = state.generation, untold, "nothing changed");
                 }
             }

@@ -94,23 +94,24 @@ enum Told {
 impl Told {
     /// Writes it.
     fn log(self) {
+        let some = |untold: u64| (untold > 0).then_some(untold);
         match self {
             Self::Gone { upstream, reason, seconds, untold, others } => {
-                tracing::warn!(upstream, reason, seconds, others, untold, "upstream gone");
+                tracing::warn!(upstream, reason, seconds, others, untold = some(untold), "upstream gone");
             }
             Self::Back { upstream, seconds, unanswered, untold } => {
-                tracing::info!(upstream, seconds, unanswered, untold, "upstream answers again");
+                tracing::info!(upstream, seconds, unanswered, untold = some(untold), "upstream answers again");
             }
             Self::AllGone { upstreams, seconds, untold } => {
                 tracing::error!(
                     upstreams,
                     seconds,
-                    untold,
+                    untold = some(untold),
                     "no upstream answers; allowed names are answered SERVFAIL, or with stale data"
                 );
             }
             Self::OneBack { seconds, unanswered, untold } => {
-                tracing::warn!(seconds, unanswered, untold, "upstreams answer again");
+                tracing::warn!(seconds, unanswered, untold = some(untold), "upstreams answer again");
             }
         }
     }

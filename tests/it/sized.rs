@@ -274,7 +274,9 @@ fn threads_go_by_cpus_and_not_by_listeners() {
         ask("denied.example", RecordType::A).udp_to(waiting[7]).unwrap().expect_denied();
         assert!(begin.elapsed() < std::time::Duration::from_millis(250), "{:?}", begin.elapsed());
         many.signal("TERM");
-        late.into_iter().for_each(|late| late.join().unwrap().expect_addresses(&[GLOBAL.into()]));
+        for late in late {
+            late.join().unwrap().expect_addresses(&[GLOBAL.into()]);
+        }
     });
     assert_eq!(many.wait_exit().code(), Some(0));
 }
