@@ -125,7 +125,7 @@
 //! | builds at once, and those that wait | [`MAX_BUILDS`], [`MAX_BUILD_QUEUE`] | the next ones wait; then refused: 503 | |
 //! | what a build says, and a line of it, in octets | [`MAX_BUILD_LOG`], [`MAX_BUILD_LINE`] | the oldest lines go; the rest of the line | |
 //! | builds of which that is kept | [`MAX_BUILD_LOGS`] | the oldest one's goes | |
-//! | devboxes that were shut down | [`MAX_SHUT_DOWN`] | the oldest one's file is removed | |
+//! | devboxes that were shut down | [`MAX_SHUT_DOWN`], and `forget_after` of `[control]` | the oldest one's file is removed | |
 //! | requests that may come again, and octets of their answers | [`MAX_RETRIES`], [`MAX_RETRY_OCTETS`]; each by token | the oldest of the token is forgotten, and would be done again | |
 //!
 //! # Those who look after it

@@ -29,6 +29,8 @@ pub struct Control {
     pub audit: Option<PathBuf>,
     /// Whether a change that cannot be recorded in that file is refused.
     pub audit_required: bool,
+    /// How long a devbox can still be shown once it is shut down.
+    pub forget_after: Duration,
 }
 
 /// Where the API is served.
@@ -58,6 +60,10 @@ pub struct Builder {
     pub timeout: Duration,
 }
 
+/// How long devboxes that were shut down can be shown at most, in seconds: ten years, which is as good as for ever.
+const MOST_KEPT: u64 = 10 * 365 * 86_400;
+/// How long they can be shown unless told otherwise, in seconds: a week.
+const DEFAULT_KEPT: u64 = 7 * 86_400;
 /// The API is served here unless told otherwise.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 /// What an endpoint that is a Unix socket begins with.
@@ -102,6 +108,7 @@ pub(super) fn read(mut table: Table<'_>, directory: &Path) -> Option<Control> {
         builder: read_builder(&mut table),
         audit,
         audit_required,
+        forget_after: super::seconds(&mut table, "forget_after", 1..=MOST_KEPT, DEFAULT_KEPT),
     };
     table.finish();
     Some(control)
@@ -188,7 +195,7 @@ mod tests {
     fn the_whole_table_is_read() {
         let text = "[control]\nlisten = '192.0.2.1:443'\ntoken_file = 'token'\ntls_certificate = 'c.pem'\ntls_key = '/k.pem'\n\
                     devbox_pool = '10.88.0.0/16'\nbuild_pool = '2001:db8::/64'\nbuilder = ['build', '-x']\nbuilder_timeout = 5\n\
-                    audit = 'audit.jsonl'\naudit_required = true\nallow_clients = true\n";
+                    audit = 'audit.jsonl'\naudit_required = true\nallow_clients = true\nforget_after = 60\n";
         let control = Config::parse(Path::new("/etc/h.toml"), text).unwrap().control.unwrap();
         let expected = Control {
             listen: Endpoint::Address("192.0.2.1:443".parse().unwrap()),
@@ -200,6 +207,7 @@ mod tests {
             builder: Some(Builder { command: vec!["build".into(), "-x".into()], timeout: Duration::from_secs(5) }),
             audit: Some("/etc/audit.jsonl".into()),
             audit_required: true,
+            forget_after: Duration::from_mins(1),
         };
         assert_eq!(control, expected);
         let short = "[control]\ntoken_file = 't'\nlisten = 'unix:run/c.sock'\n";

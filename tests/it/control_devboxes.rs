@@ -281,3 +281,32 @@ fn no_devbox_gets_an_address_that_hostgate_is_served_at_nor_an_end_of_a_pool() {
         .refused(400, &["all addresses of 127.0.0.0/29"]);
     assert_eq!(server.api_get("/v1/devboxes").status, 200, "the API is not locked out");
 }
+
+#[test]
+fn devbox_that_was_shut_down_is_forgotten_after_a_time_and_its_audit_record_stays() {
+    let (server, _upstream) = server("audit = \"audit.jsonl\"\nforget_after = 1\n");
+    let make = |address: &str| {
+        let body = json!({ "name": "box", "metadata": { "hostgate.address": address } });
+        id(&create(&server, &body))
+    };
+    let boxes: Vec<String> = (1..=5).map(|last| make(&format!("127.0.0.2{last}"))).collect();
+    for devbox in &boxes[..4] {
+        let view = server.api_post(&format!("{DEVBOXES}/{devbox}/shutdown"), &json!({})).done();
+        assert_eq!(view["status"], "shutdown", "it can be shown for a while");
+    }
+    for devbox in &boxes[..4] {
+        let file = server.policies(&format!("api/{devbox}.toml"));
+        server.until("it is forgotten", || (!file.exists()).then_some(()));
+        let is_gone = || server.api_get(&format!("{DEVBOXES}/{devbox}")).status == 404;
+        server.until("it cannot be shown any more", || is_gone().then_some(()));
+    }
+    assert!(server.policies(&format!("api/{}.toml", boxes[4])).exists(), "one that runs is not");
+    assert_eq!(server.api_get(&format!("{DEVBOXES}/{}", boxes[4])).done()["status"], "running");
+    let audit = fs::read_to_string(server.directory().join("audit.jsonl")).unwrap();
+    for devbox in &boxes[..4] {
+        for change in ["devbox.create", "devbox.shutdown", "devbox.forget"] {
+            let is_told = audit.lines().any(|line| line.contains(change) && line.contains(devbox.as_str()));
+            assert!(is_told, "{change} of {devbox}: {audit}");
+        }
+    }
+}

@@ -111,6 +111,7 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
     // API does not wait for it.
     let _ = timeout(RECOVERY, tokio::spawn(Arc::clone(&control).recover())).await;
     tokio::spawn(watch_files(Arc::clone(&control), stop.clone()));
+    let forgetting = tokio::spawn(Arc::clone(&control).forget(stop.clone()));
     let api = Api::new(control, stop.clone());
     let http = Arc::new(protocols());
     let mut connections = JoinSet::new();
@@ -145,6 +146,8 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
     drop(listener);
     builds.builds.stop();
     while connections.join_next().await.is_some() {}
+    // It changes nothing any more.
+    forgetting.abort();
     api.settled().await;
     builds.builds.stopped().await;
 }

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::bounds::MAX_SHUT_DOWN;
 use crate::config;
@@ -12,6 +14,7 @@ use crate::control::access::Principal;
 use crate::control::build::{BUILDING, QUEUED};
 use crate::control::objects::address::{self, Pool};
 use crate::control::objects::devboxes::{COMMENT, SHUTDOWN};
+use crate::control::objects::id::now_ms;
 use crate::control::objects::kind::Kind;
 use crate::control::objects::record::{kept_of, without};
 use crate::control::{Control, Edit, kept};
@@ -26,8 +29,10 @@ pub(in crate::control) struct Writer {
     pub(in crate::control) builds: Option<Pool>,
     /// The blueprints that were being built when the last process ended.
     pub(in crate::control) unfinished: Vec<Arc<str>>,
-    /// The devboxes that were shut down, oldest first.
-    retired: VecDeque<Arc<str>>,
+    /// The devboxes that were shut down, oldest first, and when that was, in milliseconds since 1970 began.
+    retired: VecDeque<(u64, Arc<str>)>,
+    /// How long they can still be shown, in milliseconds.
+    kept_for: u64,
 }
 
 impl Writer {
@@ -45,16 +50,25 @@ impl Writer {
             devboxes: settings.devbox_pool.map(|net| Pool::new(net, last)),
             builds: settings.build_pool.map(|net| Pool::new(net, None)),
             unfinished: unfinished.map(|record| record.id().into()).collect(),
-            retired: retired.into_iter().map(|(_, id)| id).collect(),
+            retired: retired.into(),
+            kept_for: u64::try_from(settings.forget_after.as_millis()).unwrap_or(u64::MAX),
         }
     }
 
-    /// Notes that a devbox was shut down; beyond [`MAX_SHUT_DOWN`] the oldest one goes, as when the API deletes.
+    /// Notes that a devbox was shut down; those of which it is time are forgotten.
     pub(in crate::control) async fn retire(&mut self, control: &Control, principal: &Principal, id: &str) {
-        self.retired.push_back(id.into());
-        while self.retired.len() > MAX_SHUT_DOWN
-            && let Some(oldest) = self.retired.pop_front()
-        {
+        self.retired.push_back((now_ms(), id.into()));
+        self.forget(control, principal, FORGOTTEN_AT_ONCE).await;
+    }
+
+    /// Forgets devboxes that were shut down long ago, and the oldest ones beyond [`MAX_SHUT_DOWN`], as when the API deletes: the
+    /// audit record stays. Returns whether more of them, than so many, are to be forgotten.
+    pub(in crate::control) async fn forget(&mut self, control: &Control, principal: &Principal, most: usize) -> bool {
+        for _ in 0..most {
+            if !self.is_one_due(now_ms()) {
+                return false;
+            }
+            let Some((_, oldest)) = self.retired.pop_front() else { return false };
             let Some(before) = kept(&control.snapshot(), &oldest).map(|record| Arc::clone(record.source().text()))
             else {
                 continue;
@@ -66,6 +80,42 @@ impl Writer {
             // A file that cannot be removed, as somebody is editing it, is theirs.
             if let Err(error) = control.change(principal, "devbox.forget", edit).await {
                 tracing::warn!(path = %crate::control::path_of(&oldest).display(), error = error.message, "devbox not forgotten; its file stays");
+            }
+        }
+        self.is_one_due(now_ms())
+    }
+
+    /// Returns whether it is time to forget the oldest one.
+    fn is_one_due(&self, now: u64) -> bool {
+        let is_old = |(ended, _): &(u64, Arc<str>)| ended.saturating_add(self.kept_for) <= now;
+        self.retired.len() > MAX_SHUT_DOWN || self.retired.front().is_some_and(is_old)
+    }
+}
+
+/// Devboxes that one change of somebody's forgets at most: it is not to wait for more.
+const FORGOTTEN_AT_ONCE: usize = 4;
+
+/// Devboxes forgotten in a row, before others may make changes.
+const FORGOTTEN_IN_A_ROW: usize = 20;
+
+/// How often it is looked whether it is time to forget one, where none was left over.
+const FORGET_EVERY: Duration = Duration::from_secs(1);
+
+impl Control {
+    /// Forgets devboxes that were shut down long ago, until told to stop.
+    pub(in crate::control) async fn forget(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let principal = Principal::own();
+        loop {
+            let mut is_more = false;
+            if self.writer.lock().await.is_one_due(now_ms())
+                && let Ok(mut writing) = self.write(&principal).await
+            {
+                is_more = writing.forget(&self, &principal, FORGOTTEN_IN_A_ROW).await;
+            }
+            let pause = if is_more { FORGET_EVERY / 50 } else { FORGET_EVERY };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
             }
         }
     }
