@@ -72,6 +72,7 @@
 //! | errors, and warnings of a kind, told of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
 //! | errors of files by themselves, told of all | `policy::library::report::MAX_ERRORS`; after a quarter one of each file | files are counted | |
 //! | errors that files make together, told of all, and of one file | `policy::conflict::MAX_CONFLICTS`, `policy::conflict::MAX_CONFLICTS_OF_FILE` | counted, "and N more" | |
+//! | references to what is gone with its file, told as what the next start refuses | `policy::library::whole::MAX_DANGLING` | the rest is left out | `hostgate_out_of_date{kind="next-start"}` |
 //! | ids compared with an unknown one | `policy::conflict::MAX_COMPARISONS` | no suggestion | |
 //! | rounds in which conflicting files are taken back | `policy::library::whole::MAX_ROUNDS` | all that hangs together with a conflict is held back | `hostgate_reload_ok` |
 //! | references that the next start would refuse | `policy::library::whole::MAX_DANGLING` | the rest is left out | `hostgate_out_of_date{kind}` |
@@ -87,6 +88,7 @@
 //! | log lines a minute that say what came of a SIGHUP | [`MAX_ASKED_LINES`] | counted in the next one | `hostgate_reload_failures_total` |
 //! | entries of what is out of date in the status, octets of the path and of the reason of each | [`MAX_OUT_OF_DATE`], [`MAX_OUT_OF_DATE_TEXT`] | counted | `hostgate_out_of_date{kind}` |
 //! | files compared with what was read at a time, four times a second | [`MAX_COMPARED_AT_ONCE`] | the rest is compared later; events tell of changes in time | |
+//! | octets of the policy files, and of the lists, in the last good state on disk | [`MAX_LAST_GOOD`], [`MAX_LAST_GOOD_LISTS`] | the state before stays, and is told | `hostgate_out_of_date{kind="not-kept"}` |
 //! | files being written to | [`MAX_WRITING`] | nothing is waited for | |
 //! | changed files that are kept in mind | [`MAX_CHANGED`] | everything is looked at | |
 //!
@@ -299,6 +301,10 @@ pub(crate) const MAX_OUTAGE_LINES: usize = 20;
 pub(crate) const MAX_TOLD_LINE: usize = 1 << 10;
 /// Warnings that one look writes to the log.
 pub(crate) const MAX_LOGGED: usize = 100;
+/// Octets of the policy files in the last good state that is kept on disk.
+pub(crate) const MAX_LAST_GOOD: u64 = 64 << 20;
+/// Octets of the lists in it.
+pub(crate) const MAX_LAST_GOOD_LISTS: u64 = 256 << 20;
 /// Entries of what is out of date in the status.
 pub(crate) const MAX_OUT_OF_DATE: usize = 16;
 /// Octets of the path and of the reason of such an entry.

@@ -7,6 +7,7 @@ mod clients;
 mod explain;
 mod http;
 mod import;
+mod next_start;
 mod objects;
 mod output;
 mod serve;
@@ -80,11 +81,16 @@ Signals: SIGHUP reloads, SIGUSR1 reopens the decision log, SIGTERM answers what 
     #[command(after_help = "\
 Example:
   hostgate check policies --strict
+  hostgate check --start                      what the next start would do
 
-Exit code: 0 fine, 1 only warnings with --strict, 78 errors.")]
+Exit code: 0 fine, 1 only warnings with --strict, 78 errors. With --start: 0 it serves what is on disk, 1 it serves, but not
+all of that (from the last good state, without a broken object of the API, with the API closed), 78 it does not.")]
     Check {
         /// The policies directory [default: what the configuration says].
         dir: Option<PathBuf>,
+        /// Say what the next start would do: it takes more than `check` does. Sockets, and files that are written, are not tried.
+        #[arg(long, conflicts_with_all = ["dir", "strict", "verbose"])]
+        start: bool,
         /// Count warnings as errors, but for those that a comment accepts: `# hostgate: accept CODE: REASON`.
         #[arg(long)]
         strict: bool,
@@ -252,7 +258,8 @@ pub fn run() -> u8 {
             let start = if takeover { serve::Start::TakeOver } else { serve::Start::Alone };
             serve::run(config.or(outer), start, &mut output)
         }
-        Some(Command::Check { dir, strict, verbose, json, config }) => {
+        Some(Command::Check { start: true, json, config, .. }) => next_start::run(config.or(outer), json, &mut output),
+        Some(Command::Check { dir, strict, verbose, json, config, start: false }) => {
             check::run(config.or(outer), dir, &check::Options { strict, json, verbose }, &mut output)
         }
         Some(Command::Explain { name, client, record_type, policies, config, listener, json }) => {

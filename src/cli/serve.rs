@@ -13,7 +13,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use super::output::Output;
-use super::{CONFIG, DEADLINE, FAILED, OK, sources};
+use super::sources::{self, Search};
+use super::{CONFIG, DEADLINE, FAILED, OK};
 use crate::bounds::{MAX_LOGGED, MAX_TOLD_LINE};
 use crate::capacity::{self, Capacity, Needs};
 use crate::config::{self, Config};
@@ -62,7 +63,7 @@ pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u
 
 /// Loads everything and serves.
 fn serve(config: Option<PathBuf>, how: Start, log: &Log, output: &mut Output) -> u8 {
-    let (path, config, loaded) = match sources::load(config) {
+    let (path, config, loaded) = match sources::load(config, Search::Here) {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
             output.diagnostics_unquoted(&diagnostics);
@@ -311,6 +312,9 @@ fn introduce(config: &Config, path: Option<&Path>, loaded: &Loaded) {
         "hostgate starts"
     );
     log_warnings(loaded.warnings.iter().filter(|warning| warning.is_warning()));
+    if let Some(written) = &loaded.last_good {
+        tracing::error!(written, "started from the last good state, as what is on disk is bad; mend it");
+    }
     for error in loaded.errors.iter().take(MAX_LOGGED) {
         let error = error.to_string();
         let error = &*shortened(&error, MAX_TOLD_LINE);

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::output::Output;
-use crate::bounds::MAX_FILE;
-use crate::config::Config;
+use crate::bounds::{MAX_FILE, MAX_LOGGED};
 use crate::config::control::Endpoint;
+use crate::config::{Config, in_place_of};
 use crate::document::{Code, Diagnostic, Severity};
 use crate::policy::{Bindings, Library, Snapshot, Tree};
 use crate::regular_file;
+use crate::reload::last_good::LastGood;
+use crate::reload::upstreams::circular_in;
 use crate::reload::{Broken, Loaded};
 
 /// The configuration file that is taken without `--config`, if it is there.
@@ -50,13 +52,17 @@ impl Search {
     }
 }
 
+/// Returns the configuration file: `path`, else the one that `search` finds.
+fn find(path: Option<PathBuf>, search: Search) -> Option<PathBuf> {
+    path.or_else(|| search.choose(Path::new(DEFAULT_FILE), Path::new(SYSTEM_FILE), Path::new(DEFAULT_POLICIES)))
+}
+
 /// Reads the configuration: `path`, else the file that `search` finds, else the defaults.
 ///
 /// # Errors
 /// All that is wrong with it.
 pub(super) fn read_config(path: Option<PathBuf>, search: Search) -> Result<(Option<PathBuf>, Config), Vec<Diagnostic>> {
-    let found = || search.choose(Path::new(DEFAULT_FILE), Path::new(SYSTEM_FILE), Path::new(DEFAULT_POLICIES));
-    let Some(path) = path.or_else(found) else { return Ok((None, Config::default_in(Path::new("")))) };
+    let Some(path) = find(path, search) else { return Ok((None, Config::default_in(Path::new("")))) };
     let text = regular_file::read_text(&path, MAX_FILE).map_err(|error| {
         let help = match error.kind() {
             io::ErrorKind::NotFound => "check the path, or leave --config away to use the defaults",
@@ -69,14 +75,73 @@ pub(super) fn read_config(path: Option<PathBuf>, search: Search) -> Result<(Opti
     Ok((Some(path), config))
 }
 
-/// Loads configuration and policies for `serve`.
+/// Loads configuration and policies to serve them: an object of the API that is broken is left out, and where the operator
+/// chose so, what is bad is replaced by the last good state.
 ///
 /// # Errors
 /// All that is wrong with them.
-pub(super) fn load(path: Option<PathBuf>) -> Result<(Option<PathBuf>, Config, Loaded), Vec<Diagnostic>> {
-    let (path, config) = read_config(path, Search::Here)?;
-    let loaded = start(&config, Broken::LeaveOut)?;
-    Ok((path, config, loaded))
+pub(super) fn load(
+    path: Option<PathBuf>,
+    search: Search,
+) -> Result<(Option<PathBuf>, Config, Loaded), Vec<Diagnostic>> {
+    let path = find(path, search);
+    let read = read_config(path.clone(), search);
+    let started = match &read {
+        Ok((_, config)) => start(config, Broken::LeaveOut),
+        Err(wrong) => Err(wrong.clone()),
+    };
+    match (started, read, path) {
+        (Ok(loaded), Ok((path, config)), _) => Ok((path, config, loaded)),
+        (Err(mut wrong), read, Some(path)) => {
+            match from_last_good(&path, read.map(|(_, config)| config)) {
+                Ok(Some((config, loaded))) => return Ok((Some(path), config, loaded)),
+                Ok(None) => {}
+                Err(why) => {
+                    let message = format!("the last good state cannot be started from: {why}");
+                    wrong.push(Diagnostic::about_file(&path, message));
+                }
+            }
+            Err(wrong)
+        }
+        (Err(wrong), ..) | (_, Err(wrong), _) => Err(wrong),
+    }
+}
+
+/// Begins with the last good state of a configuration file; `None` if the operator did not choose that, by the file as it is
+/// or, where that is bad, as it was.
+///
+/// # Errors
+/// There is none, or it is of no use: why.
+fn from_last_good(path: &Path, on_disk: Result<Config, Vec<Diagnostic>>) -> Result<Option<(Config, Loaded)>, String> {
+    if on_disk.as_ref().is_ok_and(|config| !config.start_from_last_good) {
+        return Ok(None);
+    }
+    let is_chosen = on_disk.is_ok();
+    let on_disk = on_disk.and_then(|config| {
+        let circular = circular_in(&config);
+        if circular.is_empty() { Ok(config) } else { Err(circular) }
+    });
+    let told =
+        |wrong: Vec<Diagnostic>| wrong.iter().map(ToString::to_string).take(MAX_LOGGED).collect::<Vec<_>>().join("; ");
+    let kept = match LastGood::of(path).read() {
+        Ok(Some(kept)) => kept,
+        Ok(None) if is_chosen => return Err("there is none yet".to_owned()),
+        Ok(None) => return Ok(None),
+        Err(why) => return Err(why),
+    };
+    let was = Config::parse(path, kept.config().to_owned()).map_err(told)?;
+    if !is_chosen && !was.start_from_last_good {
+        return Ok(None);
+    }
+    let config = on_disk.as_ref().map_or_else(|_| was.clone(), |on_disk| in_place_of(on_disk, &was));
+    let loaded =
+        Loaded::from_last_good(&kept, &config, (path, on_disk.as_ref().map_err(Clone::clone))).map_err(told)?;
+    // The configuration on disk is in force unless it names a policy that is not.
+    let config = match on_disk {
+        Ok(on_disk) if !loaded.holds_back(path) => on_disk,
+        _ => config,
+    };
+    Ok(Some((config, loaded)))
 }
 
 /// Loads configuration and policies as `serve` does, for a command that tells of them, and says which ones; `policies`

@@ -22,7 +22,8 @@ pub fn in_place_of(running: &Config, new: &Config) -> Config {
 
 /// Returns the keys that differ and need a restart; what a reload takes anew is not among them.
 ///
-/// A reload takes `list_directories`, `default_policy`, `without_policy`, the listeners' policies, `denied_ttl`, `devbox_suffix`, `[upstream]` and `log`.
+/// A reload takes `list_directories`, `default_policy`, `without_policy`, the listeners' policies, `denied_ttl`, `devbox_suffix`,
+/// `start_from_last_good`, `[upstream]` and `log`.
 #[must_use]
 pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     // Exhaustive, so that a new key does not compile until it is decided here.
@@ -45,6 +46,7 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         admin_instead: _,
         control,
         accepts: _,
+        start_from_last_good: _,
         is_blank: _,
     } = new;
     let addresses = |listen: &[Listen]| {

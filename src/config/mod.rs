@@ -59,6 +59,8 @@ pub struct Config {
     pub control: Option<Control>,
     /// Its comments that accept warnings.
     pub accepts: Option<Arc<Accepts>>,
+    /// Whether the last good state is kept on disk, and started from when what is there is bad.
+    pub start_from_last_good: bool,
     /// Whether the file is empty: well-formed, as all keys have defaults, but perhaps half written.
     pub is_blank: bool,
 }
@@ -160,6 +162,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let devbox_suffix = root.string("devbox_suffix").map_or_else(DevboxSuffix::default, |name| suffix(root, name));
     let threads = root.integer("threads", 1..=MAX_THREADS).map(|number| usize::try_from(number.value).unwrap_or(1));
     let log = root.string("log").map_or_else(|| "info".to_owned(), |filter| log_filter(root, filter));
+    let start_from_last_good = root.boolean("start_from_last_good").is_some_and(|flag| flag.value);
     let takeover = root.string("takeover").map(|path| directory.join(path.value));
     let listen = read_listen(root);
     let upstream = read_upstream(root, directory);
@@ -203,6 +206,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
         admin_instead,
         control,
         accepts: root.source().accepts().cloned(),
+        start_from_last_good,
         is_blank: false,
     }
 }

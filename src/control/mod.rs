@@ -350,6 +350,15 @@ impl Control {
     }
 }
 
+/// Returns what of the files that `[control]` names would keep the API closed.
+pub(crate) fn closed_by(settings: &config::Control) -> Vec<String> {
+    let tokens = Access::open(settings);
+    let tokens = tokens.error().map(|(_, why, _)| why);
+    let tls = settings.tls.as_ref().map(Tls::open);
+    let certificate = tls.as_ref().and_then(|tls| tls.error()).map(|(_, why, _)| why);
+    tokens.into_iter().chain(certificate).collect()
+}
+
 /// Returns octets in hexadecimal.
 fn hex(octets: &[u8]) -> String {
     let digit = |digit: u8| char::from_digit(digit.into(), 16).unwrap_or('?');

@@ -229,6 +229,17 @@ impl Library {
         self.lists.keys().map(|list| list.path.as_path()).filter(move |path| last.replace(*path) != Some(*path))
     }
 
+    /// Returns whether a list file is in force with this text, or not at all.
+    pub(crate) fn has_list(&self, path: &Path, text: &str) -> bool {
+        let seen = Seen::fingerprint(text);
+        self.uses_of(path).all(|(_, known)| known.in_force.is_none() || known.seen == seen && known.is_settled())
+    }
+
+    /// Returns whether a list file is in force.
+    pub(crate) fn uses_list(&self, path: &Path) -> bool {
+        self.uses_of(path).any(|(_, known)| known.in_force.is_some())
+    }
+
     /// Returns what is known of a list file, for each use of it.
     fn uses_of(&self, path: &Path) -> impl Iterator<Item = (&ListUse, &Known<ListFile>)> {
         let first = ListUse { path: path.to_owned(), purpose: Purpose::Allow, covers: Covers::AsWritten };

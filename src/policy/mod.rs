@@ -42,7 +42,7 @@ pub use decide::{Action, Decision, Explanation, Reason, decide};
 pub use devbox::DevboxSuffix;
 pub use diagnostics::Diagnostics;
 pub use library::{Held, Library, ListText, NO_SUCH_FILE, ReadList, Reloaded};
-pub(crate) use library::{OBJECT_FOLDER, OBJECT_PREFIXES};
+pub(crate) use library::{OBJECT_FOLDER, OBJECT_PREFIXES, object_of};
 pub(crate) use list::is_own_name;
 pub use near::Near;
 pub(crate) use ordered_map::OrderedMap;

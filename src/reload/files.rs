@@ -324,6 +324,11 @@ impl Files {
         known.chain(self.lists.iter().map(|(path, observed)| (path.as_path(), *observed)))
     }
 
+    /// Returns the text of a file that was read for what it is, as it was then.
+    pub(super) fn text(&self, path: &Path) -> Option<Arc<str>> {
+        self.known.get(path)?.1.clone()
+    }
+
     /// Returns the state that a file was in when it was read for what it is, or as a list.
     pub(super) fn observed_at(&self, path: &Path) -> Option<Observed> {
         self.known.get(path).map(|(observed, _)| *observed).or_else(|| self.lists.get(path).copied())

@@ -6,6 +6,8 @@
 
 mod change;
 mod files;
+mod keep;
+pub(crate) mod last_good;
 pub(crate) mod out_of_date;
 mod pace;
 mod progress;
@@ -29,6 +31,8 @@ use self::change::Inbox;
 pub(crate) use self::change::{Change, Changer, Refused};
 pub(crate) use self::files::Stamp;
 use self::files::{Files, Followed, Observed, Unfinished};
+use self::keep::Keeper;
+use self::last_good::Kept;
 use self::out_of_date::{OutOfDate, Since};
 use self::pace::Pace;
 use self::progress::Without;
@@ -64,6 +68,8 @@ pub(crate) struct Loaded {
     pub(crate) errors: Vec<Diagnostic>,
     /// Files that are on disk and not in force.
     held_back: Vec<PathBuf>,
+    /// When the last good state was written that was started from.
+    pub(crate) last_good: Option<String>,
 }
 
 /// What a load of everything does about an object of the API that is broken.
@@ -126,6 +132,10 @@ pub(crate) struct Reloader {
     reasons: BTreeMap<PathBuf, String>,
     /// Listeners whose address no interface has.
     absent: Vec<SocketAddr>,
+    /// When the last good state was written that was started from, until everything on disk is in force.
+    last_good: Option<String>,
+    /// Keeps the last good state.
+    keeper: Keeper,
     /// Restart-only keys already warned about.
     warned: Vec<&'static str>,
     /// The pace of lines about looks that came to nothing new.
@@ -197,7 +207,63 @@ impl Loaded {
         warnings.extend(complaints);
         let mut followed = directory.followed.clone();
         library.list_paths().for_each(|path| followed.add_file(path));
-        Ok(Self { directory, files, library, followed, warnings, errors, held_back })
+        Ok(Self { directory, files, library, followed, warnings, errors, held_back, last_good: None })
+    }
+
+    /// Begins with the last good state, and goes from there to what is on disk as a reload does: what is bad is held back.
+    /// `config` is that in force, and `on_disk` what the configuration file at `path` says now.
+    ///
+    /// # Errors
+    /// The last good state does not load: why.
+    pub(crate) fn from_last_good(
+        kept: &Kept,
+        config: &Config,
+        (path, on_disk): (&Path, Result<&Config, Vec<Diagnostic>>),
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let (mut directory, mut files) = (Directory::default(), Files::default());
+        let (root, trusted) = (&config.policies, Trusted::of(config));
+        let read = directory.read(root, &Changes::Anything, &Unfinished::default(), &trusted);
+        files.trust(trusted);
+        let base = kept.tree(root, &directory.tree);
+        let mut read_kept = |path: &Path, _| kept.read_list(root, path);
+        let Reloaded { mut library, .. } = Library::serve(&base, &mut read_kept, &bindings(config), false)?;
+        let (mut errors, mut warnings, mut held_back) = (Vec::new(), Vec::new(), Vec::new());
+        let wanted = match on_disk {
+            Ok(config) => config,
+            Err(wrong) => {
+                errors.extend(wrong);
+                held_back.push(path.to_owned());
+                config
+            }
+        };
+        if let Err(error) = read {
+            errors.push(unreadable(root, &error));
+            held_back.push(root.clone());
+        } else {
+            let mut read_list = |path: &Path, held| files.read_list(path, held);
+            let reloaded = library.reload(&directory.tree, &mut read_list, &bindings(wanted));
+            held_back.extend(reloaded.held_back);
+            let all = reloaded.diagnostics.iter().cloned();
+            let (wrong, others): (Vec<_>, Vec<_>) = all.partition(Diagnostic::is_error);
+            errors.extend(wrong);
+            warnings.extend(others);
+            library = reloaded.library;
+        }
+        warnings.extend(Trusted::warnings(wanted));
+        let mut followed = directory.followed.clone();
+        library.list_paths().for_each(|path| followed.add_file(path));
+        let last_good = Some(kept.written());
+        Ok(Self { directory, files, library, followed, warnings, errors, held_back, last_good })
+    }
+
+    /// Returns whether a file is held back.
+    pub(crate) fn holds_back(&self, path: &Path) -> bool {
+        self.held_back.iter().any(|held| held == path)
+    }
+
+    /// Returns the files that are held back.
+    pub(crate) fn held_back(&self) -> &[PathBuf] {
+        &self.held_back
     }
 
     /// Reads a file that the configuration names besides the policies.
@@ -252,6 +318,8 @@ impl Reloader {
             since: Since::default(),
             reasons,
             absent: Vec::new(),
+            last_good: loaded.last_good,
+            keeper: Keeper::new(),
             warned: Vec::new(),
             pace: Pace::new(),
         };
@@ -283,7 +351,10 @@ impl Reloader {
         self.watch.look_again();
         loop {
             match self.watch.wait(self.next_tick()) {
-                Wake::Stop => break,
+                Wake::Stop => {
+                    self.keep_now();
+                    break;
+                }
                 Wake::Wanted => self.make_changes(),
                 Wake::Tick => self.tick(),
                 Wake::Changed => self.look_and_follow(Occasion::Look),
@@ -498,10 +569,16 @@ impl Reloader {
         let held_back: BTreeSet<&PathBuf> = held_back.collect();
         state.held_back = told::paths(held_back.into_iter());
         state.error = (!errors.is_empty()).then_some(errors);
+        if state.error.is_none() {
+            self.last_good = None;
+        }
         if !swapped {
             state.loaded_at.clone_from(&old.loaded_at);
         }
         let asked = occasion == Occasion::Asked;
+        if occasion != Occasion::Change {
+            self.keeper.note();
+        }
         if swapped {
             let State { generation, hash, policies, blueprints, clients, .. } = &state;
             if occasion == Occasion::Change {

@@ -139,7 +139,7 @@ pub(super) fn holds(path: &Path, text: Option<&str>) -> Result<bool, WriteError>
 }
 
 /// Writes a folder's entries to disk.
-fn sync(path: &Path) -> io::Result<()> {
+pub(super) fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

@@ -14,7 +14,7 @@ use crate::upstream::system::is_local;
 /// The first pause before something that could not be read is tried again; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A further try at what could not be read for a reason that passes.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +28,8 @@ pub(super) struct Retry {
 impl Reloader {
     /// Returns when there is something to do although nothing happened.
     pub(super) fn next_tick(&self) -> Instant {
-        let due = self.sweep.due();
-        self.retry.map_or(due, |retry| retry.due.min(due))
+        let retry = self.retry.map(|retry| retry.due);
+        [retry, self.keeper.due()].into_iter().flatten().fold(self.sweep.due(), Instant::min)
     }
 
     /// Does what is due.
@@ -39,6 +39,9 @@ impl Reloader {
         }
         let progress = Arc::clone(&self.progress);
         let (busy, disk) = (progress.begin(), progress.disk());
+        if self.keeper.due().is_some_and(|due| due <= Instant::now()) {
+            self.keep_now();
+        }
         let is_polling = self.watch.unwatched().is_some();
         let compared = self.sweep.compare(&mut self.directory, &self.files, is_polling);
         drop((busy, disk));
@@ -108,6 +111,13 @@ impl Reloader {
         if self.config.control.is_none() && self.directory.tree.files.is_empty() {
             let why = "there is no policy file (*.toml) in this directory: the next start refuses that".to_owned();
             add(Kind::NextStart, Some(self.config.policies.clone()), why);
+        }
+        if let (Some(written), Some(path)) = (&self.last_good, &self.config_path) {
+            let why = format!("started from the last good state, of {written}: what is bad on disk is not in force");
+            add(Kind::LastGood, Some(path.clone()), why);
+        }
+        if let Some((directory, why)) = self.keeper.failed() {
+            add(Kind::NotKept, Some(directory), why);
         }
         if !self.warned.is_empty() {
             let why = format!("changed, and takes a restart: {}", self.warned.join(", "));

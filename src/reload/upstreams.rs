@@ -72,7 +72,7 @@ pub(crate) fn choose(
 }
 
 /// Returns the errors of a configuration that would ask itself, as far as it shows before anything is bound.
-pub(super) fn circular_in(config: &Config) -> Vec<Diagnostic> {
+pub(crate) fn circular_in(config: &Config) -> Vec<Diagnostic> {
     let listeners: Vec<_> = config.listen.iter().map(|listen| listen.address).collect();
     match &config.upstream.servers {
         Servers::Listed(servers) => circular(servers, &listeners),

@@ -72,6 +72,55 @@ fn without_an_inotify_instance_changes_are_found_and_it_is_tried_again() {
 }
 
 #[test]
+fn links_that_lead_elsewhere_are_found_without_events() {
+    let upstream = FakeUpstream::start();
+    let Some(setup) = setup(&upstream).apart("echo 0 >/proc/sys/user/max_inotify_instances") else { return };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let at = |name: &str| elsewhere.path().join(name);
+    let client = |id: &str, address: &str| format!("[client.{id}]\nsources = [\"{address}\"]\npolicy = \"test\"\n");
+    for (folder, name) in [("one", "d1.test"), ("two", "d2.test")] {
+        fs::create_dir(at(folder)).unwrap();
+        fs::write(
+            at(folder).join("d.toml"),
+            format!(
+                "[policy.d]\nallowed_hostnames = [\"{name}\"]\n[client.d]\nsources = [\"127.0.0.8\"]\npolicy = \"d\"\n"
+            ),
+        )
+        .unwrap();
+    }
+    fs::write(at("c1"), client("c1", "127.0.0.7")).unwrap();
+    std::os::unix::fs::symlink(at("one"), setup.policies().join("folder")).unwrap();
+    std::os::unix::fs::symlink(at("later"), setup.policies().join("dangling")).unwrap();
+    std::os::unix::fs::symlink(at("c1"), setup.policies().join("c.toml")).unwrap();
+    let server = setup.start();
+    let allows = |name: &str, from: &str| !ask(name, RecordType::A).from(from).udp(&server).addresses().is_empty();
+    assert!(allows("d1.test", "127.0.0.8") && allows("v1.test", "127.0.0.7"));
+    // A folder by another link, what a link leads to, and what comes in the place of nothing.
+    let swap = |name: &str, target: &str| {
+        std::os::unix::fs::symlink(at(target), at("link.tmp")).unwrap();
+        fs::rename(at("link.tmp"), server.policies(name)).unwrap();
+    };
+    swap("folder", "two");
+    server.until("the other folder", || allows("d2.test", "127.0.0.8").then_some(()));
+    fs::write(
+        at("two/d.toml"),
+        "[policy.d]\nallowed_hostnames = [\"d3.test\"]\n[client.d]\nsources = [\"127.0.0.8\"]\npolicy = \"d\"\n",
+    )
+    .unwrap();
+    server.until("its file", || allows("d3.test", "127.0.0.8").then_some(()));
+    fs::write(at("c1"), "[client.c1]\nsources = [\"127.0.0.7\"]\npolicy = \"d\"\n").unwrap();
+    server.until("what the link leads to", || allows("d3.test", "127.0.0.7").then_some(()));
+    fs::create_dir(at("later")).unwrap();
+    fs::write(
+        at("later/l.toml"),
+        "[policy.l]\nallow_all = true\n[client.l]\nsources = [\"127.0.0.6\"]\npolicy = \"l\"\n",
+    )
+    .unwrap();
+    server.until("what came", || allows("any.test", "127.0.0.6").then_some(()));
+    server.wait_no_error();
+}
+
+#[test]
 fn without_room_for_watches_changes_are_found_and_it_is_tried_again() {
     let upstream = FakeUpstream::start();
     let Some(setup) = setup(&upstream).apart("echo 0 >/proc/sys/user/max_inotify_watches") else { return };

@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::support::api::{TOKEN, Wire, head};
 use crate::support::*;
 
@@ -156,6 +158,8 @@ fn a_listener_whose_address_comes_later_serves_once_it_is_there() {
     ip("-6 addr add 2001:db8::77/128 dev lo nodad");
     for address in ["192.0.2.77", "2001:db8::77"] {
         let (from, address) = (address, server.address_on(address));
+        // An IPv6 address has its route a moment after it is there.
+        server.until("the address can be reached", || std::net::TcpStream::connect(address).ok());
         // The client takes an answer from the address that it asked alone.
         ask("one.test", RecordType::A).from(from).udp_to(address).unwrap().expect_addresses(&[GLOBAL.into()]);
         ask("two.test", RecordType::A).from(from).tcp_to(address).unwrap().expect_addresses(&[GLOBAL.into()]);
@@ -163,6 +167,159 @@ fn a_listener_whose_address_comes_later_serves_once_it_is_there() {
     server.wait_not_out_of_date("address");
     ip("addr del 192.0.2.77/32 dev lo");
     server.wait_out_of_date("address");
+}
+
+/// Runs `check --start` for the files of a server; returns what it says as JSON.
+#[track_caller]
+fn next_start(server: &Server, code: i32) -> Value {
+    let config = server.directory().join("hostgate.toml");
+    let finished = run(["check", "--start", "--json", "--config", config.to_str().unwrap()]).expect_code(code);
+    run(["check", "--start", "--config", config.to_str().unwrap()]).expect_code(code);
+    serde_json::from_str(&finished.stdout).unwrap()
+}
+
+/// Ends a server and waits until it is gone.
+#[track_caller]
+fn stop(mut server: Server) -> Server {
+    server.signal("TERM");
+    assert_eq!(server.wait_exit().code(), Some(0));
+    server
+}
+
+/// Starts a server that keeps its last good state, with a list, a client and a policy of a person each.
+fn keeping(upstream: &FakeUpstream) -> Server {
+    let server = Setup::policy(upstream, "allowed_hostnames = [\"v1.test\"]\nallowed_hostnames_files = [\"list.txt\"]")
+        .top("start_from_last_good = true")
+        .file("list.txt", "l1.test\n")
+        .file("p.toml", "[policy.p]\nallowed_hostnames = [\"p.test\"]\n")
+        .file("client.toml", "[client.c]\nsources = [\"127.0.0.11\"]\npolicy = \"p\"\n")
+        .start();
+    let state = server.directory().join(".hostgate-last-good/state");
+    server.until("kept", || state.exists().then_some(()));
+    server
+}
+
+/// Returns when the last good state was written last.
+fn kept_at(server: &Server) -> std::time::SystemTime {
+    fs::metadata(server.directory().join(".hostgate-last-good/state")).unwrap().modified().unwrap()
+}
+
+#[test]
+fn a_bad_file_at_a_start_means_the_last_good_state_where_that_was_chosen() {
+    type Spoil = fn(&Server);
+    let spoils: [(&str, Spoil); 7] = [
+        ("half", |server| server.write("test.toml", "[policy.test")),
+        ("empty", |server| server.write("test.toml", "")),
+        ("in use and gone", |server| server.remove("p.toml")),
+        ("an unknown policy", |server| {
+            server.write("new.toml", "[client.n]\nsources = [\"127.0.0.12\"]\npolicy = \"none\"\n");
+        }),
+        ("a list that is gone", |server| server.remove("list.txt")),
+        ("the configuration", |server| server.reconfigure("[admin]", "[admin")),
+        ("a policy of the configuration", |server| {
+            server.reconfigure("default_policy = \"test\"", "default_policy = \"none\"");
+        }),
+    ];
+    let upstream = FakeUpstream::start();
+    for (case, spoil) in spoils {
+        let server = stop(keeping(&upstream));
+        assert_eq!(next_start(&server, 0)["start"], "as-on-disk", "{case}");
+        spoil(&server);
+        server.write(
+            "other.toml",
+            "[policy.o]\nallowed_hostnames = [\"o.test\"]\n[client.o]\nsources = [\"127.0.0.13\"]\npolicy = \"o\"\n",
+        );
+        let told = next_start(&server, 1);
+        assert_eq!(told["start"], "from-last-good", "{case}: {told}");
+        let next = server.restarted();
+        assert!(allows(&next, "127.0.0.1", "v1.test") && allows(&next, "127.0.0.1", "l1.test"), "{case}");
+        // What is gone is gone, as while it runs; what is good on disk is in force.
+        assert_eq!(allows(&next, "127.0.0.11", "p.test"), case != "in use and gone", "{case}");
+        if case != "in use and gone" {
+            assert!(allows(&next, "127.0.0.13", "o.test"), "{case}");
+        }
+        next.wait_log(&["ERROR", "started from the last good state"]);
+        let entry = next.wait_out_of_date(if case == "in use and gone" { "next-start" } else { "last-good" });
+        assert!(entry["since"].is_string(), "{case}: {entry}");
+        run(["status", "--admin", &next.admin().to_string()]).expect_code(1);
+        let before = kept_at(&next);
+        // Mended, it is as if nothing had been.
+        match case {
+            "half" | "empty" => next.write("test.toml", "[policy.test]\nallowed_hostnames = [\"v2.test\"]\n"),
+            "in use and gone" => next.write("p.toml", "[policy.p]\nallowed_hostnames = [\"p.test\"]\n"),
+            "an unknown policy" => next.remove("new.toml"),
+            "a list that is gone" => next.write("list.txt", "l2.test\n"),
+            "the configuration" => next.reconfigure("[admin", "[admin]"),
+            _ => next.reconfigure("default_policy = \"none\"", "default_policy = \"test\""),
+        }
+        for kind in ["last-good", "held-back", "unreadable", "next-start"] {
+            next.wait_not_out_of_date(kind);
+        }
+        next.wait_no_error();
+        next.until("kept again", || (kept_at(&next) > before).then_some(()));
+        assert_eq!(next_start(&next, 0)["start"], "as-on-disk", "{case}");
+    }
+}
+
+#[test]
+fn without_the_choice_or_with_a_state_that_is_broken_a_bad_file_is_no_start() {
+    let upstream = FakeUpstream::start();
+    let server = stop(keeping(&upstream));
+    server.write("test.toml", "[policy.test");
+    let state = server.directory().join(".hostgate-last-good/state");
+    let text = fs::read(&state).unwrap();
+    for (broken, told) in [
+        (&text[..text.len() / 2], "checksum"),
+        (b"", "another version"),
+        (&text.repeat(2), "checksum"),
+        (&[0; 4096], "another version"),
+    ] {
+        fs::write(&state, broken).unwrap();
+        let refused = server.refused_plainly().expect_code(78);
+        refused.expect_text(&["test.toml:1:", "the last good state cannot be started from", told]);
+        assert_eq!(next_start(&server, 78)["start"], "refused");
+    }
+    fs::write(&state, &text).unwrap();
+    assert_eq!(next_start(&server, 1)["start"], "from-last-good");
+    // A list of it that is broken.
+    let list = fs::read_dir(state.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let list = list.into_iter().find(|path| !path.ends_with("state")).unwrap();
+    fs::write(list, "else.test\n").unwrap();
+    server.refused_plainly().expect_code(78).expect_text(&["checksum"]);
+    fs::remove_dir_all(state.parent().unwrap()).unwrap();
+    server.refused_plainly().expect_code(78).expect_text(&["there is none yet"]);
+    server.reconfigure("start_from_last_good = true", "start_from_last_good = false");
+    let refused = server.refused_plainly().expect_code(78);
+    assert!(!refused.stderr.contains("last good"), "{refused:#?}");
+}
+
+#[test]
+fn a_last_good_state_that_cannot_be_written_is_told() {
+    let upstream = FakeUpstream::start();
+    let setup = Setup::policy(&upstream, "allowed_hostnames = [\"v1.test\"]").top("start_from_last_good = true");
+    let place = setup.directory().join(".hostgate-last-good");
+    fs::write(&place, "in the way").unwrap();
+    let server = setup.start();
+    let entry = server.wait_out_of_date("not-kept");
+    assert!(entry["path"].as_str().unwrap().ends_with(".hostgate-last-good"), "{entry}");
+    fs::remove_file(place).unwrap();
+    server.wait_not_out_of_date("not-kept");
+}
+
+#[test]
+fn the_next_start_is_told_with_what_the_api_has() {
+    let upstream = FakeUpstream::start();
+    let server = stop(objects(&upstream).start());
+    assert_eq!(next_start(&server, 0)["start"], "as-on-disk");
+    fs::write(server.directory().join("token"), "").unwrap();
+    let told = next_start(&server, 1);
+    assert_eq!(told["start"], "without-what-is-bad");
+    assert!(told["api"][0].as_str().unwrap().contains("it has no token"), "{told}");
+    server.write("api/npol_1.toml", "");
+    let told = next_start(&server, 1);
+    assert!(told["held_back"][0].as_str().unwrap().ends_with("api/npol_1.toml"), "{told}");
+    server.write("hand.toml", "");
+    assert_eq!(next_start(&server, 78)["start"], "refused");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! [`OrderedMap`](super::super::ordered_map::OrderedMap), of which the next version shares what did not change.
 
 use std::collections::{BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::document::{Diagnostic, Severity, Source};
@@ -20,6 +20,7 @@ use super::super::step::{Changed, Step};
 use super::super::tree::{Bindings, FilePath, Tree};
 use super::super::{assemble, trial};
 use super::known::Kept;
+use super::whole::MAX_DANGLING;
 use super::{Library, Reloaded, Settled, list_references, role};
 
 /// A file as it is, with the warnings of it alone.
@@ -34,12 +35,15 @@ impl Library {
         changed: &BTreeSet<PathBuf>,
         bindings: &Bindings,
     ) -> Option<Reloaded> {
-        // What comes may be what a reference waits for.
-        let settled = self.settled.as_ref().filter(|settled| settled.root == tree.root && self.dangling.is_empty())?;
+        let settled = self.settled.as_ref().filter(|settled| settled.root == tree.root)?;
         let mut config = bindings.iter().chain(self.bindings.iter()).filter_map(|binding| binding.written.as_ref());
         // What is told of the configuration may stand elsewhere in it.
+        let is_dangling = |path: &Path| self.dangling.iter().any(|error| *error.place.path == *path);
+        // Of very many references to what is gone, not all are known.
         if bindings.ids() != self.bindings.ids()
-            || config.any(|(source, _)| !settled.told.of(source.path().as_os_str()).is_empty())
+            || self.dangling.len() >= MAX_DANGLING
+            || config
+                .any(|(source, _)| !settled.told.of(source.path().as_os_str()).is_empty() || is_dangling(source.path()))
         {
             return None;
         }
@@ -87,6 +91,11 @@ impl Library {
         let mut not_run = Vec::new();
         if !trial::run(tested, &snapshot, &mut not_run).files.is_empty() || !not_run.is_empty() {
             return None;
+        }
+        // What comes refers to nothing that is gone, and nothing waits for it.
+        if files.iter().any(|changed| is_dangling(&changed.path)) {
+            let is_left = |error: &&Diagnostic| !files.iter().any(|changed| *changed.path.0 == *error.place.path);
+            library.dangling = self.dangling.iter().filter(is_left).cloned().collect();
         }
         snapshot.generation = self.snapshot.generation + 1;
         snapshot.hash = assemble::hash(file_hash, settled.list_hash, bindings);

@@ -458,7 +458,7 @@ fn dangling(root: &Path, files: &Files, bindings: &Bindings) -> Vec<Diagnostic> 
 }
 
 /// References to what is gone that are told.
-const MAX_DANGLING: usize = 100;
+pub(super) const MAX_DANGLING: usize = 100;
 
 /// Returns the hashes of the files and of the lists.
 fn hashes(root: &Path, files: &Files, lists: &Lists) -> (ContentSum, ContentSum) {

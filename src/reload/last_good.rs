@@ -1,0 +1,362 @@
+//! The last good state on disk: what hostgate.toml, the files that people wrote and their lists said when all of it was last
+//! in force, to start from when what is there now is bad.
+//!
+//! It is one file, written aside and renamed, and one more for each list. Objects of the API are not in it: hostgate writes
+//! their files itself, and one that is broken costs that object alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+
+use crate::bounds::{MAX_FILE, MAX_LAST_GOOD, MAX_LAST_GOOD_LISTS};
+use crate::policy::{Library, ListText, Texts, Tree, object_of};
+use crate::regular_file;
+
+/// Where the last good state is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct LastGood {
+    /// The directory.
+    directory: PathBuf,
+    /// The configuration file that it is of.
+    configuration: PathBuf,
+    /// The first line of what was written last.
+    head: Option<String>,
+}
+
+/// A last good state.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// What it holds.
+    content: Content,
+    /// Where its lists are.
+    directory: PathBuf,
+    /// When it was written.
+    written: Option<Timestamp>,
+}
+
+/// What the file holds behind its first line.
+#[derive(Debug, Serialize, Deserialize)]
+struct Content {
+    /// The absolute path of the configuration file.
+    configuration: String,
+    /// The text of the configuration file.
+    config: String,
+    /// The texts of the policy files, by their paths below the policies directory.
+    files: BTreeMap<String, Arc<str>>,
+    /// Those among them that are not to be quoted.
+    private: BTreeSet<String>,
+    /// The list files, with the SHA-256 of each.
+    lists: BTreeMap<String, String>,
+}
+
+/// Why the state is not kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotKept {
+    /// A list changed a moment ago: after the next look there is another state to keep.
+    #[error("a list has changed since")]
+    Changed,
+    /// It cannot be written, or is too large.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl LastGood {
+    /// Returns where it is kept for a configuration file: below `$STATE_DIRECTORY`, which systemd sets for a unit that has one;
+    /// for the system's file below that of the shipped unit, so that commands find it; else beside the file.
+    pub(crate) fn of(configuration: &Path) -> Self {
+        let state = std::env::var_os("STATE_DIRECTORY").filter(|state| !state.is_empty());
+        let state = state.map(PathBuf::from).map(|all| {
+            // There may be several, with colons between (systemd.exec(5)).
+            all.to_str().and_then(|all| all.split(':').next()).map_or_else(|| all.clone(), PathBuf::from)
+        });
+        let state = state.or_else(|| (configuration == Path::new(OF_UNIT.0)).then(|| PathBuf::from(OF_UNIT.1)));
+        let beside = || configuration.parent().unwrap_or(Path::new("")).join(BESIDE);
+        let directory = state.map_or_else(beside, |state| state.join(BELOW));
+        let configuration = std::path::absolute(configuration).unwrap_or_else(|_| configuration.to_owned());
+        Self { directory, configuration, head: None }
+    }
+
+    /// Returns the directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Reads the state; `None` if none is kept.
+    ///
+    /// # Errors
+    /// It cannot be read, is broken, of another version or of another configuration file: why.
+    pub(crate) fn read(&self) -> Result<Option<Kept>, String> {
+        let path = self.directory.join(STATE);
+        let octets = match regular_file::read(&path, MAX_LAST_GOOD * 3) {
+            Ok(octets) => octets,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        };
+        let wrong = |what: &str| format!("{}: {what}", path.display());
+        let head = octets.split(|octet| *octet == b'\n').next().unwrap_or_default();
+        let body = octets.get(head.len() + 1..).unwrap_or_default();
+        let head = str::from_utf8(head).unwrap_or_default();
+        let Some(hash) = head.strip_prefix(SCHEMA) else {
+            return Err(wrong("it was written by another version, or is no last good state"));
+        };
+        if hash != hex(body) {
+            return Err(wrong("it is broken: its checksum is another one"));
+        }
+        let content: Content = serde_json::from_slice(body).map_err(|error| wrong(&error.to_string()))?;
+        if Path::new(&content.configuration) != self.configuration {
+            return Err(wrong(&format!("it is of another configuration file, {}", content.configuration)));
+        }
+        let written = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
+        let written = written.and_then(|time| Timestamp::try_from(time).ok());
+        Ok(Some(Kept { content, directory: self.directory.clone(), written }))
+    }
+
+    /// Keeps a state in which everything is in force; returns whether it is another one than was kept. `config` is the text of
+    /// the configuration file.
+    ///
+    /// # Errors
+    /// It is not kept, and what was kept before still is.
+    pub(super) fn keep(&mut self, config: &str, tree: &Tree, library: &Library) -> Result<bool, NotKept> {
+        let failed = |what: &Path, why: &dyn std::fmt::Display| NotKept::Failed(format!("{}: {why}", what.display()));
+        let mut content = self.content(config, tree)?;
+        let mut lists = BTreeMap::new();
+        let mut octets = 0_u64;
+        for path in library.list_paths().filter(|path| library.uses_list(path)) {
+            let text = regular_file::read_text(path, MAX_FILE).map_err(|_| NotKept::Changed)?;
+            if !library.has_list(path, &text) {
+                return Err(NotKept::Changed);
+            }
+            octets = octets.saturating_add(text.len().try_into().unwrap_or(u64::MAX));
+            if octets > MAX_LAST_GOOD_LISTS {
+                let why = format!("the lists have more than {} MiB, the most that is kept", MAX_LAST_GOOD_LISTS >> 20);
+                return Err(NotKept::Failed(why));
+            }
+            let hash = hex(text.as_bytes());
+            content.lists.insert(key(&tree.root, path).ok_or_else(|| failed(path, &NOT_UTF8))?, hash.clone());
+            lists.insert(hash, (path.to_owned(), text.len()));
+        }
+        let body = serde_json::to_vec(&content).map_err(|error| failed(&self.directory, &error))?;
+        let head = format!("{SCHEMA}{}", hex(&body));
+        let path = self.directory.join(STATE);
+        if self.head.is_none() {
+            // What an earlier process kept.
+            let kept = regular_file::read(&path, MAX_LAST_GOOD * 3).unwrap_or_default();
+            let first = kept.split(|octet| *octet == b'\n').next().unwrap_or_default();
+            self.head = str::from_utf8(first).ok().map(str::to_owned);
+        }
+        if self.head.as_ref() == Some(&head) {
+            return Ok(false);
+        }
+        if !self.directory.is_dir() {
+            DirBuilder::new().mode(0o700).create(&self.directory).map_err(|error| failed(&self.directory, &error))?;
+        }
+        for (hash, (path, length)) in &lists {
+            let kept = self.directory.join(hash);
+            let is_there = fs::metadata(&kept).is_ok_and(|metadata| metadata.len() == *length as u64);
+            if !is_there {
+                let text = regular_file::read(path, MAX_FILE).map_err(|_| NotKept::Changed)?;
+                if hex(&text) != *hash {
+                    return Err(NotKept::Changed);
+                }
+                self.write(hash, &[&text]).map_err(|error| failed(&kept, &error))?;
+            }
+        }
+        self.write(STATE, &[head.as_bytes(), b"\n", &body]).map_err(|error| failed(&path, &error))?;
+        self.remove_others(&lists.into_keys().collect());
+        self.head = Some(head);
+        Ok(true)
+    }
+
+    /// Gathers what is kept, without the lists.
+    fn content(&self, config: &str, tree: &Tree) -> Result<Content, NotKept> {
+        let text = |path: &Path| path.to_str().map(str::to_owned);
+        let not_utf8 = |path: &Path| NotKept::Failed(format!("{}: {NOT_UTF8}", path.display()));
+        let mut content = Content {
+            configuration: text(&self.configuration).ok_or_else(|| not_utf8(&self.configuration))?,
+            config: config.to_owned(),
+            files: BTreeMap::new(),
+            private: BTreeSet::new(),
+            lists: BTreeMap::new(),
+        };
+        let mut octets = config.len();
+        for (path, read) in tree.files.iter().filter(|(path, _)| object_of(&tree.root, path).is_none()) {
+            let below = path.strip_prefix(&tree.root).unwrap_or(path);
+            let below = text(below).ok_or_else(|| not_utf8(path))?;
+            let Ok(read) = read else { return Err(NotKept::Changed) };
+            octets += read.len();
+            if tree.private.contains(&**path) {
+                content.private.insert(below.clone());
+            }
+            content.files.insert(below, Arc::clone(read));
+        }
+        if octets as u64 > MAX_LAST_GOOD {
+            let why = format!("the policy files have more than {} MiB, the most that is kept", MAX_LAST_GOOD >> 20);
+            return Err(NotKept::Failed(why));
+        }
+        Ok(content)
+    }
+
+    /// Writes a file aside and renames it.
+    fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+        let aside = self.directory.join(ASIDE);
+        match fs::remove_file(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+        let written = parts.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
+        if written.is_err() {
+            // A full disk takes a part of it.
+            let _ = fs::remove_file(&aside);
+            return written;
+        }
+        fs::rename(&aside, self.directory.join(name))?;
+        super::store::sync(&self.directory)
+    }
+
+    /// Removes lists that nothing names any more; one that stays is in nobody's way.
+    fn remove_others(&self, lists: &BTreeSet<String>) {
+        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_list = name.len() == 64 && name.bytes().all(|octet| octet.is_ascii_hexdigit());
+            if is_list && !lists.contains(&name) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+impl Kept {
+    /// Returns when it was written (RFC 3339, UTC).
+    pub(crate) fn written(&self) -> String {
+        self.written.map_or_else(|| "an unknown time".to_owned(), |written| written.to_string())
+    }
+
+    /// Returns the text of the configuration file.
+    pub(crate) fn config(&self) -> &str {
+        &self.content.config
+    }
+
+    /// Returns the policy files as if they were below `root`, with those of `now` that are the API's.
+    pub(super) fn tree(&self, root: &Path, now: &Tree) -> Tree {
+        let kept = self.content.files.iter().map(|(below, text)| (root.join(below), Ok(Arc::clone(text))));
+        let objects = now.files.iter().filter(|(path, _)| object_of(&now.root, path).is_some());
+        let objects = objects.map(|(path, text)| (path.to_path_buf(), text.clone()));
+        let files: Texts = kept.chain(objects).collect();
+        let private = Arc::new(self.content.private.iter().map(|below| root.join(below)).collect());
+        Tree { root: root.to_owned(), files, private, ..Tree::default() }
+    }
+
+    /// Reads a list.
+    ///
+    /// # Errors
+    /// It is not kept, or broken.
+    pub(super) fn read_list(&self, root: &Path, path: &Path) -> Result<ListText, String> {
+        let hash =
+            key(root, path).and_then(|key| self.content.lists.get(&key)).ok_or("it is not in the last good state")?;
+        let kept = self.directory.join(hash);
+        let text = regular_file::read_text(&kept, MAX_FILE).map_err(|error| format!("{}: {error}", kept.display()))?;
+        if hex(text.as_bytes()) != *hash {
+            return Err(format!("{}: it is broken: its checksum is another one", kept.display()));
+        }
+        Ok(ListText::Text(text))
+    }
+}
+
+/// Returns what a list is kept under: its path below the policies directory, or else its absolute path.
+fn key(root: &Path, path: &Path) -> Option<String> {
+    let below = path.strip_prefix(root).ok().map(Path::to_owned);
+    below.or_else(|| std::path::absolute(path).ok())?.to_str().map(str::to_owned)
+}
+
+/// Returns the SHA-256 of octets in hexadecimal.
+fn hex(octets: &[u8]) -> String {
+    digest(&SHA256, octets).as_ref().iter().fold(String::new(), |mut text, octet| {
+        // A string takes whatever is written.
+        let _ = write!(text, "{octet:02x}");
+        text
+    })
+}
+
+/// What the first line begins with; the number changes with what is kept.
+const SCHEMA: &str = "hostgate-last-good 1 ";
+/// The file.
+const STATE: &str = "state";
+/// What a file is called until it is whole.
+const ASIDE: &str = "new";
+/// The directory below `$STATE_DIRECTORY`.
+const BELOW: &str = "last-good";
+/// The configuration file of the shipped unit, and its state directory.
+const OF_UNIT: (&str, &str) = ("/etc/hostgate/hostgate.toml", "/var/lib/hostgate");
+/// The directory beside the configuration file.
+const BESIDE: &str = ".hostgate-last-good";
+/// Why a file is not kept.
+const NOT_UTF8: &str = "the path is not UTF-8";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Bindings, Held};
+
+    /// A policies directory with a list, and the library made of it.
+    fn loaded(root: &Path, names: &str) -> (Tree, Library) {
+        let list = root.join("list.txt");
+        fs::write(&list, names).unwrap();
+        let text: Arc<str> = "[policy.p]\nallowed_hostnames_files = [\"list.txt\"]\n".into();
+        let files = [(root.join("p.toml"), Ok(text)), (root.join("api/npol_1.toml"), Ok("[policy.npol_1]\n".into()))];
+        let tree = Tree { root: root.to_owned(), files: files.into_iter().collect(), ..Tree::default() };
+        let lists =
+            &mut |path: &Path, _: Held| fs::read_to_string(path).map(ListText::Text).map_err(|error| error.to_string());
+        let (library, _) = Library::start(&tree, lists, &Bindings::default()).unwrap();
+        (tree, library)
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_and_what_is_broken_does_not() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let mut place = LastGood { directory: root.join("kept"), configuration: root.join("h.toml"), head: None };
+        assert!(place.read().unwrap().is_none());
+        let (tree, library) = loaded(root, "a.test\n");
+        assert!(place.keep("log = 'info'", &tree, &library).unwrap());
+        assert!(!place.keep("log = 'info'", &tree, &library).unwrap(), "the same is not written again");
+        let kept = place.read().unwrap().unwrap();
+        assert_eq!(kept.config(), "log = 'info'");
+        // Somewhere else, and without the API's objects but for those that are there.
+        let there = kept.tree(Path::new("q"), &Tree::default());
+        let paths: Vec<_> = there.files.iter().map(|(path, _)| path.to_path_buf()).collect();
+        assert_eq!(paths, [Path::new("q/p.toml")]);
+        assert_eq!(kept.tree(root, &tree).files.iter().len(), 2);
+        assert_eq!(kept.read_list(root, &root.join("list.txt")), Ok(ListText::Text("a.test\n".to_owned())));
+        assert!(kept.read_list(root, &root.join("other.txt")).is_err());
+        // A list that changed since is not kept as if it were in force.
+        fs::write(root.join("list.txt"), "b.test\n").unwrap();
+        assert!(matches!(place.keep("log = 'warn'", &tree, &library), Err(NotKept::Changed)));
+        let (tree, library) = loaded(root, "b.test\n");
+        assert!(place.keep("log = 'info'", &tree, &library).unwrap());
+        assert_eq!(fs::read_dir(root.join("kept")).unwrap().count(), 2, "the old list is gone");
+        let other = LastGood { configuration: root.join("other.toml"), ..place.clone() };
+        assert!(other.read().unwrap_err().contains("another configuration file"));
+        let state = root.join("kept/state");
+        let text = fs::read_to_string(&state).unwrap();
+        for (broken, told) in [
+            (text.replacen(" 1 ", " 2 ", 1), "another version"),
+            (text.replace("info", "warn"), "checksum"),
+            (text[..text.len() - 1].to_owned(), "checksum"),
+            (String::new(), "another version"),
+            ("\0".repeat(100), "another version"),
+        ] {
+            fs::write(&state, &broken).unwrap();
+            let error = place.read().unwrap_err();
+            assert!(error.contains(told), "{error}");
+        }
+    }
+}
