@@ -94,6 +94,26 @@ fn an_object_of_the_api_that_is_gone_denies_what_refers_to_it_at_a_start() {
 }
 
 #[test]
+fn a_folder_of_the_api_that_cannot_be_read_costs_its_objects_alone() {
+    let upstream = FakeUpstream::start();
+    let setup = objects(&upstream).file(
+        "hand.toml",
+        "[policy.h]\nallowed_hostnames = [\"h.test\"]\n[client.h]\nsources = [\"127.0.0.13\"]\npolicy = \"h\"\n",
+    );
+    // A link to a folder above is refused whoever runs the tests.
+    let (api, kept) = (setup.policies().join("api"), setup.directory().join("kept"));
+    fs::rename(&api, &kept).unwrap();
+    std::os::unix::fs::symlink("..", &api).unwrap();
+    let server = setup.start();
+    assert!(allows(&server, "127.0.0.13", "h.test") && !allows(&server, "127.0.0.11", "one.test"));
+    server.until("told", || server.out_of_date("held-back").or_else(|| server.out_of_date("unreadable")));
+    fs::remove_file(&api).unwrap();
+    fs::rename(&kept, &api).unwrap();
+    server.until("the objects", || allows(&server, "127.0.0.11", "one.test").then_some(()));
+    server.wait_no_error();
+}
+
+#[test]
 fn a_bad_file_that_a_person_wrote_is_no_start_whatever_the_api_has() {
     let upstream = FakeUpstream::start();
     let refused = objects(&upstream).file("hand.toml", "[policy.h").file("api/npol_1.toml", "").refused();

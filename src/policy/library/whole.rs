@@ -23,7 +23,7 @@ use super::super::tree::{Bindings, FilePath, Tree};
 use super::super::{assemble, trial};
 use super::known::{Kept, Known, Seen};
 use super::report::Report;
-use super::{Held, Library, ListText, NO_SUCH_FILE, ReadList, Reloaded, Settled, object_of, role};
+use super::{Held, Library, ListText, NO_SUCH_FILE, OBJECT_FOLDER, ReadList, Reloaded, Settled, object_of, role};
 
 /// How the first load and a reload differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,11 @@ impl Phase {
     /// Returns whether a first load ends with what is wrong with files by themselves. Errors that files make together come
     /// later: one may be an object's of the API and be told of another file.
     fn is_refused(self, root: &Path, files: &BTreeMap<FilePath, Known<FileSpec>>, report: &Report) -> bool {
-        let is_final = |path: &Path| self.left_out(root, path).is_none();
+        // Where their folder cannot be read, none of the objects can be.
+        let leaves_out = matches!(self, Self::Start { leaves_out: true, .. });
+        let is_folder =
+            |path: &Path| leaves_out && path.strip_prefix(root).is_ok_and(|path| path == Path::new(OBJECT_FOLDER));
+        let is_final = |path: &Path| self.left_out(root, path).is_none() && !is_folder(path);
         // Of very many bad files not all are told.
         self != Self::Reload
             && (files.iter().any(|(path, file)| file.is_bad_alone() && is_final(path))
