@@ -194,14 +194,20 @@ fn what_is_written_through_a_mapping_is_noticed() {
 #[test]
 fn a_file_that_cannot_be_read_for_want_of_descriptors_is_tried_again() {
     let upstream = FakeUpstream::start();
-    let server = setup(&upstream).file("list.txt", "a.test\n").start();
-    for (round, change) in ["rename", "in place", "new file"].into_iter().enumerate() {
+    let server = setup(&upstream)
+        .file("list.txt", "a.test\n")
+        .file("list.toml", "[policy.list]\nallowed_hostnames_files = [\"list.txt\"]\n")
+        .listen("127.0.0.2:0", None)
+        .start();
+    for (round, change) in ["rename", "in place", "list", "new file", "configuration"].into_iter().enumerate() {
         let name = format!("r{round}.test");
         server.limit_open_files(4);
         let seen = server.log_lines(&["Too many open files"]).len();
         match change {
             "rename" => server.replace("test.toml", policy(&name)),
             "in place" => server.write("test.toml", policy(&name)),
+            "list" => server.write("list.txt", format!("{name}\n")),
+            "configuration" => server.reconfigure("default_policy = \"test\"", "default_policy = \"list\""),
             _ => {
                 let text = format!(
                     "[policy.new]\nallowed_hostnames = [\"{name}\"]\n[client.n]\nsources = [\"127.0.0.1\"]\npolicy = \"new\"\n"
@@ -211,7 +217,11 @@ fn a_file_that_cannot_be_read_for_want_of_descriptors_is_tried_again() {
         }
         server.until("told", || (server.log_lines(&["Too many open files"]).len() > seen).then_some(()));
         server.limit_open_files(1024);
-        wait_allows(&server, &name);
+        match change {
+            "list" => server.wait_generation(4),
+            "configuration" => server.wait_generation(6),
+            _ => wait_allows(&server, &name),
+        }
         server.wait_no_error();
         server.wait_not_out_of_date("unreadable");
     }
