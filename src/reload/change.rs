@@ -166,6 +166,9 @@ impl Reloader {
             let busy = self.progress.begin();
             let made = self.make_change(&change);
             drop(busy);
+            if self.retry.is_none() {
+                self.plan_retry();
+            }
             // Who asked may be gone; what is made is made.
             let _ = answer.send(made);
         }

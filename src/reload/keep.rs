@@ -1,6 +1,9 @@
-//! When the last good state is kept: a moment after everything on disk went into force.
+//! When the last good state is kept: a moment after everything on disk went into force, by a thread of its own, as a disk that
+//! hangs must not hold up reloads.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::last_good::{LastGood, NotKept};
@@ -10,6 +13,17 @@ use super::{Reloader, tick};
 const PAUSE: Duration = Duration::from_millis(500);
 /// The pause before the next time, as a multiple of how long it took: one percent of the time.
 const REST: u32 = 100;
+/// The longest pause.
+const LONGEST_REST: Duration = Duration::from_mins(1);
+/// How often the thread is looked after.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long it may take before that is told.
+const LONG: Duration = Duration::from_secs(10);
+/// How long the end of the process waits for it.
+const LAST: Duration = Duration::from_millis(500);
+
+/// A thread that writes the state; it gives back the place, and says whether the state was another one and how long it took.
+type Writer = JoinHandle<(LastGood, Result<bool, NotKept>, Duration)>;
 
 /// Keeps the last good state.
 pub(super) struct Keeper {
@@ -17,17 +31,19 @@ pub(super) struct Keeper {
     due: Option<Instant>,
     /// The earliest time.
     rested: Instant,
-    /// Where it is kept.
+    /// Where it is kept; `None` while the thread has it, or nothing is kept.
     place: Option<LastGood>,
-    /// Why it was not.
-    failed: Option<String>,
+    /// The thread, and when it began.
+    running: Option<(Writer, Instant)>,
+    /// The directory, and why the state was not kept there.
+    failed: Option<(PathBuf, String)>,
 }
 
 impl Keeper {
     /// Begins with a state that is to be kept.
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { due: Some(now + PAUSE), rested: now, place: None, failed: None }
+        Self { due: Some(now + PAUSE), rested: now, place: None, running: None, failed: None }
     }
 
     /// Notes that something may have changed.
@@ -35,24 +51,69 @@ impl Keeper {
         self.due = Some((Instant::now() + PAUSE).max(self.rested));
     }
 
-    /// Returns when the state is to be kept.
+    /// Returns when there is something to do.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+        if self.running.is_some() { Some(Instant::now() + LOOK) } else { self.due }
     }
 
-    /// Returns why it is not kept, with the directory.
-    pub(super) fn failed(&self) -> Option<(PathBuf, String)> {
-        let directory = self.place.as_ref()?.directory().to_owned();
-        Some((directory, self.failed.clone()?))
+    /// Returns why the state is not kept, with the directory if it is known.
+    pub(super) fn failed(&self) -> Option<(Option<PathBuf>, String)> {
+        let is_long = self.running.as_ref().is_some_and(|(_, began)| began.elapsed() >= LONG);
+        let hangs =
+            is_long.then(|| (None, "the last good state cannot be written: its disk does not answer".to_owned()));
+        hangs.or_else(|| self.failed.clone().map(|(directory, why)| (Some(directory), why)))
+    }
+
+    /// Takes what the thread came to, if it is done; returns whether there is one that is not.
+    fn collect(&mut self) -> bool {
+        let Some((thread, _)) = self.running.take_if(|(thread, _)| thread.is_finished()) else {
+            return self.running.is_some();
+        };
+        // A panic has been reported by the panic hook.
+        let Ok((place, kept, took)) = thread.join() else { return false };
+        self.rested = Instant::now() + (REST * took).min(LONGEST_REST);
+        self.failed = match kept {
+            Err(NotKept::Failed(why)) => Some((place.directory().to_owned(), why)),
+            Ok(_) | Err(NotKept::Changed) => None,
+        };
+        if self.failed.is_some() {
+            // It may be possible again without a change of what is kept.
+            self.due.get_or_insert(Instant::now() + tick::LONGEST_PAUSE);
+        }
+        self.place = Some(place);
+        false
     }
 }
 
 impl Reloader {
-    /// Keeps the state now, if everything on disk is in force and the next start would take all of it.
-    pub(super) fn keep_now(&mut self) {
-        if self.keeper.due.take().is_none() {
-            return;
+    /// Keeps the state, if that is due, everything on disk is in force and the next start would take all of it.
+    pub(super) fn keep(&mut self) {
+        let (was_running, failed) = (self.keeper.running.is_some(), self.keeper.failed());
+        if !self.keeper.collect() && self.keeper.due.is_some_and(|due| due <= Instant::now()) {
+            self.keeper.due = None;
+            self.begin_to_keep();
         }
+        if was_running && failed != self.keeper.failed() {
+            self.tell_what_is_out_of_date();
+        }
+    }
+
+    /// Keeps the state before the process ends, for a moment at most.
+    pub(super) fn keep_last(&mut self) {
+        let end = Instant::now() + LAST;
+        while self.keeper.collect() && Instant::now() < end {
+            thread::park_timeout(LOOK / 10);
+        }
+        if self.keeper.due.take().is_some() && self.keeper.running.is_none() {
+            self.begin_to_keep();
+            while self.keeper.collect() && Instant::now() < end {
+                thread::park_timeout(LOOK / 10);
+            }
+        }
+    }
+
+    /// Begins to keep the state.
+    fn begin_to_keep(&mut self) {
         let Some(path) = self.config_path.clone().filter(|_| self.config.start_from_last_good) else {
             (self.keeper.place, self.keeper.failed) = (None, None);
             return;
@@ -63,23 +124,20 @@ impl Reloader {
             && self.library.refused_at_start().is_empty()
             && !self.directory.tree.files.is_empty();
         let Some(text) = self.files.text(&path).filter(|_| is_good) else { return };
-        let start = Instant::now();
-        let place = self.keeper.place.get_or_insert_with(|| LastGood::of(&path));
-        match place.keep(&text, &self.directory.tree, &self.library) {
-            Ok(is_new) => {
-                self.keeper.failed = None;
-                if is_new {
-                    tracing::debug!(path = %place.directory().display(), "last good state kept");
-                }
-            }
-            Err(NotKept::Changed) => {}
-            Err(NotKept::Failed(why)) => {
-                self.keeper.failed = Some(why);
-                // It may be possible again without a change of what is kept.
+        let mut place = self.keeper.place.take().unwrap_or_else(|| LastGood::of(&path));
+        let (tree, library, text) = (self.directory.tree.clone(), self.library.clone(), Arc::clone(&text));
+        let directory = place.directory().to_owned();
+        let keep = move || {
+            let start = Instant::now();
+            let kept = place.keep(&text, &tree, &library);
+            (place, kept, start.elapsed())
+        };
+        match thread::Builder::new().name("last-good".into()).spawn(keep) {
+            Ok(thread) => self.keeper.running = Some((thread, Instant::now())),
+            Err(error) => {
+                self.keeper.failed = Some((directory, error.to_string()));
                 self.keeper.due = Some(Instant::now() + tick::LONGEST_PAUSE);
             }
         }
-        self.keeper.rested = Instant::now() + REST * start.elapsed();
-        self.tell_what_is_out_of_date();
     }
 }

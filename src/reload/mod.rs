@@ -352,7 +352,7 @@ impl Reloader {
         loop {
             match self.watch.wait(self.next_tick()) {
                 Wake::Stop => {
-                    self.keep_now();
+                    self.keep_last();
                     break;
                 }
                 Wake::Wanted => self.make_changes(),

@@ -37,11 +37,9 @@ impl Reloader {
         if self.retry.is_some_and(|retry| retry.due <= Instant::now()) {
             return self.look_and_follow(Occasion::Differs);
         }
+        self.keep();
         let progress = Arc::clone(&self.progress);
         let (busy, disk) = (progress.begin(), progress.disk());
-        if self.keeper.due().is_some_and(|due| due <= Instant::now()) {
-            self.keep_now();
-        }
         let is_polling = self.watch.unwatched().is_some();
         let compared = self.sweep.compare(&mut self.directory, &self.files, is_polling);
         drop((busy, disk));
@@ -117,7 +115,7 @@ impl Reloader {
             add(Kind::LastGood, Some(path.clone()), why);
         }
         if let Some((directory, why)) = self.keeper.failed() {
-            add(Kind::NotKept, Some(directory), why);
+            add(Kind::NotKept, directory, why);
         }
         if !self.warned.is_empty() {
             let why = format!("changed, and takes a restart: {}", self.warned.join(", "));

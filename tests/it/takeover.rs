@@ -87,10 +87,10 @@ fn successor_with_a_bad_file_takes_nothing_over() {
     server.refused_successor().expect_code(78).expect_text(&["bad.toml:2:"]);
     server.remove("bad.toml");
     // One that gets the sockets and then fails: a listener that cannot be bound.
-    let other = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let taken = other.local_addr().unwrap().to_string();
-    server.reconfigure("[upstream]", &format!("[[listen]]\naddress = \"{taken}\"\n[upstream]"));
-    server.refused_successor().expect_code(1).expect_text(&[&taken]);
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    server.reconfigure("[upstream]", &format!("[[listen]]\naddress = \"{address}\"\n[upstream]"));
+    server.refused_successor().expect_code(1).expect_text(&[&address]);
     server.wait_log(&["WARN", "not taken over; serving on"]);
     ask("a.test", RecordType::A).both(&server).expect_addresses(&[GLOBAL.into()]);
 }
