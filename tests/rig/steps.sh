@@ -81,6 +81,8 @@ PIDS="$! $PIDS"
 wait_until 10 "hostgate serves" grep -q " ready " "$T/resolver.out"
 ip -n "$H" address add 10.1.0.1/24 dev devboxes
 api() { inside "$H" "$ROOT/usr/bin/hostgate" "$@" --config "$ROOT/etc/hostgate/hostgate.toml"; }
+# That the address is there is noticed within two seconds.
+wait_until 10 "nothing is out of date" api status
 check "its status"                              0 "policies 2, blueprints 0, clients 2" api status
 check "the API can be used on its own host"     0 "runtime  "       api policy list
 check "a devbox gets an address of the network" 0 "address 10.1.0.2" api devbox create --policy runtime --name web
