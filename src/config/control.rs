@@ -61,9 +61,9 @@ pub struct Builder {
 }
 
 /// How long devboxes that were shut down can be shown at most, in seconds: ten years, which is as good as for ever.
-const MOST_KEPT: u64 = 10 * 365 * 86_400;
+const LONGEST_FORGET: u64 = 10 * 365 * 86_400;
 /// How long they can be shown unless told otherwise, in seconds: a week.
-const DEFAULT_KEPT: u64 = 7 * 86_400;
+const DEFAULT_FORGET: u64 = 7 * 86_400;
 /// The API is served here unless told otherwise.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 /// What an endpoint that is a Unix socket begins with.
@@ -108,7 +108,7 @@ pub(super) fn read(mut table: Table<'_>, directory: &Path) -> Option<Control> {
         builder: read_builder(&mut table),
         audit,
         audit_required,
-        forget_after: super::seconds(&mut table, "forget_after", 1..=MOST_KEPT, DEFAULT_KEPT),
+        forget_after: super::seconds(&mut table, "forget_after", 1..=LONGEST_FORGET, DEFAULT_FORGET),
     };
     table.finish();
     Some(control)
