@@ -115,7 +115,7 @@
 //! | policy files, when the API makes one more | [`MAX_MADE`] | refused: 400 | |
 //! | threads that read files for answers | [`MAX_READERS`]; by token | the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
 //! | octets of an object's file, as clients make it | [`MAX_OBJECT`] | refused: 400 | |
-//! | looks at the token file, the certificate and, for the status, both | [`MAX_LOOKS`] each, of two seconds | refused: 503; the certificate in force is used; the status says so | `control.error` in the status |
+//! | looks at the token file, the certificate and, for the status, both | [`MAX_LOOKS`] of each kind that wait, for two seconds | refused: 503; the certificate in force is used; the status says so | `control.error` in the status |
 //! | audit records not written yet | [`MAX_AUDIT_QUEUE`]; a change waits two seconds for its own | counted, and the log has it; with `audit_required`, refused before anything is changed: 503 | `hostgate_audit_failures_total` |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
@@ -155,8 +155,8 @@ pub(crate) const MAX_MADE: usize = 190_000;
 /// Changes of policy files by the API that may wait for one another.
 pub(crate) const MAX_CHANGE_QUEUE: usize = 1_024;
 
-/// Looks at files of one kind that the API makes at once: each takes a thread, for as long as their file system takes.
-pub(crate) const MAX_LOOKS: usize = 4;
+/// Looks at files of one kind that wait for the thread that makes them.
+pub(crate) const MAX_LOOKS: usize = 1_024;
 /// Audit records that may wait for the disk.
 pub(crate) const MAX_AUDIT_QUEUE: usize = 1_024;
 

@@ -1,51 +1,88 @@
 //! Looks at files whose file system may not answer, away from the threads that serve.
 
-use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::bounds::MAX_LOOKS;
 use crate::telemetry::append::Health;
 
 /// How long one look may take.
 const WAIT: Duration = Duration::from_secs(2);
+/// How long a thread that serves waits for the other one: a look takes microseconds.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
-/// Threads that look at files of one kind.
+/// A look.
+type Look = Box<dyn FnOnce() + Send>;
+
+/// Looks at files of one kind. Where a look on the thread for them, which somebody has to ask for each second, does not
+/// come to an end, no thread that serves looks any more.
+#[derive(Default)]
 pub(super) struct Disk {
-    /// How they get on.
+    /// What it is to look at; `None` where the system gave no thread.
+    looks: OnceLock<Option<SyncSender<Look>>>,
+    /// How it gets on.
     health: Arc<Health>,
-    /// One for each of them.
-    turns: Arc<Semaphore>,
-}
-
-impl Default for Disk {
-    fn default() -> Self {
-        Self { health: Arc::default(), turns: Arc::new(Semaphore::new(MAX_LOOKS)) }
-    }
 }
 
 impl Disk {
-    /// Looks at files on another thread; `None` where that takes too long, at once where it is known to.
+    /// Looks at files at once, so that nothing comes between a request and its admission; where a look on the
+    /// other thread takes long, there.
     pub(super) async fn look<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        if self.health.is_slow(AT_ONCE) { self.look_elsewhere(look).await } else { Some(look()) }
+    }
+
+    /// Looks at files on the other thread; `None` where that takes too long, at once where it is known to.
+    pub(super) async fn look_elsewhere<T: Send + 'static>(
+        &self,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         if self.health.hangs() {
             return None;
         }
-        let (health, turns) = (Arc::clone(&self.health), Arc::clone(&self.turns));
-        let looked = async {
-            let turn = turns.acquire_owned().await.ok()?;
-            let look = move || {
-                let looked = health.during(look);
-                drop(turn);
-                looked
-            };
-            // A panic has been reported by the panic hook.
-            spawn_blocking(look).await.ok()
+        let is_slow = self.health.is_slow(AT_ONCE);
+        let (answer, answered) = sync_channel(1);
+        let health = Arc::clone(&self.health);
+        let look = Box::new(move || {
+            // Nobody may be waiting any more.
+            let _ = answer.send(health.during(look));
+        });
+        self.looks.get_or_init(start).as_ref()?.try_send(look).ok()?;
+        let at_once = if is_slow { Duration::ZERO } else { AT_ONCE };
+        match answered.recv_timeout(at_once) {
+            Ok(looked) => return Some(looked),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let later = async move {
+            loop {
+                sleep(AT_ONCE).await;
+                match answered.try_recv() {
+                    Ok(looked) => return Some(looked),
+                    Err(TryRecvError::Disconnected) => return None,
+                    Err(TryRecvError::Empty) => {}
+                }
+            }
         };
-        timeout(WAIT, looked).await.ok()?
+        timeout(WAIT, later).await.ok()?
     }
+}
+
+/// Starts the thread.
+fn start() -> Option<SyncSender<Look>> {
+    let (looks, queue) = sync_channel::<Look>(MAX_LOOKS);
+    let run = move || {
+        for look in queue {
+            // A panic has been reported by the panic hook.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(look));
+        }
+    };
+    let started = thread::Builder::new().name("files".into()).spawn(run);
+    started.inspect_err(|error| tracing::error!(%error, "no thread that looks at the files of the API")).ok()?;
+    Some(looks)
 }
 
 #[cfg(test)]
@@ -58,21 +95,21 @@ mod tests {
     #[tokio::test]
     async fn file_system_that_does_not_answer_is_waited_for_once() {
         let disk = Disk::default();
-        assert_eq!(disk.look(|| 1).await, Some(1));
+        assert_eq!((disk.look(|| 1).await, disk.look_elsewhere(|| 2).await), (Some(1), Some(2)));
         let (answers, answer) = mpsc::channel::<()>();
         let start = Instant::now();
-        assert_eq!(disk.look(move || answer.recv().is_err()).await, None);
+        assert_eq!(disk.look_elsewhere(move || answer.recv().is_err()).await, None);
         assert!(start.elapsed() >= WAIT);
-        let start = Instant::now();
+        let known = Instant::now();
         for _ in 0..100 {
-            assert_eq!(disk.look(|| 2).await, None);
+            assert_eq!((disk.look(|| 3).await, disk.look_elsewhere(|| 4).await), (None, None));
         }
-        assert!(start.elapsed() < WAIT);
+        assert!(known.elapsed() < WAIT);
         // It answers again.
         drop(answers);
-        while disk.look(|| 3).await != Some(3) {
+        while disk.look_elsewhere(|| 5).await != Some(5) {
             assert!(start.elapsed() < 5 * WAIT);
-            tokio::task::yield_now().await;
         }
+        assert_eq!(disk.look(|| 6).await, Some(6));
     }
 }

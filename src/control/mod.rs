@@ -210,7 +210,7 @@ impl Control {
             this.access.look();
             this.tls.iter().for_each(|tls| tls.look());
         };
-        let looked = self.disk.look(look).await;
+        let looked = self.disk.look_elsewhere(look).await;
         let wrong = [
             looked.is_none().then(|| "the file system of the token file or the certificate does not answer".to_owned()),
             self.access.error().map(|(_, error, _)| format!("nobody is let in: {error}")),
@@ -219,6 +219,23 @@ impl Control {
         ];
         let wrong = wrong.map(|error| Some(shortened(&error?, MAX_TOLD_LINE).into_owned()));
         wrong.into_iter().flatten().reduce(|all, error| format!("{all}\n{error}"))
+    }
+
+    /// Looks each second whether the files that `[control]` names answer, so that no thread that serves looks at them where they
+    /// do not; and so that the log tells of what is wrong with them although nobody asks for anything.
+    async fn probe_files(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(PROBE).await;
+            self.access.probe().await;
+            if let Some(tls) = &self.tls {
+                tls.probe().await;
+            }
+        }
+    }
+
+    /// Returns whether a change that was asked for is being made.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.quotas.changing.used() > 0
     }
 
     /// Returns what of the files that `[control]` names is on disk and not in force.
@@ -358,6 +375,9 @@ pub(crate) fn closed_by(settings: &config::Control) -> Vec<String> {
     let certificate = tls.as_ref().and_then(|tls| tls.error()).map(|(_, why, _)| why);
     tokens.into_iter().chain(certificate).collect()
 }
+
+/// How often it is looked whether files answer.
+const PROBE: Duration = Duration::from_secs(1);
 
 /// Returns octets in hexadecimal.
 fn hex(octets: &[u8]) -> String {

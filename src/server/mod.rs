@@ -403,6 +403,10 @@ impl Serving {
             // No fault of this process: their upstreams are silent.
             unfinished.retain(|what| *what != UNANSWERED);
         }
+        if !self.service.api.as_ref().is_some_and(|api| api.is_changing()) {
+            // Nor are clients of the API that do not send what they began, or do not take their answers.
+            unfinished.retain(|what| *what != UNTAKEN);
+        }
         if !self.service.engine.close_decision_log(LAST_RECORDS) {
             unfinished.push("decision records");
         }
@@ -421,7 +425,7 @@ impl Serving {
             || !self.tcp.iter().all(JoinHandle::is_finished);
         let all = [
             (UNANSWERED, queries),
-            ("API requests", self.api.as_ref().is_some_and(|api| !api.is_finished())),
+            (UNTAKEN, self.api.as_ref().is_some_and(|api| !api.is_finished())),
             ("a reload", !self.reload.is_finished()),
         ];
         all.into_iter().filter(|(_, is_unfinished)| *is_unfinished).map(|(what, _)| what).collect()
@@ -440,3 +444,5 @@ const END_LOOK: Duration = Duration::from_millis(5);
 const EVENTS: usize = 16;
 /// What has not ended when queries wait for answers.
 const UNANSWERED: &str = "queries";
+/// What has not ended when requests to the API are under way.
+const UNTAKEN: &str = "API requests";

@@ -147,8 +147,13 @@ struct Condition {
 
 impl Condition {
     /// Returns how long nothing has come to an end; `None` while nothing is done.
+    fn busy(&self) -> Option<Duration> {
+        self.turned.filter(|_| self.busy > 0).map(|turned| turned.elapsed())
+    }
+
+    /// Returns the same once nobody waits for it any more.
     fn hanging(&self) -> Option<Duration> {
-        self.turned.filter(|_| self.busy > 0).map(|turned| turned.elapsed()).filter(|hanging| *hanging >= HANGS)
+        self.busy().filter(|busy| *busy >= HANGS)
     }
 }
 
@@ -183,6 +188,11 @@ impl Health {
     /// Returns whether the file system does not answer, or the reader of a pipe does not read.
     pub(crate) fn hangs(&self) -> bool {
         self.lock().hanging().is_some()
+    }
+
+    /// Returns whether nothing has come to an end for longer than this.
+    pub(crate) fn is_slow(&self, than: Duration) -> bool {
+        self.lock().busy().is_some_and(|busy| busy > than)
     }
 
     /// Returns what is wrong; `None` when nothing is.

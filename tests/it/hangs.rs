@@ -179,6 +179,8 @@ fn token_file_that_does_not_answer_costs_the_api_alone() {
     let list = || server.api_get("/v1/network-policies");
     list().done();
     let fault = Fault::hang(&server, &directory);
+    let error = || server.status()["control"]["error"].as_str().unwrap_or_default().to_owned();
+    server.until("it is noticed", || error().contains("does not answer").then_some(()));
     for _ in 0..20 {
         let start = Instant::now();
         list().refused(503, &["the token file does not answer"]);

@@ -118,6 +118,12 @@ impl Access {
         self.tokens.look();
     }
 
+    /// Looks whether the file of the tokens answers.
+    pub(in crate::control) async fn probe(&self) {
+        let tokens = Arc::clone(&self.tokens);
+        self.disk.look_elsewhere(move || tokens.look()).await;
+    }
+
     /// Returns why nobody was let in at the last look, with the file of the tokens and since when.
     pub(in crate::control) fn error(&self) -> Option<(&Path, String, Timestamp)> {
         let (why, since) = self.tokens.error()?;

@@ -35,8 +35,6 @@ use crate::share::Holder;
 
 /// How long the API waits for builds that ended with the last process to be written down as failed.
 const RECOVERY: Duration = Duration::from_secs(2);
-/// How often the files that `[control]` names are looked at although nobody asks for anything.
-const FILES: Duration = Duration::from_secs(2);
 /// The pause after a failed accept, as for want of file descriptors, so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What a client may send of one HTTP/2 stream, and of all streams of a connection, before it is read: 64 KiB less one,
@@ -107,10 +105,10 @@ impl Listener {
 pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: watch::Receiver<bool>) {
     let seats = Seats::new(Arc::clone(&control.counts));
     let builds = Arc::clone(&control);
+    let probing = tokio::spawn(Arc::clone(&control).probe_files());
     // Nobody is told of a build that ended with the last process as if it ran; where that cannot be written down, the
     // API does not wait for it.
     let _ = timeout(RECOVERY, tokio::spawn(Arc::clone(&control).recover())).await;
-    tokio::spawn(watch_files(Arc::clone(&control), stop.clone()));
     let forgetting = tokio::spawn(Arc::clone(&control).forget(stop.clone()));
     let api = Api::new(control, stop.clone());
     let http = Arc::new(protocols());
@@ -144,6 +142,7 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
         connections.spawn(connection.serve(accepted));
     }
     drop(listener);
+    probing.abort();
     builds.builds.stop();
     while connections.join_next().await.is_some() {}
     // It changes nothing any more.
@@ -198,15 +197,6 @@ enum Event {
     Asked,
     /// Its time is up.
     Late(Late),
-}
-
-/// Looks at the files that `[control]` names now and then, so that the log tells of what is wrong with them although nobody
-/// asks for anything.
-async fn watch_files(control: Arc<Control>, mut stop: watch::Receiver<bool>) {
-    while timeout(FILES, stop.wait_for(|stop| *stop)).await.is_err() {
-        // What is wrong is told by the look itself.
-        let _ = Arc::clone(&control).error().await;
-    }
 }
 
 impl Connection {

@@ -58,6 +58,12 @@ impl Tls {
         Arc::new(tls)
     }
 
+    /// Looks whether the files answer.
+    pub(in crate::control) async fn probe(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        self.disk.look_elsewhere(move || this.look()).await;
+    }
+
     /// Returns what was wrong with the files at the last look, with that of the certificate and since when.
     pub(in crate::control) fn error(&self) -> Option<(&Path, String, Timestamp)> {
         let told = self.told.load_full()?;
