@@ -41,7 +41,7 @@
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
 //! | sockets of a thread to an upstream | [`MAX_UPSTREAM_PORTS`] | shared by more questions | |
-//! | clients of a thread with a socket of their own, after floods of wrong replies | `upstream::mux::ports::apart::MAX_APART` | the one of them that got it first shares again | |
+//! | clients of a thread with a socket of their own, after floods of wrong replies | [`MAX_APART`] | the one of them that got it first shares again | |
 //! | questions of a thread in flight | `upstream::mux::MAX_FLIGHTS` | the question goes the general way, on a socket of its own | |
 //! | queries of a thread that wait for one question | `upstream::mux::MAX_WAITERS` | as above | |
 //! | tries of a question | `upstream::race::MAX_TRIES`, and one for each further upstream; over UDP `upstream::mux::silence::MAX_REPEATED` more for clients that ask again | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
@@ -250,6 +250,9 @@ pub(crate) const MAX_BUDGET_LINES: usize = 20;
 
 /// Sockets, and so ports, that a thread has to one upstream.
 pub(crate) const MAX_UPSTREAM_PORTS: usize = 16;
+
+/// Clients of a thread that ask upstreams through sockets of their own.
+pub(crate) const MAX_APART: usize = 64;
 /// UDP sockets to upstreams of the general way: half of the usual 1,024 file descriptors. Three quarters are for first tries, of
 /// which there are no more than questions.
 pub(crate) const MAX_UPSTREAM_SOCKETS: usize = 512;

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::bounds::{
-    ADMIN_CONNECTIONS, CONTROL_CONNECTIONS, MAX_ADMIN_CLOSING, MAX_CONNECTIONS, MAX_UPSTREAM_PORTS as PORTS,
+    ADMIN_CONNECTIONS, CONTROL_CONNECTIONS, MAX_ADMIN_CLOSING, MAX_APART, MAX_CONNECTIONS, MAX_UPSTREAM_PORTS as PORTS,
     MAX_UPSTREAM_SOCKETS as SOCKETS, MAX_UPSTREAM_STREAMS as STREAMS,
 };
 use crate::machine::Left;
@@ -48,6 +48,8 @@ pub(crate) struct Capacity {
     pub(crate) sockets: usize,
     /// Sockets of a thread to one upstream.
     pub(crate) ports: usize,
+    /// Clients of a thread with a socket of their own.
+    pub(crate) apart: usize,
     /// TCP connections to one upstream.
     pub(crate) streams: usize,
 }
@@ -80,11 +82,12 @@ impl Capacity {
         control: CONTROL_CONNECTIONS,
         sockets: SOCKETS,
         ports: PORTS,
+        apart: MAX_APART,
         streams: STREAMS,
     };
 
     /// The least that is of any use.
-    const LEAST: Self = Self { connections: 4, admin: 4, control: 8, sockets: 4, ports: 1, streams: 1 };
+    const LEAST: Self = Self { connections: 4, admin: 4, control: 8, sockets: 4, ports: 1, apart: 0, streams: 1 };
 
     /// Shares out what `limit` open files leave to these needs.
     ///
@@ -100,6 +103,7 @@ impl Capacity {
                 if has_control { bounds.control } else { 0 },
                 bounds.sockets,
                 bounds.ports * lanes,
+                bounds.apart * threads,
                 bounds.streams * upstreams,
             ]
         };
@@ -124,6 +128,7 @@ impl Capacity {
             control: share(Self::LEAST.control, Self::FULL.control),
             sockets: share(Self::LEAST.sockets, Self::FULL.sockets),
             ports,
+            apart: share(Self::LEAST.apart, Self::FULL.apart),
             streams: share(Self::LEAST.streams, Self::FULL.streams),
         })
     }
@@ -248,9 +253,9 @@ mod tests {
 
     /// Returns what may be open at once.
     fn total(capacity: Capacity, needs: Needs) -> usize {
-        let Capacity { connections, admin, control, sockets, ports, streams } = capacity;
+        let Capacity { connections, admin, control, sockets, ports, apart, streams } = capacity;
         let open = ALWAYS + SPARE + needs.listening + needs.threads + connections + sockets;
-        let open = open + ports * needs.threads * needs.upstreams + streams * needs.upstreams;
+        let open = open + (ports * needs.upstreams + apart) * needs.threads + streams * needs.upstreams;
         open + if needs.has_admin { admin } else { 0 } + if needs.has_control { control } else { 0 }
     }
 

@@ -280,7 +280,7 @@ impl Sizes {
                 tracing::info!(memory_mib, cache_mib, "memory limited by {whose}");
             }
         }
-        let Capacity { connections, admin, control, sockets, ports, streams } = capacity;
+        let Capacity { connections, admin, control, sockets, ports, apart, streams } = capacity;
         if *capacity == Capacity::FULL {
             tracing::info!(open_files, cpus, threads, "sized by the limits of this process");
         } else {
@@ -294,6 +294,7 @@ impl Sizes {
                 control,
                 sockets,
                 ports,
+                apart,
                 streams,
                 help,
                 "sized by the limits of this process: fewer connections and sockets than usual"

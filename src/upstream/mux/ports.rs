@@ -93,6 +93,8 @@ pub(super) struct Ports {
     random: Random,
     /// Places of a lane that are in use.
     width: usize,
+    /// How many clients may have a socket of their own.
+    most_apart: usize,
 }
 
 /// The sockets to one upstream.
@@ -138,8 +140,8 @@ impl Ports {
         let (flights, random) = (HashMap::default(), Random::default());
         let (lanes, apart, unsent) = (Vec::new(), Vec::new(), Vec::new());
         let (sockets, retired) = (Vec::new(), Vec::new());
-        let width = capacity::granted().ports;
-        Ok(Self { poll: Poll::new()?, sockets, lanes, apart, unsent, flights, retired, random, width })
+        let (width, most_apart) = (capacity::granted().ports, capacity::granted().apart);
+        Ok(Self { poll: Poll::new()?, sockets, lanes, apart, unsent, flights, retired, random, width, most_apart })
     }
 
     /// Adds a socket that only wakes, under `token`.

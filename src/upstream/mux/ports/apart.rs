@@ -13,9 +13,6 @@ use super::Ports;
 use crate::share::Holder;
 use crate::upstream::endpoint::{Endpoint, Surroundings};
 
-/// Clients of a thread that are set apart at a time; of more, the one that was set apart first asks with the others again.
-pub(super) const MAX_APART: usize = 64;
-
 /// How long a client asks through a socket of its own after a flood.
 const APART_FOR: Duration = Duration::from_mins(1);
 
@@ -32,7 +29,8 @@ pub(super) struct Apart {
 }
 
 impl Ports {
-    /// Lets a holder ask an upstream through a socket of its own from now on.
+    /// Lets a holder ask an upstream through a socket of its own from now on, if there may be one; of more than may be, the one
+    /// that was set apart first asks with the others again.
     pub(in crate::upstream::mux) fn set_apart(&mut self, holder: Holder, server: SocketAddr) {
         let until = Instant::now() + APART_FOR;
         if let Some(known) = self.apart.iter_mut().find(|apart| apart.holder == holder && apart.server == server) {
@@ -43,7 +41,10 @@ impl Ports {
         while let Some(index) = self.apart.iter().position(|apart| apart.until <= now) {
             self.join(index);
         }
-        if self.apart.len() >= MAX_APART {
+        if self.most_apart == 0 {
+            return;
+        }
+        if self.apart.len() >= self.most_apart {
             self.join(0);
         }
         self.apart.push(Apart { holder, server, port: None, until });

@@ -2,8 +2,8 @@
 
 use tokio::sync::Semaphore;
 
-use super::apart::MAX_APART;
 use super::*;
+use crate::bounds::MAX_APART;
 use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
 use crate::upstream::Server;
