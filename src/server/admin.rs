@@ -57,6 +57,7 @@ pub(super) fn start(
     };
     let serve = move || {
         runtime.spawn(beat(heartbeat));
+        runtime.spawn(watch_main(Arc::clone(&service)));
         runtime.block_on(serve(listener, service, stop));
     };
     // Never joined: nobody's query is in it.
@@ -69,6 +70,15 @@ pub(super) async fn beat(heartbeat: Heartbeat) {
     loop {
         interval.tick().await;
         heartbeat.beat();
+    }
+}
+
+/// Watches the main thread, which watches all others.
+async fn watch_main(service: Arc<Service>) {
+    let mut looks = 0;
+    loop {
+        tokio::time::sleep(BEAT).await;
+        looks = service.watch_main(looks);
     }
 }
 

@@ -68,8 +68,10 @@ pub(crate) struct Service {
     stopping: AtomicBool,
     /// The threads that hang.
     stalls: ArcSwap<Vec<Stall>>,
-    /// When the main thread last looked at them, in milliseconds since the process began.
-    looked: AtomicU64,
+    /// How often the main thread has looked at them.
+    looks: AtomicU64,
+    /// Seconds for which it has not, as the admin endpoint counts them.
+    silent: AtomicU64,
 }
 
 /// What `/status` says.
@@ -122,7 +124,8 @@ impl Service {
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             stalls: ArcSwap::default(),
-            looked: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
+            silent: AtomicU64::new(0),
         })
     }
 
@@ -142,16 +145,23 @@ impl Service {
     /// Notes what the main thread saw when it looked at the other threads.
     fn looked_at(&self, stalls: &Arc<Vec<Stall>>) {
         self.stalls.store(Arc::clone(stalls));
-        let now = self.started.elapsed().as_millis();
-        self.looked.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.looks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a second in which the main thread has not looked, if it is the same number of looks as `before`; returns it.
+    /// Counted so, a process that was stopped as a whole has no thread that hangs.
+    fn watch_main(&self, before: u64) -> u64 {
+        let looks = self.looks.load(Ordering::Relaxed);
+        let silent = if looks == before && looks > 0 { self.silent.load(Ordering::Relaxed) + 1 } else { 0 };
+        self.silent.store(silent, Ordering::Relaxed);
+        looks
     }
 
     /// Returns the threads that hang, the main one among them.
     fn stalls(&self) -> Vec<Stall> {
         let mut stalls = Vec::clone(&self.stalls.load());
-        let looked = Duration::from_millis(self.looked.load(Ordering::Relaxed));
-        let silent = self.started.elapsed().saturating_sub(looked);
-        if looked > Duration::ZERO && silent >= HANG && !self.stopping.load(Ordering::Relaxed) {
+        let silent = Duration::from_secs(self.silent.load(Ordering::Relaxed));
+        if silent >= HANG && !self.stopping.load(Ordering::Relaxed) {
             let now = jiff::Timestamp::now();
             let since = now.checked_sub(silent).unwrap_or(now);
             stalls.push(Stall { thread: "main".into(), kind: Kind::Main, since, on_disk: false });
