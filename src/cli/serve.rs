@@ -48,10 +48,16 @@ pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u
     let log = match Log::start() {
         Ok(log) => log,
         Err(error) => {
-            output.error(format!(
-                "not started: no thread for the log: {error} (raise the limit on processes or open files)"
-            ));
-            return FAILED;
+            return match capacity::try_threads(1) {
+                Err(too_few) => {
+                    output.error(format!("not started: {too_few}"));
+                    CONFIG
+                }
+                Ok(()) => {
+                    output.error(format!("not started: no thread for the log: {error}"));
+                    FAILED
+                }
+            };
         }
     };
     log.take_panics();

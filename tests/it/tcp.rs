@@ -325,7 +325,7 @@ fn want_of_descriptors_neither_spins_nor_lasts() {
     let setup = Setup::policy(&upstream, POLICY).top("threads = 1").upstream_line("timeout_ms = 9000");
     let server = setup.start();
     // The bounds follow the limit that there is at start; this one comes later.
-    server.limit("--nofile=64");
+    server.limit("--nofile=80");
     // Busy ones, so that none can be closed for another.
     let busy = |number: u8| {
         let mut stream = client::tcp_connect([127, 0, 3, number].into(), server.address()).unwrap();
