@@ -48,16 +48,12 @@ pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u
     let log = match Log::start() {
         Ok(log) => log,
         Err(error) => {
-            return match capacity::try_threads(1) {
-                Err(too_few) => {
-                    output.error(format!("not started: {too_few}"));
-                    CONFIG
-                }
-                Ok(()) => {
-                    output.error(format!("not started: no thread for the log: {error}"));
-                    FAILED
-                }
-            };
+            if let Err(too_few) = capacity::try_threads(1) {
+                output.error(format!("not started: {too_few}"));
+                return CONFIG;
+            }
+            output.error(format!("not started: no thread for the log: {error}"));
+            return FAILED;
         }
     };
     log.take_panics();

@@ -58,6 +58,7 @@ mod service;
 mod shape;
 mod sized;
 mod slow;
+mod soak;
 mod special_names;
 mod starts;
 mod strays;

@@ -251,9 +251,7 @@ impl Server {
     /// Sets the soft limit on open files of the running process.
     #[track_caller]
     pub(crate) fn limit_open_files(&self, limit: u32) {
-        let mut command = Command::new("prlimit");
-        command.args(["--pid", &self.child.id().to_string(), &format!("--nofile={limit}:")]);
-        assert!(command.status().unwrap().success(), "prlimit");
+        self.limit(&format!("--nofile={limit}:"));
     }
 
     /// Returns the entry of this kind of what is out of date.
@@ -325,7 +323,7 @@ impl Server {
     }
 
     /// Returns `/status` if it can be had.
-    fn try_status(&self) -> Option<Value> {
+    pub(crate) fn try_status(&self) -> Option<Value> {
         let admin = *self.listening("admin").first()?;
         serde_json::from_str(&http::get(admin, "/status").ok()?.body).ok()
     }

@@ -184,6 +184,11 @@ impl FakeUpstream {
         self
     }
 
+    /// Says to every query without a rule what upstreams say usually.
+    pub(crate) fn as_usual(&self) {
+        self.state.lock().unwrap().otherwise = None;
+    }
+
     /// Returns all queries so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.state.lock().unwrap().seen.clone()
