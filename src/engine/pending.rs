@@ -63,7 +63,7 @@ impl Pending {
         self.holder
     }
 
-    /// Returns whether stale data is there that serves if no answer comes within [`STALE_AFTER`](crate::upstream::STALE_AFTER).
+    /// Returns whether stale data is there that serves if no answer comes within [`STALE_AFTER`].
     pub(crate) fn has_stale(&self) -> bool {
         self.has_stale
     }
