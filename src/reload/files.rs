@@ -430,7 +430,8 @@ fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bo
         let why = format!("{} octets are too many: at most {MAX_FILE} are read; split the file", metadata.len());
         return Err(why.into());
     }
-    weight::check(metadata.len(), as_what)?;
+    // There may be more memory later.
+    weight::check(metadata.len(), as_what).map_err(|why| Unusable { why, read: Read::Passing })?;
     let bytes = read_bounded(&file, metadata.len()).map_err(failed)?;
     Ok((text_of(bytes)?, is_private))
 }

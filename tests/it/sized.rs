@@ -209,7 +209,8 @@ fn list_that_does_not_fit_into_memory_is_an_error_of_the_file_and_the_old_versio
     let body = "allowed_hostnames = [\"*.test\"]\ndenied_hostnames_files = [\"list.txt\"]\nbudget = \"off\"";
     let setup = || setup().file("test.toml", format!("[policy.test]\n{body}\n")).file("list.txt", "old.test\n");
     let large = names(1_000_000);
-    for (limit, at_start) in [("ulimit -v 700000", "ulimit -v 250000"), ("ulimit -d 300000", "ulimit -d 200000")] {
+    for (limit, at_start) in [("ulimit -S -v 700000", "ulimit -v 250000"), ("ulimit -S -d 300000", "ulimit -d 200000")]
+    {
         let server = setup().prepared(limit, false).start();
         for round in 0..3 {
             server.replace("list.txt", format!("# {round}\n{large}"));
@@ -222,6 +223,12 @@ fn list_that_does_not_fit_into_memory_is_an_error_of_the_file_and_the_old_versio
             server.wait_no_error();
             ask("more.test", RecordType::A).udp(&server).expect_denied();
         }
+        // More memory is enough: nobody has to touch the file again.
+        server.replace("list.txt", format!("new.test\n{large}"));
+        server.wait_error();
+        server.limit(if limit.contains("-v") { "--as=unlimited:" } else { "--data=unlimited:" });
+        until_within(2 * DEADLINE, || server.status()["error"].is_null().then_some(())).unwrap();
+        ask("new.test", RecordType::A).udp(&server).expect_denied();
         // The same at start is a refusal, and no abort.
         let setup = setup().file("list.txt", &large).prepared(at_start, false);
         setup.refused().expect_code(78).expect_text(&["list.txt", "octets take about", "are left of RLIMIT_"]);
