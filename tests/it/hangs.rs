@@ -194,7 +194,7 @@ fn token_file_that_does_not_answer_costs_the_api_alone() {
     assert!(status["control"]["error"].as_str().is_some_and(|error| error.contains("does not answer")), "{status:#}");
     assert_eq!((server.get("/livez").status, server.get("/readyz").status), (200, 200));
     drop(fault);
-    Fault::shell(&server, &format!("umount -l {}", directory.display()));
+    server.inside(&format!("umount -l {}", directory.display()));
     soon(&server, "the API", || server.status()["control"]["error"].is_null().then_some(()));
     list().done();
 }

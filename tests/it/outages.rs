@@ -1,7 +1,6 @@
 //! Upstreams that go and come back: questions wait for one that is started again, and operators are told.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,17 +27,6 @@ fn end(upstream: FakeUpstream) {
     until("the port is closed", || {
         (std::net::UdpSocket::bind(address).is_ok() && std::net::TcpListener::bind(address).is_ok()).then_some(())
     });
-}
-
-/// An upstream that answers, or says nothing while it is told not to.
-fn switched() -> (FakeUpstream, Arc<AtomicBool>) {
-    let (upstream, is_silent) = (FakeUpstream::start(), Arc::new(AtomicBool::new(false)));
-    let flag = Arc::clone(&is_silent);
-    upstream.otherwise(Reply::by(move |seen| {
-        let is_silent = flag.load(Ordering::SeqCst);
-        if is_silent { Vec::new() } else { vec![Answer::new().a(&seen.qname, GLOBAL).to(seen)] }
-    }));
-    (upstream, is_silent)
 }
 
 #[test]
@@ -141,7 +129,7 @@ fn outage_of_the_only_upstream_is_told_when_it_begins_and_when_it_ends() {
 
 #[test]
 fn outage_by_silence_of_one_of_two_upstreams_is_told_and_costs_nobody_an_answer() {
-    let (first, is_silent) = switched();
+    let (first, is_silent) = FakeUpstream::switched();
     let second = FakeUpstream::start();
     let server = setup(&[&first.address.to_string(), &second.address.to_string()]).start();
     ask("warm.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);

@@ -109,12 +109,12 @@ fn full_disk_is_told_counted_and_written_to_again_when_there_is_room() {
     let server = server(false);
     let log = server.directory().join("log");
     let log = log.display();
-    Fault::shell(&server, &format!("mount -t tmpfs -o size=64k none {log}"));
+    server.inside(&format!("mount -t tmpfs -o size=64k none {log}"));
     let inside = format!("/proc/{}/root{log}", server.id());
     let [audit, decisions] = ["audit", "decisions"].map(|name| Path::new(&inside).join(name));
     server.until("files on it", || (audit.exists() && decisions.exists()).then_some(()));
     make(&server, "before");
-    Fault::shell(&server, &format!("cat /dev/zero > {log}/filler 2> /dev/null || true"));
+    server.inside(&format!("cat /dev/zero > {log}/filler 2> /dev/null || true"));
     // What is left of the last page.
     server.until("the audit file is full", || {
         make(&server, "lost");
@@ -125,7 +125,7 @@ fn full_disk_is_told_counted_and_written_to_again_when_there_is_room() {
         (dropped(&server) > 0).then_some(())
     });
     wait_told(&server, "No space left on device");
-    Fault::shell(&server, &format!("rm {log}/filler"));
+    server.inside(&format!("rm {log}/filler"));
     let before = failures(&server);
     make(&server, "after");
     assert_eq!(failures(&server), before);
@@ -161,7 +161,7 @@ fn change_that_cannot_be_recorded_is_refused_where_that_is_required() {
     post().refused(503, &["does not answer"]);
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     drop(fault);
-    Fault::shell(&server, &format!("umount -l {}", log.display()));
+    server.inside(&format!("umount -l {}", log.display()));
     wait_well(&server);
     make(&server, "last");
     // What was refused is not in it.
@@ -187,7 +187,7 @@ fn file_system_that_does_not_answer_holds_up_one_change_for_two_seconds_and_no_q
     wait_told(&server, "it has not answered for ");
     assert_eq!((server.get("/readyz").status, server.get("/livez").status), (200, 200));
     drop(fault);
-    Fault::shell(&server, &format!("umount -l {}", log.display()));
+    server.inside(&format!("umount -l {}", log.display()));
     wait_well(&server);
     let before = failures(&server);
     make(&server, "after");

@@ -1,8 +1,7 @@
 //! Upstreams that are slow are waited for, those known to be dead are not, and an outage that is over leaves nothing behind.
 
 use std::net::UdpSocket;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::support::*;
@@ -13,17 +12,6 @@ const POLICY: &str = "[policy.test]\nallowed_hostnames = [\"*.test\"]\nbudget = 
 /// Starts with this policy for all and these servers in order.
 fn start(servers: &[&str]) -> Server {
     Setup::new(&[]).servers(servers).file("test.toml", POLICY).top("default_policy = \"test\"").start()
-}
-
-/// An upstream that answers, or says nothing while it is told not to.
-fn switched() -> (FakeUpstream, Arc<AtomicBool>) {
-    let (upstream, is_silent) = (FakeUpstream::start(), Arc::new(AtomicBool::new(false)));
-    let flag = Arc::clone(&is_silent);
-    upstream.otherwise(Reply::by(move |seen| {
-        let is_silent = flag.load(Ordering::SeqCst);
-        if is_silent { Vec::new() } else { vec![Answer::new().a(&seen.qname, GLOBAL).to(seen)] }
-    }));
-    (upstream, is_silent)
 }
 
 /// Asks for a name and returns the answer and how long it took.
@@ -85,7 +73,7 @@ fn client_that_asks_again_joins_its_question_and_both_are_answered() {
 
 #[test]
 fn question_whose_tries_were_all_lost_is_asked_once_more_for_a_client_that_asks_again() {
-    let (upstream, is_silent) = switched();
+    let (upstream, is_silent) = FakeUpstream::switched();
     // A stub asks again from the same port, so the same thread gets it; here one thread gets all.
     let server =
         Setup::new(&[&upstream]).file("test.toml", POLICY).top("default_policy = \"test\"\nthreads = 1").start();
@@ -106,7 +94,7 @@ fn question_whose_tries_were_all_lost_is_asked_once_more_for_a_client_that_asks_
 #[test]
 fn silent_upstream_is_given_five_seconds_and_one_known_to_be_dead_none() {
     for scheme in ["", "tcp://"] {
-        let (upstream, is_silent) = switched();
+        let (upstream, is_silent) = FakeUpstream::switched();
         is_silent.store(true, Ordering::SeqCst);
         let server = start(&[&format!("{scheme}{}", upstream.address)]);
         let (heard, taken) = timed(&server, "first.test");
@@ -135,7 +123,7 @@ fn silent_upstream_is_given_five_seconds_and_one_known_to_be_dead_none() {
 
 #[test]
 fn several_dead_upstreams_are_all_tried_and_the_one_that_is_back_answers() {
-    let upstreams: Vec<_> = (0..3).map(|_| switched()).collect();
+    let upstreams: Vec<_> = (0..3).map(|_| FakeUpstream::switched()).collect();
     for (_, is_silent) in &upstreams {
         is_silent.store(true, Ordering::SeqCst);
     }
@@ -184,7 +172,7 @@ fn names_that_take_long_do_not_make_an_upstream_dead() {
 #[test]
 fn failures_of_an_outage_are_forgotten_when_the_upstream_answers_again() {
     for scheme in ["", "tcp://"] {
-        let (upstream, is_silent) = switched();
+        let (upstream, is_silent) = FakeUpstream::switched();
         upstream.on("broken.test", Answer::rcode(ResponseCode::ServFail));
         let server = start(&[&format!("{scheme}{}", upstream.address)]);
         timed(&server, "warm.test").0.expect_addresses(&[GLOBAL.into()]);
@@ -215,7 +203,7 @@ fn failures_of_an_outage_are_forgotten_when_the_upstream_answers_again() {
 #[test]
 fn name_that_alone_is_asked_for_finds_out_that_the_upstream_is_back() {
     for scheme in ["", "tcp://"] {
-        let (upstream, is_silent) = switched();
+        let (upstream, is_silent) = FakeUpstream::switched();
         let server = start(&[&format!("{scheme}{}", upstream.address)]);
         timed(&server, "warm.test").0.expect_addresses(&[GLOBAL.into()]);
         is_silent.store(true, Ordering::SeqCst);
@@ -245,7 +233,7 @@ fn name_that_alone_is_asked_for_finds_out_that_the_upstream_is_back() {
 #[test]
 fn dead_upstream_that_comes_back_slow_is_waited_for_again() {
     for (scheme, tcp) in [("", false), ("", true), ("tcp://", false)] {
-        let (upstream, is_silent) = switched();
+        let (upstream, is_silent) = FakeUpstream::switched();
         let server = start(&[&format!("{scheme}{}", upstream.address)]);
         is_silent.store(true, Ordering::SeqCst);
         std::thread::scope(|scope| {

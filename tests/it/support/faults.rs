@@ -62,16 +62,7 @@ impl Fault {
 
     /// Mounts a file system that never answers on a directory, as a server in a namespace of its own sees it.
     pub(crate) fn hang(server: &Server, directory: &Path) -> Self {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &server.id().to_string(), "-U", "-m", "--preserve-credentials", "python3", "-c", HANG]);
-        Self::start(command.arg(directory))
-    }
-
-    /// Runs a shell command in a server's namespace.
-    pub(crate) fn shell(server: &Server, script: &str) {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &server.id().to_string(), "-U", "-m", "--preserve-credentials", "sh", "-ec", script]);
-        assert!(command.status().unwrap().success(), "{script}");
+        Self::start(server.entering().args(["python3", "-c", HANG]).arg(directory))
     }
 
     /// Returns whether the program runs.

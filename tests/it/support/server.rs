@@ -242,10 +242,15 @@ impl Server {
     /// Runs a script in the namespaces of the process.
     #[track_caller]
     pub(crate) fn inside(&self, script: &str) {
-        let pid = self.child.id().to_string();
+        let status = self.entering().args(["sh", "-ec", script]).status();
+        assert!(status.unwrap().success(), "{script}");
+    }
+
+    /// Returns the command that runs what its further arguments say in the namespaces of the process.
+    pub(crate) fn entering(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--preserve-credentials", "-U", "-m", "-t", &pid, "sh", "-ec", script]);
-        assert!(command.status().unwrap().success(), "{script}");
+        command.args(["--preserve-credentials", "-U", "-m", "-t", &self.child.id().to_string()]);
+        command
     }
 
     /// Sets the soft limit on open files of the running process.

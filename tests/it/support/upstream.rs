@@ -161,6 +161,17 @@ impl FakeUpstream {
         Self::on_sockets(TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap())
     }
 
+    /// Starts an upstream that answers questions for addresses, or says nothing while it is told not to.
+    pub(crate) fn switched() -> (Self, Arc<AtomicBool>) {
+        let (upstream, is_silent) = (Self::start(), Arc::new(AtomicBool::new(false)));
+        let flag = Arc::clone(&is_silent);
+        upstream.otherwise(Reply::by(move |seen| {
+            let is_silent = flag.load(Ordering::SeqCst);
+            if is_silent { Vec::new() } else { vec![Answer::new().a(&seen.qname, GLOBAL).to(seen)] }
+        }));
+        (upstream, is_silent)
+    }
+
     /// Starts an upstream on these sockets.
     fn on_sockets(tcp: TcpListener, udp: UdpSocket) -> Self {
         let upstream =
