@@ -249,7 +249,8 @@ fn list_that_does_not_fit_into_memory_is_an_error_of_the_file_and_the_old_versio
 #[test]
 fn threads_go_by_cpus_and_not_by_listeners() {
     let upstream = FakeUpstream::start();
-    upstream.on("late.test", Reply::late(std::time::Duration::from_millis(300), Answer::new().a("late.test", GLOBAL)));
+    let gate = Gate::default();
+    upstream.on("held.test", Reply::held(&gate, Answer::new().a("held.test", GLOBAL)));
     let body = "allowed_hostnames = [\"*.test\"]\nbudget = \"off\"";
     let few = Setup::policy(&upstream, body).start();
     let mut many = Setup::policy(&upstream, body).listen_only("127.0.5.1:0");
@@ -272,17 +273,19 @@ fn threads_go_by_cpus_and_not_by_listeners() {
     // What waits for an upstream at one listener holds up no other one; all are answered when it ends.
     let waiting: Vec<_> = addresses.iter().map(|address| many.address_on(address)).collect();
     std::thread::scope(|scope| {
-        let late: Vec<_> = waiting
+        let held: Vec<_> = waiting
             .iter()
-            .map(|address| scope.spawn(|| ask("late.test", RecordType::A).udp_to(*address).unwrap()))
+            .map(|address| scope.spawn(|| ask("held.test", RecordType::A).udp_to(*address).unwrap()))
             .collect();
-        many.until("they wait", || (many.metric("hostgate_queries_in_flight", &[]) > 0).then_some(()));
+        many.wait_metric("hostgate_queries_in_flight", &[], waiting.len().try_into().unwrap());
         let begin = std::time::Instant::now();
         ask("denied.example", RecordType::A).udp_to(waiting[7]).unwrap().expect_denied();
         assert!(begin.elapsed() < std::time::Duration::from_millis(250), "{:?}", begin.elapsed());
         many.signal("TERM");
-        for late in late {
-            late.join().unwrap().expect_addresses(&[GLOBAL.into()]);
+        many.wait_log(&["stopping"]);
+        gate.open();
+        for client in held {
+            client.join().unwrap().expect_addresses(&[GLOBAL.into()]);
         }
     });
     assert_eq!(many.wait_exit().code(), Some(0));
