@@ -42,10 +42,10 @@
 //! | question | place |
 //! |---|---|
 //! | what does a message look like | [`dns`] |
-//! | who may look up what | [`policy`]: `pattern`, `name_set`, `client_index`, `decide` |
-//! | which names does hostgate answer itself | [`policy`]: `devbox`, `special_use` |
-//! | what may a validator ask besides | [`policy`]: `ancestors` |
-//! | how do files become policies, and what happens to a bad one | [`policy`]: `read`, `compile`, `conflict`, `library`, `lint` |
+//! | who may look up what | [`policy`]: `decide`, the single entry; `matching`, the patterns and tables it walks; `snapshot`, what is in force |
+//! | which names does hostgate answer itself | [`policy`]: `decide::devbox`, `matching::special_use` |
+//! | which names may a validator look up that no entry lists | [`policy`]: `matching::ancestors` |
+//! | how do files become policies, and what happens to a bad one | [`policy`]: `load`, which reads (`read`), compares (`conflict`), compiles (`compile`) and checks (`lint`); `model`, the types |
 //! | how does an error get its place and its mend | [`document`] |
 //! | how is a query answered | [`engine`] |
 //! | what of an answer fits, and in which order | [`dns`]: `response::cut`, `response::order` |
@@ -55,15 +55,15 @@
 //! | how are objects created and changed over HTTP | `control`; `reload::change`; from the shell, [`cli`]: `objects` |
 //! | when is a change in force | `reload` |
 //! | what is on disk and not in force, and since when | `reload`: `out_of_date`, `sweep`, `tick` |
-//! | what does a start do about what is bad | `policy::library` (objects of the API), `reload::last_good`; [`cli`]: `next_start` |
+//! | what does a start do about what is bad | `crate::policy::load` (objects of the API), `reload::last_good`; [`cli`]: `next_start` |
 //! | sockets, threads, shutdown | `server`, `datagram` |
-//! | how is a file opened in whose place there may be anything | `regular_file` |
+//! | how is a file opened in whose place there may be anything | `util::regular_file` |
 //! | what is systemd told | `systemd` |
 //! | what if a thread hangs | `telemetry::heartbeat`, `server::supervisor` |
-//! | what is bounded, and what happens when it is full | `bounds`; how bounds follow the limits of the process: `capacity` |
-//! | how much memory may this process still have | `machine`; what a file weighs before it is read: `reload::weight` |
-//! | how much of it one client may have | `share`; of a thread that cannot keep up, `server::overload` |
-//! | how much may a client look up that is new | `policy::budget`, `engine::budget` |
+//! | what is bounded, and what happens when it is full | `bounds`; how bounds follow the limits of the process: `bounds::capacity` |
+//! | how much memory may this process still have | `bounds::machine`; what a file weighs before it is read: `reload::weight` |
+//! | how much of it one client may have | [`fair_share`]; of a thread that cannot keep up, `server::overload` |
+//! | how much may a client look up that is new | `crate::policy::model::budget`, `engine::budget` |
 //! | what is counted and recorded | `telemetry`, `engine::record` |
 //! | who writes log lines | `telemetry::log`: a thread of its own |
 //!
@@ -73,7 +73,6 @@
 //! `prometheus-client` in `telemetry::exposition`, `signal-hook` in `server::supervisor`, `sd-notify` in `systemd`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
 
 mod bounds;
-mod capacity;
 pub mod cli;
 pub mod config;
 mod control;
@@ -81,14 +80,13 @@ mod datagram;
 pub mod dns;
 pub mod document;
 pub mod engine;
+pub mod fair_share;
 mod import;
 mod list_format;
-mod machine;
 pub mod policy;
-mod regular_file;
 mod reload;
 mod server;
-pub mod share;
 mod systemd;
 pub mod telemetry;
 pub mod upstream;
+pub(crate) mod util;

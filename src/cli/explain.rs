@@ -14,7 +14,7 @@ use crate::dns::answer::Own;
 use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
 use crate::document::quoted;
-use crate::policy::pattern;
+use crate::policy::matching::pattern;
 use crate::policy::{self, Action, Asker, Budget, Client, Decision, Limit, Mode, Near, Policy, Snapshot};
 
 /// The question to explain.

@@ -9,7 +9,7 @@ use crate::bounds::MAX_FILE;
 use crate::document::{quoted, text_of};
 use crate::import::{Effect, ImportError, Imported, Options, Remark, Target, Written, import};
 use crate::list_format::Format;
-use crate::regular_file;
+use crate::util::regular_file;
 
 /// What to import and how.
 #[derive(clap::Args)]

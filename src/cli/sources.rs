@@ -11,10 +11,10 @@ use crate::config::control::Endpoint;
 use crate::config::{Config, in_place_of};
 use crate::document::{Code, Diagnostic, Severity};
 use crate::policy::{Bindings, Library, Snapshot, Tree};
-use crate::regular_file;
 use crate::reload::last_good::LastGood;
 use crate::reload::upstreams::circular_in;
 use crate::reload::{Broken, Loaded};
+use crate::util::regular_file;
 
 /// The configuration file that is taken without `--config`, if it is there.
 const DEFAULT_FILE: &str = "hostgate.toml";

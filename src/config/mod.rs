@@ -16,9 +16,10 @@ pub use self::change::{changed_keys, in_place_of};
 pub use self::control::Control;
 use crate::dns::rebinding::Reach;
 use crate::document::{self, Accepts, Code, Diagnostic, Place, Placed, Severity, Source, Span, Table, quoted};
-use crate::policy::{Binding, DevboxSuffix, WithoutPolicy, pattern};
-use crate::regular_file::is_of_kernel;
+use crate::policy::matching::pattern;
+use crate::policy::{Binding, DevboxSuffix, WithoutPolicy};
 use crate::upstream::Server;
+use crate::util::regular_file::is_of_kernel;
 
 /// Everything `hostgate.toml` can say, with defaults filled in.
 #[derive(Clone, Debug)]

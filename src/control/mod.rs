@@ -52,10 +52,10 @@ use crate::bounds::{MAX_OBJECT, MAX_TOLD_LINE};
 use crate::config;
 use crate::document::{Diagnostic, Place, Source, shortened};
 use crate::engine::Engine;
+use crate::fair_share::quota::{Claimant, Grant};
 use crate::policy::{BUILT_IN, Record, Snapshot};
 use crate::reload::out_of_date::{Entry, Kind as Lag};
 use crate::reload::{Change, Changer, Progress, Refused};
-use crate::share::quota::{Claimant, Grant};
 
 /// What all requests share.
 pub(crate) struct Control {

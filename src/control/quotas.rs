@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::bounds::capacity;
 use crate::bounds::{
     BUSY_CONNECTIONS, CONTROL_CONNECTIONS, MAX_ANSWERS, MAX_BODIES, MAX_CHANGING, MAX_PARSED, MAX_READERS, MAX_READING,
     MAX_REQUESTS, MAX_WAITING, MAX_WRITERS, WAITING_CONNECTIONS,
 };
-use crate::capacity;
-use crate::share::quota::Quota;
+use crate::fair_share::quota::Quota;
 
 /// The time that a request waits for each of the capacities it needs.
 const WAIT: Duration = Duration::from_secs(10);
@@ -19,32 +19,32 @@ const WAIT: Duration = Duration::from_secs(10);
 const WRITE_WAIT: Duration = Duration::from_secs(30);
 
 /// The octets that are one unit of the quotas in octets.
-pub(in crate::control) const UNIT: usize = 1 << 10;
+pub(super) const UNIT: usize = 1 << 10;
 
 /// A quota of each scarce capacity.
-pub(in crate::control) struct Quotas {
+pub(super) struct Quotas {
     /// Connections with requests under way that were let in, other than long polls.
-    pub(in crate::control) connections: Arc<Quota>,
+    pub(super) connections: Arc<Quota>,
     /// Requests under way, from their heads until the clients have their answers.
-    pub(in crate::control) requests: Arc<Quota>,
+    pub(super) requests: Arc<Quota>,
     /// Octets of bodies, in [`UNIT`]s.
-    pub(in crate::control) bodies: Arc<Quota>,
+    pub(super) bodies: Arc<Quota>,
     /// Octets that parsed bodies take in memory, in [`UNIT`]s.
-    pub(in crate::control) parsed: Arc<Quota>,
+    pub(super) parsed: Arc<Quota>,
     /// Requests that change something.
-    pub(in crate::control) changing: Arc<Quota>,
+    pub(super) changing: Arc<Quota>,
     /// Requests that make an answer from what is in force.
-    pub(in crate::control) reading: Arc<Quota>,
+    pub(super) reading: Arc<Quota>,
     /// Octets of answers that their clients have not taken yet, in [`UNIT`]s.
-    pub(in crate::control) answers: Arc<Quota>,
+    pub(super) answers: Arc<Quota>,
     /// Threads that read files for answers.
-    pub(in crate::control) readers: Arc<Quota>,
+    pub(super) readers: Arc<Quota>,
     /// The right to make a change, which is one at a time.
-    pub(in crate::control) writers: Arc<Quota>,
+    pub(super) writers: Arc<Quota>,
     /// Long polls.
-    pub(in crate::control) waits: Arc<Quota>,
+    pub(super) waits: Arc<Quota>,
     /// Connections with long polls under way.
-    pub(in crate::control) waiting_connections: Arc<Quota>,
+    pub(super) waiting_connections: Arc<Quota>,
 }
 
 impl Default for Quotas {
@@ -69,16 +69,16 @@ impl Default for Quotas {
 }
 
 /// Returns the moment until which a request waits for a capacity.
-pub(in crate::control) fn deadline() -> Instant {
+pub(super) fn deadline() -> Instant {
     Instant::now() + WAIT
 }
 
 /// Returns the moment until which a change waits for its turn.
-pub(in crate::control) fn write_deadline() -> Instant {
+pub(super) fn write_deadline() -> Instant {
     Instant::now() + WRITE_WAIT
 }
 
 /// Returns how many [`UNIT`]s `octets` are.
-pub(in crate::control) fn units(octets: usize) -> usize {
+pub(super) fn units(octets: usize) -> usize {
     octets.div_ceil(UNIT)
 }

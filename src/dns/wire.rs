@@ -21,23 +21,23 @@ pub(super) const OPT_DO: u16 = 0x8000;
 /// The header flags, as bits of the second 16-bit word.
 pub(super) mod flag {
     /// The message is a response.
-    pub(in super::super) const QR: u16 = 0x8000;
+    pub(crate) const QR: u16 = 0x8000;
     /// The opcode's four bits.
-    pub(in super::super) const OPCODE: u16 = 0x7800;
+    pub(crate) const OPCODE: u16 = 0x7800;
     /// Authoritative answer.
-    pub(in super::super) const AA: u16 = 0x0400;
+    pub(crate) const AA: u16 = 0x0400;
     /// Truncation.
-    pub(in super::super) const TC: u16 = 0x0200;
+    pub(crate) const TC: u16 = 0x0200;
     /// Recursion desired.
-    pub(in super::super) const RD: u16 = 0x0100;
+    pub(crate) const RD: u16 = 0x0100;
     /// Recursion available.
-    pub(in super::super) const RA: u16 = 0x0080;
+    pub(crate) const RA: u16 = 0x0080;
     /// Authentic data (RFC 4035 §3.1.6).
-    pub(in super::super) const AD: u16 = 0x0020;
+    pub(crate) const AD: u16 = 0x0020;
     /// Checking disabled (RFC 4035 §3.1.6).
-    pub(in super::super) const CD: u16 = 0x0010;
+    pub(crate) const CD: u16 = 0x0010;
     /// The lower four bits of the response code.
-    pub(in super::super) const RCODE: u16 = 0x000f;
+    pub(crate) const RCODE: u16 = 0x000f;
 }
 
 /// Reads the 16-bit number at `at`, if the bytes reach that far.

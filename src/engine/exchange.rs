@@ -15,8 +15,8 @@ use crate::dns::query::Query;
 use crate::dns::rcode::Rcode;
 use crate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
 use crate::dns::rtype::RecordType;
+use crate::fair_share::Holder;
 use crate::policy::{self, Asker, Decision, Limit, Mode, Policy};
-use crate::share::Holder;
 use crate::upstream::{Failure, FailureKind};
 
 /// The TTL of a stale answer, in seconds (RFC 8767 §4).

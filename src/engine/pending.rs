@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Asked, Lookup, View};
 use crate::dns::response::Question;
+use crate::fair_share::{Holder, Seat};
 use crate::policy::Limit;
-use crate::share::{Holder, Seat};
 use crate::upstream::{STALE_AFTER, Upstreams};
 
 /// A query that waits for an upstream.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::dns::name::LowerName;
-use crate::policy::pattern::{Pattern, Purpose, hostname};
+use crate::policy::matching::pattern::{Pattern, Purpose, hostname};
 
 /// Whether an entry allows names or denies them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

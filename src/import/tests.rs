@@ -268,7 +268,7 @@ const SAMPLES: &[Sample] = &[
 ];
 
 /// Returns patterns as text.
-fn texts(patterns: &[crate::policy::pattern::Pattern]) -> Vec<String> {
+fn texts(patterns: &[crate::policy::matching::pattern::Pattern]) -> Vec<String> {
     patterns.iter().map(ToString::to_string).collect()
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Effect, Imported};
 use crate::document::escaped;
-use crate::policy::pattern::Pattern;
+use crate::policy::matching::pattern::Pattern;
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use crate::dns::rtype::RecordType;
 use crate::document::Diagnostic;
 
 use super::decide::Decision;
-use super::library::{Held, Library, ListText, Reloaded};
+use super::load::source::{Binding, Bindings, Tree};
+use super::load::{Held, Library, ListText, Reloaded};
 use super::snapshot::Snapshot;
-use super::tree::{Binding, Bindings, Tree};
 
 /// A policies directory in memory.
 #[derive(Clone, Debug, Default)]

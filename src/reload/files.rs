@@ -19,7 +19,7 @@ use super::weight;
 use crate::bounds::MAX_FILE;
 use crate::document::text_of;
 use crate::policy::{Held, ListText, NO_SUCH_FILE};
-use crate::regular_file;
+use crate::util::regular_file;
 
 /// A file of more octets than this is read into room for the largest: glibc gives a block of that size back to the
 /// system when it is freed, and smaller ones not always. Room that is not written to takes no memory.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounds::{MAX_FILE, MAX_LAST_GOOD, MAX_LAST_GOOD_LISTS};
 use crate::policy::{Library, ListText, Texts, Tree, object_of};
-use crate::regular_file;
+use crate::util::regular_file;
 
 /// Where the last good state is kept.
 #[derive(Clone, Debug)]

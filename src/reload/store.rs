@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::bounds::MAX_FILE;
-use crate::regular_file;
+use crate::util::regular_file;
 
 /// Why a file was not written; it is as it was.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,7 @@ use super::trusted::{Trusted, Use};
 use super::watch::Changes;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
 use crate::policy::{FilePath, OrderedMap, Tree};
-use crate::regular_file::is_of_kernel;
+use crate::util::regular_file::is_of_kernel;
 
 /// The policies directory as it was last read.
 #[derive(Default)]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Config;
 use crate::document::{Code, Diagnostic, Findings, quoted};
 use crate::policy::{OBJECT_FOLDER, OBJECT_PREFIXES};
-use crate::regular_file;
+use crate::util::regular_file;
 
 /// The directories whose files policies may name: the policies directory, and those of `list_directories`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use super::trusted::Use;
-use crate::machine::{Left, memory_left};
+use crate::bounds::machine::{Left, memory_left};
 
 /// Files up to this many octets are read without looking at what is left.
 const SMALL: u64 = 256 << 10;

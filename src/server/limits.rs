@@ -1,6 +1,6 @@
 //! The limits on TCP connections: a client's share of them, and the connection that is closed when the share is used up.
 //!
-//! A client may have as many connections as are still free (see [`share`](crate::share)). At its share, the place of its
+//! A client may have as many connections as are still free (see [`share`](crate::fair_share)). At its share, the place of its
 //! own longest idle connection goes to its new one, at once and without waiting for the old one to end.
 //!
 //! That rule alone does not keep greedy clients from taking everything one after the other: half, then half of the rest,
@@ -15,11 +15,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore};
 
+use crate::bounds::capacity;
 use crate::bounds::{
     GUARANTEED_CONNECTIONS as GUARANTEED, MAX_CONNECTIONS, MAX_PIPELINED, MAX_UNREAD, RESERVED_CONNECTIONS as RESERVED,
 };
-use crate::capacity;
-use crate::share::{ByHolder, Holder, Seat, Shares};
+use crate::fair_share::{ByHolder, Holder, Seat, Shares};
 
 /// The connections of all TCP listeners of the process.
 pub(crate) struct Limits {

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::share::{ByHolder, Holder};
+use crate::fair_share::{ByHolder, Holder};
 
 /// How long costs are added up.
 const EPOCH: Duration = Duration::from_millis(10);

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::regular_file;
+use crate::util::regular_file;
 
 /// The pause before another try at a pipe that is full.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -13,7 +13,7 @@ use super::race::{Race, max_tries};
 use super::search::probe;
 use super::server::{Server, Transport};
 use super::{Answered, Failure, FailureKind, Observer, Tried};
-use crate::capacity;
+use crate::bounds::capacity;
 use crate::dns::rebinding::Reach;
 use crate::dns::response::Question;
 

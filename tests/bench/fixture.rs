@@ -16,8 +16,8 @@ use hostgate::dns::rtype::RecordType;
 use hostgate::engine::cache::{Cache, Hit, Settings};
 use hostgate::engine::record::{Record, Verdict};
 use hostgate::engine::{Asked, outcome};
+use hostgate::fair_share::Holder;
 use hostgate::policy::{Action, Asker, Bindings, Decision, Library, ListText, Policy, Snapshot, Tree};
-use hostgate::share::Holder;
 use hostgate::telemetry::decision_log::{Counts, DecisionLog};
 
 /// How many queries of each kind go round.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use hostgate::dns::answer::{self, Ede, Negative, TtlMode};
 use hostgate::dns::query::{self, Transport};
 use hostgate::engine::cache::Hit;
+use hostgate::fair_share::Holder;
 use hostgate::policy;
-use hostgate::share::Holder;
 
 use fixture::{CLIENT, Fixture, INSPECTED, ROUND, decision_log, parsed, record};
 

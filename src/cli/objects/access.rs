@@ -75,12 +75,13 @@ fn missing(path: Option<&Path>, has_place: bool) -> Wrong {
 /// Reads the token to send from a token file.
 fn read_token(path: &Path) -> Result<String, Wrong> {
     let told = |error: &dyn std::fmt::Display| Wrong::Config(format!("{}: {error}", path.display()));
-    let text = crate::regular_file::read_text(path, crate::bounds::MAX_SECRET).map_err(|error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            told(&format!("{error} (run this as the user hostgate runs as, or name another --token-file)"))
-        }
-        _ => told(&error),
-    })?;
+    let text =
+        crate::util::regular_file::read_text(path, crate::bounds::MAX_SECRET).map_err(|error| match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                told(&format!("{error} (run this as the user hostgate runs as, or name another --token-file)"))
+            }
+            _ => told(&error),
+        })?;
     first_token(&text).map(str::to_owned).ok_or_else(|| {
         told(&format!("it has no token as it is, only hashes (name another --token-file, or set {TOKEN})"))
     })

@@ -1,7 +1,7 @@
 //! Who may use the API: nobody whom a policy is for, and of the others those with a token.
 
-pub(in crate::control) mod secret;
-pub(in crate::control) mod tokens;
+pub(super) mod secret;
+pub(super) mod tokens;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -15,9 +15,9 @@ use crate::control::access::tokens::{Tokens, Unreadable};
 use crate::control::disk::Disk;
 use crate::control::request::counts::Outcome;
 use crate::control::request::error::ApiError;
+use crate::fair_share::Holder;
+use crate::fair_share::quota::Claimant;
 use crate::policy::Snapshot;
-use crate::share::Holder;
-use crate::share::quota::Claimant;
 
 /// Whoever a token belongs to; with each request that was let in.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ pub(crate) enum Role {
 
 /// What a request is for, as far as access and the end of the process are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::control) enum Purpose {
+pub(super) enum Purpose {
     /// The description of the API, which is no secret.
     Describe,
     /// To see something.
@@ -65,10 +65,10 @@ pub(in crate::control) enum Purpose {
 }
 
 /// Why a request is not let in, or goes no further: what is counted, and what is told.
-pub(in crate::control) type Refusal = (Outcome, ApiError);
+pub(super) type Refusal = (Outcome, ApiError);
 
 /// Decides who is let in.
-pub(in crate::control) struct Access {
+pub(super) struct Access {
     /// Who has a token.
     tokens: Arc<Tokens>,
     /// Looks at their file.
@@ -79,7 +79,7 @@ pub(in crate::control) struct Access {
 
 impl Role {
     /// Returns what it is called.
-    pub(in crate::control) const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin",
             Self::Viewer => "viewer",
@@ -89,7 +89,7 @@ impl Role {
 
 impl Purpose {
     /// Returns what a request is for.
-    pub(in crate::control) fn of(head: &Parts) -> Self {
+    pub(super) fn of(head: &Parts) -> Self {
         let path = head.uri.path();
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
         let mut segments = path.split('/').skip(1);
@@ -108,24 +108,24 @@ impl Purpose {
 
 impl Access {
     /// Reads the tokens. While their file is bad, nobody is let in.
-    pub(in crate::control) fn open(settings: &config::Control) -> Self {
+    pub(super) fn open(settings: &config::Control) -> Self {
         let tokens = Arc::new(Tokens::open(&settings.token_file));
         Self { tokens, disk: Disk::default(), allow_clients: settings.allow_clients }
     }
 
     /// Looks at the file of the tokens.
-    pub(in crate::control) fn look(&self) {
+    pub(super) fn look(&self) {
         self.tokens.look();
     }
 
     /// Looks whether the file of the tokens answers.
-    pub(in crate::control) async fn probe(&self) {
+    pub(super) async fn probe(&self) {
         let tokens = Arc::clone(&self.tokens);
         self.disk.look_elsewhere(move || tokens.look()).await;
     }
 
     /// Returns why nobody was let in at the last look, with the file of the tokens and since when.
-    pub(in crate::control) fn error(&self) -> Option<(&Path, String, Timestamp)> {
+    pub(super) fn error(&self) -> Option<(&Path, String, Timestamp)> {
         let (why, since) = self.tokens.error()?;
         Some((self.tokens.path(), why, since))
     }
@@ -134,7 +134,7 @@ impl Access {
     ///
     /// # Errors
     /// It comes from a policy's own address, has no token of the file, or wants more than its token is for.
-    pub(in crate::control) async fn admit(
+    pub(super) async fn admit(
         &self,
         snapshot: &Snapshot,
         source: Option<IpAddr>,

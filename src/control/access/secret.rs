@@ -9,8 +9,8 @@ use rustix::process::geteuid;
 
 use crate::bounds::MAX_SECRET;
 use crate::document::Diagnostic;
-use crate::regular_file;
 use crate::reload::Stamp;
+use crate::util::regular_file;
 
 /// Reads a file that nobody but us, its owner or root, may read; symlinks are followed, and the target is looked at.
 ///

@@ -13,8 +13,8 @@ use crate::control::access::Role;
 use crate::control::access::secret;
 use crate::control::hex;
 use crate::document::{Diagnostic, Place, Severity};
-use crate::regular_file::{self, is_for_want};
 use crate::reload::Stamp;
+use crate::util::regular_file::{self, is_for_want};
 
 /// What a line begins with that has a token's hash instead of the token.
 const HASHED: &str = "sha256:";

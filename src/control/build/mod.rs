@@ -3,9 +3,9 @@
 //! The address is bound before the command begins, and is free before the status says how it ended: both are one change
 //! of the blueprint's file. What was being built when the process ended has failed, which the next start writes down.
 
-pub(in crate::control) mod descendants;
-pub(in crate::control) mod log;
-pub(in crate::control) mod process;
+pub(super) mod descendants;
+pub(super) mod log;
+pub(super) mod process;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +28,7 @@ use crate::control::{Control, Edit};
 use crate::policy::Snapshot;
 
 /// The builds under way.
-pub(in crate::control) struct Builds {
+pub(super) struct Builds {
     /// Those that run.
     running: Arc<Semaphore>,
     /// The commands that run.
@@ -42,7 +42,7 @@ pub(in crate::control) struct Builds {
 }
 
 /// The place of a build among those under way.
-pub(in crate::control) struct Place {
+pub(super) struct Place {
     /// The right to run, if it has it.
     turn: Option<OwnedSemaphorePermit>,
     /// Counts it.
@@ -76,7 +76,7 @@ impl Builds {
     ///
     /// # Errors
     /// Too many wait.
-    pub(in crate::control) fn place(&self) -> Result<Place, ApiError> {
+    pub(super) fn place(&self) -> Result<Place, ApiError> {
         let counted = Counted(Arc::clone(&self.all));
         if self.all.fetch_add(1, Ordering::Relaxed) >= MAX_BUILDS + MAX_BUILD_QUEUE {
             return Err(ApiError::unavailable(format!("{MAX_BUILD_QUEUE} builds wait already: try again later")));
@@ -85,7 +85,7 @@ impl Builds {
     }
 
     /// Returns what a build said, if that is still known.
-    pub(in crate::control) fn lines(&self, id: &str) -> Vec<Value> {
+    pub(super) fn lines(&self, id: &str) -> Vec<Value> {
         let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         let found = logs.iter().find(|(known, _)| **known == *id).map(|(_, log)| Arc::clone(log));
         drop(logs);
@@ -104,12 +104,12 @@ impl Builds {
     }
 
     /// Ends all builds, and lets none begin.
-    pub(in crate::control) fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stop.send_replace(true);
     }
 
     /// Waits until no command runs.
-    pub(in crate::control) async fn stopped(&self) {
+    pub(super) async fn stopped(&self) {
         let all = u32::try_from(MAX_BUILDS).unwrap_or(u32::MAX);
         // It is never closed.
         let _ = self.running.acquire_many(all).await;
@@ -118,13 +118,13 @@ impl Builds {
 
 impl Place {
     /// Returns the status of a blueprint whose build has this place.
-    pub(in crate::control) fn status(&self) -> &'static str {
+    pub(super) fn status(&self) -> &'static str {
         if self.turn.is_some() { BUILDING } else { QUEUED }
     }
 }
 
 /// Binds the address of a build container in a blueprint's file.
-pub(in crate::control) fn bind(file: &mut File, id: &str, address: IpAddr) {
+pub(super) fn bind(file: &mut File, id: &str, address: IpAddr) {
     let client = build_client(id);
     for (key, value) in [("sources", json!([address.to_string()])), ("blueprint", id.into()), ("phase", "build".into())]
     {
@@ -134,7 +134,7 @@ pub(in crate::control) fn bind(file: &mut File, id: &str, address: IpAddr) {
 
 impl Control {
     /// Builds a blueprint whose address is bound.
-    pub(in crate::control) async fn build(self: Arc<Self>, id: Arc<str>, principal: Principal, mut place: Place) {
+    pub(super) async fn build(self: Arc<Self>, id: Arc<str>, principal: Principal, mut place: Place) {
         let mut stop = self.builds.stop.subscribe();
         if place.turn.is_none() {
             let turn = tokio::select! {
@@ -168,7 +168,7 @@ impl Control {
     }
 
     /// Writes down that what was being built when the last process ended has failed.
-    pub(in crate::control) async fn recover(self: Arc<Self>) {
+    pub(super) async fn recover(self: Arc<Self>) {
         let principal = Principal::own();
         let unfinished = std::mem::take(&mut self.writer.lock().await.unfinished);
         let mut stop = self.builds.stop.subscribe();
@@ -227,13 +227,13 @@ fn ended_as(is_complete: bool) -> [(&'static str, Value); 3] {
 }
 
 /// The status of a blueprint whose build waits.
-pub(in crate::control) const QUEUED: &str = "queued";
+pub(super) const QUEUED: &str = "queued";
 
 /// The status of a blueprint whose build runs.
-pub(in crate::control) const BUILDING: &str = "building";
+pub(super) const BUILDING: &str = "building";
 
 /// The status of a blueprint that cannot be used.
-pub(in crate::control) const FAILED: &str = "failed";
+pub(super) const FAILED: &str = "failed";
 
 /// How long is waited before a state is written again; doubled each time.
 const PAUSE: Duration = Duration::from_secs(1);

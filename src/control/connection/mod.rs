@@ -1,8 +1,8 @@
 //! The API's connections.
 
-pub(in crate::control) mod pulse;
-pub(in crate::control) mod seats;
-pub(in crate::control) mod stream;
+pub(super) mod pulse;
+pub(super) mod seats;
+pub(super) mod stream;
 pub(crate) mod tls;
 
 use std::convert::Infallible;
@@ -30,8 +30,8 @@ use crate::control::connection::seats::{Seat, Seats};
 use crate::control::connection::stream::Stream;
 use crate::control::request::Api;
 use crate::control::request::counts::Closed;
+use crate::fair_share::Holder;
 use crate::server::sockets::ControlSocket;
-use crate::share::Holder;
 
 /// How long the API waits for builds that ended with the last process to be written down as failed.
 const RECOVERY: Duration = Duration::from_secs(2);

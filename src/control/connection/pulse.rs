@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use crate::bounds::MAX_REFUSED;
 use crate::control::quotas;
-use crate::share::Holder;
-use crate::share::quota::{Claimant, Grant, Quota};
+use crate::fair_share::Holder;
+use crate::fair_share::quota::{Claimant, Grant, Quota};
 
 /// How long a TLS handshake, the first request and each head may take.
 pub(in crate::control) const HEAD: Duration = Duration::from_secs(5);

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+use crate::bounds::capacity;
 use crate::bounds::{CONTROL_CONNECTIONS, MAX_CLOSING};
-use crate::capacity;
 use crate::control::connection::pulse::{Pulse, Spare};
 use crate::control::request::counts::{Closed, Counts};
-use crate::share::Holder;
+use crate::fair_share::Holder;
 
 /// How long a connection waits for a place before it looks for one to close again.
 const LOOK: Duration = Duration::from_millis(20);
@@ -161,7 +161,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::share::quota::Claimant;
+    use crate::fair_share::quota::Claimant;
 
     /// Returns whether a connection was told to close for another one.
     fn is_closed(seat: &Seat) -> bool {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::control::objects::record::Fields;
 use crate::control::request::error::Wrongs;
 use crate::control::request::fields;
-use crate::policy::pattern::Pattern;
+use crate::policy::matching::pattern::Pattern;
 use crate::policy::{Budget, Mode, Policy, Protocol};
 
 /// The flags, and whether the policy engine knows them; what it does not know is kept and shown.

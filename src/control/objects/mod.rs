@@ -1,16 +1,16 @@
 //! What requests mean for each kind of object, and how objects become files and files objects.
 
-pub(in crate::control) mod address;
-pub(in crate::control) mod blueprints;
-pub(in crate::control) mod devboxes;
-pub(in crate::control) mod egress;
-pub(in crate::control) mod id;
-pub(in crate::control) mod kind;
-pub(in crate::control) mod policies;
-pub(in crate::control) mod record;
+pub(super) mod address;
+pub(super) mod blueprints;
+pub(super) mod devboxes;
+pub(super) mod egress;
+pub(super) mod id;
+pub(super) mod kind;
+pub(super) mod policies;
+pub(super) mod record;
 pub(crate) mod reserved;
-pub(in crate::control) mod revision;
-pub(in crate::control) mod writer;
+pub(super) mod revision;
+pub(super) mod writer;
 
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ use crate::policy::Snapshot;
 ///
 /// # Errors
 /// There is none.
-pub(in crate::control) fn view(snapshot: &Snapshot, kind: Kind, id: &str) -> Result<Value, ApiError> {
+pub(super) fn view(snapshot: &Snapshot, kind: Kind, id: &str) -> Result<Value, ApiError> {
     let view = match kind {
         Kind::Policy => policies::view,
         Kind::Blueprint => blueprints::view,

@@ -18,8 +18,8 @@ use crate::control::quotas::{deadline, units};
 use crate::control::request::error::ApiError;
 use crate::control::request::json;
 use crate::control::request::retries::{Answer, Begun, fingerprint};
+use crate::fair_share::quota::Grant;
 use crate::policy::Snapshot;
-use crate::share::quota::Grant;
 
 /// A request.
 pub(in crate::control) struct Call {

@@ -1,15 +1,15 @@
 //! One request: let in or not, its body read within bounds, its answer sent piece by piece.
 
-pub(in crate::control) mod call;
-pub(in crate::control) mod counts;
-pub(in crate::control) mod error;
-pub(in crate::control) mod fields;
-pub(in crate::control) mod json;
-pub(in crate::control) mod list;
-pub(in crate::control) mod retries;
-pub(in crate::control) mod routes;
-pub(in crate::control) mod wait;
-pub(in crate::control) mod waits;
+pub(super) mod call;
+pub(super) mod counts;
+pub(super) mod error;
+pub(super) mod fields;
+pub(super) mod json;
+pub(super) mod list;
+pub(super) mod retries;
+pub(super) mod routes;
+pub(super) mod wait;
+pub(super) mod waits;
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -37,7 +37,7 @@ use crate::control::quotas::{deadline, units};
 use crate::control::request::counts::Outcome;
 use crate::control::request::error::ApiError;
 use crate::control::request::waits::Waits;
-use crate::share::quota::{Claimant, Grant};
+use crate::fair_share::quota::{Claimant, Grant};
 
 /// A request as it comes in.
 type Request = axum::http::Request<Incoming>;
@@ -56,7 +56,7 @@ const AGAIN: &str = "1";
 const LOOK: Duration = Duration::from_millis(10);
 
 /// What all connections share.
-pub(in crate::control) struct Api {
+pub(super) struct Api {
     /// Objects and access.
     control: Arc<Control>,
     /// What is done for a method and path.
@@ -69,26 +69,26 @@ pub(in crate::control) struct Api {
 
 impl Api {
     /// Makes what connections share.
-    pub(in crate::control) fn new(control: Arc<Control>, stop: watch::Receiver<bool>) -> Arc<Self> {
+    pub(super) fn new(control: Arc<Control>, stop: watch::Receiver<bool>) -> Arc<Self> {
         let routes = TowerToHyperService::new(routes::router(Arc::clone(&control)));
         let waits = Waits::new(&control.quotas);
         Arc::new(Self { control, routes, waits, stop })
     }
 
     /// Returns what it serves.
-    pub(in crate::control) fn control(&self) -> &Control {
+    pub(super) fn control(&self) -> &Control {
         &self.control
     }
 
     /// Waits until no change is under way.
-    pub(in crate::control) async fn settled(&self) {
+    pub(super) async fn settled(&self) {
         while self.control.quotas.changing.used() > 0 {
             sleep(LOOK).await;
         }
     }
 
     /// Answers a request; whatever goes wrong, there is an answer.
-    pub(in crate::control) async fn answer(
+    pub(super) async fn answer(
         self: Arc<Self>,
         pulse: Arc<Pulse>,
         source: Option<IpAddr>,
@@ -352,7 +352,7 @@ impl AsRef<[u8]> for Kept {
 
 /// An answer that is handed over in pieces of [`PIECE`] octets, so that one that is not taken is noticed and no copy of
 /// it waits with it. Its request runs until all its octets were sent.
-pub(in crate::control) struct Paced {
+pub(super) struct Paced {
     /// What is still to come.
     body: Body,
     /// What has come and is not yet handed over.

@@ -13,8 +13,8 @@ use crate::bounds::{MAX_RETRIES, MAX_RETRY_OCTETS};
 use crate::control::objects::id::{made_at, now_ms};
 use crate::control::objects::record::{Fields, kept_of};
 use crate::control::request::error::ApiError;
+use crate::fair_share::{ByHolder, Holder};
 use crate::policy::Record;
-use crate::share::{ByHolder, Holder};
 
 /// The answers of requests that may come again, for an hour.
 #[derive(Default)]

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use crate::control::connection::pulse::Pulse;
 use crate::control::quotas::Quotas;
-use crate::share::Holder;
-use crate::share::quota::{Claimant, Grant, Quota};
+use crate::fair_share::Holder;
+use crate::fair_share::quota::{Claimant, Grant, Quota};
 
 /// How long a long poll lasts at least before it is answered early: a client that asks again at once would keep us busy
 /// otherwise.

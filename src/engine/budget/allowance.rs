@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::policy::budget::{ADDRESS_BURST, ANSWER_BURST, BURST, Budget, Limit, REPEAT_BURST};
+use crate::policy::model::budget::{ADDRESS_BURST, ANSWER_BURST, BURST, Budget, Limit, REPEAT_BURST};
 
 /// What was used of one scope.
 #[derive(Clone, Copy, Debug, Default)]

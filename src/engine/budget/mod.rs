@@ -20,8 +20,8 @@ use crate::bounds::{MAX_ALLOWANCES, MAX_BUDGET_LINES, MAX_LEDGERS};
 use crate::dns::name::LowerName;
 use crate::dns::response::{Payload, Response};
 use crate::dns::rtype::RecordType;
-use crate::policy::budget::{Budget, DOMAINS, Limit, Scope};
-use crate::share::{ByHolder, Holder};
+use crate::fair_share::{ByHolder, Holder};
+use crate::policy::model::budget::{Budget, DOMAINS, Limit, Scope};
 
 /// The tables of ledgers, so that threads seldom wait for each other.
 const SHARDS: usize = 16;

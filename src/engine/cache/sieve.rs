@@ -12,7 +12,7 @@
 
 use hashbrown::HashTable;
 
-use crate::share::{ByHolder, Holder};
+use crate::fair_share::{ByHolder, Holder};
 
 /// No slot.
 const NIL: u32 = u32::MAX;

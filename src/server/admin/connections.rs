@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::bounds::capacity;
 use crate::bounds::{ADMIN_CONNECTIONS, MAX_ADMIN_CLOSING};
-use crate::capacity;
-use crate::share::{ByHolder, Holder};
+use crate::fair_share::{ByHolder, Holder};
 
 /// The open connections.
 #[derive(Default)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::ports::Key;
 use super::refused::Refused;
 use crate::dns::response::{Casing, Edns, Question};
-use crate::share::Holder;
+use crate::fair_share::Holder;
 
 /// One question in flight.
 pub(super) struct Flight<W, C> {

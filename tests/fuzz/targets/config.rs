@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hostgate::config::Config;
 use hostgate::dns::name::LowerName;
-use hostgate::policy::pattern::{Pattern, hostname};
+use hostgate::policy::matching::pattern::{Pattern, hostname};
 use hostgate::upstream::Server;
 
 use super::places;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::OWN;
 use crate::document::closest;
-use crate::policy::pattern::Pattern;
+use crate::policy::matching::pattern::Pattern;
 
 /// A change of a list.
 pub(super) enum Edit<'a, T> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Ports;
-use crate::share::Holder;
+use crate::fair_share::Holder;
 use crate::upstream::endpoint::{Endpoint, Surroundings};
 
 /// How long a client asks through a socket of its own after a flood.

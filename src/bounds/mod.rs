@@ -1,0 +1,456 @@
+//! Every bound on what clients, upstreams and the disk can make grow, in one place.
+//!
+//! A full queue or table is never waited for without a deadline: there is an answer, or something is given up and counted.
+//! The constants are here, or named here with their module where they are part of how it works; a test looks that none is
+//! missing, and none named that is gone. What is a limit of the protocol (a name has 255 octets) stands where the protocol is.
+//! Where the limit on open files is too low for all of them, those on sockets and connections shrink together: `capacity`.
+//!
+//! # Clients, over UDP
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | datagrams that wait in a socket | [`UDP_BUFFER`] a socket, one socket a thread and listener | the kernel drops what comes; the client asks again | `/proc/net/udp` |
+//! | listeners with threads of their own, one a CPU | [`MAX_THREADED_LISTENERS`] | with more listeners, there is one thread a CPU for all together | |
+//! | addresses of a devbox in an answer | `policy::decide::devbox::MAX_ADDRESSES` | the rest is left out | |
+//! | datagrams of a batch | `datagram::BATCH` | the rest is the next batch | |
+//! | octets of a query | `datagram::MAX_MESSAGE` | the rest is cut off: FORMERR | `hostgate_queries_total{reason}` |
+//! | time of a thread that cannot keep up | `server::overload`: a share of each 10 ms for each client | the client's further queries are dropped | `hostgate_queries_shed_total` |
+//! | replies that wait in a socket | [`UDP_BUFFER`] a socket | dropped | `hostgate_replies_unsent_total` |
+//! | queries that wait for upstreams | [`MAX_PENDING`]; of a client as many as are free, and [`MAX_PENDING_OF_CLIENT`] | stale data, else SERVFAIL with EDE 22 | `hostgate_queries_turned_away_total` |
+//! | different questions among them | [`MAX_QUESTIONS`] | as above | `hostgate_failed_answers_total` |
+//! | of those, queries that wait for one | [`MAX_ASKERS`] | as above | the same |
+//! | answers renewed ahead of time | [`MAX_RENEWALS`] | they expire, and are asked for when somebody asks | `hostgate_cache_renewals_total` |
+//! | of the questions, those on sockets of their own | [`MAX_ASKING`]; of a client as many as are free, and [`MAX_ASKING_OF_CLIENT`] | as above | `hostgate_failed_answers_total` |
+//! | names, octets and answers that are new, below one wildcard | `budget` of the policy | denied, NODATA or stale data | `hostgate_queries_total{reason="budget"}` |
+//! | clients whose budgets are kept in mind, wildcards of each | [`MAX_LEDGERS`], [`MAX_ALLOWANCES`] | the client that was not there for longest is forgotten; further wildcards count as one | |
+//! | log lines a minute on spent budgets | [`MAX_BUDGET_LINES`] | left out | `hostgate_queries_total{reason="budget"}` |
+//!
+//! # Clients, over TCP
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | connections not accepted yet | [`TCP_BACKLOG`] a listener, as far as the kernel grants it | the kernel lets them try again | |
+//! | connections | [`MAX_CONNECTIONS`]; of a client as many as are free without [`RESERVED_CONNECTIONS`], or [`GUARANTEED_CONNECTIONS`] | the client's own longest idle one is closed for its new one; with none idle, the new one; up to the guarantee an idle one of the client with most | `hostgate_tcp_closed_total{reason}` |
+//! | file descriptors | the system's limit, which the bounds follow; should others take them all | accepting pauses, and an idle connection of the client with most idle ones is closed | `hostgate_descriptors_lacking_total` |
+//! | queries of a connection that wait for upstreams | [`MAX_PIPELINED`] | the next one is not read until one is answered | |
+//! | answers of a connection not taken yet | [`MAX_UNREAD`], of 64 KiB each | nothing is read or made for it; closed after five seconds | |
+//! | a query, an answer, a connection | five seconds, five seconds, ten minutes; ten seconds of silence | closed | |
+//!
+//! # Upstreams
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | sockets of a thread to an upstream | [`MAX_UPSTREAM_PORTS`] | shared by more questions | |
+//! | clients of a thread with a socket of their own, after floods of wrong replies | [`MAX_APART`] | the one of them that got it first shares again | |
+//! | questions of a thread in flight | `upstream::mux::MAX_FLIGHTS` | the question goes the general way, on a socket of its own | |
+//! | queries of a thread that wait for one question | `upstream::mux::MAX_WAITERS` | as above | |
+//! | tries of a question | `upstream::race::MAX_TRIES`, and one for each further upstream; over UDP `upstream::mux::silence::MAX_REPEATED` more for clients that ask again | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
+//! | given-up queries that a port remembers | `upstream::mux::ports::MAX_GIVEN_UP`, and those in flight | it takes no new ones and is closed | |
+//! | sockets of the general way, of which three quarters are for first tries | [`MAX_UPSTREAM_SOCKETS`] | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
+//! | TCP connections to an upstream | [`MAX_UPSTREAM_STREAMS`] | the next one waits, within the time of its question | |
+//! | questions on a TCP connection | `upstream::stream::connection::MAX_ACTIVE` | another connection; then as above | the same |
+//! | interfaces that upstreams are written with by name | `upstream::scope::MAX_NAMED` | an error of the upstream that names one more | |
+//! | octets of a reply over UDP | `upstream::udp::MAX_REPLY` | asked for over TCP | `hostgate_upstream_truncated_total` |
+//! | datagrams that are no reply | `upstream::udp::MAX_IGNORED` a socket | the socket is left: asked again from another port, then over TCP | `hostgate_upstream_ignored_total` |
+//! | records of a response | `dns::response::parse::MAX_RECORDS` | malformed, the next upstream | `hostgate_upstream_failures_total{kind="malformed"}` |
+//! | hops of an alias | `dns::response::chain::MAX_HOPS` | the rest is left out | |
+//! | names that MX, NAPTR, SRV, SVCB and HTTPS records of an answer lead to | `dns::response::chain::MAX_SERVICE_TARGETS` | the answer counts as malformed | |
+//! | owners compared to find where a record set ends, in an answer that is too long | `dns::response::cut::MAX_COMPARED` | an additional record set more is left out | |
+//! | Extended DNS Errors passed on | `dns::response::MAX_EDES` of `dns::response::MAX_EDE_TEXT` octets | the rest is left out | |
+//! | answers kept | `size_mib` of `[cache]` | the one that was not asked for lately goes | `hostgate_cache_evictions_total` |
+//!
+//! # The disk
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | decision records not written yet | `telemetry::decision_log::pool::BLOCKS` of 128 KiB, and one more for each of `telemetry::decision_log::LANES` a CPU | dropped | `hostgate_decision_records_dropped_total` |
+//! | hops of an alias in a record | `engine::record::MAX_HOPS` | the rest is left out | |
+//! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error of the folder right below, or of the link by which it came; what was in force of it stays | `hostgate_reload_ok` |
+//! | a reload or a change by the API | ten seconds; twenty for whoever waits for it | it goes on, and is told; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
+//! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
+//! | memory that a file takes while it is loaded | `reload::weight`: what is left of the limits of the process, of its control groups and of the machine | as above | the same |
+//! | errors, and warnings of a kind, told of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
+//! | errors of files by themselves, told of all | `policy::load::report::MAX_ERRORS`; after a quarter one of each file | files are counted | |
+//! | errors that files make together, told of all, and of one file | `policy::load::conflict::MAX_CONFLICTS`, `policy::load::conflict::MAX_CONFLICTS_OF_FILE` | counted, "and N more" | |
+//! | references to what is gone with its file, told as what the next start refuses | `policy::load::full::MAX_DANGLING` | the rest is left out | `hostgate_out_of_date{kind="next-start"}` |
+//! | ids compared with an unknown one | `policy::load::conflict::MAX_COMPARISONS` | no suggestion | |
+//! | rounds in which conflicting files are taken back | `policy::load::full::MAX_ROUNDS` | all that hangs together with a conflict is held back | `hostgate_reload_ok` |
+//! | references that the next start would refuse | `policy::load::full::MAX_DANGLING` | the rest is left out | `hostgate_out_of_date{kind}` |
+//! | tests told that fail | `policy::load::file_tests::MAX_TOLD` | the rest is not run, and nothing goes into force | the same |
+//! | list files that a key of a policy names | [`MAX_LISTS`] | an error | the same |
+//! | entries compared with those of list files | `policy::load::lint::entries::MAX_COMPARED` | a warning | |
+//! | entries of list files and includes compared with what a policy denies | `policy::load::lint::contradictions::MAX_FOREIGN` | of more, those that its own entries deny exactly are told | |
+//! | octets of errors, of warnings and of held back files in the status and a line of the log | [`MAX_TOLD_ERRORS`], [`MAX_TOLD_WARNINGS`], [`MAX_TOLD_FILES`], each line [`MAX_TOLD_LINE`] | counted, "and N more" | |
+//! | clients without a policy that the status names | `reload::MOST_NAMED` | counted | |
+//! | log lines a minute on upstreams that go and come back | [`MAX_OUTAGE_LINES`] | counted in the next line | `hostgate_upstream_outages_total{server}` |
+//! | upstreams in the status | [`MAX_TOLD_UPSTREAMS`] | the rest is left out | `hostgate_upstream_up{server}` |
+//! | warnings that a look writes to the log | [`MAX_LOGGED`] | counted in one more line | |
+//! | log lines a minute that say what came of a SIGHUP | [`MAX_ASKED_LINES`] | counted in the next one | `hostgate_reload_failures_total` |
+//! | entries of what is out of date in the status, octets of the path and of the reason of each | [`MAX_OUT_OF_DATE`], [`MAX_OUT_OF_DATE_TEXT`] | counted | `hostgate_out_of_date{kind}` |
+//! | files compared with what was read at a time, four times a second | [`MAX_COMPARED_AT_ONCE`] | the rest is compared later; events tell of changes in time | |
+//! | octets of the policy files, and of the lists, in the last good state on disk | [`MAX_LAST_GOOD`], [`MAX_LAST_GOOD_LISTS`] | the state before stays, and is told | `hostgate_out_of_date{kind="not-kept"}` |
+//! | files being written to | [`MAX_WRITING`] | nothing is waited for | |
+//! | changed files that are kept in mind | [`MAX_CHANGED`] | everything is looked at | |
+//!
+//! # The API
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | connections not accepted yet | [`TCP_BACKLOG`], as far as the kernel grants it | the kernel lets them try again | |
+//! | connections | [`CONTROL_CONNECTIONS`], of which [`MAX_CLOSING`] are on their way out | one without a request that was let in is closed: the oldest of the address that has most without a token, then one of the token that has most; with none, the new one waits | `hostgate_control_connections`, `hostgate_control_closed_total{reason="room"}` |
+//! | of those, with requests under way that were let in; with requests that wait for a status | [`BUSY_CONNECTIONS`], [`WAITING_CONNECTIONS`]; each by token | the request waits ten seconds at most: 503; a connection of the same token that has waited for longest is answered early: 408, and where none has waited for a second, the new one is refused: 503 | `hostgate_control_requests_total{outcome="busy"}` |
+//! | requests under way, the octets of their answers not taken yet | [`MAX_REQUESTS`], [`MAX_ANSWERS`]; each by token | refused: 503; the next one waits ten seconds at most: 503 | the same |
+//! | claims on one of these that wait | [`MAX_CLAIMS`]; by token | refused: 503 | the same |
+//! | refusals of a connection not taken yet | [`MAX_REFUSED`] | the connection is closed | `hostgate_control_closed_total{reason="room"}` |
+//! | requests at once of an HTTP/2 connection | [`MAX_STREAMS`] | refused, the client waits | |
+//! | octets of a head, its fields | [`MAX_HEAD`], [`MAX_HEADERS`] | refused: 431 | |
+//! | octets of a body | [`MAX_BODY`], [`MAX_SMALL_BODY`] where nothing is changed | refused: 413 | `hostgate_control_requests_total{outcome="too-large"}` |
+//! | octets of all bodies | [`MAX_BODIES`]; by token | the next one waits ten seconds at most: 408 | `hostgate_control_requests_total{outcome="slow"}` |
+//! | octets that a parsed body takes, and all of them together | `control::request::json::MAX_TREE`, [`MAX_PARSED`]; by token | refused: 400; the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
+//! | the first request and a head, a body, an answer not taken, silence; an answer in all | five, ten, ten, sixty seconds; two minutes | closed (a body: 408) | `hostgate_control_closed_total{reason="slow"}` |
+//! | requests that change something | [`MAX_CHANGING`]; by token | the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
+//! | changes being made | [`MAX_WRITERS`] | the next one of each token waits thirty seconds at most: 503 | the same |
+//! | requests that read something | [`MAX_READING`]; by token | the next one waits ten seconds at most: 503 | the same |
+//! | requests that wait for a status | [`MAX_WAITING`]; by token | as the connections that do | the same |
+//! | policy files, when the API makes one more | [`MAX_MADE`] | refused: 400 | |
+//! | threads that read files for answers | [`MAX_READERS`]; by token | the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
+//! | octets of an object's file, as clients make it | [`MAX_OBJECT`] | refused: 400 | |
+//! | looks at the token file, the certificate and, for the status, both | [`MAX_LOOKS`] of each kind that wait, for two seconds | refused: 503; the certificate in force is used; the status says so | `control.error` in the status |
+//! | audit records not written yet | [`MAX_AUDIT_QUEUE`]; a change waits two seconds for its own | counted, and the log has it; with `audit_required`, refused before anything is changed: 503 | `hostgate_audit_failures_total` |
+//! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
+//! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
+//! | objects of a page, octets of it | `control::request::list::MAX_PAGE`, [`MAX_PAGE_OCTETS`] and one object | refused: 400; the rest is on the next page | |
+//! | addresses passed over in a pool as this machine's own | `control::objects::address::MOST_RESERVED` | refused: 400, as if all were in use | |
+//! | names of a policy that a person wrote, as shown | `control::objects::egress::MOST_SHOWN` | the rest is left out | |
+//! | addresses of a client that a person wrote, as shown | `control::objects::address::MOST_SHOWN` | the rest is left out | |
+//! | users of an object, errors of a file, that a message names | `control::MOST_NAMED`, `control::MOST_TOLD` | counted, or left out | |
+//! | builds at once, and those that wait | [`MAX_BUILDS`], [`MAX_BUILD_QUEUE`] | the next ones wait; then refused: 503 | |
+//! | what a build says, and a line of it, in octets | [`MAX_BUILD_LOG`], [`MAX_BUILD_LINE`] | the oldest lines go; the rest of the line | |
+//! | builds of which that is kept | [`MAX_BUILD_LOGS`] | the oldest one's goes | |
+//! | devboxes that were shut down | [`MAX_SHUT_DOWN`], and `forget_after` of `[control]` | the oldest one's file is removed | |
+//! | requests that may come again, and octets of their answers | [`MAX_RETRIES`], [`MAX_RETRY_OCTETS`]; each by token | the oldest of the token is forgotten, and would be done again | |
+//!
+//! # Those who look after it
+//!
+//! | what | bound | when it is full | seen in |
+//! |---|---|---|---|
+//! | connections to the admin endpoint | [`ADMIN_CONNECTIONS`], and [`MAX_ADMIN_CLOSING`] on their way out; five seconds for a head, a minute each | the longest idle or half-sent one of the address that has most is closed | |
+//! | sockets of a take-over | [`MAX_PASSED`] | refused; the old one serves on | |
+//! | octets of log lines that standard error has not taken yet | [`MAX_LOG_QUEUE`], and as many being written | further lines are dropped, and how many is told once it is read again | `hostgate_log_lines_dropped_total` |
+//! | octets that `hostgate status` reads | [`MAX_STATUS`] | an error | |
+//! | octets of a file that `hostgate import` reads; lists and maps within one another there | [`MAX_FILE`]; `import::yaml::MAX_NESTING` | an error | |
+//! | octets of an answer that `hostgate policy` and its like read | [`MAX_API_ANSWER`] | an error | |
+//! | tries of `hostgate policy update` while others change the policy | [`MAX_REPEATED_CHANGES`] | an error | |
+
+pub(crate) mod capacity;
+pub(crate) mod machine;
+
+/// The buffers asked for in each direction of a UDP socket, in octets; the kernel may grant less (`net.core.rmem_max`,
+/// `wmem_max`).
+///
+/// Replies to neighbours that do not exist stay in the send buffer for seconds: it has to hold more of them than a client
+/// makes us send in that time.
+pub(crate) const UDP_BUFFER: usize = 4 << 20;
+
+/// Policy files that there may be when the API makes one more: a start reads [`MAX_ENTRIES`] files and folders.
+pub(crate) const MAX_MADE: usize = 190_000;
+
+/// Changes of policy files by the API that may wait for one another.
+pub(crate) const MAX_CHANGE_QUEUE: usize = 1_024;
+
+/// Looks at files of one kind that wait for the thread that makes them.
+pub(crate) const MAX_LOOKS: usize = 1_024;
+/// Audit records that may wait for the disk.
+pub(crate) const MAX_AUDIT_QUEUE: usize = 1_024;
+
+/// Connections to the API at once.
+pub(crate) const CONTROL_CONNECTIONS: usize = 1_024;
+/// Of those, connections that were told to close for others and have not ended yet.
+pub(crate) const MAX_CLOSING: usize = 128;
+/// Of all, connections with requests under way that were let in: the others can be closed for a new one.
+pub(crate) const BUSY_CONNECTIONS: usize = 256;
+/// Requests to the API under way, from their heads until their clients have the answers.
+pub(crate) const MAX_REQUESTS: usize = 4_096;
+/// Octets of answers of the API that their clients have not taken yet.
+pub(crate) const MAX_ANSWERS: usize = 64 << 20;
+/// Claims on one of the API's capacities that wait for it.
+pub(crate) const MAX_CLAIMS: usize = 4_096;
+/// Refusals of a connection to the API that its client has not taken yet.
+pub(crate) const MAX_REFUSED: usize = 32;
+/// Requests at once of one HTTP/2 connection to the API: clients wait for many devboxes over one.
+pub(crate) const MAX_STREAMS: u32 = 128;
+/// Octets of a request's head, and what is read ahead of a connection to the API.
+pub(crate) const MAX_HEAD: usize = 16 << 10;
+/// Fields of a request's head.
+pub(crate) const MAX_HEADERS: usize = 64;
+/// Octets of a request's body.
+pub(crate) const MAX_BODY: usize = 1 << 20;
+/// Octets of the body of a request that changes nothing: who may only read can make us parse no more.
+pub(crate) const MAX_SMALL_BODY: usize = 4 << 10;
+/// Octets of the bodies of all requests that run.
+pub(crate) const MAX_BODIES: usize = 16 << 20;
+/// Octets that the parsed bodies of all requests take: of a hostile one ten times its text.
+pub(crate) const MAX_PARSED: usize = 64 << 20;
+/// Requests that change something at once; they run to their end even if their client goes.
+pub(crate) const MAX_CHANGING: usize = 1_024;
+/// Requests that read something at once: a long list takes megabytes.
+pub(crate) const MAX_READING: usize = 16;
+/// Files that are read at once for answers: parsed, one takes up to a hundred times as much. One token gets two of them.
+pub(crate) const MAX_READERS: usize = 3;
+/// Changes that are made at once: each one builds on the one before.
+pub(crate) const MAX_WRITERS: usize = 1;
+/// Octets of the file of an object, as clients of the API make it.
+pub(crate) const MAX_OBJECT: usize = 2 << 20;
+/// Octets of a page of objects, not counting the last one.
+pub(crate) const MAX_PAGE_OCTETS: usize = 4 << 20;
+/// Connections to the API with requests that wait for a status: the others are for what is done at once.
+pub(crate) const WAITING_CONNECTIONS: usize = CONTROL_CONNECTIONS / 2;
+/// Requests that wait for a status at once; one HTTP/2 connection may have many.
+pub(crate) const MAX_WAITING: usize = 1_024;
+/// Octets of a file of tokens, of a certificate or of a key.
+pub(crate) const MAX_SECRET: u64 = 1 << 20;
+/// Builds of blueprints at once.
+pub(crate) const MAX_BUILDS: usize = 4;
+/// Builds that may wait for their turn.
+pub(crate) const MAX_BUILD_QUEUE: usize = 64;
+/// Octets of what a build said that are kept.
+pub(crate) const MAX_BUILD_LOG: usize = 128 << 10;
+/// Octets of a line of it.
+pub(crate) const MAX_BUILD_LINE: usize = 4 << 10;
+/// Builds of which it is kept.
+pub(crate) const MAX_BUILD_LOGS: usize = 64;
+/// Devboxes that were shut down and can still be shown.
+pub(crate) const MAX_SHUT_DOWN: usize = 10_000;
+/// Requests to the API whose answers are kept in case they come again.
+pub(crate) const MAX_RETRIES: usize = 20_000;
+/// The octets of those answers, all together.
+pub(crate) const MAX_RETRY_OCTETS: usize = 32 << 20;
+
+/// Queries that may wait for upstreams at once; further ones are answered SERVFAIL, or with stale data.
+pub(crate) const MAX_PENDING: usize = 16_384;
+/// Of those, the queries of one client; further ones of it are answered so.
+pub(crate) const MAX_PENDING_OF_CLIENT: usize = MAX_PENDING / 8;
+/// Answers that may be renewed ahead of time at once; beyond that they expire, and are asked for when somebody asks.
+pub(crate) const MAX_RENEWALS: usize = MAX_PENDING / 16;
+/// Different questions being asked at a time: as many as queries may wait and answers may be renewed, so that it is the
+/// clients' shares that bound them.
+pub(crate) const MAX_QUESTIONS: usize = MAX_PENDING + MAX_RENEWALS;
+/// Queries that wait for one question at a time, the first included.
+pub(crate) const MAX_ASKERS: usize = 1000;
+/// Questions that may go the general way at once (over TCP, or where a first try brought no answer): each takes sockets
+/// of its own.
+pub(crate) const MAX_ASKING: usize = 384;
+/// Of those, the questions of one client: as many as its share is when it is alone, so that what a forger drives to TCP
+/// does not fail for want of a place.
+pub(crate) const MAX_ASKING_OF_CLIENT: usize = MAX_ASKING / 2;
+
+/// Clients whose use of a budget is kept in mind, of under 2 KiB mostly, 32 KiB at most; the one that was not used for longest goes.
+pub(crate) const MAX_LEDGERS: usize = 4096;
+/// Wildcards and domains of one client whose budgets are kept apart; all others count as one.
+pub(crate) const MAX_ALLOWANCES: usize = 256;
+/// Log lines a minute that say that a budget is spent.
+pub(crate) const MAX_BUDGET_LINES: usize = 20;
+
+/// Sockets, and so ports, that a thread has to one upstream.
+pub(crate) const MAX_UPSTREAM_PORTS: usize = 16;
+
+/// Clients of a thread that ask upstreams through sockets of their own.
+pub(crate) const MAX_APART: usize = 64;
+/// UDP sockets to upstreams of the general way: half of the usual 1,024 file descriptors. Three quarters are for first tries, of
+/// which there are no more than questions.
+pub(crate) const MAX_UPSTREAM_SOCKETS: usize = 512;
+/// TCP connections to one upstream: one for all questions, and those of questions that are asked again because that one closed
+/// or stalled.
+pub(crate) const MAX_UPSTREAM_STREAMS: usize = 32;
+
+/// Listeners that have threads of their own; more of them share one thread a CPU.
+pub(crate) const MAX_THREADED_LISTENERS: usize = 8;
+
+/// Connections the kernel keeps for us before they are accepted.
+pub(crate) const TCP_BACKLOG: i32 = 512;
+/// TCP connections at once, over all clients and listeners. A client has as many as are still free; for a further one the
+/// connection of it that has been idle the longest is closed (RFC 7766 §6.2.3), or the new one when none is idle.
+pub(crate) const MAX_CONNECTIONS: usize = 1024;
+/// Of those, the connections that only clients with fewer than [`GUARANTEED_CONNECTIONS`] get: a few clients whose
+/// connections are all busy cannot shut out the others.
+pub(crate) const RESERVED_CONNECTIONS: usize = MAX_CONNECTIONS / 8;
+/// TCP connections that a client gets when none is free, at the cost of an idle one of the client with most: enough for
+/// the questions that a stub asks at once, and for connections that it has closed and we have not.
+pub(crate) const GUARANTEED_CONNECTIONS: usize = 6;
+/// Queries of one connection that may wait for an upstream at once; then its next query is not read.
+pub(crate) const MAX_PIPELINED: usize = 64;
+/// Answers of one connection that are made and not yet taken by the client, of up to 64 KiB each; then nothing more is
+/// read or made for it.
+pub(crate) const MAX_UNREAD: usize = 4;
+
+/// The largest file read, in octets: a million hostnames take about a third of it.
+pub(crate) const MAX_FILE: u64 = 64 << 20;
+/// Directories below the policies directory, counted from it.
+pub(crate) const MAX_DEPTH: usize = 32;
+/// Files and directories looked at below the policies directory.
+pub(crate) const MAX_ENTRIES: usize = 200_000;
+/// List files that one key of a policy names.
+pub(crate) const MAX_LISTS: usize = 1_000;
+/// Octets of the errors in `/status` and in a line of the log.
+pub(crate) const MAX_TOLD_ERRORS: usize = 14 << 10;
+/// Octets of the warnings in `/status`.
+pub(crate) const MAX_TOLD_WARNINGS: usize = 8 << 10;
+/// Octets of the names of held back files in `/status` and in a line of the log.
+pub(crate) const MAX_TOLD_FILES: usize = 4 << 10;
+/// Upstreams in `/status`; the metrics have all of them.
+pub(crate) const MAX_TOLD_UPSTREAMS: usize = 64;
+/// Log lines a minute that say that nothing came of a SIGHUP, or the same error as before.
+pub(crate) const MAX_ASKED_LINES: usize = 20;
+/// Log lines a minute that say that upstreams are gone or answer again.
+pub(crate) const MAX_OUTAGE_LINES: usize = 20;
+/// Octets of a single error or warning there.
+pub(crate) const MAX_TOLD_LINE: usize = 1 << 10;
+/// Warnings that one look writes to the log.
+pub(crate) const MAX_LOGGED: usize = 100;
+/// Octets of the policy files in the last good state that is kept on disk.
+pub(crate) const MAX_LAST_GOOD: u64 = 64 << 20;
+/// Octets of the lists in it.
+pub(crate) const MAX_LAST_GOOD_LISTS: u64 = 256 << 20;
+/// Entries of what is out of date in the status.
+pub(crate) const MAX_OUT_OF_DATE: usize = 16;
+/// Octets of the path and of the reason of such an entry.
+pub(crate) const MAX_OUT_OF_DATE_TEXT: usize = 256;
+/// Files that are compared with what was read at a time: some 4 ms.
+pub(crate) const MAX_COMPARED_AT_ONCE: usize = 4_000;
+/// Files being written to that are kept in mind; with more, nothing is waited for.
+pub(crate) const MAX_WRITING: usize = 1024;
+/// Changed files that are kept in mind; with more, everything is looked at.
+pub(crate) const MAX_CHANGED: usize = 1024;
+
+/// Connections to the admin endpoint at once; for a further one, one without a request under way is closed.
+pub(crate) const ADMIN_CONNECTIONS: usize = 256;
+/// Connections to the admin endpoint that were told to close and have not ended yet.
+pub(crate) const MAX_ADMIN_CLOSING: usize = 128;
+/// Sockets a successor takes at most; 128 listeners of 64 threads are fewer.
+pub(crate) const MAX_PASSED: usize = 16_384;
+/// Octets of log lines that wait for standard error to take them, beside as many that are being written: about 7,000 lines.
+pub(crate) const MAX_LOG_QUEUE: usize = 1 << 20;
+/// The longest answer of the admin endpoint that `hostgate status` reads, in octets.
+pub(crate) const MAX_STATUS: u64 = 16 << 20;
+/// The longest answer of the API that the command line reads, in octets: a page of objects is a tenth of it.
+pub(crate) const MAX_API_ANSWER: usize = 16 << 20;
+/// How often `hostgate policy update` tries to change a policy that others change meanwhile.
+pub(crate) const MAX_REPEATED_CHANGES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// What looks like a bound and is none: limits of the protocol, of the kernel or of a key's value, and where a fast
+    /// way ends and the general one begins.
+    const NONE: &[(&str, &str)] = &[
+        ("config", "MAX_THREADS"),
+        ("config", "MAX_TTL"),
+        ("dns::name", "MAX_LABEL"),
+        ("dns::name", "MAX_LABELS"),
+        ("dns::name", "MAX_NAME"),
+        ("dns::response::casing", "MAX_MIXED"),
+        ("dns::response::parse", "MAX_TTL"),
+        ("dns::response::plain", "MAX_RECORDS"),
+        ("dns::response::plain::names", "MAX_NAMES"),
+        ("dns::response::plain::names", "MAX_PLAIN"),
+        ("dns::response::tests", "MAX_LENGTH"),
+        ("dns::response::inspected", "MAX_UNREMEMBERED"),
+        ("dns::wire", "MAX_MESSAGE"),
+        ("document::place", "MAX_LEN"),
+        ("engine::cache", "MAX_SHARDS"),
+        ("telemetry::decision_log::pool", "KEPT"),
+        ("policy::load::conflict", "MOST_DEPTH"),
+        ("policy::decide", "MOST_LABELS"),
+        ("reload::files", "MAX_HOPS"),
+        ("server::takeover", "BACKLOG"),
+    ];
+
+    /// Calls `see` with each file below `directory`, its path from there, and its text.
+    fn walk(directory: &Path, root: &Path, see: &mut impl FnMut(&str, &str)) {
+        for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                walk(&path, root, see);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+                see(name, &std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+
+    /// Returns the name of the bound that a line declares, if it declares one.
+    fn bound(line: &str) -> Option<&str> {
+        let (before, rest) = line.split_once("const ")?;
+        let (name, rest) = rest.split_once(": ")?;
+        let is_declaration = before.trim().is_empty() || before.trim().starts_with("pub");
+        let is_number = ["usize", "u64", "u32", "u16", "i32"].iter().any(|kind| rest.starts_with(kind));
+        let sounds = [
+            "MAX_",
+            "MOST_",
+            "QUEUE",
+            "LANE",
+            "BATCH",
+            "BACKLOG",
+            "KEPT",
+            "BUFFER",
+            "LIMIT",
+            "CONNECTIONS",
+            "LANES",
+            "BLOCKS",
+        ];
+        let is_bound = sounds.iter().any(|sound| name.starts_with(sound) || name.ends_with(sound));
+        (is_declaration && is_number && is_bound).then_some(name)
+    }
+
+    #[test]
+    fn every_bound_is_in_the_table() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut declared = BTreeSet::new();
+        walk(&root, &root, &mut |file, text| {
+            let module = file.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
+            declared.extend(text.lines().filter_map(bound).map(|name| (module.clone(), name.to_owned())));
+        });
+        let none: BTreeSet<_> = NONE.iter().map(|(module, name)| ((*module).to_owned(), (*name).to_owned())).collect();
+        let gone: Vec<_> = none.difference(&declared).collect();
+        assert!(gone.is_empty(), "no bound, and not there: {gone:?}");
+        let path = |(module, name): &(String, String)| {
+            if module == "bounds" { name.clone() } else { format!("{module}::{name}") }
+        };
+        let declared: BTreeSet<String> = declared.difference(&none).map(path).collect();
+        let is_constant = |word: &&str| {
+            let name = word.rsplit("::").next().unwrap();
+            name.len() > 1 && name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_')
+        };
+        let words =
+            include_str!("mod.rs").lines().filter(|line| line.starts_with("//! |")).flat_map(|line| line.split('`'));
+        let told: BTreeSet<String> = words.filter(is_constant).map(str::to_owned).collect();
+        let (left_out, gone): (Vec<_>, Vec<_>) =
+            (declared.difference(&told).collect(), told.difference(&declared).collect());
+        assert!(
+            left_out.is_empty() && gone.is_empty(),
+            "left out of the table: {left_out:?}; not in the sources: {gone:?}"
+        );
+    }
+
+    #[test]
+    fn every_metric_of_the_table_is_one() {
+        let known = include_str!("../telemetry/exposition.rs");
+        for name in include_str!("mod.rs").lines().filter(|line| line.starts_with("//! |")).flat_map(|line| {
+            line.split('`').filter(|part| part.starts_with("hostgate_")).map(|part| part.split('{').next().unwrap())
+        }) {
+            let base = name.trim_end_matches("_total");
+            assert!(known.contains(&format!("\"{base}\"")), "{name}");
+        }
+    }
+
+    #[test]
+    fn one_client_never_has_it_all() {
+        const { assert!(MAX_UPSTREAM_SOCKETS / 4 * 3 >= MAX_ASKING) };
+        const { assert!(MAX_PENDING_OF_CLIENT < MAX_PENDING && MAX_ASKING_OF_CLIENT < MAX_ASKING) };
+        const { assert!(WAITING_CONNECTIONS + BUSY_CONNECTIONS < CONTROL_CONNECTIONS - MAX_CLOSING) };
+    }
+}

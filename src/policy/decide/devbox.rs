@@ -1,0 +1,422 @@
+//! Devboxes by name: what hostgate itself says about clients to one another, and to whom.
+//!
+//! Nothing at or below the suffix is ever forwarded, whatever a policy lists. Each client of phase runtime that has
+//! single addresses is `ID.SUFFIX` there, and its addresses lead back to that name, for those whose policy says
+//! `allow_devbox_to_devbox` or `allow_all` and does not deny the name. For all others none of these names exists.
+
+use std::net::IpAddr;
+
+use crate::dns::answer::Own;
+use crate::dns::name::LowerName;
+use crate::dns::reverse;
+use crate::dns::rtype::RecordType;
+
+use super::{Action, Decision, NameDecision, Reason, decide, decide_name};
+use crate::policy::matching::special_use::{is_localhost, loopback};
+use crate::policy::model::spec::{Mode, Phase};
+use crate::policy::snapshot::name_index::leap;
+use crate::policy::snapshot::{Asker, Client, Snapshot};
+
+/// The name that all names of devboxes are below.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevboxSuffix {
+    /// The name.
+    name: LowerName,
+    /// The name as text.
+    text: Box<str>,
+    /// The end of its wire form: a label of one letter, with its length and the root label, is no shorter.
+    end: [u8; 3],
+}
+
+/// The suffix that is meant without another one.
+const DEFAULT_SUFFIX: &str = "devbox.internal";
+/// The most addresses of a devbox that an answer holds: they fit a message over TCP, and nobody needs more.
+const MAX_ADDRESSES: usize = 256;
+
+impl DevboxSuffix {
+    /// Makes a suffix of a hostname.
+    #[must_use]
+    pub fn new(name: LowerName) -> Self {
+        let end = name.as_wire().last_chunk().copied().unwrap_or_default();
+        Self { text: name.to_string().into(), name, end }
+    }
+
+    /// Returns the suffix as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns whether `qname` may be the suffix or below it: a cheap look at its end.
+    #[inline]
+    fn may_hold(&self, qname: &LowerName) -> bool {
+        qname.as_wire().last_chunk() == Some(&self.end)
+    }
+
+    /// Returns the name of the client with this id, if it makes a hostname.
+    fn name_of(&self, id: &str) -> Option<LowerName> {
+        LowerName::from_text(&format!("{id}.{}", self.text)).ok()
+    }
+}
+
+impl Default for DevboxSuffix {
+    fn default() -> Self {
+        Self::new(LowerName::from_text(DEFAULT_SUFFIX).expect("the default is a name"))
+    }
+}
+
+/// What is known of a name that may be a devbox's.
+#[derive(Clone, Copy)]
+enum Found<'s> {
+    /// A devbox.
+    Devbox(&'s Client),
+    /// The address of a devbox.
+    Address(&'s Client),
+    /// What all of them are below.
+    Suffix,
+    /// Nothing.
+    Nobody,
+}
+
+impl Snapshot {
+    /// Decides what happens to a query of `asker` for `qname` and `qtype`: names of devboxes are answered here, the rest is as
+    /// the policy says.
+    ///
+    /// No allocation but for names of devboxes; one comparison besides what [`decide()`] takes.
+    #[inline]
+    #[must_use]
+    pub fn decide<'s>(&'s self, asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> Decision<'s> {
+        if (self.devbox_suffix.may_hold(qname) || qtype == RecordType::PTR)
+            && let Some(decision) = self.decide_here(asker, qname, qtype)
+        {
+            return decision;
+        }
+        decide(asker, qname, qtype)
+    }
+
+    /// Decides about a name of which only hostgate knows, if it is one.
+    #[cold]
+    fn decide_here<'s>(&'s self, asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> Option<Decision<'s>> {
+        let found = self.find(qname, qtype)?;
+        // Who may not know a devbox's name is not told it by its address either.
+        let told = if let Found::Address(client) = found { self.devbox_suffix.name_of(client.id()) } else { None };
+        Some(decide_devbox(asker, (qname, told.as_ref()), qtype, found))
+    }
+
+    /// Returns the devbox that a question is about.
+    #[must_use]
+    pub fn devbox(&self, qname: &LowerName, qtype: RecordType) -> Option<&Client> {
+        match self.find(qname, qtype)? {
+            Found::Devbox(client) | Found::Address(client) => Some(client),
+            Found::Suffix | Found::Nobody => None,
+        }
+    }
+
+    /// Returns the records that hostgate itself has for a question: those of the devbox that it is about, or of the host itself.
+    /// Who may have them, [`Self::decide`] says.
+    pub fn own_records(&self, qname: &LowerName, qtype: RecordType) -> impl Iterator<Item = Own> {
+        let (devbox, pointer, host) = match self.find(qname, qtype) {
+            Some(Found::Devbox(client)) => (Some(client), None, None),
+            Some(Found::Address(client)) => (None, self.devbox_suffix.name_of(client.id()), None),
+            Some(Found::Suffix | Found::Nobody) => (None, None, None),
+            None => (None, None, loopback(qtype).filter(|_| is_localhost(qname))),
+        };
+        let addresses =
+            devbox.into_iter().flat_map(addresses).filter(move |address| is_asked(*address, qtype)).chain(host);
+        pointer.map(|name| Own::Name(Box::new(name))).into_iter().chain(addresses.map(Own::Address)).take(MAX_ADDRESSES)
+    }
+
+    /// Returns what hostgate itself knows about a name; nothing if it is none of its own.
+    fn find(&self, qname: &LowerName, qtype: RecordType) -> Option<Found<'_>> {
+        if qname.is_at_or_below(&self.devbox_suffix.name) {
+            return Some(self.devbox_of(qname));
+        }
+        let address = reverse::address(qname).filter(|_| qtype == RecordType::PTR)?;
+        self.devbox_at(address).map(Found::Address)
+    }
+
+    /// Returns what has a name at or below the suffix.
+    fn devbox_of(&self, qname: &LowerName) -> Found<'_> {
+        let depth = qname.labels().count() - self.devbox_suffix.name.labels().count();
+        if depth == 0 {
+            return Found::Suffix;
+        }
+        let mut id = String::with_capacity(qname.as_wire().len());
+        for label in qname.labels().take(depth) {
+            // A dot in a label is another name than two labels.
+            let Some(label) = std::str::from_utf8(label).ok().filter(|label| !label.contains('.')) else {
+                return Found::Nobody;
+            };
+            if !id.is_empty() {
+                id.push('.');
+            }
+            id.push_str(label);
+        }
+        match self.client_of_any_case(&id).filter(|client| is_devbox(client)) {
+            Some(client) => Found::Devbox(client),
+            None => Found::Nobody,
+        }
+    }
+
+    /// Returns the devbox that has this very address, if it has a name.
+    fn devbox_at(&self, address: IpAddr) -> Option<&Client> {
+        // A listener's number does not matter: its policy is for those who are in no client.
+        let client = self.asker(address, usize::MAX).client?;
+        let is_its_own = is_devbox(client) && addresses(client).any(|own| own == address);
+        (is_its_own && self.devbox_suffix.name_of(client.id()).is_some()).then_some(client)
+    }
+
+    /// Returns the client whose id is `lower` but for capital letters (names have none, RFC 4343); of several the one
+    /// without any, else the first in the order of ids.
+    ///
+    /// Mostly two look-ups. Where none has the id, a leap from one place to the next at which one might stand: a few for
+    /// each letter that somebody's id begins with.
+    fn client_of_any_case(&self, lower: &str) -> Option<&Client> {
+        self.client(lower).or_else(|| leap(lower, |id| self.client_from(id), Client::id))
+    }
+}
+
+/// Decides about a name of which only hostgate knows, and the one that would be told.
+fn decide_devbox<'s>(
+    asker: &Asker<'s>,
+    (qname, told): (&LowerName, Option<&LowerName>),
+    qtype: RecordType,
+    found: Found<'s>,
+) -> Decision<'s> {
+    let Some(policy) = asker.policy().filter(|policy| policy.gone().is_none()) else {
+        return decide(asker, qname, qtype);
+    };
+    let decision = |action, reason, rule| Decision { action, reason, rule, policy: Some(policy), audited: false };
+    // What is denied here stays so while auditing: there is nobody to forward it to.
+    for name in [qname].into_iter().chain(told) {
+        if let NameDecision::Deny(rule) = decide_name(policy, name) {
+            return decision(Action::Deny, Reason::DeniedRule, Some(rule));
+        }
+    }
+    if !policy.allows_devboxes() {
+        return decision(Action::Deny, Reason::DevboxToDevbox, None);
+    }
+    let is_listed = policy.query_types().contains(qtype);
+    let audited = !is_listed && policy.mode() == Mode::Audit;
+    match found {
+        Found::Nobody => decision(Action::Deny, Reason::NoDevbox, None),
+        _ if !is_listed && !audited => decision(Action::NoData, Reason::QueryType, None),
+        Found::Devbox(client) if !addresses(client).any(|address| is_asked(address, qtype)) => {
+            decision(Action::NoData, Reason::Devbox, None)
+        }
+        Found::Suffix => decision(Action::NoData, Reason::Devbox, None),
+        Found::Devbox(_) | Found::Address(_) => {
+            let reason = if audited { Reason::QueryType } else { Reason::Devbox };
+            Decision { audited, ..decision(Action::Answer, reason, None) }
+        }
+    }
+}
+
+/// Returns whether a client may be asked for by name.
+fn is_devbox(client: &Client) -> bool {
+    client.phase() == Phase::Runtime && addresses(client).next().is_some()
+}
+
+/// Returns the addresses of a client; prefixes of several are none.
+fn addresses(client: &Client) -> impl Iterator<Item = IpAddr> {
+    client.sources().filter(|source| source.prefix_len() == source.max_prefix_len()).map(|source| source.addr())
+}
+
+/// Returns whether a question for `qtype` is for this address.
+const fn is_asked(address: IpAddr, qtype: RecordType) -> bool {
+    match address {
+        IpAddr::V4(_) => qtype.0 == RecordType::A.0,
+        IpAddr::V6(_) => qtype.0 == RecordType::AAAA.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::load::source::{Bindings, WithoutPolicy};
+    use crate::policy::testing::{Directory, name};
+
+    /// Clients with and without a name, and those who ask.
+    const FILE: &str = "
+[policy.open]
+allow_devbox_to_devbox = true
+denied_hostnames = ['secret.devbox.internal']
+[policy.all]
+allow_all = true
+[policy.listed]
+allowed_hostnames = ['*.devbox.internal', '*.1.10.in-addr.arpa']
+[policy.audit]
+mode = 'audit'
+[policy.audit-open]
+mode = 'audit'
+allow_devbox_to_devbox = true
+query_types = ['A']
+[policy.few]
+allow_devbox_to_devbox = true
+query_types = ['A', 'PTR']
+[blueprint.b]
+[client.one]
+sources = ['10.1.0.1', '10.1.0.11', '2001:db8::1', '10.2.0.0/24']
+policy = 'open'
+[client.Two]
+sources = ['10.1.0.2']
+policy = 'all'
+[client.'web.3']
+sources = ['10.1.0.3/32']
+policy = 'listed'
+[client.secret]
+sources = ['10.1.0.4', '::ffff:10.1.0.5']
+policy = 'audit'
+[client.builder]
+sources = ['10.1.0.6']
+blueprint = 'b'
+phase = 'build'
+[client.network]
+sources = ['10.3.0.0/16', '10.1.0.8/31']
+policy = 'few'
+[client.free]
+sources = ['10.1.0.7']
+blueprint = 'b'
+[client.recorder]
+sources = ['10.1.0.10']
+policy = 'audit-open'
+";
+
+    /// Returns the directory of these clients, where those without a policy are unrestricted.
+    fn directory() -> Directory {
+        let mut directory = Directory::of(&[("p.toml", FILE)]);
+        directory.bindings.without_policy = WithoutPolicy::Unrestricted;
+        directory
+    }
+
+    /// Returns what `source` gets for a question: action, reason, and the records.
+    fn told(snapshot: &Snapshot, source: &str, qname: &str, qtype: &str) -> String {
+        let (asker, qtype) = (snapshot.asker(source.parse().unwrap(), 0), qtype.parse().unwrap());
+        let qname = name(qname);
+        let decision = snapshot.decide(&asker, &qname, qtype);
+        let records = snapshot.own_records(&qname, qtype).map(|record| match record {
+            Own::Address(address) => address.to_string(),
+            Own::Name(name) => name.to_string(),
+        });
+        let mut words = vec![decision.action.as_str().to_owned(), decision.reason.as_str().to_owned()];
+        words.extend(decision.audited.then(|| "audited".to_owned()));
+        if decision.action == Action::Answer {
+            words.extend(records);
+        }
+        words.join(" ")
+    }
+
+    #[test]
+    fn devboxes_are_found_by_those_whose_policy_lets_them() {
+        const CASES: &[(&str, &str, &str, &str)] = &[
+            ("10.1.0.1", "one.devbox.internal", "A", "allow devbox 10.1.0.1 10.1.0.11"),
+            ("10.1.0.1", "ONE.Devbox.internal", "AAAA", "allow devbox 2001:db8::1"),
+            ("10.1.0.1", "two.devbox.internal", "A", "allow devbox 10.1.0.2"),
+            ("10.1.0.1", "two.devbox.internal", "AAAA", "nodata devbox"),
+            ("10.1.0.1", "two.devbox.internal", "TXT", "nodata devbox"),
+            ("10.1.0.1", "two.devbox.internal", "NULL", "nodata query-type"),
+            ("10.1.0.1", "two.devbox.internal", "ANY", "nodata query-type"),
+            ("10.1.0.1", "web.3.devbox.internal", "A", "allow devbox 10.1.0.3"),
+            ("10.1.0.1", r"web\.3.devbox.internal", "A", "deny no-devbox"),
+            ("10.1.0.1", "3.devbox.internal", "A", "deny no-devbox"),
+            ("10.1.0.1", "a.two.devbox.internal", "A", "deny no-devbox"),
+            ("10.1.0.1", r"tw\255.devbox.internal", "A", "deny no-devbox"),
+            ("10.1.0.1", "nobody.devbox.internal", "A", "deny no-devbox"),
+            ("10.1.0.1", "devbox.internal", "A", "nodata devbox"),
+            ("10.1.0.1", "devbox.internal", "SOA", "nodata devbox"),
+            ("10.1.0.1", "xdevbox.internal", "A", "deny not-listed"),
+            ("10.1.0.1", r"x\006devbox.internal", "A", "deny not-listed"),
+            ("10.1.0.1", "secret.devbox.internal", "A", "deny denied-rule"),
+            ("10.1.0.1", "builder.devbox.internal", "A", "deny no-devbox"),
+            ("10.1.0.1", "network.devbox.internal", "A", "deny no-devbox"),
+            // `allow_all`, and those without any policy.
+            ("10.1.0.2", "secret.devbox.internal", "A", "allow devbox 10.1.0.4 10.1.0.5"),
+            ("10.1.0.7", "one.devbox.internal", "A", "allow devbox 10.1.0.1 10.1.0.11"),
+            ("10.1.0.6", "one.devbox.internal", "A", "allow devbox 10.1.0.1 10.1.0.11"),
+            // A list does not do, and auditing lets nothing through that nobody could answer.
+            ("10.1.0.3", "one.devbox.internal", "A", "deny devbox-to-devbox"),
+            ("10.1.0.3", "web.3.devbox.internal", "A", "deny devbox-to-devbox"),
+            ("10.1.0.3", "nobody.devbox.internal", "A", "deny devbox-to-devbox"),
+            ("10.1.0.3", "devbox.internal", "A", "deny devbox-to-devbox"),
+            ("10.1.0.4", "one.devbox.internal", "A", "deny devbox-to-devbox"),
+            ("10.1.0.4", "example.test", "A", "allow not-listed audited"),
+            ("10.1.0.10", "nobody.devbox.internal", "A", "deny no-devbox"),
+            ("10.1.0.10", "one.devbox.internal", "AAAA", "allow query-type audited 2001:db8::1"),
+            ("10.1.0.10", "one.devbox.internal", "MX", "nodata devbox"),
+            ("10.3.0.1", "one.devbox.internal", "AAAA", "nodata query-type"),
+            ("10.3.0.1", "one.devbox.internal", "A", "allow devbox 10.1.0.1 10.1.0.11"),
+            ("192.0.2.1", "one.devbox.internal", "A", "deny no-client"),
+            // Back to the name.
+            ("10.1.0.1", "1.0.1.10.in-addr.arpa", "PTR", "allow devbox one.devbox.internal"),
+            ("10.1.0.1", "2.0.1.10.in-addr.arpa", "PTR", "allow devbox two.devbox.internal"),
+            ("10.1.0.1", "3.0.1.10.in-addr.arpa", "PTR", "allow devbox web.3.devbox.internal"),
+            ("10.1.0.1", "4.0.1.10.in-addr.arpa", "PTR", "deny denied-rule"),
+            ("10.1.0.2", "4.0.1.10.in-addr.arpa", "PTR", "allow devbox secret.devbox.internal"),
+            ("10.1.0.3", "1.0.1.10.in-addr.arpa", "PTR", "deny devbox-to-devbox"),
+            ("10.1.0.3", "1.0.1.10.in-addr.arpa", "TXT", "allow rule"),
+            // Nobody's, a builder's, and one of a prefix: the ordinary way.
+            ("10.1.0.3", "99.0.1.10.in-addr.arpa", "PTR", "allow rule"),
+            ("10.1.0.3", "6.0.1.10.in-addr.arpa", "PTR", "allow rule"),
+            ("10.1.0.3", "8.0.1.10.in-addr.arpa", "PTR", "allow rule"),
+            ("10.1.0.2", "1.0.2.10.in-addr.arpa", "PTR", "deny special-use"),
+            ("10.1.0.2", "8.8.8.8.in-addr.arpa", "PTR", "allow allow-all"),
+            ("10.1.0.10", "1.0.1.10.in-addr.arpa", "PTR", "allow query-type audited one.devbox.internal"),
+        ];
+        let library = directory().library();
+        for (source, qname, qtype, expected) in CASES {
+            assert_eq!(told(library.snapshot(), source, qname, qtype), *expected, "{source} {qname} {qtype}");
+        }
+        let six = "1.".to_owned() + &"0.".repeat(23) + "8.b.d.0.1.0.0.2.ip6.arpa";
+        assert_eq!(told(library.snapshot(), "10.1.0.2", &six, "PTR"), "allow devbox one.devbox.internal");
+    }
+
+    #[test]
+    fn the_suffix_is_configured_and_makes_another_generation() {
+        let mut directory = Directory::of(&[("p.toml", FILE)]);
+        let before = directory.library();
+        directory.bindings.devbox_suffix = DevboxSuffix::new(name("box"));
+        let after = directory.reload(&before);
+        let snapshot = after.library.snapshot();
+        assert!(after.swapped && snapshot.generation == 2 && snapshot.hash != before.snapshot().hash);
+        assert_eq!(told(snapshot, "10.1.0.1", "two.box", "A"), "allow devbox 10.1.0.2");
+        assert_eq!(told(snapshot, "10.1.0.1", "2.0.1.10.in-addr.arpa", "PTR"), "allow devbox two.box");
+        assert_eq!(told(snapshot, "10.1.0.1", "two.devbox.internal", "A"), "deny not-listed");
+        assert_eq!(Bindings::default().devbox_suffix.as_str(), DEFAULT_SUFFIX);
+    }
+
+    #[test]
+    fn denials_say_what_is_missing() {
+        let library = directory().library();
+        let text = |source: &str, qname: &str| {
+            let asker = library.snapshot().asker(source.parse().unwrap(), 0);
+            library.snapshot().decide(&asker, &name(qname), RecordType::A).explain().to_string()
+        };
+        let missing =
+            "denied by policy listed: names of devboxes take allow_devbox_to_devbox, whatever allowed_hostnames says";
+        assert_eq!(text("10.1.0.3", "one.devbox.internal"), missing);
+        assert_eq!(text("10.1.0.1", "x.devbox.internal"), "denied by policy open: no devbox has this name");
+        assert_eq!(text("10.1.0.1", "one.devbox.internal"), "allowed by policy open: it may look up devboxes");
+        let nothing = "no data by policy open: hostgate has no record of this type for the name";
+        assert_eq!(text("10.1.0.1", "devbox.internal"), nothing);
+    }
+
+    #[test]
+    fn tests_in_files_know_devboxes() {
+        let test = |client: &str, expect: &str| {
+            let test = format!("[[test]]\nclient = '{client}'\nname = 'one.devbox.internal'\nexpect = '{expect}'\n");
+            Directory::of(&[("p.toml", FILE), ("t.toml", &test)]).start().is_ok()
+        };
+        assert!(test("one", "allow") && test("web.3", "deny"));
+        assert!(!test("one", "deny") && !test("web.3", "allow"));
+    }
+
+    #[test]
+    fn an_answer_holds_so_many_addresses_at_most() {
+        let sources: Vec<_> = (0..MAX_ADDRESSES + 9).map(|n| format!("'10.9.{}.{}'", n / 256, n % 256)).collect();
+        let file =
+            format!("[policy.p]\nallow_all = true\n[client.c]\nsources = [{}]\npolicy = 'p'\n", sources.join(","));
+        let library = Directory::of(&[("p.toml", &file)]).library();
+        let qname = name("c.devbox.internal");
+        assert_eq!(library.snapshot().own_records(&qname, RecordType::A).count(), MAX_ADDRESSES);
+    }
+}

@@ -1,0 +1,99 @@
+//! The tests in the files, tried on a snapshot before it goes into force.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use crate::document::{Code, Diagnostic, Severity, quoted};
+
+use crate::policy::decide::Reason;
+use crate::policy::model::spec::FileSpec;
+use crate::policy::snapshot::Snapshot;
+
+/// Runs all `[[test]]`s and returns those that fail.
+///
+/// A test that waits for something gone with its file is left out, with a warning in `warnings`: what is gone is gone,
+/// and a test must not keep it in force.
+pub(crate) fn run<'f>(
+    files: impl Iterator<Item = &'f FileSpec>,
+    snapshot: &Snapshot,
+    warnings: &mut Vec<Diagnostic>,
+) -> Failures {
+    let mut files_that_fail = BTreeSet::new();
+    let (mut failures, mut passed_over): (Vec<Diagnostic>, usize) = Default::default();
+    let (mut not_run, most_warnings) = (None, warnings.len() + MAX_TOLD);
+    for file in files {
+        for test in file.tests() {
+            // When enough is told, the rest is run as far as it takes to know which files have tests that fail.
+            if failures.len() == MAX_TOLD && files_that_fail.contains(&**file.source.path()) {
+                not_run = not_run.or(Some((file.source.path(), 0_usize))).map(|(path, count)| (path, count + 1));
+                continue;
+            }
+            let mut warn = |span, make: &dyn Fn() -> String| {
+                if warnings.len() < most_warnings {
+                    let warning = file.source.warning(span, make()).help("remove the test");
+                    warnings.push(warning.unless_accepted(Code::TestNotRun, &file.source));
+                } else {
+                    passed_over += 1;
+                }
+            };
+            let Some(client) = snapshot.client(&test.client.value) else {
+                warn(test.client.span, &|| {
+                    format!("test not run: client {} is gone with its file", quoted(&test.client.value))
+                });
+                continue;
+            };
+            let decision = snapshot.decide(&client.asker(), &test.name, test.qtype);
+            let is_allowed = decision.action.is_allow();
+            if is_allowed == test.expects_allow {
+                continue;
+            }
+            if failures.len() == MAX_TOLD && decision.reason != Reason::PolicyGone {
+                files_that_fail.insert(file.source.path().to_path_buf());
+                continue;
+            }
+            let question = format!("`{}` {} for client `{}`", test.name, test.qtype, client.id());
+            if decision.reason == Reason::PolicyGone {
+                warn(test.span, &|| format!("test not run: {question}: its policy is gone with its file"));
+                continue;
+            }
+            let mut error = file.source.error(test.span, format!("test failed: {question}: {}", decision.explain()));
+            if let Some(rule) = decision.rule {
+                if rule.is_of_list() {
+                    let message =
+                        format!("test failed: {question}: {} by an entry of a list file", decision.action.as_str());
+                    error = error.unquoted(message, Some(MEND));
+                }
+                error = error.related(rule.place(), format!("`{rule}` is here"));
+            }
+            files_that_fail.insert(file.source.path().to_path_buf());
+            failures.push(error.help(MEND));
+        }
+    }
+    if let Some((path, count)) = not_run {
+        let message = format!("and {count} more tests, which were not run after others had failed");
+        failures.push(Diagnostic::about_file(path, message));
+    }
+    if passed_over > 0 {
+        let path = warnings[most_warnings - 1].place.path.clone();
+        let message = format!("and {passed_over} more tests of what is gone, which were not run");
+        warnings.push(
+            Diagnostic { severity: Severity::Warning, ..Diagnostic::about_file(&path, message) }.code(Code::TestNotRun),
+        );
+    }
+    Failures { told: failures, files: files_that_fail }
+}
+
+/// The tests that fail.
+#[derive(Debug)]
+pub(crate) struct Failures {
+    /// The first of them, an error each.
+    pub(crate) told: Vec<Diagnostic>,
+    /// The files that they are in.
+    pub(crate) files: BTreeSet<PathBuf>,
+}
+
+/// Tests that are told of: those that fail, after which the rest is not run, and those of what is gone.
+const MAX_TOLD: usize = 100;
+
+/// What is to be done about a test that fails.
+const MEND: &str = "mend the policy or the test; until then nothing of this goes into force";

@@ -1,0 +1,766 @@
+//! Plain lists of hostnames: a hostname or pattern a line, or the form of a hosts file.
+
+pub(crate) mod plain;
+
+use std::hash::RandomState;
+use std::net::IpAddr;
+use std::num::NonZero;
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, available_parallelism};
+
+use crate::dns::name::{DisplayWire, MAX_NAME};
+use crate::document::{Accepts, At, Code, Diagnostic, Findings, Language, Place, Severity, Source, line_ends, quoted};
+use crate::list_format::{self, Guess};
+
+use self::plain::Plain;
+use crate::policy::matching::name_set::{Builder, Duplicate, Kind, Match, NameSet, Origin};
+use crate::policy::matching::pattern::{Pattern, PatternError, Purpose};
+use crate::policy::matching::shared_suffix::{self, Registry, Shared};
+use crate::policy::model::spec::{Covers, ListUse};
+use crate::util::content_hash::content_hash;
+
+/// What a list file says.
+#[derive(Debug)]
+pub(crate) struct ListFile {
+    /// The file, and what it is for.
+    pub(crate) named: ListUse,
+    /// Its patterns.
+    pub(crate) set: Arc<NameSet>,
+    /// Its warnings, and those that its comments accept.
+    pub(crate) warnings: Vec<Diagnostic>,
+    /// Its comments that accept warnings.
+    pub(crate) accepts: Option<Arc<Accepts>>,
+    /// The hash of the text, the same in every process.
+    pub(crate) hash: u64,
+    /// The length of the text.
+    pub(crate) length: usize,
+}
+
+impl ListFile {
+    /// Reads a list; `#` begins a comment. A large one is read on several threads.
+    ///
+    /// # Errors
+    /// All lines that are wrong; or a single error that names the format, if it is that of another system.
+    pub(crate) fn read(named: &ListUse, text: &str, hasher: &RandomState) -> Result<Self, Vec<Diagnostic>> {
+        let path: &Arc<Path> = &named.path.as_path().into();
+        if text.len() > Source::MAX_LEN {
+            let message = format!("the list is larger than {} MiB", Source::MAX_LEN >> 20);
+            return Err(vec![Diagnostic::about_file(path, message).help("split it into several list files")]);
+        }
+        let accepts = Accepts::find(&Source::new(Arc::clone(path), ""), text, Language::List);
+        let (mut builders, mut findings) = (Vec::new(), Findings::of(accepts.as_ref()));
+        for part in read_parts(&Reading { path, named, accepts: accepts.as_ref(), hasher }, text) {
+            builders.push(part.builder);
+            findings.append(part.findings);
+        }
+        let origin = Origin { path: Arc::clone(path), via: Arc::new([]), is_list: true };
+        let (set, duplicates) = Builder::finish(builders, hasher, origin);
+        // Where each name stands for what is below it, names that others cover are no mistake.
+        let is_as_written = named.covers == Covers::AsWritten;
+        if is_as_written {
+            warn_of_copies(&set, &duplicates, &mut Lines::new(path, text), &mut findings);
+        }
+        if !findings.is_clean() {
+            return Err(foreign(path, text).map_or_else(|| findings.into_diagnostics(path), |error| vec![error]));
+        }
+        if is_as_written && named.purpose == Purpose::Deny {
+            warn_of_lone_wildcards(&set, &mut Lines::new(path, text), &mut findings);
+        }
+        Ok(Self {
+            named: named.clone(),
+            set: Arc::new(set),
+            warnings: findings.into_diagnostics(path),
+            accepts,
+            hash: content_hash(text.as_bytes()),
+            length: text.len(),
+        })
+    }
+}
+
+/// Returns the error about a list in another system's format, which stands for all those about its lines.
+fn foreign(path: &Path, text: &str) -> Option<Diagnostic> {
+    if list_format::is_policy(text) {
+        let help = "name its policies under `include`, and a list of hostnames here";
+        return Some(Diagnostic::about_file(path, "it is a policy file, not a list of hostnames").help(help));
+    }
+    let Guess { format, entries, of, .. } = list_format::foreign(text)?;
+    let first =
+        list_format::first_of(text, format).map_or_else(String::new, |line| format!(" (the first in line {line})"));
+    let what = format.foreign_entries();
+    let message = match entries {
+        0 => format!("the file holds {what}, which are no list of hostnames"),
+        _ => format!("{entries} of {of} entries are {what}, which a list of hostnames cannot hold{first}"),
+    };
+    let help = format!("convert it: `hostgate import --as {format} {}`", path.display());
+    Some(Diagnostic::about_file(path, message).help(help))
+}
+
+/// Warns of entries that are there twice or that others cover: once each, however many there are.
+fn warn_of_copies(set: &NameSet, duplicates: &[Duplicate], lines: &mut Lines<'_>, findings: &mut Findings) {
+    if let Some(first) = duplicates.first() {
+        let (entry, first) = set.duplicate(*first);
+        let more = more(duplicates.len() - 1);
+        findings.warn(Code::Duplicate, At::Line(entry.line_and_column().0), || {
+            let diagnostic = lines.warning(entry, format!("`{entry}` is listed twice{more}"));
+            let diagnostic = diagnostic.help("remove one of them").related(first.place(), "first listed here");
+            diagnostic.unquoted(format!("the entry is listed twice{more}"), Some("remove one of them"))
+        });
+    }
+    let entries = set.has_wider().then(|| set.iter()).into_iter().flatten();
+    let mut covered = entries.filter_map(|entry| Some((entry, set.wider(entry.wire())?)));
+    if let Some((entry, wider)) = covered.next() {
+        let more = more(covered.count());
+        lines.restart();
+        findings.warn(Code::Covered, At::Line(entry.line_and_column().0), || {
+            let diagnostic = lines.warning(entry, format!("`{entry}` is covered by `{wider}`{more}"));
+            let diagnostic = diagnostic.help("remove it").related(wider.place(), format!("`{wider}` is here"));
+            diagnostic.unquoted(format!("the entry is covered by another one{more}"), Some("remove it"))
+        });
+    }
+}
+
+/// Warns of denied wildcards that leave the name itself out: once, however many there are.
+fn warn_of_lone_wildcards(set: &NameSet, lines: &mut Lines<'_>, findings: &mut Findings) {
+    if !set.has_wildcards() {
+        return;
+    }
+    let is_alone = |entry: &Match<'_>| {
+        let wire = entry.wire();
+        entry.kind() == Kind::Below
+            && set.find_match(Kind::Exact, wire, set.hash(wire)).is_none()
+            && set.wider(wire).is_none()
+            // No host has the name of a public suffix.
+            && shared_suffix::registry_of_wire(wire) != Some(Registry::Icann)
+    };
+    let mut alone = set.iter().filter(is_alone);
+    let Some(entry) = alone.next() else { return };
+    let more = more(alone.count());
+    findings.warn(Code::WildcardAlone, At::Line(entry.line_and_column().0), || {
+        let name = DisplayWire(entry.wire());
+        let diagnostic = lines.warning(entry, format!("`{entry}` does not deny `{name}` itself{more}"));
+        diagnostic.help(ALONE_HELP).unquoted(format!("the entry does not deny the name itself{more}"), Some(ALONE_HELP))
+    });
+}
+
+/// Returns the words for entries of which the same is to be said.
+pub(crate) fn more(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => ", and so it is with 1 more entry".to_owned(),
+        _ => format!(", and so it is with {count} more entries"),
+    }
+}
+
+/// What is read, and how.
+#[derive(Clone, Copy)]
+struct Reading<'r> {
+    /// The file.
+    path: &'r Arc<Path>,
+    /// What it is for.
+    named: &'r ListUse,
+    /// Its comments that accept warnings.
+    accepts: Option<&'r Arc<Accepts>>,
+    /// The key of the set's hash.
+    hasher: &'r RandomState,
+}
+
+/// What was read of a part of a list.
+struct Part<'r> {
+    /// What is read.
+    reading: Reading<'r>,
+    /// Its patterns.
+    builder: Builder,
+    /// What is wrong with it.
+    findings: Findings,
+}
+
+/// Reads a list in as many parts as there are threads and it is worth it.
+fn read_parts<'r>(reading: &Reading<'r>, text: &str) -> Vec<Part<'r>> {
+    /// Octets for which a thread is worth starting.
+    const WORTH: usize = 1 << 18;
+    let threads = available_parallelism().map_or(1, NonZero::get).min(text.len() / WORTH).max(1);
+    let (mut rest, mut number, mut pieces) = (text, 1, Vec::new());
+    for left in (1..=threads).rev() {
+        let middle = rest.len() / left;
+        let end =
+            rest.as_bytes()[middle..].iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| middle + at + 1);
+        let (piece, behind) = rest.split_at(end);
+        let lines = line_ends(piece.as_bytes());
+        pieces.push((piece, number, lines + 1));
+        number += u32::try_from(lines).unwrap_or(u32::MAX);
+        rest = behind;
+    }
+    thread::scope(|scope| {
+        let mut pieces = pieces.into_iter();
+        let own = pieces.next();
+        let read = |(piece, number, lines)| read_part(*reading, piece, number, lines);
+        // Without a thread for it, a part is read here.
+        let others: Vec<_> = pieces
+            .map(|piece| thread::Builder::new().spawn_scoped(scope, move || read(piece)).map_err(|_| piece))
+            .collect();
+        let own = own.map(read);
+        let others = others.into_iter().map(|other| match other {
+            Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(piece) => read(piece),
+        });
+        own.into_iter().chain(others).collect()
+    })
+}
+
+/// Reads a part of a list, whose first line has this number and which has at most so many lines.
+fn read_part<'r>(reading: Reading<'r>, text: &str, first: u32, lines: usize) -> Part<'r> {
+    /// What a name takes in a set besides its text, the line end included; two octets of it for a wildcard beside it.
+    const BESIDE: usize = 10;
+    let builder = Builder::new(reading.hasher, lines, text.len() + lines * BESIDE);
+    let mut part = Part { reading, builder, findings: Findings::of(reading.accepts) };
+    let (mut rest, mut number, mut wire) = (text, first, [0; MAX_NAME]);
+    while !rest.is_empty() {
+        let plain = plain::read_line(rest.as_bytes(), &mut wire);
+        let end = match plain {
+            Some(Plain { kind, length, end }) if !part.needs_a_look(kind, &wire[..length]) => {
+                part.add(kind, &wire[..length], number, 1);
+                end
+            }
+            _ => {
+                let end = rest.find('\n').map_or(rest.len(), |newline| newline + 1);
+                part.read_line(&rest[..end], number);
+                end
+            }
+        };
+        rest = &rest[end..];
+        number += 1;
+    }
+    part
+}
+
+impl Part<'_> {
+    /// Returns whether something may be said against a pattern, or it refused.
+    fn needs_a_look(&self, kind: Kind, wire: &[u8]) -> bool {
+        let ListUse { purpose, covers, .. } = self.reading.named;
+        *purpose != Purpose::Deny
+            && (shared_suffix::needs_a_look(kind, wire)
+                || *covers == Covers::Subdomains && shared_suffix::needs_a_look(Kind::Below, wire))
+    }
+
+    /// Adds a pattern, or both that a name stands for.
+    fn add(&mut self, kind: Kind, wire: &[u8], line: u32, column: u32) {
+        match self.reading.named.covers {
+            Covers::AsWritten => self.builder.add(kind, wire, line, column),
+            Covers::Subdomains => {
+                self.builder.add(Kind::Exact, wire, line, column);
+                // A label of one octet has to fit below it.
+                if wire.len() + 2 <= MAX_NAME {
+                    self.builder.add(Kind::Below, wire, line, column);
+                }
+            }
+        }
+    }
+
+    /// Reads a line of any form.
+    fn read_line(&mut self, line: &str, number: u32) {
+        let Reading { path, named, .. } = self.reading;
+        let diagnostic = |severity, word: &str, message: String| {
+            let start = offset_in(line, word);
+            let source = Source::new(Arc::clone(path), line);
+            let found = source.diagnostic(severity, (start..start + word.len()).into(), message);
+            on_line(number, found)
+        };
+        let content = line.split('#').next().unwrap_or(line);
+        if let Some(mark) = list_format::other_comment(content.trim_start()) {
+            self.findings.error(|| {
+                let start = content.len() - content.trim_start().len();
+                let message = format!("{} begins no comment here", quoted(mark));
+                let error = diagnostic(Severity::Error, &content[start..start + mark.len()], message);
+                error.help(COMMENT_HELP).unquoted("the line begins with no hostname", Some(COMMENT_HELP))
+            });
+            return;
+        }
+        let mut columns = Columns::new(line);
+        for word in hostnames(content) {
+            let pattern = match self.pattern(word) {
+                Ok(pattern) => pattern,
+                Err(error) => {
+                    self.findings.error(|| {
+                        let help = if error.is_everything { "write the hostnames that are meant" } else { &error.help };
+                        let convert = list_format::of_entry(word).filter(|_| !help.contains("hostgate import"));
+                        let convert = convert.map_or_else(String::new, |format| {
+                            format!("; a list of {} is converted by `hostgate import --as {format}`", format.entries())
+                        });
+                        let unquoted = format!("the entry is not accepted: {}", error.why_unquoted());
+                        diagnostic(Severity::Error, word, error.to_string())
+                            .help(format!("{help}{convert}"))
+                            .unquoted(unquoted, Some(CHECK_HELP))
+                    });
+                    continue;
+                }
+            };
+            let wildcard = Pattern::Below(pattern.name().clone());
+            let widest = if named.covers == Covers::Subdomains { &wildcard } else { &pattern };
+            let shared = shared_suffix::of_pattern(widest).or_else(|| shared_suffix::of_pattern(&pattern));
+            if let Some(shared) = shared.filter(|_| named.purpose != Purpose::Deny) {
+                self.findings.warn(shared.code(), At::Line(number), || {
+                    let told = if shared == Shared::Names { widest } else { &pattern };
+                    let warning = diagnostic(Severity::Warning, word, shared.message(told)).help(shared.help());
+                    warning.unquoted(shared.unquoted(), Some(shared.help()))
+                });
+            }
+            let (kind, wire) = Kind::of(&pattern);
+            self.add(kind, wire, number, columns.of(word));
+        }
+        if let Some(word) = second_word(content) {
+            self.findings.error(|| {
+                let message = format!("{} follows a hostname on the same line", quoted(word));
+                let error = diagnostic(Severity::Error, word, message).help("write one hostname a line");
+                error.unquoted("something follows a hostname on the same line", Some("write one hostname a line"))
+            });
+        }
+    }
+}
+
+impl Part<'_> {
+    /// Reads an entry; where it stands for what is below it too, that must not be too broad either.
+    fn pattern(&self, word: &str) -> Result<Pattern, PatternError> {
+        let ListUse { purpose, covers, .. } = self.reading.named;
+        let pattern = Pattern::parse_for(word, *purpose)?;
+        if *covers == Covers::Subdomains && shared_suffix::registry(pattern.name()) == Some(Registry::Icann) {
+            Pattern::parse_for(&format!("*.{}", pattern.name()), *purpose)?;
+        }
+        Ok(pattern)
+    }
+}
+
+/// Finds lines by their number; cheap when asked in rising order.
+struct Lines<'t> {
+    /// The file.
+    path: &'t Arc<Path>,
+    /// The text.
+    text: &'t str,
+    /// The text from the line on that was asked for last.
+    rest: &'t str,
+    /// The number of that line.
+    number: u32,
+}
+
+impl<'t> Lines<'t> {
+    /// Starts at the first line.
+    fn new(path: &'t Arc<Path>, text: &'t str) -> Self {
+        Self { path, text, rest: text, number: 1 }
+    }
+
+    /// Goes back to the first line.
+    fn restart(&mut self) {
+        *self = Self::new(self.path, self.text);
+    }
+
+    /// Returns a warning about a pattern on the line asked for last or one behind it.
+    fn warning(&mut self, entry: Match<'_>, message: String) -> Diagnostic {
+        let (line, column) = entry.line_and_column();
+        while self.number < line {
+            self.rest = self.rest.split_once('\n').map_or("", |(_, behind)| behind);
+            self.number += 1;
+        }
+        let text = self.rest.split('\n').next().unwrap_or_default();
+        let source = Source::new(Arc::clone(self.path), text);
+        on_line(line, source.diagnostic_at(Severity::Warning, 1, column, message))
+    }
+}
+
+/// Finds the columns of a line's words, asked in rising order: each counts on from the one before it, for a line of a
+/// hosts file may hold half a million.
+struct Columns<'t> {
+    /// The line.
+    line: &'t str,
+    /// Up to which byte its characters were counted.
+    counted: usize,
+    /// The column of that byte, from 1.
+    column: usize,
+}
+
+impl<'t> Columns<'t> {
+    /// Starts at the first byte.
+    fn new(line: &'t str) -> Self {
+        Self { line, counted: 0, column: 1 }
+    }
+
+    /// Returns the column of `word`, a part of the line behind the one asked for last, in characters from 1.
+    fn of(&mut self, word: &str) -> u32 {
+        let at = offset_in(self.line, word);
+        self.column += self.line[self.counted..at].chars().count();
+        self.counted = at;
+        u32::try_from(self.column).unwrap_or(u32::MAX)
+    }
+}
+
+/// Returns a diagnostic about a line that was taken for itself as one about the line of that number.
+fn on_line(number: u32, diagnostic: Diagnostic) -> Diagnostic {
+    let place = Place { line: number, ..diagnostic.place };
+    Diagnostic { place, ..diagnostic }
+}
+
+/// Returns the hostnames of a line without its comment: its first word, or in a hosts file what follows the address.
+fn hostnames(content: &str) -> impl Iterator<Item = &str> {
+    let content = content.trim_start_matches('\u{feff}');
+    let is_hosts = is_hosts_line(content);
+    let skip = usize::from(is_hosts);
+    let take = if is_hosts { usize::MAX } else { 1 };
+    content.split_ascii_whitespace().skip(skip).take(take).filter(move |word| !(is_hosts && is_own_name(word)))
+}
+
+/// Returns the second word of a line that is not of a hosts file.
+fn second_word(content: &str) -> Option<&str> {
+    let mut words = content.split_ascii_whitespace();
+    words.next()?;
+    words.next().filter(|_| !is_hosts_line(content))
+}
+
+/// Returns whether a line begins with an address and goes on behind it.
+fn is_hosts_line(content: &str) -> bool {
+    let mut words = content.trim_start_matches('\u{feff}').split_ascii_whitespace();
+    let Some(first) = words.next() else { return false };
+    // Most lines are hostnames; only what ends or begins like an address is worth parsing.
+    let may_be = first.as_bytes()[0].is_ascii_digit() || first.contains(':');
+    let address = first.split('%').next().unwrap_or(first);
+    may_be && words.next().is_some() && address.parse::<IpAddr>().is_ok()
+}
+
+/// Returns where `part` starts in `whole`, of which it is a slice.
+fn offset_in(whole: &str, part: &str) -> usize {
+    part.as_ptr().addr() - whole.as_ptr().addr()
+}
+
+/// What is to be done about denied wildcards that leave the name itself out.
+const ALONE_HELP: &str = "list the name too, or name the list as `{ path = \"…\", subdomains = true }`";
+
+/// What to do about a comment of another system's lists.
+const COMMENT_HELP: &str = "write `#` before comments";
+
+/// What is told of a list's entry where it is not quoted.
+const CHECK_HELP: &str = "`hostgate check` shows it";
+
+/// Returns whether a name of a hosts file is one for the machine it is on.
+pub(crate) fn is_own_name(word: &str) -> bool {
+    let word = word.strip_suffix('.').unwrap_or(word);
+    // A list may have a million names, of which few begin as these do.
+    let may_be = matches!(word.as_bytes().first(), Some(b'0' | b'B' | b'I' | b'L' | b'b' | b'i' | b'l'));
+    may_be && OWN_NAMES.iter().any(|own| own.eq_ignore_ascii_case(word))
+}
+
+/// The names a hosts file gives to the machine it is on; they stand in block lists of that form too.
+const OWN_NAMES: &[&str] = &[
+    "localhost",
+    "localhost.localdomain",
+    "localhost4",
+    "localhost6",
+    "localhost4.localdomain4",
+    "localhost6.localdomain6",
+    "localdomain",
+    "local",
+    "loopback",
+    "broadcasthost",
+    "ip6-localhost",
+    "ip6-loopback",
+    "ip6-localnet",
+    "ip6-mcastprefix",
+    "ip6-allnodes",
+    "ip6-allrouters",
+    "ip6-allhosts",
+    "0.0.0.0",
+];
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Names the list `l.txt`.
+    fn named(purpose: Purpose, covers: Covers) -> ListUse {
+        ListUse { path: "l.txt".into(), purpose, covers }
+    }
+
+    /// Reads a list and returns its patterns with their places, or the errors.
+    fn read(text: &str) -> Result<Vec<String>, Vec<String>> {
+        match ListFile::read(&named(Purpose::Allow, Covers::AsWritten), text, &RandomState::new()) {
+            Ok(list) => Ok(list.set.iter().map(|found| format!("{found} {}", found.place())).collect()),
+            Err(errors) => Err(errors.iter().map(Diagnostic::with_quotes).collect()),
+        }
+    }
+
+    #[test]
+    fn lists_hold_a_pattern_a_line_or_the_lines_of_a_hosts_file() {
+        let text = "\u{feff}# a list\r\nA.test\r\n\n  *.b.test # why\n0.0.0.0 ads.test  more.test#x\n127.0.0.1 localhost\n::1 ip6-localhost\nfe80::1%lo0 localhost\n0.0.0.0 0.0.0.0\n1.test\nlast.test";
+        let expected = [
+            "a.test l.txt:2:1",
+            "*.b.test l.txt:4:3",
+            "ads.test l.txt:5:9",
+            "more.test l.txt:5:19",
+            "1.test l.txt:10:1",
+            "last.test l.txt:11:1",
+        ];
+        assert_eq!(read(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn all_wrong_lines_are_told_with_their_places() {
+        let errors =
+            read("ok.test\nhttp://a.test/\n  *.com\nx.test y.test\n10.0.0.1\n0.0.0.0 b.test bad:1\n*\n").unwrap_err();
+        let starts = ["l.txt:2:1: ", "l.txt:3:3: ", "l.txt:4:8: ", "l.txt:5:1: ", "l.txt:6:16: ", "l.txt:7:1: "];
+        assert_eq!(errors.len(), starts.len(), "{errors:#?}");
+        for (error, start) in errors.iter().zip(starts) {
+            assert!(error.starts_with(start), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_list_read_by_several_threads_has_the_places_of_its_lines() {
+        let lines: Vec<_> = (1..=20_000).map(|line| format!("host{line}.some.example.test")).collect();
+        let mut text = lines.join("\r\n");
+        assert!(text.len() > 1 << 19, "{}", text.len());
+        let expected: Vec<_> = lines.iter().zip(1..).map(|(name, line)| format!("{name} l.txt:{line}:1")).collect();
+        assert_eq!(read(&text).unwrap(), expected);
+        text += "\nhost7.some.example.test\n bad:1";
+        let errors = read(&text).unwrap_err();
+        assert!(errors[0].starts_with("l.txt:20001:1: `host7.some.example.test` is listed twice"), "{errors:?}");
+        assert!(errors[0].ends_with("(l.txt:7:1: first listed here) [duplicate]"), "{errors:?}");
+        assert!(errors[1].starts_with("l.txt:20002:2: "), "{errors:?}");
+    }
+
+    #[test]
+    fn half_a_million_names_on_one_line_are_read_in_one_pass() {
+        /// Many times what one pass takes; counting each column from the start of the line took minutes.
+        const AMPLE: Duration = Duration::from_secs(20);
+        for (word, expected) in [
+            (&(|at: u32| format!("h{at}.test")) as &dyn Fn(u32) -> String, None),
+            (&|_| "x".to_owned(), Some("l.txt:1:11: `x` is listed twice")),
+            (&|at| format!("bad:{at}"), Some("l.txt:1:9: ")),
+            (&|_| "*.github.io".to_owned(), Some("l.txt:1:21: `*.github.io` is listed twice")),
+        ] {
+            let words: Vec<_> = (0..500_000).map(word).collect();
+            let text = format!("1.2.3.4 {}\n", words.join(" "));
+            let start = Instant::now();
+            let list = ListFile::read(&named(Purpose::Allow, Covers::AsWritten), &text, &RandomState::new());
+            assert!(start.elapsed() < AMPLE, "{:?} for {}", start.elapsed(), words[0]);
+            let told = match &list {
+                Ok(list) => &list.warnings,
+                Err(errors) => errors,
+            };
+            assert!(told.len() <= Findings::KEPT + 2, "{}", told.len());
+            if let Some(start) = expected {
+                assert!(told.iter().any(|it| it.with_quotes().starts_with(start)), "{}", told[0].with_quotes());
+            } else {
+                let set = &list.unwrap().set;
+                let last = set.iter().last().unwrap().place().column;
+                assert_eq!((set.len(), last), (500_000, u32::try_from(text.len() - "h499999.test".len()).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_without_hostnames_is_empty() {
+        for text in [
+            "",
+            "# nothing\n",
+            "127.0.0.1 localhost\n",
+            "\n\n",
+            "127.0.0.1 LOCALHOST Localhost4.localdomain4 loopback\n",
+        ] {
+            assert_eq!(read(text).unwrap(), [""; 0], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_in_another_format_gets_one_error_that_names_it() {
+        const CASES: &[(&str, &str)] = &[
+            (
+                "||ads.example^\n||b.example^$third-party\n! c\n@@||c.example^\n",
+                "3 of 3 entries are adblock rules, which",
+            ),
+            ("address=/ads.example/0.0.0.0\naddress=/b.example/#\n", "2 of 2 entries are dnsmasq directives, which"),
+            ("local-zone: \"ads.example\" always_nxdomain\n", "1 of 1 entries are unbound local-zone or local-data"),
+            (
+                "$TTL 60\n@ SOA a. b. 1 2 3 4 5\nads.example CNAME .\n*.ads.example CNAME .\n",
+                "4 of 4 entries are records of a r",
+            ),
+            (".ads.example\n.b.example\n", "2 of 2 entries are Squid dstdomain entries, which"),
+            (
+                "full:api.github.com\ndomain:b.example\nc.example\n",
+                "2 of 3 entries are v2fly domain-list entries, which",
+            ),
+            ("=ads.example\nads.*\n*tracker*\nb.example\n", "3 of 4 entries are dnscrypt-proxy name patterns"),
+            ("a.example:443\n*.b.example:443\n", "2 of 2 entries are hosts with ports"),
+            ("https://a.example/x\nhttp://b.example\n", "2 of 2 entries are URLs, which"),
+            ("^ads\\.example$\n(^|\\.)b\\.example$\n", "2 of 2 entries are regular expressions"),
+            ("DOMAIN-SUFFIX,ads.example\nDOMAIN,b.example\n", "2 of 2 entries are Surge rules, which"),
+            ("payload:\n  - '+.ads.example'\n", "the file holds Clash rules, which are no list"),
+            ("\"*.github.com\",\n\"github.com\",\n", "2 of 2 entries are hostnames in another form (quotes, commas,"),
+            ("[\"a.example\", \"b.example\"]\n", "1 of 1 entries are hostnames in another form"),
+            ("- a.example\n- b.example\nc.example\n", "2 of 3 entries are hostnames in another form"),
+            ("; one\na.example\n// two\nb.example\n! three\n", "3 of 5 entries are hostnames in another form"),
+            ("a.example,b.example\nc.example, d.example\n", "2 of 2 entries are hostnames in another form"),
+            (
+                "a.example\nb.example\n.c.example\nd.example\ne.example\n.f.example\n",
+                "2 of 6 entries are Squid dstdomain",
+            ),
+            ("server:\n  local-zone: \"ads.example\" refuse\n", "2 of 2 entries are unbound local-zone"),
+            (
+                "{\n  \"network\": {\n    \"allowedDomains\": [\"a.example\"]\n  }\n}\n",
+                "the file holds sandbox-runtime settings",
+            ),
+        ];
+        for (text, expected) in CASES {
+            let errors = read(text).unwrap_err();
+            assert_eq!(errors.len(), 1, "{errors:#?}");
+            assert!(errors[0].starts_with(&format!("l.txt: {expected}")), "{text}: {errors:?}");
+            assert!(errors[0].contains("`hostgate import --as ") && errors[0].ends_with(" l.txt`"), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn a_slip_in_a_list_of_hostnames_is_told_at_its_line() {
+        let names: Vec<_> = (0..20).map(|at| format!("h{at}.example")).collect();
+        let names = names.join("\n");
+        for slip in ["a.example:443", "||a.example^", ".a.example", "https://a.example/"] {
+            let errors = read(&format!("{names}\n{slip}\n")).unwrap_err();
+            assert!(errors.len() == 1 && errors[0].starts_with("l.txt:21:1: "), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn entries_of_another_format_among_many_names_are_one_error_unless_they_are_a_slip() {
+        let names: Vec<_> = (0..60).map(|at| format!("h{at}.example")).collect();
+        let names = names.join("\n");
+        for (format, entries) in [
+            ("squid", [".a.example", ".b.example"]),
+            ("adblock", ["||a.example^", "||b.example^$important"]),
+            ("host-port", ["a.example:443", "b.example:80"]),
+            ("url", ["https://a.example/x", "http://b.example"]),
+            ("dnsmasq", ["address=/a.example/", "server=/b.example/"]),
+            ("regex", ["^a\\.example$", "(^|\\.)b\\.example$"]),
+        ] {
+            let errors = read(&format!("{names}\n{}\n", entries.join("\n"))).unwrap_err();
+            assert!(errors.len() == 1 && errors[0].starts_with("l.txt: 2 of 62 entries are "), "{errors:?}");
+            assert!(errors[0].contains("cannot hold (the first in line 61): convert it"), "{errors:?}");
+            assert!(errors[0].contains(&format!("`hostgate import --as {format} ")), "{errors:?}");
+            // With something else wrong besides, each line is told.
+            let errors = read(&format!("{names}\n{}\n<x>\n", entries.join("\n"))).unwrap_err();
+            assert!(errors.len() == 3 && errors[2].starts_with("l.txt:63:1: "), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn a_slip_names_the_format_and_a_policy_file_is_no_list() {
+        let slip = read("a.example\nb.example\n.c.example\n").unwrap_err();
+        let help = "the name itself; a list of Squid dstdomain entries is converted by `hostgate import --as squid`";
+        assert!(slip.len() == 1 && slip[0].ends_with(help), "{slip:?}");
+        let policy = read("# x\n[policy.p]\nallowed_hostnames = [\n  \"a.example\",\n]\n").unwrap_err();
+        assert!(policy.len() == 1 && policy[0].starts_with("l.txt: it is a policy file, not a list"), "{policy:?}");
+    }
+
+    #[test]
+    fn comments_of_other_lists_are_one_error_a_line() {
+        let names: Vec<_> = (0..20).map(|at| format!("h{at}.example")).collect();
+        for mark in ["; x y", "// x", "! Title: x"] {
+            let errors = read(&format!("{}\n  {mark}\n", names.join("\n"))).unwrap_err();
+            let start = format!("l.txt:21:3: `{}` begins no comment here: write `#`", mark.split(' ').next().unwrap());
+            assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?}");
+        }
+    }
+
+    /// Returns the warnings of a list.
+    fn warnings(purpose: Purpose, covers: Covers, text: &str) -> Vec<String> {
+        let list = ListFile::read(&named(purpose, covers), text, &RandomState::new());
+        let list = list.unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
+        list.warnings.iter().map(|it| format!("{:?} {}", it.severity, it.with_quotes())).collect()
+    }
+
+    #[test]
+    fn duplicates_and_shared_wildcards_are_warned_of() {
+        const CASES: &[(Purpose, Covers, &str, &[&str])] = {
+            use Covers::{AsWritten, Subdomains};
+            use Purpose::{Allow, Deny};
+            &[
+                (
+                    Allow,
+                    AsWritten,
+                    "a.test\n*.github.io\nA.test\na.test\n",
+                    &[
+                        "l.txt:2:1: `*.github.io` matches names that strangers",
+                        "l.txt:3:1: `a.test` is listed twice, and so it is with 1 more entry",
+                    ],
+                ),
+                (
+                    Allow,
+                    AsWritten,
+                    "storage.googleapis.com",
+                    &["l.txt:1:1: `storage.googleapis.com` holds what strangers put there"],
+                ),
+                (
+                    Allow,
+                    AsWritten,
+                    "x.a.test\n*.a.test\ny.a.test\nz.a.test",
+                    &["l.txt:1:1: `x.a.test` is covered by `*.a.test`, and so it is with 2 more entries"],
+                ),
+                (Allow, AsWritten, "*.a.test", &[]),
+                (Allow, Subdomains, "github.io", &["l.txt:1:1: `*.github.io` matches names"]),
+                (Allow, Subdomains, "*.a.test\na.test\nx.a.test", &[]),
+                (Deny, AsWritten, "*.github.io\ngithub.io\nstorage.googleapis.com", &[]),
+                (
+                    Deny,
+                    AsWritten,
+                    "a.test\n*.b.test\n*.c.test\nc.test\n*.d.test\n*.x.d.test",
+                    &[
+                        "l.txt:2:1: `*.b.test` does not deny `b.test` itself, and so it is with 1 more entry",
+                        "l.txt:6:1: `*.x.d.test` is covered by `*.d.test`",
+                    ],
+                ),
+                (Deny, AsWritten, "*.zip\n*.net.kg\n", &[]),
+                (Deny, Subdomains, "*.b.test\nzip\n", &[]),
+            ]
+        };
+        for (purpose, covers, text, expected) in CASES {
+            let told = warnings(*purpose, *covers, text);
+            assert_eq!(told.len(), expected.len(), "{text}: {told:#?}");
+            for (told, start) in told.iter().zip(*expected) {
+                assert!(told.starts_with(&format!("Warning {start}")), "{text}: {told}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_a_list_with_subdomains_cover_what_is_below_them() {
+        for text in ["a.test\n*.b.test\n", "0.0.0.0 a.test b.test\n", "A.TEST.\nb.test # why\n"] {
+            let list = ListFile::read(&named(Purpose::Deny, Covers::Subdomains), text, &RandomState::new()).unwrap();
+            let found: Vec<_> = list.set.iter().map(|found| found.to_string()).collect();
+            assert_eq!(found, ["a.test", "*.a.test", "b.test", "*.b.test"], "{text:?}");
+        }
+        let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        let list = ListFile::read(&named(Purpose::Allow, Covers::Subdomains), &longest, &RandomState::new()).unwrap();
+        assert_eq!(list.set.len(), 1);
+        for text in ["com", "x.test\nco.uk\n"] {
+            let errors =
+                ListFile::read(&named(Purpose::Allow, Covers::Subdomains), text, &RandomState::new()).unwrap_err();
+            assert!(errors[0].with_quotes().contains("is a public suffix"), "{errors:?}");
+            assert!(ListFile::read(&named(Purpose::Allow, Covers::AsWritten), text, &RandomState::new()).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_hostname_with_its_subdomains_takes_at_most_64_bytes() {
+        let lines: Vec<_> = (0..20_000).map(|index| format!("h{index:07}-a1b2.some.test")).collect();
+        let list = ListFile::read(&named(Purpose::Deny, Covers::Subdomains), &lines.join("\n"), &RandomState::new());
+        let each = list.unwrap().set.memory() / lines.len();
+        assert!(each <= 46, "{each} bytes");
+    }
+
+    #[test]
+    fn comments_of_a_list_accept_its_warnings() {
+        let text = "a.test\n# hostgate: accept shared-suffix: ours\n*.github.io\n\
+                    *.gitlab.io\na.test # hostgate: accept duplicate: for show\nstorage.googleapis.com #hostgate: accept shared-host: x\n";
+        let told = warnings(Purpose::Allow, Covers::AsWritten, text);
+        let expected = ["Accepted l.txt:3:1: ", "Warning l.txt:4:1: ", "Accepted l.txt:5:1: ", "Accepted l.txt:6:1: "];
+        assert_eq!(told.len(), expected.len(), "{told:#?}");
+        assert!(told.iter().zip(expected).all(|(told, start)| told.starts_with(start)), "{told:#?}");
+    }
+}

@@ -1,0 +1,197 @@
+//! Who refers to what: what a change of one file has to do with others, without a look at them.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use crate::document::Placed;
+
+use super::conflict::Files;
+use super::source::FilePath;
+use crate::policy::model::spec::{ClientSpec, FileSpec, Phase};
+use crate::util::persistent_map::OrderedMap;
+
+/// The references of all files in force; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Links {
+    /// How often each policy is referred to.
+    policies: OrderedMap<Arc<str>, Uses>,
+    /// The clients that have a blueprint.
+    made: OrderedMap<Made, ()>,
+    /// How many tests each client has.
+    tested: OrderedMap<Arc<str>, u32>,
+    /// The files that have tests.
+    tests: OrderedMap<FilePath, ()>,
+}
+
+/// How often a policy is referred to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Uses {
+    /// By policies that include it.
+    pub(crate) includes: u32,
+    /// By blueprints and clients.
+    pub(crate) others: u32,
+}
+
+impl Uses {
+    /// Returns whether nothing refers to it.
+    pub(crate) fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// A client that has a blueprint, in the order of blueprint, what chooses its policy, and place.
+#[derive(Clone, Debug)]
+struct Made {
+    /// The file of the client.
+    file: Arc<FileSpec>,
+    /// Its number in the file.
+    number: u32,
+}
+
+impl Made {
+    /// Returns the clients of a file that have blueprints.
+    fn of(file: &Arc<FileSpec>) -> impl Iterator<Item = Self> {
+        let clients = file.clients.iter().zip(0..).filter(|(client, _)| client.blueprint.is_some());
+        clients.map(|(_, number)| Self { file: Arc::clone(file), number })
+    }
+
+    /// Returns the id of the blueprint, and the phase that chooses among its policies; no phase where the client has its
+    /// own.
+    fn key(&self) -> (&str, Option<Phase>) {
+        let client = usize::try_from(self.number).ok().and_then(|number| self.file.clients.get(number));
+        let blueprint = client.and_then(|client| client.blueprint.as_ref()).map_or("", |id| &id.value);
+        (blueprint, client.and_then(inherits))
+    }
+
+    /// Returns what it is ordered by.
+    fn place(&self) -> ((&str, Option<Phase>), &OsStr, u32) {
+        (self.key(), self.file.source.path().as_os_str(), self.number)
+    }
+}
+
+impl PartialEq for Made {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for Made {}
+
+impl PartialOrd for Made {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Made {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+/// Returns the phase for which a client has its blueprint's policy; nothing where it has its own.
+pub(crate) fn inherits(client: &ClientSpec) -> Option<Phase> {
+    client.policy.is_none().then_some(client.phase)
+}
+
+/// Returns the policies that a file refers to, and whether it includes them.
+pub(crate) fn policies_of(file: &FileSpec) -> impl Iterator<Item = (&Placed<Arc<str>>, bool)> {
+    let included = file.policies().iter().flat_map(|policy| &policy.include).map(|id| (id, true));
+    let of_blueprints =
+        file.blueprints().iter().flat_map(|blueprint| blueprint.build_policy.iter().chain(&blueprint.runtime_policy));
+    let of_clients = file.clients.iter().filter_map(|client| client.policy.as_ref());
+    included.chain(of_blueprints.chain(of_clients).map(|id| (id, false)))
+}
+
+impl Links {
+    /// Finds all references.
+    pub(crate) fn of(files: &Files) -> Self {
+        let mut policies: HashMap<&Arc<str>, Uses> = HashMap::new();
+        for (id, is_include) in files.values().flat_map(|file| policies_of(file)) {
+            let uses = policies.entry(&id.value).or_default();
+            *(if is_include { &mut uses.includes } else { &mut uses.others }) += 1;
+        }
+        let mut tested: HashMap<&Arc<str>, u32> = HashMap::new();
+        for test in files.values().flat_map(|file| file.tests()) {
+            *tested.entry(&test.client.value).or_default() += 1;
+        }
+        let made = files.values().flat_map(Made::of);
+        let tests = files.iter().filter(|(_, file)| !file.tests().is_empty());
+        Self {
+            policies: policies.into_iter().map(|(id, uses)| (Arc::clone(id), uses)).collect(),
+            made: made.map(|made| (made, ())).collect(),
+            tested: tested.into_iter().map(|(id, count)| (Arc::clone(id), count)).collect(),
+            tests: tests.map(|(path, _)| (path.clone(), ())).collect(),
+        }
+    }
+
+    /// Adds the references of a file.
+    pub(crate) fn add(&mut self, path: &FilePath, file: &Arc<FileSpec>) {
+        for (id, is_include) in policies_of(file) {
+            let mut uses = self.uses(&id.value);
+            *(if is_include { &mut uses.includes } else { &mut uses.others }) += 1;
+            self.policies.insert(Arc::clone(&id.value), uses);
+        }
+        Made::of(file).for_each(|made| self.made.insert(made, ()));
+        for test in file.tests() {
+            let count = self.tested.get(&*test.client.value).copied().unwrap_or(0);
+            self.tested.insert(Arc::clone(&test.client.value), count + 1);
+        }
+        if !file.tests().is_empty() {
+            self.tests.insert(path.clone(), ());
+        }
+    }
+
+    /// Takes the references of a file out, which were added.
+    pub(crate) fn remove(&mut self, path: &FilePath, file: &Arc<FileSpec>) {
+        for (id, is_include) in policies_of(file) {
+            let mut uses = self.uses(&id.value);
+            *(if is_include { &mut uses.includes } else { &mut uses.others }) -= 1;
+            if uses.is_none() {
+                self.policies.remove(&*id.value);
+            } else {
+                self.policies.insert(Arc::clone(&id.value), uses);
+            }
+        }
+        Made::of(file).for_each(|made| self.made.remove(&made));
+        for test in file.tests() {
+            match self.tested.get(&*test.client.value).copied() {
+                Some(count) if count > 1 => self.tested.insert(Arc::clone(&test.client.value), count - 1),
+                _ => self.tested.remove(&*test.client.value),
+            }
+        }
+        self.tests.remove(path);
+    }
+
+    /// Returns how often a policy is referred to by the files.
+    pub(crate) fn uses(&self, policy: &str) -> Uses {
+        self.policies.get(policy).copied().unwrap_or_default()
+    }
+
+    /// Returns whether a client has this blueprint.
+    pub(crate) fn has_clients(&self, blueprint: &str) -> bool {
+        let from = self.made.iter_from(|made| made.key().0 < blueprint).next();
+        from.is_some_and(|(made, ())| made.key().0 == blueprint)
+    }
+
+    /// Returns the clients that have their policy from a blueprint by a phase, each by its file and its number there, in
+    /// the order of the files.
+    pub(crate) fn inheriting(&self, blueprint: &str, phase: Phase) -> impl Iterator<Item = (&Arc<FileSpec>, u32)> {
+        let wanted = (blueprint, Some(phase));
+        let from = self.made.iter_from(move |made| made.key() < wanted);
+        let all = from.map(|(made, ())| made).take_while(move |made| made.key() == wanted);
+        all.map(|made| (&made.file, made.number))
+    }
+
+    /// Returns whether a test waits for this client.
+    pub(crate) fn is_tested(&self, client: &str) -> bool {
+        self.tested.contains_key(client)
+    }
+
+    /// Returns the files that have tests.
+    pub(crate) fn tests(&self) -> impl Iterator<Item = &FilePath> {
+        self.tests.iter().map(|(path, ())| path)
+    }
+}

@@ -1,0 +1,174 @@
+//! The names above the patterns of a set: what a validator behind an allow list asks about besides the listed names.
+
+use hashbrown::HashTable;
+
+use super::name_set::{Kind, NameSet};
+use crate::dns::name::Suffixes;
+
+/// The names above the patterns of a set, by their hashes, the root excepted.
+///
+/// Names are told apart by 64 bits of a keyed hash, 8 octets each: they are for a question of which little depends, and that
+/// two names share one of them is as good as impossible even with a million patterns.
+#[derive(Debug, Default)]
+pub(crate) struct Ancestors {
+    /// Those above patterns of each kind, as [`Kind::index`] numbers them; in rising order. What a wildcard is written on is
+    /// above it.
+    hashes: [Box<[u64]>; 2],
+}
+
+impl Ancestors {
+    /// Finds the names above the patterns of a set.
+    ///
+    /// Costs about one look-up for each name of the set: as a rule a name's parent is above another one too, and then so is
+    /// everything above that.
+    pub(crate) fn of(set: &NameSet) -> Self {
+        let mut found = [HashTable::new(), HashTable::new()];
+        let mut last: [&[u8]; 2] = [&[]; 2];
+        for pattern in set.iter() {
+            let index = pattern.kind().index();
+            let above = Suffixes::of(pattern.wire()).skip(usize::from(pattern.kind() == Kind::Exact));
+            // Lists are often sorted: neighbours have the same parent.
+            let mut above = above.peekable();
+            if above.peek().is_none_or(|parent| *parent == last[index]) {
+                continue;
+            }
+            last[index] = above.peek().copied().unwrap_or_default();
+            for name in above {
+                let hash = set.hash(name);
+                if found[index].find(hash, |other| *other == hash).is_some() {
+                    break;
+                }
+                found[index].insert_unique(hash, hash, |other| *other);
+            }
+        }
+        let sorted = |hashes: HashTable<u64>| {
+            let mut hashes: Box<[u64]> = hashes.into_iter().collect();
+            hashes.sort_unstable();
+            hashes
+        };
+        Self { hashes: found.map(sorted) }
+    }
+
+    /// Returns whether the name with this hash is above a pattern of this kind.
+    pub(crate) fn has(&self, kind: Kind, hash: u64) -> bool {
+        self.hashes[kind.index()].binary_search(&hash).is_ok()
+    }
+
+    /// Returns the memory it takes, in bytes.
+    pub(crate) const fn memory(&self) -> usize {
+        (self.hashes[0].len() + self.hashes[1].len()) * size_of::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::name_set::Origin;
+    use super::super::pattern::Pattern;
+    use super::*;
+    use crate::dns::rtype::RecordType;
+    use crate::policy::decide::Decision;
+    use crate::policy::load::preset::shared_hasher;
+    use crate::policy::testing::{Directory, name};
+
+    /// Returns what a client of a policy with these lines gets: action, reason.
+    fn decided(lines: &str, qname: &str, qtype: RecordType) -> String {
+        let client = "[client.c]\nsources = [\"2001:db8::1\"]\npolicy = \"p\"\n[policy.other]\nallowed_hostnames = ['www.c.example']\n";
+        let files = [("p.toml", format!("[policy.p]\n{lines}\n{client}")), ("list.txt", "www.d.example\n".to_owned())];
+        let library = Directory::of(&files.each_ref().map(|(path, text)| (*path, text.as_str()))).library();
+        let snapshot = library.snapshot();
+        let decision: Decision<'_> =
+            snapshot.decide(&snapshot.asker("2001:db8::1".parse().unwrap(), 0), &name(qname), qtype);
+        format!(
+            "{} {}{}",
+            decision.action.as_str(),
+            decision.reason.as_str(),
+            if decision.audited { " audited" } else { "" }
+        )
+    }
+
+    /// A policy that lists a name and what is below another one.
+    const LISTS: &str = "allowed_hostnames = ['www.a.example', '*.x.b.example']\n";
+
+    #[test]
+    fn ds_and_dnskey_of_names_above_listed_ones_are_allowed() {
+        for above in ["a.example", "example", ".", "x.b.example", "b.example", "A.Example"] {
+            for qtype in [RecordType::DS, RecordType::DNSKEY] {
+                for mode in ["", "mode = 'audit'", "cname = 'inspect'"] {
+                    assert_eq!(
+                        decided(&format!("{LISTS}{mode}"), above, qtype),
+                        "allow dnssec-chain",
+                        "{mode} {above}"
+                    );
+                }
+            }
+            // No other type: what leaves is what a validator asks.
+            for qtype in [1, 2, 5, 6, 12, 15, 16, 28, 33, 46, 47, 50, 51, 59, 60, 65, 255, 257, 32769] {
+                let found = decided(LISTS, above, RecordType(qtype));
+                assert_eq!(found, "deny not-listed", "{above} {qtype}");
+            }
+        }
+        // What is listed and what is below a wildcard is asked about as always.
+        for listed in ["www.a.example", "n.x.b.example", "m.n.x.b.example"] {
+            assert_eq!(decided(LISTS, listed, RecordType::DS), "allow rule", "{listed}");
+        }
+    }
+
+    #[test]
+    fn no_other_name_is_asked_about() {
+        for other in ["x.www.a.example", "b.a.example", "other.example", "test", "y.b.example", "ww.a.example", "com"] {
+            assert_eq!(decided(LISTS, other, RecordType::DS), "deny not-listed", "{other}");
+            assert_eq!(decided(LISTS, other, RecordType::DNSKEY), "deny not-listed", "{other}");
+        }
+        for lines in ["", "allowed_hostnames = []", "denied_hostnames = ['www.a.example']"] {
+            for name in [".", "example", "a.example"] {
+                assert_eq!(decided(lines, name, RecordType::DS), "deny not-listed", "{lines}: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_denied_stays_denied() {
+        for denied in ["'a.example'", "'*.example'"] {
+            let lines = format!("{LISTS}denied_hostnames = [{denied}]");
+            assert_eq!(decided(&lines, "a.example", RecordType::DS), "deny denied-rule", "{denied}");
+            assert_eq!(decided(&lines, ".", RecordType::DNSKEY), "allow dnssec-chain", "{denied}");
+        }
+        let types = format!("{LISTS}query_types = ['A']");
+        assert_eq!(decided(&types, "a.example", RecordType::DS), "deny not-listed");
+    }
+
+    #[test]
+    fn includes_and_list_files_count() {
+        let lines = "include = ['other']\nallowed_hostnames_files = ['list.txt']";
+        for above in ["c.example", "d.example", "example", "."] {
+            assert_eq!(decided(lines, above, RecordType::DNSKEY), "allow dnssec-chain", "{above}");
+        }
+        assert_eq!(decided(lines, "e.example", RecordType::DNSKEY), "deny not-listed");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn a_name_is_above_a_pattern_as_a_search_of_all_finds(
+            patterns in prop::collection::vec(("(\\*\\.)?([ab]{1,2}\\.){0,3}[xy]\\.test", any::<bool>()), 0..12),
+            above in "([ab]{1,2}\\.){0,3}([xy]\\.)?test",
+        ) {
+            let mut set = NameSet::with_capacity(shared_hasher(), 0);
+            set.add_origin(Origin { path: std::path::Path::new("p").into(), via: std::sync::Arc::new([]), is_list: false });
+            let patterns: Vec<_> = patterns.iter().map(|(text, _)| Pattern::parse(text).unwrap()).collect();
+            for pattern in &patterns {
+                let _ = set.insert(pattern, 1, 1);
+            }
+            let above = name(&above);
+            let naive = |kind: Kind| patterns.iter().any(|pattern| match pattern {
+                Pattern::Exact(listed) => kind == Kind::Exact && *listed != above && listed.is_at_or_below(&above),
+                Pattern::Below(listed) => kind == Kind::Below && listed.is_at_or_below(&above),
+            });
+            for kind in [Kind::Exact, Kind::Below] {
+                prop_assert_eq!(set.ancestors().has(kind, set.hash(above.as_wire())), naive(kind), "{:?} {}", kind, above);
+            }
+        }
+    }
+}

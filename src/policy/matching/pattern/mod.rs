@@ -1,0 +1,500 @@
+//! One hostname or wildcard of a list, in canonical form, and why text is none.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+
+use crate::dns::name::{LowerName, NameError};
+use crate::document::quoted;
+
+use super::shared_suffix::{self, Registry};
+use super::special_use;
+
+mod refusal;
+
+/// What the names of a list, or a single name, are for: what is too broad and which help is right depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Purpose {
+    /// They may be looked up.
+    Allow,
+    /// They may not be looked up. Denying may be broader than allowing: a wildcard on any suffix is taken.
+    Deny,
+    /// They may have private addresses.
+    PrivateAnswers,
+    /// It is a name to ask for, not a pattern.
+    Question,
+}
+
+impl Purpose {
+    /// Returns whether being too broad opens something.
+    const fn opens(self) -> bool {
+        !matches!(self, Self::Deny)
+    }
+}
+
+/// What an entry of a list matches. It is no zone wildcard (RFC 4592): `Below` matches at any depth.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Pattern {
+    /// `x`: this name only.
+    Exact(LowerName),
+    /// `*.x`: every name below `x`, never `x` itself.
+    Below(LowerName),
+}
+
+impl Pattern {
+    /// Parses and canonicalises an entry of a list that allows: [`Pattern::parse_for`].
+    ///
+    /// # Errors
+    /// As [`Pattern::parse_for`].
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        Self::parse_for(text, Purpose::Allow)
+    }
+
+    /// Parses and canonicalises an entry: lower case, no trailing dot, A-labels (UTS-46).
+    ///
+    /// # Errors
+    /// Whatever is no hostname and no `*.` before one, and, unless it denies, a wildcard on an ICANN public suffix; each
+    /// with its help.
+    pub fn parse_for(text: &str, purpose: Purpose) -> Result<Self, PatternError> {
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*'));
+        if !plain {
+            refuse_foreign_format(text)?;
+            refusal::foreign_syntax(text, purpose)?;
+        }
+        let (below, base) = match text.strip_prefix("*.") {
+            Some(base) => (true, base),
+            None => (false, text),
+        };
+        if base.is_empty() || base.starts_with(['.', '*']) || base.contains('*') {
+            return Err(refusal::wildcard(text, purpose));
+        }
+        let name = hostname_for(base, purpose).map_err(|(why, help)| PatternError::new(text, why, help))?;
+        if !below {
+            return Ok(Self::Exact(name));
+        }
+        if name.as_wire().len() + 2 > crate::dns::name::MAX_NAME {
+            return Err(PatternError::new(text, "no name fits below it (253 characters is the longest)", "shorten it"));
+        }
+        // Names of local networks and of other systems are on the list as well, although nobody registers any.
+        let is_registry =
+            || shared_suffix::registry(&name) == Some(Registry::Icann) && !special_use::is_zone(name.as_wire());
+        if purpose.opens() && is_registry() {
+            return Err(refusal::public_suffix(text, &name));
+        }
+        Ok(Self::Below(name))
+    }
+
+    /// Returns the name, without the `*.`.
+    #[must_use]
+    pub const fn name(&self) -> &LowerName {
+        match self {
+            Self::Exact(name) | Self::Below(name) => name,
+        }
+    }
+
+    /// Returns whether the pattern matches `qname`. Lists are searched as [`super::name_set::NameSet`]s; this is for
+    /// single patterns.
+    #[must_use]
+    pub fn matches(&self, qname: &LowerName) -> bool {
+        match self {
+            Self::Exact(name) => qname == name,
+            Self::Below(name) => qname != name && qname.is_at_or_below(name),
+        }
+    }
+}
+
+/// Writes the canonical text.
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => name.fmt(f),
+            Self::Below(name) => write!(f, "*.{name}"),
+        }
+    }
+}
+
+/// The reason for which an entry of a list is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("pattern {}: {why}", quoted(text))]
+pub struct PatternError {
+    /// The entry as it was written.
+    text: String,
+    /// What is wrong with it.
+    why: String,
+    /// The mend.
+    pub help: String,
+    /// Whether the entry stands for everything, which each kind of list mends in its own way.
+    pub is_everything: bool,
+}
+
+impl PatternError {
+    /// Returns what is wrong without anything of the entry.
+    pub(crate) fn why_unquoted(&self) -> &str {
+        // What is quoted stands in backticks.
+        if self.why.contains('`') { "it is no hostname or pattern" } else { &self.why }
+    }
+
+    /// Makes an error about `text`.
+    fn new(text: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { text: text.to_owned(), why: why.into(), help: help.into(), is_everything: false }
+    }
+}
+
+/// Reads a name to ask for as people type it, with the help that an entry of a list gets for a URL, a port or an address.
+///
+/// # Errors
+/// Text that is no hostname: what is wrong and the help.
+pub fn question(text: &str) -> Result<LowerName, (String, String)> {
+    // RFC 2317 has names with a `/`.
+    if !text.trim_end_matches('.').to_ascii_lowercase().ends_with(".arpa") {
+        refusal::foreign_syntax(text, Purpose::Question).map_err(|error| (error.why, error.help))?;
+    }
+    hostname(text)
+}
+
+/// Reads the same, and names that DNS can hold though no host has them: a client may ask for those, too.
+///
+/// # Errors
+/// Text that is no name: what is wrong and the help.
+pub fn any_question(text: &str) -> Result<LowerName, (String, String)> {
+    let is_of_names = |byte: u8| byte.is_ascii_graphic() && !b":@[]?#".contains(&byte);
+    question(text).or_else(|refused| {
+        let is_reverse = text.trim_end_matches('.').to_ascii_lowercase().ends_with(".arpa");
+        let may_be = text.bytes().all(is_of_names) && (is_reverse || !text.contains('/')) && !refusal::is_address(text);
+        if may_be { LowerName::from_text(text).map_err(|_| refused) } else { Err(refused) }
+    })
+}
+
+/// Reads a hostname as people write it, internationalised or not; for single names.
+///
+/// # Errors
+/// Text that is no hostname: what is wrong and the help.
+pub fn hostname(text: &str) -> Result<LowerName, (String, String)> {
+    hostname_for(text, Purpose::Question)
+}
+
+/// Reads the hostname of a pattern or a single name.
+fn hostname_for(text: &str, purpose: Purpose) -> Result<LowerName, (String, String)> {
+    let why_and_help = |why: &str, help: &str| Err((why.to_owned(), help.to_owned()));
+    let base = text.strip_suffix('.').unwrap_or(text);
+    if base.is_empty() {
+        return why_and_help("it is empty", "write a hostname, or remove the entry");
+    }
+    if base.ends_with('.') {
+        return why_and_help("a label is empty", "write one dot between labels");
+    }
+    if base.bytes().all(|octet| matches!(octet, b'-' | b'_' | b'.')) {
+        return why_and_help("it has no letter and no digit", "write a hostname, or remove the entry");
+    }
+    let ascii = if base.is_ascii() && !has_a_label(base) {
+        std::borrow::Cow::Borrowed(base)
+    } else {
+        // `_` is fine (`_acme-challenge`), so not STD3; what else is no hostname is refused below.
+        let converted = Uts46::new().to_ascii(base.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow, DnsLength::Ignore);
+        match converted {
+            Ok(ascii) => ascii,
+            Err(_) => {
+                return why_and_help("it is no valid internationalised name (UTS-46)", "check its spelling");
+            }
+        }
+    };
+    let odd = |character: &char| !(character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.'));
+    if let Some(character) = ascii.chars().find(odd) {
+        let why = format!("a hostname cannot hold {}", quoted(&character.to_string()));
+        return Err((why, "use letters, digits, `-` and `_` between dots".to_owned()));
+    }
+    // An IPv4 address ends in a digit; with the colons of IPv6 it would not have come this far.
+    if ascii.ends_with(|last: char| last.is_ascii_digit()) && ascii.parse::<IpAddr>().is_ok() {
+        return why_and_help(refusal::IS_ADDRESS, refusal::address_help(purpose));
+    }
+    if let Some((why, help)) = refusal::last_label(&ascii, purpose).filter(|_| purpose != Purpose::Question) {
+        return why_and_help(why, help);
+    }
+    LowerName::from_text(&ascii).map_err(|error| {
+        let help = match error {
+            NameError::EmptyLabel => "write one dot between labels",
+            _ => "shorten it",
+        };
+        (error.to_string(), help.to_owned())
+    })
+}
+
+/// Refuses an entry of a list in another system's format whose characters would lead to a wrong help: `full:x` is no host
+/// with a port, and `||x^` no hostname with two odd characters.
+fn refuse_foreign_format(text: &str) -> Result<(), PatternError> {
+    use crate::list_format::{Format, of_entry};
+    match of_entry(text) {
+        None | Some(Format::HostPort | Format::Url) => Ok(()),
+        Some(Format::Squid) if text.starts_with('.') => Ok(()),
+        Some(format) => {
+            let why = format!("it is an entry of another system's list ({})", format.entries());
+            let help = format!("write the hostname alone, or convert the list: `hostgate import --as {format} FILE`");
+            Err(PatternError::new(text, why, help))
+        }
+    }
+}
+
+/// Returns whether a label begins with `xn--` and so has to be a valid A-label.
+fn has_a_label(text: &str) -> bool {
+    text.split('.').any(|label| label.as_bytes().get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"xn--")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_canonical_once_parsed() {
+        const CASES: &[(&str, &str)] = &[
+            ("GitHub.com", "github.com"),
+            ("github.com.", "github.com"),
+            ("*.NPMjs.org", "*.npmjs.org"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("*.BÜCHER.example", "*.xn--bcher-kva.example"),
+            ("XN--BCHER-KVA.example", "xn--bcher-kva.example"),
+            ("_acme-challenge.example.com", "_acme-challenge.example.com"),
+            ("ｇｉｔｈｕｂ。com", "github.com"),
+            ("localhost", "localhost"),
+            ("*.internal", "*.internal"),
+            ("*.test", "*.test"),
+            ("*.lan", "*.lan"),
+            ("a--b.example", "a--b.example"),
+            ("*.github.io", "*.github.io"),
+            ("*.10.in-addr.arpa", "*.10.in-addr.arpa"),
+            // Labels before the last one are as the world has them.
+            ("-sso.example.com", "-sso.example.com"),
+            ("*.-a-.example", "*.-a-.example"),
+            ("r3---sn-x.example.com", "r3---sn-x.example.com"),
+            ("1.2.3.example", "1.2.3.example"),
+            ("lan2", "lan2"),
+            ("x.xn--90a3ac", "x.xn--90a3ac"),
+            ("0xa.example", "0xa.example"),
+            ("*.onion", "*.onion"),
+            ("*.home.arpa", "*.home.arpa"),
+            ("*.168.192.in-addr.arpa", "*.168.192.in-addr.arpa"),
+        ];
+        for (text, canonical) in CASES {
+            assert_eq!(Pattern::parse(text).map(|pattern| pattern.to_string()).as_deref(), Ok(*canonical), "{text}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_with_a_mend() {
+        const CASES: &[(&str, &str, &str)] = &[
+            ("*", "stands for every name", "allow_all = true"),
+            ("**", "stands for every name", "allow_all = true"),
+            ("*.", "stands for every name", "allow_all = true"),
+            ("**.example.com", "`**` is no wildcard", "`*.example.com` matches names at every depth"),
+            (".example.com", "begins with a dot", "write `*.example.com`, and `example.com`"),
+            ("example.*", "last label", "name each domain in full"),
+            ("a*.example.com", "whole first label", "`*.example.com`"),
+            ("*a.example.com", "whole first label", "`*.example.com`"),
+            ("a.*.example.com", "whole first label", "`*.example.com`"),
+            ("*.*.example.com", "whole first label", "`*.example.com`"),
+            ("a*.com", "whole first label", "name each host"),
+            ("*.com", "public suffix", "`*.example.com`"),
+            ("*.co.uk", "public suffix", "`*.example.co.uk`"),
+            ("*.CO.UK.", "public suffix", "`*.example.co.uk`"),
+            ("*.xn--p1ai", "public suffix", "`*.example.xn--p1ai`"),
+            ("*.рф", "public suffix", "`*.example.xn--p1ai`"),
+            ("*.in-addr.arpa", "reverse names of all networks", "`*.2.0.192.in-addr.arpa`"),
+            ("*.ip6.arpa", "reverse names of all networks", "`*.8.b.d.0.1.0.0.2.ip6.arpa`"),
+            ("*.kawasaki.jp", "public suffix", "`*.example.kawasaki.jp`"),
+            ("*.ck", "public suffix", "`*.example.ck`"),
+            ("https://example.com", "scheme", "write `example.com`"),
+            ("https://u:p@example.com:8443/x?y", "scheme", "write `example.com`"),
+            ("example.com/path", "path", "write `example.com`"),
+            ("example.com:443", "port", "write `example.com`"),
+            ("user@example.com", "user", "write `example.com`"),
+            (" example.com", "space", "write `example.com`"),
+            ("example.com\n", "space", "write `example.com`"),
+            ("exa mple.com", "space", "write the hostname alone"),
+            ("192.0.2.1", "is an address", "allowed_cidrs"),
+            ("10.0.0.0/8", "is an address", "allowed_cidrs"),
+            ("2001:db8::1", "is an address", "allowed_cidrs"),
+            ("[2001:db8::1]:53", "is an address", "allowed_cidrs"),
+            ("192.0.2.1:53", "is an address", "allowed_cidrs"),
+            ("１92.0.2.1", "is an address", "allowed_cidrs"),
+            ("", "is empty", "write a hostname"),
+            (".", "root", "write a hostname"),
+            ("-", "no letter and no digit", "remove the entry"),
+            ("_.-", "no letter and no digit", "remove the entry"),
+            ("*.-", "no letter and no digit", "remove the entry"),
+            ("-n", "option of a command", "remove the entry"),
+            ("--allow", "option of a command", "remove the entry"),
+            ("*.-n", "option of a command", "remove the entry"),
+            ("example.-com", "last label begins or ends with `-`", "spelling"),
+            ("example.com-", "last label begins or ends with `-`", "spelling"),
+            ("443", "as ports are", "DNS knows no ports"),
+            ("*.443", "as ports are", "DNS knows no ports"),
+            ("2130706433", "part of an address", "allowed_cidrs"),
+            ("0x7F000001", "part of an address", "allowed_cidrs"),
+            ("010.0.0.1", "part of an address", "allowed_cidrs"),
+            ("127.1", "part of an address", "allowed_cidrs"),
+            ("1.2.3.0-1.2.3.255", "part of an address", "allowed_cidrs"),
+            ("example.123", "last label is a number", "no ports"),
+            ("example.0x1f.", "last label is a number", "no ports"),
+            ("fe80::1%eth0", "is an address", "allowed_cidrs"),
+            ("[fe80::1%eth0]:53", "is an address", "allowed_cidrs"),
+            ("acl x dstdomain .example.com", "Squid dstdomain", "--as squid"),
+            ("\"*.example.com\",", "holds quotes or the like", "write `*.example.com`"),
+            ("'example.com'", "holds quotes or the like", "write `example.com`"),
+            ("[\"a.example\", \"b.example\"]", "holds several names", "write `a.example`, `b.example` as entries"),
+            ("0.0.0.0 ads.example", "line of a hosts file", "write `ads.example`"),
+            ("::1 a.example b.example", "line of a hosts file", "write `a.example`, `b.example` as entries"),
+            ("a.example,b.example", "holds several names", "write `a.example`, `b.example` as entries"),
+            ("a.example;\t*.b.example", "holds several names", "write `a.example`, `*.b.example` as entries"),
+            ("a.test\nb.test\nc.test\nd.test\n", "holds several names", "`a.test`, `b.test`, `c.test` and so on"),
+            ("host:x.example", "holds a `:`", "write `x.example`"),
+            ("site:*.example.com", "holds a `:`", "write `*.example.com`"),
+            ("geosite:category-ads:x", "holds a `:`", "write the hostname alone"),
+            ("404:", "holds a `:`", "write the hostname alone"),
+            ("server:", "unbound local-zone", "--as unbound"),
+            ("zone:", "holds a `:`", "write the hostname alone"),
+            ("localhost:8080", "port", "write `localhost`"),
+            ("example.com:", "port", "write `example.com`"),
+            ("example.com:https", "port", "write `example.com`"),
+            ("full:api.example.com", "v2fly domain-list entries", "--as v2fly"),
+            ("domain:example.com", "v2fly domain-list entries", "--as v2fly"),
+            ("||example.com^", "adblock rules", "--as adblock"),
+            ("@@||example.com^", "adblock rules", "--as adblock"),
+            ("address=/example.com/0.0.0.0", "dnsmasq directives", "--as dnsmasq"),
+            ("local-zone: \"example.com\" static", "unbound local-zone", "--as unbound"),
+            ("example.com CNAME .", "response policy zone", "--as rpz"),
+            ("^ads\\.example\\.com$", "regular expressions", "--as regex"),
+            ("DOMAIN-SUFFIX,example.com", "Surge rules", "--as surge"),
+            ("+.example.com", "Clash rules", "--as clash"),
+            ("a..example.com", "label is empty", "one dot"),
+            ("*..example.com", "label is empty", "one dot"),
+            ("example.com..", "label is empty", "one dot"),
+            ("exa$mple.com", "cannot hold `$`", "letters"),
+            ("exa\u{0}mple.com", "cannot hold `\\u{0}`", "letters"),
+            ("xn--a.example", "internationalised", "spelling"),
+            ("a\u{301}\u{fffd}.example", "internationalised", "spelling"),
+        ];
+        for (text, why, help) in CASES {
+            let error = Pattern::parse(text).expect_err(text);
+            assert!(error.to_string().contains(why), "{text}: {error}");
+            assert!(error.help.contains(help), "{text}: {}", error.help);
+        }
+    }
+
+    #[test]
+    fn help_never_widens_and_proposes_nothing_that_is_warned_of() {
+        const CASES: &[&str] = &[
+            "prod-*.s3.amazonaws.com",
+            "s3.*.amazonaws.com",
+            "a*.github.io",
+            "**.github.io",
+            ".github.io",
+            "https://*.github.io/x",
+            "https://storage.googleapis.com/my-bucket",
+            "*.blob.core.windows.net:443",
+            "x@*.run.app",
+            "*.*.web.core.windows.net",
+            "a*.com",
+            ".com",
+            "**.co.uk",
+        ];
+        for purpose in [Purpose::Allow, Purpose::PrivateAnswers] {
+            for text in CASES {
+                let error = Pattern::parse_for(text, purpose).expect_err(text);
+                let quoted = error.help.split('`').skip(1).step_by(2);
+                let proposed: Vec<_> = quoted.filter(|it| it.contains('.') && *it != "example.com").collect();
+                assert!(proposed.is_empty(), "{text}: {}", error.help);
+            }
+        }
+        for (text, help) in [
+            ("https://example.com/a/b", "write `example.com`, for the whole host: DNS sees no scheme, port or path"),
+            ("example.com:443", "write `example.com`, for the whole host: DNS sees no scheme, port or path"),
+            ("https://*.example.com", "write `*.example.com`, for the whole host: DNS sees no scheme, port or path"),
+            (
+                "prod-*.example.com",
+                "name each host, or write the broader `*.example.com`, which matches every name below `example.com`",
+            ),
+            ("example.com ", "write `example.com`"),
+        ] {
+            assert_eq!(Pattern::parse(text).expect_err(text).help, help, "{text}");
+        }
+    }
+
+    #[test]
+    fn denying_takes_any_wildcard_but_the_one_for_everything() {
+        for text in ["*.zip", "*.net.kg", "*.co.uk", "*.github.io", "*.s3.amazonaws.com", "zip", "*.xn--p1ai"] {
+            assert_eq!(Pattern::parse_for(text, Purpose::Deny).map(|it| it.to_string()).as_deref(), Ok(text));
+        }
+        for (text, help) in [
+            ("*", "what is not allowed is denied as it is"),
+            (".zip", "write `*.zip`, and `zip` for the name itself"),
+            ("192.0.2.1", "addresses are not denied by name"),
+            ("10.0.0.0/8", "addresses are not denied by name"),
+            ("https://192.0.2.1:8080/x", "addresses are not denied by name"),
+            ("[2001:db8::1]:443", "addresses are not denied by name"),
+        ] {
+            let error = Pattern::parse_for(text, Purpose::Deny).expect_err(text);
+            assert!(error.help.starts_with(help) && !error.help.contains("allowed_"), "{text}: {}", error.help);
+        }
+    }
+
+    #[test]
+    fn names_to_ask_for_get_the_help_that_patterns_get() {
+        const CASES: &[(&str, Result<&str, &str>)] = &[
+            ("GitHub.com", Ok("github.com")),
+            ("github.com.", Ok("github.com")),
+            ("bücher.example", Ok("xn--bcher-kva.example")),
+            ("_dmarc.example.com", Ok("_dmarc.example.com")),
+            ("0/25.2.0.192.in-addr.arpa", Ok("0/25.2.0.192.in-addr.arpa")),
+            ("https://github.com/x", Err("it is a URL with a scheme: ask for `github.com`")),
+            ("github.com:443", Err("it holds a port, which DNS does not know: ask for `github.com`")),
+            ("github.com/x", Err("it holds a path: ask for `github.com`")),
+            ("https://storage.googleapis.com/x", Err("it is a URL with a scheme: ask for `storage.googleapis.com`")),
+            ("git@github.com:x/y", Err("it holds a path: ask for `github.com`")),
+            ("a*b.example", Ok("a*b.example")),
+            ("user@", Err("it holds a user: write the hostname alone")),
+            (
+                "1.2.3.4",
+                Err("it is an address, not a hostname: DNS sees names only: give the hostname that leads there"),
+            ),
+            ("2001:db8::1", Err("it is an address, not a hostname: DNS sees names only")),
+            ("http://1.2.3.4/", Err("it is an address, not a hostname")),
+            ("", Err("it is empty")),
+        ];
+        for (text, expected) in CASES {
+            match (any_question(text), expected) {
+                (Ok(name), Ok(expected)) => assert_eq!(name.to_string(), *expected, "{text}"),
+                (Err((why, help)), Err(expected)) => {
+                    assert!(format!("{why}: {help}").starts_with(expected), "{text}: {why}: {help}");
+                }
+                (read, _) => panic!("{text}: {read:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_end_at_63_and_253_octets() {
+        let label = "a".repeat(63);
+        let longest = [&label[..], &label, &label, &"d".repeat(61)].join(".");
+        assert!(Pattern::parse(&longest).is_ok());
+        assert!(Pattern::parse(&format!("{longest}d")).unwrap_err().to_string().contains("253"));
+        assert!(Pattern::parse(&format!("*.{longest}")).unwrap_err().to_string().contains("253"));
+        assert!(Pattern::parse(&format!("a{label}.test")).unwrap_err().to_string().contains("63"));
+    }
+
+    #[test]
+    fn below_is_below_and_exact_is_exact() {
+        const CASES: &[(&str, &str, bool)] = &[
+            ("github.com", "github.com", true),
+            ("github.com", "GITHUB.com.", true),
+            ("github.com", "api.github.com", false),
+            ("*.github.com", "a.b.github.com", true),
+            ("*.github.com", "github.com", false),
+            ("*.github.com", "evilgithub.com", false),
+            ("bar.foo.test", "bar.foo.test.evil.test", false),
+        ];
+        for (pattern, name, expected) in CASES {
+            let matches = Pattern::parse(pattern).unwrap().matches(&LowerName::from_text(name).unwrap());
+            assert_eq!(matches, *expected, "{pattern} {name}");
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Asking upstreams over UDP from the thread that took the query: the way of nearly every cache miss.
+//!
+//! A thread has a few connected sockets to an upstream and many questions on each, told apart by ID. A question that
+//! is not answered within the patience its upstream is given goes out again, to the next upstream or to the same, with
+//! an ID of its own and by chance from another port; whichever try is answered first counts. So a lost datagram costs
+//! one patience, and no other thread has to do with it. What is out of the ordinary (a failure, an answer that needs
+//! TCP) is handed back, and goes the general way of [`Upstreams::ask`] with a [`Tried`] that says what is known.
+//!
+//! Deadlines are kept by a [`Wheel`], which says why.
+//!
+//! Against forged replies (RFC 5452): each query takes one of a few random ports by chance, a random ID and a random
+//! case of its QNAME, which a reply must have exactly (draft-vixie-dnsext-dns0x20; see [`Case`]); the kernel drops what does
+//! not come from the upstream's address and port; ports are given up after a while. A port at which somebody guesses is left
+//! at once: what is in flight on it is asked again from a new port, its client's own, and over TCP when that one is flooded as
+//! well. Replies that come too late are told from guesses by what was asked from their port.
+
+mod fallback;
+mod flight;
+mod flood;
+mod ports;
+mod refused;
+mod silence;
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::ops::ControlFlow::{self, Continue};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashTable;
+use mio::{Events, Token};
+
+use self::flight::{Case, Flight, Try};
+use self::ports::{Key, Ports};
+use super::pool::{DEAD_TIME, First, REVIEW_EVERY};
+use super::reply::{self, TryError};
+use super::scope::Shown;
+use super::udp;
+use super::wheel::Wheel;
+use super::{Event, Failure, FailureKind, Transport, Trial, Tried, Upstreams};
+use crate::bounds::MAX_QUESTIONS;
+use crate::datagram::{Receiver, Wait};
+use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
+use crate::fair_share::Holder;
+
+/// Questions a thread has in flight; further ones go the general way. As many as there may be in all, of which each client has a
+/// share: else those that nobody answers fill a thread, and all others have to share the few sockets of the general way.
+const MAX_FLIGHTS: usize = MAX_QUESTIONS;
+/// Queries of one thread that wait for one question; further ones are handed back at once.
+const MAX_WAITERS: usize = 1000;
+/// A query that waits for an upstream.
+pub(crate) trait Waits {
+    /// Returns what is asked.
+    fn question(&self) -> &Arc<Question>;
+
+    /// Returns whom to ask.
+    fn upstreams(&self) -> &Arc<Upstreams>;
+
+    /// Returns who asks.
+    fn holder(&self) -> Holder;
+
+    /// Returns whether stale data is there that serves if no answer comes within [`STALE_AFTER`](super::STALE_AFTER).
+    fn has_stale(&self) -> bool;
+}
+
+/// The questions that one thread has in flight, and the queries that wait for each.
+pub(crate) struct Mux<W, C> {
+    /// The sockets.
+    ports: Ports,
+    /// What was ready last.
+    events: Events,
+    /// Questions in flight; a place is used again.
+    flights: Vec<Option<Flight<W, C>>>,
+    /// Free places in `flights`.
+    free: Vec<usize>,
+    /// Places in `flights` by question.
+    by_question: HashTable<usize>,
+    /// When to ask again or to give up, by place in `flights`.
+    deadlines: Wheel,
+    /// Places whose deadline is over; empty but while they are looked after.
+    expired: Vec<usize>,
+    /// The zero time of `deadlines`.
+    epoch: Instant,
+    /// Hashes questions; the key is random.
+    hasher: RandomState,
+    /// Buffers for replies.
+    receiver: Receiver,
+}
+
+/// What became of a question.
+pub(crate) struct Landed<W, C> {
+    /// The question.
+    pub(crate) question: Arc<Question>,
+    /// The right to ask it; none for a late answer.
+    pub(crate) claim: Option<C>,
+    /// Who waits for it.
+    pub(crate) waiters: Vec<W>,
+    /// What it came to.
+    pub(crate) fate: Fate,
+}
+
+/// What a question came to.
+pub(crate) enum Fate {
+    /// An answer, and who gave it.
+    Answered(Response, SocketAddr),
+    /// It goes the general way, which should know this.
+    Elsewhere(Tried),
+    /// Nothing by the deadline.
+    Failed(Failure),
+    /// Nothing for as long as stale data is kept back; the question is still in flight.
+    Overdue(Failure),
+}
+
+impl<W: Waits, C> Mux<W, C> {
+    /// Makes one without sockets.
+    ///
+    /// # Errors
+    /// The system gives no epoll instance.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            ports: Ports::new()?,
+            events: Events::with_capacity(64),
+            flights: Vec::new(),
+            free: Vec::new(),
+            by_question: HashTable::new(),
+            deadlines: Wheel::new(),
+            expired: Vec::new(),
+            epoch: Instant::now(),
+            hasher: RandomState::new(),
+            receiver: Receiver::new(),
+        })
+    }
+
+    /// Adds a socket whose readiness ends [`Mux::wait`] too, under a token of its own.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(crate) fn watch(&self, socket: &UdpSocket) -> io::Result<()> {
+        self.ports.watch(socket, WATCHED)
+    }
+
+    /// Returns the descriptor that is readable when there is something to take by [`Mux::wait`].
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.ports.descriptor()
+    }
+
+    /// Returns whether nothing is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.by_question.is_empty()
+    }
+
+    /// Lets `waiter` wait for its question, which is asked unless it is in flight on this thread already; gives the
+    /// waiter back when that has to go the general way, as when somebody else has the claim. Queries leave with
+    /// [`Mux::flush`].
+    pub(crate) fn ask(&mut self, waiter: W, claim: impl FnOnce(&Arc<Question>) -> Option<C>) -> Result<(), W> {
+        let (question, upstreams) = (waiter.question(), waiter.upstreams());
+        let hash = self.hasher.hash_one(&**question);
+        if let Some(&place) = self.by_question.find(hash, |&place| self.is_at(place, question)) {
+            let Some(flight) = self.flights[place].as_mut() else { return Err(waiter) };
+            if flight.claim.is_none() || flight.waiters.len() >= MAX_WAITERS {
+                return Err(waiter);
+            }
+            flight.waiters.push(waiter);
+            self.ask_for_repeat(place);
+            return Ok(());
+        }
+        if self.by_question.len() >= MAX_FLIGHTS {
+            return Err(waiter);
+        }
+        let Some(First { endpoint, patience, are_dead }) = upstreams.first_over_udp(question) else {
+            return Err(waiter);
+        };
+        let Some(key) = self.ports.choose(endpoint, upstreams.around(), waiter.holder()) else { return Err(waiter) };
+        let Some(claim) = claim(question) else { return Err(waiter) };
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.flights.push(None);
+            self.flights.len() - 1
+        });
+        let casing = endpoint.casing(|| self.ports.bits(), upstreams.around());
+        let edns = endpoint.edns(upstreams.around());
+        self.ports.send(key, question, (casing, edns), place);
+        let since = Instant::now();
+        let around = upstreams.around();
+        let flight = Flight {
+            question: Arc::clone(question),
+            hash,
+            holder: waiter.holder(),
+            claim: Some(claim),
+            time: around.question_time(),
+            next_at: Some(since + patience),
+            review_at: since + if are_dead { DEAD_TIME } else { REVIEW_EVERY },
+            waiters: vec![waiter],
+            first: Some(Try { key, since, patience, casing, case: Case::Open, edns, is_garbled: false }),
+            again: Vec::new(),
+            count: 1,
+            is_moved: false,
+            refused: None,
+            repeated: 0,
+            since,
+        };
+        self.deadlines.set(place, flight.due().duration_since(self.epoch));
+        self.flights[place] = Some(flight);
+        let flights = &self.flights;
+        self.by_question.insert_unique(hash, place, |&place| flights[place].as_ref().map_or(0, |flight| flight.hash));
+        Ok(())
+    }
+
+    /// Sends the queries asked since the last time.
+    pub(crate) fn flush(&mut self) {
+        self.ports.flush();
+    }
+
+    /// Waits until a socket is ready, a deadline comes or `limit` is over, and hands out what landed.
+    pub(crate) fn wait(&mut self, limit: Duration, mut landed: impl FnMut(Landed<W, C>)) {
+        let until_deadline = self.deadlines.until_next(self.epoch.elapsed());
+        let timeout = until_deadline.map_or(limit, |deadline| deadline.min(limit));
+        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        // Interrupted by a signal: the caller comes again.
+        if self.ports.wait(&mut events, timeout).is_ok() {
+            for event in events.iter().filter(|event| event.token() != WATCHED) {
+                self.receive(event.token().0, &mut landed);
+            }
+        }
+        self.events = events;
+        self.expire(&mut landed);
+    }
+
+    /// Takes all replies of a socket.
+    fn receive(&mut self, token: usize, landed: &mut impl FnMut(Landed<W, C>)) {
+        let mut receiver = std::mem::replace(&mut self.receiver, Receiver::empty());
+        'port: while let Some(port) = self.ports.get(token) {
+            match receiver.receive(&port.socket, Wait::Never) {
+                Ok(count) => {
+                    for index in 0..count {
+                        // The rest of a batch is for nobody when its port has been left; another one may have the token.
+                        let Some(bytes) = receiver.bytes(index) else { continue };
+                        if self.take_reply(token, bytes, receiver.is_cut(index), landed).is_break() {
+                            break 'port;
+                        }
+                    }
+                    // Edge-triggered: a batch that is not full has emptied the socket.
+                    if count < crate::datagram::BATCH {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The network says that nobody is there: all that is in flight here is lost.
+                Err(error) => {
+                    self.give_up_port(token, &|| TryError::network(&error), landed);
+                    break;
+                }
+            }
+        }
+        self.receiver = receiver;
+    }
+
+    /// Takes one datagram from an upstream, the start of a longer one if `is_cut`; breaks when its port has been left.
+    fn take_reply(
+        &mut self,
+        token: usize,
+        bytes: &[u8],
+        is_cut: bool,
+        landed: &mut impl FnMut(Landed<W, C>),
+    ) -> ControlFlow<()> {
+        let key = bytes.first_chunk().map(|id| Key { port: token, id: u16::from_be_bytes(*id) });
+        let found = key.and_then(|key| Some((key, self.ports.find(key)?)));
+        let flight = found.and_then(|(key, place)| Some((key, place, self.flights[place].as_ref()?)));
+        let Some((key, place, flight)) = flight else { return self.ignore(token, bytes, landed) };
+        let Some(one) = flight.tries().find(|one| one.key == key).copied() else { return Continue(()) };
+        let casing = one.casing;
+        let mut is_bare = false;
+        let outcome = match is_reply_to(bytes, key.id, &flight.question, casing) {
+            ReplyCheck::OtherCase => return self.doubt_case(place, key, bytes, landed),
+            ReplyCheck::Ours { truncated, .. } if truncated || is_cut => Err(Trial::Truncated),
+            ReplyCheck::Ours { .. } => match self.ports.get(token) {
+                Some(port) => reply::read(bytes, &flight.question, &port.around.reach).map_err(Trial::Failed),
+                None => return Continue(()),
+            },
+            ReplyCheck::NotOurs => match udp::bare_failure(bytes, key.id) {
+                Some(rcode) => {
+                    is_bare = true;
+                    Err(Trial::Failed(TryError::unwilling(rcode, None)))
+                }
+                None => return self.note_garbled(place, key, bytes, landed),
+            },
+        };
+        if let Err(Trial::Failed(error)) = &outcome
+            && let Some(less) = error.less(one.edns, &flight.question)
+            && self.ask_with_less(place, one, less, is_bare)
+        {
+            return Continue(());
+        }
+        self.land(place, key, outcome, landed);
+        Continue(())
+    }
+
+    /// Takes a reply in another case: the question goes to the same upstream once more, in lower case. Either the reply
+    /// was forged, and the true one is still to come; or the upstream does not keep the case, and answers that.
+    fn doubt_case(
+        &mut self,
+        place: usize,
+        key: Key,
+        bytes: &[u8],
+        landed: &mut impl FnMut(Landed<W, C>),
+    ) -> ControlFlow<()> {
+        let Some(flight) = self.flights[place].as_mut() else { return Continue(()) };
+        let may_doubt = flight.claim.is_some() && !flight.tries().any(|one| one.case == Case::Tested);
+        let Some(one) = flight.try_of(key).filter(|one| may_doubt && one.case == Case::Open) else {
+            return self.ignore(key.port, bytes, landed);
+        };
+        one.case = Case::Doubted;
+        let one = *one;
+        let Some(port) = self.ports.get(key.port) else { return Continue(()) };
+        let (endpoint, around) = (Arc::clone(&port.endpoint), Arc::clone(&port.around));
+        around.observer.observe(Event::OtherCase);
+        let Some(key) = self.ports.choose(&endpoint, &around, flight.holder) else { return Continue(()) };
+        self.ports.send(key, &flight.question, (Casing::LOWER, one.edns), place);
+        let (since, casing, case) = (Instant::now(), Casing::LOWER, Case::Tested);
+        flight.again.push(Try { key, since, casing, case, is_garbled: false, ..one });
+        Continue(())
+    }
+
+    /// Hands a flight's waiters to the general way, for what came of the try at `server`; while tries are left that may
+    /// bring a late answer, the flight stays.
+    fn hand_over(&mut self, place: usize, server: SocketAddr, trial: Trial, landed: &mut impl FnMut(Landed<W, C>)) {
+        let trial = match trial {
+            Trial::Failed(error) => match self.wait_for_return(place, server, error) {
+                Some(error) => Trial::Failed(error),
+                None => return,
+            },
+            trial => trial,
+        };
+        let silent: Vec<SocketAddr> = self.asked(place).collect();
+        let Some(flight) = self.flights[place].as_mut() else { return };
+        let (question, claim, waiters) =
+            (Arc::clone(&flight.question), flight.claim.take(), std::mem::take(&mut flight.waiters));
+        let is_lone = waiters.first().is_some_and(|first| first.upstreams().is_lone());
+        let fate = match trial {
+            // There is nobody else to ask.
+            Trial::Failed(error) if is_lone => Fate::Failed(error.at(Shown(server))),
+            trial => {
+                Fate::Elsewhere(Tried { server, trial, silent, tries: flight.count, spent: flight.since.elapsed() })
+            }
+        };
+        // One that was handed on is kept for a late answer.
+        let due = flight.due();
+        if flight.tries().next().is_none() {
+            self.remove(place);
+        } else {
+            self.deadlines.set(place, due.duration_since(self.epoch));
+        }
+        if claim.is_some() {
+            landed(Landed { question, claim, waiters, fate });
+        }
+    }
+
+    /// Ends all tries of a socket, and the socket.
+    fn give_up_port(&mut self, token: usize, error: &dyn Fn() -> TryError, landed: &mut impl FnMut(Landed<W, C>)) {
+        for (key, place) in self.ports.in_flight_on(token) {
+            self.land(place, key, Err(Trial::Failed(error())), landed);
+        }
+        self.ports.close(token);
+    }
+
+    /// Ends a try, tells its upstream's health, and ends its flight.
+    fn land(
+        &mut self,
+        place: usize,
+        key: Key,
+        outcome: Result<Response, Trial>,
+        landed: &mut impl FnMut(Landed<W, C>),
+    ) {
+        self.ports.land(key);
+        let Some(flight) = self.flights[place].as_mut() else { return };
+        let is_refused = flight.is_refused();
+        let Some(one) = flight.take(key) else { return };
+        let Some(port) = self.ports.get(key.port) else { return };
+        let (server, taken) = (port.endpoint.server.address, one.since.elapsed());
+        let trial = match outcome {
+            Ok(response) => {
+                port.endpoint.note_answered(Transport::Udp, taken, &port.around);
+                port.endpoint.note_edns(one.edns, Ok(&response), &port.around);
+                if one.case == Case::Tested {
+                    port.endpoint.note_loses_case(&port.around);
+                }
+                let Some(Flight { question, claim, waiters, .. }) = self.remove(place) else { return };
+                return landed(Landed { question, claim, waiters, fate: Fate::Answered(response, server) });
+            }
+            Err(trial) => trial,
+        };
+        match &trial {
+            Trial::Failed(error) => {
+                port.endpoint.note_edns::<()>(one.edns, Err(error), &port.around);
+                match error.kind {
+                    FailureKind::Network if is_refused => port.endpoint.note_refused_again(taken, &port.around),
+                    kind => port.endpoint.note_failed(kind, taken, &port.around),
+                }
+            }
+            // What follows over TCP tells how the upstream does.
+            Trial::Truncated => port.around.observer.observe(Event::Truncated),
+            Trial::Silent | Trial::Flooded => {}
+        }
+        self.hand_over(place, server, trial, landed);
+    }
+
+    /// Takes a flight out of all tables.
+    fn remove(&mut self, place: usize) -> Option<Flight<W, C>> {
+        let flight = self.flights[place].take()?;
+        self.free.push(place);
+        self.deadlines.cancel(place);
+        for one in flight.tries() {
+            self.ports.give_up(one.key, &flight.question);
+        }
+        if let Ok(entry) = self.by_question.find_entry(flight.hash, |&other| other == place) {
+            entry.remove();
+        }
+        Some(flight)
+    }
+
+    /// Returns whether the flight at a place is of this question.
+    fn is_at(&self, place: usize, question: &Question) -> bool {
+        self.flights[place].as_ref().is_some_and(|flight| *flight.question == *question)
+    }
+}
+
+/// The token of sockets that only wake.
+const WATCHED: Token = Token(usize::MAX);
