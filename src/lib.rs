@@ -63,7 +63,7 @@
 //! | what is bounded, and what happens when it is full | `bounds`; how bounds follow the limits of the process: `bounds::capacity` |
 //! | how much memory may this process still have | `bounds::machine`; what a file weighs before it is read: `reload::weight` |
 //! | how much of it one client may have | [`fair_share`]; of a thread that cannot keep up, `server::overload` |
-//! | how much may a client look up that is new | `crate::policy::model::budget`, `engine::budget` |
+//! | how much may a client look up that is new | `policy::model::budget`, `engine::budget` |
 //! | what is counted and recorded | `telemetry`, `engine::record` |
 //! | who writes log lines | `telemetry::log`: a thread of its own |
 //!

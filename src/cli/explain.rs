@@ -87,7 +87,7 @@ impl BudgetOf {
     fn find(decision: &Decision<'_>, name: &LowerName) -> Option<Self> {
         let (budget, scope) = decision.budget(name)?;
         let exceeded = budget.never(name, scope);
-        let text = exceeded.zip(decision.policy).map(|(limit, policy)| budget.text(limit, scope, policy));
+        let text = exceeded.zip(decision.policy).map(|(limit, policy)| policy.budget_text(budget, limit, scope));
         let exceeded = exceeded.map(Limit::key);
         Some(Self { of: scope.to_string(), limits: *budget, exceeded, text: text.unwrap_or_default() })
     }

@@ -166,7 +166,7 @@ impl<'a> Exchange<'a> {
     /// Writes a negative answer that says which limit of the budget is spent.
     fn deny_spent(&self, spent: Limit, negative: Negative, out: &mut Vec<u8>) {
         let text = match (self.account(), self.asker.policy()) {
-            (Some(Account { budget, scope, .. }), Some(policy)) => budget.text(spent, scope, policy),
+            (Some(Account { budget, scope, .. }), Some(policy)) => policy.budget_text(budget, spent, scope),
             _ => String::new(),
         };
         self.negative(negative, Some(Ede { code: Ede::BLOCKED, text: &text }), out);

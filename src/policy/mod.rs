@@ -8,16 +8,16 @@ mod snapshot;
 #[cfg(test)]
 mod testing;
 
-pub use self::decide::devbox::DevboxSuffix;
 pub use self::decide::near::Near;
 pub use self::load::diagnostics::Diagnostics;
 pub(crate) use self::load::list::is_own_name;
 pub use self::load::preset::BUILT_IN;
 pub(crate) use self::load::source::FilePath;
-pub use self::load::source::{Binding, Bindings, Texts, Tree, WithoutPolicy};
+pub use self::load::source::{Texts, Tree};
 pub use self::load::{Held, Library, ListText, NO_SUCH_FILE, ReadList, Reloaded};
 pub(crate) use self::load::{OBJECT_FOLDER, OBJECT_PREFIXES, object_of};
 pub use self::matching::rules::{Rule, Rules};
+pub use self::model::bindings::{Binding, Bindings, DevboxSuffix, WithoutPolicy};
 pub use self::model::budget::{Budget, Limit, Scope};
 pub use self::model::spec::{
     AllowedCidr, CacheSharing, Cname, Mode, PRESET_PREFIX, Phase, PortRule, PrivateAnswers, Protocol, QueryTypes,

@@ -9,8 +9,9 @@ use crate::dns::rtype::RecordType;
 use crate::document::Diagnostic;
 
 use super::decide::Decision;
-use super::load::source::{Binding, Bindings, Tree};
+use super::load::source::Tree;
 use super::load::{Held, Library, ListText, Reloaded};
+use super::model::bindings::{Binding, Bindings};
 use super::snapshot::Snapshot;
 
 /// A policies directory in memory.

@@ -17,53 +17,8 @@ use crate::policy::model::spec::{Mode, Phase};
 use crate::policy::snapshot::name_index::leap;
 use crate::policy::snapshot::{Asker, Client, Snapshot};
 
-/// The name that all names of devboxes are below.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DevboxSuffix {
-    /// The name.
-    name: LowerName,
-    /// The name as text.
-    text: Box<str>,
-    /// The end of its wire form: a label of one letter, with its length and the root label, is no shorter.
-    end: [u8; 3],
-}
-
-/// The suffix that is meant without another one.
-const DEFAULT_SUFFIX: &str = "devbox.internal";
 /// The most addresses of a devbox that an answer holds: they fit a message over TCP, and nobody needs more.
 const MAX_ADDRESSES: usize = 256;
-
-impl DevboxSuffix {
-    /// Makes a suffix of a hostname.
-    #[must_use]
-    pub fn new(name: LowerName) -> Self {
-        let end = name.as_wire().last_chunk().copied().unwrap_or_default();
-        Self { text: name.to_string().into(), name, end }
-    }
-
-    /// Returns the suffix as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Returns whether `qname` may be the suffix or below it: a cheap look at its end.
-    #[inline]
-    fn may_hold(&self, qname: &LowerName) -> bool {
-        qname.as_wire().last_chunk() == Some(&self.end)
-    }
-
-    /// Returns the name of the client with this id, if it makes a hostname.
-    fn name_of(&self, id: &str) -> Option<LowerName> {
-        LowerName::from_text(&format!("{id}.{}", self.text)).ok()
-    }
-}
-
-impl Default for DevboxSuffix {
-    fn default() -> Self {
-        Self::new(LowerName::from_text(DEFAULT_SUFFIX).expect("the default is a name"))
-    }
-}
 
 /// What is known of a name that may be a devbox's.
 #[derive(Clone, Copy)]
@@ -233,7 +188,7 @@ const fn is_asked(address: IpAddr, qtype: RecordType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::load::source::{Bindings, WithoutPolicy};
+    use crate::policy::model::bindings::{Bindings, DevboxSuffix, WithoutPolicy};
     use crate::policy::testing::{Directory, name};
 
     /// Clients with and without a name, and those who ask.
@@ -381,7 +336,7 @@ policy = 'audit-open'
         assert_eq!(told(snapshot, "10.1.0.1", "two.box", "A"), "allow devbox 10.1.0.2");
         assert_eq!(told(snapshot, "10.1.0.1", "2.0.1.10.in-addr.arpa", "PTR"), "allow devbox two.box");
         assert_eq!(told(snapshot, "10.1.0.1", "two.devbox.internal", "A"), "deny not-listed");
-        assert_eq!(Bindings::default().devbox_suffix.as_str(), DEFAULT_SUFFIX);
+        assert_eq!(Bindings::default().devbox_suffix.as_str(), "devbox.internal");
     }
 
     #[test]

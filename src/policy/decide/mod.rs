@@ -2,6 +2,7 @@
 
 pub(crate) mod devbox;
 pub(crate) mod near;
+mod scope;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -108,6 +109,14 @@ fn decide_special(policy: &Policy, special: SpecialUse, qtype: RecordType) -> De
         (SpecialUse::Localhost, None) => (Action::NoData, Reason::SpecialUse),
     };
     Decision { action, reason, rule: None, policy: Some(policy), audited: false }
+}
+
+impl Policy {
+    /// Returns whether `target` is allowed as a target of an alias; the mode does not count.
+    #[must_use]
+    pub fn allows_target(&self, target: &LowerName) -> bool {
+        matches!(decide_name(self, target), NameDecision::Allow(_) | NameDecision::AllowAll)
+    }
 }
 
 /// What happens to a query.

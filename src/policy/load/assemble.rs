@@ -10,10 +10,10 @@ use super::compile::{Compiled, Definitions};
 use super::conflict::Files;
 use super::incremental::delta::{Pair, Step};
 use super::preset::shared_hasher;
-use super::source::{Binding, Bindings, WithoutPolicy};
-use crate::policy::decide::devbox::DevboxSuffix;
 use crate::policy::matching::name_set::NameSet;
 use crate::policy::matching::rules::Rules;
+use crate::policy::model::bindings::DevboxSuffix;
+use crate::policy::model::bindings::{Binding, Bindings, WithoutPolicy};
 use crate::policy::model::spec::{
     BlueprintSpec, CacheSharing, ClientSpec, Cname, FileSpec, Mode, PolicySpec, PrivateAnswers, QueryTypes,
     UNRESTRICTED,

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use crate::document::{Diagnostic, Placed, Source, Span, closest, quoted};
 
 use super::compile::Lists;
-use super::source::{Bindings, FilePath};
+use super::source::FilePath;
+use crate::policy::model::bindings::Bindings;
 use crate::policy::model::spec::{FileSpec, PRESET_PREFIX, PolicySpec, UNRESTRICTED};
 
 /// Policy files by path, preset files included.

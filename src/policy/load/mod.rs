@@ -18,10 +18,11 @@ use self::known::{Kept, Known, Seen};
 use self::list::ListFile;
 use self::read::Role;
 use self::references::Links;
-use self::source::{Bindings, FilePath, Tree};
+use self::source::{FilePath, Tree};
 use super::matching::pattern::Purpose;
 use super::model::spec::{Covers, ListUse};
 use super::snapshot::Snapshot;
+use crate::policy::model::bindings::Bindings;
 use crate::util::content_hash::ContentSum;
 use crate::util::persistent_map::OrderedMap;
 

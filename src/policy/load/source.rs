@@ -1,4 +1,4 @@
-//! What the outside hands in: the texts of the policy files, and what hostgate.toml says about policies.
+//! The texts of the policy files, as the reader of the policies directory hands them in.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -8,10 +8,6 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::document::{Place, Source, Span};
-
-use crate::policy::decide::devbox::DevboxSuffix;
-use crate::policy::model::spec::UNRESTRICTED;
 use crate::util::persistent_map::OrderedMap;
 
 /// The policies directory as it was read.
@@ -98,75 +94,6 @@ impl Texts {
 impl<P: Into<Arc<Path>>> FromIterator<(P, Text)> for Texts {
     fn from_iter<I: IntoIterator<Item = (P, Text)>>(files: I) -> Self {
         Self(files.into_iter().map(|(path, text)| (FilePath(path.into()), text)).collect())
-    }
-}
-
-/// What hostgate.toml says that goes into force with the policies: which of them apply to addresses in no client, and
-/// where devboxes have their names.
-#[derive(Clone, Debug, Default)]
-pub struct Bindings {
-    /// The `default_policy`.
-    pub default_policy: Option<Binding>,
-    /// The `policy` of each listener, by the index that [`crate::policy::Snapshot::asker`] gets.
-    pub listeners: Vec<Option<Binding>>,
-    /// The `devbox_suffix`.
-    pub devbox_suffix: DevboxSuffix,
-    /// The `without_policy`.
-    pub without_policy: WithoutPolicy,
-}
-
-/// What applies to clients for which neither they nor their blueprint name a policy, where there is no default policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WithoutPolicy {
-    /// Everything is denied.
-    #[default]
-    Deny,
-    /// Everything is allowed.
-    Unrestricted,
-}
-
-/// A reference to a policy from outside of the policy files.
-#[derive(Clone, Debug)]
-pub struct Binding {
-    /// The id of the policy.
-    pub policy: Arc<str>,
-    /// Where it is written, if it is in a file.
-    pub written: Option<(Source, Span)>,
-}
-
-impl Binding {
-    /// Makes a reference that is written nowhere, as on a command line.
-    #[must_use]
-    pub fn new(policy: impl Into<Arc<str>>) -> Self {
-        Self { policy: policy.into(), written: None }
-    }
-
-    /// Returns where it is written.
-    #[must_use]
-    pub fn place(&self) -> Option<Place> {
-        self.written.as_ref().map(|(source, span)| source.place(span.start))
-    }
-}
-
-impl Bindings {
-    /// Returns all references.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Binding> {
-        self.default_policy.iter().chain(self.listeners.iter().flatten())
-    }
-
-    /// Returns whether one of them is to a policy.
-    pub(crate) fn refer_to(&self, policy: &str) -> bool {
-        self.iter().any(|binding| *binding.policy == *policy)
-    }
-
-    /// Returns the ids, the suffix of devboxes and what holds without a policy: what makes two bindings the same, wherever they are written.
-    pub(crate) fn ids(&self) -> Vec<Option<&str>> {
-        std::iter::once(&self.default_policy)
-            .chain(&self.listeners)
-            .map(|binding| binding.as_ref().map(|binding| &*binding.policy))
-            .chain([Some(self.devbox_suffix.as_str())])
-            .chain((self.without_policy == WithoutPolicy::Unrestricted).then_some(Some(UNRESTRICTED)))
-            .collect()
     }
 }
 

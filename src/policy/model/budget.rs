@@ -8,10 +8,6 @@
 use std::fmt;
 
 use crate::dns::name::{DisplayWire, LowerName, Suffixes};
-use crate::policy::decide::{Action, Decision, Reason};
-use crate::policy::matching::name_set::Kind;
-use crate::policy::matching::shared_suffix::{Registry, registrable, registry_of_wire};
-use crate::policy::snapshot::Policy;
 
 /// What a client may look up below one wildcard (or, under `allow_all`, one registrable domain) that is new, a minute.
 ///
@@ -88,9 +84,9 @@ impl Budget {
         form.or(names).or(octets)
     }
 
-    /// Returns the text for whoever asks when a limit is spent: what it is, what goes on, and the policy's message.
+    /// Returns a text about a limit that is used up: the limit, and the queries that go on.
     #[must_use]
-    pub fn text(&self, limit: Limit, scope: Scope<'_>, policy: &Policy) -> String {
+    pub fn describe(&self, limit: Limit, scope: Scope<'_>) -> String {
         let what = match limit {
             Limit::Names => format!("{} new names a minute at {scope}", self.names),
             Limit::Octets => format!("{} octets of new names a minute at {scope}", self.octets),
@@ -109,7 +105,7 @@ impl Budget {
             Limit::Addresses => "known addresses go on, new ones when it is released",
             Limit::Names | Limit::Octets => "known names go on, new ones when it is released",
         };
-        policy.text(&format!("denied by budget.{} of", limit.key()), &format!("{what}; {until}"))
+        format!("{what}; {until}")
     }
 }
 
@@ -207,111 +203,3 @@ impl fmt::Display for Scope<'_> {
 
 /// The octets of a label up to which each counts as one.
 const USUAL_LABEL: usize = 16;
-
-impl<'s> Decision<'s> {
-    /// Returns whether the query counts against a budget: what [`Decision::budget`] says, at no cost, and of what validators
-    /// ask about perhaps more.
-    #[must_use]
-    pub fn is_budgeted(&self) -> bool {
-        let is_listed = self.reason == Reason::Rule && self.rule.is_some_and(|rule| !rule.is_wildcard());
-        self.action == Action::Allow && !is_listed && self.policy.is_some_and(|policy| policy.budget().is_some())
-    }
-
-    /// Returns the budget that a query for `qname` counts against, and what for; `None` where nothing is counted, as of names
-    /// that are listed one by one: their owner may choose answers, but nobody chose them for that, and the client no names.
-    #[must_use]
-    pub fn budget<'a>(&self, qname: &'a LowerName) -> Option<(&'s Budget, Scope<'a>)>
-    where
-        's: 'a,
-    {
-        let budget = self.policy?.budget().filter(|_| self.is_budgeted())?;
-        let scope = match (self.reason, &self.rule) {
-            (Reason::Rule, Some(rule)) => Scope::Wildcard(rule.wire()),
-            (Reason::DnssecChain, _) if self.is_chain_of_listed(qname) => return None,
-            // Under `allow_all`, and what `mode = "audit"` lets through.
-            _ => Scope::Domain(registrable(qname)),
-        };
-        Some((budget, scope))
-    }
-
-    /// Returns whether a name that validators ask about is no more to its owner than a name that is listed: it is above one
-    /// that is listed without a wildcard, or it is a registry's.
-    fn is_chain_of_listed(&self, qname: &LowerName) -> bool {
-        let wire = qname.as_wire();
-        let is_above_exact = self.policy.is_some_and(|policy| policy.allowed.kind_below(wire) == Some(Kind::Exact));
-        is_above_exact || wire == [0] || registry_of_wire(wire) == Some(Registry::Icann)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dns::rtype::RecordType;
-    use crate::policy::testing::{Directory, ask, name};
-
-    /// Returns the budget and the scope of a query for `qname` under a policy with these lines.
-    fn budget(lines: &str, qname: &str) -> Option<(Budget, String)> {
-        let client = "[client.c]\nsources = [\"192.0.2.1\"]\npolicy = \"p\"\n";
-        let library = Directory::of(&[("p.toml", &format!("[policy.p]\n{lines}\n{client}"))]).library();
-        let decision = ask(library.snapshot(), "192.0.2.1", qname);
-        let qname = name(qname);
-        let (budget, scope) = decision.budget(&qname)?;
-        let kind = match scope {
-            Scope::Wildcard(_) => "wildcard",
-            Scope::Domain(_) => "domain",
-        };
-        let wire = LowerName::from_uncompressed(scope.wire()).unwrap().0;
-        Some((*budget, format!("{kind} {wire}")))
-    }
-
-    #[test]
-    fn a_query_counts_for_its_entry_or_its_registrable_domain() {
-        let cases = [
-            ("allowed_hostnames = [\"a.test\"]", "a.test", None),
-            ("allowed_hostnames = [\"*.b.test\"]", "x.y.b.test", Some("wildcard b.test")),
-            ("allowed_hostnames = [\"*.b.test\", \"*.y.b.test\"]", "x.y.b.test", Some("wildcard y.b.test")),
-            ("allow_all = true", "a.b.example.co.uk", Some("domain example.co.uk")),
-            ("allow_all = true", "x.someone.github.io", Some("domain someone.github.io")),
-            ("allow_all = true", "com", Some("domain com")),
-            ("mode = \"audit\"", "a.b.example.com", Some("domain example.com")),
-            ("allow_all = true\nbudget = \"off\"", "a.test", None),
-            ("", "a.test", None),
-        ];
-        for (lines, qname, expected) in cases {
-            let found = budget(lines, qname).map(|(_, scope)| scope);
-            assert_eq!(found.as_deref(), expected, "{lines}: {qname}");
-        }
-    }
-
-    #[test]
-    fn what_a_validator_asks_about_counts_only_where_a_wildcards_owner_answers() {
-        let lines = "allowed_hostnames = ['*.b.example.com', 'www.example.org', '*.a.example.org', 'www.test']";
-        let client = "[client.c]\nsources = [\"192.0.2.1\"]\npolicy = \"p\"\n";
-        let library = Directory::of(&[("p.toml", &format!("[policy.p]\n{lines}\n{client}"))]).library();
-        let snapshot = library.snapshot();
-        for (qname, expected) in [
-            (".", None),
-            ("com", None),
-            ("org", None),
-            ("test", None),
-            ("example.org", None),
-            ("example.com", Some("example.com")),
-            ("b.example.com", Some("example.com")),
-            ("a.example.org", Some("example.org")),
-        ] {
-            let qname = name(qname);
-            let asker = snapshot.asker("192.0.2.1".parse().unwrap(), 0);
-            let decision = snapshot.decide(&asker, &qname, RecordType::DNSKEY);
-            assert_eq!(decision.reason, Reason::DnssecChain, "{qname}");
-            let scope = decision.budget(&qname).map(|(_, scope)| scope);
-            let expected = expected.map(name);
-            assert_eq!(scope, expected.as_ref().map(|name| Scope::Domain(name.as_wire())), "{qname}");
-        }
-    }
-
-    #[test]
-    fn a_budget_is_what_is_written_and_the_default_for_the_rest() {
-        let found = budget("allow_all = true\nbudget = { names = 1000, answers = 0 }", "a.test").unwrap().0;
-        assert_eq!(found, Budget { names: 1000, answers: 0, ..Budget::default() });
-    }
-}

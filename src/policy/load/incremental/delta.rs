@@ -8,7 +8,8 @@ use crate::document::Placed;
 
 use crate::policy::load::compile::Compiled;
 use crate::policy::load::references::{Links, inherits, policies_of};
-use crate::policy::load::source::{Bindings, FilePath};
+use crate::policy::load::source::FilePath;
+use crate::policy::model::bindings::Bindings;
 use crate::policy::model::spec::{BlueprintSpec, ClientSpec, FileSpec, Phase, PolicySpec, RecordSpec, UNRESTRICTED};
 use crate::policy::snapshot::Snapshot;
 

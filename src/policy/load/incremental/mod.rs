@@ -21,8 +21,9 @@ use super::{Library, Reloaded, Settled, list_references, role};
 use crate::policy::load::lint::Across;
 use crate::policy::load::preset::shared_hasher;
 use crate::policy::load::read::{Role, read_file};
-use crate::policy::load::source::{Bindings, FilePath, Tree};
+use crate::policy::load::source::{FilePath, Tree};
 use crate::policy::load::{assemble, file_tests};
+use crate::policy::model::bindings::Bindings;
 use crate::policy::model::spec::FileSpec;
 
 /// A file as it is, with the warnings of it alone.

@@ -8,7 +8,7 @@ use crate::document::{Code, Diagnostic, Findings, Placed, Source, quoted};
 use super::compile::Compiled;
 use super::preset::is_built_in;
 use super::references::Links;
-use super::source::{Bindings, WithoutPolicy};
+use crate::policy::model::bindings::{Bindings, WithoutPolicy};
 use crate::policy::model::spec::{FileSpec, PRESET_PREFIX, Phase, PolicySpec, UNRESTRICTED};
 use crate::policy::snapshot::Snapshot;
 

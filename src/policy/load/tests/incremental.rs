@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::super::super::snapshot::Client;
 use super::*;
-use crate::policy::load::source::WithoutPolicy;
+use crate::policy::model::bindings::WithoutPolicy;
 use crate::policy::model::spec::Phase;
 
 /// Files of which each edit in [`EDITS`] changes one.

@@ -4,7 +4,7 @@ use super::super::snapshot::Record;
 use super::super::testing::{Directory, ask, lines, verdict};
 use super::*;
 use crate::document::Source;
-use crate::policy::load::source::Binding;
+use crate::policy::model::bindings::Binding;
 
 /// A policy and a client for it.
 const A: &str = "[policy.a]\nallowed_hostnames = [\"a.test\"]\n[client.a]\nsources = [\"192.0.2.1\"]\npolicy = \"a\"\n";
