@@ -64,7 +64,7 @@
 //! | how much memory may this process still have | `bounds::machine`; what a file weighs before it is read: `reload::weight` |
 //! | how much of it one client may have | [`fair_share`]; of a thread that cannot keep up, `server::overload` |
 //! | how much may a client look up that is new | `policy::model::budget`, `engine::budget` |
-//! | what is counted and recorded | `telemetry`, `engine::record` |
+//! | what is counted and recorded | `telemetry`, `engine::record`; the words for what was done and why: [`labels`] |
 //! | who writes log lines | `telemetry::log`: a thread of its own |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
@@ -82,6 +82,7 @@ pub mod document;
 pub mod engine;
 pub mod fair_share;
 mod import;
+pub mod labels;
 mod list_format;
 pub mod policy;
 mod reload;

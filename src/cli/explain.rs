@@ -195,7 +195,7 @@ fn tell(
         Action::Allow | Action::Answer => "allowed",
         Action::NoData if is_any(decision, asked.record_type) => "allowed (answered as RFC 8482 says)",
         Action::NoData => "no data",
-        Action::Deny => "denied",
+        Action::Deny | Action::Refuse => "denied",
     };
     output.line(format!("{name} {} from {}: {verdict}", asked.record_type, source));
     match asker.client {

@@ -113,6 +113,24 @@ pub enum Transport {
     Tcp,
 }
 
+impl Transport {
+    /// Both, by index.
+    pub(crate) const ALL: &'static [Self] = &[Self::Udp, Self::Tcp];
+
+    /// Returns the label, as it stands in metrics and records.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// Returns the position in [`Self::ALL`].
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// What the OPT record of a client said (RFC 6891 §6.1.3). Its options are checked for their form, then ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edns {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::budget::{Account, Budgets, Given};
-use super::outcome::{Action, Origin, Reason};
 use super::record::{Record, Verdict};
 use super::{Asked, Engine, View};
 use crate::dns::answer::{self, Ede, Negative, Texts, TtlMode};
@@ -16,7 +15,8 @@ use crate::dns::rcode::Rcode;
 use crate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
 use crate::dns::rtype::RecordType;
 use crate::fair_share::Holder;
-use crate::policy::{self, Asker, Decision, Limit, Mode, Policy};
+use crate::labels::{Action, Origin, Reason};
+use crate::policy::{Asker, Decision, Limit, Mode, Policy};
 use crate::upstream::{Failure, FailureKind};
 
 /// The TTL of a stale answer, in seconds (RFC 8767 §4).
@@ -44,7 +44,7 @@ pub(super) struct Exchange<'a> {
 
 /// Returns whether an upstream's data is the answer to a question of this type.
 pub(super) fn is_forwarded(decision: &Decision<'_>, qtype: RecordType) -> bool {
-    decision.action == policy::Action::Allow && qtype != RecordType::ANY
+    decision.action == Action::Allow && qtype != RecordType::ANY
 }
 
 impl<'a> Exchange<'a> {
@@ -52,7 +52,7 @@ impl<'a> Exchange<'a> {
     /// devbox, the host itself.
     pub(super) fn answer_here(&self, out: &mut Vec<u8>) {
         let verdict = match self.decision.action {
-            policy::Action::Deny => {
+            Action::Deny | Action::Refuse => {
                 self.deny(Negative::NxDomain, out);
                 self.verdict()
             }
@@ -61,11 +61,11 @@ impl<'a> Exchange<'a> {
                 answer::any(self.query, out);
                 Verdict { action: Action::Allow, reason: Reason::AnyType, ..self.verdict() }
             }
-            policy::Action::Answer => {
+            Action::Answer => {
                 self.answer_ourselves(out);
                 self.verdict()
             }
-            policy::Action::NoData | policy::Action::Allow => {
+            Action::NoData | Action::Allow => {
                 self.deny(Negative::NoData, out);
                 self.verdict()
             }
@@ -82,10 +82,10 @@ impl<'a> Exchange<'a> {
     /// Writes a denial that says why.
     fn deny(&self, negative: Negative, out: &mut Vec<u8>) {
         let code = match self.decision.reason {
-            policy::Reason::NoClient | policy::Reason::PolicyGone | policy::Reason::NoPolicy => Ede::PROHIBITED,
+            Reason::NoClient | Reason::PolicyGone | Reason::NoPolicy => Ede::PROHIBITED,
             // The name is ours, and this is all there is to it.
-            policy::Reason::Devbox | policy::Reason::NoDevbox => return self.negative(negative, None, out),
-            policy::Reason::SpecialUse if negative == Negative::NoData => return self.negative(negative, None, out),
+            Reason::Devbox | Reason::NoDevbox => return self.negative(negative, None, out),
+            Reason::SpecialUse if negative == Negative::NoData => return self.negative(negative, None, out),
             _ => Ede::BLOCKED,
         };
         let text = if self.query.edns.is_some() { self.decision.text() } else { Cow::Borrowed("") };
@@ -327,8 +327,8 @@ impl<'a> Exchange<'a> {
             return Verdict { action: Action::Allow, reason: Reason::Budget, limit: self.over, audited: true };
         }
         Verdict {
-            action: self.decision.action.into(),
-            reason: self.decision.reason.into(),
+            action: self.decision.action,
+            reason: self.decision.reason,
             limit: None,
             audited: self.decision.audited,
         }

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::Asked;
-use super::outcome::{Action, Origin, Reason};
 use crate::dns::name::LowerName;
 use crate::dns::rcode::Rcode;
 use crate::dns::response::Response;
 use crate::dns::rtype::RecordType;
+use crate::labels::{Action, Origin, Reason};
 use crate::policy::{Asker, Client, Decision, Limit, Policy, Rule};
 use crate::telemetry::decision_log::Moment;
 use crate::telemetry::json;

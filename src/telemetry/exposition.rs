@@ -17,7 +17,7 @@ use super::heartbeat;
 use super::metrics::{FAILURES, LATENCY_BOUNDS, Metrics};
 use crate::control;
 use crate::dns::query::Transport;
-use crate::engine::outcome::{Action, Origin, Reason};
+use crate::labels::{Action, Origin, Reason};
 use crate::reload::out_of_date::Kind;
 use crate::upstream;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::dns::query::Transport;
-use crate::engine::outcome::{Action, Origin, Reason};
+use crate::labels::{Action, Origin, Reason};
 use crate::upstream::{Event, FailureKind, Observer};
 
 /// Upper bounds of the latency histogram's buckets, in seconds; one more bucket holds the rest.

@@ -13,10 +13,11 @@ use hostgate::dns::query::{self, Parsed, Query, Transport};
 use hostgate::dns::rcode::Rcode;
 use hostgate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
 use hostgate::dns::rtype::RecordType;
+use hostgate::engine::Asked;
 use hostgate::engine::cache::{Cache, Hit, Settings};
 use hostgate::engine::record::{Record, Verdict};
-use hostgate::engine::{Asked, outcome};
 use hostgate::fair_share::Holder;
+use hostgate::labels::Origin;
 use hostgate::policy::{Action, Asker, Bindings, Decision, Library, ListText, Policy, Snapshot, Tree};
 use hostgate::telemetry::decision_log::{Counts, DecisionLog};
 
@@ -156,7 +157,6 @@ pub(crate) fn decision_log() -> (DecisionLog, Arc<Counts>) {
 
 /// Records what was decided about a query that was answered without an upstream, as the engine does.
 pub(crate) fn record(log: &DecisionLog, query: &Query<'_>, asker: Asker<'_>, decision: Decision<'_>, since: Instant) {
-    let action: outcome::Action = decision.action.into();
     let is_allowed = decision.action == Action::Allow;
     let record = Record {
         generation: 1,
@@ -165,9 +165,9 @@ pub(crate) fn record(log: &DecisionLog, query: &Query<'_>, asker: Asker<'_>, dec
         qname: &query.qname,
         qtype: query.qtype,
         decision,
-        verdict: Verdict { action, reason: decision.reason.into(), limit: None, audited: decision.audited },
+        verdict: Verdict { action: decision.action, reason: decision.reason, limit: None, audited: decision.audited },
         rcode: if is_allowed { Rcode::NOERROR } else { Rcode::NXDOMAIN },
-        origin: if is_allowed { outcome::Origin::Hit } else { outcome::Origin::None },
+        origin: if is_allowed { Origin::Hit } else { Origin::None },
         upstream: None,
         response: None,
     };

@@ -9,6 +9,7 @@ use std::fmt;
 
 use crate::dns::name::{LowerName, Suffixes};
 use crate::dns::rtype::RecordType;
+pub use crate::labels::{Action, Reason};
 
 use super::matching::name_set::Kind;
 use super::matching::rules::Rule;
@@ -156,119 +157,6 @@ impl<'s> Decision<'s> {
     }
 }
 
-/// What is done with a query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// It is forwarded.
-    Allow,
-    /// It is answered with records of our own, as if it were allowed: those of a devbox, or of the host itself.
-    Answer,
-    /// Its name does not exist.
-    Deny,
-    /// Its name exists, without records of the type.
-    NoData,
-}
-
-impl Action {
-    /// Returns whether who asks gets what there is.
-    #[must_use]
-    pub const fn is_allow(self) -> bool {
-        matches!(self, Self::Allow | Self::Answer)
-    }
-
-    /// Returns the word for logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow | Self::Answer => "allow",
-            Self::Deny => "deny",
-            Self::NoData => "nodata",
-        }
-    }
-}
-
-/// Why a query is allowed or denied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// An allowed pattern matches.
-    Rule,
-    /// The policy allows all.
-    AllowAll,
-    /// The client is not restricted.
-    Unrestricted,
-    /// A denied pattern matches.
-    DeniedRule,
-    /// No pattern matches.
-    NotListed,
-    /// Only a wildcard matches, and the name is no hostname.
-    OddName,
-    /// The name leads around the resolver, and no pattern names it exactly.
-    Bypass,
-    /// A validator needs it to check a listed name that is below this one.
-    DnssecChain,
-    /// The name means something here alone: no upstream is asked for it.
-    SpecialUse,
-    /// The type is not among the policy's query types.
-    QueryType,
-    /// No client holds the address and no policy applies to the rest.
-    NoClient,
-    /// The policy, or one it includes, went with its file.
-    PolicyGone,
-    /// Neither the client nor its blueprint names a policy, and there is no default one.
-    NoPolicy,
-    /// The name is a devbox's, or the one all of theirs are below.
-    Devbox,
-    /// No devbox has the name.
-    NoDevbox,
-    /// The name is for devboxes, which the policy does not let look one another up.
-    DevboxToDevbox,
-}
-
-impl Reason {
-    /// All reasons, for metrics.
-    pub const ALL: [Self; 16] = [
-        Self::Rule,
-        Self::AllowAll,
-        Self::Unrestricted,
-        Self::DeniedRule,
-        Self::NotListed,
-        Self::OddName,
-        Self::Bypass,
-        Self::DnssecChain,
-        Self::SpecialUse,
-        Self::QueryType,
-        Self::NoClient,
-        Self::PolicyGone,
-        Self::NoPolicy,
-        Self::Devbox,
-        Self::NoDevbox,
-        Self::DevboxToDevbox,
-    ];
-
-    /// Returns the word for logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Rule => "rule",
-            Self::AllowAll => "allow-all",
-            Self::Unrestricted => "unrestricted",
-            Self::DeniedRule => "denied-rule",
-            Self::NotListed => "not-listed",
-            Self::OddName => "odd-name",
-            Self::Bypass => "bypass",
-            Self::DnssecChain => "dnssec-chain",
-            Self::SpecialUse => "special-use",
-            Self::QueryType => "query-type",
-            Self::NoClient => "no-client",
-            Self::PolicyGone => "policy-gone",
-            Self::NoPolicy => "no-policy",
-            Self::Devbox => "devbox",
-            Self::NoDevbox => "no-devbox",
-            Self::DevboxToDevbox => "devbox-to-devbox",
-        }
-    }
-}
-
 /// The text of [`Decision::explain`].
 #[derive(Clone, Copy, Debug)]
 pub struct Explanation<'d, 's>(&'d Decision<'s>);
@@ -287,7 +175,7 @@ impl fmt::Display for Explanation<'_, '_> {
         let verb = match action {
             Action::Allow | Action::Answer if *audited => "would be denied",
             Action::Allow | Action::Answer => "allowed",
-            Action::Deny => "denied",
+            Action::Deny | Action::Refuse => "denied",
             Action::NoData => "no data",
         };
         write!(f, "{verb} by policy {}: ", policy.id())?;

@@ -1,13 +1,13 @@
-//! What became of a query and why, as closed sets: the labels of metrics and decision records.
+//! Labels: what was done with a query and why, as closed sets of words. Decisions, metrics, the decision log and
+//! `hostgate explain` use the same ones.
 
-use crate::dns::query::{RefusalReason, Transport};
-use crate::policy;
+use crate::dns::query::RefusalReason;
 
 /// Declares an enum with a label for each variant, and a dense index for counters.
 macro_rules! labels {
     ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         $vis enum $name {
             $($(#[$doc])* $variant),+
         }
@@ -16,7 +16,7 @@ macro_rules! labels {
             /// All variants, by index.
             $vis const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// Returns the label, as it stands in metrics and records.
+            /// Returns the label, as metrics and records have it.
             #[must_use]
             $vis const fn as_str(self) -> &'static str {
                 match self {
@@ -33,17 +33,51 @@ macro_rules! labels {
     };
 }
 
-labels! {
-    /// What was done with a query.
-    pub enum Action {
-        /// Answered with what the upstream says, or would say if it could be reached.
-        Allow = "allow",
-        /// Answered NXDOMAIN by policy.
-        Deny = "deny",
-        /// Answered that the name has no such records, by policy.
-        NoData = "nodata",
-        /// Answered with an error about the query itself.
-        Refuse = "refuse",
+/// What is done with a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Answers with what the upstream says, or would say if it could be reached.
+    Allow,
+    /// Answers with records of our own, as if the query were allowed: those of a devbox, or of the host itself.
+    Answer,
+    /// Answers NXDOMAIN by policy.
+    Deny,
+    /// Answers that the name has no such records, by policy.
+    NoData,
+    /// Answers with an error about the query itself, before there is a decision: no policy refuses.
+    Refuse,
+}
+
+impl Action {
+    /// The actions that have a label of their own, by index.
+    pub const ALL: &'static [Self] = &[Self::Allow, Self::Deny, Self::NoData, Self::Refuse];
+
+    /// Returns whether the client gets the records that there are.
+    #[must_use]
+    pub const fn is_allow(self) -> bool {
+        matches!(self, Self::Allow | Self::Answer)
+    }
+
+    /// Returns the label in metrics, records and `explain`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow | Self::Answer => "allow",
+            Self::Deny => "deny",
+            Self::NoData => "nodata",
+            Self::Refuse => "refuse",
+        }
+    }
+
+    /// Returns the position in [`Self::ALL`] of the action with this label.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Allow | Self::Answer => 0,
+            Self::Deny => 1,
+            Self::NoData => 2,
+            Self::Refuse => 3,
+        }
     }
 }
 
@@ -119,57 +153,6 @@ labels! {
     }
 }
 
-impl Transport {
-    /// Both, by index.
-    pub(crate) const ALL: &'static [Self] = &[Self::Udp, Self::Tcp];
-
-    /// Returns the label, as it stands in metrics and records.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Udp => "udp",
-            Self::Tcp => "tcp",
-        }
-    }
-
-    /// Returns the position in [`Self::ALL`].
-    pub(crate) const fn index(self) -> usize {
-        self as usize
-    }
-}
-
-impl From<policy::Action> for Action {
-    fn from(action: policy::Action) -> Self {
-        match action {
-            policy::Action::Allow | policy::Action::Answer => Self::Allow,
-            policy::Action::Deny => Self::Deny,
-            policy::Action::NoData => Self::NoData,
-        }
-    }
-}
-
-impl From<policy::Reason> for Reason {
-    fn from(reason: policy::Reason) -> Self {
-        match reason {
-            policy::Reason::Rule => Self::Rule,
-            policy::Reason::AllowAll => Self::AllowAll,
-            policy::Reason::Unrestricted => Self::Unrestricted,
-            policy::Reason::DeniedRule => Self::DeniedRule,
-            policy::Reason::NotListed => Self::NotListed,
-            policy::Reason::OddName => Self::OddName,
-            policy::Reason::Bypass => Self::Bypass,
-            policy::Reason::DnssecChain => Self::DnssecChain,
-            policy::Reason::SpecialUse => Self::SpecialUse,
-            policy::Reason::QueryType => Self::QueryType,
-            policy::Reason::NoClient => Self::NoClient,
-            policy::Reason::PolicyGone => Self::PolicyGone,
-            policy::Reason::NoPolicy => Self::NoPolicy,
-            policy::Reason::Devbox => Self::Devbox,
-            policy::Reason::NoDevbox => Self::NoDevbox,
-            policy::Reason::DevboxToDevbox => Self::DevboxToDevbox,
-        }
-    }
-}
-
 impl From<RefusalReason> for Reason {
     fn from(reason: RefusalReason) -> Self {
         match reason {
@@ -192,7 +175,7 @@ mod tests {
 
     #[test]
     fn every_reason_is_in_the_readme() {
-        let readme = include_str!("../../README.md");
+        let readme = include_str!("../README.md");
         for reason in Reason::ALL {
             assert!(readme.contains(&format!("`{}`", reason.as_str())), "{}", reason.as_str());
         }
