@@ -65,7 +65,7 @@
 //! | how much of it one client may have | [`fair_share`]; of a thread that cannot keep up, `server::overload` |
 //! | how much may a client look up that is new | `policy::model::budget`, `engine::budget` |
 //! | what is counted and recorded | `telemetry`, `engine::record`; the words for what was done and why: [`labels`] |
-//! | who writes log lines | `telemetry::log`: a thread of its own |
+//! | who writes log lines, and which | `telemetry::log`: a thread of its own; `telemetry::log_filter` |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
 //! `psl` and `idna` in [`policy`], `saphyr-parser` in `import::yaml`, hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin`

@@ -7,10 +7,11 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, fmt, reload};
+use tracing_subscriber::{fmt, reload};
 
 use super::output::Output;
 use super::sources::{self, Search};
@@ -326,15 +327,9 @@ fn introduce(config: &Config, path: Option<&Path>, loaded: &Loaded) {
     log_without(loaded.library().snapshot());
 }
 
-/// Returns a log filter that also leaves out what h2 says, unless the filter names it: it warns of single frames, so
-/// clients of the API could fill the log.
-fn beside_h2(filter: &str) -> String {
-    format!("h2=off,{filter}")
-}
-
 /// Starts logging to `log`; returns what changes the filter.
-fn start_log(log: LogWriter, filter: &str, color: bool) -> SetLogFilter {
-    let (filter, handle) = reload::Layer::new(EnvFilter::new(beside_h2(filter)));
+fn start_log(log: LogWriter, filter: &Targets, color: bool) -> SetLogFilter {
+    let (filter, handle) = reload::Layer::new(filter.clone());
     // The journal has times of its own.
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
     // The values are of files, clients and upstreams. Names look as the formatter's own fields do.
@@ -352,11 +347,8 @@ fn start_log(log: LogWriter, filter: &str, color: bool) -> SetLogFilter {
     let registry = tracing_subscriber::registry().with(filter);
     // A second subscriber in one process (tests) keeps the first.
     let _ = if in_journal { registry.with(lines.without_time()).try_init() } else { registry.with(lines).try_init() };
-    Box::new(move |filter| match EnvFilter::try_new(beside_h2(filter)) {
-        Ok(filter) => {
-            // Fails only when the subscriber is gone.
-            let _ = handle.reload(filter);
-        }
-        Err(error) => tracing::warn!(%error, "log filter not changed"),
+    Box::new(move |filter| {
+        // Fails only when the subscriber is gone.
+        let _ = handle.reload(filter.clone());
     })
 }

@@ -12,12 +12,15 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing_subscriber::filter::Targets;
+
 pub use self::change::{changed_keys, in_place_of};
 pub use self::control::Control;
 use crate::dns::rebinding::Reach;
 use crate::document::{self, Accepts, Code, Diagnostic, Place, Placed, Severity, Source, Span, Table, quoted};
 use crate::policy::matching::pattern;
 use crate::policy::{Binding, DevboxSuffix, WithoutPolicy};
+use crate::telemetry::log_filter;
 use crate::upstream::Server;
 use crate::util::regular_file::is_of_kernel;
 
@@ -40,8 +43,8 @@ pub struct Config {
     pub devbox_suffix: DevboxSuffix,
     /// Threads that take queries on each listener; `None` is as many as there are CPUs to run on.
     pub threads: Option<usize>,
-    /// The filter of the log, as `tracing` reads it.
-    pub log: String,
+    /// The filter of the log.
+    pub log: Targets,
     /// The Unix socket by which a successor takes over the listening sockets; `None` is off.
     pub takeover: Option<PathBuf>,
     /// Where queries are taken.
@@ -162,7 +165,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let denied_ttl = seconds(root, "denied_ttl", 0..=86_400, 5);
     let devbox_suffix = root.string("devbox_suffix").map_or_else(DevboxSuffix::default, |name| suffix(root, name));
     let threads = root.integer("threads", 1..=MAX_THREADS).map(|number| usize::try_from(number.value).unwrap_or(1));
-    let log = root.string("log").map_or_else(|| "info".to_owned(), |filter| log_filter(root, filter));
+    let log = root.string("log").map_or_else(log_filter::default, |text| log_levels(root, text));
     let start_from_last_good = root.boolean("start_from_last_good").is_some_and(|flag| flag.value);
     let takeover = root.string("takeover").map(|path| directory.join(path.value));
     let listen = read_listen(root);
@@ -373,13 +376,14 @@ fn default_admin() -> SocketAddr {
     DEFAULT_ADMIN.parse().expect("the default is an address")
 }
 
-/// Checks a log filter.
-fn log_filter(root: &Table<'_>, filter: Placed<&str>) -> String {
-    if let Err(error) = tracing_subscriber::EnvFilter::try_new(filter.value) {
-        let help = "write a level (`error`, `warn`, `info`, `debug`, `trace`), or `TARGET=LEVEL` with commas between";
-        root.error(filter.span, format!("`log`: {error}"), Some(help.to_owned()));
-    }
-    filter.value.to_owned()
+/// Reads a log filter.
+fn log_levels(root: &Table<'_>, text: Placed<&str>) -> Targets {
+    log_filter::parse(text.value).unwrap_or_else(|error| {
+        let help =
+            "write a level (`off`, `error`, `warn`, `info`, `debug`, `trace`), or `TARGET=LEVEL` with commas between";
+        root.error(text.span, format!("`log`: {error}"), Some(help.to_owned()));
+        log_filter::default()
+    })
 }
 
 /// Reads a number of whole seconds.
@@ -445,7 +449,7 @@ mod tests {
             "h.toml:2:21: `list_directories`: `/` names no directory for lists",
             "h.toml:2:26: `list_directories`: `/proc/self` is in a tree of the kernel: nothing below /proc",
             "h.toml:3:14: `denied_ttl` is out of range: write a number from 0 to 86400",
-            "h.toml:4:7: `log`: ",
+            "h.toml:4:7: `log`: `=`: no target before `=`: write a level",
             "h.toml:5:17: `devbox_suffix`: `*.box`: a hostname cannot hold `*`: use letters",
             "h.toml:7:11: `listen`: `tls://192.0.2.1` is not an address and port: `tls://` listeners are not in this version",
             "h.toml:8:1: `listen`: missing key `address`",

@@ -27,6 +27,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use tracing_subscriber::filter::Targets;
+
 use self::change::Inbox;
 pub(crate) use self::change::{Change, Changer, Refused};
 pub(crate) use self::files::Stamp;
@@ -82,7 +84,7 @@ pub(crate) enum Broken {
 }
 
 /// Sets the log's filter; the subscriber belongs to the command line.
-pub(crate) type SetLogFilter = Box<dyn Fn(&str) + Send>;
+pub(crate) type SetLogFilter = Box<dyn Fn(&Targets) + Send>;
 
 /// The looking thread's state.
 pub(crate) struct Reloader {

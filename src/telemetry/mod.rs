@@ -6,4 +6,5 @@ pub(crate) mod exposition;
 pub(crate) mod heartbeat;
 pub(crate) mod json;
 pub(crate) mod log;
+pub(crate) mod log_filter;
 pub(crate) mod metrics;
