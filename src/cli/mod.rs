@@ -7,6 +7,8 @@ mod clients;
 mod explain;
 mod http;
 mod import;
+#[cfg(test)]
+mod man_pages;
 mod next_start;
 mod objects;
 mod output;
