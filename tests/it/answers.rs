@@ -314,8 +314,7 @@ fn reply_comes_from_the_address_asked_on_a_wildcard_listener() {
 #[test]
 fn ipv6_listener_answers_alike() {
     if UdpSocket::bind("[::1]:0").is_err() {
-        assert!(std::env::var("CI").is_err(), "this machine has no IPv6 loopback address");
-        return;
+        return skip("this machine has no IPv6 loopback address");
     }
     let upstream = FakeUpstream::start();
     let server = Setup::policy(&upstream, POLICY).listen_only("[::]:0").start();

@@ -134,8 +134,7 @@ fn ipv4_clients_match_on_an_ipv6_wildcard_listener() {
 #[test]
 fn ipv6_clients_match_by_longest_prefix() {
     if UdpSocket::bind("[::1]:0").is_err() {
-        assert!(std::env::var("CI").is_err(), "this machine has no IPv6 loopback address");
-        return;
+        return skip("this machine has no IPv6 loopback address");
     }
     let clients = "[client.all4]\nsources = [\"0.0.0.0/0\"]\npolicy = \"build\"\n\
                    [client.all6]\nsources = [\"::/0\"]\npolicy = \"lockdown\"\n\

@@ -27,7 +27,6 @@ const ZONE: [(&str, [u8; 4]); 4] = [
 ];
 
 /// Runs a test of this file again in namespaces of its own, or returns true in these.
-#[expect(clippy::print_stderr, reason = "that a test was skipped is its result")]
 fn is_inside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
@@ -44,8 +43,7 @@ fn is_inside(test: &str) -> bool {
     // As root there may be namespaces where there are no user namespaces.
     let flags = ["-mn", "-rmn"].into_iter().find(|flags| has("unshare", &[flags, "ip", "link"]));
     let (Some(flags), true, true) = (flags, has("dig", &["-v"]), has("openssl", &["version"])) else {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "CI skips nothing");
-        eprintln!("SKIPPED {test}: it takes namespaces, ip, dig and openssl");
+        skip("it needs namespaces, ip, dig and openssl");
         return false;
     };
     let mut command = Command::new("unshare");
