@@ -1,14 +1,16 @@
 //! `hostgate check --start`: what the next start would do with what is on disk now.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::output::{Output, count};
 use super::sources::{self, Search};
 use super::{CONFIG, FAILED, OK};
+use crate::config::Config;
 use crate::control;
 use crate::document::Diagnostic;
+use crate::telemetry::record_file::{self, Kind};
 
 /// What `--json` writes.
 #[derive(Serialize)]
@@ -21,6 +23,8 @@ struct Report {
     held_back: Vec<String>,
     /// What would keep the API closed, a line each.
     api: Vec<String>,
+    /// The files of records that would not be written, and why, a line each: queries are answered without them.
+    unwritten: Vec<String>,
     /// What is wrong, and what is to be warned of.
     diagnostics: Vec<Diagnostic>,
 }
@@ -58,10 +62,12 @@ pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u
             }
             let held_back = loaded.held_back().iter().map(|path| path.display().to_string()).collect();
             let diagnostics = loaded.errors.into_iter().chain(loaded.warnings).collect();
-            Report { start, last_good: loaded.last_good, held_back, api, diagnostics }
+            let unwritten = unwritten(&config);
+            Report { start, last_good: loaded.last_good, held_back, api, unwritten, diagnostics }
         }
         Err(diagnostics) => {
-            Report { start: Start::Refused, last_good: None, held_back: Vec::new(), api: Vec::new(), diagnostics }
+            let [held_back, api, unwritten] = [const { Vec::new() }; 3];
+            Report { start: Start::Refused, last_good: None, held_back, api, unwritten, diagnostics }
         }
     };
     let code = match report.start {
@@ -79,6 +85,9 @@ pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u
     for why in &report.api {
         output.line(format!("the API would be closed: {why}"));
     }
+    for why in &report.unwritten {
+        output.line(why);
+    }
     for path in &report.held_back {
         output.line(format!("would not be in force: {path}"));
     }
@@ -92,4 +101,14 @@ pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u
         (Start::Refused, _) => format!("the next start is refused: {}", count(errors.len(), "error")),
     });
     code
+}
+
+/// Returns what would keep the decision log and the audit file from being written, a line each.
+fn unwritten(config: &Config) -> Vec<String> {
+    let audit = config.control.as_ref().and_then(|control| control.audit.as_deref());
+    let files = [(Kind::Decisions, config.decisions.as_deref()), (Kind::Audit, audit)];
+    let line = |(kind, path): (Kind, Option<&Path>)| {
+        record_file::unwritable(kind, path?).map(|why| format!("the {} would not be written: {why}", kind.name()))
+    };
+    files.into_iter().filter_map(line).collect()
 }

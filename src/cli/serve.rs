@@ -136,10 +136,9 @@ fn start(
     })?;
     let counts = Arc::new(Counts::default());
     let decisions = config.decisions.as_ref().map(|path| {
-        DecisionLog::open(path, Arc::clone(&counts)).map_err(|error| {
-            let help = help_with_decisions(&error);
-            Failed::Start(format!("decision log {}: {error} ({help})", path.display()))
-        })
+        let no_thread =
+            |error| Failed::Start(format!("decision log {}: no thread to write it: {error}", path.display()));
+        DecisionLog::open(path, Arc::clone(&counts)).map_err(no_thread)
     });
     let decisions = decisions.transpose()?;
     introduce(&config, path.as_deref(), &loaded);
@@ -180,26 +179,6 @@ fn start(
     runtime.shutdown_background();
     let unfinished = served.map_err(|error| Failed::Start(format!("serve: {error}")))?;
     if unfinished.is_empty() { Ok(()) } else { Err(Failed::Deadline) }
-}
-
-/// Says what to do about a decision log that cannot be opened.
-fn help_with_decisions(error: &std::io::Error) -> &'static str {
-    use std::io::ErrorKind;
-    match error.kind() {
-        // Opening a FIFO for writing without waiting for a reader (fifo(7)).
-        _ if error.raw_os_error() == Some(libc::ENXIO) => {
-            "it is a FIFO that nobody reads, or a socket: start its reader before hostgate, or name a regular file as `path` under [decisions]"
-        }
-        ErrorKind::NotFound => {
-            "make its directory, writable for the user hostgate runs as, or change `path` under [decisions]"
-        }
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "make it and its directory writable for the user hostgate runs as, or change `path` under [decisions]"
-        }
-        ErrorKind::IsADirectory => "name a file in it as `path` under [decisions]",
-        ErrorKind::NotADirectory => "a part of it is no directory: change `path` under [decisions]",
-        _ => "change `path` under [decisions], or mend that",
-    }
 }
 
 /// Gets all sockets: from systemd, from the hostgate that is taken over, or bound here.

@@ -93,7 +93,7 @@ pub(super) fn read(mut table: Table<'_>, directory: &Path) -> Option<Control> {
         let help = "give devboxes and builds addresses of their own".to_owned();
         table.error(builds.span, "`build_pool` and `devbox_pool` overlap", Some(help));
     }
-    let audit = table.string("audit").map(|path| directory.join(path.value));
+    let audit = super::record_file(&mut table, "audit", directory);
     let audit_required = table.boolean("audit_required").is_some_and(|flag| flag.value);
     if audit_required && table.key_span("audit").is_none() {
         table.missing("audit", "`audit_required = true` needs the file that gets the records");
@@ -227,6 +227,8 @@ mod tests {
             ("token_file = 't'\nlisten = 'here'", "h.toml:3:10: `control.listen`: `here` is not an address and port"),
             ("token_file = 't'\nlisten = 'unix:'", "h.toml:3:10: `control.listen`: a Unix socket needs a path"),
             ("token_file = 't'\naudit_required = true", "h.toml:1:2: `control`: missing key `audit`"),
+            ("token_file = 't'\naudit = ''", "h.toml:3:9: `audit`: `` names no file"),
+            ("token_file = 't'\n[decisions]\npath = ''", "h.toml:4:8: `path`: `` names no file"),
             ("token_file = 't'\ntls_key = 'k'", "h.toml:1:2: `control`: missing key `tls_certificate`"),
             ("token_file = 't'\ndevbox_pool = '10.0.0.1/8'", "h.toml:3:15: `devbox_pool`: `10.0.0.1/8` is no prefix"),
             ("token_file = 't'\ndevbox_pool = '10.0.0.0/31'", "h.toml:3:15: `devbox_pool`: `10.0.0.0/31` is no prefix"),

@@ -172,12 +172,12 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let upstream = read_upstream(root, directory);
     let cache = read_cache(root);
     let decisions = root.table("decisions").and_then(|mut table| {
-        let path = table.string("path");
+        let path = record_file(&mut table, "path", directory);
         if path.is_none() && table.key_span("path").is_none() {
             table.missing("path", "name the file that gets one JSON line a query");
         }
         table.finish();
-        path.map(|path| directory.join(path.value))
+        path
     });
     let admin = root.table("admin").map_or_else(
         || Some(default_admin()),
@@ -231,6 +231,17 @@ fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Opt
         return None;
     }
     Some((path, (root.source().clone(), text.span)))
+}
+
+/// Reads the path of a file of records. What is there, or that nothing is, is no matter of the configuration.
+fn record_file(table: &mut Table<'_>, key: &'static str, directory: &Path) -> Option<PathBuf> {
+    let path = table.string(key)?;
+    if path.value.is_empty() || path.value.contains('\0') {
+        let message = format!("`{key}`: {} names no file", quoted(path.value));
+        table.error(path.span, message, Some("name the file that records are appended to".to_owned()));
+        return None;
+    }
+    Some(directory.join(path.value))
 }
 
 /// Reads `[[listen]]`; without any there is the default one.

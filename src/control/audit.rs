@@ -23,7 +23,8 @@ use crate::bounds::MAX_AUDIT_QUEUE;
 use crate::control::access::Principal;
 use crate::control::request::counts::Counts;
 use crate::document::Diagnostic;
-use crate::telemetry::append::{Health, LineFile};
+use crate::telemetry::append::{Health, Unwritten};
+use crate::telemetry::record_file::{self, Kind, RecordFile};
 
 /// Where records go.
 pub(super) struct Audit {
@@ -96,18 +97,15 @@ impl<'r> Record<'r> {
 }
 
 impl Audit {
-    /// Opens the file of `[control] audit`, if there is one; where `is_required`, what cannot be recorded is refused.
+    /// Begins to write the file of `[control] audit`, if there is one; where `is_required`, what cannot be recorded is
+    /// refused. What cannot be opened is logged, is in [`Audit::error`], and is tried again each second.
     ///
     /// # Errors
-    /// It cannot be opened: where, why, and what to do.
+    /// The system gives no thread.
     pub(super) fn open(path: Option<&Path>, is_required: bool, counts: Arc<Counts>) -> Result<Self, Box<Diagnostic>> {
         let journal = |path: &Path| {
-            Journal::open(path).map_err(|error| {
-                let help =
-                    "make its directory, writable for the user hostgate runs as, or change `audit` under [control]";
-                let message = format!("the audit file cannot be opened: {error}");
-                Box::new(Diagnostic::about_file(path, message).help(help))
-            })
+            let refused = |error| Box::new(Diagnostic::about_file(path, format!("no thread to write it: {error}")));
+            Journal::open(path).map_err(refused)
         };
         Ok(Self { journal: path.map(journal).transpose()?, is_required, counts })
     }
@@ -178,13 +176,15 @@ impl Audit {
 }
 
 impl Journal {
-    /// Opens the file, and starts the thread that writes it.
+    /// Starts the thread that opens and writes the file, and waits for that thread to open it, but not for long.
     fn open(path: &Path) -> io::Result<Self> {
-        let file = LineFile::open(path, MODE)?;
         let (lines, queue) = sync_channel(MAX_AUDIT_QUEUE);
         let health = Arc::<Health>::default();
-        let writer = Writer { file, health: Arc::clone(&health), is_moved: false, is_failing: false };
-        thread::Builder::new().name("audit".into()).spawn(move || writer.run(&queue))?;
+        let file = RecordFile::new(Kind::Audit, path, Arc::clone(&health));
+        let writer = Writer { file, health: Arc::clone(&health) };
+        let (opened, first) = sync_channel(0);
+        thread::Builder::new().name("audit".into()).spawn(move || writer.run(&queue, opened))?;
+        record_file::wait(Kind::Audit, path, &first);
         Ok(Self { lines, health })
     }
 
@@ -213,33 +213,28 @@ impl Journal {
 /// The thread that writes the file.
 struct Writer {
     /// The file.
-    file: LineFile,
+    file: RecordFile,
     /// How it gets on.
     health: Arc<Health>,
-    /// Whether the file was moved away, and no new one can be made.
-    is_moved: bool,
-    /// Whether the last line was not written: no reader is waited for then.
-    is_failing: bool,
 }
 
 impl Writer {
-    /// Writes lines until nobody has any more; follows the path meanwhile.
-    fn run(mut self, lines: &Receiver<Line>) {
+    /// Opens the file, tells `opened` that this came to an end, and writes lines until nobody has any more; follows the path
+    /// meanwhile.
+    fn run(mut self, lines: &Receiver<Line>, opened: SyncSender<()>) {
+        let health = Arc::clone(&self.health);
+        health.during(|| self.file.follow());
+        drop(opened);
         let mut next = Instant::now() + LOOK;
         loop {
             match lines.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    let written = Arc::clone(&self.health).during(|| self.write(&line));
+                    let written = health.during(|| self.write(&line));
                     // Nobody may be waiting any more.
                     let _ = line.answer.send(written);
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    // A full disk is known to be no longer full when something is written.
-                    let was_open = self.file.is_open();
-                    let followed = Arc::clone(&self.health).during(|| self.follow());
-                    if followed.is_ok() && !was_open {
-                        self.health.set(None);
-                    }
+                    health.during(|| self.file.follow());
                     next = Instant::now() + LOOK;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -249,42 +244,15 @@ impl Writer {
 
     /// Appends a line to what is at the path now.
     fn write(&mut self, line: &Line) -> io::Result<()> {
-        let followed = self.follow();
+        self.file.follow();
         if line.is_void_alone && line.answer.is_closed() {
             return Ok(());
         }
-        let patience = if self.is_failing { Duration::ZERO } else { PATIENCE };
-        let written = self.file.append(&line.octets, patience).map_err(|unwritten| match followed {
-            Err(error) if !self.file.is_open() => error,
-            _ => unwritten.error,
-        });
-        self.is_failing = written.is_err();
-        let path = self.file.path().display();
-        if let Err(error) = &written {
-            self.health.set(Some(format!("{path}: {error}")));
-        } else if !self.is_moved {
-            self.health.set(None);
-        }
-        written.map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
-    }
-
-    /// Opens the path again if another file, or none, is there now, and notes where that is not possible.
-    fn follow(&mut self) -> io::Result<()> {
-        let followed = self.file.follow();
-        let was_moved = std::mem::replace(&mut self.is_moved, followed.is_err() && self.file.is_open());
-        let path = self.file.path().display();
-        match &followed {
-            Err(error) => {
-                if self.is_moved && !was_moved {
-                    tracing::error!(%path, %error, "audit file not reopened; keeping the old one");
-                }
-                let old = if self.is_moved { "; records go to the old file, which was moved" } else { "" };
-                self.health.set(Some(format!("{path}: {error}{old}")));
-            }
-            Ok(()) if was_moved => self.health.set(None),
-            Ok(()) => {}
-        }
-        followed
+        let patience = if self.file.is_refusing() { Duration::ZERO } else { PATIENCE };
+        let written = self.file.append(&line.octets, patience);
+        written.map_err(|Unwritten { error, .. }| {
+            io::Error::new(error.kind(), format!("{}: {error}", self.file.path().display()))
+        })
     }
 }
 
@@ -299,8 +267,6 @@ const WAIT: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long at most between looks whether the file is still where its path says.
 const LOOK: Duration = Duration::from_secs(1);
-/// Records are the owner's alone.
-const MODE: u32 = 0o600;
 
 #[cfg(test)]
 mod tests {
@@ -372,7 +338,7 @@ mod tests {
         record(&audit, "npol_2", [None, Some("a")]);
         assert_eq!(counts.audit_failures(), 2);
         assert!(audit.error().unwrap().starts_with("/dev/full: "));
-        let told = Audit::open(Some(Path::new("/nowhere/audit")), false, counts).err().unwrap().to_string();
-        assert!(told.contains("/nowhere/audit") && told.contains("make its directory"), "{told}");
+        let told = Audit::open(Some(Path::new("/nowhere/audit")), false, counts).unwrap().error().unwrap();
+        assert!(told.starts_with("/nowhere/audit: ") && told.contains("make its directory"), "{told}");
     }
 }

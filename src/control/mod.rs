@@ -221,6 +221,11 @@ impl Control {
         wrong.into_iter().flatten().reduce(|all, error| format!("{all}\n{error}"))
     }
 
+    /// Returns why records of changes are not in the audit file; `None` while they are, or where there is none.
+    pub(crate) fn audit_error(&self) -> Option<String> {
+        self.audit.error()
+    }
+
     /// Looks each second whether the files that `[control]` names answer, so that no thread that serves looks at them where they
     /// do not; and so that the log tells of what is wrong with them although nobody asks for anything.
     async fn probe_files(self: Arc<Self>) {

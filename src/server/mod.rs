@@ -88,7 +88,7 @@ pub(crate) struct Status {
     reload_stuck: Option<String>,
     /// The threads that hang, and since when.
     stalled: Vec<Stall>,
-    /// Why log lines are lost; null while standard error is read.
+    /// Why log lines are lost; null while standard error is read and can be written.
     log_error: Option<String>,
     /// Why decision records are lost; null while they are written, or there is no decision log.
     decision_log_error: Option<String>,
@@ -232,6 +232,8 @@ impl Service {
             decisions_written: self.decisions.written.load(Ordering::Relaxed),
             decisions_dropped: self.decisions.dropped.load(Ordering::Relaxed),
             log_lines_dropped: self.log.lost(),
+            logs_ok: [self.log.error(), self.decisions.error(), self.api.as_ref().and_then(|api| api.audit_error())]
+                .map(|error| error.is_none()),
             stalled: {
                 let stalls = self.stalls();
                 Kind::ALL.map(|kind| count(stalls.iter().filter(|stall| stall.kind == kind).count()))

@@ -58,6 +58,8 @@ pub(crate) struct Gauges {
     pub(crate) decisions_dropped: u64,
     /// Log lines lost.
     pub(crate) log_lines_dropped: u64,
+    /// Whether nothing is wrong with standard error, the decision log and the audit file.
+    pub(crate) logs_ok: [bool; 3],
     /// Threads that hang, by [`heartbeat::Kind`].
     pub(crate) stalled: [u64; heartbeat::Kind::ALL.len()],
     /// Policies, blueprints and clients in force.
@@ -385,6 +387,8 @@ fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family
 fn about_state(gauges: &Gauges) -> Vec<Family> {
     let objects = ["policies", "blueprints", "clients"].into_iter().zip(gauges.objects);
     let objects = objects.map(|(kind, count)| (vec![("kind", kind.to_owned())], count)).collect();
+    let logs_ok = ["lines", "decisions", "audit"].into_iter().zip(gauges.logs_ok);
+    let logs_ok = logs_ok.map(|(log, is_ok)| (vec![("log", log.to_owned())], u64::from(is_ok))).collect();
     let stalled = heartbeat::Kind::ALL.into_iter().zip(gauges.stalled);
     let stalled = stalled.map(|(kind, count)| (vec![("thread", kind.as_str().to_owned())], count));
     vec![
@@ -424,13 +428,18 @@ fn about_state(gauges: &Gauges) -> Vec<Family> {
             gauges.decisions_dropped,
         ),
         family(
+            "hostgate_log_ok",
+            "0 for the log lines on standard error, the decision log or the audit file while they cannot be written",
+            Samples::Gauge(logs_ok),
+        ),
+        family(
             "hostgate_thread_stalled",
             "Threads that hang: those that answer over UDP, that reload, that serve the API and TCP, and so on",
             Samples::Gauge(stalled.collect()),
         ),
         Family::counter(
             "hostgate_log_lines_dropped",
-            "Log lines lost because nobody read standard error, or its disk was full",
+            "Log lines lost because nobody read standard error, or it could not be written",
             gauges.log_lines_dropped,
         ),
     ]

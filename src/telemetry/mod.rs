@@ -8,3 +8,4 @@ pub(crate) mod json;
 pub(crate) mod log;
 pub(crate) mod log_filter;
 pub(crate) mod metrics;
+pub(crate) mod record_file;

@@ -241,26 +241,3 @@ fn pipe_that_nobody_reads_does_not_hold_up_an_answer() {
     server.signal("TERM");
     assert_eq!(server.wait_exit().code(), Some(0), "and it ends");
 }
-
-#[test]
-fn fifo_without_a_reader_is_told_as_one() {
-    let upstream = FakeUpstream::start();
-    let directory = tempfile::tempdir().unwrap();
-    let pipe = directory.path().join("pipe");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let table = format!("[decisions]\npath = \"{}\"", pipe.display());
-    let finished = Setup::policy(&upstream, "").table(&table).refused();
-    assert!(!finished.stderr.contains("make its directory"), "{finished:#?}");
-    finished.expect_code(1).expect_text(&["decision log", "FIFO that nobody reads", "start its reader"]);
-}
-
-#[test]
-fn log_that_cannot_be_opened_stops_the_start() {
-    let upstream = FakeUpstream::start();
-    for path in ["no/such/directory/decisions.jsonl", "policies"] {
-        let finished = Setup::policy(&upstream, "").table(&format!("[decisions]\npath = \"{path}\"")).refused();
-        assert!(matches!(finished.code, Some(1 | 78)), "{path}: {finished:#?}");
-        assert!(finished.stderr.contains(path), "{path}: {finished:#?}");
-        assert!(!finished.stderr.contains(" ready "), "{path}: {finished:#?}");
-    }
-}

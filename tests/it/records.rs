@@ -12,13 +12,17 @@ use crate::support::*;
 /// Where policies are created and listed.
 const LIST: &str = "/v1/network-policies";
 
-/// A server whose records are in a folder `log` of their own; `required` is what `audit_required` says.
-fn server(required: bool) -> Server {
-    let upstream = FakeUpstream::start();
-    let setup = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]")
+/// A server to be started whose records are in a folder `log` of their own; `required` is what `audit_required` says.
+fn setup(upstream: &FakeUpstream, required: bool) -> Setup {
+    Setup::policy(upstream, "allowed_hostnames = [\"*.test\"]")
         .table("[decisions]\npath = \"log/decisions\"")
         .control(&format!("audit = \"log/audit\"\naudit_required = {required}"))
-        .in_namespace();
+        .in_namespace()
+}
+
+/// A server whose records are in a folder `log` of their own.
+fn server(required: bool) -> Server {
+    let setup = setup(&FakeUpstream::start(), required);
     fs::create_dir(setup.directory().join("log")).unwrap();
     setup.start()
 }
@@ -102,6 +106,7 @@ fn removed_directory_is_told_counted_and_followed_when_it_is_back() {
         (!records(&decisions).is_empty()).then_some(())
     });
     server.wait_log(&["decision log opened again", "dropped="]);
+    server.wait_log(&["audit file opened again", "dropped=1"]);
 }
 
 #[test]
@@ -131,7 +136,10 @@ fn full_disk_is_told_counted_and_written_to_again_when_there_is_room() {
     assert_eq!(failures(&server), before);
     wait_well(&server);
     server.wait_log(&["decision log written again", "dropped="]);
-    assert_eq!(server.log_lines(&["decision log written again"]).len(), 1);
+    server.wait_log(&["audit file written again", "dropped="]);
+    for line in ["decision log written again", "audit file written again"] {
+        assert_eq!(server.log_lines(&[line]).len(), 1, "{line}");
+    }
     let last = records(&audit).pop().unwrap();
     assert_eq!(last["generation"].as_u64(), server.status()["generation"].as_u64());
     records(&decisions);
@@ -226,4 +234,174 @@ fn pipe_that_is_not_read_costs_records_and_nobody_waits_for_its_reader() {
     assert_eq!(failures(&server), before);
     wait_well(&server);
     assert_eq!(server.log_lines(&["decision log not written; dropping records"]).len(), 1, "{}", server.log());
+}
+
+/// Returns whether the metric says that the decision log and the audit file are written.
+fn are_ok(server: &Server) -> [u64; 2] {
+    ["decisions", "audit"].map(|log| server.metric("hostgate_log_ok", &[("log", log)]))
+}
+
+/// Checks that a server that began without its files of records serves, says so, and writes them once `mend` has run.
+/// `part` is a part of the reason.
+fn check_begun_without(server: &Server, part: &str, mend: impl FnOnce()) {
+    query(server);
+    assert_eq!(ask("a.test", RecordType::A).udp(server).rcode(), ResponseCode::NoError);
+    wait_told(server, part);
+    assert_eq!(are_ok(server), [0, 0], "{part}");
+    assert_eq!((server.get("/readyz").status, server.get("/livez").status), (200, 200));
+    make(server, "unrecorded");
+    assert_eq!(failures(server), 1);
+    server.until("they are counted", || (dropped(server) >= 2).then_some(()));
+    for line in ["decision log not written; dropping records", "audit file not written"] {
+        assert_eq!(server.log_lines(&[line, part]).len(), 1, "{line}: {part}: {}", server.log());
+    }
+    mend();
+    for line in ["decision log opened path", "audit file opened path"] {
+        server.wait_log(&[line]);
+    }
+    wait_well(server);
+    let before = (server.metric("hostgate_decision_records_total", &[]), failures(server));
+    make(server, "recorded");
+    query(server);
+    server.wait_metric("hostgate_decision_records_total", &[], before.0 + 1);
+    assert_eq!((failures(server), are_ok(server)), (before.1, [1, 1]));
+}
+
+#[test]
+fn start_goes_on_without_records_that_cannot_be_written_and_writes_them_later() {
+    /// What is done in the folder before the start, a part of the reason, and what ends that.
+    const CASES: &[(&str, &str, &str)] = &[
+        ("rmdir log", "No such file or directory", "mkdir log"),
+        ("rmdir log; echo > log", "Not a directory", "rm log; mkdir log"),
+        ("mkdir log/audit log/decisions", "Is a directory", "rmdir log/audit log/decisions"),
+        ("mkfifo log/audit log/decisions", "FIFO that nobody reads", "rm log/audit log/decisions"),
+        ("ln -s decisions log/decisions; ln -s audit log/audit", "symbolic links", "rm log/audit log/decisions"),
+    ];
+    let upstream = FakeUpstream::start();
+    for (fault, part, mend) in CASES {
+        let setup = setup(&upstream, false);
+        let directory = setup.directory().to_owned();
+        let shell = |script: &str| {
+            let status = std::process::Command::new("sh").args(["-ec", script]).current_dir(&directory).status();
+            assert!(status.unwrap().success(), "{script}");
+        };
+        shell(&format!("mkdir log; {fault}"));
+        let config = setup.write_configuration();
+        let told = run(["check", "--start", "--config", config.to_str().unwrap()]).expect_code(0);
+        if !part.contains("FIFO") {
+            let told = told.expect_text(&["the next start serves what is on disk"]);
+            for name in ["decision log", "audit file"] {
+                let line =
+                    |line: &str| line.contains(&format!("the {name} would not be written")) && line.contains(part);
+                assert!(told.stdout.lines().any(line), "{told:#?}");
+            }
+        }
+        let server = setup.start();
+        check_begun_without(&server, part, || shell(mend));
+    }
+}
+
+#[test]
+fn start_goes_on_without_records_whose_file_system_is_full_or_read_only() {
+    let upstream = FakeUpstream::start();
+    for (options, part) in [("ro", "Read-only file system"), ("nr_inodes=1", "No space left on device")] {
+        let setup = setup(&upstream, false);
+        let log = setup.directory().join("log");
+        fs::create_dir(&log).unwrap();
+        let Some(setup) = setup.apart(&format!("mount -t tmpfs -o {options} none {}", log.display())) else { return };
+        let server = setup.start();
+        let mend = format!("mount -o remount,rw,nr_inodes=100 {}", log.display());
+        check_begun_without(&server, part, || server.inside(&mend));
+    }
+}
+
+#[test]
+fn changes_are_refused_after_a_start_without_records_that_are_required() {
+    let server = setup(&FakeUpstream::start(), true).start();
+    let post = || server.api_post(LIST, &json!({ "name": "refused" }));
+    let before = server.api_get(LIST).done();
+    post().refused(503, &["the audit record cannot be written", "log/audit", "nothing is changed"]);
+    assert_eq!((server.api_get(LIST).done(), failures(&server)), (before, 1));
+    query(&server);
+    fs::create_dir(server.directory().join("log")).unwrap();
+    make(&server, "after");
+    assert_eq!(records(&server.directory().join("log/audit")).len(), 2);
+    wait_well(&server);
+}
+
+#[test]
+fn start_does_not_wait_for_a_file_system_of_records_that_does_not_answer() {
+    /// Mounts a file system that does not answer, until a file is gone or the server is.
+    const HANG: &str = r#"
+import ctypes, os, sys, time
+fuse = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0".encode()
+if ctypes.CDLL(None).mount(b"hung", sys.argv[1].encode(), b"fuse", 0, options):
+    sys.exit("no mount")
+parent = os.getppid()
+open(sys.argv[2], "w").close()
+while os.path.exists(sys.argv[2]) and os.getppid() == parent:
+    time.sleep(0.05)
+"#;
+    let setup = setup(&FakeUpstream::start(), true);
+    let [log, hung, script] = ["log", "hung", "hang.py"].map(|name| setup.directory().join(name));
+    fs::create_dir(&log).unwrap();
+    fs::write(&script, HANG).unwrap();
+    let [log, flag, script] = [log, hung.clone(), script].map(|path| path.display().to_string());
+    let hang = format!("{{ python3 {script} {log} {flag} & while ! test -e {flag}; do sleep 0.05; done; }}");
+    let Some(setup) = setup.apart(&hang) else { return };
+    let start = Instant::now();
+    let server = setup.start();
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    query(&server);
+    server.wait_log(&["ERROR", "decision log not opened yet"]);
+    server.wait_log(&["ERROR", "audit file not opened yet"]);
+    let post = || server.api_post(LIST, &json!({ "name": "refused" }));
+    post().refused(503, &["does not answer"]);
+    wait_told(&server, "it has not answered for ");
+    assert_eq!((server.get("/readyz").status, server.get("/livez").status), (200, 200));
+    fs::remove_file(hung).unwrap();
+    server.inside(&format!("umount -l {log}"));
+    wait_well(&server);
+    make(&server, "after");
+}
+
+#[test]
+fn path_that_names_no_file_is_no_start() {
+    let table = |text: &str| Setup::policy(&FakeUpstream::start(), "").table(text).refused().expect_code(78);
+    table("[decisions]\npath = \"\"").expect_text(&["hostgate.toml:", "`path`: `` names no file"]);
+    table("[decisions]\npaht = \"x\"").expect_text(&["hostgate.toml:", "`paht`"]);
+}
+
+#[test]
+fn file_that_is_still_written_is_told_by_what_became_of_its_place() {
+    let server = server(false);
+    let log = server.directory().join("log");
+    let shown = log.display();
+    make(&server, "before");
+    // Mounted over.
+    server.inside(&format!("mount -t tmpfs -o ro none {shown}"));
+    wait_told(&server, "over which something is mounted");
+    make(&server, "old");
+    server.inside(&format!("umount {shown}"));
+    server.wait_log(&["audit file at its path again"]);
+    server.wait_log(&["decision log at its path again"]);
+    wait_well(&server);
+    assert_eq!((records(&log.join("audit")).len(), failures(&server)), (2, 0));
+    // Moved.
+    let moved = server.directory().join("moved");
+    fs::rename(&log, &moved).unwrap();
+    wait_told(&server, "the old file, which was moved");
+    make(&server, "moved");
+    assert_eq!((records(&moved.join("audit")).len(), failures(&server)), (3, 0));
+    fs::create_dir(&log).unwrap();
+    server.wait_log(&["audit file opened again"]);
+    wait_well(&server);
+    // Unmounted, and no file can be made in what is there then.
+    server.inside(&format!("rm {shown}/*; mkdir {shown}/audit {shown}/decisions; mount -t tmpfs none {shown}"));
+    let inside = format!("/proc/{}/root{shown}/audit", server.id());
+    server.until("files on it", || Path::new(&inside).is_file().then_some(()));
+    server.inside(&format!("umount -l {shown}"));
+    wait_told(&server, "whose file system was unmounted");
+    assert_eq!(failures(&server), 0);
 }

@@ -27,6 +27,7 @@ pub use self::clock::Moment;
 use self::pool::{Block, Pool};
 use self::writer::Writer;
 use super::append::Health;
+use super::record_file::{self, Kind};
 
 /// How long the first record of a block may wait for the block to fill.
 const GATHER: Duration = Duration::from_millis(100);
@@ -41,7 +42,7 @@ pub struct Counts {
     /// Records lost: there was no room for them or the disk refused them.
     pub dropped: AtomicU64,
     /// How the writer gets on with the file.
-    health: Health,
+    health: Arc<Health>,
 }
 
 impl Counts {
@@ -99,10 +100,11 @@ enum Message {
 }
 
 impl DecisionLog {
-    /// Opens the file for appending (mode 0640) and starts the writer.
+    /// Starts the writer, which opens the file for appending (mode 0640). What cannot be opened is logged, is in
+    /// [`Counts`], and is tried again each second; a file system that does not answer is waited for only half a second.
     ///
     /// # Errors
-    /// The file cannot be opened, or no thread can be started.
+    /// No thread can be started.
     pub fn open(path: &Path, counts: Arc<Counts>) -> io::Result<Self> {
         let count = available_parallelism().map_or(1, usize::from) * LANES;
         let (writer, messages) = mpsc::channel();
@@ -114,8 +116,10 @@ impl DecisionLog {
             idle: AtomicBool::new(true),
             counts,
         });
-        let mut writer = Writer::open(path, Arc::clone(&shared))?;
-        thread::Builder::new().name("decision-log".into()).spawn(move || writer.run(&messages))?;
+        let mut writer = Writer::new(path, Arc::clone(&shared));
+        let (opened, first) = mpsc::sync_channel(0);
+        thread::Builder::new().name("decision-log".into()).spawn(move || writer.run(&messages, opened))?;
+        record_file::wait(Kind::Decisions, path, &first);
         Ok(Self(shared))
     }
 

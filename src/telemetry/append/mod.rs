@@ -2,6 +2,8 @@
 //!
 //! All of it belongs on a thread of its own: a disk, a mount or the reader of a pipe may take as long as it likes.
 
+mod origin;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -10,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::origin::Away;
+use self::origin::Origin;
 use crate::util::regular_file;
 
 /// The pause before another try at a pipe that is full.
@@ -24,8 +28,12 @@ pub(crate) struct LineFile {
     path: PathBuf,
     /// The permissions it is made with.
     mode: u32,
-    /// The file in use; `None` when the last one is gone and no other can be made.
+    /// The file in use; `None` before the first one is opened, and when the last one is gone and no other can be made.
     file: Option<File>,
+    /// Where that was opened; `None` where it is not known.
+    origin: Option<Origin>,
+    /// Why there is no file in use.
+    why: io::Error,
     /// Whether the last write stopped within a line.
     is_torn: bool,
 }
@@ -40,14 +48,10 @@ pub(crate) struct Unwritten {
 }
 
 impl LineFile {
-    /// Opens a file for appending; one that is not there is made with these permissions.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) fn open(path: &Path, mode: u32) -> io::Result<Self> {
-        let mut file = Self { path: path.to_owned(), mode, file: None, is_torn: false };
-        file.reopen()?;
-        Ok(file)
+    /// Names a file for appending; one that is not there will be made with these permissions. [`LineFile::follow`] opens it.
+    pub(crate) fn new(path: &Path, mode: u32) -> Self {
+        let why = io::ErrorKind::NotFound.into();
+        Self { path: path.to_owned(), mode, file: None, origin: None, why, is_torn: false }
     }
 
     /// Returns where it should be.
@@ -60,12 +64,18 @@ impl LineFile {
         self.file.is_some()
     }
 
-    /// Opens the path again if another file, or none, is there now.
+    /// Returns why lines go to another file than the one at the path.
+    pub(crate) fn away(&self) -> Away {
+        self.origin.as_ref().map_or(Away::Unknown, Origin::away)
+    }
+
+    /// Opens the path again if another file, or none, is there now. Returns whether it did.
     ///
     /// # Errors
     /// As [`LineFile::reopen`].
-    pub(crate) fn follow(&mut self) -> io::Result<()> {
-        if self.file.as_ref().is_some_and(|file| is_at(file, &self.path)) { Ok(()) } else { self.reopen() }
+    pub(crate) fn follow(&mut self) -> io::Result<bool> {
+        let is_there = self.file.as_ref().is_some_and(|file| is_at(file, &self.path));
+        if is_there { Ok(false) } else { self.reopen().map(|()| true) }
     }
 
     /// Opens the path again.
@@ -76,11 +86,13 @@ impl LineFile {
     pub(crate) fn reopen(&mut self) -> io::Result<()> {
         match open(&self.path, self.mode) {
             Ok((file, is_torn)) => {
+                self.origin = Origin::of(&file, &self.path);
                 (self.file, self.is_torn) = (Some(file), is_torn);
                 Ok(())
             }
             Err(error) => {
                 self.file = self.file.take().filter(has_name);
+                self.why = copy(&error);
                 Err(error)
             }
         }
@@ -92,7 +104,7 @@ impl LineFile {
     /// What the system says. No part of a line stays, or the next line gets a line end before it.
     pub(crate) fn append(&mut self, lines: &[u8], patience: Duration) -> Result<(), Unwritten> {
         let Some(file) = &mut self.file else {
-            return Err(Unwritten { kept: 0, error: io::ErrorKind::NotFound.into() });
+            return Err(Unwritten { kept: 0, error: copy(&self.why) });
         };
         let prefixed;
         let (octets, prefix) = if self.is_torn {
@@ -108,6 +120,12 @@ impl LineFile {
         }
         error.map_or(Ok(()), |error| Err(Unwritten { kept: whole.saturating_sub(prefix), error }))
     }
+}
+
+/// Copies an error as far as its number and its text go.
+fn copy(error: &io::Error) -> io::Error {
+    let number = error.raw_os_error().map(io::Error::from_raw_os_error);
+    number.unwrap_or_else(|| io::Error::new(error.kind(), error.to_string()))
 }
 
 /// Writes all octets; returns how many were written, and why not all of them.
@@ -261,6 +279,12 @@ fn is_at(file: &File, path: &Path) -> bool {
 mod tests {
     use super::*;
 
+    /// Opens a file.
+    fn line_file(path: &Path) -> io::Result<LineFile> {
+        let mut file = LineFile::new(path, 0o600);
+        file.follow().map(|_| file)
+    }
+
     #[test]
     fn a_part_of_a_line_is_taken_back_unless_somebody_appended_more() {
         let directory = tempfile::tempdir().unwrap();
@@ -285,7 +309,7 @@ mod tests {
         let [folder, moved] = ["folder", "moved"].map(|name| directory.path().join(name));
         fs::create_dir(&folder).unwrap();
         let path = folder.join("log");
-        let mut file = LineFile::open(&path, 0o600).unwrap();
+        let mut file = line_file(&path).unwrap();
         file.append(b"one\n", Duration::ZERO).unwrap();
         fs::rename(&folder, &moved).unwrap();
         file.follow().unwrap_err();
@@ -307,9 +331,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        LineFile::open(&path, 0o600).unwrap_err();
+        line_file(&path).unwrap_err();
         let mut reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-        let mut file = LineFile::open(&path, 0o600).unwrap();
+        let mut file = line_file(&path).unwrap();
         let lines = "line of text\n".repeat(20_000);
         let start = Instant::now();
         let unwritten = file.append(lines.as_bytes(), Duration::from_millis(50)).unwrap_err();
