@@ -2,7 +2,9 @@
 //!
 //! Standard error may be a pipe whose reader has stopped: a hung journald, Docker's log driver, a supervisor. A line is
 //! therefore never written by the thread that logs it. Once the queue is full, further lines are dropped and counted;
-//! the reader is told how many when it reads again.
+//! the reader is told how many when it reads again. So it is where standard error cannot be written: a pipe that was
+//! closed, a full disk, a terminal that is gone. The number of lost lines is then tried to be written each second, which
+//! shows that lines can be written again although nothing is logged.
 //!
 //! `tracing-appender` has such a queue, too. Its bound is a number of lines and not of octets, it does not tell the reader
 //! about lost lines, and where its flush at the end fails it writes to standard output, which may have the same reader.
@@ -23,6 +25,8 @@ use crate::bounds::MAX_LOG_QUEUE;
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long the reader may take nothing before that is an error.
 const UNREAD: Duration = Duration::from_secs(2);
+/// The pause before the number of lost lines is tried to be written again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long the message of a panic on the main thread may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Octets of the queue that are kept for later once it is written.
@@ -56,6 +60,8 @@ struct Queue {
     lost: u64,
     /// Since when the writing thread has been writing what it took; `None` while it waits for lines.
     writing_since: Option<Instant>,
+    /// Why the last write failed; `None` once one succeeds.
+    error: Option<String>,
 }
 
 impl Log {
@@ -135,13 +141,16 @@ impl LogWriter {
         self.0.lost.load(Relaxed)
     }
 
-    /// Returns what is wrong with the reader; `None` while it reads.
+    /// Returns what is wrong with standard error; `None` while lines are written and read.
     pub(crate) fn error(&self) -> Option<String> {
-        let unread = self.0.lock().writing_since?.elapsed();
-        (unread >= UNREAD).then(|| {
-            let (seconds, lost) = (unread.as_secs(), self.lost());
-            format!("nobody has read standard error for {seconds} s; {lost} log lines are lost since the start")
-        })
+        let queue = self.0.lock();
+        let unread = queue.writing_since.map(|since| since.elapsed()).filter(|unread| *unread >= UNREAD);
+        let what = match (unread, &queue.error) {
+            (Some(unread), _) => format!("nobody has read standard error for {} s", unread.as_secs()),
+            (None, Some(error)) => format!("standard error cannot be written: {error}"),
+            (None, None) => return None,
+        };
+        Some(format!("{what}; {} log lines are lost since the start", self.lost()))
     }
 }
 
@@ -175,8 +184,9 @@ impl Shared {
                 if queue.octets.is_empty() {
                     self.written.notify_all();
                 }
-                let waited = self.queued.wait_while(queue, |queue| queue.octets.is_empty());
-                queue = waited.unwrap_or_else(PoisonError::into_inner);
+                let longest = if queue.lost > 0 { RETRY } else { Duration::MAX };
+                let waited = self.queued.wait_timeout_while(queue, longest, |queue| queue.octets.is_empty());
+                (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
                 std::mem::swap(&mut queue.octets, &mut octets);
                 queue.writing_since = Some(Instant::now());
                 std::mem::take(&mut queue.lost)
@@ -185,11 +195,13 @@ impl Shared {
             if lost > 0 {
                 octets.extend_from_slice(lost_message(lost).as_bytes());
             }
-            if let Err(written) = self.write_all(&mut out, &octets) {
+            if let Err((written, error)) = self.write_all(&mut out, &octets) {
                 let unwritten = octets[written..].iter().filter(|octet| **octet == b'\n').count();
                 let unwritten = u64::try_from(unwritten).unwrap_or(u64::MAX);
                 self.lost.fetch_add(unwritten.saturating_sub(u64::from(lost > 0)), Relaxed);
-                self.lock().lost += unwritten.saturating_sub(u64::from(lost > 0)) + lost;
+                let mut queue = self.lock();
+                queue.lost += unwritten.saturating_sub(u64::from(lost > 0)) + lost;
+                queue.error = Some(error.to_string());
             }
         }
     }
@@ -197,19 +209,20 @@ impl Shared {
     /// Writes everything, however long the reader takes.
     ///
     /// # Errors
-    /// The number of octets written before the reader was gone, or a disk full.
-    fn write_all(&self, out: &mut impl Write, octets: &[u8]) -> Result<(), usize> {
+    /// The number of octets written before the reader was gone, or a disk full, and what the system said.
+    fn write_all(&self, out: &mut impl Write, octets: &[u8]) -> Result<(), (usize, io::Error)> {
         let mut written = 0;
         while written < octets.len() {
             match out.write(&octets[written..]) {
-                Ok(0) => return Err(written),
+                Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
                 Ok(count) => {
                     written += count;
-                    self.lock().writing_since = Some(Instant::now());
+                    let mut queue = self.lock();
+                    (queue.writing_since, queue.error) = (Some(Instant::now()), None);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(PAUSE),
-                Err(_) => return Err(written),
+                Err(error) => return Err((written, error)),
             }
         }
         Ok(())
@@ -218,7 +231,7 @@ impl Shared {
 
 /// Returns the line that tells of lost ones. It is no event of `tracing`, as no filter may leave it out.
 fn lost_message(lost: u64) -> String {
-    format!("hostgate: {lost} log lines lost: nobody read standard error meanwhile\n")
+    format!("hostgate: {lost} log lines lost: nobody read standard error, or it could not be written\n")
 }
 
 /// Returns what std's hook says of a panic.
@@ -337,10 +350,18 @@ mod tests {
             assert!(writer.flush(Duration::from_secs(10)));
         }
         assert_eq!(writer.lost(), 3);
+        let told = writer.error().unwrap();
+        assert!(told.starts_with("standard error cannot be written: ") && told.contains("3 log lines"), "{told}");
         *out.lock().unwrap() = Some(Vec::new());
+        // Nothing more is logged.
+        let start = Instant::now();
+        while writer.error().is_some() {
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", writer.error());
+            thread::park_timeout(PAUSE);
+        }
         writer.write_all(b"four\n").unwrap();
         assert!(writer.flush(Duration::from_secs(10)));
         let text = out.lock().unwrap().clone().unwrap();
-        assert_eq!(String::from_utf8(text).unwrap(), format!("four\n{}", lost_message(3)));
+        assert_eq!(String::from_utf8(text).unwrap(), format!("{}four\n", lost_message(3)));
     }
 }

@@ -69,6 +69,38 @@ fn edits_and_changes_go_into_force_and_lost_lines_are_told() {
 }
 
 #[test]
+fn log_that_cannot_be_written_is_told_until_it_can_be() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, POLICY).start();
+    let log = || server.metric("hostgate_log_ok", &[("log", "lines")]);
+    assert!(server.status()["log_error"].is_null() && log() == 1);
+    server.close_log_after_next_line();
+    let told = server.until("told", || {
+        server.signal("HUP");
+        server.status()["log_error"].as_str().map(str::to_owned)
+    });
+    assert!(told.starts_with("standard error cannot be written: Broken pipe"), "{told}");
+    assert_eq!((log(), server.get("/readyz").status), (0, 200));
+    let lost = || server.metric("hostgate_log_lines_dropped_total", &[]);
+    let before = lost();
+    assert!(before > 0);
+    // It is no loss that the number of lost lines is tried to be written.
+    pause(Duration::from_millis(2500));
+    assert_eq!(lost(), before);
+    assert!(!server.status()["log_error"].is_null());
+    // A new reader of the same pipe; nothing is logged.
+    let pipe = std::fs::File::open(format!("/proc/{}/fd/2", server.id())).unwrap();
+    server.until("it is written", || server.status()["log_error"].is_null().then_some(()));
+    assert_eq!(log(), 1);
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(pipe), &mut line).unwrap();
+    assert_eq!(
+        line,
+        format!("hostgate: {before} log lines lost: nobody read standard error, or it could not be written\n")
+    );
+}
+
+#[test]
 fn sigterm_ends_it_at_once_and_a_take_over_leaves_one_process() {
     let upstream = FakeUpstream::start();
     let mut first = server(&upstream);

@@ -24,6 +24,8 @@ pub(crate) struct Server {
     log: Arc<Mutex<Vec<String>>>,
     /// Whether nobody reads its log for now.
     unread: Arc<AtomicBool>,
+    /// Whether the reader of its log goes away after the next line.
+    closed: Arc<AtomicBool>,
     /// Its directory, shared with a successor.
     directory: Arc<TempDir>,
 }
@@ -37,15 +39,20 @@ impl Server {
         let lines = Arc::clone(&log);
         let unread = Arc::new(AtomicBool::new(false));
         let is_unread = Arc::clone(&unread);
+        let closed = Arc::new(AtomicBool::new(false));
+        let is_closed = Arc::clone(&closed);
         thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 lines.lock().unwrap().push(line);
+                if is_closed.load(Ordering::SeqCst) {
+                    return;
+                }
                 while is_unread.load(Ordering::SeqCst) {
                     super::pause(Duration::from_millis(5));
                 }
             }
         });
-        Self { child, log, unread, directory }
+        Self { child, log, unread, closed, directory }
     }
 
     /// Has nobody read the log from now on, and fills the pipe that it goes into, as if its reader had stopped long ago.
@@ -63,6 +70,11 @@ impl Server {
             }
             super::pause(Duration::from_millis(if full > 0 { 10 } else { 0 }));
         }
+    }
+
+    /// Closes the reading end of the pipe that the log goes into, once a line has been read.
+    pub(crate) fn close_log_after_next_line(&self) {
+        self.closed.store(true, Ordering::SeqCst);
     }
 
     /// Returns the process's id.
