@@ -4,6 +4,7 @@
 //! was told. So however fast an upstream comes and goes, there is a bounded number of lines, what was left out is counted in the
 //! next one, and the last line is true.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ pub(super) fn all_gone(upstreams: &[Status]) -> Option<String> {
     let are_gone = !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.is_gone);
     are_gone.then(|| {
         let seconds = upstreams.iter().map(|upstream| upstream.since.as_secs()).min().unwrap_or_default();
-        let each = upstreams.iter().map(|upstream| format!("{} is {}", upstream.server, upstream.trouble));
+        let each = upstreams.iter().map(|upstream| format!("{} is {}", upstream.server, upstream.reason()));
         let each = each.collect::<Vec<_>>().join(", ");
         format!("no upstream has answered for {seconds} s: {}", shortened(&each, LISTED))
     })
@@ -82,7 +83,7 @@ struct Known {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Told {
     /// An upstream is gone.
-    Gone { upstream: String, reason: &'static str, seconds: u64, untold: u64, others: usize },
+    Gone { upstream: String, reason: Cow<'static, str>, seconds: u64, untold: u64, others: usize },
     /// An upstream answers again.
     Back { upstream: String, seconds: u64, unanswered: u64, untold: u64 },
     /// All upstreams are gone.
@@ -97,6 +98,7 @@ impl Told {
         let some = |untold: u64| (untold > 0).then_some(untold);
         match self {
             Self::Gone { upstream, reason, seconds, untold, others } => {
+                let reason = &*reason;
                 tracing::warn!(upstream, reason, seconds, others, untold = some(untold), "upstream gone");
             }
             Self::Back { upstream, seconds, unanswered, untold } => {
@@ -175,7 +177,7 @@ impl Outages {
             if known.differs((!upstream.is_down, is_gone), upstream.outages, unanswered) && self.may_write() {
                 let (server, untold) = (upstream.server.to_string(), known.tell(is_gone));
                 told.push(if is_gone {
-                    let (reason, seconds) = (upstream.trouble, upstream.since.as_secs());
+                    let (reason, seconds) = (upstream.reason(), upstream.since.as_secs());
                     Told::Gone { upstream: server, reason, seconds, untold, others: upstreams.len() - gone }
                 } else {
                     let (seconds, unanswered) = known.cost(unanswered, now);
@@ -244,7 +246,7 @@ mod tests {
         let one = [upstream(1, Some(6), 1), upstream(2, None, 0)];
         let gone = |seconds, others| Told::Gone {
             upstream: "192.0.2.1:53".into(),
-            reason: "silent",
+            reason: "silent".into(),
             seconds,
             untold: 0,
             others,

@@ -2,6 +2,7 @@
 //!
 //! Names, labels and help texts come in only when `/metrics` is read; the query path knows nothing of them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -77,8 +78,9 @@ pub(crate) struct UpstreamState {
     pub(crate) since: String,
     /// Whether it is gone: no answer for longer than a question takes.
     pub(crate) gone: bool,
-    /// How it fails while it is down or gone: `unreachable`, `silent` or `failing`; null while it does not.
-    pub(crate) trouble: Option<&'static str>,
+    /// How it fails while it is down or gone: `unreachable`, `silent` or `failing`, with the interface of its address where that
+    /// is not there; null while it does not.
+    pub(crate) trouble: Option<Cow<'static, str>>,
     /// How often it was gone.
     pub(crate) outages: u64,
     /// The smoothed round-trip time, in milliseconds; null before the first answer.
@@ -107,7 +109,7 @@ impl From<upstream::Status> for UpstreamState {
             state,
             since: format!("{since:.0}"),
             gone: status.is_gone,
-            trouble: (status.is_down || status.is_gone).then_some(status.trouble),
+            trouble: (status.is_down || status.is_gone).then(|| status.reason()),
             outages: status.outages,
             rtt_ms: status.round_trip.map(|round_trip| round_trip.as_secs_f64() * 1000.0),
             asked: status.asked,
@@ -506,7 +508,7 @@ mod tests {
             state: "down",
             since: String::new(),
             gone: true,
-            trouble: Some("silent"),
+            trouble: Some("silent".into()),
             outages: 2,
             rtt_ms: None,
             asked: 2,

@@ -1,5 +1,6 @@
 //! All upstreams: whom to ask first, when to ask the next as well, when to give up.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -102,6 +103,18 @@ pub struct Status {
     pub failed: u64,
     /// Tries that it let pass in silence.
     pub silent: u64,
+}
+
+impl Status {
+    /// Says how it fails: in a word, with the interface of its address where that is not there.
+    pub(crate) fn reason(&self) -> Cow<'static, str> {
+        match super::scope::missing(self.server.address) {
+            Some(interface) if self.trouble != "silent" => {
+                format!("{}: there is no interface `{interface}`", self.trouble).into()
+            }
+            _ => self.trouble.into(),
+        }
+    }
 }
 
 impl Upstreams {

@@ -54,6 +54,11 @@ pub(super) fn target(address: SocketAddr) -> io::Result<SocketAddr> {
     Ok(SocketAddr::V6(resolved))
 }
 
+/// Returns the interface that an address is written with, if it is not there now.
+pub(super) fn missing(address: SocketAddr) -> Option<String> {
+    target(address).is_err().then(|| name_of(address)).flatten()
+}
+
 /// Returns whether the interface of an address is written by name, so that its number may change.
 pub(crate) fn is_named(address: SocketAddr) -> bool {
     matches!(address, SocketAddr::V6(v6) if v6.scope_id() >= FIRST)
@@ -103,6 +108,7 @@ mod tests {
         assert_eq!((target(with("3")).unwrap(), Shown(with("3")).to_string().as_str()), (with("3"), "[fe80::53%3]:53"));
         let missing = target(with("none9")).unwrap_err();
         assert!(missing.to_string().starts_with("no interface `none9`: "), "{missing}");
+        assert_eq!((super::missing(with("none9")).as_deref(), super::missing(with("lo"))), (Some("none9"), None));
         for zone in ["", "a/b", "..", "sixteen-octets-x", "a b", "2147483648", "é"] {
             assert_eq!(scope(zone), None, "{zone}");
         }

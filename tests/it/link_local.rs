@@ -85,6 +85,13 @@ fn interface_of_a_link_local_upstream_is_looked_for_when_it_is_asked() {
         let told = server.status()["upstreams"][0]["server"].as_str().unwrap().to_owned();
         assert_eq!(told, format!("{scheme}[fe80::53%vx]:5391"));
         assert_eq!(server.metric("hostgate_failed_answers_total", &[]), 0);
+        // Without it, what is told names it.
+        let error = server.until("gone", || {
+            let _ = ask("gone.test", RecordType::A).udp_to(address);
+            server.status()["upstream_error"].as_str().map(str::to_owned)
+        });
+        assert!(error.contains("unreachable: there is no interface `vx`"), "{error}");
+        server.wait_log(&["upstream gone", "there is no interface `vx`"]);
     }
 }
 
