@@ -250,33 +250,39 @@ pub fn run() -> u8 {
             // --help and --version come this way too, and are no errors.
             let code = if error.use_stderr() { USAGE } else { OK };
             output.clap(&error);
-            return code;
+            return output.finish(code);
         }
     };
+    let code = execute(arguments, &mut output);
+    output.finish(code)
+}
+
+/// Runs a command; returns the exit code.
+fn execute(arguments: Arguments, output: &mut Output) -> u8 {
     let outer = arguments.config;
     match arguments.command {
-        None => serve::run(outer, serve::Start::Alone, &mut output),
+        None => serve::run(outer, serve::Start::Alone, output),
         Some(Command::Serve { config, takeover }) => {
             let start = if takeover { serve::Start::TakeOver } else { serve::Start::Alone };
-            serve::run(config.or(outer), start, &mut output)
+            serve::run(config.or(outer), start, output)
         }
-        Some(Command::Check { start: true, json, config, .. }) => next_start::run(config.or(outer), json, &mut output),
+        Some(Command::Check { start: true, json, config, .. }) => next_start::run(config.or(outer), json, output),
         Some(Command::Check { dir, strict, verbose, json, config, start: false }) => {
-            check::run(config.or(outer), dir, &check::Options { strict, json, verbose }, &mut output)
+            check::run(config.or(outer), dir, &check::Options { strict, json, verbose }, output)
         }
         Some(Command::Explain { name, client, record_type, policies, config, listener, json }) => {
             let asked = explain::Asked { name, client, record_type, listener };
-            explain::run(config.or(outer), policies, &asked, json, &mut output)
+            explain::run(config.or(outer), policies, &asked, json, output)
         }
         Some(Command::Show { policy, client, policies, config, json }) => {
             let what = show::What::new(policy, client);
-            show::run(config.or(outer), policies, &what, json, &mut output)
+            show::run(config.or(outer), policies, &what, json, output)
         }
-        Some(Command::Import(arguments)) => import::run(&arguments, &mut output),
-        Some(Command::Status { admin, config, json }) => status::run(config.or(outer), admin, json, &mut output),
-        Some(Command::Policy { verb }) => objects::run(verb, outer, &mut output),
-        Some(Command::Blueprint { verb }) => objects::run(verb, outer, &mut output),
-        Some(Command::Devbox { verb }) => objects::run(verb, outer, &mut output),
+        Some(Command::Import(arguments)) => import::run(&arguments, output),
+        Some(Command::Status { admin, config, json }) => status::run(config.or(outer), admin, json, output),
+        Some(Command::Policy { verb }) => objects::run(verb, outer, output),
+        Some(Command::Blueprint { verb }) => objects::run(verb, outer, output),
+        Some(Command::Devbox { verb }) => objects::run(verb, outer, output),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "hostgate", &mut script);

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
+use super::{FAILED, OK};
 use crate::document::{Diagnostic, escaped, escaped_json};
 
 /// Standard output and standard error, as the commands use them.
@@ -14,6 +15,8 @@ pub(super) struct Output {
     stderr: Box<dyn Write>,
     /// Whether standard error may be coloured.
     color: bool,
+    /// Why something could not be written.
+    failed: Option<io::Error>,
 }
 
 impl Output {
@@ -21,7 +24,7 @@ impl Output {
     pub(super) fn new() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        Self { color: wanted && stderr.is_terminal(), stdout, stderr: Box::new(stderr) }
+        Self { color: wanted && stderr.is_terminal(), stdout, stderr: Box::new(stderr), failed: None }
     }
 
     /// Has errors go to standard error by way of `errors` from now on: a command that serves never waits for a reader.
@@ -49,21 +52,37 @@ impl Output {
 
     /// Writes bytes to standard output.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        // A reader that went away (`hostgate show | head`) wants no more.
-        let _ = self.stdout.write_all(bytes);
+        let written = self.stdout.write_all(bytes);
+        self.note(written);
+    }
+
+    /// Notes that something could not be written. A reader that went away (`hostgate show | head`) wants no more.
+    fn note(&mut self, written: io::Result<()>) {
+        let failed = written.err().filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
+        self.failed = self.failed.take().or(failed);
+    }
+
+    /// Returns the exit code of a command that came to `code`: an answer that could not be written is none, and is said.
+    pub(super) fn finish(&mut self, code: u8) -> u8 {
+        let flushed = self.stdout.flush();
+        self.note(flushed);
+        let Some(error) = self.failed.take() else { return code };
+        self.error(format!("the output cannot be written: {error}"));
+        if code == OK { FAILED } else { code }
     }
 
     /// Writes one line to standard error.
     pub(super) fn error(&mut self, line: impl AsRef<str>) {
-        // With standard error gone there is nobody left to tell.
         // In one piece, so that lines of several commands at one terminal stay whole.
-        let _ = self.stderr.write_all(format!("hostgate: {}\n", escaped(line.as_ref())).as_bytes());
+        let written = self.stderr.write_all(format!("hostgate: {}\n", escaped(line.as_ref())).as_bytes());
+        self.note(written);
     }
 
     /// Writes diagnostics to standard error, as rustc does.
     pub(super) fn diagnostics(&mut self, diagnostics: &[Diagnostic]) {
         for diagnostic in diagnostics {
-            let _ = self.stderr.write_all(format!("{}\n\n", diagnostic.render(self.color)).as_bytes());
+            let written = self.stderr.write_all(format!("{}\n\n", diagnostic.render(self.color)).as_bytes());
+            self.note(written);
         }
     }
 
@@ -77,9 +96,9 @@ impl Output {
     pub(super) fn clap(&mut self, error: &clap::Error) {
         let color = self.color;
         let stream: &mut dyn Write = if error.use_stderr() { &mut *self.stderr } else { &mut self.stdout };
-        // As above.
         let text = error.render();
-        let _ = if color { write!(stream, "{}", text.ansi()) } else { write!(stream, "{text}") };
+        let written = if color { write!(stream, "{}", text.ansi()) } else { write!(stream, "{text}") };
+        self.note(written);
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::support::{command, *};
+use crate::support::{api, command, *};
 
 /// A policy directory with a bit of everything.
 const POLICIES: &str = r#"[policy.build]
@@ -272,6 +272,53 @@ fn completions_for_the_usual_shells() {
         let finished = run(["completions", shell]).expect_code(0);
         assert!(finished.stdout.contains("explain"), "{shell}");
     }
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]").control("allow_clients = true").start();
+    server.keep_addresses();
+    let [directory, admin] = [server.directory().display().to_string(), server.admin().to_string()];
+    let list = server.directory().join("names.txt");
+    fs::write(&list, "a.example\n").unwrap();
+    let config = format!("--config {directory}/hostgate.toml");
+    for arguments in [
+        format!("status --admin {admin}"),
+        format!("status --json --admin {admin}"),
+        format!("check {config}"),
+        format!("check --json {config}"),
+        format!("check --start {config}"),
+        format!("check --start --json {config}"),
+        format!("explain a.test --client 192.0.2.7 {config}"),
+        format!("show {config}"),
+        "show presets".to_owned(),
+        format!("import --deny --to toml {}", list.display()),
+        format!("policy list {config}"),
+        "completions bash".to_owned(),
+        "--help".to_owned(),
+        "--version".to_owned(),
+    ] {
+        let shell = |script: String| {
+            let mut shell = std::process::Command::new("bash");
+            shell.args(["-c", &script, env!("CARGO_BIN_EXE_hostgate")]).current_dir(server.directory());
+            command::finish(shell.env("HOSTGATE_TOKEN", api::TOKEN))
+        };
+        let finished = shell(format!("exec \"$0\" {arguments} >/dev/full")).expect_code(1);
+        assert!(finished.stderr.contains("the output cannot be written: "), "{arguments}: {finished:#?}");
+        // A reader that has enough is none.
+        let plain = shell(format!("exec \"$0\" {arguments}")).code.unwrap();
+        let finished = shell(format!("(\"$0\" {arguments}; echo $? >code) | head -c 1 >/dev/null; cat code"));
+        assert!(
+            finished.stdout == format!("{plain}\n") && !finished.stderr.contains("cannot be written"),
+            "{arguments}: {finished:#?}"
+        );
+    }
+    // What is wrong is an answer, too.
+    let bad = policies("[policy.bad");
+    let script = format!("exec \"$0\" check {} 2>/dev/full", bad.path().display());
+    let mut shell = std::process::Command::new("bash");
+    command::finish(shell.args(["-c", &script, env!("CARGO_BIN_EXE_hostgate")])).expect_code(78);
 }
 
 #[test]
