@@ -84,6 +84,7 @@
 //! | clients without a policy that the status names | `reload::MOST_NAMED` | counted | |
 //! | log lines a minute on upstreams that go and come back | [`MAX_OUTAGE_LINES`] | counted in the next line | `hostgate_upstream_outages_total{server}` |
 //! | upstreams in the status | [`MAX_TOLD_UPSTREAMS`] | the rest is left out | `hostgate_upstream_up{server}` |
+//! | addresses in the status that it listens at | [`MAX_TOLD_ADDRESSES`] | the rest is left out, and `more` | |
 //! | warnings that a look writes to the log | [`MAX_LOGGED`] | counted in one more line | |
 //! | log lines a minute that say what came of a SIGHUP | [`MAX_ASKED_LINES`] | counted in the next one | `hostgate_reload_failures_total` |
 //! | entries of what is out of date in the status, octets of the path and of the reason of each | [`MAX_OUT_OF_DATE`], [`MAX_OUT_OF_DATE_TEXT`] | counted | `hostgate_out_of_date{kind}` |
@@ -299,6 +300,8 @@ pub(crate) const MAX_TOLD_WARNINGS: usize = 8 << 10;
 pub(crate) const MAX_TOLD_FILES: usize = 4 << 10;
 /// Upstreams in `/status`; the metrics have all of them.
 pub(crate) const MAX_TOLD_UPSTREAMS: usize = 64;
+/// Addresses that the status says are listened at.
+pub(crate) const MAX_TOLD_ADDRESSES: usize = 256;
 /// Log lines a minute that say that nothing came of a SIGHUP, or the same error as before.
 pub(crate) const MAX_ASKED_LINES: usize = 20;
 /// Log lines a minute that say that upstreams are gone or answer again.

@@ -163,11 +163,13 @@ fn start(
     let bounds =
         Settings { size: sizes.cache[0], max_ttl: config.cache.max_ttl, serve_stale: config.cache.serve_stale };
     let engine = Arc::new(Engine::new(view, bounds, metrics, decisions));
+    let configuration = path.as_deref().and_then(|path| std::path::absolute(path).ok());
     let reloader =
         Reloader::new(loaded, (path, config), listeners, (upstreams, chosen), Arc::clone(&engine), set_log_filter);
     let control =
         opened.map(|opened| Control::new(Arc::clone(&engine), (reloader.changer(), reloader.progress()), opened));
-    let service = Service::new(engine, reloader.progress(), (counts, log), (control.clone(), control_counts));
+    let api = (control.clone(), control_counts);
+    let service = Service::new(engine, reloader.progress(), (counts, log), api, configuration);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpus.max(2))
         .thread_name("runtime")

@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Restart,
     /// No interface has the address of a listener.
     Address,
+    /// A socket besides those of DNS cannot be had: it is tried again.
+    Socket,
     /// The last good state cannot be written.
     NotKept,
     /// The API lets nobody in, as its token file is bad.
@@ -41,13 +43,14 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All of them.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::HeldBack,
         Self::Unreadable,
         Self::LastGood,
         Self::NextStart,
         Self::Restart,
         Self::Address,
+        Self::Socket,
         Self::NotKept,
         Self::Tokens,
         Self::Certificate,
@@ -65,6 +68,7 @@ impl Kind {
             Self::NextStart => "next-start",
             Self::Restart => "restart",
             Self::Address => "address",
+            Self::Socket => "socket",
             Self::NotKept => "not-kept",
             Self::Tokens => "tokens",
             Self::Certificate => "certificate",

@@ -4,6 +4,7 @@
 //! signals and watches all of them; this file puts them together, and takes them down again without losing a query.
 
 mod admin;
+mod lacking;
 mod limits;
 mod outages;
 mod overload;
@@ -14,29 +15,31 @@ mod tcp;
 pub(crate) mod udp;
 mod unix;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::lacking::{Lacking, Purpose};
 use self::limits::Limits;
-use self::sockets::{ControlSocket, Sockets, Threads};
+use self::sockets::{ControlSocket, Feature, Sockets, Threads};
 use self::supervisor::{HANG, Supervisor, Why};
-use self::takeover::{Offer, Takeover};
+use self::takeover::{Offer, Offered, Takeover};
 use self::udp::{Front, Shared};
-use crate::bounds::MAX_TOLD_UPSTREAMS;
+use crate::bounds::{MAX_TOLD_ADDRESSES, MAX_TOLD_UPSTREAMS};
 use crate::control::{self, Control};
 use crate::engine::Engine;
 use crate::reload::out_of_date::{Kind as Lag, OutOfDate};
@@ -72,6 +75,23 @@ pub(crate) struct Service {
     looks: AtomicU64,
     /// Seconds for which it has not, as the admin endpoint counts them.
     silent: AtomicU64,
+    /// The sockets besides those of DNS that cannot be had.
+    lacking: Arc<Lacking>,
+    /// What it listens at, and by which configuration.
+    listening: Mutex<Listening>,
+}
+
+/// What a process listens at, so that `hostgate check --start` tells what is free once it has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Listening {
+    /// The process.
+    pub(crate) pid: u32,
+    /// The absolute path of its configuration file; null where it has none.
+    pub(crate) configuration: Option<PathBuf>,
+    /// Its addresses, and `unix:` with the paths of its Unix sockets.
+    pub(crate) addresses: BTreeSet<String>,
+    /// Whether it listens at more than that.
+    pub(crate) more: bool,
 }
 
 /// What `/status` says.
@@ -96,6 +116,8 @@ pub(crate) struct Status {
     upstreams: Vec<UpstreamState>,
     /// The API; null when it is off.
     control: Option<ControlState>,
+    /// The process, and what it listens at.
+    listening: Listening,
 }
 
 /// What `/status` says of the API.
@@ -112,7 +134,9 @@ impl Service {
         progress: Arc<Progress>,
         (decisions, log): (Arc<Counts>, LogWriter),
         (api, control): (Option<Arc<Control>>, Arc<control::Counts>),
+        configuration: Option<PathBuf>,
     ) -> Arc<Self> {
+        let listening = Listening { pid: std::process::id(), configuration, addresses: BTreeSet::new(), more: false };
         Arc::new(Self {
             engine,
             progress,
@@ -126,7 +150,29 @@ impl Service {
             stalls: ArcSwap::default(),
             looks: AtomicU64::new(0),
             silent: AtomicU64::new(0),
+            lacking: Arc::default(),
+            listening: Mutex::new(listening),
         })
+    }
+
+    /// Returns what it listens at.
+    fn listening(&self) -> MutexGuard<'_, Listening> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes an address for the status, while there are not too many.
+    fn note_address(&self, address: String) {
+        let mut listening = self.listening();
+        listening.more |= listening.addresses.len() >= MAX_TOLD_ADDRESSES;
+        if !listening.more {
+            listening.addresses.insert(address);
+        }
+    }
+
+    /// Notes an address, or the path of a Unix socket as `unix:PATH`, that it listens at, and says so.
+    fn listens(&self, transport: &'static str, address: impl fmt::Display) {
+        self.note_address(address.to_string());
+        tracing::info!(transport, %address, "listening");
     }
 
     /// Returns why it is not ready; `None` where queries are taken, and changes of policies go into force.
@@ -191,14 +237,17 @@ impl Service {
             decision_log_error: self.decisions.error(),
             upstreams,
             control,
+            listening: self.listening().clone(),
         }
     }
 
-    /// Returns what is out of date now: what the last look found, a look that takes long, and the API's own files.
+    /// Returns what is out of date now: what the last look found, a look that takes long, the API's own files, and
+    /// sockets that are lacking.
     fn out_of_date(&self) -> OutOfDate {
         let mut all = self.progress.state().out_of_date.clone();
         self.progress.late().into_iter().for_each(|entry| all.add(entry));
         self.api.iter().flat_map(|api| api.out_of_date()).for_each(|entry| all.add(entry));
+        self.lacking.entries().into_iter().for_each(|entry| all.add(entry));
         all
     }
 
@@ -262,7 +311,11 @@ pub(crate) fn serve(
     runtime.spawn(outages::watch(Arc::clone(service)));
     supervisor::listen_for_signals(events.clone())?;
     let waker = reloader.waker();
-    let serving = Serving::start(runtime, service, sockets, reloader)?;
+    let offered = takeover.as_ref().map(Takeover::offered);
+    if let Some(takeover) = &takeover {
+        service.note_address(format!("unix:{}", takeover.path().display()));
+    }
+    let serving = Serving::start(runtime, service, sockets, (reloader, offered))?;
     {
         let state = service.progress.state();
         tracing::info!(
@@ -275,7 +328,7 @@ pub(crate) fn serve(
         );
     }
     let mut supervisor = Supervisor::new(Arc::clone(service), waker.clone(), serving.heartbeats());
-    let offer = takeover.map(|takeover| takeover.serving(events)).transpose()?;
+    let offer = takeover.map(|takeover| takeover.serving(events, Arc::clone(&service.lacking))).transpose()?;
     let watched = supervisor.watch(&happened);
     supervisor.stopping();
     waker.stop();
@@ -289,6 +342,32 @@ pub(crate) fn serve(
             serving.stop(Why::TakenOver, None);
             Err(error)
         }
+    }
+}
+
+/// Serves the API once its socket can be had, until told to stop; `made` gets its path, if this process made it.
+async fn serve_api(
+    service: Arc<Service>,
+    socket: Feature<ControlSocket>,
+    control: Arc<Control>,
+    (stop, offered): (watch::Receiver<bool>, Option<Offered>),
+    made: Arc<OnceLock<PathBuf>>,
+) {
+    let is_late = socket.first.is_err();
+    let Some(socket) = Arc::clone(&service.lacking).until_had(Purpose::Api, socket, stop.clone()).await else { return };
+    if let ControlSocket::Unix { path, is_ours: true, .. } = &socket {
+        // Set once, here.
+        let _ = made.set(path.clone());
+    }
+    if is_late {
+        service.listens("control", &socket);
+        if let (Some(offered), Ok(socket)) = (offered, socket.duplicate()) {
+            offered.add(socket);
+        }
+    }
+    match control::connection::Listener::from_socket(socket) {
+        Ok(listener) => control::connection::serve(listener, control, stop).await,
+        Err(error) => service.lacking.note(Purpose::Api, None, &error.to_string()),
     }
 }
 
@@ -306,8 +385,8 @@ struct Serving {
     api: Option<JoinHandle<()>>,
     /// Set to stop TCP, the API and the admin endpoint.
     stop: watch::Sender<bool>,
-    /// The API's socket in the file system, if this process made it.
-    control_path: Option<PathBuf>,
+    /// The API's socket in the file system, once this process has made it.
+    control_path: Arc<OnceLock<PathBuf>>,
     /// The thread that reloads.
     reload: thread::JoinHandle<()>,
     /// The heartbeats of all runtimes.
@@ -320,7 +399,7 @@ impl Serving {
         runtime: &Runtime,
         service: &Arc<Service>,
         (sockets, control): (Sockets, Option<Arc<Control>>),
-        reloader: Reloader,
+        (reloader, offered): (Reloader, Option<Offered>),
     ) -> io::Result<Self> {
         let _in_runtime = runtime.enter();
         let (stop, stopped) = watch::channel(false);
@@ -337,33 +416,33 @@ impl Serving {
                 Threads::Each => fronts.push(Front::start(listener.udp, number, &shared)?),
                 Threads::Shared(_) => grouped.extend(listener.udp.into_iter().map(|socket| (socket, number))),
             }
-            tracing::info!(transport = "udp", %address, "listening");
+            service.listens("udp", address);
             listener.tcp.set_nonblocking(true)?;
             let listener = TcpListener::from_std(listener.tcp)?;
             let (engine, limits) = (Arc::clone(&service.engine), Arc::clone(&service.limits));
             tcp.push(runtime.spawn(tcp::serve(listener, number, engine, limits, stopped.clone())));
-            tracing::info!(transport = "tcp", %address, "listening");
+            service.listens("tcp", address);
         }
         if let Threads::Shared(threads) = sockets.threads {
             fronts.push(Front::start_shared(grouped, threads, &shared)?);
         }
         let mut runtimes = vec![(Kind::Runtime, Heartbeat::default())];
         runtime.spawn(admin::beat(runtimes[0].1.clone()));
-        if let Some(listener) = sockets.admin {
-            let (address, heartbeat) = (listener.local_addr()?, Heartbeat::default());
-            admin::start(listener, Arc::clone(service), stopped.clone(), heartbeat.clone())?;
-            runtimes.push((Kind::Admin, heartbeat));
-            tracing::info!(transport = "admin", %address, "listening");
-        }
-        let (mut api, mut control_path) = (None, None);
-        if let (Some(socket), Some(control)) = (sockets.control, control) {
-            let address = socket.to_string();
-            if let ControlSocket::Unix { path, is_ours: true, .. } = &socket {
-                control_path = Some(path.clone());
+        if let Some(socket) = sockets.admin {
+            let heartbeat = Heartbeat::default();
+            if let Ok(listener) = &socket.first {
+                service.listens("admin", listener.local_addr()?);
             }
-            let listener = control::connection::Listener::from_socket(socket)?;
-            api = Some(runtime.spawn(control::connection::serve(listener, control, stopped)));
-            tracing::info!(transport = "control", %address, "listening");
+            admin::start(socket, Arc::clone(service), (stopped.clone(), offered.clone()), heartbeat.clone())?;
+            runtimes.push((Kind::Admin, heartbeat));
+        }
+        let (mut api, control_path) = (None, Arc::default());
+        if let (Some(socket), Some(control)) = (sockets.control, control) {
+            if let Ok(socket) = &socket.first {
+                service.listens("control", socket);
+            }
+            let (service, path) = (Arc::clone(service), Arc::clone(&control_path));
+            api = Some(runtime.spawn(serve_api(service, socket, control, (stopped, offered), path)));
         }
         let reload = thread::Builder::new().name("reload".into()).spawn(move || reloader.run())?;
         let service = Arc::clone(service);
@@ -379,12 +458,12 @@ impl Serving {
     }
 
     /// Stops everything at once, and waits until it has ended, for [`DRAIN`] at most. Returns what has not.
-    fn stop(mut self, why: Why, offer: Option<Offer>) -> Vec<&'static str> {
+    fn stop(self, why: Why, offer: Option<Offer>) -> Vec<&'static str> {
         let end = Instant::now() + DRAIN;
         self.service.stopping.store(true, Ordering::Relaxed);
         self.stopping.store(true, Ordering::Relaxed);
         // Before its socket is closed, so that the path is ours still; a successor has the same socket.
-        let path = self.control_path.take().filter(|_| why != Why::TakenOver);
+        let path = self.control_path.get().filter(|_| why != Why::TakenOver).cloned();
         let farewell = move || {
             if let Some(offer) = offer {
                 offer.end();

@@ -61,9 +61,17 @@ pub(crate) struct Sockets {
     /// One per `[[listen]]`, in order.
     pub(crate) listeners: Vec<Listener>,
     /// Of the admin endpoint, unless it is off.
-    pub(crate) admin: Option<TcpListener>,
+    pub(crate) admin: Option<Feature<TcpListener>>,
     /// Of the API, unless it is off.
-    pub(crate) control: Option<ControlSocket>,
+    pub(crate) control: Option<Feature<ControlSocket>>,
+}
+
+/// The socket of something besides DNS. That it cannot be had is no reason not to answer queries: it is tried again.
+pub(crate) struct Feature<S> {
+    /// The socket, or why it cannot be had.
+    pub(crate) first: Result<S, BindError>,
+    /// Tries again.
+    pub(crate) again: Box<dyn FnMut() -> Result<S, BindError> + Send>,
 }
 
 /// The socket of the API.
@@ -157,18 +165,23 @@ fn mend_path(error: &io::Error) -> &'static str {
 /// Binds everything the configuration names, taking those that were passed where there are some.
 ///
 /// # Errors
-/// The first socket that cannot be had; those bound before are closed again.
+/// The first socket of a listener that cannot be had; those bound before are closed again.
 pub(crate) fn bind(config: &Config, threads: usize, mut passed: Passed) -> Result<Sockets, BindError> {
     let mut listeners = Vec::with_capacity(config.listen.len());
     let shared = Threads::of(config.listen.len(), threads);
     for listen in &config.listen {
         listeners.push(bind_listener(listen.address, shared.sockets(threads), &mut passed)?);
     }
-    let admin = match config.admin {
-        Some(address) => bind_admin(address, config.admin_instead, &mut passed)?,
-        None => None,
-    };
-    let control = config.control.as_ref().map(|control| bind_control(&control.listen, &mut passed)).transpose()?;
+    let admin = config.admin.map(|address| {
+        let instead = config.admin_instead;
+        let again = move || bind_admin(address, instead, &mut Passed::none(By::Predecessor));
+        Feature { first: bind_admin(address, instead, &mut passed), again: Box::new(again) }
+    });
+    let control = config.control.as_ref().map(|control| {
+        let endpoint = control.listen.clone();
+        let first = bind_control(&endpoint, &mut passed);
+        Feature { first, again: Box::new(move || bind_control(&endpoint, &mut Passed::none(By::Predecessor))) }
+    });
     match passed.left() {
         Some(address) if passed.by == By::Systemd => Err(BindError::Unlisted(address)),
         // The predecessor answers what is left in those that the configuration does not name any more.
@@ -189,15 +202,26 @@ impl Sockets {
             }
             fds.push(listener.tcp.try_clone()?.into());
         }
-        if let Some(admin) = &self.admin {
+        if let Some(Feature { first: Ok(admin), .. }) = &self.admin {
             fds.push(admin.try_clone()?.into());
         }
-        match &self.control {
-            Some(ControlSocket::Tcp(listener)) => fds.push(listener.try_clone()?.into()),
-            Some(ControlSocket::Unix { listener, .. }) => fds.push(listener.try_clone()?.into()),
-            None => {}
+        if let Some(Feature { first: Ok(control), .. }) = &self.control {
+            fds.push(control.duplicate()?);
         }
         Ok(fds)
+    }
+}
+
+impl ControlSocket {
+    /// Returns a second descriptor of it, to be passed to a successor.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.try_clone().map(OwnedFd::from),
+            Self::Unix { listener, .. } => listener.try_clone().map(OwnedFd::from),
+        }
     }
 }
 
@@ -276,13 +300,8 @@ fn bind_tcp(transport: &'static str, address: SocketAddr, absent: Absent) -> Res
     tcp::bind(address, absent).map_err(|error| BindError::Address { transport, address, error })
 }
 
-/// Binds the admin endpoint. Where this machine has no such address, `instead` is tried, if there is one, and nothing else is
-/// given up for it: a resolver without metrics is better than none.
-fn bind_admin(
-    address: SocketAddr,
-    instead: Option<SocketAddr>,
-    passed: &mut Passed,
-) -> Result<Option<TcpListener>, BindError> {
+/// Binds the admin endpoint. Where this machine has no such address, `instead` is tried, if there is one.
+fn bind_admin(address: SocketAddr, instead: Option<SocketAddr>, passed: &mut Passed) -> Result<TcpListener, BindError> {
     let mut bind = |address| passed.tcp(address).map_or_else(|| bind_tcp("admin", address, Absent::Refused), Ok);
     let is_missing = |error: &BindError| match error {
         BindError::Address { error, .. } => {
@@ -291,17 +310,13 @@ fn bind_admin(
         _ => false,
     };
     let first = bind(address);
-    let (Err(error), Some(instead)) = (&first, instead) else { return first.map(Some) };
+    let (Err(error), Some(instead)) = (&first, instead) else { return first };
     if !is_missing(error) {
-        return first.map(Some);
+        return first;
     }
-    let Ok(listener) = bind(instead) else {
-        let help = "give this machine a loopback address, or set `listen` under [admin], as \"off\"";
-        tracing::error!(%error, help, "no admin endpoint: no metrics, no status");
-        return Ok(None);
-    };
+    let Ok(listener) = bind(instead) else { return first };
     tracing::warn!(%address, %instead, "no interface has the default address of the admin endpoint");
-    Ok(Some(listener))
+    Ok(listener)
 }
 
 /// Adds sockets on the same address for the other threads: new ones where the port can be shared, else duplicates.

@@ -7,25 +7,29 @@
 //! on SIGTERM. A successor that fails before that changes nothing.
 //!
 //! The offer itself is among what is passed, so its path never leads to nobody. Both sides look at who the other is
-//! (`SO_PEERCRED`): the same user, or root.
+//! (`SO_PEERCRED`): the same user, or root. A path that cannot be had, or is taken away, keeps nobody from being answered: it is
+//! looked at, and tried again, each second.
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg, sockopt::socket_peercred,
 };
 use rustix::process::geteuid;
 
+use super::lacking::{self, Lacking, Purpose};
 use super::sockets::Sockets;
 use super::supervisor::Event;
 use super::unix;
@@ -66,6 +70,21 @@ pub(crate) enum TakeoverError {
         /// Who it is.
         uid: u32,
     },
+    /// The one that runs does not answer at all.
+    #[error(
+        "takeover {path}: {who} there did not answer within {seconds} s: it hangs, or is stopped (look at it; end it with `{kill}`, \
+         then start without --takeover)",
+        path = path.display(),
+        seconds = PATIENCE.as_secs(),
+        who = pid.map_or_else(|| "the process".to_owned(), |pid| format!("process {pid}")),
+        kill = pid.map_or_else(|| "kill -9 PID".to_owned(), |pid| format!("kill -9 {pid}")),
+    )]
+    Silent {
+        /// Where it was asked.
+        path: PathBuf,
+        /// Its number, if it is one of this process's namespace.
+        pid: Option<i32>,
+    },
     /// The one that runs did not hand over.
     #[error("takeover {path}: {error} (the running hostgate did not hand over; its log says more)", path = path.display())]
     Refused {
@@ -83,6 +102,11 @@ fn mend(error: &io::Error) -> &'static str {
             " (a hostgate serves there: take over from it with `hostgate serve --takeover`, or set another `takeover`)"
         }
         io::ErrorKind::NotFound => " (make its directory, writable for the user hostgate runs as)",
+        io::ErrorKind::AlreadyExists => " (move it away, or set another `takeover`)",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            " (make its directory writable for the user hostgate runs as; a unit has one with `RuntimeDirectory=hostgate`)"
+        }
+        io::ErrorKind::InvalidInput => " (a Unix socket's path has 107 octets at most: set a shorter one)",
         _ => "",
     }
 }
@@ -112,7 +136,13 @@ pub(crate) fn ask(path: &Path) -> Result<Option<(Predecessor, Vec<OwnedFd>)>, Ta
     if let Some(uid) = stranger(&stream).map_err(refused)? {
         return Err(TakeoverError::Stranger { path: path.to_owned(), uid });
     }
-    let (listener, sockets) = request(&stream).map_err(refused)?;
+    let (listener, sockets) = request(&stream).map_err(|error| match error.kind() {
+        // What a socket whose time is over says (socket(7), SO_RCVTIMEO).
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            TakeoverError::Silent { path: path.to_owned(), pid: pid(&stream) }
+        }
+        _ => refused(error),
+    })?;
     Ok(Some((Predecessor { stream, listener: listener.into() }, sockets)))
 }
 
@@ -132,40 +162,51 @@ fn request(mut stream: &UnixStream) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
 pub(crate) struct Takeover {
     /// Whom it takes over from, if anybody.
     stream: Option<UnixStream>,
-    /// The offer's socket.
-    listener: UnixListener,
+    /// The offer's socket, or why it cannot be had.
+    listener: Result<UnixListener, TakeoverError>,
     /// Where it is.
     path: PathBuf,
     /// What is to be offered.
-    sockets: Vec<OwnedFd>,
+    offered: Offered,
 }
 
 impl Takeover {
     /// Makes the offer of `sockets` ready at `path`, or goes on with the predecessor's.
     ///
     /// # Errors
-    /// The path cannot be used, or there are no descriptors left.
+    /// There are no descriptors left.
     pub(crate) fn prepare(
         path: &Path,
         predecessor: Option<Predecessor>,
         sockets: &Sockets,
     ) -> Result<Self, TakeoverError> {
-        let failed = |error| TakeoverError::Path { path: path.to_owned(), error };
         let (stream, listener) = match predecessor {
-            Some(Predecessor { stream, listener }) => (Some(stream), listener),
-            None => (None, Offer::bind(path)?),
+            Some(Predecessor { stream, listener }) => (Some(stream), Ok(listener)),
+            None => (None, Offer::bind(path)),
         };
-        let sockets = sockets.duplicates().map_err(failed)?;
-        Ok(Self { stream, listener, path: path.to_owned(), sockets })
+        let sockets = sockets.duplicates();
+        let sockets = sockets.map_err(|error| TakeoverError::Path { path: path.to_owned(), error })?;
+        Ok(Self { stream, listener, path: path.to_owned(), offered: Offered::new(sockets) })
+    }
+
+    /// Returns where it is offered.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns what is to be offered, for sockets that come later.
+    pub(super) fn offered(&self) -> Offered {
+        self.offered.clone()
     }
 
     /// Tells the predecessor that this process serves, so that it answers what it has and ends, and offers the sockets
-    /// to a successor. `events` hear of the successor that serves, or that the predecessor serves on.
+    /// to a successor. `events` hear of the successor that serves, or that the predecessor serves on; `lacking` is told while
+    /// nobody can ask for them.
     ///
     /// # Errors
     /// The system gives no thread or no descriptors.
-    pub(crate) fn serving(self, events: SyncSender<Event>) -> io::Result<Offer> {
-        let Self { stream, listener, path, sockets } = self;
+    pub(super) fn serving(self, events: SyncSender<Event>, lacking: Arc<Lacking>) -> io::Result<Offer> {
+        let Self { stream, listener, path, offered } = self;
         let at = path.clone();
         let begin = move |events: &SyncSender<Event>| {
             let Some(stream) = stream else { return true };
@@ -183,7 +224,7 @@ impl Takeover {
                 }
             }
         };
-        Offer::start(listener, &path, sockets, begin, events)
+        Offer::start(listener, &path, offered, begin, (events, lacking))
     }
 }
 
@@ -209,7 +250,7 @@ fn replace(mut stream: &UnixStream) -> io::Result<()> {
 /// The sockets that a successor may have, while there are some to give.
 pub(crate) struct Offer {
     /// What they are, shared with the thread that gives them.
-    offered: Arc<Mutex<Offered>>,
+    offered: Offered,
     /// Where successors ask.
     path: PathBuf,
 }
@@ -223,65 +264,188 @@ impl Offer {
         unix::listen(path, BACKLOG).map_err(|error| TakeoverError::Path { path: path.to_owned(), error })
     }
 
-    /// Offers `sockets`, and `listener` itself, on a thread of their own, unless `begin` says on it that there is nothing to
-    /// offer; `events` hear of it when a successor serves.
+    /// Offers what is `offered`, and `listener` itself, on a thread of their own, unless `begin` says on it that there is
+    /// nothing to offer; `events` hear of it when a successor serves, and `lacking` while nobody can ask.
     ///
     /// # Errors
     /// The system gives no thread or no descriptors.
     fn start(
-        listener: UnixListener,
+        listener: Result<UnixListener, TakeoverError>,
         path: &Path,
-        sockets: Vec<OwnedFd>,
+        offered: Offered,
         begin: impl FnOnce(&SyncSender<Event>) -> bool + Send + 'static,
-        events: SyncSender<Event>,
+        (events, lacking): (SyncSender<Event>, Arc<Lacking>),
     ) -> io::Result<Self> {
-        let mut fds = vec![OwnedFd::from(listener.try_clone()?)];
-        fds.extend(sockets);
-        let offered = Arc::new(Mutex::new(Offered { fds, is_taken: false }));
-        let given = Arc::clone(&offered);
+        let listener = match listener {
+            Ok(listener) => Some(Asked::at(path, listener)?),
+            Err(error) => {
+                lacking.note(Purpose::Takeover, Some(path), &error.to_string());
+                None
+            }
+        };
+        let (given, at) = (offered.clone(), path.to_owned());
         let serve = move || {
             if !begin(&events) {
                 return;
             }
-            while let Ok((stream, _)) = listener.accept() {
-                match hand_over(&stream, &given) {
-                    // Whoever asks now is the successor's, who has the same listener.
-                    Ok(()) => {
-                        // Nobody hears when the process stops by itself just now.
-                        let _ = events.send(Event::TakenOver);
-                        return;
+            let mut asked = listener;
+            loop {
+                match Asked::look(asked, &at, &given, &lacking) {
+                    Look::Ended => return,
+                    Look::Wait(listener) => asked = listener,
+                    Look::Came(stream, listener) => {
+                        match hand_over(&stream, &listener, &given) {
+                            // Whoever asks now is the successor's, who has the same listener.
+                            Ok(()) => {
+                                // Nobody hears when the process stops by itself just now.
+                                let _ = events.send(Event::TakenOver);
+                                return;
+                            }
+                            Err(error) => tracing::warn!(%error, "not taken over; serving on"),
+                        }
+                        asked = Some(listener);
                     }
-                    Err(error) => tracing::warn!(%error, "not taken over; serving on"),
                 }
             }
         };
-        // Never joined: it waits in accept until the process ends.
+        // Never joined: it looks each second until the process ends.
         thread::Builder::new().name("takeover".into()).spawn(serve)?;
         Ok(Self { offered, path: path.to_owned() })
     }
 
     /// Gives nothing any more; takes the path away, unless a successor has it.
     pub(crate) fn end(self) {
-        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
-        offered.fds.clear();
-        if !offered.is_taken {
+        let mut given = self.offered.lock();
+        given.fds.clear();
+        given.has_ended = true;
+        if !given.is_taken {
             // Should it be gone already, that is as well.
             let _ = fs::remove_file(self.path);
         }
     }
 }
 
-/// What is offered.
-struct Offered {
-    /// The offer itself and everything that listens. Emptied when the process stops: the sockets then close with those
-    /// who read them.
+/// The Unix socket at which successors ask.
+struct Asked {
+    /// The socket.
+    listener: UnixListener,
+    /// The device and inode of its path, so that it shows when the path leads elsewhere.
+    place: Option<(u64, u64)>,
+}
+
+/// What a look at the socket came to.
+enum Look {
+    /// Nobody asks for a second; there may be no socket.
+    Wait(Option<Asked>),
+    /// Somebody asks.
+    Came(UnixStream, Asked),
+    /// The process stops.
+    Ended,
+}
+
+impl Asked {
+    /// Begins to listen at `path`.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    fn at(path: &Path, listener: UnixListener) -> io::Result<Self> {
+        // Whoever connects may be gone before it is accepted.
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, place: place_of(path) })
+    }
+
+    /// Waits for somebody for a second. A socket that nobody finds at `path` any more is made anew.
+    fn look(asked: Option<Self>, path: &Path, offered: &Offered, lacking: &Lacking) -> Look {
+        let found = asked.filter(|asked| asked.place.is_some() && asked.place == place_of(path));
+        let Some(asked) = found.or_else(|| Self::again(path, offered, lacking)) else {
+            if offered.lock().has_ended {
+                return Look::Ended;
+            }
+            thread::park_timeout(lacking::AGAIN);
+            return Look::Wait(None);
+        };
+        lacking.end(Purpose::Takeover);
+        let wait = Timespec { tv_sec: 1, tv_nsec: 0 };
+        // A signal ends the wait before its time, which does no harm.
+        let _ = poll(&mut [PollFd::new(&asked.listener, PollFlags::IN)], Some(&wait));
+        match asked.listener.accept() {
+            Ok((stream, _)) if stream.set_nonblocking(false).is_ok() => Look::Came(stream, asked),
+            Ok(_) => Look::Wait(Some(asked)),
+            Err(error) => {
+                // Without descriptors, say; it must not spin.
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    thread::park_timeout(lacking::AGAIN);
+                }
+                Look::Wait(Some(asked))
+            }
+        }
+    }
+
+    /// Makes the socket anew, unless the process stops.
+    fn again(path: &Path, offered: &Offered, lacking: &Lacking) -> Option<Self> {
+        if offered.lock().has_ended {
+            return None;
+        }
+        let bound = Offer::bind(path).and_then(|listener| {
+            Self::at(path, listener).map_err(|error| TakeoverError::Path { path: path.to_owned(), error })
+        });
+        match bound {
+            Ok(asked) => {
+                if offered.lock().has_ended {
+                    let _ = fs::remove_file(path);
+                    return None;
+                }
+                Some(asked)
+            }
+            Err(error) => {
+                lacking.note(Purpose::Takeover, Some(path), &error.to_string());
+                None
+            }
+        }
+    }
+}
+
+/// Returns the device and the inode of a path.
+fn place_of(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// What is offered, shared by all who add to it, give it and end it.
+#[derive(Clone)]
+pub(super) struct Offered(Arc<Mutex<Given>>);
+
+/// What is given.
+struct Given {
+    /// Everything that listens. Emptied when the process stops: the sockets then close with those who read them.
     fds: Vec<OwnedFd>,
     /// Whether a successor serves.
     is_taken: bool,
+    /// Whether the process stops.
+    has_ended: bool,
+}
+
+impl Offered {
+    /// Begins with some sockets.
+    fn new(fds: Vec<OwnedFd>) -> Self {
+        Self(Arc::new(Mutex::new(Given { fds, is_taken: false, has_ended: false })))
+    }
+
+    /// Adds a socket that came later.
+    pub(super) fn add(&self, fd: OwnedFd) {
+        let mut given = self.lock();
+        if !given.has_ended {
+            given.fds.push(fd);
+        }
+    }
+
+    /// Takes the lock.
+    fn lock(&self) -> MutexGuard<'_, Given> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Hands everything to a successor; returns once it serves.
-fn hand_over(mut stream: &UnixStream, offered: &Mutex<Offered>) -> io::Result<()> {
+fn hand_over(mut stream: &UnixStream, asked: &Asked, offered: &Offered) -> io::Result<()> {
     set_patience(stream)?;
     if let Some(uid) = stranger(stream)? {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {uid} asked for the sockets")));
@@ -292,17 +456,18 @@ fn hand_over(mut stream: &UnixStream, offered: &Mutex<Offered>) -> io::Result<()
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the successor is of another version"));
     }
     {
-        let offered = offered.lock().unwrap_or_else(PoisonError::into_inner);
-        if offered.fds.is_empty() {
+        let given = offered.lock();
+        if given.has_ended {
             return Err(io::Error::other("stopping already"));
         }
-        send(stream, &offered.fds)?;
+        let all: Vec<_> = [asked.listener.as_fd()].into_iter().chain(given.fds.iter().map(AsFd::as_fd)).collect();
+        send(stream, &all)?;
     }
     stream.read_exact(&mut word)?;
     if word != [SERVING] {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "no word of serving"));
     }
-    offered.lock().unwrap_or_else(PoisonError::into_inner).is_taken = true;
+    offered.lock().is_taken = true;
     Ok(())
 }
 
@@ -312,6 +477,11 @@ fn stranger(stream: &UnixStream) -> io::Result<Option<u32>> {
     Ok((uid != geteuid() && !uid.is_root()).then(|| uid.as_raw()))
 }
 
+/// Returns the number of the process that listens at the other side.
+fn pid(stream: &UnixStream) -> Option<i32> {
+    socket_peercred(stream).ok().map(|found| found.pid.as_raw_nonzero().get()).filter(|pid| *pid > 0)
+}
+
 /// Bounds how long a word of the other side may take.
 fn set_patience(stream: &UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -319,14 +489,13 @@ fn set_patience(stream: &UnixStream) -> io::Result<()> {
 }
 
 /// Sends descriptors, in as many messages as they take.
-fn send(stream: &UnixStream, fds: &[OwnedFd]) -> io::Result<()> {
+fn send(stream: &UnixStream, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut chunks = fds.chunks(FDS_A_MESSAGE).peekable();
     while let Some(chunk) = chunks.next() {
         let word = MORE[usize::from(chunks.peek().is_none())];
-        let chunk: Vec<BorrowedFd<'_>> = chunk.iter().map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_A_MESSAGE))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        if !control.push(SendAncillaryMessage::ScmRights(&chunk)) {
+        if !control.push(SendAncillaryMessage::ScmRights(chunk)) {
             return Err(io::Error::other("no room for the descriptors"));
         }
         sendmsg(stream, &[IoSlice::new(&[word])], &mut control, SendFlags::NOSIGNAL)?;
@@ -373,7 +542,8 @@ mod tests {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let sockets = (0..count).map(|_| socket.try_clone().unwrap().into()).collect();
         let (events, heard) = sync_channel(1);
-        let offer = Offer::start(Offer::bind(&path).unwrap(), &path, sockets, |_| true, events).unwrap();
+        let offered = Offered::new(sockets);
+        let offer = Offer::start(Offer::bind(&path), &path, offered, |_| true, (events, Arc::default())).unwrap();
         (directory, path, offer, heard)
     }
 
@@ -393,7 +563,8 @@ mod tests {
         assert!(matches!(heard.recv(), Ok(Event::TakenOver)));
         offer.end();
         // The next one asks at the same path and is heard by the successor.
-        let second = Offer::start(listener, &path, sockets, |_| true, sync_channel(1).0).unwrap();
+        let told = (sync_channel(1).0, Arc::default());
+        let second = Offer::start(Ok(listener), &path, Offered::new(sockets), |_| true, told).unwrap();
         let (_predecessor, sockets) = ask(&path).unwrap().unwrap();
         assert_eq!(sockets.len(), FDS_A_MESSAGE * 2 + 1);
         second.end();

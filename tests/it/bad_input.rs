@@ -299,8 +299,6 @@ fn port_in_use_says_so_and_starts_nothing() {
     let upstream = FakeUpstream::start();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    let admin = TcpListener::bind("127.0.0.1:0").unwrap();
-    let admin_address = admin.local_addr().unwrap();
     for (case, setup, address) in [
         (
             "UDP",
@@ -311,11 +309,6 @@ fn port_in_use_says_so_and_starts_nothing() {
             "TCP",
             Setup::policy(&upstream, POLICY).listen_only(&tcp.local_addr().unwrap().to_string()),
             tcp.local_addr().unwrap(),
-        ),
-        (
-            "admin",
-            Setup::policy(&upstream, POLICY).table(&format!("[admin]\nlisten = \"{admin_address}\"")),
-            admin_address,
         ),
     ] {
         let finished = setup.refused();

@@ -248,9 +248,14 @@ fn a_unix_socket_that_was_left_behind_is_replaced_and_a_served_one_is_not() {
     let config = first.directory().join("hostgate.toml");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("takeover = \"takeover\"", "")).unwrap();
-    let refused = first.refused_plainly();
-    refused.expect_code(1).expect_text(&["bind control unix:", "control.sock", "set another `listen` under [control]"]);
+    let beside = first.restarted();
+    let entry = beside.wait_out_of_date("socket");
+    for part in ["bind control unix:", "control.sock", "set another `listen` under [control]"] {
+        assert!(entry["why"].as_str().unwrap().contains(part), "no `{part}` in {entry}");
+    }
     assert_eq!(Wire::at(&socket).get("/nothing").status, 404);
+    drop(beside);
+    assert!(socket.exists());
     first.signal("KILL");
     first.wait_exit();
     fs::write(&config, text).unwrap();
@@ -262,8 +267,13 @@ fn a_unix_socket_that_was_left_behind_is_replaced_and_a_served_one_is_not() {
     third.signal("TERM");
     assert_eq!(third.wait_exit().code(), Some(0));
     assert!(!socket.exists(), "nothing is left behind");
-    let setup = Setup::policy(&FakeUpstream::start(), POLICY).control("listen = \"unix:none/control.sock\"");
-    setup.refused().expect_code(1).expect_text(&["none/control.sock", "make its directory"]);
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, POLICY).control("listen = \"unix:none/control.sock\"").start();
+    let entry = server.wait_out_of_date("socket");
+    assert!(entry["why"].as_str().unwrap().contains("none/control.sock") && entry["path"].is_string(), "{entry}");
+    fs::create_dir(server.directory().join("none")).unwrap();
+    server.wait_not_out_of_date("socket");
+    assert_eq!(Wire::at(&server.directory().join("none/control.sock")).get("/nothing").status, 404);
 }
 
 #[test]

@@ -135,6 +135,31 @@ fn taking_over_is_asked_for_and_the_path_is_the_owners() {
 }
 
 #[test]
+fn one_that_hangs_is_named_when_it_does_not_hand_over() {
+    let upstream = FakeUpstream::start();
+    let server = server(&upstream);
+    server.signal("STOP");
+    let config = server.directory().join("hostgate.toml");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hostgate"));
+    let mut child = command
+        .args(["serve", "--takeover", "--config"])
+        .arg(config)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let status = until_within(3 * DEADLINE, || child.try_wait().unwrap()).expect("it ends");
+    let told = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+    server.signal("CONT");
+    assert_eq!(status.code(), Some(1), "{told}");
+    for part in
+        [format!("process {} there did not answer within 10 s", server.id()), format!("kill -9 {}", server.id())]
+    {
+        assert!(told.contains(&part), "no `{part}` in {told}");
+    }
+    ask("a.test", RecordType::A).both(&server).expect_addresses(&[GLOBAL.into()]);
+}
+
+#[test]
 fn taking_over_needs_a_path() {
     let upstream = FakeUpstream::start();
     let setup = Setup::policy(&upstream, POLICY).arguments(&["serve", "--takeover"]);

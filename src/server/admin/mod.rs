@@ -24,6 +24,9 @@ use tokio::time::timeout;
 
 use self::connections::Connections;
 use super::Service;
+use super::lacking::Purpose;
+use super::sockets::Feature;
+use super::takeover::Offered;
 use crate::bounds::capacity;
 use crate::telemetry::heartbeat::Heartbeat;
 
@@ -44,24 +47,41 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// The system gives no thread or no descriptors.
 pub(super) fn start(
-    listener: StdListener,
+    socket: Feature<StdListener>,
     service: Arc<Service>,
-    stop: watch::Receiver<bool>,
+    (stop, offered): (watch::Receiver<bool>, Option<Offered>),
     heartbeat: Heartbeat,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    listener.set_nonblocking(true)?;
-    let listener = {
-        let _in_runtime = runtime.enter();
-        TcpListener::from_std(listener)?
-    };
     let serve = move || {
         runtime.spawn(beat(heartbeat));
         runtime.spawn(watch_main(Arc::clone(&service)));
-        runtime.block_on(serve(listener, service, stop));
+        runtime.block_on(async move {
+            if let Some(listener) = listener(socket, &service, (stop.clone(), offered)).await {
+                serve(listener, service, stop).await;
+            }
+        });
     };
     // Never joined: nobody's query is in it.
     thread::Builder::new().name("admin".into()).spawn(serve).map(drop)
+}
+
+/// Returns the listener once it can be had; `None` if the process stops before.
+async fn listener(
+    socket: Feature<StdListener>,
+    service: &Arc<Service>,
+    (stop, offered): (watch::Receiver<bool>, Option<Offered>),
+) -> Option<TcpListener> {
+    let is_late = socket.first.is_err();
+    let listener = Arc::clone(&service.lacking).until_had(Purpose::Admin, socket, stop).await?;
+    if is_late && let Ok(address) = listener.local_addr() {
+        service.listens("admin", address);
+        if let (Some(offered), Ok(listener)) = (offered, listener.try_clone()) {
+            offered.add(listener.into());
+        }
+    }
+    let ready = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+    ready.inspect_err(|error| service.lacking.note(Purpose::Admin, None, &error.to_string())).ok()
 }
 
 /// Shows that a runtime's threads take turns, or one of them does.
