@@ -55,7 +55,7 @@
 //! | how are objects created and changed over HTTP | `control`; `reload::change`; from the shell, [`cli`]: `objects` |
 //! | when is a change in force | `reload` |
 //! | what is on disk and not in force, and since when | `reload`: `out_of_date`, `sweep`, `tick` |
-//! | what does a start do about what is bad | `policy::load` (objects of the API), `reload::last_good`; [`cli`]: `next_start` |
+//! | what does a start do about what is bad | `policy::load` (objects of the API), `reload::last_good`; [`cli`]: `prepare`, `next_start`; `server`: `lacking` |
 //! | sockets, threads, shutdown | `server`, `datagram` |
 //! | how is a file opened in whose place there may be anything | `util::regular_file` |
 //! | what is systemd told | `systemd` |

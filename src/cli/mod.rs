@@ -5,6 +5,7 @@
 mod check;
 mod clients;
 mod explain;
+mod holder;
 mod http;
 mod import;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod man_pages;
 mod next_start;
 mod objects;
 mod output;
+mod prepare;
 mod serve;
 mod show;
 mod sources;
@@ -86,11 +88,13 @@ Example:
   hostgate check --start                      what the next start would do
 
 Exit code: 0 fine, 1 only warnings with --strict, 78 errors. With --start: 0 it serves what is on disk, 1 it serves, but not
-all of that (from the last good state, without a broken object of the API, with the API closed), 78 it does not.")]
+all of that, or not everywhere yet (from the last good state, without a broken object of the API, with the API closed, with an
+address that is to come, with nobody to ask), 78 it does not.")]
     Check {
         /// The policies directory [default: what the configuration says].
         dir: Option<PathBuf>,
-        /// Say what the next start would do: it takes more than `check` does. Sockets, and files that are written, are not tried.
+        /// Say what the next start would do: it walks the same steps, with the rights and limits of whoever asks. What the running
+        /// hostgate has counts as free; the other sockets are bound for a moment.
         #[arg(long, conflicts_with_all = ["dir", "strict", "verbose"])]
         start: bool,
         /// Count warnings as errors, but for those that a comment accepts: `# hostgate: accept CODE: REASON`.

@@ -1,15 +1,17 @@
-//! `hostgate check --start`: what the next start would do with what is on disk now.
+//! `hostgate check --start`: what the next start would do with what is on disk now, and with what the machine has.
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::output::{Output, count};
+use super::prepare::{Held, Refused, try_out};
 use super::sources::{self, Search};
 use super::{CONFIG, FAILED, OK};
 use crate::config::Config;
 use crate::control;
 use crate::document::Diagnostic;
+use crate::reload::is_absent;
 use crate::telemetry::record_file::{self, Kind};
 
 /// What `--json` writes.
@@ -19,12 +21,24 @@ struct Report {
     start: Start,
     /// When the last good state was written that it would begin with; null where it would not.
     last_good: Option<String>,
+    /// The directory that it is in.
+    last_good_in: Option<PathBuf>,
     /// The files that would not be in force.
     held_back: Vec<String>,
     /// What would keep the API closed, a line each.
     api: Vec<String>,
+    /// The sockets besides those of DNS that it would go without for now, a line each.
+    lacking: Vec<String>,
+    /// The addresses of listeners that no interface has for now.
+    absent: Vec<String>,
+    /// The addresses that others have, with who that is.
+    taken: Vec<String>,
     /// The files of records that would not be written, and why, a line each: queries are answered without them.
     unwritten: Vec<String>,
+    /// Why there would be nobody to ask; null where there is somebody.
+    upstream_error: Option<String>,
+    /// Why it does not serve, though its files are good.
+    refused: Option<String>,
     /// What is wrong, and what is to be warned of.
     diagnostics: Vec<Diagnostic>,
 }
@@ -35,7 +49,7 @@ struct Report {
 enum Start {
     /// It serves what is on disk.
     AsOnDisk,
-    /// It serves, but some of what is on disk is not in force, or the API is closed.
+    /// It serves, but not all of what is on disk, or not everywhere yet, or nobody can be asked, or the API is closed.
     WithoutWhatIsBad,
     /// It serves the last good state, with what is good on disk.
     FromLastGood,
@@ -43,33 +57,105 @@ enum Start {
     Refused,
 }
 
-/// Reads everything as a start does, tells what would come of it, and returns the exit code.
-pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u8 {
-    let report = match sources::load(config, Search::HereOrSystem) {
-        Ok((path, config, loaded)) => {
-            let api = config.control.as_ref().map(control::closed_by).unwrap_or_default();
-            let start = match (&loaded.last_good, loaded.held_back().is_empty() && api.is_empty()) {
+impl Report {
+    /// Makes the report of a start that is refused, for now without a reason.
+    fn refused(diagnostics: Vec<Diagnostic>) -> Self {
+        Self {
+            start: Start::Refused,
+            last_good: None,
+            last_good_in: None,
+            held_back: Vec::new(),
+            api: Vec::new(),
+            lacking: Vec::new(),
+            absent: Vec::new(),
+            taken: Vec::new(),
+            unwritten: Vec::new(),
+            upstream_error: None,
+            refused: None,
+            diagnostics,
+        }
+    }
+
+    /// Says what is wrong with what would run, a line each.
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let api = self.api.iter().map(|why| format!("the API would be closed: {why}"));
+        let held_back = self.held_back.iter().map(|path| format!("would not be in force: {path}"));
+        let lacking = self.lacking.iter().map(|why| format!("would be tried again each second: {why}"));
+        let upstream = self.upstream_error.iter().map(|why| format!("allowed names would be answered SERVFAIL: {why}"));
+        api.chain(held_back).chain(lacking).chain(upstream)
+    }
+
+    /// Says in one line what the start comes to, with so many errors.
+    fn outcome(&self, errors: usize) -> String {
+        let later = match &*self.absent.join(", ") {
+            "" => String::new(),
+            absent => format!(", and {absent} once it is there"),
+        };
+        match (self.start, &self.last_good, &self.refused) {
+            (Start::AsOnDisk, ..) => "the next start serves what is on disk".to_owned(),
+            // Nothing but an address that comes later.
+            (Start::WithoutWhatIsBad, ..) if self.lines().next().is_none() => {
+                format!("the next start serves what is on disk{later}")
+            }
+            (Start::WithoutWhatIsBad, ..) => format!("the next start serves, but not all that is on disk{later}"),
+            (Start::FromLastGood, written, _) => {
+                let written = written.as_deref().unwrap_or("an unknown time");
+                let place = self.last_good_in.as_deref().unwrap_or(Path::new("")).display();
+                format!(
+                    "the next start begins with the last good state, of {written} (in {place}), and with what is good on \
+                     disk{later}"
+                )
+            }
+            (Start::Refused, _, Some(why)) => format!("the next start is refused: {why}"),
+            (Start::Refused, ..) => format!("the next start is refused: {}", count(errors, "error")),
+        }
+    }
+}
+
+/// Walks all steps of a start, and returns what would come of it, and what was read.
+fn walk(config: Option<PathBuf>) -> (Report, Option<String>) {
+    let (path, config, mut loaded) = match sources::load(config, Search::HereOrSystem) {
+        Ok(loaded) => loaded,
+        Err(diagnostics) => return (Report::refused(diagnostics), None),
+    };
+    let origin = sources::origin(path.as_deref());
+    let read = format!("reading {origin} and the policies in {}, as a start does", config.policies.display());
+    let held = Held::find(path.as_deref(), &config);
+    let taken = held.taken(&config);
+    let tried = try_out(&config, &mut loaded, &held);
+    let held_back = loaded.held_back().iter().map(|path| path.display().to_string()).collect();
+    let diagnostics = loaded.wrong().into_iter().chain(loaded.warnings).collect();
+    let mut report = Report {
+        taken,
+        held_back,
+        last_good: loaded.last_good,
+        last_good_in: loaded.last_good_in,
+        ..Report::refused(diagnostics)
+    };
+    match tried {
+        Ok((chosen, lacking)) => {
+            report.api = config.control.as_ref().map(control::closed_by).unwrap_or_default();
+            report.unwritten = unwritten(&config);
+            report.lacking = lacking;
+            let listeners = config.listen.iter().map(|listen| listen.address);
+            report.absent = listeners.filter(|address| is_absent(*address)).map(|it| it.to_string()).collect();
+            report.upstream_error = chosen.error;
+            let is_whole = report.lines().next().is_none() && report.absent.is_empty();
+            report.start = match (&report.last_good, is_whole) {
                 (Some(_), _) => Start::FromLastGood,
                 (None, true) => Start::AsOnDisk,
                 (None, false) => Start::WithoutWhatIsBad,
             };
-            if !json {
-                output.error(format!(
-                    "reading {} and the policies in {}, as a start does",
-                    sources::origin(path.as_deref()),
-                    config.policies.display()
-                ));
-            }
-            let held_back = loaded.held_back().iter().map(|path| path.display().to_string()).collect();
-            let diagnostics = loaded.errors.into_iter().chain(loaded.warnings).collect();
-            let unwritten = unwritten(&config);
-            Report { start, last_good: loaded.last_good, held_back, api, unwritten, diagnostics }
         }
-        Err(diagnostics) => {
-            let [held_back, api, unwritten] = [const { Vec::new() }; 3];
-            Report { start: Start::Refused, last_good: None, held_back, api, unwritten, diagnostics }
-        }
-    };
+        Err(Refused::Files(wrong)) => report.diagnostics.extend(wrong),
+        Err(Refused::Limits(why) | Refused::System(why)) => report.refused = Some(why),
+    }
+    (report, Some(read))
+}
+
+/// Walks all steps of a start, tells what would come of it, and returns the exit code.
+pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u8 {
+    let (mut report, read) = walk(config);
     let code = match report.start {
         Start::AsOnDisk => OK,
         Start::WithoutWhatIsBad | Start::FromLastGood => FAILED,
@@ -79,27 +165,18 @@ pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u
         output.json(&report);
         return code;
     }
-    let (errors, _): (Vec<Diagnostic>, Vec<Diagnostic>) =
-        report.diagnostics.into_iter().partition(Diagnostic::is_error);
+    if let Some(read) = read {
+        output.error(read);
+    }
+    let diagnostics = std::mem::take(&mut report.diagnostics);
+    let errors: Vec<Diagnostic> = diagnostics.into_iter().filter(Diagnostic::is_error).collect();
     output.diagnostics(&errors);
-    for why in &report.api {
-        output.line(format!("the API would be closed: {why}"));
+    if report.refused.is_some() || !report.lacking.is_empty() {
+        report.taken.iter().for_each(|taken| output.line(format!("taken: {taken}")));
     }
-    for why in &report.unwritten {
-        output.line(why);
-    }
-    for path in &report.held_back {
-        output.line(format!("would not be in force: {path}"));
-    }
-    output.line(match (report.start, report.last_good) {
-        (Start::AsOnDisk, _) => "the next start serves what is on disk".to_owned(),
-        (Start::WithoutWhatIsBad, _) => "the next start serves, but not all that is on disk".to_owned(),
-        (Start::FromLastGood, Some(written)) => {
-            format!("the next start begins with the last good state, of {written}, and with what is good on disk")
-        }
-        (Start::FromLastGood, None) => "the next start begins with the last good state".to_owned(),
-        (Start::Refused, _) => format!("the next start is refused: {}", count(errors.len(), "error")),
-    });
+    report.unwritten.iter().for_each(|line| output.line(line));
+    report.lines().for_each(|line| output.line(line));
+    output.line(report.outcome(errors.len()));
     code
 }
 

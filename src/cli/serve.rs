@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, reload};
 
 use super::output::Output;
+use super::prepare::{Prepared, Refused, prepare, threads};
 use super::sources::{self, Search};
 use super::{CONFIG, DEADLINE, FAILED, OK};
 use crate::bounds::capacity::{self, Capacity, Needs};
@@ -24,11 +25,9 @@ use crate::control::{self, Control, Opened, Reserved};
 use crate::document::{escaped, shortened};
 use crate::engine::cache::Settings;
 use crate::engine::{Engine, View};
-use crate::reload::upstreams::choose;
 use crate::reload::{Loaded, Reloader, SetLogFilter, log_warnings, log_without};
 use crate::server::Service;
-use crate::server::sockets::{self, BindError, Passed, Sockets, Threads};
-use crate::server::takeover::{self, Takeover};
+use crate::server::sockets::Threads;
 use crate::telemetry::decision_log::{Counts, DecisionLog};
 use crate::telemetry::log::{Log, LogWriter};
 use crate::telemetry::metrics::Metrics;
@@ -112,12 +111,6 @@ fn start(
     (how, log, set_log_filter): (Start, LogWriter, SetLogFilter),
     output: &mut Output,
 ) -> Result<(), Failed> {
-    let cpus = available_parallelism().map_or(1, usize::from);
-    let threads = config.threads.unwrap_or(cpus);
-    let sizes = size(&config, threads, cpus).map_err(|error| {
-        output.error(error);
-        Failed::Config
-    })?;
     let control_counts = Arc::new(control::Counts::default());
     let opened = config
         .control
@@ -128,12 +121,19 @@ fn start(
         Failed::Config
     })?;
     // Everything on disk is read and good by now: a successor with a bad file takes nothing over.
-    let (sockets, takeover) = bind(&config, threads, how).map_err(Failed::Start)?;
-    let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
-    let chosen = choose(&config.upstream, &listeners, &mut |path| loaded.read(path)).map_err(|diagnostics| {
-        output.diagnostics_unquoted(&diagnostics);
-        Failed::Config
+    let prepared = prepare(&config, &mut loaded, how).map_err(|refused| match refused {
+        Refused::Files(diagnostics) => {
+            output.diagnostics_unquoted(&diagnostics);
+            Failed::Config
+        }
+        Refused::Limits(error) => {
+            output.error(error);
+            Failed::Config
+        }
+        Refused::System(error) => Failed::Start(error),
     })?;
+    let Prepared { sizes, sockets, takeover, chosen } = prepared;
+    let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
     let counts = Arc::new(Counts::default());
     let decisions = config.decisions.as_ref().map(|path| {
         let no_thread =
@@ -171,7 +171,7 @@ fn start(
     let api = (control.clone(), control_counts);
     let service = Service::new(engine, reloader.progress(), (counts, log), api, configuration);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cpus.max(2))
+        .worker_threads(sizes.cpus.max(2))
         .thread_name("runtime")
         .enable_all()
         .build()
@@ -183,23 +183,6 @@ fn start(
     if unfinished.is_empty() { Ok(()) } else { Err(Failed::Deadline) }
 }
 
-/// Gets all sockets: from systemd, from the hostgate that is taken over, or bound here.
-fn bind(config: &Config, threads: usize, how: Start) -> Result<(Sockets, Option<Takeover>), String> {
-    let told = |error: BindError| error.to_string();
-    let mut passed = Passed::from_systemd().map_err(told)?;
-    let mut predecessor = None;
-    if let (Some(path), Start::TakeOver) = (&config.takeover, how)
-        && passed.is_empty()
-        && let Some((asked, fds)) = takeover::ask(path).map_err(|error| error.to_string())?
-    {
-        passed = Passed::from_predecessor(fds).map_err(told)?;
-        predecessor = Some(asked);
-    }
-    let sockets = sockets::bind(config, threads, passed).map_err(told)?;
-    let takeover = config.takeover.as_deref().map(|path| Takeover::prepare(path, predecessor, &sockets));
-    Ok((sockets, takeover.transpose().map_err(|error| error.to_string())?))
-}
-
 /// Threads beside those that answer queries and those of the runtime: for reloads, a take-over, the decision log, and what the
 /// runtime starts for what blocks.
 const OTHER_THREADS: usize = 8;
@@ -208,7 +191,7 @@ const OTHER_THREADS: usize = 8;
 const SYSTEM_SERVERS: usize = 3;
 
 /// What this process may have, and what it makes of that.
-struct Sizes {
+pub(super) struct Sizes {
     /// The limit on open files.
     open_files: usize,
     /// The bounds that follow it.
@@ -227,7 +210,8 @@ struct Sizes {
 ///
 /// # Errors
 /// The limits are too low to serve, with the numbers.
-fn size(config: &Config, threads: usize, cpus: usize) -> Result<Sizes, String> {
+pub(super) fn size(config: &Config) -> Result<Sizes, String> {
+    let (threads, cpus) = (threads(config), available_parallelism().map_or(1, usize::from));
     let open_files = capacity::raise_open_files();
     let count = |is_there: bool| usize::from(is_there);
     let listeners = config.listen.len();
@@ -300,7 +284,7 @@ fn introduce(config: &Config, path: Option<&Path>, loaded: &Loaded) {
     if let Some(written) = &loaded.last_good {
         tracing::error!(written, "started from the last good state, as what is on disk is bad; mend it");
     }
-    for error in loaded.errors.iter().take(MAX_LOGGED) {
+    for error in loaded.wrong().iter().take(MAX_LOGGED) {
         let error = error.to_string();
         let error = &*shortened(&error, MAX_TOLD_LINE);
         tracing::error!(error, "started without what is bad on disk");

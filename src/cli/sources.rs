@@ -93,8 +93,11 @@ pub(super) fn load(
     match (started, read, path) {
         (Ok(loaded), Ok((path, config)), _) => Ok((path, config, loaded)),
         (Err(mut wrong), read, Some(path)) => {
-            match from_last_good(&path, read.map(|(_, config)| config)) {
-                Ok(Some((config, loaded))) => return Ok((Some(path), config, loaded)),
+            match from_last_good(&path, read.map(|(_, config)| config), search) {
+                Ok(Some((config, mut loaded))) => {
+                    loaded.refused = wrong;
+                    return Ok((Some(path), config, loaded));
+                }
                 Ok(None) => {}
                 Err(why) => {
                     let message = format!("the last good state cannot be started from: {why}");
@@ -112,7 +115,11 @@ pub(super) fn load(
 ///
 /// # Errors
 /// There is none, or it is of no use: why.
-fn from_last_good(path: &Path, on_disk: Result<Config, Vec<Diagnostic>>) -> Result<Option<(Config, Loaded)>, String> {
+fn from_last_good(
+    path: &Path,
+    on_disk: Result<Config, Vec<Diagnostic>>,
+    search: Search,
+) -> Result<Option<(Config, Loaded)>, String> {
     if on_disk.as_ref().is_ok_and(|config| !config.start_from_last_good) {
         return Ok(None);
     }
@@ -123,9 +130,15 @@ fn from_last_good(path: &Path, on_disk: Result<Config, Vec<Diagnostic>>) -> Resu
     });
     let told =
         |wrong: Vec<Diagnostic>| wrong.iter().map(ToString::to_string).take(MAX_LOGGED).collect::<Vec<_>>().join("; ");
-    let kept = match LastGood::of(path).read() {
+    let kept = match search {
+        Search::Here => LastGood::of(path).read(),
+        // A command does not have the environment of the unit.
+        Search::HereOrSystem | Search::HereThenSystem => LastGood::find(path),
+    };
+    let kept = match kept {
         Ok(Some(kept)) => kept,
-        Ok(None) if is_chosen => return Err("there is none yet".to_owned()),
+        Ok(None) if is_chosen && search == Search::Here => return Err("there is none yet".to_owned()),
+        Ok(None) if is_chosen => return Err(format!("there is none yet in {}", LastGood::looked_in(path))),
         Ok(None) => return Ok(None),
         Err(why) => return Err(why),
     };

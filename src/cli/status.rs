@@ -36,9 +36,7 @@ pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool
     if !json {
         output.error(format!("asking http://{admin}/status ({origin})"));
     }
-    // An IPv6-only machine has the default address under another name.
-    let fetched = fetch(admin).or_else(|error| instead.and_then(|instead| fetch(instead).ok()).ok_or(error));
-    let status = match fetched {
+    let status = match fetch_either(admin, instead) {
         Ok(status) => status,
         Err(error) => {
             let help = "is hostgate running, and is this its `admin.listen`? (--admin ADDRESS, --config FILE)";
@@ -133,6 +131,11 @@ fn tell(status: &Value, output: &mut Output) {
 /// Returns the entries of what is out of date.
 fn entries(status: &Value) -> impl Iterator<Item = &Value> {
     status["out_of_date"].as_array().into_iter().flatten()
+}
+
+/// Asks at `admin`, else at `instead`: an IPv6-only machine has the default address under another name.
+pub(super) fn fetch_either(admin: SocketAddr, instead: Option<SocketAddr>) -> io::Result<Value> {
+    fetch(admin).or_else(|error| instead.and_then(|instead| fetch(instead).ok()).ok_or(error))
 }
 
 /// Asks for `/status`: one HTTP/1.0 request, whose answer ends with the connection (RFC 1945 §7).

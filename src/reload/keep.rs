@@ -1,12 +1,12 @@
 //! When the last good state is kept: a moment after everything on disk went into force, by a thread of its own, as a disk that
 //! hangs must not hold up reloads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::last_good::{LastGood, NotKept};
+use super::last_good::{LastGood, NotKept, Written};
 use super::{Reloader, tick};
 
 /// How long after a look the state is kept: saved files mostly come several at a time.
@@ -25,6 +25,9 @@ const LAST: Duration = Duration::from_millis(500);
 /// A thread that writes the state; it gives back the place, and says whether the state was another one and how long it took.
 type Writer = JoinHandle<(LastGood, Result<bool, NotKept>, Duration)>;
 
+/// A state on disk as it was read, and when it was written, or why it is of no use.
+type Known = (Option<Written>, Result<String, String>);
+
 /// Keeps the last good state.
 pub(super) struct Keeper {
     /// When it is to be kept, if something changed since.
@@ -37,13 +40,15 @@ pub(super) struct Keeper {
     running: Option<(Writer, Instant)>,
     /// The directory, and why the state was not kept there.
     failed: Option<(PathBuf, String)>,
+    /// What was last found to be kept, so that it is read again only when it is another one.
+    found: Option<Known>,
 }
 
 impl Keeper {
     /// Begins with a state that is to be kept.
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { due: Some(now + PAUSE), rested: now, place: None, running: None, failed: None }
+        Self { due: Some(now + PAUSE), rested: now, place: None, running: None, failed: None, found: None }
     }
 
     /// Notes that something may have changed.
@@ -62,6 +67,22 @@ impl Keeper {
         let hangs =
             is_long.then(|| (None, "the last good state cannot be written: its disk does not answer".to_owned()));
         hangs.or_else(|| self.failed.clone().map(|(directory, why)| (Some(directory), why)))
+    }
+
+    /// Returns when the state was written that is kept for the configuration file at `path`.
+    ///
+    /// # Errors
+    /// There is none, or it is of no use: why.
+    pub(super) fn kept(&mut self, path: &Path) -> Result<String, String> {
+        let place = LastGood::of(path);
+        let stamp = place.stamp();
+        if let Some((_, found)) = self.found.as_ref().filter(|(known, _)| *known == stamp) {
+            return found.clone();
+        }
+        let read = place.read().and_then(|kept| kept.ok_or_else(|| "there is none yet".to_owned()));
+        let found = read.map(|kept| kept.written());
+        self.found = Some((stamp, found.clone()));
+        found
     }
 
     /// Takes what the thread came to, if it is done; returns whether there is one that is not.

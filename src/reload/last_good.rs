@@ -11,6 +11,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
@@ -32,7 +33,7 @@ pub(crate) struct LastGood {
 }
 
 /// A last good state.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Kept {
     /// What it holds.
     content: Content,
@@ -43,7 +44,7 @@ pub(crate) struct Kept {
 }
 
 /// What the file holds behind its first line.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Content {
     /// The absolute path of the configuration file.
     configuration: String,
@@ -56,6 +57,9 @@ struct Content {
     /// The list files, with the SHA-256 of each.
     lists: BTreeMap<String, String>,
 }
+
+/// The time and the size of a state on disk.
+pub(super) type Written = (SystemTime, u64);
 
 /// Why the state is not kept.
 #[derive(Debug, thiserror::Error)]
@@ -70,18 +74,66 @@ pub(crate) enum NotKept {
 
 impl LastGood {
     /// Returns where it is kept for a configuration file: below `$STATE_DIRECTORY`, which systemd sets for a unit that has one;
-    /// for the system's file below that of the shipped unit, so that commands find it; else beside the file.
+    /// for the system's file below that of the shipped unit; else beside the file.
     pub(crate) fn of(configuration: &Path) -> Self {
-        let state = std::env::var_os("STATE_DIRECTORY").filter(|state| !state.is_empty());
-        let state = state.map(PathBuf::from).map(|all| {
-            // There may be several, with colons between (systemd.exec(5)).
-            all.to_str().and_then(|all| all.split(':').next()).map_or_else(|| all.clone(), PathBuf::from)
-        });
-        let state = state.or_else(|| (configuration == Path::new(OF_UNIT.0)).then(|| PathBuf::from(OF_UNIT.1)));
-        let beside = || configuration.parent().unwrap_or(Path::new("")).join(BESIDE);
-        let directory = state.map_or_else(beside, |state| state.join(BELOW));
-        let configuration = std::path::absolute(configuration).unwrap_or_else(|_| configuration.to_owned());
-        Self { directory, configuration, head: None }
+        Self::places(configuration, state_directory().as_deref(), Path::new(OF_UNIT.1)).swap_remove(0)
+    }
+
+    /// Returns where it may be kept, the likeliest place first: with a state directory there is but one; without, a command does
+    /// not know that of a unit, and it may be beside the file or below `of_unit`, the state directory of the shipped unit.
+    fn places(configuration: &Path, state: Option<&Path>, of_unit: &Path) -> Vec<Self> {
+        let absolute = std::path::absolute(configuration).unwrap_or_else(|_| configuration.to_owned());
+        let beside = configuration.parent().unwrap_or(Path::new("")).join(BESIDE);
+        let directories = match state {
+            Some(state) => vec![state.join(BELOW)],
+            None if absolute == Path::new(OF_UNIT.0) => vec![of_unit.join(BELOW), beside],
+            None => vec![beside, of_unit.join(BELOW)],
+        };
+        let place = |directory| Self { directory, configuration: absolute.clone(), head: None };
+        directories.into_iter().map(place).collect()
+    }
+
+    /// Reads the state of a configuration file for a command: the newest one there is of it, wherever a service may keep it.
+    ///
+    /// # Errors
+    /// There is none of use: why, and where it was looked for.
+    pub(crate) fn find(configuration: &Path) -> Result<Option<Kept>, String> {
+        Self::newest(&Self::places(configuration, state_directory().as_deref(), Path::new(OF_UNIT.1)))
+    }
+
+    /// Reads the newest of the states in some places that are of the configuration file. What is wrong with one in another place
+    /// than the likeliest one may be another service's.
+    fn newest(places: &[Self]) -> Result<Option<Kept>, String> {
+        let Some((first, others)) = places.split_first() else { return Ok(None) };
+        let likeliest = first.read();
+        let others = others.iter().filter_map(|place| place.read().ok().flatten());
+        let newest = others.chain(likeliest.clone().ok().flatten()).max_by_key(|kept| kept.written);
+        newest.map_or(likeliest, |kept| Ok(Some(kept)))
+    }
+
+    /// Says where a command looks for the state of a configuration file.
+    pub(crate) fn looked_in(configuration: &Path) -> String {
+        let places = Self::places(configuration, state_directory().as_deref(), Path::new(OF_UNIT.1));
+        let looked: Vec<String> = places.iter().map(|place| place.directory.display().to_string()).collect();
+        let help = "; of a unit with another StateDirectory=, ask with STATE_DIRECTORY=/var/lib/NAME";
+        format!("{}{}", looked.join(" or "), if places.len() > 1 { help } else { "" })
+    }
+
+    /// Returns whether a state is of the configuration file.
+    fn is_of(&self, kept: &Kept) -> bool {
+        Path::new(&kept.content.configuration) == self.configuration
+    }
+
+    /// Says that a state is of another configuration file.
+    fn other(&self, kept: &Kept) -> String {
+        let path = self.directory.join(STATE);
+        format!("{}: it is of another configuration file, {}", path.display(), kept.content.configuration)
+    }
+
+    /// Returns the time and the size of the state, which change whenever it is written.
+    pub(super) fn stamp(&self) -> Option<Written> {
+        let metadata = fs::metadata(self.directory.join(STATE)).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
     }
 
     /// Returns the directory.
@@ -94,6 +146,16 @@ impl LastGood {
     /// # Errors
     /// It cannot be read, is broken, of another version or of another configuration file: why.
     pub(crate) fn read(&self) -> Result<Option<Kept>, String> {
+        let kept = self.read_any()?;
+        let other = kept.as_ref().filter(|kept| !self.is_of(kept)).map(|kept| self.other(kept));
+        other.map_or(Ok(kept), Err)
+    }
+
+    /// Reads the state, of whatever configuration file it is; `None` if none is kept.
+    ///
+    /// # Errors
+    /// It cannot be read, is broken or of another version: why.
+    fn read_any(&self) -> Result<Option<Kept>, String> {
         let path = self.directory.join(STATE);
         let octets = match regular_file::read(&path, MAX_LAST_GOOD * 3) {
             Ok(octets) => octets,
@@ -111,9 +173,6 @@ impl LastGood {
             return Err(wrong("it is broken: its checksum is another one"));
         }
         let content: Content = serde_json::from_slice(body).map_err(|error| wrong(&error.to_string()))?;
-        if Path::new(&content.configuration) != self.configuration {
-            return Err(wrong(&format!("it is of another configuration file, {}", content.configuration)));
-        }
         let written = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
         let written = written.and_then(|time| Timestamp::try_from(time).ok());
         Ok(Some(Kept { content, directory: self.directory.clone(), written }))
@@ -240,6 +299,11 @@ impl Kept {
         self.written.map_or_else(|| "an unknown time".to_owned(), |written| written.to_string())
     }
 
+    /// Returns the directory that it is in.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Returns the text of the configuration file.
     pub(crate) fn config(&self) -> &str {
         &self.content.config
@@ -269,6 +333,13 @@ impl Kept {
         }
         Ok(ListText::Text(text))
     }
+}
+
+/// Returns the state directory that systemd gave this process; the first, where there are several, with colons between
+/// (systemd.exec(5)).
+fn state_directory() -> Option<PathBuf> {
+    let all = PathBuf::from(std::env::var_os("STATE_DIRECTORY").filter(|state| !state.is_empty())?);
+    Some(all.to_str().and_then(|all| all.split(':').next()).map_or_else(|| all.clone(), PathBuf::from))
 }
 
 /// Returns what a list is kept under: its path below the policies directory, or else its absolute path.
@@ -317,6 +388,33 @@ mod tests {
             &mut |path: &Path, _: Held| fs::read_to_string(path).map(ListText::Text).map_err(|error| error.to_string());
         let (library, _) = Library::start(&tree, lists, &Bindings::default()).unwrap();
         (tree, library)
+    }
+
+    #[test]
+    fn a_command_finds_the_newest_state_of_its_configuration_without_the_environment_of_the_unit() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let (configuration, unit) = (root.join("h.toml"), root.join("unit"));
+        fs::create_dir(&unit).unwrap();
+        let places = || LastGood::places(&configuration, None, &unit);
+        assert!(LastGood::newest(&places()).unwrap().is_none());
+        let (tree, library) = loaded(root, "a.test\n");
+        // One of another service is none.
+        let other = LastGood { configuration: root.join("other.toml"), ..places().swap_remove(1) };
+        other.clone().keep("log = 'other'", &tree, &library).unwrap();
+        assert!(LastGood::newest(&places()).unwrap().is_none());
+        let with = LastGood::places(&configuration, Some(&unit), Path::new("/none"));
+        assert!(LastGood::newest(&with).unwrap_err().contains("another configuration file"));
+        for (place, text) in [(1, "log = 'unit'"), (0, "log = 'beside'"), (1, "log = 'newer'")] {
+            let before = SystemTime::now();
+            places().swap_remove(place).keep(text, &tree, &library).unwrap();
+            let state = places()[place].directory.join(STATE);
+            let later = before + std::time::Duration::from_secs(if text.contains("newer") { 20 } else { 10 });
+            fs::File::options().write(true).open(&state).unwrap().set_modified(later).unwrap();
+            let found = LastGood::newest(&places()).unwrap().unwrap();
+            assert_eq!((found.config(), found.directory()), (text, &*places()[place].directory));
+        }
+        assert_eq!(LastGood::places(Path::new(OF_UNIT.0), None, &unit)[0].directory, unit.join(BELOW));
     }
 
     #[test]

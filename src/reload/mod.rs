@@ -42,6 +42,7 @@ pub(crate) use self::progress::{Progress, State, Work};
 use self::store::Store;
 use self::sweep::Sweep;
 use self::tick::Retry;
+pub(crate) use self::tick::is_absent;
 use self::tree::Directory;
 use self::trusted::Trusted;
 use self::upstreams::Chosen;
@@ -72,6 +73,10 @@ pub(crate) struct Loaded {
     held_back: Vec<PathBuf>,
     /// When the last good state was written that was started from.
     pub(crate) last_good: Option<String>,
+    /// The directory that it is in.
+    pub(crate) last_good_in: Option<PathBuf>,
+    /// What is wrong on disk, so that it was not started from.
+    pub(crate) refused: Vec<Diagnostic>,
 }
 
 /// What a load of everything does about an object of the API that is broken.
@@ -209,7 +214,18 @@ impl Loaded {
         warnings.extend(complaints);
         let mut followed = directory.followed.clone();
         library.list_paths().for_each(|path| followed.add_file(path));
-        Ok(Self { directory, files, library, followed, warnings, errors, held_back, last_good: None })
+        Ok(Self {
+            directory,
+            files,
+            library,
+            followed,
+            warnings,
+            errors,
+            held_back,
+            last_good: None,
+            last_good_in: None,
+            refused: Vec::new(),
+        })
     }
 
     /// Begins with the last good state, and goes from there to what is on disk as a reload does: what is bad is held back.
@@ -255,7 +271,26 @@ impl Loaded {
         let mut followed = directory.followed.clone();
         library.list_paths().for_each(|path| followed.add_file(path));
         let last_good = Some(kept.written());
-        Ok(Self { directory, files, library, followed, warnings, errors, held_back, last_good })
+        let last_good_in = Some(kept.directory().to_owned());
+        Ok(Self {
+            directory,
+            files,
+            library,
+            followed,
+            warnings,
+            errors,
+            held_back,
+            last_good,
+            last_good_in,
+            refused: Vec::new(),
+        })
+    }
+
+    /// Returns what is wrong on disk: with what is held back, and with what was not started from.
+    pub(crate) fn wrong(&self) -> Vec<Diagnostic> {
+        let known: BTreeSet<String> = self.errors.iter().map(ToString::to_string).collect();
+        let refused = self.refused.iter().filter(|error| !known.contains(&error.to_string()));
+        self.errors.iter().chain(refused).cloned().collect()
     }
 
     /// Returns whether a file is held back.

@@ -9,6 +9,7 @@ use super::files::Observed;
 use super::out_of_date::{Found, Kind};
 use super::sweep::Compared;
 use super::{Occasion, Reloader, State};
+use crate::config::Servers;
 use crate::upstream::system::is_local;
 
 /// The first pause before something that could not be read is tried again; each further one is twice as long.
@@ -23,6 +24,12 @@ pub(super) struct Retry {
     due: Instant,
     /// The pause before it.
     pause: Duration,
+}
+
+/// Returns whether no interface has the address of a listener. One that is only valid on a link cannot be looked for by itself.
+pub(crate) fn is_absent(address: SocketAddr) -> bool {
+    let is_link_local = matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+    !address.ip().is_unspecified() && !is_link_local && !is_local(address.ip())
 }
 
 impl Reloader {
@@ -56,13 +63,9 @@ impl Reloader {
         }
     }
 
-    /// Finds the listeners whose address no interface has. One that is only valid on a link cannot be looked for by itself.
+    /// Finds the listeners whose address no interface has.
     pub(super) fn look_for_addresses(&mut self) {
-        let is_absent = |address: &&SocketAddr| {
-            let is_link_local = matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
-            !address.ip().is_unspecified() && !is_link_local && !is_local(address.ip())
-        };
-        self.absent = self.listeners.iter().filter(is_absent).copied().collect();
+        self.absent = self.listeners.iter().filter(|address| is_absent(**address)).copied().collect();
     }
 
     /// Plans the next try, if something could not be read for a reason that passes.
@@ -78,7 +81,7 @@ impl Reloader {
 
     /// Tells status, metrics and log what is out of date now.
     pub(super) fn tell_what_is_out_of_date(&mut self) {
-        let found = self.out_of_date();
+        let found = self.found_out_of_date();
         let list = self.since.update(found);
         let old = self.progress.state();
         if list != old.out_of_date {
@@ -87,9 +90,25 @@ impl Reloader {
         }
     }
 
+    /// Says what the next start does about something that it refuses: it begins with the last good state, where that was
+    /// chosen and there is one.
+    fn start_instead(&mut self) -> String {
+        let path = self.config_path.clone().filter(|_| self.config.start_from_last_good);
+        let Some(path) = path else { return "the next start refuses this".to_owned() };
+        let progress = Arc::clone(&self.progress);
+        let _disk = progress.disk();
+        match self.keeper.kept(&path) {
+            Ok(written) => format!("the next start begins with the last good state, of {written}, instead"),
+            Err(why) => format!("the next start refuses this, as the last good state is of no use: {why}"),
+        }
+    }
+
     /// Finds what is out of date.
-    fn out_of_date(&self) -> Vec<Found> {
+    fn found_out_of_date(&mut self) -> Vec<Found> {
         let mut all = Vec::new();
+        let is_empty = self.config.control.is_none() && self.directory.tree.files.is_empty();
+        let is_refused = is_empty || !self.library.refused_at_start().is_empty();
+        let instead = if is_refused { self.start_instead() } else { String::new() };
         let mut add = |kind, path: Option<PathBuf>, why: String| all.push(Found { kind, path, why });
         for (path, why) in &self.reasons {
             let is_unreadable = self.directory.observed_at(path).is_some_and(Observed::is_failed)
@@ -104,11 +123,16 @@ impl Reloader {
             add(Kind::Unreadable, Some(path.to_owned()), "it cannot be read for now: it is tried again".to_owned());
         }
         for error in self.library.refused_at_start() {
-            add(Kind::NextStart, Some(error.place.path.to_path_buf()), error.to_string());
+            add(Kind::NextStart, Some(error.place.path.to_path_buf()), format!("{error}: {instead}"));
         }
-        if self.config.control.is_none() && self.directory.tree.files.is_empty() {
-            let why = "there is no policy file (*.toml) in this directory: the next start refuses that".to_owned();
+        if is_empty {
+            let why = format!("there is no policy file (*.toml) in this directory: {instead}");
             add(Kind::NextStart, Some(self.config.policies.clone()), why);
+        }
+        if let (Servers::System(path), true) = (&self.config.upstream.servers, self.chosen.are_last()) {
+            let why = "it names no nameserver: the last ones are asked on, and the next start has nobody to ask: \
+                       allowed names would be answered SERVFAIL";
+            add(Kind::NextStart, Some(path.clone()), why.to_owned());
         }
         if let (Some(written), Some(path)) = (&self.last_good, &self.config_path) {
             let why = format!("started from the last good state, of {written}: what is bad on disk is not in force");

@@ -38,6 +38,11 @@ impl Chosen {
         self
     }
 
+    /// Returns whether the last servers are asked on, as none are named any more.
+    pub(super) fn are_last(&self) -> bool {
+        self.error.is_some() && !self.servers.is_empty()
+    }
+
     /// Names the servers, for people.
     pub(crate) fn describe(&self) -> String {
         if self.servers.is_empty() {

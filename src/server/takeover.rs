@@ -189,6 +189,11 @@ impl Takeover {
         Ok(Self { stream, listener, path: path.to_owned(), offered: Offered::new(sockets) })
     }
 
+    /// Returns why nobody can take over for now.
+    pub(crate) fn error(&self) -> Option<&TakeoverError> {
+        self.listener.as_ref().err()
+    }
+
     /// Returns where it is offered.
     pub(crate) fn path(&self) -> &Path {
         &self.path

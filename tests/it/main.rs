@@ -38,6 +38,7 @@ mod lists;
 mod loss;
 mod matching;
 mod neighbours;
+mod next_start;
 mod objects;
 mod objects_served;
 mod outages;

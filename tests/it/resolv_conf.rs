@@ -51,8 +51,15 @@ fn resolv_conf_is_watched() {
     });
     assert!(server.status()["upstream_error"].is_null());
 
+    assert!(server.out_of_date("next-start").is_none());
     fs::remove_file(&path).unwrap();
     server.until("no servers", || server.status()["upstream_error"].is_string().then_some(()));
+    let entry = server.wait_out_of_date("next-start");
+    assert!(entry["path"].as_str().unwrap().ends_with("resolv.conf"), "{entry}");
+    assert!(entry["why"].as_str().unwrap().contains("the next start has nobody to ask"), "{entry}");
+    let config = server.directory().join("hostgate.toml");
+    let told = run(["check", "--start", "--config", config.to_str().unwrap()]).expect_code(1);
+    told.expect_text(&["allowed names would be answered SERVFAIL", "resolv.conf"]);
     ask("denied.example", RecordType::A).udp(&server).expect_denied();
 
     let beside = server.directory().join("resolv.conf.new");

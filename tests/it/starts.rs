@@ -219,6 +219,37 @@ fn keeping(upstream: &FakeUpstream) -> Server {
     server
 }
 
+#[test]
+fn what_the_next_start_would_begin_with_instead_is_told() {
+    let upstream = FakeUpstream::start();
+    let server = keeping(&upstream);
+    server.remove("p.toml");
+    let entry = server.wait_out_of_date("next-start");
+    let report = next_start(&server, 1);
+    let written = report["last_good"].as_str().unwrap();
+    let told = format!(
+        "policy `p` is gone with its file: define it again, or refer to something else: the next start begins with the last good state, of {written}, instead"
+    );
+    assert!(entry["why"].as_str().unwrap().ends_with(&told), "{entry}");
+    let config = server.directory().join("hostgate.toml");
+    let place = server.directory().join(".hostgate-last-good");
+    run(["check", "--start", "--config", config.to_str().unwrap()]).expect_code(1).expect_text(&[
+        &format!("the next start begins with the last good state, of {written} (in {})", place.display()),
+        "client.toml:3:10",
+    ]);
+    // Where that is of no use, it is refused.
+    fs::write(place.join("state"), "broken").unwrap();
+    server.until("refused", || {
+        let entry = server.out_of_date("next-start")?;
+        entry["why"]
+            .as_str()
+            .unwrap()
+            .contains("the next start refuses this, as the last good state is of no use")
+            .then_some(())
+    });
+    assert_eq!(next_start(&server, 78)["start"], "refused");
+}
+
 /// Returns when the last good state was written last.
 fn kept_at(server: &Server) -> std::time::SystemTime {
     fs::metadata(server.directory().join(".hostgate-last-good/state")).unwrap().modified().unwrap()

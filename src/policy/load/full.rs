@@ -444,7 +444,7 @@ fn dangling(root: &Path, files: &Files, bindings: &Bindings) -> Vec<Diagnostic> 
     let mut add = |source: &Source, span, kind: &str, id: &str| {
         if all.len() < MAX_DANGLING {
             let error = source.error(span, format!("{kind} {} is gone with its file", quoted(id)));
-            all.push(error.help("define it again, or refer to something else: the next start refuses this"));
+            all.push(error.help("define it again, or refer to something else"));
         }
     };
     for (_, file) in files.iter().filter(|(path, _)| object_of(root, path).is_none()) {

@@ -1,0 +1,214 @@
+//! What `check --start` says is what the start does; what DNS does without is tried again and refuses no start.
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::api::{TOKEN, Wire, head};
+use crate::support::*;
+
+/// A policy that allows everything below `test`.
+const POLICY: &str = "allowed_hostnames = [\"*.test\"]";
+
+/// A server with an API and a path for take-overs, and its addresses in its configuration.
+fn server(upstream: &FakeUpstream) -> Server {
+    let setup = Setup::policy(upstream, POLICY).top("takeover = \"run/takeover\"").control("allow_clients = true");
+    fs::create_dir(setup.directory().join("run")).unwrap();
+    let server = setup.start();
+    server.keep_addresses();
+    server
+}
+
+/// Ends a server and waits until it is gone.
+#[track_caller]
+fn stop(mut server: Server) -> Server {
+    server.signal("TERM");
+    assert_eq!(server.wait_exit().code(), Some(0));
+    server
+}
+
+/// Runs `check --start` for the files of a server; returns its exit code, what it says as JSON, and what it says.
+fn asked(directory: &Path) -> (i32, Value, String) {
+    let config = directory.join("hostgate.toml");
+    let config = config.to_str().unwrap();
+    let json = run(["check", "--start", "--json", "--config", config]);
+    let told = run(["check", "--start", "--config", config]);
+    assert_eq!(json.code, told.code, "{told:#?}");
+    (json.code.unwrap(), json.json(), told.stdout + &told.stderr)
+}
+
+/// Returns whether a server answers.
+fn serves(server: &Server) -> bool {
+    !ask("a.test", RecordType::A).udp(server).addresses().is_empty()
+}
+
+#[test]
+fn each_fault_is_told_by_check_as_the_start_meets_it() {
+    /// Causes a fault, which may last as long as what it returns.
+    type Fault = fn(&Server) -> Box<dyn std::any::Any>;
+    let faults: [(&str, i32, Fault); 16] = [
+        ("none", 0, |_| Box::new(())),
+        ("the address over UDP", 78, |server| Box::new(UdpSocket::bind(server.address()).unwrap())),
+        ("the address over TCP", 78, |server| Box::new(TcpListener::bind(server.address()).unwrap())),
+        ("the admin endpoint's address", 1, |server| Box::new(TcpListener::bind(server.admin()).unwrap())),
+        ("the API's address", 1, |server| Box::new(TcpListener::bind(server.control()).unwrap())),
+        ("the directory of take-overs", 1, |server| Box::new(fs::remove_dir_all(server.directory().join("run")))),
+        ("a file in place of take-overs", 1, |server| {
+            Box::new(fs::write(server.directory().join("run/takeover"), "in the way"))
+        }),
+        ("the tokens", 1, |server| Box::new(fs::write(server.directory().join("token"), ""))),
+        ("the certificate", 1, |server| {
+            server.reconfigure("token_file", "tls_certificate = \"none.pem\"\ntls_key = \"none.key\"\ntoken_file");
+            Box::new(())
+        }),
+        ("a policy file", 78, |server| {
+            server.write("test.toml", "[policy.test");
+            Box::new(())
+        }),
+        ("no policies directory", 78, |server| Box::new(fs::remove_dir_all(server.directory().join("policies")))),
+        ("the configuration", 78, |server| {
+            server.reconfigure("[admin]", "[admin");
+            Box::new(())
+        }),
+        ("no configuration", 78, |server| Box::new(fs::remove_file(server.directory().join("hostgate.toml")))),
+        ("an upstream that is itself", 78, |server| {
+            let text = fs::read_to_string(server.directory().join("hostgate.toml")).unwrap();
+            let servers = text.lines().find(|line| line.starts_with("servers")).unwrap();
+            server.reconfigure(servers, &format!("servers = [\"{}\"]", server.address()));
+            Box::new(())
+        }),
+        ("nobody to ask", 1, |server| {
+            let text = fs::read_to_string(server.directory().join("hostgate.toml")).unwrap();
+            let servers = text.lines().find(|line| line.starts_with("servers")).unwrap();
+            server.reconfigure(servers, "resolv_conf = \"resolv.conf\"");
+            Box::new(fs::write(server.directory().join("resolv.conf"), "search example\n"))
+        }),
+        ("an address to come", 1, |server| {
+            server.reconfigure("[upstream]", "[[listen]]\naddress = \"192.0.2.77:53\"\n[upstream]");
+            Box::new(())
+        }),
+    ];
+    let upstream = FakeUpstream::start();
+    for (case, code, fault) in faults {
+        let server = stop(server(&upstream));
+        let _lasts = fault(&server);
+        let (told, report, text) = asked(server.directory());
+        assert_eq!(told, code, "{case}: {text}");
+        if code == 78 {
+            assert_eq!(report["start"], "refused", "{case}: {text}");
+            let refused = server.refused_plainly();
+            assert!([Some(1), Some(78)].contains(&refused.code), "{case}: {refused:#?}");
+            continue;
+        }
+        let next = server.restarted();
+        assert_eq!(serves(&next), case != "nobody to ask", "{case}");
+        if case.contains("admin") {
+            next.wait_log(&["ERROR", "no admin endpoint for now"]);
+        } else {
+            let status = run(["status", "--admin", &next.admin().to_string()]);
+            assert_eq!(status.code == Some(0), code == 0, "{case}: {status:#?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_dns_comes_once_it_can_be_had() {
+    let upstream = FakeUpstream::start();
+    let server = stop(server(&upstream));
+    let admin = TcpListener::bind(server.admin()).unwrap();
+    let api = TcpListener::bind(server.control()).unwrap();
+    fs::remove_dir_all(server.directory().join("run")).unwrap();
+    let (_, report, text) = asked(server.directory());
+    assert_eq!(report["lacking"].as_array().unwrap().len(), 3, "{text}");
+    let next = server.restarted();
+    assert!(serves(&next));
+    for what in ["admin endpoint", "API", "take-over"] {
+        next.wait_log(&["ERROR", &format!("no {what} for now")]);
+    }
+    drop(admin);
+    next.wait_log(&["admin endpoint is there again"]);
+    next.until("the endpoint", || next.try_status());
+    assert_eq!(next.metric("hostgate_out_of_date", &[("kind", "socket")]), 2);
+    let refused = run(["status", "--admin", &next.admin().to_string()]).expect_code(1);
+    refused.expect_text(&["socket", "run/takeover", "make its directory"]);
+    drop(api);
+    next.wait_log(&["API is there again"]);
+    next.until("the API", || {
+        let list = Wire::open(&next).send(head("GET", "/v1/network-policies", TOKEN, "")).response();
+        (list.status == 200).then_some(())
+    });
+    fs::create_dir(next.directory().join("run")).unwrap();
+    next.wait_not_out_of_date("socket");
+    // All of them are passed on.
+    let mut next = next;
+    let successor = next.successor();
+    assert_eq!(next.wait_exit().code(), Some(0));
+    assert!(serves(&successor));
+    assert_eq!(Wire::open(&successor).send(head("GET", "/v1/network-policies", TOKEN, "")).response().status, 200);
+    assert!(successor.log_lines(&["for now"]).is_empty());
+    // Its socket is taken away while it runs, and made again.
+    fs::remove_dir_all(successor.directory().join("run")).unwrap();
+    successor.wait_out_of_date("socket");
+    fs::create_dir(successor.directory().join("run")).unwrap();
+    successor.wait_not_out_of_date("socket");
+    let mut old = successor;
+    let last = old.successor();
+    assert_eq!(old.wait_exit().code(), Some(0));
+    let last = stop(last);
+    assert!(fs::read_dir(last.directory().join("run")).unwrap().next().is_none(), "nothing is left behind");
+}
+
+#[test]
+fn the_running_one_holds_no_start_up_and_is_not_disturbed() {
+    let upstream = FakeUpstream::start();
+    let server = server(&upstream);
+    let (code, report, text) = asked(server.directory());
+    assert_eq!((code, &report["start"]), (0, &"as-on-disk".into()), "{text}");
+    // Without an admin endpoint: by its socket for take-overs.
+    let text = fs::read_to_string(server.directory().join("hostgate.toml")).unwrap();
+    let admin = format!("listen = \"{}\"", server.admin());
+    server.reconfigure(&admin, "listen = \"off\"");
+    assert_eq!(asked(server.directory()).0, 0);
+    server.reconfigure("listen = \"off\"", &admin);
+    assert_eq!(fs::read_to_string(server.directory().join("hostgate.toml")).unwrap(), text);
+    // What somebody else has is told, with who it is.
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = other.local_addr().unwrap();
+    server.reconfigure("[upstream]", &format!("[[listen]]\naddress = \"{at}\"\n[upstream]"));
+    let (code, report, text) = asked(server.directory());
+    assert_eq!(code, 78, "{text}");
+    assert!(report["refused"].as_str().unwrap().contains(&at.to_string()), "{report}");
+    let own = format!("{at} by ");
+    assert!(text.contains(&own) && text.contains(&format!("process {}", std::process::id())), "{text}");
+    drop(other);
+    let (code, _, text) = asked(server.directory());
+    assert_eq!(code, 0, "{text}");
+    // Another hostgate's is not its own.
+    let second = Setup::policy(&upstream, POLICY).listen_only(&server.address().to_string());
+    second.write_configuration();
+    assert_eq!(asked(second.directory()).0, 78);
+    assert!(serves(&server));
+    let mut server = server;
+    let next = server.successor();
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert!(serves(&next));
+}
+
+#[test]
+fn limits_that_are_too_low_are_told_before_the_start() {
+    let upstream = FakeUpstream::start();
+    let server = stop(server(&upstream));
+    let limited = |arguments: &str| {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -n 24 && exec \"$0\" {arguments} --config \"$1\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_hostgate")]).arg(server.directory().join("hostgate.toml"));
+        command::finish(&mut shell)
+    };
+    let told = limited("check --start").expect_code(78);
+    let refused = limited("serve").expect_code(78);
+    assert!(refused.stderr.contains("file"), "{refused:#?}");
+    told.expect_text(&["the next start is refused", "file"]);
+}
