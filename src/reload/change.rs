@@ -192,6 +192,12 @@ impl Reloader {
         let Change { before, after, .. } = change;
         let progress = Arc::clone(&self.progress);
         let disk = progress.disk();
+        if let Some(why) = self.directory.object_folder_fault(&self.config.policies) {
+            if self.directory.tree.unreadable.is_empty() {
+                self.watch.look_again();
+            }
+            return Err(Refused::Unwritable(format!("write {}: its folder: {why}", path.display())));
+        }
         if !store::holds(path, before.as_deref())? {
             return Err(Refused::Stale);
         }
@@ -211,6 +217,7 @@ impl Reloader {
         });
         match written {
             Ok(reloaded) => {
+                self.directory.note_object_written(&self.config.policies);
                 let replaced = std::mem::replace(&mut self.library, reloaded.library);
                 self.publish(&snapshot);
                 drop(replaced);

@@ -8,6 +8,7 @@ mod change;
 mod files;
 mod keep;
 pub(crate) mod last_good;
+mod object_folder;
 pub(crate) mod out_of_date;
 mod pace;
 mod progress;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::files::{Followed, Observed, Stamp, Text, Unfinished, is_passing, read_unless};
+use super::object_folder::ObjectFolder;
 use super::trusted::{Trusted, Use};
 use super::watch::Changes;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
@@ -35,6 +36,8 @@ pub(crate) struct Directory {
     huge: HashMap<PathBuf, Instant>,
     /// Where everything is that the tree is made of, if that is in one place each.
     plain: Option<Plain>,
+    /// The folder of the API's objects.
+    object_folder: ObjectFolder,
 }
 
 /// A directory whose entries were read, or a link that leads nowhere yet, as it was then.
@@ -103,8 +106,10 @@ impl Directory {
         self.plain = None;
         let found = Found::with_capacity(self.tree.files.iter().len());
         let real = fs::canonicalize(root)?;
+        let object_folder = ObjectFolder::of(root);
         let mut walk = Walk {
             before: self,
+            object_folder: (&object_folder, self.object_folder.fault(root, &self.tree.files)),
             unfinished,
             entries: 0,
             root: real,
@@ -114,6 +119,7 @@ impl Directory {
             found,
         };
         walk.read_all(root)?;
+        walk.leave_out_objects();
         let Found { files, private, unreadable, huge, followed, observed, places, is_plain } = walk.found;
         self.huge = huge;
         let is_passing = |(path, state): &(&Path, Observed)| state.is_passing().then(|| path.to_path_buf());
@@ -124,6 +130,11 @@ impl Directory {
         self.passing = all.filter_map(|entry| is_passing(&entry)).collect();
         self.plain = is_plain.then(|| Plain::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
         let files = files.into_iter().collect();
+        if unreadable.contains_key(&object_folder) {
+            self.object_folder.note_unreadable(&self.tree.files);
+        } else {
+            self.object_folder.note_read(root);
+        }
         if self.tree.root == root && self.tree.unreadable.is_empty() && unreadable.is_empty() {
             self.tree.changed = Some(self.tree.files.become_as(&files));
             self.tree.private = Arc::new(private);
@@ -162,6 +173,18 @@ impl Directory {
         }
     }
 
+    /// Returns why the folder of the API's objects cannot be written now: what is at its path is something else.
+    pub(super) fn object_folder_fault(&self, root: &Path) -> Option<String> {
+        self.object_folder.fault(root, &self.tree.files)
+    }
+
+    /// Notes that a file was written into the folder of the API's objects, which may be new.
+    pub(super) fn note_object_written(&mut self, root: &Path) {
+        if !self.object_folder.is_same(root) {
+            self.object_folder.note_read(root);
+        }
+    }
+
     /// Returns what could not be read for a reason that passes.
     pub(super) fn passing(&self) -> &BTreeSet<PathBuf> {
         &self.passing
@@ -169,7 +192,7 @@ impl Directory {
 
     /// Reads the files of the tree among `paths`; returns their paths, or nothing where something else may have changed.
     fn read_changed(&mut self, paths: &HashSet<PathBuf>, unfinished: &Unfinished) -> Option<BTreeSet<PathBuf>> {
-        let plain = self.plain.as_ref()?;
+        let plain = self.plain.as_ref().filter(|_| self.object_folder.is_same(&self.tree.root))?;
         let mut changed = BTreeSet::new();
         for path in paths {
             let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return None };
@@ -239,6 +262,8 @@ impl Plain {
 struct Walk<'w> {
     /// What was known before.
     before: &'w Directory,
+    /// The path of the folder of the API's objects, and why what is there is not that folder.
+    object_folder: (&'w Path, Option<String>),
     /// Files that somebody is writing to.
     unfinished: &'w Unfinished,
     /// Entries seen so far.
@@ -394,6 +419,7 @@ impl Walk<'_> {
                 self.read_file(path);
             } else if kind.is_symlink() && !is_directory {
                 self.found.places.insert(path.clone(), Place::new(Stamp::at(&path)));
+                self.miss_directory(path);
             } else if is_directory && self.depth < MAX_DEPTH {
                 if kind.is_symlink() {
                     self.links.push((self.depth, path));
@@ -430,7 +456,10 @@ impl Walk<'_> {
         let is_whole = is_link || self.depth == 1;
         let followed = if is_whole { std::mem::take(&mut self.found.followed) } else { Followed::default() };
         let is_huge = |walk: &Self| walk.before.huge.get(&path).is_some_and(|since| since.elapsed() < HUGE_AGAIN);
-        let read = if is_link && leads_above(&path, &self.root) {
+        let fault = self.object_folder.1.as_ref().filter(|_| path == self.object_folder.0);
+        let read = if let Some(fault) = fault {
+            Err(io::Error::other(fault.clone()))
+        } else if is_link && leads_above(&path, &self.root) {
             Err(io::Error::other("it is a link to a directory above the policies directory: remove it"))
         } else if is_link && self.leads_to_kernel(&path) {
             Err(io::Error::other("it is a link to a tree of the kernel (/proc, /sys, /dev): remove it"))
@@ -464,6 +493,23 @@ impl Walk<'_> {
         }
         self.found.unreadable.insert(path, error.to_string());
         Ok(())
+    }
+
+    /// Notes that a link leads to no directory: one that did when it was last read has lost its target.
+    fn miss_directory(&mut self, path: PathBuf) {
+        if self.before.followed.directories.contains(&path) {
+            self.found.followed.add_directory(&path);
+            let why = "it is a link to a folder that is not there any more: bring the folder back, or remove the link";
+            self.found.unreadable.insert(path, why.to_owned());
+        }
+    }
+
+    /// Notes that the folder of the API's objects is not there, or is something else, which no walk reads.
+    fn leave_out_objects(&mut self) {
+        let (folder, Some(fault)) = &self.object_folder else { return };
+        self.found.followed.add_file(folder);
+        self.found.places.insert(folder.to_path_buf(), Place::new(Stamp::at(folder)));
+        self.found.unreadable.insert(folder.to_path_buf(), fault.clone());
     }
 
     /// Returns whether a link leads to a tree of the kernel, unless the policies directory itself is in one.

@@ -9,7 +9,9 @@ use crate::document::{Code, Diagnostic, Findings, Placed, Severity, Source, quot
 
 use super::known::{Kept, Known, Seen};
 use super::report::Report;
-use super::{Held, Library, ListText, NO_SUCH_FILE, OBJECT_FOLDER, ReadList, Reloaded, Settled, object_of, role};
+use super::{
+    Held, Library, ListText, NO_SUCH_FILE, OBJECT_FOLDER, OBJECT_PREFIXES, ReadList, Reloaded, Settled, object_of, role,
+};
 use crate::policy::load::change_groups::{FilePathRef, connected};
 use crate::policy::load::compile::Lists;
 use crate::policy::load::conflict::{Budget, Candidates, Conflict, Files, Ids, Kind as RefersTo, references};
@@ -209,7 +211,11 @@ impl Library {
         for (folder, why) in &tree.unreadable {
             let message = format!("the folder cannot be read: {why}");
             let error = Diagnostic::about_file(folder, message);
-            report.diagnostics.push(error.help("what it held stays in force until it can be read again"));
+            let help = match phase {
+                Phase::Reload => "what it held stays in force until it can be read again",
+                Phase::Start { .. } => "nothing of what it holds is in force until it can be read",
+            };
+            report.diagnostics.push(error.help(help));
             report.hold_back(folder);
         }
         for (path, known) in &self.files {
@@ -316,11 +322,16 @@ impl Library {
         // The ids of the API's objects that are left out: what refers to one denies.
         let objects = report.held_back.iter().filter_map(|path| phase.left_out(root, path).map(str::to_owned));
         let mut left_out: BTreeSet<String> = objects.collect();
+        // Of a folder that cannot be read, it is not known which objects it has.
+        let is_folder_left_out = matches!(phase, Phase::Start { leaves_out: true, .. })
+            && report.held_back.contains(&root.join(OBJECT_FOLDER));
         for round in 1.. {
             let bindings_settled = phase == Phase::Reload && chosen.ids() == self.bindings.ids();
             let current = files.clone();
             let is_excused = |path: Option<&Path>, id: &str| {
-                left_out.contains(id) || path.is_some_and(|path| phase.left_out(root, path).is_some())
+                left_out.contains(id)
+                    || is_folder_left_out && OBJECT_PREFIXES.iter().any(|prefix| id.starts_with(prefix))
+                    || path.is_some_and(|path| phase.left_out(root, path).is_some())
             };
             let candidates = Candidates {
                 is_excused: &is_excused,
