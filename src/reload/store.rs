@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::files::Stamp;
 use crate::bounds::MAX_FILE;
 use crate::util::regular_file;
 
@@ -68,7 +69,8 @@ impl Store {
     /// Takes the lock on a folder, which is made where it is not there; what a crash left half written goes.
     fn claim(&mut self, folder: &Path) -> Result<(), WriteError> {
         let hidden = folder.join(HIDDEN);
-        if self.held.as_ref().is_some_and(|(held, _)| held == folder) && hidden.is_dir() {
+        self.release();
+        if self.held.as_ref().is_some_and(|(held, _)| held == folder) {
             return Ok(());
         }
         let lock = lock(folder, &hidden).map_err(|error| failed(folder, &error))?;
@@ -85,6 +87,17 @@ impl Store {
         }
         self.held = Some((folder.to_owned(), lock));
         Ok(())
+    }
+
+    /// Lets go of the lock on a folder that is not at its path any more: an open file keeps a file system from being
+    /// unmounted.
+    pub(super) fn release(&mut self) {
+        let is_there = |(folder, lock): &mut (PathBuf, File)| {
+            let at_path = fs::symlink_metadata(folder.join(HIDDEN).join(LOCK));
+            let held = lock.metadata();
+            matches!((at_path, held), (Ok(at_path), Ok(held)) if Stamp::of(&at_path).id() == Stamp::of(&held).id())
+        };
+        self.held.take_if(|held| !is_there(held));
     }
 }
 
@@ -153,7 +166,8 @@ fn failed(path: &Path, error: &io::Error) -> WriteError {
         io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => " (remove what is in the place of the file)",
         io::ErrorKind::NotFound => " (the policies directory is not there: bring it back)",
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-            " (there is something else in the place of its folder, or a link that leads nowhere: remove it)"
+            " (there is something else in the place of its folder: move it away; if it is a link, bring back the folder that \
+             it leads to)"
         }
         _ => "",
     };

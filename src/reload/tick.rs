@@ -49,6 +49,9 @@ impl Reloader {
         let (busy, disk) = (progress.begin(), progress.disk());
         let is_polling = self.watch.unwatched().is_some();
         let compared = self.sweep.compare(&mut self.directory, &self.files, is_polling);
+        if compared != Compared::Same {
+            self.store.release();
+        }
         drop((busy, disk));
         match compared {
             Compared::Same => {}

@@ -173,6 +173,39 @@ fn objects_deleted_by_hand_are_gone_and_a_restart_takes_what_is_there() {
 }
 
 #[test]
+fn empty_mount_over_the_folder_takes_no_object_and_can_be_unmounted() {
+    let upstream = FakeUpstream::start();
+    let setup = setup(&upstream);
+    let state = setup.directory().join("state");
+    let Some(setup) = setup.apart(&format!("mount -t tmpfs none {}", state.display())) else { return };
+    let server = setup.start();
+    // The lock is on a file of that mount.
+    make_objects(&server);
+    server.inside(&format!("mount -t tmpfs none {}", state.display()));
+    server.wait_out_of_date("unreadable");
+    assert!(server.allows(DEVBOX, "a.test"));
+    refuses_changes(&server, &["it is another folder than before"]);
+    server.inside(&format!("umount {}", state.display()));
+    server.wait_not_out_of_date("unreadable");
+    let policy = server.new_policy(&["b.test"]);
+    server.api_post(&format!("{POLICIES}/{policy}/delete"), &Value::Null).done();
+    // Where the folder is no longer at its path, nothing of it stays open.
+    fs::rename(server.policies("api"), server.directory().join("link")).unwrap();
+    server.wait_out_of_date("unreadable");
+    server.until("the lock is not held", || {
+        let unmounted = server.entering().arg("umount").arg(&state).output().unwrap();
+        unmounted.status.success().then_some(())
+    });
+    fs::rename(server.directory().join("link"), server.policies("api")).unwrap();
+    // The mount point that is bare now is not the folder.
+    server.until("it is told", || {
+        let entry = server.out_of_date("unreadable")?;
+        entry["why"].as_str().unwrap().contains("another folder than before").then_some(())
+    });
+    assert!(server.allows(DEVBOX, "a.test"));
+}
+
+#[test]
 fn persons_files_stay_in_force_while_the_target_of_their_link_is_gone() {
     let upstream = FakeUpstream::start();
     let setup = Setup::new(&[&upstream]).file("hand.toml", "[policy.h]\nallowed_hostnames = [\"h.test\"]\n");
