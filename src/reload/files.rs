@@ -80,6 +80,8 @@ pub(crate) struct Files {
     known: HashMap<PathBuf, (Observed, Option<Arc<str>>)>,
     /// The states in which list files were; their texts are not kept.
     lists: HashMap<PathBuf, Observed>,
+    /// Why list files could not be read last.
+    unusable_lists: HashMap<PathBuf, String>,
     /// Paths asked for since the last [`Files::forget_unused`].
     used: HashSet<PathBuf>,
     /// Files that somebody is writing to.
@@ -314,8 +316,21 @@ impl Files {
         let known = self.lists.get(path).and_then(|observed| observed.firm()).filter(|_| held == Held::Yes);
         let read = read_unless(path, known, &self.unfinished, (&self.trusted, Use::List));
         self.lists.insert(path.to_owned(), read.observed);
-        let text = read.text.map_err(|unusable| unusable.why)?;
-        Ok(text.map_or(ListText::Unchanged, ListText::Text))
+        match read.text {
+            Ok(text) => {
+                self.unusable_lists.remove(path);
+                Ok(text.map_or(ListText::Unchanged, ListText::Text))
+            }
+            Err(Unusable { why, .. }) => {
+                self.unusable_lists.insert(path.to_owned(), why.clone());
+                Err(why)
+            }
+        }
+    }
+
+    /// Returns why a list file could not be read last.
+    pub(super) fn list_fault(&self, path: &Path) -> Option<&str> {
+        self.unusable_lists.get(path).map(String::as_str)
     }
 
     /// Returns the files that were asked for, with the states they were in.
@@ -339,6 +354,7 @@ impl Files {
         let used = std::mem::take(&mut self.used);
         self.known.retain(|path, _| used.contains(path));
         self.lists.retain(|path, _| used.contains(path));
+        self.unusable_lists.retain(|path, _| used.contains(path));
     }
 }
 

@@ -136,7 +136,7 @@ pub(crate) struct Reloader {
     retry: Option<Retry>,
     /// Since when what is out of date is so.
     since: Since,
-    /// The first reason of each file that is held back, as far as there is one.
+    /// The first reason of each file that is held back, empty if there is none.
     reasons: BTreeMap<PathBuf, String>,
     /// Listeners whose address no interface has.
     absent: Vec<SocketAddr>,
@@ -664,15 +664,30 @@ impl Reloader {
     }
 }
 
-/// Returns the first error of each of some files, without its place.
+/// Returns the first error of each of some files: one at a place in it, else one that names the file, else the first of all,
+/// which holds back what goes into force together with it.
 fn reasons<'d>(
     paths: impl Iterator<Item = &'d PathBuf>,
     errors: impl Iterator<Item = &'d Diagnostic>,
 ) -> BTreeMap<PathBuf, String> {
     let mut reasons: BTreeMap<PathBuf, String> = paths.map(|path| (path.clone(), String::new())).collect();
+    let told = |error: &Diagnostic| shortened(&error.to_string(), MAX_TOLD_LINE).into_owned();
+    let mut first = None;
+    let mut related: BTreeMap<&Path, &Diagnostic> = BTreeMap::new();
     for error in errors {
+        first = first.or(Some(error));
         if let Some(reason) = reasons.get_mut(&*error.place.path).filter(|reason| reason.is_empty()) {
-            *reason = shortened(&error.to_string(), MAX_TOLD_LINE).into_owned();
+            *reason = told(error);
+        }
+        for other in &error.related {
+            related.entry(&other.place.path).or_insert(error);
+        }
+    }
+    for (path, reason) in reasons.iter_mut().filter(|(_, reason)| reason.is_empty()) {
+        if let Some(error) = related.get(path.as_path()) {
+            *reason = told(error);
+        } else if let Some(error) = first {
+            *reason = format!("held back with others: {}", told(error));
         }
     }
     reasons

@@ -78,6 +78,24 @@ impl Kind {
         }
     }
 
+    /// Returns what is so with all of this kind.
+    const fn meaning(self) -> &'static str {
+        match self {
+            Self::HeldBack => "it is bad, or does not go together with others: its last good version is in force",
+            Self::Unreadable => "it cannot be read: its last good version is in force",
+            Self::LastGood => "the start took the last good state for something that is bad on disk",
+            Self::NextStart => "it runs, and the next start refuses it",
+            Self::Restart => "a changed key takes a restart",
+            Self::Address => "no interface has the address of a listener",
+            Self::NotKept => "the last good state cannot be written",
+            Self::Tokens => "the token file is bad: the API is closed",
+            Self::Certificate => "the certificate is bad",
+            Self::Reloading => "a reload is under way",
+            Self::Stuck => "a reload hangs",
+            Self::Polling => "no event tells of changes: they are found by comparing",
+        }
+    }
+
     /// Returns whether it is written to the log when it begins and ends; what has a line of its own is not.
     const fn is_logged(self) -> bool {
         !matches!(self, Self::HeldBack | Self::Unreadable | Self::Restart)
@@ -105,14 +123,15 @@ pub(crate) struct Entry {
     /// Since when (RFC 3339, UTC).
     #[serde(serialize_with = "time")]
     pub(crate) since: Timestamp,
-    /// The reason.
-    pub(crate) why: String,
+    /// The reason, which is never empty.
+    why: String,
 }
 
 impl Entry {
-    /// Makes an entry, of bounded length.
+    /// Makes an entry, of bounded length. Where no reason is known it has the words about all of its kind.
     pub(crate) fn new(kind: Kind, path: Option<&std::path::Path>, since: Timestamp, why: &str) -> Self {
         let bounded = |text: &str| shortened(&escaped(text), MAX_OUT_OF_DATE_TEXT).into_owned();
+        let why = if why.trim().is_empty() { kind.meaning() } else { why };
         Self { kind, path: path.map(|path| bounded(&path.to_string_lossy())), since, why: bounded(why) }
     }
 }
@@ -219,6 +238,15 @@ mod tests {
         assert_eq!((list.len(), list.count(Kind::Unreadable).0, list.count(Kind::HeldBack).0), (10_000, 10_000, 0));
         let json = serde_json::to_string(&list).unwrap();
         assert!(json.len() < 16 << 10, "{} octets", json.len());
+    }
+
+    #[test]
+    fn entry_always_has_a_reason() {
+        for (kind, why) in Kind::ALL.into_iter().flat_map(|kind| [(kind, ""), (kind, " \n")]) {
+            let list = Since::default().update(vec![Found { kind, path: None, why: why.to_owned() }]);
+            assert_eq!(list.entries[0].why, kind.meaning());
+            assert!(kind.meaning().len() > 10, "{kind:?}");
+        }
     }
 
     #[test]

@@ -119,7 +119,9 @@ impl Reloader {
                 || self.files.observed_at(path).is_some_and(Observed::is_failed)
                 || self.apart.is_passing && *path == self.config.policies;
             let kind = if is_unreadable { Kind::Unreadable } else { Kind::HeldBack };
-            add(kind, Some(path.clone()), why.clone());
+            // That a list cannot be read is told of the policy that names it.
+            let fault = self.files.list_fault(path).map(|why| format!("the list file cannot be read: {why}"));
+            add(kind, Some(path.clone()), fault.unwrap_or_else(|| why.clone()));
         }
         let passing = self.files.observed().filter(|(_, observed)| observed.is_passing()).map(|(path, _)| path);
         for path in self.directory.passing().iter().map(PathBuf::as_path).chain(passing) {

@@ -259,3 +259,46 @@ fn api_writes_by_a_link_to_its_folder_files_that_are_for_its_user_alone() {
     fs::write(&file, text.replace("one.test", "*")).unwrap();
     assert!(server.wait_error().contains("pattern `*`"), "{}", server.wait_error());
 }
+
+#[test]
+fn list_that_is_held_back_says_why_it_is_out_of_date() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::new(&[&upstream]).file("list.txt", "one.example\n").file("x.toml", listing("list.txt")).start();
+    let list = server.policies("list.txt");
+    let spoils: [(&dyn Fn(), &str); 4] = [
+        (&|| (), "the list file cannot be read: there is no such file"),
+        (&|| fs::create_dir(&list).unwrap(), "the list file cannot be read: "),
+        (&|| symlink("/etc/hostname", &list).unwrap(), "it lies outside of the policies directory"),
+        (&|| fs::write(&list, b"\xff\n").unwrap(), "not UTF-8"),
+    ];
+    for (spoil, told) in spoils {
+        let _ = fs::remove_file(&list).or_else(|_| fs::remove_dir(&list));
+        spoil();
+        let entries = server.until(told, || {
+            let entries = server.status()["out_of_date"].as_array().unwrap().clone();
+            let of_list =
+                |entry: &&serde_json::Value| entry["path"].as_str().is_some_and(|path| path.ends_with("list.txt"));
+            let entry = entries.iter().find(of_list)?;
+            entry["why"].as_str().unwrap().contains(told).then_some(entries)
+        });
+        assert!(entries.iter().all(|entry| !entry["why"].as_str().unwrap().is_empty()), "{entries:?}");
+    }
+}
+
+#[test]
+fn file_that_is_held_back_with_others_says_why_it_is_out_of_date() {
+    let upstream = FakeUpstream::start();
+    let tested =
+        format!("{}[[test]]\nclient = \"x\"\nname = \"one.example\"\nexpect = \"allow\"\n", listing("list.txt"));
+    let server = Setup::new(&[&upstream]).file("list.txt", "one.example\n").file("x.toml", tested).start();
+    // A test in force fails, so everything that changed is held back.
+    server.write("y.toml", "[policy.y]\nallowed_hostnames = [\"y.example\"]\n");
+    server.wait_generation(2);
+    server.write("y.toml", "[policy.y]\ndenied_hostnames = [\"y.example\"]\n");
+    server.write("list.txt", "two.example\n");
+    server.until("held back", || {
+        let entries = server.status()["out_of_date"].as_array().unwrap().clone();
+        assert!(entries.iter().all(|entry| !entry["why"].as_str().unwrap().is_empty()), "{entries:?}");
+        entries.iter().any(|entry| entry["why"].as_str().unwrap().contains("test failed")).then_some(())
+    });
+}
