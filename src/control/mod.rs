@@ -53,7 +53,7 @@ use crate::config;
 use crate::document::{Diagnostic, Place, Source, shortened};
 use crate::engine::Engine;
 use crate::fair_share::quota::{Claimant, Grant};
-use crate::policy::{BUILT_IN, Record, Snapshot};
+use crate::policy::{BUILT_IN, Record, Snapshot, sealed};
 use crate::reload::out_of_date::{Entry, Kind as Lag};
 use crate::reload::{Change, Changer, Progress, Refused};
 
@@ -169,7 +169,9 @@ impl Edit {
     fn of(id: &str, text: &Arc<str>, change: impl FnOnce(&mut File)) -> Result<Self, ApiError> {
         let mut file = File::read(text)?;
         change(&mut file);
-        Ok(Self { id: id.into(), before: Some(Arc::clone(text)), after: Some(file.text()) })
+        let after = file.text();
+        let after = if after == *text { after } else { sealed(&after, Kind::what(id)).into() };
+        Ok(Self { id: id.into(), before: Some(Arc::clone(text)), after: Some(after) })
     }
 }
 
@@ -309,7 +311,7 @@ impl Control {
         mut file: File,
     ) -> Result<Done, ApiError> {
         call.sign(&mut file, id);
-        let text = file.text();
+        let text: Arc<str> = sealed(&file.text(), kind.word()).into();
         let edit = |_: &Snapshot| Ok(Edit { id: Arc::clone(id), before: None, after: Some(Arc::clone(&text)) });
         self.change(&call.principal, action, edit).await?;
         Ok(Done { view: self.view(kind, id)?, created: Some(Arc::clone(id)) })

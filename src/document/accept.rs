@@ -5,6 +5,7 @@
 //! one that silences nothing, is a warning.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -357,6 +358,18 @@ impl Scanner<'_> {
         }
         false
     }
+}
+
+/// Returns the lines of a TOML text that are this comment alone, with their line ends.
+pub(crate) fn comment_lines<'t>(text: &'t str, comment: &'t str) -> impl Iterator<Item = Range<usize>> + 't {
+    let mut scanner = Scanner { text: text.as_bytes(), at: 0 };
+    text.match_indices(comment).filter_map(move |(at, _)| {
+        let before = text[..at].trim_end_matches([' ', '\t']);
+        let rest = text[at + comment.len()..].trim_start_matches([' ', '\t', '\r']);
+        let is_line = (before.is_empty() || before.ends_with('\n')) && (rest.is_empty() || rest.starts_with('\n'));
+        let end = text.len() - rest.strip_prefix('\n').unwrap_or(rest).len();
+        (is_line && scanner.is_comment(at)).then_some(before.len()..end)
+    })
 }
 
 /// Returns the octets up to and with `close`; a string of one line ends with its line at the latest.

@@ -13,6 +13,7 @@ mod remark;
 mod suggest;
 mod text;
 
+pub(crate) use accept::comment_lines;
 pub use accept::{Accept, Accepts, At, Code, Language};
 pub use diagnostic::{Diagnostic, Findings, Related, Severity, Unquoted, quoted};
 pub use escape::{escaped, escaped_json, escaped_lines, shortened};

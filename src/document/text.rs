@@ -60,6 +60,11 @@ fn foreign_kind(octets: &[u8]) -> Option<&'static str> {
     if start.starts_with(b"\xfe\xff") || half > 1 && nulls(0) * 10 > half * 9 && nulls(1) == 0 {
         return Some("it is text in UTF-16: convert it, as with `iconv -f UTF-16BE -t UTF-8`");
     }
+    if octets.last() == Some(&0) && octets.iter().skip_while(|octet| **octet != 0).all(|octet| *octet == 0) {
+        return Some(
+            "it is filled with zero octets (NUL), most likely by a crash of the machine: restore it from a copy",
+        );
+    }
     start.contains(&0).then_some("it is binary, not text: name another file")
 }
 
@@ -125,6 +130,8 @@ mod tests {
             (b"500px.com\n".to_vec(), Ok("500px.com\n")),
             (b"\xff\xfe\0\0a\0\0\0".to_vec(), Err("UTF-32")),
             (b"a.test\0\x01\x02".to_vec(), Err("binary")),
+            (vec![0; 512], Err("zero octets")),
+            ([&b"a.test\n".repeat(1000)[..], &[0; 4096]].concat(), Err("zero octets")),
             (b"ok\nb\xfccher.test\n".to_vec(), Err("line 2, column 2: it looks like Latin-1")),
             (b"ok\n\x80\x81\x82\xff".to_vec(), Err("line 2, column 1: save the file as UTF-8")),
         ] {

@@ -4,6 +4,7 @@ mod decide;
 mod load;
 pub mod matching;
 pub mod model;
+mod object_file;
 mod snapshot;
 #[cfg(test)]
 mod testing;
@@ -25,4 +26,5 @@ pub use self::model::spec::{
 };
 pub(crate) use crate::util::persistent_map::OrderedMap;
 pub use decide::{Action, Decision, Explanation, Reason, decide};
+pub(crate) use object_file::{sealed, unsealed};
 pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Record, Snapshot, Standing, Unrestricted};

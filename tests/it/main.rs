@@ -39,6 +39,7 @@ mod loss;
 mod matching;
 mod neighbours;
 mod next_start;
+mod object_files;
 mod object_folder;
 mod objects;
 mod objects_served;

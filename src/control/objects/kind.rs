@@ -29,6 +29,11 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| id.starts_with(kind.prefix()))
     }
 
+    /// Returns what people call the object of an id.
+    pub(in crate::control) fn what(id: &str) -> &'static str {
+        Self::of(id).map_or("file", Self::word)
+    }
+
     /// Returns what people call it.
     pub(in crate::control) const fn word(self) -> &'static str {
         match self {

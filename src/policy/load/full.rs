@@ -198,7 +198,7 @@ impl Library {
                     let source = Source::new(Arc::clone(&path.0), Arc::clone(text)).private(is_private);
                     Known::of_file(&source, role, before, &mut share)
                 }
-                Err(why) => Known::unreadable(&path, why, before),
+                Err(why) => Known::unreadable(&path, why, role, before),
             };
             let mut known = known;
             if !known.is_good {
@@ -230,7 +230,7 @@ impl Library {
             }
         }
         let is_policy_file = |(path, file): (&FilePath, &Known<FileSpec>)| {
-            file.seen != Seen::Absent && role(&tree.root, path) == Some(Role::Policies)
+            file.seen != Seen::Absent && role(&tree.root, path).is_some_and(Role::is_of_policies)
         };
         if !files.iter().any(is_policy_file) && tree.unreadable.is_empty() {
             let mut diagnostic = Diagnostic::about_file(&tree.root, "there is no policy file, so everything is denied");

@@ -127,11 +127,17 @@ impl Known<FileSpec> {
     }
 
     /// Notes that a policy file cannot be read.
-    pub(super) fn unreadable(path: &Path, why: &str, before: Option<&Self>) -> Self {
+    pub(super) fn unreadable(path: &Path, why: &str, role: Role<'_>, before: Option<&Self>) -> Self {
         let in_force = before.and_then(|before| before.in_force.clone());
         let error = Diagnostic::about_file(path, format!("the file cannot be read: {why}"));
-        let help =
-            if in_force.is_some() { "what it said before stays in force" } else { "mend it, or remove the file" };
+        let help = match (role, in_force.is_some()) {
+            (Role::Object(_), true) => {
+                "what it said before stays in force; restore the file, or remove it, and the object is deleted"
+            }
+            (Role::Object(_), false) => "restore the file, or remove it, and the object is deleted",
+            (_, true) => "what it said before stays in force",
+            (_, false) => "mend it, or remove the file",
+        };
         Self { seen: Seen::Unreadable, diagnostics: Arc::new([error.help(help)]), in_force, ..Self::absent() }
     }
 }

@@ -267,6 +267,9 @@ pub(crate) const OBJECT_PREFIXES: [&str; 3] = ["npol_", "bpt_", "dbx_"];
 
 /// Returns what a file is read as; nothing for one deeper in `presets/`.
 fn role<'p>(root: &Path, path: &'p Path) -> Option<Role<'p>> {
+    if let Some(id) = object_of(root, path) {
+        return Some(Role::Object(id));
+    }
     let below = path.strip_prefix(root).unwrap_or(path);
     let Ok(preset) = below.strip_prefix("presets") else { return Some(Role::Policies) };
     let name = preset.file_stem().and_then(|stem| stem.to_str())?;

@@ -24,6 +24,7 @@ use crate::policy::model::spec::{
     PRESET_PREFIX, Phase, PolicySpec, PortRule, PrivateAnswers, Protocol, QueryTypes, RecordSpec, TestSpec,
     UNRESTRICTED,
 };
+use crate::policy::object_file;
 use crate::util::content_hash::content_hash;
 use crate::util::few::Few;
 
@@ -32,12 +33,29 @@ use crate::util::few::Few;
 pub(crate) enum Role<'a> {
     /// Any objects.
     Policies,
+    /// Any objects, in the file of an object of the API, by its id.
+    Object(&'a str),
     /// One preset, by its name: one policy of that id.
     Preset(&'a str),
 }
 
+impl Role<'_> {
+    /// Returns whether the file may hold any objects.
+    pub(crate) fn is_of_policies(self) -> bool {
+        matches!(self, Self::Policies | Self::Object(_))
+    }
+}
+
 /// Reads a file; the spec is worth something only when no diagnostic is an error.
 pub(crate) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -> (FileSpec, Vec<Diagnostic>) {
+    let error = |(message, help): (&str, &str)| Diagnostic::about_file(source.path(), message).help(help);
+    if let Role::Object(_) = role
+        && let Some(fault) = object_file::fault(source.text())
+    {
+        let nothing =
+            FileSpec { source: source.clone(), clients: Few::default(), records: Few::default(), others: None };
+        return (nothing, vec![error(fault)]);
+    }
     let (spec, mut diagnostics) = document::read(source, |root| {
         let policies = root.tables("policy").into_iter().filter_map(|(id, table)| policy(&id, table, role, hasher));
         let mut others = Others {
@@ -48,7 +66,7 @@ pub(crate) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
             hash: content_hash(source.text().as_bytes()),
         };
         let (mut clients, mut records) = (Few::default(), Few::default());
-        if role == Role::Policies {
+        if role.is_of_policies() {
             let blueprints = root.tables("blueprint").into_iter();
             others.blueprints = blueprints.filter_map(|(id, table)| blueprint(&id, table)).map(Arc::new).collect();
             let of_clients = root.tables("client").into_iter();
@@ -66,10 +84,18 @@ pub(crate) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
             others: (!others.is_empty()).then(|| Box::new(others)),
         }
     });
+    if let Role::Object(id) = role
+        && !spec.records.iter().any(|record| *record.id.value == *id)
+        && let Some(fault) = object_file::old_fault(source.text())
+    {
+        diagnostics.insert(0, error(fault));
+    }
     if !diagnostics.iter().any(Diagnostic::is_error) && spec.is_empty() {
         let error = match role {
-            Role::Policies => Diagnostic::about_file(source.path(), "the file holds no table, as if half written")
-                .help("write a `[policy.ID]`, or remove the file: an empty file is never an empty policy"),
+            Role::Policies | Role::Object(_) => {
+                Diagnostic::about_file(source.path(), "the file holds no table, as if half written")
+                    .help("write a `[policy.ID]`, or remove the file: an empty file is never an empty policy")
+            }
             Role::Preset(name) => Diagnostic::about_file(source.path(), "the file holds no table, as if half written")
                 .help(format!("write `[policy.{name}]`, or remove the file to have the built-in preset")),
         };
@@ -103,7 +129,7 @@ fn known_ids<'s>(others: &'s Others, clients: &'s [ClientSpec]) -> HashMap<&'s s
 /// Reads a `[policy.ID]` table.
 fn policy(id: &Placed<&str>, mut table: Table<'_>, role: Role<'_>, hasher: &RandomState) -> Option<PolicySpec> {
     let id = match role {
-        Role::Policies => checked_id(id, &table),
+        Role::Policies | Role::Object(_) => checked_id(id, &table),
         Role::Preset(name) if id.value == name => Some(id.map(|_| format!("{PRESET_PREFIX}{name}").into())),
         Role::Preset(name) => {
             let message = format!("the preset file `{name}.toml` cannot hold policy {}", quoted(id.value));

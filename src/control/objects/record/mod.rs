@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use toml_edit::{Array, Document, DocumentMut, InlineTable, Item, Table, TableLike};
 
 use crate::control::request::error::ApiError;
-use crate::policy::Record;
+use crate::policy::{Record, unsealed};
 
 /// Keys and values.
 pub(in crate::control) type Fields = Map<String, Value>;
@@ -110,7 +110,7 @@ pub(in crate::control) fn without(
     comment: &str,
     tables: &[(&str, &str)],
 ) -> Result<Option<Arc<str>>, ApiError> {
-    let mut file = File::read(text)?;
+    let mut file = File::read(&unsealed(text))?;
     let comment = format!("# {comment}\n");
     for (kind, id) in tables {
         if let Some(Item::Table(table)) = file.0.get_mut(kind).and_then(|tables| tables.get_mut(id)) {

@@ -129,7 +129,7 @@ impl Library {
                 (Some((_, Ok(text))), Some((_, known))) if known.is_settled_as(text) => continue,
                 (Some((path, Ok(text))), known) => {
                     let path = known.map_or_else(|| FilePath(Arc::clone(path)), |(path, _)| path.clone());
-                    let role @ Role::Policies = role(&tree.root, &path)? else { return None };
+                    let role = role(&tree.root, &path).filter(|role| role.is_of_policies())?;
                     let is_private = tree.private.contains(&*path.0);
                     let source = Source::new(Arc::clone(&path.0), Arc::clone(text)).private(is_private);
                     let (mut after, diagnostics) = read_file(&source, role, shared_hasher());
@@ -144,7 +144,7 @@ impl Library {
                 (None, None) => continue,
             };
             // What is told of a list is not told of a policy file; one that is both is left to the whole way.
-            if role(&tree.root, &path) != Some(Role::Policies) || self.is_list(&path) {
+            if !role(&tree.root, &path).is_some_and(Role::is_of_policies) || self.is_list(&path) {
                 return None;
             }
             // What comments accept of lists is told of the lists.
@@ -167,7 +167,7 @@ impl Library {
 
     /// Returns whether there is a file that is not in `presets/`: without one, there is something to tell.
     fn has_policy_files(&self, tree: &Tree) -> bool {
-        self.files.iter().any(|(path, _)| role(&tree.root, path) == Some(Role::Policies))
+        self.files.iter().any(|(path, _)| role(&tree.root, path).is_some_and(Role::is_of_policies))
     }
 
     /// Tells anew what there is to tell of the files that a step touches; `self` is as after it, but for that.

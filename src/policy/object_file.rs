@@ -1,0 +1,116 @@
+//! Whether the file of an object of the API is whole: a crash of the machine may leave a part of a file, and a part that is
+//! TOML may allow more than the whole.
+//!
+//! The first line of a file that the API writes says that the last one is [`END`]. A file without such a first line was
+//! written by a person, or by an earlier version, whose files have the table `[api.ID]` last.
+
+use std::ops::Range;
+
+use crate::document::comment_lines;
+
+/// The last line of a file that the API writes.
+pub(crate) const END: &str = "# end";
+/// The end of the first line.
+const HEAD: &str = " of the API. Its last line is \"# end\".";
+/// The end of the first line as earlier versions wrote it.
+const OLD_HEAD: &str = " of the API.";
+/// What to do about a file that is not whole.
+const HELP: &str =
+    "most likely a crash of the machine cut it off: restore it from a copy, or remove it, and the object is deleted";
+
+/// Returns what shows that a file is not whole, and what to do.
+pub(super) fn fault(text: &str) -> Option<(&'static str, &'static str)> {
+    if text.trim().is_empty() {
+        return Some(("the file is empty", HELP));
+    }
+    if text.contains('\0') {
+        return Some(("there are zero octets (NUL) in the file", HELP));
+    }
+    let is_cut = head(text).any(|(_, line)| line.ends_with(HEAD)) && comment_lines(text, END).next().is_none();
+    is_cut.then_some((
+        "the file ends before its last line, `# end`",
+        "most likely a crash of the machine cut it off: restore it from a copy, or remove it, and the object is deleted (a \
+         person who took that line out writes it again)",
+    ))
+}
+
+/// Returns what shows that a file without the table `[api.ID]` is not whole, and what to do, if an earlier version wrote it.
+pub(super) fn old_fault(text: &str) -> Option<(&'static str, &'static str)> {
+    let is_cut = head(text).any(|(_, line)| line.ends_with(OLD_HEAD));
+    is_cut.then_some((
+        "the file ends before its table `[api.ID]`",
+        "most likely a crash of the machine cut it off: restore it from a copy, or remove it, and the object is deleted (a \
+         person who took that table out removes the first line too)",
+    ))
+}
+
+/// Returns the text of a file with the lines by which a file of the API is known to be whole; `what` is the object.
+pub(crate) fn sealed(text: &str, what: &str) -> String {
+    let text = unsealed(text);
+    let line_end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    format!("# A {what}{HEAD}\n{text}{line_end}{END}\n")
+}
+
+/// Returns the text of a file without these lines: what is left where the API takes its object away is a person's.
+pub(crate) fn unsealed(text: &str) -> String {
+    let mut rest = String::with_capacity(text.len());
+    let mut from = 0;
+    for line in comment_lines(text, END) {
+        rest.push_str(&text[from..line.start]);
+        from = line.end;
+    }
+    rest.push_str(&text[from..]);
+    let line = head(&rest).find(|(_, line)| line.ends_with(HEAD) || line.ends_with(OLD_HEAD)).map(|(range, _)| range);
+    if let Some(line) = line {
+        rest.replace_range(line, "");
+    }
+    rest
+}
+
+/// Returns the comments before the first table that may be the API's: their lines, and what they say.
+fn head(text: &str) -> impl Iterator<Item = (Range<usize>, &str)> {
+    let rest = text.trim_start_matches('\u{feff}');
+    let mut start = text.len() - rest.len();
+    let lines = rest.split_inclusive('\n').map(move |line| {
+        start += line.len();
+        (start - line.len()..start, line.trim_end())
+    });
+    let comments = lines.take_while(|(_, line)| line.is_empty() || line.starts_with('#'));
+    comments.filter(|(_, line)| line.starts_with("# A "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of the API without the first and the last line.
+    const BODY: &str = "[policy.npol_1]\ndescription = \"\"\"\n# end\n\"\"\"\n\n[api.npol_1]\ncreate_time_ms = 1\n";
+
+    #[test]
+    fn file_that_is_cut_off_is_not_whole() {
+        let whole = sealed(BODY, "network policy");
+        assert_eq!(fault(&whole), None, "{whole}");
+        assert!(whole.starts_with("# A network policy of the API. ") && whole.ends_with("\n# end\n"), "{whole}");
+        let first = whole.find('\n').unwrap();
+        for cut in 0..whole.len() - "\n".len() {
+            // Of a part of the first line, which is a comment alone, it is told that it holds no table.
+            assert_eq!(fault(&whole[..cut]).is_some(), cut == 0 || cut >= first, "{cut}");
+        }
+        let zeros = whole.replace("create", "\0\0\0\0\0\0");
+        assert_eq!(fault(&zeros).unwrap().0, "there are zero octets (NUL) in the file");
+        assert_eq!(fault(" \n"), Some(("the file is empty", HELP)));
+    }
+
+    #[test]
+    fn lines_of_a_person_stay_and_those_of_the_api_are_there_once() {
+        let whole = sealed(BODY, "network policy");
+        assert_eq!(sealed(&whole, "network policy"), whole);
+        assert_eq!(unsealed(&whole), BODY);
+        assert_eq!(fault(&format!("{whole}\n[policy.mine]\n")), None);
+        assert_eq!(unsealed(&format!("# Ours.\n{whole}\n# More.\n")), format!("# Ours.\n{BODY}\n# More.\n"));
+        let old = format!("# A network policy of the API.\n{BODY}");
+        assert_eq!((unsealed(&old), sealed(&old, "network policy")), (BODY.to_owned(), whole.clone()));
+        assert_eq!((fault(&old), fault(BODY), fault(&whole.replace('\n', "\r\n"))), (None, None, None));
+        assert!(old_fault(&old).is_some() && old_fault(BODY).is_none() && old_fault(&whole).is_none());
+    }
+}
