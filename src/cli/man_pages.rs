@@ -78,8 +78,12 @@ fn man_pages_are_those_of_the_command_line() {
     let mut made = BTreeMap::new();
     add_pages(&command, &mut made);
     if std::env::var_os("HOSTGATE_WRITE_MAN").is_some() {
-        files(&directory).keys().for_each(|name| fs::remove_file(directory.join(name)).unwrap());
-        made.iter().for_each(|(name, page)| fs::write(directory.join(name), page).unwrap());
+        for name in files(&directory).keys() {
+            fs::remove_file(directory.join(name)).unwrap();
+        }
+        for (name, page) in &made {
+            fs::write(directory.join(name), page).unwrap();
+        }
     }
     let committed = files(&directory);
     let names = |pages: &BTreeMap<String, String>| pages.keys().cloned().collect::<Vec<_>>();

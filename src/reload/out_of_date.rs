@@ -87,6 +87,7 @@ impl Kind {
             Self::NextStart => "it runs, and the next start refuses it",
             Self::Restart => "a changed key takes a restart",
             Self::Address => "no interface has the address of a listener",
+            Self::Socket => "a socket cannot be had, and is tried again each second",
             Self::NotKept => "the last good state cannot be written",
             Self::Tokens => "the token file is bad: the API is closed",
             Self::Certificate => "the certificate is bad",
