@@ -49,6 +49,7 @@
 //! | sockets of the general way, of which three quarters are for first tries | [`MAX_UPSTREAM_SOCKETS`] | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
 //! | TCP connections to an upstream | [`MAX_UPSTREAM_STREAMS`] | the next one waits, within the time of its question | |
 //! | questions on a TCP connection | `upstream::stream::connection::MAX_ACTIVE` | another connection; then as above | the same |
+//! | probes a second of upstreams that may be gone | `upstream::probe::MAX_PROBES` | each is probed less often than every second | |
 //! | interfaces that upstreams are written with by name | `upstream::scope::MAX_NAMED` | an error of the upstream that names one more | |
 //! | octets of a reply over UDP | `upstream::udp::MAX_REPLY` | asked for over TCP | `hostgate_upstream_truncated_total` |
 //! | datagrams that are no reply | `upstream::udp::MAX_IGNORED` a socket | the socket is left: asked again from another port, then over TCP | `hostgate_upstream_ignored_total` |

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use self::budget::Budgets;
-use self::cache::{Cache, Hit, Refresh, Renewal, millis};
+use self::cache::{Cache, Hit, Refresh, Renewal};
 use self::exchange::{Exchange, is_forwarded};
 use self::inflight::{Attendance, InFlight, InFlightError, Limits};
 pub(crate) use self::pending::Pending;
@@ -77,10 +77,6 @@ pub(crate) enum Step {
 /// Said when too many queries wait.
 const TOO_MANY: &str = "too many queries of this client, or of all, wait for upstreams";
 
-/// The time, in milliseconds, for which no upstream was asked, all being silent or unreachable, after which a question is
-/// asked although it failed a moment ago. RFC 9520 §3.2 wants a failure remembered for a second at least.
-const LOOK_EVERY: u64 = 1_000;
-
 /// The engine; one for all transports.
 pub(crate) struct Engine {
     /// What answers depend on.
@@ -103,8 +99,6 @@ pub(crate) struct Engine {
     decisions: Option<DecisionLog>,
     /// How often an upstream had returned when failures were last forgotten for it.
     returns: AtomicU64,
-    /// When upstreams that were silent or unreachable were last asked, in milliseconds.
-    asked_silent_at: AtomicU64,
     /// The cache's zero time.
     epoch: Instant,
 }
@@ -147,7 +141,6 @@ impl Engine {
             metrics,
             decisions,
             returns: AtomicU64::new(0),
-            asked_silent_at: AtomicU64::new(0),
             epoch: Instant::now(),
         }
     }
@@ -226,11 +219,11 @@ impl Engine {
                 exchange.answer_stale(&response, out);
                 Step::Answer
             }
-            Hit::Failed(failure) if !self.is_to_look_again(view, &failure, now) => {
+            Hit::Failed(failure) => {
                 exchange.answer_failure(&failure, Origin::Hit, out);
                 Step::Answer
             }
-            hit @ (Hit::Failed(_) | Hit::Stale { .. } | Hit::Lapsed { .. } | Hit::Miss) => {
+            hit @ (Hit::Stale { .. } | Hit::Lapsed { .. } | Hit::Miss) => {
                 let question = query.to_question();
                 if let Some(spent) = exchange.count_question(&question, now) {
                     match hit {
@@ -345,25 +338,11 @@ impl Engine {
         has_returned
     }
 
-    /// Returns whether a question is asked although its failure is remembered: nothing was heard of any upstream since, and
-    /// for [`LOOK_EVERY`] none was asked. Else a name that alone is in use would find out that they are back only when
-    /// its failure is over, up to a minute later. The next call says no.
-    fn is_to_look_again(&self, view: &View, failure: &Failure, now: Duration) -> bool {
-        let (last, now) = (self.asked_silent_at.load(Ordering::Relaxed), millis(now));
-        failure.is_passing
-            && now >= last + LOOK_EVERY
-            && view.upstreams.are_lost()
-            && self.asked_silent_at.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
     /// Keeps for a moment that no upstream could answer `question`.
     pub(crate) fn keep_failure(&self, question: &Question, failure: Failure, holder: Holder) -> Arc<Failure> {
         // Else it would count as one more in a row of those that are over.
         self.forget_silences(&self.view());
         let (failure, now) = (Arc::new(failure), self.now());
-        if failure.is_passing {
-            self.asked_silent_at.fetch_max(millis(now), Ordering::Relaxed);
-        }
         self.cache.failed(question, &failure, holder, now);
         failure
     }

@@ -34,6 +34,7 @@ pub(super) async fn watch(service: Arc<Service>) {
             (lacking, told_at) = (now_lacking, Some(Instant::now()));
         }
         let view = service.engine.view().clone();
+        view.upstreams.probe();
         let upstreams: Vec<Status> = view.upstreams.status().collect();
         for told in outages.look(&upstreams, service.engine.metrics().unanswered(), Instant::now()) {
             told.log();

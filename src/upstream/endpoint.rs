@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::capability::Capabilities;
 use super::health::{Health, Trouble};
 use super::pool::{QUESTION_TIME, Settings};
+use super::race::hash;
 use super::reply::{TryError, read};
 use super::server::{Server, Transport};
 use super::stream::{Stream, StreamError};
@@ -64,8 +65,8 @@ pub(super) struct Surroundings {
     pub(super) observer: Arc<dyn Observer>,
     /// How often an upstream replied again after it had been silent or unreachable.
     pub(super) returns: Arc<AtomicU64>,
-    /// The permit of the question whose tries go on aside while every upstream is known to be dead.
-    pub(super) listening: Arc<Semaphore>,
+    /// The time between two probes of an upstream, in milliseconds: longer where there are many to probe.
+    pub(super) probe_every: AtomicU64,
 }
 
 impl Surroundings {
@@ -78,7 +79,6 @@ impl Surroundings {
     ) -> Self {
         let Settings { timeout, max_sockets, case_randomisation, reach } = settings;
         let sockets_of_first_tries = max_sockets / 4 * 3;
-        let listening = Arc::new(Semaphore::new(1));
         Self {
             epoch,
             timeout,
@@ -88,7 +88,7 @@ impl Surroundings {
             sockets_of_first_tries,
             observer,
             returns,
-            listening,
+            probe_every: AtomicU64::default(),
         }
     }
 
@@ -198,8 +198,8 @@ impl Endpoint {
         watch.is_over = true;
         let taken = watch.since.elapsed();
         match &result {
-            Ok(success) => self.note_answered(success.transport, taken, around),
-            Err(error) => self.note_failed(error.kind, taken, around),
+            Ok(success) => self.note_answered(question, success.transport, taken, around),
+            Err(error) => self.note_failed(question, error.kind, taken, around),
         }
         result
     }
@@ -210,29 +210,38 @@ impl Endpoint {
     }
 
     /// Notes an answer after `taken`.
-    pub(super) fn note_answered(&self, transport: Transport, taken: Duration, around: &Surroundings) {
+    pub(super) fn note_answered(
+        &self,
+        question: &Question,
+        transport: Transport,
+        taken: Duration,
+        around: &Surroundings,
+    ) {
         self.counts.answered.fetch_add(1, Ordering::Relaxed);
-        self.change_health(around, |health, now| health.answered(taken, now));
+        let answered = if is_for_root(question) { Health::answered_root } else { Health::answered };
+        self.change_health(around, |health, now| answered(health, taken, now));
         around.observer.observe(Event::Answered(transport, taken));
     }
 
     /// Notes a try that failed after `taken`.
-    pub(super) fn note_failed(&self, kind: FailureKind, taken: Duration, around: &Surroundings) {
-        let trouble = match kind {
-            // Not the upstream's doing.
-            FailureKind::Busy | FailureKind::NoUpstream => None,
-            FailureKind::Timeout => Some(Trouble::Silent),
-            FailureKind::Network => Some(Trouble::Unreachable),
-            FailureKind::Malformed | FailureKind::Lame | FailureKind::Refused => Some(Trouble::Failed),
-            // It may be the name's doing, as when its DNSSEC is broken: see `note_outdone`.
-            FailureKind::ServFail => {
-                self.note_heard(around);
-                None
+    pub(super) fn note_failed(&self, question: &Question, kind: FailureKind, taken: Duration, around: &Surroundings) {
+        self.change_health(around, |health, now| {
+            let sent = now.saturating_sub(taken);
+            match kind {
+                // Not the upstream's doing.
+                FailureKind::Busy | FailureKind::NoUpstream => {}
+                FailureKind::Timeout => health.failed(Trouble::Silent, sent, now),
+                FailureKind::Network => health.failed(Trouble::Unreachable, sent, now),
+                kind if is_for_root(question) => {
+                    let is_refusal = matches!(kind, FailureKind::Refused | FailureKind::Lame);
+                    health.failed_at_root(is_refusal, sent, now);
+                }
+                FailureKind::Malformed | FailureKind::Lame | FailureKind::Refused => {
+                    health.failed(Trouble::Failed, sent, now);
+                }
+                FailureKind::ServFail => health.servfail(hash(zone(question)), sent, now),
             }
-        };
-        if let Some(trouble) = trouble {
-            self.change_health(around, |health, now| health.failed(trouble, now.saturating_sub(taken), now));
-        }
+        });
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
         around.observer.observe(Event::Failed(kind));
     }
@@ -331,6 +340,18 @@ impl Endpoint {
             },
         }
     }
+}
+
+/// Returns whether a question is for the root itself, as probes are.
+fn is_for_root(question: &Question) -> bool {
+    question.qname.as_wire().len() == 1
+}
+
+/// Returns the last two labels of what is asked for, in wire form: most zones that fail on their own are that long.
+fn zone(question: &Question) -> &[u8] {
+    let qname = &question.qname;
+    let above = qname.suffixes().count().saturating_sub(2);
+    qname.suffixes().nth(above).unwrap_or_default()
 }
 
 /// Returns random bits from the kernel; none where it has none, and then the ID cannot be had either.

@@ -8,11 +8,11 @@ mod endpoint;
 mod health;
 pub(crate) mod mux;
 mod pool;
+mod probe;
 mod race;
 pub(crate) mod random;
 mod reply;
 pub(crate) mod scope;
-mod search;
 mod stream;
 mod udp;
 mod wheel;
@@ -77,7 +77,7 @@ enum Trial {
 pub struct Failure {
     /// What it comes to.
     pub kind: FailureKind,
-    /// Whether an upstream that was asked was silent or unreachable: then the failure is over when it replies again.
+    /// Whether an upstream that was asked was silent, unreachable or down: then the failure is over when it is back.
     pub is_passing: bool,
     /// What the last upstream with that failure said, where it said anything: its EDE options are worth passing on.
     pub response: Option<Box<Response>>,

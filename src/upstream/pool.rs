@@ -10,8 +10,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::endpoint::{Endpoint, Success, Surroundings};
+use super::probe::{ask_aside, probe_doubted, probe_every};
 use super::race::{Race, max_tries};
-use super::search::probe;
 use super::server::{Server, Transport};
 use super::{Answered, Failure, FailureKind, Observer, Tried};
 use crate::bounds::capacity;
@@ -180,11 +180,6 @@ impl Upstreams {
         self.endpoints.iter().all(|endpoint| endpoint.health().is_dead())
     }
 
-    /// Returns whether nothing was heard of any of them since it left a question unanswered.
-    pub(crate) fn are_lost(&self) -> bool {
-        self.endpoints.iter().all(|endpoint| endpoint.health().is_lost())
-    }
-
     /// Returns whether the network says of every upstream that nobody is there.
     pub(super) fn are_refusing(&self) -> bool {
         self.endpoints.iter().all(|endpoint| endpoint.health().is_refusing())
@@ -239,12 +234,12 @@ impl Upstreams {
             return Err(Failure { kind, is_passing: false, response: None, detail });
         }
         let started = Instant::now();
-        let question = Arc::new(question.clone());
         let order = self.order();
         let spent = tried.as_ref().map_or(Duration::ZERO, |tried| tried.spent);
         if tried.is_none() {
-            self.probe(&order, &question);
+            self.probe_others(&order[0], question);
         }
+        let question = Arc::new(question.clone());
         let mut race = Race::new(order, question, spent, &self.around);
         if let Some(tried) = tried {
             race.begin_after(tried);
@@ -319,12 +314,20 @@ impl Upstreams {
         &self.around
     }
 
-    /// Asks the others that are due to be measured, aside.
+    /// Probes the upstreams that may be gone and are due: to be called about twice a second.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(crate) fn probe(&self) {
+        probe_doubted(&self.endpoints, &self.around);
+    }
+
+    /// Asks those that a client's question would not reach and that are due, aside: nobody waits for what they say.
     fn probe_others(&self, first: &Arc<Endpoint>, question: &Question) {
-        let now = self.around.epoch.elapsed();
+        let (now, every) = (self.around.epoch.elapsed(), probe_every(&self.around));
         for endpoint in self.endpoints.iter().filter(|endpoint| !Arc::ptr_eq(endpoint, first)) {
-            if endpoint.health().claim_probe(now) {
-                probe(endpoint, &Arc::new(question.clone()), &self.around);
+            if endpoint.health().claim_measurement(every, now) {
+                ask_aside(endpoint, &Arc::new(question.clone()), &self.around);
             }
         }
     }
@@ -334,14 +337,5 @@ impl Upstreams {
         let mut order: Vec<_> = self.endpoints.iter().map(|endpoint| (endpoint.health().rank(), endpoint)).collect();
         order.sort_by_key(|(rank, _)| *rank);
         order.into_iter().map(|(_, endpoint)| Arc::clone(endpoint)).collect()
-    }
-
-    /// Asks the upstreams that are not first and are due to be measured, aside: nobody waits for what they say.
-    fn probe(&self, order: &[Arc<Endpoint>], question: &Arc<Question>) {
-        for endpoint in order.iter().skip(1) {
-            if endpoint.health().claim_probe(self.around.epoch.elapsed()) {
-                probe(endpoint, question, &self.around);
-            }
-        }
     }
 }

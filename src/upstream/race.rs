@@ -1,17 +1,17 @@
 //! The tries of one question that goes the general way: which upstream is asked next, and when.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::endpoint::{Attempt, Endpoint, Success, Surroundings};
 use super::pool::{DEAD_TIME, REVIEW_EVERY};
+use super::probe::{FOUND_AFTER, search};
 use super::reply::TryError;
-use super::search::{FOUND_AFTER, search};
 use super::server::Transport;
 use super::stream::STALLED_AFTER;
 use super::{Failure, FailureKind, Trial, Tried};
@@ -53,10 +53,10 @@ pub(super) fn pause(pauses: u32) -> Duration {
     (FIRST_PAUSE * (1 << pauses.min(8))).min(MAX_PAUSE)
 }
 
-/// Returns a hash by which questions are told apart when silence is counted; the key is of this process.
-pub(super) fn hash(question: &Question) -> u64 {
+/// Returns a hash by which questions and zones are told apart when failures are counted; the key is of this process.
+pub(super) fn hash(value: impl Hash) -> u64 {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    KEY.hash_one(question)
+    KEY.hash_one(value)
 }
 
 /// The tries of one question.
@@ -209,7 +209,7 @@ impl Race {
                     Err(_) => {}
                 },
                 () = sleep_until(next_at), if is_due => {
-                    let is_searching = search(&self.order, &self.question, &self.around);
+                    let is_searching = search(&self.order, &self.around);
                     // More may be known by now; of those that had as many turns, one that is known to answer comes first.
                     self.order[self.next..].sort_by_cached_key(|endpoint| {
                         let health = endpoint.health();
@@ -224,7 +224,6 @@ impl Race {
                 }
                 () = sleep_until(review_at) => {
                     if self.are_dead() {
-                        self.listen_on();
                         return None;
                     }
                     review_at = Instant::now() + REVIEW_EVERY;
@@ -235,7 +234,7 @@ impl Race {
 
     /// Notes that the question's time is over: who was asked for most of it and has not replied left it unanswered.
     pub(super) fn note_unanswered(&self) {
-        let question = hash(&self.question);
+        let question = hash(&*self.question);
         for (endpoint, since) in &self.asked {
             let waited = since.elapsed();
             let is_left = self.order.iter().any(|other| Arc::ptr_eq(other, endpoint));
@@ -309,7 +308,7 @@ impl Race {
         if error.kind == FailureKind::ServFail {
             self.servfails.push(Arc::clone(endpoint));
         }
-        self.is_passing |= error.kind.is_absence();
+        self.is_passing |= error.kind.is_absence() || endpoint.health().is_down();
         if error.kind == FailureKind::Network && !endpoint.health().is_dead() {
             self.refused.push(Arc::clone(endpoint));
             if self.back_at.is_none() {
@@ -320,19 +319,6 @@ impl Race {
         if self.worst.as_ref().is_none_or(|worst| worst.kind <= error.kind) {
             self.worst = Some(error.at(endpoint.server));
         }
-    }
-
-    /// Lets the tries that are left go on aside, of one question at a time, for what is left of its time: upstreams that are known
-    /// to be dead may be back and slow, which only a reply shows that nobody waits for any more.
-    fn listen_on(&mut self) {
-        let Ok(permit) = Arc::clone(&self.around.listening).try_acquire_owned() else { return };
-        let (mut tries, until) = (std::mem::take(&mut self.tries), self.begun + self.around.question_time());
-        tokio::spawn(async move {
-            let answered = async { while let Some(Ok((_, Err(_))) | Err(_)) = tries.join_next().await {} };
-            let _ = timeout_at(until, answered).await;
-            tries.shutdown().await;
-            drop(permit);
-        });
     }
 
     /// Ends the tries that are left, and waits until they have noted how long they were silent.

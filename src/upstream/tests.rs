@@ -543,7 +543,7 @@ async fn every_query_has_a_port_and_an_id_of_its_own() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_down_is_probed_aside_and_comes_back() {
+async fn an_upstream_that_is_down_is_asked_aside_and_comes_back() {
     let bad = Scripted::start(|_, before| if before < 3 { Act::Rcode(5) } else { Act::Answer }).await;
     let good = Scripted::always(Act::Answer).await;
     let upstreams = patient(&[bad.server(), good.server()]);

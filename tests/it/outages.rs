@@ -1,6 +1,7 @@
 //! Upstreams that go and come back: questions wait for one that is started again, and operators are told.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -201,4 +202,236 @@ fn upstream_that_flaps_does_not_flood_the_log() {
     }
     assert!(number > 20, "{number}");
     assert_eq!(server.log_lines(&["upstream gone"]), [""; 0]);
+}
+
+/// Asks for several names at once, so that what is silent is known to be dead when all have failed.
+fn ask_some(server: &Server, name: &str) {
+    thread::scope(|scope| {
+        for number in 0..4 {
+            scope.spawn(move || ask(&format!("{name}{number}.test"), RecordType::A).udp(server));
+        }
+    });
+}
+
+/// Sets the switch of each of these upstreams.
+fn switch(upstreams: &[(FakeUpstream, Arc<AtomicBool>)], to: bool) {
+    for (_, switch) in upstreams {
+        switch.store(to, Ordering::SeqCst);
+    }
+}
+
+/// Waits until each of these upstreams is told to be gone, and that all are.
+fn wait_gone(server: &Server, addresses: &[&str], reason: &str) {
+    for address in addresses {
+        let line = until_within(Duration::from_secs(20), || {
+            server.log_lines(&["WARN", "upstream gone", address, reason]).pop()
+        });
+        assert!(line.is_some(), "{address} {reason}: {}", server.log());
+    }
+    server.wait_log(&["ERROR", "no upstream answers"]);
+    assert_eq!(server.metric("hostgate_upstream_ok", &[]), 0);
+}
+
+/// Waits until each of these upstreams is told to be back, as which it counts two seconds after its return at the latest.
+fn wait_back(server: &Server, addresses: &[&str]) {
+    let begin = Instant::now();
+    for address in addresses {
+        server.wait_log(&["INFO", "upstream answers again", address]);
+    }
+    // Two seconds, and half of one until it is written.
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    let told = server.status();
+    assert!(told["upstream_error"].is_null(), "{told}");
+    for upstream in told["upstreams"].as_array().unwrap() {
+        assert_eq!((&upstream["gone"], &upstream["state"]), (&false.into(), &"up".into()), "{told}");
+    }
+    assert_eq!(server.metric("hostgate_upstream_ok", &[]), 1);
+    assert_eq!(server.log_lines(&["upstream answers again"]).len(), addresses.len());
+}
+
+#[test]
+fn silent_upstreams_that_are_back_together_are_all_told_though_nobody_asks() {
+    thread::scope(|scope| {
+        for scheme in ["", "tcp://"] {
+            scope.spawn(move || {
+                let upstreams: Vec<_> = (0..3).map(|_| FakeUpstream::switched()).collect();
+                let addresses: Vec<_> = upstreams.iter().map(|(one, _)| one.address.to_string()).collect();
+                let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+                let servers: Vec<_> = addresses.iter().map(|address| format!("{scheme}{address}")).collect();
+                let server = setup(&servers.iter().map(String::as_str).collect::<Vec<_>>()).start();
+                ask("warm.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+                switch(&upstreams, true);
+                ask_some(&server, "lost");
+                wait_gone(&server, &addresses, "silent");
+                let probes = || upstreams[0].0.count("");
+                let (before, begin) = (probes(), Instant::now());
+                let sent = until("four probes", || Some(probes() - before).filter(|sent| *sent >= 4));
+                assert!(begin.elapsed() > Duration::from_millis(1000 * (u64::try_from(sent).unwrap() - 2)), "{sent}");
+                switch(&upstreams, false);
+                wait_back(&server, &addresses);
+                // What worked before is not probed.
+                let before = probes();
+                pause(Duration::from_millis(2500));
+                assert_eq!(probes(), before);
+            });
+        }
+    });
+}
+
+#[test]
+fn upstreams_whose_ports_were_closed_are_told_to_be_back_though_nobody_asks() {
+    for scheme in ["", "tcp://"] {
+        let addresses = ["127.77.5.1:5391", "127.77.5.2:5391"];
+        let upstreams = addresses.map(upstream_at);
+        let servers = addresses.map(|address| format!("{scheme}{address}"));
+        let server = setup(&servers.each_ref().map(String::as_str)).start();
+        upstreams.into_iter().for_each(end);
+        ask("lost.test", RecordType::A).udp(&server);
+        wait_gone(&server, &addresses, "unreachable");
+        let _upstreams = addresses.map(upstream_at);
+        wait_back(&server, &addresses);
+    }
+}
+
+#[test]
+fn forged_reply_to_a_probe_ends_no_outage() {
+    let (upstream, is_silent) = FakeUpstream::switched();
+    let address = upstream.address.to_string();
+    let server = setup(&[&address]).start();
+    ask("warm.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    is_silent.store(true, Ordering::SeqCst);
+    ask_some(&server, "lost");
+    wait_gone(&server, &[&address], "silent");
+    let root = || Answer::new().soa("", 300, 300);
+    // Another ID; and with the ID, another name, another type.
+    let changes: [fn(&mut Vec<u8>); 3] = [
+        |bytes| bytes[1] ^= 1,
+        |bytes| {
+            bytes.splice(12..12, [1, b'x']);
+        },
+        |bytes| bytes[14] ^= 1,
+    ];
+    for change in changes {
+        let before = upstream.count("");
+        upstream.on("", Reply::changed(root(), change));
+        until("they are sent", || (upstream.count("") >= before + 4).then_some(()));
+        assert_eq!(server.status()["upstreams"][0]["gone"], true);
+    }
+    upstream.on("", root());
+    wait_back(&server, &[&address]);
+}
+
+#[test]
+fn probes_of_many_dead_upstreams_are_as_many_as_of_ten() {
+    let silent: Vec<_> = (0..49).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let mut servers: Vec<_> = silent.iter().map(|socket| socket.local_addr().unwrap().to_string()).collect();
+    let living = FakeUpstream::start();
+    servers.push(living.address.to_string());
+    let server = setup(&servers.iter().map(String::as_str).collect::<Vec<_>>()).start();
+    ask("name.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    let tries = || -> u64 {
+        let each = servers.iter().map(|one| server.metric("hostgate_upstream_tries_total", &[("server", one)]));
+        each.sum()
+    };
+    // Those of the first search are over, and all are known to be silent.
+    until_within(Duration::from_secs(15), || (tries() > 120).then_some(())).expect("they are probed again");
+    let (before, begin) = (tries(), Instant::now());
+    for number in 0..60 {
+        ask(&format!("n{number}.test"), RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+        pause(Duration::from_millis(100));
+    }
+    let (sent, seconds) = (tries() - before - 60, begin.elapsed().as_secs());
+    assert!(sent <= 10 * seconds + 60, "{sent} in {seconds} s");
+}
+
+/// Starts an upstream that answers SERVFAIL to questions of this kind while it is told to.
+fn failing(fails: fn(&str) -> bool) -> (FakeUpstream, Arc<AtomicBool>) {
+    let (upstream, is_failing) = (FakeUpstream::start(), Arc::new(AtomicBool::new(false)));
+    let flag = Arc::clone(&is_failing);
+    upstream.otherwise(Reply::by(move |seen| {
+        let fails = flag.load(Ordering::SeqCst) && fails(&seen.qname);
+        let answer = if fails { Answer::rcode(ResponseCode::ServFail) } else { Answer::new().a(&seen.qname, GLOBAL) };
+        vec![answer.to(seen)]
+    }));
+    (upstream, is_failing)
+}
+
+#[test]
+fn upstreams_that_answer_servfail_to_everything_are_told_like_any_outage() {
+    for scheme in ["", "tcp://"] {
+        let upstreams: Vec<_> = (0..2).map(|_| failing(|_| true)).collect();
+        let addresses: Vec<_> = upstreams.iter().map(|(one, _)| one.address.to_string()).collect();
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        let servers: Vec<_> = addresses.iter().map(|address| format!("{scheme}{address}")).collect();
+        let server = setup(&servers.iter().map(String::as_str).collect::<Vec<_>>()).start();
+        ask("warm.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+        switch(&upstreams, true);
+        let mut number = 0;
+        let mut fail = || {
+            number += 1;
+            let heard = ask(&format!("n{number}.zone.test"), RecordType::A).udp(&server);
+            assert_eq!(heard.rcode(), ResponseCode::ServFail);
+            pause(Duration::from_millis(100));
+        };
+        until_within(Duration::from_secs(15), || {
+            fail();
+            server.log_lines(&["ERROR", "no upstream answers"]).pop()
+        })
+        .expect("the outage is told");
+        wait_gone(&server, &addresses, "failing");
+        let told = server.status()["upstream_error"].as_str().unwrap().to_owned();
+        assert!(told.contains(&format!("{} is failing", servers[0])), "{told}");
+        (0..10).for_each(|_| fail());
+        switch(&upstreams, false);
+        wait_back(&server, &addresses);
+        // What failed because of it is asked again.
+        ask(&format!("n{number}.zone.test"), RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    }
+}
+
+#[test]
+fn zone_that_fails_is_no_outage() {
+    let roots = [Reply::from(Answer::new().soa("", 300, 300)), Answer::rcode(ResponseCode::Refused).into()];
+    for root in roots {
+        let (upstream, is_failing) = failing(|qname| qname.ends_with("broken.test"));
+        upstream.on("", root);
+        is_failing.store(true, Ordering::SeqCst);
+        let server = setup(&[&upstream.address.to_string()]).start();
+        let begin = Instant::now();
+        for number in 0.. {
+            let heard = ask(&format!("n{number}.broken.test"), RecordType::A).udp(&server);
+            assert_eq!(heard.rcode(), ResponseCode::ServFail);
+            pause(Duration::from_millis(50));
+            if begin.elapsed() > Duration::from_secs(9) {
+                break;
+            }
+        }
+        let told = server.status();
+        assert!(told["upstream_error"].is_null() && told["upstreams"][0]["state"] != "down", "{told}");
+        assert_eq!(server.log_lines(&["upstream gone"]), [""; 0]);
+        let probes = upstream.count("");
+        assert!((1..=10).contains(&probes), "{probes}");
+    }
+}
+
+#[test]
+fn upstream_that_answers_for_the_root_and_fails_at_all_names_is_gone_until_it_answers_one() {
+    let (upstream, is_failing) = failing(|qname| !qname.is_empty());
+    let address = upstream.address.to_string();
+    let server = setup(&[&address]).start();
+    ask("warm.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    is_failing.store(true, Ordering::SeqCst);
+    let mut number = 0;
+    until_within(Duration::from_secs(15), || {
+        number += 1;
+        ask(&format!("n{number}.test"), RecordType::A).udp(&server);
+        pause(Duration::from_millis(100));
+        server.log_lines(&["ERROR", "no upstream answers"]).pop()
+    })
+    .expect("the outage is told");
+    pause(Duration::from_secs(2));
+    assert_eq!(server.status()["upstreams"][0]["gone"], true, "the root may come from its cache");
+    is_failing.store(false, Ordering::SeqCst);
+    ask("back.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    wait_back(&server, &[&address]);
 }

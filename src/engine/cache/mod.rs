@@ -402,7 +402,7 @@ fn lock(shard: &Mutex<Queues<Kept>>) -> MutexGuard<'_, Queues<Kept>> {
 }
 
 /// Returns a time in whole milliseconds.
-pub(super) fn millis(time: Duration) -> u64 {
+fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -337,11 +337,14 @@ impl<W: Waits, C> Mux<W, C> {
         let Some(flight) = self.flights[place].as_mut() else { return };
         let (question, claim, waiters) =
             (Arc::clone(&flight.question), flight.claim.take(), std::mem::take(&mut flight.waiters));
-        let is_lone = waiters.first().is_some_and(|first| first.upstreams().is_lone());
-        let fate = match trial {
+        let lone = waiters.first().map(W::upstreams).filter(|upstreams| upstreams.is_lone());
+        let fate = match (trial, lone) {
             // There is nobody else to ask.
-            Trial::Failed(error) if is_lone => Fate::Failed(error.at(Shown(server))),
-            trial => {
+            (Trial::Failed(error), Some(lone)) => {
+                let failure = error.at(Shown(server));
+                Fate::Failed(Failure { is_passing: failure.is_passing || lone.are_down(), ..failure })
+            }
+            (trial, _) => {
                 Fate::Elsewhere(Tried { server, trial, silent, tries: flight.count, spent: flight.since.elapsed() })
             }
         };
@@ -381,7 +384,7 @@ impl<W: Waits, C> Mux<W, C> {
         let (server, taken) = (port.endpoint.server.address, one.since.elapsed());
         let trial = match outcome {
             Ok(response) => {
-                port.endpoint.note_answered(Transport::Udp, taken, &port.around);
+                port.endpoint.note_answered(&flight.question, Transport::Udp, taken, &port.around);
                 port.endpoint.note_edns(one.edns, Ok(&response), &port.around);
                 if one.case == Case::Tested {
                     port.endpoint.note_loses_case(&port.around);
@@ -396,7 +399,7 @@ impl<W: Waits, C> Mux<W, C> {
                 port.endpoint.note_edns::<()>(one.edns, Err(error), &port.around);
                 match error.kind {
                     FailureKind::Network if is_refused => port.endpoint.note_refused_again(taken, &port.around),
-                    kind => port.endpoint.note_failed(kind, taken, &port.around),
+                    kind => port.endpoint.note_failed(&flight.question, kind, taken, &port.around),
                 }
             }
             // What follows over TCP tells how the upstream does.

@@ -9,10 +9,10 @@ use super::flight::{Case, Flight, Try};
 use super::ports::Key;
 use super::{Fate, Landed, Mux, Waits};
 use crate::upstream::pool::REVIEW_EVERY;
+use crate::upstream::probe::{FOUND_AFTER, search};
 use crate::upstream::race::{hash, interval};
 use crate::upstream::reply::TryError;
 use crate::upstream::scope::Shown;
-use crate::upstream::search::{FOUND_AFTER, search};
 use crate::upstream::{Event, Failure, FailureKind, STALE_AFTER, Transport, Trial};
 
 /// How long after the last try a client that asks again buys one more.
@@ -20,10 +20,6 @@ const REPEAT_AFTER: Duration = Duration::from_secs(1);
 
 /// How many tries of a question clients buy by asking again.
 const MAX_REPEATED: usize = 2;
-
-/// How long a question that was given up because every upstream is dead is kept for a late answer, which would show that
-/// one is not.
-const LATE_FOR: Duration = Duration::from_secs(1);
 
 impl<W: Waits, C> Mux<W, C> {
     /// Asks again what was silent too long, and gives up what had all its time or what nobody is left to answer.
@@ -83,17 +79,7 @@ impl<W: Waits, C> Mux<W, C> {
         if flight.waiters.first().is_none_or(|first| !first.upstreams().are_dead()) {
             return Continue(());
         }
-        self.note_silence(place);
-        let servers: Vec<String> = self.asked(place).map(|server| Shown(server).to_string()).collect();
-        let Some(flight) = self.flights[place].as_mut() else { return Break(()) };
-        let waited = now.duration_since(flight.since);
-        flight.time = flight.time.min(waited + LATE_FOR);
-        let (question, claim, waiters) =
-            (Arc::clone(&flight.question), flight.claim.take(), std::mem::take(&mut flight.waiters));
-        self.deadlines.set(place, flight.due().duration_since(self.epoch));
-        let refusal = self.flights[place].as_mut().and_then(Self::refusal);
-        let fate = refusal.unwrap_or_else(|| Fate::Failed(Failure::timed_out(&servers, waited)));
-        landed(Landed { question, claim, waiters, fate });
+        self.time_out(place, landed);
         Break(())
     }
 
@@ -149,7 +135,7 @@ impl<W: Waits, C> Mux<W, C> {
         flight.again.push(Try { key, since: now, patience, casing, case: Case::Open, edns, is_garbled: false });
         flight.count += 1;
         if flight.count < most {
-            let is_searching = search(&upstreams.endpoints, &flight.question, upstreams.around());
+            let is_searching = search(&upstreams.endpoints, upstreams.around());
             flight.next_at = Some(now + if is_searching { FOUND_AFTER.min(patience) } else { patience });
         }
         Continue(())
@@ -185,10 +171,11 @@ impl<W: Waits, C> Mux<W, C> {
 
     /// Notes the silence of the try made last; returns who was asked.
     fn note_silence(&mut self, place: usize) -> Option<SocketAddr> {
-        let last = *self.flights[place].as_ref()?.tries().last()?;
+        let flight = self.flights[place].as_ref()?;
+        let last = *flight.tries().last()?;
         let port = self.ports.get(last.key.port)?;
         if last.is_garbled {
-            port.endpoint.note_failed(FailureKind::Malformed, last.patience, &port.around);
+            port.endpoint.note_failed(&flight.question, FailureKind::Malformed, last.patience, &port.around);
         } else {
             port.endpoint.note_silent(last.patience, &port.around);
         }
@@ -198,7 +185,7 @@ impl<W: Waits, C> Mux<W, C> {
     /// Notes which upstreams were asked for most of a question's time and have not replied.
     fn note_unanswered(&self, place: usize) {
         let Some(flight) = &self.flights[place] else { return };
-        let question = hash(&flight.question);
+        let question = hash(&*flight.question);
         for one in flight.tries() {
             let waited = one.since.elapsed();
             if let Some(port) = self.ports.get(one.key.port).filter(|_| waited >= flight.time / 2) {

@@ -20,7 +20,7 @@ fn endpoint(socket: &UdpSocket) -> (Arc<Endpoint>, Arc<Surroundings>) {
         sockets_of_first_tries: 0,
         observer: Arc::new(()),
         returns: Arc::default(),
-        listening: Arc::new(Semaphore::new(1)),
+        probe_every: std::sync::atomic::AtomicU64::default(),
     };
     (Arc::new(Endpoint::new(server, Duration::ZERO)), Arc::new(around))
 }

@@ -1,0 +1,417 @@
+//! How an upstream has been doing, and what follows from it: its place in the order, the patience it is given,
+//! when it is probed. Pure: every method is told the time since the start of the process.
+//!
+//! Clients' questions show that an upstream is gone, and so does the root where it fails too. A probe asks for the root's name
+//! servers: its answer shows that an upstream which was silent or unreachable is there again. It says nothing of one that is
+//! there and fails at names, as it may come from its cache: only an answer to a client's question does.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+/// The shortest time an upstream is given before it, or the next, is asked again.
+///
+/// A round trip within a data centre takes well under a millisecond, but so short a time would mean two queries for every
+/// name that the upstream itself has to ask for. The least that unbound (1.17) gives is 50 ms as well.
+const MIN_PATIENCE: Duration = Duration::from_millis(50);
+
+/// The time an upstream is given of which nothing is measured: most of the world is closer.
+const FIRST_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Failures in a row after which an upstream is asked last.
+///
+/// One is not enough: a lost datagram, or a name whose DNSSEC is broken (SERVFAIL at every upstream), says little.
+const DOWN_AFTER: u32 = 3;
+
+/// How long an upstream that others outrank goes unmeasured.
+const REMEASURE_AFTER: Duration = Duration::from_secs(30);
+
+/// Round trips are told apart by powers of two of this: less is noise, and the configured order decides.
+const RANK_UNIT: Duration = Duration::from_millis(8);
+
+/// Different questions that got no reply in their whole time, after which an upstream is known to be dead. One or two say
+/// little: their names may take long, and a client asks for both kinds of address.
+const DEAD_AFTER: usize = 3;
+
+/// SERVFAILs in a row after which the root is asked for, as the names may be broken. If it fails as well, the upstream does.
+const DOUBT_AFTER: u32 = 3;
+
+/// Zones, told apart by the last two labels, of which nothing but SERVFAIL is heard, after which the upstream fails although it
+/// answers for the root: that may come from its cache, where it is for days.
+const BROKEN_ZONES: usize = 5;
+
+/// How long the network has to refuse before an upstream is known to be dead: a resolver that is started again takes less. Of
+/// the five seconds that a stub waits, half a one is left to say so.
+const REFUSED_FOR: Duration = Duration::from_millis(4500);
+
+/// The time between the first and the last failure in a row after which an upstream that others stand in for counts as gone:
+/// longer than one question takes, so that a single slow name is no outage.
+const GONE_AFTER: Duration = Duration::from_secs(6);
+
+/// What a try that brought no answer says about the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Silence, longer than it is given.
+    Silent,
+    /// It said that it cannot answer, or something that cannot be read.
+    Failed,
+    /// The network says that nobody is there.
+    Unreachable,
+}
+
+/// Where an upstream stands among the others: the least is asked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    /// Whether it failed several times in a row.
+    is_down: bool,
+    /// Whether nothing came since it was last asked in vain.
+    is_silent: bool,
+    /// The power of two of its round trip; one never measured ranks as the fastest do, so that the configured
+    /// order decides until there is a reason.
+    round_trip: u32,
+}
+
+/// The measured state of one upstream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Health {
+    /// The smoothed round-trip time and its variation; `None` before the first answer.
+    round_trip: Option<RoundTrip>,
+    /// Failures since the last answer.
+    failures: u32,
+    /// Whether the last failure was silence: then the others go first until it says something.
+    is_silent: bool,
+    /// When it said something last.
+    heard_at: Duration,
+    /// When a failure was noted last.
+    failed_at: Duration,
+    /// When it was last probed, or measured by a client's question.
+    probed_at: Option<Duration>,
+    /// The first questions that got no reply in their whole time, nothing else having been heard either.
+    unanswered: Hashes<DEAD_AFTER>,
+    /// SERVFAILs since the last answer, the root's included.
+    servfails: u32,
+    /// The first zones of which SERVFAIL was heard since the last answer.
+    broken: Hashes<BROKEN_ZONES>,
+    /// What it last said of the root; `None` if it was not asked for that while it fails.
+    root: Option<Root>,
+    /// When the network first said that nobody is there; `None` if it never did, or something was heard since.
+    refused_at: Option<Duration>,
+    /// When the first of the failures in a row was noted; `None` without one.
+    failing_since: Option<Duration>,
+    /// Whether it is gone: dead, or failing for long. Over with the next answer.
+    is_gone: bool,
+    /// How often it was gone.
+    outages: u64,
+    /// Since when it has been answering.
+    up_since: Duration,
+    /// Whether it was silent or unreachable, and has replied again since that was last asked for.
+    has_returned: bool,
+}
+
+/// What an upstream that fails says of the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Root {
+    /// An answer: it fails at names alone.
+    Answers,
+    /// It refuses that, which means little.
+    Refuses,
+    /// It fails at that as well.
+    Fails,
+}
+
+/// The hashes of a number of different things: each once, and 0 for a free place.
+#[derive(Clone, Copy, Debug)]
+struct Hashes<const N: usize>([u64; N]);
+
+impl<const N: usize> Default for Hashes<N> {
+    fn default() -> Self {
+        Self([0; N])
+    }
+}
+
+impl<const N: usize> Hashes<N> {
+    /// Takes a hash in, if it is new and there is a place.
+    fn insert(&mut self, hash: u64) {
+        let hash = hash.max(1);
+        if !self.0.contains(&hash)
+            && let Some(free) = self.0.iter_mut().find(|place| **place == 0)
+        {
+            *free = hash;
+        }
+    }
+
+    /// Returns whether there is none.
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|hash| *hash == 0)
+    }
+
+    /// Returns whether all places are taken.
+    fn is_full(&self) -> bool {
+        !self.0.contains(&0)
+    }
+}
+
+/// A smoothed round-trip time and its variation, as TCP has them (RFC 6298 §2).
+#[derive(Clone, Copy, Debug)]
+struct RoundTrip {
+    /// SRTT.
+    smoothed: Duration,
+    /// RTTVAR.
+    variation: Duration,
+}
+
+impl RoundTrip {
+    /// Returns what the first measurement says (RFC 6298 §2.2).
+    fn first(measured: Duration) -> Self {
+        Self { smoothed: measured, variation: measured / 2 }
+    }
+
+    /// Returns it with a measurement more (RFC 6298 §2.3: a quarter and an eighth are new).
+    fn with(self, measured: Duration) -> Self {
+        let variation = (self.variation * 3 + self.smoothed.abs_diff(measured)) / 4;
+        Self { smoothed: (self.smoothed * 7 + measured) / 8, variation }
+    }
+}
+
+impl Health {
+    /// Returns the state of an upstream that nothing is known of.
+    pub(super) fn new(now: Duration) -> Self {
+        Self { up_since: now, ..Self::default() }
+    }
+
+    /// Notes an answer after `round_trip`. NXDOMAIN and NODATA are answers: what does not exist is not the
+    /// upstream's failure (hickory-resolver 0.26.3 counts it as one, and slows down for good).
+    ///
+    /// Every try has an ID of its own, so it is known which one is answered: no measurement is ambiguous (Karn's rule,
+    /// RFC 6298 §3).
+    pub(super) fn answered(&mut self, round_trip: Duration, now: Duration) {
+        self.broken = Hashes::default();
+        self.works(Some(round_trip), now);
+    }
+
+    /// Notes an answer for the root.
+    pub(super) fn answered_root(&mut self, round_trip: Duration, now: Duration) {
+        self.note_there(Some(round_trip), now);
+    }
+
+    /// Notes that it failed at the root: a failure only where clients' questions failed as well. Not every server that resolves
+    /// names answers for the root, so a refusal shows that it is there, where that was in question.
+    pub(super) fn failed_at_root(&mut self, is_refusal: bool, sent: Duration, now: Duration) {
+        let is_lost = self.is_down() || self.is_gone;
+        let root = match is_refusal {
+            true if is_lost && self.is_failing() && self.root != Some(Root::Fails) => Root::Refuses,
+            false if is_lost || self.servfails >= DOUBT_AFTER => Root::Fails,
+            _ => return self.note_there(None, now),
+        };
+        self.root = Some(root);
+        self.failed(Trouble::Failed, sent, now);
+    }
+
+    /// Notes what the root shows: it is there, so if it was not, or if it failed at the root before, it works. Else that it fails
+    /// at names is still true.
+    fn note_there(&mut self, round_trip: Option<Duration>, now: Duration) {
+        if self.failures > 0 && self.is_failing() && matches!(self.root, None | Some(Root::Answers)) {
+            self.root = Some(Root::Answers);
+            self.servfails = 0;
+            self.replied(now);
+        } else {
+            self.works(round_trip, now);
+        }
+    }
+
+    /// Notes SERVFAIL for a name of this zone, known by its hash. Unless the root or several zones fail as well it may be the
+    /// zone's doing, as when its DNSSEC is broken.
+    pub(super) fn servfail(&mut self, zone: u64, sent: Duration, now: Duration) {
+        self.replied(now);
+        self.servfails = self.servfails.saturating_add(1);
+        self.broken.insert(zone);
+        if self.broken.is_full() || self.root == Some(Root::Fails) {
+            self.failed(Trouble::Failed, sent, now);
+        }
+    }
+
+    /// Notes that it works, as far as is known.
+    fn works(&mut self, round_trip: Option<Duration>, now: Duration) {
+        // What was measured before it went down, and while, says nothing of how it came back.
+        let known = self.round_trip.filter(|_| !self.is_down());
+        if self.is_down() || self.round_trip.is_none() && round_trip.is_some() {
+            self.up_since = now;
+        }
+        if let Some(measured) = round_trip {
+            self.round_trip = Some(known.map_or_else(|| RoundTrip::first(measured), |known| known.with(measured)));
+        }
+        self.has_returned |= self.is_gone;
+        (self.failures, self.servfails, self.root) = (0, 0, None);
+        (self.is_gone, self.failing_since) = (false, None);
+        self.replied(now);
+    }
+
+    /// Notes a reply that is no answer and yet no failure of the upstream's: it is over that it was silent or unreachable.
+    pub(super) fn heard(&mut self, now: Duration) {
+        if self.is_failing() {
+            self.replied(now);
+        } else {
+            self.works(None, now);
+        }
+    }
+
+    /// Notes a reply of any kind.
+    fn replied(&mut self, now: Duration) {
+        self.has_returned |= self.is_lost();
+        self.unanswered = Hashes::default();
+        self.refused_at = None;
+        self.is_silent = false;
+        self.heard_at = now;
+    }
+
+    /// Notes that a question, known by its hash and asked at `sent`, got no reply in its whole time.
+    ///
+    /// It says nothing when something else was heard since: then its name takes long.
+    pub(super) fn unanswered(&mut self, question: u64, sent: Duration) {
+        if sent >= self.heard_at {
+            self.unanswered.insert(question);
+            self.note_outage();
+        }
+    }
+
+    /// Returns whether it is known to answer nothing: the network has said so for [`REFUSED_FOR`], or several questions got no
+    /// reply and nothing was heard since the first of them.
+    pub(super) fn is_dead(&self) -> bool {
+        let has_refused = |since| self.failed_at.saturating_sub(since) >= REFUSED_FOR;
+        self.refused_at.is_some_and(has_refused) || self.unanswered.is_full()
+    }
+
+    /// Returns whether the network said that nobody is there, and nothing was heard since.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.refused_at.is_some()
+    }
+
+    /// Returns whether it is known to answer.
+    pub(super) fn is_answering(&self) -> bool {
+        self.round_trip.is_some() && !self.is_silent && !self.is_down()
+    }
+
+    /// Returns whether it is gone, as operators are told.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// Returns how often it was gone.
+    pub(super) fn outages(&self) -> u64 {
+        self.outages
+    }
+
+    /// Returns since when it has been failing, or else answering.
+    pub(super) fn since(&self) -> Duration {
+        self.failing_since.filter(|_| self.is_down() || self.is_gone).unwrap_or(self.up_since)
+    }
+
+    /// Returns how it fails, in a word.
+    pub(super) fn trouble(&self) -> &'static str {
+        match (self.is_refusing(), self.is_failing()) {
+            (true, _) => "unreachable",
+            (false, false) => "silent",
+            (false, true) => "failing",
+        }
+    }
+
+    /// Returns whether it replies as far as is known, so that what fails are its replies.
+    pub(super) fn is_failing(&self) -> bool {
+        !self.is_silent && !self.is_lost()
+    }
+
+    /// Returns whether it is to be probed: it is silent, unreachable or failing, and what it says of the root may change that.
+    pub(super) fn is_doubted(&self) -> bool {
+        let is_failing = self.is_down() || self.servfails >= DOUBT_AFTER;
+        !self.is_failing() || is_failing && self.root != Some(Root::Answers)
+    }
+
+    /// Notes that it is gone, if a failure just noted makes it so.
+    fn note_outage(&mut self) {
+        let failing = self.failing_since.map_or(Duration::ZERO, |since| self.failed_at.saturating_sub(since));
+        if !self.is_gone && (self.is_dead() || self.is_down() && failing >= GONE_AFTER) {
+            self.is_gone = true;
+            self.outages += 1;
+        }
+    }
+
+    /// Returns whether a question got no reply in its whole time, or the network said that nobody is there, and nothing was
+    /// heard since.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_refusing() || !self.unanswered.is_empty()
+    }
+
+    /// Returns whether it replied again after it was silent or unreachable; says so once.
+    pub(super) fn take_return(&mut self) -> bool {
+        std::mem::take(&mut self.has_returned)
+    }
+
+    /// Notes that a try of `sent` brought no answer.
+    ///
+    /// Of many in flight when it fails, only the first counts; and silence not at all when something came since: then a
+    /// datagram was lost, or the name takes long.
+    pub(super) fn failed(&mut self, trouble: Trouble, sent: Duration, now: Duration) {
+        let is_old = sent < self.failed_at || trouble == Trouble::Silent && sent < self.heard_at;
+        if is_old {
+            return;
+        }
+        self.failed_at = now;
+        self.failures = self.failures.saturating_add(1);
+        self.failing_since.get_or_insert(now);
+        match trouble {
+            Trouble::Silent => self.is_silent = true,
+            Trouble::Failed => self.replied(now),
+            Trouble::Unreachable => {
+                self.failures = self.failures.max(DOWN_AFTER);
+                self.refused_at.get_or_insert(now);
+            }
+        }
+        self.note_outage();
+    }
+
+    /// Returns whether it failed so often in a row that the others go first.
+    pub(super) fn is_down(&self) -> bool {
+        self.failures >= DOWN_AFTER
+    }
+
+    /// Returns the smoothed round-trip time, if any was measured.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip.map(|known| known.smoothed)
+    }
+
+    /// Returns the place in the order; equal ones go as configured.
+    pub(super) fn rank(&self) -> Rank {
+        let units = self.round_trip().map_or(0, |time| time.as_millis() / RANK_UNIT.as_millis());
+        let round_trip = u128::BITS - units.leading_zeros();
+        // One that was probed and not found is no better than a silent one.
+        let is_silent = self.is_silent || self.round_trip.is_none() && self.probed_at.is_some();
+        Rank { is_down: self.is_down(), is_silent, round_trip }
+    }
+
+    /// Returns how long to wait for an answer before the next try starts beside this one (RFC 6298 §2: RTO); at most
+    /// half of `timeout`, so that there is time for a second.
+    pub(super) fn patience(&self, timeout: Duration) -> Duration {
+        let wished = self.round_trip.map_or(FIRST_PATIENCE, |known| known.smoothed + known.variation * 4);
+        wished.max(MIN_PATIENCE).min(timeout / 2)
+    }
+
+    /// Returns whether it is to be asked aside now, as it is every so often; the next call says no for that long.
+    pub(super) fn claim_probe(&mut self, every: Duration, now: Duration) -> bool {
+        let is_due = self.probed_at.is_none_or(|at| now.saturating_sub(at) >= every);
+        if is_due {
+            self.probed_at = Some(now);
+        }
+        is_due
+    }
+
+    /// Returns whether it is to be asked a client's question aside, one that it would not get: as often as it is probed while it
+    /// fails, and now and then to learn how fast it is; the next call says no for a while.
+    pub(super) fn claim_measurement(&mut self, every: Duration, now: Duration) -> bool {
+        if self.failures > 0 {
+            return now.saturating_sub(self.failed_at) >= every && self.claim_probe(every, now);
+        }
+        let heard_at = self.heard_at.max(self.up_since);
+        now.saturating_sub(heard_at) >= REMEASURE_AFTER && self.claim_probe(REMEASURE_AFTER, now)
+    }
+}
