@@ -286,7 +286,9 @@ impl Race {
             self.asked.push((Arc::clone(&endpoint), Instant::now()));
         }
         let (question, around) = (Arc::clone(&self.question), Arc::clone(&self.around));
-        let is_over_tcp = std::mem::take(&mut self.is_over_tcp);
+        // More queries over UDP would clog an upstream further that is itself what floods.
+        let is_flooded = self.flooded.as_ref().is_some_and(|flooded| Arc::ptr_eq(flooded, &endpoint));
+        let is_over_tcp = std::mem::take(&mut self.is_over_tcp) || is_flooded;
         let over = if is_over_tcp { Transport::Tcp } else { endpoint.server.transport };
         // A further try is made because the one before is silent, and so may its connection be. Half of that time leaves
         // room for opening it.

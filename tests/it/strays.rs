@@ -110,6 +110,27 @@ fn question_whose_every_port_is_flooded_is_answered_over_tcp() {
 }
 
 #[test]
+fn upstream_that_is_clogged_by_the_flood_it_sends_is_asked_over_udp_no_more() {
+    let upstream = FakeUpstream::start();
+    upstream.otherwise(Reply::by(|seen| {
+        let answer = Answer::new().a(&seen.qname, GLOBAL).to(seen);
+        if seen.tcp {
+            pause(Duration::from_millis(1200));
+            return vec![answer];
+        }
+        let forged = |guess: u8| [&[answer[0] ^ 0x80, guess], &answer[2..]].concat();
+        (0..100).map(forged).collect()
+    }));
+    let server = start(&upstream);
+    for number in 0..3 {
+        let name = format!("n{number}.test");
+        ask(&name, RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+        let (tcp, udp): (Vec<_>, Vec<_>) = upstream.seen_for(&name).into_iter().partition(|seen| seen.tcp);
+        assert!(udp.len() == 2 && (1..=3).contains(&tcp.len()), "{} and {}", udp.len(), tcp.len());
+    }
+}
+
+#[test]
 fn upstream_without_tcp_is_asked_over_udp_again_after_floods() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
