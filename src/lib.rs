@@ -61,6 +61,7 @@
 //! | what is systemd told | `systemd` |
 //! | what if a thread hangs | `telemetry::heartbeat`, `server::supervisor` |
 //! | what is bounded, and what happens when it is full | `bounds`; how bounds follow the limits of the process: `bounds::capacity` |
+//! | how is a process reached that may open no more files | `reserve` |
 //! | how much memory may this process still have | `bounds::machine`; what a file weighs before it is read: `reload::weight` |
 //! | how much of it one client may have | [`fair_share`]; of a thread that cannot keep up, `server::overload` |
 //! | how much may a client look up that is new | `policy::model::budget`, `engine::budget` |
@@ -86,6 +87,7 @@ pub mod labels;
 mod list_format;
 pub mod policy;
 mod reload;
+mod reserve;
 mod server;
 mod systemd;
 pub mod telemetry;

@@ -10,9 +10,10 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::bounds::machine::Left;
 use crate::bounds::{
-    ADMIN_CONNECTIONS, CONTROL_CONNECTIONS, MAX_ADMIN_CLOSING, MAX_APART, MAX_CONNECTIONS, MAX_UPSTREAM_PORTS as PORTS,
-    MAX_UPSTREAM_SOCKETS as SOCKETS, MAX_UPSTREAM_STREAMS as STREAMS,
+    ADMIN_CONNECTIONS, CONTROL_CONNECTIONS, MAX_ACCEPT_RESERVE, MAX_ADMIN_CLOSING, MAX_APART, MAX_CONNECTIONS,
+    MAX_UPSTREAM_PORTS as PORTS, MAX_UPSTREAM_SOCKETS as SOCKETS, MAX_UPSTREAM_STREAMS as STREAMS,
 };
+use crate::reserve;
 
 /// Descriptors that any process has open: standard streams, polls, the watch of directories, signals, logs, what a shell left.
 const ALWAYS: usize = 18;
@@ -52,14 +53,16 @@ pub(crate) struct Capacity {
     pub(crate) apart: usize,
     /// TCP connections to one upstream.
     pub(crate) streams: usize,
+    /// Descriptors that are open only to be closed for a connection to the admin endpoint, and as many for the API.
+    pub(crate) reserve: usize,
 }
 
 /// The limit on open files is too small to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "open files: the limit (RLIMIT_NOFILE) is {limit}, and at least {needed} are needed: {listening} for sockets that listen, \
-     {threads} for threads, {ALWAYS} that are always open, {SPARE} to read files with, and {least} for clients and \
-     upstreams; raise `LimitNOFILE=` of the unit, `ulimit -n` or `--ulimit nofile=`"
+     {threads} for threads, {ALWAYS} that are always open, {SPARE} to read files with, and {least} for clients, \
+     upstreams and in reserve; raise `LimitNOFILE=` of the unit, `ulimit -n` or `--ulimit nofile=`"
 )]
 pub(crate) struct TooFew {
     /// The limit.
@@ -84,10 +87,12 @@ impl Capacity {
         ports: PORTS,
         apart: MAX_APART,
         streams: STREAMS,
+        reserve: MAX_ACCEPT_RESERVE,
     };
 
     /// The least that is of any use.
-    const LEAST: Self = Self { connections: 4, admin: 4, control: 8, sockets: 4, ports: 1, apart: 0, streams: 1 };
+    const LEAST: Self =
+        Self { connections: 4, admin: 4, control: 8, sockets: 4, ports: 1, apart: 0, streams: 1, reserve: 2 };
 
     /// Shares out what `limit` open files leave to these needs.
     ///
@@ -105,6 +110,7 @@ impl Capacity {
                 bounds.ports * lanes,
                 bounds.apart * threads,
                 bounds.streams * upstreams,
+                bounds.reserve * (usize::from(has_admin) + usize::from(has_control)),
             ]
         };
         let fixed = ALWAYS + SPARE + listening + threads;
@@ -130,11 +136,22 @@ impl Capacity {
             ports,
             apart: share(Self::LEAST.apart, Self::FULL.apart),
             streams: share(Self::LEAST.streams, Self::FULL.streams),
+            reserve: share(Self::LEAST.reserve, Self::FULL.reserve),
         })
     }
 
+    /// Opens the descriptors that any process has in reserve, before it opens anything else.
+    pub(crate) fn reserve_first() {
+        for reserve in [&reserve::ADMIN, &reserve::CONTROL] {
+            reserve.resize(Self::LEAST.reserve);
+        }
+    }
+
     /// Puts these bounds into force, once and before anything is served.
-    pub(crate) fn grant(self) {
+    pub(crate) fn grant(self, needs: Needs) {
+        for (reserve, is_needed) in [(&reserve::ADMIN, needs.has_admin), (&reserve::CONTROL, needs.has_control)] {
+            reserve.resize(if is_needed { self.reserve } else { 0 });
+        }
         // A second one in one process (tests) keeps the first.
         let _ = GRANTED.set(self);
     }
@@ -253,8 +270,9 @@ mod tests {
 
     /// Returns what may be open at once.
     fn total(capacity: Capacity, needs: Needs) -> usize {
-        let Capacity { connections, admin, control, sockets, ports, apart, streams } = capacity;
+        let Capacity { connections, admin, control, sockets, ports, apart, streams, reserve } = capacity;
         let open = ALWAYS + SPARE + needs.listening + needs.threads + connections + sockets;
+        let open = open + reserve * (usize::from(needs.has_admin) + usize::from(needs.has_control));
         let open = open + (ports * needs.upstreams + apart) * needs.threads + streams * needs.upstreams;
         open + if needs.has_admin { admin } else { 0 } + if needs.has_control { control } else { 0 }
     }
@@ -305,9 +323,9 @@ mod tests {
         let needs = Needs { listening: 4, threads: 2, upstreams: 1, has_admin: true, has_control: false };
         let told = Capacity::of(32, needs).unwrap_err().to_string();
         assert!(
-            told.starts_with("open files: the limit (RLIMIT_NOFILE) is 32, and at least 53 are needed: 4 for"),
+            told.starts_with("open files: the limit (RLIMIT_NOFILE) is 32, and at least 55 are needed: 4 for"),
             "{told}"
         );
-        assert!(Capacity::of(53, needs).is_ok());
+        assert!(Capacity::of(55, needs).is_ok());
     }
 }

@@ -137,6 +137,7 @@
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
 //! | connections to the admin endpoint | [`ADMIN_CONNECTIONS`], and [`MAX_ADMIN_CLOSING`] on their way out; five seconds for a head, a minute each | the longest idle or half-sent one of the address that has most is closed | |
+//! | descriptors in reserve to accept connections to the admin endpoint with, and as many for the API | [`MAX_ACCEPT_RESERVE`] | with no other descriptor left, a further connection takes the place of one without a request, or waits | |
 //! | sockets of a take-over | [`MAX_PASSED`] | refused; the old one serves on | |
 //! | octets of log lines that standard error has not taken yet | [`MAX_LOG_QUEUE`], and as many being written | further lines are dropped, and how many is told once it is read again | `hostgate_log_lines_dropped_total` |
 //! | octets that `hostgate status` reads | [`MAX_STATUS`] | an error | |
@@ -330,6 +331,8 @@ pub(crate) const MAX_CHANGED: usize = 1024;
 pub(crate) const ADMIN_CONNECTIONS: usize = 256;
 /// Connections to the admin endpoint that were told to close and have not ended yet.
 pub(crate) const MAX_ADMIN_CLOSING: usize = 128;
+/// Descriptors in reserve for connections to the admin endpoint, and as many for those to the API.
+pub(crate) const MAX_ACCEPT_RESERVE: usize = 8;
 /// Sockets a successor takes at most; 128 listeners of 64 threads are fewer.
 pub(crate) const MAX_PASSED: usize = 16_384;
 /// Octets of log lines that wait for standard error to take them, beside as many that are being written: about 7,000 lines.

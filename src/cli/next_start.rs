@@ -1,6 +1,6 @@
 //! `hostgate check --start`: what the next start would do with what is on disk now, and with what the machine has.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -180,12 +180,9 @@ pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u
     code
 }
 
-/// Returns what would keep the decision log and the audit file from being written, a line each.
+/// Returns what there is to say of the decision log and the audit file, a line each.
 fn unwritten(config: &Config) -> Vec<String> {
     let audit = config.control.as_ref().and_then(|control| control.audit.as_deref());
     let files = [(Kind::Decisions, config.decisions.as_deref()), (Kind::Audit, audit)];
-    let line = |(kind, path): (Kind, Option<&Path>)| {
-        record_file::unwritable(kind, path?).map(|why| format!("the {} would not be written: {why}", kind.name()))
-    };
-    files.into_iter().filter_map(line).collect()
+    files.into_iter().filter_map(|(kind, path)| record_file::forecast(kind, path?)).collect()
 }

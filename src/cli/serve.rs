@@ -45,6 +45,7 @@ pub(super) enum Start {
 /// Serves until told to stop; returns the exit code. Everything it says goes through a queue, so that no reader of standard
 /// error holds it up; lines that a reader takes are all out when it ends.
 pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u8 {
+    Capacity::reserve_first();
     let log = match Log::start() {
         Ok(log) => log,
         Err(error) => {
@@ -228,7 +229,7 @@ pub(super) fn size(config: &Config) -> Result<Sizes, String> {
     // Each socket has ports of its own to upstreams.
     let needs = Needs { listening, threads: sockets, upstreams, has_admin, has_control };
     let capacity = Capacity::of(open_files, needs).map_err(|error| error.to_string())?;
-    capacity.grant();
+    capacity.grant(needs);
     let needed = answering + cpus.max(2) + OTHER_THREADS;
     capacity::try_threads(needed).map_err(|error| error.to_string())?;
     let group = group_limit(Path::new("/"));
@@ -248,7 +249,7 @@ impl Sizes {
                 tracing::info!(memory_mib, cache_mib, "memory limited by {whose}");
             }
         }
-        let Capacity { connections, admin, control, sockets, ports, apart, streams } = capacity;
+        let Capacity { connections, admin, control, sockets, ports, apart, streams, reserve: _ } = capacity;
         if *capacity == Capacity::FULL {
             tracing::info!(open_files, cpus, threads, "sized by the limits of this process");
         } else {

@@ -234,42 +234,59 @@ pub(crate) fn lines_in(octets: &[u8]) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// Returns why records could not be written if hostgate started now; `None` if they could, as far as that shows without
-/// making or changing anything. Waits for the file system for a bounded time.
-pub(crate) fn unwritable(kind: Kind, path: &Path) -> Option<String> {
+/// Returns what there is to say of a file of records before a start: that it would not be written, and why. `None` if it would
+/// be, as far as that shows without making or changing anything. Waits for the file system for a bounded time.
+pub(crate) fn forecast(kind: Kind, path: &Path) -> Option<String> {
     let (answer, answered) = sync_channel(1);
     let looked = path.to_owned();
     let look = move || {
-        let why = try_open(&looked).err().map(|error| match help(&error, kind) {
-            Some(help) => format!("{error} ({help})"),
-            None => error.to_string(),
-        });
         // Nobody may be waiting any more.
-        let _ = answer.send(why);
+        let _ = answer.send(try_open(&looked));
     };
     let started = thread::Builder::new().name("look".into()).spawn(look);
-    let why = match started {
-        Ok(_) => answered.recv_timeout(SOUND).unwrap_or_else(|_| Some("its file system does not answer".to_owned())),
-        Err(error) => Some(format!("no thread to look at it: {error}")),
+    let why = match started.map(|_| answered.recv_timeout(SOUND)) {
+        Ok(Ok(Ok(Found::Writable))) => return None,
+        Ok(Ok(Ok(Found::Fifo))) => {
+            return Some(format!("the {} is a FIFO, written only while it is read: {}", kind.name(), path.display()));
+        }
+        Ok(Ok(Err(error))) => match help(&error, kind) {
+            Some(help) => format!("{error} ({help})"),
+            None => error.to_string(),
+        },
+        Ok(Err(_)) => "its file system does not answer".to_owned(),
+        Err(error) => format!("no thread to look at it: {error}"),
     };
-    why.map(|why| format!("{}: {why}", path.display()))
+    Some(format!("the {} would not be written: {}: {why}", kind.name(), path.display()))
+}
+
+/// What can be opened for appending.
+enum Found {
+    /// A file, or the directory for one.
+    Writable,
+    /// A FIFO. It is not opened: its reader would take an opening and closing for all that ever comes.
+    Fifo,
 }
 
 /// Tries whether a file could be opened for appending.
 ///
 /// # Errors
 /// What the system would say.
-fn try_open(path: &Path) -> io::Result<()> {
+fn try_open(path: &Path) -> io::Result<Found> {
     match fs::metadata(path) {
-        // A reader of a FIFO would take an opening and closing for all that ever comes: it is not opened.
-        Ok(found) if found.file_type().is_fifo() => Ok(access(path, Access::WRITE_OK)?),
-        Ok(_) => OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map(drop),
+        Ok(found) if found.file_type().is_fifo() => {
+            access(path, Access::WRITE_OK)?;
+            return Ok(Found::Fifo);
+        }
+        Ok(_) => {
+            OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            Ok(access(directory.unwrap_or(Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)?)
+            access(directory.unwrap_or(Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)?;
         }
-        Err(error) => Err(error),
+        Err(error) => return Err(error),
     }
+    Ok(Found::Writable)
 }
 
 /// Returns what to do about a file that cannot be opened, where that is known.
@@ -304,9 +321,11 @@ mod tests {
         let at = |name: &str| root.path().join(name);
         fs::write(at("file"), "line\n").unwrap();
         assert!(std::process::Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
-        for name in ["file", "new", "fifo"] {
-            assert_eq!(unwritable(Kind::Decisions, &at(name)), None, "{name}");
+        for name in ["file", "new"] {
+            assert_eq!(forecast(Kind::Decisions, &at(name)), None, "{name}");
         }
+        let told = forecast(Kind::Decisions, &at("fifo")).unwrap();
+        assert!(told.starts_with("the decision log is a FIFO, written only while it is read: "), "{told}");
         assert!(!at("new").exists());
         assert_eq!(fs::read(at("file")).unwrap(), b"line\n");
         for (name, part) in [
@@ -314,8 +333,9 @@ mod tests {
             ("file/log", "a part of it is no directory"),
             (".", "name a file in it as `audit` under [control]"),
         ] {
-            let told = unwritable(Kind::Audit, &at(name)).unwrap();
-            assert!(told.starts_with(&*at(name).to_string_lossy()) && told.contains(part), "{name}: {told}");
+            let told = forecast(Kind::Audit, &at(name)).unwrap();
+            let begin = format!("the audit file would not be written: {}: ", at(name).display());
+            assert!(told.starts_with(&begin) && told.contains(part), "{name}: {told}");
         }
     }
 }

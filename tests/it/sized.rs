@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::support::api::TOKEN;
 use crate::support::client::{self, framed};
@@ -122,6 +123,61 @@ fn full_house_of_connections_leaves_descriptors_for_everything_else() {
         drop(held);
     }
     gate.open();
+}
+
+/// Sets the soft limit on open files to the lowest number that no descriptor has, so that no file can be opened.
+fn use_up_descriptors(server: &Server) {
+    let open: Vec<u32> = fs::read_dir(format!("/proc/{}/fd", server.id()))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    let lowest = (0..1 << 20).find(|number| !open.contains(number)).unwrap();
+    server.limit_open_files(lowest);
+}
+
+#[test]
+fn status_and_api_answer_although_no_file_can_be_opened() {
+    let upstream = FakeUpstream::start();
+    let server = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]\nbudget = \"off\"").control("").start();
+    ask("cached.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+    // The token file is read again until its last change is old enough for any clock to tell a further one.
+    pause(Duration::from_millis(3100));
+    assert_eq!(request(&server, TOKEN).0, 200);
+    let before = server.descriptors();
+    let check = |what: &str| {
+        // Clients that say nothing keep nobody out.
+        let idle = |address| (0..20).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>();
+        let silent = (idle(server.admin()), idle(server.control()));
+        for _ in 0..10 {
+            for path in ["/livez", "/readyz", "/metrics", "/status"] {
+                let begin = Instant::now();
+                assert_eq!(server.get(path).status, 200, "{what}: {path}");
+                assert!(begin.elapsed() < Duration::from_secs(3), "{what}: {path}: {:?}", begin.elapsed());
+            }
+            let begin = Instant::now();
+            assert_eq!(request(&server, TOKEN).0, 200, "{what}");
+            assert!(begin.elapsed() < Duration::from_secs(3), "{what}: {:?}", begin.elapsed());
+            ask("cached.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+            // It has no socket to ask an upstream with, or takes the one that was just closed.
+            ask("other.example", RecordType::A).udp(&server).expect_denied();
+        }
+        drop(silent);
+    };
+    use_up_descriptors(&server);
+    check("all are used up");
+    // Below what is open.
+    server.limit_open_files(6);
+    for path in ["/livez", "/status"] {
+        assert_eq!(server.get(path).status, 200, "{path}");
+    }
+    server.limit_open_files(4096);
+    check("there are more again");
+    server.until("the reserve is as it was", || {
+        let open = server.descriptors();
+        (open.abs_diff(before) <= 4).then_some(())
+    });
+    use_up_descriptors(&server);
+    check("all are used up again");
 }
 
 /// Asks the API for the policies over a connection of its own; returns the status and the whole answer.
@@ -277,9 +333,9 @@ fn threads_go_by_cpus_and_not_by_listeners() {
             .map(|address| scope.spawn(|| ask("held.test", RecordType::A).udp_to(*address).unwrap()))
             .collect();
         many.wait_metric("hostgate_queries_in_flight", &[], waiting.len().try_into().unwrap());
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         ask("denied.example", RecordType::A).udp_to(waiting[7]).unwrap().expect_denied();
-        assert!(begin.elapsed() < std::time::Duration::from_millis(250), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_millis(250), "{:?}", begin.elapsed());
         many.signal("TERM");
         many.wait_log(&["stopping"]);
         gate.open();

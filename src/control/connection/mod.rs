@@ -11,7 +11,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -31,6 +31,7 @@ use crate::control::connection::stream::Stream;
 use crate::control::request::Api;
 use crate::control::request::counts::Closed;
 use crate::fair_share::Holder;
+use crate::reserve::{CONTROL, Loan};
 use crate::server::sockets::ControlSocket;
 
 /// How long the API waits for builds that ended with the last process to be written down as failed.
@@ -87,17 +88,21 @@ impl Listener {
         }
     }
 
-    /// Accepts a connection.
-    async fn accept(&self) -> io::Result<Accepted> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
+    /// Accepts a connection, with a descriptor of the reserve where there is no other.
+    async fn accept(&self) -> io::Result<(Accepted, Option<Loan>)> {
+        CONTROL.wait(|context| self.poll_accept(context)).await
+    }
+
+    /// Accepts a connection that waits.
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+        Poll::Ready(match self {
+            Self::Tcp(listener) => ready!(listener.poll_accept(context)).map(|(stream, peer)| {
                 // Answers are small and waited for. Where the client is gone already, that shows soon enough.
                 let _ = stream.set_nodelay(true);
-                Ok(Accepted::Tcp(stream, peer.ip().to_canonical()))
-            }
-            Self::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
-        }
+                Accepted::Tcp(stream, peer.ip().to_canonical())
+            }),
+            Self::Unix(listener) => ready!(listener.poll_accept(context)).map(|(stream, _)| Accepted::Unix(stream)),
+        })
     }
 }
 
@@ -119,7 +124,7 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
             _ = stop.wait_for(|stop| *stop) => break,
             Some(_) = connections.join_next() => continue,
         };
-        let accepted = match accepted {
+        let (accepted, loan) = match accepted {
             Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(_) => {
@@ -139,7 +144,10 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
         };
         let connection =
             Connection { api: Arc::clone(&api), http: Arc::clone(&http), seat, source: None, stop: stop.clone() };
-        connections.spawn(connection.serve(accepted));
+        connections.spawn(async move {
+            connection.serve(accepted).await;
+            drop(loan);
+        });
     }
     drop(listener);
     probing.abort();

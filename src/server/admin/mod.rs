@@ -28,6 +28,7 @@ use super::lacking::Purpose;
 use super::sockets::Feature;
 use super::takeover::Offered;
 use crate::bounds::capacity;
+use crate::reserve;
 use crate::telemetry::heartbeat::Heartbeat;
 
 /// The media type of the text that `prometheus-client` writes.
@@ -117,14 +118,15 @@ async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Re
     loop {
         let accepted = async {
             let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
-            listener.accept().await.map(|(stream, peer)| (stream, peer.ip(), slot))
+            let ((stream, peer), loan) = reserve::ADMIN.wait(|context| listener.poll_accept(context)).await?;
+            Ok::<_, io::Error>((stream, peer.ip(), (slot, loan)))
         };
         let accepted = tokio::select! {
             accepted = accepted => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
             Some(_) = connections.join_next() => continue,
         };
-        let Ok((stream, source, slot)) = accepted else {
+        let Ok((stream, source, (slot, loan))) = accepted else {
             open.close_one();
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
@@ -132,7 +134,7 @@ async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Re
         let (routes, entry) = (TowerToHyperService::new(routes.clone()), open.add(source));
         connections.spawn(async move {
             let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+            http.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(loan.is_none());
             let service = service_fn(|request| {
                 entry.is_busy(true);
                 let answer = routes.call(request);
@@ -150,7 +152,8 @@ async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Re
                 _ = served => {}
                 () = entry.told_to_close() => {}
             }
-            drop(slot);
+            // The connection is closed by now.
+            drop((slot, loan));
         });
     }
 }
