@@ -18,8 +18,7 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 /// A look.
 type Look = Box<dyn FnOnce() + Send>;
 
-/// Looks at files of one kind. Where a look on the thread for them, which somebody has to ask for each second, does not
-/// come to an end, no thread that serves looks any more.
+/// Looks at files of one kind on a thread for them, so that no thread that serves waits for a file system.
 #[derive(Default)]
 pub(super) struct Disk {
     /// What it is to look at; `None` where the system gave no thread.
@@ -29,17 +28,12 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Looks at files at once, so that nothing comes between a request and its admission; where a look on the
-    /// other thread takes long, there.
-    pub(super) async fn look<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        if self.health.is_slow(AT_ONCE) { self.look_elsewhere(look).await } else { Some(look()) }
-    }
-
     /// Looks at files on the other thread; `None` where that takes too long, at once where it is known to.
-    pub(super) async fn look_elsewhere<T: Send + 'static>(
-        &self,
-        look: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
+    ///
+    /// The calling thread waits for a look that takes microseconds, so that nothing comes between a request and its
+    /// admission; for one that takes longer the task waits alone. It never looks itself: whether a file system answers is
+    /// known only afterwards.
+    pub(super) async fn look<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         if self.health.hangs() {
             return None;
         }
@@ -95,19 +89,19 @@ mod tests {
     #[tokio::test]
     async fn file_system_that_does_not_answer_is_waited_for_once() {
         let disk = Disk::default();
-        assert_eq!((disk.look(|| 1).await, disk.look_elsewhere(|| 2).await), (Some(1), Some(2)));
+        assert_eq!(disk.look(|| 1).await, Some(1));
         let (answers, answer) = mpsc::channel::<()>();
         let start = Instant::now();
-        assert_eq!(disk.look_elsewhere(move || answer.recv().is_err()).await, None);
+        assert_eq!(disk.look(move || answer.recv().is_err()).await, None);
         assert!(start.elapsed() >= WAIT);
         let known = Instant::now();
         for _ in 0..100 {
-            assert_eq!((disk.look(|| 3).await, disk.look_elsewhere(|| 4).await), (None, None));
+            assert_eq!(disk.look(|| 3).await, None);
         }
         assert!(known.elapsed() < WAIT);
         // It answers again.
         drop(answers);
-        while disk.look_elsewhere(|| 5).await != Some(5) {
+        while disk.look(|| 5).await != Some(5) {
             assert!(start.elapsed() < 5 * WAIT);
         }
         assert_eq!(disk.look(|| 6).await, Some(6));

@@ -212,7 +212,7 @@ impl Control {
             this.access.look();
             this.tls.iter().for_each(|tls| tls.look());
         };
-        let looked = self.disk.look_elsewhere(look).await;
+        let looked = self.disk.look(look).await;
         let wrong = [
             looked.is_none().then(|| "the file system of the token file or the certificate does not answer".to_owned()),
             self.access.error().map(|(_, error, _)| format!("nobody is let in: {error}")),

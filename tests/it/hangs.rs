@@ -229,6 +229,34 @@ fn all_listeners_stop_at_once() {
 }
 
 #[test]
+fn requests_before_a_hung_token_file_is_known_hold_up_no_query() {
+    let upstream = FakeUpstream::start();
+    let setup = Setup::policy(&upstream, POLICY)
+        .table("[control]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"secret/token\"")
+        .in_namespace();
+    fs::create_dir(setup.directory().join("secret")).unwrap();
+    setup.write_secret("secret/token", &format!("{}\n", api::TOKEN));
+    let server = setup.start();
+    server.api_get("/v1/network-policies").done();
+    let _fault = Fault::hang(&server, &server.directory().join("secret"));
+    // More at once than there are threads for them.
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let start = Instant::now();
+                server.api_get("/v1/network-policies").refused(503, &["does not answer"]);
+                assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+            });
+        }
+        for _ in 0..20 {
+            let start = Instant::now();
+            ask("nope.example", RecordType::A).tcp(&server).expect_denied();
+            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        }
+    });
+}
+
+#[test]
 fn stop_ends_at_its_deadline_whatever_hangs() {
     let upstream = FakeUpstream::start();
     upstream.on("never.test", Reply::silence());

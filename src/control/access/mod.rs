@@ -121,7 +121,7 @@ impl Access {
     /// Looks whether the file of the tokens answers.
     pub(super) async fn probe(&self) {
         let tokens = Arc::clone(&self.tokens);
-        self.disk.look_elsewhere(move || tokens.look()).await;
+        self.disk.look(move || tokens.look()).await;
     }
 
     /// Returns why nobody was let in at the last look, with the file of the tokens and since when.

@@ -61,7 +61,7 @@ impl Tls {
     /// Looks whether the files answer.
     pub(in crate::control) async fn probe(self: &Arc<Self>) {
         let this = Arc::clone(self);
-        self.disk.look_elsewhere(move || this.look()).await;
+        self.disk.look(move || this.look()).await;
     }
 
     /// Returns what was wrong with the files at the last look, with that of the certificate and since when.
