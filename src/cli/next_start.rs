@@ -1,6 +1,6 @@
 //! `hostgate check --start`: what the next start would do with what is on disk now, and with what the machine has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
