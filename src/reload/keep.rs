@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::last_good::{LastGood, NotKept, Written};
+use super::last_good::{LastGood, NotKept, StateVersion};
 use super::{Reloader, tick};
 
 /// How long after a look the state is kept: saved files mostly come several at a time.
@@ -17,16 +17,18 @@ const REST: u32 = 100;
 const LONGEST_REST: Duration = Duration::from_mins(1);
 /// How often the thread is looked after.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often what was kept is looked at: whatever removes or changes it, the next start may need it.
+const CHECK: Duration = Duration::from_secs(2);
 /// How long it may take before that is told.
 const LONG: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for it.
 const LAST: Duration = Duration::from_millis(500);
 
-/// A thread that writes the state; it gives back the place, and says whether the state was another one and how long it took.
-type Writer = JoinHandle<(LastGood, Result<bool, NotKept>, Duration)>;
+/// A thread that writes the state, or looks at it; it gives back the place, and says what came of it and how long it took.
+type Writer = JoinHandle<(LastGood, Result<(), NotKept>, Duration)>;
 
 /// A state on disk as it was read, and when it was written, or why it is of no use.
-type Known = (Option<Written>, Result<String, String>);
+type Known = (Option<StateVersion>, Result<String, String>);
 
 /// Keeps the last good state.
 pub(super) struct Keeper {
@@ -34,6 +36,10 @@ pub(super) struct Keeper {
     due: Option<Instant>,
     /// The earliest time.
     rested: Instant,
+    /// When what was kept is looked at.
+    check: Instant,
+    /// Whether what was kept is something else by now.
+    is_lost: bool,
     /// Where it is kept; `None` while the thread has it, or nothing is kept.
     place: Option<LastGood>,
     /// The thread, and when it began.
@@ -48,7 +54,16 @@ impl Keeper {
     /// Begins with a state that is to be kept.
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { due: Some(now + PAUSE), rested: now, place: None, running: None, failed: None, found: None }
+        Self {
+            due: Some(now + PAUSE),
+            rested: now,
+            check: now,
+            is_lost: false,
+            place: None,
+            running: None,
+            failed: None,
+            found: None,
+        }
     }
 
     /// Notes that something may have changed.
@@ -58,7 +73,11 @@ impl Keeper {
 
     /// Returns when there is something to do.
     pub(super) fn due(&self) -> Option<Instant> {
-        if self.running.is_some() { Some(Instant::now() + LOOK) } else { self.due }
+        if self.running.is_some() {
+            return Some(Instant::now() + LOOK);
+        }
+        let check = self.place.is_some().then_some(self.check);
+        [self.due, check].into_iter().flatten().min()
     }
 
     /// Returns why the state is not kept, with the directory if it is known.
@@ -75,14 +94,24 @@ impl Keeper {
     /// There is none, or it is of no use: why.
     pub(super) fn kept(&mut self, path: &Path) -> Result<String, String> {
         let place = LastGood::of(path);
-        let stamp = place.stamp();
-        if let Some((_, found)) = self.found.as_ref().filter(|(known, _)| *known == stamp) {
+        let version = place.version();
+        if let Some((_, found)) = self.found.as_ref().filter(|(known, _)| *known == version) {
             return found.clone();
         }
         let read = place.read().and_then(|kept| kept.ok_or_else(|| "there is none yet".to_owned()));
         let found = read.map(|kept| kept.written());
-        self.found = Some((stamp, found.clone()));
+        self.found = Some((version, found.clone()));
         found
+    }
+
+    /// Starts the thread.
+    fn run(
+        &mut self,
+        work: impl FnOnce() -> (LastGood, Result<(), NotKept>, Duration) + Send + 'static,
+    ) -> std::io::Result<()> {
+        let thread = thread::Builder::new().name("last-good".into()).spawn(work)?;
+        self.running = Some((thread, Instant::now()));
+        Ok(())
     }
 
     /// Takes what the thread came to, if it is done; returns whether there is one that is not.
@@ -92,11 +121,18 @@ impl Keeper {
         };
         // A panic has been reported by the panic hook.
         let Ok((place, kept, took)) = thread.join() else { return false };
-        self.rested = Instant::now() + (REST * took).min(LONGEST_REST);
-        self.failed = match kept {
-            Err(NotKept::Failed(why)) => Some((place.directory().to_owned(), why)),
-            Ok(_) | Err(NotKept::Changed) => None,
-        };
+        let now = Instant::now();
+        self.rested = now + (REST * took).min(LONGEST_REST);
+        self.check = now + CHECK.max(REST * took);
+        if matches!(kept, Err(NotKept::Lost)) {
+            (self.is_lost, self.due) = (true, Some(now));
+        } else {
+            self.is_lost &= kept.is_err();
+            self.failed = match kept {
+                Err(NotKept::Failed(why)) => Some((place.directory().to_owned(), why)),
+                Ok(()) | Err(NotKept::Changed | NotKept::Lost) => None,
+            };
+        }
         if self.failed.is_some() {
             // It may be possible again without a change of what is kept.
             self.due.get_or_insert(Instant::now() + tick::LONGEST_PAUSE);
@@ -109,12 +145,18 @@ impl Keeper {
 impl Reloader {
     /// Keeps the state, if that is due, everything on disk is in force and the next start would take all of it.
     pub(super) fn keep(&mut self) {
-        let (was_running, failed) = (self.keeper.running.is_some(), self.keeper.failed());
-        if !self.keeper.collect() && self.keeper.due.is_some_and(|due| due <= Instant::now()) {
-            self.keeper.due = None;
-            self.begin_to_keep();
+        let failed = self.keeper.failed();
+        if !self.keeper.collect() {
+            let now = Instant::now();
+            if self.keeper.due.is_some_and(|due| due <= now) {
+                self.keeper.due = None;
+                self.begin_to_keep();
+            } else if self.keeper.check <= now {
+                self.keeper.check = now + CHECK;
+                self.begin_to_check();
+            }
         }
-        if was_running && failed != self.keeper.failed() {
+        if failed != self.keeper.failed() {
             self.tell_what_is_out_of_date();
         }
     }
@@ -136,7 +178,7 @@ impl Reloader {
     /// Begins to keep the state.
     fn begin_to_keep(&mut self) {
         let Some(path) = self.config_path.clone().filter(|_| self.config.start_from_last_good) else {
-            (self.keeper.place, self.keeper.failed) = (None, None);
+            (self.keeper.place, self.keeper.failed, self.keeper.is_lost) = (None, None, false);
             return;
         };
         let is_good = self.progress.state().error.is_none()
@@ -144,21 +186,35 @@ impl Reloader {
             && self.warned.is_empty()
             && self.library.refused_at_start().is_empty()
             && !self.directory.tree.files.is_empty();
-        let Some(text) = self.files.text(&path).filter(|_| is_good) else { return };
+        let Some(text) = self.files.text(&path).filter(|_| is_good) else {
+            if let Some(place) = self.keeper.place.as_ref().filter(|_| self.keeper.is_lost) {
+                let why =
+                    "the last good state was changed or removed on disk, and is written again once all on disk is good";
+                self.keeper.failed = Some((place.directory().to_owned(), why.to_owned()));
+            }
+            return;
+        };
         let mut place = self.keeper.place.take().unwrap_or_else(|| LastGood::of(&path));
         let (tree, library, text) = (self.directory.tree.clone(), self.library.clone(), Arc::clone(&text));
         let directory = place.directory().to_owned();
-        let keep = move || {
+        if let Err(error) = self.keeper.run(move || {
             let start = Instant::now();
-            let kept = place.keep(&text, &tree, &library);
+            let kept = place.keep(&text, &tree, &library).map(|_| ());
             (place, kept, start.elapsed())
-        };
-        match thread::Builder::new().name("last-good".into()).spawn(keep) {
-            Ok(thread) => self.keeper.running = Some((thread, Instant::now())),
-            Err(error) => {
-                self.keeper.failed = Some((directory, error.to_string()));
-                self.keeper.due = Some(Instant::now() + tick::LONGEST_PAUSE);
-            }
+        }) {
+            self.keeper.failed = Some((directory, error.to_string()));
+            self.keeper.due = Some(Instant::now() + tick::LONGEST_PAUSE);
         }
+    }
+
+    /// Begins to look at what was kept.
+    fn begin_to_check(&mut self) {
+        let Some(place) = self.keeper.place.clone() else { return };
+        // Without a thread it is looked at the next time.
+        let _ = self.keeper.run(move || {
+            let start = Instant::now();
+            let kept = place.check();
+            (place, kept, start.elapsed())
+        });
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -28,8 +28,39 @@ pub(crate) struct LastGood {
     directory: PathBuf,
     /// The configuration file that it is of.
     configuration: PathBuf,
-    /// The first line of what was written last.
-    head: Option<String>,
+    /// What is known to be on disk; `None` before anything was kept.
+    written: Option<Written>,
+}
+
+/// What is known to be on disk.
+#[derive(Clone, Debug)]
+struct Written {
+    /// The first line of the state.
+    head: String,
+    /// The files, as they were then.
+    files: BTreeMap<String, Found>,
+}
+
+/// What tells a state of a file from others. Not the time of its change, as a rename changes that too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    /// Device and inode.
+    id: (u64, u64),
+    /// Its size.
+    octets: u64,
+    /// When it was written to, in seconds and nanoseconds.
+    modified: (i64, i64),
+}
+
+impl Found {
+    /// Takes it from what the system says of a file.
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            id: (metadata.dev(), metadata.ino()),
+            octets: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
 }
 
 /// A last good state.
@@ -59,7 +90,7 @@ struct Content {
 }
 
 /// The time and the size of a state on disk.
-pub(super) type Written = (SystemTime, u64);
+pub(super) type StateVersion = (SystemTime, u64);
 
 /// Why the state is not kept.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +98,9 @@ pub(crate) enum NotKept {
     /// A list changed a moment ago: after the next look there is another state to keep.
     #[error("a list has changed since")]
     Changed,
+    /// It was kept, and what is on disk is something else by now.
+    #[error("it was changed or removed on disk")]
+    Lost,
     /// It cannot be written, or is too large.
     #[error("{0}")]
     Failed(String),
@@ -89,7 +123,7 @@ impl LastGood {
             None if absolute == Path::new(OF_UNIT.0) => vec![of_unit.join(BELOW), beside],
             None => vec![beside, of_unit.join(BELOW)],
         };
-        let place = |directory| Self { directory, configuration: absolute.clone(), head: None };
+        let place = |directory| Self { directory, configuration: absolute.clone(), written: None };
         directories.into_iter().map(place).collect()
     }
 
@@ -131,7 +165,7 @@ impl LastGood {
     }
 
     /// Returns the time and the size of the state, which change whenever it is written.
-    pub(super) fn stamp(&self) -> Option<Written> {
+    pub(super) fn version(&self) -> Option<StateVersion> {
         let metadata = fs::metadata(self.directory.join(STATE)).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     }
@@ -178,8 +212,18 @@ impl LastGood {
         Ok(Some(Kept { content, directory: self.directory.clone(), written }))
     }
 
-    /// Keeps a state in which everything is in force; returns whether it is another one than was kept. `config` is the text of
-    /// the configuration file.
+    /// Compares device, inode, size and time of what was kept with what is on disk.
+    ///
+    /// # Errors
+    /// Something was changed or removed.
+    pub(super) fn check(&self) -> Result<(), NotKept> {
+        let Some(Written { files, .. }) = &self.written else { return Ok(()) };
+        let is_same = files.keys().all(|name| self.is_as_written(name));
+        if is_same { Ok(()) } else { Err(NotKept::Lost) }
+    }
+
+    /// Keeps a state in which everything is in force; returns whether it had to be written. `config` is the text of the
+    /// configuration file.
     ///
     /// # Errors
     /// It is not kept, and what was kept before still is.
@@ -205,33 +249,57 @@ impl LastGood {
         let body = serde_json::to_vec(&content).map_err(|error| failed(&self.directory, &error))?;
         let head = format!("{SCHEMA}{}", hex(&body));
         let path = self.directory.join(STATE);
-        if self.head.is_none() {
-            // What an earlier process kept.
-            let kept = regular_file::read(&path, MAX_LAST_GOOD * 3).unwrap_or_default();
-            let first = kept.split(|octet| *octet == b'\n').next().unwrap_or_default();
-            self.head = str::from_utf8(first).ok().map(str::to_owned);
-        }
-        if self.head.as_ref() == Some(&head) {
+        if self.written.as_ref().is_some_and(|written| written.head == head) && self.check().is_ok() {
             return Ok(false);
         }
         if !self.directory.is_dir() {
             DirBuilder::new().mode(0o700).create(&self.directory).map_err(|error| failed(&self.directory, &error))?;
         }
+        let mut is_written = false;
+        let mut files = BTreeMap::new();
         for (hash, (path, length)) in &lists {
             let kept = self.directory.join(hash);
-            let is_there = fs::metadata(&kept).is_ok_and(|metadata| metadata.len() == *length as u64);
-            if !is_there {
+            let found = self.found(hash);
+            // One of an earlier process, or one that was changed, is read.
+            let is_there = found.is_some_and(|found| found.octets == *length as u64)
+                && (self.is_as_written(hash)
+                    || regular_file::read(&kept, MAX_FILE).is_ok_and(|text| hex(&text) == *hash));
+            let written = if let Some(found) = found.filter(|_| is_there) {
+                found
+            } else {
                 let text = regular_file::read(path, MAX_FILE).map_err(|_| NotKept::Changed)?;
                 if hex(&text) != *hash {
                     return Err(NotKept::Changed);
                 }
-                self.write(hash, &[&text]).map_err(|error| failed(&kept, &error))?;
-            }
+                is_written = true;
+                self.write(hash, &[&text]).map_err(|error| failed(&kept, &error))?
+            };
+            files.insert(hash.clone(), written);
         }
-        self.write(STATE, &[head.as_bytes(), b"\n", &body]).map_err(|error| failed(&path, &error))?;
+        let found = self.found(STATE);
+        let kept = regular_file::read(&path, MAX_LAST_GOOD * 3).unwrap_or_default();
+        let is_there = kept.strip_prefix(head.as_bytes()).and_then(|rest| rest.strip_prefix(b"\n")) == Some(&*body);
+        let written = if let Some(found) = found.filter(|_| is_there) {
+            found
+        } else {
+            is_written = true;
+            self.write(STATE, &[head.as_bytes(), b"\n", &body]).map_err(|error| failed(&path, &error))?
+        };
+        files.insert(STATE.to_owned(), written);
         self.remove_others(&lists.into_keys().collect());
-        self.head = Some(head);
-        Ok(true)
+        self.written = Some(Written { head, files });
+        Ok(is_written)
+    }
+
+    /// Returns what tells a state of a file that is kept from others, if the file is there.
+    fn found(&self, name: &str) -> Option<Found> {
+        fs::metadata(self.directory.join(name)).ok().map(|metadata| Found::of(&metadata))
+    }
+
+    /// Returns whether a file is as it was when it was written or read last.
+    fn is_as_written(&self, name: &str) -> bool {
+        let written = self.written.as_ref().and_then(|written| written.files.get(name));
+        written.is_some() && written == self.found(name).as_ref()
     }
 
     /// Gathers what is kept, without the lists.
@@ -263,8 +331,8 @@ impl LastGood {
         Ok(content)
     }
 
-    /// Writes a file aside and renames it.
-    fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+    /// Writes a file aside and renames it; returns the state that it is in.
+    fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<Found> {
         let aside = self.directory.join(ASIDE);
         match fs::remove_file(&aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -272,13 +340,15 @@ impl LastGood {
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
         let written = parts.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
-        if written.is_err() {
+        if let Err(error) = written {
             // A full disk takes a part of it.
             let _ = fs::remove_file(&aside);
-            return written;
+            return Err(error);
         }
+        let written = Found::of(&file.metadata()?);
         fs::rename(&aside, self.directory.join(name))?;
-        super::store::sync(&self.directory)
+        super::store::sync(&self.directory)?;
+        Ok(written)
     }
 
     /// Removes lists that nothing names any more; one that stays is in nobody's way.
@@ -421,7 +491,7 @@ mod tests {
     fn what_is_kept_comes_back_and_what_is_broken_does_not() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
-        let mut place = LastGood { directory: root.join("kept"), configuration: root.join("h.toml"), head: None };
+        let mut place = LastGood { directory: root.join("kept"), configuration: root.join("h.toml"), written: None };
         assert!(place.read().unwrap().is_none());
         let (tree, library) = loaded(root, "a.test\n");
         assert!(place.keep("log = 'info'", &tree, &library).unwrap());

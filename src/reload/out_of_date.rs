@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     Address,
     /// A socket besides those of DNS cannot be had: it is tried again.
     Socket,
-    /// The last good state cannot be written.
+    /// The last good state cannot be written, or is not there any more and nothing good is there to write it from.
     NotKept,
     /// The API lets nobody in, as its token file is bad.
     Tokens,

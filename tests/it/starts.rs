@@ -358,6 +358,56 @@ fn a_last_good_state_that_cannot_be_written_is_told() {
 }
 
 #[test]
+fn last_good_state_that_is_lost_on_disk_is_written_again_or_told() {
+    type Spoil<'s> = &'s dyn Fn(&std::path::Path, &[u8]);
+    let upstream = FakeUpstream::start();
+    let server = keeping(&upstream);
+    let directory = server.directory().join(".hostgate-last-good");
+    let state = directory.join("state");
+    let list =
+        fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).find(|path| *path != state).unwrap();
+    let texts = [&state, &list].map(|path| fs::read(path).unwrap());
+    let flipped = |text: &[u8]| {
+        let mut text = text.to_vec();
+        let half = text.len() / 2;
+        text[half] ^= 1;
+        text
+    };
+    let is_back =
+        || [&state, &list].iter().zip(&texts).all(|(path, text)| fs::read(path).is_ok_and(|now| now == *text));
+    let spoils: [(&str, Spoil<'_>); 5] = [
+        ("flipped", &|path, text| fs::write(path, flipped(text)).unwrap()),
+        ("half", &|path, text| fs::write(path, &text[..text.len() / 2]).unwrap()),
+        ("zeros", &|path, text| fs::write(path, vec![0; text.len()]).unwrap()),
+        ("gone", &|path, _| fs::remove_file(path).unwrap()),
+        ("all gone", &|_, _| fs::remove_dir_all(&directory).unwrap()),
+    ];
+    for (case, spoil) in spoils {
+        for (path, text) in [&state, &list].into_iter().zip(&texts) {
+            spoil(path, text);
+            server.until(case, || is_back().then_some(()));
+        }
+    }
+    assert!(server.out_of_date("not-kept").is_none());
+    // Where it cannot be written.
+    fs::remove_file(&state).unwrap();
+    fs::create_dir_all(state.join("in the way")).unwrap();
+    server.wait_out_of_date("not-kept");
+    fs::remove_dir_all(&state).unwrap();
+    server.wait_not_out_of_date("not-kept");
+    assert!(is_back());
+    // Where there is nothing good to write.
+    server.write("p.toml", "[policy.p");
+    server.wait_out_of_date("held-back");
+    fs::write(&state, flipped(&texts[0])).unwrap();
+    let entry = server.wait_out_of_date("not-kept");
+    assert!(entry["why"].as_str().unwrap().contains("written again once all on disk is good"), "{entry}");
+    server.write("p.toml", "[policy.p]\nallowed_hostnames = [\"p.test\"]\n");
+    server.wait_not_out_of_date("not-kept");
+    assert!(is_back());
+}
+
+#[test]
 fn the_next_start_is_told_with_what_the_api_has() {
     let upstream = FakeUpstream::start();
     let server = stop(objects(&upstream).start());
