@@ -185,17 +185,19 @@ fn empty_mount_over_the_folder_takes_no_object_and_can_be_unmounted() {
     server.wait_out_of_date("unreadable");
     assert!(server.allows(DEVBOX, "a.test"));
     refuses_changes(&server, &["it is another folder than before"]);
-    server.inside(&format!("umount {}", state.display()));
+    // It may be looked at just now.
+    let unmount = || {
+        let unmounted = server.entering().arg("umount").arg(&state).output().unwrap();
+        unmounted.status.success().then_some(())
+    };
+    server.until("it is not in use", unmount);
     server.wait_not_out_of_date("unreadable");
     let policy = server.new_policy(&["b.test"]);
     server.api_post(&format!("{POLICIES}/{policy}/delete"), &Value::Null).done();
     // Where the folder is no longer at its path, nothing of it stays open.
     fs::rename(server.policies("api"), server.directory().join("link")).unwrap();
     server.wait_out_of_date("unreadable");
-    server.until("the lock is not held", || {
-        let unmounted = server.entering().arg("umount").arg(&state).output().unwrap();
-        unmounted.status.success().then_some(())
-    });
+    server.until("the lock is not held", unmount);
     fs::rename(server.directory().join("link"), server.policies("api")).unwrap();
     // The mount point that is bare now is not the folder.
     server.until("it is told", || {
