@@ -12,8 +12,10 @@ use crate::telemetry::append::Health;
 
 /// How long one look may take.
 const WAIT: Duration = Duration::from_secs(2);
-/// How long a thread that serves waits for the other one: a look takes microseconds.
-const AT_ONCE: Duration = Duration::from_millis(20);
+/// How long a thread that serves waits for the other one: a look takes microseconds, and on a busy machine it takes its turn.
+const AT_ONCE: Duration = Duration::from_millis(100);
+/// How often a look that takes longer is asked for.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// A look.
 type Look = Box<dyn FnOnce() + Send>;
@@ -53,7 +55,7 @@ impl Disk {
         }
         let later = async move {
             loop {
-                sleep(AT_ONCE).await;
+                sleep(AGAIN).await;
                 match answered.try_recv() {
                     Ok(looked) => return Some(looked),
                     Err(TryRecvError::Disconnected) => return None,

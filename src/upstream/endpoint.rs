@@ -185,7 +185,7 @@ impl Endpoint {
             Transport::Tcp => None,
         };
         self.note_asked();
-        let mut watch = Watch { endpoint: self, around, since: Instant::now(), patience, is_over: false };
+        let mut watch = Watch { endpoint: self, question, around, since: Instant::now(), patience, is_over: false };
         let mut edns = self.edns(around);
         let result = loop {
             let result = self.exchange(question, edns, attempt, around).await;
@@ -243,7 +243,7 @@ impl Endpoint {
             }
         });
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
-        around.observer.observe(Event::Failed(kind));
+        observe_failure(question, kind, around);
     }
 
     /// Notes that a question was refused by the network again after a pause: one failure with the first time.
@@ -278,10 +278,10 @@ impl Endpoint {
     }
 
     /// Notes a try that was given up after it was let pass in silence for `waited`.
-    pub(super) fn note_silent(&self, waited: Duration, around: &Surroundings) {
+    pub(super) fn note_silent(&self, question: &Question, waited: Duration, around: &Surroundings) {
         self.counts.silent.fetch_add(1, Ordering::Relaxed);
         self.change_health(around, |health, now| health.failed(Trouble::Silent, now.saturating_sub(waited), now));
-        around.observer.observe(Event::Failed(FailureKind::Timeout));
+        observe_failure(question, FailureKind::Timeout, around);
     }
 
     /// Asks over UDP from a port of its own, and from another one when that is flooded.
@@ -339,6 +339,13 @@ impl Endpoint {
                 None => Err(TryError::new(FailureKind::Malformed, &"reply to another question over TCP")),
             },
         }
+    }
+}
+
+/// Counts a failed try; not one of a probe, of which there is one a second for as long as an outage lasts.
+fn observe_failure(question: &Question, kind: FailureKind, around: &Surroundings) {
+    if !is_for_root(question) {
+        around.observer.observe(Event::Failed(kind));
     }
 }
 
@@ -401,6 +408,8 @@ fn of_stream(error: &StreamError, observer: &dyn Observer) -> TryError {
 struct Watch<'a> {
     /// Who is asked.
     endpoint: &'a Endpoint,
+    /// What it is asked.
+    question: &'a Question,
     /// The clock and who watches.
     around: &'a Surroundings,
     /// When it was asked.
@@ -417,6 +426,6 @@ impl Drop for Watch<'_> {
         if self.is_over || waited < self.patience {
             return;
         }
-        self.endpoint.note_silent(waited, self.around);
+        self.endpoint.note_silent(self.question, waited, self.around);
     }
 }

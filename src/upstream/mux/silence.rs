@@ -177,7 +177,7 @@ impl<W: Waits, C> Mux<W, C> {
         if last.is_garbled {
             port.endpoint.note_failed(&flight.question, FailureKind::Malformed, last.patience, &port.around);
         } else {
-            port.endpoint.note_silent(last.patience, &port.around);
+            port.endpoint.note_silent(&flight.question, last.patience, &port.around);
         }
         Some(port.endpoint.server.address)
     }
