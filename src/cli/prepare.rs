@@ -108,9 +108,10 @@ impl Held {
         Self { addresses, is_unknown }
     }
 
-    /// Returns whether an address is held, or the path of a Unix socket as `unix:PATH`.
+    /// Returns whether an address is held, or the path of a Unix socket as `unix:PATH`. One that was taken away is held no more.
     fn has(&self, address: &str) -> bool {
-        self.is_unknown || self.addresses.contains(address)
+        let is_there = address.strip_prefix("unix:").is_none_or(|path| Path::new(path).exists());
+        is_there && (self.is_unknown || self.addresses.contains(address))
     }
 
     /// Returns the addresses of a configuration that others have, with who that is, where it can be seen.

@@ -162,6 +162,8 @@ fn what_is_not_dns_comes_once_it_can_be_had() {
     // Its socket is taken away while it runs, and made again.
     fs::remove_dir_all(successor.directory().join("run")).unwrap();
     successor.wait_out_of_date("socket");
+    let (code, report, text) = asked(successor.directory());
+    assert_eq!((code, report["lacking"].as_array().unwrap().len()), (1, 1), "{text}");
     fs::create_dir(successor.directory().join("run")).unwrap();
     successor.wait_not_out_of_date("socket");
     let mut old = successor;
