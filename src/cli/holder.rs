@@ -15,7 +15,7 @@ pub(super) struct Holder {
 /// Returns the first process that listens at an address, or at all addresses with its port; `None` where there is none, or
 /// where only root may see whose it is.
 pub(super) fn holder(address: SocketAddr) -> Option<Holder> {
-    let tables = ["/proc/net/udp", "/proc/net/udp6", "/proc/net/tcp", "/proc/net/tcp6"];
+    let tables = ["udp", "udp6", "tcp", "tcp6"];
     let inodes: Vec<String> = tables.iter().flat_map(|table| inodes(table, address)).collect();
     if inodes.is_empty() {
         return None;
@@ -40,8 +40,8 @@ pub(super) fn holder(address: SocketAddr) -> Option<Holder> {
 fn inodes(table: &str, address: SocketAddr) -> Vec<String> {
     /// `TCP_LISTEN`, in hexadecimal digits.
     const LISTENS: &str = "0A";
-    let text = fs::read_to_string(table).unwrap_or_default();
-    let is_tcp = table.contains("tcp");
+    let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+    let is_tcp = table.starts_with("tcp");
     let entry = |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let local = local(fields.get(1)?)?;
