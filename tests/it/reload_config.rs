@@ -52,6 +52,38 @@ fn configuration_is_taken_anew() {
 }
 
 #[test]
+fn log_filter_is_taken_anew_and_a_bad_one_is_held_back() {
+    let upstream = FakeUpstream::start();
+    let policy = |name: &str| format!("[policy.one]\nallowed_hostnames = [\"{name}\"]\n");
+    let server = Setup::new(&[&upstream])
+        .file("p.toml", policy("one.test"))
+        .top("default_policy = \"one\"\nlog = \"info\"\ndenied_ttl = 5")
+        .start();
+    let swap = |name: &str| {
+        server.write("p.toml", policy(name));
+        server.until(name, || allows(&server, "127.0.0.11", name).then_some(()));
+        server.status()["generation"].as_u64().unwrap()
+    };
+    let lines = |generation: u64| server.log_lines(&["policies swapped", &format!("generation={generation} ")]).len();
+    let reconfigured = |from: &str, to: &str, ttl: u32| {
+        server.reconfigure(from, to);
+        let denied_ttl = || ask("denied.test", RecordType::A).udp(&server).soa().map(|soa| soa.1);
+        server.until("the configuration", || (denied_ttl() == Some(ttl)).then_some(()));
+    };
+    let told = swap("two.test");
+    server.until("its line", || (lines(told) == 1).then_some(()));
+    reconfigured("log = \"info\"\ndenied_ttl = 5", "log = \"warn,hostgate::server=info\"\ndenied_ttl = 6", 6);
+    let untold = swap("three.test");
+    server.reconfigure("warn,hostgate::server=info", "inof");
+    let error = server.wait_error();
+    assert!(error.contains("`log`: unknown level `inof`: write a level"), "{error}");
+    reconfigured("log = \"inof\"\ndenied_ttl = 6", "log = \"error,hostgate::reload=info\"\ndenied_ttl = 7", 7);
+    let told = swap("four.test");
+    server.until("its line", || (lines(told) == 1).then_some(()));
+    assert_eq!(lines(untold), 0);
+}
+
+#[test]
 fn an_empty_configuration_holds_itself_back() {
     let upstream = FakeUpstream::start();
     let server = Setup::new(&[&upstream])
