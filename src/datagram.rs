@@ -461,7 +461,7 @@ mod tests {
 
     /// Binds a socket with packet information on.
     fn bind(address: &str) -> UdpSocket {
-        let socket = crate::server::udp::bind(address.parse().unwrap()).unwrap();
+        let socket = crate::listen::udp::bind(address.parse().unwrap()).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket
     }

@@ -1,23 +1,22 @@
 //! hostgate: a DNS-level policy resolver, the only nameserver of devboxes, agent sandboxes and build containers.
 //!
-//! This page is the architecture. A query goes down the left column; everything that is not on its way stands beside
-//! it.
+//! This page is the architecture. A query goes down the left column; the folders at the right are not on its way.
 //!
 //! ```text
-//!   server::udp            server::tcp          cli        the command line
-//!   threads, batches       connections          config     hostgate.toml
-//!          \                   /                document   TOML with places; diagnostics
-//!            engine::step                       reload     watch, read, swap
-//!              1 dns::query     parse           telemetry  metrics, decision log
-//!              2 policy         decide          server     admin endpoint, signals
-//!              3 dns::answer    deny
-//!              4 engine::cache  hit
-//!            upstream::mux                      control    the API: objects to files and back
-//!              5 dns::response read, keep
-//!            engine::answer
+//!   listen::udp            listen::tcp          cli        the command line
+//!   threads, batches       connections          daemon     starts, watches and stops all parts
+//!          \                   /                api        objects of the HTTP API, to files and back
+//!            engine::step                       reload     watches, reads, swaps
+//!              1 dns::query     parse           telemetry  metrics, logs, heartbeats
+//!              2 policy         decide          listen     admin endpoint, sockets, take-over
+//!              3 dns::answer    deny            config     hostgate.toml
+//!              4 engine::cache  hit             document   TOML with places; diagnostics
+//!            upstream::mux                      import     lists of other systems
+//!              5 dns::response read, keep       bounds     every bound, in one table
+//!            engine::answer                     util       what several folders need
 //!              6 dns::response judge for this client, answer
 //!
-//!   engine::finish, upstream::pool: what is out of the ordinary with an upstream, and TCP
+//!   engine::finish, upstream::pool: questions that need TCP or another upstream
 //! ```
 //!
 //! # What holds everywhere
@@ -52,31 +51,33 @@
 //! | whom do we ask, and what if they do not answer | [`upstream`] |
 //! | how are lists in other systems' formats told from one another and read | `list_format`; `import` |
 //! | what is in `hostgate.toml` | [`config`] |
-//! | how are objects created and changed over HTTP | `control`; `reload::change`; from the shell, [`cli`]: `objects` |
+//! | how are objects created and changed over HTTP | `api`; `reload::api_change`; from the shell, [`cli`]: `objects` |
 //! | when is a change in force | `reload` |
 //! | what is on disk and not in force, and since when | `reload`: `out_of_date`, `sweep`, `tick` |
-//! | what does a start do about what is bad | `policy::load` (objects of the API), `reload::last_good`; [`cli`]: `prepare`, `next_start`; `server`: `lacking` |
-//! | sockets, threads, shutdown | `server`, `datagram` |
+//! | what does a start do about what is bad | `policy::load` (objects of the API), `reload::last_good`; [`cli`]: `prepare`, `next_start`; `listen::missing_sockets` |
+//! | what is started and stopped, in which order | `daemon` |
+//! | sockets and threads | `listen`, `datagram` |
 //! | how is a file opened in whose place there may be anything | `util::regular_file` |
-//! | what is systemd told | `systemd` |
-//! | what if a thread hangs | `telemetry::heartbeat`, `server::supervisor` |
+//! | what is systemd told | `daemon::systemd` |
+//! | what if a thread hangs | `telemetry::heartbeat`, `daemon::supervisor` |
 //! | what is bounded, and what happens when it is full | `bounds`; how bounds follow the limits of the process: `bounds::capacity` |
-//! | how is a process reached that may open no more files | `reserve` |
+//! | how is a process reached that may open no more files | `util::reserve` |
 //! | how much memory may this process still have | `bounds::machine`; what a file weighs before it is read: `reload::weight` |
-//! | how much of it one client may have | [`fair_share`]; of a thread that cannot keep up, `server::overload` |
+//! | how much of it one client may have | [`fair_share`]; of a thread that cannot keep up, `listen::overload` |
 //! | how much may a client look up that is new | `policy::model::budget`, `engine::budget` |
-//! | what is counted and recorded | `telemetry`, `engine::record`; the words for what was done and why: [`labels`] |
+//! | what is counted and recorded | `telemetry`, `engine::decision_record`; the words for what was done and why: [`labels`] |
 //! | who writes log lines, and which | `telemetry::log`: a thread of its own; `telemetry::log_filter` |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml` and `annotate-snippets` in [`document`],
-//! `psl` and `idna` in [`policy`], `saphyr-parser` in `import::yaml`, hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `server::admin`
-//! and `control`, rustls in `control::connection::tls`, `toml_edit` in `control::objects::record`,
-//! `prometheus-client` in `telemetry::exposition`, `signal-hook` in `server::supervisor`, `sd-notify` in `systemd`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
+//! `psl` and `idna` in [`policy`], `saphyr-parser` in `import::yaml`, hickory in [`upstream`], `notify` in `reload::watch`, `axum` in `listen::admin`
+//! and `api`, rustls in `api::connection::tls`, `toml_edit` in `api::objects::object_file`,
+//! `prometheus-client` in `listen::admin::exposition`, `signal-hook` in `daemon::supervisor`, `sd-notify` in `daemon::systemd`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
 
+mod api;
 mod bounds;
 pub mod cli;
 pub mod config;
-mod control;
+mod daemon;
 mod datagram;
 pub mod dns;
 pub mod document;
@@ -85,11 +86,9 @@ pub mod fair_share;
 mod import;
 pub mod labels;
 mod list_format;
+mod listen;
 pub mod policy;
 mod reload;
-mod reserve;
-mod server;
-mod systemd;
 pub mod telemetry;
 pub mod upstream;
-pub(crate) mod util;
+mod util;

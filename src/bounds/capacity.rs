@@ -13,7 +13,7 @@ use crate::bounds::{
     ADMIN_CONNECTIONS, CONTROL_CONNECTIONS, MAX_ACCEPT_RESERVE, MAX_ADMIN_CLOSING, MAX_APART, MAX_CONNECTIONS,
     MAX_UPSTREAM_PORTS as PORTS, MAX_UPSTREAM_SOCKETS as SOCKETS, MAX_UPSTREAM_STREAMS as STREAMS,
 };
-use crate::reserve;
+use crate::util::reserve;
 
 /// Descriptors that any process has open: standard streams, polls, the watch of directories, signals, logs, what a shell left.
 const ALWAYS: usize = 18;

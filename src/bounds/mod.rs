@@ -14,7 +14,7 @@
 //! | addresses of a devbox in an answer | `policy::decide::devbox::MAX_ADDRESSES` | the rest is left out | |
 //! | datagrams of a batch | `datagram::BATCH` | the rest is the next batch | |
 //! | octets of a query | `datagram::MAX_MESSAGE` | the rest is cut off: FORMERR | `hostgate_queries_total{reason}` |
-//! | time of a thread that cannot keep up | `server::overload`: a share of each 10 ms for each client | the client's further queries are dropped | `hostgate_queries_shed_total` |
+//! | time of a thread that cannot keep up | `listen::overload`: a share of each 10 ms for each client | the client's further queries are dropped | `hostgate_queries_shed_total` |
 //! | replies that wait in a socket | [`UDP_BUFFER`] a socket | dropped | `hostgate_replies_unsent_total` |
 //! | queries that wait for upstreams | [`MAX_PENDING`]; of a client as many as are free, and [`MAX_PENDING_OF_CLIENT`] | stale data, else SERVFAIL with EDE 22 | `hostgate_queries_turned_away_total` |
 //! | different questions among them | [`MAX_QUESTIONS`] | as above | `hostgate_failed_answers_total` |
@@ -65,7 +65,7 @@
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
 //! | decision records not written yet | `telemetry::decision_log::pool::BLOCKS` of 128 KiB, and one more for each of `telemetry::decision_log::LANES` a CPU | dropped | `hostgate_decision_records_dropped_total` |
-//! | hops of an alias in a record | `engine::record::MAX_HOPS` | the rest is left out | |
+//! | hops of an alias in a record | `engine::decision_record::MAX_HOPS` | the rest is left out | |
 //! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error of the folder right below, or of the link by which it came; what was in force of it stays | `hostgate_reload_ok` |
 //! | a reload or a change by the API | ten seconds; twenty for whoever waits for it | it goes on, and is told; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
@@ -108,7 +108,7 @@
 //! | octets of a head, its fields | [`MAX_HEAD`], [`MAX_HEADERS`] | refused: 431 | |
 //! | octets of a body | [`MAX_BODY`], [`MAX_SMALL_BODY`] where nothing is changed | refused: 413 | `hostgate_control_requests_total{outcome="too-large"}` |
 //! | octets of all bodies | [`MAX_BODIES`]; by token | the next one waits ten seconds at most: 408 | `hostgate_control_requests_total{outcome="slow"}` |
-//! | octets that a parsed body takes, and all of them together | `control::request::json::MAX_TREE`, [`MAX_PARSED`]; by token | refused: 400; the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
+//! | octets that a parsed body takes, and all of them together | `api::request::json::MAX_TREE`, [`MAX_PARSED`]; by token | refused: 400; the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
 //! | the first request and a head, a body, an answer not taken, silence; an answer in all | five, ten, ten, sixty seconds; two minutes | closed (a body: 408) | `hostgate_control_closed_total{reason="slow"}` |
 //! | requests that change something | [`MAX_CHANGING`]; by token | the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
 //! | changes being made | [`MAX_WRITERS`] | the next one of each token waits thirty seconds at most: 503 | the same |
@@ -121,11 +121,11 @@
 //! | audit records not written yet | [`MAX_AUDIT_QUEUE`]; a change waits two seconds for its own | counted, and the log has it; with `audit_required`, refused before anything is changed: 503 | `hostgate_audit_failures_total` |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
-//! | objects of a page, octets of it | `control::request::list::MAX_PAGE`, [`MAX_PAGE_OCTETS`] and one object | refused: 400; the rest is on the next page | |
-//! | addresses passed over in a pool as this machine's own | `control::objects::address::MOST_RESERVED` | refused: 400, as if all were in use | |
-//! | names of a policy that a person wrote, as shown | `control::objects::egress::MOST_SHOWN` | the rest is left out | |
-//! | addresses of a client that a person wrote, as shown | `control::objects::address::MOST_SHOWN` | the rest is left out | |
-//! | users of an object, errors of a file, that a message names | `control::MOST_NAMED`, `control::MOST_TOLD` | counted, or left out | |
+//! | objects of a page, octets of it | `api::request::list::MAX_PAGE`, [`MAX_PAGE_OCTETS`] and one object | refused: 400; the rest is on the next page | |
+//! | addresses passed over in a pool as this machine's own | `api::objects::address::MOST_RESERVED` | refused: 400, as if all were in use | |
+//! | names of a policy that a person wrote, as shown | `api::objects::egress::MOST_SHOWN` | the rest is left out | |
+//! | addresses of a client that a person wrote, as shown | `api::objects::address::MOST_SHOWN` | the rest is left out | |
+//! | users of an object, errors of a file, that a message names | `api::MOST_NAMED`, `api::MOST_TOLD` | counted, or left out | |
 //! | builds at once, and those that wait | [`MAX_BUILDS`], [`MAX_BUILD_QUEUE`] | the next ones wait; then refused: 503 | |
 //! | what a build says, and a line of it, in octets | [`MAX_BUILD_LOG`], [`MAX_BUILD_LINE`] | the oldest lines go; the rest of the line | |
 //! | builds of which that is kept | [`MAX_BUILD_LOGS`] | the oldest one's goes | |
@@ -373,7 +373,7 @@ mod tests {
         ("policy::load::conflict", "MOST_DEPTH"),
         ("policy::decide", "MOST_LABELS"),
         ("reload::files", "MAX_HOPS"),
-        ("server::takeover", "BACKLOG"),
+        ("listen::takeover", "BACKLOG"),
     ];
 
     /// Calls `see` with each file below `directory`, its path from there, and its text.
@@ -445,7 +445,7 @@ mod tests {
 
     #[test]
     fn every_metric_of_the_table_is_one() {
-        let known = include_str!("../telemetry/exposition.rs");
+        let known = include_str!("../listen/admin/exposition.rs");
         for name in include_str!("mod.rs").lines().filter(|line| line.starts_with("//! |")).flat_map(|line| {
             line.split('`').filter(|part| part.starts_with("hostgate_")).map(|part| part.split('{').next().unwrap())
         }) {

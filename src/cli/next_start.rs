@@ -8,8 +8,8 @@ use super::output::{Output, count};
 use super::prepare::{Held, Refused, try_out};
 use super::sources::{self, Search};
 use super::{CONFIG, FAILED, OK};
+use crate::api;
 use crate::config::Config;
-use crate::control;
 use crate::document::Diagnostic;
 use crate::reload::is_absent;
 use crate::telemetry::record_file::{self, Kind};
@@ -134,7 +134,7 @@ fn walk(config: Option<PathBuf>) -> (Report, Option<String>) {
     };
     match tried {
         Ok((chosen, lacking)) => {
-            report.api = config.control.as_ref().map(control::closed_by).unwrap_or_default();
+            report.api = config.control.as_ref().map(api::closed_by).unwrap_or_default();
             report.unwritten = unwritten(&config);
             report.lacking = lacking;
             let listeners = config.listen.iter().map(|listen| listen.address);

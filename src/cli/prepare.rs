@@ -11,14 +11,15 @@ use std::thread::available_parallelism;
 use super::holder::{Holder, holder};
 use super::serve::{Sizes, Start, size};
 use super::status;
+use crate::api::connection::socket::ControlSocket;
 use crate::config::Config;
 use crate::config::control::Endpoint;
 use crate::document::Diagnostic;
+use crate::listen::admin::service::Listening;
+use crate::listen::sockets::{self, BindError, Feature, Passed, Sockets};
+use crate::listen::takeover::{self, Takeover};
 use crate::reload::Loaded;
 use crate::reload::upstreams::{Chosen, choose};
-use crate::server::Listening;
-use crate::server::sockets::{self, BindError, ControlSocket, Feature, Passed, Sockets};
-use crate::server::takeover::{self, Takeover};
 
 /// What a start has got before it serves.
 pub(super) struct Prepared {

@@ -17,17 +17,17 @@ use super::output::Output;
 use super::prepare::{Prepared, Refused, prepare, threads};
 use super::sources::{self, Search};
 use super::{CONFIG, DEADLINE, FAILED, OK};
+use crate::api::{self, Control, Opened, Reserved};
 use crate::bounds::capacity::{self, Capacity, Needs};
 use crate::bounds::machine::{Left, group_limit};
 use crate::bounds::{MAX_LOGGED, MAX_TOLD_LINE};
 use crate::config::{self, Config};
-use crate::control::{self, Control, Opened, Reserved};
 use crate::document::{escaped, shortened};
 use crate::engine::cache::Settings;
 use crate::engine::{Engine, View};
+use crate::listen::admin::service::Service;
+use crate::listen::sockets::Threads;
 use crate::reload::{Loaded, Reloader, SetLogFilter, log_warnings, log_without};
-use crate::server::Service;
-use crate::server::sockets::Threads;
 use crate::telemetry::decision_log::{Counts, DecisionLog};
 use crate::telemetry::log::{Log, LogWriter};
 use crate::telemetry::metrics::Metrics;
@@ -112,7 +112,7 @@ fn start(
     (how, log, set_log_filter): (Start, LogWriter, SetLogFilter),
     output: &mut Output,
 ) -> Result<(), Failed> {
-    let control_counts = Arc::new(control::Counts::default());
+    let control_counts = Arc::new(api::Counts::default());
     let opened = config
         .control
         .clone()
@@ -177,7 +177,7 @@ fn start(
         .enable_all()
         .build()
         .map_err(|error| Failed::Start(format!("runtime: {error}")))?;
-    let served = crate::server::serve(&runtime, &service, (sockets, control), takeover, reloader);
+    let served = crate::daemon::serve(&runtime, &service, (sockets, control), takeover, reloader);
     // What still runs at the deadline is given up.
     runtime.shutdown_background();
     let unfinished = served.map_err(|error| Failed::Start(format!("serve: {error}")))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::budget::{Account, Budgets, Given};
-use super::record::{Record, Verdict};
+use super::decision_record::{Record, Verdict};
 use super::{Asked, Engine, View};
 use crate::dns::answer::{self, Ede, Negative, Texts, TtlMode};
 use crate::dns::name::LowerName;

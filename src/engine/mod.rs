@@ -7,10 +7,10 @@
 
 mod budget;
 pub mod cache;
+pub mod decision_record;
 mod exchange;
-pub mod inflight;
+pub mod in_flight;
 mod pending;
-pub mod record;
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
@@ -23,7 +23,7 @@ use arc_swap::ArcSwap;
 use self::budget::Budgets;
 use self::cache::{Cache, Hit, Refresh, Renewal};
 use self::exchange::{Exchange, is_forwarded};
-use self::inflight::{Attendance, InFlight, InFlightError, Limits};
+use self::in_flight::{Attendance, InFlight, InFlightError, Limits};
 pub(crate) use self::pending::Pending;
 use self::pending::{Counted, Waiting};
 use crate::bounds::capacity;
@@ -110,7 +110,7 @@ pub(crate) type Lookup = Result<Found, Arc<Failure>>;
 pub(crate) type Attending = Result<Attendance<Lookup>, InFlightError>;
 
 /// The right and duty to ask a question.
-pub(crate) type Claim = inflight::Claim<Question, Lookup>;
+pub(crate) type Claim = in_flight::Claim<Question, Lookup>;
 
 /// An upstream's answer to a question.
 #[derive(Clone)]

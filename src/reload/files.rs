@@ -1,4 +1,4 @@
-//! Reading single files: the configuration, lists, and for [`super::tree`] the policies.
+//! Reading single files: the configuration, lists, and for [`super::scan`] the policies.
 //!
 //! Files that have not changed since the last look are not read again, as `git` does it: the same inode, size and
 //! times, and a modification time that lies far enough back that a later write would have moved it.

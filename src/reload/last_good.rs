@@ -347,7 +347,7 @@ impl LastGood {
         }
         let written = Found::of(&file.metadata()?);
         fs::rename(&aside, self.directory.join(name))?;
-        super::store::sync(&self.directory)?;
+        super::atomic_write::sync(&self.directory)?;
         Ok(written)
     }
 

@@ -4,19 +4,19 @@
 //! resolv.conf changed, and on SIGHUP. A look reads everything, builds aside, compares and swaps once; what is wrong
 //! is held back and told. Nothing here is on the path of a query.
 
-mod change;
+mod api_change;
+mod atomic_write;
 mod files;
 mod keep;
 pub(crate) mod last_good;
+mod log_pace;
 mod object_folder;
 pub(crate) mod out_of_date;
-mod pace;
-mod progress;
-mod store;
+mod scan;
+mod status;
+pub(crate) mod summary;
 mod sweep;
 mod tick;
-pub(crate) mod told;
-mod tree;
 mod trusted;
 pub(crate) mod upstreams;
 mod watch;
@@ -30,21 +30,21 @@ use std::time::Instant;
 
 use tracing_subscriber::filter::Targets;
 
-use self::change::Inbox;
-pub(crate) use self::change::{Change, Changer, Refused};
+use self::api_change::Inbox;
+pub(crate) use self::api_change::{Change, Changer, Refused};
+use self::atomic_write::Store;
 pub(crate) use self::files::Stamp;
 use self::files::{Files, Followed, Observed, Unfinished};
 use self::keep::Keeper;
 use self::last_good::Kept;
+use self::log_pace::Pace;
 use self::out_of_date::{OutOfDate, Since};
-use self::pace::Pace;
-use self::progress::Without;
-pub(crate) use self::progress::{Progress, State, Work};
-use self::store::Store;
+use self::scan::Directory;
+use self::status::Without;
+pub(crate) use self::status::{Progress, State, Work};
 use self::sweep::Sweep;
 use self::tick::Retry;
 pub(crate) use self::tick::is_absent;
-use self::tree::Directory;
 use self::trusted::Trusted;
 use self::upstreams::Chosen;
 pub(crate) use self::watch::Waker;
@@ -326,9 +326,9 @@ impl Reloader {
         set_log_filter: SetLogFilter,
     ) -> Self {
         let mut state = state(&loaded.library, loaded.warnings.into(), &chosen);
-        let errors = told::lines(loaded.errors.iter(), MAX_TOLD_ERRORS, "errors").join("\n");
+        let errors = summary::lines(loaded.errors.iter(), MAX_TOLD_ERRORS, "errors").join("\n");
         state.error = (!errors.is_empty()).then_some(errors);
-        state.held_back = told::paths(loaded.held_back.iter());
+        state.held_back = summary::paths(loaded.held_back.iter());
         let reasons = reasons(loaded.held_back.iter(), loaded.errors.iter());
         let progress = Arc::new(Progress::new(state));
         let watch = Watch::new(progress.heartbeat().clone());
@@ -597,7 +597,7 @@ impl Reloader {
         diagnostics.add(complaints);
         let swapped = !Arc::ptr_eq(before, self.library.snapshot());
         let errors = self.apart.errors.iter().chain(diagnostics.errors());
-        let errors = told::lines(errors, MAX_TOLD_ERRORS, "errors").join("\n");
+        let errors = summary::lines(errors, MAX_TOLD_ERRORS, "errors").join("\n");
         let paths = self.apart.held_back.iter().chain(&held_back);
         self.reasons = reasons(paths, self.apart.errors.iter().chain(diagnostics.errors()));
         let mut state = state(&self.library, diagnostics, &self.chosen);
@@ -605,7 +605,7 @@ impl Reloader {
         self.held_back = held_back;
         let held_back = self.apart.held_back.iter().chain(&self.held_back);
         let held_back: BTreeSet<&PathBuf> = held_back.collect();
-        state.held_back = told::paths(held_back.into_iter());
+        state.held_back = summary::paths(held_back.into_iter());
         state.error = (!errors.is_empty()).then_some(errors);
         if state.error.is_none() {
             self.last_good = None;

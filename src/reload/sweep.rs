@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::files::{Files, Stamp};
-use super::tree::Directory;
+use super::scan::Directory;
 use crate::bounds::MAX_COMPARED_AT_ONCE;
 
 /// The shortest time of a cycle.

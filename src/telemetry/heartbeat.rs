@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
+/// How long a thread may be silent before it counts as hanging.
+pub(crate) const HANG: Duration = Duration::from_secs(10);
+
 /// A counter that one thread increases while it works or waits as it should. An idle thread does so at least every second.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Heartbeat(Arc<Counter>);
@@ -79,6 +82,12 @@ impl Stall {
     pub(crate) fn describe(&self) -> String {
         let why = if self.on_disk { ", waiting for a file system that does not answer" } else { "" };
         format!("thread {} has been hanging since {}{why}", self.thread, self.since)
+    }
+
+    /// Returns whether only a restart helps. Where a file system does not answer, the next start would read the same one, and
+    /// nothing would answer queries meanwhile.
+    pub(crate) fn needs_restart(&self) -> bool {
+        !self.on_disk
     }
 }
 

@@ -10,7 +10,7 @@ use crate::labels::{Action, Origin, Reason};
 use crate::upstream::{Event, FailureKind, Observer};
 
 /// Upper bounds of the latency histogram's buckets, in seconds; one more bucket holds the rest.
-pub(super) const LATENCY_BOUNDS: [f64; 13] =
+pub(crate) const LATENCY_BOUNDS: [f64; 13] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
 
 /// Number of (action, reason, transport) counters.
@@ -20,43 +20,43 @@ const QUERIES: usize = Action::ALL.len() * Reason::ALL.len() * Transport::ALL.le
 #[derive(Debug)]
 pub(crate) struct Metrics {
     /// Answered queries by action, reason and transport.
-    pub(super) queries: [AtomicU64; QUERIES],
+    pub(crate) queries: [AtomicU64; QUERIES],
     /// Messages that were no queries: responses, and fewer than 12 octets.
-    pub(super) dropped: [AtomicU64; 2],
+    pub(crate) dropped: [AtomicU64; 2],
     /// Answers by where their data came from, by [`Origin`].
-    pub(super) origins: [AtomicU64; Origin::ALL.len()],
+    pub(crate) origins: [AtomicU64; Origin::ALL.len()],
     /// Sockets for which the system had no descriptor.
-    pub(super) descriptors_lacking: AtomicU64,
+    pub(crate) descriptors_lacking: AtomicU64,
     /// Answers whose upstream failed, so that the client got SERVFAIL.
-    pub(super) failed: AtomicU64,
+    pub(crate) failed: AtomicU64,
     /// Of those, the ones whose upstream was not asked again so soon.
-    pub(super) cached_failures: AtomicU64,
+    pub(crate) cached_failures: AtomicU64,
     /// Answers asked for anew before they expired.
-    pub(super) renewals: AtomicU64,
+    pub(crate) renewals: AtomicU64,
     /// Queries not asked upstream, because too many waited.
-    pub(super) turned_away: AtomicU64,
+    pub(crate) turned_away: AtomicU64,
     /// Queries dropped, because their client used its share of a thread that cannot keep up.
-    pub(super) shed: AtomicU64,
+    pub(crate) shed: AtomicU64,
     /// Replies the kernel did not take.
-    pub(super) unsent: AtomicU64,
+    pub(crate) unsent: AtomicU64,
     /// Queries that made us panic.
-    pub(super) panics: AtomicU64,
+    pub(crate) panics: AtomicU64,
     /// Time from sending an upstream a query to its answer.
-    pub(super) latency: Histogram,
+    pub(crate) latency: Histogram,
     /// Failed tries of upstreams, by [`FailureKind`].
-    pub(super) upstream_failures: [AtomicU64; FAILURES.len()],
+    pub(crate) upstream_failures: [AtomicU64; FAILURES.len()],
     /// Datagrams from upstreams that were not the reply asked for.
-    pub(super) upstream_ignored: AtomicU64,
+    pub(crate) upstream_ignored: AtomicU64,
     /// Answers of upstreams that were truncated over UDP.
-    pub(super) upstream_truncated: AtomicU64,
+    pub(crate) upstream_truncated: AtomicU64,
     /// Replies in another case than the query.
-    pub(super) upstream_other_case: AtomicU64,
+    pub(crate) upstream_other_case: AtomicU64,
     /// Questions sent again because their answer took long.
-    pub(super) upstream_retransmitted: AtomicU64,
+    pub(crate) upstream_retransmitted: AtomicU64,
 }
 
 /// The kinds of failure that upstreams have, by index.
-pub(super) const FAILURES: [FailureKind; 8] = [
+pub(crate) const FAILURES: [FailureKind; 8] = [
     FailureKind::NoUpstream,
     FailureKind::Busy,
     FailureKind::Timeout,
@@ -193,11 +193,11 @@ impl Metrics {
 
 /// A histogram of durations with fixed buckets.
 #[derive(Debug, Default)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     /// Observations per bucket, not cumulated.
-    pub(super) buckets: [AtomicU64; LATENCY_BOUNDS.len() + 1],
+    pub(crate) buckets: [AtomicU64; LATENCY_BOUNDS.len() + 1],
     /// Sum of all observations, in microseconds.
-    pub(super) sum_us: AtomicU64,
+    pub(crate) sum_us: AtomicU64,
 }
 
 impl Histogram {

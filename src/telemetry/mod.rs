@@ -2,7 +2,6 @@
 
 pub(crate) mod append;
 pub mod decision_log;
-pub(crate) mod exposition;
 pub(crate) mod heartbeat;
 pub(crate) mod json;
 pub(crate) mod log;

@@ -15,7 +15,7 @@ use hostgate::dns::response::{Judgement, Question, Response, ResponseRules, judg
 use hostgate::dns::rtype::RecordType;
 use hostgate::engine::Asked;
 use hostgate::engine::cache::{Cache, Hit, Settings};
-use hostgate::engine::record::{Record, Verdict};
+use hostgate::engine::decision_record::{Record, Verdict};
 use hostgate::fair_share::Holder;
 use hostgate::labels::Origin;
 use hostgate::policy::{Action, Asker, Bindings, Decision, Library, ListText, Policy, Snapshot, Tree};

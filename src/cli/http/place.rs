@@ -9,9 +9,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::HttpError;
+use crate::api::connection::tls::client as tls;
+use crate::api::connection::tls::client::TlsConnector;
 use crate::config;
 use crate::config::control::Endpoint;
-use crate::control::connection::tls::client::{self as tls, TlsConnector};
 
 /// Where the API is served.
 pub(in crate::cli) struct Place {

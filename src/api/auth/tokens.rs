@@ -1,0 +1,295 @@
+//! The bearer tokens of `[control] token_file`, as the file has them now.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
+
+use crate::api::auth::Role;
+use crate::api::auth::secret_file;
+use crate::api::hex;
+use crate::document::{Diagnostic, Place, Severity};
+use crate::reload::Stamp;
+use crate::util::regular_file::{self, is_for_want};
+
+/// What a line begins with that has a token's hash instead of the token.
+const HASHED: &str = "sha256:";
+/// The fewest characters of a token: 96 random bits, if they are random.
+const FEWEST: usize = 16;
+/// The hexadecimal digits of its hash that a token is called by.
+const NAMED_BY: usize = 8;
+
+/// The tokens, read again whenever the file has changed.
+pub(in crate::api) struct Tokens {
+    /// The file.
+    path: PathBuf,
+    /// What it held.
+    held: Mutex<Held>,
+    /// What was wrong when it was last looked at, and since when.
+    told: ArcSwapOption<(String, Timestamp)>,
+}
+
+/// What the file held when it was last read.
+struct Held {
+    /// The state it was read in; none where a further change could go unnoticed, or it could not be read.
+    stamp: Option<Stamp>,
+    /// The tokens; none while the file is bad, so that nobody comes in by what may have been revoked.
+    tokens: Option<Arc<[Token]>>,
+    /// Whether that was the system's, and not the file's.
+    is_passing: bool,
+}
+
+/// One token.
+#[derive(Debug, PartialEq, Eq)]
+struct Token {
+    /// SHA-256 of it.
+    hash: [u8; SHA256_OUTPUT_LEN],
+    /// What it lets its owner do.
+    role: Role,
+}
+
+/// Why nobody is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::api) enum Unreadable {
+    /// The file is bad.
+    Bad,
+    /// The system could not read it just now: it has no file descriptors or no memory left, or the disk fails.
+    Passing,
+}
+
+impl Tokens {
+    /// Reads the file. While it is bad, nobody is let in.
+    pub(in crate::api) fn open(path: &Path) -> Self {
+        let held = Held { stamp: None, tokens: None, is_passing: false };
+        let tokens = Self { path: path.to_owned(), held: Mutex::new(held), told: ArcSwapOption::empty() };
+        tokens.look();
+        tokens
+    }
+
+    /// Returns the role of a token, and what its owner is called; none when the file does not have it now.
+    ///
+    /// The file is looked at each time, which takes a microsecond: a token that is taken out lets nobody in from then on.
+    ///
+    /// # Errors
+    /// The file is bad.
+    pub(in crate::api) fn find(&self, token: &[u8]) -> Result<Option<(Role, String)>, Unreadable> {
+        let tokens = self.current()?;
+        let hash = digest(&SHA256, token);
+        // Every token is compared, each in the same time: how long it takes says nothing of how near a guess is.
+        let mut found = 0_u64;
+        for (number, token) in (1..).zip(tokens.iter()) {
+            let same: Choice = token.hash.as_slice().ct_eq(hash.as_ref());
+            found = u64::conditional_select(&found, &number, same);
+        }
+        let token = usize::try_from(found).ok().and_then(|number| tokens.get(number.checked_sub(1)?));
+        Ok(token.map(|token| {
+            let name = format!("{}:{}", token.role.as_str(), &hex(&token.hash)[..NAMED_BY]);
+            (token.role, name)
+        }))
+    }
+
+    /// Returns the file.
+    pub(in crate::api) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Looks at the file; what is wrong with it is kept and told.
+    pub(in crate::api) fn look(&self) {
+        let _ = self.current();
+    }
+
+    /// Returns what was wrong with the file at the last look, and since when.
+    pub(in crate::api) fn error(&self) -> Option<(String, Timestamp)> {
+        self.told.load_full().map(|told| (*told).clone())
+    }
+
+    /// Returns the tokens as the file has them now.
+    fn current(&self) -> Result<Arc<[Token]>, Unreadable> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = held.stamp.is_some() && held.stamp == Stamp::at(&self.path);
+        if !is_same {
+            let (was_bad, was_read) = (self.told.load().is_some(), held.tokens.is_some());
+            match held.read(&self.path) {
+                Ok(is_new) if is_new && was_read || was_bad => {
+                    let count = held.tokens.as_ref().map_or(0, |tokens| tokens.len());
+                    tracing::info!(path = %self.path.display(), count, "tokens read anew");
+                    self.told.store(None);
+                }
+                Ok(_) => {}
+                Err(wrong) => {
+                    let told = wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                    let before = self.told.load_full();
+                    if before.as_ref().is_none_or(|before| before.0 != told) {
+                        let path = self.path.display();
+                        if held.is_passing {
+                            tracing::error!(%path, error = told, "token file cannot be read now; nobody is let in to the API");
+                        } else {
+                            tracing::error!(%path, error = told, "token file is bad; nobody is let in to the API");
+                        }
+                    }
+                    let since = before.map_or_else(Timestamp::now, |before| before.1);
+                    self.told.store(Some(Arc::new((told, since))));
+                }
+            }
+        }
+        held.tokens.clone().ok_or(if held.is_passing { Unreadable::Passing } else { Unreadable::Bad })
+    }
+}
+
+impl Held {
+    /// Reads the file; returns whether it holds other tokens than before.
+    fn read(&mut self, path: &Path) -> Result<bool, Vec<Diagnostic>> {
+        let now = SystemTime::now();
+        let before = self.tokens.take();
+        self.stamp = None;
+        let read = secret_file::read(path);
+        self.is_passing = read.is_err() && regular_file::open(path).is_err_and(|error| is_for_want(&error));
+        let (octets, stamp) = read.map_err(|wrong| vec![*wrong])?;
+        let tokens: Arc<[Token]> = parse(path, &octets)?.into();
+        // Written to while it was read, or just now, it is read again the next time.
+        self.stamp = Some(stamp).filter(|stamp| !stamp.is_racy(now) && Stamp::at(path) == Some(*stamp));
+        let is_new = before.as_ref() != Some(&tokens);
+        self.tokens = Some(tokens);
+        Ok(is_new)
+    }
+}
+
+/// Reads the lines of a token file. No message has anything of a token in it.
+fn parse(path: &Path, octets: &[u8]) -> Result<Vec<Token>, Vec<Diagnostic>> {
+    let path: Arc<Path> = path.into();
+    let mut wrong = Vec::new();
+    let mut tokens: Vec<Token> = Vec::new();
+    let mut lines: Vec<u32> = Vec::new();
+    for (number, line) in (1..).zip(octets.split(|octet| *octet == b'\n')) {
+        let column = 1 + line.iter().take_while(|octet| octet.is_ascii_whitespace()).count();
+        let place = Place { path: Arc::clone(&path), line: number, column: u32::try_from(column).unwrap_or(u32::MAX) };
+        let line = line.trim_ascii();
+        if line.is_empty() || line.starts_with(b"#") {
+            continue;
+        }
+        let mut tell = |message: String, help: &str| {
+            let (severity, help) = (Severity::Error, Some(help.to_owned()));
+            wrong.push(Diagnostic {
+                code: None,
+                reason: None,
+                severity,
+                place: place.clone(),
+                message,
+                help,
+                related: Vec::new(),
+                excerpt: None,
+                unquoted: None,
+            });
+        };
+        match parse_line(line) {
+            Ok(token) => {
+                if let Some(same) = tokens.iter().position(|known| known.hash == token.hash) {
+                    tell(
+                        format!("line {} has the same token", lines[same]),
+                        "give each its own, or take one of the lines out",
+                    );
+                } else {
+                    tokens.push(token);
+                    lines.push(number);
+                }
+            }
+            Err((message, help)) => tell(message.to_owned(), help),
+        }
+    }
+    if tokens.is_empty() && wrong.is_empty() {
+        let none = Diagnostic::about_file(&path, "it has no token, so nobody could use the API");
+        wrong.push(none.help("write one into it, as `openssl rand -hex 32` makes"));
+    }
+    if wrong.is_empty() { Ok(tokens) } else { Err(wrong) }
+}
+
+/// Reads one line; an error is what is wrong and what to do.
+fn parse_line(line: &[u8]) -> Result<Token, (&'static str, &'static str)> {
+    const SHAPE: &str = "a line is `[ROLE ]TOKEN`; ROLE is `admin` or `viewer`";
+    let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let (role, token) = match (words.next(), words.next(), words.next()) {
+        (Some(token), None, _) | (Some(b"admin"), Some(token), None) => (Role::Admin, token),
+        (Some(b"viewer"), Some(token), None) => (Role::Viewer, token),
+        (_, Some(_), None) => return Err(("the first word is no role", SHAPE)),
+        _ => return Err(("there are more than two words", SHAPE)),
+    };
+    if let Some(digits) = token.strip_prefix(HASHED.as_bytes()) {
+        let help = "write the 64 hexadecimal digits of SHA-256, as `printf %s TOKEN | sha256sum` gives them";
+        let hash = unhex(digits).ok_or(("`sha256:` is not followed by a SHA-256", help))?;
+        return Ok(Token { hash, role });
+    }
+    let help = "make one with `openssl rand -hex 32`";
+    if !token.iter().all(u8::is_ascii_graphic) {
+        return Err(("the token has characters that are not visible ASCII, which no HTTP header carries", help));
+    }
+    if token.len() < FEWEST {
+        return Err(("the token is shorter than 16 characters, so it could be guessed", help));
+    }
+    let mut hash = [0; SHA256_OUTPUT_LEN];
+    hash.copy_from_slice(digest(&SHA256, token).as_ref());
+    Ok(Token { hash, role })
+}
+
+/// Reads the hexadecimal digits of a SHA-256.
+fn unhex(digits: &[u8]) -> Option<[u8; SHA256_OUTPUT_LEN]> {
+    let digit = |octet: u8| char::from(octet).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut hash = [0; SHA256_OUTPUT_LEN];
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if pairs.len() != hash.len() || !rest.is_empty() {
+        return None;
+    }
+    for (octet, [high, low]) in hash.iter_mut().zip(pairs) {
+        *octet = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a file's text; returns the roles, or what is told.
+    fn read(text: &str) -> Result<Vec<Role>, Vec<String>> {
+        let tokens = parse(Path::new("token"), text.as_bytes());
+        let roles = tokens.map(|tokens| tokens.iter().map(|token| token.role).collect());
+        roles.map_err(|wrong| wrong.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_line_is_a_role_and_a_token_or_its_hash() {
+        let text = "# people\r\n\r\n0123456789abcdef\r\n  viewer\tviewer-0123456789 \nadmin admin-0123456789abc\n\
+                    viewer sha256:9F86D081884C7D659A2FEAA0C55AD015A3BF4F1B2B0B822CD15D6C15B0F00A08";
+        assert_eq!(read(text), Ok(vec![Role::Admin, Role::Viewer, Role::Admin, Role::Viewer]));
+        let hashed = parse_line(b"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08").unwrap();
+        assert_eq!(hashed.hash.as_slice(), digest(&SHA256, b"test").as_ref());
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once_and_no_token_with_it() {
+        let secret = "s3cret-s3cret-s3cret";
+        let text = format!(
+            "short\n{secret} {secret}\nadmin {secret} {secret}\nsha256:12\nviewer\n{secret}\n  viewer {secret}\n\u{e4}{secret}"
+        );
+        let told = read(&text).unwrap_err();
+        let begins = [
+            "token:1:1: the token is shorter than 16 characters",
+            "token:2:1: the first word is no role",
+            "token:3:1: there are more than two words",
+            "token:4:1: `sha256:` is not followed by a SHA-256",
+            "token:5:1: the token is shorter than 16 characters",
+            "token:7:3: line 6 has the same token",
+            "token:8:1: the token has characters that are not visible ASCII",
+        ];
+        assert_eq!(told.len(), begins.len(), "{told:#?}");
+        for (told, begin) in told.iter().zip(begins) {
+            assert!(told.starts_with(begin) && !told.contains(secret), "{told}");
+        }
+        for empty in ["", "\n# nothing\n"] {
+            assert!(read(empty).unwrap_err()[0].starts_with("token: it has no token"));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The listening socket of the API.
+
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+/// The socket of the API.
+pub(crate) enum ControlSocket {
+    /// With an address.
+    Tcp(TcpListener),
+    /// In the file system.
+    Unix {
+        /// The socket.
+        listener: UnixListener,
+        /// Where it is.
+        path: PathBuf,
+        /// Whether the path goes when the process does; systemd keeps its own.
+        is_ours: bool,
+    },
+}
+
+impl ControlSocket {
+    /// Returns a second descriptor of it, to be passed to a successor.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.try_clone().map(OwnedFd::from),
+            Self::Unix { listener, .. } => listener.try_clone().map(OwnedFd::from),
+        }
+    }
+}
+
+/// Writes where it is, as the configuration does.
+impl fmt::Display for ControlSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map_err(|_| fmt::Error)?.fmt(f),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Telling operators of outages: a line when an upstream is gone, one when it answers again, and one of their own when all are.
+//!
+//! Nothing of it is on the path of a query: what is known of the upstreams is looked at twice a second and compared with what
+//! was told. So however fast an upstream comes and goes, there is a bounded number of lines, what was left out is counted in the
+//! next one, and the last line is true.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::bounds::MAX_OUTAGE_LINES;
+use crate::document::shortened;
+use crate::listen::admin::service::Service;
+use crate::upstream::{Server, Status};
+
+/// How often the upstreams are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The time in which [`MAX_OUTAGE_LINES`] may be written.
+const MINUTE: Duration = Duration::from_mins(1);
+/// The longest list of upstreams in a line, in octets.
+const LISTED: usize = 256;
+
+/// Looks at the upstreams for as long as the process serves, and writes what there is to tell to the log.
+pub(crate) async fn watch(service: Arc<Service>) {
+    let mut outages = Outages::new(Instant::now());
+    let (mut lacking, mut told_at) = (0, None::<Instant>);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now_lacking = service.engine.metrics().descriptors_lacking();
+        if now_lacking > lacking && told_at.is_none_or(|at| at.elapsed() >= MINUTE) {
+            let help = "raise `LimitNOFILE=` of the unit, or find out who has so many files open";
+            tracing::warn!(failed = now_lacking - lacking, help, "no file descriptors left for queries");
+            (lacking, told_at) = (now_lacking, Some(Instant::now()));
+        }
+        let view = service.engine.view().clone();
+        view.upstreams.probe();
+        let upstreams: Vec<Status> = view.upstreams.status().collect();
+        for told in outages.look(&upstreams, service.engine.metrics().unanswered(), Instant::now()) {
+            told.log();
+        }
+    }
+}
+
+/// What was told of the upstreams, and what they are.
+struct Outages {
+    /// Each upstream.
+    known: HashMap<Server, Known>,
+    /// All together: gone only when each of them is.
+    all: Known,
+    /// The lines that may still be written in this minute.
+    left: usize,
+    /// When the minute ends.
+    ends: Instant,
+}
+
+/// What was told of an upstream, and what it is.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    /// Whether it was told to be gone last.
+    is_told: bool,
+    /// When that outage began.
+    began: Option<Instant>,
+    /// Outages that were not told.
+    untold: u64,
+    /// Outages at the last look.
+    outages: u64,
+    /// Queries answered SERVFAIL when it last worked.
+    unanswered: u64,
+}
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Told {
+    /// An upstream is gone.
+    Gone { upstream: String, reason: Cow<'static, str>, seconds: u64, untold: u64, others: usize },
+    /// An upstream answers again.
+    Back { upstream: String, seconds: u64, unanswered: u64, untold: u64 },
+    /// All upstreams are gone.
+    AllGone { upstreams: String, seconds: u64, untold: u64 },
+    /// One answers again after all were gone.
+    OneBack { seconds: u64, unanswered: u64, untold: u64 },
+}
+
+impl Told {
+    /// Writes it.
+    fn log(self) {
+        let some = |untold: u64| (untold > 0).then_some(untold);
+        match self {
+            Self::Gone { upstream, reason, seconds, untold, others } => {
+                let reason = &*reason;
+                tracing::warn!(upstream, reason, seconds, others, untold = some(untold), "upstream gone");
+            }
+            Self::Back { upstream, seconds, unanswered, untold } => {
+                tracing::info!(upstream, seconds, unanswered, untold = some(untold), "upstream answers again");
+            }
+            Self::AllGone { upstreams, seconds, untold } => {
+                tracing::error!(
+                    upstreams,
+                    seconds,
+                    untold = some(untold),
+                    "no upstream answers; allowed names are answered SERVFAIL, or with stale data"
+                );
+            }
+            Self::OneBack { seconds, unanswered, untold } => {
+                tracing::warn!(seconds, unanswered, untold = some(untold), "upstreams answer again");
+            }
+        }
+    }
+}
+
+impl Known {
+    /// Takes note of what it is now. Returns whether there is something to tell: that it is gone, or that it is back.
+    fn differs(&mut self, (is_well, is_gone): (bool, bool), outages: u64, unanswered: u64) -> bool {
+        // One that came and went between two looks, or while nothing could be told.
+        self.untold += outages.saturating_sub(self.outages);
+        self.outages = outages;
+        // It fails for a while before it counts as gone.
+        if is_well && !self.is_told {
+            self.unanswered = unanswered;
+        }
+        is_gone != self.is_told
+    }
+
+    /// Takes note that it is told what it is; returns how many outages were not.
+    fn tell(&mut self, is_gone: bool) -> u64 {
+        self.is_told = is_gone;
+        let untold = std::mem::take(&mut self.untold);
+        if is_gone { untold.saturating_sub(1) } else { untold }
+    }
+}
+
+impl Outages {
+    /// Begins with nothing told.
+    fn new(now: Instant) -> Self {
+        Self { known: HashMap::new(), all: Known::default(), left: MAX_OUTAGE_LINES, ends: now + MINUTE }
+    }
+
+    /// Compares what the upstreams are with what was told of them; `unanswered` counts the queries answered SERVFAIL so far.
+    fn look(&mut self, upstreams: &[Status], unanswered: u64, now: Instant) -> Vec<Told> {
+        if now >= self.ends {
+            (self.left, self.ends) = (MAX_OUTAGE_LINES, now + MINUTE);
+        }
+        let mut told = Vec::new();
+        self.known.retain(|server, _| upstreams.iter().any(|upstream| upstream.server == *server));
+        let gone = upstreams.iter().filter(|upstream| upstream.is_gone).count();
+        let are_all_gone = gone > 0 && gone == upstreams.len();
+        // First, so that what wakes an operator is never left out for the sake of single ones.
+        let outages = self.all.outages + u64::from(are_all_gone && self.all.began.is_none());
+        let seconds = upstreams.iter().map(|upstream| upstream.since).min().unwrap_or_default();
+        let is_one_well = upstreams.iter().any(|upstream| !upstream.is_down);
+        if self.all.differs((is_one_well, are_all_gone), outages, unanswered) && self.may_write() {
+            let untold = self.all.tell(are_all_gone);
+            told.push(if are_all_gone {
+                let names: Vec<String> = upstreams.iter().map(|upstream| upstream.server.to_string()).collect();
+                let upstreams = shortened(&names.join(" "), LISTED).into_owned();
+                Told::AllGone { upstreams, seconds: seconds.as_secs(), untold }
+            } else {
+                let (seconds, unanswered) = self.all.cost(unanswered, now);
+                Told::OneBack { seconds, unanswered, untold }
+            });
+        }
+        self.all.note_begin(are_all_gone, now.checked_sub(seconds));
+        for upstream in upstreams {
+            let is_gone = upstream.is_gone;
+            let mut known = self.known.remove(&upstream.server).unwrap_or_default();
+            if known.differs((!upstream.is_down, is_gone), upstream.outages, unanswered) && self.may_write() {
+                let (server, untold) = (upstream.server.to_string(), known.tell(is_gone));
+                told.push(if is_gone {
+                    let (reason, seconds) = (upstream.reason(), upstream.since.as_secs());
+                    Told::Gone { upstream: server, reason, seconds, untold, others: upstreams.len() - gone }
+                } else {
+                    let (seconds, unanswered) = known.cost(unanswered, now);
+                    Told::Back { upstream: server, seconds, unanswered, untold }
+                });
+            }
+            known.note_begin(is_gone, now.checked_sub(upstream.since));
+            self.known.insert(upstream.server, known);
+        }
+        told
+    }
+
+    /// Returns whether one more line may be written, and counts it.
+    fn may_write(&mut self) -> bool {
+        let may = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        may
+    }
+}
+
+impl Known {
+    /// Returns how many seconds the outage took that is over, and how many queries were answered SERVFAIL meanwhile.
+    fn cost(&self, unanswered: u64, now: Instant) -> (u64, u64) {
+        let seconds = self.began.map_or(0, |began| now.duration_since(began).as_secs());
+        (seconds, unanswered.saturating_sub(self.unanswered))
+    }
+
+    /// Keeps in mind since when it is gone, as long as it is or that it is back is still to be told.
+    fn note_begin(&mut self, is_gone: bool, since: Option<Instant>) {
+        if is_gone {
+            self.began = self.began.or(since);
+        } else if !self.is_told {
+            self.began = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listen::admin::service::all_gone;
+
+    /// Returns what is known of an upstream that is gone for so many seconds, or not.
+    fn upstream(last: u8, gone: Option<u64>, outages: u64) -> Status {
+        Status {
+            server: format!("192.0.2.{last}").parse().unwrap(),
+            is_down: gone.is_some(),
+            is_gone: gone.is_some(),
+            since: Duration::from_secs(gone.unwrap_or(100)),
+            trouble: "silent",
+            outages,
+            round_trip: None,
+            asked: 0,
+            answered: 0,
+            failed: 0,
+            silent: 0,
+        }
+    }
+
+    #[test]
+    fn outage_and_return_are_one_line_each_with_how_long_it_took() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut outages = Outages::new(start);
+        let up = [upstream(1, None, 0), upstream(2, None, 0)];
+        assert_eq!(outages.look(&up, 3, at(1)), []);
+        let one = [upstream(1, Some(6), 1), upstream(2, None, 0)];
+        let gone = |seconds, others| Told::Gone {
+            upstream: "192.0.2.1:53".into(),
+            reason: "silent".into(),
+            seconds,
+            untold: 0,
+            others,
+        };
+        assert_eq!(outages.look(&one, 5, at(8)), [gone(6, 1)]);
+        assert_eq!(outages.look(&[upstream(1, Some(8), 1), upstream(2, None, 0)], 5, at(10)), []);
+        let both = [upstream(1, Some(20), 1), upstream(2, Some(7), 1)];
+        let told = outages.look(&both, 9, at(22));
+        assert!(matches!(&told[0], Told::AllGone { seconds: 7, .. }), "{told:?}");
+        assert!(matches!(&told[1], Told::Gone { others: 0, .. }) && told.len() == 2, "{told:?}");
+        assert!(all_gone(&both).unwrap().starts_with("no upstream has answered for 7 s: 192.0.2.1:53 is silent, "));
+        let told = outages.look(&[upstream(1, Some(58), 1), upstream(2, None, 1)], 40, at(60));
+        let back = Told::Back { upstream: "192.0.2.2:53".into(), seconds: 45, unanswered: 35, untold: 0 };
+        assert_eq!(told, [Told::OneBack { seconds: 45, unanswered: 35, untold: 0 }, back]);
+        let told = outages.look(&[upstream(1, None, 1), upstream(2, None, 1)], 40, at(62));
+        let back = Told::Back { upstream: "192.0.2.1:53".into(), seconds: 60, unanswered: 37, untold: 0 };
+        assert_eq!(told, [back]);
+    }
+
+    #[test]
+    fn flapping_is_bounded_counted_and_ends_with_what_is_true() {
+        let start = Instant::now();
+        let mut outages = Outages::new(start);
+        let mut lines = Vec::new();
+        for number in 0..1000 {
+            let gone = (number % 2 == 0).then_some(1);
+            let states = [upstream(1, gone, number / 2 + 1), upstream(2, None, 0)];
+            lines.extend(outages.look(&states, 0, start + Duration::from_millis(number * 50)));
+        }
+        assert_eq!(lines.len(), MAX_OUTAGE_LINES);
+        let states = [upstream(1, Some(5), 501), upstream(2, None, 0)];
+        let told = outages.look(&states, 0, start + Duration::from_secs(61));
+        let [Told::Gone { untold, .. }] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(*untold, 490);
+    }
+}

@@ -1,0 +1,132 @@
+//! Sockets besides those of DNS that cannot be had: of the admin endpoint, of the API and of take-overs.
+//!
+//! That one is missing is no reason not to answer queries. It is told, and tried again each second.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::sockets::{BindError, Feature};
+use crate::bounds::MAX_TOLD_LINE;
+use crate::document::shortened;
+use crate::reload::out_of_date::{Entry, Kind};
+
+/// The pause between two tries.
+pub(crate) const AGAIN: Duration = Duration::from_secs(1);
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    /// Metrics and status.
+    Admin,
+    /// The API.
+    Api,
+    /// Being taken over.
+    Takeover,
+}
+
+impl Purpose {
+    /// Returns what it is called in the log.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin endpoint",
+            Self::Api => "API",
+            Self::Takeover => "take-over",
+        }
+    }
+}
+
+/// The sockets that cannot be had now.
+#[derive(Default)]
+pub(crate) struct Lacking(Mutex<BTreeMap<Purpose, Entry>>);
+
+impl Lacking {
+    /// Notes that a socket cannot be had; says so in the log, once for each reason.
+    pub(crate) fn note(&self, purpose: Purpose, path: Option<&Path>, why: &str) {
+        let mut all = self.lock();
+        let known = all.get(&purpose);
+        let since = known.map_or_else(Timestamp::now, |known| known.since);
+        let entry = Entry::new(Kind::Socket, path, since, why);
+        if known != Some(&entry) {
+            let error = &*shortened(why, MAX_TOLD_LINE);
+            tracing::error!(error, "no {} for now: queries are answered, and it is tried again", purpose.as_str());
+            all.insert(purpose, entry);
+        }
+    }
+
+    /// Notes that a socket is there.
+    pub(crate) fn end(&self, purpose: Purpose) {
+        if let Some(entry) = self.lock().remove(&purpose) {
+            let seconds = Timestamp::now().duration_since(entry.since).as_secs();
+            tracing::info!(seconds, "{} is there again", purpose.as_str());
+        }
+    }
+
+    /// Returns what there is to tell.
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Takes the lock.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Purpose, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a socket once it can be had; `None` if the process stops before.
+    pub(crate) async fn until_had<S: Send + 'static>(
+        self: Arc<Self>,
+        purpose: Purpose,
+        feature: Feature<S>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Option<S> {
+        let Feature { mut first, mut again } = feature;
+        loop {
+            match first {
+                Ok(socket) => {
+                    self.end(purpose);
+                    return Some(socket);
+                }
+                Err(error) => {
+                    let path = if let BindError::Path { path, .. } = &error { Some(&**path) } else { None };
+                    self.note(purpose, path, &error.to_string());
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                _ = stop.wait_for(|stop| *stop) => return None,
+            }
+            // The file system of a path may not answer.
+            let tried = tokio::task::spawn_blocking(move || {
+                let bound = again();
+                (bound, again)
+            });
+            // A panic has been reported by the panic hook.
+            (first, again) = tried.await.ok()?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_is_lacking_is_told_since_its_first_failure() {
+        let lacking = Lacking::default();
+        lacking.note(Purpose::Api, None, "bind control: in use");
+        let first = lacking.entries();
+        lacking.note(Purpose::Api, Some(Path::new("api.sock")), "bind control: not there");
+        lacking.note(Purpose::Takeover, None, "no directory");
+        let both = lacking.entries();
+        assert_eq!((first.len(), both.len()), (1, 2));
+        assert_eq!(both[0].since, first[0].since);
+        assert!(serde_json::to_string(&both[0]).unwrap().contains("bind control: not there"), "{both:?}");
+        lacking.end(Purpose::Api);
+        lacking.end(Purpose::Admin);
+        assert_eq!(lacking.entries().len(), 1);
+    }
+}

@@ -1,0 +1,635 @@
+//! Taking over from a running hostgate without losing a query.
+//!
+//! The one that runs offers its listening sockets on a Unix socket ([`Offer`]). A successor that has read everything and
+//! found it good asks for them ([`ask`]) and gets the very same sockets (`SCM_RIGHTS`, unix(7)): both read the same
+//! queues, so whatever waits in one is answered by the one or the other, which sockets that only share a port
+//! (`SO_REUSEPORT`) cannot give. Once it serves it says so ([`Takeover::serving`]), and only then the old one stops, as
+//! on SIGTERM. A successor that fails before that changes nothing.
+//!
+//! The offer itself is among what is passed, so its path never leads to nobody. Both sides look at who the other is
+//! (`SO_PEERCRED`): the same user, or root. A path that cannot be had, or is taken away, keeps nobody from being answered: it is
+//! looked at, and tried again, each second.
+
+use std::fs;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg, sockopt::socket_peercred,
+};
+use rustix::process::geteuid;
+
+use super::Event;
+use super::missing_sockets::{self, Lacking, Purpose};
+use super::sockets::Sockets;
+use super::unix;
+use crate::bounds::MAX_PASSED;
+
+/// The first octet of a request: both sides must speak the same protocol.
+const PROTOCOL: u8 = 1;
+/// The octet by which the successor says that it serves.
+const SERVING: u8 = b'S';
+/// More descriptors follow, or none do.
+const MORE: [u8; 2] = [b'M', b'.'];
+/// Descriptors in one message; the kernel's limit is 253 (`SCM_MAX_FD`).
+const FDS_A_MESSAGE: usize = 128;
+/// How long either side waits for the other's next word; a successor that is silent for longer is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Successors that wait for their turn; there is rarely more than one.
+const BACKLOG: i32 = 4;
+
+/// Why a take-over is not possible; the one that runs goes on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TakeoverError {
+    /// The Unix socket cannot be had.
+    #[error("takeover {path}: {error}{mend}", path = path.display(), mend = mend(error))]
+    Path {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The other side is somebody else.
+    #[error(
+        "takeover {path}: user {uid} serves there, not the user of this process nor root: run both as the same user",
+        path = path.display()
+    )]
+    Stranger {
+        /// Where it is.
+        path: PathBuf,
+        /// Who it is.
+        uid: u32,
+    },
+    /// The one that runs does not answer at all.
+    #[error(
+        "takeover {path}: {who} there did not answer within {seconds} s: it hangs, or is stopped (look at it; end it with `{kill}`, \
+         then start without --takeover)",
+        path = path.display(),
+        seconds = PATIENCE.as_secs(),
+        who = pid.map_or_else(|| "the process".to_owned(), |pid| format!("process {pid}")),
+        kill = pid.map_or_else(|| "kill -9 PID".to_owned(), |pid| format!("kill -9 {pid}")),
+    )]
+    Silent {
+        /// Where it was asked.
+        path: PathBuf,
+        /// Its number, if it is one of this process's namespace.
+        pid: Option<i32>,
+    },
+    /// The one that runs did not hand over.
+    #[error("takeover {path}: {error} (the running hostgate did not hand over; its log says more)", path = path.display())]
+    Refused {
+        /// Where it was asked.
+        path: PathBuf,
+        /// What came instead.
+        error: io::Error,
+    },
+}
+
+/// Says what to do about a path that cannot be used.
+fn mend(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            " (a hostgate serves there: take over from it with `hostgate serve --takeover`, or set another `takeover`)"
+        }
+        io::ErrorKind::NotFound => " (make its directory, writable for the user hostgate runs as)",
+        io::ErrorKind::AlreadyExists => " (move it away, or set another `takeover`)",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            " (make its directory writable for the user hostgate runs as; a unit has one with `RuntimeDirectory=hostgate`)"
+        }
+        io::ErrorKind::InvalidInput => " (a Unix socket's path has 107 octets at most: set a shorter one)",
+        _ => "",
+    }
+}
+
+/// What the one that runs has given: its sockets, and the way to tell it to leave.
+pub(crate) struct Predecessor {
+    /// The conversation.
+    stream: UnixStream,
+    /// The offer, to be gone on with.
+    listener: UnixListener,
+}
+
+/// Asks the hostgate that offers its sockets at `path` for them; none when nobody is there.
+///
+/// # Errors
+/// Somebody is there and does not hand over.
+pub(crate) fn ask(path: &Path) -> Result<Option<(Predecessor, Vec<OwnedFd>)>, TakeoverError> {
+    let stream = match UnixStream::connect(path) {
+        Ok(stream) => stream,
+        // Never started, or ended without taking the socket away.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(TakeoverError::Path { path: path.to_owned(), error }),
+    };
+    let refused = |error| TakeoverError::Refused { path: path.to_owned(), error };
+    if let Some(uid) = stranger(&stream).map_err(refused)? {
+        return Err(TakeoverError::Stranger { path: path.to_owned(), uid });
+    }
+    let (listener, sockets) = request(&stream).map_err(|error| match error.kind() {
+        // What a socket whose time is over says (socket(7), SO_RCVTIMEO).
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            TakeoverError::Silent { path: path.to_owned(), pid: pid(&stream) }
+        }
+        _ => refused(error),
+    })?;
+    Ok(Some((Predecessor { stream, listener: listener.into() }, sockets)))
+}
+
+/// Asks for the descriptors; returns the offer and the others.
+fn request(mut stream: &UnixStream) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
+    set_patience(stream)?;
+    stream.write_all(&[PROTOCOL])?;
+    let mut fds = receive(stream)?;
+    if fds.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no socket came"));
+    }
+    let listener = fds.remove(0);
+    Ok((listener, fds))
+}
+
+/// How this process takes over and is taken over, made ready before it serves.
+pub(crate) struct Takeover {
+    /// Whom it takes over from, if anybody.
+    stream: Option<UnixStream>,
+    /// The offer's socket, or why it cannot be had.
+    listener: Result<UnixListener, TakeoverError>,
+    /// Where it is.
+    path: PathBuf,
+    /// What is to be offered.
+    offered: Offered,
+}
+
+impl Takeover {
+    /// Makes the offer of `sockets` ready at `path`, or goes on with the predecessor's.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub(crate) fn prepare(
+        path: &Path,
+        predecessor: Option<Predecessor>,
+        sockets: &Sockets,
+    ) -> Result<Self, TakeoverError> {
+        let (stream, listener) = match predecessor {
+            Some(Predecessor { stream, listener }) => (Some(stream), Ok(listener)),
+            None => (None, Offer::bind(path)),
+        };
+        let sockets = sockets.duplicates();
+        let sockets = sockets.map_err(|error| TakeoverError::Path { path: path.to_owned(), error })?;
+        Ok(Self { stream, listener, path: path.to_owned(), offered: Offered::new(sockets) })
+    }
+
+    /// Returns why nobody can take over for now.
+    pub(crate) fn error(&self) -> Option<&TakeoverError> {
+        self.listener.as_ref().err()
+    }
+
+    /// Returns where it is offered.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns what is to be offered, for sockets that come later.
+    pub(crate) fn offered(&self) -> Offered {
+        self.offered.clone()
+    }
+
+    /// Tells the predecessor that this process serves, so that it answers what it has and ends, and offers the sockets
+    /// to a successor. `events` hear of the successor that serves, or that the predecessor serves on; `lacking` is told while
+    /// nobody can ask for them.
+    ///
+    /// # Errors
+    /// The system gives no thread or no descriptors.
+    pub(crate) fn serving(self, events: SyncSender<Event>, lacking: Arc<Lacking>) -> io::Result<Offer> {
+        let Self { stream, listener, path, offered } = self;
+        let at = path.clone();
+        let begin = move |events: &SyncSender<Event>| {
+            let Some(stream) = stream else { return true };
+            match replace(&stream) {
+                Ok(()) => {
+                    tracing::info!(path = %at.display(), "taken over");
+                    true
+                }
+                // Both would serve the same sockets, with policies that may differ.
+                Err(error) => {
+                    let what = format!("takeover {}: the predecessor serves on: {error}", at.display());
+                    // Nobody hears when the process stops by itself just now.
+                    let _ = events.send(Event::NotTakenOver(io::Error::new(error.kind(), what)));
+                    false
+                }
+            }
+        };
+        Offer::start(listener, &path, offered, begin, (events, lacking))
+    }
+}
+
+/// Tells the predecessor that this process serves, and waits until it has heard that: then it closes the conversation.
+///
+/// # Errors
+/// It has given up waiting, and serves on.
+fn replace(mut stream: &UnixStream) -> io::Result<()> {
+    set_patience(stream)?;
+    stream.write_all(&[SERVING])?;
+    match stream.read(&mut [0]) {
+        // Closed before it had read the word, or after.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(error),
+        Ok(_) => Ok(()),
+        // It hangs, and finds the word when it goes on.
+        Err(error) => {
+            tracing::warn!(%error, "the predecessor does not say that it ends");
+            Ok(())
+        }
+    }
+}
+
+/// The sockets that a successor may have, while there are some to give.
+pub(crate) struct Offer {
+    /// What they are, shared with the thread that gives them.
+    offered: Offered,
+    /// Where successors ask.
+    path: PathBuf,
+}
+
+impl Offer {
+    /// Makes the Unix socket at `path`, for the owner alone; one that nobody serves any more is replaced.
+    ///
+    /// # Errors
+    /// Somebody serves there, or the path cannot be used.
+    fn bind(path: &Path) -> Result<UnixListener, TakeoverError> {
+        unix::listen(path, BACKLOG).map_err(|error| TakeoverError::Path { path: path.to_owned(), error })
+    }
+
+    /// Offers what is `offered`, and `listener` itself, on a thread of their own, unless `begin` says on it that there is
+    /// nothing to offer; `events` hear of it when a successor serves, and `lacking` while nobody can ask.
+    ///
+    /// # Errors
+    /// The system gives no thread or no descriptors.
+    fn start(
+        listener: Result<UnixListener, TakeoverError>,
+        path: &Path,
+        offered: Offered,
+        begin: impl FnOnce(&SyncSender<Event>) -> bool + Send + 'static,
+        (events, lacking): (SyncSender<Event>, Arc<Lacking>),
+    ) -> io::Result<Self> {
+        let listener = match listener {
+            Ok(listener) => Some(Asked::at(path, listener)?),
+            Err(error) => {
+                lacking.note(Purpose::Takeover, Some(path), &error.to_string());
+                None
+            }
+        };
+        let (given, at) = (offered.clone(), path.to_owned());
+        let serve = move || {
+            if !begin(&events) {
+                return;
+            }
+            let mut asked = listener;
+            loop {
+                match Asked::look(asked, &at, &given, &lacking) {
+                    Look::Ended => return,
+                    Look::Wait(listener) => asked = listener,
+                    Look::Came(stream, listener) => {
+                        match hand_over(&stream, &listener, &given) {
+                            // Whoever asks now is the successor's, who has the same listener.
+                            Ok(()) => {
+                                // Nobody hears when the process stops by itself just now.
+                                let _ = events.send(Event::TakenOver);
+                                return;
+                            }
+                            Err(error) => tracing::warn!(%error, "not taken over; serving on"),
+                        }
+                        asked = Some(listener);
+                    }
+                }
+            }
+        };
+        // Never joined: it looks each second until the process ends.
+        thread::Builder::new().name("takeover".into()).spawn(serve)?;
+        Ok(Self { offered, path: path.to_owned() })
+    }
+
+    /// Gives nothing any more; takes the path away, unless a successor has it.
+    pub(crate) fn end(self) {
+        let mut given = self.offered.lock();
+        given.fds.clear();
+        given.has_ended = true;
+        if !given.is_taken {
+            // Should it be gone already, that is as well.
+            let _ = fs::remove_file(self.path);
+        }
+    }
+}
+
+/// The Unix socket at which successors ask.
+struct Asked {
+    /// The socket.
+    listener: UnixListener,
+    /// The device and inode of its path, so that it shows when the path leads elsewhere.
+    place: Option<(u64, u64)>,
+}
+
+/// What a look at the socket came to.
+enum Look {
+    /// Nobody asks for a second; there may be no socket.
+    Wait(Option<Asked>),
+    /// Somebody asks.
+    Came(UnixStream, Asked),
+    /// The process stops.
+    Ended,
+}
+
+impl Asked {
+    /// Begins to listen at `path`.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    fn at(path: &Path, listener: UnixListener) -> io::Result<Self> {
+        // Whoever connects may be gone before it is accepted.
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, place: place_of(path) })
+    }
+
+    /// Waits for somebody for a second. A socket that nobody finds at `path` any more is made anew.
+    fn look(asked: Option<Self>, path: &Path, offered: &Offered, lacking: &Lacking) -> Look {
+        let found = asked.filter(|asked| asked.place.is_some() && asked.place == place_of(path));
+        let Some(asked) = found.or_else(|| Self::again(path, offered, lacking)) else {
+            if offered.lock().has_ended {
+                return Look::Ended;
+            }
+            thread::park_timeout(missing_sockets::AGAIN);
+            return Look::Wait(None);
+        };
+        lacking.end(Purpose::Takeover);
+        let wait = Timespec { tv_sec: 1, tv_nsec: 0 };
+        // A signal ends the wait before its time, which does no harm.
+        let _ = poll(&mut [PollFd::new(&asked.listener, PollFlags::IN)], Some(&wait));
+        match asked.listener.accept() {
+            Ok((stream, _)) if stream.set_nonblocking(false).is_ok() => Look::Came(stream, asked),
+            Ok(_) => Look::Wait(Some(asked)),
+            Err(error) => {
+                // Without descriptors, say; it must not spin.
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    thread::park_timeout(missing_sockets::AGAIN);
+                }
+                Look::Wait(Some(asked))
+            }
+        }
+    }
+
+    /// Makes the socket anew, unless the process stops.
+    fn again(path: &Path, offered: &Offered, lacking: &Lacking) -> Option<Self> {
+        if offered.lock().has_ended {
+            return None;
+        }
+        let bound = Offer::bind(path).and_then(|listener| {
+            Self::at(path, listener).map_err(|error| TakeoverError::Path { path: path.to_owned(), error })
+        });
+        match bound {
+            Ok(asked) => {
+                if offered.lock().has_ended {
+                    let _ = fs::remove_file(path);
+                    return None;
+                }
+                Some(asked)
+            }
+            Err(error) => {
+                lacking.note(Purpose::Takeover, Some(path), &error.to_string());
+                None
+            }
+        }
+    }
+}
+
+/// Returns the device and the inode of a path.
+fn place_of(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// What is offered, shared by all who add to it, give it and end it.
+#[derive(Clone)]
+pub(crate) struct Offered(Arc<Mutex<Given>>);
+
+/// What is given.
+struct Given {
+    /// Everything that listens. Emptied when the process stops: the sockets then close with those who read them.
+    fds: Vec<OwnedFd>,
+    /// Whether a successor serves.
+    is_taken: bool,
+    /// Whether the process stops.
+    has_ended: bool,
+}
+
+impl Offered {
+    /// Begins with some sockets.
+    fn new(fds: Vec<OwnedFd>) -> Self {
+        Self(Arc::new(Mutex::new(Given { fds, is_taken: false, has_ended: false })))
+    }
+
+    /// Adds a socket that came later.
+    pub(crate) fn add(&self, fd: OwnedFd) {
+        let mut given = self.lock();
+        if !given.has_ended {
+            given.fds.push(fd);
+        }
+    }
+
+    /// Takes the lock.
+    fn lock(&self) -> MutexGuard<'_, Given> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands everything to a successor; returns once it serves.
+fn hand_over(mut stream: &UnixStream, asked: &Asked, offered: &Offered) -> io::Result<()> {
+    set_patience(stream)?;
+    if let Some(uid) = stranger(stream)? {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {uid} asked for the sockets")));
+    }
+    let mut word = [0];
+    stream.read_exact(&mut word)?;
+    if word != [PROTOCOL] {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the successor is of another version"));
+    }
+    {
+        let given = offered.lock();
+        if given.has_ended {
+            return Err(io::Error::other("stopping already"));
+        }
+        let all: Vec<_> = [asked.listener.as_fd()].into_iter().chain(given.fds.iter().map(AsFd::as_fd)).collect();
+        send(stream, &all)?;
+    }
+    stream.read_exact(&mut word)?;
+    if word != [SERVING] {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no word of serving"));
+    }
+    offered.lock().is_taken = true;
+    Ok(())
+}
+
+/// Returns the other side's user, if that is neither ours nor root.
+fn stranger(stream: &UnixStream) -> io::Result<Option<u32>> {
+    let uid = socket_peercred(stream)?.uid;
+    Ok((uid != geteuid() && !uid.is_root()).then(|| uid.as_raw()))
+}
+
+/// Returns the number of the process that listens at the other side.
+fn pid(stream: &UnixStream) -> Option<i32> {
+    socket_peercred(stream).ok().map(|found| found.pid.as_raw_nonzero().get()).filter(|pid| *pid > 0)
+}
+
+/// Bounds how long a word of the other side may take.
+fn set_patience(stream: &UnixStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))
+}
+
+/// Sends descriptors, in as many messages as they take.
+fn send(stream: &UnixStream, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut chunks = fds.chunks(FDS_A_MESSAGE).peekable();
+    while let Some(chunk) = chunks.next() {
+        let word = MORE[usize::from(chunks.peek().is_none())];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_A_MESSAGE))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(chunk)) {
+            return Err(io::Error::other("no room for the descriptors"));
+        }
+        sendmsg(stream, &[IoSlice::new(&[word])], &mut control, SendFlags::NOSIGNAL)?;
+    }
+    Ok(())
+}
+
+/// Receives descriptors until the other side says that it is all; [`MAX_PASSED`] at most.
+fn receive(stream: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+    let mut fds = Vec::new();
+    loop {
+        let mut word = [0];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_A_MESSAGE))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let message = recvmsg(stream, &mut [IoSliceMut::new(&mut word)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(passed) = part {
+                fds.extend(passed);
+            }
+        }
+        if message.bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if fds.len() > MAX_PASSED || !MORE.contains(&word[0]) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not what a hostgate sends"));
+        }
+        if word[0] == MORE[1] {
+            return Ok(fds);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::mpsc::{Receiver, sync_channel};
+
+    use super::*;
+
+    /// Binds an offer of `count` UDP sockets in a new directory.
+    fn offer(count: usize) -> (tempfile::TempDir, PathBuf, Offer, Receiver<Event>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("takeover");
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sockets = (0..count).map(|_| socket.try_clone().unwrap().into()).collect();
+        let (events, heard) = sync_channel(1);
+        let offered = Offered::new(sockets);
+        let offer = Offer::start(Offer::bind(&path), &path, offered, |_| true, (events, Arc::default())).unwrap();
+        (directory, path, offer, heard)
+    }
+
+    /// Says that the successor serves; returns the offer it goes on with.
+    fn leave(mut predecessor: Predecessor) -> UnixListener {
+        predecessor.stream.write_all(&[SERVING]).unwrap();
+        predecessor.listener
+    }
+
+    #[test]
+    fn many_sockets_are_passed_and_the_offer_with_them() {
+        let (_directory, path, offer, heard) = offer(FDS_A_MESSAGE * 2 + 1);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (predecessor, sockets) = ask(&path).unwrap().unwrap();
+        assert_eq!(sockets.len(), FDS_A_MESSAGE * 2 + 1);
+        let listener = leave(predecessor);
+        assert!(matches!(heard.recv(), Ok(Event::TakenOver)));
+        offer.end();
+        // The next one asks at the same path and is heard by the successor.
+        let told = (sync_channel(1).0, Arc::default());
+        let second = Offer::start(Ok(listener), &path, Offered::new(sockets), |_| true, told).unwrap();
+        let (_predecessor, sockets) = ask(&path).unwrap().unwrap();
+        assert_eq!(sockets.len(), FDS_A_MESSAGE * 2 + 1);
+        second.end();
+    }
+
+    #[test]
+    fn successor_that_fails_changes_nothing() {
+        let (_directory, path, _offer, heard) = offer(1);
+        for _ in 0..3 {
+            drop(ask(&path).unwrap().unwrap());
+        }
+        heard.try_recv().unwrap_err();
+        let (predecessor, _) = ask(&path).unwrap().unwrap();
+        leave(predecessor);
+        assert!(matches!(heard.recv(), Ok(Event::TakenOver)));
+    }
+
+    #[test]
+    fn predecessor_that_gave_up_is_told_from_one_that_ends() {
+        let pair = || UnixStream::pair().unwrap();
+        let (ours, theirs) = pair();
+        drop(theirs);
+        replace(&ours).unwrap_err();
+        // It gives up after the word was sent, and does not read it.
+        let (ours, theirs) = pair();
+        let replaced = thread::spawn(move || replace(&ours));
+        theirs.set_read_timeout(Some(PATIENCE)).unwrap();
+        recvmsg(&theirs, &mut [IoSliceMut::new(&mut [0])], &mut RecvAncillaryBuffer::default(), RecvFlags::PEEK)
+            .unwrap();
+        drop(theirs);
+        replaced.join().unwrap().unwrap_err();
+        let (ours, mut theirs) = pair();
+        thread::scope(|scope| {
+            scope.spawn(move || theirs.read_exact(&mut [0]).unwrap());
+            replace(&ours).unwrap();
+        });
+    }
+
+    #[test]
+    fn socket_left_behind_is_replaced_and_a_served_one_is_not() {
+        let (_directory, path, offer, _heard) = offer(1);
+        let told = Offer::bind(&path).unwrap_err().to_string();
+        assert!(told.contains("a hostgate serves there"), "{told}");
+        offer.end();
+        assert!(ask(&path).unwrap().is_none(), "a path without a socket is nobody");
+        drop(Offer::bind(&path).unwrap());
+        assert!(path.exists() && ask(&path).unwrap().is_none(), "a socket without a listener is nobody");
+        Offer::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "a file").unwrap();
+        Offer::bind(&path).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"a file", "what is no socket stays");
+    }
+
+    #[test]
+    fn word_of_another_protocol_gets_no_socket() {
+        let (_directory, path, _offer, heard) = offer(1);
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(&[PROTOCOL + 1]).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        heard.try_recv().unwrap_err();
+    }
+}
