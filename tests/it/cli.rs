@@ -311,7 +311,8 @@ fn an_answer_that_cannot_be_written_is_a_failure() {
         let finished = shell(format!("(\"$0\" {arguments}; echo $? >code) | head -c 1 >/dev/null; cat code"));
         assert!(
             finished.stdout == format!("{plain}\n") && !finished.stderr.contains("cannot be written"),
-            "{arguments}: {finished:#?}"
+            "{arguments}: {finished:#?}, and {plain} without head; {}",
+            server.status()
         );
     }
     // What is wrong is an answer, too.
