@@ -12,10 +12,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::apply::Trigger;
 use super::atomic_write::{self, WriteError};
 use super::summary;
 use super::watch::Waker;
-use super::{Occasion, Progress, Reloader, bindings};
+use super::{Progress, Reloader, bindings};
 use crate::bounds::{MAX_CHANGE_QUEUE, MAX_MADE, MAX_TOLD_ERRORS};
 use crate::document::Diagnostic;
 use crate::policy::{Diagnostics, Reloaded, Tree};
@@ -179,7 +180,7 @@ impl Reloader {
         let path = self.config.policies.join(&change.path);
         let made = self.try_change(&path, change);
         if matches!(made, Err(Refused::Stale)) {
-            self.look_and_follow(Occasion::Look);
+            self.reload(Trigger::Event);
             if self.held_back.contains(&path) && !self.files.is_unfinished(&path) {
                 return Err(Refused::HeldBack);
             }
@@ -219,9 +220,9 @@ impl Reloader {
             Ok(reloaded) => {
                 self.directory.note_object_written(&self.config.policies);
                 let replaced = std::mem::replace(&mut self.library, reloaded.library);
-                self.publish(&snapshot);
+                self.swap(&snapshot);
                 drop(replaced);
-                self.tell(&snapshot, reloaded.held_back, reloaded.diagnostics, Occasion::Change);
+                self.report(&snapshot, reloaded.held_back, reloaded.diagnostics, Trigger::ApiChange);
                 Ok(self.library.snapshot().generation)
             }
             Err(refused) => {

@@ -157,7 +157,7 @@ impl Reloader {
             }
         }
         if failed != self.keeper.failed() {
-            self.tell_what_is_out_of_date();
+            self.report_out_of_date();
         }
     }
 

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::apply::Trigger;
 use super::files::Observed;
 use super::out_of_date::{Found, Kind};
 use super::sweep::Compared;
-use super::{Occasion, Reloader, State};
+use super::{Reloader, State};
 use crate::config::Servers;
 use crate::upstream::system::is_local;
 
@@ -42,7 +43,7 @@ impl Reloader {
     /// Does what is due.
     pub(super) fn tick(&mut self) {
         if self.retry.is_some_and(|retry| retry.due <= Instant::now()) {
-            return self.look_and_follow(Occasion::Differs);
+            return self.reload(Trigger::Comparison);
         }
         self.keep();
         let progress = Arc::clone(&self.progress);
@@ -55,13 +56,13 @@ impl Reloader {
         drop((busy, disk));
         match compared {
             Compared::Same => {}
-            Compared::Differs => self.look_and_follow(Occasion::Differs),
+            Compared::Differs => self.reload(Trigger::Comparison),
             Compared::Cycle => {
                 if is_polling {
                     self.follow(self.followed.clone());
                 }
                 self.look_for_addresses();
-                self.tell_what_is_out_of_date();
+                self.report_out_of_date();
             }
         }
     }
@@ -73,7 +74,7 @@ impl Reloader {
 
     /// Plans the next try, if something could not be read for a reason that passes.
     pub(super) fn plan_retry(&mut self) {
-        let is_passing = self.apart.is_passing
+        let is_passing = self.faults.is_passing
             || !self.directory.passing().is_empty()
             || self.files.observed().any(|(_, observed)| observed.is_passing());
         self.retry = is_passing.then(|| {
@@ -83,7 +84,7 @@ impl Reloader {
     }
 
     /// Tells status, metrics and log what is out of date now.
-    pub(super) fn tell_what_is_out_of_date(&mut self) {
+    pub(super) fn report_out_of_date(&mut self) {
         let found = self.found_out_of_date();
         let list = self.since.update(found);
         let old = self.progress.state();
@@ -117,7 +118,7 @@ impl Reloader {
             let is_unreadable = self.directory.observed_at(path).is_some_and(Observed::is_failed)
                 || self.directory.tree.unreadable.contains_key(path)
                 || self.files.observed_at(path).is_some_and(Observed::is_failed)
-                || self.apart.is_passing && *path == self.config.policies;
+                || self.faults.is_passing && *path == self.config.policies;
             let kind = if is_unreadable { Kind::Unreadable } else { Kind::HeldBack };
             // That a list cannot be read is told of the policy that names it.
             let fault = self.files.list_fault(path).map(|why| format!("the list file cannot be read: {why}"));

@@ -1,0 +1,208 @@
+//! The load of all policies at a start, from what is on disk or from the last good state.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::files::{Files, Followed, Text, Unfinished};
+use super::last_good::Kept;
+use super::scan::Directory;
+use super::trusted::Trusted;
+use super::upstreams;
+use super::watch::Changes;
+use crate::config::Config;
+use crate::document::Diagnostic;
+use crate::policy::{Bindings, Library, Reloaded};
+
+/// The policies that a start loaded, before anything is bound or served.
+pub(crate) struct Loaded {
+    /// The policies directory as it was read.
+    pub(super) directory: Directory,
+    /// The list files, and other files that the configuration names.
+    pub(super) files: Files,
+    /// The last good version of each file, and the snapshot in force.
+    pub(super) library: Library,
+    /// The files and directories to watch.
+    pub(super) followed: Followed,
+    /// The warnings about files in force.
+    pub(crate) warnings: Vec<Diagnostic>,
+    /// The errors of files that are held back.
+    pub(crate) errors: Vec<Diagnostic>,
+    /// The files whose version on disk is not in force.
+    pub(super) held_back: Vec<PathBuf>,
+    /// The time at which the last good state was written, if the start took it.
+    pub(crate) last_good: Option<String>,
+    /// The directory of that state.
+    pub(crate) last_good_in: Option<PathBuf>,
+    /// The errors on disk for which the start took the last good state.
+    pub(crate) refused: Vec<Diagnostic>,
+}
+
+/// The treatment of a broken object of the API by a load of everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// The object is an error.
+    Refuse,
+    /// The object is left out, and clients that refer to it are denied.
+    LeaveOut,
+}
+
+impl Loaded {
+    /// Reads and compiles everything the configuration names; at the start, any error is final, but for those of objects of
+    /// the API where `broken` says so.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn start(config: &Config, broken: Broken) -> Result<Self, Vec<Diagnostic>> {
+        let circular = upstreams::circular_in(config);
+        if !circular.is_empty() {
+            return Err(circular);
+        }
+        let (mut directory, mut files) = (Directory::default(), Files::default());
+        let root = &config.policies;
+        let trusted = Trusted::of(config);
+        let read = directory.read(root, &Changes::Anything, &Unfinished::default(), &trusted);
+        files.trust(trusted);
+        read.map_err(|error| vec![unreadable(root, &error)])?;
+        let is_empty = directory.tree.files.is_empty();
+        if is_empty && config.control.is_none() {
+            let message = "there is no policy file (*.toml) in this directory";
+            let help = "write one, as policies/example.toml of the sources shows; without a policy all would be denied";
+            return Err(vec![Diagnostic::about_file(root, message).help(help)]);
+        }
+        let mut read_list = |path: &Path, held| files.read_list(path, held);
+        let (tree, lists, bindings) = (&directory.tree, &mut read_list, bindings(config));
+        let reloaded = if broken == Broken::LeaveOut {
+            Library::serve(tree, lists, &bindings, is_empty)?
+        } else {
+            let start = if is_empty { Library::start_empty } else { Library::start };
+            let (library, warnings) = start(tree, lists, &bindings)?;
+            Reloaded { library, swapped: true, diagnostics: warnings.into(), held_back: Vec::new() }
+        };
+        let Reloaded { library, diagnostics, held_back, .. } = reloaded;
+        let (errors, mut warnings): (Vec<_>, Vec<_>) = diagnostics.iter().cloned().partition(Diagnostic::is_error);
+        warnings.extend(Trusted::warnings(config));
+        let complaints = config.complaints(warnings.iter());
+        warnings.extend(complaints);
+        let mut followed = directory.followed.clone();
+        library.list_paths().for_each(|path| followed.add_file(path));
+        Ok(Self {
+            directory,
+            files,
+            library,
+            followed,
+            warnings,
+            errors,
+            held_back,
+            last_good: None,
+            last_good_in: None,
+            refused: Vec::new(),
+        })
+    }
+
+    /// Begins with the last good state, and goes from there to what is on disk as a reload does: what is bad is held back.
+    /// `config` is that in force, and `on_disk` what the configuration file at `path` says now.
+    ///
+    /// # Errors
+    /// The last good state does not load: why.
+    pub(crate) fn from_last_good(
+        kept: &Kept,
+        config: &Config,
+        (path, on_disk): (&Path, Result<&Config, Vec<Diagnostic>>),
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let (mut directory, mut files) = (Directory::default(), Files::default());
+        let (root, trusted) = (&config.policies, Trusted::of(config));
+        let read = directory.read(root, &Changes::Anything, &Unfinished::default(), &trusted);
+        files.trust(trusted);
+        let base = kept.tree(root, &directory.tree);
+        let mut read_kept = |path: &Path, _| kept.read_list(root, path);
+        let Reloaded { mut library, .. } = Library::serve(&base, &mut read_kept, &bindings(config), false)?;
+        let (mut errors, mut warnings, mut held_back) = (Vec::new(), Vec::new(), Vec::new());
+        let wanted = match on_disk {
+            Ok(config) => config,
+            Err(wrong) => {
+                errors.extend(wrong);
+                held_back.push(path.to_owned());
+                config
+            }
+        };
+        if let Err(error) = read {
+            errors.push(unreadable(root, &error));
+            held_back.push(root.clone());
+        } else {
+            let mut read_list = |path: &Path, held| files.read_list(path, held);
+            let reloaded = library.reload(&directory.tree, &mut read_list, &bindings(wanted));
+            held_back.extend(reloaded.held_back);
+            let all = reloaded.diagnostics.iter().cloned();
+            let (wrong, others): (Vec<_>, Vec<_>) = all.partition(Diagnostic::is_error);
+            errors.extend(wrong);
+            warnings.extend(others);
+            library = reloaded.library;
+        }
+        warnings.extend(Trusted::warnings(wanted));
+        let mut followed = directory.followed.clone();
+        library.list_paths().for_each(|path| followed.add_file(path));
+        let last_good = Some(kept.written());
+        let last_good_in = Some(kept.directory().to_owned());
+        Ok(Self {
+            directory,
+            files,
+            library,
+            followed,
+            warnings,
+            errors,
+            held_back,
+            last_good,
+            last_good_in,
+            refused: Vec::new(),
+        })
+    }
+
+    /// Returns what is wrong on disk: with what is held back, and with what was not started from.
+    pub(crate) fn wrong(&self) -> Vec<Diagnostic> {
+        let known: BTreeSet<String> = self.errors.iter().map(ToString::to_string).collect();
+        let refused = self.refused.iter().filter(|error| !known.contains(&error.to_string()));
+        self.errors.iter().chain(refused).cloned().collect()
+    }
+
+    /// Returns whether a file is held back.
+    pub(crate) fn holds_back(&self, path: &Path) -> bool {
+        self.held_back.iter().any(|held| held == path)
+    }
+
+    /// Returns the files that are held back.
+    pub(crate) fn held_back(&self) -> &[PathBuf] {
+        &self.held_back
+    }
+
+    /// Reads a file that the configuration names besides the policies.
+    pub(crate) fn read(&mut self, path: &Path) -> Text {
+        self.files.read(path)
+    }
+
+    /// Returns the policies.
+    pub(crate) fn library(&self) -> &Library {
+        &self.library
+    }
+}
+
+/// Returns the keys of the configuration that go into force together with the policies.
+pub(crate) fn bindings(config: &Config) -> Bindings {
+    Bindings {
+        default_policy: config.default_policy.clone(),
+        listeners: config.listen.iter().map(|listen| listen.policy.clone()).collect(),
+        devbox_suffix: config.devbox_suffix.clone(),
+        without_policy: config.without_policy,
+    }
+}
+
+/// Returns the error that the policies directory cannot be read.
+pub(super) fn unreadable(root: &Path, error: &io::Error) -> Diagnostic {
+    let help = match error.kind() {
+        io::ErrorKind::NotFound => "make it and put a policy file in it, or set `policies` in hostgate.toml",
+        io::ErrorKind::PermissionDenied => "make it readable for the user hostgate runs as",
+        io::ErrorKind::NotADirectory => "`policies` names a directory of *.toml files, not a file",
+        _ => "the policies in force, if any, stay so until it can be read",
+    };
+    Diagnostic::about_file(root, format!("the policies directory cannot be read: {error}")).help(help)
+}
