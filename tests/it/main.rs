@@ -33,6 +33,7 @@ mod import;
 mod in_flight;
 mod in_force;
 mod isolation;
+mod layers;
 mod link_local;
 mod lists;
 mod loss;
