@@ -1,16 +1,17 @@
-//! What a reload of `hostgate.toml` can take over and what needs a restart.
+//! Sorting the changes of `hostgate.toml` into those that a reload applies and those that need a restart.
 
 use super::{Config, Listen};
 
-/// Returns what can go into force of `new` in a process that runs with `running`: what needs a restart stays.
+/// Returns the configuration that a process started with `running` can apply of `new`: keys that need a restart keep
+/// their value.
 ///
-/// A listener keeps its socket, so its policy is found by its address, wherever the table stands now. One whose address
-/// is gone from the file, which takes a restart too, keeps its policy.
+/// A listener keeps its socket, so its policy is looked up by its address, whatever the order of the tables. A listener
+/// whose table was removed keeps its policy too, as removing it takes a restart.
 #[must_use]
 pub fn in_place_of(running: &Config, new: &Config) -> Config {
     let mut tables: Vec<&Listen> = new.listen.iter().collect();
     let listen = running.listen.iter().map(|bound| {
-        // Several tables may ask for a free port of one address; they are told apart by their order.
+        // Several tables may name the same address with port 0; they are matched in their order.
         let found = tables.iter().position(|table| table.address == bound.address);
         let policy = found.map_or(&bound.policy, |index| &tables.remove(index).policy);
         Listen { address: bound.address, policy: policy.clone() }
@@ -20,13 +21,13 @@ pub fn in_place_of(running: &Config, new: &Config) -> Config {
     Config { policies, threads, takeover, listen, cache, decisions, admin, admin_instead, control, ..new.clone() }
 }
 
-/// Returns the keys that differ and need a restart; what a reload takes anew is not among them.
+/// Returns the keys that differ and need a restart.
 ///
-/// A reload takes `list_directories`, `default_policy`, `without_policy`, the listeners' policies, `denied_ttl`, `devbox_suffix`,
-/// `start_from_last_good`, `[upstream]` and `log`.
+/// A reload applies `list_directories`, `default_policy`, `without_policy`, the listeners' policies, `denied_ttl`,
+/// `devbox_suffix`, `start_from_last_good`, `[upstream]` and `log`, so these are never returned.
 #[must_use]
 pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
-    // Exhaustive, so that a new key does not compile until it is decided here.
+    // Destructured exhaustively, so that a new key does not compile until it is sorted here.
     let Config {
         policies,
         list_directories: _,
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_keeps_its_own_policy_wherever_its_table_stands() {
+    fn listener_keeps_its_policy_whatever_the_order_of_tables() {
         let read = |text: &str| Config::parse(Path::new("h.toml"), text).unwrap();
         let table =
             |port: u16, policy: &str| format!("[[listen]]\naddress = '127.0.0.1:{port}'\npolicy = '{policy}'\n");
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_needs_a_restart_is_named() {
+    fn only_keys_that_need_a_restart_are_returned() {
         let read = |text: &str| Config::parse(Path::new("h.toml"), text).unwrap();
         let old = read("[[listen]]\naddress = '127.0.0.1:53'");
         let new = read(

@@ -1,4 +1,4 @@
-//! `[control]`: the API, off unless this table is there.
+//! The table `[control]` of `hostgate.toml`: the HTTP API, which is off without this table.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,46 +8,46 @@ use ipnet::IpNet;
 
 use crate::document::{Placed, Table};
 
-/// What `[control]` says.
+/// The settings of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
-    /// Where the API is served.
+    /// The address or socket that the API is served on.
     pub listen: Endpoint,
-    /// The file of bearer tokens, a line each.
+    /// The file of bearer tokens, one a line.
     pub token_file: PathBuf,
-    /// Whether requests from an address in a client's `sources` are taken.
+    /// Accepts requests from addresses in a client's `sources`.
     pub allow_clients: bool,
     /// The certificate that the API is served with; `None` is plain HTTP.
     pub tls: Option<Tls>,
-    /// Where devboxes get an address from that name none.
+    /// The prefix that devboxes without an address of their own get one from.
     pub devbox_pool: Option<IpNet>,
-    /// Where build containers get an address from that name none.
+    /// The prefix that build containers without an address of their own get one from.
     pub build_pool: Option<IpNet>,
-    /// What builds blueprints; `None` leaves every blueprint complete at once.
+    /// The command that builds blueprints; with `None`, every blueprint is complete at once.
     pub builder: Option<Builder>,
-    /// The file that gets one JSON line a change, besides the log.
+    /// The file that gets a JSON line for each change, in addition to the log.
     pub audit: Option<PathBuf>,
-    /// Whether a change that cannot be recorded in that file is refused.
+    /// Refuses a change that cannot be recorded in the `audit` file.
     pub audit_required: bool,
-    /// How long a devbox can still be shown once it is shut down.
+    /// The time for which a devbox that was shut down can still be read.
     pub forget_after: Duration,
 }
 
-/// Where the API is served.
+/// An address or a Unix socket to serve the API on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// An address; one that is not loopback takes a certificate.
+    /// A TCP address. One that is not loopback needs a certificate.
     Address(SocketAddr),
-    /// A Unix socket.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
-/// A certificate and its key, PEM files both.
+/// A certificate and its key, both PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// The certificate and those that lead to its root.
+    /// The certificate chain: the server's certificate and the intermediate ones.
     pub certificate: PathBuf,
-    /// The private key.
+    /// The file of the certificate's private key.
     pub key: PathBuf,
 }
 
@@ -56,24 +56,23 @@ pub struct Tls {
 pub struct Builder {
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// How long a build may take.
+    /// The time limit of one build.
     pub timeout: Duration,
 }
 
-/// How long devboxes that were shut down can be shown at most, in seconds: ten years, which is as good as for ever.
+/// The longest `forget_after`, in seconds: ten years.
 const LONGEST_FORGET: u64 = 10 * 365 * 86_400;
-/// How long they can be shown unless told otherwise, in seconds: a week.
+/// The default of `forget_after`, in seconds: a week.
 const DEFAULT_FORGET: u64 = 7 * 86_400;
-/// The API is served here unless told otherwise.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
-/// What an endpoint that is a Unix socket begins with.
+/// The prefix of an endpoint that is a Unix socket.
 const UNIX: &str = "unix:";
-/// How long a build may take unless told otherwise, in seconds.
+/// The default of `builder_timeout`, in seconds.
 const DEFAULT_BUILD: u64 = 3_600;
 
 /// Reads `[control]`; paths in it are relative to `directory`.
 pub(super) fn read(mut table: Table<'_>, directory: &Path) -> Option<Control> {
-    // Where half of it is named, that is the error to tell, not that there is none.
+    // If only one of the two keys is there, that is the error to report, not a missing certificate.
     let has_tls = ["tls_certificate", "tls_key"].iter().any(|key| table.key_span(key).is_some());
     let tls = read_tls(&mut table, directory);
     let listen = match table.string("listen") {
@@ -94,6 +93,7 @@ pub(super) fn read(mut table: Table<'_>, directory: &Path) -> Option<Control> {
         table.error(builds.span, "`build_pool` and `devbox_pool` overlap", Some(help));
     }
     let audit = super::record_file(&mut table, "audit", directory);
+    // Without a file, the log alone has the changes, so no change could ever be recorded as required.
     let audit_required = table.boolean("audit_required").is_some_and(|flag| flag.value);
     if audit_required && table.key_span("audit").is_none() {
         table.missing("audit", "`audit_required = true` needs the file that gets the records");
@@ -114,7 +114,7 @@ pub(super) fn read(mut table: Table<'_>, directory: &Path) -> Option<Control> {
     Some(control)
 }
 
-/// Reads `tls_certificate` and `tls_key`.
+/// Reads `tls_certificate` and `tls_key`, which need each other.
 fn read_tls(table: &mut Table<'_>, directory: &Path) -> Option<Tls> {
     let (certificate, key) = (table.string("tls_certificate"), table.string("tls_key"));
     match (certificate, key) {
@@ -130,7 +130,7 @@ fn read_tls(table: &mut Table<'_>, directory: &Path) -> Option<Tls> {
     }
 }
 
-/// Reads where the API is served.
+/// Reads `listen`. An address that others can reach needs TLS, as tokens are sent in each request.
 fn endpoint(table: &Table<'_>, text: Placed<&str>, directory: &Path, has_tls: bool) -> Option<Endpoint> {
     if let Some(path) = text.value.strip_prefix(UNIX) {
         if path.is_empty() {
@@ -156,9 +156,9 @@ fn endpoint(table: &Table<'_>, text: Placed<&str>, directory: &Path, has_tls: bo
     }
 }
 
-/// Reads a pool of addresses.
+/// Reads the prefix of a pool of addresses.
 fn pool(table: &mut Table<'_>, key: &'static str) -> Option<Placed<IpNet>> {
-    /// The fewest addresses a pool may have, as bits: its first and last are left out, and the first host is the gateway.
+    /// The fewest host bits of a pool: its first and last address are left out, and the first host is the gateway.
     const FEWEST_BITS: u8 = 2;
     let text = table.string(key)?;
     match text.value.parse::<IpNet>() {
@@ -166,7 +166,7 @@ fn pool(table: &mut Table<'_>, key: &'static str) -> Option<Placed<IpNet>> {
             Some(text.map(|_| net))
         }
         _ => {
-            let message = format!("`{key}`: `{}` is no prefix to take addresses from", text.value.escape_debug());
+            let message = format!("`{key}`: `{}` is not a prefix to take addresses from", text.value.escape_debug());
             let help = "write the network and its length, as `10.88.0.0/16`".to_owned();
             table.error(text.span, message, Some(help));
             None
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_whole_table_is_read() {
+    fn every_key_of_the_table_is_read() {
         let text = "[control]\nlisten = '192.0.2.1:443'\ntoken_file = 'token'\ntls_certificate = 'c.pem'\ntls_key = '/k.pem'\n\
                     devbox_pool = '10.88.0.0/16'\nbuild_pool = '2001:db8::/64'\nbuilder = ['build', '-x']\nbuilder_timeout = 5\n\
                     audit = 'audit.jsonl'\naudit_required = true\nallow_clients = true\nforget_after = 60\n";
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_leave_it_open_or_without_sense_is_an_error() {
+    fn insecure_and_senseless_settings_are_errors() {
         const CASES: &[(&str, &str)] = &[
             ("", "h.toml:1:2: `control`: missing key `token_file`"),
             (
@@ -230,8 +230,14 @@ mod tests {
             ("token_file = 't'\naudit = ''", "h.toml:3:9: `audit`: `` names no file"),
             ("token_file = 't'\n[decisions]\npath = ''", "h.toml:4:8: `path`: `` names no file"),
             ("token_file = 't'\ntls_key = 'k'", "h.toml:1:2: `control`: missing key `tls_certificate`"),
-            ("token_file = 't'\ndevbox_pool = '10.0.0.1/8'", "h.toml:3:15: `devbox_pool`: `10.0.0.1/8` is no prefix"),
-            ("token_file = 't'\ndevbox_pool = '10.0.0.0/31'", "h.toml:3:15: `devbox_pool`: `10.0.0.0/31` is no prefix"),
+            (
+                "token_file = 't'\ndevbox_pool = '10.0.0.1/8'",
+                "h.toml:3:15: `devbox_pool`: `10.0.0.1/8` is not a prefix",
+            ),
+            (
+                "token_file = 't'\ndevbox_pool = '10.0.0.0/31'",
+                "h.toml:3:15: `devbox_pool`: `10.0.0.0/31` is not a prefix",
+            ),
             (
                 "token_file = 't'\ndevbox_pool = '10.0.0.0/8'\nbuild_pool = '10.1.0.0/16'",
                 "h.toml:4:14: `build_pool` and `devbox_pool` overlap",

@@ -1,7 +1,9 @@
-//! `hostgate.toml`: what the file says, made into what is true.
+//! The configuration file `hostgate.toml`: its text is parsed into [`Config`].
 //!
-//! The same reader as for policy files, so an error has its place and its mend, and all errors are told at once.
-//! Every key, its unit and its default stand in the commented template `systemd/hostgate.toml`, which a test loads.
+//! The reader is that of policy files ([`document`](crate::document)), so each error has a place and a `help`, and all
+//! errors are reported at once. The commented template `systemd/hostgate.toml` documents each key with its unit and
+//! default; a test loads it. A new key belongs there, in [`Config`], and in `change`, where it is decided whether a
+//! reload applies it.
 
 mod change;
 pub mod control;
@@ -22,108 +24,109 @@ use crate::policy::matching::pattern;
 use crate::policy::{Binding, DevboxSuffix, WithoutPolicy};
 use crate::telemetry::log_filter;
 use crate::upstream::Server;
-use crate::util::regular_file::is_of_kernel;
+use crate::util::regular_file::is_in_kernel_tree;
 
-/// Everything `hostgate.toml` can say, with defaults filled in.
+/// The settings of `hostgate.toml`, with defaults filled in.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The directory of the policy files.
     pub policies: PathBuf,
     /// Further directories that list files may lie in, and policy files that symlinks lead to.
     pub list_directories: Vec<PathBuf>,
-    /// Where each of them is written.
+    /// The place of each element of `list_directories` in the file, for messages.
     pub list_places: Vec<(Source, Span)>,
-    /// The policy of sources in no client, where the listener names none.
+    /// The policy of sources in no client, at listeners that name none.
     pub default_policy: Option<Binding>,
-    /// What applies to clients without a policy where there is no default one.
+    /// The treatment of clients without a policy if there is no default policy.
     pub without_policy: WithoutPolicy,
-    /// TTL and MINIMUM of a denial's SOA, and the TTL of what devboxes are told of one another, in seconds.
+    /// The TTL and MINIMUM of the SOA record in a denial, and the TTL of devboxes' records, in seconds.
     pub denied_ttl: u32,
-    /// What devboxes ask for one another below.
+    /// The name below which devboxes look each other up.
     pub devbox_suffix: DevboxSuffix,
-    /// Threads that take queries on each listener; `None` is as many as there are CPUs to run on.
+    /// Threads that answer UDP queries on each listener; `None` is one for each CPU.
     pub threads: Option<usize>,
-    /// The filter of the log.
+    /// The filter of log lines.
     pub log: Targets,
     /// The Unix socket by which a successor takes over the listening sockets; `None` is off.
     pub takeover: Option<PathBuf>,
-    /// Where queries are taken.
+    /// The listeners; at least one.
     pub listen: Vec<Listen>,
-    /// Whom to ask for what is allowed.
+    /// The settings of upstreams.
     pub upstream: Upstream,
-    /// The answer cache.
+    /// The settings of the answer cache.
     pub cache: Cache,
-    /// Where the decision log goes, if anywhere.
+    /// The file of the decision log; `None` is off.
     pub decisions: Option<PathBuf>,
-    /// Where metrics and status are served; `None` is off.
+    /// The address of metrics and status; `None` is off.
     pub admin: Option<SocketAddr>,
-    /// Where they are served instead on a machine without the default address: IPv6 only. `None` for any other address.
+    /// The IPv6 address to use instead if the machine lacks the default address of `admin`; `None` unless that is the
+    /// default.
     pub admin_instead: Option<SocketAddr>,
     /// The API; `None` is off.
     pub control: Option<Control>,
-    /// Its comments that accept warnings.
+    /// The comments of the file that accept warnings.
     pub accepts: Option<Arc<Accepts>>,
-    /// Whether the last good state is kept on disk, and started from when what is there is bad.
+    /// Keeps the last good state on disk, to be used by a start that finds bad policy files.
     pub start_from_last_good: bool,
-    /// Whether the file is empty: well-formed, as all keys have defaults, but perhaps half written.
+    /// Set if the file has no text: that is valid, as all keys have defaults, but it may be half written.
     pub is_blank: bool,
 }
 
-/// One `[[listen]]`: an address for UDP and TCP.
+/// A `[[listen]]` table: an address for UDP and TCP.
 #[derive(Clone, Debug)]
 pub struct Listen {
-    /// Address and port; port 0 takes a free one.
+    /// The address and port; port 0 takes a free one.
     pub address: SocketAddr,
-    /// The policy of sources in no client that ask here.
+    /// The policy of sources in no client that send queries to this listener.
     pub policy: Option<Binding>,
 }
 
-/// `[upstream]`.
+/// The table `[upstream]`: the resolvers to forward to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Whom to ask.
+    /// The servers to forward to.
     pub servers: Servers,
-    /// How long a question may take in all, over every server asked.
+    /// The time for one question in all, over every server asked.
     pub timeout: Duration,
-    /// Whether names are asked for in random case over UDP, so that forging a reply takes more guesses.
+    /// Randomises the case of names in queries over UDP, which a forged reply has to match (draft-vixie-dnsext-dns0x20).
     pub case_randomisation: bool,
-    /// Which addresses in replies are globally reachable: `nat64_prefixes` are looked through.
+    /// The addresses that count as globally reachable in answers; those in `nat64_prefixes` are judged by the IPv4
+    /// address in them.
     pub reach: Reach,
 }
 
-/// Where the list of upstreams comes from.
+/// The source of the list of upstreams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Servers {
-    /// From `servers`, with the place of each.
+    /// The elements of `servers`, each with its place in the file.
     Listed(Vec<(Server, Place)>),
-    /// From this resolv.conf, whatever it says at the time.
+    /// The path of a resolv.conf, which is watched and read again when it changes.
     System(PathBuf),
 }
 
-/// `[cache]`.
+/// The table `[cache]`: the answer cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cache {
-    /// The memory answers may take, in octets.
+    /// The memory that answers may take, in octets.
     pub size: usize,
-    /// The longest an answer is kept fresh; no record a client gets has a longer TTL.
+    /// The longest time for which an answer stays fresh; no record sent to a client has a larger TTL.
     pub max_ttl: Duration,
-    /// How long past its time an answer may be given when no upstream can be asked (RFC 8767); zero is never.
+    /// The time after its expiry for which an answer is used when no upstream answers (RFC 8767); zero is never.
     pub serve_stale: Duration,
 }
 
 /// The largest TTL (RFC 2181 §8), in seconds.
 const MAX_TTL: u64 = (1 << 31) - 1;
-/// The most threads a listener may have.
+/// The most threads for one listener.
 const MAX_THREADS: u64 = 1024;
-/// Listens here without a configuration file.
+/// The listener of a configuration without `[[listen]]`.
 const DEFAULT_LISTEN: &str = "127.0.0.1:1053";
-/// Metrics and status are here unless told otherwise.
 const DEFAULT_ADMIN: &str = "127.0.0.1:9153";
-/// The system's list of resolvers.
+/// The file with the system's resolvers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 impl Config {
-    /// Returns what holds without a configuration file, paths relative to the working directory.
+    /// Returns the configuration without a file. Relative paths are below `directory`.
     #[must_use]
     pub fn default_in(directory: &Path) -> Self {
         let source = Source::new(directory.join("hostgate.toml"), "");
@@ -131,10 +134,10 @@ impl Config {
         config
     }
 
-    /// Reads the text of a configuration file; paths in it are relative to `path`'s directory.
+    /// Parses the text of a configuration file; its relative paths are below the directory of `path`.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All errors in the file, and its warnings.
     pub fn parse(path: &Path, text: impl Into<Arc<str>>) -> Result<Self, Vec<Diagnostic>> {
         let source = Source::new(path, text);
         let (mut config, diagnostics) =
@@ -143,8 +146,8 @@ impl Config {
         if diagnostics.iter().any(Diagnostic::is_error) { Err(diagnostics) } else { Ok(config) }
     }
 
-    /// Returns what is wrong with the comments of the file that accept warnings, those that accept nothing too; `told` is
-    /// everything else that there is to tell.
+    /// Returns complaints about comments of the file that accept warnings, among them comments that accept nothing.
+    /// `told` has all other diagnostics.
     pub(crate) fn complaints<'d>(&self, told: impl Iterator<Item = &'d Diagnostic>) -> Vec<Diagnostic> {
         let Some(accepts) = &self.accepts else { return Vec::new() };
         let accepted = told.filter(|it| it.severity == Severity::Accepted && *it.place.path == *accepts.path());
@@ -153,15 +156,15 @@ impl Config {
     }
 }
 
-/// Reads the root table.
+/// Reads the root table, reporting every error in it.
 fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let policies = root.string("policies").map_or("policies", |path| path.value);
     let list_directories = root.strings("list_directories").map(|list| list.value).unwrap_or_default();
     let (list_directories, list_places) =
         list_directories.into_iter().filter_map(|path| list_directory(root, directory, path)).unzip();
     let default_policy = root.string("default_policy").map(|id| reference(root, id));
-    let words = [("deny", WithoutPolicy::Deny), ("unrestricted", WithoutPolicy::Unrestricted)];
-    let without_policy = root.one_of("without_policy", &words).map(|word| word.value).unwrap_or_default();
+    let choices = [("deny", WithoutPolicy::Deny), ("unrestricted", WithoutPolicy::Unrestricted)];
+    let without_policy = root.one_of("without_policy", &choices).map(|choice| choice.value).unwrap_or_default();
     let denied_ttl = seconds(root, "denied_ttl", 0..=86_400, 5);
     let devbox_suffix = root.string("devbox_suffix").map_or_else(DevboxSuffix::default, |name| suffix(root, name));
     let threads = root.integer("threads", 1..=MAX_THREADS).map(|number| usize::try_from(number.value).unwrap_or(1));
@@ -215,7 +218,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     }
 }
 
-/// Reads an element of `list_directories`; the root of the file system would be no limit at all.
+/// Reads an element of `list_directories`. The root of the file system is refused: as a limit it would allow any file.
 fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Option<(PathBuf, (Source, Span))> {
     let path = directory.join(text.value);
     let is_root = path.components().all(|part| matches!(part, Component::RootDir | Component::CurDir));
@@ -224,7 +227,7 @@ fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Opt
         root.error(text.span, message, Some("name one that holds lists alone, as \"/srv/lists\"".to_owned()));
         return None;
     }
-    if is_of_kernel(&path) {
+    if is_in_kernel_tree(&path) {
         let message = format!("`list_directories`: {} is in a tree of the kernel", quoted(text.value));
         let help = "nothing below /proc, /sys or /dev is a list: name a directory that holds lists alone";
         root.error(text.span, message, Some(help.to_owned()));
@@ -233,7 +236,8 @@ fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Opt
     Some((path, (root.source().clone(), text.span)))
 }
 
-/// Reads the path of a file of records. What is there, or that nothing is, is no matter of the configuration.
+/// Reads the path of a file of records. Whether that file can be written is for the start to find out, not for the
+/// configuration.
 fn record_file(table: &mut Table<'_>, key: &'static str, directory: &Path) -> Option<PathBuf> {
     let path = table.string(key)?;
     if path.value.is_empty() || path.value.contains('\0') {
@@ -244,7 +248,7 @@ fn record_file(table: &mut Table<'_>, key: &'static str, directory: &Path) -> Op
     Some(directory.join(path.value))
 }
 
-/// Reads `[[listen]]`; without any there is the default one.
+/// Reads `[[listen]]`, or returns the default listener if there is none.
 fn read_listen(root: &mut Table<'_>) -> Vec<Listen> {
     let mut listeners: Vec<Listen> = Vec::new();
     for mut table in root.array_of_tables("listen") {
@@ -270,7 +274,7 @@ fn read_listen(root: &mut Table<'_>) -> Vec<Listen> {
     listeners
 }
 
-/// Reads a listener's address: port 53 may be left out.
+/// Reads the address of a listener. The port is optional and defaults to 53.
 fn listen_address(table: &Table<'_>, text: Placed<&str>) -> Option<SocketAddr> {
     let bare = text.value.strip_prefix("udp://").unwrap_or(text.value);
     let address = bare.parse().ok().or_else(|| bare.parse().ok().map(|ip| SocketAddr::new(ip, 53)));
@@ -287,7 +291,6 @@ fn listen_address(table: &Table<'_>, text: Placed<&str>) -> Option<SocketAddr> {
     address
 }
 
-/// Reads `[upstream]`.
 fn read_upstream(root: &mut Table<'_>, directory: &Path) -> Upstream {
     let system = Servers::System(PathBuf::from(RESOLV_CONF));
     let default = Upstream {
@@ -305,7 +308,7 @@ fn read_upstream(root: &mut Table<'_>, directory: &Path) -> Upstream {
     let resolv_conf = table.string("resolv_conf");
     let servers = table.strings("servers");
     if let (Some(path), Some(_)) = (resolv_conf, &servers) {
-        let help = "remove one of the two: `servers` is used as it stands, `resolv_conf` is read and watched";
+        let help = "remove one of the two: `servers` is a fixed list, `resolv_conf` is read and watched";
         table.error(path.span, "`resolv_conf` and `servers` exclude each other", Some(help.to_owned()));
     }
     let servers = match servers {
@@ -329,7 +332,7 @@ fn read_upstream(root: &mut Table<'_>, directory: &Path) -> Upstream {
     Upstream { servers, timeout, case_randomisation, reach }
 }
 
-/// Reads `nat64_prefixes`.
+/// Reads `nat64_prefixes` (RFC 6052).
 fn nat64_prefixes(table: &mut Table<'_>) -> Reach {
     let mut reach = Reach::default();
     for text in table.strings("nat64_prefixes").map(|list| list.value).unwrap_or_default() {
@@ -348,7 +351,6 @@ fn nat64_prefixes(table: &mut Table<'_>) -> Reach {
     reach
 }
 
-/// Reads `[cache]`.
 fn read_cache(root: &mut Table<'_>) -> Cache {
     let default = Cache { size: 64 << 20, max_ttl: Duration::from_hours(24), serve_stale: Duration::from_hours(24) };
     let Some(mut table) = root.table("cache") else { return default };
@@ -361,7 +363,7 @@ fn read_cache(root: &mut Table<'_>) -> Cache {
     Cache { size, max_ttl, serve_stale }
 }
 
-/// Reads where the admin endpoint listens: on loopback only, as it asks nobody who they are.
+/// Reads `admin.listen`. It has to be loopback, as the admin endpoint has no authentication.
 fn admin_address(table: &Table<'_>, text: Placed<&str>) -> Option<SocketAddr> {
     if text.value == "off" {
         return None;
@@ -370,7 +372,7 @@ fn admin_address(table: &Table<'_>, text: Placed<&str>) -> Option<SocketAddr> {
         Ok(address) if address.ip().is_loopback() => Some(address),
         Ok(address) => {
             let message = format!("`admin.listen`: `{address}` is not a loopback address");
-            let help = "it asks nobody who they are: write `127.0.0.1:9153` or `[::1]:9153`, or `off`";
+            let help = "it has no authentication: write `127.0.0.1:9153` or `[::1]:9153`, or `off`";
             table.error(text.span, message, Some(help.to_owned()));
             None
         }
@@ -382,12 +384,11 @@ fn admin_address(table: &Table<'_>, text: Placed<&str>) -> Option<SocketAddr> {
     }
 }
 
-/// Returns the default of `admin.listen`.
 fn default_admin() -> SocketAddr {
     DEFAULT_ADMIN.parse().expect("the default is an address")
 }
 
-/// Reads a log filter.
+/// Reads `log`, the filter of log lines.
 fn log_levels(root: &Table<'_>, text: Placed<&str>) -> Targets {
     log_filter::parse(text.value).unwrap_or_else(|error| {
         let help =
@@ -397,12 +398,12 @@ fn log_levels(root: &Table<'_>, text: Placed<&str>) -> Targets {
     })
 }
 
-/// Reads a number of whole seconds.
+/// Reads a duration in whole seconds.
 fn seconds(table: &mut Table<'_>, key: &'static str, range: std::ops::RangeInclusive<u64>, default: u64) -> Duration {
     Duration::from_secs(table.integer(key, range).map_or(default, |seconds| seconds.value))
 }
 
-/// Reads the name that devboxes have their names below.
+/// Reads `devbox_suffix`.
 fn suffix(root: &Table<'_>, text: Placed<&str>) -> DevboxSuffix {
     match pattern::hostname(text.value) {
         Ok(name) => return DevboxSuffix::new(name),
@@ -414,12 +415,12 @@ fn suffix(root: &Table<'_>, text: Placed<&str>) -> DevboxSuffix {
     DevboxSuffix::default()
 }
 
-/// Makes a reference to a policy.
+/// Makes a reference to a policy that remembers its place in the file.
 fn reference(table: &Table<'_>, id: Placed<&str>) -> Binding {
     Binding { policy: id.value.into(), written: Some((table.source().clone(), id.span)) }
 }
 
-/// Returns where a span begins.
+/// Returns the place at which a span begins.
 fn place(table: &Table<'_>, span: Span) -> Place {
     let (line, column) = table.locate(span);
     table.source().at(line, column)
@@ -429,16 +430,16 @@ fn place(table: &Table<'_>, span: Span) -> Place {
 mod tests {
     use super::*;
 
-    /// Reads a configuration and returns what is wrong with it, a line each.
+    /// Parses a configuration and returns its errors, one a line.
     fn complaints(text: &str) -> Vec<String> {
         let parsed = Config::parse(Path::new("h.toml"), text);
         parsed.err().unwrap_or_default().iter().map(ToString::to_string).collect()
     }
 
     #[test]
-    fn the_template_says_the_defaults() {
+    fn template_states_the_defaults() {
         let text = include_str!("../../systemd/hostgate.toml");
-        // Every key that is commented out has its default behind it.
+        // A key that is commented out with `#: ` has its default as value.
         let keys: String =
             text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
         let parsed = Config::parse(Path::new("/etc/hostgate/hostgate.toml"), keys).unwrap();
@@ -450,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wrong_is_told_at_once_with_its_place() {
+    fn all_errors_are_reported_at_once_with_their_places() {
         let text = "polices = 'p'\nlist_directories = ['/', '/proc/self', 'l']\ndenied_ttl = -1\nlog = '=,='\ndevbox_suffix = '*.box'\n\
                     [[listen]]\naddress = 'tls://192.0.2.1'\n[[listen]]\n\
                     [upstream]\nservers = ['https://dns.example/q', 'x']\n[admin]\nlisten = '0.0.0.0:9153'\n[cache]\nsize = 1\n";
@@ -474,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_relative_to_the_file() {
+    fn relative_paths_are_below_the_directory_of_the_file() {
         let text = "policies = 'p'\n[decisions]\npath = '/var/log/d'\n[upstream]\nresolv_conf = 'r'\n";
         let config = Config::parse(Path::new("/etc/hostgate/h.toml"), text).unwrap();
         assert_eq!(config.policies, Path::new("/etc/hostgate/p"));

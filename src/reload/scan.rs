@@ -14,7 +14,7 @@ use super::trusted::{Trusted, Use};
 use super::watch::Changes;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
 use crate::policy::{FilePath, OrderedMap, Tree};
-use crate::util::regular_file::is_of_kernel;
+use crate::util::regular_file::is_in_kernel_tree;
 
 /// The policies directory as it was last read.
 #[derive(Default)]
@@ -514,7 +514,7 @@ impl Walk<'_> {
 
     /// Returns whether a link leads to a tree of the kernel, unless the policies directory itself is in one.
     fn leads_to_kernel(&self, path: &Path) -> bool {
-        is_of_kernel(path) && !fs::canonicalize(path).is_ok_and(|real| real.starts_with(&self.root))
+        is_in_kernel_tree(path) && !fs::canonicalize(path).is_ok_and(|real| real.starts_with(&self.root))
     }
 
     /// Returns how far the walk is.

@@ -87,7 +87,7 @@ impl Trusted {
         let real = regular_file::real_path(file, path).map_err(|error| error.to_string())?;
         let is_inside = self.real.iter().any(|directory| real.starts_with(directory))
             || as_what == Use::Policies && self.is_of_api(&real);
-        if !is_inside && regular_file::is_of_kernel(&real) {
+        if !is_inside && regular_file::is_in_kernel_tree(&real) {
             return Err("it leads to a tree of the kernel (/proc, /sys, /dev): remove it".to_owned());
         }
         let is_for_owner_alone = metadata.mode() & FOR_OTHERS == 0;

@@ -1,7 +1,11 @@
-//! A content hash that is the same in every process and release.
+//! Hashes of file contents that are the same in every process and release, unlike those of `std::hash`.
+//!
+//! Three kinds: [`content_hash`] for one file, [`ContentHasher`] for pieces in order, and [`ContentSum`] for a set of
+//! files of which one can be replaced without reading the others. Operators compare the hash of a snapshot between
+//! replicas, so a change of any constant here makes replicas of two releases look different. None is cryptographic.
 
-/// Returns a 64-bit hash of `bytes`, eight octets a step. It tells contents apart for people and replicas; nothing
-/// relies on it where someone could gain from a collision.
+/// Returns a 64-bit hash of `bytes`, eight octets a round. It distinguishes contents for people and replicas; no
+/// security decision relies on it, as collisions can be constructed.
 #[must_use]
 pub(crate) fn content_hash(bytes: &[u8]) -> u64 {
     // Both halves of the product are kept: with the lower one alone, the high bits of a word would stay high bits.
@@ -14,21 +18,21 @@ pub(crate) fn content_hash(bytes: &[u8]) -> u64 {
     let hash = words.iter().fold(OFFSET_BASIS, |hash, word| fold(hash, u64::from_le_bytes(*word)));
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
+    // Without the length, `a` and `a` followed by zeros would be the same padded word.
     let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     fold(fold(hash, u64::from_le_bytes(last)), length)
 }
 
-/// Collects what a snapshot is made from into one hash (FNV-1a).
+/// A hasher (FNV-1a) that combines the pieces a snapshot is made from into one hash.
 #[derive(Debug)]
 pub(crate) struct ContentHasher(u64);
 
 impl ContentHasher {
-    /// Starts with nothing.
     pub(crate) const fn new() -> Self {
         Self(OFFSET_BASIS)
     }
 
-    /// Adds a piece; its length goes in first, so that pieces cannot run into one another.
+    /// Adds one piece, preceded by its length, so that the hash depends on the boundaries between pieces.
     pub(crate) fn add(&mut self, bytes: &[u8]) {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes();
         for &byte in length.iter().chain(bytes) {
@@ -36,36 +40,36 @@ impl ContentHasher {
         }
     }
 
-    /// Returns the hash in hexadecimal.
+    /// Returns the hash as 16 hexadecimal digits.
     pub(crate) fn finish(&self) -> String {
         format!("{:016x}", self.0)
     }
 }
 
-/// A hash of files wherever they lie, in no order: what one of them adds can be taken out again, so that a change of one
-/// file costs no look at the others.
+/// A hash of a set of files that does not depend on their order. A file's contribution can be subtracted again, so
+/// changing one file does not require hashing the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ContentSum(u64);
 
 impl ContentSum {
-    /// Adds a file by its path below the root and the hash of its content.
+    /// Adds a file, given its path below the policies directory and the hash of its content.
     pub(crate) fn add(&mut self, path: &[u8], hash: u64) {
         self.0 = self.0.wrapping_add(mix(path, hash));
     }
 
-    /// Takes a file out that was added.
+    /// Removes a file that was added with the same path and hash.
     pub(crate) fn remove(&mut self, path: &[u8], hash: u64) {
         self.0 = self.0.wrapping_sub(mix(path, hash));
     }
 
-    /// Returns the sum.
+    /// Returns the sum as a number.
     pub(crate) const fn bits(self) -> u64 {
         self.0
     }
 }
 
-/// Returns a hash of a path and a content hash, each bit of which depends on all of both: sums of such do not collide
-/// where their parts are alike (the finalizer of `MurmurHash3`).
+/// Combines a path with a content hash so that each output bit depends on all input bits (the finalizer of
+/// `MurmurHash3`). Without the mixing, the sums of similar paths and hashes would collide.
 fn mix(path: &[u8], hash: u64) -> u64 {
     let mut bits = content_hash(path).wrapping_mul(MULTIPLIER) ^ hash.rotate_left(32);
     for multiplier in [0xff51_afd7_ed55_8ccd_u64, 0xc4ce_b9fe_1a85_ec53] {
@@ -77,10 +81,10 @@ fn mix(path: &[u8], hash: u64) -> u64 {
 /// The multiplier of [`content_hash`]: odd, half of its bits set.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The initial hash.
+/// The initial value of all hashes here: the offset basis of 64-bit FNV-1a.
 const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// The multiplier of FNV-1a.
+/// The 64-bit prime of FNV-1a.
 const PRIME: u64 = 0x0100_0000_01b3;
 
 #[cfg(test)]
@@ -88,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_stays_what_it_was_and_tells_contents_apart() {
+    fn hash_values_are_fixed_and_differ_by_content() {
         const CASES: &[(&str, u64)] = &[
             ("", 0x5365_4eaf_febf_f65a),
             ("a", 0xafdc_93be_9706_8748),
@@ -98,7 +102,7 @@ mod tests {
         for (text, hash) in CASES {
             assert_eq!(content_hash(text.as_bytes()), *hash, "{text}");
         }
-        // Words swapped, bits moved between the tops of words, zeros behind.
+        // Swapped words, differences in the top bits of words, and trailing zeros.
         let texts = [
             "aaaaaaaabbbbbbbb",
             "bbbbbbbbaaaaaaaa",
@@ -113,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_has_no_order_and_forgets_what_is_taken_out() {
+    fn sum_does_not_depend_on_order_and_removal_undoes_an_addition() {
         let sum = |files: &[(&str, u64)]| {
             let mut sum = ContentSum::default();
             for (path, hash) in files {
@@ -130,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_do_not_run_into_one_another() {
+    fn hash_depends_on_the_boundaries_between_pieces() {
         let hash = |pieces: &[&str]| {
             let mut hasher = ContentHasher::new();
             for piece in pieces {

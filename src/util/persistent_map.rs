@@ -1,30 +1,30 @@
-//! A map in the order of its keys of which a copy costs next to nothing: copies share what neither of them changed.
+//! A persistent ordered map: a copy shares every leaf that neither side has changed since.
 //!
-//! What is in force is never changed, so each reload makes the next of everything. Of 10,000 objects it changes one: here
-//! that costs one leaf and a pointer for each of the others. Two levels are enough for what fits into memory.
+//! A snapshot in force is immutable, so each reload builds the next one from a copy. Changing one of 10,000 objects
+//! costs a copy of one leaf and one pointer for each other leaf (copy on write). Two levels suffice for any number of
+//! objects that fits into memory.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::slice;
 use std::sync::Arc;
 
-/// Entries of a leaf at most: a copy of one and a pointer for each of the others cost about the same at 10,000 entries.
-const FULL: usize = 64;
+/// The most entries of a leaf. At 10,000 entries, copying one leaf and copying the pointers to the others cost
+/// about the same.
+const LEAF_CAPACITY: usize = 64;
 
-/// One leaf: entries in the order of their keys, never none.
+/// A leaf: at least one entry, sorted by key.
 type Leaf<K, V> = Arc<[(K, V)]>;
 
-/// Values by key, in the order of the keys.
+/// A persistent map from keys to values, iterated in key order.
 #[derive(Clone, Debug)]
 pub(crate) struct OrderedMap<K, V> {
-    /// The leaves, in the order of their keys.
+    /// The leaves, sorted by key; none is empty.
     leaves: Vec<Leaf<K, V>>,
-    /// The number of entries.
     len: usize,
 }
 
 impl<K, V> OrderedMap<K, V> {
-    /// Makes a map without entries.
     pub(crate) const fn new() -> Self {
         Self { leaves: Vec::new(), len: 0 }
     }
@@ -39,7 +39,8 @@ impl<K, V> OrderedMap<K, V> {
         self.iter().map(|(_, value)| value)
     }
 
-    /// Returns the entries from the first one on whose key is not `before`, which must hold for none behind it.
+    /// Returns the entries from the first key on for which `before` is false. `before` must be true for a prefix of
+    /// the keys, as with `partition_point`.
     pub(crate) fn iter_from(&self, before: impl Fn(&K) -> bool) -> impl Iterator<Item = (&K, &V)> {
         let at = self.leaves.partition_point(|leaf| leaf.last().is_some_and(|(key, _)| before(key)));
         let leaves = self.leaves.get(at..).unwrap_or_default();
@@ -47,7 +48,8 @@ impl<K, V> OrderedMap<K, V> {
         leaves.iter().flat_map(|leaf| &**leaf).skip(first).map(|(key, value)| (key, value))
     }
 
-    /// Returns the entries that are not shared with `other`: all that differ, and their neighbours.
+    /// Returns the entries in leaves that `other` does not share: every entry that differs, and those next to it in
+    /// its leaf.
     pub(crate) fn not_shared_with<'m>(&'m self, other: &Self) -> impl Iterator<Item = (&'m K, &'m V)> {
         let shared: HashSet<_> = other.leaves.iter().map(Arc::as_ptr).collect();
         let own = self.leaves.iter().filter(move |leaf| !shared.contains(&Arc::as_ptr(leaf)));
@@ -56,7 +58,7 @@ impl<K, V> OrderedMap<K, V> {
 }
 
 impl<K: Ord, V> OrderedMap<K, V> {
-    /// Returns a value by its key.
+    /// Returns the value of a key.
     pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -64,7 +66,7 @@ impl<K: Ord, V> OrderedMap<K, V> {
         self.get_key_value(key).map(|(_, value)| value)
     }
 
-    /// Returns an entry by its key.
+    /// Returns the stored key and the value of a key.
     pub(crate) fn get_key_value<Q: Ord + ?Sized>(&self, key: &Q) -> Option<(&K, &V)>
     where
         K: Borrow<Q>,
@@ -74,7 +76,7 @@ impl<K: Ord, V> OrderedMap<K, V> {
         leaf.get(at).map(|(key, value)| (key, value))
     }
 
-    /// Returns whether there is an entry of this key.
+    /// Returns whether the map has an entry with this key.
     pub(crate) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -82,7 +84,7 @@ impl<K: Ord, V> OrderedMap<K, V> {
         self.get(key).is_some()
     }
 
-    /// Returns the index of the leaf that has the key, if any has: the first that does not end before it.
+    /// Returns the index of the only leaf that can hold the key: the first whose last key is not less.
     fn leaf_of<Q: Ord + ?Sized>(&self, key: &Q) -> usize
     where
         K: Borrow<Q>,
@@ -92,9 +94,10 @@ impl<K: Ord, V> OrderedMap<K, V> {
 }
 
 impl<K: Ord + Clone, V: Clone> OrderedMap<K, V> {
-    /// Puts an entry in, in the place of one with the same key.
+    /// Inserts an entry, replacing one with the same key.
     pub(crate) fn insert(&mut self, key: K, value: V) {
-        // Behind all others it goes into the last leaf: ids that sort by time leave full leaves behind.
+        // A key above all others goes into the last leaf, which is not split when full: ids that sort by time leave
+        // full leaves.
         let at = self.leaf_of(&key).min(self.leaves.len().saturating_sub(1));
         let Some(leaf) = self.leaves.get_mut(at) else {
             self.leaves.push([(key, value)].into());
@@ -108,7 +111,7 @@ impl<K: Ord + Clone, V: Clone> OrderedMap<K, V> {
             }
             Err(place) => {
                 self.len += 1;
-                if leaf.len() < FULL {
+                if leaf.len() < LEAF_CAPACITY {
                     let (before, behind) = leaf.split_at(place);
                     *leaf = before.iter().cloned().chain([(key, value)]).chain(behind.iter().cloned()).collect();
                 } else if place == leaf.len() {
@@ -124,7 +127,7 @@ impl<K: Ord + Clone, V: Clone> OrderedMap<K, V> {
         }
     }
 
-    /// Takes an entry out, if there is one of this key.
+    /// Removes the entry with this key, if the map has one.
     pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q)
     where
         K: Borrow<Q>,
@@ -134,8 +137,8 @@ impl<K: Ord + Clone, V: Clone> OrderedMap<K, V> {
         let Ok(place) = leaf.binary_search_by(|(other, _)| other.borrow().cmp(key)) else { return };
         self.len -= 1;
         let (before, behind) = (&leaf[..place], &leaf[place + 1..]);
-        // What is left of two neighbours goes together, or removals would leave a leaf to each entry.
-        let next = self.leaves.get(at + 1).filter(|next| leaf.len() + next.len() <= FULL / 2);
+        // Small neighbours are merged, or many removals would leave one leaf for each entry.
+        let next = self.leaves.get(at + 1).filter(|next| leaf.len() + next.len() <= LEAF_CAPACITY / 2);
         let merges = next.is_some();
         let next = next.map_or(&[][..], |next| next);
         let rest: Leaf<K, V> = before.iter().chain(behind).chain(next).cloned().collect();
@@ -156,7 +159,7 @@ impl<K, V> Default for OrderedMap<K, V> {
     }
 }
 
-/// Of entries with the same key, the last one counts.
+/// Collects entries; the last of several with the same key wins.
 impl<K: Ord, V> FromIterator<(K, V)> for OrderedMap<K, V> {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
         let mut entries: Vec<(K, V)> = entries.into_iter().collect();
@@ -169,11 +172,11 @@ impl<K: Ord, V> FromIterator<(K, V)> for OrderedMap<K, V> {
             is_same
         });
         let len = entries.len();
-        // Its length is known to the end, so that each leaf is collected into its own room without a detour.
+        // `take` of an exact-size iterator is exact-size too, so each leaf is allocated once, at its final length.
         let mut entries = entries.into_iter();
-        let mut leaves = Vec::with_capacity(len.div_ceil(FULL));
+        let mut leaves = Vec::with_capacity(len.div_ceil(LEAF_CAPACITY));
         while entries.len() > 0 {
-            leaves.push(entries.by_ref().take(FULL).collect());
+            leaves.push(entries.by_ref().take(LEAF_CAPACITY).collect());
         }
         Self { leaves, len }
     }
@@ -198,14 +201,14 @@ impl<'m, K, V> IntoIterator for &'m OrderedMap<K, V> {
     }
 }
 
-/// The entries of a map, in the order of their keys.
+/// An iterator over the entries of an [`OrderedMap`] in key order.
 #[derive(Debug)]
 pub(crate) struct Iter<'m, K, V> {
-    /// The leaves to come.
+    /// The leaves after the current one.
     leaves: slice::Iter<'m, Leaf<K, V>>,
-    /// What is left of this one.
+    /// The entries of the current leaf that are still to come.
     leaf: slice::Iter<'m, (K, V)>,
-    /// The number of entries to come.
+    /// The number of entries still to come, in all leaves.
     left: usize,
 }
 
@@ -243,27 +246,27 @@ mod tests {
 
     use super::*;
 
-    /// Asserts that a map holds what another one does, and that its leaves are as they have to be.
+    /// Asserts that a map equals `model`, that its leaves are within bounds, and that few of them are small.
     fn assert_same(map: &OrderedMap<u16, u8>, model: &BTreeMap<u16, u8>) {
         assert!(map.iter().eq(model));
         assert_eq!(map.iter().len(), model.len());
-        assert!(map.leaves.iter().all(|leaf| !leaf.is_empty() && leaf.len() <= FULL));
+        assert!(map.leaves.iter().all(|leaf| !leaf.is_empty() && leaf.len() <= LEAF_CAPACITY));
         let pairs = map.leaves.windows(2);
-        let small = pairs.filter(|pair| pair[0].len() + pair[1].len() <= FULL / 4).count();
+        let small = pairs.filter(|pair| pair[0].len() + pair[1].len() <= LEAF_CAPACITY / 4).count();
         assert!(small <= 1 + map.leaves.len() / 2, "{small} of {}", map.leaves.len());
     }
 
     #[test]
-    fn keys_that_come_in_order_leave_full_leaves() {
+    fn ascending_keys_fill_every_leaf() {
         let mut map = OrderedMap::new();
         (0..1000_u16).for_each(|key| map.insert(key, 0_u8));
-        assert_eq!(map.leaves.len(), 1000_usize.div_ceil(FULL));
+        assert_eq!(map.leaves.len(), 1000_usize.div_ceil(LEAF_CAPACITY));
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn it_is_a_map_whose_copies_stay_as_they_are(
+        fn map_behaves_as_a_btree_map_and_changes_leave_copies_unchanged(
             first in prop::collection::vec((0..600_u16, any::<u8>()), 0..400),
             steps in prop::collection::vec((any::<bool>(), 0..600_u16, any::<u8>()), 0..600),
             probes in prop::collection::vec(0..600_u16, 0..20),
@@ -288,7 +291,7 @@ mod tests {
                 prop_assert!(map.iter_from(|key| *key < probe).eq(model.range(probe..)));
             }
             prop_assert_eq!(map == copy, model == before);
-            // Whatever is new is among what is not shared.
+            // Every new or changed entry is in a leaf that is not shared.
             let own: BTreeMap<_, _> = map.not_shared_with(&copy).collect();
             for (key, value) in &model {
                 prop_assert!(before.get(key) == Some(value) || own.contains_key(key));

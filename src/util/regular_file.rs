@@ -1,8 +1,9 @@
-//! Opening files in whose place there may be anything by now.
+//! Opening files safely in directories that others can write to.
 //!
-//! Whoever may write a directory may put a FIFO, a device or a symlink in the place of a file there. Opening a FIFO waits
-//! for its other end for ever, and opening a device may do something; so what is no regular file is not opened, and what
-//! was opened is looked at again. A test reads the sources: no other module opens files by their path to read them.
+//! Someone with write access to a directory can replace a file by a FIFO, a device or a symlink. Opening a FIFO blocks
+//! until its other end is opened, and opening a device can have side effects. So the file type is checked before
+//! opening, and again on the open descriptor. A test reads the sources: no other module opens files by path for
+//! reading.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -10,28 +11,31 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Opens a regular file to read it, symlinks followed. Never waits for anything but the file system.
+/// Opens a regular file for reading, following symlinks. It blocks on the file system alone, never on a FIFO or
+/// device.
 ///
 /// # Errors
-/// There is none, or it may not be opened; of kind `IsADirectory` or `InvalidInput` where it is something else.
+/// The file does not exist or may not be opened; the kind is `IsADirectory` or `InvalidInput` if it is not a
+/// regular file.
 pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    refuse_others(&fs::metadata(path)?)?;
-    // It may be another one by now: without O_NONBLOCK, opening a FIFO would wait for a writer.
+    require_regular(&fs::metadata(path)?)?;
+    // The path can have been replaced since the check: without O_NONBLOCK, opening a FIFO would wait for a writer.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let metadata = file.metadata()?;
-    refuse_others(&metadata)?;
+    require_regular(&metadata)?;
     Ok((file, metadata))
 }
 
-/// Returns whether a file could not be opened for want of something that may be there again in a moment: descriptors, memory.
-pub(crate) fn is_for_want(error: &io::Error) -> bool {
+/// Returns whether opening a file failed for lack of descriptors or memory, which can be available again a moment
+/// later.
+pub(crate) fn is_resource_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 /// Reads a regular file of at most `most` octets.
 ///
 /// # Errors
-/// As [`open`]; of kind `FileTooLarge` where it is longer.
+/// The errors of [`open`], and the kind `FileTooLarge` if the file is longer than `most`.
 pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let (file, _) = open(path)?;
     read_open(&file, most)
@@ -40,12 +44,12 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// Reads a regular file of at most `most` octets as text.
 ///
 /// # Errors
-/// As [`read`]; of kind `InvalidData` where it is not UTF-8.
+/// The errors of [`read`], and the kind `InvalidData` if the file is not UTF-8.
 pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
     String::from_utf8(read(path, most)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
-/// Reads the rest of an open file, which may not be more than `most` octets.
+/// Reads the rest of an open file, of at most `most` octets.
 fn read_open(file: &File, most: u64) -> io::Result<Vec<u8>> {
     let mut octets = Vec::new();
     file.take(most.saturating_add(1)).read_to_end(&mut octets)?;
@@ -55,27 +59,28 @@ fn read_open(file: &File, most: u64) -> io::Result<Vec<u8>> {
     Ok(octets)
 }
 
-/// Returns where a file that was opened by `path` is, without symlinks on the way. The answer is about the open file,
-/// whatever lies at `path` by now.
+/// Returns the path of an open file with all symlinks resolved; `path` is the one it was opened by. The result is
+/// about the open file, even if `path` has been replaced since.
 ///
 /// # Errors
-/// It was moved or replaced meanwhile, or the way to it cannot be looked at.
+/// The file was moved or replaced since it was opened, or a directory of its path cannot be read.
 pub(crate) fn real_path(file: &File, path: &Path) -> io::Result<PathBuf> {
     let by_descriptor = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    // Without /proc the path has to do; then it has to lead to the very file.
+    // Without /proc, the path is resolved again, and the check below makes sure that it still leads to this file.
     let real = by_descriptor.or_else(|_| fs::canonicalize(path))?;
     let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
     let is_there = fs::symlink_metadata(&real).is_ok_and(|there| file.metadata().is_ok_and(|it| id(&it) == id(&there)));
     if is_there {
         Ok(real)
     } else {
-        Err(io::Error::other("it was replaced while it was opened: it is looked at again"))
+        Err(io::Error::other("the file was replaced while it was opened; it is read again"))
     }
 }
 
-/// Returns whether `path` is in a tree that the kernel or a driver makes (/proc, /sys, /dev), wherever symlinks or mounts
-/// lead: there is no end to what is in it, and reading may do something. What lies below /dev/shm is files as any other.
-pub(crate) fn is_of_kernel(path: &Path) -> bool {
+/// Returns whether `path` is in a tree of files that the kernel or a driver generates (/proc, /sys, /dev), also by
+/// way of symlinks and mounts. Such files can be endless, and reading them can have side effects. Files below /dev/shm
+/// are ordinary.
+pub(crate) fn is_in_kernel_tree(path: &Path) -> bool {
     let real = fs::canonicalize(path);
     let real = real.as_deref().unwrap_or(path);
     if real.starts_with("/dev/shm") && real != Path::new("/dev/shm") {
@@ -84,14 +89,14 @@ pub(crate) fn is_of_kernel(path: &Path) -> bool {
     let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
     let (of_root, of_path) = (device(Path::new("/")), device(real));
     ["/proc", "/sys", "/dev"].into_iter().map(Path::new).any(|tree| {
-        // Where nothing is mounted there, it is a part of the file system that everything is in.
+        // A tree that is not mounted is on the root file system, whose device number says nothing.
         let is_mounted = || device(tree).filter(|it| Some(*it) != of_root);
         real.starts_with(tree) || of_path.is_some() && is_mounted() == of_path
     })
 }
 
-/// Refuses what is no regular file.
-fn refuse_others(metadata: &Metadata) -> io::Result<()> {
+/// Refuses everything but a regular file.
+fn require_regular(metadata: &Metadata) -> io::Result<()> {
     let kind = metadata.file_type();
     if kind.is_file() {
         return Ok(());
@@ -99,14 +104,14 @@ fn refuse_others(metadata: &Metadata) -> io::Result<()> {
     if kind.is_dir() {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory, not a file"));
     }
-    let what = if kind.is_fifo() {
+    let found = if kind.is_fifo() {
         "a FIFO"
     } else if kind.is_socket() {
         "a socket"
     } else {
         "a device"
     };
-    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is not a regular file but {what}")))
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is not a regular file but {found}")))
 }
 
 #[cfg(test)]
@@ -118,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_regular_files_are_opened_and_nothing_waits() {
+    fn opening_refuses_other_file_types_without_blocking() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         fs::write(at("file"), "text").unwrap();
@@ -144,21 +149,21 @@ mod tests {
     }
 
     #[test]
-    fn trees_of_the_kernel_are_known_by_any_path() {
+    fn kernel_trees_are_recognised_by_any_path() {
         let root = tempfile::tempdir().unwrap();
         symlink("/proc/self", root.path().join("link")).unwrap();
         symlink("/dev/shm/none", root.path().join("gone")).unwrap();
         for path in ["/proc", "/proc/self/fd", "/sys", "/dev", "/dev/none", "/tmp/../proc", "/proc/none"] {
-            assert!(is_of_kernel(Path::new(path)), "{path}");
+            assert!(is_in_kernel_tree(Path::new(path)), "{path}");
         }
-        assert!(is_of_kernel(&root.path().join("link")));
+        assert!(is_in_kernel_tree(&root.path().join("link")));
         for path in [Path::new("/"), Path::new("/process"), Path::new("."), root.path(), &root.path().join("gone")] {
-            assert!(!is_of_kernel(path), "{path:?}");
+            assert!(!is_in_kernel_tree(path), "{path:?}");
         }
     }
 
     #[test]
-    fn a_file_that_was_replaced_has_no_place() {
+    fn real_path_fails_for_a_replaced_file() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("file");
         fs::write(&path, "one").unwrap();
@@ -169,11 +174,11 @@ mod tests {
     }
 
     #[test]
-    fn no_other_module_opens_files_by_their_path_to_read_them() {
-        /// What would wait for a FIFO, in code that is not a test.
-        const OPENING: [&str; 4] = ["fs::read(", "read_to_string(", "File::open(", ".read(true)"];
-        /// Lines that are something else: directories, the kernel's own files.
-        const FINE: [&str; 3] = ["File::open(path)?.sync_all()", "/sys/class/net/", "/proc/"];
+    fn other_modules_do_not_open_files_by_path_for_reading() {
+        /// Calls that would block on a FIFO.
+        const OPENING_CALLS: [&str; 4] = ["fs::read(", "read_to_string(", "File::open(", ".read(true)"];
+        /// Exceptions: directories, and files of the kernel.
+        const EXCEPTIONS: [&str; 3] = ["File::open(path)?.sync_all()", "/sys/class/net/", "/proc/"];
         fn walk(directory: &Path, see: &mut impl FnMut(&Path)) {
             for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
                 if entry.path().is_dir() { walk(&entry.path(), see) } else { see(&entry.path()) }
@@ -186,8 +191,8 @@ mod tests {
             }
             let text = fs::read_to_string(path).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-            for line in code.lines().filter(|line| !FINE.iter().any(|fine| line.contains(fine))) {
-                let opens = OPENING.iter().any(|word| line.contains(word));
+            for line in code.lines().filter(|line| !EXCEPTIONS.iter().any(|fine| line.contains(fine))) {
+                let opens = OPENING_CALLS.iter().any(|word| line.contains(word));
                 assert!(!opens || line.contains("regular_file::"), "{}: {line}", path.display());
             }
         });

@@ -14,7 +14,7 @@ use crate::api::auth::secret_file;
 use crate::api::hex;
 use crate::document::{Diagnostic, Place, Severity};
 use crate::reload::Stamp;
-use crate::util::regular_file::{self, is_for_want};
+use crate::util::regular_file::{self, is_resource_shortage};
 
 /// What a line begins with that has a token's hash instead of the token.
 const HASHED: &str = "sha256:";
@@ -147,7 +147,7 @@ impl Held {
         let before = self.tokens.take();
         self.stamp = None;
         let read = secret_file::read(path);
-        self.is_passing = read.is_err() && regular_file::open(path).is_err_and(|error| is_for_want(&error));
+        self.is_passing = read.is_err() && regular_file::open(path).is_err_and(|error| is_resource_shortage(&error));
         let (octets, stamp) = read.map_err(|wrong| vec![*wrong])?;
         let tokens: Arc<[Token]> = parse(path, &octets)?.into();
         // Written to while it was read, or just now, it is read again the next time.

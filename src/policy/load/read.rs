@@ -26,7 +26,7 @@ use crate::policy::model::spec::{
 };
 use crate::policy::object_file;
 use crate::util::content_hash::content_hash;
-use crate::util::few::Few;
+use crate::util::small_list::SmallList;
 
 /// What a file is read as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +52,12 @@ pub(crate) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
     if let Role::Object(_) = role
         && let Some(fault) = object_file::fault(source.text())
     {
-        let nothing =
-            FileSpec { source: source.clone(), clients: Few::default(), records: Few::default(), others: None };
+        let nothing = FileSpec {
+            source: source.clone(),
+            clients: SmallList::default(),
+            records: SmallList::default(),
+            others: None,
+        };
         return (nothing, vec![error(fault)]);
     }
     let (spec, mut diagnostics) = document::read(source, |root| {
@@ -65,7 +69,7 @@ pub(crate) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
             is_whole: root.is_whole(),
             hash: content_hash(source.text().as_bytes()),
         };
-        let (mut clients, mut records) = (Few::default(), Few::default());
+        let (mut clients, mut records) = (SmallList::default(), SmallList::default());
         if role.is_of_policies() {
             let blueprints = root.tables("blueprint").into_iter();
             others.blueprints = blueprints.filter_map(|(id, table)| blueprint(&id, table)).map(Arc::new).collect();

@@ -13,7 +13,7 @@ use super::budget::Budget;
 use crate::policy::matching::name_set::NameSet;
 use crate::policy::matching::pattern::Purpose;
 use crate::util::content_hash::content_hash;
-use crate::util::few::Few;
+use crate::util::small_list::SmallList;
 
 /// The objects of one file. Most files are those of a client each, with a record.
 #[derive(Debug)]
@@ -21,9 +21,9 @@ pub(crate) struct FileSpec {
     /// The file and its text.
     pub(crate) source: Source,
     /// `[client.ID]`.
-    pub(crate) clients: Few<ClientSpec>,
+    pub(crate) clients: SmallList<ClientSpec>,
     /// `[api.ID]`.
-    pub(crate) records: Few<RecordSpec>,
+    pub(crate) records: SmallList<RecordSpec>,
     /// What else there is, if anything is.
     pub(crate) others: Option<Box<Others>>,
 }
@@ -194,7 +194,7 @@ pub(crate) struct ClientSpec {
     /// The id.
     pub(crate) id: Placed<Arc<str>>,
     /// Its addresses, as [`crate::policy::matching::client_index::canonical`] makes them.
-    pub(crate) sources: Few<Placed<IpNet>>,
+    pub(crate) sources: SmallList<Placed<IpNet>>,
     /// What it is made from.
     pub(crate) blueprint: Option<Placed<Arc<str>>>,
     /// The phase of its life that chooses among the blueprint's policies.

@@ -1,25 +1,26 @@
-//! Lists that mostly have one element.
+//! A list that stores a single element inline, so that one-element lists need no allocation.
 
 use std::ops::{Deref, DerefMut};
 use std::slice;
 
-/// A list of which one element takes no room of its own: of ten thousands of files nearly each holds one client with one
-/// address, and every block of the heap costs its head and what does not fit between others.
+/// A list that stores a single element inline and any other number on the heap.
+///
+/// Nearly each of tens of thousands of policy files names one client with one address; a heap block for each would cost
+/// the allocator's header and rounding.
 #[derive(Clone, Debug)]
-pub(crate) enum Few<T> {
-    /// One element.
+pub(crate) enum SmallList<T> {
     One([T; 1]),
-    /// Any other number.
+    /// Zero elements, or two and more.
     Several(Box<[T]>),
 }
 
-impl<T> Default for Few<T> {
+impl<T> Default for SmallList<T> {
     fn default() -> Self {
         Self::Several(Box::default())
     }
 }
 
-impl<T> From<Vec<T>> for Few<T> {
+impl<T> From<Vec<T>> for SmallList<T> {
     fn from(elements: Vec<T>) -> Self {
         match <[T; 1]>::try_from(elements) {
             Ok(one) => Self::One(one),
@@ -28,13 +29,13 @@ impl<T> From<Vec<T>> for Few<T> {
     }
 }
 
-impl<T> FromIterator<T> for Few<T> {
+impl<T> FromIterator<T> for SmallList<T> {
     fn from_iter<I: IntoIterator<Item = T>>(elements: I) -> Self {
         elements.into_iter().collect::<Vec<_>>().into()
     }
 }
 
-impl<T> Deref for Few<T> {
+impl<T> Deref for SmallList<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -45,7 +46,7 @@ impl<T> Deref for Few<T> {
     }
 }
 
-impl<T> DerefMut for Few<T> {
+impl<T> DerefMut for SmallList<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         match self {
             Self::One(one) => one,
@@ -54,7 +55,7 @@ impl<T> DerefMut for Few<T> {
     }
 }
 
-impl<'f, T> IntoIterator for &'f Few<T> {
+impl<'f, T> IntoIterator for &'f SmallList<T> {
     type IntoIter = slice::Iter<'f, T>;
     type Item = &'f T;
 
@@ -68,13 +69,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_the_list_it_was_made_of() {
+    fn list_has_the_elements_it_was_collected_from() {
         for count in [0, 1, 2, 9] {
-            let mut few: Few<u8> = (0..count).collect();
-            assert!((&few).into_iter().copied().eq(0..count), "{count}");
-            few.iter_mut().for_each(|number| *number += 1);
-            assert!(few.iter().copied().eq(1..=count), "{count}");
-            assert_eq!(matches!(few, Few::One(_)), count == 1);
+            let mut list: SmallList<u8> = (0..count).collect();
+            assert!((&list).into_iter().copied().eq(0..count), "{count}");
+            list.iter_mut().for_each(|number| *number += 1);
+            assert!(list.iter().copied().eq(1..=count), "{count}");
+            assert_eq!(matches!(list, SmallList::One(_)), count == 1);
         }
     }
 }
