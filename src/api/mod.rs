@@ -54,7 +54,7 @@ use crate::bounds::{MAX_OBJECT, MAX_TOLD_LINE};
 use crate::config;
 use crate::document::{Diagnostic, Place, Source, shortened};
 use crate::engine::Engine;
-use crate::fair_share::quota::{Claimant, Grant};
+use crate::fair_share::quota::{Requester, Reservation};
 use crate::policy::{BUILT_IN, Record, Snapshot, sealed};
 use crate::reload::out_of_date::{Entry, Kind as Lag};
 use crate::reload::{Change, Changer, Progress, Refused};
@@ -100,7 +100,7 @@ struct Writing<'w> {
     /// What it needs.
     writer: MutexGuard<'w, Writer>,
     /// Its turn among the tokens, given back after the lock.
-    _turn: Grant,
+    _turn: Reservation,
 }
 
 impl Deref for Writing<'_> {
@@ -269,10 +269,10 @@ impl Control {
     /// What `work` says, that it panicked, or that too many others read.
     async fn read<T: Send + 'static>(
         &self,
-        claimant: Claimant,
+        requester: Requester,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let turn = self.quotas.readers.wait(claimant, 1, quotas::deadline()).await;
+        let turn = self.quotas.readers.wait(requester, 1, quotas::deadline()).await;
         let turn = turn.ok_or_else(|| ApiError::busy("too many requests read: try again"))?;
         // Whoever goes meanwhile leaves no turn to another one before the thread is free.
         let work = move || {
@@ -288,7 +288,7 @@ impl Control {
     /// # Errors
     /// Too many others wait, or for too long.
     async fn write(&self, principal: &Principal) -> Result<Writing<'_>, ApiError> {
-        let turn = self.quotas.writers.wait(principal.claimant(), 1, quotas::write_deadline()).await;
+        let turn = self.quotas.writers.wait(principal.requester(), 1, quotas::write_deadline()).await;
         let turn = turn.ok_or_else(|| ApiError::busy("too many changes wait: try again"))?;
         Ok(Writing { writer: self.writer.lock().await, _turn: turn })
     }

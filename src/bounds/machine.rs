@@ -1,7 +1,8 @@
-//! The memory that this process may still have: by its own limits, by those of its control groups, and by the machine.
+//! The memory still available to this process: below its resource limits, its control groups' limits, and on the
+//! machine.
 //!
-//! Control groups are those of version 2 (`memory.max`), and of version 1 where the machine has it (`memory.limit_in_bytes`). A
-//! group's own parents may have less than it has, so all on the way to the root are looked at.
+//! Both versions of control groups are read: `memory.max` of version 2 and `memory.limit_in_bytes` of version 1. A
+//! parent group can have a lower limit than its child, so every group up to the root is read.
 
 use std::path::{Path, PathBuf};
 
@@ -9,30 +10,31 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::util::regular_file;
 
-/// The longest file of the kernel's that is read here, in octets.
+/// The most octets read from one file in /proc or /sys.
 const LONGEST: u64 = 64 << 10;
 
-/// What is left of a limit.
+/// The memory left below one limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Left {
-    /// Octets that are left.
+pub(crate) struct MemoryLeft {
     pub(crate) octets: u64,
     /// The limit, in octets.
     pub(crate) limit: u64,
-    /// Whose limit it is, for people.
-    pub(crate) whose: String,
-    /// Whether it counts addresses, and not only what is written to.
+    /// The name of the limit, for messages.
+    pub(crate) limited_by: String,
+    /// Whether the limit counts address space (RLIMIT_AS, RLIMIT_DATA) and not only memory that has been written to.
     pub(crate) is_of_addresses: bool,
 }
 
-/// Returns what is left of each limit on this process's memory; `root` is `/` but for tests.
-pub(crate) fn memory_left(root: &Path) -> Vec<Left> {
+/// Returns the memory left below each limit of this process. `root` is `/`, or the stand-in of a test.
+pub(crate) fn memory_left(root: &Path) -> Vec<MemoryLeft> {
     let mut left = Vec::new();
     let status = read(&root.join("proc/self/status")).unwrap_or_default();
-    for (resource, key, whose) in [(Resource::As, "VmSize", "RLIMIT_AS"), (Resource::Data, "VmData", "RLIMIT_DATA")] {
+    for (resource, key, limited_by) in
+        [(Resource::As, "VmSize", "RLIMIT_AS"), (Resource::Data, "VmData", "RLIMIT_DATA")]
+    {
         if let (Some(limit), Some(used)) = (getrlimit(resource).current, kib(&status, key)) {
             let octets = limit.saturating_sub(used);
-            left.push(Left { octets, limit, whose: whose.to_owned(), is_of_addresses: true });
+            left.push(MemoryLeft { octets, limit, limited_by: limited_by.to_owned(), is_of_addresses: true });
         }
     }
     left.extend(of_groups(root));
@@ -40,21 +42,21 @@ pub(crate) fn memory_left(root: &Path) -> Vec<Left> {
     left
 }
 
-/// Returns the lowest limit on memory that this process's control groups have, if any has one.
-pub(crate) fn group_limit(root: &Path) -> Option<Left> {
+/// Returns the lowest memory limit among this process's control groups, or `None` if none has a limit.
+pub(crate) fn group_limit(root: &Path) -> Option<MemoryLeft> {
     of_groups(root).into_iter().min_by_key(|left| left.limit)
 }
 
-/// Returns what is left on the machine, swap included.
-fn of_machine(root: &Path) -> Option<Left> {
+/// Returns the memory left on the machine, including swap.
+fn of_machine(root: &Path) -> Option<MemoryLeft> {
     let text = read(&root.join("proc/meminfo"))?;
     let octets = kib(&text, "MemAvailable")? + kib(&text, "SwapFree").unwrap_or(0);
     let limit = kib(&text, "MemTotal")? + kib(&text, "SwapTotal").unwrap_or(0);
-    Some(Left { octets, limit, whose: "this machine".to_owned(), is_of_addresses: false })
+    Some(MemoryLeft { octets, limit, limited_by: "this machine".to_owned(), is_of_addresses: false })
 }
 
-/// Returns what is left to each control group that has a limit.
-fn of_groups(root: &Path) -> Vec<Left> {
+/// Returns the memory left in each control group that has a limit.
+fn of_groups(root: &Path) -> Vec<MemoryLeft> {
     let mut left = Vec::new();
     for line in read(&root.join("proc/self/cgroup")).unwrap_or_default().lines() {
         let mut parts = line.splitn(3, ':').skip(1);
@@ -83,32 +85,32 @@ fn of_groups(root: &Path) -> Vec<Left> {
     left
 }
 
-/// Returns what is left to one control group, if it has a limit.
-fn of_group(group: &Path, [limit, used, inactive]: [&str; 3]) -> Option<Left> {
-    /// What version 1 has in place of no limit, less a page.
+/// Returns the memory left in one control group, or `None` if it has no limit.
+fn of_group(group: &Path, [limit, used, inactive]: [&str; 3]) -> Option<MemoryLeft> {
+    /// A value that version 1 writes for "no limit" is above this one; the exact value depends on the page size.
     const UNBOUNDED: u64 = 1 << 62;
     let file: PathBuf = group.join(limit);
     let limit = number(&file).filter(|limit| *limit < UNBOUNDED)?;
-    // Files that were read and are not in use are given up first.
+    // The kernel reclaims inactive pages of files first, so they count as free.
     let stat = read(&group.join("memory.stat")).unwrap_or_default();
     let inactive = stat.lines().find_map(|line| line.strip_prefix(inactive)?.trim().parse::<u64>().ok());
     let used = number(&group.join(used))?.saturating_sub(inactive.unwrap_or(0));
-    let whose = format!("the control group's {}", file.display());
-    Some(Left { octets: limit.saturating_sub(used), limit, whose, is_of_addresses: false })
+    let limited_by = format!("the control group's {}", file.display());
+    Some(MemoryLeft { octets: limit.saturating_sub(used), limit, limited_by, is_of_addresses: false })
 }
 
-/// Returns the octets of a line `KEY: NUMBER kB`.
+/// Returns the value of a line `KEY: NUMBER kB`, in octets.
 fn kib(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// Reads a file with a number in it.
+/// Permits that only holders of fewer than `little` get.
 fn number(path: &Path) -> Option<u64> {
     read(path)?.trim().parse().ok()
 }
 
-/// Reads a file of the kernel's.
+/// Reads a file in /proc or /sys.
 fn read(path: &Path) -> Option<String> {
     regular_file::read_text(path, LONGEST).ok()
 }
@@ -119,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes a file system of these files.
+    /// Creates a stand-in for the root directory with these files.
     fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
@@ -146,14 +148,14 @@ mod tests {
         ]);
         let left = of_groups(root.path());
         assert_eq!(left.iter().map(|left| (left.octets, left.limit)).collect::<Vec<_>>(), [(60_000, 100_000)]);
-        assert!(left[0].whose.ends_with("/system.slice/memory.max"), "{left:?}");
+        assert!(left[0].limited_by.ends_with("/system.slice/memory.max"), "{left:?}");
         assert_eq!(group_limit(root.path()).unwrap().limit, 100_000);
         let machine = of_machine(root.path()).unwrap();
         assert_eq!((machine.octets, machine.limit), (4010 << 10, 8100 << 10));
     }
 
     #[test]
-    fn version_1_and_a_container_whose_path_is_the_hosts() {
+    fn version_1_groups_are_read_also_if_their_path_is_that_of_the_host() {
         let root = root(&[
             ("proc/self/cgroup", "12:cpu,cpuacct:/docker/x\n5:memory:/docker/x\n0::/\n"),
             ("sys/fs/cgroup/memory/memory.limit_in_bytes", "1000000\n"),
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_a_machine() {
-        assert!(memory_left(Path::new("/")).iter().any(|left| left.whose == "this machine" && left.octets > 0));
+    fn memory_of_this_machine_is_found() {
+        assert!(memory_left(Path::new("/")).iter().any(|left| left.limited_by == "this machine" && left.octets > 0));
     }
 }

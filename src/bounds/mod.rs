@@ -1,9 +1,10 @@
-//! Every bound on what clients, upstreams and the disk can make grow, in one place.
+//! Every bound on what clients, upstreams and the disk can make grow, in one table.
 //!
-//! A full queue or table is never waited for without a deadline: there is an answer, or something is given up and counted.
-//! The constants are here, or named here with their module where they are part of how it works; a test looks that none is
-//! missing, and none named that is gone. What is a limit of the protocol (a name has 255 octets) stands where the protocol is.
-//! Where the limit on open files is too low for all of them, those on sockets and connections shrink together: `capacity`.
+//! No full queue or table is waited for without a deadline: a request is answered, or something is dropped and counted.
+//! A bound is a constant of this module, or is named here with its module if it belongs to one algorithm; a test
+//! compares the table with the sources. Limits of the protocol (a name has at most 255 octets) are in the modules of
+//! the protocol. If the limit on open files is too low for all of them, the bounds on sockets and connections shrink
+//! together: see [`capacity`].
 //!
 //! # Clients, over UDP
 //!
@@ -67,7 +68,7 @@
 //! | decision records not written yet | `telemetry::decision_log::pool::BLOCKS` of 128 KiB, and one more for each of `telemetry::decision_log::LANES` a CPU | dropped | `hostgate_decision_records_dropped_total` |
 //! | hops of an alias in a record | `engine::decision_record::MAX_HOPS` | the rest is left out | |
 //! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error of the folder right below, or of the link by which it came; what was in force of it stays | `hostgate_reload_ok` |
-//! | a reload or a change by the API | ten seconds; twenty for whoever waits for it | it goes on, and is told; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
+//! | a reload or a change by the API | ten seconds; twenty for a client that waits for it | it goes on, and the status says so; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
 //! | memory that a file takes while it is loaded | `reload::weight`: what is left of the limits of the process, of its control groups and of the machine | as above | the same |
 //! | errors, and warnings of a kind, told of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
@@ -102,7 +103,7 @@
 //! | connections | [`CONTROL_CONNECTIONS`], of which [`MAX_CLOSING`] are on their way out | one without a request that was let in is closed: the oldest of the address that has most without a token, then one of the token that has most; with none, the new one waits | `hostgate_control_connections`, `hostgate_control_closed_total{reason="room"}` |
 //! | of those, with requests under way that were let in; with requests that wait for a status | [`BUSY_CONNECTIONS`], [`WAITING_CONNECTIONS`]; each by token | the request waits ten seconds at most: 503; a connection of the same token that has waited for longest is answered early: 408, and where none has waited for a second, the new one is refused: 503 | `hostgate_control_requests_total{outcome="busy"}` |
 //! | requests under way, the octets of their answers not taken yet | [`MAX_REQUESTS`], [`MAX_ANSWERS`]; each by token | refused: 503; the next one waits ten seconds at most: 503 | the same |
-//! | claims on one of these that wait | [`MAX_CLAIMS`]; by token | refused: 503 | the same |
+//! | reservations of one of these that wait | [`MAX_WAITING_RESERVATIONS`]; by token | refused: 503 | the same |
 //! | refusals of a connection not taken yet | [`MAX_REFUSED`] | the connection is closed | `hostgate_control_closed_total{reason="room"}` |
 //! | requests at once of an HTTP/2 connection | [`MAX_STREAMS`] | refused, the client waits | |
 //! | octets of a head, its fields | [`MAX_HEAD`], [`MAX_HEADERS`] | refused: 431 | |
@@ -132,7 +133,7 @@
 //! | devboxes that were shut down | [`MAX_SHUT_DOWN`], and `forget_after` of `[control]` | the oldest one's file is removed | |
 //! | requests that may come again, and octets of their answers | [`MAX_RETRIES`], [`MAX_RETRY_OCTETS`]; each by token | the oldest of the token is forgotten, and would be done again | |
 //!
-//! # Those who look after it
+//! # Operators
 //!
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
@@ -148,39 +149,39 @@
 pub(crate) mod capacity;
 pub(crate) mod machine;
 
-/// The buffers asked for in each direction of a UDP socket, in octets; the kernel may grant less (`net.core.rmem_max`,
-/// `wmem_max`).
+/// The size to ask for as buffer of each direction of a UDP socket, in octets; the kernel may grant less
+/// (`net.core.rmem_max`, `wmem_max`).
 ///
-/// Replies to neighbours that do not exist stay in the send buffer for seconds: it has to hold more of them than a client
-/// makes us send in that time.
+/// Replies to neighbours that do not exist stay in the send buffer for seconds, until ARP or neighbour discovery fails:
+/// the buffer has to hold more of them than a client can cause in that time.
 pub(crate) const UDP_BUFFER: usize = 4 << 20;
 
-/// Policy files that there may be when the API makes one more: a start reads [`MAX_ENTRIES`] files and folders.
+/// Policy files at most when the API adds one. It is below [`MAX_ENTRIES`], the files and folders that a start reads.
 pub(crate) const MAX_MADE: usize = 190_000;
 
 /// Changes of policy files by the API that may wait for one another.
 pub(crate) const MAX_CHANGE_QUEUE: usize = 1_024;
 
-/// Looks at files of one kind that wait for the thread that makes them.
+/// Requests to look at files of one kind that wait for the thread that does so.
 pub(crate) const MAX_LOOKS: usize = 1_024;
 /// Audit records that may wait for the disk.
 pub(crate) const MAX_AUDIT_QUEUE: usize = 1_024;
 
 /// Connections to the API at once.
 pub(crate) const CONTROL_CONNECTIONS: usize = 1_024;
-/// Of those, connections that were told to close for others and have not ended yet.
+/// Of those, connections being closed to make way for others.
 pub(crate) const MAX_CLOSING: usize = 128;
-/// Of all, connections with requests under way that were let in: the others can be closed for a new one.
+/// Of all, connections with admitted requests under way: the others can be closed for a new one.
 pub(crate) const BUSY_CONNECTIONS: usize = 256;
 /// Requests to the API under way, from their heads until their clients have the answers.
 pub(crate) const MAX_REQUESTS: usize = 4_096;
 /// Octets of answers of the API that their clients have not taken yet.
 pub(crate) const MAX_ANSWERS: usize = 64 << 20;
-/// Claims on one of the API's capacities that wait for it.
-pub(crate) const MAX_CLAIMS: usize = 4_096;
+/// Reservations of one of the API's capacities that wait for it.
+pub(crate) const MAX_WAITING_RESERVATIONS: usize = 4_096;
 /// Refusals of a connection to the API that its client has not taken yet.
 pub(crate) const MAX_REFUSED: usize = 32;
-/// Requests at once of one HTTP/2 connection to the API: clients wait for many devboxes over one.
+/// Concurrent requests of one HTTP/2 connection to the API: clients wait for many devboxes over one connection.
 pub(crate) const MAX_STREAMS: u32 = 128;
 /// Octets of a request's head, and what is read ahead of a connection to the API.
 pub(crate) const MAX_HEAD: usize = 16 << 10;
@@ -188,17 +189,18 @@ pub(crate) const MAX_HEAD: usize = 16 << 10;
 pub(crate) const MAX_HEADERS: usize = 64;
 /// Octets of a request's body.
 pub(crate) const MAX_BODY: usize = 1 << 20;
-/// Octets of the body of a request that changes nothing: who may only read can make us parse no more.
+/// Octets of the body of a request that changes nothing. A token that may only read cannot make the API parse more.
 pub(crate) const MAX_SMALL_BODY: usize = 4 << 10;
 /// Octets of the bodies of all requests that run.
 pub(crate) const MAX_BODIES: usize = 16 << 20;
-/// Octets that the parsed bodies of all requests take: of a hostile one ten times its text.
+/// Octets that the parsed bodies of all requests take: a hostile one takes ten times its text.
 pub(crate) const MAX_PARSED: usize = 64 << 20;
-/// Requests that change something at once; they run to their end even if their client goes.
+/// Requests that change something at once; each runs to its end even if its client disconnects.
 pub(crate) const MAX_CHANGING: usize = 1_024;
 /// Requests that read something at once: a long list takes megabytes.
 pub(crate) const MAX_READING: usize = 16;
-/// Files that are read at once for answers: parsed, one takes up to a hundred times as much. One token gets two of them.
+/// Files read at once for answers. A parsed file takes up to a hundred times its size in memory; one token can read two
+/// at a time.
 pub(crate) const MAX_READERS: usize = 3;
 /// Changes that are made at once: each one builds on the one before.
 pub(crate) const MAX_WRITERS: usize = 1;
@@ -206,7 +208,7 @@ pub(crate) const MAX_WRITERS: usize = 1;
 pub(crate) const MAX_OBJECT: usize = 2 << 20;
 /// Octets of a page of objects, not counting the last one.
 pub(crate) const MAX_PAGE_OCTETS: usize = 4 << 20;
-/// Connections to the API with requests that wait for a status: the others are for what is done at once.
+/// Connections to the API with requests that wait for a status; the rest is for requests answered at once.
 pub(crate) const WAITING_CONNECTIONS: usize = CONTROL_CONNECTIONS / 2;
 /// Requests that wait for a status at once; one HTTP/2 connection may have many.
 pub(crate) const MAX_WAITING: usize = 1_024;
@@ -214,83 +216,84 @@ pub(crate) const MAX_WAITING: usize = 1_024;
 pub(crate) const MAX_SECRET: u64 = 1 << 20;
 /// Builds of blueprints at once.
 pub(crate) const MAX_BUILDS: usize = 4;
-/// Builds that may wait for their turn.
+/// Builds that wait for one of the [`MAX_BUILDS`] to end.
 pub(crate) const MAX_BUILD_QUEUE: usize = 64;
-/// Octets of what a build said that are kept.
+/// Octets kept of a build's output.
 pub(crate) const MAX_BUILD_LOG: usize = 128 << 10;
-/// Octets of a line of it.
+/// Octets of one line of a build's output.
 pub(crate) const MAX_BUILD_LINE: usize = 4 << 10;
-/// Builds of which it is kept.
+/// Builds whose output is kept.
 pub(crate) const MAX_BUILD_LOGS: usize = 64;
 /// Devboxes that were shut down and can still be shown.
 pub(crate) const MAX_SHUT_DOWN: usize = 10_000;
-/// Requests to the API whose answers are kept in case they come again.
+/// Requests to the API whose answers are kept for a retry with the same idempotency key.
 pub(crate) const MAX_RETRIES: usize = 20_000;
-/// The octets of those answers, all together.
+/// Octets of the answers kept for retries, all together.
 pub(crate) const MAX_RETRY_OCTETS: usize = 32 << 20;
 
 /// Queries that may wait for upstreams at once; further ones are answered SERVFAIL, or with stale data.
 pub(crate) const MAX_PENDING: usize = 16_384;
-/// Of those, the queries of one client; further ones of it are answered so.
+/// Of those, the queries of one client; further ones are answered in the same way.
 pub(crate) const MAX_PENDING_OF_CLIENT: usize = MAX_PENDING / 8;
-/// Answers that may be renewed ahead of time at once; beyond that they expire, and are asked for when somebody asks.
+/// Answers renewed ahead of their expiry at once; further ones expire, and are asked for at the next query.
 pub(crate) const MAX_RENEWALS: usize = MAX_PENDING / 16;
-/// Different questions being asked at a time: as many as queries may wait and answers may be renewed, so that it is the
-/// clients' shares that bound them.
+/// Different questions asked of upstreams at once: as many as there can be waiting queries and renewals, so that only
+/// the clients' shares limit them.
 pub(crate) const MAX_QUESTIONS: usize = MAX_PENDING + MAX_RENEWALS;
-/// Queries that wait for one question at a time, the first included.
+/// Queries that wait for the same question, including the first.
 pub(crate) const MAX_ASKERS: usize = 1000;
-/// Questions that may go the general way at once (over TCP, or where a first try brought no answer): each takes sockets
-/// of its own.
+/// Questions asked at once over TCP, or over UDP after a first try without an answer: each takes sockets of its own.
 pub(crate) const MAX_ASKING: usize = 384;
-/// Of those, the questions of one client: as many as its share is when it is alone, so that what a forger drives to TCP
-/// does not fail for want of a place.
+/// Of those, the questions of one client: its share when it is alone, so that queries that a forger drives to TCP do
+/// not fail for lack of a socket.
 pub(crate) const MAX_ASKING_OF_CLIENT: usize = MAX_ASKING / 2;
 
-/// Clients whose use of a budget is kept in mind, of under 2 KiB mostly, 32 KiB at most; the one that was not used for longest goes.
+/// Clients whose use of a budget is remembered, mostly in less than 2 KiB each and in 32 KiB at most; the least
+/// recently seen client is forgotten first.
 pub(crate) const MAX_LEDGERS: usize = 4096;
-/// Wildcards and domains of one client whose budgets are kept apart; all others count as one.
+/// Wildcards and domains of one client with a budget each; all further ones share one.
 pub(crate) const MAX_ALLOWANCES: usize = 256;
-/// Log lines a minute that say that a budget is spent.
+/// Log lines a minute about spent budgets.
 pub(crate) const MAX_BUDGET_LINES: usize = 20;
 
-/// Sockets, and so ports, that a thread has to one upstream.
+/// UDP sockets, and so source ports, that a thread has to one upstream.
 pub(crate) const MAX_UPSTREAM_PORTS: usize = 16;
 
-/// Clients of a thread that ask upstreams through sockets of their own.
+/// Clients of a thread that have an upstream socket of their own.
 pub(crate) const MAX_APART: usize = 64;
-/// UDP sockets to upstreams of the general way: half of the usual 1,024 file descriptors. Three quarters are for first tries, of
-/// which there are no more than questions.
+/// UDP sockets to upstreams for questions outside of the threads' own sockets: half of the usual 1,024 file
+/// descriptors. Three quarters are for first tries, of which there are at most [`MAX_ASKING`].
 pub(crate) const MAX_UPSTREAM_SOCKETS: usize = 512;
-/// TCP connections to one upstream: one for all questions, and those of questions that are asked again because that one closed
-/// or stalled.
+/// TCP connections to one upstream: one shared by all questions, and others for questions repeated because that one
+/// closed or stalled.
 pub(crate) const MAX_UPSTREAM_STREAMS: usize = 32;
 
-/// Listeners that have threads of their own; more of them share one thread a CPU.
+/// Listeners with a thread on each CPU; if there are more, all of them share one thread a CPU.
 pub(crate) const MAX_THREADED_LISTENERS: usize = 8;
 
-/// Connections the kernel keeps for us before they are accepted.
+/// Connections that the kernel queues before they are accepted.
 pub(crate) const TCP_BACKLOG: i32 = 512;
-/// TCP connections at once, over all clients and listeners. A client has as many as are still free; for a further one the
-/// connection of it that has been idle the longest is closed (RFC 7766 §6.2.3), or the new one when none is idle.
+/// TCP connections of clients at once, over all listeners. A client may have as many as are still free; for a further
+/// one, its own connection that has been idle longest is closed (RFC 7766 §6.2.3), or the new one if none is idle.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
-/// Of those, the connections that only clients with fewer than [`GUARANTEED_CONNECTIONS`] get: a few clients whose
-/// connections are all busy cannot shut out the others.
+/// Of those, connections for clients with fewer than [`GUARANTEED_CONNECTIONS`]. Without them, some clients whose
+/// connections are all busy could shut out all others.
 pub(crate) const RESERVED_CONNECTIONS: usize = MAX_CONNECTIONS / 8;
-/// TCP connections that a client gets when none is free, at the cost of an idle one of the client with most: enough for
-/// the questions that a stub asks at once, and for connections that it has closed and we have not.
+/// TCP connections that each client can have even if none is free, at the cost of an idle one of the client with most:
+/// enough for the questions that a stub resolver asks at once, and for connections closed by the client but not yet by
+/// us.
 pub(crate) const GUARANTEED_CONNECTIONS: usize = 6;
-/// Queries of one connection that may wait for an upstream at once; then its next query is not read.
+/// Queries of one connection that wait for an upstream at once; at the limit, the connection is not read.
 pub(crate) const MAX_PIPELINED: usize = 64;
-/// Answers of one connection that are made and not yet taken by the client, of up to 64 KiB each; then nothing more is
-/// read or made for it.
+/// Answers of one connection that its client has not taken yet, of up to 64 KiB each; at the limit, the connection is
+/// not read and no answer is made for it.
 pub(crate) const MAX_UNREAD: usize = 4;
 
 /// The largest file read, in octets: a million hostnames take about a third of it.
 pub(crate) const MAX_FILE: u64 = 64 << 20;
-/// Directories below the policies directory, counted from it.
+/// The depth of directories below the policies directory.
 pub(crate) const MAX_DEPTH: usize = 32;
-/// Files and directories looked at below the policies directory.
+/// Files and directories read below the policies directory.
 pub(crate) const MAX_ENTRIES: usize = 200_000;
 /// List files that one key of a policy names.
 pub(crate) const MAX_LISTS: usize = 1_000;
@@ -302,46 +305,47 @@ pub(crate) const MAX_TOLD_WARNINGS: usize = 8 << 10;
 pub(crate) const MAX_TOLD_FILES: usize = 4 << 10;
 /// Upstreams in `/status`; the metrics have all of them.
 pub(crate) const MAX_TOLD_UPSTREAMS: usize = 64;
-/// Addresses that the status says are listened at.
+/// Listening addresses that `/status` names.
 pub(crate) const MAX_TOLD_ADDRESSES: usize = 256;
-/// Log lines a minute that say that nothing came of a SIGHUP, or the same error as before.
+/// Log lines a minute about SIGHUPs that changed nothing or met the same error as before.
 pub(crate) const MAX_ASKED_LINES: usize = 20;
-/// Log lines a minute that say that upstreams are gone or answer again.
+/// Log lines a minute about upstreams that stop answering or answer again.
 pub(crate) const MAX_OUTAGE_LINES: usize = 20;
-/// Octets of a single error or warning there.
+/// Octets of a single error or warning in `/status`.
 pub(crate) const MAX_TOLD_LINE: usize = 1 << 10;
-/// Warnings that one look writes to the log.
+/// Warnings that one reload writes to the log.
 pub(crate) const MAX_LOGGED: usize = 100;
 /// Octets of the policy files in the last good state that is kept on disk.
 pub(crate) const MAX_LAST_GOOD: u64 = 64 << 20;
-/// Octets of the lists in it.
+/// Octets of the list files in the last good state that is kept on disk.
 pub(crate) const MAX_LAST_GOOD_LISTS: u64 = 256 << 20;
-/// Entries of what is out of date in the status.
+/// Entries about files that are out of date in `/status`.
 pub(crate) const MAX_OUT_OF_DATE: usize = 16;
-/// Octets of the path and of the reason of such an entry.
+/// Octets of the path, and of the reason, of an entry about a file that is out of date.
 pub(crate) const MAX_OUT_OF_DATE_TEXT: usize = 256;
-/// Files that are compared with what was read at a time: some 4 ms.
+/// Files compared with their last read content in one go, which takes some 4 ms.
 pub(crate) const MAX_COMPARED_AT_ONCE: usize = 4_000;
-/// Files being written to that are kept in mind; with more, nothing is waited for.
+/// Files remembered as being written to; with more, a reload does not wait for writers.
 pub(crate) const MAX_WRITING: usize = 1024;
-/// Changed files that are kept in mind; with more, everything is looked at.
+/// Changed files remembered between reloads; with more, a reload reads everything.
 pub(crate) const MAX_CHANGED: usize = 1024;
 
 /// Connections to the admin endpoint at once; for a further one, one without a request under way is closed.
 pub(crate) const ADMIN_CONNECTIONS: usize = 256;
-/// Connections to the admin endpoint that were told to close and have not ended yet.
+/// Connections to the admin endpoint that are being closed.
 pub(crate) const MAX_ADMIN_CLOSING: usize = 128;
-/// Descriptors in reserve for connections to the admin endpoint, and as many for those to the API.
+/// Descriptors reserved for connections to the admin endpoint, and as many for the API.
 pub(crate) const MAX_ACCEPT_RESERVE: usize = 8;
-/// Sockets a successor takes at most; 128 listeners of 64 threads are fewer.
+/// Sockets that a successor takes over at most; 128 listeners of 64 threads have fewer.
 pub(crate) const MAX_PASSED: usize = 16_384;
-/// Octets of log lines that wait for standard error to take them, beside as many that are being written: about 7,000 lines.
+/// Octets of log lines that wait for standard error, about 7,000 lines; as many more can be in the process of being
+/// written.
 pub(crate) const MAX_LOG_QUEUE: usize = 1 << 20;
 /// The longest answer of the admin endpoint that `hostgate status` reads, in octets.
 pub(crate) const MAX_STATUS: u64 = 16 << 20;
 /// The longest answer of the API that the command line reads, in octets: a page of objects is a tenth of it.
 pub(crate) const MAX_API_ANSWER: usize = 16 << 20;
-/// How often `hostgate policy update` tries to change a policy that others change meanwhile.
+/// Attempts of `hostgate policy update` to change a policy that others change at the same time.
 pub(crate) const MAX_REPEATED_CHANGES: usize = 64;
 
 #[cfg(test)]
@@ -351,8 +355,8 @@ mod tests {
 
     use super::*;
 
-    /// What looks like a bound and is none: limits of the protocol, of the kernel or of a key's value, and where a fast
-    /// way ends and the general one begins.
+    /// Constants whose names look like bounds of this table but are limits of the protocol, the kernel or a key's
+    /// value, or the point at which a fast path ends.
     const NONE: &[(&str, &str)] = &[
         ("config", "MAX_THREADS"),
         ("config", "MAX_TTL"),
@@ -376,7 +380,7 @@ mod tests {
         ("listen::takeover", "BACKLOG"),
     ];
 
-    /// Calls `see` with each file below `directory`, its path from there, and its text.
+    /// Calls `see` with the path (from `root`) and the text of each Rust file below `directory`.
     fn walk(directory: &Path, root: &Path, see: &mut impl FnMut(&str, &str)) {
         for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
             let path = entry.path();
@@ -389,7 +393,7 @@ mod tests {
         }
     }
 
-    /// Returns the name of the bound that a line declares, if it declares one.
+    /// Returns the name of the bound that a line declares, or `None` if it declares none.
     fn bound(line: &str) -> Option<&str> {
         let (before, rest) = line.split_once("const ")?;
         let (name, rest) = rest.split_once(": ")?;
@@ -444,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_of_the_table_is_one() {
+    fn every_metric_named_in_the_table_exists() {
         let known = include_str!("../listen/admin/exposition.rs");
         for name in include_str!("mod.rs").lines().filter(|line| line.starts_with("//! |")).flat_map(|line| {
             line.split('`').filter(|part| part.starts_with("hostgate_")).map(|part| part.split('{').next().unwrap())
@@ -455,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_never_has_it_all() {
+    fn one_client_can_never_use_a_whole_capacity() {
         const { assert!(MAX_UPSTREAM_SOCKETS / 4 * 3 >= MAX_ASKING) };
         const { assert!(MAX_PENDING_OF_CLIENT < MAX_PENDING && MAX_ASKING_OF_CLIENT < MAX_ASKING) };
         const { assert!(WAITING_CONNECTIONS + BUSY_CONNECTIONS < CONTROL_CONNECTIONS - MAX_CLOSING) };

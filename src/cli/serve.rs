@@ -19,7 +19,7 @@ use super::sources::{self, Search};
 use super::{CONFIG, DEADLINE, FAILED, OK};
 use crate::api::{self, Control, Opened, Reserved};
 use crate::bounds::capacity::{self, Capacity, Needs};
-use crate::bounds::machine::{Left, group_limit};
+use crate::bounds::machine::{MemoryLeft, group_limit};
 use crate::bounds::{MAX_LOGGED, MAX_TOLD_LINE};
 use crate::config::{self, Config};
 use crate::document::{escaped, shortened};
@@ -202,7 +202,7 @@ pub(super) struct Sizes {
     /// Threads that answer queries.
     threads: usize,
     /// The limit on memory of the control group, if it has one.
-    group: Option<Left>,
+    group: Option<MemoryLeft>,
     /// Octets that the cache may take, and those that were wanted.
     cache: [usize; 2],
 }
@@ -241,12 +241,12 @@ impl Sizes {
     /// Says what was worked out: in a warning where the bounds are not what they are meant to be.
     fn log(&self) {
         let Self { open_files, capacity, cpus, threads, group, cache: [cache, wanted] } = self;
-        if let Some(Left { limit, whose, .. }) = group {
+        if let Some(MemoryLeft { limit, limited_by, .. }) = group {
             let (memory_mib, cache_mib, wanted_mib) = (limit >> 20, cache >> 20, wanted >> 20);
             if cache < wanted {
-                tracing::warn!(memory_mib, cache_mib, wanted_mib, "cache kept to a quarter of {whose}");
+                tracing::warn!(memory_mib, cache_mib, wanted_mib, "cache kept to a quarter of {limited_by}");
             } else {
-                tracing::info!(memory_mib, cache_mib, "memory limited by {whose}");
+                tracing::info!(memory_mib, cache_mib, "memory limited by {limited_by}");
             }
         }
         let Capacity { connections, admin, control, sockets, ports, apart, streams, reserve: _ } = capacity;

@@ -235,12 +235,12 @@ impl Engine {
                     }
                     return Step::Answer;
                 }
-                let Some(seat) = self.pending.take(holder) else {
+                let Some(permit) = self.pending.take(holder) else {
                     self.metrics.turned_away();
                     self.without_upstream(&mut exchange, &question, &Failure::busy(TOO_MANY), out);
                     return Step::Answer;
                 };
-                let counted = Counted::Client { _seat: seat };
+                let counted = Counted::Client { _permit: permit };
                 // Not the query as it came: padding would be kept for as long as it waits.
                 let (bytes, view, question) = (query.to_bytes(), Arc::clone(view), Arc::new(question));
                 let (over, has_stale) = (exchange.over, matches!(hit, Hit::Stale { .. }));
@@ -380,14 +380,14 @@ impl Engine {
     /// Asks on, in a task of its own, where a first try brought no answer; who joins the question waits for that.
     pub(crate) fn ask_on(self: &Arc<Self>, claim: Claim, first: &Pending, tried: Tried) {
         let holder = first.holder;
-        let Some(seat) = self.asking.take(holder) else {
+        let Some(permit) = self.asking.take(holder) else {
             return claim.settle(Err(Arc::new(Failure::busy(TOO_MANY))));
         };
         let (engine, upstreams) = (Arc::clone(self), Arc::clone(&first.view.upstreams));
         tokio::spawn(async move {
             let lookup = engine.ask(&upstreams, claim.question(), Some(tried), holder).await;
             claim.settle(lookup);
-            drop(seat);
+            drop(permit);
         });
     }
 
@@ -418,12 +418,12 @@ impl Engine {
     /// Returns what the upstreams say to a pending question.
     pub(crate) async fn look_up(self: &Arc<Self>, pending: &Pending) -> Lookup {
         let asking = || {
-            let (seat, holder) = (self.asking.take(pending.holder), pending.holder);
+            let (permit, holder) = (self.asking.take(pending.holder), pending.holder);
             let engine = Arc::clone(self);
             let upstreams = Arc::clone(&pending.view.upstreams);
             let question = Arc::clone(&pending.question);
             async move {
-                let Some(_seat) = seat else { return Err(Arc::new(Failure::busy(TOO_MANY))) };
+                let Some(_permit) = permit else { return Err(Arc::new(Failure::busy(TOO_MANY))) };
                 engine.ask(&upstreams, &question, None, holder).await
             }
         };

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Asked, Lookup, View};
 use crate::dns::response::Question;
-use crate::fair_share::{Holder, Seat};
+use crate::fair_share::{Holder, Permit};
 use crate::policy::Limit;
 use crate::upstream::{STALE_AFTER, Upstreams};
 
@@ -34,7 +34,7 @@ pub(super) enum Counted {
     /// A client waits for it.
     Client {
         /// A part of the client's share.
-        _seat: Seat,
+        _permit: Permit,
     },
     /// Nobody waits for it: its answer is renewed ahead of time.
     Renewal {

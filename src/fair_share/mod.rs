@@ -1,10 +1,13 @@
 //! The share of one client in what all clients use: waiting queries, sockets, connections.
 //!
-//! One rule holds for everything that is counted: **a holder may have at most as much as is still free**. It is the dynamic
-//! threshold of Choudhury and Hahne ("Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM
-//! Transactions on Networking 6(2), 1998) with α = 1: one greedy holder gets half of the capacity, two get a third each,
-//! and as much as the greediest one has is always left for whoever comes next. No number of greedy holders shuts out
-//! another one, and a lone one is hardly limited.
+//! One rule holds for everything that is counted: **a client may hold at most as much as is still free**. It is the
+//! dynamic threshold of Choudhury and Hahne ("Dynamic Queue Length Thresholds for Shared-Memory Packet Switches",
+//! IEEE/ACM Transactions on Networking 6(2), 1998) with α = 1: one greedy client gets half of the capacity, two get a
+//! third each, and as much as the greediest one holds is always left for the next. No number of greedy clients shuts
+//! out another one, and a lone client is hardly limited.
+//!
+//! Words: a [`Holder`] is the client (or API token) that a share is counted for; a [`Permit`] is one unit that it
+//! holds, as of a semaphore; a [`quota::Reservation`] is an amount of a capacity with a queue.
 
 pub(crate) mod quota;
 
@@ -14,39 +17,39 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-/// The tables, so that threads seldom wait for each other.
+/// The shards of a table, each with a lock of its own, so that threads seldom wait for each other.
 const SHARDS: usize = 16;
 
-/// The identity that shares are counted for: a client of the policies, a host that is in none, a token of the API.
+/// The identity that a share is counted for: a client of the policies, a host in no client, or a token of the API.
 ///
-/// A hash of 32 bits under a key drawn at the start of the process. Two holders that collide share one share: among
-/// 10,000 clients this happens to any pair with a probability of 1 %, and nobody outside can bring it about.
+/// A 32-bit hash under a key drawn at process start. Two holders whose hashes collide share one share: among 10,000
+/// clients any pair does so with a probability of 1 %, and no client can bring about a collision without the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Holder(u32);
 
 /// The hash key of [`Holder`] for names.
 static NAME_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// The hash key of [`Holder`] for hosts: an odd factor.
+/// The hash key of [`Holder`] for hosts: an odd number, so that multiplying by it loses no bits.
 static HOST_KEY: LazyLock<u64> = LazyLock::new(|| NAME_KEY.hash_one(0) | 1);
 
 impl Holder {
-    /// The holder of what nobody waits for any more.
+    /// A reserved value for shares that no client waits for any more.
     pub const NOBODY: Self = Self(0);
 
-    /// Returns the holder that an id names: a client's, a token's. Ids of different kinds never share a table.
+    /// Returns the holder for the id of a client or a token. Ids of different kinds must not share a table.
     #[must_use]
     pub fn named(id: &str) -> Self {
         Self::folded(NAME_KEY.hash_one(id))
     }
 
-    /// Returns the holder that a source address in no client stands for: the IPv4 address, or the /64 that one host can
-    /// choose IPv6 addresses from.
+    /// Returns the holder for a source address in no client: the IPv4 address, or the /64 prefix, from which one host
+    /// can choose IPv6 addresses.
     #[must_use]
     pub fn host(source: IpAddr) -> Self {
         let network = match source.to_canonical() {
             IpAddr::V4(v4) => u64::from(u32::from(v4)),
-            // No IPv6 network of a host is ::/64 with the same lower half.
+            // The top bit keeps IPv6 prefixes and IPv4 addresses apart.
             IpAddr::V6(v6) => u64::try_from(u128::from(v6) >> 64).unwrap_or(0) | 1 << 63,
         };
         let product = u128::from(network ^ *HOST_KEY) * u128::from(*HOST_KEY);
@@ -55,19 +58,19 @@ impl Holder {
         )
     }
 
-    /// Returns the identity as a number whose bits are all alike random.
+    /// Returns the identity as a number with uniformly random bits.
     #[must_use]
     pub fn number(self) -> u32 {
         self.0
     }
 
-    /// Makes one of a hash of 64 bits.
+    /// Folds a 64-bit hash into a holder.
     fn folded(hash: u64) -> Self {
         Self(u32::try_from((hash ^ hash >> 32) & u64::from(u32::MAX)).unwrap_or(0))
     }
 }
 
-/// Hashes a [`Holder`], whose number is random already, as itself.
+/// A hasher that passes the number of a [`Holder`] through, as its bits are random already.
 #[derive(Debug, Default)]
 pub(crate) struct HolderHasher(u64);
 
@@ -79,7 +82,7 @@ impl Hasher for HolderHasher {
     }
 
     fn write_u32(&mut self, number: u32) {
-        // The table takes its bucket from the low bits and its tag from the top ones.
+        // hashbrown takes the bucket from the low bits and the tag from the top seven.
         self.0 = u64::from(number) << 32 | u64::from(number);
     }
 
@@ -88,55 +91,53 @@ impl Hasher for HolderHasher {
     }
 }
 
-/// A table by holder.
+/// A hash table keyed by holder.
 pub(crate) type ByHolder<V> = HashMap<Holder, V, BuildHasherDefault<HolderHasher>>;
 
-/// Counts by holder, of something of which there is a limited number. A count that comes to zero is forgotten, so the
-/// memory taken is bounded by the capacity.
+/// Permits for a limited resource, counted by holder. A count of zero is removed, so the memory is bounded by the
+/// capacity.
 #[derive(Debug)]
 pub(crate) struct Shares {
-    /// The counts.
+    /// The number of permits of each holder, in shards.
     shards: [Mutex<ByHolder<usize>>; SHARDS],
-    /// The sum of the counts.
+    /// The number of permits of all holders.
     used: AtomicUsize,
-    /// What the sum may be.
+    /// The most permits of all holders together.
     capacity: usize,
-    /// The most one holder may have, however much is free.
+    /// The most permits of one holder, however many are free.
     most: usize,
-    /// What is kept for holders of little: others leave it free.
+    /// Permits that only holders of fewer than `little` get.
     kept: usize,
-    /// What a holder of little has at most.
+    /// The number of permits below which a holder may use the reserve.
     little: usize,
 }
 
-/// One part of a holder's share; dropping it gives it back.
+/// One permit of a holder; dropping it releases it.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    /// Where it is counted.
+pub(crate) struct Permit {
     shares: Arc<Shares>,
-    /// Whose it is.
     holder: Holder,
 }
 
 impl Shares {
-    /// Makes shares of `capacity` in all, of which one holder gets `most` at most.
+    /// Makes shares of `capacity` permits, of which one holder gets at most `most`.
     pub(crate) fn new(capacity: usize, most: usize) -> Arc<Self> {
         Self::keeping(capacity, most, 0, 0)
     }
 
-    /// Makes shares as [`Shares::new`] does, of which an eighth is kept for holders of little: greedy ones that come one
-    /// after the other, and take half of what is left each time, leave it.
+    /// Makes shares as [`Shares::new`] does, with an eighth reserved for holders of few permits. Without the reserve,
+    /// greedy holders that arrive one after another, each taking half of the rest, would leave nothing.
     pub(crate) fn with_reserve(capacity: usize, most: usize) -> Arc<Self> {
         Self::keeping(capacity, most, capacity / 8, capacity / 128)
     }
 
-    /// Makes shares of which `kept` is left to holders of no more than `little`.
+    /// Makes shares with `kept` permits reserved for holders of fewer than `little`.
     fn keeping(capacity: usize, most: usize, kept: usize, little: usize) -> Arc<Self> {
         Arc::new(Self { shards: Default::default(), used: AtomicUsize::new(0), capacity, most, kept, little })
     }
 
-    /// Takes a part of the holder's share; `None` when it has as much as is free, or `most`.
-    pub(crate) fn take(self: &Arc<Self>, holder: Holder) -> Option<Seat> {
+    /// Takes a permit. Returns `None` if the holder has as many as are free, or `most`.
+    pub(crate) fn take(self: &Arc<Self>, holder: Holder) -> Option<Permit> {
         let mut shard = self.shard(holder);
         let free = self.capacity.saturating_sub(self.used.load(Relaxed));
         let count = shard.get(&holder).copied().unwrap_or(0);
@@ -147,36 +148,36 @@ impl Shares {
         shard.insert(holder, count + 1);
         self.used.fetch_add(1, Relaxed);
         drop(shard);
-        Some(Seat { shares: Arc::clone(self), holder })
+        Some(Permit { shares: Arc::clone(self), holder })
     }
 
-    /// Returns how much a holder has.
+    /// Returns the number of permits of a holder.
     pub(crate) fn count(&self, holder: Holder) -> usize {
         self.shard(holder).get(&holder).copied().unwrap_or(0)
     }
 
-    /// Returns how much is taken, by all holders.
+    /// Returns the number of permits of all holders.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
 
-    /// Locks the table that counts for `holder`; each change is complete in itself.
+    /// Locks the shard that counts for `holder`. A panic cannot leave it inconsistent, so poisoning is ignored.
     fn shard(&self, holder: Holder) -> MutexGuard<'_, ByHolder<usize>> {
-        // Bits that the table within does not take its bucket or its tag from.
+        // The shard's own table takes its bucket and its tag from other bits.
         let index = usize::try_from(holder.number() >> 20).unwrap_or(0) % SHARDS;
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seat {
-    /// Passes this part on to another holder, whatever that one has.
+impl Permit {
+    /// Passes this permit on to another holder, whatever number that one has.
     pub(crate) fn pass_to(&mut self, holder: Holder) {
         self.leave();
         self.holder = holder;
         *self.shares.shard(holder).entry(holder).or_default() += 1;
     }
 
-    /// Takes this part out of its holder's count.
+    /// Subtracts this permit from its holder's count.
     fn leave(&self) {
         let mut shard = self.shares.shard(self.holder);
         if let Some(count) = shard.get_mut(&self.holder) {
@@ -188,7 +189,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.leave();
         self.shares.used.fetch_sub(1, Relaxed);
@@ -199,20 +200,20 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
-    /// Takes as much as a holder gets.
-    fn take_all(shares: &Arc<Shares>, holder: Holder) -> Vec<Seat> {
+    /// Takes permits for a holder until none is granted.
+    fn take_all(shares: &Arc<Shares>, holder: Holder) -> Vec<Permit> {
         std::iter::from_fn(|| shares.take(holder)).collect()
     }
 
     #[test]
-    fn a_holder_gets_as_much_as_is_left_free_and_gives_it_back() {
+    fn holder_gets_as_many_permits_as_stay_free() {
         let shares = Shares::new(100, 100);
         let [one, two, three] = ["one", "two", "three"].map(Holder::named);
-        let seats = take_all(&shares, one);
-        assert_eq!(seats.len(), 50, "one greedy holder leaves half");
+        let permits = take_all(&shares, one);
+        assert_eq!(permits.len(), 50, "one greedy holder leaves half");
         let others = take_all(&shares, two);
         assert_eq!(others.len(), 25, "the next one half of that");
-        drop(seats);
+        drop(permits);
         let again = take_all(&shares, three);
         assert_eq!((again.len(), shares.used()), (38, 63), "and when something is free again, more");
         drop((others, again));
@@ -221,48 +222,48 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_greedy_holders_shuts_out_another_one() {
+    fn greedy_holders_never_shut_out_another_one() {
         let shares = Shares::new(1000, 1000);
-        // They take one each in turns until none gets any more.
+        // Each takes one permit in turn until none is granted to any.
         let holders: Vec<_> = (0..24).map(|number| Holder::named(&number.to_string())).collect();
-        let mut seats = Vec::new();
+        let mut permits = Vec::new();
         while let more = holders.iter().filter_map(|holder| shares.take(*holder)).collect::<Vec<_>>()
             && !more.is_empty()
         {
-            seats.extend(more);
+            permits.extend(more);
         }
-        assert_eq!(seats.len(), 24 * 40);
+        assert_eq!(permits.len(), 24 * 40);
         assert_eq!(take_all(&shares, Holder::named("newcomer")).len(), 20);
     }
 
     #[test]
-    fn part_that_is_passed_on_counts_for_the_other_holder() {
+    fn permit_that_is_passed_on_counts_for_the_new_holder() {
         let shares = Shares::new(4, 4);
         let [one, two] = ["one", "two"].map(Holder::named);
-        let mut seats = take_all(&shares, one);
-        seats[0].pass_to(two);
+        let mut permits = take_all(&shares, one);
+        permits[0].pass_to(two);
         assert_eq!((shares.count(one), shares.count(two), shares.used()), (1, 1, 2));
-        drop(seats);
+        drop(permits);
         assert_eq!((shares.count(one), shares.count(two), shares.used()), (0, 0, 0));
     }
 
     #[test]
-    fn a_reserve_is_left_for_newcomers_however_the_others_come() {
+    fn reserve_is_left_for_new_holders_if_greedy_ones_arrive_in_turn() {
         let shares = Shares::with_reserve(1024, 1024);
-        // One after the other: each takes all it gets.
+        // Each one takes all the permits that it is granted.
         let greedy: Vec<_> = (0..10).map(|number| take_all(&shares, Holder::named(&number.to_string()))).collect();
         assert!(shares.used() < 1024, "{}", greedy.len());
         let newcomers: Vec<_> =
             (0..4).map(|number| take_all(&shares, Holder::named(&format!("new{number}")))).collect();
         assert!(
-            newcomers.iter().all(|seats| seats.len() >= 4),
+            newcomers.iter().all(|permits| permits.len() >= 4),
             "{:?}",
             newcomers.iter().map(Vec::len).collect::<Vec<_>>()
         );
     }
 
     #[test]
-    fn a_fixed_limit_holds_besides() {
+    fn fixed_limit_of_a_holder_applies_too() {
         let shares = Shares::new(100, 2);
         assert_eq!(take_all(&shares, Holder::named("one")).len(), 2);
     }

@@ -19,7 +19,7 @@ use crate::bounds::capacity;
 use crate::bounds::{
     GUARANTEED_CONNECTIONS as GUARANTEED, MAX_CONNECTIONS, MAX_PIPELINED, MAX_UNREAD, RESERVED_CONNECTIONS as RESERVED,
 };
-use crate::fair_share::{ByHolder, Holder, Seat, Shares};
+use crate::fair_share::{ByHolder, Holder, Permit, Shares};
 
 /// The connections of all TCP listeners of the process.
 pub(crate) struct Limits {
@@ -62,7 +62,7 @@ pub(super) struct Link {
     /// The client's address: clients may be whole networks.
     host: Holder,
     /// The connection's part of the client's share; `None` once it is closed for another connection.
-    seat: Mutex<Option<Seat>>,
+    permit: Mutex<Option<Permit>>,
     /// Permits for queries in flight: [`MAX_PIPELINED`] are available when there is none.
     pub(super) pipelined: Arc<Semaphore>,
     /// Permits for answers the client has not taken: [`MAX_UNREAD`] are available when there is none.
@@ -76,7 +76,7 @@ impl Link {
     fn is_idle(&self, kind: Idle) -> bool {
         let is_quiet =
             || (self.pipelined.available_permits(), self.unread.available_permits()) == (MAX_PIPELINED, MAX_UNREAD);
-        lock(&self.seat).is_some() && (kind == Idle::Reading || is_quiet())
+        lock(&self.permit).is_some() && (kind == Idle::Reading || is_quiet())
     }
 
     /// Waits until the connection is closed for another one.
@@ -112,14 +112,14 @@ impl Limits {
     /// idle one, or one of the client with most if it has fewer than [`GUARANTEED`]. Returns `None` if none is idle.
     pub(super) fn enter(&self, holder: Holder, source: IpAddr) -> Option<Arc<Link>> {
         let taken = self.take(holder).or_else(|| self.close_idle_of(holder)).or_else(|| self.claim(holder));
-        let Some(seat) = taken else {
+        let Some(permit) = taken else {
             self.counts.closed_client.fetch_add(1, Relaxed);
             return None;
         };
         Some(Arc::new(Link {
             holder,
             host: Holder::host(source),
-            seat: Mutex::new(Some(seat)),
+            permit: Mutex::new(Some(permit)),
             pipelined: Arc::new(Semaphore::new(MAX_PIPELINED)),
             unread: Arc::new(Semaphore::new(MAX_UNREAD)),
             close: Notify::new(),
@@ -127,7 +127,7 @@ impl Limits {
     }
 
     /// Takes a place of the client's share, if it has one left.
-    fn take(&self, holder: Holder) -> Option<Seat> {
+    fn take(&self, holder: Holder) -> Option<Permit> {
         let (count, free) = (self.shares.count(holder), self.most.saturating_sub(self.shares.used()));
         // The same part of fewer connections.
         let reserved = RESERVED * self.most / MAX_CONNECTIONS;
@@ -141,22 +141,22 @@ impl Limits {
     }
 
     /// Closes the longest idle connection of a client and returns its place.
-    fn close_idle_of(&self, holder: Holder) -> Option<Seat> {
+    fn close_idle_of(&self, holder: Holder) -> Option<Permit> {
         self.close_one(&mut lock(&self.idle), holder)
     }
 
     /// Closes an idle connection of the client that has most connections, for a client that has few.
-    fn claim(&self, holder: Holder) -> Option<Seat> {
+    fn claim(&self, holder: Holder) -> Option<Permit> {
         let count = self.shares.count(holder);
         // One of two that have the same number, or nearly, gains nothing that the other does not lose.
-        let mut seat = (count < GUARANTEED).then(|| self.close_idle_of_largest(count + 1)).flatten()?;
-        seat.pass_to(holder);
-        Some(seat)
+        let mut permit = (count < GUARANTEED).then(|| self.close_idle_of_largest(count + 1)).flatten()?;
+        permit.pass_to(holder);
+        Some(permit)
     }
 
     /// Closes an idle connection of the client that has most connections of those with an idle one, if these are more than
     /// `floor`; returns its place.
-    fn close_idle_of_largest(&self, floor: usize) -> Option<Seat> {
+    fn close_idle_of_largest(&self, floor: usize) -> Option<Permit> {
         let mut idle = lock(&self.idle);
         let holders: HashSet<Holder> =
             idle.values().filter(|(kind, link)| link.is_idle(*kind)).map(|(_, link)| link.holder).collect();
@@ -168,7 +168,7 @@ impl Limits {
     ///
     /// In a client that is a network, the host with most idle connections loses one, so that one host there does not take
     /// them from its neighbours. The table has two entries a connection at most, and is only searched at a limit.
-    fn close_one(&self, idle: &mut BTreeMap<u64, (Idle, Arc<Link>)>, holder: Holder) -> Option<Seat> {
+    fn close_one(&self, idle: &mut BTreeMap<u64, (Idle, Arc<Link>)>, holder: Holder) -> Option<Permit> {
         let found = idle.iter().filter(|(_, (kind, link))| link.holder == holder && link.is_idle(*kind));
         let found: Vec<(u64, Holder)> = found.map(|(number, (_, link))| (*number, link.host)).collect();
         let mut by_host: ByHolder<usize> = ByHolder::default();
@@ -178,10 +178,10 @@ impl Limits {
         let most = by_host.values().max()?;
         let (number, _) = found.iter().find(|(_, host)| by_host.get(host) == Some(most))?;
         let (_, link) = idle.remove(number)?;
-        let seat = lock(&link.seat).take();
+        let permit = lock(&link.permit).take();
         link.close.notify_one();
         self.counts.closed_idle.fetch_add(1, Relaxed);
-        seat
+        permit
     }
 
     /// Counts an accept that the system refused.
@@ -213,7 +213,7 @@ impl Wait<'_> {
         let link = self.link;
         // Out of the table before its place is looked at.
         drop(self);
-        lock(&link.seat).is_some()
+        lock(&link.permit).is_some()
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use super::trusted::Use;
-use crate::bounds::machine::{Left, memory_left};
+use crate::bounds::machine::{MemoryLeft, memory_left};
 
 /// Files up to this many octets are read without looking at what is left.
 const SMALL: u64 = 256 << 10;
@@ -39,10 +39,10 @@ pub(super) fn check(octets: u64, as_what: Use) -> Result<(), String> {
 }
 
 /// Returns the error of a file that does not fit into one of these limits.
-fn overweight(octets: u64, as_what: Use, threads: u64, left: Vec<Left>) -> Option<String> {
+fn overweight(octets: u64, as_what: Use, threads: u64, left: Vec<MemoryLeft>) -> Option<String> {
     let factor = if as_what == Use::List { LIST } else { POLICIES };
     let needed = octets * factor;
-    let needs = |left: &Left| needed + SPARE + if left.is_of_addresses { ROOM * (threads + 1) } else { 0 };
+    let needs = |left: &MemoryLeft| needed + SPARE + if left.is_of_addresses { ROOM * (threads + 1) } else { 0 };
     let tight = left.into_iter().filter(|left| left.octets < needs(left)).min_by_key(|left| left.octets)?;
     let mib = |octets: u64| octets.div_ceil(1 << 20);
     Some(format!(
@@ -51,7 +51,7 @@ fn overweight(octets: u64, as_what: Use, threads: u64, left: Vec<Left>) -> Optio
         mib(needs(&tight)),
         tight.octets >> 20,
         mib(tight.limit),
-        tight.whose
+        tight.limited_by
     ))
 }
 
@@ -61,10 +61,10 @@ mod tests {
 
     #[test]
     fn file_that_does_not_fit_is_refused_with_the_numbers() {
-        let left = |mib: u64, is_of_addresses| Left {
+        let left = |mib: u64, is_of_addresses| MemoryLeft {
             octets: mib << 20,
             limit: 1 << 30,
-            whose: "RLIMIT_AS".to_owned(),
+            limited_by: "RLIMIT_AS".to_owned(),
             is_of_addresses,
         };
         let list = |octets, left| overweight(octets, Use::List, 2, vec![left]);

@@ -16,7 +16,7 @@ use crate::api::request::counts::Outcome;
 use crate::api::request::error::ApiError;
 use crate::config;
 use crate::fair_share::Holder;
-use crate::fair_share::quota::Claimant;
+use crate::fair_share::quota::Requester;
 use crate::policy::Snapshot;
 
 /// Whoever a token belongs to; with each request that was let in.
@@ -37,8 +37,8 @@ impl Principal {
     }
 
     /// Returns what its claims on the API's capacities count for.
-    pub(crate) fn claimant(&self) -> Claimant {
-        Claimant { holder: Holder::named(&self.name), is_admin: self.role == Role::Admin }
+    pub(crate) fn requester(&self) -> Requester {
+        Requester { holder: Holder::named(&self.name), is_admin: self.role == Role::Admin }
     }
 }
 

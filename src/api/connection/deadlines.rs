@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::api::quotas;
 use crate::bounds::MAX_REFUSED;
 use crate::fair_share::Holder;
-use crate::fair_share::quota::{Claimant, Grant, Quota};
+use crate::fair_share::quota::{Quota, Requester, Reservation};
 
 /// How long a TLS handshake, the first request and each head may take.
 pub(in crate::api) const HEAD: Duration = Duration::from_secs(5);
@@ -70,7 +70,7 @@ struct State {
     /// Since when the server has waited for octets of a client that has shown no token.
     awaited_since: Option<Instant>,
     /// Its part of the connections with requests under way.
-    grant: Option<Grant>,
+    grant: Option<Reservation>,
     /// Whether it has been told to make room.
     is_told: bool,
     /// Requests that run.
@@ -286,10 +286,10 @@ pub(in crate::api) struct Turn {
 
 impl Turn {
     /// Notes that the request has a token of the file.
-    pub(in crate::api) fn know(&self, claimant: Claimant) {
+    pub(in crate::api) fn know(&self, requester: Requester) {
         let mut state = self.pulse.state();
         state.client = Client::Known;
-        state.holder = claimant.holder;
+        state.holder = requester.holder;
     }
 
     /// Notes that the request is let in to wait, so that its connection stays.
@@ -299,10 +299,10 @@ impl Turn {
     }
 
     /// Lets the request in once its connection has its part of those with requests under way; returns whether it has.
-    pub(in crate::api) async fn admit_busy(&mut self, connections: &Arc<Quota>, claimant: Claimant) -> bool {
+    pub(in crate::api) async fn admit_busy(&mut self, connections: &Arc<Quota>, requester: Requester) -> bool {
         // The part of a connection is that of the first request; further ones come with it.
         if self.pulse.state().admitted == 0 {
-            let Some(grant) = connections.wait(claimant, 1, quotas::deadline()).await else { return false };
+            let Some(grant) = connections.wait(requester, 1, quotas::deadline()).await else { return false };
             // Another request may have got one meanwhile: this one is given back, without the lock.
             let spare = self.pulse.state().grant.replace(grant);
             drop(spare);
@@ -358,8 +358,8 @@ mod tests {
     }
 
     /// A token.
-    fn token() -> Claimant {
-        Claimant { holder: Holder::named("token"), is_admin: true }
+    fn token() -> Requester {
+        Requester { holder: Holder::named("token"), is_admin: true }
     }
 
     /// Returns how long a connection has from now.

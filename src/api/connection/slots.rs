@@ -161,7 +161,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fair_share::quota::Claimant;
+    use crate::fair_share::quota::Requester;
 
     /// Returns whether a connection was told to close for another one.
     fn is_closed(seat: &Seat) -> bool {
@@ -177,7 +177,7 @@ mod tests {
         let mut known = Vec::new();
         for token in ["rare", "greedy", "greedy"] {
             let seat = seats.seat(flood).await;
-            seat.pulse().begin().know(Claimant { holder: Holder::named(token), is_admin: true });
+            seat.pulse().begin().know(Requester { holder: Holder::named(token), is_admin: true });
             known.push(seat);
             tokio::time::advance(Duration::from_millis(1)).await;
         }

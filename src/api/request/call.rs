@@ -18,7 +18,7 @@ use crate::api::objects::object_file::{Fields, File};
 use crate::api::quotas::{deadline, units};
 use crate::api::request::error::ApiError;
 use crate::api::request::json;
-use crate::fair_share::quota::Grant;
+use crate::fair_share::quota::Reservation;
 use crate::policy::Snapshot;
 
 /// A request.
@@ -36,7 +36,7 @@ pub(in crate::api) struct Call {
     /// What tells the same request again.
     mark: Option<Mark>,
     /// Its part of the octets that parsed bodies take.
-    _parsed: Option<Grant>,
+    _parsed: Option<Reservation>,
 }
 
 /// What tells that a request is the same again.
@@ -89,7 +89,7 @@ impl FromRequest<Arc<Control>> for Call {
         let mut parsed = None;
         if !body.is_empty() {
             let most = units(json::worst(body.len()));
-            parsed = control.quotas.parsed.wait(principal.claimant(), most, deadline()).await;
+            parsed = control.quotas.parsed.wait(principal.requester(), most, deadline()).await;
             if parsed.is_none() {
                 return Err(ApiError::busy("too many large bodies are being worked on: try again"));
             }
@@ -121,9 +121,9 @@ impl Call {
         W: FnOnce(&Self, &Snapshot) -> Result<T, ApiError> + Send + 'static,
         T: Into<Text>,
     {
-        let (control, claimant) = (Arc::clone(&self.control), self.principal.claimant());
+        let (control, requester) = (Arc::clone(&self.control), self.principal.requester());
         let looked = control
-            .read(claimant, move || work(&self, &self.control.snapshot()).map(|told| Bytes::from(told.into().0)));
+            .read(requester, move || work(&self, &self.control.snapshot()).map(|told| Bytes::from(told.into().0)));
         match looked.await {
             Ok(body) => json_response(body),
             Err(error) => error.into_response(),
@@ -139,7 +139,7 @@ impl Call {
         let Some(mark) = &self.mark else {
             return Ok(body_of(&self.patiently(work).await?.view));
         };
-        match self.control.retries.begin(self.principal.claimant().holder, &mark.id, mark.fingerprint).await? {
+        match self.control.retries.begin(self.principal.requester().holder, &mark.id, mark.fingerprint).await? {
             Begun::Again(Answer::Body(body)) => Ok(body),
             Begun::Again(Answer::Created(id)) => {
                 let kind = Kind::of(&id).unwrap_or(Kind::Policy);
@@ -178,7 +178,7 @@ impl Call {
     /// There is none.
     pub(in crate::api) async fn view(&self, kind: Kind, id: &str) -> Result<Value, ApiError> {
         let (control, id) = (Arc::clone(&self.control), id.to_owned());
-        self.control.read(self.principal.claimant(), move || control.view(kind, &id)).await
+        self.control.read(self.principal.requester(), move || control.view(kind, &id)).await
     }
 
     /// Keeps in the file of a new object which request created it.

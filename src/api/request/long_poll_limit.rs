@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::api::connection::deadlines::Pulse;
 use crate::api::quotas::Quotas;
 use crate::fair_share::Holder;
-use crate::fair_share::quota::{Claimant, Grant, Quota};
+use crate::fair_share::quota::{Quota, Requester, Reservation};
 
 /// How long a long poll lasts at least before it is answered early: a client that asks again at once would keep us busy
 /// otherwise.
@@ -35,7 +35,7 @@ struct Waiting {
     /// The polls, in the order in which they came.
     polls: BTreeMap<u64, Poll>,
     /// The part of the connections, and the number of polls, of each connection.
-    connections: HashMap<usize, (Grant, usize)>,
+    connections: HashMap<usize, (Reservation, usize)>,
 }
 
 /// One long poll.
@@ -47,7 +47,7 @@ struct Poll {
     /// When it came.
     since: Instant,
     /// Its part of the long polls.
-    _grant: Grant,
+    _grant: Reservation,
     /// Dropped to end it early.
     _over: oneshot::Sender<()>,
 }
@@ -73,31 +73,31 @@ impl Waits {
 
     /// Makes a place for a request of a connection. Where the token has its share, its connection that has waited for
     /// longest is answered early, as if its time were over; `None` where none has waited for [`LEAST`].
-    pub(in crate::api) fn begin(self: &Arc<Self>, pulse: &Arc<Pulse>, claimant: Claimant) -> Option<Wait> {
+    pub(in crate::api) fn begin(self: &Arc<Self>, pulse: &Arc<Pulse>, requester: Requester) -> Option<Wait> {
         let connection = Arc::as_ptr(pulse).addr();
         let mut waiting = self.waiting();
-        let grant = if let Some(grant) = self.add(&mut waiting, connection, claimant) {
+        let grant = if let Some(grant) = self.add(&mut waiting, connection, requester) {
             grant
         } else {
-            let (_, oldest) = waiting.polls.iter().find(|(_, poll)| poll.holder == claimant.holder)?;
+            let (_, oldest) = waiting.polls.iter().find(|(_, poll)| poll.holder == requester.holder)?;
             let oldest = (oldest.since.elapsed() >= LEAST).then_some(oldest.connection)?;
             waiting.polls.retain(|_, poll| poll.connection != oldest);
             waiting.connections.remove(&oldest);
-            self.add(&mut waiting, connection, claimant)?
+            self.add(&mut waiting, connection, requester)?
         };
         let (number, (sender, over)) = (self.next.fetch_add(1, Relaxed), oneshot::channel());
-        let poll = Poll { connection, holder: claimant.holder, since: Instant::now(), _grant: grant, _over: sender };
+        let poll = Poll { connection, holder: requester.holder, since: Instant::now(), _grant: grant, _over: sender };
         waiting.polls.insert(number, poll);
         Some(Wait { waits: Arc::clone(self), _pulse: Arc::clone(pulse), number, over })
     }
 
     /// Counts a poll of a connection, if the token may have both; returns the poll's part.
-    fn add(&self, waiting: &mut Waiting, connection: usize, claimant: Claimant) -> Option<Grant> {
-        let grant = self.requests.take(claimant, 1)?;
+    fn add(&self, waiting: &mut Waiting, connection: usize, requester: Requester) -> Option<Reservation> {
+        let grant = self.requests.take(requester, 1)?;
         if let Some((_, polls)) = waiting.connections.get_mut(&connection) {
             *polls += 1;
         } else {
-            waiting.connections.insert(connection, (self.connections.take(claimant, 1)?, 1));
+            waiting.connections.insert(connection, (self.connections.take(requester, 1)?, 1));
         }
         Some(grant)
     }
@@ -143,9 +143,9 @@ mod tests {
     use super::*;
 
     /// Makes the long polls of two tokens, a viewer's and an admin's.
-    fn waits() -> (Arc<Waits>, Claimant, Claimant) {
-        let claimant = |name, is_admin| Claimant { holder: Holder::named(name), is_admin };
-        (Waits::new(&Quotas::default()), claimant("viewer", false), claimant("admin", true))
+    fn waits() -> (Arc<Waits>, Requester, Requester) {
+        let requester = |name, is_admin| Requester { holder: Holder::named(name), is_admin };
+        (Waits::new(&Quotas::default()), requester("viewer", false), requester("admin", true))
     }
 
     /// Makes the pulse of a connection.

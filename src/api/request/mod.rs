@@ -35,7 +35,7 @@ use crate::api::auth::{Principal, Purpose, Refusal};
 use crate::api::connection::deadlines::{Pulse, Turn};
 use crate::api::quotas::{deadline, units};
 use crate::bounds::{MAX_BODY, MAX_SMALL_BODY};
-use crate::fair_share::quota::{Claimant, Grant};
+use crate::fair_share::quota::{Requester, Reservation};
 
 /// A request as it comes in.
 type Request = axum::http::Request<Incoming>;
@@ -98,7 +98,7 @@ impl Api {
         let snapshot = self.control.snapshot();
         let answered = match self.control.access.admit(&snapshot, source, &head).await {
             Ok(Some(principal)) => {
-                turn.know(principal.claimant());
+                turn.know(principal.requester());
                 self.run((&pulse, &mut turn), principal, head, body).await
             }
             // Whoever it is, nothing is read or kept for it.
@@ -160,17 +160,17 @@ impl Api {
         head: Parts,
         body: Incoming,
     ) -> Result<(Response, Option<Grants>), Refusal> {
-        let (purpose, claimant, quotas) = (Purpose::of(&head), principal.claimant(), &self.control.quotas);
-        let Some(request) = quotas.requests.take(claimant, 1) else {
+        let (purpose, requester, quotas) = (Purpose::of(&head), principal.requester(), &self.control.quotas);
+        let Some(request) = quotas.requests.take(requester, 1) else {
             return Err(busy("this token has as many requests under way as it may: try again"));
         };
         let most = if purpose == Purpose::Change { MAX_BODY } else { MAX_SMALL_BODY };
         if purpose == Purpose::Wait {
-            let Some(place) = self.waits.begin(pulse, claimant) else {
+            let Some(place) = self.waits.begin(pulse, requester) else {
                 return Err(busy("too many requests wait for a status: try again"));
             };
             turn.admit();
-            let (octets, body) = self.read(claimant, &head, body, most).await?;
+            let (octets, body) = self.read(requester, &head, body, most).await?;
             let handling = self.handle(head, octets, Some(principal));
             let response = self.wait(place, async {
                 let response = handling.await;
@@ -179,12 +179,12 @@ impl Api {
             });
             return Ok((response.await?, Some(Grants { _request: request, _answer: None })));
         }
-        if !turn.admit_busy(&quotas.connections, claimant).await {
+        if !turn.admit_busy(&quotas.connections, requester).await {
             return Err(busy("this token has as many busy connections as it may: try again"));
         }
-        let (octets, body) = self.read(claimant, &head, body, most).await?;
+        let (octets, body) = self.read(requester, &head, body, most).await?;
         let places = if purpose == Purpose::Change { &quotas.changing } else { &quotas.reading };
-        let Some(place) = places.wait(claimant, 1, deadline()).await else {
+        let Some(place) = places.wait(requester, 1, deadline()).await else {
             return Err(busy("too many requests wait: try again"));
         };
         let (handling, answers) = (self.handle(head, octets, Some(principal)), Arc::clone(&quotas.answers));
@@ -196,7 +196,7 @@ impl Api {
             let octets = response.body().size_hint().lower();
             // What is answered is in memory until it is taken; the next one is made when there is room for this one.
             let octets = units(usize::try_from(octets).unwrap_or(usize::MAX));
-            let answer = answers.wait(claimant, octets, deadline()).await;
+            let answer = answers.wait(requester, octets, deadline()).await;
             drop(place);
             answer.map(|answer| (response, Grants { _request: request, _answer: Some(answer) }))
         });
@@ -227,11 +227,11 @@ impl Api {
     /// Reads a body of `most` octets at most; what is returned with it is its share of the octets of all bodies.
     async fn read(
         &self,
-        claimant: Claimant,
+        requester: Requester,
         head: &Parts,
         mut body: Incoming,
         most: usize,
-    ) -> Result<(Bytes, Option<Grant>), Refusal> {
+    ) -> Result<(Bytes, Option<Reservation>), Refusal> {
         // Who asks first whether to go on (RFC 9110 §10.1.1) has not sent it yet.
         let is_sent = !head.headers.contains_key(header::EXPECT);
         if body.is_end_stream() {
@@ -243,7 +243,7 @@ impl Api {
         }
         let end = Instant::now() + BODY;
         let read = async {
-            let Some(mut grant) = self.control.quotas.bodies.wait(claimant, units(said), end).await else {
+            let Some(mut grant) = self.control.quotas.bodies.wait(requester, units(said), end).await else {
                 return Err(busy("the bodies of other requests are not read yet: try again"));
             };
             let Some(octets) = collect(&mut body, most).await? else { return Ok(None) };
@@ -320,9 +320,9 @@ fn broken() -> Refusal {
 /// What an answer holds until its client has taken it.
 struct Grants {
     /// Its part of the requests under way.
-    _request: Grant,
+    _request: Reservation,
     /// Its part of the octets of answers; a long poll's are few.
-    _answer: Option<Grant>,
+    _answer: Option<Reservation>,
 }
 
 /// A request that runs until its answer is taken, and what it holds.

@@ -423,7 +423,7 @@ impl Worker {
     }
 
     /// Starts a task that answers a query with what `finish` writes. There are never more than queries may wait: the
-    /// query's seat goes with it.
+    /// query's permit goes with it.
     fn answer_later<F>(&self, waiter: Waiter, finish: impl FnOnce(Box<Pending>) -> F)
     where
         F: Future<Output = Vec<u8>> + Send + 'static,
