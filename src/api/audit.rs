@@ -20,11 +20,11 @@ use tokio::time::timeout;
 
 use super::hex;
 use crate::api::auth::Principal;
-use crate::api::request::counts::Counts;
+use crate::api::request::counts::RequestCounts;
 use crate::bounds::MAX_AUDIT_QUEUE;
 use crate::document::Diagnostic;
-use crate::telemetry::append::{Health, Unwritten};
-use crate::telemetry::record_file::{self, Kind, RecordFile};
+use crate::telemetry::append::{AppendError, Health};
+use crate::telemetry::record_file::{self, RecordFile, RecordKind};
 
 /// Where records go.
 pub(super) struct Audit {
@@ -33,7 +33,7 @@ pub(super) struct Audit {
     /// Whether a change that cannot be recorded is refused.
     is_required: bool,
     /// What could not be written is counted there.
-    counts: Arc<Counts>,
+    counts: Arc<RequestCounts>,
 }
 
 /// The way to the thread that writes the file.
@@ -102,7 +102,11 @@ impl Audit {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(super) fn open(path: Option<&Path>, is_required: bool, counts: Arc<Counts>) -> Result<Self, Box<Diagnostic>> {
+    pub(super) fn open(
+        path: Option<&Path>,
+        is_required: bool,
+        counts: Arc<RequestCounts>,
+    ) -> Result<Self, Box<Diagnostic>> {
         let journal = |path: &Path| {
             let refused = |error| Box::new(Diagnostic::about_file(path, format!("no thread to write it: {error}")));
             Journal::open(path).map_err(refused)
@@ -180,11 +184,11 @@ impl Journal {
     fn open(path: &Path) -> io::Result<Self> {
         let (lines, queue) = sync_channel(MAX_AUDIT_QUEUE);
         let health = Arc::<Health>::default();
-        let file = RecordFile::new(Kind::Audit, path, Arc::clone(&health));
+        let file = RecordFile::new(RecordKind::Audit, path, Arc::clone(&health));
         let writer = Writer { file, health: Arc::clone(&health) };
         let (opened, first) = sync_channel(0);
         thread::Builder::new().name("audit".into()).spawn(move || writer.run(&queue, opened))?;
-        record_file::wait(Kind::Audit, path, &first);
+        record_file::wait(RecordKind::Audit, path, &first);
         Ok(Self { lines, health })
     }
 
@@ -250,7 +254,7 @@ impl Writer {
         }
         let patience = if self.file.is_refusing() { Duration::ZERO } else { PATIENCE };
         let written = self.file.append(&line.octets, patience);
-        written.map_err(|Unwritten { error, .. }| {
+        written.map_err(|AppendError { error, .. }| {
             io::Error::new(error.kind(), format!("{}: {error}", self.file.path().display()))
         })
     }
@@ -299,7 +303,7 @@ mod tests {
     fn a_change_is_a_line_with_the_hashes_of_before_and_after() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(RequestCounts::default());
         let audit = Audit::open(Some(&path), false, Arc::clone(&counts)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         record(&audit, "npol_1", [None, Some("test")]);
@@ -331,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_record_that_cannot_be_written_is_counted() {
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(RequestCounts::default());
         // Every write to it fails for want of room (full(4)).
         let audit = Audit::open(Some(Path::new("/dev/full")), false, Arc::clone(&counts)).unwrap();
         record(&audit, "npol_1", [None, Some("a")]);

@@ -48,7 +48,7 @@ use self::objects::object_file::File;
 pub(crate) use self::objects::reserved::Reserved;
 use self::quotas::Quotas;
 use self::request::call::{Call, Done};
-pub(crate) use self::request::counts::Counts;
+pub(crate) use self::request::counts::RequestCounts;
 use self::request::error::ApiError;
 use crate::bounds::{MAX_OBJECT, MAX_TOLD_LINE};
 use crate::config;
@@ -74,7 +74,7 @@ pub(crate) struct Control {
     /// Who changed what.
     audit: Audit,
     /// What has been done.
-    counts: Arc<Counts>,
+    counts: Arc<RequestCounts>,
     /// What is held back.
     progress: Arc<Progress>,
     /// Looks at files for the status.
@@ -128,7 +128,7 @@ pub(crate) struct Opened {
     /// Who changed what.
     audit: Audit,
     /// What has been done.
-    counts: Arc<Counts>,
+    counts: Arc<RequestCounts>,
     /// The addresses that are given to nobody.
     reserved: Reserved,
 }
@@ -142,7 +142,7 @@ impl Opened {
     pub(crate) fn new(
         settings: config::Control,
         reserved: Reserved,
-        counts: Arc<Counts>,
+        counts: Arc<RequestCounts>,
     ) -> Result<Self, Vec<Diagnostic>> {
         // A token file or certificate that is bad closes the API, and never the resolver: it opens when they are good.
         let access = Access::open(&settings);

@@ -65,7 +65,7 @@
 //!
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
-//! | decision records not written yet | `telemetry::decision_log::pool::BLOCKS` of 128 KiB, and one more for each of `telemetry::decision_log::LANES` a CPU | dropped | `hostgate_decision_records_dropped_total` |
+//! | decision records not written yet | `telemetry::decision_log::pool::BLOCKS` of 128 KiB, and one more for each of `telemetry::decision_log::BUFFERS_PER_CPU` a CPU | dropped | `hostgate_decision_records_dropped_total` |
 //! | hops of an alias in a record | `engine::decision_record::MAX_HOPS` | the rest is left out | |
 //! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error of the folder right below, or of the link by which it came; what was in force of it stays | `hostgate_reload_ok` |
 //! | a reload or a change by the API | ten seconds; twenty for a client that waits for it | it goes on, and the status says so; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
@@ -399,20 +399,7 @@ mod tests {
         let (name, rest) = rest.split_once(": ")?;
         let is_declaration = before.trim().is_empty() || before.trim().starts_with("pub");
         let is_number = ["usize", "u64", "u32", "u16", "i32"].iter().any(|kind| rest.starts_with(kind));
-        let sounds = [
-            "MAX_",
-            "MOST_",
-            "QUEUE",
-            "LANE",
-            "BATCH",
-            "BACKLOG",
-            "KEPT",
-            "BUFFER",
-            "LIMIT",
-            "CONNECTIONS",
-            "LANES",
-            "BLOCKS",
-        ];
+        let sounds = ["MAX_", "MOST_", "QUEUE", "BATCH", "BACKLOG", "KEPT", "BUFFER", "LIMIT", "CONNECTIONS", "BLOCKS"];
         let is_bound = sounds.iter().any(|sound| name.starts_with(sound) || name.ends_with(sound));
         (is_declaration && is_number && is_bound).then_some(name)
     }

@@ -1,4 +1,4 @@
-//! `hostgate check --start`: what the next start would do with what is on disk now, and with what the machine has.
+//! The command `hostgate check --start`: reports what the next start would do with the present files, on this machine.
 
 use std::path::{Path, PathBuf};
 
@@ -12,53 +12,53 @@ use crate::api;
 use crate::config::Config;
 use crate::document::Diagnostic;
 use crate::reload::is_absent;
-use crate::telemetry::record_file::{self, Kind};
+use crate::telemetry::record_file::{self, RecordKind};
 
-/// What `--json` writes.
+/// The report that `--json` writes.
 #[derive(Serialize)]
 struct Report {
-    /// What the start would come to.
+    /// The outcome of the start.
     start: Start,
-    /// When the last good state was written that it would begin with; null where it would not.
+    /// The time at which the last good state was written; null if the start would not use it.
     last_good: Option<String>,
-    /// The directory that it is in.
+    /// The directory of the last good state.
     last_good_in: Option<PathBuf>,
-    /// The files that would not be in force.
+    /// The policy files that would not be in force.
     held_back: Vec<String>,
-    /// What would keep the API closed, a line each.
+    /// The reasons for the API to be closed.
     api: Vec<String>,
-    /// The sockets besides those of DNS that it would go without for now, a line each.
+    /// The sockets other than those for DNS that could not be opened, and would be tried again each second.
     lacking: Vec<String>,
-    /// The addresses of listeners that no interface has for now.
+    /// The listening addresses that no interface has at present.
     absent: Vec<String>,
-    /// The addresses that others have, with who that is.
+    /// The addresses that other processes use, with the process.
     taken: Vec<String>,
-    /// The files of records that would not be written, and why, a line each: queries are answered without them.
+    /// The files of records that could not be written, and why; queries would be answered without them.
     unwritten: Vec<String>,
-    /// Why there would be nobody to ask; null where there is somebody.
+    /// The reason for having no upstream; null if there is one.
     upstream_error: Option<String>,
-    /// Why it does not serve, though its files are good.
+    /// The reason for refusing to serve although the files are good.
     refused: Option<String>,
-    /// What is wrong, and what is to be warned of.
+    /// The errors and warnings in the files.
     diagnostics: Vec<Diagnostic>,
 }
 
-/// What a start would come to.
+/// The outcome of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Start {
-    /// It serves what is on disk.
+    /// The start serves all that is on disk.
     AsOnDisk,
-    /// It serves, but not all of what is on disk, or not everywhere yet, or nobody can be asked, or the API is closed.
+    /// The start serves, but something is missing: an object, an address, an upstream or the API.
     WithoutWhatIsBad,
-    /// It serves the last good state, with what is good on disk.
+    /// The start serves the last good state, together with the good files on disk.
     FromLastGood,
-    /// It does not serve.
+    /// The start does not serve.
     Refused,
 }
 
 impl Report {
-    /// Makes the report of a start that is refused, for now without a reason.
+    /// Makes the report of a start that is refused, without a reason so far.
     fn refused(diagnostics: Vec<Diagnostic>) -> Self {
         Self {
             start: Start::Refused,
@@ -76,7 +76,7 @@ impl Report {
         }
     }
 
-    /// Says what is wrong with what would run, a line each.
+    /// Returns the faults of a start that serves, one a line.
     fn lines(&self) -> impl Iterator<Item = String> {
         let api = self.api.iter().map(|why| format!("the API would be closed: {why}"));
         let held_back = self.held_back.iter().map(|path| format!("would not be in force: {path}"));
@@ -85,7 +85,7 @@ impl Report {
         api.chain(held_back).chain(lacking).chain(upstream)
     }
 
-    /// Says in one line what the start comes to, with so many errors.
+    /// Returns the outcome in one line. `errors` is the number of errors in the files.
     fn outcome(&self, errors: usize) -> String {
         let later = match &*self.absent.join(", ") {
             "" => String::new(),
@@ -93,7 +93,7 @@ impl Report {
         };
         match (self.start, &self.last_good, &self.refused) {
             (Start::AsOnDisk, ..) => "the next start serves what is on disk".to_owned(),
-            // Nothing but an address that comes later.
+            // The only deviation is an address that an interface will get later.
             (Start::WithoutWhatIsBad, ..) if self.lines().next().is_none() => {
                 format!("the next start serves what is on disk{later}")
             }
@@ -112,7 +112,7 @@ impl Report {
     }
 }
 
-/// Walks all steps of a start, and returns what would come of it, and what was read.
+/// Runs the steps of a start. Returns the report, and a line about the files that were read.
 fn walk(config: Option<PathBuf>) -> (Report, Option<String>) {
     let (path, config, mut loaded) = match sources::load(config, Search::HereOrSystem) {
         Ok(loaded) => loaded,
@@ -153,7 +153,7 @@ fn walk(config: Option<PathBuf>) -> (Report, Option<String>) {
     (report, Some(read))
 }
 
-/// Walks all steps of a start, tells what would come of it, and returns the exit code.
+/// Runs the steps of a start, writes the report, and returns the exit code.
 pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u8 {
     let (mut report, read) = walk(config);
     let code = match report.start {
@@ -180,9 +180,9 @@ pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u
     code
 }
 
-/// Returns what there is to say of the decision log and the audit file, a line each.
+/// Returns the faults of the decision log and the audit file, one a line.
 fn unwritten(config: &Config) -> Vec<String> {
     let audit = config.control.as_ref().and_then(|control| control.audit.as_deref());
-    let files = [(Kind::Decisions, config.decisions.as_deref()), (Kind::Audit, audit)];
+    let files = [(RecordKind::Decisions, config.decisions.as_deref()), (RecordKind::Audit, audit)];
     files.into_iter().filter_map(|(kind, path)| record_file::forecast(kind, path?)).collect()
 }

@@ -1,4 +1,5 @@
-//! `hostgate serve`: from files to a running service; whatever is wrong ends it before anything is half started.
+//! The command `hostgate serve`: loads the files, opens the sockets and starts the service. Every error ends it before
+//! anything serves.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -28,22 +29,22 @@ use crate::engine::{Engine, View};
 use crate::listen::admin::service::Service;
 use crate::listen::sockets::Threads;
 use crate::reload::{Loaded, Reloader, SetLogFilter, log_warnings, log_without};
-use crate::telemetry::decision_log::{Counts, DecisionLog};
+use crate::telemetry::decision_log::{DecisionLog, DecisionLogCounts};
 use crate::telemetry::log::{Log, LogWriter};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstreams;
 
-/// What to do about a hostgate that serves already.
+/// The treatment of a hostgate that already serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
-    /// Leave it alone: where it has our addresses, there is no start.
+    /// Leave it running: if it has our addresses, the start fails.
     Alone,
-    /// Take over its sockets, and have it end.
+    /// Take over its sockets, after which it ends.
     TakeOver,
 }
 
-/// Serves until told to stop; returns the exit code. Everything it says goes through a queue, so that no reader of standard
-/// error holds it up; lines that a reader takes are all out when it ends.
+/// Serves until a signal to stop, and returns the exit code. Log lines go through a queue, so that no reader of
+/// standard error can block the service; at the end the queue is written, within [`LAST_LINES`].
 pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u8 {
     Capacity::reserve_first();
     let log = match Log::start() {
@@ -60,11 +61,11 @@ pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u
     log.take_panics();
     output.send_errors_to(log.writer());
     let code = serve(config, how, &log, output);
-    // A reader that takes nothing holds up no end, and is no success.
+    // A reader that takes nothing must not prevent the end, but it is not a success either.
     if !log.close(LAST_LINES) && code == OK { DEADLINE } else { code }
 }
 
-/// Loads everything and serves.
+/// Loads the files and serves.
 fn serve(config: Option<PathBuf>, how: Start, log: &Log, output: &mut Output) -> u8 {
     let (path, config, loaded) = match sources::load(config, Search::Here) {
         Ok(loaded) => loaded,
@@ -91,20 +92,20 @@ fn serve(config: Option<PathBuf>, how: Start, log: &Log, output: &mut Output) ->
     }
 }
 
-/// Why serving did not start, or ended.
+/// The reason why serving did not start, or did not end cleanly.
 enum Failed {
-    /// The configuration is bad; told already.
+    /// The configuration is bad, which has been reported.
     Config,
-    /// The system refuses something.
+    /// The system refused something.
     Start(String),
-    /// It stopped at its deadline, and something had not ended; told already.
+    /// The deadline for stopping passed, which has been reported.
     Deadline,
 }
 
-/// How long the last log lines may take.
+/// The time for writing the last log lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Binds, builds and serves.
+/// Opens the sockets, builds the parts and serves.
 fn start(
     path: Option<PathBuf>,
     config: Config,
@@ -112,7 +113,7 @@ fn start(
     (how, log, set_log_filter): (Start, LogWriter, SetLogFilter),
     output: &mut Output,
 ) -> Result<(), Failed> {
-    let control_counts = Arc::new(api::Counts::default());
+    let control_counts = Arc::new(api::RequestCounts::default());
     let opened = config
         .control
         .clone()
@@ -121,7 +122,7 @@ fn start(
         output.diagnostics_unquoted(&diagnostics);
         Failed::Config
     })?;
-    // Everything on disk is read and good by now: a successor with a bad file takes nothing over.
+    // All files have been read and are good at this point, so a successor with a bad file takes over nothing.
     let prepared = prepare(&config, &mut loaded, how).map_err(|refused| match refused {
         Refused::Files(diagnostics) => {
             output.diagnostics_unquoted(&diagnostics);
@@ -135,7 +136,7 @@ fn start(
     })?;
     let Prepared { sizes, sockets, takeover, chosen } = prepared;
     let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
-    let counts = Arc::new(Counts::default());
+    let counts = Arc::new(DecisionLogCounts::default());
     let decisions = config.decisions.as_ref().map(|path| {
         let no_thread =
             |error| Failed::Start(format!("decision log {}: no thread to write it: {error}", path.display()));
@@ -178,39 +179,36 @@ fn start(
         .build()
         .map_err(|error| Failed::Start(format!("runtime: {error}")))?;
     let served = crate::daemon::serve(&runtime, &service, (sockets, control), takeover, reloader);
-    // What still runs at the deadline is given up.
+    // Tasks that still run at the deadline are abandoned.
     runtime.shutdown_background();
     let unfinished = served.map_err(|error| Failed::Start(format!("serve: {error}")))?;
     if unfinished.is_empty() { Ok(()) } else { Err(Failed::Deadline) }
 }
 
-/// Threads beside those that answer queries and those of the runtime: for reloads, a take-over, the decision log, and what the
-/// runtime starts for what blocks.
+/// Threads in addition to those for queries and those of the runtime: for reloads, a take-over, the decision log, and
+/// blocking calls of the runtime.
 const OTHER_THREADS: usize = 8;
 
-/// Nameservers that a resolv.conf has at most, nearly always.
+/// The nameservers to allow for in a resolv.conf (`MAXNS` of resolv.conf(5)).
 const SYSTEM_SERVERS: usize = 3;
 
-/// What this process may have, and what it makes of that.
+/// The limits of this process and the bounds derived from them.
 pub(super) struct Sizes {
-    /// The limit on open files.
     open_files: usize,
-    /// The bounds that follow it.
     capacity: Capacity,
-    /// CPUs to run on, a quota of the cgroup counted.
+    /// The CPUs to run on, a quota of the control group taken into account.
     cpus: usize,
-    /// Threads that answer queries.
     threads: usize,
-    /// The limit on memory of the control group, if it has one.
+    /// The memory limit of the control group; `None` if it has none.
     group: Option<MemoryLeft>,
-    /// Octets that the cache may take, and those that were wanted.
+    /// The size of the cache in octets: the one in force, and the configured one.
     cache: [usize; 2],
 }
 
-/// Works out the bounds that follow the limits of this process, and puts them into force.
+/// Derives the bounds from the limits of this process, and puts them into force.
 ///
 /// # Errors
-/// The limits are too low to serve, with the numbers.
+/// The limits are too low to serve.
 pub(super) fn size(config: &Config) -> Result<Sizes, String> {
     let (threads, cpus) = (threads(config), available_parallelism().map_or(1, usize::from));
     let open_files = capacity::raise_open_files();
@@ -219,14 +217,14 @@ pub(super) fn size(config: &Config) -> Result<Sizes, String> {
     let how = Threads::of(listeners, threads);
     let (answering, sockets) = (how.count(listeners, threads), listeners * how.sockets(threads));
     let listening = sockets + config.listen.len() + count(config.admin.is_some()) + count(config.control.is_some());
-    // What a successor may have is open twice.
+    // Sockets offered to a successor are duplicated.
     let listening = if config.takeover.is_some() { 2 * listening + 2 } else { listening };
     let upstreams = match &config.upstream.servers {
         config::Servers::Listed(servers) => servers.len(),
         config::Servers::System(_) => SYSTEM_SERVERS,
     };
     let (has_admin, has_control) = (config.admin.is_some(), config.control.is_some());
-    // Each socket has ports of its own to upstreams.
+    // Each UDP socket that receives queries has its own ports to upstreams.
     let needs = Needs { listening, threads: sockets, upstreams, has_admin, has_control };
     let capacity = Capacity::of(open_files, needs).map_err(|error| error.to_string())?;
     capacity.grant(needs);
@@ -238,7 +236,7 @@ pub(super) fn size(config: &Config) -> Result<Sizes, String> {
 }
 
 impl Sizes {
-    /// Says what was worked out: in a warning where the bounds are not what they are meant to be.
+    /// Logs the limits and bounds, as a warning if a bound is lower than intended.
     fn log(&self) {
         let Self { open_files, capacity, cpus, threads, group, cache: [cache, wanted] } = self;
         if let Some(MemoryLeft { limit, limited_by, .. }) = group {
@@ -272,7 +270,7 @@ impl Sizes {
     }
 }
 
-/// Says in the first lines what is served from where.
+/// Logs which files are served.
 fn introduce(config: &Config, path: Option<&Path>, loaded: &Loaded) {
     let config_file = path.map_or("none, using defaults".to_owned(), |path| path.display().to_string());
     tracing::info!(
@@ -293,12 +291,13 @@ fn introduce(config: &Config, path: Option<&Path>, loaded: &Loaded) {
     log_without(loaded.library().snapshot());
 }
 
-/// Starts logging to `log`; returns what changes the filter.
+/// Installs the log subscriber, and returns the function that changes its filter.
 fn start_log(log: LogWriter, filter: &Targets, color: bool) -> SetLogFilter {
     let (filter, handle) = reload::Layer::new(filter.clone());
-    // The journal has times of its own.
+    // The journal adds its own times.
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
-    // The values are of files, clients and upstreams. Names look as the formatter's own fields do.
+    // Values come from files, clients and upstreams, so they are escaped. Field names look as those of the default
+    // formatter.
     let fields = debug_fn(|writer, field, value| {
         let value = format!("{value:?}");
         let value = escaped(&value);
@@ -311,10 +310,10 @@ fn start_log(log: LogWriter, filter: &Targets, color: bool) -> SetLogFilter {
     let lines = fmt::layer().fmt_fields(fields.delimited(" "));
     let lines = lines.with_writer(move || log.clone()).with_ansi(color).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
-    // A second subscriber in one process (tests) keeps the first.
+    // Tests start several subscribers in one process; the first one stays.
     let _ = if in_journal { registry.with(lines.without_time()).try_init() } else { registry.with(lines).try_init() };
     Box::new(move |filter| {
-        // Fails only when the subscriber is gone.
+        // Fails only if the subscriber no longer exists.
         let _ = handle.reload(filter.clone());
     })
 }

@@ -1,7 +1,7 @@
-//! What a running hostgate consists of: its parts are started and stopped in order here.
+//! The running service: starting its threads and tasks in order, and stopping them without losing a query.
 //!
-//! The main thread starts everything, becomes the `supervisor`, which takes signals and watches the other threads, and in the
-//! end stops everything at once without losing a query.
+//! The main thread starts everything, becomes the `supervisor`, which handles signals and watches the other threads,
+//! and at the end stops everything at once.
 
 mod outages;
 mod supervisor;
@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use self::supervisor::{Supervisor, Why};
+use self::supervisor::{StopReason, Supervisor};
 use crate::api::connection::socket::ControlSocket;
 use crate::api::{self, Control};
 use crate::listen::admin;
@@ -32,15 +32,13 @@ use crate::listen::takeover::{Offer, Offered, Takeover};
 use crate::listen::tcp;
 use crate::listen::udp::{Front, Shared};
 use crate::reload::Reloader;
-use crate::telemetry::heartbeat::{Heartbeat, Kind};
+use crate::telemetry::heartbeat::{Heartbeat, ThreadKind};
 
-/// Serves until SIGTERM, SIGINT or a successor that serves, then answers what is in flight, for five seconds at most. Returns
-/// what had not ended by then.
-///
-/// This is the main thread's work: see [`supervisor`].
+/// Serves until SIGTERM, SIGINT or a successor that serves, then answers the queries in flight, for at most five
+/// seconds. Returns the names of what had not ended by then. Runs on the main thread: see [`supervisor`].
 ///
 /// # Errors
-/// A thread, a socket or a signal handler that the operating system refuses, or a predecessor that serves on.
+/// The system refuses a thread, a socket or a signal handler, or the predecessor keeps its sockets.
 pub(crate) fn serve(
     runtime: &Runtime,
     service: &Arc<Service>,
@@ -79,14 +77,15 @@ pub(crate) fn serve(
             Ok(serving.stop(why, offer))
         }
         Err(error) => {
-            // What was taken from the sockets is answered; they, and the paths, are the predecessor's.
-            serving.stop(Why::TakenOver, None);
+            // Queries received so far are answered. The sockets, and their paths, remain those of the predecessor.
+            serving.stop(StopReason::TakenOver, None);
             Err(error)
         }
     }
 }
 
-/// Serves the API once its socket can be had, until told to stop; `made` gets its path, if this process made it.
+/// Serves the API once its socket is available, until `stop`. `made` receives the path of a Unix socket that this
+/// process created.
 async fn serve_api(
     service: Arc<Service>,
     socket: Feature<ControlSocket>,
@@ -97,7 +96,7 @@ async fn serve_api(
     let is_late = socket.first.is_err();
     let Some(socket) = Arc::clone(&service.lacking).until_had(Purpose::Api, socket, stop.clone()).await else { return };
     if let ControlSocket::Unix { path, is_ours: true, .. } = &socket {
-        // Set once, here.
+        // The only place that sets it, once.
         let _ = made.set(path.clone());
     }
     if is_late {
@@ -112,30 +111,27 @@ async fn serve_api(
     }
 }
 
-/// Everything that serves.
+/// The threads and tasks of the service, and the channels that stop them.
 struct Serving {
-    /// What it serves.
     service: Arc<Service>,
-    /// UDP.
+    /// The threads that answer queries over UDP.
     fronts: Vec<Front>,
-    /// Set to stop UDP.
+    /// Set to stop the UDP threads.
     stopping: Arc<AtomicBool>,
-    /// TCP.
+    /// The tasks of the TCP listeners.
     tcp: Vec<JoinHandle<()>>,
-    /// The API.
+    /// The task of the API.
     api: Option<JoinHandle<()>>,
-    /// Set to stop TCP, the API and the admin endpoint.
+    /// The channel that stops TCP, the API and the admin endpoint.
     stop: watch::Sender<bool>,
-    /// The API's socket in the file system, once this process has made it.
+    /// The path of the API's Unix socket, once this process has created it.
     control_path: Arc<OnceLock<PathBuf>>,
-    /// The thread that reloads.
     reload: thread::JoinHandle<()>,
-    /// The heartbeats of all runtimes.
-    runtimes: Vec<(Kind, Heartbeat)>,
+    /// The heartbeats of the runtimes.
+    runtimes: Vec<(ThreadKind, Heartbeat)>,
 }
 
 impl Serving {
-    /// Starts all threads and tasks.
     fn start(
         runtime: &Runtime,
         service: &Arc<Service>,
@@ -167,7 +163,7 @@ impl Serving {
         if let Threads::Shared(threads) = sockets.threads {
             fronts.push(Front::start_shared(grouped, threads, &shared)?);
         }
-        let mut runtimes = vec![(Kind::Runtime, Heartbeat::default())];
+        let mut runtimes = vec![(ThreadKind::Runtime, Heartbeat::default())];
         runtime.spawn(admin::beat(runtimes[0].1.clone()));
         if let Some(socket) = sockets.admin {
             let heartbeat = Heartbeat::default();
@@ -175,7 +171,7 @@ impl Serving {
                 service.listens("admin", listener.local_addr()?);
             }
             admin::start(socket, Arc::clone(service), (stopped.clone(), offered.clone()), heartbeat.clone())?;
-            runtimes.push((Kind::Admin, heartbeat));
+            runtimes.push((ThreadKind::Admin, heartbeat));
         }
         let (mut api, control_path) = (None, Arc::default());
         if let (Some(socket), Some(control)) = (sockets.control, control) {
@@ -190,54 +186,55 @@ impl Serving {
         Ok(Self { service, fronts, stopping, tcp, api, stop, control_path, reload, runtimes })
     }
 
-    /// Returns the heartbeats to watch.
-    fn heartbeats(&self) -> Vec<(String, Kind, Heartbeat)> {
-        let reload = ("reload".to_owned(), Kind::Reload, self.service.progress.heartbeat().clone());
+    /// Returns the name, kind and heartbeat of each thread to watch.
+    fn heartbeats(&self) -> Vec<(String, ThreadKind, Heartbeat)> {
+        let reload = ("reload".to_owned(), ThreadKind::Reload, self.service.progress.heartbeat().clone());
         let runtimes = self.runtimes.iter().map(|(kind, beats)| (kind.as_str().to_owned(), *kind, beats.clone()));
         let fronts = self.fronts.iter().flat_map(Front::heartbeats);
-        fronts.map(|(name, beats)| (name, Kind::Udp, beats)).chain([reload]).chain(runtimes).collect()
+        fronts.map(|(name, beats)| (name, ThreadKind::Udp, beats)).chain([reload]).chain(runtimes).collect()
     }
 
-    /// Stops everything at once, and waits until it has ended, for [`DRAIN`] at most. Returns what has not.
-    fn stop(self, why: Why, offer: Option<Offer>) -> Vec<&'static str> {
+    /// Stops everything at once and waits for its end, at most for [`DRAIN`]. Returns the names of what has not ended.
+    fn stop(self, why: StopReason, offer: Option<Offer>) -> Vec<&'static str> {
         let end = Instant::now() + DRAIN;
         self.service.stopping.store(true, Ordering::Relaxed);
         self.stopping.store(true, Ordering::Relaxed);
-        // Before its socket is closed, so that the path is ours still; a successor has the same socket.
-        let path = self.control_path.get().filter(|_| why != Why::TakenOver).cloned();
-        let farewell = move || {
+        // Removed before the socket is closed, so that the path is still ours; a successor serves on the same socket.
+        let path = self.control_path.get().filter(|_| why != StopReason::TakenOver).cloned();
+        let cleanup = move || {
             if let Some(offer) = offer {
                 offer.end();
             }
             if let Some(path) = path {
-                // Should it be gone already, that is as well.
+                // The file may have been removed already.
                 let _ = fs::remove_file(path);
             }
         };
-        // The file system may not answer.
-        let (gone, farewell_ended) = mpsc::channel::<()>();
-        let farewell = thread::Builder::new().name("farewell".into()).spawn(move || {
-            farewell();
+        // In a thread of its own, as a file system that hangs must not delay the end.
+        let (gone, cleanup_ended) = mpsc::channel::<()>();
+        let cleanup = thread::Builder::new().name("cleanup".into()).spawn(move || {
+            cleanup();
             drop(gone);
         });
-        if farewell.is_ok() {
-            let _ = farewell_ended.recv_timeout(FAREWELL);
+        if cleanup.is_ok() {
+            let _ = cleanup_ended.recv_timeout(CLEANUP);
         }
-        // A receiver that is gone has stopped already.
+        // Fails if all receivers have stopped already.
         let _ = self.stop.send(true);
         while !self.unfinished().is_empty() && Instant::now() < end {
-            thread::park_timeout(END_LOOK);
+            thread::park_timeout(END_CHECK);
         }
         let mut unfinished = self.unfinished();
         let in_flight = self.service.engine.in_flight();
         if in_flight > 0 {
             tracing::warn!(in_flight, "stopped with queries unanswered");
-            // No fault of this process: their upstreams are silent.
-            unfinished.retain(|what| *what != UNANSWERED);
+            // Queries without an answer are the fault of their upstreams, not of this process.
+            unfinished.retain(|what| *what != QUERIES);
         }
         if !self.service.api.as_ref().is_some_and(|api| api.is_changing()) {
-            // Nor are clients of the API that do not send what they began, or do not take their answers.
-            unfinished.retain(|what| *what != UNTAKEN);
+            // Clients that do not send the rest of a request, or do not read an answer, are no fault of this process
+            // either.
+            unfinished.retain(|what| *what != API_REQUESTS);
         }
         if !self.service.engine.close_decision_log(LAST_RECORDS) {
             unfinished.push("decision records");
@@ -250,31 +247,31 @@ impl Serving {
         unfinished
     }
 
-    /// Returns what has not ended yet.
+    /// Returns the names of what has not ended.
     fn unfinished(&self) -> Vec<&'static str> {
         let queries = self.service.engine.in_flight() > 0
             || !self.fronts.iter().all(Front::has_ended)
             || !self.tcp.iter().all(JoinHandle::is_finished);
         let all = [
-            (UNANSWERED, queries),
-            (UNTAKEN, self.api.as_ref().is_some_and(|api| !api.is_finished())),
+            (QUERIES, queries),
+            (API_REQUESTS, self.api.as_ref().is_some_and(|api| !api.is_finished())),
             ("a reload", !self.reload.is_finished()),
         ];
         all.into_iter().filter(|(_, is_unfinished)| *is_unfinished).map(|(what, _)| what).collect()
     }
 }
 
-/// How long queries in flight, and everything else that is under way, may take at shutdown.
+/// The deadline for queries in flight, and for everything else, at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How long the last decision records may take.
+/// The deadline for writing the last decision records.
 const LAST_RECORDS: Duration = Duration::from_secs(1);
-/// How long removing the sockets in the file system may take before the others are closed all the same.
-const FAREWELL: Duration = Duration::from_millis(500);
-/// How often shutdown looks whether everything has ended.
-const END_LOOK: Duration = Duration::from_millis(5);
-/// Events that wait for the main thread; their senders wait with more.
+/// The time after which the listening sockets are closed even if their files could not be removed.
+const CLEANUP: Duration = Duration::from_millis(500);
+/// The interval at which shutdown checks whether everything has ended.
+const END_CHECK: Duration = Duration::from_millis(5);
+/// The capacity of the main thread's channel; senders of further events wait.
 const EVENTS: usize = 16;
-/// What has not ended when queries wait for answers.
-const UNANSWERED: &str = "queries";
-/// What has not ended when requests to the API are under way.
-const UNTAKEN: &str = "API requests";
+/// The name for queries that wait for answers at the deadline.
+const QUERIES: &str = "queries";
+/// The name for API requests under way at the deadline.
+const API_REQUESTS: &str = "API requests";

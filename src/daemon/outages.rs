@@ -1,8 +1,9 @@
-//! Telling operators of outages: a line when an upstream is gone, one when it answers again, and one of their own when all are.
+//! Log lines about outages of upstreams: one when an upstream fails, one when it answers again, and separate ones for
+//! all upstreams together.
 //!
-//! Nothing of it is on the path of a query: what is known of the upstreams is looked at twice a second and compared with what
-//! was told. So however fast an upstream comes and goes, there is a bounded number of lines, what was left out is counted in the
-//! next one, and the last line is true.
+//! Nothing here is on the path of a query: twice a second, the state of the upstreams is compared with what was last
+//! logged. So the number of lines is bounded however fast an upstream flaps, the next line counts the omitted outages,
+//! and the last line is always the present state.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,24 +15,24 @@ use crate::document::shortened;
 use crate::listen::admin::service::Service;
 use crate::upstream::{Server, Status};
 
-/// How often the upstreams are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// The time in which [`MAX_OUTAGE_LINES`] may be written.
+/// The interval between two comparisons.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+/// The period in which at most [`MAX_OUTAGE_LINES`] are written.
 const MINUTE: Duration = Duration::from_mins(1);
-/// The longest list of upstreams in a line, in octets.
+/// The longest list of upstreams in one line, in octets.
 const LISTED: usize = 256;
 
-/// Looks at the upstreams for as long as the process serves, and writes what there is to tell to the log.
+/// Compares the upstreams for as long as the process serves, and logs the differences.
 pub(crate) async fn watch(service: Arc<Service>) {
     let mut outages = Outages::new(Instant::now());
-    let (mut lacking, mut told_at) = (0, None::<Instant>);
+    let (mut lacking, mut logged_at) = (0, None::<Instant>);
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_EVERY).await;
         let now_lacking = service.engine.metrics().descriptors_lacking();
-        if now_lacking > lacking && told_at.is_none_or(|at| at.elapsed() >= MINUTE) {
+        if now_lacking > lacking && logged_at.is_none_or(|at| at.elapsed() >= MINUTE) {
             let help = "raise `LimitNOFILE=` of the unit, or find out who has so many files open";
             tracing::warn!(failed = now_lacking - lacking, help, "no file descriptors left for queries");
-            (lacking, told_at) = (now_lacking, Some(Instant::now()));
+            (lacking, logged_at) = (now_lacking, Some(Instant::now()));
         }
         let view = service.engine.view().clone();
         view.upstreams.probe();
@@ -42,48 +43,48 @@ pub(crate) async fn watch(service: Arc<Service>) {
     }
 }
 
-/// What was told of the upstreams, and what they are.
+/// The state of the upstreams as it was last logged.
 struct Outages {
-    /// Each upstream.
-    known: HashMap<Server, Known>,
-    /// All together: gone only when each of them is.
-    all: Known,
+    /// The state of each upstream.
+    known: HashMap<Server, LoggedState>,
+    /// The state of all together: an outage only while every one is down.
+    all: LoggedState,
     /// The lines that may still be written in this minute.
     left: usize,
-    /// When the minute ends.
+    /// The end of this minute.
     ends: Instant,
 }
 
-/// What was told of an upstream, and what it is.
+/// The logged state and the counters of one upstream, or of all together.
 #[derive(Clone, Copy, Default)]
-struct Known {
-    /// Whether it was told to be gone last.
+struct LoggedState {
+    /// Set if the last line was about an outage.
     is_told: bool,
-    /// When that outage began.
+    /// The time at which that outage began.
     began: Option<Instant>,
-    /// Outages that were not told.
+    /// The number of outages that no line was about.
     untold: u64,
-    /// Outages at the last look.
+    /// The number of outages at the last comparison.
     outages: u64,
-    /// Queries answered SERVFAIL when it last worked.
+    /// The number of queries answered SERVFAIL when it last worked.
     unanswered: u64,
 }
 
-/// A line of the log.
+/// A line for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
-    /// An upstream is gone.
+enum OutageLine {
+    /// A line about an upstream that does not answer.
     Gone { upstream: String, reason: Cow<'static, str>, seconds: u64, untold: u64, others: usize },
-    /// An upstream answers again.
+    /// A line about an upstream that answers again.
     Back { upstream: String, seconds: u64, unanswered: u64, untold: u64 },
-    /// All upstreams are gone.
+    /// A line about all upstreams not answering.
     AllGone { upstreams: String, seconds: u64, untold: u64 },
-    /// One answers again after all were gone.
+    /// A line about an upstream that answers again after none did.
     OneBack { seconds: u64, unanswered: u64, untold: u64 },
 }
 
-impl Told {
-    /// Writes it.
+impl OutageLine {
+    /// Writes the line to the log.
     fn log(self) {
         let some = |untold: u64| (untold > 0).then_some(untold);
         match self {
@@ -109,20 +110,20 @@ impl Told {
     }
 }
 
-impl Known {
-    /// Takes note of what it is now. Returns whether there is something to tell: that it is gone, or that it is back.
+impl LoggedState {
+    /// Updates the counters. Returns whether the state differs from the logged one.
     fn differs(&mut self, (is_well, is_gone): (bool, bool), outages: u64, unanswered: u64) -> bool {
-        // One that came and went between two looks, or while nothing could be told.
+        // An outage can have begun and ended between two comparisons, or while no line could be written.
         self.untold += outages.saturating_sub(self.outages);
         self.outages = outages;
-        // It fails for a while before it counts as gone.
+        // An upstream fails for a while before it counts as down, so the count is taken while it still works.
         if is_well && !self.is_told {
             self.unanswered = unanswered;
         }
         is_gone != self.is_told
     }
 
-    /// Takes note that it is told what it is; returns how many outages were not.
+    /// Marks the state as logged, and returns the number of earlier outages that were not.
     fn tell(&mut self, is_gone: bool) -> u64 {
         self.is_told = is_gone;
         let untold = std::mem::take(&mut self.untold);
@@ -131,13 +132,14 @@ impl Known {
 }
 
 impl Outages {
-    /// Begins with nothing told.
+    /// Starts with no outage logged.
     fn new(now: Instant) -> Self {
-        Self { known: HashMap::new(), all: Known::default(), left: MAX_OUTAGE_LINES, ends: now + MINUTE }
+        Self { known: HashMap::new(), all: LoggedState::default(), left: MAX_OUTAGE_LINES, ends: now + MINUTE }
     }
 
-    /// Compares what the upstreams are with what was told of them; `unanswered` counts the queries answered SERVFAIL so far.
-    fn look(&mut self, upstreams: &[Status], unanswered: u64, now: Instant) -> Vec<Told> {
+    /// Returns the lines for the differences between the upstreams and the logged state. `unanswered` is the number of
+    /// queries answered SERVFAIL so far.
+    fn look(&mut self, upstreams: &[Status], unanswered: u64, now: Instant) -> Vec<OutageLine> {
         if now >= self.ends {
             (self.left, self.ends) = (MAX_OUTAGE_LINES, now + MINUTE);
         }
@@ -145,7 +147,8 @@ impl Outages {
         self.known.retain(|server, _| upstreams.iter().any(|upstream| upstream.server == *server));
         let gone = upstreams.iter().filter(|upstream| upstream.is_gone).count();
         let are_all_gone = gone > 0 && gone == upstreams.len();
-        // First, so that what wakes an operator is never left out for the sake of single ones.
+        // All together come first, so that the line that wakes an operator is never omitted in favour of one about a
+        // single server.
         let outages = self.all.outages + u64::from(are_all_gone && self.all.began.is_none());
         let seconds = upstreams.iter().map(|upstream| upstream.since).min().unwrap_or_default();
         let is_one_well = upstreams.iter().any(|upstream| !upstream.is_down);
@@ -154,10 +157,10 @@ impl Outages {
             told.push(if are_all_gone {
                 let names: Vec<String> = upstreams.iter().map(|upstream| upstream.server.to_string()).collect();
                 let upstreams = shortened(&names.join(" "), LISTED).into_owned();
-                Told::AllGone { upstreams, seconds: seconds.as_secs(), untold }
+                OutageLine::AllGone { upstreams, seconds: seconds.as_secs(), untold }
             } else {
                 let (seconds, unanswered) = self.all.cost(unanswered, now);
-                Told::OneBack { seconds, unanswered, untold }
+                OutageLine::OneBack { seconds, unanswered, untold }
             });
         }
         self.all.note_begin(are_all_gone, now.checked_sub(seconds));
@@ -168,10 +171,10 @@ impl Outages {
                 let (server, untold) = (upstream.server.to_string(), known.tell(is_gone));
                 told.push(if is_gone {
                     let (reason, seconds) = (upstream.reason(), upstream.since.as_secs());
-                    Told::Gone { upstream: server, reason, seconds, untold, others: upstreams.len() - gone }
+                    OutageLine::Gone { upstream: server, reason, seconds, untold, others: upstreams.len() - gone }
                 } else {
                     let (seconds, unanswered) = known.cost(unanswered, now);
-                    Told::Back { upstream: server, seconds, unanswered, untold }
+                    OutageLine::Back { upstream: server, seconds, unanswered, untold }
                 });
             }
             known.note_begin(is_gone, now.checked_sub(upstream.since));
@@ -180,7 +183,7 @@ impl Outages {
         told
     }
 
-    /// Returns whether one more line may be written, and counts it.
+    /// Takes one of the lines of this minute; returns `false` if none is left.
     fn may_write(&mut self) -> bool {
         let may = self.left > 0;
         self.left = self.left.saturating_sub(1);
@@ -188,14 +191,14 @@ impl Outages {
     }
 }
 
-impl Known {
-    /// Returns how many seconds the outage took that is over, and how many queries were answered SERVFAIL meanwhile.
+impl LoggedState {
+    /// Returns the length in seconds of the outage that ended, and the number of queries answered SERVFAIL during it.
     fn cost(&self, unanswered: u64, now: Instant) -> (u64, u64) {
         let seconds = self.began.map_or(0, |began| now.duration_since(began).as_secs());
         (seconds, unanswered.saturating_sub(self.unanswered))
     }
 
-    /// Keeps in mind since when it is gone, as long as it is or that it is back is still to be told.
+    /// Remembers the time since which it is down, until a line about its return has been written.
     fn note_begin(&mut self, is_gone: bool, since: Option<Instant>) {
         if is_gone {
             self.began = self.began.or(since);
@@ -228,14 +231,14 @@ mod tests {
     }
 
     #[test]
-    fn outage_and_return_are_one_line_each_with_how_long_it_took() {
+    fn outage_and_recovery_are_one_line_each_with_the_duration() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut outages = Outages::new(start);
         let up = [upstream(1, None, 0), upstream(2, None, 0)];
         assert_eq!(outages.look(&up, 3, at(1)), []);
         let one = [upstream(1, Some(6), 1), upstream(2, None, 0)];
-        let gone = |seconds, others| Told::Gone {
+        let gone = |seconds, others| OutageLine::Gone {
             upstream: "192.0.2.1:53".into(),
             reason: "silent".into(),
             seconds,
@@ -246,19 +249,19 @@ mod tests {
         assert_eq!(outages.look(&[upstream(1, Some(8), 1), upstream(2, None, 0)], 5, at(10)), []);
         let both = [upstream(1, Some(20), 1), upstream(2, Some(7), 1)];
         let told = outages.look(&both, 9, at(22));
-        assert!(matches!(&told[0], Told::AllGone { seconds: 7, .. }), "{told:?}");
-        assert!(matches!(&told[1], Told::Gone { others: 0, .. }) && told.len() == 2, "{told:?}");
+        assert!(matches!(&told[0], OutageLine::AllGone { seconds: 7, .. }), "{told:?}");
+        assert!(matches!(&told[1], OutageLine::Gone { others: 0, .. }) && told.len() == 2, "{told:?}");
         assert!(all_gone(&both).unwrap().starts_with("no upstream has answered for 7 s: 192.0.2.1:53 is silent, "));
         let told = outages.look(&[upstream(1, Some(58), 1), upstream(2, None, 1)], 40, at(60));
-        let back = Told::Back { upstream: "192.0.2.2:53".into(), seconds: 45, unanswered: 35, untold: 0 };
-        assert_eq!(told, [Told::OneBack { seconds: 45, unanswered: 35, untold: 0 }, back]);
+        let back = OutageLine::Back { upstream: "192.0.2.2:53".into(), seconds: 45, unanswered: 35, untold: 0 };
+        assert_eq!(told, [OutageLine::OneBack { seconds: 45, unanswered: 35, untold: 0 }, back]);
         let told = outages.look(&[upstream(1, None, 1), upstream(2, None, 1)], 40, at(62));
-        let back = Told::Back { upstream: "192.0.2.1:53".into(), seconds: 60, unanswered: 37, untold: 0 };
+        let back = OutageLine::Back { upstream: "192.0.2.1:53".into(), seconds: 60, unanswered: 37, untold: 0 };
         assert_eq!(told, [back]);
     }
 
     #[test]
-    fn flapping_is_bounded_counted_and_ends_with_what_is_true() {
+    fn lines_about_a_flapping_upstream_are_bounded_and_end_with_its_state() {
         let start = Instant::now();
         let mut outages = Outages::new(start);
         let mut lines = Vec::new();
@@ -270,7 +273,7 @@ mod tests {
         assert_eq!(lines.len(), MAX_OUTAGE_LINES);
         let states = [upstream(1, Some(5), 501), upstream(2, None, 0)];
         let told = outages.look(&states, 0, start + Duration::from_secs(61));
-        let [Told::Gone { untold, .. }] = &told[..] else { panic!("{told:?}") };
+        let [OutageLine::Gone { untold, .. }] = &told[..] else { panic!("{told:?}") };
         assert_eq!(*untold, 490);
     }
 }

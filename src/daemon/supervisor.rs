@@ -1,7 +1,8 @@
-//! The main thread while hostgate serves: it takes signals, watches the heartbeats of the other threads, and tells systemd.
+//! The main thread while hostgate serves: it handles signals, watches the heartbeats of the other threads, and notifies
+//! systemd.
 //!
-//! It waits for nothing but its own channel, so that a signal is acted on and the process ends at its deadline whatever
-//! else hangs.
+//! It waits for its own channel only, so a signal is handled, and the process ends at its deadline, whatever else
+//! hangs.
 
 use std::io;
 use std::sync::Arc;
@@ -16,24 +17,25 @@ use crate::daemon::systemd::Manager;
 use crate::listen::Event;
 use crate::listen::admin::service::Service;
 use crate::reload::{Waker, Work};
-use crate::telemetry::heartbeat::{HANG, Heartbeat, Kind, Monitor, Stall};
+use crate::telemetry::heartbeat::{HANG, Heartbeat, Monitor, Stall, ThreadKind};
 
-/// How often heartbeats are looked at.
-const LOOK: Duration = Duration::from_millis(500);
-/// How long a reload may be silent that computes: it may have a million names and two hundred thousand files to look at.
+/// The interval at which heartbeats are checked.
+const CHECK: Duration = Duration::from_millis(500);
+/// The time without a heartbeat allowed for a reload that computes, with up to a million names and 200,000 files to
+/// process.
 const RELOAD_HANG: Duration = Duration::from_mins(1);
 
-/// Why serving ends.
+/// The reason for the end of serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
-    /// A signal.
+pub(crate) enum StopReason {
+    /// The name of the signal received.
     Signal(&'static str),
-    /// A successor serves.
+    /// A successor has taken over.
     TakenOver,
 }
 
-impl Why {
-    /// Returns what the log says.
+impl StopReason {
+    /// Returns the reason as the log states it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Signal(name) => name,
@@ -42,10 +44,10 @@ impl Why {
     }
 }
 
-/// Has signals sent to `events` from now on.
+/// Starts a thread that sends signals to `events`.
 ///
 /// # Errors
-/// The system refuses a handler or a thread.
+/// The system refuses a signal handler or a thread.
 pub(crate) fn listen_for_signals(events: SyncSender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     let listen = move || {
@@ -55,40 +57,38 @@ pub(crate) fn listen_for_signals(events: SyncSender<Event>) -> io::Result<()> {
             }
         }
     };
-    // Never joined: it waits until the process ends.
+    // Never joined, as it waits for signals until the process ends.
     thread::Builder::new().name("signals".into()).spawn(listen).map(drop)
 }
 
-/// The main thread's state.
+/// The state of the main thread.
 pub(crate) struct Supervisor {
-    /// What it looks at and tells of.
+    /// The service to watch and to report on.
     service: Arc<Service>,
-    /// Asks for reloads.
+    /// The handle that requests reloads.
     waker: Waker,
-    /// The heartbeats.
     monitor: Monitor,
-    /// The threads that hung at the last look.
+    /// The threads that hung at the last check.
     stalls: Arc<Vec<Stall>>,
-    /// systemd.
     manager: Manager,
-    /// How often to look.
+    /// The interval between checks: half of systemd's watchdog interval, within bounds.
     interval: Duration,
 }
 
 impl Supervisor {
-    /// Begins to watch.
-    pub(crate) fn new(service: Arc<Service>, waker: Waker, threads: Vec<(String, Kind, Heartbeat)>) -> Self {
+    /// Starts to watch these threads.
+    pub(crate) fn new(service: Arc<Service>, waker: Waker, threads: Vec<(String, ThreadKind, Heartbeat)>) -> Self {
         let manager = Manager::find();
-        let interval = manager.watchdog().map_or(LOOK, |allowed| (allowed / 2).clamp(LOOK / 10, LOOK));
+        let interval = manager.watchdog().map_or(CHECK, |allowed| (allowed / 2).clamp(CHECK / 10, CHECK));
         let monitor = Monitor::new(threads, Instant::now());
         Self { service, waker, monitor, stalls: Arc::default(), manager, interval }
     }
 
-    /// Acts on signals, and looks at heartbeats, until something says that serving has to end.
+    /// Handles signals and checks heartbeats until an event ends serving.
     ///
     /// # Errors
-    /// The predecessor serves on, so this process must not.
-    pub(crate) fn watch(&mut self, events: &Receiver<Event>) -> io::Result<Why> {
+    /// The predecessor continues to serve, so this process must not.
+    pub(crate) fn watch(&mut self, events: &Receiver<Event>) -> io::Result<StopReason> {
         let mut next = Instant::now();
         loop {
             let now = Instant::now();
@@ -99,9 +99,9 @@ impl Supervisor {
             match events.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Event::Signal(SIGHUP)) => self.waker.ask(),
                 Ok(Event::Signal(SIGUSR1)) => self.service.engine.reopen_decision_log(),
-                Ok(Event::Signal(SIGINT)) => return Ok(Why::Signal("SIGINT")),
-                Ok(Event::Signal(_)) => return Ok(Why::Signal("SIGTERM")),
-                Ok(Event::TakenOver) => return Ok(Why::TakenOver),
+                Ok(Event::Signal(SIGINT)) => return Ok(StopReason::Signal("SIGINT")),
+                Ok(Event::Signal(_)) => return Ok(StopReason::Signal("SIGTERM")),
+                Ok(Event::TakenOver) => return Ok(StopReason::TakenOver),
                 Ok(Event::NotTakenOver(error)) => return Err(error),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("no signals any more")),
@@ -109,12 +109,12 @@ impl Supervisor {
         }
     }
 
-    /// Looks at the heartbeats, and tells of them.
+    /// Checks the heartbeats, logs changes, and notifies systemd.
     fn look(&mut self, now: Instant) {
         let progress = &self.service.progress;
         let stalls = self.monitor.look(now, |kind| match (kind, progress.work()) {
-            (Kind::Reload, Work::Compute) => (RELOAD_HANG, false),
-            (Kind::Reload, Work::Disk) => (HANG, true),
+            (ThreadKind::Reload, Work::Compute) => (RELOAD_HANG, false),
+            (ThreadKind::Reload, Work::Disk) => (HANG, true),
             _ => (HANG, false),
         });
         let is_new = |stall: &&Stall| !self.stalls.iter().any(|old| old.thread == stall.thread);
@@ -127,10 +127,10 @@ impl Supervisor {
         self.stalls = Arc::new(stalls);
         self.service.looked_at(&self.stalls);
         let is_alive = !self.stalls.iter().any(Stall::needs_restart);
-        self.manager.tell(&progress.state().summary(), is_alive);
+        self.manager.notify(&progress.state().summary(), is_alive);
     }
 
-    /// Tells systemd that the process is going.
+    /// Notifies systemd that the process is stopping.
     pub(crate) fn stopping(&self) {
         self.manager.stopping();
     }

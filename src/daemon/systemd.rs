@@ -1,7 +1,8 @@
-//! Notifications to systemd (`sd_notify(3)`): ready, what is in force, alive, stopping. Without systemd all of it does nothing.
+//! Notifications to systemd by its protocol (`sd_notify(3)`): ready, status, watchdog, stopping. Without systemd they
+//! do nothing.
 //!
-//! The main thread alone sends them, and no call waits: a service manager that hangs leaves its socket full. What did not
-//! get through is sent again at the next look.
+//! Only the main thread sends them, and never blocks: the socket of a service manager that hangs fills up. A
+//! notification that could not be sent is sent again at the next check.
 
 use std::env;
 use std::io;
@@ -12,36 +13,36 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The service manager, and what it has been told.
+/// The service manager, and the state it was last notified of.
 pub(crate) struct Manager {
-    /// Where it listens; `None` where there is none.
+    /// The socket to send from and the address to send to; `None` without a service manager.
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// How often it wants a sign of life; `None` is never.
+    /// The interval at which the watchdog expects a notification; `None` if it is off.
     watchdog: Option<Duration>,
-    /// Whether it knows that queries are answered.
+    /// Set once the manager has been notified that queries are answered.
     is_ready: bool,
-    /// The status line it has.
+    /// The last status line that was sent.
     status: String,
 }
 
 impl Manager {
-    /// Finds the service manager by the environment.
+    /// Finds the service manager by `NOTIFY_SOCKET` of the environment.
     pub(crate) fn find() -> Self {
         let socket = socket().unwrap_or_else(|error| {
-            tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd is told nothing");
+            tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd is not notified");
             None
         });
         Self { socket, watchdog: sd_notify::watchdog_enabled(), is_ready: false, status: String::new() }
     }
 
-    /// Returns the time within which it wants a sign of life.
+    /// Returns the watchdog interval; `None` if the watchdog is off.
     pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// Says that queries are answered, unless it knows; what is in force, where it has another line; and, where `is_alive`,
-    /// that the process need not be restarted.
-    pub(crate) fn tell(&mut self, status: &str, is_alive: bool) {
+    /// Sends what has changed: ready (once), the status line if it is another one, and with `is_alive` a watchdog
+    /// notification.
+    pub(crate) fn notify(&mut self, status: &str, is_alive: bool) {
         let mut states = Vec::new();
         if !self.is_ready {
             states.push(NotifyState::Ready);
@@ -58,21 +59,21 @@ impl Manager {
         }
     }
 
-    /// Says that the process is going.
+    /// Notifies the manager that the process is stopping.
     pub(crate) fn stopping(&self) {
         self.send(&[NotifyState::Stopping]);
     }
 
-    /// Sends states; returns whether they got through, or there is nobody to send them to.
+    /// Sends notifications. Returns whether they were sent, or there is no manager to send them to.
     fn send(&self, states: &[NotifyState<'_>]) -> bool {
         let Some((socket, address)) = &self.socket else { return true };
         let text = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         let sent = socket.send_to_addr(text.as_bytes(), address);
-        sent.inspect_err(|error| tracing::debug!(%error, "systemd not told")).is_ok()
+        sent.inspect_err(|error| tracing::debug!(%error, "systemd not notified")).is_ok()
     }
 }
 
-/// Makes a socket to send from, and reads where to.
+/// Returns a socket to send from and the address in `NOTIFY_SOCKET`; `None` if that is not set.
 fn socket() -> io::Result<Option<(UnixDatagram, SocketAddr)>> {
     let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Ok(None) };
     let address = match name.as_bytes().strip_prefix(b"@") {

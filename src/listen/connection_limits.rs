@@ -32,12 +32,12 @@ pub(crate) struct Limits {
     /// The number of the next wait.
     next: AtomicU64,
     /// Events at the limits.
-    counts: Counts,
+    counts: ConnectionCounts,
 }
 
 /// Events at the limits, for the metrics.
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct ConnectionCounts {
     /// Idle connections closed for new ones.
     pub(crate) closed_idle: AtomicU64,
     /// New connections closed because their client has its share and none of its connections is idle.
@@ -94,7 +94,7 @@ impl Limits {
             most,
             idle: Mutex::default(),
             next: AtomicU64::new(0),
-            counts: Counts::default(),
+            counts: ConnectionCounts::default(),
         })
     }
 
@@ -104,7 +104,7 @@ impl Limits {
     }
 
     /// Returns the counts of events at the limits.
-    pub(crate) fn counts(&self) -> &Counts {
+    pub(crate) fn counts(&self) -> &ConnectionCounts {
         &self.counts
     }
 

@@ -1,4 +1,6 @@
-//! The heartbeats of the threads that matter, and which of them have stopped.
+//! Heartbeats of the threads that a working server depends on, and the detection of threads that hang.
+//!
+//! Each watched thread increases a counter; the main thread compares the counters with their last values.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -7,10 +9,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-/// How long a thread may be silent before it counts as hanging.
+/// The time without a heartbeat after which a thread counts as hanging.
 pub(crate) const HANG: Duration = Duration::from_secs(10);
 
-/// A counter that one thread increases while it works or waits as it should. An idle thread does so at least every second.
+/// A counter that one thread increases while it works or waits normally, at least once a second.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Heartbeat(Arc<Counter>);
 
@@ -20,37 +22,35 @@ pub(crate) struct Heartbeat(Arc<Counter>);
 struct Counter(AtomicU64);
 
 impl Heartbeat {
-    /// Increases the counter. Only the thread itself calls this, so a load and a store do.
+    /// Increases the counter. Only the watched thread calls this, so a load and a store suffice.
     pub(crate) fn beat(&self) {
         self.0.0.store(self.count().wrapping_add(1), Relaxed);
     }
 
-    /// Returns the counter.
     fn count(&self) -> u64 {
         self.0.0.load(Relaxed)
     }
 }
 
-/// The kinds of threads that are watched, as the metrics call them.
+/// The kinds of watched threads, as named in the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Answers queries over UDP.
+pub(crate) enum ThreadKind {
+    /// A thread that answers queries over UDP.
     Udp,
-    /// Reads policies and makes the API's changes.
+    /// The thread that reads policies and makes the API's changes.
     Reload,
-    /// Serves TCP and the API: all threads of that runtime.
+    /// The runtime of TCP and the API, with all its threads.
     Runtime,
-    /// Serves metrics and status.
+    /// The thread that serves metrics and status.
     Admin,
-    /// Takes signals and watches the others.
+    /// The main thread, which takes signals and watches the others.
     Main,
 }
 
-impl Kind {
-    /// All of them.
+impl ThreadKind {
     pub(crate) const ALL: [Self; 5] = [Self::Udp, Self::Reload, Self::Runtime, Self::Admin, Self::Main];
 
-    /// Returns what it is called in the metrics.
+    /// Returns the name in the metrics.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Udp => "udp",
@@ -65,75 +65,68 @@ impl Kind {
 /// A thread whose heartbeat has stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Stall {
-    /// The thread's name.
     pub(crate) thread: String,
-    /// What it does.
     #[serde(skip)]
-    pub(crate) kind: Kind,
-    /// When it last gave a sign of life (RFC 3339, UTC).
+    pub(crate) kind: ThreadKind,
+    /// The time of its last heartbeat (RFC 3339, UTC).
     #[serde(serialize_with = "as_text")]
     pub(crate) since: Timestamp,
-    /// Whether it waits for a file system that does not answer: a restart would wait for the same one.
+    /// Set if the thread waits for a file system that does not respond; a restart would wait for the same one.
     pub(crate) on_disk: bool,
 }
 
 impl Stall {
-    /// Says so in one line.
+    /// Returns a one-line message about the stall.
     pub(crate) fn describe(&self) -> String {
         let why = if self.on_disk { ", waiting for a file system that does not answer" } else { "" };
         format!("thread {} has been hanging since {}{why}", self.thread, self.since)
     }
 
-    /// Returns whether only a restart helps. Where a file system does not answer, the next start would read the same one, and
-    /// nothing would answer queries meanwhile.
+    /// Returns whether a restart is the only remedy. It is none for a file system that does not respond: the next start
+    /// would read the same one, and meanwhile no query would be answered.
     pub(crate) fn needs_restart(&self) -> bool {
         !self.on_disk
     }
 }
 
-/// The heartbeats that are watched, and what they were at the last look.
+/// A monitor of heartbeats, with their values at its last check.
 #[derive(Debug)]
 pub(crate) struct Monitor {
-    /// The threads.
     threads: Vec<Watched>,
-    /// When they were last looked at.
+    /// The time of the last check.
     looked: Instant,
 }
 
-/// A watched thread.
 #[derive(Debug)]
 struct Watched {
-    /// Its name.
     name: String,
-    /// What it does.
-    kind: Kind,
-    /// Its heartbeat.
+    kind: ThreadKind,
     heartbeat: Heartbeat,
-    /// The counter at the last look.
+    /// The counter at the last check.
     count: u64,
-    /// How long the counter has stood still.
+    /// The time for which the counter has not changed.
     silent: Duration,
-    /// The time of the look that last saw it increased.
+    /// The time of the check that last saw the counter change.
     since: Timestamp,
 }
 
 impl Monitor {
-    /// Begins to watch.
-    pub(crate) fn new(threads: impl IntoIterator<Item = (String, Kind, Heartbeat)>, now: Instant) -> Self {
+    /// Starts to monitor these threads.
+    pub(crate) fn new(threads: impl IntoIterator<Item = (String, ThreadKind, Heartbeat)>, now: Instant) -> Self {
         let since = Timestamp::now();
-        let watch = |(name, kind, heartbeat): (String, Kind, Heartbeat)| {
+        let watch = |(name, kind, heartbeat): (String, ThreadKind, Heartbeat)| {
             let count = heartbeat.count();
             Watched { name, kind, heartbeat, count, silent: Duration::ZERO, since }
         };
         Self { threads: threads.into_iter().map(watch).collect(), looked: now }
     }
 
-    /// Returns the threads that have been silent for longer than `patience` says; it also says whether they wait for a
-    /// file system.
+    /// Returns the threads that have been silent for as long as `patience` allows their kind; `patience` also returns
+    /// whether the kind waits for a file system.
     ///
-    /// A look counts for [`LONGEST_STEP`] at most: where the whole process was stopped (SIGSTOP, a machine that was
-    /// suspended), no thread is to blame.
-    pub(crate) fn look(&mut self, now: Instant, patience: impl Fn(Kind) -> (Duration, bool)) -> Vec<Stall> {
+    /// One check adds at most [`LONGEST_STEP`] of silence: if the whole process was stopped (SIGSTOP, a suspended
+    /// machine), no thread hangs.
+    pub(crate) fn look(&mut self, now: Instant, patience: impl Fn(ThreadKind) -> (Duration, bool)) -> Vec<Stall> {
         let step = now.saturating_duration_since(self.looked).min(LONGEST_STEP);
         self.looked = now;
         let mut stalls = Vec::new();
@@ -153,12 +146,12 @@ impl Monitor {
     }
 }
 
-/// Writes a time as text.
+/// Serialises a time as text.
 fn as_text<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(time)
 }
 
-/// The longest time between two looks that counts as silence.
+/// The longest interval between two checks that is counted as silence.
 const LONGEST_STEP: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -166,14 +159,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silent_thread_is_stalled_until_it_beats_and_a_stopped_process_is_not() {
+    fn thread_without_heartbeats_stalls_but_a_stopped_process_does_not() {
         let (alive, hung) = (Heartbeat::default(), Heartbeat::default());
-        let threads = [("udp-0-0".to_owned(), Kind::Udp, alive.clone()), ("reload".into(), Kind::Reload, hung.clone())];
+        let threads = [
+            ("udp-0-0".to_owned(), ThreadKind::Udp, alive.clone()),
+            ("reload".into(), ThreadKind::Reload, hung.clone()),
+        ];
         let mut now = Instant::now();
         let mut monitor = Monitor::new(threads, now);
         let mut look = |seconds| {
             now += Duration::from_secs(seconds);
-            monitor.look(now, |kind| (Duration::from_secs(10), kind == Kind::Reload))
+            monitor.look(now, |kind| (Duration::from_secs(10), kind == ThreadKind::Reload))
         };
         // An hour in which the process was stopped is one step.
         assert_eq!(look(3600), []);

@@ -1,19 +1,19 @@
-//! JSON by hand, for lines that are written for every query: what serde would write, at a fraction of the cost.
+//! A JSON writer for lines that are written for every query: the output of serde, at a fraction of its cost.
 //!
-//! Every function appends one value to a buffer. A test compares each with what serde or `Display` makes of it.
+//! Each function appends one value to a buffer. Tests compare the output with that of serde and `Display`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::dns::name::{self, Suffixes};
 
-/// Appends a string in quotation marks.
+/// Appends a string with its quotation marks.
 pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     escape(out, text);
     out.push(b'"');
 }
 
-/// Appends a string in quotation marks, or `null`.
+/// Appends a string with its quotation marks, or `null`.
 pub(crate) fn optional(out: &mut Vec<u8>, text: Option<&str>) {
     match text {
         Some(text) => string(out, text),
@@ -21,7 +21,7 @@ pub(crate) fn optional(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
-/// Appends the inside of a string (RFC 8259 §7).
+/// Appends the content of a string, escaped (RFC 8259 §7).
 pub(crate) fn escape(out: &mut Vec<u8>, text: &str) {
     let bytes = text.as_bytes();
     if is_plain(bytes) {
@@ -46,14 +46,14 @@ pub(crate) fn escape(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Appends the presentation form of a wire name, as [`name::DisplayWire`] writes it, escaped for a string.
+/// Appends the presentation form of a wire name as [`name::DisplayWire`] writes it, escaped for a JSON string.
 pub(crate) fn wire_name(out: &mut Vec<u8>, wire: &[u8]) {
     let start = out.len();
     let inside = wire.get(1..wire.len().saturating_sub(1)).unwrap_or_default();
     if inside.is_empty() {
         return out.push(b'.');
     }
-    // All labels at once, then dots in place of their lengths.
+    // All labels are copied at once, and then the length octets overwritten by dots; that is right for most names.
     out.extend_from_slice(inside);
     let mut is_plain = true;
     let mut at = start;
@@ -79,16 +79,16 @@ pub(crate) fn wire_name(out: &mut Vec<u8>, wire: &[u8]) {
                 out.push(octet);
             } else {
                 let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|digit| b'0' + digit);
-                // The backslash of the name is one that JSON escapes in turn.
+                // The backslash of the presentation form has to be escaped in JSON.
                 out.extend_from_slice(&[b'\\', b'\\', digits[0], digits[1], digits[2]]);
             }
         }
     }
 }
 
-/// Appends a number.
+/// Appends a number in decimal.
 pub(crate) fn number(out: &mut Vec<u8>, number: u64) {
-    /// The most digits a number has.
+    /// The number of digits of `u64::MAX`.
     const MOST: usize = 20;
     let mut digits = [0; MOST];
     let mut at = MOST;
@@ -104,7 +104,7 @@ pub(crate) fn number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// Appends an address as [`IpAddr`] is displayed (RFC 5952), without quotation marks.
+/// Appends an address as [`IpAddr`] displays it (RFC 5952), without quotation marks.
 pub(crate) fn address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => address_v4(out, address),
@@ -112,7 +112,7 @@ pub(crate) fn address(out: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
-/// Appends an address and a port as [`SocketAddr`] is displayed, without quotation marks.
+/// Appends an address and port as [`SocketAddr`] displays it, without quotation marks.
 pub(crate) fn socket(out: &mut Vec<u8>, socket: SocketAddr) {
     match socket {
         SocketAddr::V4(socket) => address_v4(out, *socket.ip()),
@@ -130,9 +130,9 @@ pub(crate) fn socket(out: &mut Vec<u8>, socket: SocketAddr) {
     number(out, socket.port().into());
 }
 
-/// Appends four octets with dots between.
+/// Appends four decimal octets separated by dots.
 fn address_v4(out: &mut Vec<u8>, address: Ipv4Addr) {
-    // `255.255.255.255`
+    // The longest text is `255.255.255.255`.
     let mut text = [b'.'; 15];
     let mut at = 0;
     for octet in address.octets() {
@@ -145,13 +145,13 @@ fn address_v4(out: &mut Vec<u8>, address: Ipv4Addr) {
             at += 1;
         }
         text[at] = b'0' + octet % 10;
-        // The next one is a dot already.
+        // The octet after the digits is a dot already.
         at += 2;
     }
     out.extend_from_slice(&text[..at - 1]);
 }
 
-/// Appends groups with colons between, the longest run of zeros left out (RFC 5952 §4.2).
+/// Appends an IPv6 address with its longest run of zero groups left out (RFC 5952 §4.2).
 fn address_v6(out: &mut Vec<u8>, address: Ipv6Addr) {
     if let Some(mapped) = address.to_ipv4_mapped() {
         out.extend_from_slice(b"::ffff:");
@@ -167,7 +167,7 @@ fn address_v6(out: &mut Vec<u8>, address: Ipv6Addr) {
             longest = start..index + 1;
         }
     }
-    // One zero is written.
+    // A single zero group is not left out (RFC 5952 §4.2.2).
     if longest.len() < 2 {
         return colons(out, &groups);
     }
@@ -176,7 +176,7 @@ fn address_v6(out: &mut Vec<u8>, address: Ipv6Addr) {
     colons(out, &groups[longest.end..]);
 }
 
-/// Appends groups in hexadecimal with colons between.
+/// Appends groups in hexadecimal, separated by colons.
 fn colons(out: &mut Vec<u8>, groups: &[u16]) {
     for (index, group) in groups.iter().enumerate() {
         if index > 0 {
@@ -195,11 +195,11 @@ fn digit(value: u64) -> u8 {
     b'0' + u8::try_from(value).unwrap_or_default()
 }
 
-/// Returns whether nothing in a text needs an escape: eight octets at a time, as texts are short and most are plain.
+/// Returns whether a text needs no escape. It checks eight octets at a time, as texts are short and rarely need one.
 fn is_plain(bytes: &[u8]) -> bool {
     let (chunks, rest) = bytes.as_chunks::<8>();
     let tail = match bytes.last_chunk::<8>() {
-        // Some octets are looked at twice.
+        // The last chunk overlaps the one before, which is cheaper than a loop over the rest.
         Some(last) => has_escape(u64::from_ne_bytes(*last)),
         None => rest.iter().any(|&octet| octet < 0x20 || octet == b'"' || octet == b'\\'),
     };
@@ -208,9 +208,10 @@ fn is_plain(bytes: &[u8]) -> bool {
 
 /// Returns whether one of eight octets is a control character, a quotation mark or a backslash.
 const fn has_escape(octets: u64) -> bool {
-    /// One in each octet.
+    /// The value with 1 in each octet.
     const ONES: u64 = u64::MAX / 0xff;
-    // An octet below 0x20 borrows and so gets its high bit, which it had not before; the other two become 0 by XOR.
+    // An octet below 0x20 borrows in the subtraction, which sets its high bit, clear before; the other two become 0 by
+    // XOR.
     let control = octets.wrapping_sub(ONES * 0x20) & !octets;
     let quote = octets ^ (ONES * b'"' as u64);
     let backslash = octets ^ (ONES * b'\\' as u64);
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn every_octet_is_escaped_as_serde_does_at_every_position() {
+    fn escapes_equal_those_of_serde_for_every_octet_and_position() {
         for octet in 0..=0x7f_u8 {
             for length in 0..20 {
                 let text = format!("{}{}{}", "a".repeat(length), char::from(octet), "b".repeat(length % 9));
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn every_octet_of_a_name_is_escaped_as_displayed() {
+    fn names_are_escaped_as_displayed_for_every_octet() {
         for octet in 0..=0xff {
             let wire = [3, b'a', octet, b'b', 2, b'c', b'd', 0];
             let expected = serde_json::to_string(&DisplayWire(&wire).to_string()).unwrap();

@@ -1,13 +1,12 @@
-//! The log's way to standard error: a bounded queue, and a thread that writes it.
+//! The writer of the process's log: a bounded queue, and a thread that writes it to standard error.
 //!
-//! Standard error may be a pipe whose reader has stopped: a hung journald, Docker's log driver, a supervisor. A line is
-//! therefore never written by the thread that logs it. Once the queue is full, further lines are dropped and counted;
-//! the reader is told how many when it reads again. So it is where standard error cannot be written: a pipe that was
-//! closed, a full disk, a terminal that is gone. The number of lost lines is then tried to be written each second, which
-//! shows that lines can be written again although nothing is logged.
+//! Standard error can be a pipe whose reader has stopped: a hung journald, Docker's log driver, a supervisor. So no
+//! thread that logs a line writes it. If the queue is full, or standard error cannot be written (a closed pipe, a full
+//! disk, a terminal that is gone), further lines are dropped and counted, and a line with their number is written once
+//! the reader reads again. That line is tried each second, so recovery shows even when nothing else is logged.
 //!
-//! `tracing-appender` has such a queue, too. Its bound is a number of lines and not of octets, it does not tell the reader
-//! about lost lines, and where its flush at the end fails it writes to standard output, which may have the same reader.
+//! `tracing-appender` has such a queue, too. But it is bounded by a number of lines instead of octets, does not report
+//! lost lines to the reader, and writes to standard output if its last flush fails, which may have the same reader.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fs::File;
@@ -21,46 +20,44 @@ use std::time::{Duration, Instant};
 
 use crate::bounds::MAX_LOG_QUEUE;
 
-/// The pause before another try where standard error does not block and is full: another process made it so.
+/// The pause before a full standard error is tried again, if another process has made it non-blocking.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long the reader may take nothing before that is an error.
+/// The time after which a reader that takes nothing is reported as an error.
 const UNREAD: Duration = Duration::from_secs(2);
-/// The pause before the number of lost lines is tried to be written again.
+/// The interval between attempts to write the number of lost lines.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the message of a panic on the main thread may take.
+/// The time allowed for writing the message of a panic on the main thread.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Octets of the queue that are kept for later once it is written.
+/// The capacity of the queue that is kept for reuse once the queue is written.
 const SPARE: usize = 64 << 10;
 
-/// The queue of lines for standard error and the thread that writes them.
+/// The queue of log lines, together with the thread that writes them.
 pub(crate) struct Log(LogWriter);
 
-/// A handle that puts lines into the queue. No call of it waits for the reader.
+/// A handle that queues lines. No call of it waits for the reader.
 #[derive(Clone)]
 pub(crate) struct LogWriter(Arc<Shared>);
 
-/// What handles and the writing thread have in common.
+/// The state shared by the handles and the writing thread.
 struct Shared {
-    /// Lines that are not written yet.
     queue: Mutex<Queue>,
-    /// Wakes the writing thread.
+    /// Wakes the writing thread when a line is queued.
     queued: Condvar,
-    /// Wakes [`LogWriter::flush`].
+    /// Wakes [`LogWriter::flush`] when the queue has been written.
     written: Condvar,
-    /// Lines lost since the start.
+    /// The number of lines lost since the start.
     lost: AtomicU64,
 }
 
-/// Lines that are not written yet.
 #[derive(Default)]
 struct Queue {
-    /// Whole lines.
+    /// The queued lines, each complete.
     octets: Vec<u8>,
-    /// Lines lost since the reader was last told.
+    /// The number of lines lost since the last line that reported it.
     lost: u64,
-    /// Since when the writing thread has been writing what it took; `None` while it waits for lines.
+    /// The time since which the writing thread has been writing; `None` while it waits for lines.
     writing_since: Option<Instant>,
-    /// Why the last write failed; `None` once one succeeds.
+    /// The error of the last write; `None` if it succeeded.
     error: Option<String>,
 }
 
@@ -68,13 +65,13 @@ impl Log {
     /// Starts the thread that writes to standard error.
     ///
     /// # Errors
-    /// The system gives no descriptor or no thread.
+    /// No descriptor or no thread is available.
     pub(crate) fn start() -> io::Result<Self> {
-        // A descriptor of its own: nobody waits for the lock that std has on standard error.
+        // With a descriptor of its own, the thread never waits for the lock of std's standard error.
         Self::start_with(File::from(io::stderr().as_fd().try_clone_to_owned()?))
     }
 
-    /// Starts the thread with something else to write to.
+    /// Starts the thread that writes to `out`.
     fn start_with(out: impl Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -87,18 +84,18 @@ impl Log {
         Ok(Self(LogWriter(shared)))
     }
 
-    /// Returns a handle that puts lines into the queue.
+    /// Returns a handle that queues lines.
     pub(crate) fn writer(&self) -> LogWriter {
         self.0.clone()
     }
 
-    /// Waits until everything queued is written, `deadline` at most; returns whether it is.
+    /// Waits for at most `deadline` until all lines are written, and returns whether they are.
     pub(crate) fn close(self, deadline: Duration) -> bool {
         self.0.flush(deadline)
     }
 
-    /// Has the messages of panics go the same way. The hook that std installs waits for the reader, also on a thread
-    /// that answers queries, where a panic costs no more than its query.
+    /// Installs a panic hook that queues its message. The hook of std would wait for the reader, even on a thread that
+    /// answers queries, where a panic may cost one query only.
     pub(crate) fn take_panics(&self) {
         let writer = self.writer();
         std::panic::set_hook(Box::new(move |panic| writer.push(panic_message(panic).as_bytes())));
@@ -106,7 +103,7 @@ impl Log {
 }
 
 impl Drop for Log {
-    /// Waits for what the main thread said when it panicked, but not for long.
+    /// Waits a bounded time for the message of a panic on the main thread.
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.flush(LAST_WORDS);
@@ -115,7 +112,7 @@ impl Drop for Log {
 }
 
 impl LogWriter {
-    /// Queues a line, or drops and counts it where the queue is full.
+    /// Queues a line, or drops and counts it if the queue is full.
     fn push(&self, line: &[u8]) {
         let mut queue = self.0.lock();
         if queue.octets.len() + line.len() > MAX_LOG_QUEUE {
@@ -128,7 +125,7 @@ impl LogWriter {
         self.0.queued.notify_one();
     }
 
-    /// Waits until everything queued is written, `deadline` at most; returns whether it is.
+    /// Waits for at most `deadline` until all lines are written, and returns whether they are.
     fn flush(&self, deadline: Duration) -> bool {
         let is_pending = |queue: &mut Queue| !queue.octets.is_empty() || queue.writing_since.is_some();
         let waited = self.0.written.wait_timeout_while(self.0.lock(), deadline, is_pending);
@@ -141,7 +138,7 @@ impl LogWriter {
         self.0.lost.load(Relaxed)
     }
 
-    /// Returns what is wrong with standard error; `None` while lines are written and read.
+    /// Returns the present fault of standard error; `None` while lines are written and read.
     pub(crate) fn error(&self) -> Option<String> {
         let queue = self.0.lock();
         let unread = queue.writing_since.map(|since| since.elapsed()).filter(|unread| *unread >= UNREAD);
@@ -154,7 +151,7 @@ impl LogWriter {
     }
 }
 
-/// Takes the lines of one call as one piece: both `tracing-subscriber` and the command line hand over whole lines.
+/// Queues the octets of one call as a unit: both `tracing-subscriber` and the command line write whole lines.
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -167,12 +164,12 @@ impl Write for LogWriter {
 }
 
 impl Shared {
-    /// Locks the queue, whose every state is whole.
+    /// Locks the queue. A panic cannot leave it inconsistent, so poisoning is ignored.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes lines as they come; the process ends without this thread.
+    /// Writes lines as they are queued; the thread never ends before the process.
     fn write_to(&self, mut out: impl Write) {
         let mut octets = Vec::new();
         loop {
@@ -191,7 +188,7 @@ impl Shared {
                 queue.writing_since = Some(Instant::now());
                 std::mem::take(&mut queue.lost)
             };
-            // The lines that did not fit came after these.
+            // The lost lines are more recent than the queued ones, so their number comes last.
             if lost > 0 {
                 octets.extend_from_slice(lost_message(lost).as_bytes());
             }
@@ -206,10 +203,10 @@ impl Shared {
         }
     }
 
-    /// Writes everything, however long the reader takes.
+    /// Writes all octets, however long the reader takes.
     ///
     /// # Errors
-    /// The number of octets written before the reader was gone, or a disk full, and what the system said.
+    /// The number of octets written before the error, and the error: the reader is gone, or the disk full.
     fn write_all(&self, out: &mut impl Write, octets: &[u8]) -> Result<(), (usize, io::Error)> {
         let mut written = 0;
         while written < octets.len() {
@@ -229,12 +226,12 @@ impl Shared {
     }
 }
 
-/// Returns the line that tells of lost ones. It is no event of `tracing`, as no filter may leave it out.
+/// Returns the line that reports lost ones. It is not a `tracing` event, so that no filter can suppress it.
 fn lost_message(lost: u64) -> String {
     format!("hostgate: {lost} log lines lost: nobody read standard error, or it could not be written\n")
 }
 
-/// Returns what std's hook says of a panic.
+/// Returns the message that std's hook would print for a panic.
 fn panic_message(panic: &PanicHookInfo<'_>) -> String {
     let thread = thread::current();
     let (thread, payload) = (thread.name().unwrap_or("<unnamed>"), panic.payload_as_str());
@@ -270,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_in_order_and_a_flush_waits_for_them() {
+    fn lines_are_written_in_order_and_flush_waits_for_them() {
         let (log, mut reader) = piped();
         let mut writer = log.writer();
         for number in 0..100 {
@@ -282,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn reader_that_stops_costs_lines_and_nobody_waits_for_it() {
+    fn stopped_reader_loses_lines_but_delays_no_thread() {
         const LINES: u64 = 30_000;
         let (log, mut reader) = piped();
         let mut writer = log.writer();
@@ -313,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_is_told_with_its_thread_and_place() {
+    fn panic_message_names_thread_and_place() {
         let (log, mut reader) = piped();
         let before = std::panic::take_hook();
         log.take_panics();
@@ -328,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn reader_that_is_gone_costs_lines_which_are_told_once_there_is_one() {
+    fn lines_lost_without_a_reader_are_reported_to_the_next_one() {
         /// Refuses while nobody is there.
         struct Out(Arc<Mutex<Option<Vec<u8>>>>);
         impl Write for Out {

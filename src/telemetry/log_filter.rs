@@ -1,21 +1,21 @@
-//! The filter of the log: the key `log` of `hostgate.toml`, as levels of targets.
+//! The filter of log lines: the key `log` of `hostgate.toml`, a list of targets with their levels.
 //!
-//! `tracing-subscriber` has an `EnvFilter` for this, which also selects by spans and the values of fields. hostgate has no
-//! spans, and the regular expressions for those values took 14 s to build (2026-11-30).
+//! `EnvFilter` of `tracing-subscriber` also selects by spans and by the values of fields. hostgate has no spans, and
+//! the regular expressions that `EnvFilter` needs took 14 s to build (2026-11-30).
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// Returns the filter of a configuration without the key: `info`.
+/// Returns the filter to use without the key: `info`.
 pub(crate) fn default() -> Targets {
     beside_h2().with_default(LevelFilter::INFO)
 }
 
-/// Returns the filter that `text` describes: `LEVEL` or `TARGET=LEVEL`, with commas between. A target counts for what is
-/// below it too, and of two that hold a line the longer one.
+/// Parses a filter: entries `LEVEL` or `TARGET=LEVEL`, separated by commas. A target includes those below it; the
+/// longest target that matches a line counts.
 ///
 /// # Errors
 ///
-/// The entry that is neither.
+/// The first entry that is not valid.
 pub(crate) fn parse(text: &str) -> Result<Targets, Error> {
     let mut filter = beside_h2();
     let mut entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).peekable();
@@ -34,13 +34,13 @@ pub(crate) fn parse(text: &str) -> Result<Targets, Error> {
     Ok(filter)
 }
 
-/// Returns a filter without what h2 says, unless a target is added that names it: it warns of single frames, so clients of
-/// the API could fill the log.
+/// Returns a filter that turns h2 off unless an entry names that target. It logs a warning for a single bad frame, so
+/// clients of the API could fill the log.
 fn beside_h2() -> Targets {
     Targets::new().with_target("h2", LevelFilter::OFF)
 }
 
-/// Reads a level by its name, in upper or lower case.
+/// Parses the name of a level in upper or lower case.
 fn level(name: &str) -> Result<LevelFilter, Error> {
     const LEVELS: [LevelFilter; 6] = [
         LevelFilter::OFF,
@@ -54,16 +54,15 @@ fn level(name: &str) -> Result<LevelFilter, Error> {
     found.ok_or_else(|| Error::UnknownLevel(name.to_owned()))
 }
 
-/// The reason why a text is no filter.
+/// The error of a text that is not a filter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
-    /// It has no entry.
+    /// The text has no entry.
     #[error("no level")]
     Empty,
-    /// `=LEVEL`.
+    /// An entry is `=LEVEL`.
     #[error("`{}`: no target before `=`", .0.escape_debug())]
     NoTarget(String),
-    /// A level that does not exist.
     #[error("unknown level `{}`", .0.escape_debug())]
     UnknownLevel(String),
 }
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_filter_is_told_by_its_entry() {
+    fn invalid_filter_is_refused_naming_its_entry() {
         const CASES: [(&str, &str); 8] = [
             ("", "no level"),
             (" , ", "no level"),

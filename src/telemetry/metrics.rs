@@ -1,6 +1,7 @@
-//! Counters of everything that happens.
+//! Counters of the query path.
 //!
-//! Queries only add to atomics. Labels are closed sets: nothing a client sends becomes one.
+//! Counting is one relaxed addition to an atomic. Labels are closed sets: no value that a client sends becomes a label.
+//! Names and help texts of the metrics are in `listen::admin::exposition`.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -9,53 +10,53 @@ use crate::dns::query::Transport;
 use crate::labels::{Action, Origin, Reason};
 use crate::upstream::{Event, FailureKind, Observer};
 
-/// Upper bounds of the latency histogram's buckets, in seconds; one more bucket holds the rest.
+/// Upper bounds of the latency histogram's buckets, in seconds; one more bucket counts longer times.
 pub(crate) const LATENCY_BOUNDS: [f64; 13] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
 
-/// Number of (action, reason, transport) counters.
+/// The number of counters by action, reason and transport.
 const QUERIES: usize = Action::ALL.len() * Reason::ALL.len() * Transport::ALL.len();
 
-/// Everything the query path counts.
+/// The counters of the query path.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     /// Answered queries by action, reason and transport.
     pub(crate) queries: [AtomicU64; QUERIES],
-    /// Messages that were no queries: responses, and fewer than 12 octets.
+    /// Dropped messages: responses, and messages shorter than the 12 octets of a header.
     pub(crate) dropped: [AtomicU64; 2],
-    /// Answers by where their data came from, by [`Origin`].
+    /// Answers by the source of their data, in the order of [`Origin::ALL`].
     pub(crate) origins: [AtomicU64; Origin::ALL.len()],
-    /// Sockets for which the system had no descriptor.
+    /// Sockets that could not be opened for lack of a descriptor.
     pub(crate) descriptors_lacking: AtomicU64,
-    /// Answers whose upstream failed, so that the client got SERVFAIL.
+    /// Answers of SERVFAIL because all upstreams failed.
     pub(crate) failed: AtomicU64,
-    /// Of those, the ones whose upstream was not asked again so soon.
+    /// Answers of SERVFAIL because the upstreams failed a moment ago and were not asked again.
     pub(crate) cached_failures: AtomicU64,
-    /// Answers asked for anew before they expired.
+    /// Answers renewed ahead of their expiry.
     pub(crate) renewals: AtomicU64,
-    /// Queries not asked upstream, because too many waited.
+    /// Queries not forwarded because too many were waiting.
     pub(crate) turned_away: AtomicU64,
-    /// Queries dropped, because their client used its share of a thread that cannot keep up.
+    /// Queries dropped because their client had used its share of an overloaded thread.
     pub(crate) shed: AtomicU64,
-    /// Replies the kernel did not take.
+    /// Replies that the kernel did not accept.
     pub(crate) unsent: AtomicU64,
-    /// Queries that made us panic.
+    /// Queries whose handling panicked.
     pub(crate) panics: AtomicU64,
-    /// Time from sending an upstream a query to its answer.
+    /// The time from sending a query to an upstream to its answer.
     pub(crate) latency: Histogram,
-    /// Failed tries of upstreams, by [`FailureKind`].
+    /// Failed tries of upstreams, in the order of [`FAILURES`].
     pub(crate) upstream_failures: [AtomicU64; FAILURES.len()],
-    /// Datagrams from upstreams that were not the reply asked for.
+    /// Datagrams from upstreams that were not the expected reply.
     pub(crate) upstream_ignored: AtomicU64,
-    /// Answers of upstreams that were truncated over UDP.
+    /// Upstream answers that were truncated over UDP.
     pub(crate) upstream_truncated: AtomicU64,
-    /// Replies in another case than the query.
+    /// Replies whose case differs from that of the query.
     pub(crate) upstream_other_case: AtomicU64,
-    /// Questions sent again because their answer took long.
+    /// Queries retransmitted because their answer took long.
     pub(crate) upstream_retransmitted: AtomicU64,
 }
 
-/// The kinds of failure that upstreams have, by index.
+/// The kinds of upstream failure, in the order of their counters.
 pub(crate) const FAILURES: [FailureKind; 8] = [
     FailureKind::NoUpstream,
     FailureKind::Busy,
@@ -119,73 +120,72 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts an answered query.
     pub(crate) fn query(&self, action: Action, reason: Reason, transport: Transport) {
         let index = (action.index() * Reason::ALL.len() + reason.index()) * Transport::ALL.len() + transport.index();
         self.queries[index].fetch_add(1, Relaxed);
     }
 
-    /// Counts a message dropped because it is a response.
+    /// Counts a message that was dropped because it is a response.
     pub(crate) fn dropped_response(&self) {
         self.dropped[0].fetch_add(1, Relaxed);
     }
 
-    /// Counts a message dropped because it is shorter than a header.
+    /// Counts a message that was dropped because it is shorter than a header.
     pub(crate) fn dropped_short(&self) {
         self.dropped[1].fetch_add(1, Relaxed);
     }
 
-    /// Counts where an answer's data came from.
+    /// Counts an answer by the source of its data.
     pub(crate) fn origin(&self, origin: Origin) {
         self.origins[origin.index()].fetch_add(1, Relaxed);
     }
 
-    /// Counts an answer that could not be had.
+    /// Counts an answer of SERVFAIL because all upstreams failed.
     pub(crate) fn failed(&self) {
         self.failed.fetch_add(1, Relaxed);
     }
 
-    /// Counts an answer that could not be had a moment ago.
+    /// Counts an answer of SERVFAIL because the upstreams failed a moment ago.
     pub(crate) fn cached_failure(&self) {
         self.cached_failures.fetch_add(1, Relaxed);
     }
 
-    /// Returns how many queries were answered SERVFAIL because no upstream could answer.
+    /// Returns the number of queries answered SERVFAIL because no upstream could answer.
     pub(crate) fn unanswered(&self) -> u64 {
         self.failed.load(Relaxed) + self.cached_failures.load(Relaxed)
     }
 
-    /// Counts an answer that is asked for anew before it expires.
+    /// Counts an answer that is renewed ahead of its expiry.
     pub(crate) fn renewal(&self) {
         self.renewals.fetch_add(1, Relaxed);
     }
 
-    /// Counts a query that is not asked upstream, because too many wait.
+    /// Counts a query that is not forwarded because too many are waiting.
     pub(crate) fn turned_away(&self) {
         self.turned_away.fetch_add(1, Relaxed);
     }
 
-    /// Counts a query that was dropped, because its client used its share of a thread that cannot keep up.
+    /// Counts a query dropped because its client had used its share of an overloaded thread.
     pub(crate) fn shed(&self) {
         self.shed.fetch_add(1, Relaxed);
     }
 
-    /// Counts replies the kernel did not take.
+    /// Counts replies that the kernel did not accept.
     pub(crate) fn unsent(&self, count: usize) {
         self.unsent.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// Counts a socket for which the system had no descriptor.
+    /// Counts a socket that could not be opened for lack of a descriptor.
     pub(crate) fn lacks_descriptor(&self) {
         self.descriptors_lacking.fetch_add(1, Relaxed);
     }
 
-    /// Returns how many sockets the system had no descriptor for.
+    /// Returns the number of sockets that could not be opened for lack of a descriptor.
     pub(crate) fn descriptors_lacking(&self) -> u64 {
         self.descriptors_lacking.load(Relaxed)
     }
 
-    /// Counts a query that made us panic.
+    /// Counts a query whose handling panicked.
     pub(crate) fn panic(&self) {
         self.panics.fetch_add(1, Relaxed);
     }
@@ -194,14 +194,13 @@ impl Metrics {
 /// A histogram of durations with fixed buckets.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {
-    /// Observations per bucket, not cumulated.
+    /// The number of observations in each bucket, not cumulative.
     pub(crate) buckets: [AtomicU64; LATENCY_BOUNDS.len() + 1],
-    /// Sum of all observations, in microseconds.
+    /// The sum of all observations, in microseconds.
     pub(crate) sum_us: AtomicU64,
 }
 
 impl Histogram {
-    /// Adds an observation.
     fn observe(&self, elapsed: Duration) {
         let seconds = elapsed.as_secs_f64();
         let bucket = LATENCY_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(LATENCY_BOUNDS.len());

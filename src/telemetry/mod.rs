@@ -1,4 +1,6 @@
-//! What hostgate tells people and programs about itself: metrics, the decision log and the log's way out.
+//! Telemetry: metrics, the decision log, the files of records, the process's log, and the heartbeats of its threads.
+//!
+//! Nothing here may delay an answer: queries add to atomics or to memory, and threads of their own do the writing.
 
 pub(crate) mod append;
 pub mod decision_log;

@@ -1,8 +1,8 @@
-//! A file of records, the decision log or the audit file: whatever is wrong with it is logged when it begins and when it
-//! ends, and is in the status meanwhile.
+//! A file of records, the decision log or the audit file, with its faults reported to log and status.
 //!
-//! Nothing of that ends a start or a running service: what cannot be opened at a start is opened later in the same way as
-//! what was removed while the service ran.
+//! A fault is logged when it begins and when it ends, and is in the status in between. It never prevents a start or
+//! ends a running service: a file that cannot be opened at the start is opened later, in the same way as one that was
+//! removed while the service ran.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -15,25 +15,23 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, access};
 
-use super::append::{Health, LineFile, Unwritten};
+use super::append::{AppendError, Health, LineFile};
 
-/// How long nothing may have been refused before the file counts as written again: a full disk takes a short line now and
-/// then.
-const SOUND: Duration = Duration::from_secs(2);
-/// How long a start waits for a file to be opened.
-const FIRST: Duration = Duration::from_millis(500);
+/// The time without a refused write after which the file counts as working again. A full disk accepts a short line now
+/// and then.
+const SOUND_AFTER: Duration = Duration::from_secs(2);
+/// The time for which a start waits for the file to be opened.
+const OPEN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The files of records.
+/// The kinds of record files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// The decision log.
+pub(crate) enum RecordKind {
     Decisions,
-    /// The audit file.
     Audit,
 }
 
-impl Kind {
-    /// Returns what the log calls it.
+impl RecordKind {
+    /// Returns the name in log lines.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Decisions => "decision log",
@@ -41,7 +39,7 @@ impl Kind {
         }
     }
 
-    /// Returns the permissions it is made with: the owner's group may read decisions.
+    /// Returns the permission bits for creating the file. The owner's group may read decisions, but not the audit file.
     fn mode(self) -> u32 {
         match self {
             Self::Decisions => 0o640,
@@ -49,7 +47,7 @@ impl Kind {
         }
     }
 
-    /// Returns the key of the configuration that names it.
+    /// Returns the configuration key that names the file, for messages.
     fn key(self) -> &'static str {
         match self {
             Self::Decisions => "`path` under [decisions]",
@@ -58,62 +56,58 @@ impl Kind {
     }
 }
 
-/// A file of records and what is wrong with it. It belongs on the thread that writes it.
+/// A file of records and its present fault. It belongs on the thread that writes it.
 pub(crate) struct RecordFile {
-    /// Which one.
-    kind: Kind,
-    /// The file.
+    kind: RecordKind,
     file: LineFile,
-    /// What the status says of it.
+    /// The state that `/status` shows.
     health: Arc<Health>,
-    /// What is wrong: logged when it begins and when it ends, not for each record.
-    trouble: Option<Trouble>,
-    /// Whether it was ever open.
+    /// The present fault, which is logged when it begins and when it ends instead of for each record.
+    trouble: Option<FaultState>,
+    /// Set once the file has been open.
     was_open: bool,
 }
 
-/// What is wrong with the file.
-struct Trouble {
-    /// What became of the records.
+/// A fault of the file and its history.
+struct FaultState {
     fault: Fault,
-    /// When it began.
+    /// The time at which it began.
     since: Instant,
-    /// When something was last refused.
+    /// The time of the last refused write.
     refused: Instant,
-    /// Whether something was written after that.
+    /// Set if a write has succeeded since.
     is_written: bool,
-    /// The records lost meanwhile.
+    /// The number of records lost since it began.
     dropped: u64,
 }
 
-/// What may be wrong with the file.
+/// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// No file can be opened at the path; the one that was opened before gets the records.
+    /// The path cannot be opened; records go to the file that was opened before.
     Away,
-    /// No file can be opened at the path, and there is no other one.
+    /// The path cannot be opened, and no file is open.
     Gone,
-    /// The file takes nothing: a full disk, or a pipe that is not read.
+    /// The open file does not accept writes: the disk is full, or a pipe is not read.
     Refused,
 }
 
 impl RecordFile {
-    /// Names the file; [`RecordFile::follow`] opens it.
-    pub(crate) fn new(kind: Kind, path: &Path, health: Arc<Health>) -> Self {
+    /// Makes a closed file for a path; [`RecordFile::follow`] opens it.
+    pub(crate) fn new(kind: RecordKind, path: &Path, health: Arc<Health>) -> Self {
         Self { kind, file: LineFile::new(path, kind.mode()), health, trouble: None, was_open: false }
     }
 
-    /// Returns the path of the file.
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Returns whether the last records were refused: no reader of a pipe is waited for then.
+    /// Returns whether the last records were refused. If so, a write should not wait for the reader of a pipe.
     pub(crate) fn is_refusing(&self) -> bool {
         self.trouble.as_ref().is_some_and(|trouble| trouble.fault == Fault::Refused && !trouble.is_written)
     }
 
-    /// Opens the path if it never was, or if another file, or none, is there now.
+    /// Opens the path unless the open file is the one there.
     pub(crate) fn follow(&mut self) {
         let followed = self.file.follow();
         self.opened(followed);
@@ -126,11 +120,11 @@ impl RecordFile {
         self.opened(reopened.map(|()| true));
     }
 
-    /// Appends whole lines; waits for the reader of a full pipe for `patience`.
+    /// Appends whole lines, and waits up to `patience` for the reader of a full pipe.
     ///
     /// # Errors
-    /// As [`LineFile::append`]: why not all of them are in the file.
-    pub(crate) fn append(&mut self, lines: &[u8], patience: Duration) -> Result<(), Unwritten> {
+    /// The errors of [`LineFile::append`].
+    pub(crate) fn append(&mut self, lines: &[u8], patience: Duration) -> Result<(), AppendError> {
         let appended = self.file.append(lines, patience);
         match &appended {
             Ok(()) => {
@@ -138,7 +132,7 @@ impl RecordFile {
                     trouble.is_written = true;
                 }
             }
-            Err(Unwritten { kept, error }) => {
+            Err(AppendError { kept, error }) => {
                 let fault = if self.file.is_open() { Fault::Refused } else { Fault::Gone };
                 let trouble = self.begin(fault, error);
                 (trouble.refused, trouble.is_written) = (Instant::now(), false);
@@ -149,11 +143,11 @@ impl RecordFile {
         appended
     }
 
-    /// Notes what came of looking at the path, and whether it was opened.
+    /// Ends or begins a fault, depending on the result of opening the path; `Ok(true)` if a new file was opened.
     fn opened(&mut self, opened: io::Result<bool>) {
         match opened {
             Ok(is_new) => {
-                let is_back = |trouble: &mut Trouble| trouble.fault != Fault::Refused;
+                let is_back = |trouble: &mut FaultState| trouble.fault != Fault::Refused;
                 if let Some(trouble) = self.trouble.take_if(is_back) {
                     let how = match (is_new, self.was_open) {
                         (true, true) => "opened again",
@@ -164,7 +158,7 @@ impl RecordFile {
                 }
                 self.was_open = true;
             }
-            // What is worse has been said.
+            // The fault `Refused` has been logged, and is worse.
             Err(_) if self.file.is_open() && self.is_refusing() => {}
             Err(error) => {
                 let fault = if self.file.is_open() { Fault::Away } else { Fault::Gone };
@@ -173,8 +167,8 @@ impl RecordFile {
         }
     }
 
-    /// Says what is wrong: in the log unless it is known, in the status as it is now.
-    fn begin(&mut self, fault: Fault, error: &io::Error) -> &mut Trouble {
+    /// Begins a fault: logs it unless it is known, and updates the status.
+    fn begin(&mut self, fault: Fault, error: &io::Error) -> &mut FaultState {
         let is_known = self.trouble.as_ref().is_some_and(|trouble| trouble.fault == fault);
         let path = self.file.path().display();
         let error = match fault {
@@ -184,69 +178,71 @@ impl RecordFile {
         };
         if !is_known {
             match (self.kind, fault) {
-                (Kind::Decisions, Fault::Away) => {
+                (RecordKind::Decisions, Fault::Away) => {
                     tracing::warn!(%path, error, "decision log not reopened; keeping the old file");
                 }
-                (Kind::Decisions, _) => tracing::warn!(%path, error, "decision log not written; dropping records"),
-                (Kind::Audit, Fault::Away) => {
+                (RecordKind::Decisions, _) => {
+                    tracing::warn!(%path, error, "decision log not written; dropping records")
+                }
+                (RecordKind::Audit, Fault::Away) => {
                     tracing::error!(%path, error, "audit file not reopened; keeping the old one");
                 }
-                (Kind::Audit, _) => tracing::error!(%path, error, "audit file not written"),
+                (RecordKind::Audit, _) => tracing::error!(%path, error, "audit file not written"),
             }
         }
         self.health.set(Some(format!("{path}: {error}")));
         let now = Instant::now();
         let trouble =
-            self.trouble.get_or_insert(Trouble { fault, since: now, refused: now, is_written: false, dropped: 0 });
+            self.trouble.get_or_insert(FaultState { fault, since: now, refused: now, is_written: false, dropped: 0 });
         trouble.fault = fault;
         trouble
     }
 
-    /// Says that what was refused is written again, once that has been so for a while.
+    /// Ends the fault `Refused` once writes have succeeded for a while.
     fn end_if_sound(&mut self) {
-        let is_sound = |trouble: &mut Trouble| {
-            trouble.fault == Fault::Refused && trouble.is_written && trouble.refused.elapsed() >= SOUND
+        let is_sound = |trouble: &mut FaultState| {
+            trouble.fault == Fault::Refused && trouble.is_written && trouble.refused.elapsed() >= SOUND_AFTER
         };
         if let Some(trouble) = self.trouble.take_if(is_sound) {
             self.end(&trouble, "written again");
         }
     }
 
-    /// Says that nothing is wrong any more.
-    fn end(&self, trouble: &Trouble, how: &str) {
+    /// Logs the end of a fault and clears the status.
+    fn end(&self, trouble: &FaultState, how: &str) {
         let (name, path, dropped) = (self.kind.name(), self.file.path().display(), trouble.dropped);
         tracing::info!(%path, dropped, after_s = trouble.since.elapsed().as_secs(), "{name} {how}");
         self.health.set(None);
     }
 }
 
-/// Waits at a start until the thread of a file has tried to open it and has dropped its end of `opened`, for a bounded time.
-pub(crate) fn wait(kind: Kind, path: &Path, opened: &Receiver<()>) {
-    if opened.recv_timeout(FIRST) == Err(RecvTimeoutError::Timeout) {
+/// Waits a bounded time at the start until the file's thread has tried to open it and dropped the sender of `opened`.
+pub(crate) fn wait(kind: RecordKind, path: &Path, opened: &Receiver<()>) {
+    if opened.recv_timeout(OPEN_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
         let (name, path) = (kind.name(), path.display());
         tracing::error!(%path, "{name} not opened yet: its file system does not answer; serving without it");
     }
 }
 
-/// Counts lines.
+/// Returns the number of line ends.
 pub(crate) fn lines_in(octets: &[u8]) -> u64 {
     let count = octets.iter().filter(|octet| **octet == b'\n').count();
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// Returns what there is to say of a file of records before a start: that it would not be written, and why. `None` if it would
-/// be, as far as that shows without making or changing anything. Waits for the file system for a bounded time.
-pub(crate) fn forecast(kind: Kind, path: &Path) -> Option<String> {
+/// Returns a message if a file of records would not be written after a start, or `None`. It creates and changes
+/// nothing, so not every cause can be seen, and waits a bounded time for the file system.
+pub(crate) fn forecast(kind: RecordKind, path: &Path) -> Option<String> {
     let (answer, answered) = sync_channel(1);
     let looked = path.to_owned();
     let look = move || {
-        // Nobody may be waiting any more.
+        // The receiver may have given up by now.
         let _ = answer.send(try_open(&looked));
     };
     let started = thread::Builder::new().name("look".into()).spawn(look);
-    let why = match started.map(|_| answered.recv_timeout(SOUND)) {
-        Ok(Ok(Ok(Found::Writable))) => return None,
-        Ok(Ok(Ok(Found::Fifo))) => {
+    let why = match started.map(|_| answered.recv_timeout(SOUND_AFTER)) {
+        Ok(Ok(Ok(AppendTarget::Writable))) => return None,
+        Ok(Ok(Ok(AppendTarget::Fifo))) => {
             return Some(format!("the {} is a FIFO, written only while it is read: {}", kind.name(), path.display()));
         }
         Ok(Ok(Err(error))) => match help(&error, kind) {
@@ -259,23 +255,23 @@ pub(crate) fn forecast(kind: Kind, path: &Path) -> Option<String> {
     Some(format!("the {} would not be written: {}: {why}", kind.name(), path.display()))
 }
 
-/// What can be opened for appending.
-enum Found {
-    /// A file, or the directory for one.
+/// The kinds of files that can be opened for appending.
+enum AppendTarget {
+    /// A regular file or device, or a directory in which one can be created.
     Writable,
-    /// A FIFO. It is not opened: its reader would take an opening and closing for all that ever comes.
+    /// A FIFO. It is not opened, as opening and closing it would end the input of its reader.
     Fifo,
 }
 
-/// Tries whether a file could be opened for appending.
+/// Tests whether a file could be opened for appending.
 ///
 /// # Errors
-/// What the system would say.
-fn try_open(path: &Path) -> io::Result<Found> {
+/// The error that opening it would give.
+fn try_open(path: &Path) -> io::Result<AppendTarget> {
     match fs::metadata(path) {
         Ok(found) if found.file_type().is_fifo() => {
             access(path, Access::WRITE_OK)?;
-            return Ok(Found::Fifo);
+            return Ok(AppendTarget::Fifo);
         }
         Ok(_) => {
             OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
@@ -286,15 +282,15 @@ fn try_open(path: &Path) -> io::Result<Found> {
         }
         Err(error) => return Err(error),
     }
-    Ok(Found::Writable)
+    Ok(AppendTarget::Writable)
 }
 
-/// Returns what to do about a file that cannot be opened, where that is known.
-fn help(error: &io::Error, kind: Kind) -> Option<String> {
+/// Returns advice on a file that cannot be opened, or `None` if the error is unknown.
+fn help(error: &io::Error, kind: RecordKind) -> Option<String> {
     use io::ErrorKind;
     let key = kind.key();
     let help = match error.kind() {
-        // Opening a FIFO for writing without waiting for a reader (fifo(7)).
+        // open(2) of a FIFO for writing fails with ENXIO if it has no reader and O_NONBLOCK is set (fifo(7)).
         _ if error.raw_os_error() == Some(libc::ENXIO) => {
             format!("it is a FIFO that nobody reads, or a socket: start its reader, or name a regular file as {key}")
         }
@@ -316,15 +312,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_that_could_not_be_opened_is_told_without_making_anything() {
+    fn forecast_reports_an_unwritable_file_without_creating_it() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         fs::write(at("file"), "line\n").unwrap();
         assert!(std::process::Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
         for name in ["file", "new"] {
-            assert_eq!(forecast(Kind::Decisions, &at(name)), None, "{name}");
+            assert_eq!(forecast(RecordKind::Decisions, &at(name)), None, "{name}");
         }
-        let told = forecast(Kind::Decisions, &at("fifo")).unwrap();
+        let told = forecast(RecordKind::Decisions, &at("fifo")).unwrap();
         assert!(told.starts_with("the decision log is a FIFO, written only while it is read: "), "{told}");
         assert!(!at("new").exists());
         assert_eq!(fs::read(at("file")).unwrap(), b"line\n");
@@ -333,7 +329,7 @@ mod tests {
             ("file/log", "a part of it is no directory"),
             (".", "name a file in it as `audit` under [control]"),
         ] {
-            let told = forecast(Kind::Audit, &at(name)).unwrap();
+            let told = forecast(RecordKind::Audit, &at(name)).unwrap();
             let begin = format!("the audit file would not be written: {}: ", at(name).display());
             assert!(told.starts_with(&begin) && told.contains(part), "{name}: {told}");
         }

@@ -28,14 +28,14 @@ pub(super) struct Endpoint {
     /// How it has been doing.
     health: Mutex<Health>,
     /// What it did since the start.
-    pub(super) counts: Counts,
+    pub(super) counts: UpstreamCounts,
     /// What it does not do as we ask.
     capabilities: Capabilities,
 }
 
 /// What an upstream did since the start, for the status.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct UpstreamCounts {
     /// Tries started.
     pub(super) asked: AtomicU64,
     /// Tries answered.
@@ -126,7 +126,7 @@ impl Endpoint {
             server,
             stream: Stream::new(server.address),
             health: Mutex::new(Health::new(now)),
-            counts: Counts::default(),
+            counts: UpstreamCounts::default(),
             capabilities: Capabilities::default(),
         }
     }

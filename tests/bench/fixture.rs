@@ -19,7 +19,7 @@ use hostgate::engine::decision_record::{Record, Verdict};
 use hostgate::fair_share::Holder;
 use hostgate::labels::Origin;
 use hostgate::policy::{Action, Asker, Bindings, Decision, Library, ListText, Policy, Snapshot, Tree};
-use hostgate::telemetry::decision_log::{Counts, DecisionLog};
+use hostgate::telemetry::decision_log::{DecisionLog, DecisionLogCounts};
 
 /// How many queries of each kind go round.
 pub(crate) const ROUND: usize = 1000;
@@ -150,8 +150,8 @@ fn heavy_answers() -> Vec<(RecordType, Vec<Owned>)> {
 }
 
 /// Opens a decision log that the kernel forgets at once.
-pub(crate) fn decision_log() -> (DecisionLog, Arc<Counts>) {
-    let counts = Arc::new(Counts::default());
+pub(crate) fn decision_log() -> (DecisionLog, Arc<DecisionLogCounts>) {
+    let counts = Arc::new(DecisionLogCounts::default());
     (DecisionLog::open(Path::new("/dev/null"), Arc::clone(&counts)).expect("/dev/null can be written"), counts)
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::api::connection::deadlines::{Pulse, Spare};
-use crate::api::request::counts::{Closed, Counts};
+use crate::api::request::counts::{Closed, RequestCounts};
 use crate::bounds::capacity;
 use crate::bounds::{CONTROL_CONNECTIONS, MAX_CLOSING};
 use crate::fair_share::Holder;
@@ -29,7 +29,7 @@ pub(in crate::api) struct Seats {
     /// Told when one is given back.
     freed: Notify,
     /// What is counted.
-    counts: Arc<Counts>,
+    counts: Arc<RequestCounts>,
 }
 
 /// The places that are taken.
@@ -45,7 +45,7 @@ struct Taken {
 
 impl Seats {
     /// Makes [`CONTROL_CONNECTIONS`] places.
-    pub(in crate::api) fn new(counts: Arc<Counts>) -> Arc<Self> {
+    pub(in crate::api) fn new(counts: Arc<RequestCounts>) -> Arc<Self> {
         Arc::new(Self { taken: Mutex::default(), freed: Notify::new(), counts })
     }
 

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 
 /// Counters of the API; all zero while it is off.
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct RequestCounts {
     /// Requests by [`Outcome`].
     requests: [AtomicU64; Outcome::ALL.len()],
     /// Open connections.
@@ -101,7 +101,7 @@ impl Closed {
     }
 }
 
-impl Counts {
+impl RequestCounts {
     /// Counts a request.
     pub(in crate::api) fn count(&self, outcome: Outcome) {
         if let Some(index) = Outcome::ALL.iter().position(|known| *known == outcome) {

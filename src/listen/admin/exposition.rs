@@ -61,8 +61,8 @@ pub(crate) struct Gauges {
     pub(crate) log_lines_dropped: u64,
     /// Whether nothing is wrong with standard error, the decision log and the audit file.
     pub(crate) logs_ok: [bool; 3],
-    /// Threads that hang, by [`heartbeat::Kind`].
-    pub(crate) stalled: [u64; heartbeat::Kind::ALL.len()],
+    /// Threads that hang, by [`heartbeat::ThreadKind`].
+    pub(crate) stalled: [u64; heartbeat::ThreadKind::ALL.len()],
     /// Policies, blueprints and clients in force.
     pub(crate) objects: [u64; 3],
 }
@@ -125,7 +125,7 @@ pub(crate) fn encode(
     metrics: &Metrics,
     gauges: &Gauges,
     upstreams: &[UpstreamState],
-    control: &api::Counts,
+    control: &api::RequestCounts,
 ) -> Result<String, fmt::Error> {
     /// Makes the collector own plain numbers, as the registry asks for `'static`.
     #[derive(Debug)]
@@ -213,7 +213,12 @@ impl Family {
 }
 
 /// Reads all counters; names and help texts are the documentation of each metric.
-fn families(metrics: &Metrics, gauges: &Gauges, upstreams: &[UpstreamState], control: &api::Counts) -> Vec<Family> {
+fn families(
+    metrics: &Metrics,
+    gauges: &Gauges,
+    upstreams: &[UpstreamState],
+    control: &api::RequestCounts,
+) -> Vec<Family> {
     let mut families = about_queries(metrics, gauges);
     families.extend(about_upstreams(metrics, upstreams));
     families.extend(about_state(gauges));
@@ -391,7 +396,7 @@ fn about_state(gauges: &Gauges) -> Vec<Family> {
     let objects = objects.map(|(kind, count)| (vec![("kind", kind.to_owned())], count)).collect();
     let logs_ok = ["lines", "decisions", "audit"].into_iter().zip(gauges.logs_ok);
     let logs_ok = logs_ok.map(|(log, is_ok)| (vec![("log", log.to_owned())], u64::from(is_ok))).collect();
-    let stalled = heartbeat::Kind::ALL.into_iter().zip(gauges.stalled);
+    let stalled = heartbeat::ThreadKind::ALL.into_iter().zip(gauges.stalled);
     let stalled = stalled.map(|(kind, count)| (vec![("thread", kind.as_str().to_owned())], count));
     vec![
         Family::gauge("hostgate_generation", "The policy generation in force", gauges.generation),
@@ -454,7 +459,7 @@ fn out_of_date(name: &'static str, help: &'static str, values: [u64; Kind::ALL.l
 }
 
 /// Reads what the API has done.
-fn about_control(control: &api::Counts) -> Vec<Family> {
+fn about_control(control: &api::RequestCounts) -> Vec<Family> {
     let by = |label: &'static str, counts: &mut dyn Iterator<Item = (&'static str, u64)>| {
         Samples::Counter(counts.map(|(value, count)| (vec![(label, value.to_owned())], count)).collect())
     };
@@ -516,9 +521,13 @@ mod tests {
             failed: 0,
             silent: 1,
         };
-        let text =
-            encode(&metrics, &Gauges { generation: 7, ..Gauges::default() }, &[upstream], &api::Counts::default())
-                .unwrap();
+        let text = encode(
+            &metrics,
+            &Gauges { generation: 7, ..Gauges::default() },
+            &[upstream],
+            &api::RequestCounts::default(),
+        )
+        .unwrap();
         for line in [
             r#"hostgate_queries_total{action="deny",reason="not-listed",transport="tcp"} 1"#,
             r#"hostgate_dropped_total{reason="short"} 1"#,

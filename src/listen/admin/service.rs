@@ -19,8 +19,8 @@ use crate::listen::connection_limits::Limits;
 use crate::listen::missing_sockets::Lacking;
 use crate::reload::out_of_date::{Kind as Lag, OutOfDate};
 use crate::reload::{self, Progress};
-use crate::telemetry::decision_log::Counts;
-use crate::telemetry::heartbeat::{HANG, Kind, Stall};
+use crate::telemetry::decision_log::DecisionLogCounts;
+use crate::telemetry::heartbeat::{HANG, Stall, ThreadKind};
 use crate::telemetry::log::LogWriter;
 use crate::upstream::Status as UpstreamStatus;
 
@@ -36,11 +36,11 @@ pub(crate) struct Service {
     /// Bounds of TCP.
     pub(crate) limits: Arc<Limits>,
     /// What became of decision records.
-    pub(crate) decisions: Arc<Counts>,
+    pub(crate) decisions: Arc<DecisionLogCounts>,
     /// What became of log lines.
     pub(crate) log: LogWriter,
     /// What the API has done.
-    pub(crate) control: Arc<api::Counts>,
+    pub(crate) control: Arc<api::RequestCounts>,
     /// The API, if there is one.
     pub(crate) api: Option<Arc<Control>>,
     /// When the process began.
@@ -110,8 +110,8 @@ impl Service {
     pub(crate) fn new(
         engine: Arc<Engine>,
         progress: Arc<Progress>,
-        (decisions, log): (Arc<Counts>, LogWriter),
-        (api, control): (Option<Arc<Control>>, Arc<api::Counts>),
+        (decisions, log): (Arc<DecisionLogCounts>, LogWriter),
+        (api, control): (Option<Arc<Control>>, Arc<api::RequestCounts>),
         configuration: Option<PathBuf>,
     ) -> Arc<Self> {
         let listening = Listening { pid: std::process::id(), configuration, addresses: BTreeSet::new(), more: false };
@@ -188,7 +188,7 @@ impl Service {
         if silent >= HANG && !self.stopping.load(Ordering::Relaxed) {
             let now = jiff::Timestamp::now();
             let since = now.checked_sub(silent).unwrap_or(now);
-            stalls.push(Stall { thread: "main".into(), kind: Kind::Main, since, on_disk: false });
+            stalls.push(Stall { thread: "main".into(), kind: ThreadKind::Main, since, on_disk: false });
         }
         stalls
     }
@@ -263,7 +263,7 @@ impl Service {
                 .map(|error| error.is_none()),
             stalled: {
                 let stalls = self.stalls();
-                Kind::ALL.map(|kind| count(stalls.iter().filter(|stall| stall.kind == kind).count()))
+                ThreadKind::ALL.map(|kind| count(stalls.iter().filter(|stall| stall.kind == kind).count()))
             },
             objects: [count(state.policies), count(state.blueprints), count(state.clients)],
         };

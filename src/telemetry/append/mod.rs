@@ -1,6 +1,7 @@
-//! Files that lines are appended to, and that others may move away meanwhile, as logrotate does.
+//! Files that lines are appended to while others may move or remove them, as logrotate does.
 //!
-//! All of it belongs on a thread of its own: a disk, a mount or the reader of a pipe may take as long as it likes.
+//! Every call can block on the file system or, for a bounded time, on the reader of a pipe, so it belongs on a thread
+//! made for it. [`Health`] lets other threads see how that thread is doing without waiting for it.
 
 mod origin;
 
@@ -16,73 +17,72 @@ pub(crate) use self::origin::Away;
 use self::origin::Origin;
 use crate::util::regular_file;
 
-/// The pause before another try at a pipe that is full.
+/// The pause before a full pipe is tried again.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How long a write may take before nobody waits for it any more.
-const HANGS: Duration = Duration::from_secs(2);
+/// The time after which a file operation counts as hanging.
+const HANGS_AFTER: Duration = Duration::from_secs(2);
 
-/// A file that lines are appended to, at a path at which another one may be any time.
+/// A file opened for appending, which notices when another file is at its path.
 #[derive(Debug)]
 pub(crate) struct LineFile {
-    /// Where it should be.
     path: PathBuf,
-    /// The permissions it is made with.
+    /// The permission bits for creating the file.
     mode: u32,
-    /// The file in use; `None` before the first one is opened, and when the last one is gone and no other can be made.
+    /// The open file; `None` before the first one is opened, and after the last was removed and no new one could be
+    /// created.
     file: Option<File>,
-    /// Where that was opened; `None` where it is not known.
+    /// The place that the file was opened at; `None` if it could not be determined.
     origin: Option<Origin>,
-    /// Why there is no file in use.
+    /// The reason why no file is open.
     why: io::Error,
-    /// Whether the last write stopped within a line.
+    /// Set if the file ends within a line, so that the next write has to begin with a line end.
     is_torn: bool,
 }
 
-/// A write that did not succeed.
+/// An append that did not write all of its octets.
 #[derive(Debug)]
-pub(crate) struct Unwritten {
-    /// The octets that are in the file all the same, whole lines.
+pub(crate) struct AppendError {
+    /// The octets that are in the file nevertheless, all of them whole lines.
     pub(crate) kept: usize,
-    /// Why the rest is not.
+    /// The reason why the rest is not.
     pub(crate) error: io::Error,
 }
 
 impl LineFile {
-    /// Names a file for appending; one that is not there will be made with these permissions. [`LineFile::follow`] opens it.
+    /// Makes a closed file for a path; [`LineFile::follow`] opens it, creating it with the permission bits `mode`.
     pub(crate) fn new(path: &Path, mode: u32) -> Self {
         let why = io::ErrorKind::NotFound.into();
         Self { path: path.to_owned(), mode, file: None, origin: None, why, is_torn: false }
     }
 
-    /// Returns where it should be.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns whether lines go anywhere: to the file at the path, or to one that was moved away and still has a name.
+    /// Returns whether a file is open: the one at the path, or one that was moved away and still has a name.
     pub(crate) fn is_open(&self) -> bool {
         self.file.is_some()
     }
 
-    /// Returns why lines go to another file than the one at the path.
+    /// Returns the reason why the open file is not the one at the path.
     pub(crate) fn away(&self) -> Away {
         self.origin.as_ref().map_or(Away::Unknown, Origin::away)
     }
 
-    /// Opens the path again if another file, or none, is there now. Returns whether it did.
+    /// Opens the path again if the file there is not the open one. Returns whether it did.
     ///
     /// # Errors
-    /// As [`LineFile::reopen`].
+    /// The errors of [`LineFile::reopen`].
     pub(crate) fn follow(&mut self) -> io::Result<bool> {
         let is_there = self.file.as_ref().is_some_and(|file| is_at(file, &self.path));
         if is_there { Ok(false) } else { self.reopen().map(|()| true) }
     }
 
-    /// Opens the path again.
+    /// Opens the path again, as after a signal that the file was moved.
     ///
     /// # Errors
-    /// What the system says. The old file stays in use, so that nothing is lost, unless it was removed: nobody could ever
-    /// read what is written to it.
+    /// The path cannot be opened. The old file stays open so that no line is lost, unless it has no name any more, as
+    /// nobody could read it.
     pub(crate) fn reopen(&mut self) -> io::Result<()> {
         match open(&self.path, self.mode) {
             Ok((file, is_torn)) => {
@@ -98,13 +98,13 @@ impl LineFile {
         }
     }
 
-    /// Appends whole lines, in one write if it can be. For the reader of a pipe that is full it waits for `patience`.
+    /// Appends whole lines, in one write where possible, and waits up to `patience` for the reader of a full pipe.
     ///
     /// # Errors
-    /// What the system says. No part of a line stays, or the next line gets a line end before it.
-    pub(crate) fn append(&mut self, lines: &[u8], patience: Duration) -> Result<(), Unwritten> {
+    /// The write failed. No part of a line stays in the file, or the next append starts with a line end.
+    pub(crate) fn append(&mut self, lines: &[u8], patience: Duration) -> Result<(), AppendError> {
         let Some(file) = &mut self.file else {
-            return Err(Unwritten { kept: 0, error: copy(&self.why) });
+            return Err(AppendError { kept: 0, error: copy(&self.why) });
         };
         let prefixed;
         let (octets, prefix) = if self.is_torn {
@@ -116,19 +116,19 @@ impl LineFile {
         let (written, error) = write(file, octets, patience);
         let whole = octets[..written].iter().rposition(|octet| *octet == b'\n').map_or(0, |at| at + 1);
         if written > 0 {
-            self.is_torn = written > whole && !take_back(file, written - whole);
+            self.is_torn = written > whole && !cut_off(file, written - whole);
         }
-        error.map_or(Ok(()), |error| Err(Unwritten { kept: whole.saturating_sub(prefix), error }))
+        error.map_or(Ok(()), |error| Err(AppendError { kept: whole.saturating_sub(prefix), error }))
     }
 }
 
-/// Copies an error as far as its number and its text go.
+/// Copies the number and the text of an error, as [`io::Error`] cannot be cloned.
 fn copy(error: &io::Error) -> io::Error {
     let number = error.raw_os_error().map(io::Error::from_raw_os_error);
     number.unwrap_or_else(|| io::Error::new(error.kind(), error.to_string()))
 }
 
-/// Writes all octets; returns how many were written, and why not all of them.
+/// Writes all octets. Returns the number written, and the error that stopped it if that is not all of them.
 fn write(file: &mut File, octets: &[u8], patience: Duration) -> (usize, Option<io::Error>) {
     let (mut written, mut end) = (0, Instant::now() + patience);
     while written < octets.len() {
@@ -148,103 +148,103 @@ fn write(file: &mut File, octets: &[u8], patience: Duration) -> (usize, Option<i
     (written, None)
 }
 
-/// How work with a file gets on, for those who ask without waiting for it.
+/// The state of the work with a file, which other threads can read without waiting for that work.
 #[derive(Debug, Default)]
 pub(crate) struct Health(Mutex<Condition>);
 
-/// What [`Health`] knows.
+/// The state behind the lock of [`Health`].
 #[derive(Debug, Default)]
 struct Condition {
-    /// What is wrong; `None` when nothing is.
+    /// The present fault; `None` if there is none.
     error: Option<String>,
-    /// How many are at work.
+    /// The number of threads at work.
     busy: usize,
-    /// When the last of them began or ended; `None` before the first.
-    turned: Option<Instant>,
+    /// The time at which work last began or ended; `None` before the first.
+    changed_at: Option<Instant>,
 }
 
 impl Condition {
-    /// Returns how long nothing has come to an end; `None` while nothing is done.
+    /// Returns the time since work last ended, or began if none has; `None` while no thread is at work.
     fn busy(&self) -> Option<Duration> {
-        self.turned.filter(|_| self.busy > 0).map(|turned| turned.elapsed())
+        self.changed_at.filter(|_| self.busy > 0).map(|changed_at| changed_at.elapsed())
     }
 
-    /// Returns the same once nobody waits for it any more.
-    fn hanging(&self) -> Option<Duration> {
-        self.busy().filter(|busy| *busy >= HANGS)
+    /// Returns the same, once it is long enough to count as hanging.
+    fn hangs_for(&self) -> Option<Duration> {
+        self.busy().filter(|busy| *busy >= HANGS_AFTER)
     }
 }
 
 impl Health {
-    /// Does something with the file; several threads may at once.
+    /// Runs `work` on the file. Several threads may do so at once.
     pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        /// Ends the work, also where it panics.
-        struct Ended<'h>(&'h Health);
-        impl Drop for Ended<'_> {
+        /// A guard that ends the work, also when it panics.
+        struct EndGuard<'h>(&'h Health);
+        impl Drop for EndGuard<'_> {
             fn drop(&mut self) {
                 let mut condition = self.0.lock();
                 condition.busy -= 1;
-                condition.turned = Some(Instant::now());
+                condition.changed_at = Some(Instant::now());
             }
         }
         {
             let mut condition = self.lock();
             if condition.busy == 0 {
-                condition.turned = Some(Instant::now());
+                condition.changed_at = Some(Instant::now());
             }
             condition.busy += 1;
         }
-        let _ended = Ended(self);
+        let _ended = EndGuard(self);
         work()
     }
 
-    /// Notes what is wrong, or that nothing is any more.
+    /// Sets the present fault, or `None` once it is gone.
     pub(crate) fn set(&self, error: Option<String>) {
         self.lock().error = error;
     }
 
-    /// Returns whether the file system does not answer, or the reader of a pipe does not read.
+    /// Returns whether the file system, or the reader of a pipe, does not respond.
     pub(crate) fn hangs(&self) -> bool {
-        self.lock().hanging().is_some()
+        self.lock().hangs_for().is_some()
     }
 
-    /// Returns whether nothing has come to an end for longer than this.
+    /// Returns whether a thread has been at work for longer than `than` without any coming to an end.
     pub(crate) fn is_slow(&self, than: Duration) -> bool {
         self.lock().busy().is_some_and(|busy| busy > than)
     }
 
-    /// Returns what is wrong; `None` when nothing is.
+    /// Returns the present fault; `None` if there is none.
     pub(crate) fn error(&self) -> Option<String> {
         let condition = self.lock();
-        let hanging = condition.hanging().map(|hanging| format!("it has not answered for {} s", hanging.as_secs()));
-        hanging.or_else(|| condition.error.clone())
+        let hangs_for =
+            condition.hangs_for().map(|hangs_for| format!("it has not answered for {} s", hangs_for.as_secs()));
+        hangs_for.or_else(|| condition.error.clone())
     }
 
-    /// Locks what is known; never while something is done with the file.
+    /// Locks the state. The lock is never held during work on the file, so it is always free within microseconds.
     fn lock(&self) -> MutexGuard<'_, Condition> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Returns whether a file has a name, at its path or elsewhere.
+/// Returns whether an open file still has a name, at its path or elsewhere.
 fn has_name(file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
 }
 
-/// Opens a file for appending; one that is not there is made with these permissions. Returns it, and whether it ends within
-/// a line, as when a process was killed while the disk was full.
+/// Opens a file for appending, creating it with the permission bits `mode`. Returns it, and whether it ends within a
+/// line, as after a process that was killed while the disk was full.
 ///
 /// # Errors
-/// What the system says.
+/// The file can be neither opened nor created.
 fn open(path: &Path, mode: u32) -> io::Result<(File, bool)> {
-    // Without O_NONBLOCK, opening a pipe would wait for a reader for ever.
+    // Without O_NONBLOCK, opening a FIFO would wait for a reader.
     let file = OpenOptions::new().append(true).create(true).mode(mode).custom_flags(libc::O_NONBLOCK).open(path)?;
     let is_torn = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
         && last_octet(path).is_ok_and(|octet| octet != b'\n');
     Ok((file, is_torn))
 }
 
-/// Returns the last octet of a file.
 fn last_octet(path: &Path) -> io::Result<u8> {
     let (mut file, _) = regular_file::open(path)?;
     file.seek(SeekFrom::End(-1))?;
@@ -253,9 +253,9 @@ fn last_octet(path: &Path) -> io::Result<u8> {
     Ok(octet[0])
 }
 
-/// Cuts off the last octets that were appended, of a line that a full disk took a part of; returns whether it did. Where
-/// somebody has appended more meanwhile, or nothing can be cut off, the line has to be ended instead.
-fn take_back(file: &mut File, octets: usize) -> bool {
+/// Cuts the last octets off, after a full disk took only a part of a line, and returns whether it did. It does not if
+/// another process has appended since, or if the file cannot be truncated; then the line has to be ended instead.
+fn cut_off(file: &mut File, octets: usize) -> bool {
     let mut cut = || {
         let end = file.stream_position()?;
         if file.metadata()?.len() != end {
@@ -266,7 +266,7 @@ fn take_back(file: &mut File, octets: usize) -> bool {
     cut().is_ok()
 }
 
-/// Returns whether a file is the one that is at `path` now.
+/// Returns whether an open file is the one at `path` now.
 fn is_at(file: &File, path: &Path) -> bool {
     let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     match (file.metadata(), fs::metadata(path)) {
@@ -286,25 +286,25 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_line_is_taken_back_unless_somebody_appended_more() {
+    fn incomplete_line_is_cut_off_unless_another_process_appended() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         fs::write(&path, "one\n").unwrap();
         let (mut file, is_torn) = open(&path, 0o600).unwrap();
         assert!(!is_torn);
         file.write_all(b"two\nhal").unwrap();
-        assert!(take_back(&mut file, 3));
+        assert!(cut_off(&mut file, 3));
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
         file.write_all(b"hal").unwrap();
         let (mut other, is_torn) = open(&path, 0o600).unwrap();
         assert!(is_torn);
         other.write_all(b"\nthree\n").unwrap();
-        assert!(!take_back(&mut file, 3));
+        assert!(!cut_off(&mut file, 3));
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\nhal\nthree\n");
     }
 
     #[test]
-    fn file_that_was_moved_is_kept_and_one_that_was_removed_is_not() {
+    fn moved_file_stays_open_and_removed_file_does_not() {
         let directory = tempfile::tempdir().unwrap();
         let [folder, moved] = ["folder", "moved"].map(|name| directory.path().join(name));
         fs::create_dir(&folder).unwrap();
@@ -349,11 +349,11 @@ mod tests {
     }
 
     #[test]
-    fn work_that_hangs_is_told_and_work_that_never_pauses_is_not() {
+    fn hanging_work_is_reported_and_continuous_work_is_not() {
         let health = Health::default();
         health.set(Some("a full disk".into()));
         assert_eq!((health.error().as_deref(), health.hangs()), (Some("a full disk"), false));
-        let long_ago = || health.lock().turned = Instant::now().checked_sub(HANGS);
+        let long_ago = || health.lock().changed_at = Instant::now().checked_sub(HANGS_AFTER);
         health.during(|| {
             assert!(!health.hangs());
             long_ago();

@@ -1,4 +1,7 @@
-//! The place at which a file was opened, to say later why another one, or none, is there.
+//! The place at which a file was opened, for telling later why another file, or none, is there.
+//!
+//! A log line says whether the file was moved, or its file system mounted over or unmounted, as the operator does
+//! something else in each case.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,33 +10,31 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-/// The path, without symlinks, and the mount that a file had when it was opened.
+/// The path, mount and inode that a file had when it was opened.
 #[derive(Debug)]
 pub(super) struct Origin {
-    /// The path.
+    /// The path with all symlinks resolved.
     path: PathBuf,
-    /// The mount.
     mount: Mount,
-    /// The inode.
     inode: u64,
 }
 
-/// What tells a mount from others: its id, and the device for kernels before 5.8, which tell no id.
+/// The identity of a mount: its id, or the device number on kernels before 5.8, which do not report the id.
 type Mount = (u64, u32, u32);
 
-/// Why an open file is not what its path leads to.
+/// The reason why an open file is not the one at its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Away {
-    /// It was moved, or its directory was.
+    /// The file or a directory above it was moved.
     Moved,
-    /// Something is mounted over it, or its file system was unmounted.
+    /// Another file system was mounted over it, or its own was unmounted.
     Mounted,
-    /// Nothing of that is known: the way to it may have been closed.
+    /// The reason is unknown; a directory of the path may have become inaccessible.
     Unknown,
 }
 
 impl Away {
-    /// Returns what is said of the file that lines still go to.
+    /// Returns the message about a file that records still go to.
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Moved => "records go to the old file, which was moved",
@@ -46,14 +47,14 @@ impl Away {
 }
 
 impl Origin {
-    /// Returns the place of a file that was just opened by `path`; `None` where that cannot be looked at.
+    /// Returns the place of a file just opened by `path`; `None` if it cannot be determined.
     pub(super) fn of(file: &File, path: &Path) -> Option<Self> {
         let path = fs::canonicalize(path).ok()?;
         let (mount, inode) = look(&path).ok()?;
         (inode == file.metadata().ok()?.ino()).then_some(Self { path, mount, inode })
     }
 
-    /// Returns why the file is not what its path leads to, judged by the nearest directory that is still there.
+    /// Returns the reason why the file is not at its path, from the nearest directory above that still exists.
     pub(super) fn away(&self) -> Away {
         for path in self.path.ancestors() {
             match look(path) {
@@ -68,7 +69,7 @@ impl Origin {
     }
 }
 
-/// Returns the mount and the inode of what is at a path.
+/// Returns the mount and the inode of the file at a path.
 fn look(path: &Path) -> io::Result<(Mount, u64)> {
     let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
     let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
@@ -82,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moved_file_and_moved_directory_are_told_from_a_file_in_place() {
+    fn moved_files_and_directories_are_recognised_as_moved() {
         let root = tempfile::tempdir().unwrap();
         let (folder, path) = (root.path().join("folder"), root.path().join("folder/log"));
         fs::create_dir(&folder).unwrap();

@@ -1,45 +1,45 @@
-//! The time of records: a reading of the monotonic clock, spelled out.
+//! A clock for records that costs one reading of the monotonic clock and formats only the fraction of a second anew.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// Octets of `2026-11-24T03:35:16.163760Z`.
+/// The length of `2026-11-24T03:35:16.163760Z`.
 const LENGTH: usize = 27;
-/// Where the fraction of the second begins.
+/// The index of the first digit of the fraction.
 const FRACTION: usize = 20;
 
-/// Tells the time in microseconds (RFC 3339, UTC) at the cost of one reading of the monotonic clock.
+/// A clock that gives the time in microseconds as text (RFC 3339, UTC).
 ///
-/// The wall clock is read again when its second is over: a step of it shows within a second.
+/// The wall clock is read again when its second is over, so a step of the wall clock shows within a second.
 #[derive(Debug)]
 pub(super) struct Clock {
-    /// When the wall clock was read.
+    /// The time of the last reading of the wall clock.
     read: Instant,
-    /// How far its second was then.
+    /// The fraction of its second that the wall clock had reached then.
     into: Duration,
-    /// The last answer; within a second only its fraction changes.
+    /// The last time returned; within a second only the fraction is rewritten.
     text: [u8; LENGTH],
 }
 
-/// When a record is made.
+/// The time of a record.
 #[derive(Debug)]
 pub struct Moment<'a> {
-    /// On the monotonic clock.
+    /// The time on the monotonic clock.
     pub now: Instant,
-    /// On the wall clock, in RFC 3339 with microseconds.
+    /// The time on the wall clock, in RFC 3339 with microseconds.
     pub text: &'a [u8; LENGTH],
 }
 
 impl Clock {
-    /// Reads the wall clock.
+    /// Makes a clock from a reading of the wall clock.
     pub(super) fn new() -> Self {
         let mut clock = Self { read: Instant::now(), into: Duration::ZERO, text: [0; LENGTH] };
         clock.set(clock.read, Timestamp::now());
         clock
     }
 
-    /// Returns the time.
+    /// Returns the present time.
     #[inline]
     pub(super) fn now(&mut self) -> Moment<'_> {
         let now = Instant::now();
@@ -52,20 +52,20 @@ impl Clock {
         Moment { now, text: &self.text }
     }
 
-    /// Starts from a reading of the wall clock; a time before 1970 becomes 1970.
+    /// Sets the clock to a reading of the wall clock, or to 1970 if that is before 1970.
     #[cold]
     fn set(&mut self, read: Instant, wall: Timestamp) {
         let wall = wall.max(Timestamp::UNIX_EPOCH);
         self.read = read;
         self.into = Duration::from_nanos(u64::try_from(wall.subsec_nanosecond()).unwrap_or_default());
         let text = format!("{wall:.6}");
-        // A year of five digits does not fit, nor do such years matter.
+        // A year of five digits does not fit; then the text keeps its old value.
         if let Some(text) = text.as_bytes().first_chunk() {
             self.text = *text;
         }
     }
 
-    /// Puts the fraction of the second into the text.
+    /// Writes the fraction of the second into the text.
     #[inline]
     fn put(&mut self, into: Duration) {
         let mut rest = into.subsec_micros();
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_within_a_second_are_what_jiff_writes() {
+    fn times_within_a_second_equal_those_of_jiff() {
         let mut clock = Clock::new();
         let read = Instant::now();
         for start in ["2026-11-24T03:35:16.163760999Z", "1970-01-01T00:00:00Z", "2400-02-29T23:59:59.000000001Z"] {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wall_clock_is_read_again_each_second() {
+    fn wall_clock_is_read_again_each_second() {
         let mut clock = Clock::new();
         let read = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
         clock.set(read, Timestamp::UNIX_EPOCH);

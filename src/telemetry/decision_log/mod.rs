@@ -1,13 +1,13 @@
-//! The decision log: one JSON line a query, written by a thread of its own, never in the way of an answer.
+//! The decision log: one JSON line a query, written to a file by its own thread, so that no answer waits for a disk.
 //!
-//! A line is spelled out where its query is answered, into a block that the thread has nearly to itself: there all it
-//! names is at hand, and it is copied but once, by the kernel. Full blocks go to the writer; what is begun follows within
-//! [`GATHER`]. So the writer wakes up for hundreds of lines, not for each.
+//! The thread that answers a query formats its line into a block, which it has nearly to itself: everything the line
+//! names is at hand there, and only the kernel copies it again. Full blocks go to the writer at once, others within
+//! [`GATHER`], so the writer wakes up for hundreds of lines instead of for each.
 //!
-//! Lines of one thread stay in order; those of several alternate by the block. When the disk cannot follow, the blocks
-//! run out, and further records are dropped and counted; so they are while the file's directory is gone, its disk full or
-//! the reader of a pipe stopped, which is said once, in log and status. The file may be moved away at any time: the writer notices
-//! within a second (or at once on SIGUSR1) and opens a new one.
+//! The lines of one thread stay in order; those of several threads alternate in blocks. If the disk is too slow, the
+//! blocks run out, and further records are dropped and counted. The same happens while the file's directory is missing,
+//! its disk full, or the reader of a pipe stopped, which the log and the status report once. The file may be moved at
+//! any time: the writer opens a new one within a second, or at once on SIGUSR1.
 
 mod clock;
 mod pool;
@@ -27,90 +27,88 @@ pub use self::clock::Moment;
 use self::pool::{Block, Pool};
 use self::writer::Writer;
 use super::append::Health;
-use super::record_file::{self, Kind};
+use super::record_file::{self, RecordKind};
 
-/// How long the first record of a block may wait for the block to fill.
+/// The longest time that the first record of a block waits for the block to fill.
 const GATHER: Duration = Duration::from_millis(100);
-/// Lanes for each CPU: one for its receiving thread, one for the runtime's, and room for more listeners.
-const LANES: usize = 4;
+/// Buffers for each CPU: one for its receiving thread, one for the runtime's, and two for threads of further listeners.
+const BUFFERS_PER_CPU: usize = 4;
 
-/// What has become of the records so far.
+/// Counters of written and dropped decision records, and the state of the file.
 #[derive(Debug, Default)]
-pub struct Counts {
-    /// Records in the file.
+pub struct DecisionLogCounts {
+    /// Records that are in the file.
     pub written: AtomicU64,
-    /// Records lost: there was no room for them or the disk refused them.
+    /// Records lost because no block was free or the file could not be written.
     pub dropped: AtomicU64,
-    /// How the writer gets on with the file.
+    /// The state of the writer's work with the file.
     health: Arc<Health>,
 }
 
-impl Counts {
-    /// Returns what is wrong with the file; `None` when nothing is.
+impl DecisionLogCounts {
+    /// Returns the present fault of the file; `None` if there is none.
     pub(crate) fn error(&self) -> Option<String> {
         self.health.error()
     }
 }
 
-/// The handle that queries put records into; without it the writer ends.
+/// A handle for recording decisions. The writer ends when it is dropped.
 #[derive(Debug)]
 pub struct DecisionLog(Arc<Shared>);
 
-/// What the threads that record and the writer have in common.
+/// The state shared by recording threads and the writer.
 #[derive(Debug)]
 struct Shared {
-    /// Where lines gather. A thread uses always the same, so its lock is nearly always free; it is held while a line is
-    /// written into memory or a block is exchanged.
-    lanes: Box<[Mutex<Lane>]>,
-    /// Empty blocks.
+    /// The buffers. A thread always uses the same one, so its lock is nearly always free; it is held while a line is
+    /// formatted or a block is exchanged.
+    buffers: Box<[Mutex<LineBuffer>]>,
     pool: Pool,
-    /// The way to the writer. It has no bound of its own: blocks have one, and little else is sent.
+    /// The channel to the writer. It is unbounded, as the number of blocks is bounded and few other messages are sent.
     writer: Sender<Message>,
-    /// Whether the writer wants to be told of the next record.
+    /// Set while the writer wants a message about the next record.
     idle: AtomicBool,
-    /// What has become of the records.
-    counts: Arc<Counts>,
+    counts: Arc<DecisionLogCounts>,
 }
 
-/// Where the lines of a thread, or of a few, gather; aligned so that no two share a cache line.
+/// A buffer for the lines of one thread, or of several, aligned so that no two share a cache line.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Lane {
-    /// What is not yet handed over.
+struct LineBuffer {
+    /// The block being filled; `None` before the first line and after a block was handed over.
     block: Option<Block>,
-    /// The time of its records.
     clock: Clock,
-    /// Whether the writer takes no more of it.
+    /// Set once the writer takes no more blocks.
     closed: bool,
 }
 
-/// What the writer is told.
+/// A message to the writer.
 #[derive(Debug)]
 enum Message {
-    /// Write this.
+    /// A block to write.
     Block(Block),
-    /// A block is begun: sweep when it had its time to fill.
+    /// A block was begun: collect all blocks once [`GATHER`] has passed.
     Begun,
-    /// Sweep, and then open the path anew.
+    /// A request to collect all blocks, and then open the path again.
     Reopen,
-    /// Open the path anew: what was swept for it has been written.
+    /// A request to open the path again, sent behind the blocks that were collected for the old file.
     ReopenNow,
-    /// Write what is there and end.
+    /// A request to write all blocks and end; the sender is for reporting the end.
     Stop(Sender<()>),
 }
 
 impl DecisionLog {
-    /// Starts the writer, which opens the file for appending (mode 0640). What cannot be opened is logged, is in
-    /// [`Counts`], and is tried again each second; a file system that does not answer is waited for only half a second.
+    /// Starts the writer, which opens the file for appending (mode 0640). A file that cannot be opened is logged, shows
+    /// in [`DecisionLogCounts`], and is tried again each second. A file system that does not respond delays the start
+    /// by half a second.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn open(path: &Path, counts: Arc<Counts>) -> io::Result<Self> {
-        let count = available_parallelism().map_or(1, usize::from) * LANES;
+    pub fn open(path: &Path, counts: Arc<DecisionLogCounts>) -> io::Result<Self> {
+        let count = available_parallelism().map_or(1, usize::from) * BUFFERS_PER_CPU;
         let (writer, messages) = mpsc::channel();
-        let lane = |_| Mutex::new(Lane { block: None, clock: Clock::new(), closed: false });
+        let buffer = |_| Mutex::new(LineBuffer { block: None, clock: Clock::new(), closed: false });
         let shared = Arc::new(Shared {
-            lanes: (0..count).map(lane).collect(),
+            buffers: (0..count).map(buffer).collect(),
             pool: Pool::new(count),
             writer,
             idle: AtomicBool::new(true),
@@ -119,17 +117,17 @@ impl DecisionLog {
         let mut writer = Writer::new(path, Arc::clone(&shared));
         let (opened, first) = mpsc::sync_channel(0);
         thread::Builder::new().name("decision-log".into()).spawn(move || writer.run(&messages, opened))?;
-        record_file::wait(Kind::Decisions, path, &first);
+        record_file::wait(RecordKind::Decisions, path, &first);
         Ok(Self(shared))
     }
 
-    /// Has a record written, without the line's end, and queues it; with no room for it, drops and counts it. Waits for
-    /// no disk.
+    /// Adds a record, which `write` formats without a line end. If no block is free, the record is dropped and counted.
+    /// Never waits for the disk.
     #[inline]
     pub fn record(&self, write: impl FnOnce(&Moment<'_>, &mut Vec<u8>)) {
         let shared = &*self.0;
-        let mut lane = shared.lane();
-        let Lane { block, clock, closed } = &mut *lane;
+        let mut buffer = shared.buffer();
+        let LineBuffer { block, clock, closed } = &mut *buffer;
         if block.is_none() && !*closed {
             *block = shared.pool.take();
         }
@@ -141,41 +139,41 @@ impl DecisionLog {
         if begun.is_full() {
             shared.hand_over(block);
         }
-        drop(lane);
-        // The writer sets this before it takes the lane's lock to sweep, so one of the two sees the other.
+        drop(buffer);
+        // The writer sets `idle` before it locks the buffers to collect their blocks, so one of the two sees the other.
         if shared.idle.load(Ordering::Relaxed) && shared.idle.swap(false, Ordering::Relaxed) {
-            shared.tell(Message::Begun);
+            shared.send(Message::Begun);
         }
     }
 
-    /// Tells the writer to open the path anew (SIGUSR1); what is recorded already goes to the file as it was.
+    /// Makes the writer open the path again (SIGUSR1). Earlier records go to the old file.
     pub(crate) fn reopen(&self) {
-        self.0.tell(Message::Reopen);
+        self.0.send(Message::Reopen);
     }
 
-    /// Writes what is queued, waiting `deadline` at most; records that come later are dropped. Returns whether the writer
-    /// got through: after the deadline the disk hangs, and the rest is given up.
+    /// Writes all records, for at most `deadline`; later ones are dropped. Returns `false` if the deadline passed, in
+    /// which case the disk hangs and the remaining records are lost.
     #[must_use = "records may be lost"]
     pub fn close(&self, deadline: Duration) -> bool {
         let (done, wait) = mpsc::channel();
-        self.0.tell(Message::Stop(done));
+        self.0.send(Message::Stop(done));
         wait.recv_timeout(deadline).is_ok()
     }
 }
 
 impl Drop for DecisionLog {
     fn drop(&mut self) {
-        self.0.tell(Message::Stop(mpsc::channel().0));
+        self.0.send(Message::Stop(mpsc::channel().0));
     }
 }
 
 impl Shared {
-    /// Locks this thread's lane.
-    fn lane(&self) -> MutexGuard<'_, Lane> {
-        /// Threads that have recorded anything.
+    /// Locks this thread's buffer.
+    fn buffer(&self) -> MutexGuard<'_, LineBuffer> {
+        /// The number of threads that have recorded so far.
         static THREADS: AtomicUsize = AtomicUsize::new(0);
         thread_local! {
-            /// The number of this one.
+            /// The number of this thread, from the first record on.
             static THREAD: Cell<Option<usize>> = const { Cell::new(None) };
         }
         let number = THREAD.get().unwrap_or_else(|| {
@@ -183,27 +181,27 @@ impl Shared {
             THREAD.set(Some(number));
             number
         });
-        lock(&self.lanes[number % self.lanes.len()])
+        lock(&self.buffers[number % self.buffers.len()])
     }
 
-    /// Sends the writer a block, if there is one.
+    /// Sends a block to the writer, if there is one.
     fn hand_over(&self, block: &mut Option<Block>) {
         if let Some(block) = block.take() {
-            self.tell(Message::Block(block));
+            self.send(Message::Block(block));
         }
     }
 
-    /// Sends the writer every block that is begun; with `close`, the lanes take no more records.
+    /// Sends all begun blocks to the writer; with `close`, the buffers take no more records.
     fn sweep(&self, close: bool) {
-        for lane in &self.lanes {
-            let mut lane = lock(lane);
-            lane.closed |= close;
-            self.hand_over(&mut lane.block);
+        for buffer in &self.buffers {
+            let mut buffer = lock(buffer);
+            buffer.closed |= close;
+            self.hand_over(&mut buffer.block);
         }
     }
 
-    /// Tells the writer something; records that it will not see any more are dropped.
-    fn tell(&self, message: Message) {
+    /// Sends a message to the writer. If it has ended, the records of a block are counted as dropped.
+    fn send(&self, message: Message) {
         if let Err(mpsc::SendError(Message::Block(block))) = self.writer.send(message) {
             self.counts.dropped.fetch_add(block.lines(), Ordering::Relaxed);
             self.pool.give(block);
@@ -211,7 +209,7 @@ impl Shared {
     }
 }
 
-/// Locks a mutex. What a panic leaves behind is sound: a line that did not come to its end is taken back by the next.
+/// Locks a mutex. Poisoning is ignored: a line that a panic left incomplete is cut off by the next [`Block::add`].
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

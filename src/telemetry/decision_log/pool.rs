@@ -1,32 +1,31 @@
-//! Blocks of lines, and how many of them there may be.
+//! Blocks of lines, and the pool that bounds their number and so the memory of the decision log.
 
 use std::sync::Mutex;
 
 use super::lock;
 
-/// Octets from which on a block is full. Some 400 lines: a wake-up and a `write` each cost nothing beside them, and the
-/// kernel copies them while they are still in the processor's second-level cache.
+/// The size from which on a block is written, in octets: some 400 lines. The cost of a wake-up and a `write` is
+/// negligible for that many, and the block is still in the second-level cache when the kernel copies it.
 const FULL: usize = 128 << 10;
-/// Room behind that for the last line; most are shorter, and for a longer one the block grows.
+/// Additional capacity for the last line of a block; a longer line makes the block grow.
 const SPARE: usize = 4 << 10;
-/// Blocks there may be beside one for each lane: 8 MiB, some 25,000 lines.
+/// The number of blocks in addition to one for each buffer: 8 MiB, some 25,000 lines.
 const BLOCKS: usize = 64;
-/// Empty blocks that are kept for later; further ones go back to the system.
+/// Empty blocks kept for reuse; further ones are freed.
 const KEPT: usize = 8;
 
-/// Whole lines.
+/// A block of whole lines.
 #[derive(Debug)]
 pub(super) struct Block {
-    /// The lines, and after a panic the begin of one more.
+    /// The lines, possibly with an incomplete one at the end after a panic.
     bytes: Vec<u8>,
-    /// Where the whole lines end.
+    /// The length of the whole lines.
     end: usize,
-    /// How many they are.
     lines: u64,
 }
 
 impl Block {
-    /// Adds a line that `write` appends without its end.
+    /// Adds a line, which `write` appends without a line end.
     #[inline]
     pub(super) fn add(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         self.bytes.truncate(self.end);
@@ -36,43 +35,43 @@ impl Block {
         self.lines += 1;
     }
 
-    /// Returns whether it should be written.
+    /// Returns whether the block should be written now.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.end >= FULL
     }
 
-    /// Returns the lines.
+    /// Returns the whole lines.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.end]
     }
 
-    /// Returns how many lines it has.
+    /// Returns the number of lines.
     pub(super) const fn lines(&self) -> u64 {
         self.lines
     }
 }
 
-/// The empty blocks, and a bound on all there are.
+/// A pool of empty blocks that bounds the number of all blocks.
 #[derive(Debug)]
 pub(super) struct Pool(Mutex<Blocks>);
 
-/// What is behind the pool's lock.
+/// The state behind the pool's lock.
 #[derive(Debug)]
 struct Blocks {
-    /// The empty ones.
     empty: Vec<Block>,
-    /// How many more may be made.
+    /// The number of blocks that may still be allocated.
     room: usize,
 }
 
 impl Pool {
-    /// Makes the pool for so many lanes.
-    pub(super) fn new(lanes: usize) -> Self {
-        Self(Mutex::new(Blocks { empty: Vec::with_capacity(KEPT), room: BLOCKS + lanes }))
+    /// Makes a pool for a number of buffers.
+    pub(super) fn new(buffers: usize) -> Self {
+        Self(Mutex::new(Blocks { empty: Vec::with_capacity(KEPT), room: BLOCKS + buffers }))
     }
 
-    /// Returns an empty block, the one given back last if there is one; none when the writer is behind with all.
+    /// Returns an empty block, the most recently used one if possible; `None` if all are in use because the writer is
+    /// too slow.
     pub(super) fn take(&self) -> Option<Block> {
         let mut blocks = lock(&self.0);
         if let Some(block) = blocks.empty.pop() {
@@ -83,7 +82,7 @@ impl Pool {
         Some(Block { bytes: Vec::with_capacity(FULL + SPARE), end: 0, lines: 0 })
     }
 
-    /// Takes a block back.
+    /// Returns a block to the pool after it has been written.
     pub(super) fn give(&self, mut block: Block) {
         block.bytes.clear();
         block.bytes.shrink_to(FULL + SPARE);

@@ -1,10 +1,10 @@
-//! Tests of the log as a whole, on real files.
+//! Tests of the decision log as a whole, on real files.
 
 use std::time::Instant;
 
 use super::*;
 
-/// Polls a fact until it holds, for ten seconds at most.
+/// Polls `fact` until it is true, for at most ten seconds.
 fn wait_for(what: &str, fact: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !fact() {
@@ -13,13 +13,13 @@ fn wait_for(what: &str, fact: impl Fn() -> bool) {
     }
 }
 
-/// Records a number.
+/// Adds a record that holds a number.
 fn record(log: &DecisionLog, number: usize) {
     log.record(|_, line| line.extend(number.to_string().bytes()));
 }
 
 #[test]
-fn a_moved_file_is_followed_by_a_new_one_and_no_record_is_lost() {
+fn reopening_after_a_move_loses_no_record() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let moved = directory.path().join("log.1");
@@ -35,7 +35,7 @@ fn a_moved_file_is_followed_by_a_new_one_and_no_record_is_lost() {
 }
 
 #[test]
-fn a_moved_file_is_noticed_without_a_signal() {
+fn moved_file_is_noticed_without_a_signal() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let _log = DecisionLog::open(&path, Arc::default()).unwrap();
@@ -44,9 +44,9 @@ fn a_moved_file_is_noticed_without_a_signal() {
 }
 
 #[test]
-fn a_lone_record_is_written_without_another() {
+fn single_record_is_written_without_further_ones() {
     let directory = tempfile::tempdir().unwrap();
-    let counts = Arc::new(Counts::default());
+    let counts = Arc::new(DecisionLogCounts::default());
     let log = DecisionLog::open(&directory.path().join("log"), Arc::clone(&counts)).unwrap();
     for number in 1..4 {
         record(&log, 1);
@@ -55,8 +55,8 @@ fn a_lone_record_is_written_without_another() {
 }
 
 #[test]
-fn a_full_disk_drops_and_counts() {
-    let counts = Arc::new(Counts::default());
+fn records_are_dropped_and_counted_when_the_disk_is_full() {
+    let counts = Arc::new(DecisionLogCounts::default());
     let log = DecisionLog::open(Path::new("/dev/full"), Arc::clone(&counts)).unwrap();
     for number in 0..100_000 {
         record(&log, number);
@@ -68,12 +68,12 @@ fn a_full_disk_drops_and_counts() {
 }
 
 #[test]
-fn every_record_of_every_thread_is_a_line_or_counted_and_each_threads_are_in_order() {
+fn records_are_written_in_order_by_thread_or_counted_as_dropped() {
     const THREADS: usize = 20;
     const EACH: usize = 20_000;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let counts = Arc::new(Counts::default());
+    let counts = Arc::new(DecisionLogCounts::default());
     let log = DecisionLog::open(&path, Arc::clone(&counts)).unwrap();
     thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -100,7 +100,7 @@ fn every_record_of_every_thread_is_a_line_or_counted_and_each_threads_are_in_ord
 }
 
 #[test]
-fn a_panic_takes_its_own_line_only() {
+fn panic_loses_only_the_line_being_formatted() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let log = DecisionLog::open(&path, Arc::default()).unwrap();

@@ -1,4 +1,4 @@
-//! The thread that puts blocks into the file.
+//! The thread that writes blocks to the file of the decision log.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,36 +8,33 @@ use std::time::{Duration, Instant};
 
 use super::pool::Block;
 use super::{GATHER, Message, Shared};
-use crate::telemetry::append::Unwritten;
-use crate::telemetry::record_file::{Kind, RecordFile, lines_in};
+use crate::telemetry::append::AppendError;
+use crate::telemetry::record_file::{RecordFile, RecordKind, lines_in};
 
-/// How long at most between looks whether the file is still where its path says.
+/// The longest interval between checks whether the file is still the one at its path.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long the reader of a pipe is waited for; not again until it has taken something.
+/// The time to wait for the reader of a pipe. Once it has passed, writes do not wait again until one succeeds.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The writing thread's state.
 pub(super) struct Writer {
-    /// The file.
     file: RecordFile,
-    /// Lanes, blocks and counts.
     shared: Arc<Shared>,
-    /// When the path was last compared with the file.
+    /// The time of the last check whether the file is the one at its path.
     looked: Instant,
 }
 
 impl Writer {
-    /// Makes the state; [`Writer::run`] opens the file.
+    /// Makes a writer with a closed file, which [`Writer::run`] opens.
     pub(super) fn new(path: &Path, shared: Arc<Shared>) -> Self {
-        let file = RecordFile::new(Kind::Decisions, path, Arc::clone(&shared.counts.health));
+        let file = RecordFile::new(RecordKind::Decisions, path, Arc::clone(&shared.counts.health));
         Self { file, shared, looked: Instant::now() }
     }
 
-    /// Opens the file, tells `opened` that this came to an end, and writes blocks until told to stop.
+    /// Opens the file, drops `opened` once that has succeeded or failed, and writes blocks until a message to stop.
     pub(super) fn run(&mut self, messages: &Receiver<Message>, opened: SyncSender<()>) {
         self.look(Instant::now());
         drop(opened);
-        // When to take the blocks that are begun, if one is.
+        // The time at which to collect the begun blocks, if there are any.
         let mut sweep: Option<Instant> = None;
         loop {
             let now = Instant::now();
@@ -54,9 +51,9 @@ impl Writer {
                 Ok(Message::Block(block)) => self.write_block(block),
                 Ok(Message::Begun) => sweep = Some(now.max(Instant::now()) + GATHER),
                 Ok(Message::Reopen) => {
-                    // What is recorded before the signal belongs into the file of before.
+                    // Records from before the signal belong in the old file.
                     self.shared.sweep(false);
-                    self.shared.tell(Message::ReopenNow);
+                    self.shared.send(Message::ReopenNow);
                 }
                 Ok(Message::ReopenNow) => {
                     let health = Arc::clone(&self.shared.counts.health);
@@ -69,7 +66,7 @@ impl Writer {
         }
     }
 
-    /// Takes no more records, writes all there are, and says so.
+    /// Stops recording, writes all blocks, and reports that on `done`.
     fn stop(&mut self, messages: &Receiver<Message>, done: &Sender<()>) {
         self.shared.sweep(true);
         while let Ok(message) = messages.try_recv() {
@@ -77,17 +74,17 @@ impl Writer {
                 self.write_block(block);
             }
         }
-        // Nobody may be waiting any more.
+        // The receiver may have given up by now.
         let _ = done.send(());
     }
 
-    /// Writes a block and gives it back; what the disk refuses is dropped and counted.
+    /// Writes a block and returns it to the pool. Lines that the file system refuses are dropped and counted.
     fn write_block(&mut self, block: Block) {
         let counts = Arc::clone(&self.shared.counts);
         let patience = if self.file.is_refusing() { Duration::ZERO } else { PATIENCE };
         let kept = match counts.health.during(|| self.file.append(block.bytes(), patience)) {
             Ok(()) => block.lines(),
-            Err(Unwritten { kept, .. }) => {
+            Err(AppendError { kept, .. }) => {
                 let (kept, _) = block.bytes().split_at(kept);
                 lines_in(kept).min(block.lines())
             }
@@ -97,7 +94,7 @@ impl Writer {
         self.shared.pool.give(block);
     }
 
-    /// Opens the path if it is not open yet, or if another file, or none, is there now.
+    /// Opens the path unless the open file is the one there.
     fn look(&mut self, now: Instant) {
         self.looked = now;
         let health = Arc::clone(&self.shared.counts.health);
