@@ -174,10 +174,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_is_in_the_readme() {
-        let readme = include_str!("../README.md");
+    fn every_reason_is_in_the_book() {
+        let page = include_str!("../docs/src/answers.md");
         for reason in Reason::ALL {
-            assert!(readme.contains(&format!("`{}`", reason.as_str())), "{}", reason.as_str());
+            assert!(page.contains(&format!("\n| `{}` | ", reason.as_str())), "{}", reason.as_str());
         }
     }
 

@@ -136,7 +136,7 @@ def special(space, those):
 
 def installers(space):
     """Returns a cell for each package manager and a denied host, with what the guide has for them: each asks but once."""
-    with open(f"{HERE}/../../systemd/README.md") as file:
+    with open(f"{HERE}/../../docs/src/devboxes.md") as file:
         guide = file.read()
     settings = dict(pair.split("=") for pair in re.search(r"(?m)^ENV (.*)$", guide).group(1).split())
     options = re.findall(r"'([^ ']+ \"[^\"]*\";)'", guide)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The steps of systemd/README.md, done as they stand there: its commands and texts are taken out of the file, with the
+# The steps of docs/src/service.md and docs/src/devboxes.md, done as they stand there: commands and texts are taken out of the files, with the
 # paths of the system replaced by a folder's. On a host (a network namespace) with a bridge, a devbox and another resolver:
 # the API can be used on its host, other resolvers are closed, logs are rotated, a blueprint is built under its policy.
 # Exit and variables: as devbox.sh.
@@ -11,16 +11,16 @@ DEADLINE=${BUILD_DEADLINE:-60}
 need ip setpriv python3 dig jq nft
 [ "$(id -u)" -eq 0 ] || { echo "skip steps: not root"; exit 77; }
 REPOSITORY=$(cd "$RIG/../.." && pwd)
-GUIDE=$REPOSITORY/systemd/README.md
+GUIDE="$REPOSITORY/docs/src/service.md $REPOSITORY/docs/src/devboxes.md"
 ROOT=$T/root
 
 # Paths of the system, below $ROOT.
 moved() { sed -E "s#(^|[^a-zA-Z0-9/])/(etc/(hostgate|systemd|logrotate.d)|usr/(local/)?bin/|var/(lib|log)/hostgate)#\1$ROOT/\2#g"; }
-# text FILE: the block of the guide that begins with the comment `# FILE`, without it where it is no comment of the text's.
+# text FILE: the block of the pages that begins with the comment `# FILE`, without it where it is no comment of the text's.
 text() { awk -v first="# $1" '/^```/ { if (on) exit; if (open) { open = 0 } else { open = 1; start = 1 } next }
-    open && start { start = 0; on = $0 == first; if (on) next } on' "$GUIDE"; }
-# commands AFTER: the first block of the guide below the heading AFTER.
-commands() { awk -v after="$1" '$0 == after { seen = 1; next } seen && /^```/ { if (on) exit; on = 1; next } on' "$GUIDE"; }
+    open && start { start = 0; on = $0 == first; if (on) next } on' $GUIDE; }
+# commands AFTER: the first block of the pages below the heading AFTER.
+commands() { awk -v after="$1" '$0 == after { seen = 1; next } seen && /^```/ { if (on) exit; on = 1; next } on' $GUIDE; }
 
 # The host: a bridge with the devbox's link, a link to the world, where another resolver is.
 for space in host box world; do
@@ -58,8 +58,8 @@ resolver local host 192.0.2.1:53 192.0.2.1:81
 mkdir -p "$ROOT/usr/bin" "$ROOT/etc/systemd/system" "$ROOT/etc/logrotate.d" "$ROOT/var/log/hostgate" "$ROOT/var/lib"
 mkdir -p "$T/clone/target/release" && ln -s "$HOSTGATE" "$T/clone/target/release/hostgate"
 for part in systemd policies; do ln -s "$REPOSITORY/$part" "$T/clone/$part"; done
-commands "## The service" | moved >"$T/steps"
-check "the guide has steps"                     0 "$ROOT/usr/bin/hostgate" cat "$T/steps"
+commands "## Installation" | moved >"$T/steps"
+check "the page has steps"                     0 "$ROOT/usr/bin/hostgate" cat "$T/steps"
 # systemd is not here, and what talks to the service comes below.
 grep -v -e '^systemctl ' -e '^hostgate status' -e '^hostgate policy list' "$T/steps" >"$T/install"
 moved <"$REPOSITORY/systemd/hostgate.toml" >"$T/hostgate.toml"

@@ -1,4 +1,4 @@
-//! The terminals of somebody who follows the README: one in which hostgate runs, and one for all else.
+//! The terminals of somebody who follows a page: one in which hostgate runs, and one for all else.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ const SAMPLE: &str = r#"
 
 /// The two terminals.
 pub(super) struct Session {
+    /// The page, as failures name it.
+    page: String,
     /// The clone.
     directory: PathBuf,
     /// The hostgate that runs.
@@ -41,11 +43,18 @@ pub(super) struct Session {
 
 impl Session {
     /// Opens the terminals in a directory that has policies.
-    pub(super) fn new(directory: &Path) -> Self {
+    pub(super) fn new(page: &str, directory: &Path) -> Self {
         let release = directory.join("target/release");
         fs::create_dir_all(&release).unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hostgate"), release.join("hostgate")).unwrap();
-        Self { directory: directory.to_owned(), server: None, shown: 0, aliases: String::new(), ids: Ids::default() }
+        Self {
+            page: page.to_owned(),
+            directory: directory.to_owned(),
+            server: None,
+            shown: 0,
+            aliases: String::new(),
+            ids: Ids::default(),
+        }
     }
 
     /// Follows a console block, whose first line is at `place`.
@@ -66,7 +75,8 @@ impl Session {
                 Some(command) if LEFT_OUT.iter().any(|start| command.starts_with(start)) => {
                     assert!(
                         expected.is_empty(),
-                        "README.md:{place}: `{command}` is not run, so what it shows is not known"
+                        "{}:{place}: `{command}` is not run, so what it shows is not known",
+                        self.page
                     );
                 }
                 Some(command) if command.starts_with("cargo run --release") => {
@@ -80,7 +90,7 @@ impl Session {
     }
 
     /// Starts hostgate, in the place of the one that runs.
-    fn serve(&mut self, command: &str) {
+    pub(super) fn serve(&mut self, command: &str) {
         self.stop();
         let log = fs::File::create(self.log_path()).unwrap();
         let arguments = command.split('#').next().unwrap().split(" -- ").nth(1).unwrap_or_default();
@@ -104,7 +114,7 @@ impl Session {
             log = text.lines().skip(self.shown).map(str::to_owned).collect();
             (0..=log.len()).rev().find(|end| self.ids.matches(expected, &log[..*end]))
         });
-        let Some(end) = found else { fail(place, "the running hostgate logs", expected, &log) };
+        let Some(end) = found else { self.fail(place, "the running hostgate logs", expected, &log) };
         self.shown += end;
     }
 
@@ -131,8 +141,18 @@ impl Session {
         };
         let is_shown = if only_looks { until_within(DEADLINE, look) } else { look() };
         if is_shown.is_none() {
-            fail(place, &format!("`{command}` shows"), expected, &shown);
+            self.fail(place, &format!("`{command}` shows"), expected, &shown);
         }
+    }
+
+    /// Says what should have come and what came, for the page to be set right.
+    fn fail(&self, place: usize, what: &str, expected: &[String], actual: &[String]) -> ! {
+        panic!(
+            "{}, block at line {place}: {what} not what stands there\n--- stands there\n{}\n--- came\n{}\n---",
+            self.page,
+            expected.join("\n"),
+            actual.join("\n")
+        )
     }
 
     /// Ends the hostgate that runs, as Ctrl-C does.
@@ -148,13 +168,4 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// Says what should have come and what came, for README.md to be set right.
-fn fail(place: usize, what: &str, expected: &[String], actual: &[String]) -> ! {
-    panic!(
-        "README.md, block at line {place}: {what} not what stands there\n--- stands there\n{}\n--- came\n{}\n---",
-        expected.join("\n"),
-        actual.join("\n")
-    )
 }

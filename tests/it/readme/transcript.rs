@@ -12,8 +12,8 @@ pub(super) struct Block {
     pub(super) lines: Vec<String>,
 }
 
-/// Returns the fenced blocks of a Markdown file.
-pub(super) fn blocks(text: &str) -> Vec<Block> {
+/// Returns the fenced blocks of a Markdown file, of which failures name the path.
+pub(super) fn blocks(path: &str, text: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
     for (number, line) in text.lines().enumerate() {
@@ -24,7 +24,7 @@ pub(super) fn blocks(text: &str) -> Vec<Block> {
             (None, None) => {}
         }
     }
-    assert!(open.is_none(), "a block is not closed");
+    assert!(open.is_none(), "{path}: a block is not closed");
     blocks
 }
 
