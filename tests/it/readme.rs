@@ -1,9 +1,10 @@
 //! README and book as a newcomer follows them: each console block of a page is run, in order, and shows what it says; each
-//! `toml` block loads.
+//! `toml` block loads; each link leads somewhere.
 //!
 //! The blocks use fixed ports and the system's resolver, so they run in a network namespace of their own, with a scripted
 //! upstream at the address that `resolv.conf` has there. A block without a command shows what the running hostgate logs.
 
+mod links;
 mod session;
 mod transcript;
 
