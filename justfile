@@ -28,6 +28,10 @@ ci:
 test *names:
     tests/run {{names}}
 
+# Builds the book in docs/book.
+book:
+    mdbook build docs
+
 # Formats the code.
 fmt:
     cargo fmt --all
