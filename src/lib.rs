@@ -14,7 +14,7 @@
 //!            upstream::mux                      import     lists of other systems
 //!              5 dns::response read, keep       bounds     every bound, in one table
 //!            engine::answer                     util       what several folders need
-//!              6 dns::response judge for this client, answer
+//!              6 dns::response filter for this client, answer
 //!
 //!   engine::finish, upstream::pool: questions that need TCP or another upstream
 //! ```

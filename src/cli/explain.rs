@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::output::Output;
 use super::{CONFIG, FAILED, OK, USAGE, clients, sources};
 use crate::config::Config;
-use crate::dns::answer::Own;
+use crate::dns::answer::LocalData;
 use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
 use crate::document::quoted;
@@ -254,10 +254,10 @@ impl<'a> Devbox<'a> {
 }
 
 /// Returns the data of a record of our own as text.
-fn data(record: Own) -> String {
+fn data(record: LocalData) -> String {
     match record {
-        Own::Address(address) => address.to_string(),
-        Own::Name(name) => name.to_string(),
+        LocalData::Address(address) => address.to_string(),
+        LocalData::Name(name) => name.to_string(),
     }
 }
 

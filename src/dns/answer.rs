@@ -1,71 +1,72 @@
-//! The answers to clients, written as whole messages.
+//! Answers to clients, written as whole messages into a reused buffer.
 //!
-//! Every answer echoes the ID, RD, CD and question of the query and holds an OPT record when the query did
-//! (RFC 6891 §7). None is longer than the limit given.
+//! Every answer echoes the ID, RD, CD and question of its query, and has an OPT record if and only if the query had one
+//! (RFC 6891 §7). None is longer than the `limit` given. Denials and names of hostgate's own are authoritative (AA=1);
+//! forwarded data is not.
 
 use std::net::IpAddr;
 
 use super::name::LowerName;
-use super::query::{Edns, Query, Refusal, Transport};
+use super::query::{ClientEdns, Query, Refusal, Transport};
 use super::rcode::Rcode;
 use super::response::{Cut, Response};
 use super::rtype::RecordType;
 use super::wire::{CLASS_IN, HEADER, Header, MAX_MESSAGE, OPT_DO, OPTION_EDE, Options, PAYLOAD, flag, u16_at, u32_at};
 
-/// An Extended DNS Error (RFC 8914): written only when the query had an OPT record, its text cut so that it fits.
+/// An Extended DNS Error (RFC 8914). It is written only if the query had an OPT record, with its text cut to fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ede<'a> {
-    /// The INFO-CODE.
+    /// The INFO-CODE (RFC 8914 §4).
     pub code: u16,
-    /// The EXTRA-TEXT; may be empty.
+    /// The EXTRA-TEXT; empty for none.
     pub text: &'a str,
 }
 
 impl Ede<'_> {
-    /// The data is stale.
+    /// Stale Answer: the data is past its TTL (RFC 8914 §4.4).
     pub const STALE_ANSWER: u16 = 3;
-    /// The failure is one of a moment ago.
+    /// Cached Error: the failure was found by an earlier query (RFC 8914 §4.14).
     pub const CACHED_ERROR: u16 = 13;
-    /// The name is on a list of the operator.
+    /// Blocked: the server's operator denies the name (RFC 8914 §4.16).
     pub const BLOCKED: u16 = 15;
-    /// The answer was removed by the operator's rule.
+    /// Filtered: data was withheld by a filter rule (RFC 8914 §4.18).
     pub const FILTERED: u16 = 17;
-    /// The client is not allowed to ask.
+    /// Prohibited: the client is not authorised to ask (RFC 8914 §4.19).
     pub const PROHIBITED: u16 = 18;
-    /// No upstream could be reached.
+    /// No Reachable Authority: no upstream answered (RFC 8914 §4.23).
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
-    /// An upstream could not be talked to.
+    /// Network Error: communication with an upstream failed (RFC 8914 §4.24).
     pub const NETWORK_ERROR: u16 = 23;
 }
 
-/// A negative answer of our own.
+/// The two kinds of negative answer that hostgate gives itself (RFC 2308).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Negative {
-    /// The name does not exist.
+    /// The name does not exist (RFC 2308 §2.1).
     NxDomain,
-    /// The name has no records of that type.
+    /// The name exists but has no records of the type (RFC 2308 §2.2).
     NoData,
 }
 
-/// The data of a record of our own.
+/// The RDATA of a record that hostgate is authoritative for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Own {
-    /// An A or AAAA record.
+pub enum LocalData {
+    /// The address of an A or AAAA record.
     Address(IpAddr),
-    /// A PTR record.
+    /// The target of a PTR record.
     Name(Box<LowerName>),
 }
 
-/// What becomes of the TTLs of a response.
+/// The rewriting of TTLs when a response is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TtlMode {
-    /// The response is so many seconds old; no TTL goes below 0.
+    /// Subtracts the age of the response in seconds; no TTL goes below 0.
     Aged(u32),
-    /// The response is stale: every TTL is this (RFC 8767 §4 recommends 30).
+    /// Sets every TTL to a number of seconds: the response is stale (RFC 8767 §4 recommends 30).
     Fixed(u32),
 }
 
-/// Writes the answer to a message that is refused before any policy.
+/// Writes the error for a message that is refused before any policy.
 pub fn refuse(refusal: &Refusal<'_>, out: &mut Vec<u8>) {
     out.clear();
     let rcode = refusal.reason.rcode();
@@ -84,11 +85,12 @@ pub fn refuse(refusal: &Refusal<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes a negative answer of our own: authoritative, with a SOA record so that stubs may cache it for `ttl` seconds. Its
-/// MNAME says that a policy is the reason where an EDE is given: `drill` and `nslookup -debug` show that and no EDE.
+/// Writes a negative answer with AA=1 and a SOA record, which lets stub resolvers cache it for `ttl` seconds. If `ede`
+/// is given, the SOA's MNAME names the policy as the reason, because `drill` and `nslookup -debug` show the SOA but no
+/// EDE.
 ///
-/// The SOA's owner is QNAME's parent, never an unrelated name (RFC 2308 §5 lets a cache take it only for names at or
-/// below the owner).
+/// The owner of the SOA is QNAME's parent and never an unrelated name: a cache may use a SOA only for names at or below
+/// its owner (RFC 2308 §5).
 pub fn negative(
     query: &Query<'_>,
     negative: Negative,
@@ -106,10 +108,16 @@ pub fn negative(
     close(query, rcode, ede.as_slice(), &[], limit, out);
 }
 
-/// Writes records of our own about QNAME: authoritative, to be kept for `ttl` seconds.
+/// Writes an answer with AA=1 from records about QNAME that may be cached for `ttl` seconds.
 ///
-/// Those that do not fit in `limit` are left out, with TC=1.
-pub fn own(query: &Query<'_>, records: impl Iterator<Item = Own>, ttl: u32, limit: usize, out: &mut Vec<u8>) {
+/// Records beyond `limit` are left out, and TC is set.
+pub fn local_data(
+    query: &Query<'_>,
+    records: impl Iterator<Item = LocalData>,
+    ttl: u32,
+    limit: usize,
+    out: &mut Vec<u8>,
+) {
     open(query, flag::AA, Rcode::NOERROR, [0, 0], out);
     let room = limit.saturating_sub(if query.edns.is_some() { OPT_LENGTH } else { 0 });
     let mut count: u16 = 0;
@@ -117,9 +125,9 @@ pub fn own(query: &Query<'_>, records: impl Iterator<Item = Own>, ttl: u32, limi
         let start = out.len();
         write_pointer(HEADER, out);
         match &record {
-            Own::Address(IpAddr::V4(address)) => write_data(RecordType::A, ttl, &address.octets(), out),
-            Own::Address(IpAddr::V6(address)) => write_data(RecordType::AAAA, ttl, &address.octets(), out),
-            Own::Name(name) => write_data(RecordType::PTR, ttl, name.as_wire(), out),
+            LocalData::Address(IpAddr::V4(address)) => write_data(RecordType::A, ttl, &address.octets(), out),
+            LocalData::Address(IpAddr::V6(address)) => write_data(RecordType::AAAA, ttl, &address.octets(), out),
+            LocalData::Name(name) => write_data(RecordType::PTR, ttl, name.as_wire(), out),
         }
         if out.len() > room {
             out.truncate(start);
@@ -128,14 +136,14 @@ pub fn own(query: &Query<'_>, records: impl Iterator<Item = Own>, ttl: u32, limi
         }
         count = count.saturating_add(1);
     }
-    // ANCOUNT.
+    // The number of records is known only now.
     out[6..8].copy_from_slice(&count.to_be_bytes());
     close(query, Rcode::NOERROR, &[], &[], limit, out);
 }
 
-/// Writes addresses of what the upstream said as if they were QNAME's own, without the aliases that lead there, and with them
-/// nothing else that the sender chose; `seconds` is their TTL.
-pub fn addresses_alone(query: &Query<'_>, addresses: &[&[u8]], seconds: u32, limit: usize, out: &mut Vec<u8>) {
+/// Writes addresses from an upstream's response as if QNAME had them itself, with a TTL of `seconds`. Aliases and all
+/// other data that the sender could choose are left out.
+pub fn addresses_only(query: &Query<'_>, addresses: &[&[u8]], seconds: u32, limit: usize, out: &mut Vec<u8>) {
     open(query, 0, Rcode::NOERROR, [0, 0], out);
     let mut count: u16 = 0;
     let room = limit.saturating_sub(OPT_LENGTH);
@@ -147,12 +155,12 @@ pub fn addresses_alone(query: &Query<'_>, addresses: &[&[u8]], seconds: u32, lim
         write_data(query.qtype, seconds, data, out);
         count += 1;
     }
-    // ANCOUNT.
+    // The number of records is known only now.
     out[6..8].copy_from_slice(&count.to_be_bytes());
     close(query, Rcode::NOERROR, &[], &[], limit, out);
 }
 
-/// Writes the answer to a query of type ANY: one HINFO record that says why there is no more (RFC 8482 §4.2).
+/// Writes the answer to a query of type ANY: one HINFO record that refers to RFC 8482 (§4.2 there).
 pub fn any(query: &Query<'_>, out: &mut Vec<u8>) {
     open(query, 0, Rcode::NOERROR, [1, 0], out);
     write_pointer(HEADER, out);
@@ -162,16 +170,17 @@ pub fn any(query: &Query<'_>, out: &mut Vec<u8>) {
     close(query, Rcode::NOERROR, &[], &[], query.payload_limit(Transport::Udp), out);
 }
 
-/// Writes SERVFAIL with the reasons given.
+/// Writes SERVFAIL with the given Extended DNS Errors.
 pub fn servfail(query: &Query<'_>, errors: &[Ede<'_>], out: &mut Vec<u8>) {
     open(query, 0, Rcode::SERVFAIL, [0, 0], out);
     close(query, Rcode::SERVFAIL, errors, &[], query.payload_limit(Transport::Udp), out);
 }
 
-/// Writes SERVFAIL with the reasons given and those of an upstream; of its records none, as nothing judges them.
-pub fn servfail_as(query: &Query<'_>, response: &Response, errors: &[Ede<'_>], texts: Texts, out: &mut Vec<u8>) {
+/// Writes SERVFAIL with the given Extended DNS Errors and those of an upstream. The upstream's records are left out, as
+/// no filter has seen them.
+pub fn servfail_as(query: &Query<'_>, response: &Response, errors: &[Ede<'_>], texts: EdeTexts, out: &mut Vec<u8>) {
     let options = response.ede_options();
-    if texts == Texts::Keep {
+    if texts == EdeTexts::Keep {
         open(query, 0, Rcode::SERVFAIL, [0, 0], out);
         return close(query, Rcode::SERVFAIL, errors, options, query.payload_limit(Transport::Udp), out);
     }
@@ -180,26 +189,26 @@ pub fn servfail_as(query: &Query<'_>, response: &Response, errors: &[Ede<'_>], t
     servfail(query, &errors.iter().copied().chain(codes).collect::<Vec<_>>(), out);
 }
 
-/// What becomes of the texts of an upstream's Extended DNS Errors.
+/// The treatment of the EXTRA-TEXT in an upstream's Extended DNS Errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Texts {
-    /// They are passed on.
+pub enum EdeTexts {
+    /// Passes the texts on to the client.
     Keep,
-    /// They are left out: whoever runs the zone may have written them.
-    Leave,
+    /// Removes the texts, because the operator of the queried zone may have written them.
+    Remove,
 }
 
-/// Writes an empty answer with TC=1: the client asks again over TCP.
+/// Writes an empty answer with TC=1, so that the client retries over TCP.
 pub fn truncated(query: &Query<'_>, out: &mut Vec<u8>) {
     open(query, flag::TC, Rcode::NOERROR, [0, 0], out);
     close(query, Rcode::NOERROR, &[], &[], MAX_MESSAGE, out);
 }
 
-/// Writes what the upstream said, for this client: its ID, question and OPT record, the TTLs by `ttl`, AD and RCODE as the
-/// upstream had them, the upstream's EDE options behind `extra_ede`.
+/// Writes an upstream's response for one client: with the client's ID, question and OPT record, the TTLs by `ttl`, the
+/// upstream's AD and RCODE, and the upstream's EDE options after `extra_ede`.
 ///
-/// Of what does not fit in `limit`, that goes first which the client can do without; else TC=1 is set beside as many records
-/// of the answer as fit (RFC 2181 §9).
+/// If the message exceeds `limit`, records that the client can do without are left out first. If that is not enough, TC
+/// is set and as many answer records are written as fit (RFC 2181 §9).
 pub fn from_response(
     query: &Query<'_>,
     response: &Response,
@@ -208,7 +217,7 @@ pub fn from_response(
     limit: usize,
     out: &mut Vec<u8>,
 ) {
-    // Without an OPT record the upper bits of an extended RCODE cannot be said, and the lower ones mean another.
+    // An extended RCODE cannot be expressed without an OPT record, and its lower four bits alone are another code.
     let rcode = match response.rcode() {
         rcode if rcode.0 > flag::RCODE && query.edns.is_none() => Rcode::SERVFAIL,
         rcode => rcode,
@@ -237,12 +246,12 @@ pub fn from_response(
     close(query, rcode, extra_ede.as_slice(), response.ede_options(), limit, out);
 }
 
-/// Writes as much of a response that is too long as fits in `room`, without an OPT record.
+/// Writes the part of an overlong response that fits in `room` octets, without an OPT record.
 fn write_part(query: &Query<'_>, response: &Response, rcode: Rcode, ttl: TtlMode, room: usize, out: &mut Vec<u8>) {
     let Cut { counts: [answers, authorities, additionals], end, is_truncated } = response.cut(room);
     let body = HEADER + query.question.len();
     let message = response.message();
-    // Whether what is left is authentic is for the whole answer to say.
+    // AD speaks about whole sections, so a truncated answer must not claim it.
     let authentic = u16_at(message, 2).unwrap_or_default() & flag::AD;
     let kept = if is_truncated { flag::TC } else { authentic };
     out.clear();
@@ -254,7 +263,7 @@ fn write_part(query: &Query<'_>, response: &Response, rcode: Rcode, ttl: TtlMode
     patch_ttls(response.ttl_offsets().take(records), ttl, out);
 }
 
-/// Makes the TTLs in a message say what is to become of them.
+/// Rewrites the TTL fields at `offsets`.
 #[inline]
 fn patch_ttls(offsets: impl Iterator<Item = u16>, ttl: TtlMode, out: &mut [u8]) {
     for offset in offsets {
@@ -269,7 +278,7 @@ fn patch_ttls(offsets: impl Iterator<Item = u16>, ttl: TtlMode, out: &mut [u8]) 
     }
 }
 
-/// Sets TC in a message.
+/// Sets the TC bit of a message.
 fn set_truncated(out: &mut [u8]) {
     let [high, _] = flag::TC.to_be_bytes();
     if let Some(flags) = out.get_mut(2) {
@@ -277,7 +286,7 @@ fn set_truncated(out: &mut [u8]) {
     }
 }
 
-/// Returns the flags word of an answer: `extra`, what the query has echoed, the RCODE.
+/// Returns the flags word of an answer: `extra`, the bits echoed from the query, and the RCODE.
 fn flags(query: &Query<'_>, extra: u16, rcode: Rcode) -> u16 {
     let mut flags = flag::QR | flag::RA | extra | rcode.0 & flag::RCODE;
     if query.recursion_desired {
@@ -289,7 +298,7 @@ fn flags(query: &Query<'_>, extra: u16, rcode: Rcode) -> u16 {
     flags
 }
 
-/// Starts a new message: the header, with so many answer and authority records to follow, and the question.
+/// Starts a new message: the header with the given counts of answer and authority records, and the question.
 fn open(query: &Query<'_>, extra: u16, rcode: Rcode, [answers, authorities]: [u16; 2], out: &mut Vec<u8>) {
     out.clear();
     let counts = [1, answers, authorities, u16::from(query.edns.is_some())];
@@ -297,7 +306,7 @@ fn open(query: &Query<'_>, extra: u16, rcode: Rcode, [answers, authorities]: [u1
     out.extend_from_slice(query.question);
 }
 
-/// Ends a message with the OPT record, when the query had one: our EDEs first, then the encoded `options`.
+/// Ends a message. If the query had an OPT record, appends one with `errors` first, then the encoded `options`.
 fn close(query: &Query<'_>, rcode: Rcode, errors: &[Ede<'_>], options: &[u8], limit: usize, out: &mut Vec<u8>) {
     let Some(edns) = query.edns else { return };
     let mut opt = Opt::open(edns, rcode, limit, out);
@@ -308,7 +317,7 @@ fn close(query: &Query<'_>, rcode: Rcode, errors: &[Ede<'_>], options: &[u8], li
     opt.close();
 }
 
-/// Writes a SOA record of our own that makes `ttl` the time to cache.
+/// Writes a SOA record that makes `ttl` the negative caching time (RFC 2308 §5).
 fn write_soa(query: &Query<'_>, soa: &Soa, ttl: u32, out: &mut Vec<u8>) {
     let (qname, parent) = (query.qname.as_wire(), query.qname.parent_wire());
     if parent == [0] {
@@ -324,18 +333,18 @@ fn write_soa(query: &Query<'_>, soa: &Soa, ttl: u32, out: &mut Vec<u8>) {
     }
 }
 
-/// A SOA record of our own behind its owner; TTL and MINIMUM are patched in. All are of one length, as copying so many octets
-/// takes no call.
+/// A SOA record without its owner name; the TTL and MINIMUM are patched in. All constants have one length, as a copy of
+/// known length compiles to moves instead of a call.
 ///
-/// SERIAL (1), REFRESH, RETRY and EXPIRE mean nothing here: nobody transfers this zone.
+/// SERIAL (1), REFRESH, RETRY and EXPIRE have no effect, as nobody transfers this zone.
 type Soa = [u8; 67];
 
-/// The record of names that are ours: MNAME `hostgate.invalid`, RNAME `anonymous.invalid`.
+/// The SOA record of names that hostgate answers itself: MNAME `hostgate.invalid`, RNAME `anonymous.invalid`.
 const SOA: Soa = *b"\0\x06\0\x01\0\0\0\0\0\x39\x08hostgate\x07invalid\0\x09anonymous\x07invalid\0\
     \0\0\0\x01\0\0\x0e\x10\0\0\x02\x58\0\x01\x51\x80\0\0\0\0";
 
-/// The record of what a policy denies: MNAME is `blocked-by-policy.hostgate.invalid`, which exists nowhere (RFC 6761 §6.4), and
-/// RNAME the root, nobody.
+/// The SOA record of names that a policy denies: MNAME `blocked-by-policy.hostgate.invalid`, which cannot exist (RFC
+/// 6761 §6.4), and the root as RNAME.
 const BLOCKED_SOA: Soa = *b"\0\x06\0\x01\0\0\0\0\0\x39\x11blocked-by-policy\x08hostgate\x07invalid\0\0\
     \0\0\0\x01\0\0\x0e\x10\0\0\x02\x58\0\x01\x51\x80\0\0\0\0";
 
@@ -345,7 +354,7 @@ fn write_pointer(offset: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&(0xc000 | offset).to_be_bytes());
 }
 
-/// Writes what stands between the owner and the RDATA of a record of class IN.
+/// Writes the fields of a class IN record between its owner and its RDATA.
 fn write_fixed(rtype: RecordType, ttl: u32, length: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&rtype.0.to_be_bytes());
     out.extend_from_slice(&CLASS_IN.to_be_bytes());
@@ -353,28 +362,27 @@ fn write_fixed(rtype: RecordType, ttl: u32, length: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
 }
 
-/// Writes a record of class IN behind its owner.
+/// Writes a class IN record without its owner.
 fn write_data(rtype: RecordType, ttl: u32, data: &[u8], out: &mut Vec<u8>) {
     write_fixed(rtype, ttl, data.len(), out);
     out.extend_from_slice(data);
 }
 
-/// The length of an OPT record without options.
+/// The length of an OPT record without options, in octets.
 const OPT_LENGTH: usize = 11;
 
-/// An OPT record at the end of a message, under construction.
+/// An OPT record under construction at the end of a message.
 struct Opt<'a> {
-    /// The message.
     out: &'a mut Vec<u8>,
-    /// Where the options start.
+    /// The offset of the first option in `out`.
     start: usize,
-    /// How long the message may become.
+    /// The size limit of the whole message.
     limit: usize,
 }
 
 impl<'a> Opt<'a> {
-    /// Starts the record: our payload size, version 0, the client's DO, the upper bits of the RCODE.
-    fn open(edns: Edns, rcode: Rcode, limit: usize, out: &'a mut Vec<u8>) -> Self {
+    /// Starts the record: hostgate's payload size, version 0, the client's DO bit, the upper bits of the RCODE.
+    fn open(edns: ClientEdns, rcode: Rcode, limit: usize, out: &'a mut Vec<u8>) -> Self {
         let [extended, _] = (rcode.0 << 4).to_be_bytes();
         let flags = if edns.dnssec_ok { OPT_DO } else { 0 };
         let ([type_high, type_low], [payload_high, payload_low]) =
@@ -386,7 +394,7 @@ impl<'a> Opt<'a> {
         Self { start: out.len(), limit, out }
     }
 
-    /// Adds an EDE with as much of its text as fits, or leaves it out.
+    /// Appends an Extended DNS Error with as much of its text as fits. Appends nothing if not even the code fits.
     fn push_ede(&mut self, ede: Ede<'_>) {
         let Some(room) = self.limit.min(MAX_MESSAGE).checked_sub(self.out.len() + 6) else { return };
         let text = &ede.text[..ede.text.floor_char_boundary(room)];
@@ -397,7 +405,7 @@ impl<'a> Opt<'a> {
         self.out.extend_from_slice(text.as_bytes());
     }
 
-    /// Adds those of the encoded `options` that fit whole.
+    /// Appends each of the encoded `options` that fits as a whole.
     fn push_options(&mut self, options: &[u8]) {
         let mut rest = options;
         let mut walk = Options(options);
@@ -410,7 +418,7 @@ impl<'a> Opt<'a> {
         }
     }
 
-    /// Ends the record: writes how long its options are.
+    /// Ends the record by writing its RDLENGTH.
     fn close(self) {
         let length = u16::try_from(self.out.len() - self.start).unwrap_or(u16::MAX);
         if let Some(field) = self.out.get_mut(self.start - 2..self.start) {
@@ -442,8 +450,8 @@ mod tests {
             .collect()
     }
 
-    /// Returns the response www.example CNAME a.example, A 192.0.2.1, with these header flags and OPT.
-    fn said(flags: u16, rcode_high: u32, options: &[u8]) -> Response {
+    /// Returns the response www.example CNAME a.example, A 192.0.2.1, with these header flags and OPT record.
+    fn sample_response(flags: u16, rcode_high: u32, options: &[u8]) -> Response {
         let bytes = Sample::response("www.example", RecordType::A, flags)
             .record(1, "www.example", RecordType::CNAME, 300, &wire("a.example"))
             .record(1, "a.example", RecordType::A, 60, &[192, 0, 2, 1])
@@ -453,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_is_authoritative_nxdomain_with_a_soa_of_the_parent() {
+    fn denial_is_authoritative_nxdomain_with_a_soa_of_the_parent() {
         const CASES: &[(&str, &str)] =
             &[("WWW.example", "example."), ("a.b.www.example", "b.www.example."), ("example", "."), ("", ".")];
         for (qname, owner) in CASES {
@@ -469,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn the_soa_of_a_denial_by_policy_says_so() {
+    fn soa_of_a_denial_by_policy_names_the_policy_as_reason() {
         let bytes = Sample::query("www.example", RecordType::A).bytes();
         let ede = Ede { code: Ede::BLOCKED, text: "" };
         for (ede, expected) in [(Some(ede), "blocked-by-policy.hostgate.invalid."), (None, "hostgate.invalid.")] {
@@ -481,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn ede_is_written_only_to_a_client_with_opt_and_cut_at_a_character() {
+    fn ede_needs_an_opt_record_and_is_cut_at_a_character_boundary() {
         let ede = Ede { code: Ede::BLOCKED, text: "policy `build`" };
         for (opt, expected) in [(false, vec![]), (true, vec![(15, ede.text.to_owned())])] {
             let bytes = asked(opt);
@@ -500,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_question_leaves_room_for_a_denial_in_512_octets() {
+    fn denial_of_the_longest_name_fits_in_512_octets() {
         let name = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
         let bytes = Sample::query(&name, RecordType::A).opt(0, 0, &[]).bytes();
         let mut out = Vec::new();
@@ -510,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn our_opt_says_1232_version_0_and_the_clients_do() {
+    fn opt_of_an_answer_has_1232_octets_version_0_and_the_clients_do_bit() {
         let bytes = asked(true);
         let mut out = Vec::new();
         servfail(&parsed(&bytes), &[Ede { code: 22, text: "" }, Ede { code: 23, text: "timeout" }], &mut out);
@@ -521,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_echo_the_header_and_say_badvers_in_the_opt_record() {
+    fn refusals_echo_the_header_and_give_badvers_in_the_opt_record() {
         let opt = |ttl| Sample::query("www.example", RecordType::A).opt(1232, ttl, &[]).bytes();
         let mut update = opt(0);
         update[2] |= 5 << 3;
@@ -546,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn any_is_answered_with_one_hinfo_record() {
+    fn query_of_type_any_is_answered_with_one_hinfo_record() {
         let bytes = Sample::query("www.example", RecordType::ANY).bytes();
         let mut out = Vec::new();
         any(&parsed(&bytes), &mut out);
@@ -555,8 +563,8 @@ mod tests {
     }
 
     #[test]
-    fn a_response_is_given_the_clients_id_question_and_opt_and_older_ttls() {
-        let response = said(flag::AA | flag::AD, 0, &[0, 15, 0, 4, 0, 4, b'h', b'i']);
+    fn response_gets_the_clients_id_question_and_opt_and_aged_ttls() {
+        let response = sample_response(flag::AA | flag::AD, 0, &[0, 15, 0, 4, 0, 4, b'h', b'i']);
         for (opt, ttl, ttls) in [
             (true, TtlMode::Aged(100), [200, 0]),
             (false, TtlMode::Aged(0), [300, 60]),
@@ -576,8 +584,8 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_left_out_with_tc_and_opt_is_kept() {
-        let response = said(0, 0, &[]);
+    fn response_that_does_not_fit_is_truncated_but_keeps_its_opt() {
+        let response = sample_response(0, 0, &[]);
         let bytes = asked(true);
         let mut out = Vec::new();
         from_response(&parsed(&bytes), &response, TtlMode::Aged(0), None, 40, &mut out);
@@ -596,20 +604,20 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_records_of_our_own_those_that_fit_are_written() {
-        let addresses = || (0..250).map(|last| Own::Address([192, 0, 2, last].into()));
+    fn local_records_that_do_not_fit_are_left_out_with_tc() {
+        let addresses = || (0..250).map(|last| LocalData::Address([192, 0, 2, last].into()));
         for (opt, limit, expected) in [(false, 512, 30), (true, 512, 29), (true, 1232, 74), (true, 65_535, 250)] {
             let bytes = asked(opt);
             let mut out = Vec::new();
-            own(&parsed(&bytes), addresses(), 5, limit, &mut out);
+            local_data(&parsed(&bytes), addresses(), 5, limit, &mut out);
             assert_eq!((counts(&out)[1], read(&out).metadata.truncation), (expected, expected < 250));
             assert!(out.len() <= limit && read(&out).edns.is_some() == opt);
         }
     }
 
     #[test]
-    fn an_extended_rcode_needs_an_opt_record() {
-        let response = said(7, 1, &[]);
+    fn extended_rcode_becomes_servfail_without_an_opt_record() {
+        let response = sample_response(7, 1, &[]);
         assert_eq!(response.rcode(), Rcode(23));
         for (opt, low, high) in [(true, 7, 1), (false, 2, 0)] {
             let bytes = asked(opt);
@@ -621,7 +629,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_response_keeps_its_soa() {
+    fn negative_response_keeps_its_soa() {
         let bytes = Sample::response("www.example", RecordType::A, 3)
             .record(2, "example", RecordType::SOA, 900, &soa(300))
             .bytes();

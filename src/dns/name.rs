@@ -1,26 +1,30 @@
-//! A domain name in the one form everything here compares: lower-case wire labels.
+//! Domain names in the one form that all code here compares: lower-case wire format.
+//!
+//! [`LowerName::from_uncompressed`], [`LowerName::from_message`] and [`LowerName::from_text`] are the only ways to make
+//! a name, so a [`LowerName`] is always valid: labels of 1 to 63 octets, 255 octets in all (RFC 1035 §2.3.4), ASCII
+//! letters in lower case (RFC 4343).
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-/// The longest name on the wire, root label included (RFC 1035 §2.3.4), in octets.
+/// The length limit of a name on the wire, root label included (RFC 1035 §2.3.4), in octets.
 pub const MAX_NAME: usize = 255;
 
-/// The longest label, in octets (RFC 1035 §2.3.4).
+/// The length limit of a label (RFC 1035 §2.3.4), in octets.
 pub const MAX_LABEL: usize = 63;
 
-/// The most labels a name can have below the root, in any name of [`MAX_NAME`] octets.
+/// The number of labels below the root that fit in a name of [`MAX_NAME`] octets.
 pub const MAX_LABELS: usize = 127;
 
-/// An absolute domain name: length-prefixed labels, ASCII letters lowered (RFC 4343), the root label last.
+/// An absolute domain name: length-prefixed labels, ASCII letters in lower case (RFC 4343), the root label last.
 ///
-/// It lives on the stack (256 octets), so a query is parsed without an allocation. What is kept for long is kept
-/// as [`LowerName::as_wire`] in a buffer of its own.
+/// The octets are inline (256 with the length), so a query is parsed without an allocation. Long-lived tables copy
+/// [`LowerName::as_wire`] into a buffer of their own instead.
 #[derive(Clone)]
 pub struct LowerName {
-    /// Octets used in `wire`, 1 (the root) to 255.
+    /// The number of octets used in `wire`: 1 (the root) to 255.
     len: u8,
-    /// The name; what lies behind `len` is meaningless.
+    /// The name; octets from `len` on are meaningless.
     wire: [u8; MAX_NAME],
 }
 
@@ -31,34 +35,35 @@ impl LowerName {
         Self { len: 1, wire: [0; MAX_NAME] }
     }
 
-    /// Reads an uncompressed name at the start of `bytes` and returns it with the octets it took.
+    /// Reads an uncompressed name at the start of `bytes`. Returns it with the number of octets read.
     ///
     /// # Errors
-    /// A compression pointer, a reserved label type, a name over 255 octets or one that runs past the end.
+    /// Fails at a compression pointer, a reserved label type, after 255 octets, or at the end of `bytes`.
     pub fn from_uncompressed(bytes: &[u8]) -> Result<(Self, usize), NameError> {
         let length = uncompressed_length(bytes)?;
         Ok((Self::lowered(&bytes[..length]), length))
     }
 
-    /// Returns the name that `wire` is: uncompressed and, as [`uncompressed_length`] found, well-formed.
+    /// Returns the name in `wire` in lower case. The caller guarantees that `wire` is one well-formed name, as
+    /// [`uncompressed_length`] found it.
     pub(super) fn lowered(wire: &[u8]) -> Self {
         let mut name =
             Self { len: u8::try_from(wire.len()).expect("a name has at most 255 octets"), wire: [0; MAX_NAME] };
         let copy = &mut name.wire[..wire.len()];
         copy.copy_from_slice(wire);
-        // Across labels: the octet of a label's length is at most 63, which is no letter.
+        // Length octets are lowered along with the labels: a length is at most 63, which is not a letter.
         copy.make_ascii_lowercase();
         name
     }
 
-    /// Reads the name at `at` of a whole `message`, following compression pointers (RFC 1035 §4.1.4), and returns
-    /// it with the offset behind its first, uncompressed part.
+    /// Reads the name at `at` of a whole `message`, following compression pointers (RFC 1035 §4.1.4). Returns it with
+    /// the offset after its first, uncompressed part.
     ///
-    /// Pointers must point backwards, before everything read so far, and there may be as many as a name has labels:
+    /// A pointer must point before everything read so far, and at most as many are followed as a name has labels, so
     /// the walk is short and cannot loop.
     ///
     /// # Errors
-    /// A pointer forwards or to itself, a reserved label type, a name over 255 octets, or the end of the message.
+    /// Fails at a pointer forwards or to itself, a reserved label type, after 255 octets, or at the end of the message.
     pub fn from_message(message: &[u8], at: usize) -> Result<(Self, usize), NameError> {
         let mut name = Self::root();
         let mut length = 0;
@@ -102,11 +107,11 @@ impl LowerName {
         }
     }
 
-    /// Reads a name as people write it: labels between dots, a trailing dot or none, `\.` and `\DDD` escapes
-    /// (RFC 1035 §5.1). ASCII only; internationalised names are for [`crate::policy`]'s patterns.
+    /// Reads a name in presentation format: labels between dots, an optional trailing dot, `\.` and `\DDD` escapes (RFC
+    /// 1035 §5.1). ASCII only; internationalised names are converted by [`crate::policy`]'s patterns.
     ///
     /// # Errors
-    /// An empty label, a label over 63 or a name over 255 octets, a bad escape, a character that is not ASCII.
+    /// Fails at an empty label, a label over 63 or a name over 255 octets, a bad escape, or a character outside ASCII.
     pub fn from_text(text: &str) -> Result<Self, NameError> {
         let mut name = Self::root();
         if text == "." {
@@ -149,7 +154,8 @@ impl LowerName {
         Ok(name)
     }
 
-    /// Writes the length of the label between `start` and `end`; returns where the next one starts.
+    /// Writes the length octet of the label between `start` and `end`. Returns the offset of the next label's length
+    /// octet.
     fn close_label(&mut self, start: usize, end: usize) -> Result<usize, NameError> {
         match end - start - 1 {
             0 => Err(NameError::EmptyLabel),
@@ -161,30 +167,30 @@ impl LowerName {
         }
     }
 
-    /// Returns the wire form, lower case, root label included.
+    /// Returns the name in wire format: lower case, root label included.
     #[must_use]
     pub fn as_wire(&self) -> &[u8] {
         &self.wire[..usize::from(self.len)]
     }
 
-    /// Returns the name and then its ancestors, each as wire form, the root excluded: `a.b`, then `b`.
+    /// Returns the name and its ancestors without the root, each in wire format: `a.b`, then `b`.
     #[must_use]
     pub fn suffixes(&self) -> Suffixes<'_> {
         Suffixes { rest: self.as_wire() }
     }
 
-    /// Returns the labels from the left, the root label excluded.
+    /// Returns the labels from left to right, without the root label.
     pub fn labels(&self) -> impl Iterator<Item = &[u8]> {
         self.suffixes().map(|suffix| &suffix[1..=usize::from(suffix[0])])
     }
 
-    /// Returns whether this is `ancestor` or a name below it.
+    /// Returns whether the name is `ancestor` or below it.
     #[must_use]
     pub fn is_at_or_below(&self, ancestor: &Self) -> bool {
         ancestor.len == 1 || self.suffixes().any(|suffix| suffix == ancestor.as_wire())
     }
 
-    /// Returns the wire form of the name one label up; the root's is the root.
+    /// Returns the parent's wire format; the parent of the root is the root.
     #[must_use]
     pub fn parent_wire(&self) -> &[u8] {
         let wire = self.as_wire();
@@ -203,7 +209,7 @@ impl PartialEq for LowerName {
 
 impl Eq for LowerName {}
 
-/// Without the length that a slice's hash has: a name says itself where it ends.
+/// Hashes the wire format without the length prefix that a slice adds: the root label already ends a name.
 impl Hash for LowerName {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(self.as_wire());
@@ -216,15 +222,15 @@ impl fmt::Debug for LowerName {
     }
 }
 
-/// Writes the name as people do: no trailing dot (but `.` for the root), anything that could break a line or be
-/// read as something else escaped as `\DDD` (RFC 1035 §5.1).
+/// Writes the name in presentation format: no trailing dot (but `.` for the root), and octets that could break a line
+/// or be read as syntax escaped as `\DDD` (RFC 1035 §5.1).
 impl fmt::Display for LowerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_wire(f, self.as_wire())
     }
 }
 
-/// A wire name that is displayed as [`LowerName`] is; for names kept in a buffer of their own.
+/// A name in wire format, kept in a buffer elsewhere, that is displayed as a [`LowerName`].
 #[derive(Clone, Copy)]
 pub struct DisplayWire<'a>(pub &'a [u8]);
 
@@ -234,10 +240,10 @@ impl fmt::Display for DisplayWire<'_> {
     }
 }
 
-/// Returns how many octets the uncompressed name at the start of `bytes` takes, root label included.
+/// Returns the length of the uncompressed name at the start of `bytes`, root label included.
 ///
 /// # Errors
-/// As [`LowerName::from_uncompressed`].
+/// Fails as [`LowerName::from_uncompressed`] does.
 pub(super) fn uncompressed_length(bytes: &[u8]) -> Result<usize, NameError> {
     let mut at = 0;
     loop {
@@ -247,31 +253,31 @@ pub(super) fn uncompressed_length(bytes: &[u8]) -> Result<usize, NameError> {
             0xc0.. => return Err(NameError::Pointer),
             _ => return Err(NameError::LabelType),
         }
-        // The root label is still to come.
+        // The root label has not been read yet, so 255 octets already are one too many.
         if at >= MAX_NAME {
             return Err(NameError::TooLong);
         }
     }
 }
 
-/// Returns whether an octet of a label stands for itself where people read the name, and needs no escape.
+/// Returns whether an octet of a label is written as it is in presentation format, without an escape.
 #[inline]
-pub(crate) const fn is_plain(octet: u8) -> bool {
-    /// The answer by octet.
-    const PLAIN: [bool; 256] = {
-        let mut plain = [false; 256];
+pub(crate) const fn needs_no_escape(octet: u8) -> bool {
+    /// A lookup table, as this is asked for each octet of each name that is logged.
+    const UNESCAPED: [bool; 256] = {
+        let mut unescaped = [false; 256];
         let mut octet = 0_u8;
         while octet < 128 {
-            plain[octet as usize] =
+            unescaped[octet as usize] =
                 octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'*' | b'/' | b'+' | b'=' | b':');
             octet += 1;
         }
-        plain
+        unescaped
     };
-    PLAIN[octet as usize]
+    UNESCAPED[octet as usize]
 }
 
-/// Writes the presentation form of a valid wire name.
+/// Writes the presentation format of a valid wire name.
 fn write_wire(f: &mut fmt::Formatter<'_>, wire: &[u8]) -> fmt::Result {
     use fmt::Write as _;
     if wire.first().is_none_or(|&length| length == 0) {
@@ -282,7 +288,7 @@ fn write_wire(f: &mut fmt::Formatter<'_>, wire: &[u8]) -> fmt::Result {
             f.write_char('.')?;
         }
         for &octet in &suffix[1..=usize::from(suffix[0])] {
-            if is_plain(octet) {
+            if needs_no_escape(octet) {
                 f.write_char(char::from(octet))?;
             } else {
                 write!(f, "\\{octet:03}")?;
@@ -292,15 +298,15 @@ fn write_wire(f: &mut fmt::Formatter<'_>, wire: &[u8]) -> fmt::Result {
     Ok(())
 }
 
-/// A name and its ancestors below the root, from the longest; see [`LowerName::suffixes`].
+/// An iterator over a name and its ancestors below the root, longest first; see [`LowerName::suffixes`].
 #[derive(Clone)]
 pub struct Suffixes<'a> {
-    /// What is left of the wire form.
+    /// The rest of the wire format; empty or the root label at the end.
     rest: &'a [u8],
 }
 
 impl<'a> Suffixes<'a> {
-    /// Walks a wire name kept elsewhere; `wire` must be a valid, uncompressed name.
+    /// Iterates over a wire name in a buffer elsewhere; `wire` must be a valid, uncompressed name.
     #[must_use]
     pub fn of(wire: &'a [u8]) -> Self {
         Self { rest: wire }
@@ -321,28 +327,28 @@ impl<'a> Iterator for Suffixes<'a> {
     }
 }
 
-/// Why bytes or text are no domain name.
+/// The reasons why bytes or text are not a domain name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// The bytes end before the name does.
     #[error("the name runs past the end")]
     Short,
-    /// A compression pointer that is not allowed here, or does not point backwards.
+    /// A compression pointer where none is allowed, or one that does not point backwards.
     #[error("bad compression pointer")]
     Pointer,
-    /// The two high bits of a label's length are 01 or 10 (RFC 6891 §5).
+    /// A label whose two high bits are 01 or 10, which no standard label type has (RFC 6891 §5).
     #[error("unknown label type")]
     LabelType,
-    /// More than 255 octets on the wire.
+    /// A name over 255 octets on the wire, which is 253 characters of text.
     #[error("the name is longer than 253 characters")]
     TooLong,
-    /// More than 63 octets in one label.
+    /// A label over 63 octets (RFC 1035 §2.3.4).
     #[error("a label is longer than 63 octets")]
     LabelTooLong,
-    /// Nothing between two dots.
+    /// Two dots in a row, a leading dot, or an empty string.
     #[error("a label is empty")]
     EmptyLabel,
-    /// A backslash that is not followed by a character or three digits up to 255.
+    /// A backslash without a character or three digits up to 255 after it.
     #[error("bad escape")]
     Escape,
     /// A character outside ASCII.
@@ -350,7 +356,7 @@ pub enum NameError {
     NotAscii,
 }
 
-/// Reads what follows a backslash; returns the octet and the characters taken.
+/// Decodes the escape after a backslash. Returns the octet and the number of characters read.
 fn escaped(rest: &[u8]) -> Result<(u8, usize), NameError> {
     let first = *rest.first().ok_or(NameError::Escape)?;
     if !first.is_ascii_digit() {
@@ -380,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_name_is_refused() {
+    fn text_that_is_not_a_name_is_rejected() {
         let long_label = "a".repeat(64);
         let long_name = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(62)].join(".");
         let cases = [
@@ -417,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn uncompressed_names_hold_no_pointer_and_no_255th_octet_too_many() {
+    fn uncompressed_names_reject_pointers_and_more_than_255_octets() {
         assert_eq!(LowerName::from_uncompressed(b"\xc0\x0c").unwrap_err(), NameError::Pointer);
         assert_eq!(LowerName::from_uncompressed(b"\x41a").unwrap_err(), NameError::LabelType);
         assert_eq!(LowerName::from_uncompressed(b"\x05abc").unwrap_err(), NameError::Short);
@@ -430,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn pointers_go_backwards_only() {
+    fn compression_pointers_must_point_backwards() {
         let message = b"\x04test\x00\x03www\xc0\x00\xc0\x0c";
         let (name, after) = LowerName::from_message(message, 6).unwrap();
         assert_eq!((name.to_string().as_str(), after), ("www.test", 12));
@@ -439,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn at_or_below_goes_by_labels() {
+    fn subdomains_are_matched_on_label_boundaries() {
         let name = |text| LowerName::from_text(text).unwrap();
         assert!(name("a.github.com").is_at_or_below(&name("github.com")));
         assert!(name("github.com").is_at_or_below(&name("github.com")));

@@ -1,7 +1,9 @@
-//! What a client asks: its bytes become a [`Query`], a [`Refusal`] or nothing at all.
+//! The query parser: the bytes of a client become a [`Query`], a [`Refusal`] (an error that must be answered) or a
+//! drop.
 //!
-//! One pass, no allocation, and work linear in the bytes whatever they are. The order of the checks is that of the
-//! usual servers: opcode, form, EDNS version, class, transfer; policy comes after all of them.
+//! Parsing is one pass without allocation, and its work is linear in the bytes whatever they are. The checks come in
+//! the order of other servers: opcode, form, EDNS version, class, transfer. The policy is consulted only after all of
+//! them.
 
 use super::name::{LowerName, uncompressed_length};
 use super::rcode::Rcode;
@@ -9,45 +11,46 @@ use super::response::Question;
 use super::rtype::RecordType;
 use super::wire::{CLASS_IN, HEADER, Header, MAX_MESSAGE, OPT_DO, Options, PAYLOAD, flag, u16_at, u32_at};
 
-/// What the bytes of a client are.
+/// The result of parsing the bytes of a client.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a query lives on the stack: parsing allocates nothing")]
 pub enum Parsed<'a> {
-    /// A question that policy decides.
+    /// A well-formed query, which the policy decides.
     Query(Query<'a>),
     /// A message that is answered with an error, whatever the policy.
     Refuse(Refusal<'a>),
-    /// Nothing that may be answered: an answer could go round in circles.
+    /// A message that must not be answered: answering a response could start a loop between two servers.
     Drop(DropReason),
 }
 
 /// A well-formed query: one question of class IN.
 #[derive(Clone, Debug)]
 pub struct Query<'a> {
-    /// The message ID.
+    /// The message ID, which the answer echoes.
     pub id: u16,
-    /// The RD bit.
+    /// The RD bit (recursion desired).
     pub recursion_desired: bool,
-    /// The CD bit.
+    /// The CD bit (checking disabled, RFC 4035 §3.2.2).
     pub checking_disabled: bool,
-    /// The AD bit.
+    /// The AD bit: the client wants to know whether the answer is authentic (RFC 6840 §5.7).
     pub authentic_data: bool,
-    /// The bytes of the question as they came: QNAME in its case, QTYPE, QCLASS.
+    /// The bytes of the question as received: QNAME in the client's case, QTYPE, QCLASS.
     pub question: &'a [u8],
-    /// The QNAME, lower case.
+    /// The QNAME in lower case.
     pub qname: LowerName,
-    /// The QTYPE.
+    /// The QTYPE, never AXFR or IXFR.
     pub qtype: RecordType,
-    /// What the OPT record said, if there was one.
-    pub edns: Option<Edns>,
-    /// The partition of the cache that its answer is in; 0 until the policy says otherwise.
+    /// The content of the OPT record; `None` if the query has none.
+    pub edns: Option<ClientEdns>,
+    /// The partition of the cache that the answer belongs to; 0 until the policy assigns another.
     pub partition: u32,
 }
 
 impl Query<'_> {
-    /// Returns the longest answer that may be sent, in octets.
+    /// Returns the size limit of the answer in octets.
     ///
-    /// UDP: 512 without an OPT record (RFC 1035 §2.3.4), else what it asks for between 512 and 1232.
+    /// Over UDP, 512 octets without an OPT record (RFC 1035 §2.3.4), else the advertised payload size, at least 512 and
+    /// at most 1232.
     #[must_use]
     pub fn payload_limit(&self, transport: Transport) -> usize {
         match (transport, self.edns) {
@@ -57,7 +60,8 @@ impl Query<'_> {
         }
     }
 
-    /// Returns a query that parses to the same, without what does not matter: options and other records.
+    /// Returns the shortest message that parses to this query again: without EDNS options and without additional
+    /// records other than OPT.
     #[must_use]
     pub fn to_bytes(&self) -> Box<[u8]> {
         let mut bytes = Vec::with_capacity(HEADER + self.question.len() + 11);
@@ -77,7 +81,7 @@ impl Query<'_> {
         bytes.into()
     }
 
-    /// Returns whether the client understands DNSSEC records.
+    /// Returns whether the client set the DO bit, that is, accepts DNSSEC records (RFC 3225).
     #[must_use]
     pub fn dnssec_ok(&self) -> bool {
         self.edns.is_some_and(|edns| edns.dnssec_ok)
@@ -89,7 +93,7 @@ impl Query<'_> {
         self.authentic_data || self.dnssec_ok()
     }
 
-    /// Returns what of this is asked upstream, which is also the key of the cache.
+    /// Returns the question to ask upstream, which is also the cache key.
     #[must_use]
     pub fn to_question(&self) -> Question {
         Question {
@@ -104,20 +108,20 @@ impl Query<'_> {
     }
 }
 
-/// How a query came, as far as the size of its answer goes.
+/// The transport of a query, on which the size limit of its answer depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// A datagram.
+    /// UDP: the message is a datagram.
     Udp,
-    /// A stream with length-prefixed messages.
+    /// TCP: each message has a two-octet length prefix (RFC 1035 §4.2.2).
     Tcp,
 }
 
 impl Transport {
-    /// Both, by index.
+    /// All transports, in the order of [`Self::index`].
     pub(crate) const ALL: &'static [Self] = &[Self::Udp, Self::Tcp];
 
-    /// Returns the label, as it stands in metrics and records.
+    /// Returns the label of the transport in metrics and decision records.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Udp => "udp",
@@ -125,42 +129,41 @@ impl Transport {
         }
     }
 
-    /// Returns the position in [`Self::ALL`].
     pub(crate) const fn index(self) -> usize {
         self as usize
     }
 }
 
-/// What the OPT record of a client said (RFC 6891 §6.1.3). Its options are checked for their form, then ignored.
+/// The content of a client's OPT record (RFC 6891 §6.1.3). Its options are checked to be well-formed, then ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edns {
-    /// The UDP payload size, as sent.
+pub struct ClientEdns {
+    /// The advertised UDP payload size, before any clamping.
     pub payload_size: u16,
-    /// The DO bit (RFC 3225).
+    /// The DO bit: DNSSEC records are welcome (RFC 3225).
     pub dnssec_ok: bool,
 }
 
-/// A message that is answered with an error: what of it is echoed, and why.
+/// A message that is answered with an error: the parts that the answer echoes, and the reason.
 #[derive(Clone, Debug)]
 pub struct Refusal<'a> {
-    /// The message ID.
+    /// The message ID, which the answer echoes.
     pub id: u16,
     /// The opcode, 0 to 15.
     pub opcode: u8,
-    /// The RD bit.
+    /// The RD bit (recursion desired).
     pub recursion_desired: bool,
-    /// The CD bit.
+    /// The CD bit (checking disabled).
     pub checking_disabled: bool,
-    /// The bytes of the question as they came, when there is exactly one and it could be read.
+    /// The bytes of the question as received; `None` unless there is exactly one and it is well-formed.
     pub question: Option<&'a [u8]>,
-    /// What the OPT record said, when one could be read.
-    pub edns: Option<Edns>,
-    /// Why it is refused.
+    /// The content of the OPT record; `None` if there is none or it is malformed.
+    pub edns: Option<ClientEdns>,
+    /// The first check that failed, which decides the RCODE.
     pub reason: RefusalReason,
 }
 
 impl Refusal<'_> {
-    /// Returns what was asked, when the question could be read; for records of the decision, not for deciding.
+    /// Returns the name and type asked for if the question is well-formed. Decision records use it; no decision does.
     #[must_use]
     pub fn asked(&self) -> Option<(LowerName, RecordType)> {
         let (qname, length) = LowerName::from_uncompressed(self.question?).ok()?;
@@ -168,31 +171,31 @@ impl Refusal<'_> {
     }
 }
 
-/// Why a message is refused before any policy is looked at.
+/// The reasons to refuse a message before any policy is consulted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RefusalReason {
     /// The opcode is not QUERY.
     Opcode,
-    /// There is not exactly one question.
+    /// The number of questions is not one.
     QuestionCount,
-    /// The question could not be read.
+    /// The question is malformed or cut off.
     Question,
-    /// The answer or the authority section of the query holds something.
+    /// The answer or the authority section is not empty.
     Records,
-    /// A record of the additional section could not be read, or something stands behind the last one.
+    /// An additional record is malformed, or octets follow the last one.
     Additional,
-    /// There is more than one OPT record, or its owner is not the root, or its options are malformed.
+    /// A second OPT record, an OPT record whose owner is not the root, or malformed EDNS options (RFC 6891 §6.1.1).
     Edns,
-    /// The EDNS version is not 0.
+    /// An EDNS version other than 0.
     EdnsVersion,
-    /// The class is not IN.
+    /// A class other than IN.
     Class,
     /// A zone transfer: AXFR or IXFR.
     Transfer,
 }
 
 impl RefusalReason {
-    /// Returns the response code that says so.
+    /// Returns the response code for the reason.
     #[must_use]
     pub const fn rcode(self) -> Rcode {
         match self {
@@ -203,7 +206,7 @@ impl RefusalReason {
         }
     }
 
-    /// Returns the reason as the decision log and the metrics name it.
+    /// Returns the label of the reason in metrics and decision records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -220,17 +223,17 @@ impl RefusalReason {
     }
 }
 
-/// Why a message is dropped.
+/// The reasons to drop a message without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DropReason {
-    /// It is a response (QR=1).
+    /// The QR bit is set: the message is a response.
     Response,
-    /// It is shorter than a header.
+    /// The message is shorter than a header.
     Short,
 }
 
 impl DropReason {
-    /// Returns the reason as the metrics name it.
+    /// Returns the label of the reason in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -240,9 +243,9 @@ impl DropReason {
     }
 }
 
-/// Reads what a client sent.
+/// Parses a message from a client.
 ///
-/// Never panics and never allocates; reads each byte a bounded number of times.
+/// Never panics and never allocates, and reads each octet a bounded number of times.
 #[must_use]
 pub fn parse(message: &[u8]) -> Parsed<'_> {
     let Some(header) = Header::read(message) else {
@@ -252,7 +255,7 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
         return Parsed::Drop(DropReason::Response);
     }
     let body = Body::read(message, &header);
-    match body.judge(&header) {
+    match body.check(&header) {
         Ok(asked) => Parsed::Query(Query {
             id: header.id,
             recursion_desired: header.flags & flag::RD != 0,
@@ -276,32 +279,29 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
     }
 }
 
-/// What stands behind the header, as far as it could be read.
+/// The message after the header, as far as it is well-formed.
 struct Body<'a> {
-    /// The question, when there is exactly one.
+    /// The question; `None` unless there is exactly one and it is well-formed.
     asked: Option<Asked<'a>>,
-    /// The first OPT record.
-    edns: Option<Edns>,
-    /// The EDNS version, 0 when there is no OPT record.
+    /// The content of the first OPT record.
+    edns: Option<ClientEdns>,
+    /// The EDNS version, or 0 without an OPT record.
     version: u8,
-    /// Where the form breaks; nothing behind it was read.
+    /// The first fault in the form. Parsing stops there.
     fault: Option<RefusalReason>,
 }
 
-/// A question, read.
+/// A question as it is on the wire.
 struct Asked<'a> {
-    /// Its bytes.
     bytes: &'a [u8],
-    /// QNAME, as it came.
+    /// The QNAME in the client's case.
     qname: &'a [u8],
-    /// QTYPE.
     qtype: RecordType,
-    /// QCLASS.
     qclass: u16,
 }
 
 impl<'a> Body<'a> {
-    /// Reads the sections up to the first fault.
+    /// Reads the sections, up to the first fault.
     fn read(message: &'a [u8], header: &Header) -> Self {
         let mut body = Self { asked: None, edns: None, version: 0, fault: None };
         let read = body.read_sections(message, header);
@@ -309,12 +309,13 @@ impl<'a> Body<'a> {
         body
     }
 
-    /// Reads the question and the additional section; the others must be empty in a query.
+    /// Reads the question and the additional section. The other two sections must be empty in a query.
     fn read_sections(&mut self, message: &'a [u8], header: &Header) -> Result<(), RefusalReason> {
         let [questions, answers, authorities, additionals] = header.counts;
         let mut at = HEADER;
         match questions {
-            // Read on for the OPT record: the answer to a query with EDNS must hold one, also when it says FORMERR.
+            // Without a question the OPT record is still read: a query with EDNS must get an OPT record, even with
+            // FORMERR (RFC 6891 §7).
             0 => {}
             1 => {
                 let asked = Asked::read(message.get(at..).unwrap_or_default()).ok_or(RefusalReason::Question)?;
@@ -335,7 +336,7 @@ impl<'a> Body<'a> {
         Ok(())
     }
 
-    /// Reads the additional record at `at`; returns where it ends.
+    /// Reads the additional record at `at`. Returns the offset after it.
     fn read_additional(&mut self, message: &'a [u8], at: usize) -> Result<usize, RefusalReason> {
         let fixed = skip_name(message, at).ok_or(RefusalReason::Additional)?;
         let read = |offset| u16_at(message, fixed + offset).ok_or(RefusalReason::Additional);
@@ -344,14 +345,14 @@ impl<'a> Body<'a> {
         let end = fixed + 10 + length;
         let rdata = message.get(fixed + 10..end).ok_or(RefusalReason::Additional)?;
         if rtype == RecordType::OPT {
-            // RFC 6891 §6.1.1: at most one, and its owner is the root.
+            // RFC 6891 §6.1.1: at most one OPT record, and its owner is the root.
             if self.edns.is_some() || fixed != at + 1 {
                 return Err(RefusalReason::Edns);
             }
             let [_, version, flags @ ..] = ttl.to_be_bytes();
             self.version = version;
-            self.edns = Some(Edns { payload_size: class, dnssec_ok: u16::from_be_bytes(flags) & OPT_DO != 0 });
-            // What options look like in a later version is unknown, so version 0 alone is checked.
+            self.edns = Some(ClientEdns { payload_size: class, dnssec_ok: u16::from_be_bytes(flags) & OPT_DO != 0 });
+            // Another EDNS version may encode options differently, so only those of version 0 are checked.
             if version == 0 && Options(rdata).any(|option| option.is_err()) {
                 return Err(RefusalReason::Edns);
             }
@@ -359,8 +360,8 @@ impl<'a> Body<'a> {
         Ok(end)
     }
 
-    /// Returns the question, or the first reason to refuse in the order servers check.
-    fn judge(&self, header: &Header) -> Result<&Asked<'a>, RefusalReason> {
+    /// Returns the question, or the reason to refuse that other servers would give first.
+    fn check(&self, header: &Header) -> Result<&Asked<'a>, RefusalReason> {
         if header.flags & flag::OPCODE != 0 {
             return Err(RefusalReason::Opcode);
         }
@@ -382,7 +383,7 @@ impl<'a> Body<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// Reads the question at the start of `bytes`. A compression pointer has nothing to point to there.
+    /// Reads the question at the start of `bytes`. A compression pointer is rejected: no name precedes the question.
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let length = uncompressed_length(bytes).ok()?;
         Some(Self {
@@ -394,7 +395,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Returns where the name at `at` ends, without following a compression pointer.
+/// Returns the offset after the name at `at`. A compression pointer ends the name and is not followed.
 fn skip_name(message: &[u8], at: usize) -> Option<usize> {
     let mut end = at;
     loop {
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_keeps_its_question_bytes_and_its_flags() {
+    fn parsed_query_keeps_question_bytes_and_flags() {
         let bytes = changed(|bytes| bytes[2..4].copy_from_slice(&(flag::RD | flag::CD).to_be_bytes()));
         let bytes: Vec<u8> = bytes.iter().map(|&octet| if octet == b'w' { b'W' } else { octet }).collect();
         let query = parsed(&bytes);
@@ -445,14 +446,14 @@ mod tests {
     }
 
     #[test]
-    fn an_opt_record_says_payload_size_and_dnssec_ok_and_unknown_options_are_ignored() {
+    fn opt_record_gives_payload_size_and_do_and_unknown_options_are_ignored() {
         let options = [0, 10, 0, 2, 1, 2, 0xff, 0xff, 0, 0];
         let bytes = Sample::query("www.example", RecordType::A).opt(4096, 0x8000, &options).bytes();
-        assert_eq!(parsed(&bytes).edns, Some(Edns { payload_size: 4096, dnssec_ok: true }));
+        assert_eq!(parsed(&bytes).edns, Some(ClientEdns { payload_size: 4096, dnssec_ok: true }));
     }
 
     #[test]
-    fn the_payload_limit_is_512_without_opt_and_at_most_1232_with_it() {
+    fn payload_limit_is_512_without_opt_and_at_most_1232_with_it() {
         const CASES: &[(Option<u16>, usize)] = &[
             (None, 512),
             (Some(0), 512),
@@ -470,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_and_fragments_of_a_header_are_dropped() {
+    fn responses_and_messages_shorter_than_a_header_are_dropped() {
         for length in 0..HEADER {
             assert!(matches!(parse(&changed(|_| {})[..length]), Parsed::Drop(DropReason::Short)), "{length}");
         }
@@ -479,13 +480,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_question_is_refused_for_the_first_reason() {
+    fn malformed_and_unsupported_queries_are_refused_for_the_first_fault() {
         use RefusalReason as Why;
         let query = || Sample::query("www.example", RecordType::A);
         let typed = |qtype| Sample::query("www.example", qtype).bytes();
         let cases = [
             (changed(|bytes| bytes[2] |= 0x20), Why::Opcode),
-            // The opcode comes before the form.
+            // The opcode is checked before the form.
             (changed(|bytes| bytes.splice(2..6, [0x28, 0, 0, 9]).for_each(drop)), Why::Opcode),
             (changed(|bytes| bytes[5] = 0), Why::QuestionCount),
             (vec![0; HEADER], Why::QuestionCount),
@@ -514,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn records_that_mean_nothing_here_are_skipped() {
+    fn additional_records_other_than_opt_are_skipped() {
         let bytes = Sample::query("www.example", RecordType::A)
             .raw(3, b"\xc0\x0c", RecordType::TSIG, 255, 0, &[1, 2, 3])
             .opt(1232, 0, &[])
@@ -523,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_echoes_what_could_be_read() {
+    fn refusal_has_the_parts_that_could_be_parsed() {
         let bytes = Sample::query("www.example", RecordType::AXFR).opt(1232, 0x8000, &[]).bytes();
         let Parsed::Refuse(refusal) = parse(&bytes) else { panic!("a transfer is refused") };
         let (qname, qtype) = refusal.asked().unwrap();
@@ -533,12 +534,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_parsed(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        fn parser_accepts_any_bytes_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             let _ = parse(&bytes);
         }
 
         #[test]
-        fn a_query_with_any_byte_changed_is_parsed(at in 0usize..80, octet in any::<u8>(), cut in 0usize..80) {
+        fn parser_accepts_a_query_with_any_byte_changed(at in 0usize..80, octet in any::<u8>(), cut in 0usize..80) {
             let mut bytes = Sample::query("www.example", RecordType::A).opt(1232, 0x8000, &[0, 10, 0, 2, 1, 2]).bytes();
             let at = at % bytes.len();
             bytes[at] = octet;
@@ -555,7 +556,7 @@ mod tests {
         }
 
         #[test]
-        fn queries_are_read_as_hickory_reads_them(
+        fn parsed_queries_equal_those_of_hickory(
             id in any::<u16>(),
             labels in prop::collection::vec("[a-zA-Z0-9_-]{1,20}", 0..8),
             qtype in (1u16..=65535).prop_filter("a question type", |&qtype| !RecordType(qtype).is_meta()),

@@ -1,34 +1,35 @@
-//! Which addresses a public name may not answer with: those that are not globally reachable.
+//! The DNS rebinding filter's view of addresses: whether an address is globally reachable, so that a public name may
+//! resolve to it.
 //!
-//! By the IANA special-purpose address registries (RFC 6890 and its updates) as of 2025, plus multicast and a few ranges
-//! that reach the host, its network or its cloud all the same. An IPv6 address that carries an IPv4 address is as
-//! reachable as that one is: a translator or a tunnel on the way would take it there.
+//! The tables follow the IANA special-purpose address registries (RFC 6890 and its updates) as of 2025, plus multicast
+//! and a few ranges that lead to the host, its network or its cloud provider. An IPv6 address that embeds an IPv4
+//! address is as reachable as the embedded one, because a translator or tunnel on the path would deliver to that.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The translators of a network that take addresses elsewhere: besides those that everybody knows, the NAT64 prefixes that
-/// the operator names.
+/// Global reachability as seen from one network: the registries' ranges plus the NAT64 prefixes of the operator, which
+/// embed IPv4 addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
     /// Network-specific NAT64 prefixes (RFC 6052 §2.2).
     nat64: [Option<Nat64>; Self::MOST],
 }
 
-/// A NAT64 prefix: its bits, and how many.
+/// A NAT64 prefix (RFC 6052 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Nat64 {
-    /// The bits, zero behind the prefix.
+    /// The prefix; bits after its length are zero.
     bits: u128,
-    /// The length: 32, 40, 48, 56, 64 or 96.
+    /// The prefix length: 32, 40, 48, 56, 64 or 96.
     length: u8,
 }
 
 impl Reach {
-    /// The most prefixes there are: a network has one.
+    /// The limit of NAT64 prefixes; a network normally has one.
     pub const MOST: usize = 4;
 
-    /// Returns a network with one NAT64 prefix more; `None` if its length is none that RFC 6052 §2.2 has, it has bits behind
-    /// its length, or there are [`Reach::MOST`] already.
+    /// Adds a NAT64 prefix. Returns `None` if RFC 6052 §2.2 does not define the length, if a bit after the length is
+    /// set, or if there are [`Reach::MOST`] prefixes already.
     #[must_use]
     pub fn with_nat64(mut self, prefix: Ipv6Addr, length: u8) -> Option<Self> {
         let bits = prefix.to_bits();
@@ -39,7 +40,7 @@ impl Reach {
         Some(self)
     }
 
-    /// Returns whether `address`, and the IPv4 address that a translator would take it to, are globally reachable.
+    /// Returns whether `address` is globally reachable, and so is the IPv4 address it embeds, if any.
     #[must_use]
     pub fn is_global(&self, address: IpAddr) -> bool {
         let IpAddr::V6(v6) = address else { return is_globally_reachable(address) };
@@ -49,7 +50,7 @@ impl Reach {
 }
 
 impl Nat64 {
-    /// Returns the IPv4 address that an address below the prefix carries.
+    /// Returns the IPv4 address that `address` embeds if it is below the prefix.
     fn carried(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
         let is_below = (address.to_bits() ^ self.bits) >> (128 - u32::from(self.length)) == 0;
         let octets = address.octets();
@@ -57,7 +58,8 @@ impl Nat64 {
     }
 }
 
-/// Returns where an address below a NAT64 prefix of this length has the octets of the IPv4 address (RFC 6052 §2.2).
+/// Returns the positions of the embedded IPv4 address's octets below a NAT64 prefix of this length (RFC 6052 §2.2).
+/// Bits 64 to 71 are reserved, so octet 8 is skipped.
 const fn places(length: u8) -> Option<[usize; 4]> {
     match length {
         32 => Some([4, 5, 6, 7]),
@@ -70,7 +72,7 @@ const fn places(length: u8) -> Option<[usize; 4]> {
     }
 }
 
-/// Returns whether `address` is globally reachable, as far as everybody knows.
+/// Returns whether `address` is globally reachable, without knowledge of any network-specific prefix.
 #[must_use]
 pub fn is_globally_reachable(address: IpAddr) -> bool {
     match address {
@@ -79,7 +81,6 @@ pub fn is_globally_reachable(address: IpAddr) -> bool {
     }
 }
 
-/// Returns whether an IPv4 address is globally reachable.
 fn is_global_v4(address: Ipv4Addr) -> bool {
     let bits = address.to_bits();
     if !PRIVATE_FIRST_OCTET[usize::from(address.octets()[0])] {
@@ -90,7 +91,7 @@ fn is_global_v4(address: Ipv4Addr) -> bool {
         || !PRIVATE_V4.iter().any(|(first, length)| (first.to_bits() ^ bits) >> (32 - length) == 0)
 }
 
-/// Returns whether an IPv6 address, and the IPv4 address it may carry, are globally reachable.
+/// Returns whether an IPv6 address is globally reachable, and so is the IPv4 address it embeds, if any.
 fn is_global_v6(address: Ipv6Addr) -> bool {
     let v4 = |high: u16, low: u16| is_global_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     // ISATAP (RFC 5214 §6.1): an interface identifier below any prefix, its universal bit set or not.
@@ -102,7 +103,7 @@ fn is_global_v6(address: Ipv6Addr) -> bool {
     match address.segments() {
         // ::/96 is IPv4-compatible (RFC 4291 §2.5.5.1), ::ffff:0:0/96 IPv4-mapped (§2.5.5.2), ::ffff:0:0:0/96
         // IPv4-translated (RFC 2765 §2.1), 64:ff9b::/96 NAT64's well-known prefix (RFC 6052 §2.1). The unspecified and
-        // the loopback address read as 0.0.0.0 and 0.0.0.1, which are as little reachable.
+        // the loopback address read as 0.0.0.0 and 0.0.0.1, which are not global either.
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
         | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
@@ -111,15 +112,16 @@ fn is_global_v6(address: Ipv6Addr) -> bool {
         [0x64, 0xff9b, 1, ..] => is_global_local_nat64(address),
         // Teredo (RFC 4380 §4): the server, and the client with its bits inverted.
         [0x2001, 0, high, low, _, _, client_high, client_low] => v4(high, low) && v4(!client_high, !client_low),
-        _ => is_global_plain_v6(address),
+        _ => is_global_native_v6(address),
     }
 }
 
-/// Returns whether an address of NAT64's local-use prefix `64:ff9b:1::/48` (RFC 8215) leads to reachable ones only.
+/// Returns whether an address of NAT64's local-use prefix `64:ff9b:1::/48` (RFC 8215) embeds only globally reachable
+/// addresses.
 ///
-/// Where in it the IPv4 address stands depends on the prefix length that the network chose (RFC 6052 §2.2: 48, 56, 64
-/// or 96), which we do not know, and the rest is ignored by the translator: so every place must hold a reachable
-/// address, or one of 0.0.0.0/8, which no translator sends on, as the unused places do.
+/// The position of the embedded address depends on the prefix length that the network chose (RFC 6052 §2.2: 48, 56, 64
+/// or 96), which is unknown here, and a translator ignores the remaining bits. So every possible position must hold a
+/// reachable address, or one of 0.0.0.0/8, as unused positions do and which no translator forwards.
 fn is_global_local_nat64(address: Ipv6Addr) -> bool {
     let octets = address.octets();
     let mut any = false;
@@ -135,8 +137,8 @@ fn is_global_local_nat64(address: Ipv6Addr) -> bool {
     any
 }
 
-/// Returns whether an IPv6 address that carries no IPv4 address is globally reachable.
-fn is_global_plain_v6(address: Ipv6Addr) -> bool {
+/// Returns whether an IPv6 address that embeds no IPv4 address is globally reachable.
+fn is_global_native_v6(address: Ipv6Addr) -> bool {
     let bits = address.to_bits();
     let holds = |(first, length): &(Ipv6Addr, u32)| (first.to_bits() ^ bits) >> (128 - length) == 0;
     // Unicast addresses are assigned from 2000::/3 alone (RFC 4291 §2.4 and IANA's registry); the rest is loopback,
@@ -176,7 +178,7 @@ const PRIVATE_V4: &[(Ipv4Addr, u32)] = &[
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// Whether a prefix of [`PRIVATE_V4`] begins with the octet: most addresses need no second look.
+/// A table of the first octets that a prefix of [`PRIVATE_V4`] covers, so that most addresses skip the search.
 const PRIVATE_FIRST_OCTET: [bool; 256] = {
     let mut first_octets = [false; 256];
     let mut index = 0;
@@ -195,7 +197,7 @@ const PRIVATE_FIRST_OCTET: [bool; 256] = {
     first_octets
 };
 
-/// The prefixes of `2000::/3` that are not globally reachable.
+/// The prefixes within `2000::/3` that are not globally reachable.
 const PRIVATE_V6: &[(Ipv6Addr, u32)] = &[
     // IETF protocol assignments (RFC 2928): benchmarking (RFC 5180) and ORCHID (RFC 4843) among them.
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
@@ -317,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_carries_ipv4_is_as_reachable_as_that() {
+    fn ipv6_address_is_as_reachable_as_the_ipv4_address_it_embeds() {
         const CASES: &[(&str, bool)] = &[
             ("::ffff:8.8.8.8", true),
             ("::ffff:127.0.0.1", false),
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_own_nat64_prefixes_are_looked_through() {
+    fn ipv4_addresses_below_network_specific_nat64_prefixes_are_checked() {
         // RFC 6052 §2.4's table: 192.0.2.33 below 2001:db8::/32 and the longer ones; here with private and public addresses.
         const CASES: &[(&str, u8, &str, bool)] = &[
             ("2001:dc8::", 32, "2001:dc8:a00:1::", false),
@@ -387,7 +389,7 @@ mod tests {
         assert!(none.with_nat64("2001:dc8::".parse().unwrap(), 33).is_none(), "no such length");
     }
 
-    /// Compares each case with what is said of it.
+    /// Asserts that each address is globally reachable or not, as its case says.
     fn check(cases: &[(&str, bool)]) {
         for (text, expected) in cases {
             assert_eq!(is_globally_reachable(text.parse().unwrap()), *expected, "{text}");

@@ -1,11 +1,12 @@
-//! Addresses as names: the two trees that PTR records stand in, and what of them is local to each network.
+//! Reverse names: addresses as names of `in-addr.arpa` and `ip6.arpa`, and the reverse zones that each network serves
+//! itself.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::name::LowerName;
 
-/// Returns the address that a name of `in-addr.arpa` (RFC 1035 §3.5) or `ip6.arpa` (RFC 3596 §2.5) stands for, if it
-/// stands for exactly one.
+/// Returns the address of a name of `in-addr.arpa` (RFC 1035 §3.5) or `ip6.arpa` (RFC 3596 §2.5). Returns `None` if the
+/// name is not the reverse name of exactly one address.
 #[must_use]
 pub fn address(name: &LowerName) -> Option<IpAddr> {
     let mut octets = [0; 4];
@@ -20,12 +21,13 @@ pub fn address(name: &LowerName) -> Option<IpAddr> {
     None
 }
 
-/// Returns the zone, in wire format, that a name is at or below if the addresses there are nobody's in particular, so that each
-/// network answers for its own: those of RFC 6303 §4 and, as its registry has them too, of RFC 7793 §3.
+/// Returns the locally served reverse zone, in wire format, that a name is at or below: those of RFC 6303 §4 and, as
+/// IANA's registry lists them too, of RFC 7793 §3. Their addresses are private or special, so queries must not leak to
+/// the Internet.
 #[must_use]
 pub fn local_zone(name: &LowerName) -> Option<&[u8]> {
     let labels = name.suffixes().count();
-    // What stands before the tree, from the top; as much of it as can be read.
+    // Decodes the labels before the tree, topmost first, up to the first one that is not a number.
     let parts = |tree: &[u8], of_tree: usize, read: fn(&[u8]) -> Option<u8>, most: usize| {
         if !name.as_wire().ends_with(tree) || name.suffixes().nth(labels.checked_sub(of_tree)?) != Some(tree) {
             return None;
@@ -65,24 +67,25 @@ const IPV4_TREE: &[u8] = b"\x07in-addr\x04arpa\0";
 /// The tree of IPv6 addresses (RFC 3596 §2.5), in wire format.
 const IPV6_TREE: &[u8] = b"\x03ip6\x04arpa\0";
 
-/// Reads a label of `name` into each of `parts`, the first one into the last; returns whether they can be read and `tree` is
-/// what stands behind them.
+/// Decodes the labels of `name` into `parts`, the leftmost label last. Returns whether all could be decoded and are
+/// followed by exactly `tree`.
 fn fill(parts: &mut [u8], name: &LowerName, tree: &[u8], read: fn(&[u8]) -> Option<u8>) -> bool {
-    // The cheap look first; the end of the wire form may also lie within one longer label.
+    // Comparing octets is cheap and decides nearly always; the second check is for a longer label that ends in the same
+    // octets.
     if !name.as_wire().ends_with(tree) || name.suffixes().nth(parts.len()) != Some(tree) {
         return false;
     }
     parts.iter_mut().rev().zip(name.labels()).all(|(part, label)| read(label).map(|value| *part = value).is_some())
 }
 
-/// Reads a decimal number up to 255, without leading zeros: there is one name for each address.
+/// Decodes a decimal number up to 255. Leading zeros are rejected, so that each address has one name.
 fn octet(label: &[u8]) -> Option<u8> {
     let text = std::str::from_utf8(label).ok()?;
     let value: u8 = text.parse().ok()?;
     (value.to_string() == text).then_some(value)
 }
 
-/// Reads one hexadecimal digit.
+/// Decodes a label of one hexadecimal digit.
 fn nibble(label: &[u8]) -> Option<u8> {
     let &[digit] = label else { return None };
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
@@ -95,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_an_address_only_when_it_is_that_ones_only_name() {
+    fn only_the_canonical_reverse_name_is_read_as_an_address() {
         const CASES: &[(&str, Option<&str>)] = &[
             ("7.0.1.10.in-addr.arpa", Some("10.1.0.7")),
             ("255.2.0.192.IN-ADDR.ARPA", Some("192.0.2.255")),
@@ -126,7 +129,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn every_address_comes_back(v4 in any::<u32>(), v6 in any::<u128>()) {
+        fn reverse_names_round_trip_for_every_address(v4 in any::<u32>(), v6 in any::<u128>()) {
             let address_of = |text: String| address(&LowerName::from_text(&text).unwrap());
             let [a, b, c, d] = v4.to_be_bytes();
             prop_assert_eq!(address_of(format!("{d}.{c}.{b}.{a}.in-addr.arpa")), Some(Ipv4Addr::from(v4).into()));

@@ -1,13 +1,13 @@
-//! Record types by number and by name.
+//! Record types, by number and by mnemonic.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A record type or a question type (RFC 1035 §3.2.2), any of the 65,536.
+/// A record type or question type (RFC 1035 §3.2.2); any of the 65,536 numbers is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordType(pub u16);
 
-/// Declares the types that have a name, and the tables in both directions.
+/// Declares a constant for each named type, and the table that maps numbers to names.
 macro_rules! record_types {
     ($($name:ident = $number:literal),+ $(,)?) => {
         impl RecordType {
@@ -16,7 +16,7 @@ macro_rules! record_types {
                 pub const $name: Self = Self($number);
             )+
 
-            /// The types that have a name, by number.
+            /// The named types, sorted by number for binary search.
             const NAMED: &'static [(u16, &'static str)] = &[$(($number, stringify!($name))),+];
         }
     };
@@ -33,10 +33,10 @@ record_types! {
 }
 
 impl RecordType {
-    /// Returns the type's name, if it has one.
+    /// Returns the type's mnemonic, or `None` if it has none.
     #[must_use]
     pub fn name(self) -> Option<&'static str> {
-        // The two that nearly all queries ask for need no search.
+        // A and AAAA are nearly all of the queries, so they skip the search.
         match self {
             Self::A => Some("A"),
             Self::AAAA => Some("AAAA"),
@@ -44,15 +44,15 @@ impl RecordType {
         }
     }
 
-    /// Returns whether the number is a question-only or meta type (RFC 6895 §3.1: 41, 128 to 255), which no
-    /// record holds and no policy can allow.
+    /// Returns whether the number is a question-only or meta type (RFC 6895 §3.1: 41, 128 to 255). No record has such a
+    /// type and no policy can allow one.
     #[must_use]
     pub const fn is_meta(self) -> bool {
         self.0 == 0 || self.0 == 41 || (self.0 >= 128 && self.0 <= 255)
     }
 }
 
-/// Writes the type's name, or `TYPE` and its number (RFC 3597 §5).
+/// Writes the mnemonic, or `TYPE` and the number (RFC 3597 §5).
 impl fmt::Display for RecordType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
@@ -62,12 +62,12 @@ impl fmt::Display for RecordType {
     }
 }
 
-/// Text that is no record type.
+/// The error of text that is not a record type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no record type (write a name such as `AAAA`, or `TYPE` and a number)")]
 pub struct UnknownType(String);
 
-/// Reads a type's name in any case, or `TYPE123` (RFC 3597 §5).
+/// Reads a mnemonic in any case, or `TYPE123` (RFC 3597 §5).
 impl FromStr for RecordType {
     type Err = UnknownType;
 
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_sorted_and_round_trip() {
+    fn named_types_are_sorted_and_round_trip() {
         assert!(RecordType::NAMED.is_sorted());
         for (number, name) in RecordType::NAMED {
             assert_eq!(name.parse(), Ok(RecordType(*number)));

@@ -1,4 +1,4 @@
-//! Messages for the tests: built by hand, and read back by hickory so that no mistake is made twice.
+//! Test messages: built by hand and read back with hickory, so that a mistake in our code does not cancel itself out.
 
 use hickory_proto::op::Message;
 
@@ -8,11 +8,11 @@ use super::response::Question;
 use super::rtype::RecordType;
 use super::wire::{CLASS_IN, HEADER, flag};
 
-/// A message under construction, names uncompressed.
+/// A message under construction, with uncompressed names.
 pub(super) struct Sample(Vec<u8>);
 
 impl Sample {
-    /// Starts a query: ID 0x1234, RD.
+    /// Starts a query with ID 0x1234 and RD.
     pub(super) fn query(qname: &str, qtype: RecordType) -> Self {
         let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         bytes.extend(wire(qname));
@@ -21,19 +21,19 @@ impl Sample {
         Self(bytes)
     }
 
-    /// Starts the response to such a query: QR, RD, RA, and these flags.
+    /// Starts the response to the query of [`Sample::query`]: QR, RD, RA and `flags`.
     pub(super) fn response(qname: &str, qtype: RecordType, flags: u16) -> Self {
         let mut sample = Self::query(qname, qtype);
         sample.0[2..4].copy_from_slice(&(flag::QR | flag::RD | flag::RA | flags).to_be_bytes());
         sample
     }
 
-    /// Adds a record to section 1, 2 or 3; they must come in order.
+    /// Adds a record to section 1, 2 or 3. Sections must be filled in this order.
     pub(super) fn record(self, section: usize, owner: &str, rtype: RecordType, ttl: u32, rdata: &[u8]) -> Self {
         self.raw(section, &wire(owner), rtype, CLASS_IN, ttl, rdata)
     }
 
-    /// Adds a record whose owner is given as bytes.
+    /// Adds a record whose owner is given in wire format, so that it can be compressed or malformed.
     pub(super) fn raw(
         mut self,
         section: usize,
@@ -59,13 +59,12 @@ impl Sample {
         self.raw(3, &[0], RecordType::OPT, payload, ttl, options)
     }
 
-    /// Returns the bytes.
     pub(super) fn bytes(self) -> Vec<u8> {
         self.0
     }
 }
 
-/// Returns the wire form of a name, in the case it is written in.
+/// Returns the wire format of a name, in the case it is written in.
 pub(super) fn wire(name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for label in name.split('.').filter(|label| !label.is_empty()) {
@@ -76,7 +75,7 @@ pub(super) fn wire(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// Returns the RDATA of a SOA record with this MINIMUM.
+/// Returns the RDATA of a SOA record with the given MINIMUM.
 pub(super) fn soa(minimum: u32) -> Vec<u8> {
     let mut rdata = [wire("ns.example"), wire("admin.example")].concat();
     for number in [1, 2, 3, 4, minimum] {
@@ -102,7 +101,7 @@ pub(super) fn svcb(priority: u16, target: &str, params: &[(u16, &[u8])]) -> Vec<
     rdata
 }
 
-/// Returns the question for `qname`, RD and AD set.
+/// Returns the question for `qname` with RD and AD set.
 pub(super) fn question(qname: &str, qtype: RecordType) -> Question {
     Question {
         qname: LowerName::from_text(qname).unwrap(),
@@ -115,7 +114,7 @@ pub(super) fn question(qname: &str, qtype: RecordType) -> Question {
     }
 }
 
-/// Parses bytes that are a query.
+/// Parses bytes that must be a query.
 pub(super) fn parsed(bytes: &[u8]) -> Query<'_> {
     match parse(bytes) {
         Parsed::Query(query) => query,
@@ -128,7 +127,7 @@ pub(super) fn read(bytes: &[u8]) -> Message {
     Message::from_vec(bytes).unwrap_or_else(|error| panic!("{error}: {bytes:02x?}"))
 }
 
-/// Returns the records of a message as hickory reads them, OPT excluded: section, owner, TTL, type.
+/// Returns the records of a message as hickory reads them, without OPT: section, owner, TTL, type.
 pub(super) fn records(bytes: &[u8]) -> Vec<String> {
     let message = read(bytes);
     let sections = [("an", &message.answers), ("ns", &message.authorities), ("ar", &message.additionals)];

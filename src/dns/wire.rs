@@ -1,18 +1,20 @@
-//! What queries and responses share on the wire: the header, numbers, the OPT record's shape.
+//! Building blocks of DNS messages that queries and responses share: the header, big-endian integers, EDNS options.
+//!
+//! Every read is checked against the end of the message and returns `None` there, so no input can make a parser panic.
 
-/// The length of the header (RFC 1035 §4.1.1), and so where the question starts.
+/// The length of the message header (RFC 1035 §4.1.1) in octets, which is the offset of the question.
 pub(super) const HEADER: usize = 12;
 
-/// The longest message (the length prefix of TCP has two octets, RFC 1035 §4.2.2).
+/// The length limit of a DNS message in octets: the length prefix of TCP has two octets (RFC 1035 §4.2.2).
 pub(super) const MAX_MESSAGE: usize = 65_535;
 
-/// The UDP payload size we announce and at most use: it fits an IPv6 path without fragments (DNS flag day 2020).
+/// The UDP payload size that hostgate announces, and the most it uses: a packet of this size crosses an IPv6 path
+/// without fragmentation (DNS flag day 2020).
 pub(super) const PAYLOAD: u16 = 1232;
 
-/// The class IN.
 pub(super) const CLASS_IN: u16 = 1;
 
-/// The EDNS option of an Extended DNS Error (RFC 8914 §2).
+/// The EDNS option code of an Extended DNS Error (RFC 8914 §2).
 pub(super) const OPTION_EDE: u16 = 15;
 
 /// The DO bit in the flags of an OPT record (RFC 3225 §3).
@@ -20,58 +22,57 @@ pub(super) const OPT_DO: u16 = 0x8000;
 
 /// The header flags, as bits of the second 16-bit word.
 pub(super) mod flag {
-    /// The message is a response.
+    /// Marks a message as a response.
     pub(crate) const QR: u16 = 0x8000;
-    /// The opcode's four bits.
+    /// The mask of the four opcode bits; QUERY is 0.
     pub(crate) const OPCODE: u16 = 0x7800;
-    /// Authoritative answer.
+    /// The bit "authoritative answer" (RFC 1035 §4.1.1).
     pub(crate) const AA: u16 = 0x0400;
-    /// Truncation.
+    /// The bit "truncation" (RFC 2181 §9).
     pub(crate) const TC: u16 = 0x0200;
-    /// Recursion desired.
+    /// The bit "recursion desired" (RFC 1035 §4.1.1).
     pub(crate) const RD: u16 = 0x0100;
-    /// Recursion available.
+    /// The bit "recursion available" (RFC 1035 §4.1.1).
     pub(crate) const RA: u16 = 0x0080;
-    /// Authentic data (RFC 4035 §3.1.6).
+    /// The bit "authentic data" (RFC 4035 §3.1.6).
     pub(crate) const AD: u16 = 0x0020;
-    /// Checking disabled (RFC 4035 §3.1.6).
+    /// The bit "checking disabled" (RFC 4035 §3.1.6).
     pub(crate) const CD: u16 = 0x0010;
-    /// The lower four bits of the response code.
+    /// The mask of the response code's lower four bits; an OPT record has the upper eight.
     pub(crate) const RCODE: u16 = 0x000f;
 }
 
-/// Reads the 16-bit number at `at`, if the bytes reach that far.
+/// Reads the big-endian 16-bit integer at `at`. Returns `None` if the bytes end before it does.
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     let (number, _) = bytes.get(at..)?.split_first_chunk()?;
     Some(u16::from_be_bytes(*number))
 }
 
-/// Reads the 32-bit number at `at`, if the bytes reach that far.
+/// Reads the big-endian 32-bit integer at `at`. Returns `None` if the bytes end before it does.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let (number, _) = bytes.get(at..)?.split_first_chunk()?;
     Some(u32::from_be_bytes(*number))
 }
 
-/// The header of a message, read.
+/// The header of a message, decoded.
 #[derive(Clone, Copy)]
 pub(super) struct Header {
-    /// The message ID.
     pub(super) id: u16,
     /// The flags word, opcode and RCODE included; see [`flag`].
     pub(super) flags: u16,
-    /// How many records each section claims: question, answer, authority, additional.
+    /// The record count that the header claims for each section: question, answer, authority, additional.
     pub(super) counts: [u16; 4],
 }
 
 impl Header {
-    /// Reads the header at the start of `message`, or nothing if it is shorter than one.
+    /// Reads the header at the start of `message`. Returns `None` if the message is shorter than a header.
     pub(super) fn read(message: &[u8]) -> Option<Self> {
         let bytes: &[u8; HEADER] = message.first_chunk()?;
         let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         Some(Self { id: word(0), flags: word(2), counts: [word(4), word(6), word(8), word(10)] })
     }
 
-    /// Returns the header as it stands on the wire.
+    /// Returns the header in wire format.
     pub(super) fn to_bytes(self) -> [u8; HEADER] {
         let [questions, answers, authorities, additionals] = self.counts;
         let mut bytes = [0; HEADER];
@@ -83,17 +84,17 @@ impl Header {
         bytes
     }
 
-    /// Writes the header at the end of `out`.
+    /// Appends the header to `out`.
     pub(super) fn write(self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.to_bytes());
     }
 }
 
-/// Walks the options of an OPT record's RDATA (RFC 6891 §6.1.2): `Ok((code, data))`, or one `Err` where the form
-/// breaks and then nothing more.
+/// An iterator over the options in an OPT record's RDATA (RFC 6891 §6.1.2): `Ok((code, data))` for each. At a malformed
+/// option it yields one `Err` and ends.
 pub(super) struct Options<'a>(pub(super) &'a [u8]);
 
-/// The options of an OPT record run past its end.
+/// An EDNS option that runs past the end of its OPT record.
 pub(super) struct BrokenOption;
 
 impl<'a> Iterator for Options<'a> {

@@ -28,7 +28,7 @@ pub enum Severity {
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Whether it stops the file from being taken.
+    /// True if it stops the file from being taken.
     pub severity: Severity,
     /// The kind of a warning.
     pub code: Option<Code>,
@@ -75,7 +75,7 @@ pub struct Excerpt {
     line: String,
     /// What is underlined, in bytes of `line`.
     span: Range<usize>,
-    /// Whether `line` is less than the whole line.
+    /// True if `line` is less than the whole line.
     cut: bool,
 }
 

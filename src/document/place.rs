@@ -73,7 +73,7 @@ pub struct Source {
     path: Arc<Path>,
     /// All of its text.
     text: Arc<str>,
-    /// Whether diagnostics are to be told without any of its text to readers who may not see the file.
+    /// True if diagnostics are to be told without any of its text to readers who may not see the file.
     is_private: bool,
     /// The comments of the text that accept warnings; known of one that is read as TOML.
     accepts: Option<Arc<Accepts>>,

@@ -74,7 +74,7 @@ struct Reader<'t> {
     locator: Locator<'t>,
     /// What is wrong so far.
     findings: RefCell<Findings>,
-    /// Whether the syntax was fine: if not, something missing may just not have been understood.
+    /// True if the syntax was fine: if not, something missing may just not have been understood.
     is_whole: Cell<bool>,
 }
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 use super::budget::{Account, Budgets, Given};
 use super::decision_record::{Record, Verdict};
 use super::{Asked, Engine, View};
-use crate::dns::answer::{self, Ede, Negative, Texts, TtlMode};
+use crate::dns::answer::{self, Ede, EdeTexts, Negative, TtlMode};
 use crate::dns::name::LowerName;
 use crate::dns::query::Query;
 use crate::dns::rcode::Rcode;
-use crate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
+use crate::dns::response::{Filtered, Question, Response, ResponseRules, filter_response};
 use crate::dns::rtype::RecordType;
 use crate::fair_share::Holder;
 use crate::labels::{Action, Origin, Reason};
@@ -76,7 +76,7 @@ impl<'a> Exchange<'a> {
     /// Writes the records that are ours: of the devbox that was asked for, or of the host itself.
     fn answer_ourselves(&self, out: &mut Vec<u8>) {
         let records = self.view.snapshot.own_records(&self.query.qname, self.query.qtype);
-        answer::own(self.query, records, self.view.denied_ttl, self.limit(), out);
+        answer::local_data(self.query, records, self.view.denied_ttl, self.limit(), out);
     }
 
     /// Writes a denial that says why.
@@ -199,22 +199,22 @@ impl<'a> Exchange<'a> {
         let ttl = self.coarse(ttl, response);
         let stale = (origin == Origin::Stale).then_some(Ede { code: Ede::STALE_ANSWER, text: "" });
         let mut verdict = self.verdict();
-        let mut judgement = judge(response, &Rules { exchange: self, lets_pass: false });
-        if let Judgement::Denied { .. } = &judgement {
+        let mut filtered = filter_response(response, &Rules { exchange: self, lets_pass: false });
+        if let Filtered::Denied { .. } = &filtered {
             verdict.reason = Reason::CnameTarget;
             if self.audits() {
                 verdict.audited = true;
-                judgement = judge(response, &Rules { exchange: self, lets_pass: true });
+                filtered = filter_response(response, &Rules { exchange: self, lets_pass: true });
             } else {
                 verdict.action = Action::Deny;
             }
         }
-        match judgement {
-            Judgement::AsIs => answer::from_response(self.query, response, ttl, stale, self.limit(), out),
-            Judgement::Rewritten(rewritten) => {
+        match filtered {
+            Filtered::Unchanged => answer::from_response(self.query, response, ttl, stale, self.limit(), out),
+            Filtered::Rewritten(rewritten) => {
                 answer::from_response(self.query, rewritten, ttl, stale, self.limit(), out);
             }
-            Judgement::Filtered => {
+            Filtered::NoData => {
                 verdict.action = Action::NoData;
                 verdict.reason = Reason::Rebinding;
                 let text = self.policy_text(
@@ -223,7 +223,7 @@ impl<'a> Exchange<'a> {
                 );
                 self.negative(Negative::NoData, Some(Ede { code: Ede::FILTERED, text: &text }), out);
             }
-            Judgement::Denied { target } => {
+            Filtered::Denied { target } => {
                 let text =
                     self.policy_text("denied by", &format!("the answer leads to {target}, which is not allowed"));
                 self.negative(Negative::NxDomain, Some(Ede { code: Ede::BLOCKED, text: &text }), out);
@@ -259,17 +259,17 @@ impl<'a> Exchange<'a> {
         out: &mut Vec<u8>,
     ) {
         response.note_withheld();
-        let judged = match judge(response, &Rules { exchange: self, lets_pass: false }) {
-            Judgement::AsIs => Some(&**response),
-            Judgement::Rewritten(rest) => Some(rest),
-            Judgement::Filtered | Judgement::Denied { .. } => None,
+        let allowed = match filter_response(response, &Rules { exchange: self, lets_pass: false }) {
+            Filtered::Unchanged => Some(&**response),
+            Filtered::Rewritten(rest) => Some(rest),
+            Filtered::NoData | Filtered::Denied { .. } => None,
         };
-        let addresses = judged.map_or_else(Vec::new, |judged| self.least_addresses(judged));
+        let addresses = allowed.map_or_else(Vec::new, |allowed| self.least_addresses(allowed));
         let action = if addresses.is_empty() { Action::NoData } else { Action::Allow };
         if addresses.is_empty() {
             self.deny_spent(spent, Negative::NoData, out);
         } else {
-            answer::addresses_alone(self.query, &addresses, self.view.denied_ttl, self.limit(), out);
+            answer::addresses_only(self.query, &addresses, self.view.denied_ttl, self.limit(), out);
         }
         self.engine.metrics.origin(origin);
         let verdict = Verdict { action, reason: Reason::Budget, limit: Some(spent), audited: false };
@@ -300,7 +300,7 @@ impl<'a> Exchange<'a> {
             // What all upstreams fail at is theirs to explain.
             Some(response) if failure.kind == FailureKind::ServFail => {
                 let is_counted = self.count_answer(response, origin).is_none();
-                let texts = if is_counted { Texts::Keep } else { Texts::Leave };
+                let texts = if is_counted { EdeTexts::Keep } else { EdeTexts::Remove };
                 answer::servfail_as(self.query, response, cached.as_slice(), texts, out);
             }
             _ => {

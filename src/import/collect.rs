@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::dns::name::LowerName;
 use crate::policy::matching::pattern::{Pattern, Purpose, hostname};
 
-/// Whether an entry allows names or denies them.
+/// True if an entry allows names or denies them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Effect {
     /// It allows.
@@ -91,7 +91,7 @@ struct Entry {
 pub(super) struct Collector {
     /// What entries do whose format does not say.
     unsaid: Option<Effect>,
-    /// Whether a bare name covers everything below as well.
+    /// True if a bare name covers everything below as well.
     subdomains: bool,
     /// The patterns so far.
     entries: Vec<Entry>,

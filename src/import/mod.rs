@@ -43,7 +43,7 @@ pub(crate) use write::{Target, Written};
 pub(crate) struct Options {
     /// The format; without it, it is guessed.
     pub(crate) format: Option<Format>,
-    /// Whether a bare name covers everything below as well.
+    /// True if a bare name covers everything below as well.
     pub(crate) subdomains: bool,
     /// What entries do whose format does not say.
     pub(crate) unsaid: Option<Effect>,

@@ -59,7 +59,7 @@ pub(crate) fn wire_name(out: &mut Vec<u8>, wire: &[u8]) {
     let mut at = start;
     for suffix in Suffixes::of(wire) {
         let label = &suffix[1..=usize::from(suffix[0])];
-        is_plain &= label.iter().fold(true, |plain, &octet| plain & name::is_plain(octet));
+        is_plain &= label.iter().fold(true, |plain, &octet| plain & name::needs_no_escape(octet));
         at += label.len();
         if let Some(octet) = out.get_mut(at) {
             *octet = b'.';
@@ -75,7 +75,7 @@ pub(crate) fn wire_name(out: &mut Vec<u8>, wire: &[u8]) {
             out.push(b'.');
         }
         for &octet in &suffix[1..=usize::from(suffix[0])] {
-            if name::is_plain(octet) {
+            if name::needs_no_escape(octet) {
                 out.push(octet);
             } else {
                 let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|digit| b'0' + digit);

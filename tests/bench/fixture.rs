@@ -11,7 +11,7 @@ use hostgate::dns::answer::{self, Ede, Negative, TtlMode};
 use hostgate::dns::name::LowerName;
 use hostgate::dns::query::{self, Parsed, Query, Transport};
 use hostgate::dns::rcode::Rcode;
-use hostgate::dns::response::{Judgement, Question, Response, ResponseRules, judge};
+use hostgate::dns::response::{Filtered, Question, Response, ResponseRules, filter_response};
 use hostgate::dns::rtype::RecordType;
 use hostgate::engine::Asked;
 use hostgate::engine::cache::{Cache, Hit, Settings};
@@ -95,10 +95,10 @@ impl Fixture {
         }
         let Hit::Fresh { response, age, .. } = self.cache.get(&query, asker.holder(source), NOW) else { return false };
         let rules = Rules { asker, query: &query };
-        let response = match judge(&response, &rules) {
-            Judgement::AsIs => &response,
-            Judgement::Rewritten(response) => response,
-            Judgement::Filtered | Judgement::Denied { .. } => return false,
+        let response = match filter_response(&response, &rules) {
+            Filtered::Unchanged => &response,
+            Filtered::Rewritten(response) => response,
+            Filtered::NoData | Filtered::Denied { .. } => return false,
         };
         let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
         answer::from_response(&query, response, TtlMode::Aged(age), None, limit, out);

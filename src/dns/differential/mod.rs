@@ -1,6 +1,6 @@
-//! The wire code against hickory's: the same messages go to both, recorded ones, generated ones and damaged ones.
+//! Differential tests of the wire code against hickory: both get the same recorded, generated and damaged messages.
 //!
-//! Where the two differ on purpose stands in [`queries::Difference`] and [`responses::Difference`], each with its reason.
+//! Intended differences are listed with their reasons in [`queries::Difference`] and [`responses::Difference`].
 
 #[expect(unreachable_pub, dead_code, reason = "it is a part of the fuzz targets' library")]
 #[path = "../../../tests/fuzz/targets/naive.rs"]
@@ -14,25 +14,25 @@ use proptest::prelude::*;
 
 use recorded::recorded;
 
-/// What is done to a message.
+/// A mutation of a message.
 #[derive(Clone, Debug)]
 enum Damage {
-    /// A bit is flipped.
+    /// Flips a bit.
     Flip(prop::sample::Index, u8),
-    /// An octet is set.
+    /// Sets an octet.
     Set(prop::sample::Index, u8),
-    /// A compression pointer is put somewhere, most often to somewhere near the start.
+    /// Writes a compression pointer, mostly to an offset near the start.
     Point(prop::sample::Index, u16),
-    /// It ends there.
+    /// Cuts off the rest.
     Cut(prop::sample::Index),
-    /// Octets are added at the end.
+    /// Appends octets.
     Add(Vec<u8>),
-    /// Octets are put in somewhere.
+    /// Inserts octets.
     Insert(prop::sample::Index, Vec<u8>),
 }
 
 impl Damage {
-    /// Does it.
+    /// Applies the mutation.
     fn apply(&self, bytes: &mut Vec<u8>) {
         if bytes.is_empty() {
             return;
@@ -57,14 +57,14 @@ impl Damage {
     }
 }
 
-/// Does all of it.
+/// Applies all mutations in order.
 fn apply(damage: &[Damage], bytes: &mut Vec<u8>) {
     for damage in damage {
         damage.apply(bytes);
     }
 }
 
-/// Returns a generator of damage: none, or up to three things.
+/// Returns a generator of up to three mutations.
 fn damage() -> impl Strategy<Value = Vec<Damage>> {
     let at = any::<prop::sample::Index>;
     let few = prop::collection::vec(any::<u8>(), 1..4);

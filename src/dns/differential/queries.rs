@@ -1,4 +1,4 @@
-//! Queries: what is accepted, what it is read as, and what it is refused for.
+//! Differential tests of queries: acceptance, parsed fields, and RCODEs of refusals.
 
 use std::sync::LazyLock;
 
@@ -12,49 +12,45 @@ use crate::dns::query::{Parsed, parse};
 use crate::dns::rcode::Rcode;
 use crate::dns::rtype::RecordType;
 
-/// What becomes of a message.
+/// The expected handling of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It is dropped.
     Drop,
-    /// It is answered with this RCODE.
+    /// The message is answered with this RCODE.
     Refuse(Rcode),
-    /// It is a query.
+    /// The message is a query.
     Accept {
-        /// The ID.
         id: u16,
-        /// RD and CD.
+        /// The RD and CD bits.
         flags: [bool; 2],
-        /// QNAME in lower case.
         qname: Vec<u8>,
-        /// QTYPE.
         qtype: u16,
-        /// The OPT record's payload size, at least 512, and its DO bit.
+        /// The payload size of the OPT record, at least 512, and its DO bit.
         edns: Option<(u16, bool)>,
     },
 }
 
-/// Where we differ from hickory on purpose.
+/// Intended differences from hickory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Difference {
-    /// We refuse a compressed QNAME: a pointer is to a prior name (RFC 1035 §4.1.4), and there is none. Hickory follows
-    /// it into the header.
+    /// A compressed QNAME is refused: a pointer refers to a prior name (RFC 1035 §4.1.4), and there is none. Hickory
+    /// follows it into the header.
     CompressedQname,
-    /// We refuse octets behind the last record, as BIND, NSD and unbound do. Hickory does not look.
+    /// Octets after the last record are refused, as in BIND, NSD and unbound. Hickory does not check.
     OctetsBehind,
-    /// We refuse an OPT record whose owner is not a zero octet (RFC 6891 §6.1.2). Hickory takes a pointer to one.
+    /// An OPT record whose owner is not a zero octet is refused (RFC 6891 §6.1.2). Hickory accepts a pointer to one.
     OptOwner,
-    /// We refuse options that run past their record (RFC 6891 §6.1.2), as BIND does. Hickory leaves off the last one.
+    /// Options that run past their record are refused (RFC 6891 §6.1.2), as in BIND. Hickory drops the last one.
     BrokenOption,
-    /// We refuse with BADVERS what has another EDNS version without looking at options, whose form that version may
-    /// have changed (RFC 6891 §6.1.3). Hickory reads them.
+    /// Another EDNS version is refused with BADVERS before its options are read, as that version may have changed their
+    /// form (RFC 6891 §6.1.3). Hickory reads them.
     LaterVersion,
-    /// Of records that mean nothing to us in a query we look at the length alone (as of TSIG), and of options at code
-    /// and length (RFC 6891 §6.1.2: unknown ones are ignored). Hickory reads what it knows, and follows owners' pointers.
+    /// Of records without meaning in a query only the length is read (as of TSIG), and of options only code and length,
+    /// as unknown ones are ignored (RFC 6891 §6.1.2). Hickory reads those it knows, and follows the pointers of owners.
     Unread,
 }
 
-/// Returns what we do with `bytes`.
+/// Returns our handling of `bytes`.
 fn ours(bytes: &[u8]) -> Verdict {
     match parse(bytes) {
         Parsed::Drop(_) => Verdict::Drop,
@@ -69,9 +65,9 @@ fn ours(bytes: &[u8]) -> Verdict {
     }
 }
 
-/// Returns what is to be done with `bytes`, going by what hickory reads.
+/// Returns the handling of `bytes` that follows from what hickory reads.
 fn hickorys(bytes: &[u8]) -> Verdict {
-    // Responses first: they are not answered, however malformed.
+    // Responses come first: they are never answered, however malformed.
     if bytes.len() < 12 || bytes[2] & 0x80 != 0 {
         return Verdict::Drop;
     }
@@ -102,7 +98,7 @@ fn hickorys(bytes: &[u8]) -> Verdict {
     }
 }
 
-/// Compares what becomes of `bytes`; returns in what it differs.
+/// Compares both handlings of `bytes`. Returns the intended difference, if any.
 fn compare(bytes: &[u8]) -> Result<Option<Difference>, String> {
     let (ours, theirs) = (ours(bytes), hickorys(bytes));
     if ours == theirs {
@@ -123,9 +119,9 @@ fn compare(bytes: &[u8]) -> Result<Option<Difference>, String> {
             Difference::BrokenOption
         }
         (Verdict::Refuse(Rcode::BADVERS), Verdict::Refuse(Rcode::FORMERR)) => Difference::LaterVersion,
-        // An owner that is a pointer into the header: what else is wrong is not to be seen from here.
+        // The owner is a pointer into the header, and hickory's error hides what else is wrong.
         (Verdict::Refuse(Rcode::FORMERR), _) if message.is_none() && bytes[10..12] != [0, 0] => Difference::Unread,
-        // What hickory does not read has to be in the additional section: without it, it reads the same.
+        // The part that hickory rejects must be in the additional section: without that, both agree.
         (Verdict::Accept { .. } | Verdict::Refuse(Rcode::REFUSED), Verdict::Refuse(Rcode::FORMERR))
             if bytes[10..12] != [0, 0] && without_edns(&ours) == hickorys(&without_additional(bytes)) =>
         {
@@ -136,7 +132,7 @@ fn compare(bytes: &[u8]) -> Result<Option<Difference>, String> {
     Ok(Some(difference))
 }
 
-/// Returns whether QNAME holds a compression pointer.
+/// Returns whether QNAME contains a compression pointer.
 fn is_compressed(bytes: &[u8]) -> bool {
     let mut at = 12;
     while let Some(&length @ 1..=63) = bytes.get(at) {
@@ -153,7 +149,7 @@ fn without_additional(bytes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Returns a verdict as it is when there is no OPT record.
+/// Returns the verdict for the same query without an OPT record.
 fn without_edns(verdict: &Verdict) -> Verdict {
     let mut verdict = verdict.clone();
     if let Verdict::Accept { edns, .. } = &mut verdict {
@@ -162,12 +158,12 @@ fn without_edns(verdict: &Verdict) -> Verdict {
     verdict
 }
 
-/// The recorded queries.
+/// Queries recorded from real clients.
 static RECORDED: LazyLock<Vec<(&str, Vec<u8>)>> =
     LazyLock::new(|| recorded(include_str!("../../../tests/messages/queries.txt")));
 
 #[test]
-fn recorded_queries_are_read_as_hickory_reads_them() {
+fn recorded_queries_are_handled_as_hickory_reads_them() {
     let queries = &*RECORDED;
     let mut accepted = 0;
     for (what, bytes) in queries {
@@ -178,14 +174,14 @@ fn recorded_queries_are_read_as_hickory_reads_them() {
 }
 
 #[test]
-fn every_difference_is_one() {
+fn every_listed_difference_occurs() {
     let plain = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03www\x07example\x00\x00\x01\x00\x01";
     let with = |more: &[u8]| {
         let mut bytes = [&plain[..], more].concat();
         bytes[11] = 1;
         bytes
     };
-    // A pointer to a zero octet of the header.
+    // The pointer leads to a zero octet of the header.
     let compressed = [&plain[..12], b"\x01a\xc0\x04\x00\x01\x00\x01"].concat();
     let cases = [
         (plain.to_vec(), None),
@@ -202,7 +198,7 @@ fn every_difference_is_one() {
     }
 }
 
-/// Returns a generator of names on the wire: labels of any octets, in full or with a pointer at their end.
+/// Returns a generator of wire names: labels of any octets, uncompressed or ending in a pointer.
 fn names() -> impl Strategy<Value = Vec<u8>> {
     let octet = prop_oneof![6 => prop::sample::select(&b"abcXYZ019-_*"[..]), 1 => any::<u8>()];
     let label = prop_oneof![9 => prop::collection::vec(octet.clone(), 1..8), 1 => prop::collection::vec(octet, 1..=63)];
@@ -213,7 +209,7 @@ fn names() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Returns a generator of additional records: their octets.
+/// Returns a generator of additional records in wire format.
 fn additionals() -> impl Strategy<Value = Vec<u8>> {
     let option = (0u16..20, prop::collection::vec(any::<u8>(), 0..12)).prop_map(|(code, data)| {
         [&code.to_be_bytes()[..], &u16::try_from(data.len()).unwrap().to_be_bytes(), &data].concat()
@@ -249,7 +245,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2048) })]
 
     #[test]
-    fn generated_queries_are_read_as_hickory_reads_them(mut bytes in queries(), damage in damage()) {
+    fn generated_queries_are_handled_as_hickory_reads_them(mut bytes in queries(), damage in damage()) {
         apply(&damage, &mut bytes);
         if let Err(difference) = compare(&bytes) {
             prop_assert!(false, "{difference}");
@@ -257,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_recorded_queries_are_read_as_hickory_reads_them(which in any::<prop::sample::Index>(), damage in damage()) {
+    fn damaged_recorded_queries_are_handled_as_hickory_reads_them(which in any::<prop::sample::Index>(), damage in damage()) {
         let mut bytes = which.get(&RECORDED).1.clone();
         apply(&damage, &mut bytes);
         if let Err(difference) = compare(&bytes) {

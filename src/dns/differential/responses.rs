@@ -1,4 +1,4 @@
-//! Responses: what is kept of them, and what a client may see.
+//! Differential tests of responses: the records that are kept, and those that a filtered client sees.
 
 use std::sync::LazyLock;
 
@@ -10,28 +10,28 @@ use proptest::prelude::*;
 use super::{apply, damage, naive, recorded};
 use crate::dns::name::LowerName;
 use crate::dns::rebinding::is_globally_reachable;
-use crate::dns::response::{Judgement, Question, Response, ResponseError, ResponseRules, judge};
+use crate::dns::response::{Filtered, Question, Response, ResponseError, ResponseRules, filter_response};
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::u32_at;
 
-/// Where we differ from hickory on purpose.
+/// Intended differences from hickory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Difference {
-    /// Of most types we read no RDATA, and of options the EDE alone: what a client makes of them is its own matter
-    /// (RFC 3597). Hickory reads what it knows. And where a name leads into one that was read before, that is not read
-    /// again: hickory refuses it if it starts before a pointer of that one's leads, though every pointer leads backwards.
+    /// The RDATA of most types and options other than EDE are not read: interpreting them is the client's matter (RFC
+    /// 3597). Hickory reads those it knows. A name that was read before is not read again through a pointer; hickory
+    /// rejects it if it starts before a pointer that leads there, though all pointers lead backwards.
     Unread,
-    /// We refuse names that hickory takes: pointers into the header, where no name stands (RFC 1035 §4.1.4), and a
+    /// Names that hickory accepts are refused: pointers into the header, where no name is (RFC 1035 §4.1.4), and a
     /// compressed QNAME.
     OddName,
-    /// We refuse an OPT record that is not as it must be (RFC 6891 §6.1), or an EDE without its code (RFC 8914 §2).
+    /// A malformed OPT record (RFC 6891 §6.1) or an EDE without a code (RFC 8914 §2) is refused.
     OddOpt,
-    /// We refuse a record whose RDATA is longer or shorter than its type says, of types hickory does not know, and of
+    /// RDATA that is longer or shorter than its type requires is refused, for types that hickory does not know, and for
     /// A and AAAA in every section.
     OddRdata,
 }
 
-/// Nothing private, no inspection.
+/// Rules without private addresses and without inspection.
 struct Strict;
 
 impl ResponseRules for Strict {
@@ -48,7 +48,7 @@ impl ResponseRules for Strict {
     }
 }
 
-/// A kept record, to be compared: section, owner, type, TTL, data.
+/// A kept record as it is compared: section, owner, type, TTL, data.
 type Line = (usize, String, HickoryType, u32, String);
 
 /// Returns a record as it is compared; names in lower case, as compression may change their case.
@@ -57,10 +57,10 @@ fn line(section: usize, record: &Record) -> Line {
     (section, record.name.to_string().to_lowercase(), record.record_type(), record.ttl, text)
 }
 
-/// Returns what of a response has to be kept, in its order, and the targets of its chain: the rules of
-/// [`crate::dns::response`] once more, over what hickory read and with lists only.
+/// Returns the records of a response that must be kept, in order, and the targets of its chain. A naive second
+/// implementation of [`crate::dns::response`] over hickory's types, with linear searches only, for the types that
+/// [`is_modelled`] accepts.
 ///
-/// Of the types that [`is_modelled`] alone.
 fn model(message: &Message, qtype: HickoryType) -> (Vec<Line>, Vec<Name>) {
     let (answers, authorities) = (&message.answers, &message.authorities);
     let alias = |name: &Name| {
@@ -91,7 +91,7 @@ fn model(message: &Message, qtype: HickoryType) -> (Vec<Line>, Vec<Name>) {
     let class_in = |record: &&Record| record.dns_class == DNSClass::IN;
     let mut kept: Vec<(usize, &Record)> = Vec::new();
     let data = |record: &&Record| record.record_type() != HickoryType::CNAME;
-    // Aliases come as the chain goes, and proofs before what says who answers.
+    // Aliases are in chain order, and proofs precede other authority records.
     kept.extend(followed.iter().copied().filter(|record| class_in(record)).map(|record| (1, record)));
     kept.extend(answers.iter().filter(class_in).filter(in_answer).filter(data).map(|record| (1, record)));
     for is_proof in [true, false] {
@@ -105,7 +105,7 @@ fn model(message: &Message, qtype: HickoryType) -> (Vec<Line>, Vec<Name>) {
             RData::NS(NS(name)) => Some(name),
             RData::MX(MX { exchange, .. }) => Some(exchange),
             RData::SRV(SRV { target, .. }) => Some(target),
-            // The root stands for the owner (RFC 9460 §2.5).
+            // The root as target stands for the owner (RFC 9460 §2.5).
             RData::HTTPS(HTTPS(SVCB { target_name, .. })) | RData::SVCB(SVCB { target_name, .. }) => {
                 Some(if target_name.is_root() { &record.name } else { target_name })
             }
@@ -121,13 +121,13 @@ fn model(message: &Message, qtype: HickoryType) -> (Vec<Line>, Vec<Name>) {
     (kept.into_iter().map(|(section, record)| line(section, record)).collect(), targets)
 }
 
-/// Returns whether the model knows what becomes of records of this type.
+/// Returns whether the model covers records of this type.
 fn is_modelled(rtype: HickoryType) -> bool {
     use HickoryType as T;
     matches!(rtype, T::A | T::AAAA | T::CNAME | T::NS | T::SOA | T::MX | T::TXT | T::SRV | T::PTR | T::HINFO | T::CAA)
 }
 
-/// Returns the lines of a message that was kept, of modelled types.
+/// Returns the kept records of modelled types.
 fn lines(message: &Message) -> Vec<Line> {
     let sections = [(1, &message.answers), (2, &message.authorities), (3, &message.additionals)];
     let records = sections.iter().flat_map(|(section, records)| records.iter().map(|record| (*section, record)));
@@ -135,7 +135,7 @@ fn lines(message: &Message) -> Vec<Line> {
     records.map(|(section, record)| line(section, record)).collect()
 }
 
-/// Compares what is read of the reply `bytes`; returns where it differs.
+/// Compares how both read the reply `bytes`. Returns the intended difference, if any.
 fn compare(bytes: &[u8]) -> Result<Option<Difference>, String> {
     let Some(question) = question(bytes) else { return Ok(None) };
     let ours = Response::parse(bytes, &question);
@@ -158,12 +158,12 @@ fn compare(bytes: &[u8]) -> Result<Option<Difference>, String> {
     }
 }
 
-/// Compares what was kept.
+/// Compares the kept records with those of the model.
 fn compare_kept(ours: &Response, theirs: &Message, question: &Question) -> Result<(), String> {
     let kept = Message::from_vec(ours.message()).map_err(|error| format!("{error}: kept {:02x?}", ours.message()))?;
     let (mut expected, targets) = model(theirs, HickoryType::from(question.qtype.0));
     let mut found = lines(&kept);
-    // RFC 2181 §8: a TTL over 31 bits is 0. The TTL of a SOA record of a negative response may be less than it was.
+    // RFC 2181 §8: a TTL over 31 bits is 0. The TTL of a negative response's SOA record may have been lowered.
     let mut soas = found.iter_mut().filter(|line| line.0 == 2 && line.2 == HickoryType::SOA);
     for line in &mut expected {
         line.3 = if line.3 > u32::MAX >> 1 { 0 } else { line.3 };
@@ -190,22 +190,22 @@ fn compare_kept(ours: &Response, theirs: &Message, question: &Question) -> Resul
             ours.ttl_offsets().collect::<Vec<_>>()
         ));
     }
-    compare_judged(ours, &found, question)
+    compare_filtered(ours, &found, question)
 }
 
-/// Compares what a strict client may see.
-fn compare_judged(ours: &Response, found: &[Line], question: &Question) -> Result<(), String> {
+/// Compares the addresses that remain for a client under [`Strict`].
+fn compare_filtered(ours: &Response, found: &[Line], question: &Question) -> Result<(), String> {
     let is_private =
         |line: &&Line| line.4.parse().is_ok_and(|address| !is_globally_reachable(address)) && is_address(line);
     let qtype = HickoryType::from(question.qtype.0);
     let mut asked_for = found.iter().filter(|line| line.0 == 1 && line.2 == qtype && is_address(line)).peekable();
     let is_filtered = asked_for.peek().is_some() && asked_for.all(|line| is_private(&line));
-    let left = match judge(ours, &Strict) {
-        Judgement::AsIs => lines(&Message::from_vec(ours.message()).expect("it was read before")),
-        Judgement::Rewritten(rewritten) => {
+    let left = match filter_response(ours, &Strict) {
+        Filtered::Unchanged => lines(&Message::from_vec(ours.message()).expect("it was read before")),
+        Filtered::Rewritten(rewritten) => {
             lines(&Message::from_vec(rewritten.message()).map_err(|error| format!("rewritten: {error}"))?)
         }
-        Judgement::Filtered if is_filtered => return Ok(()),
+        Filtered::NoData if is_filtered => return Ok(()),
         other => return Err(format!("{other:?}")),
     };
     let without_ttl = |line: &Line| (line.0, line.1.clone(), line.2, line.4.clone());
@@ -234,13 +234,13 @@ fn question(bytes: &[u8]) -> Option<Question> {
     })
 }
 
-/// Returns a name of hickory's as ours.
+/// Converts a hickory name.
 fn lower_name(name: &Name) -> LowerName {
     let labels = name.iter().flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label].concat());
     LowerName::from_uncompressed(&labels.chain([0]).collect::<Vec<_>>()).expect("hickory read it").0
 }
 
-/// Returns whether there is an OPT record that is not as it must be.
+/// Returns whether there is a malformed OPT record.
 fn has_odd_opt(message: &naive::Message, bytes: &[u8]) -> bool {
     let odd = |opt: &naive::Record| opt.section != 3 || opt.owner != [0];
     let options = message.options(bytes);
@@ -249,29 +249,30 @@ fn has_odd_opt(message: &naive::Message, bytes: &[u8]) -> bool {
         || options.is_none_or(|options| options.iter().any(|(code, data)| *code == 15 && data.len() < 2))
 }
 
-/// Returns whether there is a record of a type whose RDATA we read and hickory does not, or an odd address.
+/// Returns whether a record of a type that hickory does not read has malformed RDATA, or an address record has the
+/// wrong length.
 fn has_odd_rdata(message: &naive::Message) -> bool {
     message.records.iter().any(|record| match (RecordType(record.rtype), record.rdata.len()) {
         (RecordType::A, length) => length != 4,
         (RecordType::AAAA, length) => length != 16,
-        // An update's empty record, which hickory takes in a response too.
+        // An empty record of a dynamic update, which hickory accepts in a response too.
         (_, 0) => true,
         (rtype, _) => !is_modelled(HickoryType::from(rtype.0)),
     })
 }
 
-/// Returns whether some RDATA holds what can be a pointer into the header.
+/// Returns whether some RDATA may contain a pointer into the header.
 fn points_into_header(message: &naive::Message, bytes: &[u8]) -> bool {
     let mut rdata = message.records.iter().flat_map(|record| bytes[record.rdata.clone()].windows(2));
     rdata.any(|pair| pair[0] == 0xc0 && pair[1] < 12)
 }
 
-/// The recorded responses.
+/// Responses recorded from real resolvers.
 static RECORDED: LazyLock<Vec<(&str, Vec<u8>)>> =
     LazyLock::new(|| recorded(include_str!("../../../tests/messages/responses.txt")));
 
 #[test]
-fn recorded_responses_are_kept_as_the_model_keeps_what_hickory_reads() {
+fn recorded_responses_are_kept_as_the_model_keeps_them() {
     let responses = &*RECORDED;
     let mut kept = 0;
     for (what, bytes) in responses {
@@ -281,13 +282,13 @@ fn recorded_responses_are_kept_as_the_model_keeps_what_hickory_reads() {
     assert!(kept > 90, "most are kept: {kept} of {}", responses.len());
 }
 
-/// The names of generated responses; a few, so that they meet.
+/// The names of generated responses; so few that owners and targets often coincide.
 const NAMES: &[&str] =
     &["www.example.", "WWW.EXAMPLE.", "a.example.", "b.a.example.", "example.", "c.test.", "ns.c.test.", "test.", "."];
 
 /// Returns a generator of names.
 fn names() -> impl Strategy<Value = Name> {
-    // The first are the likely ones.
+    // The first names are more likely.
     prop_oneof![3 => 0usize..4, 2 => 0..NAMES.len()].prop_map(|index| Name::from_ascii(NAMES[index]).unwrap())
 }
 
@@ -333,14 +334,14 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1024) })]
 
     #[test]
-    fn generated_responses_are_kept_as_the_model_keeps_what_hickory_reads(bytes in responses()) {
+    fn generated_responses_are_kept_as_the_model_keeps_them(bytes in responses()) {
         if let Err(difference) = compare(&bytes).and_then(|it| it.map_or(Ok(()), |it| Err(format!("{it:?}")))) {
             prop_assert!(false, "{difference}");
         }
     }
 
     #[test]
-    fn damaged_responses_are_kept_as_the_model_keeps_what_hickory_reads(mut bytes in responses(), damage in damage()) {
+    fn damaged_responses_are_kept_as_the_model_keeps_them(mut bytes in responses(), damage in damage()) {
         apply(&damage, &mut bytes);
         if let Err(difference) = compare(&bytes) {
             prop_assert!(false, "{difference}");
@@ -348,7 +349,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_recorded_responses_are_kept_as_the_model_keeps_what_hickory_reads(
+    fn damaged_recorded_responses_are_kept_as_the_model_keeps_them(
         which in any::<prop::sample::Index>(),
         damage in damage(),
     ) {

@@ -1,18 +1,20 @@
-//! Replies of which not even the question is there: what some servers say to a query that they cannot or will not read.
+//! Replies without a question section, as some servers send to a query that they cannot or will not parse.
+//!
+//! The parser of full responses rejects them as replies to another question, so their RCODE is read here.
 
 use crate::dns::rcode::Rcode;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{HEADER, Header, flag};
 
-/// Returns the RCODE of a reply to the query `id` that holds no question: a header, whatever counts of the query it repeats, or
-/// a header and an OPT record (RFC 6891 §7).
+/// Returns the RCODE of a reply to query `id` that has no question: a lone header (with any counts, as some servers
+/// copy the query's), or a header and an OPT record (RFC 6891 §7). Returns `None` for anything else.
 #[must_use]
 pub fn bare_rcode(bytes: &[u8], id: u16) -> Option<Rcode> {
     let Header { id: own, flags, counts } = Header::read(bytes)?;
     let is_reply = own == id && flags & (flag::QR | flag::OPCODE) == flag::QR;
     let rcode_high = match bytes.get(HEADER..)? {
         [] => 0,
-        // The root, type, class, extended RCODE, version, flags; then a length and so many octets of options.
+        // Root, type, class, extended RCODE, version, flags; then the length of the options and the options.
         [0, type_high, type_low, _, _, rcode_high, _, _, _, options @ ..]
             if counts == [0, 0, 0, 1] && u16::from_be_bytes([*type_high, *type_low]) == RecordType::OPT.0 =>
         {
@@ -27,7 +29,7 @@ pub fn bare_rcode(bytes: &[u8], id: u16) -> Option<Rcode> {
     is_reply.then_some(Rcode(rcode_high << 4 | flags & flag::RCODE))
 }
 
-/// Returns the RCODE in the header of a message, whatever follows it.
+/// Returns the four RCODE bits in the header of a message, whatever follows.
 #[must_use]
 pub fn header_rcode(bytes: &[u8]) -> Option<Rcode> {
     Header::read(bytes).map(|header| Rcode(header.flags & flag::RCODE))
@@ -37,11 +39,11 @@ pub fn header_rcode(bytes: &[u8]) -> Option<Rcode> {
 mod tests {
     use super::*;
 
-    /// Flags, counts, what follows the header, the RCODE that is read.
+    /// Flags, counts, octets after the header, the expected RCODE.
     type Case = (u16, [u16; 4], &'static [u8], Option<u16>);
 
     #[test]
-    fn reply_without_a_question_is_known_in_each_of_its_forms() {
+    fn rcode_is_read_from_every_form_of_reply_without_a_question() {
         const OPT: &[u8] = b"\0\0\x29\x04\xd0\0\0\0\0\0\0";
         const BADVERS: &[u8] = b"\0\0\x29\x04\xd0\x01\0\0\0\0\0";
         const EDE: &[u8] = b"\0\0\x29\x04\xd0\0\0\0\0\0\x06\0\x0f\0\x02\0\x04";
@@ -59,7 +61,7 @@ mod tests {
             (0x8001, opt, EDE, Some(1)),
             (0x8000, opt, BADVERS, Some(16)),
             (0x8003, opt, OPT, Some(3)),
-            // No replies, and some that hold more or less than that.
+            // Messages that are no replies, are cut off, or have octets after the end.
             (0x8001, asked, OPT, None),
             (0x8001, opt, &OPT[..10], None),
             (0x8001, opt, &EDE[..14], None),

@@ -1,5 +1,5 @@
-//! The case of the letters in a QNAME that is sent: chance, so that whoever forges a reply has more to guess
-//! (draft-vixie-dnsext-dns0x20). No client ever sees it.
+//! DNS 0x20: random case for the letters of a QNAME sent upstream, which makes replies harder to forge
+//! (draft-vixie-dnsext-dns0x20). Clients never see this case.
 
 use std::borrow::Cow;
 
@@ -7,36 +7,35 @@ use super::parse::{Field, layout};
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{CLASS_IN, HEADER, Header, OPTION_EDE, u16_at};
 
-/// The longest message in which names are looked through, in octets: the longest that is read over UDP. Over TCP every
-/// query is in lower case.
-const MAX_MIXED: usize = 4096;
+/// The size limit of messages in which names are lowered, in octets: the longest message read over UDP. Queries over
+/// TCP are always in lower case.
+const MAX_LOWERED: usize = 4096;
 
-/// The case of a QNAME's letters: a bit for each of 64 octets, upper case where it is set; of a longer name the next 64
-/// are as the first.
+/// The case of a QNAME's letters as bits: a set bit means upper case. The 64 bits repeat for longer names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Casing(u64);
 
 impl Casing {
-    /// All lower case. Then a reply may have any case (RFC 4343).
+    /// All lower case. Replies to it are accepted in any case (RFC 4343).
     pub const LOWER: Self = Self(0);
 
-    /// Returns the casing that these bits say.
+    /// Returns the casing with the given bits.
     #[must_use]
     pub const fn of_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// Appends `qname`, which is lower case, in this case.
+    /// Appends `qname`, given in lower case, in this case.
     pub(super) fn write(self, qname: &[u8], out: &mut Vec<u8>) {
         out.extend(self.cased(qname));
     }
 
-    /// Returns whether `echo` is `qname`, which is lower case, in exactly this case.
-    pub(super) fn is_of(self, echo: &[u8], qname: &[u8]) -> bool {
+    /// Returns whether `echo` is `qname`, given in lower case, in exactly this case.
+    pub(super) fn matches_case_of(self, echo: &[u8], qname: &[u8]) -> bool {
         echo.len() == qname.len() && self.cased(qname).eq(echo.iter().copied())
     }
 
-    /// Returns the octets of `qname` in this case. A length octet is at most 63, which is no letter.
+    /// Returns the octets of `qname` in this case. Length octets are unaffected: at most 63, they are not letters.
     fn cased(self, qname: &[u8]) -> impl Iterator<Item = u8> {
         let mut bits = self.0;
         qname.iter().map(move |&octet| {
@@ -47,54 +46,53 @@ impl Casing {
     }
 }
 
-/// Returns a response whose question has been checked with the labels in lower case that it spells out as we sent them, in
-/// names and in the texts of Extended DNS Errors.
+/// Lowers the labels of a response that are in the random case of our query, in names and in the texts of Extended DNS
+/// Errors. The question has been checked.
 ///
-/// Names that point to the question need nothing: the client's own question will stand there. But an upstream may as
-/// well write them out, in the case it was asked in. Labels that it has in a case of its own keep that (RFC 4343 §4.1).
-pub(super) fn without_ours<'a>(message: &'a [u8], header: &Header, qname: &[u8]) -> Cow<'a, [u8]> {
+/// Names that point to the question need no change, as the client's own question replaces it. But an upstream may also
+/// write names in full, in the case of our query. Labels in another case keep it (RFC 4343 §4.1).
+pub(super) fn lower_random_case<'a>(message: &'a [u8], header: &Header, qname: &[u8]) -> Cow<'a, [u8]> {
     let sent = message.get(HEADER..HEADER + qname.len()).unwrap_or_default();
-    if sent == qname || message.len() > MAX_MIXED {
+    if sent == qname || message.len() > MAX_LOWERED {
         return Cow::Borrowed(message);
     }
-    let mut walk = Walk { message, sent, at: HEADER + qname.len() + 4, ours: Vec::new() };
+    let mut walk = Walk { message, sent, at: HEADER + qname.len() + 4, labels_to_lower: Vec::new() };
     let records: usize = header.counts[1..].iter().map(|&count| usize::from(count)).sum();
-    // What ends in the middle of a record is for the parser to refuse.
+    // A record that is cut off is left to the parser to reject.
     for _ in 0..records {
         if walk.record().is_none() {
             break;
         }
     }
-    if walk.ours.is_empty() {
+    if walk.labels_to_lower.is_empty() {
         return Cow::Borrowed(message);
     }
     let mut lowered = message.to_vec();
-    for (start, end) in walk.ours {
+    for (start, end) in walk.labels_to_lower {
         lowered[start..end].make_ascii_lowercase();
     }
     Cow::Owned(lowered)
 }
 
-/// Returns whether the case of the names in RDATA of this type is signed, being left as it is in the canonical form (RFC 6840 §5.1;
-/// RFC 3597 §7): no upstream makes them up of the question.
+/// Returns whether the case of names in the RDATA of this type is signed, because the canonical form preserves it (RFC
+/// 6840 §5.1; RFC 3597 §7). Upstreams do not synthesise such names from the question.
 const fn is_case_signed(rtype: RecordType) -> bool {
     matches!(rtype, RecordType::NSEC | RecordType::SVCB | RecordType::HTTPS)
 }
 
-/// A walk over the names of a message.
+/// A cursor over the names of a message.
 struct Walk<'a> {
-    /// The message.
     message: &'a [u8],
-    /// The QNAME as we sent it.
+    /// The QNAME in the case that was sent.
     sent: &'a [u8],
-    /// Where the next record starts.
+    /// The offset of the next record.
     at: usize,
-    /// The labels that are ours.
-    ours: Vec<(usize, usize)>,
+    /// The offsets of labels to lower: start and end.
+    labels_to_lower: Vec<(usize, usize)>,
 }
 
 impl Walk<'_> {
-    /// Looks at the names of the next record.
+    /// Examines the names of the next record.
     fn record(&mut self) -> Option<()> {
         let fixed = self.name(self.at)?;
         let (rtype, class) = (RecordType(u16_at(self.message, fixed)?), u16_at(self.message, fixed + 2)?);
@@ -115,8 +113,8 @@ impl Walk<'_> {
         Some(())
     }
 
-    /// Looks at the texts of the Extended DNS Errors between `at` and `end` (RFC 8914 §2): they often hold the name that was
-    /// asked for.
+    /// Examines the EXTRA-TEXT of Extended DNS Errors between `at` and `end` (RFC 8914 §2), which often quotes the
+    /// QNAME.
     fn options(&mut self, mut at: usize, end: usize) -> Option<()> {
         while at < end {
             let (code, data) = (u16_at(self.message, at)?, at + 4);
@@ -128,8 +126,8 @@ impl Walk<'_> {
         Some(())
     }
 
-    /// Looks at the words of a text: of names in it the labels that are ours, and of words alone those of two letters or
-    /// more, as a single letter is more likely a record type.
+    /// Examines the words of a text. A word within a name is lowered if it equals a label as sent; a word by itself
+    /// only from two letters on, as a single letter is more likely a record type.
     fn text(&mut self, start: usize, end: usize) -> Option<()> {
         let text = self.message.get(start..end)?;
         let is_of_label = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
@@ -140,15 +138,16 @@ impl Walk<'_> {
             let word = word.strip_suffix(&[text[next - 1]]).filter(|_| !is_of_label(&text[next - 1])).unwrap_or(word);
             let to = from + word.len();
             let is_in_name = text.get(to) == Some(&b'.') || from.checked_sub(1).is_some_and(|at| text[at] == b'.');
-            let is_ours = word.iter().any(u8::is_ascii_uppercase) && labels(self.sent).any(|sent| sent[1..] == *word);
-            if is_ours && (is_in_name || word.len() > 1) {
-                self.ours.push((start + from, start + to));
+            let is_random_case =
+                word.iter().any(u8::is_ascii_uppercase) && labels(self.sent).any(|sent| sent[1..] == *word);
+            if is_random_case && (is_in_name || word.len() > 1) {
+                self.labels_to_lower.push((start + from, start + to));
             }
         }
         Some(())
     }
 
-    /// Looks at the name at `at`; returns where it ends.
+    /// Examines the name at `at`. Returns the offset after it.
     fn name(&mut self, mut at: usize) -> Option<usize> {
         loop {
             match usize::from(*self.message.get(at)?) {
@@ -156,7 +155,7 @@ impl Walk<'_> {
                 length @ ..=63 => {
                     let label = self.message.get(at..=at + length)?;
                     if label.iter().any(u8::is_ascii_uppercase) && labels(self.sent).any(|sent| sent == label) {
-                        self.ours.push((at, at + label.len()));
+                        self.labels_to_lower.push((at, at + label.len()));
                     }
                     at += label.len();
                 }
@@ -182,7 +181,7 @@ mod tests {
     use crate::dns::name::LowerName;
 
     #[test]
-    fn letters_get_their_case_by_bit_and_nothing_else_changes() {
+    fn casing_changes_letters_by_bit_and_nothing_else() {
         let qname = LowerName::from_text("a-b.0z.example").unwrap();
         for (bits, expected) in [
             (0, "\x03a-b\x020z\x07example\0"),
@@ -192,14 +191,14 @@ mod tests {
             let (casing, mut out) = (Casing::of_bits(bits), Vec::new());
             casing.write(qname.as_wire(), &mut out);
             assert_eq!(out, expected.as_bytes(), "{bits:x}");
-            assert!(casing.is_of(&out, qname.as_wire()), "{bits:x}");
+            assert!(casing.matches_case_of(&out, qname.as_wire()), "{bits:x}");
         }
-        assert!(!Casing::of_bits(2).is_of(qname.as_wire(), qname.as_wire()));
-        assert!(!Casing::LOWER.is_of(&[], qname.as_wire()));
+        assert!(!Casing::of_bits(2).matches_case_of(qname.as_wire(), qname.as_wire()));
+        assert!(!Casing::LOWER.matches_case_of(&[], qname.as_wire()));
     }
 
     #[test]
-    fn our_case_goes_out_of_texts_and_other_words_stay() {
+    fn random_case_is_removed_from_ede_texts_and_other_words_stay() {
         const CASES: &[(&str, &str)] = &[
             ("no DS for A.wWw.ExAMPle.TesT.", "no DS for a.www.example.test."),
             ("(wWw.ExAMPle.TesT A) bogus", "(www.example.test A) bogus"),
@@ -221,18 +220,18 @@ mod tests {
             message.extend([0, 1, 0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0]);
             let length = u16::try_from(text.len()).unwrap();
             message.extend((length + 14).to_be_bytes());
-            // An option of another kind that holds the name stays as it is; it reaches nobody.
+            // Options of another kind stay as they are: they are never sent to a client.
             message.extend([0, 3, 0, 4, b'T', b'e', b's', b'T', 0, 15]);
             message.extend((length + 2).to_be_bytes());
             message.extend([0, 22]);
             message.extend(text.as_bytes());
-            let found = without_ours(&message, &header, qname.as_wire());
+            let found = lower_random_case(&message, &header, qname.as_wire());
             assert_eq!(String::from_utf8_lossy(&found[found.len() - text.len()..]), *expected);
         }
     }
 
     #[test]
-    fn the_bits_go_on_from_the_start_in_a_long_name() {
+    fn casing_bits_repeat_in_a_long_name() {
         let qname = LowerName::from_text(&["a".repeat(63), "b".repeat(63)].join(".")).unwrap();
         let mut out = Vec::new();
         Casing::of_bits(2).write(qname.as_wire(), &mut out);

@@ -1,6 +1,7 @@
-//! Which records of a response belong to the question: its chain, what proves it, and the addresses it names.
+//! Selection of the records that belong to the question: the CNAME chain, its data and proofs, and the addresses these
+//! refer to.
 //!
-//! Everything else an upstream may add is a way to slip in data nobody asked for, so it goes.
+//! All other records are removed: they would be a way to slip unrelated data into a client's cache.
 
 use super::names::NameId;
 use super::parse::{Message, Record, Section};
@@ -9,21 +10,21 @@ use crate::dns::rebinding::Reach;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::CLASS_IN;
 
-/// How many CNAME records are followed.
+/// The limit of CNAME records that are followed.
 const MAX_HOPS: usize = 32;
 
-/// How many different names the MX, NAPTR, SRV, SVCB and HTTPS records of a response may lead to.
+/// The limit of different names that the MX, NAPTR, SRV, SVCB and HTTPS records of a response may lead to.
 const MAX_SERVICE_TARGETS: usize = 512;
 
-/// What of a response belongs to the question.
+/// The records of a response that belong to the question.
 pub(super) struct Selection {
-    /// Whether each record is kept.
+    /// True if each record is kept, by index.
     pub(super) keep: Vec<bool>,
-    /// The targets of the CNAME chain, in order.
+    /// The targets of the CNAME chain in order.
     pub(super) targets: Vec<NameId>,
-    /// The last name of the chain: QNAME itself when there is no CNAME.
+    /// The last name of the chain; QNAME itself without a CNAME record.
     pub(super) final_name: NameId,
-    /// The names that the kept MX, NAPTR, SRV, SVCB and HTTPS records of the answer lead to.
+    /// The names that kept MX, NAPTR, SRV, SVCB and HTTPS records of the answer lead to, each once.
     pub(super) service_targets: Vec<NameId>,
 }
 
@@ -47,31 +48,30 @@ pub(super) fn select(message: &Message<'_>, qtype: RecordType) -> Result<Selecti
     Ok(selector.selection)
 }
 
-/// What is known about a name of the message.
+/// Facts about a name of the message that decide which records are kept.
 #[derive(Clone, Copy, Default)]
 struct Marks {
-    /// Where it is, seen from the chain.
+    /// The position relative to the CNAME chain.
     place: Place,
-    /// It is the apex of a zone: the owner of a kept SOA or NS, the signer of a kept answer.
+    /// True if the name is the apex of a zone: the owner of a kept SOA or NS record, or the signer of a kept answer.
     apex: bool,
-    /// A kept record names it as where to go on.
+    /// True if a kept record refers to the name, so that its addresses are kept.
     named: bool,
 }
 
-/// Where a name is, seen from the chain.
+/// The position of a name relative to the CNAME chain.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Place {
-    /// Neither on it nor above.
+    /// Neither on the chain nor an ancestor of one of its names.
     #[default]
     Elsewhere,
-    /// Above one of its names.
+    /// An ancestor of a name on the chain.
     Above,
-    /// One of its names.
+    /// A name on the chain.
     On,
 }
 
 impl Place {
-    /// Returns whether the name is at or above a name of the chain.
     fn is_at_or_above(self) -> bool {
         self != Self::Elsewhere
     }
@@ -79,19 +79,17 @@ impl Place {
 
 /// A selection under construction.
 struct Selector<'a> {
-    /// The response.
     message: &'a Message<'a>,
-    /// What is known of each name, by its number.
+    /// The facts about each name, indexed by [`NameId`].
     marks: Vec<Marks>,
-    /// What is selected so far.
     selection: Selection,
 }
 
 impl Selector<'_> {
-    /// Follows the CNAME records from QNAME and keeps those followed. A loop ends the chain, and so does its length.
+    /// Follows the CNAME records from QNAME and keeps them. The chain ends at a loop or after [`MAX_HOPS`].
     ///
-    /// Of several CNAME records at one name (which RFC 2181 §10.1 forbids) the first is followed and the others go:
-    /// a target nobody looks at must not reach the client.
+    /// If a name has several CNAME records (which RFC 2181 §10.1 forbids), only the first is followed and kept, because
+    /// a target that was not inspected must not reach the client.
     fn follow_chain(&mut self, qtype: RecordType) {
         let mut aliases = vec![None; self.marks.len()];
         for (index, record) in self.message.records.iter().enumerate() {
@@ -108,7 +106,7 @@ impl Selector<'_> {
             self.selection.keep[index] = true;
             here = self.message.records[index].target;
             self.selection.targets.push(here);
-            // The CNAME record itself was asked for: it is the answer, not a way to it (RFC 1034 §3.6.2).
+            // Asked for itself, a CNAME record is the answer and is not followed (RFC 1034 §3.6.2).
             if qtype == RecordType::CNAME || self.marks[here.index()].place == Place::On {
                 break;
             }
@@ -116,12 +114,12 @@ impl Selector<'_> {
         }
     }
 
-    /// Makes `name` the last name of the chain.
+    /// Appends `name` to the chain.
     fn enter_chain(&mut self, name: NameId) {
         self.selection.final_name = name;
         for above in self.message.names.at_and_above(name) {
             let place = &mut self.marks[above.index()].place;
-            // What is above this one has been marked with it.
+            // The ancestors of an ancestor were marked together with it.
             if place.is_at_or_above() {
                 break;
             }
@@ -130,8 +128,8 @@ impl Selector<'_> {
         self.marks[name.index()].place = Place::On;
     }
 
-    /// Keeps the records of the chain's names that were asked for, and the DNAME records above them that made it (RFC 6672
-    /// §3.1). Records of other types would be a way to carry what the policy does not let through.
+    /// Keeps the records of the requested type at names of the chain, and the DNAME records above them that the chain
+    /// comes from (RFC 6672 §3.1). Records of other types could carry data past the policy.
     fn keep_answer(&mut self, qtype: RecordType) {
         for (index, record) in self.message.records.iter().enumerate() {
             if record.section != Section::Answer || record.rtype == RecordType::CNAME {
@@ -147,8 +145,9 @@ impl Selector<'_> {
         }
     }
 
-    /// Keeps what says who answers or proves that there is nothing, at or above the chain; the proofs also elsewhere in the
-    /// zones these name (an NSEC record stands at the name before, RFC 4034 §4; an NSEC3 record at a hash, RFC 5155 §3).
+    /// Keeps the authority records at or above the chain: name servers, SOA records and proofs. Proofs are also kept
+    /// elsewhere in the zones that these name: an NSEC record is at the preceding name (RFC 4034 §4), an NSEC3 record
+    /// at a hash (RFC 5155 §3).
     fn keep_authority(&mut self) {
         for proofs in [false, true] {
             for (index, record) in self.message.records.iter().enumerate() {
@@ -173,7 +172,7 @@ impl Selector<'_> {
         }
     }
 
-    /// Keeps addresses and services of names that kept records name.
+    /// Keeps address and service records of names that kept records refer to.
     fn keep_additional(&mut self) {
         for (index, record) in self.message.records.iter().enumerate() {
             if record.section != Section::Additional || record.class != CLASS_IN {
@@ -182,7 +181,7 @@ impl Selector<'_> {
             let covers = if record.rtype == RecordType::RRSIG { self.covered(record) } else { record.rtype };
             let owner = match covers {
                 RecordType::A | RecordType::AAAA | RecordType::SVCB | RecordType::HTTPS => record.owner,
-                // Two labels, port and protocol, stand before the name (RFC 6698 §3).
+                // A TLSA record is two labels, port and protocol, below the name (RFC 6698 §3).
                 RecordType::TLSA => self.message.names.parent(self.message.names.parent(record.owner)),
                 _ => continue,
             };
@@ -192,11 +191,12 @@ impl Selector<'_> {
         }
     }
 
-    /// Keeps a record, and notes what it says about other names.
+    /// Keeps a record and marks the names that it refers to.
     fn keep(&mut self, index: usize, record: &Record) {
         match record.rtype {
             RecordType::SVCB | RecordType::HTTPS => {
-                // A malformed one makes clients reject all of them (RFC 9460 §2.2), and cannot be judged.
+                // Malformed parameters make clients reject the whole record set (RFC 9460 §2.2), and cannot be
+                // filtered.
                 if svcb::summarise(svcb::params(self.message.rdata(record)), &Reach::default()).is_none() {
                     return;
                 }
@@ -209,8 +209,8 @@ impl Selector<'_> {
         }
         match (record.section, record.rtype) {
             (Section::Authority, RecordType::SOA | RecordType::NS) => self.marks[record.owner.index()].apex = true,
-            // The proof that a wildcard made the answer is in the signer's zone (RFC 4035 §3.1.3.3), which the other
-            // records need not name.
+            // The proof that a wildcard produced the answer is in the signer's zone (RFC 4035 §3.1.3.3), which no other
+            // record needs to name.
             (Section::Answer, RecordType::RRSIG) if self.marks[record.target.index()].place.is_at_or_above() => {
                 self.marks[record.target.index()].apex = true;
             }
@@ -219,7 +219,7 @@ impl Selector<'_> {
         self.selection.keep[index] = true;
     }
 
-    /// Collects the names that the kept MX, NAPTR, SRV, SVCB and HTTPS records lead to, each once.
+    /// Collects the names that kept MX, NAPTR, SRV, SVCB and HTTPS records lead to, each once.
     fn collect_service_targets(&mut self) -> Result<(), ResponseError> {
         let mut is_known = vec![false; self.marks.len()];
         for (record, _) in self.message.records.iter().zip(&self.selection.keep).filter(|(_, keep)| **keep) {
@@ -242,24 +242,24 @@ impl Selector<'_> {
         Ok(())
     }
 
-    /// Returns whether `name` is at or below the apex of a zone that answers.
+    /// Returns whether `name` is at or below a zone apex that was found.
     fn is_in_zone(&self, name: NameId) -> bool {
         self.message.names.at_and_above(name).any(|name| self.marks[name.index()].apex)
     }
 
-    /// Returns the type that an RRSIG record covers.
+    /// Returns the type covered by an RRSIG record.
     fn covered(&self, record: &Record) -> RecordType {
         order::covered(self.message, record)
     }
 }
 
-/// Returns whether records of type `rtype`, or signatures that cover it, belong to the answer of a question of type `qtype`:
-/// they are what was asked for, or lead there.
+/// Returns whether records of type `rtype`, or signatures over it, belong in the answer to a question of type `qtype`:
+/// records of that type, or aliases.
 pub(super) fn answers(rtype: RecordType, qtype: RecordType) -> bool {
     rtype == qtype || qtype == RecordType::ANY || matches!(rtype, RecordType::CNAME | RecordType::DNAME)
 }
 
-/// Returns whether a record is of class IN and of this type.
+/// Returns whether a record is of class IN and of type `rtype`.
 fn is_in(record: &Record, rtype: RecordType) -> bool {
     record.class == CLASS_IN && record.rtype == rtype
 }

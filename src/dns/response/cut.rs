@@ -1,4 +1,7 @@
-//! What of a response is sent to a client for which all of it is too long.
+//! Truncation: the records of a response that are sent if the whole response is too long for a client.
+//!
+//! Records are in order of importance (`order`), so every cut is a prefix of the message, and its end is found by
+//! binary search over the TTL offsets.
 
 use super::Response;
 use super::order::is_proof;
@@ -6,24 +9,25 @@ use crate::dns::name::{LowerName, uncompressed_length};
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{HEADER, Header, u16_at};
 
-/// The first records of a response, as many as fit.
+/// The leading records of a response that fit in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::dns) struct Cut {
-    /// How many records of each section: answer, authority, additional.
+    /// The number of records kept in each section: answer, authority, additional.
     pub(in crate::dns) counts: [u16; 3],
-    /// Where the last of them ends in the message.
+    /// The offset after the last kept record.
     pub(in crate::dns) end: usize,
-    /// Whether something is missing that the client needs: it has to ask again over TCP.
+    /// True if a record is missing that the client needs, so that TC must be set (RFC 2181 §9).
     pub(in crate::dns) is_truncated: bool,
 }
 
-/// How often the owners of two records are compared by their labels to find where an record set begins; one that is spelled in more
-/// ways than that is left out.
+/// The limit of owner name comparisons per cut. If a record set spells its owner in more ways than that, all of it is
+/// left out.
 const MAX_COMPARED: usize = 4;
 
 impl Response {
-    /// Returns how many of the first records a client cannot do without: the answer, and the proof that there is none, which
-    /// comes before the rest of the authority section; or all of that section, where it is a referral (RFC 1034 §4.3.2).
+    /// Returns the number of leading records that a client cannot do without: the answer and the proof of a negative
+    /// answer, which precedes the rest of the authority section. In a referral (RFC 1034 §4.3.2), the whole authority
+    /// section.
     pub(super) fn count_required(
         message: &[u8],
         qtype: RecordType,
@@ -33,30 +37,30 @@ impl Response {
         if authorities == 0 {
             return answers;
         }
-        let mut records = ttl_offsets.map(|ttl_at| Record { message, ttl_at: usize::from(ttl_at) });
+        let mut records = ttl_offsets.map(|ttl_at| RecordRef { message, ttl_at: usize::from(ttl_at) });
         let mut authority = records.clone().skip(answers.into()).take(authorities.into());
         let is_referral = !records.by_ref().take(answers.into()).any(|record| record.rtype() == qtype)
             && !authority.clone().any(|record| record.rtype() == RecordType::SOA);
         if is_referral {
             return answers.saturating_add(authorities);
         }
-        let is_rest = |record: Record<'_>| {
+        let is_rest = |record: RecordRef<'_>| {
             !is_proof(if record.rtype() == RecordType::RRSIG { record.covered() } else { record.rtype() })
         };
         answers + u16::try_from(authority.position(is_rest).unwrap_or(authorities.into())).unwrap_or_default()
     }
 
-    /// Returns what of the message, which is longer, fits in `room` octets (RFC 2181 §9).
+    /// Returns the records that fit in `room` octets; the whole message is longer (RFC 2181 §9).
     ///
-    /// Additional records go first, whole record sets, then those of the authority section that are not needed, all of them: a signed
-    /// one must not be there without its signature (RFC 4035 §3.1.1). Where the
-    /// answer or the proof does not fit, it is truncated and holds as many records of the answer as fit: a client without
-    /// TCP can use them, as each is true. The work does not depend on how much the message holds.
+    /// Additional records are dropped first, by whole record sets, then all authority records that are not required: a
+    /// signed one must not appear without its signature (RFC 4035 §3.1.1). If the answer or a proof does not fit, TC is
+    /// set and as many answer records are kept as fit, because each is true and usable by a client without TCP. The
+    /// cost does not depend on the number of records.
     pub(in crate::dns) fn cut(&self, room: usize) -> Cut {
         let message = self.message();
         let [answers, authorities, additionals] =
             Header::read(message).map_or([0; 3], |header| [1, 2, 3].map(|section| usize::from(header.counts[section])));
-        let records = Records { message, ttl_offsets: self.stored.raw_ttl_offsets() };
+        let records = RecordList { message, ttl_offsets: self.packed.raw_ttl_offsets() };
         let fit = records.count_within(room);
         let required = usize::from(self.required);
         let is_truncated = fit < required;
@@ -77,39 +81,38 @@ impl Response {
     }
 }
 
-/// The records of a well-formed message.
-struct Records<'a> {
-    /// The message.
+/// The records of a well-formed message, as a random-access list.
+struct RecordList<'a> {
     message: &'a [u8],
-    /// Where their TTL fields are.
+    /// The offsets of the TTL fields, in native byte order.
     ttl_offsets: &'a [[u8; 2]],
 }
 
-impl<'a> Records<'a> {
-    /// Returns a record.
-    fn get(&self, index: usize) -> Option<Record<'a>> {
+impl<'a> RecordList<'a> {
+    fn get(&self, index: usize) -> Option<RecordRef<'a>> {
         let ttl_at = u16::from_ne_bytes(*self.ttl_offsets.get(index)?);
-        Some(Record { message: self.message, ttl_at: usize::from(ttl_at) })
+        Some(RecordRef { message: self.message, ttl_at: usize::from(ttl_at) })
     }
 
-    /// Returns how many of the first records end within so many octets.
+    /// Returns the number of leading records that end within the first `room` octets.
     fn count_within(&self, room: usize) -> usize {
-        let end =
-            |ttl_at: [u8; 2]| Record { message: self.message, ttl_at: usize::from(u16::from_ne_bytes(ttl_at)) }.end();
+        let end = |ttl_at: [u8; 2]| {
+            RecordRef { message: self.message, ttl_at: usize::from(u16::from_ne_bytes(ttl_at)) }.end()
+        };
         self.ttl_offsets.partition_point(|ttl_at| end(*ttl_at) <= room)
     }
 
-    /// Returns where a record starts, or what is behind the last one.
+    /// Returns the offset of a record, or the end of the last record for the index after it.
     fn start(&self, index: usize) -> usize {
         let before = index.checked_sub(1).and_then(|before| self.get(before));
         before.map_or_else(
             || HEADER + 4 + uncompressed_length(self.message.get(HEADER..).unwrap_or_default()).unwrap_or_default(),
-            Record::end,
+            RecordRef::end,
         )
     }
 
-    /// Returns the greatest number of first records up to `count` that parts no record set; at least `section`, where one begins
-    /// for certain.
+    /// Returns the highest number of leading records, at most `count`, that splits no record set; at least `section`,
+    /// where a record set begins.
     fn last_rrset_end(&self, count: usize, section: usize) -> usize {
         let (mut end, mut compared) = (count, 0);
         while end > section && end < self.ttl_offsets.len() && self.are_of_one_rrset(end - 1, end, &mut compared) {
@@ -118,14 +121,15 @@ impl<'a> Records<'a> {
         end
     }
 
-    /// Returns whether two neighbours, the first one given first, are of one record set.
+    /// Returns whether two adjacent records, first index first, belong to one record set. `compared` counts the
+    /// comparisons of names that differ in spelling.
     fn are_of_one_rrset(&self, first: usize, second: usize, compared: &mut usize) -> bool {
         let (Some(one), Some(other)) = (self.get(first), self.get(second)) else { return false };
         if one.rtype() != other.rtype() {
             return false;
         }
         let starts = [first, second].map(|index| self.start(index));
-        let owner = |start: usize, record: Record<'a>| self.message.get(start..record.ttl_at - 4);
+        let owner = |start: usize, record: RecordRef<'a>| self.message.get(start..record.ttl_at - 4);
         if owner(starts[0], one) == owner(starts[1], other) {
             return true;
         }
@@ -135,27 +139,25 @@ impl<'a> Records<'a> {
     }
 }
 
-/// A record of a well-formed message.
+/// A record of a well-formed message, identified by its TTL field.
 #[derive(Clone, Copy)]
-struct Record<'a> {
-    /// The message.
+struct RecordRef<'a> {
     message: &'a [u8],
-    /// Where its TTL field is: behind its owner, type and class.
+    /// The offset of the TTL field, which follows owner, type and class.
     ttl_at: usize,
 }
 
-impl Record<'_> {
-    /// Returns its type.
+impl RecordRef<'_> {
     fn rtype(self) -> RecordType {
         RecordType(u16_at(self.message, self.ttl_at - 4).unwrap_or_default())
     }
 
-    /// Returns the type that it covers, if it is an RRSIG record.
+    /// Returns the type covered by an RRSIG record; meaningless for others.
     fn covered(self) -> RecordType {
         RecordType(u16_at(self.message, self.ttl_at + 6).unwrap_or_default())
     }
 
-    /// Returns where it ends.
+    /// Returns the offset after the record.
     fn end(self) -> usize {
         self.ttl_at + 6 + usize::from(u16_at(self.message, self.ttl_at + 4).unwrap_or_default())
     }
@@ -174,7 +176,7 @@ mod tests {
     /// The type most cases ask for.
     const A: RecordType = RecordType::A;
 
-    /// Returns what a client gets of a reply with so many octets of room, as lines, and whether TC is set.
+    /// Returns the lines that a client gets of a reply, and whether TC is set.
     fn given(sample: Sample, qtype: RecordType, payload: Option<u16>, limit: usize) -> (Vec<String>, bool) {
         let response = Response::parse(&sample.bytes(), &question("www.example", qtype)).unwrap();
         let query = Sample::query("www.example", qtype);
@@ -189,13 +191,13 @@ mod tests {
         (records(&out), message.metadata.truncation)
     }
 
-    /// Returns the types of lines of a section.
+    /// Returns the types of the lines of a section.
     fn types<'l>(lines: &'l [String], section: &str) -> Vec<&'l str> {
         let lines = lines.iter().filter(|line| line.starts_with(section));
         lines.map(|line| line.rsplit(' ').next().unwrap()).collect()
     }
 
-    /// Returns an address, 13 name servers and an address of each kind for each of them: what a resolver that is generous says.
+    /// Returns an address, 13 name servers, and one address of each family for each: the reply of a generous resolver.
     fn generous() -> Sample {
         let mut sample = Sample::response("www.example", A, flag::AD).record(1, "www.example", A, 60, &[8, 8, 8, 8]);
         let servers: Vec<String> = (0..13).map(|number| format!("ns{number}.example")).collect();
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_can_do_without_goes_first_and_no_tc_is_set() {
+    fn optional_records_are_dropped_first_without_tc() {
         for (payload, limit) in [(None, 512), (Some(512), 512), (None, 600), (Some(700), 700)] {
             let (lines, truncated) = given(generous(), A, payload, limit);
             assert!(!truncated, "{lines:?}");
@@ -220,7 +222,7 @@ mod tests {
             assert!(limit == 512 || additional.len() > 2, "{lines:?}");
             assert!(additional.len() < 26, "{lines:?}");
         }
-        // Name servers go all or not at all.
+        // Authority records that are not required are kept or dropped as a whole.
         let (lines, truncated) = given(generous(), A, None, 200);
         assert_eq!((lines.len(), truncated), (1, false), "{lines:?}");
         let (lines, truncated) = given(generous(), A, None, 65_535);
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_and_does_not_fit_sets_tc_beside_what_fits_of_the_answer() {
+    fn answer_that_does_not_fit_is_cut_and_sets_tc() {
         let addresses = (0..120u8).fold(Sample::response("www.example", A, 0), |sample, last| {
             sample.raw(1, &[0xc0, 12], A, 1, 60, &[8, 8, 8, last])
         });
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_proof_of_a_denial_is_needed_and_stays_whole_or_tc_is_set() {
+    fn proof_of_a_negative_answer_stays_whole_or_tc_is_set() {
         let signed = |sample: Sample, owner: &str, rtype, data: &[u8]| {
             let signature = [&rrsig(rtype, "example")[..], &[1; 64]].concat();
             sample.record(2, owner, rtype, 60, data).record(2, owner, RecordType::RRSIG, 60, &signature)
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn referral_is_what_the_answer_is_and_only_its_addresses_go() {
+    fn name_servers_of_a_referral_are_required_and_their_addresses_optional() {
         let referral = |sample: Sample| {
             let servers: Vec<String> = (0..9).map(|number| format!("ns{number}.{}.example", "x".repeat(30))).collect();
             let add = |sample: Sample, server: &String| sample.record(2, "example", RecordType::NS, 60, &wire(server));
@@ -276,7 +278,7 @@ mod tests {
             servers.iter().fold(sample, |sample, server| sample.record(3, server, A, 60, &[8, 8, 4, 4]))
         };
         let empty = || referral(Sample::response("www.example", A, 0));
-        // Whether it follows an alias or signatures alone, it is where to go on.
+        // After an alias it is a referral as well.
         let alias = || {
             let sample = Sample::response("www.example", A, 0);
             referral(sample.record(1, "www.example", RecordType::CNAME, 60, &wire("a.b.example")))
@@ -323,7 +325,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn a_part_is_the_longest_that_may_be_sent(lines in any_records(), limit in 60..700usize, opt in any::<bool>(), pointers in any::<bool>()) {
+        fn cut_keeps_the_longest_prefix_that_fits(lines in any_records(), limit in 60..700usize, opt in any::<bool>(), pointers in any::<bool>()) {
             let sample = || lines.iter().fold(Sample::response("www.example", RecordType::TXT, 0), |sample, (section, owner, rtype, size)| {
                 let data = match *rtype {
                     RecordType::NS => wire(&format!("ns{size}.example")),
@@ -343,13 +345,13 @@ mod tests {
             let answers = types(&all, "an").len();
             if truncated {
                 prop_assert!(part.len() < answers);
-                // One more record would be too much.
+                // One more record would exceed the limit.
                 let more = lines[..=part.len()].iter().map(|(_, owner, _, size)| if pointers { 2 } else { wire(owner).len() } + 11 + size);
                 let length = 29 + more.sum::<usize>() + usize::from(opt) * 11;
                 prop_assert!(length > limit, "{} octets fit", length);
             } else {
                 prop_assert!(part.len() >= answers);
-                // Whole record sets.
+                // No record set is split.
                 if let (Some(last), Some(next)) = (part.last(), all.get(part.len())) {
                     prop_assert!(part.len() == answers || last != next, "{:?} is parted", last);
                 }

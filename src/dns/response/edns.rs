@@ -1,32 +1,33 @@
-//! How much of EDNS a query to an upstream has: not every upstream understands it, and those say so in several ways
-//! (RFC 6891 §7).
+//! Fallback for upstreams without full EDNS support: they reject queries with an OPT record or the DO bit with various
+//! RCODEs (RFC 6891 §7), and are asked again with less.
 
 use crate::dns::rcode::Rcode;
 use crate::dns::wire::OPT_DO;
 
-/// How much of EDNS a query to an upstream has; the least is the greatest.
+/// The use of EDNS in a query to an upstream, ordered from most to least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Edns {
     /// An OPT record, with the DO bit if the question has it.
     #[default]
     Full,
-    /// An OPT record, never with the DO bit.
+    /// An OPT record without the DO bit.
     WithoutDo,
-    /// No OPT record.
+    /// No OPT record (RFC 1035 alone).
     None,
 }
 
-/// The octets of the OPT record that a query ends with: the root, type, class, TTL, and a length of 0.
+/// The length of the OPT record at the end of a query, in octets: root, type, class, TTL, and a length of 0.
 const OPT: usize = 11;
 
 impl Edns {
-    /// Takes out of a query, as [`query_upstream`](super::query_upstream) writes it, what it is not to have.
+    /// Removes the parts of EDNS that this level excludes from a query written by
+    /// [`query_upstream`](super::query_upstream).
     pub fn limit(self, query: &mut Vec<u8>) {
         let Some(start) = query.len().checked_sub(OPT) else { return };
         match self {
             Self::Full => {}
             Self::WithoutDo => {
-                // The flags are the lower half of the TTL field.
+                // The EDNS flags are the lower half of the TTL field.
                 if let Some(flags) = query.get_mut(start + 7) {
                     let [high, _] = OPT_DO.to_be_bytes();
                     *flags &= !high;
@@ -41,7 +42,7 @@ impl Edns {
         }
     }
 
-    /// Returns how a question is asked again whose query with this much was not understood; `None` if there is no less.
+    /// Returns the level at which to repeat a query that was rejected at this one; `None` if there is no lower level.
     #[must_use]
     pub fn less(self, dnssec_ok: bool) -> Option<Self> {
         match self {
@@ -51,8 +52,8 @@ impl Edns {
         }
     }
 
-    /// Returns whether an upstream says by this response code that it did not understand a query, which may be because of
-    /// its OPT record (RFC 6891 §6.2.2, §7).
+    /// Returns whether an upstream rejects a query with this response code, possibly because of its OPT record (RFC
+    /// 6891 §6.2.2, §7).
     #[must_use]
     pub fn is_rejected_by(rcode: Rcode) -> bool {
         matches!(rcode, Rcode::FORMERR | Rcode::NOTIMP | Rcode::BADVERS)
@@ -69,7 +70,7 @@ mod tests {
     use crate::dns::rtype::RecordType;
 
     #[test]
-    fn a_query_has_as_much_of_edns_as_its_upstream_understands() {
+    fn query_is_reduced_to_the_edns_level_of_its_upstream() {
         for dnssec_ok in [false, true] {
             let question = Question {
                 qname: LowerName::from_text("www.example").unwrap(),
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn less_and_less_is_asked_with_and_then_no_more() {
+    fn edns_levels_descend_to_no_opt_record() {
         assert_eq!(Edns::Full.less(true), Some(Edns::WithoutDo));
         assert_eq!(Edns::Full.less(false), Some(Edns::None), "it would be the same query");
         assert_eq!(Edns::WithoutDo.less(true), Some(Edns::None));

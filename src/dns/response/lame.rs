@@ -1,26 +1,29 @@
-//! Replies that are no answer although their response code says so: of servers that do not resolve names for us.
+//! Lame replies: NOERROR from a server that does not resolve names for us, such as an upward referral.
+//!
+//! Taken for NODATA, such a reply would hide records that exist, so the caller asks another upstream.
 
 use super::{Question, Response};
 use crate::dns::rcode::Rcode;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{HEADER, Header, flag, u16_at};
 
-/// What the authority section of a reply without an answer says.
+/// The kinds of authority section in a reply without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Authority {
-    /// A SOA record: there is no such data (RFC 2308 §2.2).
+enum AuthorityKind {
+    /// A SOA record: the reply is a genuine NODATA (RFC 2308 §2.2).
     Soa,
-    /// Name servers of the root, and no SOA record: ask from the top.
+    /// NS records of the root and no SOA record: a referral upward.
     Root,
-    /// Something else, or nothing.
+    /// Anything else, or an empty section.
     Other,
 }
 
 impl Response {
-    /// Returns whether `reply`, which this was read from, is lame: a referral upward, or the reply of a server that does not
-    /// recurse (RA=0) and has nothing to say, or only where an alias leads. Taken for NODATA it would hide what the name has.
+    /// Returns whether `reply`, from which the response was parsed, is lame: a referral upward, or a reply without RA
+    /// that contains nothing but aliases at most.
     ///
-    /// An authoritative reply is never lame, nor is one to a question without RD, which asks for no more than is known.
+    /// An authoritative reply is never lame. Neither is a reply to a question without RD, which asks only for what the
+    /// server has.
     #[must_use]
     pub fn is_lame(&self, reply: &[u8], question: &Question) -> bool {
         let Some(header) = Header::read(reply) else { return false };
@@ -30,28 +33,27 @@ impl Response {
         if is_answer || recurses && has_answers {
             return false;
         }
-        match lack(self.message(), question.qtype) {
-            None | Some(Authority::Soa) => false,
-            Some(Authority::Root) => true,
-            Some(Authority::Other) => !recurses,
+        match authority_kind(self.message(), question.qtype) {
+            None | Some(AuthorityKind::Soa) => false,
+            Some(AuthorityKind::Root) => true,
+            Some(AuthorityKind::Other) => !recurses,
         }
     }
 }
 
-/// Returns what the authority section of a well-formed message says that has no answer of this type; `None` where there is
-/// one.
-fn lack(message: &[u8], qtype: RecordType) -> Option<Authority> {
+/// Returns the kind of authority section if a well-formed message has no answer of this type; `None` if it has one.
+fn authority_kind(message: &[u8], qtype: RecordType) -> Option<AuthorityKind> {
     let header = Header::read(message)?;
     let mut at = name_end(message, HEADER)? + 4;
-    let mut found = Authority::Other;
+    let mut found = AuthorityKind::Other;
     for index in 0..header.counts[1].saturating_add(header.counts[2]) {
         let is_root = message.get(at) == Some(&0);
         let fixed = name_end(message, at)?;
         match RecordType(u16_at(message, fixed)?) {
             rtype if index < header.counts[1] && rtype == qtype => return None,
             _ if index < header.counts[1] => {}
-            RecordType::SOA => return Some(Authority::Soa),
-            RecordType::NS if is_root => found = Authority::Root,
+            RecordType::SOA => return Some(AuthorityKind::Soa),
+            RecordType::NS if is_root => found = AuthorityKind::Root,
             _ => {}
         }
         at = fixed + 10 + usize::from(u16_at(message, fixed + 8)?);
@@ -59,7 +61,7 @@ fn lack(message: &[u8], qtype: RecordType) -> Option<Authority> {
     Some(found)
 }
 
-/// Returns where the name at `at` ends.
+/// Returns the offset after the name at `at`. The message is well-formed, so a pointer ends the name.
 fn name_end(message: &[u8], mut at: usize) -> Option<usize> {
     loop {
         match usize::from(*message.get(at)?) {
@@ -83,17 +85,17 @@ mod tests {
     const SOA: &[u8] =
         &[0xc0, 16, 0, 6, 0, 1, 0, 0, 0, 60, 0, 22, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1];
 
-    /// An address of the name that is asked for.
+    /// An address of the name that was asked for.
     const ADDRESS: &[u8] = &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 93, 184, 215, 14];
-    /// An alias of it, and the address of that.
+    /// An alias of the name that was asked for.
     const ALIAS: &[u8] = &[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 4, 1, b'a', 0xc0, 16];
     const OF_ALIAS: &[u8] = &[0xc0, 41, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 93, 184, 215, 14];
 
-    /// RD, AA, RA, RCODE, answers, records of the authority section, whether that is lame.
+    /// RD, AA, RA, RCODE, answers, records of the authority section, whether the reply is lame.
     type Case = (bool, bool, bool, u8, &'static [&'static [u8]], &'static [&'static [u8]], bool);
 
     #[test]
-    fn only_replies_that_say_nothing_are_lame() {
+    fn only_referrals_and_empty_replies_without_recursion_are_lame() {
         let cases: &[Case] = &[
             (true, false, false, 0, &[], &[], true),
             (true, false, true, 0, &[], &[], false),

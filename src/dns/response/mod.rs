@@ -1,23 +1,26 @@
-//! What an upstream is asked and what it said, normalised once so that a cache hit is a copy.
+//! Upstream queries and responses: a reply is reduced to what belongs to its question once, so that a cache hit is a
+//! copy.
 //!
-//! [`Response::parse`] keeps of a reply what belongs to the question, [`judge()`] decides per client what of that the
-//! client may see.
+//! [`Response::parse`] selects, orders and rewrites the records of a reply. Everyday replies take the fast path in
+//! `one_pass`; all others are parsed name by name (`parse`, `names`), selected (`chain`), ordered (`order`) and rebuilt
+//! (`rebuild`). [`filter_response`] then applies the policy of one client. Both paths must give the same result, which
+//! property tests compare.
 
 mod bare;
 mod casing;
 mod chain;
 mod cut;
 mod edns;
-mod inspected;
-mod judge;
+mod filter;
+mod inspection_cache;
 mod lame;
 mod names;
+mod one_pass;
 mod order;
+mod packed;
 mod parse;
 mod payload;
-mod plain;
 mod rebuild;
-mod stored;
 mod svcb;
 
 use std::hash::{Hash, Hasher};
@@ -26,15 +29,15 @@ pub use bare::{bare_rcode, header_rcode};
 pub use casing::Casing;
 pub(super) use cut::Cut;
 pub use edns::Edns;
-pub use judge::{Judgement, ResponseRules, judge};
-pub use payload::{Part, Payload, content_of_addresses};
+pub use filter::{Filtered, ResponseRules, filter_response};
+pub use payload::{Payload, PayloadPart, content_of_addresses};
 
 use chain::Selection;
-use inspected::Inspected;
-use judge::{Reachable, holds_private_address};
+use filter::{Reachable, holds_private_address};
+use inspection_cache::InspectionCache;
+use packed::{Packed, Parts};
 use parse::{Message, Record, Section};
 use payload::Withheld;
-use stored::{Parts, Stored};
 use svcb::Hints;
 
 use super::name::LowerName;
@@ -43,24 +46,24 @@ use super::rebinding::Reach;
 use super::rtype::RecordType;
 use super::wire::{CLASS_IN, HEADER, Header, OPT_DO, OPTION_EDE, Options, PAYLOAD, flag, u16_at, u32_at};
 
-/// What is asked upstream, and the key of the cache.
+/// A question as it is asked upstream; also the key of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a bit on the wire, and they come in nearly any combination")]
 pub struct Question {
-    /// The QNAME.
+    /// The QNAME in lower case.
     pub qname: LowerName,
-    /// The QTYPE.
+    /// The record type that is asked for.
     pub qtype: RecordType,
-    /// The DO bit: the answer holds DNSSEC records.
+    /// The DO bit: the answer contains DNSSEC records (RFC 3225).
     pub dnssec_ok: bool,
-    /// The AD bit: the answer says whether it is authentic. Set wherever DO is (RFC 6840 §5.7).
+    /// The AD bit: the answer says whether it is authentic. Always set together with DO (RFC 6840 §5.7).
     pub authentic_data: bool,
-    /// The CD bit: the answer may be bogus.
+    /// The CD bit: the answer may fail validation (RFC 4035 §3.2.2).
     pub checking_disabled: bool,
-    /// The RD bit.
+    /// The RD bit (recursion desired).
     pub recursion_desired: bool,
-    /// Who shares its answer: those who ask in the same partition of the cache, of which 0 is everybody's. Nothing of it goes
-    /// upstream.
+    /// The cache partition: clients share an answer only within a partition, and all clients without one are in
+    /// partition 0. The number is not sent upstream.
     pub partition: u32,
 }
 
@@ -75,7 +78,8 @@ impl Hash for Question {
     }
 }
 
-/// Writes the query that is sent upstream: QNAME in this case, RD, CD, AD and DO as asked, one OPT record, nothing else.
+/// Writes the query for an upstream: QNAME in the given case, the flags RD, CD, AD and DO of the question, one OPT
+/// record without options.
 pub fn query_upstream(question: &Question, casing: Casing, id: u16, out: &mut Vec<u8>) {
     out.clear();
     let mut flags = 0;
@@ -100,29 +104,30 @@ pub fn query_upstream(question: &Question, casing: Casing, id: u16, out: &mut Ve
     }
 }
 
-/// Whether bytes from an upstream are the reply to what it was asked.
+/// The result of matching a message from an upstream with an outstanding query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyCheck {
-    /// They are something else: not a response, another ID, another question.
+    /// Not the reply: not a response, or the ID or question differs.
     NotOurs,
-    /// They are but for the case of the QNAME: forged, or of an upstream that does not keep it.
+    /// The reply in all but the case of the QNAME: a forgery, or an upstream that does not preserve case.
     OtherCase,
-    /// They are.
+    /// The reply.
     Ours {
-        /// The TC bit: ask again over TCP.
+        /// The TC bit: the query must be retried over TCP.
         truncated: bool,
-        /// The response code as the header has it, without the bits EDNS adds.
+        /// The four RCODE bits of the header; those of an OPT record are not read yet.
         rcode: Rcode,
     },
 }
 
-/// Tells whether `message` is the reply to `question` asked in this case with `id`.
+/// Matches `message` with the query for `question` that was sent in this case with `id`.
 ///
-/// Cheap, and all that the checks against forged replies need (RFC 5452 §9.1): reads the header and the question.
+/// Reads only the header and the question, so a flood of forged replies is cheap to reject. These are the checks of RFC
+/// 5452 §9.1 that do not concern addresses and ports.
 #[must_use]
 pub fn is_reply_to(message: &[u8], id: u16, question: &Question, casing: Casing) -> ReplyCheck {
     let qname = question.qname.as_wire();
-    let is_cased = || message.get(HEADER..HEADER + qname.len()).is_some_and(|echo| casing.is_of(echo, qname));
+    let is_cased = || message.get(HEADER..HEADER + qname.len()).is_some_and(|echo| casing.matches_case_of(echo, qname));
     match Header::read(message) {
         Some(header)
             if header.id == id && echoes(message, &header, question) && casing != Casing::LOWER && !is_cased() =>
@@ -136,7 +141,7 @@ pub fn is_reply_to(message: &[u8], id: u16, question: &Question, casing: Casing)
     }
 }
 
-/// Returns whether `message` is a response (opcode QUERY) that holds exactly this question, in any case.
+/// Returns whether `message` is a response with opcode QUERY that contains exactly this question, in any case.
 fn echoes(message: &[u8], header: &Header, question: &Question) -> bool {
     let qname = question.qname.as_wire();
     let end = HEADER + qname.len();
@@ -147,59 +152,60 @@ fn echoes(message: &[u8], header: &Header, question: &Question) -> bool {
         && u16_at(message, end + 2) == Some(CLASS_IN)
 }
 
-/// What an upstream said, ready to be sent to any client after patching.
+/// An upstream's response, reduced to what belongs to its question and ready to be sent to any client after patching.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// The message without an OPT record (ID 0, question in lower case), and what else of the reply is needed.
-    stored: Stored,
-    /// How long it may be cached, in seconds.
+    /// The message without an OPT record (ID 0, question in lower case), and tables about it.
+    packed: Packed,
+    /// The time that it may be cached, in seconds.
     ttl: u32,
-    /// The response code, twelve bits.
+    /// The response code, with the upper bits of the OPT record.
     rcode: Rcode,
-    /// The type that was asked for.
+    /// The question's type.
     qtype: RecordType,
-    /// How many of its first records a client cannot do without.
+    /// The number of leading records that a client cannot do without.
     required: u16,
-    /// What is left of it without the addresses that are not globally reachable; `None` if it has no such address.
+    /// The response without the addresses that are not globally reachable; `None` if it has no such address.
     reachable: Option<Box<Reachable>>,
-    /// What policies that inspect targets say of these; `None` where the targets are so few that each hit looks at them.
-    inspected: Option<Box<Inspected>>,
-    /// What it carries.
+    /// Cached results of target inspection, by policy; `None` if there are so few targets that each hit inspects them.
+    inspections: Option<Box<InspectionCache>>,
+    /// The amount of data that the sender chose, for budgets.
     payload: Payload,
-    /// Whether it was kept from a client.
+    /// True if a budget withheld it from a client.
     withheld: Withheld,
 }
 
-/// Why a reply is of no use.
+/// The reasons to discard a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResponseError {
-    /// It is no response, or one to another question.
+    /// A message that is not a response, or one with another question.
     #[error("the reply is to another question")]
     NotOurs,
-    /// It is truncated.
+    /// A reply with the TC bit set; the query must be retried over TCP.
     #[error("the reply is truncated")]
     Truncated,
-    /// Its form is broken.
+    /// A reply whose names, lengths or counts are not well-formed.
     #[error("the reply is malformed")]
     Malformed,
-    /// It holds more records than we look at.
+    /// A reply with more records than `parse::MAX_RECORDS`.
     #[error("the reply holds too many records")]
     TooManyRecords,
 }
 
 impl Response {
-    /// Reads the reply to `question` as [`Response::parse_in`] does, in a network without translators of its own.
+    /// Parses the reply to `question` with [`Response::parse_in`] for a network without NAT64 prefixes of its own.
     ///
     /// # Errors
-    /// As there.
+    /// Fails as [`Response::parse_in`] does.
     pub fn parse(message: &[u8], question: &Question) -> Result<Self, ResponseError> {
         Self::parse_in(message, question, &Reach::default())
     }
 
-    /// Reads the reply to `question` and keeps what belongs to it; `reach` tells which addresses are globally reachable.
+    /// Parses the reply to `question` and keeps the records that belong to it; `reach` defines which addresses are
+    /// globally reachable.
     ///
     /// # Errors
-    /// A reply to something else, a truncated or a malformed one, one with too many records.
+    /// Fails for a reply to something else, a truncated or malformed reply, or one with too many records.
     pub fn parse_in(message: &[u8], question: &Question, reach: &Reach) -> Result<Self, ResponseError> {
         let header = Header::read(message).ok_or(ResponseError::Malformed)?;
         if !echoes(message, &header, question) {
@@ -208,16 +214,17 @@ impl Response {
         if header.flags & flag::TC != 0 {
             return Err(ResponseError::Truncated);
         }
-        let message = casing::without_ours(message, &header, question.qname.as_wire());
-        match plain::parse(&message, &header, question, reach) {
+        let message = casing::lower_random_case(message, &header, question.qname.as_wire());
+        match one_pass::parse(&message, &header, question, reach) {
             Some(response) => Ok(response),
             None => Self::parse_any(&message, &header, question, reach),
         }
     }
 
-    /// Reads a reply of any form, its header and question checked.
+    /// Parses a reply of any form. The caller has checked its header and question.
     fn parse_any(message: &[u8], header: &Header, question: &Question, reach: &Reach) -> Result<Self, ResponseError> {
-        // A name is written anew as it stands where it came first, which is the question for many.
+        // A rebuilt message has each name in the case of its first occurrence, which is the question for most; it must
+        // not keep the random case of our query.
         let mut lowered = message.to_vec();
         if let Some(echo) = lowered.get_mut(HEADER..HEADER + question.qname.as_wire().len()) {
             echo.copy_from_slice(question.qname.as_wire());
@@ -247,12 +254,12 @@ impl Response {
         if contents.changes_validated {
             flags &= !flag::AD;
         }
-        let Body { message, ttl_offsets } = if contents.rebuild {
+        let KeptMessage { message, ttl_offsets } = if contents.rebuild {
             rebuild::rebuild(&mut message, &selection.keep, Hints::Keep, flags, question.qtype)?
         } else {
             copy(&message, flags)
         };
-        let stored = Stored::new(Parts {
+        let packed = Packed::new(Parts {
             message,
             ttl_offsets: &ttl_offsets,
             ede_options: &ede_options,
@@ -260,130 +267,130 @@ impl Response {
             service_targets: &service_targets,
         });
         let private = contents.private_address.then_some(reach);
-        Ok(Self::new(stored, ttl, rcode, question.qtype, private))
+        Ok(Self::new(packed, ttl, rcode, question.qtype, private))
     }
 
-    /// Puts a response together, and does once what would else be done for every client that gets it: what a hit costs
-    /// does not depend on what the answer holds.
+    /// Assembles a response and computes everything that depends on the response alone, so that the cost of a cache hit
+    /// does not depend on its records.
     ///
-    /// `private` tells which addresses are to go, where there is any.
-    fn new(stored: Stored, ttl: u32, rcode: Rcode, qtype: RecordType, private: Option<&Reach>) -> Self {
-        let inspected = Inspected::for_targets(names(stored.targets()).chain(names(stored.service_targets())).count());
-        let payload = Payload::of(stored.message(), stored.ede_options());
-        let required = Self::count_required(stored.message(), qtype, stored.ttl_offsets());
+    /// `private` is `Some` if the response has an address that is not globally reachable under it.
+    fn new(packed: Packed, ttl: u32, rcode: Rcode, qtype: RecordType, private: Option<&Reach>) -> Self {
+        let inspections =
+            InspectionCache::for_targets(names(packed.targets()).chain(names(packed.service_targets())).count());
+        let payload = Payload::of(packed.message(), packed.ede_options());
+        let required = Self::count_required(packed.message(), qtype, packed.ttl_offsets());
         let withheld = Withheld::default();
-        let mut response = Self { stored, ttl, rcode, qtype, required, reachable: None, inspected, payload, withheld };
+        let mut response =
+            Self { packed, ttl, rcode, qtype, required, reachable: None, inspections, payload, withheld };
         response.reachable = private.map(|reach| Box::new(Reachable::of(&response, reach)));
         response
     }
 
-    /// Makes no TTL longer than `most` seconds: a resolver may place an upper bound on any (RFC 2181 §8).
+    /// Lowers each TTL to at most `most` seconds: a resolver may impose an upper bound (RFC 2181 §8).
     pub fn bound_ttls(&mut self, most: u32) {
         self.ttl = self.ttl.min(most);
-        self.stored.change_ttls(|ttl| ttl.min(most));
+        self.packed.change_ttls(|ttl| ttl.min(most));
         if let Some(Reachable::Rest(rest)) = self.reachable.as_deref_mut() {
             rest.bound_ttls(most);
         }
     }
 
-    /// Returns the whole message without an OPT record; ID 0, question in lower case.
+    /// Returns the message without its OPT record; ID 0, question in lower case.
     pub(super) fn message(&self) -> &[u8] {
-        self.stored.message()
+        self.packed.message()
     }
 
-    /// Returns where the TTL fields are in the message.
+    /// Returns the offsets of the TTL fields in the message.
     pub(super) fn ttl_offsets(&self) -> impl ExactSizeIterator<Item = u16> + '_ {
-        self.stored.ttl_offsets()
+        self.packed.ttl_offsets()
     }
 
-    /// Returns the upstream's EDE options, encoded one after the other.
+    /// Returns the upstream's EDE options in wire format, one after the other.
     pub(super) fn ede_options(&self) -> &[u8] {
-        self.stored.ede_options()
+        self.packed.ede_options()
     }
 
-    /// Returns the response code, with the bits EDNS adds.
+    /// Returns the response code, with the upper bits of the OPT record.
     #[must_use]
     pub fn rcode(&self) -> Rcode {
         self.rcode
     }
 
-    /// Returns whether it answers a question for this name and type, as its own question says.
+    /// Returns whether the response answers a question for this name and type.
     #[must_use]
     pub fn is_to(&self, qname: &LowerName, qtype: RecordType) -> bool {
         let (message, end) = (self.message(), HEADER + qname.as_wire().len());
         self.qtype == qtype && message.get(HEADER..end) == Some(qname.as_wire())
     }
 
-    /// Returns for how many seconds it may be cached; 0 is not at all.
+    /// Returns the time that the response may be cached, in seconds; 0 means not at all.
     #[must_use]
     pub fn ttl(&self) -> u32 {
         self.ttl
     }
 
-    /// Returns how much data it carries that its sender chose.
+    /// Returns the amount of data in the response that its sender chose.
     #[must_use]
     pub fn payload(&self) -> &Payload {
         &self.payload
     }
 
-    /// Notes that a budget kept it from a client.
+    /// Records that a budget withheld the response from a client.
     pub fn note_withheld(&self) {
         self.withheld.note();
     }
 
-    /// Returns whether a budget kept it from a client.
+    /// Returns whether a budget withheld the response from a client.
     #[must_use]
     pub fn was_withheld(&self) -> bool {
         self.withheld.is_noted()
     }
 
-    /// Returns the addresses of the answer section, in its order: 4 or 16 octets each.
+    /// Returns the addresses of the answer section in order: 4 or 16 octets each.
     pub fn addresses(&self) -> impl Iterator<Item = &[u8]> + Clone {
         payload::addresses(self.message())
     }
 
-    /// Returns the targets of the CNAME chain, in order.
+    /// Returns the targets of the CNAME chain in order.
     pub fn targets(&self) -> impl Iterator<Item = LowerName> {
-        names(self.stored.targets())
+        names(self.packed.targets())
     }
 
-    /// Returns the target names of the SVCB and HTTPS records.
+    /// Returns the names that MX, NAPTR, SRV, SVCB and HTTPS records lead to.
     pub fn service_targets(&self) -> impl Iterator<Item = LowerName> {
-        names(self.stored.service_targets())
+        names(self.packed.service_targets())
     }
 
-    /// Returns how many octets it takes, on the heap and in itself.
+    /// Returns the memory that the response takes, heap included, in octets.
     #[must_use]
     pub fn size(&self) -> usize {
         let reachable = match self.reachable.as_deref() {
             Some(Reachable::Rest(rest)) => rest.size(),
             Some(Reachable::Nothing) | None => 0,
         };
-        let inspected = self.inspected.as_ref().map_or(0, |_| size_of::<Inspected>());
-        size_of::<Self>() + self.stored.size() + reachable + inspected
+        let inspections = self.inspections.as_ref().map_or(0, |_| size_of::<InspectionCache>());
+        size_of::<Self>() + self.packed.size() + reachable + inspections
     }
 }
 
-/// A message that is kept, and where its TTL fields are.
-struct Body {
-    /// The message.
+/// A message that is kept, with the offsets of its TTL fields.
+struct KeptMessage {
     message: Vec<u8>,
-    /// The offsets of the TTL fields.
     ttl_offsets: Vec<u16>,
 }
 
-/// What the records of a response make necessary.
+/// The properties of a response's records that decide how it is kept.
 struct Contents {
-    /// The message cannot be kept as it came.
+    /// True if the message must be rebuilt instead of copied.
     rebuild: bool,
-    /// Something that the AD bit speaks about (answer and authority, RFC 4035 §3.1.6) goes.
+    /// True if a record that the AD bit covers (answer and authority, RFC 4035 §3.1.6) is removed or changed.
     changes_validated: bool,
-    /// An address in it is not globally reachable.
+    /// True if it has an address that is not globally reachable.
     private_address: bool,
 }
 
 impl Contents {
-    /// Looks through the records.
+    /// Examines each record once.
     fn of(message: &Message<'_>, selection: &Selection, reach: &Reach) -> Self {
         let mut contents = Self {
             rebuild: message.names.has_stray_pointer() || message.opt.as_ref().is_some_and(|opt| !opt.last),
@@ -405,15 +412,16 @@ impl Contents {
     }
 }
 
-/// Returns whether a record has the keys of Encrypted Client Hello, which are taken out.
+/// Returns whether a record has an `ech` parameter. hostgate removes these, because Encrypted Client Hello hides the
+/// name that a connection is for.
 fn has_ech(message: &Message<'_>, record: &Record) -> bool {
     matches!(record.rtype, RecordType::SVCB | RecordType::HTTPS)
         && svcb::summarise(svcb::params(message.rdata(record)), &Reach::default())
             .is_some_and(|summary| summary.has_ech)
 }
 
-/// Copies a message of which everything but a last OPT record stays.
-fn copy(message: &Message<'_>, flags: u16) -> Body {
+/// Copies a message of which everything is kept except an OPT record at its end.
+fn copy(message: &Message<'_>, flags: u16) -> KeptMessage {
     let end = message.opt.as_ref().map_or(message.end, |opt| opt.start);
     let [questions, answers, authorities, additionals] = message.header.counts;
     let additionals = additionals - u16::from(message.opt.is_some());
@@ -424,15 +432,15 @@ fn copy(message: &Message<'_>, flags: u16) -> Body {
     for record in &message.records {
         out[record.ttl_at..record.ttl_at + 4].copy_from_slice(&record.ttl.to_be_bytes());
     }
-    // None is left out: a message has at most 65,535 octets.
+    // No offset is lost in the conversion: a message has at most 65,535 octets.
     let offsets = message.records.iter().filter_map(|record| u16::try_from(record.ttl_at).ok());
-    Body { message: out, ttl_offsets: offsets.collect() }
+    KeptMessage { message: out, ttl_offsets: offsets.collect() }
 }
 
-/// Returns for how many seconds the response may be cached, and makes no TTL say more.
+/// Returns the time that the response may be cached in seconds, and lowers the SOA's TTL to it.
 ///
-/// The least TTL of the answer; of a negative response also the SOA's TTL and its MINIMUM, whichever is less, and 0 if
-/// there is none (RFC 2308 §5). Any RCODE but NOERROR and NXDOMAIN is not for caching here.
+/// The lowest TTL of the answer section. A negative response also counts the SOA's TTL and MINIMUM, and is not cached
+/// without a SOA record (RFC 2308 §5). RCODEs other than NOERROR and NXDOMAIN give 0.
 fn limit_ttls(message: &mut Message<'_>, selection: &Selection, rcode: Rcode, qtype: RecordType) -> u32 {
     let kept = |section| {
         let records = message.records.iter().zip(&selection.keep).enumerate();
@@ -455,21 +463,21 @@ fn limit_ttls(message: &mut Message<'_>, selection: &Selection, rcode: Rcode, qt
     }
 }
 
-/// Returns the flags of an upstream that are kept: AD for those alone who asked for it (RFC 6840 §5.8), and AA never, as
-/// what is forwarded is not ours (RFC 1035 §4.1.1).
+/// Returns the header flags of an upstream that are kept: AD only if the question asked for it (RFC 6840 §5.8), and AA
+/// never, as forwarded data is not hostgate's own (RFC 1035 §4.1.1).
 fn kept_flags(header: &Header, question: &Question) -> u16 {
     let authentic = if question.authentic_data { flag::AD } else { 0 };
     header.flags & (flag::QR | flag::RD | flag::RA | flag::CD | flag::RCODE | authentic)
 }
 
-/// How many EDE options of an upstream are passed on.
+/// The limit of an upstream's EDE options that are passed on.
 const MAX_EDES: usize = 4;
 
-/// How long the text of each may be, in octets.
+/// The limit of one EXTRA-TEXT that is passed on, in octets.
 const MAX_EDE_TEXT: usize = 160;
 
-/// Returns the EDE options among those of an OPT record, encoded again: texts cut, or left out when they are not UTF-8
-/// (RFC 8914 §2).
+/// Returns the EDE options among those of an OPT record, encoded again: long texts are cut, texts that are not UTF-8
+/// removed (RFC 8914 §2).
 fn encode_edes(options: &[u8]) -> Result<Vec<u8>, ResponseError> {
     let mut encoded = Vec::new();
     let mut left = MAX_EDES;
@@ -480,7 +488,8 @@ fn encode_edes(options: &[u8]) -> Result<Vec<u8>, ResponseError> {
         }
         let (info, text) = data.split_at_checked(2).ok_or(ResponseError::Malformed)?;
         let text = str::from_utf8(text).unwrap_or_default();
-        // It ends up on terminals and in logs, and whoever runs the zone wrote it.
+        // The text is written by whoever operates the zone and ends up on terminals and in logs, so control characters
+        // must go.
         let text = text[..text.floor_char_boundary(MAX_EDE_TEXT)].replace(|c: char| c.is_ascii_control(), " ");
         let length = u16::try_from(info.len() + text.len()).map_err(|_| ResponseError::Malformed)?;
         encoded.extend_from_slice(&OPTION_EDE.to_be_bytes());
@@ -492,7 +501,7 @@ fn encode_edes(options: &[u8]) -> Result<Vec<u8>, ResponseError> {
     Ok(encoded)
 }
 
-/// Returns the wire names that stand one after the other in `bytes`.
+/// Returns the names in `bytes`, which are in wire format, one after the other.
 fn names(bytes: &[u8]) -> impl Iterator<Item = LowerName> {
     let mut rest = bytes;
     std::iter::from_fn(move || {

@@ -1,4 +1,7 @@
-//! The names of one message, each held once: work and memory are linear in the message whatever its pointers do.
+//! A table of the names in one message, each stored once, so that names compare as integers.
+//!
+//! Memory and work are linear in the message, whatever its compression pointers do: each offset is read as a name at
+//! most once. The hash is keyed, as the sender of a message chooses its names.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -8,7 +11,7 @@ use super::ResponseError;
 use crate::dns::name::{MAX_LABEL, MAX_LABELS, MAX_NAME};
 use crate::dns::wire::HEADER;
 
-/// A name of the message: the same number for the same name in any case, wherever it stands.
+/// The identity of a name within its message: equal for equal names, in any case and wherever they occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NameId(u16);
 
@@ -16,42 +19,40 @@ impl NameId {
     /// The root.
     pub(super) const ROOT: Self = Self(0);
 
-    /// Returns the number as an index into tables with [`Names::len`] places.
+    /// Returns the identity as an index into tables of [`Names::len`] entries.
     pub(super) fn index(self) -> usize {
         usize::from(self.0)
     }
 }
 
-/// The names of a message as a tree: a name is its first label and the name above it.
+/// The names of a message as a tree: each node is a first label and a parent.
 pub(super) struct Names<'a> {
-    /// The message.
     message: &'a [u8],
-    /// The names by number, the root first.
+    /// The nodes by [`NameId`], the root first.
     nodes: Vec<Node>,
-    /// The numbers by first label and name above.
+    /// A hash table from first label and parent to the node.
     children: HashTable<NameId>,
-    /// What starts at each offset that a pointer can reach, as far as it has been read.
+    /// The name that starts at each offset below [`POINTER_REACH`], as far as read.
     seen: Vec<Option<NameId>>,
-    /// The keys of the hash, so that a message cannot be made to collide.
+    /// The hash keys; random, so that a message cannot be crafted to collide.
     hasher: RandomState,
-    /// Whether a pointer led to something that was not read as a name before.
+    /// True if a pointer led to an offset at which no name had been read.
     stray_pointer: bool,
 }
 
 /// A name below the root.
 struct Node {
-    /// The hash of the first label and the name above.
+    /// The hash of first label and parent.
     hash: u64,
-    /// The name one label up.
     parent: NameId,
-    /// Where the first label stands in the message.
+    /// The offset of the first label in the message.
     at: usize,
     /// The length on the wire, root label included.
     length: usize,
 }
 
 impl<'a> Names<'a> {
-    /// Starts with the root alone.
+    /// Creates a table with only the root.
     pub(super) fn new(message: &'a [u8]) -> Self {
         Self {
             message,
@@ -63,28 +64,28 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Returns how many names there are.
+    /// Returns the number of different names.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Returns whether a pointer led to bytes that are no name of a record that was read. They may be bytes that are
-    /// patched later (an ID, a TTL), so such a message must not be kept as it is.
+    /// Returns whether a pointer led to bytes that are not a name of a record read before. Such bytes may be patched
+    /// later (an ID, a TTL), so the message must be rebuilt.
     pub(super) fn has_stray_pointer(&self) -> bool {
         self.stray_pointer
     }
 
-    /// Reads the name at `at`; returns it with the offset behind its first, uncompressed part.
+    /// Reads the name at `at`. Returns it with the offset after its first, uncompressed part.
     ///
-    /// A pointer to what has been read before costs one step. One that leads elsewhere is followed backwards for at
-    /// most as many hops as a name has labels.
+    /// A pointer to a name that was read before costs one step. Another pointer is followed backwards, for at most as
+    /// many hops as a name has labels.
     pub(super) fn read(&mut self, at: usize) -> Result<(NameId, usize), ResponseError> {
         let mut labels = [0; MAX_LABELS];
         let (mut depth, mut length, mut hops) = (0, 1, 0);
         let (mut at, mut lowest) = (at, at);
         let mut after = None;
         let base = loop {
-            // Only behind a pointer: what stands in line is read for the first time.
+            // Only after a pointer: bytes in line are read for the first time.
             if let Some(known) = after.and_then(|_| *self.seen.get(at)?) {
                 break known;
             }
@@ -127,14 +128,14 @@ impl<'a> Names<'a> {
         Ok((name, after.unwrap_or(at)))
     }
 
-    /// Notes what starts at `at`, if a pointer can reach it.
+    /// Records the name at offset `at`, if a pointer can reach it.
     fn remember(&mut self, at: usize, name: NameId) {
         if let Some(place) = self.seen.get_mut(at) {
             *place = Some(name);
         }
     }
 
-    /// Returns the name made of the label at `at` and `parent`.
+    /// Returns the name of the label at `at` and `parent`; creates it if it is new.
     fn child(&mut self, parent: NameId, at: usize) -> Result<NameId, ResponseError> {
         let Self { message, nodes, children, hasher, .. } = self;
         let label = label_at(message, at);
@@ -163,23 +164,23 @@ impl<'a> Names<'a> {
         Ok(id)
     }
 
-    /// Returns the first label of `name` with its length octet, in the case it was first seen in; a single zero for
-    /// the root.
+    /// Returns the first label of `name` with its length octet, in the case of its first occurrence. For the root, a
+    /// single zero.
     pub(super) fn label(&self, name: NameId) -> &'a [u8] {
         if name == NameId::ROOT { &[0] } else { label_at(self.message, self.nodes[name.index()].at) }
     }
 
-    /// Returns the name one label up; the root's is the root.
+    /// Returns the parent of `name`; the parent of the root is the root.
     pub(super) fn parent(&self, name: NameId) -> NameId {
         self.nodes[name.index()].parent
     }
 
-    /// Returns `name` and what is above it, the root last.
+    /// Returns `name` and its ancestors, the root last.
     pub(super) fn at_and_above(&self, name: NameId) -> impl Iterator<Item = NameId> {
         std::iter::successors(Some(name), |&name| (name != NameId::ROOT).then(|| self.parent(name)))
     }
 
-    /// Appends the wire form of `name`, lower case.
+    /// Appends the wire format of `name` in lower case.
     pub(super) fn write_lower(&self, name: NameId, out: &mut Vec<u8>) {
         for name in self.at_and_above(name) {
             out.extend(self.label(name).iter().map(u8::to_ascii_lowercase));
@@ -187,10 +188,10 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Returns the label at `at` with its length octet; the caller has checked that it is one.
+/// Returns the label at `at` with its length octet. The caller has checked that it is within the message.
 fn label_at(message: &[u8], at: usize) -> &[u8] {
     &message[at..=at + usize::from(message[at])]
 }
 
-/// The offsets a compression pointer can hold (RFC 1035 §4.1.4).
+/// The number of offsets that a compression pointer can express (RFC 1035 §4.1.4).
 pub(super) const POINTER_REACH: usize = 0x4000;

@@ -1,4 +1,4 @@
-//! The order in which the records that are kept are written, and the signatures that go with what they cover.
+//! The order of the records that are kept, and the removal of signatures that no longer match.
 
 use super::chain::Selection;
 use super::names::NameId;
@@ -6,14 +6,14 @@ use super::parse::{Message, Record, Section};
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{CLASS_IN, u16_at};
 
-/// The rank of what is no part of the chain: the answer itself.
+/// The rank of records that are no alias: they come last in the answer section.
 const LAST: usize = usize::MAX;
 
-/// Puts the records of `message` into the order in which they are written: aliases as the chain goes, then the answer; in the
-/// authority section proofs first, so that what may be left out of a short message is its end. Returns whether any moved.
+/// Sorts the records of `message`: in the answer section the aliases in chain order, then the data; in the authority
+/// section proofs first, as a message that is too long loses its end. Returns whether any record moved.
 ///
-/// glibc and others read the answer section once and in order: an alias behind its target's address is no answer to them.
-/// The records of one rank keep their order, and signatures move only with others.
+/// glibc and other stub resolvers read the answer section once and in order, and do not find an address that precedes
+/// its alias. The sort is stable, and signatures alone are no reason to sort.
 pub(super) fn arrange(message: &mut Message<'_>, selection: &mut Selection) -> bool {
     let chain = Chain::of(message, selection);
     let ranks: Vec<_> = message.records.iter().map(|record| chain.rank(message, record)).collect();
@@ -31,7 +31,8 @@ pub(super) fn arrange(message: &mut Message<'_>, selection: &mut Selection) -> b
     true
 }
 
-/// Leaves out the signatures of record sets of which a record is left out, or changed as `changes` says: they no longer fit.
+/// Removes the signatures of record sets from which a record was removed, or in which `changes` says that one was
+/// changed: the signature would not verify.
 pub(super) fn drop_signatures(message: &Message<'_>, keep: &mut [bool], changes: impl Fn(&Record) -> bool) {
     let is_signature = |record: &Record| record.class == CLASS_IN && record.rtype == RecordType::RRSIG;
     if !message.records.iter().zip(&*keep).any(|(record, keep)| *keep && is_signature(record)) {
@@ -47,27 +48,27 @@ pub(super) fn drop_signatures(message: &Message<'_>, keep: &mut [bool], changes:
     }
 }
 
-/// Returns whether a record of the authority section, `covered` by a signature or itself of that type, is part of a proof that
-/// something does not exist: without it the answer cannot be used.
+/// Returns whether a record of the authority section belongs to a negative answer or a proof, without which the answer
+/// is useless; `covered` is its type or, for a signature, the type covered.
 pub(super) const fn is_proof(covered: RecordType) -> bool {
     matches!(covered, RecordType::SOA | RecordType::NSEC | RecordType::NSEC3)
 }
 
-/// Returns the type that an RRSIG record covers (RFC 4034 §3.1.1).
+/// Returns the type covered by an RRSIG record (RFC 4034 §3.1.1).
 pub(super) fn covered(message: &Message<'_>, record: &Record) -> RecordType {
     RecordType(u16_at(message.rdata(record), 0).unwrap_or_default())
 }
 
-/// The chain of a response, to rank records by.
+/// The CNAME chain as a lookup table for ranks.
 struct Chain {
-    /// The hop that each name is the alias of, by its number.
+    /// The hop of which each name is the alias, indexed by name.
     aliases: Vec<usize>,
-    /// The first hop whose alias is below each name.
+    /// The first hop whose alias is below each name, indexed by name; DNAME records sort by it.
     below: Vec<usize>,
 }
 
 impl Chain {
-    /// Numbers the hops of a selection.
+    /// Builds the table from a selection.
     fn of(message: &Message<'_>, selection: &Selection) -> Self {
         let names = &message.names;
         let mut chain = Self { aliases: vec![LAST; names.len()], below: vec![LAST; names.len()] };
@@ -75,7 +76,7 @@ impl Chain {
         for (hop, alias) in aliases.enumerate() {
             chain.aliases[alias.index()] = hop.min(chain.aliases[alias.index()]);
             for above in names.at_and_above(*alias).skip(1) {
-                // What is above this one has been numbered with it.
+                // The names above were numbered together with this one.
                 if chain.below[above.index()] != LAST {
                     break;
                 }
@@ -85,11 +86,12 @@ impl Chain {
         chain
     }
 
-    /// Returns what a record is sorted by: its section, and where in it.
+    /// Returns the sort key of a record: its section and its rank within it.
     fn rank(&self, message: &Message<'_>, record: &Record) -> (usize, usize) {
         let is_signature = record.rtype == RecordType::RRSIG;
         let covers = if is_signature { covered(message, record) } else { record.rtype };
         let place = |hops: &[usize], owner: NameId, kind: usize| {
+            // Four ranks for each hop: the DNAME record, its signature, the CNAME record, its signature.
             hops[owner.index()].checked_mul(4).map_or(LAST, |place| place + kind + usize::from(is_signature))
         };
         let rank = match (record.section, covers) {
@@ -114,7 +116,7 @@ mod tests {
     /// A record of a reply: section, owner, type, RDATA.
     type Line = (usize, &'static str, RecordType, Vec<u8>);
 
-    /// Returns what is kept of a reply with these records to www.example of this type: section, owner, type.
+    /// Returns the records that are kept of a reply to www.example: section, owner, type.
     fn kept(lines: &[Line], qtype: RecordType) -> Vec<String> {
         let sample =
             lines.iter().fold(Sample::response("www.example", qtype, 0), |sample, (section, owner, rtype, data)| {
@@ -124,7 +126,7 @@ mod tests {
         records(response.message()).iter().map(|line| line.replace(" 60 ", " ")).collect()
     }
 
-    /// Returns the answer www.example, by a DNAME at d.test and three more aliases, with its signatures, in order.
+    /// Returns the answer for www.example through a DNAME at d.test and three more aliases, signed and in order.
     fn chain() -> Vec<Line> {
         let (cname, dname) = (RecordType::CNAME, RecordType::DNAME);
         vec![
@@ -144,7 +146,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn aliases_come_in_the_order_of_the_chain_whatever_they_came_in(lines in Just(chain()).prop_shuffle()) {
+        fn aliases_are_sorted_into_chain_order(lines in Just(chain()).prop_shuffle()) {
             let is_data = |line: &&String| !line.ends_with("RRSIG");
             let (found, expected) = (kept(&lines, RecordType::A), kept(&chain(), RecordType::A));
             prop_assert_eq!(found.iter().filter(is_data).collect::<Vec<_>>(), expected.iter().filter(is_data).collect::<Vec<_>>());
@@ -153,11 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_order_stays_as_it_came() {
+    fn answer_that_is_in_order_is_not_changed() {
         let lines = chain();
         let expected: Vec<_> = lines.iter().map(|(_, owner, rtype, _)| format!("an {owner}. {rtype}")).collect();
         assert_eq!(kept(&lines, RecordType::A), expected);
-        // Signatures behind everything else harm nobody.
+        // Signatures after everything else harm nobody.
         let mut behind = lines.clone();
         behind.sort_by_key(|(_, _, rtype, _)| *rtype == RecordType::RRSIG);
         let expected: Vec<_> = behind.iter().map(|(_, owner, rtype, _)| format!("an {owner}. {rtype}")).collect();
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn proofs_come_before_the_rest_of_the_authority() {
+    fn proofs_precede_other_authority_records() {
         let lines = [
             (2, "example", RecordType::NS, wire("ns.example")),
             (2, "example", RecordType::RRSIG, rrsig(RecordType::NS, "example")),
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_goes_with_a_record_it_covers() {
+    fn signature_is_removed_with_a_record_of_its_record_set() {
         let (https, sig) = (RecordType::HTTPS, RecordType::RRSIG);
         let service = |params: &[(u16, &[u8])]| (1, "www.example", https, svcb(1, "", params));
         let over_https = (1, "www.example", sig, rrsig(https, "example"));

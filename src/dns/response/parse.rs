@@ -1,4 +1,7 @@
-//! A response read record by record, every name in it and every length checked.
+//! The general response parser: reads every record and checks every name and length.
+//!
+//! Its memory and work are linear in the message (see [`Names`]). It keeps unknown types as opaque bytes (RFC 3597) and
+//! reads the RDATA of those types that contain names, as these may be compressed and must be rewritten.
 
 use std::ops::Range;
 
@@ -7,48 +10,45 @@ use super::names::{NameId, Names};
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{CLASS_IN, HEADER, Header, MAX_MESSAGE, u16_at, u32_at};
 
-/// How many records a response may have: as many address records as a message has room for.
+/// The limit of records in a response: about as many address records as fit in a message of 64 KiB.
 const MAX_RECORDS: usize = 4096;
 
-/// The highest TTL (RFC 2181 §8); a higher number means 0.
+/// The highest TTL (RFC 2181 §8); a higher number on the wire means 0.
 pub(super) const MAX_TTL: u32 = u32::MAX >> 1;
 
-/// A response whose form has been checked.
+/// A response that has been checked to be well-formed.
 pub(super) struct Message<'a> {
-    /// Its bytes.
     pub(super) bytes: &'a [u8],
-    /// Its header.
     pub(super) header: Header,
-    /// Every name in it.
+    /// The names in the message, each once.
     pub(super) names: Names<'a>,
-    /// The QNAME.
     pub(super) qname: NameId,
-    /// Where the first record starts.
+    /// The offset of the first record.
     pub(super) body: usize,
-    /// Its records in order, the OPT record excluded.
+    /// The records in order, without the OPT record.
     pub(super) records: Vec<Record>,
-    /// Its OPT record.
+    /// The OPT record, if the message has one.
     pub(super) opt: Option<OptRecord>,
-    /// Where the last record ends, the OPT record included.
+    /// The offset after the last record, the OPT record included.
     pub(super) end: usize,
 }
 
-/// A section with records.
+/// A section that holds records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Section {
-    /// What was asked for, and the chain that leads there.
+    /// The records asked for, and the aliases that lead to them.
     Answer,
-    /// Who says so, or why there is nothing.
+    /// The name servers, or the SOA record and the proofs of a negative answer.
     Authority,
-    /// What may help.
+    /// Records that save the client a query, such as addresses of name servers.
     Additional,
 }
 
 impl Section {
-    /// The sections in order.
+    /// The sections in the order of the message.
     pub(super) const ALL: [Self; 3] = [Self::Answer, Self::Authority, Self::Additional];
 
-    /// Returns the place of the section's count in the header.
+    /// Returns the index of the section's count in the header.
     pub(super) fn index(self) -> usize {
         match self {
             Self::Answer => 1,
@@ -58,42 +58,38 @@ impl Section {
     }
 }
 
-/// A record, OPT excepted.
+/// A record other than OPT.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
-    /// Where it stands.
     pub(super) section: Section,
-    /// Its owner.
     pub(super) owner: NameId,
-    /// Its type.
     pub(super) rtype: RecordType,
-    /// Its class.
     pub(super) class: u16,
-    /// Its TTL; 0 if it was over 2³¹−1 (RFC 2181 §8).
+    /// The TTL in seconds; 0 if the wire has more than 2³¹−1 (RFC 2181 §8).
     pub(super) ttl: u32,
-    /// Where its TTL field is.
+    /// The offset of the TTL field.
     pub(super) ttl_at: usize,
-    /// Its RDATA.
+    /// The offsets of the RDATA in the message.
     pub(super) rdata: Range<usize>,
-    /// The last name in its RDATA: the target of a CNAME, NS, MX, SRV, SVCB, the signer of an RRSIG. The root where
-    /// there is none.
+    /// The last name in the RDATA: the target of a CNAME, NS, MX, SRV or SVCB record, the signer of an RRSIG record.
+    /// The root if the RDATA has no name.
     pub(super) target: NameId,
 }
 
-/// What is needed of an OPT record.
+/// The fields of an OPT record that are used.
 pub(super) struct OptRecord {
-    /// Where it starts.
+    /// The offset of the record.
     pub(super) start: usize,
-    /// Its options.
+    /// The offsets of its options in the message.
     pub(super) options: Range<usize>,
-    /// The upper eight bits of the response code.
+    /// The upper eight bits of the response code (RFC 6891 §6.1.3).
     pub(super) rcode_high: u8,
-    /// Whether it is the last record.
+    /// True if the OPT record is the last record, so that it can be cut off.
     pub(super) last: bool,
 }
 
 impl<'a> Message<'a> {
-    /// Reads a message whose header and question have been checked: one question, QNAME without a pointer.
+    /// Parses a message whose header and question have been checked: one question, QNAME without a pointer.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, ResponseError> {
         let header = Header::read(bytes).ok_or(ResponseError::Malformed)?;
         if bytes.len() > MAX_MESSAGE {
@@ -119,7 +115,7 @@ impl<'a> Message<'a> {
         Ok(message)
     }
 
-    /// Reads the record at `end`, and moves that behind it.
+    /// Reads the record at `self.end` and advances past it.
     fn read_record(&mut self, section: Section) -> Result<(), ResponseError> {
         let start = self.end;
         let (owner, fixed) = self.names.read(start)?;
@@ -144,10 +140,10 @@ impl<'a> Message<'a> {
             return Ok(());
         }
         let mut target = NameId::ROOT;
-        // What RDATA means outside class IN is not ours to know: such records go anyway.
+        // The format of RDATA is defined per class. Records of other classes are removed later anyway.
         if class == CLASS_IN {
             walk_rdata(&mut self.names, self.bytes, rtype, rdata.clone(), |_, part| {
-                if let Part::Name { name, .. } = part {
+                if let RdataPart::Name { name, .. } = part {
                     target = name;
                 }
             })?;
@@ -157,37 +153,35 @@ impl<'a> Message<'a> {
         Ok(())
     }
 
-    /// Returns the RDATA of a record.
     pub(super) fn rdata(&self, record: &Record) -> &'a [u8] {
         &self.bytes[record.rdata.clone()]
     }
 }
 
-/// A part of a record's RDATA.
-pub(super) enum Part<'a> {
-    /// Bytes that are copied as they are.
+/// A piece of a record's RDATA, as [`walk_rdata`] finds them.
+pub(super) enum RdataPart<'a> {
+    /// Octets without names, which are copied unchanged.
     Bytes(&'a [u8]),
-    /// A name.
+    /// A domain name within the RDATA.
     Name {
-        /// Which.
         name: NameId,
-        /// Whether it may be compressed.
+        /// True if it may be written compressed (RFC 3597 §4).
         compress: bool,
-        /// Its octets as they came.
+        /// The octets of the name as received.
         octets: &'a [u8],
     },
 }
 
-/// Visits the parts of the RDATA at `rdata` in order.
+/// Calls a function for each piece of the RDATA at `rdata`, in order.
 ///
 /// # Errors
-/// RDATA that is shorter or longer than its type says, or a name in it that is none.
+/// Fails if the RDATA is shorter or longer than its type requires, or a name in it is malformed.
 pub(super) fn walk_rdata<'a>(
     names: &mut Names<'a>,
     bytes: &'a [u8],
     rtype: RecordType,
     rdata: Range<usize>,
-    mut visit: impl FnMut(&Names<'a>, Part<'a>),
+    mut visit: impl FnMut(&Names<'a>, RdataPart<'a>),
 ) -> Result<(), ResponseError> {
     let mut at = rdata.start;
     for field in layout(rtype) {
@@ -201,7 +195,7 @@ pub(super) fn walk_rdata<'a>(
                     return Err(ResponseError::Malformed);
                 }
                 let compress = matches!(field, Field::Compressible);
-                visit(names, Part::Name { name, compress, octets: &bytes[at..end] });
+                visit(names, RdataPart::Name { name, compress, octets: &bytes[at..end] });
                 at = end;
                 continue;
             }
@@ -209,27 +203,27 @@ pub(super) fn walk_rdata<'a>(
         if end > rdata.end {
             return Err(ResponseError::Malformed);
         }
-        visit(names, Part::Bytes(&bytes[at..end]));
+        visit(names, RdataPart::Bytes(&bytes[at..end]));
         at = end;
     }
     if at == rdata.end { Ok(()) } else { Err(ResponseError::Malformed) }
 }
 
-/// A field of RDATA.
+/// A field in the RDATA layout of a type.
 pub(super) enum Field {
-    /// So many octets.
+    /// A fixed number of octets.
     Fixed(usize),
-    /// A length octet and so many octets.
+    /// A character string: a length octet and as many octets (RFC 1035 §3.3).
     Text,
-    /// A name that may be compressed: those of RFC 1035 only (RFC 3597 §4).
+    /// A name that may be compressed: only types of RFC 1035 have such names (RFC 3597 §4).
     Compressible,
-    /// A name that is written in full, though a pointer in it is understood (RFC 3597 §4).
+    /// A name that is written in full, although a compressed one is understood (RFC 3597 §4).
     Uncompressed,
-    /// Whatever is left.
+    /// All octets up to the end of the RDATA.
     Rest,
 }
 
-/// Returns the fields of the types whose RDATA holds names (RFC 3597 §4 and the later ones), or an address.
+/// Returns the RDATA layout of types that contain names (RFC 3597 §4 and later ones) or an address.
 pub(super) fn layout(rtype: RecordType) -> &'static [Field] {
     use Field::{Compressible, Fixed, Rest, Text, Uncompressed};
     match rtype {

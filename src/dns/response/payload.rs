@@ -1,5 +1,8 @@
-//! How much of a response is data that its sender chose, and whether two responses carry the same: what a budget for
-//! answers and addresses counts.
+//! The amount of data in a response that its sender chose, and hashes that show whether two responses carry the same
+//! data.
+//!
+//! Budgets for answers and addresses count it, to bound how much an allowed zone can send into a devbox through DNS
+//! (tunnels over TXT, CNAME or NS records). Repeated data is free, hence the hashes.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::LazyLock;
@@ -9,53 +12,53 @@ use super::parse::{Field, Section, layout};
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{HEADER, Header, u16_at};
 
-/// What a response carries besides what was asked for.
+/// The data in a response that its sender chose, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
-    /// The answer section without its addresses and DNSSEC records.
-    pub answer: Part,
-    /// The other sections without their DNSSEC records, and Extended DNS Errors.
-    pub rest: Part,
+    /// The answer section without addresses and DNSSEC records.
+    pub answer: PayloadPart,
+    /// The authority and additional sections without DNSSEC records, and Extended DNS Errors.
+    pub rest: PayloadPart,
     /// The DNSSEC records of all sections (RFC 4034, RFC 5155).
-    pub dnssec: Part,
-    /// The addresses of the answer section, in any order.
-    pub addresses: Part,
+    pub dnssec: PayloadPart,
+    /// The addresses of the answer section.
+    pub addresses: PayloadPart,
 }
 
-/// One part of it.
+/// The amount and the hash of one kind of data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Part {
-    /// Octets of RDATA, and of owner names where these are the sender's choice too; names in full.
+pub struct PayloadPart {
+    /// Octets of RDATA with uncompressed names, and of owner names if the sender chose these too.
     pub octets: u32,
-    /// The same for the same records in the same order, with any TTLs; a hash with a key of this process. The order is the
-    /// sender's choice as well; that of addresses is counted by itself.
+    /// A hash that is equal for the same records in the same order, whatever their TTLs; the key is random per process.
+    /// The order counts because the sender chooses it, except for addresses, which are hashed regardless of order.
     pub content: u64,
 }
 
-/// Whether a budget kept a response from a client: then it counts whenever it is given. The same for all who share it.
+/// True if a budget withheld a response from a client, which makes it count each time it is sent. Shared by all clients
+/// of the cached response.
 #[derive(Debug, Default)]
 pub(super) struct Withheld(AtomicBool);
 
 impl Withheld {
-    /// Notes that it was kept from a client.
+    /// Records that the response was withheld.
     pub(super) fn note(&self) {
         self.0.store(true, Relaxed);
     }
 
-    /// Returns whether it was.
     pub(super) fn is_noted(&self) -> bool {
         self.0.load(Relaxed)
     }
 }
 
-/// A copy is as it was when it was made.
+/// Copies the value at this moment.
 impl Clone for Withheld {
     fn clone(&self) -> Self {
         Self(AtomicBool::new(self.is_noted()))
     }
 }
 
-/// What became of a response makes no difference between responses.
+/// Compares as equal: delivery is no property of a response.
 impl PartialEq for Withheld {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -64,21 +67,21 @@ impl PartialEq for Withheld {
 
 impl Eq for Withheld {}
 
-/// The hash key of [`Part::content`]: a sender must not be able to make two contents look alike.
+/// The hash key of [`PayloadPart::content`]. It is secret, so that a sender cannot craft two contents with one hash.
 static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Payload {
-    /// Returns the octets of all parts.
+    /// Returns the octets of all kinds together.
     #[must_use]
     pub const fn octets(&self) -> u32 {
         let Self { answer, rest, dnssec, addresses } = self;
         answer.octets.saturating_add(rest.octets).saturating_add(dnssec.octets).saturating_add(addresses.octets)
     }
 
-    /// Returns what a well-formed message carries, with these EDE options beside it.
+    /// Computes the payload of a well-formed message and its EDE options.
     pub(super) fn of(message: &[u8], ede_options: &[u8]) -> Self {
         let mut payload = Self::default();
-        // A message that breaks off is none that we keep; what was read of it counts.
+        // A message that ends early is never kept; the records read so far count.
         let _ = Reader { message, at: HEADER }.read(&mut payload);
         if !ede_options.is_empty() {
             payload.rest.add(ede_options.len(), KEY.hash_one(ede_options));
@@ -87,29 +90,29 @@ impl Payload {
     }
 }
 
-impl Part {
-    /// Adds a record.
+impl PayloadPart {
+    /// Adds a record. The multiplication makes the hash depend on the order.
     fn add(&mut self, octets: usize, content: u64) {
         self.octets = self.octets.saturating_add(u32::try_from(octets).unwrap_or(u32::MAX));
         self.content = self.content.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(content);
     }
 
-    /// Adds an address, of which the place among the others makes no difference.
+    /// Adds an address. A plain sum makes the hash independent of the order.
     fn add_address(&mut self, data: &[u8]) {
         self.octets = self.octets.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX));
         self.content = self.content.wrapping_add(KEY.hash_one(data));
     }
 }
 
-/// Returns what [`Payload::addresses`] of a response with these addresses is.
-pub fn content_of_addresses<'a>(addresses: impl Iterator<Item = &'a [u8]>) -> Part {
-    addresses.fold(Part::default(), |mut part, address| {
+/// Returns the value of [`Payload::addresses`] for a response with these addresses.
+pub fn content_of_addresses<'a>(addresses: impl Iterator<Item = &'a [u8]>) -> PayloadPart {
+    addresses.fold(PayloadPart::default(), |mut part, address| {
         part.add_address(address);
         part
     })
 }
 
-/// Returns the addresses in the answer section of a well-formed message, in its order.
+/// Returns the addresses in the answer section of a well-formed message, in order.
 pub(super) fn addresses(message: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     let mut reader = Reader { message, at: HEADER };
     let header = Header::read(message).filter(|_| reader.name(&mut |_| {}).is_some());
@@ -125,12 +128,11 @@ pub(super) fn addresses(message: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     records.filter(|(rtype, _)| is_address(*rtype)).map(|(_, data)| data)
 }
 
-/// Returns whether records of a type hold addresses.
 const fn is_address(rtype: RecordType) -> bool {
     matches!(rtype, RecordType::A | RecordType::AAAA)
 }
 
-/// Returns whether records of a type serve to prove others, or that there are none.
+/// Returns whether records of a type serve DNSSEC: signatures, keys, or proofs of nonexistence.
 const fn is_dnssec(rtype: RecordType) -> bool {
     matches!(
         rtype,
@@ -143,17 +145,16 @@ const fn is_dnssec(rtype: RecordType) -> bool {
     )
 }
 
-/// A walk through a message.
+/// A cursor over the records of a message.
 #[derive(Clone)]
 struct Reader<'a> {
-    /// The message.
     message: &'a [u8],
-    /// Where the next octet is.
+    /// The offset of the next octet.
     at: usize,
 }
 
 impl Reader<'_> {
-    /// Reads all records; `None` where the message breaks off.
+    /// Reads all records. Returns `None` if the message ends early.
     fn read(&mut self, payload: &mut Payload) -> Option<()> {
         let header = Header::read(self.message)?;
         self.name(&mut |_| {})?;
@@ -166,7 +167,7 @@ impl Reader<'_> {
         Some(())
     }
 
-    /// Reads a record.
+    /// Reads a record and adds it to the payload.
     fn record(&mut self, section: Section, payload: &mut Payload) -> Option<()> {
         let owner_at = self.at;
         self.name(&mut |_| {})?;
@@ -180,7 +181,7 @@ impl Reader<'_> {
             hasher.write(part);
             octets += part.len();
         };
-        // An owner in the answer is the name that was asked for, or one that an alias led to: only its case can carry data.
+        // In the answer section an owner is QNAME or an alias's target, so only its case can carry data.
         let owner = self.message.get(owner_at..fixed).unwrap_or_default();
         if section == Section::Answer && owner.iter().any(u8::is_ascii_uppercase) {
             count(owner);
@@ -214,14 +215,14 @@ impl Reader<'_> {
         Some(())
     }
 
-    /// Reads so many octets.
+    /// Counts the next `length` octets.
     fn octets(&mut self, length: usize, count: &mut impl FnMut(&[u8])) -> Option<()> {
         count(self.message.get(self.at..self.at + length)?);
         self.at += length;
         Some(())
     }
 
-    /// Reads a name, label by label in the case it is written in.
+    /// Counts a name label by label, following pointers, in the case it has.
     fn name(&mut self, count: &mut impl FnMut(&[u8])) -> Option<()> {
         let (mut at, mut after) = (self.at, None);
         loop {
@@ -235,7 +236,7 @@ impl Reader<'_> {
                 _ => {
                     let target = usize::from(u16_at(self.message, at)? & 0x3fff);
                     after.get_or_insert(at + 2);
-                    // Pointers lead backwards, so the walk ends.
+                    // Pointers lead backwards, so the loop ends.
                     at = Some(target).filter(|target| *target < at)?;
                 }
             }
@@ -251,21 +252,21 @@ mod tests {
     use super::*;
     use crate::dns::sample::{Sample, question, soa, wire};
 
-    /// Returns what a reply carries.
+    /// Returns the payload of a parsed reply.
     fn payload(sample: Sample, qtype: RecordType) -> Payload {
         let asked: Question = question("www.example", qtype);
         *Response::parse(&sample.bytes(), &asked).unwrap().payload()
     }
 
     #[test]
-    fn data_other_than_addresses_is_counted_with_its_names_in_full() {
+    fn payload_counts_data_with_uncompressed_names() {
         let addresses = Sample::response("www.example", RecordType::A, 0)
             .record(1, "www.example", RecordType::A, 60, &[8, 8, 8, 8])
             .record(1, "www.example", RecordType::A, 60, &[8, 8, 4, 4]);
         let found = payload(addresses, RecordType::A);
         assert_eq!((found.answer.octets, found.rest.octets, found.addresses.octets), (0, 0, 8));
 
-        // The alias points to the question's name: 2 octets that stand for 5 + 13.
+        // The alias compresses its target: two octets stand for 5 + 13.
         let alias = Sample::response("www.example", RecordType::A, 0)
             .raw(1, b"\xc0\x0c", RecordType::CNAME, 1, 60, b"\x04data\xc0\x0c")
             .record(1, "data.www.example", RecordType::A, 60, &[8, 8, 8, 8]);
@@ -280,7 +281,7 @@ mod tests {
         );
         assert_eq!(payload(text, RecordType::TXT).answer.octets, 6);
 
-        // The owner of a proof is the sender's choice: example (9) and the SOA record's data.
+        // The owner counts, as the sender chooses it: example (9) and the RDATA of the SOA record.
         let none =
             Sample::response("www.example", RecordType::A, 3).record(2, "example", RecordType::SOA, 60, &soa(60));
         let data = u32::try_from(soa(60).len()).unwrap();
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_data_with_other_ttls_is_the_same_and_in_another_order_not() {
+    fn content_hash_ignores_ttls_but_not_the_order() {
         let texts = |ttl, order: [&[u8]; 2]| {
             let sample = Sample::response("www.example", RecordType::TXT, 0);
             let sample = sample.record(1, "www.example", RecordType::TXT, ttl, order[0]);
@@ -297,7 +298,7 @@ mod tests {
         assert_eq!(texts(60, [b"\x01a", b"\x01b"]), texts(5, [b"\x01a", b"\x01b"]));
         assert_ne!(texts(60, [b"\x01a", b"\x01b"]), texts(60, [b"\x01b", b"\x01a"]));
         assert_ne!(texts(60, [b"\x01a", b"\x01b"]), texts(60, [b"\x01a", b"\x01c"]));
-        // The case of a target carries data, too.
+        // The case of a target can carry data, too.
         let alias = |target: &str| {
             let sample = Sample::response("www.example", RecordType::CNAME, 0);
             payload(sample.record(1, "www.example", RecordType::CNAME, 60, &wire(target)), RecordType::CNAME)

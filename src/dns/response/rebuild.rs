@@ -1,27 +1,28 @@
-//! Writes a response anew from the records that stay.
+//! Rebuilding of a response from the records that are kept.
 
 use super::names::{NameId, Names, POINTER_REACH};
-use super::parse::{Message, Part, Record, walk_rdata};
+use super::parse::{Message, RdataPart, Record, walk_rdata};
 use super::svcb::{self, Hints};
-use super::{Body, ResponseError};
+use super::{KeptMessage, ResponseError};
 use crate::dns::name::uncompressed_length;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{CLASS_IN, HEADER, Header, MAX_MESSAGE};
 
-/// Writes the records of `message` that `keep` says, under the header flags given.
+/// Writes the records of `message` that `keep` selects, under the given header flags.
 ///
-/// Owner names and the names of RFC 1035 types are compressed, all others written in full (RFC 3597 §4); `ech` is left
-/// out of SVCB and HTTPS records, and the hints that `hints` says. The ID is 0 and the question lower case.
+/// Owner names and names in types of RFC 1035 are compressed; all others are written in full (RFC 3597 §4). SVCB and
+/// HTTPS records lose their `ech` parameter and the hints that `hints` excludes. The ID is 0 and the question is in
+/// lower case.
 ///
 /// # Errors
-/// What was compressed as it must not be no longer fits in a message.
+/// Fails if the message no longer fits in 64 KiB, because names had been compressed where this is not allowed.
 pub(super) fn rebuild(
     message: &mut Message<'_>,
     keep: &[bool],
     hints: Hints,
     flags: u16,
     qtype: RecordType,
-) -> Result<Body, ResponseError> {
+) -> Result<KeptMessage, ResponseError> {
     let mut counts = [1, 0, 0, 0];
     let mut writer = Writer {
         out: Vec::with_capacity(message.bytes.len()),
@@ -42,21 +43,20 @@ pub(super) fn rebuild(
     let mut header = Vec::with_capacity(HEADER);
     Header { id: 0, flags, counts }.write(&mut header);
     out[..HEADER].copy_from_slice(&header);
-    Ok(Body { message: out, ttl_offsets })
+    Ok(KeptMessage { message: out, ttl_offsets })
 }
 
 /// A message under construction.
 struct Writer {
-    /// Its bytes.
     out: Vec<u8>,
-    /// Where each name was written, by its number, if a pointer can reach it.
+    /// The offset of each name already written, indexed by [`NameId`]; `None` beyond the reach of a pointer.
     written: Vec<Option<u16>>,
-    /// Where the TTL fields are.
+    /// The offsets of the TTL fields.
     ttl_offsets: Vec<u16>,
 }
 
 impl Writer {
-    /// Writes the question, its name in lower case and in full.
+    /// Writes the question, its name in lower case and uncompressed.
     fn write_question(&mut self, names: &Names<'_>, qname: NameId, qtype: RecordType) {
         self.write_name(names, qname, true);
         self.out[HEADER..].make_ascii_lowercase();
@@ -64,7 +64,7 @@ impl Writer {
         self.out.extend_from_slice(&CLASS_IN.to_be_bytes());
     }
 
-    /// Writes a record; `params` are those of an SVCB or HTTPS record, which are rewritten.
+    /// Writes a record; `params` are the parameters of an SVCB or HTTPS record, which are rewritten.
     fn write_record<'a>(
         &mut self,
         names: &mut Names<'a>,
@@ -86,9 +86,9 @@ impl Writer {
             svcb::rewrite(params, hints, &mut self.out);
         } else {
             walk_rdata(names, bytes, record.rtype, record.rdata.clone(), |names, part| match part {
-                Part::Bytes(bytes) => self.out.extend_from_slice(bytes),
-                Part::Name { name, compress: true, .. } => self.write_name(names, name, true),
-                Part::Name { name, compress: false, octets } => self.write_in_full(names, name, octets),
+                RdataPart::Bytes(bytes) => self.out.extend_from_slice(bytes),
+                RdataPart::Name { name, compress: true, .. } => self.write_name(names, name, true),
+                RdataPart::Name { name, compress: false, octets } => self.write_in_full(names, name, octets),
             })?;
         }
         if self.out.len() > MAX_MESSAGE {
@@ -99,7 +99,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes a name without a pointer; as it came, if it had none: the case of some is signed (RFC 6840 §5.1).
+    /// Writes a name without compression. A name that was uncompressed keeps its case, which is part of the signed form
+    /// of some types (RFC 6840 §5.1).
     fn write_in_full(&mut self, names: &Names<'_>, name: NameId, octets: &[u8]) {
         if uncompressed_length(octets) == Ok(octets.len()) {
             self.out.extend_from_slice(octets);
@@ -108,7 +109,7 @@ impl Writer {
         }
     }
 
-    /// Writes a name: with `compress`, a pointer from the first suffix on that has been written before.
+    /// Writes a name. With `compress`, it ends in a pointer at the first suffix that has been written before.
     fn write_name(&mut self, names: &Names<'_>, name: NameId, compress: bool) {
         for name in names.at_and_above(name) {
             if compress && name != NameId::ROOT {

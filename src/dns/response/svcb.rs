@@ -1,40 +1,40 @@
-//! The parameters of SVCB and HTTPS records (RFC 9460 §2.2): what they hold, and how some are taken out.
+//! `SvcParams` of SVCB and HTTPS records (RFC 9460 §2.2): checks for `ech` and address hints, and their removal.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::dns::rebinding::Reach;
 use crate::dns::wire::u16_at;
 
-/// The keys that a client must understand.
+/// The key `mandatory`: the keys that a client must understand.
 const MANDATORY: u16 = 0;
-/// IPv4 addresses that save a query.
+/// The key `ipv4hint`: addresses that save the client an A query.
 const IPV4HINT: u16 = 4;
-/// The keys of Encrypted Client Hello.
+/// The key `ech`: the configuration of Encrypted Client Hello.
 const ECH: u16 = 5;
-/// IPv6 addresses that save a query.
+/// The key `ipv6hint`: addresses that save the client an AAAA query.
 const IPV6HINT: u16 = 6;
 
-/// What the parameters of a record hold that matters here.
+/// The properties of a record's `SvcParams` that filters need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Summary {
-    /// The key `ech`.
+    /// True if there is an `ech` parameter.
     pub(super) has_ech: bool,
-    /// An address hint that is not globally reachable.
+    /// True if there is an address hint that is not globally reachable.
     pub(super) has_private_hint: bool,
 }
 
-/// Which address hints stay when parameters are rewritten.
+/// The address hints that are kept when `SvcParams` are rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hints {
-    /// All.
+    /// All hints are kept.
     Keep,
-    /// Those that are globally reachable.
+    /// Only hints that are globally reachable are kept.
     KeepReachable(Reach),
 }
 
-/// Returns the parameters in the RDATA of an SVCB or HTTPS record: what stands behind the priority and the target name.
+/// Returns the `SvcParams` in the RDATA of an SVCB or HTTPS record, which follow the priority and the target name.
 pub(super) fn params(rdata: &[u8]) -> &[u8] {
-    // The form has been checked: labels up to the root, or up to a pointer.
+    // The parser has checked the name: labels up to the root or a pointer.
     let mut at = 2;
     loop {
         match rdata.get(at) {
@@ -45,8 +45,8 @@ pub(super) fn params(rdata: &[u8]) -> &[u8] {
     }
 }
 
-/// Looks through the parameters; returns nothing if they are malformed: keys not in strictly increasing order, lengths
-/// that do not fit.
+/// Examines `SvcParams`. Returns `None` if they are malformed: keys not in strictly increasing order, or lengths that do
+/// not fit.
 pub(super) fn summarise(params: &[u8], reach: &Reach) -> Option<Summary> {
     let mut summary = Summary::default();
     let mut last = None;
@@ -71,8 +71,9 @@ pub(super) fn summarise(params: &[u8], reach: &Reach) -> Option<Summary> {
     Some(summary)
 }
 
-/// Appends the parameters without `ech` and without the hints that may not stay. A parameter that has become empty
-/// goes, and `mandatory` never names one that went (RFC 9460 §8: a client would reject the record).
+/// Appends `SvcParams` without `ech` and without the hints that `keep` excludes. A parameter that becomes empty is
+/// removed, and its key is removed from `mandatory`, because clients reject a record whose mandatory keys are missing
+/// (RFC 9460 §8).
 pub(super) fn rewrite(params: &[u8], keep: Hints, out: &mut Vec<u8>) {
     let emptied = |hint| {
         Params(params).flatten().any(|(key, value)| key == hint && !hints(key, value).any(|hint| stays(keep, hint.0)))
@@ -105,7 +106,6 @@ pub(super) fn rewrite(params: &[u8], keep: Hints, out: &mut Vec<u8>) {
     }
 }
 
-/// Returns whether a hint stays.
 fn stays(keep: Hints, address: IpAddr) -> bool {
     match keep {
         Hints::Keep => true,
@@ -113,7 +113,7 @@ fn stays(keep: Hints, address: IpAddr) -> bool {
     }
 }
 
-/// Returns the addresses of a hint, each with its octets; of another parameter none.
+/// Returns the addresses of a hint parameter, each with its octets; empty for other parameters.
 fn hints(key: u16, value: &[u8]) -> impl Iterator<Item = (IpAddr, &[u8])> {
     let unit = match key {
         IPV4HINT => 4,
@@ -123,7 +123,7 @@ fn hints(key: u16, value: &[u8]) -> impl Iterator<Item = (IpAddr, &[u8])> {
     value.chunks_exact(unit).filter_map(|octets| Some((address(octets)?, octets)))
 }
 
-/// Reads four or sixteen octets as an address.
+/// Converts 4 or 16 octets to an address.
 pub(super) fn address(octets: &[u8]) -> Option<IpAddr> {
     if let Ok(octets) = <[u8; 4]>::try_from(octets) {
         return Some(IpAddr::V4(Ipv4Addr::from(octets)));
@@ -131,7 +131,7 @@ pub(super) fn address(octets: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(octets).ok().map(|octets| IpAddr::V6(Ipv6Addr::from(octets)))
 }
 
-/// Walks parameters: key and value, or one nothing where the form breaks and then the end.
+/// An iterator over `SvcParams`: key and value of each, or one `None` at a malformed one and then the end.
 struct Params<'a>(&'a [u8]);
 
 impl<'a> Iterator for Params<'a> {

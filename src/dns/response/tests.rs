@@ -1,4 +1,4 @@
-//! Tests of [`Response::parse`] and [`judge()`], over messages built by hand.
+//! Tests of [`Response::parse`] and [`filter_response()`], over messages built by hand.
 
 use std::collections::HashSet;
 
@@ -16,14 +16,14 @@ const A: RecordType = RecordType::A;
 /// An address that is globally reachable.
 const PUBLIC: [u8; 4] = [8, 8, 8, 8];
 
-/// One that is not.
+/// An address that is not globally reachable.
 const PRIVATE: [u8; 4] = [10, 0, 0, 1];
 
 /// The rules of a client in a test.
 struct Rules {
-    /// Whether private addresses pass.
+    /// True if private addresses are allowed.
     private: bool,
-    /// The targets that are allowed, when they are inspected.
+    /// The allowed targets; `None` if targets are not inspected.
     targets: Option<HashSet<String>>,
 }
 
@@ -33,7 +33,7 @@ impl ResponseRules for Rules {
     }
 
     fn inspects_by(&self) -> Option<u64> {
-        // Each of a test's rules is another policy.
+        // Each rule set must count as another policy: results are cached by serial number.
         self.targets.as_ref().map(|targets| targets.len() as u64 + 1)
     }
 
@@ -42,15 +42,15 @@ impl ResponseRules for Rules {
     }
 }
 
-/// No private address, no inspection.
+/// Rules that allow no private address and inspect no target.
 const STRICT: Rules = Rules { private: false, targets: None };
 
-/// Parses what `sample` holds as the response to www.example of this type.
+/// Parses the message in `sample` as the response to www.example of type `qtype`.
 fn respond(sample: Sample, qtype: RecordType) -> Result<Response, ResponseError> {
     Response::parse(&sample.bytes(), &question("www.example", qtype))
 }
 
-/// Starts a response to www.example A with these flags.
+/// Starts a response to www.example A with the given flags.
 fn answer(flags: u16) -> Sample {
     Sample::response("www.example", A, flags)
 }
@@ -61,7 +61,7 @@ fn texts(names: impl Iterator<Item = LowerName>) -> Vec<String> {
 }
 
 #[test]
-fn the_query_upstream_holds_the_question_and_one_empty_opt() {
+fn upstream_query_has_the_question_and_one_empty_opt() {
     let mut asked = question("www.example", RecordType::HTTPS);
     asked.dnssec_ok = true;
     asked.checking_disabled = true;
@@ -74,7 +74,7 @@ fn the_query_upstream_holds_the_question_and_one_empty_opt() {
 }
 
 #[test]
-fn a_reply_echoes_id_and_question() {
+fn reply_must_echo_id_and_question() {
     let asked = question("www.example", A);
     let ours = |truncated, rcode| ReplyCheck::Ours { truncated, rcode: Rcode(rcode) };
     let changed = |change: &dyn Fn(&mut Vec<u8>)| {
@@ -103,7 +103,7 @@ fn a_reply_echoes_id_and_question() {
 }
 
 #[test]
-fn a_reply_in_another_case_than_was_sent_is_told() {
+fn reply_in_another_case_is_reported_as_such() {
     let asked = question("www.example", A);
     let mixed = Casing::of_bits(0b10_0010);
     let mut sent = Vec::new();
@@ -122,8 +122,8 @@ fn a_reply_in_another_case_than_was_sent_is_told() {
 }
 
 #[test]
-fn no_name_keeps_the_case_it_was_asked_in() {
-    // Of an everyday response, and of one that has to be written anew: a record of a foreign name goes.
+fn random_case_of_the_query_is_removed_from_every_name() {
+    // An everyday response, and one that must be rebuilt because a foreign record is removed.
     for foreign in [false, true] {
         let mut sample = Sample::response("wWw.eXAMPLe", A, 0)
             .record(1, "wWw.eXAMPLe", RecordType::CNAME, 300, &wire("Alias.eXAMPLe"))
@@ -142,7 +142,7 @@ fn no_name_keeps_the_case_it_was_asked_in() {
 }
 
 #[test]
-fn a_plain_response_is_kept_octet_by_octet_without_its_opt() {
+fn everyday_response_is_kept_unchanged_without_its_opt() {
     let plain = || {
         answer(flag::AD).record(1, "www.example", RecordType::CNAME, 300, &wire("A.example")).record(
             1,
@@ -163,11 +163,11 @@ fn a_plain_response_is_kept_octet_by_octet_without_its_opt() {
 }
 
 #[test]
-fn only_what_belongs_to_the_question_is_kept() {
+fn only_records_that_belong_to_the_question_are_kept() {
     let cname = |sample: Sample, from, to| sample.record(1, from, RecordType::CNAME, 300, &wire(to));
     let a = |sample: Sample, section, owner| sample.record(section, owner, A, 60, &PUBLIC);
     let ns = |sample: Sample, owner, target| sample.record(2, owner, RecordType::NS, 60, &wire(target));
-    // Name of the case, response, what is kept ("section owner type").
+    // Case name, response, records that are kept ("section owner type").
     let cases: Vec<(&str, Sample, &[&str])> = vec![
         ("other owners in the answer go", a(a(answer(0), 1, "www.example"), 1, "bank.test"), &["an www.example. A"]),
         (
@@ -266,7 +266,7 @@ fn only_what_belongs_to_the_question_is_kept() {
 }
 
 #[test]
-fn ad_is_cleared_only_when_answer_or_authority_lose_something() {
+fn ad_is_cleared_only_if_answer_or_authority_lose_a_record() {
     let plain = || answer(flag::AD).record(1, "www.example", A, 60, &PUBLIC);
     let cases = [
         (plain(), true),
@@ -280,9 +280,9 @@ fn ad_is_cleared_only_when_answer_or_authority_lose_something() {
 }
 
 #[test]
-fn ad_is_kept_for_those_who_asked_for_it_and_aa_for_nobody() {
+fn ad_is_kept_if_it_was_asked_for_and_aa_never() {
     let plain = || answer(flag::AA | flag::AD).record(1, "www.example", A, 60, &PUBLIC);
-    // The second one takes the general way, as something goes.
+    // The second response takes the general path, as a record is removed.
     let general = || plain().record(3, "bank.test", A, 60, &PUBLIC);
     for authentic_data in [false, true] {
         let asked = Question { authentic_data, ..question("www.example", A) };
@@ -295,7 +295,7 @@ fn ad_is_kept_for_those_who_asked_for_it_and_aa_for_nobody() {
 }
 
 #[test]
-fn the_ttl_is_the_least_of_the_answer_or_the_negative_one() {
+fn cache_ttl_is_the_lowest_of_the_answer_or_the_negative_ttl() {
     let record = |ttl| answer(0).record(1, "www.example", A, ttl, &PUBLIC);
     let cname = |flags| answer(flags).record(1, "www.example", RecordType::CNAME, 40, &wire("a.test"));
     let cases: Vec<(&str, Sample, u32)> = vec![
@@ -319,7 +319,7 @@ fn the_ttl_is_the_least_of_the_answer_or_the_negative_one() {
 }
 
 #[test]
-fn a_ttl_over_31_bits_is_sent_as_0() {
+fn ttl_over_31_bits_is_sent_as_0() {
     let response = respond(answer(0).record(1, "www.example", A, u32::MAX, &PUBLIC), A).unwrap();
     assert_eq!(records(response.message()), ["an www.example. 0 A"]);
 }
@@ -341,7 +341,7 @@ fn ttls_are_bounded_and_nothing_else_changes() {
 }
 
 #[test]
-fn a_cname_that_was_asked_for_is_the_answer_and_a_target() {
+fn cname_that_was_asked_for_is_the_answer_and_a_target() {
     let sample = Sample::response("www.example", RecordType::CNAME, 0)
         .record(1, "www.example", RecordType::CNAME, 60, &wire("a.test"))
         .record(1, "a.test", A, 60, &PUBLIC);
@@ -362,7 +362,7 @@ fn chains_are_followed_for_32_hops() {
 }
 
 #[test]
-fn malformed_responses_are_errors() {
+fn malformed_responses_are_rejected() {
     let record = |rtype, rdata: &[u8]| answer(0).record(1, "www.example", rtype, 60, rdata);
     let raw = |owner: &[u8]| answer(0).raw(1, owner, A, 1, 60, &PUBLIC);
     let mut claims = answer(0).bytes();
@@ -400,7 +400,7 @@ fn malformed_responses_are_errors() {
 }
 
 #[test]
-fn octets_behind_the_last_record_are_left_out() {
+fn octets_after_the_last_record_are_removed() {
     let mut bytes = answer(0).record(1, "www.example", A, 60, &PUBLIC).bytes();
     let length = bytes.len();
     bytes.extend([1, 2, 3]);
@@ -408,11 +408,11 @@ fn octets_behind_the_last_record_are_left_out() {
 }
 
 #[test]
-fn compressed_names_survive_when_what_they_point_to_goes() {
-    // www.example A, then records whose owners and RDATA point into one that goes.
+fn compressed_names_survive_the_removal_of_the_record_they_point_into() {
+    // www.example A, then records whose owners and RDATA point into a removed record.
     let any = Sample::response("www.example", RecordType::ANY, 0);
     let sample = any.record(1, "mail.bank.test", RecordType::TXT, 60, b"\x01x");
-    // Behind header and question (29 octets) stand 4mail4bank4test0.
+    // After the header and question (29 octets) comes 4mail4bank4test0.
     let sample = sample
         .record(1, "www.example", RecordType::CNAME, 60, b"\xc0\x22")
         .raw(1, b"\xc0\x22", RecordType::MX, 1, 60, b"\x00\x0a\xc0\x1d")
@@ -427,14 +427,14 @@ fn compressed_names_survive_when_what_they_point_to_goes() {
         ["www.example. bank.test.", "bank.test. 10 mail.bank.test.", "bank.test. 0 0 25 mail.bank.test."]
     );
     assert_eq!(message.additionals[0].name.to_string(), "mail.bank.test.");
-    // Rebuilt: the SRV target is written in full (RFC 2782), so it is there a second time.
+    // When rebuilt, the SRV target is uncompressed (RFC 2782), so the name occurs twice.
     let found = response.message().windows(5).filter(|octets| octets.eq_ignore_ascii_case(b"\x04mail")).count();
     assert_eq!(found, 2);
 }
 
 #[test]
-fn a_pointer_to_what_is_no_name_is_followed_and_written_anew() {
-    // The TTL field of the first record, 0x01610000, reads as the name `a`: kept as it is, it would change with age.
+fn pointer_to_bytes_that_are_not_a_name_is_followed_and_rewritten() {
+    // The TTL field of the first record, 0x01610000, reads as the name `a`. Kept as it is, it would change with age.
     let ttl_at = 29 + 13 + 4;
     let any = Sample::response("www.example", RecordType::ANY, 0);
     let sample = any.record(1, "www.example", RecordType::TXT, 0x0161_0000, b"\x01x").record(
@@ -453,7 +453,7 @@ fn a_pointer_to_what_is_no_name_is_followed_and_written_anew() {
 }
 
 #[test]
-fn an_opt_record_before_others_is_taken_out() {
+fn opt_record_before_other_records_is_removed() {
     let sample = answer(0).record(2, "example", RecordType::NS, 60, &wire("ns.example")).opt(1232, 0, &[]).record(
         3,
         "ns.example",
@@ -467,7 +467,7 @@ fn an_opt_record_before_others_is_taken_out() {
 }
 
 #[test]
-fn edes_of_the_upstream_are_bounded() {
+fn upstream_edes_are_bounded() {
     let long = [&[0, 15, 0, 202, 0, 6][..], &[b'x'; 200]].concat();
     let bad = [0, 15, 0, 3, 0, 7, 0xff];
     let other = [0, 3, 0, 1, 1];
@@ -503,7 +503,7 @@ fn ech_is_removed_from_every_https_record() {
 }
 
 #[test]
-fn malformed_service_parameters_take_their_record_with_them() {
+fn record_with_malformed_svc_params_is_removed() {
     let https = RecordType::HTTPS;
     let bad: &[&[(u16, &[u8])]] = &[
         &[(4, &[1, 2, 3])],
@@ -535,12 +535,14 @@ fn private_addresses_are_removed_unless_allowed() {
             .record(3, "ns.example", A, 80, &PUBLIC)
     };
     let response = respond(mixed(), A).unwrap();
-    assert_eq!(judge(&response, &Rules { private: true, targets: None }), Judgement::AsIs);
-    let Judgement::Rewritten(rewritten) = judge(&response, &STRICT) else { panic!("two addresses are private") };
+    assert_eq!(filter_response(&response, &Rules { private: true, targets: None }), Filtered::Unchanged);
+    let Filtered::Rewritten(rewritten) = filter_response(&response, &STRICT) else {
+        panic!("two addresses are private")
+    };
     let expected = ["an www.example. 70 A", "ns example. 60 NS", "ar ns.example. 80 A"];
     assert_eq!(records(rewritten.message()), expected);
     assert_eq!(rewritten.message()[3] & 0x20, 0, "AD is cleared");
-    assert_eq!(judge(rewritten, &STRICT), Judgement::AsIs);
+    assert_eq!(filter_response(rewritten, &STRICT), Filtered::Unchanged);
     let query = Sample::query("www.example", A).bytes();
     let mut out = Vec::new();
     from_response(&parsed(&query), rewritten, TtlMode::Aged(10), None, 1232, &mut out);
@@ -548,25 +550,25 @@ fn private_addresses_are_removed_unless_allowed() {
 }
 
 #[test]
-fn an_answer_of_private_addresses_alone_is_filtered() {
+fn answer_of_only_private_addresses_becomes_nodata() {
     let cname = || answer(0).record(1, "www.example", RecordType::CNAME, 60, &wire("a.test"));
     let response = respond(cname().record(1, "a.test", A, 60, &PRIVATE), A).unwrap();
-    assert_eq!(judge(&response, &STRICT), Judgement::Filtered);
-    // An address that was not asked for goes before anything is judged.
+    assert_eq!(filter_response(&response, &STRICT), Filtered::NoData);
+    // Addresses that were not asked for are removed before filtering.
     let response = respond(cname().record(1, "www.example", RecordType::AAAA, 60, &[0; 16]), A).unwrap();
-    assert_eq!(judge(&response, &STRICT), Judgement::AsIs);
+    assert_eq!(filter_response(&response, &STRICT), Filtered::Unchanged);
     assert_eq!(records(response.message()).len(), 1);
 }
 
 #[test]
-fn private_hints_are_removed_and_an_emptied_hint_goes() {
+fn private_hints_are_removed_and_so_is_an_empty_hint_parameter() {
     let https = RecordType::HTTPS;
     let both = [PUBLIC, PRIVATE].concat();
     let mandatory: &[u8] = &[0, 1, 0, 6];
     let params: &[(u16, &[u8])] = &[(0, mandatory), (1, b"\x02h2"), (4, &both), (6, &[0; 16])];
     let sample = Sample::response("www.example", https, 0).record(1, "www.example", https, 60, &svcb(1, "", params));
     let response = respond(sample, https).unwrap();
-    let Judgement::Rewritten(rewritten) = judge(&response, &STRICT) else { panic!("two hints are private") };
+    let Filtered::Rewritten(rewritten) = filter_response(&response, &STRICT) else { panic!("two hints are private") };
     let kept: &[(u16, &[u8])] = &[(0, &[0, 1]), (1, b"\x02h2"), (4, &PUBLIC)];
     let expected =
         Sample::response("www.example", https, 0).raw(1, b"\xc0\x0c", https, 1, 60, &svcb(1, "", kept)).bytes();
@@ -574,7 +576,7 @@ fn private_hints_are_removed_and_an_emptied_hint_goes() {
 }
 
 #[test]
-fn inspection_denies_the_first_hop_that_is_not_allowed() {
+fn inspection_denies_the_first_target_that_is_not_allowed() {
     let chain = answer(0)
         .record(1, "www.example", RecordType::CNAME, 60, &wire("a.test"))
         .record(1, "a.test", RecordType::CNAME, 60, &wire("b.test"))
@@ -584,23 +586,23 @@ fn inspection_denies_the_first_hop_that_is_not_allowed() {
     let service =
         Sample::response("www.example", https, 0).record(1, "www.example", https, 60, &svcb(0, "c.test", &[]));
     let service = respond(service, https).unwrap();
-    let denied = |text: &str| Judgement::Denied { target: LowerName::from_text(text).unwrap() };
-    let cases: [(&Response, &[&str], Judgement<'_>); 5] = [
+    let denied = |text: &str| Filtered::Denied { target: LowerName::from_text(text).unwrap() };
+    let cases: [(&Response, &[&str], Filtered<'_>); 5] = [
         (&chain, &[], denied("a.test")),
         (&chain, &["a.test"], denied("b.test")),
-        (&chain, &["a.test", "b.test"], Judgement::Filtered),
+        (&chain, &["a.test", "b.test"], Filtered::NoData),
         (&service, &[], denied("c.test")),
-        (&service, &["c.test"], Judgement::AsIs),
+        (&service, &["c.test"], Filtered::Unchanged),
     ];
     for (response, allowed, expected) in cases {
         let targets = Some(allowed.iter().map(ToString::to_string).collect());
-        assert_eq!(judge(response, &Rules { private: false, targets }), expected, "{allowed:?}");
+        assert_eq!(filter_response(response, &Rules { private: false, targets }), expected, "{allowed:?}");
     }
 }
 
 #[test]
-fn records_of_types_that_were_not_asked_for_do_not_ride_along() {
-    // A6 (38), WKS (11), APL (42), a text and an address of the other family.
+fn records_of_types_that_were_not_asked_for_are_removed() {
+    // A6 (38), WKS (11), APL (42), a text, and an address of the other family.
     let others = [RecordType(38), RecordType(11), RecordType(42), RecordType::TXT, RecordType::AAAA];
     let all = others.into_iter().fold(
         answer(0).record(1, "www.example", RecordType::CNAME, 60, &wire("a.test")).record(1, "a.test", A, 60, &PUBLIC),
@@ -634,16 +636,16 @@ fn targets_of_mx_srv_and_naptr_records_are_inspected() {
         let rules =
             |names: &[&str]| Rules { private: false, targets: Some(names.iter().map(ToString::to_string).collect()) };
         let target = LowerName::from_text("leak.test").unwrap();
-        assert_eq!(judge(&response, &rules(&[])), Judgement::Denied { target }, "{rtype}");
-        assert_eq!(judge(&response, &rules(&["leak.test"])), Judgement::AsIs, "{rtype}");
+        assert_eq!(filter_response(&response, &rules(&[])), Filtered::Denied { target }, "{rtype}");
+        assert_eq!(filter_response(&response, &rules(&["leak.test"])), Filtered::Unchanged, "{rtype}");
     }
 }
 
 #[test]
-fn a_policys_verdict_on_many_targets_is_found_once() {
+fn many_targets_are_inspected_once_per_policy() {
     use std::cell::Cell;
 
-    /// Counts how often a target is looked at.
+    /// Rules that count how often a target is looked up.
     struct Counting(Cell<usize>, Option<usize>);
 
     impl ResponseRules for Counting {
@@ -666,16 +668,16 @@ fn a_policys_verdict_on_many_targets_is_found_once() {
             .fold(answer(0), |sample, hop| sample.record(1, &name(hop), RecordType::CNAME, 60, &wire(&name(hop + 1))));
         let response = respond(chain.record(1, &name(30), A, 60, &PUBLIC), A).unwrap();
         let rules = Counting(Cell::new(0), denied);
-        let first = judge(&response, &rules);
-        assert_eq!(judge(&response, &rules), first);
+        let first = filter_response(&response, &rules);
+        assert_eq!(filter_response(&response, &rules), first);
         assert_eq!(rules.0.get(), looked);
         let target = denied.map(|denied| LowerName::from_text(&name(denied + 1)).unwrap());
-        assert_eq!(first, target.map_or(Judgement::AsIs, |target| Judgement::Denied { target }));
+        assert_eq!(first, target.map_or(Filtered::Unchanged, |target| Filtered::Denied { target }));
     }
 }
 
 #[test]
-fn keys_of_the_cache_differ_by_every_flag() {
+fn cache_keys_differ_by_every_flag() {
     let plain = question("www.example", A);
     let keys = [
         plain.clone(),
@@ -689,8 +691,8 @@ fn keys_of_the_cache_differ_by_every_flag() {
 }
 
 #[test]
-fn many_records_and_long_pointer_chains_are_linear_work() {
-    // 4,096 records whose owner is 120 labels behind a chain of pointers, and none of which belongs.
+fn many_records_with_long_pointer_chains_take_linear_work() {
+    // 4,096 unrelated records, whose owners are 120 labels behind a chain of pointers.
     let mut owner = Vec::new();
     for _ in 0..120 {
         owner.extend(b"\x01a");
@@ -709,7 +711,7 @@ fn many_records_and_long_pointer_chains_are_linear_work() {
 }
 
 #[test]
-fn names_whose_case_is_signed_keep_it() {
+fn names_whose_case_is_signed_keep_their_case() {
     const NAME: &[u8] = b"\x03WWW\x07EXAmple\0";
     let https = RecordType::HTTPS;
     let cases = [
@@ -717,7 +719,7 @@ fn names_whose_case_is_signed_keep_it() {
         (https, 0, 1, "www.example", https, [&[0, 1][..], NAME, &[0, 1, 0, 3, 2, b'h', b'2']].concat()),
     ];
     for (qtype, rcode, section, owner, rtype, data) in cases {
-        // As when chance made all letters upper case; the second time it is written anew, as a record is left out.
+        // As if all random bits were upper case. The second message is rebuilt, because a record is removed.
         for others in 0..2 {
             let mut sample = Sample::response("WWW.EXAMPLE", qtype, rcode);
             if section == 2 {
@@ -732,10 +734,10 @@ fn names_whose_case_is_signed_keep_it() {
     }
 }
 
-/// The longest message.
+/// The size limit of generated messages, in octets.
 const MAX_LENGTH: usize = 65_535;
 
-/// Puts what is parsed from `bytes` through everything that a client's query would.
+/// Runs the parsed response through everything that a query of a client would do.
 fn exercise(bytes: &[u8], question: &Question) {
     let query = Sample::query("www.example", A).opt(1232, 0, &[]).bytes();
     let query = parsed(&query);
@@ -745,19 +747,19 @@ fn exercise(bytes: &[u8], question: &Question) {
         from_response(&query, &response, TtlMode::Aged(7), None, limit, &mut out);
         assert!(out.len() <= limit);
     }
-    // What is kept is well-formed: it reads the same again, and nothing more goes.
+    // A kept message is well-formed: it parses to itself.
     let mut kept = response.message().to_vec();
     let again = Response::parse(&kept, question).expect("what is kept can be read");
     assert_eq!(again.message().len(), response.message().len());
     kept.clear();
-    if let Judgement::Rewritten(rewritten) = judge(&response, &STRICT) {
+    if let Filtered::Rewritten(rewritten) = filter_response(&response, &STRICT) {
         let again = Response::parse(rewritten.message(), question).expect("what is rewritten can be read");
         assert!(again.reachable.is_none(), "no private address is left");
         from_response(&query, rewritten, TtlMode::Fixed(30), None, MAX_LENGTH, &mut out);
     }
 }
 
-/// Returns a response with something of everything, to be damaged.
+/// Returns a response with many kinds of records, to be damaged.
 fn rich() -> Vec<u8> {
     answer(flag::AD)
         .record(1, "www.example", RecordType::CNAME, 300, b"\x01a\xc0\x10")
@@ -774,7 +776,7 @@ fn rich() -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn any_bytes_behind_the_question_are_parsed(
+    fn parser_accepts_any_bytes_after_the_question_without_panic(
         tail in prop::collection::vec(any::<u8>(), 0..400),
         answers in 0u8..6,
         additionals in 0u8..6,
@@ -787,7 +789,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_response_is_parsed(
+    fn parser_accepts_a_damaged_response_without_panic(
         damage in prop::collection::vec((29usize..400, any::<u8>()), 0..4),
         cut in prop::option::of(29usize..400),
     ) {
@@ -801,7 +803,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_kept_is_read_alike_by_hickory(ttl in any::<u32>(), order in Just([0usize, 1, 2, 3]).prop_shuffle()) {
+    fn kept_message_equals_the_one_hickory_reads(ttl in any::<u32>(), order in Just([0usize, 1, 2, 3]).prop_shuffle()) {
         let mut sample = answer(0);
         for index in order {
             sample = match index {
@@ -820,7 +822,7 @@ proptest! {
             let records = read(bytes).answers.into_iter().filter(is_kept);
             records.map(|record| format!("{} {} {}", record.name, record.record_type(), record.data)).collect()
         };
-        // Aliases come first.
+        // Aliases are moved to the start.
         let mut expected = lines(&before);
         expected.sort_by_key(|line| !line.contains(" CNAME "));
         prop_assert_eq!(lines(response.message()), expected);

@@ -10,7 +10,7 @@ use std::iter::Copied;
 use std::slice::Iter;
 
 use super::known::Known;
-use crate::dns::response::{Part, content_of_addresses};
+use crate::dns::response::{PayloadPart, content_of_addresses};
 
 /// The octets of addresses that an answer has at most when data beside them is left out: four of IPv4, one of IPv6.
 const LEAST: usize = 16;
@@ -29,7 +29,7 @@ pub(super) struct Set<'a, I> {
     /// The addresses, in the sender's order.
     pub(super) addresses: I,
     /// Their octets, and what they are in any order.
-    pub(super) part: Part,
+    pub(super) part: PayloadPart,
 }
 
 /// What a set of addresses counts, and what the client knows once it was given it.

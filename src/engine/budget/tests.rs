@@ -1,7 +1,7 @@
 //! The accounts, told the time.
 
 use super::*;
-use crate::dns::response::{Part, content_of_addresses};
+use crate::dns::response::{PayloadPart, content_of_addresses};
 
 /// Returns so many seconds.
 const fn secs(count: u64) -> Duration {
@@ -23,7 +23,7 @@ fn account<'a>(client: &str, budget: &'a Budget) -> Account<'a> {
 
 /// Returns what a text answer of so many octets carries.
 fn text(octets: u32, content: u64) -> Payload {
-    Payload { answer: Part { octets, content }, ..Payload::default() }
+    Payload { answer: PayloadPart { octets, content }, ..Payload::default() }
 }
 
 /// Gives an answer that holds no address.
@@ -155,7 +155,7 @@ fn new_addresses_are_counted_apart_from_data_and_known_ones_go_on() {
 fn dnssec_records_count_as_addresses() {
     let (budgets, budget) = (Budgets::new(), Budget { addresses: 1000, answers: 0, ..Budget::default() });
     let one = account("one", &budget);
-    let signed = |content| Payload { dnssec: Part { octets: 1000, content }, ..Payload::default() };
+    let signed = |content| Payload { dnssec: PayloadPart { octets: 1000, content }, ..Payload::default() };
     assert!((0..4).all(|content| give(&budgets, one, &signed(content), secs(0)) == Ok(())));
     assert_eq!(give(&budgets, one, &signed(4), secs(0)), Err(Limit::Addresses));
     assert_eq!(give(&budgets, one, &signed(0), secs(0)), Ok(()), "known");

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::dns::answer::Own;
+use crate::dns::answer::LocalData;
 use crate::dns::name::LowerName;
 use crate::dns::reverse;
 use crate::dns::rtype::RecordType;
@@ -69,7 +69,7 @@ impl Snapshot {
 
     /// Returns the records that hostgate itself has for a question: those of the devbox that it is about, or of the host itself.
     /// Who may have them, [`Self::decide`] says.
-    pub fn own_records(&self, qname: &LowerName, qtype: RecordType) -> impl Iterator<Item = Own> {
+    pub fn own_records(&self, qname: &LowerName, qtype: RecordType) -> impl Iterator<Item = LocalData> {
         let (devbox, pointer, host) = match self.find(qname, qtype) {
             Some(Found::Devbox(client)) => (Some(client), None, None),
             Some(Found::Address(client)) => (None, self.devbox_suffix.name_of(client.id()), None),
@@ -78,7 +78,11 @@ impl Snapshot {
         };
         let addresses =
             devbox.into_iter().flat_map(addresses).filter(move |address| is_asked(*address, qtype)).chain(host);
-        pointer.map(|name| Own::Name(Box::new(name))).into_iter().chain(addresses.map(Own::Address)).take(MAX_ADDRESSES)
+        pointer
+            .map(|name| LocalData::Name(Box::new(name)))
+            .into_iter()
+            .chain(addresses.map(LocalData::Address))
+            .take(MAX_ADDRESSES)
     }
 
     /// Returns what hostgate itself knows about a name; nothing if it is none of its own.
@@ -250,8 +254,8 @@ policy = 'audit-open'
         let qname = name(qname);
         let decision = snapshot.decide(&asker, &qname, qtype);
         let records = snapshot.own_records(&qname, qtype).map(|record| match record {
-            Own::Address(address) => address.to_string(),
-            Own::Name(name) => name.to_string(),
+            LocalData::Address(address) => address.to_string(),
+            LocalData::Name(name) => name.to_string(),
         });
         let mut words = vec![decision.action.as_str().to_owned(), decision.reason.as_str().to_owned()];
         words.extend(decision.audited.then(|| "audited".to_owned()));

@@ -9,7 +9,7 @@ use hostgate::dns::name::LowerName;
 use hostgate::dns::query::{Parsed, Query, Transport, parse};
 use hostgate::dns::rebinding::is_globally_reachable;
 use hostgate::dns::response::{
-    Casing, Judgement, Question, ReplyCheck, Response, ResponseError, ResponseRules, is_reply_to, judge,
+    Casing, Filtered, Question, ReplyCheck, Response, ResponseError, ResponseRules, filter_response, is_reply_to,
 };
 use hostgate::dns::rtype::RecordType;
 
@@ -40,7 +40,7 @@ pub fn run(data: &[u8]) {
     let bytes = client.query();
     let Parsed::Query(query) = parse(&bytes) else { panic!("no query: {bytes:02x?}") };
     check_response(data, &question, &query, &response);
-    check_judgement(&client, &query, &response);
+    check_filtered(&client, &query, &response);
 }
 
 /// The client that gets the answer.
@@ -169,7 +169,7 @@ fn check_response(data: &[u8], question: &Question, query: &Query<'_>, response:
 }
 
 /// Checks what the client's rules make of the response.
-fn check_judgement(client: &Client<'_>, query: &Query<'_>, response: &Response) {
+fn check_filtered(client: &Client<'_>, query: &Query<'_>, response: &Response) {
     let limit = query.payload_limit(Transport::Tcp);
     let mut out = Vec::new();
     let mut written = |response: &Response| {
@@ -187,13 +187,13 @@ fn check_judgement(client: &Client<'_>, query: &Query<'_>, response: &Response) 
         (message.records.iter().filter(is_private).count(), message.records.len(), message.flags)
     };
     let denied = response.targets().chain(response.service_targets()).find(|target| !client.allows_target(target));
-    match judge(response, client) {
-        Judgement::Denied { target } => assert!(client.inspects && denied == Some(target)),
+    match filter_response(response, client) {
+        Filtered::Denied { target } => assert!(client.inspects && denied == Some(target)),
         other => {
             assert!(!client.inspects || denied.is_none(), "a target that is not allowed passes");
             match other {
-                Judgement::AsIs => assert!(client.allows_private || written(response).0 == 0, "a private address"),
-                Judgement::Rewritten(rewritten) => {
+                Filtered::Unchanged => assert!(client.allows_private || written(response).0 == 0, "a private address"),
+                Filtered::Rewritten(rewritten) => {
                     let (private, count, flags) = written(rewritten);
                     assert!(!client.allows_private && private == 0, "a private address");
                     assert!(count <= written(response).1);

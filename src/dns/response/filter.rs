@@ -1,97 +1,102 @@
-//! What of a response a client may see: the rebinding filter and the CNAME inspection.
+//! The filter of a response for one client: the DNS rebinding filter and the inspection of targets.
+//!
+//! The work that depends on the response alone is done when it is parsed ([`Reachable::of`]), so that a cache hit only
+//! picks a result. The policy comes in through [`ResponseRules`], as this folder knows no policies.
 
 use super::order::drop_signatures;
+use super::packed::{Packed, Parts};
 use super::parse::{Message, Record, Section};
 use super::payload::Withheld;
 use super::rebuild::rebuild;
-use super::stored::{Parts, Stored};
 use super::svcb::{Hints, address, params, summarise};
-use super::{Body, Response, ResponseError};
+use super::{KeptMessage, Response, ResponseError};
 use crate::dns::name::LowerName;
 use crate::dns::rebinding::Reach;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::flag;
 
-/// What a client's policy says about responses.
+/// The rules of a client's policy about responses.
 pub trait ResponseRules {
-    /// Returns whether the name that was asked for may answer with addresses that are not globally reachable.
+    /// Returns whether the QNAME may resolve to addresses that are not globally reachable.
     fn allows_private(&self) -> bool;
 
-    /// Returns the serial number of the policy by which every target must be allowed itself; `None` where it trusts them.
-    /// What [`ResponseRules::allows_target`] says depends on nothing else.
+    /// Returns the serial number of the policy if it requires every target to be allowed itself; `None` if it trusts
+    /// targets. For one serial number [`ResponseRules::allows_target`] must always give the same result, as results are
+    /// cached.
     fn inspects_by(&self) -> Option<u64>;
 
     /// Returns whether `target` is allowed as a name that an answer leads to.
     fn allows_target(&self, target: &LowerName) -> bool;
 }
 
-/// What becomes of a response for one client.
+/// The result of filtering a response for one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "it lives on the stack; a target that is denied is rare")]
-pub enum Judgement<'r> {
-    /// It is sent as it is.
-    AsIs,
-    /// This is sent in its place: some addresses are gone.
+pub enum Filtered<'r> {
+    /// The response may be sent unchanged.
+    Unchanged,
+    /// Some addresses were removed; this response is sent instead.
     Rewritten(&'r Response),
-    /// None of the addresses asked for is left: NODATA with EDE 17.
-    Filtered,
-    /// A hop is not allowed.
+    /// None of the requested addresses may be sent: the answer is NODATA with EDE 17.
+    NoData,
+    /// A target is not allowed by the policy.
     Denied {
-        /// The hop.
+        /// The first such target.
         target: LowerName,
     },
 }
 
-/// Judges a response by the rules of the client's policy.
+/// Filters a response by the rules of one client's policy.
 ///
-/// The cost does not depend on what the response holds: the addresses were judged when it came, and what a policy says of
-/// many targets is remembered. Targets are those of the CNAME chain, and the names that MX, NAPTR, SRV, SVCB and HTTPS
-/// records lead to, which clients follow in the same way.
+/// The cost does not depend on the records: addresses were examined when the response was parsed, and a policy's result
+/// for many targets is cached. Targets are those of the CNAME chain and the names that MX, NAPTR, SRV, SVCB and HTTPS
+/// records lead to, because clients connect to these in the same way.
 #[must_use]
-pub fn judge<'r>(response: &'r Response, rules: &impl ResponseRules) -> Judgement<'r> {
+pub fn filter_response<'r>(response: &'r Response, rules: &impl ResponseRules) -> Filtered<'r> {
     if let Some(target) = rules.inspects_by().and_then(|serial| first_denied(response, serial, rules)) {
-        return Judgement::Denied { target };
+        return Filtered::Denied { target };
     }
     match response.reachable.as_deref() {
-        None => Judgement::AsIs,
-        Some(_) if rules.allows_private() => Judgement::AsIs,
-        Some(Reachable::Nothing) => Judgement::Filtered,
-        Some(Reachable::Rest(rest)) => Judgement::Rewritten(rest),
+        None => Filtered::Unchanged,
+        Some(_) if rules.allows_private() => Filtered::Unchanged,
+        Some(Reachable::Nothing) => Filtered::NoData,
+        Some(Reachable::Rest(rest)) => Filtered::Rewritten(rest),
     }
 }
 
 /// Returns the first target that the rules of policy `serial` do not allow.
 fn first_denied(response: &Response, serial: u64, rules: &impl ResponseRules) -> Option<LowerName> {
     let mut targets = response.targets().chain(response.service_targets());
-    match &response.inspected {
+    match &response.inspections {
         None => targets.find(|target| !rules.allows_target(target)),
-        Some(inspected) => {
+        Some(inspections) => {
             let find = || {
                 response.targets().chain(response.service_targets()).position(|target| !rules.allows_target(&target))
             };
-            targets.nth(inspected.first_denied(serial, find)?)
+            targets.nth(inspections.first_denied(serial, find)?)
         }
     }
 }
 
-/// What is left of a response without the addresses that are not globally reachable.
+/// A response after the addresses that are not globally reachable have been removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reachable {
-    /// None of the addresses that were asked for.
+    /// No address that was asked for is left.
     Nothing,
-    /// This.
+    /// The response with the remaining records.
     Rest(Response),
 }
 
 impl Reachable {
-    /// Takes the addresses that are not globally reachable out of a response.
+    /// Removes the addresses that are not globally reachable from a response.
     pub(super) fn of(response: &Response, reach: &Reach) -> Self {
-        // The message was read and written by us, so it can be read again; if not, nothing of it is sent.
+        // The message was written by this code, so it parses again. If it does not, sending no address is the safe
+        // result.
         without_private(response, reach).unwrap_or(Self::Nothing)
     }
 }
 
-/// Does the work of [`Reachable::of`].
+/// Removes the addresses for [`Reachable::of`], which handles the error.
 fn without_private(response: &Response, reach: &Reach) -> Result<Reachable, ResponseError> {
     let mut message = Message::read(response.message())?;
     let mut keep: Vec<bool> =
@@ -107,30 +112,30 @@ fn without_private(response: &Response, reach: &Reach) -> Result<Reachable, Resp
     }
     drop(answers);
     drop_signatures(&message, &mut keep, |record| holds_private_hint(&message, record, reach));
-    // What is missing now was part of what had been validated.
+    // AD spoke about the complete sections that were validated.
     let flags = message.header.flags & !flag::AD;
-    let Body { message, ttl_offsets } =
+    let KeptMessage { message, ttl_offsets } =
         rebuild(&mut message, &keep, Hints::KeepReachable(*reach), flags, response.qtype)?;
-    let stored = Stored::new(Parts {
+    let packed = Packed::new(Parts {
         message,
         ttl_offsets: &ttl_offsets,
-        ede_options: response.stored.ede_options(),
-        targets: response.stored.targets(),
-        service_targets: response.stored.service_targets(),
+        ede_options: response.packed.ede_options(),
+        targets: response.packed.targets(),
+        service_targets: response.packed.service_targets(),
     });
     let Response { ttl, rcode, qtype, payload, .. } = *response;
-    let required = Response::count_required(stored.message(), qtype, stored.ttl_offsets());
-    let (reachable, inspected, withheld) = (None, None, Withheld::default());
-    Ok(Reachable::Rest(Response { stored, ttl, rcode, qtype, required, reachable, inspected, payload, withheld }))
+    let required = Response::count_required(packed.message(), qtype, packed.ttl_offsets());
+    let (reachable, inspections, withheld) = (None, None, Withheld::default());
+    Ok(Reachable::Rest(Response { packed, ttl, rcode, qtype, required, reachable, inspections, payload, withheld }))
 }
 
-/// Returns whether a record hints at an address that is not globally reachable.
+/// Returns whether an SVCB or HTTPS record has a hint that is not globally reachable.
 fn holds_private_hint(message: &Message<'_>, record: &Record, reach: &Reach) -> bool {
     matches!(record.rtype, RecordType::SVCB | RecordType::HTTPS)
         && summarise(params(message.rdata(record)), reach).is_some_and(|summary| summary.has_private_hint)
 }
 
-/// Returns whether a record is an address that is not globally reachable.
+/// Returns whether a record is an address record whose address is not globally reachable, or malformed.
 pub(super) fn holds_private_address(message: &Message<'_>, record: &Record, reach: &Reach) -> bool {
     matches!(record.rtype, RecordType::A | RecordType::AAAA)
         && address(message.rdata(record)).is_none_or(|address| !reach.is_global(address))

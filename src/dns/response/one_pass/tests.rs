@@ -1,4 +1,4 @@
-//! The everyday way against the general one: where it says anything, both say the same.
+//! Comparison of the one-pass parser with the general parser: if it returns a response, both must be equal.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ const A: RecordType = RecordType::A;
 /// An address that is globally reachable.
 const PUBLIC: [u8; 4] = [8, 8, 8, 8];
 
-/// One that is not.
+/// An address that is not globally reachable.
 const PRIVATE: [u8; 4] = [10, 0, 0, 1];
 
 /// A pointer to the question's name.
@@ -23,8 +23,8 @@ const QNAME: &[u8] = b"\xc0\x0c";
 /// A pointer to `example` in the question `www.example`.
 const ZONE: &[u8] = b"\xc0\x10";
 
-/// Reads `bytes` both ways, compares what they say, and returns whether the everyday way said anything.
-fn is_plain(bytes: &[u8], question: &Question) -> bool {
+/// Parses `bytes` with both parsers and compares the results. Returns whether the one-pass parser accepted them.
+fn is_read_in_one_pass(bytes: &[u8], question: &Question) -> bool {
     let Some(header) = Header::read(bytes) else { return false };
     let parsed = Response::parse(bytes, question);
     if matches!(parsed, Err(ResponseError::NotOurs | ResponseError::Truncated)) {
@@ -32,12 +32,12 @@ fn is_plain(bytes: &[u8], question: &Question) -> bool {
     }
     let general = Response::parse_any(bytes, &header, question, &Reach::default());
     assert_eq!(parsed, general, "{bytes:02x?}");
-    let plain = parse(bytes, &header, question, &Reach::default());
-    assert!(plain.is_none() || plain == general.ok(), "{bytes:02x?}");
-    plain.is_some()
+    let one_pass = parse(bytes, &header, question, &Reach::default());
+    assert!(one_pass.is_none() || one_pass == general.ok(), "{bytes:02x?}");
+    one_pass.is_some()
 }
 
-/// Starts a response to www.example of this type.
+/// Starts a response to www.example of type `qtype`.
 fn answer(qtype: RecordType) -> Sample {
     Sample::response("www.example", qtype, 0)
 }
@@ -53,7 +53,7 @@ fn compressed_soa() -> Vec<u8> {
 }
 
 #[test]
-fn everyday_responses_are_read_in_one_pass() {
+fn everyday_responses_are_parsed_in_one_pass() {
     let cname = |sample: Sample, owner: &[u8], target: &[u8]| an(sample, owner, RecordType::CNAME, target);
     let chain = |qtype| cname(answer(qtype), QNAME, b"\x01a\xc0\x10");
     let https = RecordType::HTTPS;
@@ -116,15 +116,15 @@ fn everyday_responses_are_read_in_one_pass() {
         ("SERVFAIL", A, Sample::response("www.example", A, 2)),
     ];
     for (name, qtype, sample) in cases {
-        assert!(is_plain(&sample.bytes(), &question("www.example", qtype)), "{name}");
+        assert!(is_read_in_one_pass(&sample.bytes(), &question("www.example", qtype)), "{name}");
     }
     let mut behind = an(answer(A), QNAME, A, &PUBLIC).bytes();
     behind.extend([1, 2, 3]);
-    assert!(is_plain(&behind, &question("www.example", A)), "octets behind the last record");
+    assert!(is_read_in_one_pass(&behind, &question("www.example", A)), "octets behind the last record");
 }
 
 #[test]
-fn what_is_unusual_is_left_to_the_general_way() {
+fn unusual_responses_are_left_to_the_general_parser() {
     let a = |sample, owner: &[u8]| an(sample, owner, A, &PUBLIC);
     let alias = |sample, owner: &[u8], target: &str| an(sample, owner, RecordType::CNAME, &wire(target));
     let www = wire("www.example");
@@ -158,11 +158,11 @@ fn what_is_unusual_is_left_to_the_general_way() {
         ("a long message", an(answer(A), QNAME, RecordType::TXT, &[0; 1400])),
     ];
     for (name, sample) in cases {
-        assert!(!is_plain(&sample.bytes(), &question("www.example", A)), "{name}");
+        assert!(!is_read_in_one_pass(&sample.bytes(), &question("www.example", A)), "{name}");
     }
 }
 
-/// The names of generated responses; a few, so that they meet.
+/// The names of generated responses; so few that owners and targets often coincide.
 const NAMES: &[&str] = &[
     "www.example",
     "WWW.EXAMPLE",
@@ -176,45 +176,39 @@ const NAMES: &[&str] = &[
     "x.www.example",
 ];
 
-/// How a generated name is written.
+/// The spelling of a generated name.
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    /// In full.
+    /// Uncompressed.
     Full,
-    /// With a pointer wherever the rest was written before.
+    /// Compressed: with a pointer wherever the rest was written before.
     Compressed,
-    /// As a pointer to some offset.
+    /// A pointer to an arbitrary offset.
     Pointer(u8),
 }
 
-/// A record to be generated.
+/// The fields of a record to be generated.
 #[derive(Clone, Debug)]
 struct Plan {
-    /// Its section.
     section: usize,
-    /// Its owner.
     owner: (usize, Form),
-    /// Its type.
     rtype: RecordType,
-    /// The name in its RDATA.
+    /// The name in the RDATA, for types that have one.
     target: (usize, Form),
-    /// Its TTL.
     ttl: u32,
-    /// A number for what is left.
+    /// A random octet for the rest of the RDATA.
     detail: u8,
 }
 
 /// Writes generated messages.
 #[derive(Default)]
 struct Writer {
-    /// The message.
     bytes: Vec<u8>,
-    /// Where names stand.
+    /// The offset of each name, for compression.
     written: HashMap<String, usize>,
 }
 
 impl Writer {
-    /// Writes a name.
     fn name(&mut self, (index, form): (usize, Form)) {
         if let Form::Pointer(at) = form {
             return self.bytes.extend([0xc0, at]);
@@ -235,7 +229,6 @@ impl Writer {
         self.bytes.push(0);
     }
 
-    /// Writes a record.
     fn record(&mut self, plan: &Plan) {
         self.name(plan.owner);
         self.bytes.extend(plan.rtype.0.to_be_bytes());
@@ -295,7 +288,7 @@ fn written(qtype: RecordType, flags: u16, plans: &[Plan]) -> Vec<u8> {
 fn names() -> impl Strategy<Value = (usize, Form)> {
     let form =
         prop_oneof![8 => Just(Form::Compressed), 4 => Just(Form::Full), 1 => any::<u8>().prop_map(Form::Pointer)];
-    // The first names are the likely ones.
+    // The first names are more likely.
     (prop_oneof![2 => 0..NAMES.len(), 3 => 0usize..4], form)
 }
 
@@ -306,7 +299,7 @@ fn plans(section: usize, types: &'static [RecordType]) -> impl Strategy<Value = 
         .prop_map(move |(owner, rtype, target, ttl, detail)| Plan { section, owner, rtype, target, ttl, detail })
 }
 
-/// Returns a generator of responses: the type that is asked for, flags, records.
+/// Returns a generator of responses: requested type and message.
 fn responses() -> impl Strategy<Value = (RecordType, Vec<u8>)> {
     use RecordType as Type;
     let answers = plans(
@@ -329,7 +322,7 @@ fn responses() -> impl Strategy<Value = (RecordType, Vec<u8>)> {
             plans.extend(authorities);
             plans.extend(additionals);
             plans.extend(opt);
-            // A response that is not truncated, with opcode QUERY.
+            // Cleared bits: TC, and the opcode, which must be QUERY.
             (qtype, written(qtype, flags & 0x05ff, &plans))
         },
     )
@@ -339,12 +332,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
-    fn both_ways_say_the_same_of_generated_responses((qtype, bytes) in responses()) {
-        is_plain(&bytes, &question(NAMES[0], qtype));
+    fn one_pass_and_general_parser_agree_on_generated_responses((qtype, bytes) in responses()) {
+        is_read_in_one_pass(&bytes, &question(NAMES[0], qtype));
     }
 
     #[test]
-    fn both_ways_say_the_same_of_damaged_responses(
+    fn one_pass_and_general_parser_agree_on_damaged_responses(
         (qtype, mut bytes) in responses(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
         cut in prop::option::of(any::<prop::sample::Index>()),
@@ -356,6 +349,6 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        is_plain(&bytes, &question(NAMES[0], qtype));
+        is_read_in_one_pass(&bytes, &question(NAMES[0], qtype));
     }
 }

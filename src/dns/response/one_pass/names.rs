@@ -1,30 +1,30 @@
-//! The names of a short message by where they stand, and few of them at a time.
+//! Names of a short message identified by offset, and short fixed-size lists of them; no allocation.
 
 use crate::dns::wire::{PAYLOAD, u16_at};
 
-/// The longest message that is read this way, in octets: what we tell upstreams to send at most over UDP.
-const MAX_PLAIN: usize = PAYLOAD as usize;
+/// The size limit of messages that are parsed in one pass, in octets: the UDP payload size announced to upstreams.
+const MAX_MESSAGE_LENGTH: usize = PAYLOAD as usize;
 
-/// How many names of each kind are kept in mind: of the chain, as service targets, as named by records.
+/// The capacity of each list of names: the chain, service targets, expected addresses.
 const MAX_NAMES: usize = 16;
 
-/// The names of a message by where they stand: at the offset of a label, or of the root's zero.
-pub(super) struct Names<'a> {
-    /// The message.
+/// The names of a message, identified by the offset of their first label, or of the root's zero.
+pub(super) struct OffsetNames<'a> {
     pub(super) bytes: &'a [u8],
-    /// The length on the wire of the name that starts at each offset; 0 where none was read.
-    lengths: [u8; MAX_PLAIN],
+    /// The length on the wire of the name at each offset; 0 if no name was read there.
+    lengths: [u8; MAX_MESSAGE_LENGTH],
 }
 
-impl<'a> Names<'a> {
-    /// Starts with none; nothing if the message is too long.
+impl<'a> OffsetNames<'a> {
+    /// Creates a table without names. Returns `None` if the message is too long.
     pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
-        (bytes.len() <= MAX_PLAIN).then_some(Self { bytes, lengths: [0; MAX_PLAIN] })
+        (bytes.len() <= MAX_MESSAGE_LENGTH).then_some(Self { bytes, lengths: [0; MAX_MESSAGE_LENGTH] })
     }
 
-    /// Reads the name at `at`; returns where it stands (elsewhere if it is but a pointer), and the offset behind it.
+    /// Reads the name at `at`. Returns its offset (the target's, if the name is only a pointer) and the offset after
+    /// it.
     ///
-    /// Every pointer must lead to what was read as a name before: no walk is longer than a name.
+    /// Every pointer must lead to a name that was read before, so no walk is longer than a name.
     pub(super) fn read(&mut self, at: usize) -> Option<(usize, usize)> {
         let mut end = at;
         let (above, after) = loop {
@@ -59,12 +59,12 @@ impl<'a> Names<'a> {
         Some((at, after))
     }
 
-    /// Returns whether the root stands at `at`.
+    /// Returns whether the name at `at` is the root.
     pub(super) fn is_root(&self, at: usize) -> bool {
         self.length(at) == 1
     }
 
-    /// Returns the length of the name at `at`.
+    /// Returns the wire length of the name at `at`; 0 if no name was read there.
     fn length(&self, at: usize) -> u8 {
         self.lengths.get(at).copied().unwrap_or(0)
     }
@@ -75,7 +75,7 @@ impl<'a> Names<'a> {
         rest.first().and_then(|&length| rest.get(..=usize::from(length))).unwrap_or_default()
     }
 
-    /// Returns where the name one label up stands.
+    /// Returns the offset of the parent of the name at `at`.
     fn parent(&self, at: usize) -> usize {
         let next = at + self.label(at).len();
         match self.bytes.get(next) {
@@ -84,12 +84,12 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Returns the name at `at` and those above it, the root last.
+    /// Returns the name at `at` and its ancestors, the root last.
     fn at_and_above(&self, at: usize) -> impl Iterator<Item = usize> {
         std::iter::successors(Some(at), |&at| (self.length(at) > 1).then(|| self.parent(at)))
     }
 
-    /// Returns whether two names are the same but for case.
+    /// Returns whether two names are equal, ignoring case.
     pub(super) fn are_same(&self, one: usize, other: usize) -> bool {
         one == other
             || self.length(one) == self.length(other)
@@ -99,7 +99,7 @@ impl<'a> Names<'a> {
                     .all(|(one, other)| one == other || self.label(one).eq_ignore_ascii_case(self.label(other)))
     }
 
-    /// Returns whether `upper` is `name` or above it.
+    /// Returns whether `upper` is `name` or an ancestor of it.
     pub(super) fn is_at_or_above(&self, upper: usize, name: usize) -> bool {
         let length = self.length(upper);
         self.at_and_above(name)
@@ -107,33 +107,32 @@ impl<'a> Names<'a> {
             .is_some_and(|above| self.are_same(above, upper))
     }
 
-    /// Returns the lower-case wire forms of names, one after the other.
+    /// Returns the lower-case wire format of the names, one after the other.
     pub(super) fn list(&self, list: impl Iterator<Item = usize> + Clone) -> Box<[u8]> {
         let mut wire = Vec::with_capacity(list.clone().map(|name| usize::from(self.length(name))).sum());
         for at in list.flat_map(|name| self.at_and_above(name)) {
             wire.extend_from_slice(self.label(at));
         }
-        // A length octet is no letter.
+        // Length octets are at most 63, which is not a letter.
         wire.make_ascii_lowercase();
         wire.into()
     }
 }
 
-/// A few names.
-pub(super) struct Places {
-    /// Where they stand.
+/// A list of names with a fixed capacity.
+pub(super) struct NameList {
+    /// The offsets of the names; meaningless from `count` on.
     at: [u16; MAX_NAMES],
-    /// How many there are.
     count: usize,
 }
 
-impl Places {
-    /// Returns none.
+impl NameList {
+    /// Creates an empty list.
     pub(super) const fn new() -> Self {
         Self { at: [0; MAX_NAMES], count: 0 }
     }
 
-    /// Adds a name, if there is room for it.
+    /// Appends a name. Returns `None` if the list is full.
     pub(super) fn push(&mut self, name: usize) -> Option<()> {
         *self.at.get_mut(self.count)? = u16::try_from(name).ok()?;
         self.count += 1;
@@ -145,18 +144,18 @@ impl Places {
         self.at.iter().take(self.count).map(|&at| usize::from(at))
     }
 
-    /// Returns the name added last.
+    /// Returns the name that was appended last.
     pub(super) fn last(&self) -> Option<usize> {
         self.iter().next_back()
     }
 
-    /// Returns whether `name` is one of them.
-    pub(super) fn hold(&self, names: &Names<'_>, name: usize) -> bool {
-        self.iter().any(|place| names.are_same(place, name))
+    /// Returns whether the list contains `name`.
+    pub(super) fn contains(&self, names: &OffsetNames<'_>, name: usize) -> bool {
+        self.iter().any(|name_at| names.are_same(name_at, name))
     }
 }
 
-/// Returns where the compression pointer at `at` leads.
+/// Returns the offset that the compression pointer at `at` leads to.
 fn pointer(bytes: &[u8], at: usize) -> Option<usize> {
     u16_at(bytes, at).map(|word| usize::from(word & 0x3fff))
 }

@@ -1,40 +1,38 @@
-//! The everyday form of a response, read in one pass: a chain in order and what its end has, then who says so.
+//! The fast path of response parsing: one pass over everyday responses, that is, a chain in order with its data, then
+//! authority records.
 //!
-//! [`parse`] gives exactly what the general way gives, or nothing: then the general way decides. It accepts only
-//! responses of which everything is kept as it came, but an OPT record at the end. What is in any way unusual (records
-//! out of order or of foreign names, pointers to what was not read as a name, names nobody asked for) is not for it.
-//!
-//! It costs a quarter of the general way, which numbers every name by a keyed hash; here names are told apart by where
-//! they stand, and compared only where that differs.
+//! [`parse`] returns exactly what the general parser returns, or `None`, and then the general parser decides. It
+//! accepts only responses from which nothing is removed or moved except an OPT record at the end. Anything unusual
+//! (records out of order, foreign owners, pointers to bytes that were not read as a name) yields `None`.
 
 mod names;
 
-use names::{Names, Places};
+use names::{NameList, OffsetNames};
 
 use super::chain::answers;
 use super::order::is_proof;
+use super::packed::{Packed, Parts};
 use super::parse::{Field, MAX_TTL, Section, layout};
-use super::stored::{Parts, Stored};
 use super::{Question, Response, encode_edes, kept_flags, svcb};
 use crate::dns::rcode::Rcode;
 use crate::dns::rebinding::Reach;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::{CLASS_IN, HEADER, Header, u16_at, u32_at};
 
-/// How many records a message may have to be read here, OPT excluded.
+/// The limit of records, OPT excluded; longer responses take the general path.
 const MAX_RECORDS: usize = 64;
 
-/// Reads a response whose header and question have been checked, if it has the everyday form.
+/// Parses a response whose header and question have been checked. Returns `None` if it is not of the everyday form.
 pub(super) fn parse(bytes: &[u8], header: &Header, question: &Question, reach: &Reach) -> Option<Response> {
     let mut reader = Reader {
-        names: Names::new(bytes)?,
+        names: OffsetNames::new(bytes)?,
         qtype: question.qtype,
         at: HEADER,
         kept_end: HEADER,
-        chain: Places::new(),
+        chain: NameList::new(),
         target: None,
-        services: Places::new(),
-        named: Places::new(),
+        services: NameList::new(),
+        expected: NameList::new(),
         ttl_offsets: [0; MAX_RECORDS],
         records: 0,
         answer_ttl: None,
@@ -55,83 +53,78 @@ pub(super) fn parse(bytes: &[u8], header: &Header, question: &Question, reach: &
     reader.finish(header, question)
 }
 
-/// A response, as far as it has been read.
+/// The state of the pass over a response.
 #[expect(clippy::struct_excessive_bools, reason = "each is a thing that was seen or not, in any combination")]
 struct Reader<'a> {
-    /// The names so far.
-    names: Names<'a>,
-    /// The type that was asked for.
+    /// The names read so far.
+    names: OffsetNames<'a>,
     qtype: RecordType,
-    /// Where the next record starts.
+    /// The offset of the next record.
     at: usize,
-    /// Where the last record that is kept ends.
+    /// The offset after the last record that is kept.
     kept_end: usize,
-    /// The names of the chain, QNAME first.
-    chain: Places,
-    /// The target of the CNAME record that was itself asked for.
+    /// The names of the CNAME chain, QNAME first.
+    chain: NameList,
+    /// The target of a CNAME record that was itself asked for.
     target: Option<usize>,
     /// The names that MX, NAPTR, SRV, SVCB and HTTPS records lead to, each once.
-    services: Places,
-    /// The names that records say where to go on; there may be more.
-    named: Places,
-    /// Where the TTL fields are.
+    services: NameList,
+    /// The names whose addresses are expected in the additional section. Names beyond its capacity are forgotten.
+    expected: NameList,
+    /// The offsets of the TTL fields.
     ttl_offsets: [u16; MAX_RECORDS],
-    /// How many records there are.
+    /// The number of records, OPT excluded.
     records: usize,
-    /// The least TTL of the answer.
+    /// The lowest TTL of the answer section.
     answer_ttl: Option<u32>,
-    /// Whether the chain's end has a record of the type that was asked for.
+    /// True if the end of the chain has a record of the requested type.
     is_answered: bool,
-    /// Whether there was a record that is no alias: an alias behind it has to move.
+    /// True if a record other than an alias was read. An alias after it would have to be moved.
     has_data: bool,
-    /// Whether there was an authority record that is no proof: a proof behind it has to move.
+    /// True if an authority record other than a proof was read. A proof after it would have to be moved.
     has_other_authority: bool,
     /// The first SOA record of the authority section.
     soa: Option<Soa>,
-    /// The OPT record.
     opt: Option<Opt>,
-    /// An address is not globally reachable.
+    /// True if an address or hint is not globally reachable.
     private_address: bool,
-    /// Which addresses are.
+    /// The definition of globally reachable addresses.
     reach: &'a Reach,
 }
 
-/// What a SOA record says about the time to cache.
+/// The fields of a SOA record that limit negative caching (RFC 2308 §5).
 #[derive(Clone, Copy)]
 struct Soa {
-    /// Where its TTL is.
+    /// The offset of the TTL field.
     ttl_at: usize,
-    /// Its TTL, or its MINIMUM if that is less.
+    /// The lesser of its TTL and its MINIMUM, in seconds.
     negative_ttl: u32,
 }
 
-/// What is needed of an OPT record.
+/// The fields of an OPT record that are used.
 #[derive(Clone, Copy)]
 struct Opt {
-    /// Where its options start; they end with the record.
+    /// The offset of its options, which end with the record.
     options_at: usize,
-    /// The upper eight bits of the response code.
+    /// The upper eight bits of the response code (RFC 6891 §6.1.3).
     rcode_high: u8,
 }
 
-/// A record, OPT excepted.
-struct Record {
-    /// Where its owner stands.
+/// A record other than OPT; names are offsets.
+struct RecordFields {
     owner: usize,
-    /// Its type.
     rtype: RecordType,
-    /// Its TTL.
     ttl: u32,
-    /// Where its TTL field is.
+    /// The offset of the TTL field.
     ttl_at: usize,
-    /// Where its RDATA starts; it ends with the record.
+    /// The offset of the RDATA, which ends with the record.
     rdata_at: usize,
-    /// The last name in its RDATA, if there is one.
+    /// The last name in the RDATA; `None` if it contains no name.
     target: Option<usize>,
 }
 
 impl Reader<'_> {
-    /// Reads the question: the chain begins at its name.
+    /// Reads the question and starts the chain at its name.
     fn read_question(&mut self) -> Option<()> {
         let (qname, after) = self.names.read(HEADER)?;
         self.at = after + 4;
@@ -139,9 +132,9 @@ impl Reader<'_> {
         self.chain.push(qname)
     }
 
-    /// Reads the next record; nothing if the response is not of the everyday form.
+    /// Reads the next record. Returns `None` if the response is not of the everyday form.
     fn read_record(&mut self, section: Section) -> Option<()> {
-        // An OPT record is the last one.
+        // The OPT record must be the last one, so that it can be cut off.
         if self.opt.is_some() {
             return None;
         }
@@ -170,21 +163,21 @@ impl Reader<'_> {
         let ttl_at = fixed + 4;
         *self.ttl_offsets.get_mut(self.records)? = u16::try_from(ttl_at).ok()?;
         self.records += 1;
-        let mut record = Record { owner, rtype, ttl, ttl_at, rdata_at, target: None };
+        let mut record = RecordFields { owner, rtype, ttl, ttl_at, rdata_at, target: None };
         self.read_rdata(&mut record)?;
         match section {
             Section::Answer if rtype == RecordType::CNAME => self.follow(&record),
-            Section::Answer => self.take_answer(&record),
-            Section::Authority => self.take_authority(&record),
+            Section::Answer => self.accept_answer(&record),
+            Section::Authority => self.accept_authority(&record),
             Section::Additional => {
                 let is_address = matches!(rtype, RecordType::A | RecordType::AAAA);
-                (is_address && self.named.hold(&self.names, owner)).then_some(())
+                (is_address && self.expected.contains(&self.names, owner)).then_some(())
             }
         }
     }
 
-    /// Reads the RDATA of a record, which ends with it, and notes the last name in it.
-    fn read_rdata(&mut self, record: &mut Record) -> Option<()> {
+    /// Checks the RDATA of a record, which ends at the current offset, and notes the last name in it.
+    fn read_rdata(&mut self, record: &mut RecordFields) -> Option<()> {
         let end = self.at;
         let rdata = self.names.bytes.get(record.rdata_at..end)?;
         match (record.rtype, rdata.len()) {
@@ -207,7 +200,7 @@ impl Reader<'_> {
                     after
                 }
             };
-            // Also between the fields: a name must not be read from what stands behind the record.
+            // Checked after every field: a name must not be read from bytes after the record.
             if at > end {
                 return None;
             }
@@ -215,30 +208,30 @@ impl Reader<'_> {
         (at == end).then_some(())
     }
 
-    /// Follows a CNAME record, which must be the next of the chain.
-    fn follow(&mut self, record: &Record) -> Option<()> {
+    /// Follows a CNAME record, which must continue the chain.
+    fn follow(&mut self, record: &RecordFields) -> Option<()> {
         let target = record.target?;
         if self.target.is_some() || self.has_data || !self.names.are_same(record.owner, self.chain.last()?) {
             return None;
         }
         self.note_answer_ttl(record.ttl);
         if self.qtype == RecordType::CNAME {
-            // The record itself was asked for: it is the answer, not a way to it (RFC 1034 §3.6.2).
+            // Asked for itself, a CNAME record is the answer and is not followed (RFC 1034 §3.6.2).
             self.target = Some(target);
             self.is_answered = true;
             return Some(());
         }
-        if self.chain.hold(&self.names, target) {
+        if self.chain.contains(&self.names, target) {
             return None;
         }
         self.is_answered = false;
         self.chain.push(target)
     }
 
-    /// Takes a record of the answer section, whose owner must be on the chain.
-    fn take_answer(&mut self, record: &Record) -> Option<()> {
+    /// Accepts a record of the answer section, whose owner must be on the chain.
+    fn accept_answer(&mut self, record: &RecordFields) -> Option<()> {
         let is_at_end = self.names.are_same(record.owner, self.chain.last()?);
-        if !is_at_end && !self.chain.hold(&self.names, record.owner) {
+        if !is_at_end && !self.chain.contains(&self.names, record.owner) {
             return None;
         }
         let covers = match record.rtype {
@@ -247,7 +240,7 @@ impl Reader<'_> {
             }
             rtype => rtype,
         };
-        // A DNAME record has a place in the chain, which the general way finds.
+        // The position of a DNAME record within the chain is determined by the general parser.
         if covers == RecordType::DNAME || !answers(covers, self.qtype) {
             return None;
         }
@@ -264,18 +257,18 @@ impl Reader<'_> {
                 self.private_address |= summary.has_private_hint;
                 let target = record.target?;
                 if self.names.is_root(target) {
-                    self.name(record.owner);
+                    self.expect_addresses_of(record.owner);
                 } else {
-                    self.name(target);
+                    self.expect_addresses_of(target);
                     self.note_service(target)?;
                 }
             }
             RecordType::MX | RecordType::SRV => {
-                self.name(record.target?);
+                self.expect_addresses_of(record.target?);
                 self.note_service(record.target?)?;
             }
             RecordType::NAPTR => self.note_service(record.target?)?,
-            RecordType::NS => self.name(record.target?),
+            RecordType::NS => self.expect_addresses_of(record.target?),
             _ => {}
         }
         Some(())
@@ -283,14 +276,14 @@ impl Reader<'_> {
 
     /// Notes a name that a record of the answer leads to.
     fn note_service(&mut self, target: usize) -> Option<()> {
-        if self.names.is_root(target) || self.services.hold(&self.names, target) {
+        if self.names.is_root(target) || self.services.contains(&self.names, target) {
             return Some(());
         }
         self.services.push(target)
     }
 
-    /// Takes a record of the authority section, whose owner must be at or above a name of the chain.
-    fn take_authority(&mut self, record: &Record) -> Option<()> {
+    /// Accepts a record of the authority section, whose owner must be at or above a name of the chain.
+    fn accept_authority(&mut self, record: &RecordFields) -> Option<()> {
         let covers = match record.rtype {
             RecordType::RRSIG => RecordType(u16_at(self.names.bytes, record.rdata_at)?),
             rtype => rtype,
@@ -300,7 +293,7 @@ impl Reader<'_> {
         }
         self.has_other_authority |= !is_proof(covers);
         match record.rtype {
-            RecordType::NS => self.name(record.target?),
+            RecordType::NS => self.expect_addresses_of(record.target?),
             RecordType::SOA if self.soa.is_none() => {
                 let negative_ttl = record.ttl.min(u32_at(self.names.bytes, self.at - 4)?);
                 self.soa = Some(Soa { ttl_at: record.ttl_at, negative_ttl });
@@ -311,17 +304,18 @@ impl Reader<'_> {
         self.chain.iter().any(|name| self.names.is_at_or_above(record.owner, name)).then_some(())
     }
 
-    /// Notes that a record says to go on at `name`; if there is no room for it, its addresses are unexpected.
-    fn name(&mut self, name: usize) {
-        self.named.push(name);
+    /// Notes that the addresses of `name` are expected. If the list is full they count as unexpected, which only costs
+    /// the fast path.
+    fn expect_addresses_of(&mut self, name: usize) {
+        self.expected.push(name);
     }
 
-    /// Notes the TTL of a record of the answer.
+    /// Notes the TTL of a record of the answer section.
     fn note_answer_ttl(&mut self, ttl: u32) {
         self.answer_ttl = Some(self.answer_ttl.map_or(ttl, |least| least.min(ttl)));
     }
 
-    /// Puts the response together.
+    /// Assembles the response.
     fn finish(&self, header: &Header, question: &Question) -> Option<Response> {
         let bytes = self.names.bytes;
         let (rcode_high, ede_options) = match self.opt {
@@ -337,7 +331,7 @@ impl Reader<'_> {
             targets: &targets,
             service_targets: &service_targets,
         };
-        let mut message = Vec::with_capacity(self.kept_end + parts.room());
+        let mut message = Vec::with_capacity(self.kept_end + parts.octets_after_message());
         message.extend_from_slice(bytes.get(..self.kept_end)?);
         let ttl = match (rcode, self.soa) {
             (Rcode::NOERROR, _) if self.is_answered => self.answer_ttl?,
@@ -355,10 +349,10 @@ impl Reader<'_> {
         rest.get_mut(..qname.len())?.copy_from_slice(qname);
         parts.message = message;
         let private = self.private_address.then_some(self.reach);
-        Some(Response::new(Stored::new(parts), ttl, rcode, self.qtype, private))
+        Some(Response::new(Packed::new(parts), ttl, rcode, self.qtype, private))
     }
 
-    /// Returns the targets of the chain.
+    /// Returns the targets of the CNAME chain.
     fn hops(&self) -> impl Iterator<Item = usize> + Clone {
         self.chain.iter().skip(1).chain(self.target)
     }
