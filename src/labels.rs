@@ -1,5 +1,6 @@
-//! Labels: what was done with a query and why, as closed sets of words. Decisions, metrics, the decision log and
-//! `hostgate explain` use the same ones.
+//! The actions and reasons of queries as closed sets of labels, which decisions, metrics, the decision log and
+//! `hostgate explain` share. The labels are part of the interface: dashboards and alerts depend on them, so a label is
+//! never changed.
 
 use crate::dns::query::RefusalReason;
 
@@ -33,18 +34,18 @@ macro_rules! labels {
     };
 }
 
-/// What is done with a query.
+/// The action taken on a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Answers with what the upstream says, or would say if it could be reached.
+    /// The upstream's answer, or SERVFAIL if no upstream can be reached.
     Allow,
-    /// Answers with records of our own, as if the query were allowed: those of a devbox, or of the host itself.
+    /// An answer with records of our own: those of a devbox, or of the host itself. Counted as [`Self::Allow`].
     Answer,
-    /// Answers NXDOMAIN by policy.
+    /// An NXDOMAIN answer by policy.
     Deny,
-    /// Answers that the name has no such records, by policy.
+    /// An answer by policy that the name has no records of the type.
     NoData,
-    /// Answers with an error about the query itself, before there is a decision: no policy refuses.
+    /// An error about the query itself, before there is a decision: no policy refuses.
     Refuse,
 }
 
@@ -52,7 +53,7 @@ impl Action {
     /// The actions that have a label of their own, by index.
     pub const ALL: &'static [Self] = &[Self::Allow, Self::Deny, Self::NoData, Self::Refuse];
 
-    /// Returns whether the client gets the records that there are.
+    /// Returns whether the client gets the records that exist.
     #[must_use]
     pub const fn is_allow(self) -> bool {
         matches!(self, Self::Allow | Self::Answer)
@@ -82,73 +83,73 @@ impl Action {
 }
 
 labels! {
-    /// Why it was done.
+    /// The reason for an action.
     pub enum Reason {
         /// An allowed entry of the policy matches.
         Rule = "rule",
         /// The policy allows all that it does not deny.
         AllowAll = "allow-all",
-        /// The operator lets the client do as it likes: `unrestricted`, or `without_policy`.
+        /// The client is unrestricted, by the policy `unrestricted` or by `without_policy`.
         Unrestricted = "unrestricted",
         /// A denied entry of the policy matches.
         DeniedRule = "denied-rule",
         /// No allowed entry of the policy matches.
         NotListed = "not-listed",
-        /// Only a wildcard matches, and the name is no hostname.
+        /// Only a wildcard matches, and the name is not a hostname.
         OddName = "odd-name",
-        /// The name is one that leads around the resolver.
+        /// The name leads clients to another way of resolving names.
         Bypass = "bypass",
-        /// A validator needs it to check a listed name that is below this one.
+        /// A validator needs the record to check a listed name below this one.
         DnssecChain = "dnssec-chain",
-        /// The name means something here alone: no upstream is asked for it.
+        /// The name has a special use, and no upstream is asked for it.
         SpecialUse = "special-use",
         /// The type is not among the policy's query types.
         QueryType = "query-type",
         /// The source address belongs to no client, listener or default policy.
         NoClient = "no-client",
-        /// The client's policy went away with its file.
+        /// The file of the client's policy was deleted.
         PolicyGone = "policy-gone",
-        /// No policy is named for the client, and there is no default one.
+        /// No policy is named for the client, and there is no default policy.
         NoPolicy = "no-policy",
-        /// The name is a devbox's, or the one all of theirs are below.
+        /// The name is a devbox's, or the suffix of their names.
         Devbox = "devbox",
         /// No devbox has the name.
         NoDevbox = "no-devbox",
-        /// The name is for devboxes, which the policy does not let look one another up.
+        /// The name is a devbox's, and the policy does not let its clients look up devboxes.
         DevboxToDevbox = "devbox-to-devbox",
         /// A target of the answer's CNAME chain is not allowed.
         CnameTarget = "cname-target",
-        /// What the policy lets a client look up that is new has been used up.
+        /// The client's budget of new names and answers is used up.
         Budget = "budget",
-        /// Nothing but addresses that are not globally reachable came back.
+        /// The answer held no addresses but those that are not globally reachable.
         Rebinding = "rebinding",
         /// A question for all types, answered as RFC 8482 says.
         AnyType = "any-type",
-        /// Not a well-formed query of one question.
+        /// The message is not a well-formed query of one question.
         FormErr = "formerr",
-        /// An opcode other than QUERY.
+        /// The opcode is not QUERY.
         NotImp = "notimp",
-        /// A class other than IN.
+        /// The class is not IN.
         Class = "class",
-        /// A zone transfer.
+        /// The query asks for a zone transfer.
         Transfer = "transfer",
-        /// An EDNS version above 0.
+        /// The EDNS version is above 0.
         BadVers = "badvers",
-        /// The query made us panic; it was answered SERVFAIL.
+        /// The query caused a panic, and was answered with SERVFAIL.
         Panic = "panic",
     }
 }
 
 labels! {
-    /// Where an answer's data came from.
+    /// The source of an answer's data.
     pub enum Origin {
-        /// Nothing was looked up.
+        /// No data was looked up.
         None = "none",
         /// The cache.
         Hit = "hit",
         /// An upstream.
         Miss = "miss",
-        /// The cache, past its time, because no upstream could answer (RFC 8767).
+        /// The cache, although the data has expired, because no upstream could answer (RFC 8767).
         Stale = "stale",
     }
 }

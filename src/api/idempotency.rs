@@ -14,7 +14,7 @@ use crate::api::objects::object_file::{Fields, kept_of};
 use crate::api::request::error::ApiError;
 use crate::bounds::{MAX_RETRIES, MAX_RETRY_OCTETS};
 use crate::fair_share::{ByHolder, Holder};
-use crate::policy::Record;
+use crate::policy::ApiTable;
 
 /// The answers of requests that may come again, for an hour.
 #[derive(Default)]
@@ -258,7 +258,7 @@ impl Drop for Ticket {
 impl Restored {
     /// Reads the request that created an object from what the API keeps of it; none where its id says that it was made too
     /// long ago for its answer to be kept, which takes no reading.
-    pub(super) fn of(record: &Record) -> Option<Self> {
+    pub(super) fn of(record: &ApiTable) -> Option<Self> {
         let is_old = |made: u64| Duration::from_millis(now_ms().saturating_sub(made)) >= KEEP;
         if made_at(record.id()).is_some_and(is_old) {
             return None;

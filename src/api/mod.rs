@@ -55,7 +55,7 @@ use crate::config;
 use crate::document::{Diagnostic, Place, Source, shortened};
 use crate::engine::Engine;
 use crate::fair_share::quota::{Requester, Reservation};
-use crate::policy::{BUILT_IN, Record, Snapshot, sealed};
+use crate::policy::{ApiTable, BUILT_IN, Snapshot, sealed};
 use crate::reload::out_of_date::{Entry, Kind as Lag};
 use crate::reload::{Change, Changer, Progress, Refused};
 
@@ -182,9 +182,9 @@ impl Control {
     pub(crate) fn new(engine: Arc<Engine>, (changer, progress): (Changer, Arc<Progress>), opened: Opened) -> Arc<Self> {
         let Opened { settings, access, tls, audit, counts, reserved } = opened;
         let snapshot = Arc::clone(&engine.view().snapshot);
-        let ids = Ids::after(snapshot.records().map(Record::id));
+        let ids = Ids::after(snapshot.records().map(ApiTable::id));
         let retries = Arc::new(Retries::default());
-        let kept: Vec<&Record> = snapshot.records().filter(|record| is_kept(record)).collect();
+        let kept: Vec<&ApiTable> = snapshot.records().filter(|record| is_kept(record)).collect();
         retries.restore(kept.iter().filter_map(|record| Restored::of(record)).collect());
         let (changed, writer) = (watch::Sender::default(), Mutex::new(Writer::new(&snapshot, &kept, &settings)));
         Arc::new(Self {
@@ -408,17 +408,17 @@ fn is_file_of(path: &Path, id: &str) -> bool {
 
 /// Returns whether the object that `source` defines is the API's: in the file of its id, and recorded there.
 fn is_made(snapshot: &Snapshot, id: &str, source: &Source) -> bool {
-    let is_there = |record: &Record| Arc::ptr_eq(record.source().text(), source.text());
+    let is_there = |record: &ApiTable| Arc::ptr_eq(record.source().text(), source.text());
     is_file_of(source.path(), id) && snapshot.record(id).is_some_and(is_there)
 }
 
 /// Returns what the API keeps of an object; a table `[api.ID]` in any other file than the object's own means nothing.
-fn kept<'s>(snapshot: &'s Snapshot, id: &str) -> Option<&'s Record> {
+fn kept<'s>(snapshot: &'s Snapshot, id: &str) -> Option<&'s ApiTable> {
     snapshot.record(id).filter(|record| is_kept(record))
 }
 
 /// Returns whether a record is in the file of its object.
-fn is_kept(record: &Record) -> bool {
+fn is_kept(record: &ApiTable) -> bool {
     is_file_of(record.source().path(), record.id())
 }
 

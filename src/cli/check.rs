@@ -49,7 +49,7 @@ pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Optio
                 if tests == 0 { "no test".to_owned() } else { format!("{} passed", count(tests, "test")) },
             ];
             let summary = format!("{}: {}, hash {}", config.policies.display(), parts.join(", "), snapshot.hash);
-            let note = snapshot.told_without();
+            let note = snapshot.note_on_clients_without_policy();
             (loaded.warnings, Some(summary), note, Some(tests))
         }
         Err(diagnostics) => (diagnostics, None, None, None),

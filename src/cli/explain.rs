@@ -15,7 +15,7 @@ use crate::dns::name::LowerName;
 use crate::dns::rtype::RecordType;
 use crate::document::quoted;
 use crate::policy::matching::pattern;
-use crate::policy::{self, Action, Asker, Budget, Client, Decision, Limit, Mode, Near, Policy, Snapshot};
+use crate::policy::{self, Action, Asker, Budget, Client, Decision, Limit, Mode, NearMiss, Policy, Snapshot};
 
 /// The question to explain.
 pub(super) struct Asked {
@@ -165,14 +165,14 @@ fn explanation<'a>(
         source,
         client: asker.client.map(Client::id),
         policy: asker.policy().map(Policy::id),
-        without_policy: asker.client.and_then(|client| snapshot.why_without(client)),
+        without_policy: asker.client.and_then(|client| snapshot.why_no_policy_is_named(client)),
         action: decision.action.as_str(),
         reason: decision.reason.as_str(),
         audited: decision.audited,
         rule: decision.rule.map(|rule| rule.to_string()),
         place: decision.rule.map(|rule| rule.place().to_string()),
         via: decision.rule.iter().flat_map(policy::Rule::via).collect(),
-        near: Near::of(decision, name).map(|near| near.to_string()),
+        near: NearMiss::of(decision, name).map(|near| near.to_string()),
         budget: None,
         answer: &devbox.records,
         text: decision.explain().to_string(),
@@ -208,7 +208,7 @@ fn tell(
         let place = if place.line == 0 { String::new() } else { format!(" ({place})") };
         output.line(format!("  policy  {}{place}", policy.id()));
     }
-    if let Some(why) = asker.client.and_then(|client| snapshot.why_without(client)) {
+    if let Some(why) = asker.client.and_then(|client| snapshot.why_no_policy_is_named(client)) {
         output.line(format!("  unnamed {why}"));
     }
     if let Some(rule) = decision.rule {
@@ -229,7 +229,7 @@ fn tell(
         Some(budget) => output.line(format!("  because {}", budget.text)),
         None => output.line(format!("  because {}", decision.explain())),
     }
-    if let Some(near) = Near::of(decision, name) {
+    if let Some(near) = NearMiss::of(decision, name) {
         output.line(format!("  near    {near} ({})", near.rule.place()));
     }
 }

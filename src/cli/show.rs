@@ -10,8 +10,8 @@ use super::output::Output;
 use super::{CONFIG, FAILED, OK, clients, sources};
 use crate::document::{Remarks, closest};
 use crate::policy::{
-    AllowedCidr, Asker, BUILT_IN, Budget, CacheSharing, Client, Cname, Mode, PRESET_PREFIX, Policy, PortRule,
-    PrivateAnswers, Protocol, Rule, Rules, Snapshot, Standing,
+    AllowedCidr, Asker, BUILT_IN, Budget, CacheSharing, Client, Cname, EffectivePolicy, Mode, PRESET_PREFIX, Policy,
+    PortRule, PrivateAnswers, Protocol, Rule, Rules, Snapshot,
 };
 
 /// What to show.
@@ -309,10 +309,10 @@ fn show_policy(policy: &Policy, snapshot: &Snapshot, json: bool, output: &mut Ou
 
 /// Shows what applies to an address.
 fn show_client(source: &str, (snapshot, asker): (&Snapshot, &Asker<'_>), json: bool, output: &mut Output) -> u8 {
-    let policy = match asker.standing {
-        Standing::Policy(policy) | Standing::Unrestricted(policy, _) => policy,
-        Standing::Nobody(nobody) => {
-            output.error(format!("show: {source}: {nobody}: everything is denied"));
+    let policy = match asker.effective {
+        EffectivePolicy::Policy(policy) | EffectivePolicy::Unrestricted(policy, _) => policy,
+        EffectivePolicy::None(reason) => {
+            output.error(format!("show: {source}: {reason}: everything is denied"));
             return FAILED;
         }
     };

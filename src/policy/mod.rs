@@ -1,4 +1,8 @@
-//! Who may look up what: policy files to a [`Snapshot`], and [`decide()`]. Pure: no socket, clock, filesystem or log.
+//! Policies: which client may look up which name.
+//!
+//! [`load`] turns policy files into a [`Snapshot`], [`decide()`] answers queries from it, [`matching`] has the patterns
+//! and indexes, [`model`] the contents of the files as types. Pure: no socket, clock, filesystem or log, so that
+//! `hostgate explain`, `check` and the fuzz targets run the same code as the daemon.
 
 mod decide;
 mod load;
@@ -9,13 +13,13 @@ mod snapshot;
 #[cfg(test)]
 mod testing;
 
-pub use self::decide::near::Near;
+pub use self::decide::near_miss::NearMiss;
 pub use self::load::diagnostics::Diagnostics;
 pub(crate) use self::load::list::is_own_name;
 pub use self::load::preset::BUILT_IN;
 pub(crate) use self::load::source::FilePath;
 pub use self::load::source::{Texts, Tree};
-pub use self::load::{Held, Library, ListText, NO_SUCH_FILE, ReadList, Reloaded};
+pub use self::load::{Library, ListText, MayBeUnchanged, NO_SUCH_FILE, ReadList, Reloaded};
 pub(crate) use self::load::{OBJECT_FOLDER, OBJECT_PREFIXES, object_of};
 pub use self::matching::rules::{Rule, Rules};
 pub use self::model::bindings::{Binding, Bindings, DevboxSuffix, WithoutPolicy};
@@ -27,4 +31,6 @@ pub use self::model::spec::{
 pub(crate) use crate::util::persistent_map::OrderedMap;
 pub use decide::{Action, Decision, Explanation, Reason, decide};
 pub(crate) use object_file::{sealed, unsealed};
-pub use snapshot::{Asker, Blueprint, Client, Nobody, Policy, Record, Snapshot, Standing, Unrestricted};
+pub use snapshot::{
+    ApiTable, Asker, Blueprint, Client, EffectivePolicy, NoPolicyReason, Policy, Snapshot, Unrestricted,
+};

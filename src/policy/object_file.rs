@@ -1,8 +1,8 @@
-//! Whether the file of an object of the API is whole: a crash of the machine may leave a part of a file, and a part that is
-//! TOML may allow more than the whole.
+//! Detection of truncated object files of the API. A crash of the machine may leave a part of a file, and a part that
+//! is valid TOML may allow more than the whole.
 //!
-//! The first line of a file that the API writes says that the last one is [`END`]. A file without such a first line was
-//! written by a person, or by an earlier version, whose files have the table `[api.ID]` last.
+//! The first line of a file that the API writes says that the last line is [`END`]. A file without such a first line
+//! was written by a person, or by an earlier version, whose files have the table `[api.ID]` last.
 
 use std::ops::Range;
 
@@ -10,15 +10,15 @@ use crate::document::comment_lines;
 
 /// The last line of a file that the API writes.
 pub(crate) const END: &str = "# end";
-/// The end of the first line.
+/// The end of the first line of a file that the API writes.
 const HEAD: &str = " of the API. Its last line is \"# end\".";
-/// The end of the first line as earlier versions wrote it.
+/// The end of the first line that earlier versions wrote.
 const OLD_HEAD: &str = " of the API.";
-/// What to do about a file that is not whole.
+/// The help about a truncated file.
 const HELP: &str =
     "most likely a crash of the machine cut it off: restore it from a copy, or remove it, and the object is deleted";
 
-/// Returns what shows that a file is not whole, and what to do.
+/// Returns the sign that a file is truncated, and the help; `None` if the file is whole.
 pub(super) fn fault(text: &str) -> Option<(&'static str, &'static str)> {
     if text.trim().is_empty() {
         return Some(("the file is empty", HELP));
@@ -34,7 +34,8 @@ pub(super) fn fault(text: &str) -> Option<(&'static str, &'static str)> {
     ))
 }
 
-/// Returns what shows that a file without the table `[api.ID]` is not whole, and what to do, if an earlier version wrote it.
+/// Returns the sign that a file without the table `[api.ID]` is truncated, and the help; `None` unless an earlier
+/// version wrote the file.
 pub(super) fn old_fault(text: &str) -> Option<(&'static str, &'static str)> {
     let is_cut = head(text).any(|(_, line)| line.ends_with(OLD_HEAD));
     is_cut.then_some((
@@ -44,14 +45,16 @@ pub(super) fn old_fault(text: &str) -> Option<(&'static str, &'static str)> {
     ))
 }
 
-/// Returns the text of a file with the lines by which a file of the API is known to be whole; `what` is the object.
+/// Returns the text of a file with the first and last line that mark a complete file of the API; `what` names the kind
+/// of object.
 pub(crate) fn sealed(text: &str, what: &str) -> String {
     let text = unsealed(text);
     let line_end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     format!("# A {what}{HEAD}\n{text}{line_end}{END}\n")
 }
 
-/// Returns the text of a file without these lines: what is left where the API takes its object away is a person's.
+/// Returns the text of a file without the lines that [`sealed`] adds. The API uses it when it removes its object from a
+/// file: the rest belongs to a person.
 pub(crate) fn unsealed(text: &str) -> String {
     let mut rest = String::with_capacity(text.len());
     let mut from = 0;
@@ -67,7 +70,7 @@ pub(crate) fn unsealed(text: &str) -> String {
     rest
 }
 
-/// Returns the comments before the first table that may be the API's: their lines, and what they say.
+/// Returns the comments before the first table that may be the API's: the range and the text of each line.
 fn head(text: &str) -> impl Iterator<Item = (Range<usize>, &str)> {
     let rest = text.trim_start_matches('\u{feff}');
     let mut start = text.len() - rest.len();
@@ -87,13 +90,13 @@ mod tests {
     const BODY: &str = "[policy.npol_1]\ndescription = \"\"\"\n# end\n\"\"\"\n\n[api.npol_1]\ncreate_time_ms = 1\n";
 
     #[test]
-    fn file_that_is_cut_off_is_not_whole() {
+    fn truncated_object_files_are_detected() {
         let whole = sealed(BODY, "network policy");
         assert_eq!(fault(&whole), None, "{whole}");
         assert!(whole.starts_with("# A network policy of the API. ") && whole.ends_with("\n# end\n"), "{whole}");
         let first = whole.find('\n').unwrap();
         for cut in 0..whole.len() - "\n".len() {
-            // Of a part of the first line, which is a comment alone, it is told that it holds no table.
+            // A part of the first line is only a comment; the error for that is that the file holds no table.
             assert_eq!(fault(&whole[..cut]).is_some(), cut == 0 || cut >= first, "{cut}");
         }
         let zeros = whole.replace("create", "\0\0\0\0\0\0");
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_a_person_stay_and_those_of_the_api_are_there_once() {
+    fn sealing_is_idempotent_and_unsealing_keeps_a_persons_lines() {
         let whole = sealed(BODY, "network policy");
         assert_eq!(sealed(&whole, "network policy"), whole);
         assert_eq!(unsealed(&whole), BODY);

@@ -1,4 +1,4 @@
-//! Directories of policies for tests.
+//! Policies directories in memory, for tests.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,25 +10,24 @@ use crate::document::Diagnostic;
 
 use super::decide::Decision;
 use super::load::source::Tree;
-use super::load::{Held, Library, ListText, Reloaded};
+use super::load::{Library, ListText, MayBeUnchanged, Reloaded};
 use super::model::bindings::{Binding, Bindings};
 use super::snapshot::Snapshot;
 
 /// A policies directory in memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Directory {
-    /// The policy files.
     pub(super) tree: Tree,
-    /// The list files.
+    /// The list files, or the error of reading them.
     pub(super) lists: BTreeMap<PathBuf, Result<Arc<str>, String>>,
-    /// Whether lists that were read before have not changed since.
+    /// Whether list files that were read before count as unchanged.
     pub(super) lists_are_as_before: bool,
-    /// What hostgate.toml says.
+    /// The settings of hostgate.toml.
     pub(super) bindings: Bindings,
 }
 
 impl Directory {
-    /// Makes a directory `p` of these files; those that end in `.txt` are lists.
+    /// Returns a directory `p` of these files, in which those that end in `.txt` are list files.
     pub(super) fn of(files: &[(&str, &str)]) -> Self {
         let mut directory = Self { tree: Tree { root: "p".into(), ..Tree::default() }, ..Self::default() };
         for (path, text) in files {
@@ -37,7 +36,7 @@ impl Directory {
         directory
     }
 
-    /// Writes a file.
+    /// Writes a policy file, or a list file if its name ends in `.txt`.
     pub(super) fn write(&mut self, path: &str, text: &str) -> &mut Self {
         let (path, text) = (Path::new("p").join(path), Ok(text.into()));
         if path.extension().is_some_and(|extension| extension == "txt") {
@@ -48,7 +47,6 @@ impl Directory {
         self
     }
 
-    /// Removes a file.
     pub(super) fn remove(&mut self, path: &str) -> &mut Self {
         let path = Path::new("p").join(path);
         self.lists.remove(&path);
@@ -56,40 +54,39 @@ impl Directory {
         self
     }
 
-    /// Makes `id` the default policy.
     pub(super) fn default_policy(&mut self, id: &str) -> &mut Self {
         self.bindings.default_policy = Some(Binding::new(id));
         self
     }
 
-    /// Loads it for the first time.
+    /// Loads the directory for the first time.
     pub(super) fn start(&self) -> Result<(Library, Vec<Diagnostic>), Vec<Diagnostic>> {
         Library::start(&self.tree, &mut |path, held| self.list(path, held), &self.bindings)
     }
 
-    /// Loads it for the first time; it has to be good.
+    /// Loads the directory for the first time, and panics if that has an error.
     pub(super) fn library(&self) -> Library {
         self.start().unwrap_or_else(|errors| panic!("{}", lines(&errors).join("\n"))).0
     }
 
-    /// Loads it again.
+    /// Loads the directory again.
     pub(super) fn reload(&self, library: &Library) -> Reloaded {
         library.reload(&self.tree, &mut |path, held| self.list(path, held), &self.bindings)
     }
 
-    /// Returns the errors of a first load, as lines.
+    /// Returns the errors of a first load as lines.
     pub(super) fn errors(&self) -> Vec<String> {
         lines(&self.start().expect_err("the directory has an error"))
     }
 
-    /// Returns the warnings of a first load, as lines.
+    /// Returns the warnings of a first load as lines.
     pub(super) fn warnings(&self) -> Vec<String> {
         self.start().map_or_else(|errors| lines(&errors), |(_, warnings)| lines(&warnings))
     }
 
-    /// Reads a list.
-    pub(super) fn list(&self, path: &Path, held: Held) -> Result<ListText, String> {
-        if self.lists_are_as_before && held == Held::Yes {
+    /// Reads a list file for the loader.
+    pub(super) fn list(&self, path: &Path, held: MayBeUnchanged) -> Result<ListText, String> {
+        if self.lists_are_as_before && held == MayBeUnchanged::Yes {
             return Ok(ListText::Unchanged);
         }
         let text = self.lists.get(path).cloned().unwrap_or_else(|| Err("not found".to_owned()));
@@ -97,22 +94,21 @@ impl Directory {
     }
 }
 
-/// Returns diagnostics as lines, with what they quote.
+/// Returns diagnostics as lines, with the text they quote.
 pub(super) fn lines<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic>) -> Vec<String> {
     diagnostics.into_iter().map(Diagnostic::with_quotes).collect()
 }
 
-/// Parses a name.
 pub(super) fn name(text: &str) -> LowerName {
     LowerName::from_text(text).unwrap()
 }
 
-/// Decides what `source` gets for the address of `qname`.
+/// Decides about a query of `source` for the address of `qname`.
 pub(super) fn ask<'s>(snapshot: &'s Snapshot, source: &str, qname: &str) -> Decision<'s> {
     snapshot.decide(&snapshot.asker(source.parse().unwrap(), 0), &name(qname), RecordType::A)
 }
 
-/// Returns action and reason of [`ask`] as text: `allow rule`.
+/// Returns action and reason of [`ask`] as text, such as `allow rule`.
 pub(super) fn verdict(snapshot: &Snapshot, source: &str, qname: &str) -> String {
     let decision = ask(snapshot, source, qname);
     format!("{} {}", decision.action.as_str(), decision.reason.as_str())

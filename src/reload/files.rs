@@ -18,7 +18,7 @@ use super::trusted::{Trusted, Use};
 use super::weight;
 use crate::bounds::MAX_FILE;
 use crate::document::text_of;
-use crate::policy::{Held, ListText, NO_SUCH_FILE};
+use crate::policy::{ListText, MayBeUnchanged, NO_SUCH_FILE};
 use crate::util::regular_file;
 
 /// A file of more octets than this is read into room for the largest: glibc gives a block of that size back to the
@@ -311,9 +311,9 @@ impl Files {
     /// Reads a list file, unless what it holds is `held` and it has not changed since.
     ///
     /// The error is as that of [`Files::read`].
-    pub(crate) fn read_list(&mut self, path: &Path, held: Held) -> Result<ListText, String> {
+    pub(crate) fn read_list(&mut self, path: &Path, held: MayBeUnchanged) -> Result<ListText, String> {
         self.used.insert(path.to_owned());
-        let known = self.lists.get(path).and_then(|observed| observed.firm()).filter(|_| held == Held::Yes);
+        let known = self.lists.get(path).and_then(|observed| observed.firm()).filter(|_| held == MayBeUnchanged::Yes);
         let read = read_unless(path, known, &self.unfinished, (&self.trusted, Use::List));
         self.lists.insert(path.to_owned(), read.observed);
         match read.text {
@@ -494,7 +494,7 @@ mod tests {
         for text in ["one", "two", "six"] {
             fs::write(&path, text).unwrap();
             assert_eq!(&*files.read(&path).unwrap(), text);
-            assert_eq!(files.read_list(&path, Held::Yes), Ok(ListText::Text(text.to_owned())));
+            assert_eq!(files.read_list(&path, MayBeUnchanged::Yes), Ok(ListText::Text(text.to_owned())));
         }
     }
 }

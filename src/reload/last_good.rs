@@ -445,7 +445,7 @@ const NOT_UTF8: &str = "the path is not UTF-8";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Bindings, Held};
+    use crate::policy::{Bindings, MayBeUnchanged};
 
     /// A policies directory with a list, and the library made of it.
     fn loaded(root: &Path, names: &str) -> (Tree, Library) {
@@ -454,8 +454,9 @@ mod tests {
         let text: Arc<str> = "[policy.p]\nallowed_hostnames_files = [\"list.txt\"]\n".into();
         let files = [(root.join("p.toml"), Ok(text)), (root.join("api/npol_1.toml"), Ok("[policy.npol_1]\n".into()))];
         let tree = Tree { root: root.to_owned(), files: files.into_iter().collect(), ..Tree::default() };
-        let lists =
-            &mut |path: &Path, _: Held| fs::read_to_string(path).map(ListText::Text).map_err(|error| error.to_string());
+        let lists = &mut |path: &Path, _: MayBeUnchanged| {
+            fs::read_to_string(path).map(ListText::Text).map_err(|error| error.to_string())
+        };
         let (library, _) = Library::start(&tree, lists, &Bindings::default()).unwrap();
         (tree, library)
     }

@@ -155,7 +155,7 @@ pub(super) fn state(library: &Library, warnings: Diagnostics, chosen: &Chosen) -
 
 /// Logs what applies to clients for which no policy is named, if there are any.
 pub(crate) fn log_without(snapshot: &Snapshot) {
-    if let Some(told) = snapshot.told_without() {
+    if let Some(told) = snapshot.note_on_clients_without_policy() {
         tracing::info!("{}", escaped(&told));
     }
 }

@@ -168,7 +168,7 @@ fn list_that_is_no_text_in_utf8_or_no_file_says_what_it_is() {
         ("{a,b}.txt", b"", "patterns of file names are not expanded"),
         ("~/none.txt", b"", "`~` and variables are not expanded"),
         ("$HOME/none.txt", b"", "`~` and variables are not expanded"),
-        ("preset:npm", b"", "`preset:npm` is a preset, and no list file"),
+        ("preset:npm", b"", "`preset:npm` is a preset, not a list file"),
     ] {
         let told = checked(list, content);
         assert!(told.contains(expected), "{expected}: {told}");

@@ -17,7 +17,7 @@ use crate::api::request::error::{ApiError, Wrongs};
 use crate::api::request::fields;
 use crate::api::request::list::{Listed, Query};
 use crate::api::{Edit, by_hand, is_made, named};
-use crate::policy::{Blueprint, Phase, Record, Snapshot, UNRESTRICTED};
+use crate::policy::{ApiTable, Blueprint, Phase, Snapshot, UNRESTRICTED};
 
 /// Creates a blueprint.
 pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
@@ -159,12 +159,12 @@ pub(in crate::api) fn launch_parameters(snapshot: &Snapshot, blueprint: &Bluepri
 
 /// Returns the status of a blueprint that the API made.
 pub(in crate::api) fn status<'s>(snapshot: &'s Snapshot, blueprint: &Blueprint) -> Cow<'s, str> {
-    let status = record(snapshot, blueprint).map(Record::status).filter(|status| !status.is_empty());
+    let status = record(snapshot, blueprint).map(ApiTable::status).filter(|status| !status.is_empty());
     status.unwrap_or(Cow::Borrowed(COMPLETE))
 }
 
 /// Returns what is kept of a blueprint, if the API made it.
-pub(in crate::api) fn record<'s>(snapshot: &'s Snapshot, blueprint: &Blueprint) -> Option<&'s Record> {
+pub(in crate::api) fn record<'s>(snapshot: &'s Snapshot, blueprint: &Blueprint) -> Option<&'s ApiTable> {
     let is_made = is_made(snapshot, blueprint.id(), blueprint.source());
     snapshot.record(blueprint.id()).filter(|_| is_made)
 }

@@ -18,7 +18,7 @@ use crate::api::request::error::{ApiError, Wrongs};
 use crate::api::request::fields;
 use crate::api::request::list::{Listed, Query};
 use crate::api::{Edit, by_hand, is_kept, is_made, kept};
-use crate::policy::{Blueprint, Client, Phase, Policy, Record, Snapshot};
+use crate::policy::{ApiTable, Blueprint, Client, Phase, Policy, Snapshot};
 
 /// Creates a devbox.
 pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
@@ -110,7 +110,7 @@ pub(in crate::api) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
 pub(in crate::api) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let mut writer = control.write(&call.principal).await?;
-    let is_down = |record: &Record| record.status() == SHUTDOWN;
+    let is_down = |record: &ApiTable| record.status() == SHUTDOWN;
     if !is_down(made(&control.snapshot(), id)?) {
         let edit = |snapshot: &Snapshot| {
             let record = made(snapshot, id)?;
@@ -242,7 +242,7 @@ impl<'s> Views<'s> {
     fn policy(&self, client: Option<&Client>) -> Value {
         let Some(client) = client else { return Value::Null };
         let id = client.asker().policy().map(Policy::id);
-        json!({ "id": id, "reason": self.snapshot.why_without(client) })
+        json!({ "id": id, "reason": self.snapshot.why_no_policy_is_named(client) })
     }
 
     /// Returns the launch parameters in force: the blueprint's, the devbox's own over them, and the policy that applies.
@@ -294,7 +294,7 @@ fn is_devbox_by_hand(snapshot: &Snapshot, client: &Client) -> bool {
 ///
 /// # Errors
 /// There is none, or a person wrote it.
-fn made<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s Record, ApiError> {
+fn made<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s ApiTable, ApiError> {
     let client = snapshot.client(id);
     if let Some(client) = client.filter(|client| is_devbox_by_hand(snapshot, client)) {
         return Err(by_hand("devbox", id, &client.place()));

@@ -18,7 +18,7 @@ use crate::api::objects::object_file::{kept_of, without};
 use crate::api::{Control, Edit, kept};
 use crate::bounds::MAX_SHUT_DOWN;
 use crate::config;
-use crate::policy::{Record, Snapshot};
+use crate::policy::{ApiTable, Snapshot};
 
 /// Held from what a change is made of until it is in force.
 #[derive(Debug, Default)]
@@ -38,13 +38,13 @@ pub(in crate::api) struct Writer {
 impl Writer {
     /// Makes it for what the API keeps, in the order of the ids. Of thousands of devboxes few are read for it: those that
     /// were shut down, and the newest one.
-    pub(in crate::api) fn new(snapshot: &Snapshot, kept: &[&Record], settings: &config::Control) -> Self {
+    pub(in crate::api) fn new(snapshot: &Snapshot, kept: &[&ApiTable], settings: &config::Control) -> Self {
         let of_kind = |kind| kept.iter().copied().filter(move |record| Kind::of(record.id()) == Some(kind));
         let unfinished = of_kind(Kind::Blueprint).filter(|record| matches!(&*record.status(), QUEUED | BUILDING));
         let retired = of_kind(Kind::Devbox).filter(|record| record.status() == SHUTDOWN);
         let mut retired: Vec<(u64, Arc<str>)> = retired.map(|record| (ended(record), record.id().into())).collect();
         retired.sort_unstable();
-        let devboxes: Vec<&Record> = of_kind(Kind::Devbox).collect();
+        let devboxes: Vec<&ApiTable> = of_kind(Kind::Devbox).collect();
         let last = devboxes.into_iter().rev().find_map(|record| address_of(snapshot, record));
         Self {
             devboxes: settings.devbox_pool.map(|net| Pool::new(net, last)),
@@ -122,12 +122,12 @@ impl Control {
 }
 
 /// Returns when a devbox was shut down, in milliseconds since 1970 began.
-fn ended(record: &Record) -> u64 {
+fn ended(record: &ApiTable) -> u64 {
     kept_of(record).get("end_time_ms").and_then(Value::as_u64).unwrap_or_default()
 }
 
 /// Returns the address that a devbox was given: its client's, or what is kept of it once that is gone.
-fn address_of(snapshot: &Snapshot, record: &Record) -> Option<IpAddr> {
+fn address_of(snapshot: &Snapshot, record: &ApiTable) -> Option<IpAddr> {
     if let Some(client) = snapshot.client(record.id()) {
         return client.sources().next().map(|source| source.addr());
     }

@@ -1,8 +1,9 @@
-//! Devboxes by name: what hostgate itself says about clients to one another, and to whom.
+//! Names of devboxes, which hostgate answers itself, and their reverse names.
 //!
-//! Nothing at or below the suffix is ever forwarded, whatever a policy lists. Each client of phase runtime that has
-//! single addresses is `ID.SUFFIX` there, and its addresses lead back to that name, for those whose policy says
-//! `allow_devbox_to_devbox` or `allow_all` and does not deny the name. For all others none of these names exists.
+//! No name at or below the suffix is ever forwarded, whatever a policy lists. Each client of phase runtime that has
+//! single addresses is `ID.SUFFIX` there, and its addresses resolve back to that name, for clients whose policy says
+//! `allow_devbox_to_devbox` or `allow_all` and does not deny the name. For all other clients none of these names
+//! exists.
 
 use std::net::IpAddr;
 
@@ -14,30 +15,29 @@ use crate::dns::rtype::RecordType;
 use super::{Action, Decision, NameDecision, Reason, decide, decide_name};
 use crate::policy::matching::special_use::{is_localhost, loopback};
 use crate::policy::model::spec::{Mode, Phase};
-use crate::policy::snapshot::name_index::leap;
+use crate::policy::snapshot::name_index::first_ignoring_case;
 use crate::policy::snapshot::{Asker, Client, Snapshot};
 
-/// The most addresses of a devbox that an answer holds: they fit a message over TCP, and nobody needs more.
+/// The most addresses of a devbox in an answer. So many fit a message over TCP, and no client needs more.
 const MAX_ADDRESSES: usize = 256;
 
-/// What is known of a name that may be a devbox's.
+/// The result of looking a name up among the devboxes.
 #[derive(Clone, Copy)]
-enum Found<'s> {
-    /// A devbox.
+enum DevboxLookup<'s> {
     Devbox(&'s Client),
-    /// The address of a devbox.
+    /// The devbox that has the address of a reverse name.
     Address(&'s Client),
-    /// What all of them are below.
+    /// The suffix itself, below which the names of all devboxes are.
     Suffix,
-    /// Nothing.
-    Nobody,
+    /// A name below the suffix that no devbox has.
+    NoDevbox,
 }
 
 impl Snapshot {
-    /// Decides what happens to a query of `asker` for `qname` and `qtype`: names of devboxes are answered here, the rest is as
-    /// the policy says.
+    /// Decides what happens to a query of `asker` for `qname` and `qtype`: names of devboxes are answered here, for all
+    /// others [`decide()`] applies the policy.
     ///
-    /// No allocation but for names of devboxes; one comparison besides what [`decide()`] takes.
+    /// No allocation except for names of devboxes; one comparison more than [`decide()`].
     #[inline]
     #[must_use]
     pub fn decide<'s>(&'s self, asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> Decision<'s> {
@@ -49,31 +49,32 @@ impl Snapshot {
         decide(asker, qname, qtype)
     }
 
-    /// Decides about a name of which only hostgate knows, if it is one.
+    /// Decides about a name of a devbox or a reverse name of its address; returns `None` for all other names.
     #[cold]
     fn decide_here<'s>(&'s self, asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> Option<Decision<'s>> {
         let found = self.find(qname, qtype)?;
-        // Who may not know a devbox's name is not told it by its address either.
-        let told = if let Found::Address(client) = found { self.devbox_suffix.name_of(client.id()) } else { None };
-        Some(decide_devbox(asker, (qname, told.as_ref()), qtype, found))
+        // A client that may not resolve a devbox's name must not learn it from the reverse name either.
+        let target =
+            if let DevboxLookup::Address(client) = found { self.devbox_suffix.name_of(client.id()) } else { None };
+        Some(decide_devbox(asker, (qname, target.as_ref()), qtype, found))
     }
 
     /// Returns the devbox that a question is about.
     #[must_use]
     pub fn devbox(&self, qname: &LowerName, qtype: RecordType) -> Option<&Client> {
         match self.find(qname, qtype)? {
-            Found::Devbox(client) | Found::Address(client) => Some(client),
-            Found::Suffix | Found::Nobody => None,
+            DevboxLookup::Devbox(client) | DevboxLookup::Address(client) => Some(client),
+            DevboxLookup::Suffix | DevboxLookup::NoDevbox => None,
         }
     }
 
-    /// Returns the records that hostgate itself has for a question: those of the devbox that it is about, or of the host itself.
-    /// Who may have them, [`Self::decide`] says.
+    /// Returns the records that hostgate itself has for a question: those of a devbox, or of the host itself. They are
+    /// not checked against a policy, which [`Self::decide`] does.
     pub fn own_records(&self, qname: &LowerName, qtype: RecordType) -> impl Iterator<Item = LocalData> {
         let (devbox, pointer, host) = match self.find(qname, qtype) {
-            Some(Found::Devbox(client)) => (Some(client), None, None),
-            Some(Found::Address(client)) => (None, self.devbox_suffix.name_of(client.id()), None),
-            Some(Found::Suffix | Found::Nobody) => (None, None, None),
+            Some(DevboxLookup::Devbox(client)) => (Some(client), None, None),
+            Some(DevboxLookup::Address(client)) => (None, self.devbox_suffix.name_of(client.id()), None),
+            Some(DevboxLookup::Suffix | DevboxLookup::NoDevbox) => (None, None, None),
             None => (None, None, loopback(qtype).filter(|_| is_localhost(qname))),
         };
         let addresses =
@@ -85,26 +86,26 @@ impl Snapshot {
             .take(MAX_ADDRESSES)
     }
 
-    /// Returns what hostgate itself knows about a name; nothing if it is none of its own.
-    fn find(&self, qname: &LowerName, qtype: RecordType) -> Option<Found<'_>> {
+    /// Looks a name up among the devboxes; returns `None` if the name is not hostgate's own.
+    fn find(&self, qname: &LowerName, qtype: RecordType) -> Option<DevboxLookup<'_>> {
         if qname.is_at_or_below(&self.devbox_suffix.name) {
             return Some(self.devbox_of(qname));
         }
         let address = reverse::address(qname).filter(|_| qtype == RecordType::PTR)?;
-        self.devbox_at(address).map(Found::Address)
+        self.devbox_at(address).map(DevboxLookup::Address)
     }
 
-    /// Returns what has a name at or below the suffix.
-    fn devbox_of(&self, qname: &LowerName) -> Found<'_> {
+    /// Looks up a name at or below the suffix.
+    fn devbox_of(&self, qname: &LowerName) -> DevboxLookup<'_> {
         let depth = qname.labels().count() - self.devbox_suffix.name.labels().count();
         if depth == 0 {
-            return Found::Suffix;
+            return DevboxLookup::Suffix;
         }
         let mut id = String::with_capacity(qname.as_wire().len());
         for label in qname.labels().take(depth) {
-            // A dot in a label is another name than two labels.
+            // A label that contains a dot must not match an id with a dot, which is two labels.
             let Some(label) = std::str::from_utf8(label).ok().filter(|label| !label.contains('.')) else {
-                return Found::Nobody;
+                return DevboxLookup::NoDevbox;
             };
             if !id.is_empty() {
                 id.push('.');
@@ -112,42 +113,43 @@ impl Snapshot {
             id.push_str(label);
         }
         match self.client_of_any_case(&id).filter(|client| is_devbox(client)) {
-            Some(client) => Found::Devbox(client),
-            None => Found::Nobody,
+            Some(client) => DevboxLookup::Devbox(client),
+            None => DevboxLookup::NoDevbox,
         }
     }
 
-    /// Returns the devbox that has this very address, if it has a name.
+    /// Returns the devbox that has exactly this address and a valid name.
     fn devbox_at(&self, address: IpAddr) -> Option<&Client> {
-        // A listener's number does not matter: its policy is for those who are in no client.
+        // The listener's index is irrelevant: its policy applies only to addresses in no client.
         let client = self.asker(address, usize::MAX).client?;
         let is_its_own = is_devbox(client) && addresses(client).any(|own| own == address);
         (is_its_own && self.devbox_suffix.name_of(client.id()).is_some()).then_some(client)
     }
 
-    /// Returns the client whose id is `lower` but for capital letters (names have none, RFC 4343); of several the one
-    /// without any, else the first in the order of ids.
+    /// Returns the client whose id is `lower` when its capital letters are ignored (names are compared without case,
+    /// RFC 4343). If several are, returns the one without capitals, else the first in the order of ids.
     ///
-    /// Mostly two look-ups. Where none has the id, a leap from one place to the next at which one might stand: a few for
-    /// each letter that somebody's id begins with.
+    /// Mostly two look-ups. If no client has the id, the search jumps from one possible id to the next: a few jumps for
+    /// each letter that an id begins with.
     fn client_of_any_case(&self, lower: &str) -> Option<&Client> {
-        self.client(lower).or_else(|| leap(lower, |id| self.client_from(id), Client::id))
+        self.client(lower).or_else(|| first_ignoring_case(lower, |id| self.client_from(id), Client::id))
     }
 }
 
-/// Decides about a name of which only hostgate knows, and the one that would be told.
+/// Decides about a name that only hostgate knows. `target` is the name that the answer would reveal: that of a PTR
+/// record.
 fn decide_devbox<'s>(
     asker: &Asker<'s>,
-    (qname, told): (&LowerName, Option<&LowerName>),
+    (qname, target): (&LowerName, Option<&LowerName>),
     qtype: RecordType,
-    found: Found<'s>,
+    found: DevboxLookup<'s>,
 ) -> Decision<'s> {
     let Some(policy) = asker.policy().filter(|policy| policy.gone().is_none()) else {
         return decide(asker, qname, qtype);
     };
     let decision = |action, reason, rule| Decision { action, reason, rule, policy: Some(policy), audited: false };
-    // What is denied here stays so while auditing: there is nobody to forward it to.
-    for name in [qname].into_iter().chain(told) {
+    // A denied name stays denied in audit mode, as there is no upstream to forward it to.
+    for name in [qname].into_iter().chain(target) {
         if let NameDecision::Deny(rule) = decide_name(policy, name) {
             return decision(Action::Deny, Reason::DeniedRule, Some(rule));
         }
@@ -158,30 +160,30 @@ fn decide_devbox<'s>(
     let is_listed = policy.query_types().contains(qtype);
     let audited = !is_listed && policy.mode() == Mode::Audit;
     match found {
-        Found::Nobody => decision(Action::Deny, Reason::NoDevbox, None),
+        DevboxLookup::NoDevbox => decision(Action::Deny, Reason::NoDevbox, None),
         _ if !is_listed && !audited => decision(Action::NoData, Reason::QueryType, None),
-        Found::Devbox(client) if !addresses(client).any(|address| is_asked(address, qtype)) => {
+        DevboxLookup::Devbox(client) if !addresses(client).any(|address| is_asked(address, qtype)) => {
             decision(Action::NoData, Reason::Devbox, None)
         }
-        Found::Suffix => decision(Action::NoData, Reason::Devbox, None),
-        Found::Devbox(_) | Found::Address(_) => {
+        DevboxLookup::Suffix => decision(Action::NoData, Reason::Devbox, None),
+        DevboxLookup::Devbox(_) | DevboxLookup::Address(_) => {
             let reason = if audited { Reason::QueryType } else { Reason::Devbox };
             Decision { audited, ..decision(Action::Answer, reason, None) }
         }
     }
 }
 
-/// Returns whether a client may be asked for by name.
+/// Returns whether a client can be looked up by name.
 fn is_devbox(client: &Client) -> bool {
     client.phase() == Phase::Runtime && addresses(client).next().is_some()
 }
 
-/// Returns the addresses of a client; prefixes of several are none.
+/// Returns the single addresses of a client, without its longer ranges of addresses.
 fn addresses(client: &Client) -> impl Iterator<Item = IpAddr> {
     client.sources().filter(|source| source.prefix_len() == source.max_prefix_len()).map(|source| source.addr())
 }
 
-/// Returns whether a question for `qtype` is for this address.
+/// Returns whether a question for `qtype` asks for addresses of this family.
 const fn is_asked(address: IpAddr, qtype: RecordType) -> bool {
     match address {
         IpAddr::V4(_) => qtype.0 == RecordType::A.0,
@@ -195,7 +197,7 @@ mod tests {
     use crate::policy::model::bindings::{Bindings, DevboxSuffix, WithoutPolicy};
     use crate::policy::testing::{Directory, name};
 
-    /// Clients with and without a name, and those who ask.
+    /// Clients with and without a name, and the policies of those that ask.
     const FILE: &str = "
 [policy.open]
 allow_devbox_to_devbox = true
@@ -241,15 +243,15 @@ sources = ['10.1.0.10']
 policy = 'audit-open'
 ";
 
-    /// Returns the directory of these clients, where those without a policy are unrestricted.
+    /// Returns the directory of these clients, in which clients without a policy are unrestricted.
     fn directory() -> Directory {
         let mut directory = Directory::of(&[("p.toml", FILE)]);
         directory.bindings.without_policy = WithoutPolicy::Unrestricted;
         directory
     }
 
-    /// Returns what `source` gets for a question: action, reason, and the records.
-    fn told(snapshot: &Snapshot, source: &str, qname: &str, qtype: &str) -> String {
+    /// Returns the answer to a question of `source`: action, reason, and the records.
+    fn answer_of(snapshot: &Snapshot, source: &str, qname: &str, qtype: &str) -> String {
         let (asker, qtype) = (snapshot.asker(source.parse().unwrap(), 0), qtype.parse().unwrap());
         let qname = name(qname);
         let decision = snapshot.decide(&asker, &qname, qtype);
@@ -266,7 +268,7 @@ policy = 'audit-open'
     }
 
     #[test]
-    fn devboxes_are_found_by_those_whose_policy_lets_them() {
+    fn devboxes_are_resolved_for_clients_whose_policy_allows_it() {
         const CASES: &[(&str, &str, &str, &str)] = &[
             ("10.1.0.1", "one.devbox.internal", "A", "allow devbox 10.1.0.1 10.1.0.11"),
             ("10.1.0.1", "ONE.Devbox.internal", "AAAA", "allow devbox 2001:db8::1"),
@@ -292,7 +294,7 @@ policy = 'audit-open'
             ("10.1.0.2", "secret.devbox.internal", "A", "allow devbox 10.1.0.4 10.1.0.5"),
             ("10.1.0.7", "one.devbox.internal", "A", "allow devbox 10.1.0.1 10.1.0.11"),
             ("10.1.0.6", "one.devbox.internal", "A", "allow devbox 10.1.0.1 10.1.0.11"),
-            // A list does not do, and auditing lets nothing through that nobody could answer.
+            // A listed name does not suffice, and audit mode forwards no name that no upstream could answer.
             ("10.1.0.3", "one.devbox.internal", "A", "deny devbox-to-devbox"),
             ("10.1.0.3", "web.3.devbox.internal", "A", "deny devbox-to-devbox"),
             ("10.1.0.3", "nobody.devbox.internal", "A", "deny devbox-to-devbox"),
@@ -305,7 +307,7 @@ policy = 'audit-open'
             ("10.3.0.1", "one.devbox.internal", "AAAA", "nodata query-type"),
             ("10.3.0.1", "one.devbox.internal", "A", "allow devbox 10.1.0.1 10.1.0.11"),
             ("192.0.2.1", "one.devbox.internal", "A", "deny no-client"),
-            // Back to the name.
+            // Reverse names of addresses.
             ("10.1.0.1", "1.0.1.10.in-addr.arpa", "PTR", "allow devbox one.devbox.internal"),
             ("10.1.0.1", "2.0.1.10.in-addr.arpa", "PTR", "allow devbox two.devbox.internal"),
             ("10.1.0.1", "3.0.1.10.in-addr.arpa", "PTR", "allow devbox web.3.devbox.internal"),
@@ -313,7 +315,8 @@ policy = 'audit-open'
             ("10.1.0.2", "4.0.1.10.in-addr.arpa", "PTR", "allow devbox secret.devbox.internal"),
             ("10.1.0.3", "1.0.1.10.in-addr.arpa", "PTR", "deny devbox-to-devbox"),
             ("10.1.0.3", "1.0.1.10.in-addr.arpa", "TXT", "allow rule"),
-            // Nobody's, a builder's, and one of a prefix: the ordinary way.
+            // Reverse names of an unknown address, a build container's and one in a prefix are decided as ordinary
+            // names.
             ("10.1.0.3", "99.0.1.10.in-addr.arpa", "PTR", "allow rule"),
             ("10.1.0.3", "6.0.1.10.in-addr.arpa", "PTR", "allow rule"),
             ("10.1.0.3", "8.0.1.10.in-addr.arpa", "PTR", "allow rule"),
@@ -323,28 +326,28 @@ policy = 'audit-open'
         ];
         let library = directory().library();
         for (source, qname, qtype, expected) in CASES {
-            assert_eq!(told(library.snapshot(), source, qname, qtype), *expected, "{source} {qname} {qtype}");
+            assert_eq!(answer_of(library.snapshot(), source, qname, qtype), *expected, "{source} {qname} {qtype}");
         }
         let six = "1.".to_owned() + &"0.".repeat(23) + "8.b.d.0.1.0.0.2.ip6.arpa";
-        assert_eq!(told(library.snapshot(), "10.1.0.2", &six, "PTR"), "allow devbox one.devbox.internal");
+        assert_eq!(answer_of(library.snapshot(), "10.1.0.2", &six, "PTR"), "allow devbox one.devbox.internal");
     }
 
     #[test]
-    fn the_suffix_is_configured_and_makes_another_generation() {
+    fn changing_the_devbox_suffix_makes_a_new_generation() {
         let mut directory = Directory::of(&[("p.toml", FILE)]);
         let before = directory.library();
         directory.bindings.devbox_suffix = DevboxSuffix::new(name("box"));
         let after = directory.reload(&before);
         let snapshot = after.library.snapshot();
         assert!(after.swapped && snapshot.generation == 2 && snapshot.hash != before.snapshot().hash);
-        assert_eq!(told(snapshot, "10.1.0.1", "two.box", "A"), "allow devbox 10.1.0.2");
-        assert_eq!(told(snapshot, "10.1.0.1", "2.0.1.10.in-addr.arpa", "PTR"), "allow devbox two.box");
-        assert_eq!(told(snapshot, "10.1.0.1", "two.devbox.internal", "A"), "deny not-listed");
+        assert_eq!(answer_of(snapshot, "10.1.0.1", "two.box", "A"), "allow devbox 10.1.0.2");
+        assert_eq!(answer_of(snapshot, "10.1.0.1", "2.0.1.10.in-addr.arpa", "PTR"), "allow devbox two.box");
+        assert_eq!(answer_of(snapshot, "10.1.0.1", "two.devbox.internal", "A"), "deny not-listed");
         assert_eq!(Bindings::default().devbox_suffix.as_str(), "devbox.internal");
     }
 
     #[test]
-    fn denials_say_what_is_missing() {
+    fn explanations_of_denied_devbox_names_say_what_is_missing() {
         let library = directory().library();
         let text = |source: &str, qname: &str| {
             let asker = library.snapshot().asker(source.parse().unwrap(), 0);
@@ -360,7 +363,7 @@ policy = 'audit-open'
     }
 
     #[test]
-    fn tests_in_files_know_devboxes() {
+    fn tests_in_files_can_expect_devbox_names() {
         let test = |client: &str, expect: &str| {
             let test = format!("[[test]]\nclient = '{client}'\nname = 'one.devbox.internal'\nexpect = '{expect}'\n");
             Directory::of(&[("p.toml", FILE), ("t.toml", &test)]).start().is_ok()
@@ -370,7 +373,7 @@ policy = 'audit-open'
     }
 
     #[test]
-    fn an_answer_holds_so_many_addresses_at_most() {
+    fn an_answer_holds_at_most_max_addresses() {
         let sources: Vec<_> = (0..MAX_ADDRESSES + 9).map(|n| format!("'10.9.{}.{}'", n / 256, n % 256)).collect();
         let file =
             format!("[policy.p]\nallow_all = true\n[client.c]\nsources = [{}]\npolicy = 'p'\n", sources.join(","));

@@ -1,7 +1,11 @@
-//! One query, one decision.
+//! The decision about a query: a pure function of the snapshot, the client, the name and the type.
+//!
+//! [`decide()`] applies a policy; [`devbox`] answers names of devboxes before that; [`scope`] tells which budget an
+//! allowed query counts against. It runs for every query, so nothing here allocates or formats text until somebody asks
+//! for it.
 
 pub(crate) mod devbox;
-pub(crate) mod near;
+pub(crate) mod near_miss;
 mod scope;
 
 use std::borrow::Cow;
@@ -11,30 +15,30 @@ use crate::dns::name::{LowerName, Suffixes};
 use crate::dns::rtype::RecordType;
 pub use crate::labels::{Action, Reason};
 
-use super::matching::name_set::Kind;
+use super::matching::name_set::PatternKind;
 use super::matching::rules::Rule;
 use super::matching::special_use::{SpecialUse, is_localhost, loopback};
 use super::model::spec::Mode;
-use super::snapshot::{Asker, Nobody, Policy, Standing};
+use super::snapshot::{Asker, EffectivePolicy, NoPolicyReason, Policy};
 
-/// Decides what happens to a query of `asker` for `qname` and `qtype` by its policy alone; [`super::Snapshot::decide`] knows
-/// the names of devboxes besides.
+/// Decides what happens to a query of `asker` for `qname` and `qtype` by its policy alone; [`super::Snapshot::decide`]
+/// also knows the names of devboxes.
 ///
 /// A name is denied if a denied pattern matches it; else allowed if an allowed pattern matches or the policy allows
 /// all; else denied. No allocation; a walk of the name's labels with one hash each.
 ///
-/// A question for ANY of an allowed name comes out as [`Action::NoData`], as no policy can allow it: the caller answers
-/// it as RFC 8482 says.
+/// A question for ANY of an allowed name results in [`Action::NoData`], as no policy can allow that type: the caller
+/// answers it as RFC 8482 says.
 #[must_use]
 pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> Decision<'s> {
-    let (policy, is_unrestricted) = match asker.standing {
-        Standing::Policy(policy) => (policy, false),
-        Standing::Unrestricted(policy, _) => (policy, true),
-        Standing::Nobody(nobody) => {
-            let reason = match nobody {
-                Nobody::NoClient => Reason::NoClient,
-                Nobody::PolicyGone => Reason::PolicyGone,
-                Nobody::NoPolicy => Reason::NoPolicy,
+    let (policy, is_unrestricted) = match asker.effective {
+        EffectivePolicy::Policy(policy) => (policy, false),
+        EffectivePolicy::Unrestricted(policy, _) => (policy, true),
+        EffectivePolicy::None(reason) => {
+            let reason = match reason {
+                NoPolicyReason::NoClient => Reason::NoClient,
+                NoPolicyReason::PolicyGone => Reason::PolicyGone,
+                NoPolicyReason::NoPolicy => Reason::NoPolicy,
             };
             return Decision { action: Action::Deny, reason, rule: None, policy: None, audited: false };
         }
@@ -53,7 +57,7 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
         NameDecision::AllowAll if is_unrestricted => (Reason::Unrestricted, None),
         NameDecision::AllowAll => (Reason::AllowAll, None),
         NameDecision::Deny(rule) => return deny(Reason::DeniedRule, Some(rule)),
-        NameDecision::Odd(rule) => return deny(Reason::OddName, rule),
+        NameDecision::NotHostname(rule) => return deny(Reason::OddName, rule),
         NameDecision::NotListed
             if matches!(qtype, RecordType::DS | RecordType::DNSKEY) && proves_listed(policy, qname) =>
         {
@@ -64,7 +68,7 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
         }
         NameDecision::NotListed => return deny(Reason::NotListed, None),
         NameDecision::Special(special) => return decide_special(policy, special, qtype),
-        // These stay denied while auditing: recording is no reason to let a client around the resolver.
+        // These stay denied in audit mode: a client that goes around the resolver would no longer be recorded.
         NameDecision::Bypass => return decision(Action::Deny, Reason::Bypass, None, false),
         NameDecision::Gone => return decision(Action::Deny, Reason::PolicyGone, None, false),
     };
@@ -77,16 +81,17 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
     }
 }
 
-/// Returns whether DS or DNSKEY records of a name prove something about a listed one: it is above that.
+/// Returns whether DS or DNSKEY records of a name prove something about a listed name, which is below it.
 ///
-/// A validator asks for them from the root down to the zone of each name it validates (RFC 4035 §5). Which names are
-/// above the listed ones was found when they were loaded.
+/// A validator asks for them from the root down to the zone of each name it validates (RFC 4035 §5). The names above
+/// the listed ones were collected when these were loaded.
 #[cold]
 fn proves_listed(policy: &Policy, qname: &LowerName) -> bool {
     policy.allowed.kind_below(qname.as_wire()).is_some()
 }
 
-/// Lets through what a policy denies that audits only; but nothing that no upstream has an answer to.
+/// Returns the decision of a policy in audit mode about a query that it denies: allowed and marked, unless no upstream
+/// has an answer to it.
 #[cold]
 fn record_denial<'s>(
     policy: &'s Policy,
@@ -100,7 +105,7 @@ fn record_denial<'s>(
     }
 }
 
-/// Decides about a name that no upstream is asked for: the host's own has addresses and nothing else, the others do not exist.
+/// Decides about a special-use name: the host's own name has addresses and no other records, all others do not exist.
 #[cold]
 fn decide_special(policy: &Policy, special: SpecialUse, qtype: RecordType) -> Decision<'_> {
     let (action, reason) = match (special, loopback(qtype)) {
@@ -113,38 +118,38 @@ fn decide_special(policy: &Policy, special: SpecialUse, qtype: RecordType) -> De
 }
 
 impl Policy {
-    /// Returns whether `target` is allowed as a target of an alias; the mode does not count.
+    /// Returns whether `target` is allowed as the target of an alias. The mode is ignored: the caller records a denied
+    /// target itself.
     #[must_use]
     pub fn allows_target(&self, target: &LowerName) -> bool {
         matches!(decide_name(self, target), NameDecision::Allow(_) | NameDecision::AllowAll)
     }
 }
 
-/// What happens to a query.
+/// The decision about a query.
 #[derive(Clone, Copy, Debug)]
 pub struct Decision<'s> {
-    /// What is done.
+    /// The action to take.
     pub action: Action,
-    /// Why.
+    /// The reason for the action; in audit mode the reason for which the query would be denied.
     pub reason: Reason,
-    /// The pattern that says so, where one does; the most specific one.
+    /// The most specific pattern behind the decision; `None` if no pattern decided.
     pub rule: Option<Rule<'s>>,
-    /// The policy that says so; none when no policy applies.
+    /// The policy behind the decision; `None` if no policy applies to the client.
     pub policy: Option<&'s Policy>,
-    /// Whether the query would be denied and is allowed because its policy audits only; `reason` and `rule` say why it
-    /// would be.
+    /// Whether the query would be denied and is allowed only because its policy is in audit mode.
     pub audited: bool,
 }
 
 impl<'s> Decision<'s> {
-    /// Returns a short text for the person or agent whose query it is: what was decided and why, and the policy's
-    /// message. Without the message at most about 180 bytes.
+    /// Returns a short text for the person or agent whose query it is: the action, the reason, and the policy's
+    /// message. At most about 180 bytes without the message.
     #[must_use]
     pub const fn explain(&self) -> Explanation<'_, 's> {
         Explanation(self)
     }
 
-    /// Returns [`Decision::explain`] as text; that of the most frequent denial is made once for each policy.
+    /// Returns [`Decision::explain`] as text. The text of the most frequent denial is cached in each policy.
     #[must_use]
     pub fn text(&self) -> Cow<'s, str> {
         let spell_out = || self.explain().to_string();
@@ -165,12 +170,12 @@ impl fmt::Display for Explanation<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Decision { action, reason, rule, policy, audited } = self.0;
         let Some(policy) = policy else {
-            let nobody = match reason {
-                Reason::PolicyGone => Nobody::PolicyGone,
-                Reason::NoPolicy => Nobody::NoPolicy,
-                _ => Nobody::NoClient,
+            let reason = match reason {
+                Reason::PolicyGone => NoPolicyReason::PolicyGone,
+                Reason::NoPolicy => NoPolicyReason::NoPolicy,
+                _ => NoPolicyReason::NoClient,
             };
-            return write!(f, "denied: {nobody}");
+            return write!(f, "denied: {reason}");
         };
         let verb = match action {
             Action::Allow | Action::Answer if *audited => "would be denied",
@@ -209,9 +214,9 @@ impl fmt::Display for Explanation<'_, '_> {
     }
 }
 
-/// Writes a pattern, cut so that the whole text stays short.
+/// Writes a pattern, shortened so that the whole text fits its place in an answer.
 fn write_pattern(f: &mut fmt::Formatter<'_>, before: &str, rule: &Rule<'_>) -> fmt::Result {
-    /// The most characters of a pattern.
+    /// The most characters of a pattern that are written.
     const SHOWN: usize = 60;
     let text = rule.to_string();
     match text.char_indices().nth(SHOWN) {
@@ -220,28 +225,29 @@ fn write_pattern(f: &mut fmt::Formatter<'_>, before: &str, rule: &Rule<'_>) -> f
     }
 }
 
-/// What a policy says about a name, its mode not counted.
+/// The decision of a policy about a name, before mode and type are considered.
 #[derive(Debug)]
 pub(super) enum NameDecision<'p> {
-    /// A pattern allows it.
+    /// An allowed pattern matches.
     Allow(Rule<'p>),
-    /// It is allowed as everything is.
+    /// No pattern matches, and the policy has `allow_all`.
     AllowAll,
-    /// A pattern denies it.
+    /// A denied pattern matches.
     Deny(Rule<'p>),
-    /// A wildcard would allow it, but it is no hostname; or the policy allows all, but it reads as another name.
-    Odd(Option<Rule<'p>>),
-    /// It leads around the resolver.
+    /// The name is not a hostname: only a wildcard matches it (which is given), or the policy has `allow_all` and the
+    /// name reads as another one.
+    NotHostname(Option<Rule<'p>>),
+    /// The name leads clients to another way of resolving names.
     Bypass,
-    /// No upstream is asked for it, and no pattern says that one is meant.
+    /// The name has a special use, and no pattern was written for that.
     Special(SpecialUse),
-    /// Nothing allows it.
+    /// No pattern matches.
     NotListed,
-    /// The policy includes one that is gone.
+    /// The policy includes a policy that is gone, and so denies everything.
     Gone,
 }
 
-/// Decides about a name.
+/// Decides about a name. One walk over its suffixes serves both lists, so each suffix is hashed at most once.
 pub(super) fn decide_name<'p>(policy: &'p Policy, name: &LowerName) -> NameDecision<'p> {
     if policy.gone.is_some() {
         return NameDecision::Gone;
@@ -249,7 +255,7 @@ pub(super) fn decide_name<'p>(policy: &'p Policy, name: &LowerName) -> NameDecis
     let labels = name.suffixes().count();
     let (mut allowed, mut denied) = (None, None);
     for (above, suffix) in name.suffixes().enumerate() {
-        let kind = if above == 0 { Kind::Exact } else { Kind::Below };
+        let kind = if above == 0 { PatternKind::Exact } else { PatternKind::Below };
         let mut hash = None;
         denied = policy.denied.find(kind, suffix, labels - above, &mut hash);
         if denied.is_some() {
@@ -257,30 +263,30 @@ pub(super) fn decide_name<'p>(policy: &'p Policy, name: &LowerName) -> NameDecis
         }
         if allowed.is_none() {
             allowed = policy.allowed.find(kind, suffix, labels - above, &mut hash).map(|rule| (kind, rule));
-            // Nothing is left to find.
+            // Only a denied pattern could change the result, and there is none.
             if allowed.is_some() && policy.denied.is_empty() {
                 break;
             }
         }
     }
-    if is_bypass(name.as_wire()) && !matches!(allowed, Some((Kind::Exact, _))) {
+    if is_bypass(name.as_wire()) && !matches!(allowed, Some((PatternKind::Exact, _))) {
         return NameDecision::Bypass;
     }
     match (denied, allowed) {
         (Some(rule), _) => NameDecision::Deny(rule),
-        (None, Some((Kind::Exact, _))) if policy.lists_localhost && is_localhost(name) => {
+        (None, Some((PatternKind::Exact, _))) if policy.lists_localhost && is_localhost(name) => {
             NameDecision::Special(SpecialUse::Localhost)
         }
-        (None, Some((Kind::Exact, rule))) => NameDecision::Allow(rule),
-        (None, Some((Kind::Below, rule))) if is_hostname(name, labels) => match SpecialUse::of(name) {
+        (None, Some((PatternKind::Exact, rule))) => NameDecision::Allow(rule),
+        (None, Some((PatternKind::Below, rule))) if is_hostname(name, labels) => match SpecialUse::of(name) {
             Some(special) if !special.is_named_by(&rule) => NameDecision::Special(special),
             _ => NameDecision::Allow(rule),
         },
-        (None, _) if policy.spec.allow_all && reads_as_another(name) => NameDecision::Odd(None),
+        (None, _) if policy.spec.allow_all && reads_as_another(name) => NameDecision::NotHostname(None),
         (None, _) if policy.spec.allow_all => {
             SpecialUse::of(name).map_or(NameDecision::AllowAll, NameDecision::Special)
         }
-        (None, Some((Kind::Below, rule))) => NameDecision::Odd(Some(rule)),
+        (None, Some((PatternKind::Below, rule))) => NameDecision::NotHostname(Some(rule)),
         (None, None) if is_localhost(name) => NameDecision::Special(SpecialUse::Localhost),
         (None, None) => NameDecision::NotListed,
     }
@@ -288,20 +294,20 @@ pub(super) fn decide_name<'p>(policy: &'p Policy, name: &LowerName) -> NameDecis
 
 /// Returns whether a name can be of a host or a service: letters, digits, `-` and `_` in not too many labels.
 ///
-/// A wildcard allows nothing else. A NUL, a dot or a `*` within a label has fooled matchers and whatever reads the
-/// answer, and a name of a hundred labels is a tunnel.
+/// A wildcard allows no other names. A NUL, a dot or a `*` within a label has fooled matchers and programs that read
+/// the answer, and a name of a hundred labels is a tunnel.
 fn is_hostname(name: &LowerName, labels: usize) -> bool {
     labels <= MOST_LABELS && name.labels().all(|label| label.iter().all(|&octet| OF_HOSTNAMES[usize::from(octet)]))
 }
 
-/// Returns whether a label holds a dot or a NUL: as text, to whatever reads it after us, it is another name, which a denied
-/// pattern may match.
+/// Returns whether a label contains a dot or a NUL: written as text, and so for programs that read the answer, the name
+/// is another one, which a denied pattern may match.
 fn reads_as_another(name: &LowerName) -> bool {
     name.labels().any(|label| label.iter().any(|octet| matches!(octet, b'.' | 0)))
 }
 
-/// Whether an octet can be in a hostname. A table, as comparing each octet with ranges took longer than finding the rule;
-/// names are in lower case when they come here.
+/// Whether each octet can be in a hostname. A table, as comparing each octet with ranges took longer than finding the
+/// rule. Names are in lower case here.
 const OF_HOSTNAMES: [bool; 256] = {
     let mut table = [false; 256];
     let mut octet = 0;
@@ -312,17 +318,17 @@ const OF_HOSTNAMES: [bool; 256] = {
     table
 };
 
-/// The most labels of a name that a wildcard allows: the longest names of everyday use are those of IPv6 addresses in
-/// `ip6.arpa`, 34 labels (RFC 3596 §2.5), with room for a service's labels before them.
+/// The most labels of a name that a wildcard allows. The longest names in everyday use are those of IPv6 addresses in
+/// `ip6.arpa`, 34 labels (RFC 3596 §2.5); the rest is for a service's labels before them.
 const MOST_LABELS: usize = 40;
 
-/// Returns whether a name is how clients find, or are told, another way to resolve names: Firefox's canary for DNS over
-/// HTTPS, discovery of designated resolvers (RFC 9462 §4), Apple's private relay.
+/// Returns whether a name leads clients to another way of resolving names: Firefox's canary for DNS over HTTPS,
+/// discovery of designated resolvers (RFC 9462 §4), Apple's private relay.
 pub(super) fn is_bypass(wire: &[u8]) -> bool {
-    /// Names that are one themselves.
+    /// The names that are bypasses themselves.
     const NAMES: [&[u8]; 3] =
         [b"\x13use-application-dns\x03net\0", b"\x04mask\x06icloud\x03com\0", b"\x07mask-h2\x06icloud\x03com\0"];
-    /// The name that is one with all below it.
+    /// The name that is a bypass together with all names below it.
     const ABOVE: &[u8] = b"\x08resolver\x04arpa\0";
     match wire.last_chunk() {
         Some(b"net\0" | b"com\0") => NAMES.contains(&wire),
@@ -339,7 +345,7 @@ mod tests {
     use super::*;
     use crate::policy::matching::pattern::Pattern;
 
-    /// Loads a policy with these lines for the client 192.0.2.1.
+    /// Returns a directory with a policy of these lines for the client 192.0.2.1.
     fn policy(lines: &str) -> Directory {
         let client = "[client.c]\nsources = [\"192.0.2.1\"]\npolicy = \"p\"\n";
         Directory::of(&[("p.toml", &format!("[policy.p]\n{lines}\n{client}"))])
@@ -403,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn allow_all_allows_what_is_not_denied() {
+    fn allow_all_allows_all_names_that_are_not_denied() {
         let library = policy("allow_all = true\ndenied_hostnames = [\"*.bad.test\"]").library();
         let cases = [
             ("example.com", "allow allow-all"),
@@ -422,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn bypasses_are_denied_unless_named_exactly() {
+    fn bypasses_are_denied_unless_listed_exactly() {
         const POLICIES: &[(&str, bool)] = &[
             ("allow_all = true", false),
             ("allow_all = true\nmode = \"audit\"", false),
@@ -456,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn query_types_limit_what_may_be_asked_for() {
+    fn queries_of_unlisted_types_get_nodata() {
         let decide_type = |directory: &Directory, qname: &str, qtype: &str| {
             let library = directory.library();
             let asker = library.snapshot().asker("192.0.2.1".parse().unwrap(), 0);
@@ -487,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn explanations_name_policy_reason_and_message_in_little_room() {
+    fn explanations_name_policy_reason_and_message_within_the_size_limit() {
         let library = policy(
             "allowed_hostnames = [\"a.test\"]\ndenied_hostnames = [\"*.b.test\"]\nmessage = \"\"\"Ask\n #net.\"\"\"",
         )
@@ -511,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_rule_is_named_with_its_place_and_way() {
+    fn decisions_name_the_most_specific_rule_its_place_and_its_includes() {
         let library = Directory::of(&[
             ("a.toml", "[policy.p]\ninclude = [\"base\"]\nallowed_hostnames = [\n  \"*.example.com\",\n]\n"),
             ("b.toml", "[policy.base]\nallowed_hostnames = [\"*.a.example.com\"]\ninclude = [\"preset:npm\"]\n"),
@@ -530,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_and_private_answers_go_by_the_policy() {
+    fn alias_targets_and_private_answers_follow_the_policy() {
         let library = policy("allowed_hostnames = [\"*.a.test\"]\ndenied_hostnames = [\"x.a.test\"]\nprivate_answers = [\"*.a.test\"]\ncname = \"inspect\"\nmode = \"audit\"").library();
         let policy = library.snapshot().policy("p").unwrap();
         assert!(policy.inspects_cname());

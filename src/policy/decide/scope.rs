@@ -1,23 +1,25 @@
-//! The budget that a query counts against: which one, and for which wildcard or domain it is kept.
+//! The budget that a query counts against, and its scope: the wildcard or the registrable domain that it is kept for.
 
 use crate::dns::name::LowerName;
-use crate::policy::matching::name_set::Kind;
+use crate::policy::matching::name_set::PatternKind;
 use crate::policy::matching::shared_suffix::{Registry, registrable, registry_of_wire};
 use crate::policy::model::budget::{Budget, Scope};
 
 use super::{Action, Decision, Reason};
 
 impl<'s> Decision<'s> {
-    /// Returns whether the query counts against a budget: what [`Decision::budget`] says, at no cost, and of what validators
-    /// ask about perhaps more.
+    /// Returns whether the query counts against a budget, at the cost of a few comparisons. For DS and DNSKEY queries
+    /// it may return `true` although [`Decision::budget`] returns `None`.
     #[must_use]
     pub fn is_budgeted(&self) -> bool {
         let is_listed = self.reason == Reason::Rule && self.rule.is_some_and(|rule| !rule.is_wildcard());
         self.action == Action::Allow && !is_listed && self.policy.is_some_and(|policy| policy.budget().is_some())
     }
 
-    /// Returns the budget that a query for `qname` counts against, and what for; `None` where nothing is counted, as of names
-    /// that are listed one by one: their owner may choose answers, but nobody chose them for that, and the client no names.
+    /// Returns the budget that a query for `qname` counts against, and its scope.
+    ///
+    /// Returns `None` if nothing is counted, as for names that are listed one by one: the client cannot choose such a
+    /// name, and the policy author trusts its owner.
     #[must_use]
     pub fn budget<'a>(&self, qname: &'a LowerName) -> Option<(&'s Budget, Scope<'a>)>
     where
@@ -27,17 +29,18 @@ impl<'s> Decision<'s> {
         let scope = match (self.reason, &self.rule) {
             (Reason::Rule, Some(rule)) => Scope::Wildcard(rule.wire()),
             (Reason::DnssecChain, _) if self.is_chain_of_listed(qname) => return None,
-            // Under `allow_all`, and what `mode = "audit"` lets through.
+            // A name under `allow_all`, or one that `mode = "audit"` lets through.
             _ => Scope::Domain(registrable(qname)),
         };
         Some((budget, scope))
     }
 
-    /// Returns whether a name that validators ask about is no more to its owner than a name that is listed: it is above one
-    /// that is listed without a wildcard, or it is a registry's.
+    /// Returns whether a DS or DNSKEY query carries no more to the name's owner than one for a listed name: the name is
+    /// above a name that is listed without a wildcard, or it belongs to a registry.
     fn is_chain_of_listed(&self, qname: &LowerName) -> bool {
         let wire = qname.as_wire();
-        let is_above_exact = self.policy.is_some_and(|policy| policy.allowed.kind_below(wire) == Some(Kind::Exact));
+        let is_above_exact =
+            self.policy.is_some_and(|policy| policy.allowed.kind_below(wire) == Some(PatternKind::Exact));
         is_above_exact || wire == [0] || registry_of_wire(wire) == Some(Registry::Icann)
     }
 }
@@ -64,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_counts_for_its_entry_or_its_registrable_domain() {
+    fn queries_count_against_their_wildcard_or_registrable_domain() {
         let cases = [
             ("allowed_hostnames = [\"a.test\"]", "a.test", None),
             ("allowed_hostnames = [\"*.b.test\"]", "x.y.b.test", Some("wildcard b.test")),
@@ -83,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_validator_asks_about_counts_only_where_a_wildcards_owner_answers() {
+    fn dnssec_queries_count_only_if_a_wildcards_owner_answers_them() {
         let lines = "allowed_hostnames = ['*.b.example.com', 'www.example.org', '*.a.example.org', 'www.test']";
         let client = "[client.c]\nsources = [\"192.0.2.1\"]\npolicy = \"p\"\n";
         let library = Directory::of(&[("p.toml", &format!("[policy.p]\n{lines}\n{client}"))]).library();
@@ -109,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_is_what_is_written_and_the_default_for_the_rest() {
+    fn limits_not_written_have_their_default() {
         let found = budget("allow_all = true\nbudget = { names = 1000, answers = 0 }", "a.test").unwrap().0;
         assert_eq!(found, Budget { names: 1000, answers: 0, ..Budget::default() });
     }

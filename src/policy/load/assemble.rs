@@ -1,4 +1,5 @@
-//! Puts the files that go into force together: definitions by id, and the snapshot.
+//! Assembly of the snapshot from files that have no conflicts: definitions by id, the objects, and the policy of each
+//! client.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +9,7 @@ use crate::document::{Placed, Source};
 
 use super::compile::{Compiled, Definitions};
 use super::conflict::Files;
-use super::incremental::delta::{Pair, Step};
+use super::incremental::object_diff::{ObjectChange, ObjectDiff};
 use super::preset::shared_hasher;
 use crate::policy::matching::name_set::NameSet;
 use crate::policy::matching::rules::Rules;
@@ -19,17 +20,17 @@ use crate::policy::model::spec::{
     UNRESTRICTED,
 };
 use crate::policy::snapshot::clients::Clients;
-use crate::policy::snapshot::{Blueprint, Bound, Client, Policy, Record, Snapshot, Unrestricted};
+use crate::policy::snapshot::{ApiTable, Blueprint, BoundPolicy, Client, Policy, Snapshot, Unrestricted};
 use crate::util::content_hash::{ContentHasher, ContentSum};
 use crate::util::persistent_map::OrderedMap;
 
-/// Returns all policies and presets by id; a file's preset goes before the built-in one.
+/// Returns all policies and presets by id; a file's preset replaces the built-in one.
 pub(crate) fn definitions(files: &Files, built_in: &[Arc<PolicySpec>]) -> Definitions {
     let of_files = files.values().flat_map(|file| file.policies());
     built_in.iter().chain(of_files).map(|spec| (Arc::clone(&spec.id.value), Arc::clone(spec))).collect()
 }
 
-/// Makes the snapshot of files that have no conflicts; its generation and hash are still to be given.
+/// Builds the snapshot of files that have no conflicts. The caller sets its generation and hash.
 pub(crate) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) -> Snapshot {
     let mut snapshot = Snapshot::empty();
     let by_id = |policy: &Arc<Policy>| (Arc::clone(&policy.spec.id.value), Arc::clone(policy));
@@ -40,7 +41,7 @@ pub(crate) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     let blueprint = |spec: &Arc<BlueprintSpec>| (Arc::clone(&spec.id.value), Blueprint { spec: Arc::clone(spec) });
     snapshot.blueprints = blueprints.map(blueprint).collect();
     let records = files.values().flat_map(|file| (0..).zip(&file.records).map(move |(number, _)| (file, number)));
-    let record = |(file, number): (&Arc<FileSpec>, u32)| (Record { file: Arc::clone(file), number }, ());
+    let record = |(file, number): (&Arc<FileSpec>, u32)| (ApiTable { file: Arc::clone(file), number }, ());
     snapshot.records = records.map(record).collect();
     let bind = |binding: &Binding| bound(&binding.policy, compiled);
     snapshot.default = bindings.default_policy.as_ref().map(bind);
@@ -56,37 +57,39 @@ pub(crate) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     snapshot
 }
 
-/// Makes the snapshot that follows `before` by a step; its generation and hash are still to be given.
-pub(crate) fn next(before: &Snapshot, step: &Step<'_>, compiled: &Compiled) -> Snapshot {
+/// Builds the snapshot that follows `before` after a change of a few objects. The caller sets its generation and hash.
+pub(crate) fn next(before: &Snapshot, diff: &ObjectDiff<'_>, compiled: &Compiled) -> Snapshot {
     let mut next = Snapshot { hash: String::new(), ..before.clone() };
     let mut replaced = BTreeMap::new();
-    for Pair { id, after, .. } in step.policies() {
+    for ObjectChange { id, after, .. } in diff.policies() {
         let policy = compiled.policy(id).filter(|_| after.is_some());
         if let Some((policy, before)) = policy.zip(before.policies.get(*id)) {
             replaced.insert(Arc::as_ptr(before), policy);
         }
         put(&mut next.policies, id, policy.map(|policy| (&policy.spec.id.value, Arc::clone(policy))));
     }
-    for Pair { id, after, .. } in step.blueprints() {
+    for ObjectChange { id, after, .. } in diff.blueprints() {
         put(&mut next.blueprints, id, after.map(|spec| (&spec.id.value, Blueprint { spec: Arc::clone(spec) })));
     }
-    for Pair { id, place, .. } in step.records() {
+    for ObjectChange { id, place, .. } in diff.records() {
         next.records.remove(*id);
         if let Some((file, number)) = *place {
-            next.records.insert(Record { file: Arc::clone(file), number }, ());
+            next.records.insert(ApiTable { file: Arc::clone(file), number }, ());
         }
     }
-    // All that go before any that come: one may take over another's address.
-    step.clients().filter(|pair| pair.before.is_some()).for_each(|pair| next.clients.take_prefixes_of(pair.id));
-    for Pair { id, place, .. } in step.clients() {
+    // All old prefixes are removed first, as one client may take over another's address.
+    diff.clients().filter(|pair| pair.before.is_some()).for_each(|pair| next.clients.take_prefixes_of(pair.id));
+    for ObjectChange { id, place, .. } in diff.clients() {
         match *place {
             Some((file, number)) => bind(&mut next, file, number, compiled),
             None => next.clients.remove(id),
         }
     }
-    let after = |bound: &Bound| match bound {
-        Bound::Policy(policy) => replaced.get(&Arc::as_ptr(policy)).map(|policy| Bound::Policy(Arc::clone(policy))),
-        Bound::Unrestricted(..) | Bound::Gone | Bound::Unnamed => None,
+    let after = |bound: &BoundPolicy| match bound {
+        BoundPolicy::Policy(policy) => {
+            replaced.get(&Arc::as_ptr(policy)).map(|policy| BoundPolicy::Policy(Arc::clone(policy)))
+        }
+        BoundPolicy::Unrestricted(..) | BoundPolicy::Gone | BoundPolicy::Unnamed => None,
     };
     if !replaced.is_empty() {
         next.clients.rebind(after);
@@ -99,14 +102,14 @@ pub(crate) fn next(before: &Snapshot, step: &Step<'_>, compiled: &Compiled) -> S
     next
 }
 
-/// Puts a client in, in the place of the one with its id; what its blueprint says now applies to it.
+/// Inserts a client, or replaces the one with its id, with the policy that applies to it now.
 pub(crate) fn bind(snapshot: &mut Snapshot, file: &Arc<FileSpec>, number: u32, compiled: &Compiled) {
-    let mut client = Client::new(Arc::clone(file), number, Bound::Gone);
+    let mut client = Client::new(Arc::clone(file), number, BoundPolicy::Gone);
     client.bound = bound_client(client.spec(), snapshot, compiled);
     snapshot.clients.insert(client);
 }
 
-/// Puts an object in, or takes the one of this id out.
+/// Inserts an object, or removes the one with this id if it is `None`.
 fn put<T: Clone>(map: &mut OrderedMap<Arc<str>, T>, id: &str, object: Option<(&Arc<str>, T)>) {
     match object {
         Some((id, object)) => map.insert(Arc::clone(id), object),
@@ -114,12 +117,13 @@ fn put<T: Clone>(map: &mut OrderedMap<Arc<str>, T>, id: &str, object: Option<(&A
     }
 }
 
-/// Returns the path of a file below the root, as it counts for the hash.
+/// Returns the path of a file below the root, in the form that is hashed.
 pub(crate) fn below<'p>(root: &Path, path: &'p Path) -> &'p [u8] {
     path.strip_prefix(root).unwrap_or(path).as_os_str().as_encoded_bytes()
 }
 
-/// Returns the hash of everything that goes into force: equal contents have equal hashes, wherever they lie.
+/// Returns the hash of everything that goes into force. Equal contents have equal hashes, in whatever directory they
+/// are.
 pub(crate) fn hash(files: ContentSum, lists: ContentSum, bindings: &Bindings) -> String {
     let mut hasher = ContentHasher::new();
     hasher.add(&files.bits().to_be_bytes());
@@ -131,7 +135,7 @@ pub(crate) fn hash(files: ContentSum, lists: ContentSum, bindings: &Bindings) ->
 }
 
 impl Snapshot {
-    /// Returns a snapshot in which everybody is denied.
+    /// Returns a snapshot in which all clients are denied.
     pub(crate) fn empty() -> Self {
         Self {
             generation: 0,
@@ -149,9 +153,9 @@ impl Snapshot {
     }
 }
 
-/// Returns what applies to a client: its own policy, else its blueprint's for its phase, else the default policy; and
-/// without all of them what `without_policy` says.
-fn bound_client(spec: &ClientSpec, snapshot: &Snapshot, compiled: &Compiled) -> Bound {
+/// Returns the policy of a client: its own, else that of its blueprint for its phase, else the default policy, else
+/// what `without_policy` says.
+fn bound_client(spec: &ClientSpec, snapshot: &Snapshot, compiled: &Compiled) -> BoundPolicy {
     if let Some(policy) = &spec.policy {
         return bound(&policy.value, compiled);
     }
@@ -159,28 +163,28 @@ fn bound_client(spec: &ClientSpec, snapshot: &Snapshot, compiled: &Compiled) -> 
         match snapshot.blueprints.get(&*id.value).map(|blueprint| blueprint.spec.policy(spec.phase)) {
             Some(Some(policy)) => return bound(&policy.value, compiled),
             Some(None) => {}
-            None => return Bound::Gone,
+            None => return BoundPolicy::Gone,
         }
     }
     match (&snapshot.default, snapshot.without_policy) {
         (Some(default), _) => default.clone(),
         (None, WithoutPolicy::Unrestricted) => {
-            Bound::Unrestricted(Arc::clone(unrestricted()), Unrestricted::WithoutPolicy)
+            BoundPolicy::Unrestricted(Arc::clone(unrestricted()), Unrestricted::WithoutPolicy)
         }
-        (None, WithoutPolicy::Deny) => Bound::Unnamed,
+        (None, WithoutPolicy::Deny) => BoundPolicy::Unnamed,
     }
 }
 
-/// Returns what applies by the id of a policy.
-fn bound(id: &str, compiled: &Compiled) -> Bound {
+/// Returns the policy with this id as a snapshot stores it.
+fn bound(id: &str, compiled: &Compiled) -> BoundPolicy {
     match compiled.policy(id) {
-        _ if id == UNRESTRICTED => Bound::Unrestricted(Arc::clone(unrestricted()), Unrestricted::Named),
-        Some(policy) => Bound::Policy(Arc::clone(policy)),
-        None => Bound::Gone,
+        _ if id == UNRESTRICTED => BoundPolicy::Unrestricted(Arc::clone(unrestricted()), Unrestricted::Named),
+        Some(policy) => BoundPolicy::Policy(Arc::clone(policy)),
+        None => BoundPolicy::Gone,
     }
 }
 
-/// Returns the built-in policy that allows everything but the known ways around the resolver.
+/// Returns the built-in policy that allows everything except the known bypasses of the resolver.
 fn unrestricted() -> &'static Arc<Policy> {
     static POLICY: LazyLock<Arc<Policy>> = LazyLock::new(|| {
         let none = || Arc::new(NameSet::with_capacity(shared_hasher(), 0));

@@ -1,118 +1,124 @@
-//! The effective lists of each policy, made once and kept while nothing they come from changes.
+//! Compilation of policies: the effective lists of each policy with its includes expanded. A reload compiles again only
+//! the policies whose inputs have changed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use crate::document::Diagnostic;
 
-use super::incremental::delta::Pair;
+use super::incremental::object_diff::ObjectChange;
 use super::lint;
 use super::list::ListFile;
 use super::preset::shared_hasher;
-use crate::policy::matching::name_set::{NameSet, Via};
+use crate::policy::matching::name_set::{IncludePath, NameSet};
 use crate::policy::matching::rules::Rules;
 use crate::policy::model::spec::{ListUse, PolicySpec};
 use crate::policy::snapshot::Policy;
 use crate::util::persistent_map::OrderedMap;
 
-/// Sets of fewer patterns are copied together, so that a policy has few sets to search; larger ones are shared.
+/// Sets with fewer patterns are copied into one set, so that a query searches few sets; larger ones are shared.
 const SMALL: usize = 4096;
 
 /// All policies and presets by id.
 pub(crate) type Definitions = HashMap<Arc<str>, Arc<PolicySpec>>;
 
-/// The lists in use.
+/// The list files in use.
 pub(crate) type Lists = BTreeMap<ListUse, Arc<ListFile>>;
 
-/// The compiled policies of one generation, from which the next takes what did not change.
+/// The compiled policies of one generation. The next generation takes over those that have not changed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Compiled {
-    /// By id.
+    /// The policies and presets by id.
     policies: OrderedMap<Arc<str>, CompiledPolicy>,
-    /// What policies include, by its ingredients: policies with the same includes share it.
-    groups: Arc<HashMap<Vec<usize>, Arc<Group>>>,
+    /// The lists from elsewhere by the addresses of their inputs: policies with the same includes share them.
+    lists_from_elsewhere: Arc<HashMap<Vec<usize>, Arc<ListsFromElsewhere>>>,
 }
 
-/// A policy with what it was made from.
+/// A policy with its inputs.
 #[derive(Clone, Debug)]
 struct CompiledPolicy {
-    /// The policy.
     policy: Arc<Policy>,
-    /// What it includes.
-    group: Arc<Group>,
-    /// Its warnings.
+    /// The lists that the policy gets from includes and list files.
+    from_elsewhere: Arc<ListsFromElsewhere>,
+    /// The warnings about the policy's lists.
     warnings: Arc<[Diagnostic]>,
 }
 
-/// The lists that a policy gets from elsewhere: includes and list files.
+/// The lists that a policy gets from elsewhere, that is from includes and list files.
 #[derive(Debug, Default)]
-struct Group {
-    /// What it is made from, kept so that the addresses in `key` stay theirs.
-    ingredients: Ingredients,
+struct ListsFromElsewhere {
+    /// The inputs. They are kept so that the addresses in a key are not reused for other objects.
+    inputs: ListInputs,
     /// The patterns that allow.
     allowed: Rules,
     /// The patterns that deny.
     denied: Rules,
 }
 
-/// What the lists of a policy are made from, apart from its own entries.
+/// The inputs of a policy's lists, apart from its own entries.
 #[derive(Debug, Default)]
-struct Ingredients {
-    /// The included policies, each once, with the ids that lead there.
-    included: Vec<(Via, Arc<PolicySpec>)>,
-    /// The list files that allow, with the includes that lead there.
-    allowed_lists: Vec<(Via, Arc<ListFile>)>,
-    /// The list files that deny.
-    denied_lists: Vec<(Via, Arc<ListFile>)>,
-    /// The first included id, or list file, that is not there.
+struct ListInputs {
+    /// The included policies, each once, with the ids through which they are included.
+    included: Vec<(IncludePath, Arc<PolicySpec>)>,
+    /// The list files that allow, with the ids through which they are included.
+    allowed_lists: Vec<(IncludePath, Arc<ListFile>)>,
+    /// The list files that deny, with the ids through which they are included.
+    denied_lists: Vec<(IncludePath, Arc<ListFile>)>,
+    /// The first included id or list file that does not exist.
     gone: Option<Arc<str>>,
 }
 
-/// The group of policies that get nothing from elsewhere.
-static NOTHING: LazyLock<Arc<Group>> = LazyLock::new(Arc::default);
+/// The lists of policies that get none from elsewhere.
+static NO_LISTS: LazyLock<Arc<ListsFromElsewhere>> = LazyLock::new(Arc::default);
 
 impl Compiled {
-    /// Compiles all definitions, taking from `self` what did not change.
+    /// Compiles all definitions, and takes over from `self` what has not changed.
     pub(crate) fn next(&self, definitions: &Definitions, lists: &Lists) -> Self {
-        let (mut policies, mut groups) = (Vec::with_capacity(definitions.len()), HashMap::new());
+        let (mut policies, mut lists_from_elsewhere) = (Vec::with_capacity(definitions.len()), HashMap::new());
         for (id, spec) in definitions {
             let before = self.policies.get(&**id);
             if let Some(before) = before.filter(|before| before.still_holds(spec, definitions, lists)) {
-                let key = before.group.ingredients.key();
+                let key = before.from_elsewhere.inputs.key();
                 if !key.is_empty() {
-                    groups.entry(key).or_insert_with(|| Arc::clone(&before.group));
+                    lists_from_elsewhere.entry(key).or_insert_with(|| Arc::clone(&before.from_elsewhere));
                 }
                 policies.push((Arc::clone(id), before.clone()));
                 continue;
             }
-            let ingredients = Ingredients::gather(spec, definitions, lists);
-            let key = ingredients.key();
-            let group = if key.is_empty() {
-                Arc::clone(&NOTHING)
+            let inputs = ListInputs::gather(spec, definitions, lists);
+            let key = inputs.key();
+            let from_elsewhere = if key.is_empty() {
+                Arc::clone(&NO_LISTS)
             } else {
-                let known = groups.get(&key).or_else(|| self.groups.get(&key)).map(Arc::clone);
-                known.unwrap_or_else(|| Arc::new(Group::make(ingredients)))
+                let known =
+                    lists_from_elsewhere.get(&key).or_else(|| self.lists_from_elsewhere.get(&key)).map(Arc::clone);
+                known.unwrap_or_else(|| Arc::new(ListsFromElsewhere::make(inputs)))
             };
-            let unchanged =
-                before.filter(|before| Arc::ptr_eq(&before.policy.spec, spec) && Arc::ptr_eq(&before.group, &group));
-            let compiled = unchanged.cloned().unwrap_or_else(|| CompiledPolicy::make(spec, &group));
+            let unchanged = before.filter(|before| {
+                Arc::ptr_eq(&before.policy.spec, spec) && Arc::ptr_eq(&before.from_elsewhere, &from_elsewhere)
+            });
+            let compiled = unchanged.cloned().unwrap_or_else(|| CompiledPolicy::make(spec, &from_elsewhere));
             if !key.is_empty() {
-                groups.insert(key, group);
+                lists_from_elsewhere.insert(key, from_elsewhere);
             }
             policies.push((Arc::clone(id), compiled));
         }
-        Self { policies: policies.into_iter().collect(), groups: Arc::new(groups) }
+        Self { policies: policies.into_iter().collect(), lists_from_elsewhere: Arc::new(lists_from_elsewhere) }
     }
 
-    /// Returns the same with what some policies say now; each includes what it did before, a new one nothing, and none is
-    /// included.
-    pub(crate) fn with_changed<'c>(&self, policies: impl Iterator<Item = &'c Pair<'c, Arc<PolicySpec>>>) -> Self {
+    /// Returns a copy with other versions of some policies. A changed policy must have the includes it had; a new one
+    /// must have none, and none of them may be included by another policy.
+    pub(crate) fn with_changed<'c>(
+        &self,
+        policies: impl Iterator<Item = &'c ObjectChange<'c, Arc<PolicySpec>>>,
+    ) -> Self {
         let mut next = self.clone();
-        for Pair { id, before, after, place: _ } in policies {
+        for ObjectChange { id, before, after, place: _ } in policies {
             if let Some(spec) = after {
-                let group = next.policies.get(*id).filter(|_| before.is_some());
-                let group = group.map_or_else(|| Arc::clone(&NOTHING), |policy| Arc::clone(&policy.group));
-                next.policies.insert(Arc::clone(&spec.id.value), CompiledPolicy::make(spec, &group));
+                let from_elsewhere = next.policies.get(*id).filter(|_| before.is_some());
+                let from_elsewhere =
+                    from_elsewhere.map_or_else(|| Arc::clone(&NO_LISTS), |policy| Arc::clone(&policy.from_elsewhere));
+                next.policies.insert(Arc::clone(&spec.id.value), CompiledPolicy::make(spec, &from_elsewhere));
             } else {
                 next.policies.remove(*id);
             }
@@ -120,7 +126,7 @@ impl Compiled {
         next
     }
 
-    /// Returns a policy or preset.
+    /// Returns the policy or preset with this id.
     pub(crate) fn policy(&self, id: &str) -> Option<&Arc<Policy>> {
         self.policies.get(id).map(|compiled| &compiled.policy)
     }
@@ -142,9 +148,9 @@ impl Compiled {
 }
 
 impl CompiledPolicy {
-    /// Returns whether nothing it is made from changed: then neither did what its includes lead to.
+    /// Returns whether none of the inputs has changed. Then the includes lead to the same policies as before, too.
     fn still_holds(&self, spec: &Arc<PolicySpec>, definitions: &Definitions, lists: &Lists) -> bool {
-        let Ingredients { included, allowed_lists, denied_lists, gone } = &self.group.ingredients;
+        let ListInputs { included, allowed_lists, denied_lists, gone } = &self.from_elsewhere.inputs;
         let is_definition = |spec: &Arc<PolicySpec>| {
             definitions.get(&spec.id.value).is_some_and(|definition| Arc::ptr_eq(definition, spec))
         };
@@ -155,31 +161,31 @@ impl CompiledPolicy {
             && allowed_lists.iter().chain(denied_lists).all(|(_, list)| is_list(list))
     }
 
-    /// Puts a policy's own entries and what it gets from elsewhere together.
-    fn make(spec: &Arc<PolicySpec>, group: &Arc<Group>) -> Self {
-        let own: Via = Arc::new([]);
+    /// Combines a policy's own entries with the lists that it gets from elsewhere.
+    fn make(spec: &Arc<PolicySpec>, from_elsewhere: &Arc<ListsFromElsewhere>) -> Self {
+        let own: IncludePath = Arc::new([]);
         let (mut allowed, mut denied) = (Rules::default(), Rules::default());
         allowed.add(Arc::clone(&spec.allowed), Arc::clone(&own));
         denied.add(Arc::clone(&spec.denied), own);
-        allowed.extend(&group.allowed);
-        denied.extend(&group.denied);
+        allowed.extend(&from_elsewhere.allowed);
+        denied.extend(&from_elsewhere.denied);
         allowed.index_ancestors();
-        let gone = group.ingredients.gone.clone();
+        let gone = from_elsewhere.inputs.gone.clone();
         let policy = Policy::new(Arc::clone(spec), allowed, denied, gone);
-        let lists = |lists: &[(Via, Arc<ListFile>)]| -> Vec<Arc<ListFile>> {
+        let lists = |lists: &[(IncludePath, Arc<ListFile>)]| -> Vec<Arc<ListFile>> {
             lists.iter().filter(|(via, _)| via.is_empty()).map(|(_, list)| Arc::clone(list)).collect()
         };
-        let Ingredients { allowed_lists, denied_lists, .. } = &group.ingredients;
+        let ListInputs { allowed_lists, denied_lists, .. } = &from_elsewhere.inputs;
         let warnings = lint::policy(&policy, &lists(allowed_lists), &lists(denied_lists)).into();
-        Self { policy: Arc::new(policy), group: Arc::clone(group), warnings }
+        Self { policy: Arc::new(policy), from_elsewhere: Arc::clone(from_elsewhere), warnings }
     }
 }
 
-impl Ingredients {
-    /// Finds what `spec` includes, directly and through others, each once, outermost first.
+impl ListInputs {
+    /// Collects the policies that `spec` includes, directly and through others, each once, outermost first.
     fn gather(spec: &Arc<PolicySpec>, definitions: &Definitions, lists: &Lists) -> Self {
         let mut found = Self::default();
-        let own: Via = Arc::new([]);
+        let own: IncludePath = Arc::new([]);
         found.add_lists(spec, &own, lists);
         let mut seen = HashSet::from([Arc::clone(&spec.id.value)]);
         let mut rest = vec![(own, Arc::clone(spec))];
@@ -193,7 +199,7 @@ impl Ingredients {
                     found.gone.get_or_insert_with(|| Arc::clone(&id.value));
                     continue;
                 };
-                let via: Via = via.iter().chain([&id.value]).cloned().collect();
+                let via: IncludePath = via.iter().chain([&id.value]).cloned().collect();
                 found.add_lists(definition, &via, lists);
                 found.included.push((Arc::clone(&via), Arc::clone(definition)));
                 included.push((via, Arc::clone(definition)));
@@ -204,22 +210,21 @@ impl Ingredients {
     }
 
     /// Adds the list files of a policy.
-    fn add_lists(&mut self, spec: &PolicySpec, via: &Via, lists: &Lists) {
+    fn add_lists(&mut self, spec: &PolicySpec, via: &IncludePath, lists: &Lists) {
         let kinds = [(&spec.allowed_lists, &mut self.allowed_lists), (&spec.denied_lists, &mut self.denied_lists)];
         for (named, found) in kinds {
             for list in named {
                 if let Some(list) = lists.get(&list.value) {
                     found.push((Arc::clone(via), Arc::clone(list)));
                 } else {
-                    // Not knowing what a list denies, nothing can be allowed.
+                    // Without the list it is unknown what the policy denies, so nothing can be allowed.
                     self.gone.get_or_insert_with(|| Arc::from(list.value.path.to_string_lossy()));
                 }
             }
         }
     }
 
-    /// Returns the addresses of everything in here, in order: equal as long as nothing changed. Empty when there is
-    /// nothing.
+    /// Returns the addresses of all inputs, in order: equal as long as none has changed, empty if there are no inputs.
     fn key(&self) -> Vec<usize> {
         let Self { included, allowed_lists, denied_lists, gone } = self;
         if included.is_empty() && allowed_lists.is_empty() && denied_lists.is_empty() && gone.is_none() {
@@ -228,7 +233,8 @@ impl Ingredients {
         let included = included.iter().map(|(_, spec)| Arc::as_ptr(spec).addr());
         let allowed = allowed_lists.iter().map(|(_, list)| Arc::as_ptr(list).addr());
         let denied = denied_lists.iter().map(|(_, list)| Arc::as_ptr(list).addr());
-        // No object is at 0, so it parts the kinds. Of a gone id the hash is enough: it can only stay gone or come back.
+        // No object is at address 0, so it separates the kinds. A missing id is represented by its hash: it can only
+        // stay missing or come back.
         let gone = gone
             .iter()
             .map(|id| usize::try_from(crate::util::content_hash::content_hash(id.as_bytes()) | 1).unwrap_or(1));
@@ -236,22 +242,22 @@ impl Ingredients {
     }
 }
 
-impl Group {
-    /// Makes the lists.
-    fn make(ingredients: Ingredients) -> Self {
-        let sets = |list: fn(&PolicySpec) -> &Arc<NameSet>, files: &[(Via, Arc<ListFile>)]| {
-            let included = ingredients.included.iter().map(|(via, spec)| (Arc::clone(via), Arc::clone(list(spec))));
+impl ListsFromElsewhere {
+    /// Builds the lists from their inputs.
+    fn make(inputs: ListInputs) -> Self {
+        let sets = |list: fn(&PolicySpec) -> &Arc<NameSet>, files: &[(IncludePath, Arc<ListFile>)]| {
+            let included = inputs.included.iter().map(|(via, spec)| (Arc::clone(via), Arc::clone(list(spec))));
             let files = files.iter().map(|(via, file)| (Arc::clone(via), Arc::clone(&file.set)));
             merge(included.chain(files).filter(|(_, set)| !set.is_empty()).collect())
         };
-        let allowed = sets(|spec| &spec.allowed, &ingredients.allowed_lists);
-        let denied = sets(|spec| &spec.denied, &ingredients.denied_lists);
-        Self { ingredients, allowed, denied }
+        let allowed = sets(|spec| &spec.allowed, &inputs.allowed_lists);
+        let denied = sets(|spec| &spec.denied, &inputs.denied_lists);
+        Self { inputs, allowed, denied }
     }
 }
 
-/// Copies small sets together and leaves large ones as they are.
-fn merge(sets: Vec<(Via, Arc<NameSet>)>) -> Rules {
+/// Copies small sets into one and leaves large ones as they are.
+fn merge(sets: Vec<(IncludePath, Arc<NameSet>)>) -> Rules {
     let mut rules = Rules::default();
     let (small, large): (Vec<_>, Vec<_>) = sets.into_iter().partition(|(_, set)| set.len() < SMALL);
     match small.as_slice() {

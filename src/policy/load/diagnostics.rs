@@ -1,5 +1,5 @@
-//! What there is to tell about the files, by the file it is told of: a copy costs little, and one file's part is
-//! replaced without a look at the others.
+//! Errors and warnings by the file they are about, in a persistent map: a copy is cheap, and an incremental reload
+//! replaces the diagnostics of one file without a look at the others.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -9,31 +9,30 @@ use crate::document::{Diagnostic, Place};
 use super::source::FilePath;
 use crate::util::persistent_map::OrderedMap;
 
-/// Diagnostics in the order of path and place, each told once; cheap to clone.
+/// Diagnostics in the order of path and place, without duplicates; cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics {
-    /// Those of each file of which there is something to tell, in order.
+    /// The diagnostics of each file that has any, in order.
     files: OrderedMap<FilePath, Arc<[Diagnostic]>>,
-    /// How many files have errors.
+    /// The number of files with errors.
     files_with_errors: usize,
-    /// How many there are.
+    /// The number of diagnostics.
     len: usize,
 }
 
 impl Diagnostics {
-    /// Returns the number of diagnostics.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Returns whether there is nothing to tell.
+    /// Returns whether there are no diagnostics.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Returns whether one is an error.
+    /// Returns whether one of the diagnostics is an error.
     #[must_use]
     pub const fn has_errors(&self) -> bool {
         self.files_with_errors > 0
@@ -44,18 +43,18 @@ impl Diagnostics {
         self.files.values().flat_map(|diagnostics| diagnostics.iter())
     }
 
-    /// Returns the errors; costs nothing where there is none.
+    /// Returns the errors. Costs nothing if there are none, which is the usual case.
     pub fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
         let files = self.files.values().take(if self.has_errors() { usize::MAX } else { 0 });
         files.flat_map(|diagnostics| diagnostics.iter()).filter(|diagnostic| diagnostic.is_error())
     }
 
-    /// Returns the warnings.
     pub fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
         self.iter().filter(|diagnostic| diagnostic.is_warning())
     }
 
-    /// Returns the warnings that `before` does not have; costs little where `before` is what this was made from.
+    /// Returns the warnings that `before` does not contain. Files shared with `before` are skipped, so this is cheap
+    /// after an incremental reload.
     pub fn new_warnings(&self, before: &Self) -> impl Iterator<Item = &Diagnostic> {
         self.files.not_shared_with(&before.files).flat_map(move |(path, diagnostics)| {
             let known = before.of(path.as_os_str());
@@ -64,12 +63,12 @@ impl Diagnostics {
         })
     }
 
-    /// Returns what is told of a file.
+    /// Returns the diagnostics of a file.
     pub(crate) fn of(&self, path: &OsStr) -> &[Diagnostic] {
         self.files.get(path).map_or(&[], |diagnostics| diagnostics)
     }
 
-    /// Adds what is told of files besides.
+    /// Adds diagnostics to those of their files.
     pub(crate) fn add(&mut self, others: Vec<Diagnostic>) {
         for other in others {
             let path = FilePath(Arc::clone(&other.place.path));
@@ -79,7 +78,7 @@ impl Diagnostics {
         }
     }
 
-    /// Replaces what is told of a file.
+    /// Replaces the diagnostics of a file.
     pub(crate) fn set(&mut self, path: &FilePath, diagnostics: Vec<Diagnostic>) {
         let diagnostics = in_order(diagnostics);
         let before = self.of(path.as_os_str());
@@ -98,7 +97,6 @@ impl Diagnostics {
     }
 }
 
-/// Puts diagnostics in order.
 impl From<Vec<Diagnostic>> for Diagnostics {
     fn from(diagnostics: Vec<Diagnostic>) -> Self {
         let diagnostics = in_order(diagnostics);
@@ -110,7 +108,8 @@ impl From<Vec<Diagnostic>> for Diagnostics {
     }
 }
 
-/// Returns whether two read alike: the line that is shown with them does not count.
+/// Returns whether two diagnostics are equal except for the quoted line: an edit elsewhere in that line is no new
+/// warning.
 fn says_the_same(one: &Diagnostic, two: &Diagnostic) -> bool {
     let Diagnostic { severity, code, reason, place, message, help, related, excerpt: _, unquoted: _ } = one;
     *severity == two.severity
@@ -122,14 +121,15 @@ fn says_the_same(one: &Diagnostic, two: &Diagnostic) -> bool {
         && *related == two.related
 }
 
-/// Returns whether one is an error.
+/// Returns whether one of the diagnostics is an error.
 fn has_errors(diagnostics: &[Diagnostic]) -> bool {
     diagnostics.iter().any(Diagnostic::is_error)
 }
 
-/// Puts diagnostics in the order of path and place, each told once; of a file, how many more there are comes last.
+/// Returns diagnostics in the order of path and place, without duplicates. A count of further ones ("and 3 more") comes
+/// last of its file.
 pub(crate) fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    // Paths by their bytes, as `FilePath` has them.
+    // By octets, the order of `FilePath`.
     diagnostics.sort_by(|one, two| {
         let key = |diagnostic: &Diagnostic| {
             let Place { line, column, path: _ } = diagnostic.place;

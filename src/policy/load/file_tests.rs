@@ -1,4 +1,4 @@
-//! The tests in the files, tried on a snapshot before it goes into force.
+//! The `[[test]]` tables of policy files, run on a snapshot before it goes into force.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use crate::policy::decide::Reason;
 use crate::policy::model::spec::FileSpec;
 use crate::policy::snapshot::Snapshot;
 
-/// Runs all `[[test]]`s and returns those that fail.
+/// Runs all tests and returns the failures.
 ///
-/// A test that waits for something gone with its file is left out, with a warning in `warnings`: what is gone is gone,
-/// and a test must not keep it in force.
+/// A test about an object whose file was deleted is skipped with a warning in `warnings`: a deletion goes into force,
+/// and a test must not prevent it.
 pub(crate) fn run<'f>(
     files: impl Iterator<Item = &'f FileSpec>,
     snapshot: &Snapshot,
@@ -20,11 +20,11 @@ pub(crate) fn run<'f>(
 ) -> Failures {
     let mut files_that_fail = BTreeSet::new();
     let (mut failures, mut passed_over): (Vec<Diagnostic>, usize) = Default::default();
-    let (mut not_run, most_warnings) = (None, warnings.len() + MAX_TOLD);
+    let (mut not_run, most_warnings) = (None, warnings.len() + MAX_REPORTED);
     for file in files {
         for test in file.tests() {
-            // When enough is told, the rest is run as far as it takes to know which files have tests that fail.
-            if failures.len() == MAX_TOLD && files_that_fail.contains(&**file.source.path()) {
+            // At the limit, further tests run only until it is known whether their file has a failing one.
+            if failures.len() == MAX_REPORTED && files_that_fail.contains(&**file.source.path()) {
                 not_run = not_run.or(Some((file.source.path(), 0_usize))).map(|(path, count)| (path, count + 1));
                 continue;
             }
@@ -47,7 +47,7 @@ pub(crate) fn run<'f>(
             if is_allowed == test.expects_allow {
                 continue;
             }
-            if failures.len() == MAX_TOLD && decision.reason != Reason::PolicyGone {
+            if failures.len() == MAX_REPORTED && decision.reason != Reason::PolicyGone {
                 files_that_fail.insert(file.source.path().to_path_buf());
                 continue;
             }
@@ -61,12 +61,12 @@ pub(crate) fn run<'f>(
                 if rule.is_of_list() {
                     let message =
                         format!("test failed: {question}: {} by an entry of a list file", decision.action.as_str());
-                    error = error.unquoted(message, Some(MEND));
+                    error = error.unquoted(message, Some(HELP));
                 }
                 error = error.related(rule.place(), format!("`{rule}` is here"));
             }
             files_that_fail.insert(file.source.path().to_path_buf());
-            failures.push(error.help(MEND));
+            failures.push(error.help(HELP));
         }
     }
     if let Some((path, count)) = not_run {
@@ -80,20 +80,21 @@ pub(crate) fn run<'f>(
             Diagnostic { severity: Severity::Warning, ..Diagnostic::about_file(&path, message) }.code(Code::TestNotRun),
         );
     }
-    Failures { told: failures, files: files_that_fail }
+    Failures { reported: failures, files: files_that_fail }
 }
 
-/// The tests that fail.
+/// The failed tests.
 #[derive(Debug)]
 pub(crate) struct Failures {
-    /// The first of them, an error each.
-    pub(crate) told: Vec<Diagnostic>,
-    /// The files that they are in.
+    /// The error of each reported failure.
+    pub(crate) reported: Vec<Diagnostic>,
+    /// The files with failed tests.
     pub(crate) files: BTreeSet<PathBuf>,
 }
 
-/// Tests that are told of: those that fail, after which the rest is not run, and those of what is gone.
-const MAX_TOLD: usize = 100;
+/// The most failed tests that are reported, after which the others are not run; also the most skipped tests that are
+/// reported.
+const MAX_REPORTED: usize = 100;
 
-/// What is to be done about a test that fails.
-const MEND: &str = "mend the policy or the test; until then nothing of this goes into force";
+/// The help about a failed test.
+const HELP: &str = "fix the policy or the test; until then no change goes into force";

@@ -1,5 +1,8 @@
-//! The whole way from what is in force to what the tree says: every file is looked at. All that can be wrong is found
-//! and told here; [`super::incremental`] is the short way for the usual change, with the same outcome.
+//! The full reload, which looks at every file. It is the reference for correctness: it finds and reports everything
+//! that can be wrong; [`super::incremental`] handles the usual change with the same result.
+//!
+//! The load holds back files in rounds until those left fit together: first files that are bad by themselves, then
+//! those that conflict, then those whose tests fail.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -7,16 +10,17 @@ use std::sync::Arc;
 
 use crate::document::{Code, Diagnostic, Findings, Placed, Severity, Source, quoted};
 
-use super::known::{Kept, Known, Seen};
+use super::file_state::{FileState, LastContent, StoredFile};
 use super::report::Report;
 use super::{
-    Held, Library, ListText, NO_SUCH_FILE, OBJECT_FOLDER, OBJECT_PREFIXES, ReadList, Reloaded, Settled, object_of, role,
+    Baseline, Library, ListText, MayBeUnchanged, NO_SUCH_FILE, OBJECT_FOLDER, OBJECT_PREFIXES, ReadList, Reloaded,
+    object_of, role,
 };
 use crate::policy::load::change_groups::{FilePathRef, connected};
 use crate::policy::load::compile::Lists;
-use crate::policy::load::conflict::{Budget, Candidates, Conflict, Files, Ids, Kind as RefersTo, references};
+use crate::policy::load::conflict::{Candidates, Conflict, DiagnosticBudget, Files, Ids, ObjectKind, references};
 use crate::policy::load::diagnostics::Diagnostics;
-use crate::policy::load::lint::Across;
+use crate::policy::load::lint::CrossFileLints;
 use crate::policy::load::list::ListFile;
 use crate::policy::load::preset::built_in;
 use crate::policy::load::read::Role;
@@ -28,40 +32,41 @@ use crate::policy::model::spec::{FileSpec, ListUse};
 use crate::util::content_hash::ContentSum;
 use crate::util::persistent_map::OrderedMap;
 
-/// How the first load and a reload differ.
+/// The difference between the first load and a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Nothing is in force: an error is the end.
+pub(super) enum LoadMode {
+    /// The first load: no version is in force to fall back to, so an error makes it fail.
     Start {
-        /// Whether there need not be a policy file.
+        /// Whether a directory without policy files is accepted.
         may_be_empty: bool,
-        /// Whether an object of the API that is broken is left out instead.
+        /// Whether a broken object of the API is left out instead of failing the load.
         leaves_out: bool,
     },
-    /// Something is in force, and stays where the new is bad.
+    /// A reload: the version in force stays where the new one is bad.
     Reload,
 }
 
-impl Phase {
-    /// The first load, where any error is the end.
+impl LoadMode {
+    /// The first load, which any error makes fail.
     pub(super) const FIRST: Self = Self::Start { may_be_empty: false, leaves_out: false };
-    /// The same, where there need not be a policy file.
+    /// The first load that also accepts a directory without policy files.
     pub(super) const EMPTY: Self = Self::Start { may_be_empty: true, leaves_out: false };
 
-    /// Returns the id of the object in a file, if that is left out when it is broken.
+    /// Returns the id of the object in a file of the API, if a broken object is left out in this mode.
     fn left_out<'p>(self, root: &Path, path: &'p Path) -> Option<&'p str> {
         object_of(root, path).filter(|_| matches!(self, Self::Start { leaves_out: true, .. }))
     }
 
-    /// Returns whether a first load ends with what is wrong with files by themselves. Errors that files make together come
-    /// later: one may be an object's of the API and be told of another file.
-    fn is_refused(self, root: &Path, files: &BTreeMap<FilePath, Known<FileSpec>>, report: &Report) -> bool {
-        // Where their folder cannot be read, none of the objects can be.
+    /// Returns whether files that are bad by themselves make a first load fail. Errors that files cause together are
+    /// judged later: one may be caused by an object of the API and be reported for another file.
+    fn is_refused(self, root: &Path, files: &BTreeMap<FilePath, FileState<FileSpec>>, report: &Report) -> bool {
+        // If the API's folder cannot be read, none of its objects can be.
         let leaves_out = matches!(self, Self::Start { leaves_out: true, .. });
         let is_folder =
             |path: &Path| leaves_out && path.strip_prefix(root).is_ok_and(|path| path == Path::new(OBJECT_FOLDER));
         let is_final = |path: &Path| self.left_out(root, path).is_none() && !is_folder(path);
-        // Of very many bad files not all are told.
+        // The report does not contain all errors of very many bad files, so the states of the files are checked as
+        // well.
         self != Self::Reload
             && (files.iter().any(|(path, file)| file.is_bad_alone() && is_final(path))
                 || report.diagnostics.iter().any(|it| it.is_error() && is_final(&it.place.path)))
@@ -69,33 +74,39 @@ impl Phase {
 }
 
 impl Library {
-    /// Goes from what is in force to what the tree says.
-    pub(super) fn advance(&self, tree: &Tree, read_list: ReadList<'_>, bindings: &Bindings, phase: Phase) -> Reloaded {
+    /// Loads the tree, starting from the state in force.
+    pub(super) fn advance(
+        &self,
+        tree: &Tree,
+        read_list: ReadList<'_>,
+        bindings: &Bindings,
+        mode: LoadMode,
+    ) -> Reloaded {
         let mut report = Report::default();
-        let mut files = self.look_at_files(tree, phase, &mut report);
+        let mut files = self.read_files(tree, mode, &mut report);
         let in_force = self.files.iter().filter_map(|(path, file)| Some((path.clone(), Arc::clone(file.in_force()?))));
         let in_force: Files = in_force.collect();
-        let mut candidates = candidates(&tree.root, &files, phase);
-        let mut lists = self.look_at_lists((&tree.root, &candidates), &in_force, read_list, &mut report);
+        let mut candidates = candidates(&tree.root, &files, mode);
+        let mut lists = self.read_lists((&tree.root, &candidates), &in_force, read_list, &mut report);
         let usable_lists: Lists =
             lists.iter().filter_map(|(path, list)| Some((path.clone(), list.candidate()?))).collect();
-        let budget = Budget::new();
+        let budget = DiagnosticBudget::new();
         let stop = |mut report: Report, files, lists| {
             report.diagnostics.extend(budget.rest(&tree.root).into_iter().chain(report.rest(&tree.root)));
             report.hold_back_all(&files, &in_force);
             let Report { diagnostics, held_back, .. } = report;
             let files = kept(files);
-            let library = Self { files, lists: Arc::new(lists), settled: None, ..self.clone() };
+            let library = Self { files, lists: Arc::new(lists), baseline: None, ..self.clone() };
             let held_back = held_back.into_iter().collect();
             Reloaded { library, swapped: false, diagnostics: diagnostics.into(), held_back }
         };
-        let is_refused = phase.is_refused(&tree.root, &files, &report);
+        let is_refused = mode.is_refused(&tree.root, &files, &report);
         let mut round = 0;
         let (chosen_bindings, used, compiled, mut snapshot) = loop {
-            let chosen_bindings = self.settle(
+            let chosen_bindings = self.resolve_conflicts(
                 &mut candidates,
                 (&tree.root, &in_force, &usable_lists),
-                (bindings, phase),
+                (bindings, mode),
                 (&budget, &mut report),
             );
             let Some(chosen_bindings) = chosen_bindings else { return stop(report, files, lists) };
@@ -111,16 +122,16 @@ impl Library {
             if failures.files.is_empty() {
                 break (chosen_bindings, used, compiled, snapshot);
             }
-            report.diagnostics.extend(failures.told);
-            // A file that changed and has tests that fail holds back itself. Tests in force guard everything: what breaks
-            // them may be any of the files that changed.
+            report.diagnostics.extend(failures.reported);
+            // A changed file with a failing test holds back itself. A test in force guards everything: any of the
+            // changed files may be what makes it fail.
             let is_in_force = |path: &PathBuf| match (candidates.get(path.as_os_str()), in_force.get(path.as_os_str()))
             {
                 (Some(now), Some(before)) => Arc::ptr_eq(now, before),
                 _ => false,
             };
             round += 1;
-            if phase != Phase::Reload || round == MAX_ROUNDS || failures.files.iter().any(is_in_force) {
+            if mode != LoadMode::Reload || round == MAX_ROUNDS || failures.files.iter().any(is_in_force) {
                 return stop(report, files, lists);
             }
             for path in &failures.files {
@@ -134,10 +145,11 @@ impl Library {
         report.diagnostics.extend(budget.rest(&tree.root).into_iter().chain(report.rest(&tree.root)));
         report.diagnostics.extend(compiled.warnings().cloned());
         let links = Links::of(&candidates);
-        let across = Across { compiled: &compiled, snapshot: &snapshot, links: &links, bindings: &chosen_bindings };
-        report.add_warnings(&across, (&files, &candidates), &used);
+        let lints =
+            CrossFileLints { compiled: &compiled, snapshot: &snapshot, links: &links, bindings: &chosen_bindings };
+        report.add_warnings(&lints, (&files, &candidates), &used);
 
-        let unchanged = phase == Phase::Reload
+        let unchanged = mode == LoadMode::Reload
             && same(candidates.iter(), in_force.iter())
             && same(used.iter(), self.lists_in_force().iter())
             && chosen_bindings.ids() == self.bindings.ids();
@@ -151,7 +163,7 @@ impl Library {
         };
         files.retain(|path, file| {
             file.in_force = candidates.get(path).cloned();
-            file.in_force.is_some() || file.seen != Seen::Absent
+            file.in_force.is_some() || file.seen != LastContent::Absent
         });
         lists.retain(|path, list| {
             list.in_force = used.get(path).cloned();
@@ -160,10 +172,10 @@ impl Library {
         let Report { diagnostics, held_back, .. } = report;
         let held_back: Vec<_> = held_back.into_iter().collect();
         let diagnostics = Diagnostics::from(diagnostics);
-        let is_settled = tree.unreadable.is_empty() && is_settled(&files, &lists, &held_back, &diagnostics);
-        let settled = is_settled.then(|| Settled {
+        let is_baseline = tree.unreadable.is_empty() && is_baseline(&files, &lists, &held_back, &diagnostics);
+        let baseline = is_baseline.then(|| Baseline {
             root: tree.root.clone(),
-            told: diagnostics.clone(),
+            diagnostics: diagnostics.clone(),
             held_back: held_back.as_slice().into(),
             links,
             file_hash,
@@ -171,13 +183,14 @@ impl Library {
         });
         let dangling = dangling(&tree.root, &candidates, &chosen_bindings).into();
         let (files, lists) = (kept(files), Arc::new(lists));
-        let library = Self { files, lists, bindings: chosen_bindings, compiled, snapshot, dangling, settled };
+        let library = Self { files, lists, bindings: chosen_bindings, compiled, snapshot, dangling, baseline };
         Reloaded { library, swapped: !unchanged, diagnostics, held_back }
     }
 
-    /// Reads the policy files that changed.
-    fn look_at_files(&self, tree: &Tree, phase: Phase, report: &mut Report) -> BTreeMap<FilePath, Known<FileSpec>> {
-        // One block while files are read: nodes of a map among what is kept of them would leave holes when they go.
+    /// Parses the policy files that have changed.
+    fn read_files(&self, tree: &Tree, mode: LoadMode, report: &mut Report) -> BTreeMap<FilePath, FileState<FileSpec>> {
+        // A vector first: nodes of a map, allocated between the parsed files, would leave holes in the heap when they
+        // are freed.
         let (mut looked, mut ids) = (Vec::with_capacity(tree.files.iter().len()), HashSet::new());
         let mut share = |id: &mut Arc<str>| match ids.get(id) {
             Some(known) => *id = Arc::clone(known),
@@ -196,9 +209,9 @@ impl Library {
                 Ok(text) => {
                     let is_private = tree.private.contains(&*path.0);
                     let source = Source::new(Arc::clone(&path.0), Arc::clone(text)).private(is_private);
-                    Known::of_file(&source, role, before, &mut share)
+                    FileState::of_file(&source, role, before, &mut share)
                 }
-                Err(why) => Known::unreadable(&path, why, role, before),
+                Err(why) => FileState::unreadable(&path, why, role, before),
             };
             let mut known = known;
             if !known.is_good {
@@ -207,13 +220,13 @@ impl Library {
             }
             looked.push((path, known));
         }
-        let mut files: BTreeMap<FilePath, Known<FileSpec>> = looked.into_iter().collect();
+        let mut files: BTreeMap<FilePath, FileState<FileSpec>> = looked.into_iter().collect();
         for (folder, why) in &tree.unreadable {
             let message = format!("the folder cannot be read: {why}");
             let error = Diagnostic::about_file(folder, message);
-            let help = match phase {
-                Phase::Reload => "what it held stays in force until it can be read again",
-                Phase::Start { .. } => "nothing of what it holds is in force until it can be read",
+            let help = match mode {
+                LoadMode::Reload => "what it held stays in force until it can be read again",
+                LoadMode::Start { .. } => "none of its files is in force until it can be read",
             };
             report.diagnostics.push(error.help(help));
             report.hold_back(folder);
@@ -225,16 +238,16 @@ impl Library {
             if tree.unreadable.keys().any(|folder| path.starts_with(folder)) {
                 files.insert(path.clone(), known.known());
             } else if let Some(in_force) = known.in_force() {
-                // It is gone. That it was there is kept in case the whole reload is refused.
-                files.insert(path.clone(), Known { in_force: Some(Arc::clone(in_force)), ..Known::absent() });
+                // The file was deleted. The version in force is remembered in case the whole reload is refused.
+                files.insert(path.clone(), FileState { in_force: Some(Arc::clone(in_force)), ..FileState::absent() });
             }
         }
-        let is_policy_file = |(path, file): (&FilePath, &Known<FileSpec>)| {
-            file.seen != Seen::Absent && role(&tree.root, path).is_some_and(Role::is_of_policies)
+        let is_policy_file = |(path, file): (&FilePath, &FileState<FileSpec>)| {
+            file.seen != LastContent::Absent && role(&tree.root, path).is_some_and(Role::is_of_policies)
         };
         if !files.iter().any(is_policy_file) && tree.unreadable.is_empty() {
             let mut diagnostic = Diagnostic::about_file(&tree.root, "there is no policy file, so everything is denied");
-            if phase == Phase::Reload || matches!(phase, Phase::Start { may_be_empty: true, .. }) {
+            if mode == LoadMode::Reload || matches!(mode, LoadMode::Start { may_be_empty: true, .. }) {
                 diagnostic.severity = Severity::Warning;
                 diagnostic.code = Some(Code::NoPolicyFile);
             }
@@ -243,17 +256,17 @@ impl Library {
         files
     }
 
-    /// Reads the list files that changed: those that the files to go into force name, and those in force.
-    fn look_at_lists(
+    /// Reads the list files that have changed, of those that the candidates and the files in force name.
+    fn read_lists(
         &self,
         (root, candidates): (&Path, &Files),
         in_force: &Files,
         read_list: ReadList<'_>,
         report: &mut Report,
-    ) -> BTreeMap<ListUse, Known<ListFile>> {
-        let mut lists: BTreeMap<ListUse, Known<ListFile>> = BTreeMap::new();
+    ) -> BTreeMap<ListUse, FileState<ListFile>> {
+        let mut lists: BTreeMap<ListUse, FileState<ListFile>> = BTreeMap::new();
         let mut unreadable: BTreeMap<&Path, String> = BTreeMap::new();
-        // Lists of what is in force are needed where a changed file turns out to be held back.
+        // Lists of the files in force are needed if a changed file is held back.
         let mut wanted: BTreeMap<&Path, BTreeMap<&ListUse, bool>> = BTreeMap::new();
         for (files, is_wanted) in [(candidates, true), (in_force, false)] {
             for (_, reference) in files.values().flat_map(|file| list_references(file)) {
@@ -262,23 +275,23 @@ impl Library {
             }
         }
         for (path, uses) in wanted {
-            // A file is read once, whatever it is used for.
+            // A file is read once, however many uses it has.
             let is_held = |named: &&ListUse| {
-                self.lists.get(*named).is_some_and(|before| matches!(before.seen, Seen::Fingerprint(..)))
+                self.lists.get(*named).is_some_and(|before| matches!(before.seen, LastContent::Fingerprint(..)))
             };
-            let held = if uses.keys().all(is_held) { Held::Yes } else { Held::No };
+            let held = if uses.keys().all(is_held) { MayBeUnchanged::Yes } else { MayBeUnchanged::No };
             let read = read_list(path, held);
             for (named, is_wanted) in uses {
                 let before = self.lists.get(named);
-                let known = match (&read, before.filter(|_| held == Held::Yes)) {
+                let known = match (&read, before.filter(|_| held == MayBeUnchanged::Yes)) {
                     (Ok(ListText::Unchanged), Some(held)) => Ok(held.clone()),
                     (Ok(ListText::Unchanged), None) => Err("it was not read".to_owned()),
-                    (Ok(ListText::Text(text)), _) => Ok(Known::of_list(named, text, before)),
+                    (Ok(ListText::Text(text)), _) => Ok(FileState::of_list(named, text, before)),
                     (Err(why), _) => Err(why.clone()),
                 };
                 let mut known = known.unwrap_or_else(|why| {
                     unreadable.insert(path, why);
-                    Known { in_force: before.and_then(|before| before.in_force.clone()), ..Known::absent() }
+                    FileState { in_force: before.and_then(|before| before.in_force.clone()), ..FileState::absent() }
                 });
                 if is_wanted && !known.is_good {
                     report.hold_back(path);
@@ -308,30 +321,32 @@ impl Library {
         lists
     }
 
-    /// Takes back, from what is to go into force, the changed files that cannot go together; returns the bindings to
-    /// go into force, or nothing when it is not to be mended that way.
-    fn settle(
+    /// Reverts the changed files that cannot go into force together to their versions in force.
+    ///
+    /// Returns the bindings to go into force; `None` if reverting does not help, so that the load fails or everything
+    /// is held back.
+    fn resolve_conflicts(
         &self,
         files: &mut Files,
         (root, in_force, lists): (&Path, &Files, &Lists),
-        (bindings, phase): (&Bindings, Phase),
-        (budget, report): (&Budget, &mut Report),
+        (bindings, mode): (&Bindings, LoadMode),
+        (budget, report): (&DiagnosticBudget, &mut Report),
     ) -> Option<Bindings> {
         let ids_in_force = Ids::of(in_force);
         let mut chosen = bindings.clone();
-        // The ids of the API's objects that are left out: what refers to one denies.
-        let objects = report.held_back.iter().filter_map(|path| phase.left_out(root, path).map(str::to_owned));
+        // The ids of the API's objects that are left out. A reference to one of them is no error: it denies.
+        let objects = report.held_back.iter().filter_map(|path| mode.left_out(root, path).map(str::to_owned));
         let mut left_out: BTreeSet<String> = objects.collect();
-        // Of a folder that cannot be read, it is not known which objects it has.
-        let is_folder_left_out = matches!(phase, Phase::Start { leaves_out: true, .. })
+        // If the API's folder cannot be read, the ids of its objects are unknown.
+        let is_folder_left_out = matches!(mode, LoadMode::Start { leaves_out: true, .. })
             && report.held_back.contains(&root.join(OBJECT_FOLDER));
         for round in 1.. {
-            let bindings_settled = phase == Phase::Reload && chosen.ids() == self.bindings.ids();
+            let bindings_in_force = mode == LoadMode::Reload && chosen.ids() == self.bindings.ids();
             let current = files.clone();
             let is_excused = |path: Option<&Path>, id: &str| {
                 left_out.contains(id)
                     || is_folder_left_out && OBJECT_PREFIXES.iter().any(|prefix| id.starts_with(prefix))
-                    || path.is_some_and(|path| phase.left_out(root, path).is_some())
+                    || path.is_some_and(|path| mode.left_out(root, path).is_some())
             };
             let candidates = Candidates {
                 is_excused: &is_excused,
@@ -341,7 +356,7 @@ impl Library {
                 built_in: built_in(),
                 lists,
                 bindings: &chosen,
-                bindings_settled,
+                bindings_in_force,
                 budget,
             };
             let conflicts = candidates.conflicts();
@@ -358,7 +373,7 @@ impl Library {
                     None => files.remove(path),
                 };
             };
-            if round >= MAX_ROUNDS && phase == Phase::Reload {
+            if round >= MAX_ROUNDS && mode == LoadMode::Reload {
                 let changed = candidates.changed();
                 let bad = conflicts.iter().flat_map(|conflict| &conflict.files).map(FilePathRef).collect();
                 let all = if round == MAX_ROUNDS {
@@ -367,16 +382,16 @@ impl Library {
                     changed.into_keys().collect()
                 };
                 for path in all {
-                    report.diagnostics.extend(budget.tell(&path, || {
-                        let message = "the file hangs together with others that are held back";
-                        Diagnostic::about_file(&path, message).help("mend those")
+                    report.diagnostics.extend(budget.report(&path, || {
+                        let message = "the file depends on changed files that are held back";
+                        Diagnostic::about_file(&path, message).help("fix those")
                     }));
                     take_back(&path, report);
                 }
             }
-            // Of several objects the one that was made last: ids sort by time.
+            // Of several conflicting objects the newest one is left out: ids sort by creation time.
             let object = |conflict: &Conflict| {
-                let objects = conflict.files.iter().filter(|path| phase.left_out(root, path).is_some());
+                let objects = conflict.files.iter().filter(|path| mode.left_out(root, path).is_some());
                 objects.max().cloned()
             };
             let objects: BTreeSet<FilePath> = conflicts.iter().filter_map(object).collect();
@@ -390,10 +405,10 @@ impl Library {
             }
             for conflict in conflicts {
                 report.diagnostics.extend(conflict.diagnostic);
-                for path in conflict.files.iter().filter(|path| !candidates.is_settled(path)) {
+                for path in conflict.files.iter().filter(|path| !candidates.is_in_force(path)) {
                     take_back(path, report);
                 }
-                take_back_bindings |= conflict.bindings && phase == Phase::Reload;
+                take_back_bindings |= conflict.bindings && mode == LoadMode::Reload;
             }
             taken_back |= take_back_bindings;
             if take_back_bindings {
@@ -401,54 +416,56 @@ impl Library {
                 places.for_each(|(source, _)| report.hold_back(source.path()));
                 chosen = self.bindings.clone();
             }
-            if phase != Phase::Reload || !taken_back {
+            if mode != LoadMode::Reload || !taken_back {
                 return None;
             }
         }
         None
     }
 
-    /// Returns the lists in force.
+    /// Returns the list files in force.
     fn lists_in_force(&self) -> Lists {
         self.lists.iter().filter_map(|(path, list)| Some((path.clone(), list.in_force.clone()?))).collect()
     }
 }
 
-/// Rounds in which changed files that conflict are taken back one by one; then all that hangs together with them is.
+/// The rounds in which conflicting files are reverted one by one. After that, all files connected with a conflict are
+/// reverted at once.
 const MAX_ROUNDS: usize = 8;
 
-/// Returns what is known of files as it is kept.
-fn kept(files: BTreeMap<FilePath, Known<FileSpec>>) -> OrderedMap<FilePath, Kept> {
+/// Returns the stored form of the files' states.
+fn kept(files: BTreeMap<FilePath, FileState<FileSpec>>) -> OrderedMap<FilePath, StoredFile> {
     files.into_iter().map(|(path, known)| (path, known.into())).collect()
 }
 
-/// Returns what is to go into force as far as each file goes by itself. At a start a bad file stands for what could
-/// be understood of it, so that what refers to it is not called wrong as well.
-fn candidates(root: &Path, files: &BTreeMap<FilePath, Known<FileSpec>>, phase: Phase) -> Files {
-    let candidate = |path: &FilePath, file: &Known<FileSpec>| match (phase, &file.seen) {
-        (_, Seen::Absent) => None,
-        (Phase::Start { .. }, _) if !file.is_good && phase.left_out(root, path).is_some() => None,
-        (Phase::Start { .. }, _) => file.read.clone(),
-        (Phase::Reload, _) => file.candidate(),
+/// Returns the version of each file that is to go into force, as far as the file itself decides. At a first load a bad
+/// file contributes the objects that were understood, so that references to them are not reported as errors as well.
+fn candidates(root: &Path, files: &BTreeMap<FilePath, FileState<FileSpec>>, mode: LoadMode) -> Files {
+    let candidate = |path: &FilePath, file: &FileState<FileSpec>| match (mode, &file.seen) {
+        (_, LastContent::Absent) => None,
+        (LoadMode::Start { .. }, _) if !file.is_good && mode.left_out(root, path).is_some() => None,
+        (LoadMode::Start { .. }, _) => file.read.clone(),
+        (LoadMode::Reload, _) => file.candidate(),
     };
     files.iter().filter_map(|(path, file)| Some((path.clone(), candidate(path, file)?))).collect()
 }
 
-/// Returns whether everything on disk is in force, but for files that are bad by themselves.
-fn is_settled(
-    files: &BTreeMap<FilePath, Known<FileSpec>>,
-    lists: &BTreeMap<ListUse, Known<ListFile>>,
+/// Returns whether everything on disk is in force, except for files that are bad by themselves.
+fn is_baseline(
+    files: &BTreeMap<FilePath, FileState<FileSpec>>,
+    lists: &BTreeMap<ListUse, FileState<ListFile>>,
     held_back: &[PathBuf],
     diagnostics: &Diagnostics,
 ) -> bool {
-    let is_bad_alone = |path: &Path| files.get(path.as_os_str()).is_some_and(Known::is_bad_alone);
-    files.values().all(|file| file.is_settled() || file.is_bad_alone())
-        && lists.values().all(Known::is_settled)
+    let is_bad_alone = |path: &Path| files.get(path.as_os_str()).is_some_and(FileState::is_bad_alone);
+    files.values().all(|file| file.is_in_force() || file.is_bad_alone())
+        && lists.values().all(FileState::is_in_force)
         && held_back.iter().all(|path| is_bad_alone(path))
         && diagnostics.errors().all(|error| is_bad_alone(&error.place.path))
 }
 
-/// Returns an error for each reference to what is gone, but for those of the API's objects.
+/// Returns an error for each reference to an object whose file was deleted, except for references from the API's
+/// objects.
 fn dangling(root: &Path, files: &Files, bindings: &Bindings) -> Vec<Diagnostic> {
     let ids = Ids::of(files);
     let mut all: Vec<Diagnostic> = Vec::new();
@@ -465,7 +482,7 @@ fn dangling(root: &Path, files: &Files, bindings: &Bindings) -> Vec<Diagnostic> 
             }
         }
     }
-    for binding in bindings.iter().filter(|binding| !ids.defines(RefersTo::Policy, &binding.policy, built_in())) {
+    for binding in bindings.iter().filter(|binding| !ids.defines(ObjectKind::Policy, &binding.policy, built_in())) {
         if let Some((source, span)) = &binding.written {
             add(source, *span, "policy", &binding.policy);
         }
@@ -473,10 +490,10 @@ fn dangling(root: &Path, files: &Files, bindings: &Bindings) -> Vec<Diagnostic> 
     all
 }
 
-/// References to what is gone that are told.
+/// The most dangling references that are reported.
 pub(super) const MAX_DANGLING: usize = 100;
 
-/// Returns the hashes of the files and of the lists.
+/// Returns the hash of the policy files and the hash of the list files.
 fn hashes(root: &Path, files: &Files, lists: &Lists) -> (ContentSum, ContentSum) {
     let (mut of_files, mut of_lists) = (ContentSum::default(), ContentSum::default());
     for (path, file) in files {
@@ -488,13 +505,13 @@ fn hashes(root: &Path, files: &Files, lists: &Lists) -> (ContentSum, ContentSum)
     (of_files, of_lists)
 }
 
-/// Returns the lists that the files name.
+/// Returns the list files that the files name.
 fn used_lists(files: &Files, lists: &Lists) -> Lists {
     let references = files.values().flat_map(|file| list_references(file));
     references.filter_map(|(_, list)| Some((list.value.clone(), lists.get(&list.value)?.clone()))).collect()
 }
 
-/// Returns what to do about a list file that is not there.
+/// Returns the help about a list file that does not exist.
 fn not_found_help(path: &Path) -> &'static str {
     let text = path.to_string_lossy();
     if text.contains(['*', '?']) || text.contains('{') && text.contains(',') {
@@ -514,14 +531,14 @@ pub(crate) fn list_references(file: &FileSpec) -> impl Iterator<Item = (&Source,
         .flat_map(|policy| policy.allowed_lists.iter().chain(&policy.denied_lists).map(|list| (&policy.source, list)))
 }
 
-/// Returns the warning about a file in `presets/` that replaces nothing.
+/// Returns the warning about a file in a folder below `presets/`, which is not read.
 fn stray(path: &Path) -> Diagnostic {
     let mut warning = Diagnostic::about_file(path, "the file is not read: presets are files right below `presets/`");
     warning.severity = Severity::Warning;
     warning.code(Code::StrayPreset).help("move it up, or out of `presets/` if it holds policies")
 }
 
-/// Returns whether two maps hold the very same objects.
+/// Returns whether two maps hold the same objects (by address) under the same keys.
 fn same<'a, K: Eq + 'a, T: 'a>(
     one: impl ExactSizeIterator<Item = (&'a K, &'a Arc<T>)>,
     two: impl ExactSizeIterator<Item = (&'a K, &'a Arc<T>)>,

@@ -1,9 +1,12 @@
-//! What each file said last, and the snapshot made from it: from a tree of texts to what is in force.
+//! Loading: policy files as texts to the [`Snapshot`] in force, first at the start and then at each reload.
 //!
-//! A change never opens anything by being wrong. What is read is set beside what is in force; whatever of it is
-//! bad, alone or together with other files, is held back, and the version in force stays. Only then is a snapshot
-//! made, tried with the files' own tests, and handed out to be swapped in. A file that is gone is gone, and what
-//! refers to it is denied.
+//! A change never allows anything because it is wrong. The files read are compared with those in force; a file that is
+//! bad, alone or together with others, is held back, and its version in force stays. Only then a snapshot is built,
+//! tested with the files' own `[[test]]`s, and returned to be swapped in. A deleted file is no longer in force, and
+//! what refers to its objects is denied.
+//!
+//! [`full`] looks at every file. [`incremental`] handles the usual change with the same result in a fraction of the
+//! time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,8 +16,8 @@ use crate::document::Diagnostic;
 
 use self::compile::Compiled;
 use self::diagnostics::Diagnostics;
-use self::full::Phase;
-use self::known::{Kept, Known, Seen};
+use self::file_state::{FileState, LastContent, StoredFile};
+use self::full::LoadMode;
 use self::list::ListFile;
 use self::read::Role;
 use self::references::Links;
@@ -26,138 +29,137 @@ use crate::policy::model::bindings::Bindings;
 use crate::util::content_hash::ContentSum;
 use crate::util::persistent_map::OrderedMap;
 
-/// Reads a list file by its path: its text, or why it cannot be read. Whoever reads it keeps no text of it: a list may
-/// be large, and what it says is in the set that is made of it.
-pub type ReadList<'f> = &'f mut dyn FnMut(&Path, Held) -> Result<ListText, String>;
+/// A function that reads a list file by its path: its text, or why it cannot be read.
+///
+/// The reader must not keep the text: lists may be large, and after the load the set made from it is enough.
+pub type ReadList<'f> = &'f mut dyn FnMut(&Path, MayBeUnchanged) -> Result<ListText, String>;
 
-/// The words that [`ReadList`] says of a list file that is not there.
+/// The error that [`ReadList`] returns for a list file that does not exist.
 pub const NO_SUCH_FILE: &str = "there is no such file";
 
-/// Whether what a list said when it was last read is known.
+/// Whether a [`ReadList`] may answer [`ListText::Unchanged`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    /// It is; where the file is as it was then, it need not be read.
+pub enum MayBeUnchanged {
+    /// The contents at the last read are known, so an unchanged file need not be read.
     Yes,
-    /// It has to be read.
+    /// The file must be read.
     No,
 }
 
-/// What a list file holds.
+/// The contents of a list file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListText {
-    /// What it held when it was last read.
+    /// The contents at the last read.
     Unchanged,
-    /// This.
+    /// These contents.
     Text(String),
 }
 
-/// The last good version of each file and list, and the snapshot in force; cheap to clone.
+/// The last good version of each policy file and list, and the snapshot in force; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Library {
-    /// What is known of each policy file.
-    files: OrderedMap<FilePath, Kept>,
-    /// What is known of each list file.
-    lists: Arc<BTreeMap<ListUse, Known<ListFile>>>,
-    /// The bindings in force.
+    /// The state of each policy file.
+    files: OrderedMap<FilePath, StoredFile>,
+    /// The state of each list file, for each use of it.
+    lists: Arc<BTreeMap<ListUse, FileState<ListFile>>>,
     bindings: Bindings,
-    /// The policies in force, compiled.
+    /// The policies in force with their effective lists.
     compiled: Compiled,
-    /// What is in force.
     snapshot: Arc<Snapshot>,
-    /// As [`Library::refused_at_start`].
+    /// The errors that [`Library::refused_at_start`] returns.
     dangling: Arc<[Diagnostic]>,
-    /// What it takes to go on from here by the short way, if everything on disk is in force.
-    settled: Option<Settled>,
+    /// The state that an incremental reload continues from; `None` if the next reload must be a full one.
+    baseline: Option<Baseline>,
 }
 
-/// What is known about all files together where everything on disk is in force, but for files that are bad by themselves
-/// and have no part in what others do.
+/// The state of all files together that an incremental reload continues from.
+///
+/// It exists only if everything on disk is in force, except for files that are bad by themselves and affect no others.
 #[derive(Clone, Debug)]
-struct Settled {
-    /// The policies directory.
+struct Baseline {
     root: PathBuf,
-    /// All that is told.
-    told: Diagnostics,
+    /// The diagnostics of all files.
+    diagnostics: Diagnostics,
     /// The files that are bad by themselves.
     held_back: Arc<[PathBuf]>,
-    /// Who refers to what.
+    /// The references between the files' objects.
     links: Links,
-    /// The hash of the files.
+    /// The hash of the policy files.
     file_hash: ContentSum,
-    /// The hash of the lists.
+    /// The hash of the list files.
     list_hash: ContentSum,
 }
 
-/// What a reload did.
+/// The result of a reload.
 #[derive(Debug)]
 pub struct Reloaded {
-    /// The library from now on.
+    /// The library with the new state.
     pub library: Library,
-    /// Whether another snapshot is in force; if not, it is the very same.
+    /// Whether another snapshot is in force; if not, the snapshot is the same object as before.
     pub swapped: bool,
-    /// All that is wrong with the files as they are now.
+    /// The errors and warnings of the files as they are now.
     pub diagnostics: Diagnostics,
-    /// The files that say something else than what is in force.
+    /// The files whose contents on disk are not in force.
     pub held_back: Vec<PathBuf>,
 }
 
 impl Library {
-    /// Reads everything for the first time; returns the warnings too.
+    /// Loads everything for the first time; returns the warnings as well.
     ///
     /// # Errors
-    /// All that is wrong, warnings included, if any of it is an error.
+    /// All errors and warnings, if there is an error.
     pub fn start(
         tree: &Tree,
         lists: ReadList<'_>,
         bindings: &Bindings,
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        Self::started(Self::empty().advance(tree, lists, bindings, Phase::FIRST))
+        Self::started(Self::empty().advance(tree, lists, bindings, LoadMode::FIRST))
     }
 
-    /// Begins without a policy file, as where the API is to make the first one: everybody is denied meanwhile, which is
-    /// among the warnings.
+    /// Loads everything for the first time, and accepts a directory without policy files, into which the API is to
+    /// write the first one. All clients are denied until then, which is one of the warnings.
     ///
     /// # Errors
-    /// All that is wrong, as a policy that the configuration names and nobody made.
+    /// All errors, such as a policy that hostgate.toml names and that does not exist.
     pub fn start_empty(
         tree: &Tree,
         lists: ReadList<'_>,
         bindings: &Bindings,
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        Self::started(Self::empty().advance(tree, lists, bindings, Phase::EMPTY))
+        Self::started(Self::empty().advance(tree, lists, bindings, LoadMode::EMPTY))
     }
 
-    /// Reads everything for the first time, to serve: an object of the API that is broken is left out, and what refers to it
-    /// denies. The files of such objects are held back. Without a policy file it begins as [`Library::start_empty`] if
-    /// `may_be_empty`.
+    /// Loads everything for the first time, to serve: a broken object of the API is left out, and what refers to it is
+    /// denied. The files of such objects are held back. `may_be_empty` accepts a directory without policy files as
+    /// [`Library::start_empty`] does.
     ///
     /// # Errors
-    /// All that is wrong, if any of it is so with a file that a person wrote.
+    /// All errors, if one is about a file that a person wrote.
     pub fn serve(
         tree: &Tree,
         lists: ReadList<'_>,
         bindings: &Bindings,
         may_be_empty: bool,
     ) -> Result<Reloaded, Vec<Diagnostic>> {
-        let phase = Phase::Start { may_be_empty, leaves_out: true };
-        let reloaded = Self::empty().advance(tree, lists, bindings, phase);
+        let mode = LoadMode::Start { may_be_empty, leaves_out: true };
+        let reloaded = Self::empty().advance(tree, lists, bindings, mode);
         if reloaded.swapped { Ok(reloaded) } else { Err(reloaded.diagnostics.iter().cloned().collect()) }
     }
 
-    /// Returns what of the files in force would be an error if they were read for the first time: references to what is gone
-    /// with its file. Those of the API's objects are none.
+    /// Returns the errors that the files in force would have if they were loaded for the first time: references to
+    /// objects whose file was deleted. References from the API's objects are not among them.
     #[must_use]
     pub fn refused_at_start(&self) -> &[Diagnostic] {
         &self.dangling
     }
 
-    /// Returns how many tests the files in force have.
+    /// Returns the number of tests in the files in force.
     #[must_use]
     pub fn tests(&self) -> usize {
         self.files.iter().filter_map(|(_, file)| file.in_force()).map(|file| file.tests().len()).sum()
     }
 
-    /// Returns what holds before anything is read.
+    /// Returns a library without files, in which all clients are denied.
     fn empty() -> Self {
         Self {
             files: OrderedMap::new(),
@@ -166,11 +168,11 @@ impl Library {
             compiled: Compiled::default(),
             snapshot: Arc::new(Snapshot::empty()),
             dangling: Arc::default(),
-            settled: None,
+            baseline: None,
         }
     }
 
-    /// Returns what a start came to: any error is final.
+    /// Returns the result of a first load, which any error makes fail.
     fn started(reloaded: Reloaded) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let Reloaded { library, diagnostics, .. } = reloaded;
         let has_errors = diagnostics.has_errors();
@@ -178,22 +180,22 @@ impl Library {
         if has_errors { Err(diagnostics) } else { Ok((library, diagnostics)) }
     }
 
-    /// Reads everything again; texts that did not change are not parsed again.
+    /// Loads everything again; texts that have not changed are not parsed again.
     ///
-    /// A bad file holds back only itself: its last good version stays in force. Errors that several files make
-    /// together hold back those that changed, and so do tests that fail: a file that changed and has some holds back itself,
-    /// and where a test in force fails, everything is held back. What is gone is gone.
+    /// A bad file holds back only itself: its last good version stays in force. Errors that several files cause
+    /// together hold back those that changed, and so do failing tests: a changed file with a failing test holds back
+    /// itself, and if a test in force fails, everything is held back. Objects of deleted files are gone.
     #[must_use]
     pub fn reload(&self, tree: &Tree, lists: ReadList<'_>, bindings: &Bindings) -> Reloaded {
-        // What is read of a list here is not read again on the other way.
+        // A list that is read here must not be read again for the full reload: it could have changed in between.
         let mut read = BTreeMap::new();
-        if let Some(changed) = tree.changed.as_ref().filter(|_| self.settled.is_some()) {
+        if let Some(changed) = tree.changed.as_ref().filter(|_| self.baseline.is_some()) {
             for path in self.list_paths() {
-                let text = lists(path, Held::Yes);
+                let text = lists(path, MayBeUnchanged::Yes);
                 let is_same = match &text {
                     Ok(ListText::Unchanged) => true,
                     Ok(ListText::Text(text)) => {
-                        let seen = Seen::fingerprint(text);
+                        let seen = LastContent::fingerprint(text);
                         self.uses_of(path).all(|(_, known)| known.seen == seen)
                     }
                     Err(_) => false,
@@ -203,37 +205,36 @@ impl Library {
                 }
             }
             if read.is_empty()
-                && let Some(reloaded) = self.advance_locally(tree, changed, bindings)
+                && let Some(reloaded) = self.advance_incrementally(tree, changed, bindings)
             {
                 return reloaded;
             }
         }
         let mut lists = |path: &Path, held| read.remove(path).unwrap_or_else(|| lists(path, held));
-        self.advance(tree, &mut lists, bindings, Phase::Reload)
+        self.advance(tree, &mut lists, bindings, LoadMode::Reload)
     }
 
-    /// Returns what is in force.
     #[must_use]
     pub const fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }
 
-    /// Returns the text of a policy file that is in force, whatever the file holds now.
+    /// Returns the text of a policy file that is in force, which may differ from the file's contents on disk.
     #[must_use]
     pub fn text_in_force(&self, path: &Path) -> Option<&Arc<str>> {
         self.files.get(path.as_os_str())?.in_force().map(|file| file.source.text())
     }
 
-    /// Returns the list files that matter: those of what is in force and of what is held back.
+    /// Returns the paths of the list files that are in use, by files in force or held back.
     pub fn list_paths(&self) -> impl Iterator<Item = &Path> {
         let mut last = None;
         self.lists.keys().map(|list| list.path.as_path()).filter(move |path| last.replace(*path) != Some(*path))
     }
 
-    /// Returns whether a list file is in force with this text, or not at all.
+    /// Returns whether this text of a list file is in force, or no text of it.
     pub(crate) fn has_list(&self, path: &Path, text: &str) -> bool {
-        let seen = Seen::fingerprint(text);
-        self.uses_of(path).all(|(_, known)| known.in_force.is_none() || known.seen == seen && known.is_settled())
+        let seen = LastContent::fingerprint(text);
+        self.uses_of(path).all(|(_, known)| known.in_force.is_none() || known.seen == seen && known.is_in_force())
     }
 
     /// Returns whether a list file is in force.
@@ -241,8 +242,8 @@ impl Library {
         self.uses_of(path).any(|(_, known)| known.in_force.is_some())
     }
 
-    /// Returns what is known of a list file, for each use of it.
-    fn uses_of(&self, path: &Path) -> impl Iterator<Item = (&ListUse, &Known<ListFile>)> {
+    /// Returns the state of a list file for each use of it.
+    fn uses_of(&self, path: &Path) -> impl Iterator<Item = (&ListUse, &FileState<ListFile>)> {
         let first = ListUse { path: path.to_owned(), purpose: Purpose::Allow, covers: Covers::AsWritten };
         self.lists.range(first..).take_while(move |(list, _)| list.path == path)
     }
@@ -253,7 +254,7 @@ impl Library {
     }
 }
 
-/// Returns the id of the object that the API keeps in the file at `path`, if it is one of its files.
+/// Returns the id of the API's object in the file at `path`; `None` if it is not a file of the API.
 pub(crate) fn object_of<'p>(root: &Path, path: &'p Path) -> Option<&'p str> {
     let below = path.strip_prefix(root).ok()?.strip_prefix(OBJECT_FOLDER).ok()?;
     let name = below.to_str()?.strip_suffix(".toml").filter(|name| !name.contains('/'))?;
@@ -262,10 +263,11 @@ pub(crate) fn object_of<'p>(root: &Path, path: &'p Path) -> Option<&'p str> {
 
 /// The folder of the API's files in the policies directory.
 pub(crate) const OBJECT_FOLDER: &str = "api";
-/// What the names of the API's files begin with: the ids of policies, blueprints and devboxes.
+/// The prefixes of the names of the API's files, which are the ids of policies, blueprints and devboxes.
 pub(crate) const OBJECT_PREFIXES: [&str; 3] = ["npol_", "bpt_", "dbx_"];
 
-/// Returns what a file is read as; nothing for one deeper in `presets/`.
+/// Returns the role of a file, which decides what it may hold; `None` for a file deeper in `presets/`, which is not
+/// read.
 fn role<'p>(root: &Path, path: &'p Path) -> Option<Role<'p>> {
     if let Some(id) = object_of(root, path) {
         return Some(Role::Object(id));
@@ -283,10 +285,10 @@ pub(crate) mod change_groups;
 pub(crate) mod compile;
 pub(crate) mod conflict;
 pub(crate) mod diagnostics;
+mod file_state;
 pub(crate) mod file_tests;
 mod full;
 mod incremental;
-mod known;
 pub(crate) mod lint;
 pub(crate) mod list;
 pub(crate) mod pasted;

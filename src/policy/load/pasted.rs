@@ -1,44 +1,45 @@
-//! Entries that were pasted into a policy from a list in another system's format.
+//! Entries of a policy that were pasted from a list in another system's format. Thousands of them get one error that
+//! names the format and the converter.
 
 use std::collections::BTreeMap;
 
 use crate::document::{Span, Table};
 use crate::list_format::{Format, of_pasted};
 
-/// The refused entries of one array that are in another system's format: many of a format are told once.
+/// The refused entries of one array that are in another system's format, by format.
 #[derive(Default)]
-pub(crate) struct Pasted(BTreeMap<Format, Entries>);
+pub(crate) struct PastedEntries(BTreeMap<Format, Entries>);
 
 /// The entries of one format.
 #[derive(Default)]
 struct Entries {
-    /// Where the first ones are, with what is wrong with each and the help.
+    /// The places of the first ones, with the error and the help of each.
     first: Vec<(Span, String, String)>,
-    /// How many there are.
+    /// The number of entries.
     count: usize,
 }
 
-impl Pasted {
-    /// Entries of a format that are each told for itself, as they may be slips of the hand.
-    const TOLD_SINGLY: usize = 2;
+impl PastedEntries {
+    /// The most entries of a format that are reported one by one, as they may be typing errors.
+    const REPORTED_SINGLY: usize = 2;
 
-    /// Takes a refused entry with its error and help; returns whether it is in another system's format.
-    pub(crate) fn takes(&mut self, text: &str, span: Span, error: impl FnOnce() -> (String, String)) -> bool {
+    /// Adds a refused entry with its error and help; returns `false` if it is not in another system's format.
+    pub(crate) fn take(&mut self, text: &str, span: Span, error: impl FnOnce() -> (String, String)) -> bool {
         let Some(format) = of_pasted(text) else { return false };
         let entries = self.0.entry(format).or_default();
         entries.count += 1;
-        if entries.first.len() < Self::TOLD_SINGLY {
+        if entries.first.len() < Self::REPORTED_SINGLY {
             let (message, help) = error();
             entries.first.push((span, message, help));
         }
         true
     }
 
-    /// Notes the errors.
-    pub(crate) fn tell(self, table: &Table<'_>, key: &str) {
+    /// Reports the errors.
+    pub(crate) fn report(self, table: &Table<'_>, key: &str) {
         for (format, Entries { first, count }) in self.0 {
             for (span, message, help) in first {
-                if count <= Self::TOLD_SINGLY {
+                if count <= Self::REPORTED_SINGLY {
                     table.error(span, message, Some(help));
                     continue;
                 }

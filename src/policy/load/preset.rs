@@ -1,4 +1,4 @@
-//! The presets: policy files built into the binary, each replaceable by a file in `presets/`.
+//! The presets: policy files that are built into the binary. A file in `presets/` replaces the preset of its name.
 
 use std::hash::RandomState;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::document::{Diagnostic, Source};
 use super::read::{Role, read_file};
 use crate::policy::model::spec::{FileSpec, PolicySpec};
 
-/// Declares the presets: each `policies/presets/NAME.toml`.
+/// Declares the presets: each name stands for `policies/presets/NAME.toml`.
 macro_rules! presets {
     ($($name:literal),+ $(,)?) => {
         /// The presets by name, in alphabetical order, with their text.
@@ -54,7 +54,7 @@ presets!(
     "ubuntu",
 );
 
-/// The folder that what is built in says it is from.
+/// The folder in the paths of built-in objects.
 pub const BUILT_IN: &str = "<built-in>";
 
 /// Returns whether a preset of this name is built in.
@@ -62,7 +62,7 @@ pub(crate) fn is_built_in(name: &str) -> bool {
     TEXTS.iter().any(|(known, _)| *known == name)
 }
 
-/// Returns the built-in presets, read once in a process; their sets share [`shared_hasher`].
+/// Returns the built-in presets, which are parsed once in a process. Their sets share [`shared_hasher`].
 pub(crate) fn built_in() -> &'static [Arc<PolicySpec>] {
     static READ: LazyLock<Vec<Arc<PolicySpec>>> = LazyLock::new(|| {
         let read = TEXTS.iter().map(|(name, text)| read_built_in(name, text).0);
@@ -71,14 +71,14 @@ pub(crate) fn built_in() -> &'static [Arc<PolicySpec>] {
     &READ
 }
 
-/// Returns the key of all sets' hashes: drawn once in a process, so that built-in sets and those of files can be
-/// searched with one hash.
+/// Returns the hash key of all name sets. It is random, chosen once in a process, so that a suffix is hashed once for
+/// the sets of presets and of files.
 pub(crate) fn shared_hasher() -> &'static RandomState {
     static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     &HASHER
 }
 
-/// Reads a built-in preset.
+/// Parses a built-in preset.
 fn read_built_in(name: &str, text: &str) -> (FileSpec, Vec<Diagnostic>) {
     let path: Arc<Path> = Path::new(&format!("{BUILT_IN}/presets/{name}.toml")).into();
     read_file(&Source::new(path, text), Role::Preset(name), shared_hasher())
@@ -91,7 +91,7 @@ mod tests {
     use crate::policy::testing::{Directory, lines, verdict};
 
     #[test]
-    fn every_preset_is_read_without_a_warning_and_each_entry_has_its_reason() {
+    fn presets_have_no_warnings_and_each_entry_has_a_reason() {
         for (name, text) in TEXTS {
             let (spec, diagnostics) = read_built_in(name, text);
             let warned: Vec<_> = diagnostics.iter().filter(|it| it.severity != Severity::Accepted).collect();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn presets_do_not_open_what_strangers_share() {
+    fn presets_allow_no_shared_suffix_or_host() {
         let mut directory = Directory::of(&[("p.toml", "")]);
         for name in [
             "play.golang.org",
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_files_replace_the_built_in_presets_without_a_warning() {
+    fn shipped_preset_files_replace_the_built_in_ones_without_warnings() {
         let mut directory = Directory::of(&[("p.toml", "")]);
         let include = TEXTS.iter().map(|(name, _)| format!("\"preset:{name}\"")).collect::<Vec<_>>().join(", ");
         directory.write("p.toml", &format!("[policy.p]\ninclude = [{include}]\n")).default_policy("p");

@@ -1,4 +1,8 @@
-//! A policy file's text to its [`FileSpec`], with everything that is wrong in it.
+//! Parsing of a policy file's text into its [`FileSpec`], collecting all errors and warnings that the file has by
+//! itself.
+//!
+//! A key is read by a function named after its kind of value, and [`Table::finish`] reports the keys that were not
+//! read. Errors that need other files are in [`super::conflict`].
 
 use std::collections::{HashMap, HashSet};
 use std::hash::RandomState;
@@ -13,29 +17,29 @@ use crate::bounds::MAX_LISTS;
 use crate::dns::rtype::RecordType;
 use crate::document::{self, Code, Diagnostic, Element, Note, Placed, Related, Source, Table, quoted};
 
-use super::pasted::Pasted;
+use super::pasted::PastedEntries;
 use crate::policy::matching::client_index::canonical;
 use crate::policy::matching::name_set::{NameSet, Origin};
 use crate::policy::matching::pattern::{self, Pattern, Purpose};
 use crate::policy::matching::shared_suffix;
 use crate::policy::model::budget::Budget;
 use crate::policy::model::spec::{
-    AllowedCidr, BlueprintSpec, CacheSharing, ClientSpec, Cname, Covers, FileSpec, ListUse, Mode, Others,
-    PRESET_PREFIX, Phase, PolicySpec, PortRule, PrivateAnswers, Protocol, QueryTypes, RecordSpec, TestSpec,
+    AllowedCidr, ApiTableSpec, BlueprintSpec, CacheSharing, ClientSpec, Cname, Covers, FileSpec, ListUse, Mode,
+    OtherTables, PRESET_PREFIX, Phase, PolicySpec, PortRule, PrivateAnswers, Protocol, QueryTypes, TestSpec,
     UNRESTRICTED,
 };
 use crate::policy::object_file;
 use crate::util::content_hash::content_hash;
 use crate::util::small_list::SmallList;
 
-/// What a file is read as.
+/// The role of a file, which decides about the objects it may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role<'a> {
-    /// Any objects.
+    /// A file of a person, with any objects.
     Policies,
-    /// Any objects, in the file of an object of the API, by its id.
+    /// A file of the API, by the id of its object, with any objects.
     Object(&'a str),
-    /// One preset, by its name: one policy of that id.
+    /// A preset, by its name: the file holds one policy of that id.
     Preset(&'a str),
 }
 
@@ -46,7 +50,7 @@ impl Role<'_> {
     }
 }
 
-/// Reads a file; the spec is worth something only when no diagnostic is an error.
+/// Parses a file. The result is complete only if no diagnostic is an error.
 pub(crate) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -> (FileSpec, Vec<Diagnostic>) {
     let error = |(message, help): (&str, &str)| Diagnostic::about_file(source.path(), message).help(help);
     if let Role::Object(_) = role
@@ -62,7 +66,7 @@ pub(crate) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
     }
     let (spec, mut diagnostics) = document::read(source, |root| {
         let policies = root.tables("policy").into_iter().filter_map(|(id, table)| policy(&id, table, role, hasher));
-        let mut others = Others {
+        let mut others = OtherTables {
             policies: policies.map(Arc::new).collect(),
             blueprints: Box::default(),
             tests: Box::default(),
@@ -109,28 +113,29 @@ pub(crate) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
 }
 
 impl FileSpec {
-    /// Returns whether the file says nothing at all.
+    /// Returns whether the file holds no object.
     fn is_empty(&self) -> bool {
         let Self { source: _, clients, records, others } = self;
         clients.is_empty() && records.is_empty() && others.is_none()
     }
 }
 
-impl Others {
-    /// Returns whether there is nothing to know of it.
+impl OtherTables {
+    /// Returns whether the tables hold no object, and nothing of the text was left out.
     fn is_empty(&self) -> bool {
         let Self { policies, blueprints, tests, is_whole, hash: _ } = self;
         policies.is_empty() && blueprints.is_empty() && tests.is_empty() && *is_whole
     }
 }
 
-/// Returns the ids of the objects of a file.
-fn known_ids<'s>(others: &'s Others, clients: &'s [ClientSpec]) -> HashMap<&'s str, &'s Arc<str>> {
+/// Returns the ids of the file's objects, by text, so that an `[api.ID]` table shares the allocation of its object's
+/// id.
+fn known_ids<'s>(others: &'s OtherTables, clients: &'s [ClientSpec]) -> HashMap<&'s str, &'s Arc<str>> {
     let ids = clients.iter().map(|spec| &spec.id.value).chain(others.policies.iter().map(|spec| &spec.id.value));
     ids.chain(others.blueprints.iter().map(|spec| &spec.id.value)).map(|id| (&**id, id)).collect()
 }
 
-/// Reads a `[policy.ID]` table.
+/// Parses a `[policy.ID]` table.
 fn policy(id: &Placed<&str>, mut table: Table<'_>, role: Role<'_>, hasher: &RandomState) -> Option<PolicySpec> {
     let id = match role {
         Role::Policies | Role::Object(_) => checked_id(id, &table),
@@ -174,7 +179,7 @@ fn policy(id: &Placed<&str>, mut table: Table<'_>, role: Role<'_>, hasher: &Rand
     id.map(|_| spec)
 }
 
-/// Reads a `[blueprint.ID]` table.
+/// Parses a `[blueprint.ID]` table.
 fn blueprint(id: &Placed<&str>, mut table: Table<'_>) -> Option<BlueprintSpec> {
     let id = checked_id(id, &table);
     let build_policy = reference(&mut table, "build_policy");
@@ -183,7 +188,8 @@ fn blueprint(id: &Placed<&str>, mut table: Table<'_>) -> Option<BlueprintSpec> {
     Some(BlueprintSpec { source: table.source().clone(), id: id?, build_policy, runtime_policy })
 }
 
-/// Reads a `[client.ID]` table. Only a devbox of the API, of which there is a record, may name neither policy nor blueprint.
+/// Parses a `[client.ID]` table. Only a devbox of the API, which has an `[api.ID]` table, may name neither policy nor
+/// blueprint.
 fn client(id: &Placed<&str>, mut table: Table<'_>, is_recorded: bool) -> Option<ClientSpec> {
     let id = checked_id(id, &table);
     let listed = table.strings("sources");
@@ -204,7 +210,7 @@ fn client(id: &Placed<&str>, mut table: Table<'_>, is_recorded: bool) -> Option<
     }
     match listed {
         Some(list) if list.value.is_empty() => {
-            table.error(list.span, "a client without a source is nobody", Some(SOURCES_HELP.to_owned()));
+            table.error(list.span, "a client needs at least one source", Some(SOURCES_HELP.to_owned()));
         }
         None if table.key_span("sources").is_none() => table.missing("sources", SOURCES_HELP),
         _ => {}
@@ -219,16 +225,16 @@ fn client(id: &Placed<&str>, mut table: Table<'_>, is_recorded: bool) -> Option<
     Some(ClientSpec { id: id?, sources: sources.into(), blueprint, phase, policy })
 }
 
-/// Reads an `[api.ID]` table: its id, which mostly is that of an object of the file, and where its name and status are;
-/// what it holds is the API's. `known` returns such an id, so that there is one text of it.
-fn record(id: &Placed<&str>, table: &Table<'_>, known: impl Fn(&str) -> Option<Arc<str>>) -> Option<RecordSpec> {
+/// Parses an `[api.ID]` table: its id, and the places of its name and status; the other keys belong to the API. `known`
+/// returns the shared copy of an id, which the object usually has in the same file.
+fn record(id: &Placed<&str>, table: &Table<'_>, known: impl Fn(&str) -> Option<Arc<str>>) -> Option<ApiTableSpec> {
     let checked = checked_id(id, table)?;
     let value = known(id.value).unwrap_or(checked.value);
     let string = |key| table.string_span(key).unwrap_or_default();
-    Some(RecordSpec { id: Placed { value, span: checked.span }, name: string("name"), status: string("status") })
+    Some(ApiTableSpec { id: Placed { value, span: checked.span }, name: string("name"), status: string("status") })
 }
 
-/// Reads a `[[test]]` table.
+/// Parses a `[[test]]` table.
 fn test(mut table: Table<'_>) -> Option<TestSpec> {
     let client = reference(&mut table, "client");
     let name = table.string("name").and_then(|text| match pattern::question(text.value) {
@@ -257,7 +263,7 @@ fn test(mut table: Table<'_>) -> Option<TestSpec> {
     Some(TestSpec { client: client?, name: name?, qtype: qtype?, expects_allow: expect.value, span: expect.span })
 }
 
-/// Reads a list of patterns into a set.
+/// Parses an array of patterns into a set.
 fn names(table: &mut Table<'_>, key: &'static str, purpose: Purpose, hasher: &RandomState) -> Arc<NameSet> {
     let patterns = table.strings(key).map(|list| list.value).unwrap_or_default();
     let mut set = NameSet::with_capacity(hasher, patterns.len());
@@ -265,18 +271,18 @@ fn names(table: &mut Table<'_>, key: &'static str, purpose: Purpose, hasher: &Ra
         return Arc::new(set);
     }
     set.add_origin(Origin { path: Arc::clone(table.source().path()), via: Arc::new([]), is_list: false });
-    let mut pasted = Pasted::default();
+    let mut pasted = PastedEntries::default();
     for text in patterns {
         let pattern = match Pattern::parse_for(text.value, purpose) {
             Ok(pattern) => pattern,
             Err(error) => {
-                if !pasted.takes(text.value, text.span, || (error.to_string(), error.help.clone())) {
+                if !pasted.take(text.value, text.span, || (error.to_string(), error.help.clone())) {
                     table.error(text.span, error.to_string(), Some(error.help));
                 }
                 continue;
             }
         };
-        // Denying too much is safe, so a wide wildcard is fine there.
+        // Denying too much is safe, so a broad wildcard gets no warning there.
         if let Some(shared) = shared_suffix::of_pattern(&pattern).filter(|_| purpose != Purpose::Deny) {
             table.warning(shared.code(), text.span, shared.message(&pattern), Some(shared.help().to_owned()));
         }
@@ -289,11 +295,11 @@ fn names(table: &mut Table<'_>, key: &'static str, purpose: Purpose, hasher: &Ra
             });
         }
     }
-    pasted.tell(table, key);
+    pasted.report(table, key);
     Arc::new(set)
 }
 
-/// Reads `private_answers`, where `["*"]` stands for every name.
+/// Parses `private_answers`, where `["*"]` stands for every name.
 fn private_answers(table: &mut Table<'_>, hasher: &RandomState) -> PrivateAnswers {
     if table.strings_are("private_answers", &["*"]) {
         table.accept("private_answers");
@@ -302,7 +308,7 @@ fn private_answers(table: &mut Table<'_>, hasher: &RandomState) -> PrivateAnswer
     PrivateAnswers::Names(names(table, "private_answers", Purpose::PrivateAnswers, hasher))
 }
 
-/// Reads list files: paths relative to the policy file, or tables of a path and whether subdomains are meant too.
+/// Parses an array of list files: paths relative to the policy file, or tables with a path and `subdomains`.
 fn list_files(table: &mut Table<'_>, key: &'static str, purpose: Purpose, source: &Source) -> Vec<Placed<ListUse>> {
     let (mut lists, mut seen): (Vec<Placed<ListUse>>, HashSet<(PathBuf, Covers)>) = Default::default();
     for element in table.strings_or_tables(key) {
@@ -325,21 +331,25 @@ fn list_files(table: &mut Table<'_>, key: &'static str, purpose: Purpose, source
             break;
         }
         if text.value.is_empty() || text.value.contains('\0') {
-            table.error(text.span, format!("{} is no path", quoted(text.value)), Some("name a list file".to_owned()));
+            table.error(
+                text.span,
+                format!("{} is not a path", quoted(text.value)),
+                Some("name a list file".to_owned()),
+            );
             continue;
         }
         if text.value.starts_with(PRESET_PREFIX) {
             let help = format!("write `include = [\"{}\"]`", text.value.escape_debug());
-            table.error(text.span, format!("{} is a preset, and no list file", quoted(text.value)), Some(help));
+            table.error(text.span, format!("{} is a preset, not a list file", quoted(text.value)), Some(help));
             continue;
         }
         if text.value.contains("://") {
-            let message = format!("{} is a URL, and list files are files on this machine", quoted(text.value));
+            let message = format!("{} is a URL, but list files are files on this machine", quoted(text.value));
             table.error(text.span, message, Some("download it, and name the file here".to_owned()));
             continue;
         }
         let path = source.path().parent().map_or_else(|| PathBuf::from(text.value), |folder| folder.join(text.value));
-        // As it is written and with subdomains, it is two lists.
+        // One file may be used both as written and with subdomains, and is two lists then.
         if seen.insert((path.clone(), covers)) {
             lists.push(text.map(|_| ListUse { path, purpose, covers }));
         } else {
@@ -350,7 +360,7 @@ fn list_files(table: &mut Table<'_>, key: &'static str, purpose: Purpose, source
     lists
 }
 
-/// Reads `include`.
+/// Parses `include`.
 fn includes(table: &mut Table<'_>) -> Vec<Placed<Arc<str>>> {
     let (mut included, mut seen): (Vec<Placed<Arc<str>>>, HashSet<&str>) = Default::default();
     for text in table.strings("include").map(|list| list.value).unwrap_or_default() {
@@ -366,7 +376,7 @@ fn includes(table: &mut Table<'_>) -> Vec<Placed<Arc<str>>> {
     included
 }
 
-/// Reads `query_types`.
+/// Parses `query_types`.
 fn query_types(table: &mut Table<'_>) -> QueryTypes {
     let Some(list) = table.strings("query_types") else { return QueryTypes::default() };
     if list.value.is_empty() {
@@ -376,7 +386,7 @@ fn query_types(table: &mut Table<'_>) -> QueryTypes {
     QueryTypes::new(list.value.iter().filter_map(|text| record_type(table, text)))
 }
 
-/// Reads a type that may be asked for.
+/// Parses a record type that may be asked for.
 fn record_type(table: &Table<'_>, text: &Placed<&str>) -> Option<RecordType> {
     match RecordType::from_str(text.value) {
         Ok(qtype) if !qtype.is_meta() => Some(qtype),
@@ -393,9 +403,9 @@ fn record_type(table: &Table<'_>, text: &Placed<&str>) -> Option<RecordType> {
     }
 }
 
-/// Reads `budget`: "off", or a table of what is other than by default.
+/// Parses `budget`: `"off"`, or a table of the limits that differ from the default.
 fn budget(table: &mut Table<'_>) -> Option<Budget> {
-    /// As many as nobody reaches.
+    /// The highest value of a limit, which no client reaches.
     const MOST: u64 = 1_000_000_000;
     let mut budget = Budget::default();
     match table.string_or_table("budget") {
@@ -425,9 +435,9 @@ fn budget(table: &mut Table<'_>) -> Option<Budget> {
     Some(budget)
 }
 
-/// Reads `message`.
+/// Parses `message`.
 fn message(table: &mut Table<'_>) -> Option<Arc<str>> {
-    /// More than that seldom fits an answer of 512 octets beside the rest (RFC 1035 §4.2.1).
+    /// The longest message that usually fits an answer of 512 octets beside the other parts (RFC 1035 §4.2.1).
     const FITS: usize = 200;
     let text = table.string("message")?;
     if text.value.len() > FITS {
@@ -437,7 +447,7 @@ fn message(table: &mut Table<'_>) -> Option<Arc<str>> {
     Some(text.value.split_whitespace().collect::<Vec<_>>().join(" ").into())
 }
 
-/// Reads `allowed_cidrs`: prefixes, or tables with a prefix and ports.
+/// Parses `allowed_cidrs`: prefixes, or tables with a prefix and ports.
 fn allowed_cidrs(table: &mut Table<'_>) -> Vec<AllowedCidr> {
     let mut allowed = Vec::new();
     for element in table.strings_or_tables("allowed_cidrs") {
@@ -462,7 +472,7 @@ fn allowed_cidrs(table: &mut Table<'_>) -> Vec<AllowedCidr> {
     allowed
 }
 
-/// Reads an element of `ports`.
+/// Parses an element of `ports`.
 fn port_rule(mut table: Table<'_>) -> Option<PortRule> {
     let port = |placed: Placed<u64>| u16::try_from(placed.value).ok().map(|port| (port, placed.span));
     let first = table.integer("port", 1..=65535).and_then(port);
@@ -483,12 +493,12 @@ fn port_rule(mut table: Table<'_>) -> Option<PortRule> {
     }
 }
 
-/// Parses an address or a prefix without host bits; an error is what is wrong and the mend.
+/// Parses an address, or a prefix without host bits; an error has the reason and the help.
 fn prefix(text: &str) -> Result<IpNet, (String, String)> {
     let parsed = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     let Some(net) = parsed else {
         let help = "write one as \"10.1.0.7\", \"172.30.0.0/16\" or \"2001:db8::/64\"";
-        return Err(("it is no address and no prefix".to_owned(), help.to_owned()));
+        return Err(("it is neither an address nor a prefix".to_owned(), help.to_owned()));
     };
     if net.trunc() != net {
         let help = format!("write \"{}\" for the network or \"{}\" for the address", net.trunc(), net.addr());
@@ -497,12 +507,12 @@ fn prefix(text: &str) -> Result<IpNet, (String, String)> {
     Ok(canonical(net))
 }
 
-/// Returns the id when files may define it; notes what is wrong with it otherwise.
+/// Returns the id if a file may define it; reports an error otherwise.
 fn checked_id(id: &Placed<&str>, table: &Table<'_>) -> Option<Placed<Arc<str>>> {
-    /// The longest id: it stands in every denial and every record.
+    /// The longest id in octets: the id is part of every denial and every decision record.
     const LONGEST: usize = 64;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if id.value.is_empty() || id.value.len() > LONGEST || !id.value.bytes().all(plain) {
+    let is_id_octet = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if id.value.is_empty() || id.value.len() > LONGEST || !id.value.bytes().all(is_id_octet) {
         let help = format!("use up to {LONGEST} letters, digits, `-`, `_` and `.`; people's names go into `name`");
         table.error(id.span, format!("{} cannot be an id", quoted(id.value)), Some(help));
         return None;
@@ -515,22 +525,22 @@ fn checked_id(id: &Placed<&str>, table: &Table<'_>) -> Option<Placed<Arc<str>>> 
     Some(id.map(Arc::from))
 }
 
-/// Reads the id of something defined elsewhere.
+/// Parses the id of an object that is defined elsewhere.
 fn reference(table: &mut Table<'_>, key: &'static str) -> Option<Placed<Arc<str>>> {
     table.string(key).map(|id| id.map(Arc::from))
 }
 
-/// Reads a text for people.
+/// Parses a text for people.
 fn label(table: &mut Table<'_>, key: &'static str) -> Option<Arc<str>> {
     table.string(key).map(|text| text.value.into())
 }
 
-/// Reads one of a few words, the default one when the key is not there.
+/// Parses one of a set of words; returns the default if the key is absent.
 fn word<T: Copy + Default>(table: &mut Table<'_>, key: &'static str, words: &[(&'static str, T)]) -> T {
     table.one_of(key, words).map(|word| word.value).unwrap_or_default()
 }
 
-/// What mends a client without sources.
+/// The help about a client without sources.
 const SOURCES_HELP: &str = "write `sources = [\"10.1.0.7\"]` with its addresses or prefixes";
 
 #[cfg(test)]
@@ -581,7 +591,7 @@ allowed_cidrs = [\"10.12.0.0/16\", { cidr = \"10.13.0.1\", ports = [{ port = 443
     }
 
     #[test]
-    fn every_wrong_value_is_told_at_its_place_with_a_mend() {
+    fn every_wrong_value_is_reported_at_its_place_with_help() {
         const CASES: &[(&str, &str)] = &[
             (
                 "[policy.p]\nallowed_hostnames = [\"a.test\", \"*\"]\n",
@@ -628,14 +638,14 @@ allowed_cidrs = [\"10.12.0.0/16\", { cidr = \"10.13.0.1\", ports = [{ port = 443
             ("[policy.\"preset:x\"]\n", "1:9: `preset:x` cannot be an id"),
             ("[blueprint.b]\nbuild = \"p\"\n", "2:1: blueprint `b`: unknown key `build`: did you mean `build_policy`?"),
             ("[client.c]\npolicy = \"unrestricted\"\n", "1:9: client `c`: missing key `sources`: write `sources = "),
-            ("[client.c]\nsources = []\npolicy = \"unrestricted\"\n", "2:11: a client without a source is nobody"),
+            ("[client.c]\nsources = []\npolicy = \"unrestricted\"\n", "2:11: a client needs at least one source"),
             (
                 "[client.c]\nsources = [\"192.0.2.1\"]\n",
                 "1:9: client `c`: missing key `policy`: write `policy` or `blueprint`; `policy = \"unrestricted\"` allows everything",
             ),
             (
                 "[client.c]\nsources = [\"192.0.2.300\"]\npolicy = \"unrestricted\"\n",
-                "2:12: source `192.0.2.300`: it is no address and no prefix",
+                "2:12: source `192.0.2.300`: it is neither an address nor a prefix",
             ),
             (
                 "[client.c]\nsources = [\"192.0.2.1/24\"]\npolicy = \"unrestricted\"\n",
@@ -664,7 +674,7 @@ allowed_cidrs = [\"10.12.0.0/16\", { cidr = \"10.13.0.1\", ports = [{ port = 443
     }
 
     #[test]
-    fn a_hundred_errors_are_told_and_the_rest_counted() {
+    fn a_hundred_errors_are_reported_and_the_rest_counted() {
         let text = format!("[policy.p]\nallowed_hostnames = [{}]\n", "\"*\", ".repeat(1_000));
         let errors = Directory::of(&[("x.toml", &text)]).errors();
         assert!(errors.iter().any(|line| line == "p/x.toml: and 900 more errors in this file"), "{}", errors.len());

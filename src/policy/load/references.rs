@@ -1,4 +1,5 @@
-//! Who refers to what: what a change of one file has to do with others, without a look at them.
+//! The references between objects as persistent maps, kept from reload to reload: they tell which other files a change
+//! concerns, without a look at these files.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -15,49 +16,49 @@ use crate::util::persistent_map::OrderedMap;
 /// The references of all files in force; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Links {
-    /// How often each policy is referred to.
+    /// The number of references to each policy.
     policies: OrderedMap<Arc<str>, Uses>,
-    /// The clients that have a blueprint.
-    made: OrderedMap<Made, ()>,
-    /// How many tests each client has.
+    /// The clients that have a blueprint, ordered by it.
+    by_blueprint: OrderedMap<BlueprintClient, ()>,
+    /// The number of tests of each client.
     tested: OrderedMap<Arc<str>, u32>,
     /// The files that have tests.
     tests: OrderedMap<FilePath, ()>,
 }
 
-/// How often a policy is referred to.
+/// The number of references to a policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Uses {
-    /// By policies that include it.
+    /// The number of policies that include it.
     pub(crate) includes: u32,
-    /// By blueprints and clients.
+    /// The number of references from blueprints and clients.
     pub(crate) others: u32,
 }
 
 impl Uses {
-    /// Returns whether nothing refers to it.
+    /// Returns whether nothing refers to the policy.
     pub(crate) fn is_none(self) -> bool {
         self == Self::default()
     }
 }
 
-/// A client that has a blueprint, in the order of blueprint, what chooses its policy, and place.
+/// A client that has a blueprint, ordered by blueprint, by the phase that selects its policy, and by place.
 #[derive(Clone, Debug)]
-struct Made {
+struct BlueprintClient {
     /// The file of the client.
     file: Arc<FileSpec>,
-    /// Its number in the file.
+    /// The client's position among the clients of the file.
     number: u32,
 }
 
-impl Made {
+impl BlueprintClient {
     /// Returns the clients of a file that have blueprints.
     fn of(file: &Arc<FileSpec>) -> impl Iterator<Item = Self> {
         let clients = file.clients.iter().zip(0..).filter(|(client, _)| client.blueprint.is_some());
         clients.map(|(_, number)| Self { file: Arc::clone(file), number })
     }
 
-    /// Returns the id of the blueprint, and the phase that chooses among its policies; no phase where the client has its
+    /// Returns the id of the blueprint, and the phase that selects one of its policies; `None` if the client has its
     /// own.
     fn key(&self) -> (&str, Option<Phase>) {
         let client = usize::try_from(self.number).ok().and_then(|number| self.file.clients.get(number));
@@ -65,38 +66,38 @@ impl Made {
         (blueprint, client.and_then(inherits))
     }
 
-    /// Returns what it is ordered by.
+    /// Returns the sort key.
     fn place(&self) -> ((&str, Option<Phase>), &OsStr, u32) {
         (self.key(), self.file.source.path().as_os_str(), self.number)
     }
 }
 
-impl PartialEq for Made {
+impl PartialEq for BlueprintClient {
     fn eq(&self, other: &Self) -> bool {
         self.place() == other.place()
     }
 }
 
-impl Eq for Made {}
+impl Eq for BlueprintClient {}
 
-impl PartialOrd for Made {
+impl PartialOrd for BlueprintClient {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Made {
+impl Ord for BlueprintClient {
     fn cmp(&self, other: &Self) -> Ordering {
         self.place().cmp(&other.place())
     }
 }
 
-/// Returns the phase for which a client has its blueprint's policy; nothing where it has its own.
+/// Returns the phase for which a client gets its blueprint's policy; `None` if the client has its own.
 pub(crate) fn inherits(client: &ClientSpec) -> Option<Phase> {
     client.policy.is_none().then_some(client.phase)
 }
 
-/// Returns the policies that a file refers to, and whether it includes them.
+/// Returns the policies that a file refers to, each with whether it is included.
 pub(crate) fn policies_of(file: &FileSpec) -> impl Iterator<Item = (&Placed<Arc<str>>, bool)> {
     let included = file.policies().iter().flat_map(|policy| &policy.include).map(|id| (id, true));
     let of_blueprints =
@@ -106,7 +107,7 @@ pub(crate) fn policies_of(file: &FileSpec) -> impl Iterator<Item = (&Placed<Arc<
 }
 
 impl Links {
-    /// Finds all references.
+    /// Returns the references of these files.
     pub(crate) fn of(files: &Files) -> Self {
         let mut policies: HashMap<&Arc<str>, Uses> = HashMap::new();
         for (id, is_include) in files.values().flat_map(|file| policies_of(file)) {
@@ -117,11 +118,11 @@ impl Links {
         for test in files.values().flat_map(|file| file.tests()) {
             *tested.entry(&test.client.value).or_default() += 1;
         }
-        let made = files.values().flat_map(Made::of);
+        let by_blueprint = files.values().flat_map(BlueprintClient::of);
         let tests = files.iter().filter(|(_, file)| !file.tests().is_empty());
         Self {
             policies: policies.into_iter().map(|(id, uses)| (Arc::clone(id), uses)).collect(),
-            made: made.map(|made| (made, ())).collect(),
+            by_blueprint: by_blueprint.map(|by_blueprint| (by_blueprint, ())).collect(),
             tested: tested.into_iter().map(|(id, count)| (Arc::clone(id), count)).collect(),
             tests: tests.map(|(path, _)| (path.clone(), ())).collect(),
         }
@@ -134,7 +135,7 @@ impl Links {
             *(if is_include { &mut uses.includes } else { &mut uses.others }) += 1;
             self.policies.insert(Arc::clone(&id.value), uses);
         }
-        Made::of(file).for_each(|made| self.made.insert(made, ()));
+        BlueprintClient::of(file).for_each(|by_blueprint| self.by_blueprint.insert(by_blueprint, ()));
         for test in file.tests() {
             let count = self.tested.get(&*test.client.value).copied().unwrap_or(0);
             self.tested.insert(Arc::clone(&test.client.value), count + 1);
@@ -144,7 +145,7 @@ impl Links {
         }
     }
 
-    /// Takes the references of a file out, which were added.
+    /// Removes the references of a file, which must have been added.
     pub(crate) fn remove(&mut self, path: &FilePath, file: &Arc<FileSpec>) {
         for (id, is_include) in policies_of(file) {
             let mut uses = self.uses(&id.value);
@@ -155,7 +156,7 @@ impl Links {
                 self.policies.insert(Arc::clone(&id.value), uses);
             }
         }
-        Made::of(file).for_each(|made| self.made.remove(&made));
+        BlueprintClient::of(file).for_each(|by_blueprint| self.by_blueprint.remove(&by_blueprint));
         for test in file.tests() {
             match self.tested.get(&*test.client.value).copied() {
                 Some(count) if count > 1 => self.tested.insert(Arc::clone(&test.client.value), count - 1),
@@ -165,27 +166,28 @@ impl Links {
         self.tests.remove(path);
     }
 
-    /// Returns how often a policy is referred to by the files.
+    /// Returns the number of references to a policy.
     pub(crate) fn uses(&self, policy: &str) -> Uses {
         self.policies.get(policy).copied().unwrap_or_default()
     }
 
     /// Returns whether a client has this blueprint.
     pub(crate) fn has_clients(&self, blueprint: &str) -> bool {
-        let from = self.made.iter_from(|made| made.key().0 < blueprint).next();
-        from.is_some_and(|(made, ())| made.key().0 == blueprint)
+        let from = self.by_blueprint.iter_from(|by_blueprint| by_blueprint.key().0 < blueprint).next();
+        from.is_some_and(|(by_blueprint, ())| by_blueprint.key().0 == blueprint)
     }
 
-    /// Returns the clients that have their policy from a blueprint by a phase, each by its file and its number there, in
-    /// the order of the files.
+    /// Returns the clients that get their policy from a blueprint for a phase, each by its file and its position there,
+    /// in the order of the files.
     pub(crate) fn inheriting(&self, blueprint: &str, phase: Phase) -> impl Iterator<Item = (&Arc<FileSpec>, u32)> {
         let wanted = (blueprint, Some(phase));
-        let from = self.made.iter_from(move |made| made.key() < wanted);
-        let all = from.map(|(made, ())| made).take_while(move |made| made.key() == wanted);
-        all.map(|made| (&made.file, made.number))
+        let from = self.by_blueprint.iter_from(move |by_blueprint| by_blueprint.key() < wanted);
+        let all =
+            from.map(|(by_blueprint, ())| by_blueprint).take_while(move |by_blueprint| by_blueprint.key() == wanted);
+        all.map(|by_blueprint| (&by_blueprint.file, by_blueprint.number))
     }
 
-    /// Returns whether a test waits for this client.
+    /// Returns whether a test is about this client.
     pub(crate) fn is_tested(&self, client: &str) -> bool {
         self.tested.contains_key(client)
     }

@@ -1,4 +1,4 @@
-//! The texts of the policy files, as the reader of the policies directory hands them in.
+//! The texts of the policy files, as the reader of the policies directory hands them to the loader.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -10,26 +10,28 @@ use std::sync::Arc;
 
 use crate::util::persistent_map::OrderedMap;
 
-/// The policies directory as it was read.
+/// The contents of the policies directory.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
-    /// The directory, for messages and to tell its `presets/` folder.
+    /// The path of the directory, for messages and to recognise its `presets/` folder.
     pub root: PathBuf,
-    /// Each `*.toml` below it, `presets/` included, by its path (`root` first): its text, or why it cannot be read.
+    /// The text of each `*.toml` below the directory, `presets/` included, or why it cannot be read; by path, which
+    /// begins with `root`.
     pub files: Texts,
-    /// The files that symlinks lead out of the directory to: what they hold is not quoted in log, status and API answers.
+    /// The files that are reached through symlinks out of the directory. Their contents are not quoted in logs, status
+    /// and API answers.
     pub private: Arc<BTreeSet<PathBuf>>,
-    /// Folders that cannot be read, and why: what was known below them stays as it was, rather than being gone.
+    /// The folders that cannot be read, and why. Files known below them stay in force, as they may still exist.
     pub unreadable: BTreeMap<PathBuf, String>,
-    /// The files that are not as they were in the tree that was loaded before, if that is known; then there is nothing
-    /// unreadable, now or before.
+    /// The files that differ from the tree that was loaded before; `None` if that is not known. If it is `Some`, no
+    /// folder is or was unreadable.
     pub changed: Option<BTreeSet<PathBuf>>,
 }
 
 /// The text of a file, or why it cannot be read.
 type Text = Result<Arc<str>, String>;
 
-/// The texts of the policy files by their paths, in the order of the paths' octets; cheap to clone.
+/// The texts of the policy files by path, in the order of the paths' octets; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Texts(OrderedMap<FilePath, Text>);
 
@@ -40,13 +42,14 @@ impl Texts {
         self.0.get(path.as_os_str())
     }
 
-    /// Returns the text of a file with its path as it is kept.
+    /// Returns the stored path and the text of a file.
     #[must_use]
     pub fn get_key_value(&self, path: &Path) -> Option<(&Arc<Path>, &Text)> {
         self.0.get_key_value(path.as_os_str()).map(|(path, text)| (&path.0, text))
     }
 
-    /// Notes the text of a file. Where it is what it was, it is the very same text, which others share.
+    /// Sets the text of a file. An equal text is left in place, so that a comparison of versions finds the same
+    /// allocation.
     pub fn insert(&mut self, path: impl Into<Arc<Path>>, text: Text) {
         let path = FilePath(path.into());
         match self.0.get_key_value(&path) {
@@ -58,12 +61,12 @@ impl Texts {
         }
     }
 
-    /// Notes that a file is gone.
+    /// Removes a deleted file.
     pub fn remove(&mut self, path: &Path) {
         self.0.remove(path.as_os_str());
     }
 
-    /// Becomes `other`, keeping what is the same; returns the files that are not.
+    /// Makes the texts equal to `other`, keeping equal entries; returns the paths that differed.
     pub(crate) fn become_as(&mut self, other: &Self) -> BTreeSet<PathBuf> {
         let gone = self.0.iter().filter(|(path, _)| other.get(path).is_none()).map(|(path, _)| path.clone());
         let gone: Vec<FilePath> = gone.collect();
@@ -78,7 +81,7 @@ impl Texts {
         gone.iter().chain(new.into_iter().map(|(path, _)| path)).map(|path| path.to_path_buf()).collect()
     }
 
-    /// Returns whether there is no file.
+    /// Returns whether there are no files.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
@@ -97,7 +100,7 @@ impl<P: Into<Arc<Path>>> FromIterator<(P, Text)> for Texts {
     }
 }
 
-/// The path of a policy file, ordered by its bytes: `Path` compares by components, which took most of the time of a
+/// The path of a policy file, ordered by its octets. `Path` compares by components, which took most of the time of a
 /// reload of 10,000 files (measured).
 #[derive(Clone, Debug)]
 pub(crate) struct FilePath(pub(crate) Arc<Path>);

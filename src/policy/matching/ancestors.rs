@@ -1,33 +1,35 @@
-//! The names above the patterns of a set: what a validator behind an allow list asks about besides the listed names.
+//! The names above the patterns of a set. A validating resolver behind an allow list asks for DS and DNSKEY records of
+//! these names, although no entry lists them (RFC 4035 §5), so they are allowed for these two types.
 
 use hashbrown::HashTable;
 
-use super::name_set::{Kind, NameSet};
+use super::name_set::{NameSet, PatternKind};
 use crate::dns::name::Suffixes;
 
-/// The names above the patterns of a set, by their hashes, the root excepted.
+/// The hashes of the names above the patterns of a set, without the root.
 ///
-/// Names are told apart by 64 bits of a keyed hash, 8 octets each: they are for a question of which little depends, and that
-/// two names share one of them is as good as impossible even with a million patterns.
+/// A name is represented by 64 bits of a keyed hash (8 octets). Two names with the same hash would allow one DS query
+/// too many, which does no harm, and is improbable: about 10⁻¹³ for a name and a million patterns.
 #[derive(Debug, Default)]
 pub(crate) struct Ancestors {
-    /// Those above patterns of each kind, as [`Kind::index`] numbers them; in rising order. What a wildcard is written on is
-    /// above it.
+    /// The sorted hashes of the names above the patterns of each kind, indexed by [`PatternKind::index`]. The name that
+    /// a wildcard is written on counts as above it.
     hashes: [Box<[u64]>; 2],
 }
 
 impl Ancestors {
-    /// Finds the names above the patterns of a set.
+    /// Collects the names above the patterns of `set`.
     ///
-    /// Costs about one look-up for each name of the set: as a rule a name's parent is above another one too, and then so is
-    /// everything above that.
+    /// Costs about one look-up for each pattern: the walk up from a pattern stops at the first name that is already
+    /// known, as then everything above that is known too.
     pub(crate) fn of(set: &NameSet) -> Self {
         let mut found = [HashTable::new(), HashTable::new()];
         let mut last: [&[u8]; 2] = [&[]; 2];
         for pattern in set.iter() {
             let index = pattern.kind().index();
-            let above = Suffixes::of(pattern.wire()).skip(usize::from(pattern.kind() == Kind::Exact));
-            // Lists are often sorted: neighbours have the same parent.
+            let above = Suffixes::of(pattern.wire()).skip(usize::from(pattern.kind() == PatternKind::Exact));
+            // Lists are often sorted, and neighbours have the same parent then: comparing it with the last one saves
+            // the hash.
             let mut above = above.peekable();
             if above.peek().is_none_or(|parent| *parent == last[index]) {
                 continue;
@@ -50,11 +52,11 @@ impl Ancestors {
     }
 
     /// Returns whether the name with this hash is above a pattern of this kind.
-    pub(crate) fn has(&self, kind: Kind, hash: u64) -> bool {
+    pub(crate) fn has(&self, kind: PatternKind, hash: u64) -> bool {
         self.hashes[kind.index()].binary_search(&hash).is_ok()
     }
 
-    /// Returns the memory it takes, in bytes.
+    /// Returns the size of the index in bytes.
     pub(crate) const fn memory(&self) -> usize {
         (self.hashes[0].len() + self.hashes[1].len()) * size_of::<u64>()
     }
@@ -72,7 +74,7 @@ mod tests {
     use crate::policy::load::preset::shared_hasher;
     use crate::policy::testing::{Directory, name};
 
-    /// Returns what a client of a policy with these lines gets: action, reason.
+    /// Returns the action and the reason of a query of a client whose policy has these lines.
     fn decided(lines: &str, qname: &str, qtype: RecordType) -> String {
         let client = "[client.c]\nsources = [\"2001:db8::1\"]\npolicy = \"p\"\n[policy.other]\nallowed_hostnames = ['www.c.example']\n";
         let files = [("p.toml", format!("[policy.p]\n{lines}\n{client}")), ("list.txt", "www.d.example\n".to_owned())];
@@ -88,7 +90,7 @@ mod tests {
         )
     }
 
-    /// A policy that lists a name and what is below another one.
+    /// A policy that lists one name, and all names below another.
     const LISTS: &str = "allowed_hostnames = ['www.a.example', '*.x.b.example']\n";
 
     #[test]
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn no_other_name_is_asked_about() {
+    fn ds_of_names_above_no_listed_one_is_denied() {
         for other in ["x.www.a.example", "b.a.example", "other.example", "test", "y.b.example", "ww.a.example", "com"] {
             assert_eq!(decided(LISTS, other, RecordType::DS), "deny not-listed", "{other}");
             assert_eq!(decided(LISTS, other, RecordType::DNSKEY), "deny not-listed", "{other}");
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_denied_stays_denied() {
+    fn a_denied_pattern_and_query_types_win_over_the_dnssec_chain() {
         for denied in ["'a.example'", "'*.example'"] {
             let lines = format!("{LISTS}denied_hostnames = [{denied}]");
             assert_eq!(decided(&lines, "a.example", RecordType::DS), "deny denied-rule", "{denied}");
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn includes_and_list_files_count() {
+    fn names_above_included_and_list_file_entries_are_allowed() {
         let lines = "include = ['other']\nallowed_hostnames_files = ['list.txt']";
         for above in ["c.example", "d.example", "example", "."] {
             assert_eq!(decided(lines, above, RecordType::DNSKEY), "allow dnssec-chain", "{above}");
@@ -151,7 +153,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn a_name_is_above_a_pattern_as_a_search_of_all_finds(
+        fn ancestors_agree_with_a_naive_search(
             patterns in prop::collection::vec(("(\\*\\.)?([ab]{1,2}\\.){0,3}[xy]\\.test", any::<bool>()), 0..12),
             above in "([ab]{1,2}\\.){0,3}([xy]\\.)?test",
         ) {
@@ -162,11 +164,11 @@ mod tests {
                 let _ = set.insert(pattern, 1, 1);
             }
             let above = name(&above);
-            let naive = |kind: Kind| patterns.iter().any(|pattern| match pattern {
-                Pattern::Exact(listed) => kind == Kind::Exact && *listed != above && listed.is_at_or_below(&above),
-                Pattern::Below(listed) => kind == Kind::Below && listed.is_at_or_below(&above),
+            let naive = |kind: PatternKind| patterns.iter().any(|pattern| match pattern {
+                Pattern::Exact(listed) => kind == PatternKind::Exact && *listed != above && listed.is_at_or_below(&above),
+                Pattern::Below(listed) => kind == PatternKind::Below && listed.is_at_or_below(&above),
             });
-            for kind in [Kind::Exact, Kind::Below] {
+            for kind in [PatternKind::Exact, PatternKind::Below] {
                 prop_assert_eq!(set.ancestors().has(kind, set.hash(above.as_wire())), naive(kind), "{:?} {}", kind, above);
             }
         }

@@ -1,4 +1,5 @@
-//! The longest prefix that holds an address.
+//! An index of address prefixes that finds the longest prefix which holds an address: it tells which client a query is
+//! from.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -7,37 +8,37 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Values by address prefix; a table for each prefix length that occurs, longest first.
+/// Values by address prefix, in one hash table for each prefix length that occurs, longest first.
 ///
-/// A lookup costs one hash for each such length, however many prefixes there are. IPv4-mapped IPv6 addresses are IPv4
-/// (a socket on `[::]` shows its IPv4 clients that way, RFC 4038 §4.2).
+/// A look-up costs one hash for each such length, however many prefixes there are. IPv4-mapped IPv6 addresses are
+/// indexed as IPv4 (a socket on `[::]` shows its IPv4 clients that way, RFC 4038 §4.2).
 #[derive(Clone, Debug)]
 pub struct ClientIndex<T> {
-    /// Prefixes of IPv4.
-    v4: Vec<Table<u32, T>>,
-    /// Prefixes of IPv6.
-    v6: Vec<Table<u128, T>>,
+    /// The tables of IPv4 prefixes, longest prefix first.
+    v4: Vec<PrefixTable<u32, T>>,
+    /// The tables of IPv6 prefixes, longest prefix first.
+    v6: Vec<PrefixTable<u128, T>>,
 }
 
 /// The prefixes of one length.
 #[derive(Clone, Debug)]
-struct Table<A, T> {
-    /// The length.
+struct PrefixTable<A, T> {
+    /// The prefix length in bits.
     length: u8,
-    /// The bits of an address that count.
+    /// The network mask of this length.
     mask: A,
-    /// Values by the masked address.
-    values: HashMap<A, T, BuildHasherDefault<Mix>>,
+    /// The values by masked address.
+    values: HashMap<A, T, BuildHasherDefault<FoldedMultiply>>,
 }
 
-/// A hash of addresses that costs two multiplications where `SipHash` costs a tenth of a denial.
+/// A folded-multiply hasher for addresses: two multiplications, where `SipHash` would cost a tenth of a denial.
 ///
-/// It has no key, and needs none: only what policy files say is ever inserted, and a look-up of a foreign address cannot
-/// make the table worse.
+/// The hasher has no key. It needs none: only prefixes of policy files are inserted, and a client that chooses its
+/// source address cannot lengthen a chain by looking one up.
 #[derive(Clone, Copy, Debug, Default)]
-struct Mix(u64);
+struct FoldedMultiply(u64);
 
-impl Hasher for Mix {
+impl Hasher for FoldedMultiply {
     fn write(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             self.write_u64(byte.into());
@@ -74,16 +75,16 @@ impl<T: Copy> Default for ClientIndex<T> {
 }
 
 impl<T: Copy> ClientIndex<T> {
-    /// Makes an index without prefixes.
+    /// Returns an index without prefixes.
     #[must_use]
     pub const fn new() -> Self {
         Self { v4: Vec::new(), v6: Vec::new() }
     }
 
-    /// Adds a prefix; host bits do not count.
+    /// Adds a prefix; its host bits are cleared.
     ///
     /// # Errors
-    /// The value that the very same prefix has already; it keeps it.
+    /// The value that the same prefix has already. The index keeps that value.
     pub fn insert(&mut self, prefix: IpNet, value: T) -> Result<(), T> {
         match canonical(prefix) {
             IpNet::V4(net) => {
@@ -95,7 +96,7 @@ impl<T: Copy> ClientIndex<T> {
         }
     }
 
-    /// Returns the value of this very prefix.
+    /// Returns the value of exactly this prefix.
     #[must_use]
     pub fn get(&self, prefix: IpNet) -> Option<T> {
         match canonical(prefix) {
@@ -104,7 +105,7 @@ impl<T: Copy> ClientIndex<T> {
         }
     }
 
-    /// Takes this very prefix out.
+    /// Removes exactly this prefix.
     pub fn remove(&mut self, prefix: IpNet) {
         match canonical(prefix) {
             IpNet::V4(net) => remove(&mut self.v4, net.prefix_len(), &net.addr().to_bits()),
@@ -142,12 +143,12 @@ pub fn canonical(prefix: IpNet) -> IpNet {
 }
 
 /// Adds a prefix to the table of its length.
-fn insert<A, T: Copy>(tables: &mut Vec<Table<A, T>>, length: u8, mask: A, address: A, value: T) -> Result<(), T>
+fn insert<A, T: Copy>(tables: &mut Vec<PrefixTable<A, T>>, length: u8, mask: A, address: A, value: T) -> Result<(), T>
 where
     A: Copy + Eq + Hash + std::ops::BitAnd<Output = A>,
 {
     let at = tables.binary_search_by(|table| length.cmp(&table.length)).unwrap_or_else(|at| {
-        tables.insert(at, Table { length, mask, values: HashMap::default() });
+        tables.insert(at, PrefixTable { length, mask, values: HashMap::default() });
         at
     });
     match tables[at].values.entry(address & mask) {
@@ -160,13 +161,14 @@ where
 }
 
 /// Returns the value of an address in the table of a length.
-fn get<A: Eq + Hash, T: Copy>(tables: &[Table<A, T>], length: u8, address: &A) -> Option<T> {
+fn get<A: Eq + Hash, T: Copy>(tables: &[PrefixTable<A, T>], length: u8, address: &A) -> Option<T> {
     let at = tables.binary_search_by(|table| length.cmp(&table.length)).ok()?;
     tables[at].values.get(address).copied()
 }
 
-/// Takes an address out of the table of a length, and the table when it was the last one in it.
-fn remove<A: Eq + Hash, T>(tables: &mut Vec<Table<A, T>>, length: u8, address: &A) {
+/// Removes an address from the table of a length, and the table if that was its last address: a look-up pays for each
+/// table.
+fn remove<A: Eq + Hash, T>(tables: &mut Vec<PrefixTable<A, T>>, length: u8, address: &A) {
     let Ok(at) = tables.binary_search_by(|table| length.cmp(&table.length)) else { return };
     tables[at].values.remove(address);
     if tables[at].values.is_empty() {

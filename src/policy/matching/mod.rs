@@ -1,4 +1,5 @@
-//! Patterns, and the structures that tell which of them a name or an address matches: what a query walks through.
+//! Patterns and the indexes that find which pattern matches a name or which prefix holds an address: the data a query
+//! reads.
 
 pub(crate) mod ancestors;
 pub mod client_index;

@@ -1,4 +1,8 @@
 //! The effective list of a policy: its own patterns and those that came by `include` and from list files.
+//!
+//! A list is a few immutable [`NameSet`]s. Policies that include the same preset or list file share the set through an
+//! [`Arc`], so that a reload which changes one policy copies no patterns. All sets of a library have the same hash key:
+//! the hash of a suffix is computed once and used for each of them.
 
 use std::fmt;
 use std::path::Path;
@@ -7,135 +11,145 @@ use std::sync::Arc;
 use crate::dns::name::Suffixes;
 use crate::document::Place;
 
-use super::name_set::{Kind, Match, NameSet, Via};
+use super::name_set::{IncludePath, Match, NameSet, PatternKind};
 
-/// A list of patterns in a few sets, which other policies may share.
+/// A list of patterns, made of sets that other policies may share.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
-    /// The sets; all have the same hash key.
-    parts: Vec<Part>,
-    /// Which label counts occur in any of them, a bit each, the last one for all above: exact patterns, then wildcards.
+    /// The sets, all with the same hash key.
+    sets: Vec<IncludedSet>,
+    /// A bit for each label count that occurs in any of the sets, the last bit for 63 labels and more: exact patterns,
+    /// then wildcards.
     depths: [u64; 2],
 }
 
-/// One set of a list.
+/// One set of a list, with the includes that brought it into the policy.
 #[derive(Clone, Debug)]
-struct Part {
-    /// The patterns.
+struct IncludedSet {
     set: Arc<NameSet>,
-    /// The includes by which the whole set came.
-    via: Via,
+    /// The ids of the policies and presets through which the whole set was included.
+    via: IncludePath,
 }
 
 impl Rules {
-    /// Adds a set, unless it is empty.
-    pub(crate) fn add(&mut self, set: Arc<NameSet>, via: Via) {
+    /// Adds a set; an empty set is left out, so that [`Rules::is_empty`] needs to look at no set.
+    pub(crate) fn add(&mut self, set: Arc<NameSet>, via: IncludePath) {
         if !set.is_empty() {
             self.add_depths(set.depths().map(folded));
-            self.parts.push(Part { set, via });
+            self.sets.push(IncludedSet { set, via });
         }
     }
 
-    /// Adds all sets of other rules.
+    /// Adds all sets of `other`, which stay shared with it.
     pub(crate) fn extend(&mut self, other: &Self) {
         self.add_depths(other.depths);
-        self.parts.extend(other.parts.iter().cloned());
+        self.sets.extend(other.sets.iter().cloned());
     }
 
-    /// Adds label counts that occur.
+    /// Adds the label counts of a set.
     fn add_depths(&mut self, depths: [u64; 2]) {
         for (own, more) in self.depths.iter_mut().zip(depths) {
             *own |= more;
         }
     }
 
-    /// Returns whether a pattern of this kind has so many labels: most suffixes of most names need no look-up at all.
+    /// Returns whether a pattern of this kind has `labels` labels. Most suffixes of most names end here, without a
+    /// look-up.
     #[inline]
-    pub(crate) fn has_depth(&self, kind: Kind, labels: usize) -> bool {
+    pub(crate) fn has_depth(&self, kind: PatternKind, labels: usize) -> bool {
         self.depths[kind.index()] >> labels.min(LAST_BIT) & 1 == 1
     }
 
-    /// Returns whether nothing is listed.
+    /// Returns whether the list has no patterns.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        self.sets.is_empty()
     }
 
-    /// Returns whether one of the rules is a wildcard.
+    /// Returns whether one of the patterns is a wildcard.
     pub(crate) fn has_wildcards(&self) -> bool {
-        self.parts.iter().any(|part| part.set.has_wildcards())
+        self.sets.iter().any(|included| included.set.has_wildcards())
     }
 
-    /// Returns how many rules there are.
+    /// Returns the number of patterns.
     pub(crate) fn len(&self) -> usize {
-        self.parts.iter().map(|part| part.set.len()).sum()
+        self.sets.iter().map(|included| included.set.len()).sum()
     }
 
-    /// Returns all rules, the policy's own first.
+    /// Returns all patterns, the policy's own first.
     pub fn iter(&self) -> impl Iterator<Item = Rule<'_>> {
-        self.parts.iter().flat_map(|part| part.set.iter().map(|found| Rule { part, found }))
+        self.sets.iter().flat_map(|included| included.set.iter().map(|found| Rule { included, found }))
     }
 
-    /// Finds the names above all patterns now, so that no query has to wait for that.
+    /// Builds the index of ancestors of every set during the load, so that the first DS query does not have to.
     pub(crate) fn index_ancestors(&self) {
-        for part in &self.parts {
-            part.set.ancestors();
+        for included in &self.sets {
+            included.set.ancestors();
         }
     }
 
-    /// Returns what kind of pattern a name, in wire format, is above: an exact one where it is above both.
-    pub(crate) fn kind_below(&self, name: &[u8]) -> Option<Kind> {
-        let hash = self.parts.first()?.set.hash(name);
-        let is_above = |kind: &Kind| match name {
+    /// Returns the kind of pattern that `name`, in wire format, is above: [`PatternKind::Exact`] if it is above both
+    /// kinds.
+    pub(crate) fn kind_below(&self, name: &[u8]) -> Option<PatternKind> {
+        let hash = self.sets.first()?.set.hash(name);
+        let is_above = |kind: &PatternKind| match name {
             [0] => self.depths[kind.index()] != 0,
-            _ => self.parts.iter().any(|part| part.set.ancestors().has(*kind, hash)),
+            _ => self.sets.iter().any(|included| included.set.ancestors().has(*kind, hash)),
         };
-        [Kind::Exact, Kind::Below].into_iter().find(is_above)
+        [PatternKind::Exact, PatternKind::Below].into_iter().find(is_above)
     }
 
-    /// Returns whether a pattern is, or is written on, this name or one below it, in wire format.
+    /// Returns whether a pattern equals this name or is at or below it; `name` is in wire format.
     pub(crate) fn reach_below(&self, name: &[u8]) -> bool {
         let labels = Suffixes::of(name).count();
-        self.kind_below(name).is_some() || self.find(Kind::Exact, name, labels, &mut None).is_some()
+        self.kind_below(name).is_some() || self.find(PatternKind::Exact, name, labels, &mut None).is_some()
     }
 
-    /// Returns the rule for a suffix of a name: the name itself (`Exact`) or one above it (`Below`), which has `labels`
-    /// labels. `hash` keeps the suffix's hash for the next rules that are asked.
+    /// Returns the rule for a suffix of a name that has `labels` labels: the name itself (`Exact`) or a name above it
+    /// (`Below`).
+    ///
+    /// `hash` caches the suffix's hash: it is computed for the first set that may hold the suffix and reused for all
+    /// others.
     #[inline]
-    pub(crate) fn find(&self, kind: Kind, suffix: &[u8], labels: usize, hash: &mut Option<u64>) -> Option<Rule<'_>> {
+    pub(crate) fn find(
+        &self,
+        kind: PatternKind,
+        suffix: &[u8],
+        labels: usize,
+        hash: &mut Option<u64>,
+    ) -> Option<Rule<'_>> {
         if !self.has_depth(kind, labels) {
             return None;
         }
-        self.parts.iter().find_map(|part| {
-            if !part.set.has_depth(kind, labels) {
+        self.sets.iter().find_map(|included| {
+            if !included.set.has_depth(kind, labels) {
                 return None;
             }
-            let hash = *hash.get_or_insert_with(|| part.set.hash(suffix));
-            part.set.find_match(kind, suffix, hash).map(|found| Rule { part, found })
+            let hash = *hash.get_or_insert_with(|| included.set.hash(suffix));
+            included.set.find_match(kind, suffix, hash).map(|found| Rule { included, found })
         })
     }
 }
 
-/// The last bit of label counts: 63 labels and more, which hardly any name has. A word is tested faster than two.
+/// The last bit of the label counts, for 63 labels and more: such names are rare, and one word is tested faster than
+/// two.
 const LAST_BIT: usize = 63;
 
-/// Returns label counts with those above the last bit in it.
+/// Folds the 128 bits of label counts of a set into 64: the counts above [`LAST_BIT`] set the last bit.
 fn folded(depths: u128) -> u64 {
     let low = u64::try_from(depths & u128::from(u64::MAX)).unwrap_or(u64::MAX);
     if depths >> LAST_BIT == 0 { low } else { low | 1 << LAST_BIT }
 }
 
-/// A pattern of a policy, and how it came there.
+/// A pattern of a policy, with the place it is written at and the includes that brought it into the policy.
 #[derive(Clone, Copy)]
 pub struct Rule<'p> {
-    /// The set it is in.
-    part: &'p Part,
-    /// The pattern.
+    included: &'p IncludedSet,
     found: Match<'p>,
 }
 
 impl<'p> Rule<'p> {
-    /// Returns the place it is written at.
+    /// Returns the place the pattern is written at.
     #[must_use]
     pub fn place(&self) -> Place {
         self.found.place()
@@ -147,26 +161,27 @@ impl<'p> Rule<'p> {
         self.found.wire()
     }
 
-    /// Returns whether the pattern matches what is below its name, and not the name.
+    /// Returns whether the pattern is a wildcard, which matches names below its own name and not that name itself.
     #[must_use]
     pub fn is_wildcard(&self) -> bool {
-        self.found.kind() == Kind::Below
+        self.found.kind() == PatternKind::Below
     }
 
-    /// Returns the file, the line and the column of [`Rule::place`], without a copy.
+    /// Returns the file, the line and the column of [`Rule::place`] without a copy of the path.
     #[must_use]
     pub fn position(&self) -> (&'p Path, u32, u32) {
         self.found.position()
     }
 
-    /// Returns whether it is written in a list file.
+    /// Returns whether the pattern is written in a list file.
     pub(crate) fn is_of_list(&self) -> bool {
         self.found.origin().is_list
     }
 
-    /// Returns the policies and presets by whose `include` it came, from the outermost; none for a policy's own.
+    /// Returns the ids of the policies and presets that the pattern was included through, outermost first; none for a
+    /// policy's own.
     pub fn via(&self) -> impl Iterator<Item = &'p str> + use<'p> {
-        self.part.via.iter().chain(self.found.origin().via.iter()).map(|id| &**id)
+        self.included.via.iter().chain(self.found.origin().via.iter()).map(|id| &**id)
     }
 }
 

@@ -1,5 +1,9 @@
-//! Suffixes under which strangers can get names: the public suffix list, and our own list of hosting and storage that
-//! knows the level at which the strangers are. This module is the home of the crate `psl`.
+//! Suffixes below which several owners have names: the public suffix list, and a list of our own.
+//!
+//! A wildcard on such a suffix allows names of strangers, so it is refused (registries) or warned about (providers).
+//! The public suffix list often names a suffix at another level than the one at which customers get names, or does not
+//! have it; `shared_suffixes.txt` has those of hosting and storage, each line with its reason. This module is the home
+//! of the crate `psl`.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -9,29 +13,29 @@ use psl::Type;
 use crate::dns::name::{LowerName, MAX_LABELS, MAX_NAME, Suffixes};
 use crate::document::Code;
 
-use super::name_set::Kind;
+use super::name_set::PatternKind;
 use super::pattern::Pattern;
 
-/// Who lets strangers have names below a suffix.
+/// The kind of organisation that lets others have names below a suffix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registry {
     /// A registry of domains: the public suffix list's ICANN section.
     Icann,
-    /// A provider of hosting, storage or the like: the list's private section, or our own list.
+    /// A provider of hosting, storage or the like: the public suffix list's private section, or our own list.
     Provider,
 }
 
-/// The way in which a pattern reaches what strangers own.
+/// The way a pattern matches something that several owners share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shared {
-    /// A wildcard that matches names that strangers can have.
+    /// A wildcard that matches names of several owners.
     Names,
-    /// A host that is everybody's, each with a path of their own.
+    /// A single host on which each owner has a path.
     Host,
 }
 
 impl Shared {
-    /// Returns the code of the warning.
+    /// Returns the code of the warning about such a pattern.
     pub(crate) const fn code(self) -> Code {
         match self {
             Self::Names => Code::SharedSuffix,
@@ -39,7 +43,7 @@ impl Shared {
         }
     }
 
-    /// Returns what is said about such a pattern.
+    /// Returns the message of the warning about such a pattern.
     pub(crate) fn message(self, pattern: &Pattern) -> String {
         match self {
             Self::Names => {
@@ -54,7 +58,7 @@ impl Shared {
         }
     }
 
-    /// Returns the same without the pattern.
+    /// Returns the same message without the pattern, for entries of list files, which logs and status do not quote.
     pub(crate) const fn unquoted(self) -> &'static str {
         match self {
             Self::Names => "the entry matches names that strangers can have",
@@ -62,7 +66,7 @@ impl Shared {
         }
     }
 
-    /// Returns the help for such a pattern.
+    /// Returns the help of the warning about such a pattern.
     pub(crate) const fn help(self) -> &'static str {
         match self {
             Self::Names => "name the hosts that are needed",
@@ -71,35 +75,35 @@ impl Shared {
     }
 }
 
-/// Returns how a pattern reaches what strangers own, if it does.
+/// Returns how a pattern matches something that several owners share; `None` if it does not.
 pub(crate) fn of_pattern(pattern: &Pattern) -> Option<Shared> {
-    let (kind, wire) = Kind::of(pattern);
+    let (kind, wire) = PatternKind::of(pattern);
     of_wire(kind, wire)
 }
 
-/// Returns the same for a pattern by its wire name; a list may have a million of them, so nothing is allocated.
-pub(crate) fn of_wire(kind: Kind, wire: &[u8]) -> Option<Shared> {
+/// Returns [`of_pattern`] of a pattern by its wire name. Allocates nothing, as a list may have a million patterns.
+pub(crate) fn of_wire(kind: PatternKind, wire: &[u8]) -> Option<Shared> {
     match kind {
-        Kind::Exact => is_shared_host(wire).then_some(Shared::Host),
-        Kind::Below => (registry_of_wire(wire) == Some(Registry::Provider)).then_some(Shared::Names),
+        PatternKind::Exact => is_shared_host(wire).then_some(Shared::Host),
+        PatternKind::Below => (registry_of_wire(wire) == Some(Registry::Provider)).then_some(Shared::Names),
     }
 }
 
-/// Returns whether something may be said against a pattern, or it refused: what is left is fine.
-pub(crate) fn needs_a_look(kind: Kind, wire: &[u8]) -> bool {
+/// Returns whether a pattern may be warned about or refused. `false` spares the pattern all further checks of a load.
+pub(crate) fn may_be_warned_about(kind: PatternKind, wire: &[u8]) -> bool {
     match kind {
-        Kind::Exact => is_shared_host(wire),
-        Kind::Below => registry_of_wire(wire).is_some(),
+        PatternKind::Exact => is_shared_host(wire),
+        PatternKind::Below => registry_of_wire(wire).is_some(),
     }
 }
 
-/// Returns who lets strangers have names right below `base`, or at a level below it, if that is known of anyone.
+/// Returns who lets others have names right below `base`, or at a level below that; `None` if nobody is known to.
 #[must_use]
 pub fn registry(base: &LowerName) -> Option<Registry> {
     registry_of_wire(base.as_wire())
 }
 
-/// Returns the same for a wire name.
+/// Returns [`registry`] of a wire name.
 pub(crate) fn registry_of_wire(base: &[u8]) -> Option<Registry> {
     // A rule `*.x` of the list makes each name below `x` a public suffix, so strangers have names two labels below
     // `x`; the list does not call `x` itself one. So a name below is looked up, too.
@@ -115,7 +119,7 @@ pub(crate) fn registry_of_wire(base: &[u8]) -> Option<Registry> {
     }
     let below = &*below;
     let name = below.get(2..).unwrap_or_default();
-    // Where the suffix of the name below is shorter than the name, so is the name's own.
+    // If the suffix of the name below is shorter than `name`, then so is the suffix of `name` itself.
     let suffix = psl::suffix(below);
     let is_suffix = suffix.is_some_and(|suffix| suffix.as_bytes().len() >= name.len());
     let typed = |text: &[u8]| {
@@ -126,18 +130,18 @@ pub(crate) fn registry_of_wire(base: &[u8]) -> Option<Registry> {
     if listed == Some(Type::Icann) {
         return Some(Registry::Icann);
     }
-    // Below a suffix of the private section, a name is one owner's.
+    // A name below a suffix of the private section belongs to one owner.
     let is_owned = !is_suffix && suffix.and_then(|suffix| suffix.typ()) == Some(Type::Private);
-    let is_provider = match own(base, is_owned) {
-        Own::Shared => true,
-        Own::OneOwner => false,
-        Own::Unknown => listed == Some(Type::Private),
+    let is_provider = match look_up_in_own_list(base, is_owned) {
+        OwnListAnswer::Shared => true,
+        OwnListAnswer::OneOwner => false,
+        OwnListAnswer::Unknown => listed == Some(Type::Private),
     };
     is_provider.then_some(Registry::Provider)
 }
 
-/// Returns the registrable domain that `name` is at or below: the name one label below its public suffix, in wire format;
-/// `name` itself where there is none.
+/// Returns the registrable domain that `name` is at or below, in wire format: the name one label below its public
+/// suffix. Returns `name` itself if it has none.
 pub(crate) fn registrable(name: &LowerName) -> &[u8] {
     let wire = name.as_wire();
     let mut text = [0; MAX_NAME + 1];
@@ -148,25 +152,27 @@ pub(crate) fn registrable(name: &LowerName) -> &[u8] {
         text[at] = b'.';
         at += 1 + usize::from(*length);
     }
-    // A dot before each label, and the root's octet behind the last.
+    // `text` has a dot before each label now, and the root's octet after the last label; neither is part of the name as
+    // text.
     let text = text.get(1..wire.len() - 1).unwrap_or_default();
     let domain = psl::domain(text).map_or(wire.len(), |domain| domain.as_bytes().len() + 2);
     &wire[wire.len().saturating_sub(domain)..]
 }
 
-/// What our own list says of a wildcard.
+/// The answer of our own list about a wildcard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Own {
-    /// It matches names of several owners.
+enum OwnListAnswer {
+    /// The wildcard matches names of several owners.
     Shared,
-    /// All it matches is one owner's, whatever the public suffix list says.
+    /// All names that the wildcard matches belong to one owner, whatever the public suffix list says.
     OneOwner,
-    /// The list does not know.
+    /// Our own list has no rule for the wildcard.
     Unknown,
 }
 
-/// Asks our own list about a wildcard on `base`; `is_owned` says that the public suffix list has it below a suffix.
-fn own(base: &[u8], is_owned: bool) -> Own {
+/// Looks a wildcard on `base` up in our own list. `is_owned` tells that the public suffix list has `base` below a
+/// suffix, so that it belongs to one owner.
+fn look_up_in_own_list(base: &[u8], is_owned: bool) -> OwnListAnswer {
     let mut buffer = [&[][..]; MAX_LABELS];
     let (labels, rules) = candidates(base, &mut buffer);
     let (mut is_in_shared_tree, mut is_below_level) = (false, is_owned);
@@ -177,18 +183,18 @@ fn own(base: &[u8], is_owned: bool) -> Own {
         }
         let is_above = labels.len() < rule.labels.len();
         match rule.kind {
-            RuleKind::OneOwner if !is_above => return Own::OneOwner,
-            RuleKind::Level if labels.len() == rule.labels.len() => return Own::Shared,
-            RuleKind::Level | RuleKind::Host | RuleKind::Tree if is_above => return Own::Shared,
+            RuleKind::OneOwner if !is_above => return OwnListAnswer::OneOwner,
+            RuleKind::Level if labels.len() == rule.labels.len() => return OwnListAnswer::Shared,
+            RuleKind::Level | RuleKind::Host | RuleKind::Tree if is_above => return OwnListAnswer::Shared,
             RuleKind::Level => is_below_level = true,
             RuleKind::Tree => is_in_shared_tree = true,
             RuleKind::OneOwner | RuleKind::Host => {}
         }
     }
-    if is_in_shared_tree && !is_below_level { Own::Shared } else { Own::Unknown }
+    if is_in_shared_tree && !is_below_level { OwnListAnswer::Shared } else { OwnListAnswer::Unknown }
 }
 
-/// Returns whether our own list has a host as one whose owners differ by path.
+/// Returns whether our own list has a host on which each owner has a path.
 fn is_shared_host(wire: &[u8]) -> bool {
     let mut buffer = [&[][..]; MAX_LABELS];
     let (labels, rules) = candidates(wire, &mut buffer);
@@ -199,7 +205,7 @@ fn is_shared_host(wire: &[u8]) -> bool {
     })
 }
 
-/// Returns the labels of a name, the last one first, and the rules that end as it does.
+/// Returns the labels of a name, the last one first, and the rules that end in its last two labels.
 fn candidates<'b, 'n>(wire: &'n [u8], labels: &'b mut [&'n [u8]; MAX_LABELS]) -> (&'b [&'n [u8]], &'static [Rule]) {
     let (mut last, mut before) = (&[][..], &[][..]);
     for suffix in Suffixes::of(wire) {
@@ -215,7 +221,7 @@ fn candidates<'b, 'n>(wire: &'n [u8], labels: &'b mut [&'n [u8]; MAX_LABELS]) ->
     (&labels[..count], rules)
 }
 
-/// Returns whether a label is as a rule has it; one `*` there stands for any octets.
+/// Returns whether a label matches a label of a rule, in which one `*` stands for any octets.
 fn matches(pattern: &str, label: &[u8]) -> bool {
     match pattern.split_once('*') {
         None => pattern.as_bytes() == label,
@@ -230,27 +236,27 @@ fn matches(pattern: &str, label: &[u8]) -> bool {
 /// A line of our own list.
 #[derive(Debug)]
 struct Rule {
-    /// The labels, the last one first.
+    /// The labels of the name, the last one first.
     labels: Box<[&'static str]>,
-    /// What it says.
     kind: RuleKind,
 }
 
-/// What a line of our own list says.
+/// The statement of a line of our own list about its name `x`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RuleKind {
-    /// `x`: each label right below is another owner's.
+    /// `x`: each label right below `x` belongs to another owner.
     Level,
-    /// `**.x`: so are all names below, at whatever level, but for what is below a known level.
+    /// `**.x`: names at every level below `x` belong to different owners, except below a name that has a level of its
+    /// own.
     Tree,
-    /// `=x`: one host for all owners.
+    /// `=x`: the single host `x` serves all owners.
     Host,
-    /// `!x`: all of it is one owner's.
+    /// `!x`: everything at or below `x` belongs to one owner.
     OneOwner,
 }
 
 impl Rule {
-    /// Reads a line; `None` for one without a rule.
+    /// Parses a line; returns `None` if it holds only a comment.
     fn read(line: &'static str) -> Option<Self> {
         let text = line.split('#').next().unwrap_or(line).trim();
         let kinds = [("**.", RuleKind::Tree), ("=", RuleKind::Host), ("!", RuleKind::OneOwner)];
@@ -260,13 +266,14 @@ impl Rule {
     }
 }
 
-/// Our own list.
-const OWN: &str = include_str!("shared_suffixes.txt");
+/// The text of our own list.
+const OWN_LIST: &str = include_str!("shared_suffixes.txt");
 
-/// The rules of [`OWN`] by the last two labels of their names, in wire format. None is about a top-level domain.
+/// The rules of our own list by the last two labels of their names, in wire format. No rule is about a top-level
+/// domain.
 static RULES: LazyLock<HashMap<Box<[u8]>, Vec<Rule>>> = LazyLock::new(|| {
     let mut rules: HashMap<Box<[u8]>, Vec<Rule>> = HashMap::new();
-    for rule in OWN.lines().filter_map(Rule::read) {
+    for rule in OWN_LIST.lines().filter_map(Rule::read) {
         let tail = rule.labels.iter().take(2).rev();
         let wire = tail.flat_map(|label| [&[u8::try_from(label.len()).unwrap_or(0)], label.as_bytes()].concat());
         rules.entry(wire.chain([0]).collect()).or_default().push(rule);
@@ -279,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suffixes_of_strangers_are_known() {
+    fn registries_and_providers_are_recognised() {
         const CASES: &[(&str, Option<Registry>)] = &[
             ("com", Some(Registry::Icann)),
             ("co.uk", Some(Registry::Icann)),
@@ -311,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_are_shared_at_the_level_of_strangers_and_above_but_not_below() {
+    fn wildcards_are_shared_at_and_above_the_level_of_customers_not_below() {
         const CASES: &[(&str, bool)] = &[
             ("github.dev", true),
             ("app.github.dev", true),
@@ -359,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_whose_owners_differ_by_path_are_known() {
+    fn hosts_whose_owners_differ_by_path_are_shared() {
         const CASES: &[(&str, bool)] = &[
             ("storage.googleapis.com", true),
             ("firebasestorage.googleapis.com", true),
@@ -389,7 +396,7 @@ mod tests {
     #[test]
     fn our_own_list_is_canonical_and_each_line_has_its_reason() {
         let mut seen = std::collections::HashSet::new();
-        for line in OWN.lines().filter(|line| !line.starts_with('#')) {
+        for line in OWN_LIST.lines().filter(|line| !line.starts_with('#')) {
             let (rule, reason) = line.split_once('#').unwrap_or_else(|| panic!("no reason: {line}"));
             assert!(!reason.trim().is_empty() && seen.insert(rule.trim()), "{line}");
             let labels = Rule::read(line).unwrap_or_else(|| panic!("no rule: {line}")).labels;

@@ -1,7 +1,7 @@
-//! Special-use names: those that mean something here alone, so that nobody outside is asked for them.
+//! Special-use names, which have a meaning on this host or network alone and are therefore never sent to an upstream.
 //!
-//! localhost is this host itself (RFC 6761 §6.3). The rest is for local networks or other ways to resolve names, or stands
-//! for nothing; outside there is no answer, and the question tells a stranger what is in here.
+//! localhost is this host itself (RFC 6761 §6.3). The other names are for local networks or for other ways to resolve
+//! names, or exist nowhere: no upstream has an answer, and the question would tell an outsider about the network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,32 +10,34 @@ use crate::dns::name::LowerName;
 use crate::dns::reverse;
 use crate::dns::rtype::RecordType;
 
-/// A name that no upstream is asked for.
+/// The special use of a name, which keeps it from being forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SpecialUse {
-    /// The host itself: `localhost` and below.
+    /// `localhost` or a name below it: the host itself.
     Localhost,
-    /// At or below a zone whose name has so many octets on the wire: it exists for those alone whose policy names it.
+    /// A name at or below a local zone, with the length of the zone's wire name in octets. Such a name is forwarded
+    /// only if an allowed pattern is at or below that zone: see [`SpecialUse::is_named_by`].
     Local(usize),
 }
 
-/// The name of the host itself, in wire format.
+/// The wire name of the host itself.
 pub(crate) const LOCALHOST: &[u8] = b"\x09localhost\0";
 
-/// The zones of which nobody outside knows anything, but for those of addresses: RFC 7686 §2, RFC 6761 §6.4, RFC 6762 §22.1,
-/// RFC 9476 §2, RFC 8375 §4.
+/// The wire names of the local zones, without the reverse zones: RFC 7686 §2, RFC 6761 §6.4, RFC 6762 §22.1, RFC 9476
+/// §2, RFC 8375 §4.
 const ZONES: [&[u8]; 5] = [b"\x05onion\0", b"\x07invalid\0", b"\x05local\0", b"\x03alt\0", b"\x04home\x04arpa\0"];
 
-/// Returns whether a wire name is that of a zone below which nobody can register a name, as nobody outside knows it.
+/// Returns whether a wire name is a local zone, in which nobody can register names: a wildcard on it is not too broad.
 pub(crate) fn is_zone(wire: &[u8]) -> bool {
     ZONES.contains(&wire)
 }
 
 impl SpecialUse {
-    /// Returns what is special about a name. For nearly all names it costs a few comparisons.
+    /// Returns the special use of a name. For nearly all names this costs a few comparisons.
     #[inline]
     pub(crate) fn of(name: &LowerName) -> Option<Self> {
-        // How the last labels of all of them end.
+        // The last label of each special-use name ends in one of these. The zones share the test so that an ordinary
+        // name is rejected by one load and a few comparisons.
         let may_be = matches!(
             name.as_wire().last_chunk(),
             Some(b"ost\0" | b"ion\0" | b"lid\0" | b"cal\0" | b"alt\0" | b"rpa\0")
@@ -43,32 +45,33 @@ impl SpecialUse {
         if may_be { Self::find(name) } else { None }
     }
 
-    /// Does the work of [`SpecialUse::of`].
+    /// Finds the special use of a name that passed the quick test of [`SpecialUse::of`].
     #[cold]
     fn find(name: &LowerName) -> Option<Self> {
         if is_localhost(name) {
             return Some(Self::Localhost);
         }
-        // What a wire name ends with may also be the end of a longer label.
+        // The suffixes begin at labels: an octet comparison with the end of the name would also match in the middle of
+        // a longer label.
         let zone = name.suffixes().find(|suffix| ZONES.contains(suffix));
         zone.or_else(|| reverse::local_zone(name)).map(|zone| Self::Local(zone.len()))
     }
 
-    /// Returns whether an allowed pattern that matches the name says that it is meant: it is at or below the zone. A wildcard
-    /// above it does not.
+    /// Returns whether an allowed pattern that matches the name was written for the zone: it is at or below it. A
+    /// wildcard above the zone does not open it, as its author hardly thought of the zone.
     pub(crate) fn is_named_by(self, rule: &Rule<'_>) -> bool {
-        // Both are above the same name, so the longer one is below.
+        // Both the rule's name and the zone are suffixes of the same name, so the longer one is below the other.
         matches!(self, Self::Local(length) if rule.wire().len() >= length)
     }
 }
 
-/// Returns whether a name is the host itself. For nearly all names it costs one comparison.
+/// Returns whether a name is `localhost` or below it. For nearly all names this costs one comparison.
 #[inline]
 pub(crate) fn is_localhost(name: &LowerName) -> bool {
     name.as_wire().last_chunk() == Some(b"ost\0") && name.suffixes().last() == Some(LOCALHOST)
 }
 
-/// Returns the host's own address of this type.
+/// Returns the loopback address of this type, `None` for other types.
 pub(crate) const fn loopback(qtype: RecordType) -> Option<IpAddr> {
     match qtype {
         RecordType::A => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -82,7 +85,7 @@ mod tests {
     use super::*;
     use crate::policy::testing::{Directory, name};
 
-    /// Returns what a client of a policy with these lines gets for a name: action, reason.
+    /// Returns the action and the reason of a query of a client whose policy has these lines.
     fn decided(lines: &str, qname: &str, qtype: RecordType) -> String {
         let client = "[client.c]\nsources = [\"2001:db8::1\"]\npolicy = \"p\"\n";
         let library = Directory::of(&[("p.toml", &format!("[policy.p]\n{lines}\n{client}"))]).library();
@@ -92,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_on_their_zones_are_no_ones_on_public_suffixes() {
+    fn wildcards_on_local_zones_are_not_refused_as_public_suffixes() {
         for zone in ["onion", "home.arpa", "local", "alt", "invalid"] {
             let listed = format!("allowed_hostnames = [\"*.{zone}\"]");
             assert_eq!(decided(&listed, &format!("x.{zone}"), RecordType::A), "Allow rule", "{zone}");
@@ -100,7 +103,7 @@ mod tests {
         assert_eq!(decided("allow_all = true", "x.onion", RecordType::A), "Deny special-use");
     }
 
-    /// Names that are special, each with the zone.
+    /// Special-use names, each with its zone.
     const SPECIAL: &[(&str, &str)] = &[
         ("onion", "onion"),
         ("x.y.onion", "onion"),
@@ -127,7 +130,7 @@ mod tests {
         ("1.8.b.d.0.1.0.0.2.ip6.arpa", "8.b.d.0.1.0.0.2.ip6.arpa"),
     ];
 
-    /// Names that are not, though they look like it.
+    /// Ordinary names that look like special-use names.
     const ORDINARY: &[&str] = &[
         "arpa",
         "in-addr.arpa",
@@ -154,7 +157,7 @@ mod tests {
     ];
 
     #[test]
-    fn special_names_are_known_by_their_labels() {
+    fn special_names_are_recognised_at_label_boundaries() {
         for (qname, zone) in SPECIAL {
             let (qname, zone) = (name(qname), name(zone));
             assert_eq!(SpecialUse::of(&qname), Some(SpecialUse::Local(zone.as_wire().len())), "{qname}");
@@ -175,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_allows_everything_allows_no_special_name() {
+    fn allow_all_and_wildcards_above_allow_no_special_name() {
         for lines in ["allow_all = true", "mode = \"audit\"", "mode = \"audit\"\nallow_all = true"] {
             for (qname, _) in SPECIAL {
                 for qtype in [RecordType::PTR, RecordType::A, RecordType::SOA] {
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn auditing_lets_no_special_name_out_whatever_is_denied() {
+    fn audit_mode_forwards_no_special_name() {
         for (lines, qname) in [
             ("mode = 'audit'\ndenied_hostnames = ['*.local']", "x.local"),
             ("mode = 'audit'\nallowed_hostnames = ['*.172.in-addr.arpa']", "1.1.16.172.in-addr.arpa"),
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_names_them_allows_them() {
+    fn a_pattern_at_or_below_a_local_zone_allows_its_names() {
         let rule = |list: &str, qname: &str| {
             decided(&format!("allow_all = true\nallowed_hostnames = [{list}]"), qname, RecordType::A)
         };

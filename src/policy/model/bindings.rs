@@ -1,4 +1,5 @@
-//! What `hostgate.toml` says about policies: the policies of addresses in no client, and the suffix of devbox names.
+//! The settings of `hostgate.toml` that belong to the policies: the policies of addresses in no client, and the suffix
+//! of devbox names.
 
 use std::sync::Arc;
 
@@ -7,21 +8,20 @@ use crate::document::{Place, Source, Span};
 
 use super::spec::UNRESTRICTED;
 
-/// What hostgate.toml says that goes into force with the policies: which of them apply to addresses in no client, and
-/// where devboxes have their names.
+/// The settings of `hostgate.toml` that go into force together with the policies.
 #[derive(Clone, Debug, Default)]
 pub struct Bindings {
-    /// The `default_policy`.
+    /// The `default_policy` for addresses in no client.
     pub default_policy: Option<Binding>,
-    /// The `policy` of each listener, by the index that [`crate::policy::Snapshot::asker`] gets.
+    /// The `policy` of each listener, by the index that [`crate::policy::Snapshot::asker`] takes.
     pub listeners: Vec<Option<Binding>>,
-    /// The `devbox_suffix`.
+    /// The `devbox_suffix`, below which devboxes have their names.
     pub devbox_suffix: DevboxSuffix,
-    /// The `without_policy`.
+    /// The `without_policy`, for clients without any policy.
     pub without_policy: WithoutPolicy,
 }
 
-/// What applies to clients for which neither they nor their blueprint name a policy, where there is no default policy.
+/// The treatment of clients for which neither they nor their blueprint name a policy, if there is no default policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WithoutPolicy {
     /// Everything is denied.
@@ -36,18 +36,18 @@ pub enum WithoutPolicy {
 pub struct Binding {
     /// The id of the policy.
     pub policy: Arc<str>,
-    /// Where it is written, if it is in a file.
+    /// The place of the reference; `None` if it is not in a file.
     pub written: Option<(Source, Span)>,
 }
 
 impl Binding {
-    /// Makes a reference that is written nowhere, as on a command line.
+    /// Returns a reference that is in no file, as on a command line.
     #[must_use]
     pub fn new(policy: impl Into<Arc<str>>) -> Self {
         Self { policy: policy.into(), written: None }
     }
 
-    /// Returns where it is written.
+    /// Returns the place of the reference.
     #[must_use]
     pub fn place(&self) -> Option<Place> {
         self.written.as_ref().map(|(source, span)| source.place(span.start))
@@ -55,17 +55,18 @@ impl Binding {
 }
 
 impl Bindings {
-    /// Returns all references.
+    /// Returns all references to policies.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Binding> {
         self.default_policy.iter().chain(self.listeners.iter().flatten())
     }
 
-    /// Returns whether one of them is to a policy.
+    /// Returns whether one of the references is to `policy`.
     pub(crate) fn refer_to(&self, policy: &str) -> bool {
         self.iter().any(|binding| *binding.policy == *policy)
     }
 
-    /// Returns the ids, the suffix of devboxes and what holds without a policy: what makes two bindings the same, wherever they are written.
+    /// Returns the referenced ids, the devbox suffix and `without_policy`. Two bindings with equal results are the
+    /// same, wherever they are written.
     pub(crate) fn ids(&self) -> Vec<Option<&str>> {
         std::iter::once(&self.default_policy)
             .chain(&self.listeners)
@@ -76,21 +77,21 @@ impl Bindings {
     }
 }
 
-/// The name that all names of devboxes are below.
+/// The name that the names of all devboxes are below.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevboxSuffix {
-    /// The name.
     pub(crate) name: LowerName,
-    /// The name as text.
+    /// The name as text, kept because each reverse name needs it.
     text: Box<str>,
-    /// The end of its wire form: a label of one letter, with its length and the root label, is no shorter.
+    /// The last three octets of the wire name. A label of one letter with its length and the root label is as long, so
+    /// every suffix has them.
     end: [u8; 3],
 }
 
-/// The suffix that is meant without another one.
+/// The suffix if hostgate.toml names none.
 const DEFAULT_SUFFIX: &str = "devbox.internal";
 impl DevboxSuffix {
-    /// Makes a suffix of a hostname.
+    /// Returns the suffix with this hostname.
     #[must_use]
     pub fn new(name: LowerName) -> Self {
         let end = name.as_wire().last_chunk().copied().unwrap_or_default();
@@ -103,13 +104,14 @@ impl DevboxSuffix {
         &self.text
     }
 
-    /// Returns whether `qname` may be the suffix or below it: a cheap look at its end.
+    /// Returns whether `qname` may be at or below the suffix, by its last octets: this rejects most names with one
+    /// comparison.
     #[inline]
     pub(crate) fn may_hold(&self, qname: &LowerName) -> bool {
         qname.as_wire().last_chunk() == Some(&self.end)
     }
 
-    /// Returns the name of the client with this id, if it makes a hostname.
+    /// Returns the name of the client with this id; `None` if the id makes no valid name.
     pub(crate) fn name_of(&self, id: &str) -> Option<LowerName> {
         LowerName::from_text(&format!("{id}.{}", self.text)).ok()
     }

@@ -1,68 +1,69 @@
-//! The budget of a policy: how much of what nobody named a client may look up, so that an allowed wildcard is a narrow
-//! channel to the owner of the names below it.
+//! The budget of a policy: a limit on names and answers that are new to a client, which makes an allowed wildcard a
+//! narrow channel to the owner of the names below it.
 //!
-//! A wildcard (or `allow_all`) lets a client choose names, and whoever owns them choose answers: that carries any data in
-//! both directions. What real work looks up below one wildcard is little that is new: names and answers come again.
-//! So what is new is counted, with its octets; [`crate::engine`] keeps the accounts.
+//! A wildcard (or `allow_all`) lets a client choose names, and their owner choose answers: together they carry any data
+//! in both directions. Real work below a wildcard asks for the same names and gets the same answers again and again. So
+//! new names and answers are counted, with their octets; [`crate::engine`] keeps the accounts.
 
 use std::fmt;
 
 use crate::dns::name::{DisplayWire, LowerName, Suffixes};
 
-/// What a client may look up below one wildcard (or, under `allow_all`, one registrable domain) that is new, a minute.
+/// The limits, per minute, on what is new to a client below one wildcard or, under `allow_all`, in one registrable
+/// domain.
 ///
-/// [`BURST`] minutes' worth of names and their octets may be used at once, [`ANSWER_BURST`] of answers, [`ADDRESS_BURST`] of
-/// addresses and [`REPEAT_BURST`] of repeats.
+/// At once a client may use [`BURST`] minutes' worth of names and their octets, [`ANSWER_BURST`] of answers,
+/// [`ADDRESS_BURST`] of addresses and [`REPEAT_BURST`] of repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Budget {
-    /// New names.
+    /// The new names.
     pub names: u32,
-    /// Octets of the labels of new names, as far as these are below the wildcard; a label of more than 16 octets counts as
-    /// the square of its length by 16.
+    /// The octets of the labels of new names, as far as these are below the wildcard. A label of more than 16 octets
+    /// counts as the square of its length divided by 16.
     pub octets: u32,
-    /// Questions about known names that have to be asked again, as their answers are no longer kept.
+    /// The questions about known names that have to be asked again, as their answers have left the cache.
     pub repeats: u32,
-    /// Octets of new answers: data of types other than A, AAAA and DNSSEC's.
+    /// The octets of new answers: data of types other than A, AAAA and DNSSEC's.
     pub answers: u32,
-    /// Octets of new addresses, less where their prefixes are known, and of DNSSEC records.
+    /// The octets of new addresses, fewer if their prefixes are known, and of DNSSEC records.
     pub addresses: u32,
-    /// Octets of the labels of one name, as far as these are below the wildcard.
+    /// The octets of the labels of one name, as far as these are below the wildcard.
     pub longest: u32,
-    /// Labels of one name below the wildcard; names of IPv6 addresses in `ip6.arpa` are excepted.
+    /// The labels of one name below the wildcard, except for names of IPv6 addresses in `ip6.arpa`.
     pub deepest: u32,
 }
 
-/// The minutes' worth of a budget that may be used at once.
+/// The minutes' worth of new names that may be used at once.
 pub const BURST: u32 = 5;
 
 /// The minutes' worth of octets of answers that may be used at once.
 pub const ANSWER_BURST: u32 = 3;
 
-/// The minutes' worth of octets of addresses that may be used at once by whole answers; one more is kept for answers that are
-/// cut down to an address.
+/// The minutes' worth of octets of addresses that may be used at once by whole answers. One more minute's worth is
+/// reserved for answers that are cut down to one address.
 pub const ADDRESS_BURST: u32 = 4;
 
 /// The minutes' worth of repeats that may be used at once.
 pub const REPEAT_BURST: u32 = 1;
 
-/// How many times the budget of one domain a client under `allow_all` has over all domains.
+/// The budget of a client under `allow_all` over all domains, as a multiple of the budget of one domain.
 pub const DOMAINS: u32 = 16;
 
 impl Default for Budget {
-    /// Returns what real work never uses up and a tunnel cannot live on: below one wildcard, 4 KiB out and 5 KiB in within the
-    /// first minute, 1 KiB in each one after it.
+    /// Returns a budget that real work does not use up and that is too small for a tunnel: below one wildcard, 4 KiB
+    /// out and 5 KiB in within the first minute, 1 KiB in each minute after it.
     fn default() -> Self {
         Self { names: 64, octets: 960, repeats: 200, answers: 384, addresses: 640, longest: 128, deepest: 10 }
     }
 }
 
 impl Budget {
-    /// Checks the length and the labels of a new name, as far as it is below the scope.
+    /// Checks the length and the label count of a new name, as far as it is below the scope.
     ///
     /// # Errors
     /// [`Limit::Longest`] or [`Limit::Deepest`]: the name is never asked for.
     pub fn check_form(&self, qname: &LowerName, scope: Scope<'_>) -> Result<(), Limit> {
-        /// The names of IPv6 addresses have 32 labels below this one (RFC 3596 §2.5).
+        /// The suffix of the names of IPv6 addresses, which have 32 labels below it (RFC 3596 §2.5).
         const REVERSE: &[u8] = b"\x03ip6\x04arpa\0";
         let octets = qname.as_wire().len().saturating_sub(scope.wire().len());
         if octets > usize::try_from(self.longest).unwrap_or(usize::MAX) {
@@ -75,7 +76,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Returns the limit that never lets a new name pass, whatever was used before.
+    /// Returns the limit that refuses a new name even if no budget was used; `None` if the name can pass.
     #[must_use]
     pub fn never(&self, qname: &LowerName, scope: Scope<'_>) -> Option<Limit> {
         let form = self.check_form(qname, scope).err();
@@ -84,7 +85,7 @@ impl Budget {
         form.or(names).or(octets)
     }
 
-    /// Returns a text about a limit that is used up: the limit, and the queries that go on.
+    /// Returns a text about a limit that is reached: the limit, and which queries are still answered.
     #[must_use]
     pub fn describe(&self, limit: Limit, scope: Scope<'_>) -> String {
         let what = match limit {
@@ -109,7 +110,7 @@ impl Budget {
     }
 }
 
-/// Writes the limits as they stand in a policy file.
+/// Writes the limits in the syntax of a policy file.
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { names, octets, repeats, answers, addresses, longest, deepest } = self;
@@ -118,27 +119,27 @@ impl fmt::Display for Budget {
     }
 }
 
-/// One of the limits of a budget.
+/// A limit of a budget; the variants are the fields of [`Budget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// New names.
+    /// The number of new names.
     Names,
-    /// Octets of new names.
+    /// The octets of new names.
     Octets,
-    /// Known names that have to be asked for again.
+    /// The questions for known names that have to be asked again.
     Repeats,
-    /// Octets of new answers.
+    /// The octets of new answers.
     Answers,
-    /// Octets of new addresses and DNSSEC records.
+    /// The octets of new addresses and DNSSEC records.
     Addresses,
     /// The length of a name.
     Longest,
-    /// The labels of a name.
+    /// The label count of a name.
     Deepest,
 }
 
 impl Limit {
-    /// Returns the key of the limit in `budget`.
+    /// Returns the key of the limit in a policy file's `budget`.
     #[must_use]
     pub const fn key(self) -> &'static str {
         match self {
@@ -153,17 +154,17 @@ impl Limit {
     }
 }
 
-/// What a budget is kept for.
+/// The names that share one account of a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope<'a> {
-    /// What is below the wildcard of an entry.
+    /// The names below a wildcard entry, by the wire name of the wildcard.
     Wildcard(&'a [u8]),
-    /// What is at or below a registrable domain, under `allow_all`.
+    /// The names at or below a registrable domain, under `allow_all`, by the domain's wire name.
     Domain(&'a [u8]),
 }
 
 impl<'a> Scope<'a> {
-    /// Returns the name it is called by, in wire format.
+    /// Returns the wire name of the wildcard or the domain.
     #[must_use]
     pub const fn wire(self) -> &'a [u8] {
         match self {
@@ -171,9 +172,10 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Returns what the labels of a name below it count: their octets, with their lengths; of a label of more than
-    /// [`USUAL_LABEL`] octets more, by the square, and twice as much where it is no hostname's. Everyday labels are short;
-    /// tunnels make them as long as they can.
+    /// Returns the cost of a name: the octets of its labels below the scope, with their length octets.
+    ///
+    /// A label of more than [`USUAL_LABEL`] octets costs more, by its square, and one that no hostname has costs twice
+    /// as much. Everyday labels are short; tunnels make them as long as they can.
     #[must_use]
     pub fn weight(self, qname: &LowerName) -> u32 {
         let is_plain =
@@ -185,13 +187,13 @@ impl<'a> Scope<'a> {
         u32::try_from(weights.sum::<usize>()).unwrap_or(u32::MAX)
     }
 
-    /// Returns how many labels of a name are below it.
+    /// Returns the number of labels of a name below the scope.
     fn labels(self, qname: &LowerName) -> usize {
         qname.suffixes().count().saturating_sub(Suffixes::of(self.wire()).count())
     }
 }
 
-/// Writes the names it is kept for: an entry of the policy, or a domain and what is below it.
+/// Writes the scope as text: the wildcard, or the domain "and below".
 impl fmt::Display for Scope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -201,5 +203,5 @@ impl fmt::Display for Scope<'_> {
     }
 }
 
-/// The octets of a label up to which each counts as one.
+/// The length of a label in octets up to which each octet costs one.
 const USUAL_LABEL: usize = 16;

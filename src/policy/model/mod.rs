@@ -1,4 +1,4 @@
-//! The contents of policy files as types: specifications, budgets, and the effective lists made from them.
+//! The contents of policy files as types: parsed tables, budgets, and the policy settings of `hostgate.toml`.
 
 pub(crate) mod bindings;
 pub mod budget;

@@ -1,4 +1,4 @@
-//! What one policy file says, with the places: parsed, not yet compared with other files.
+//! The contents of one policy file as types, each value with its place: parsed, but not yet compared with other files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,61 +15,61 @@ use crate::policy::matching::pattern::Purpose;
 use crate::util::content_hash::content_hash;
 use crate::util::small_list::SmallList;
 
-/// The objects of one file. Most files are those of a client each, with a record.
+/// The objects of one file. Most files hold one client and its API data, so that is what takes no heap blocks of its
+/// own.
 #[derive(Debug)]
 pub(crate) struct FileSpec {
-    /// The file and its text.
     pub(crate) source: Source,
-    /// `[client.ID]`.
+    /// The `[client.ID]` tables.
     pub(crate) clients: SmallList<ClientSpec>,
-    /// `[api.ID]`.
-    pub(crate) records: SmallList<RecordSpec>,
-    /// What else there is, if anything is.
-    pub(crate) others: Option<Box<Others>>,
+    /// The `[api.ID]` tables.
+    pub(crate) records: SmallList<ApiTableSpec>,
+    /// The tables that only a few files have; `None` if this file has none of them.
+    pub(crate) others: Option<Box<OtherTables>>,
 }
 
-/// What few files hold.
+/// The tables of a file that is more than one client, boxed so that the many files of clients stay small.
 #[derive(Debug)]
-pub(crate) struct Others {
-    /// `[policy.ID]`.
+pub(crate) struct OtherTables {
+    /// The `[policy.ID]` tables.
     pub(crate) policies: Box<[Arc<PolicySpec>]>,
-    /// `[blueprint.ID]`.
+    /// The `[blueprint.ID]` tables.
     pub(crate) blueprints: Box<[Arc<BlueprintSpec>]>,
-    /// `[[test]]`.
+    /// The `[[test]]` tables.
     pub(crate) tests: Box<[TestSpec]>,
-    /// Whether all of the text was understood.
+    /// Whether the whole text was understood; if not, an object may be missing here that the file defines.
     pub(crate) is_whole: bool,
-    /// The hash of the text, which may be long.
+    /// The hash of the text, stored as the text may be long.
     pub(crate) hash: u64,
 }
 
 impl FileSpec {
-    /// Returns the policies.
+    /// Returns the `[policy.ID]` tables.
     pub(crate) fn policies(&self) -> &[Arc<PolicySpec>] {
         self.others.as_ref().map_or(&[], |others| &others.policies)
     }
 
-    /// Returns the blueprints.
+    /// Returns the `[blueprint.ID]` tables.
     pub(crate) fn blueprints(&self) -> &[Arc<BlueprintSpec>] {
         self.others.as_ref().map_or(&[], |others| &others.blueprints)
     }
 
-    /// Returns the tests.
+    /// Returns the `[[test]]` tables.
     pub(crate) fn tests(&self) -> &[TestSpec] {
         self.others.as_ref().map_or(&[], |others| &others.tests)
     }
 
-    /// Returns the hash of the text, the same in every process.
+    /// Returns the hash of the text, which is the same in every process.
     pub(crate) fn hash(&self) -> u64 {
         self.others.as_ref().map_or_else(|| content_hash(self.source.text().as_bytes()), |others| others.hash)
     }
 
-    /// Returns whether all of the text was understood.
+    /// Returns whether the whole text was understood.
     pub(crate) fn is_whole(&self) -> bool {
         self.others.as_ref().is_none_or(|others| others.is_whole)
     }
 
-    /// Lets the ids that clients refer to be those that `share` has: thousands of them name a few.
+    /// Replaces the ids that clients refer to by shared copies from `share`: thousands of clients name a few policies.
     pub(crate) fn share_references(&mut self, mut share: impl FnMut(&mut Arc<str>)) {
         for client in self.clients.iter_mut() {
             for id in client.blueprint.iter_mut().chain(&mut client.policy) {
@@ -82,84 +82,82 @@ impl FileSpec {
 /// A `[policy.ID]` table.
 #[derive(Debug)]
 pub(crate) struct PolicySpec {
-    /// The file.
     pub(crate) source: Source,
     /// The id; that of a preset begins with `preset:`.
     pub(crate) id: Placed<Arc<str>>,
     /// A label for people.
     pub(crate) name: Option<Arc<str>>,
-    /// What it is for.
+    /// The purpose of the policy, for people.
     pub(crate) description: Option<Arc<str>>,
-    /// What is allowed that no list names.
+    /// Whether names that no list has are allowed.
     pub(crate) allow_all: bool,
-    /// `allowed_hostnames`.
+    /// The `allowed_hostnames`.
     pub(crate) allowed: Arc<NameSet>,
-    /// `denied_hostnames`.
+    /// The `denied_hostnames`.
     pub(crate) denied: Arc<NameSet>,
-    /// `allowed_hostnames_files`.
+    /// The `allowed_hostnames_files`.
     pub(crate) allowed_lists: Vec<Placed<ListUse>>,
-    /// `denied_hostnames_files`.
+    /// The `denied_hostnames_files`.
     pub(crate) denied_lists: Vec<Placed<ListUse>>,
-    /// The policies and presets whose lists are added.
+    /// The policies and presets whose lists are added to this one's.
     pub(crate) include: Vec<Placed<Arc<str>>>,
-    /// What happens to what is denied.
+    /// The treatment of queries that the policy denies.
     pub(crate) mode: Mode,
-    /// The types that may be asked for.
+    /// The record types that may be asked for.
     pub(crate) query_types: QueryTypes,
     /// The names that may have addresses that are not globally reachable.
     pub(crate) private_answers: PrivateAnswers,
-    /// What happens to the targets of aliases.
+    /// The treatment of the targets of aliases.
     pub(crate) cname: Cname,
-    /// Who shares the cached answers to its clients' questions.
+    /// The clients that share cached answers.
     pub(crate) cache: CacheSharing,
-    /// What its clients may look up that is new; `None` is as much as they like.
+    /// The limits on new names and answers; `None` means unlimited.
     pub(crate) budget: Option<Budget>,
-    /// A sentence for those whose query is denied.
+    /// The policy author's sentence for clients whose query is denied.
     pub(crate) message: Option<Arc<str>>,
-    /// Whether devboxes may look one another up.
+    /// Whether the policy's clients may look up devboxes.
     pub(crate) allow_devbox_to_devbox: bool,
-    /// Addresses that may be connected to without a name.
+    /// The addresses that clients may connect to without a name.
     pub(crate) allowed_cidrs: Vec<AllowedCidr>,
-    /// Those of [`PolicySpec::NOT_INCLUDED`] that are written.
+    /// The keys of [`PolicySpec::NOT_INCLUDED`] that are written in the table.
     pub(crate) settings: Vec<Placed<&'static str>>,
 }
 
 impl PolicySpec {
-    /// The keys that narrow or widen what a policy's clients get without being in a list of hostnames: whoever includes the
-    /// policy does not get them.
+    /// The keys that narrow or widen a policy without being a list of hostnames: a policy that includes this one does
+    /// not get them, which is warned about.
     pub(crate) const NOT_INCLUDED: [&str; 5] = ["budget", "cache", "cname", "private_answers", "query_types"];
 
-    /// Returns where a key of [`PolicySpec::NOT_INCLUDED`] is written.
+    /// Returns the place of a key of [`PolicySpec::NOT_INCLUDED`]; `None` if it is not written.
     pub(crate) fn setting(&self, key: &str) -> Option<Span> {
         self.settings.iter().find(|setting| setting.value == key).map(|setting| setting.span)
     }
 
-    /// Returns whether it is a preset, built in or replaced.
+    /// Returns whether the policy is a preset, built in or replaced by a file.
     pub(crate) fn is_preset(&self) -> bool {
         self.id.value.starts_with(PRESET_PREFIX)
     }
 
-    /// Returns where its id is written.
+    /// Returns the place of the policy's id.
     pub(crate) fn place(&self) -> Place {
         self.source.place(self.id.span.start)
     }
 }
 
-/// A list file as a policy names it: the same file may allow here and deny there, and it says something else then.
+/// A use of a list file by a policy. A file that allows in one place and denies in another is compiled for each use.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ListUse {
-    /// The file.
     pub(crate) path: PathBuf,
-    /// What its names are for.
+    /// The purpose of the file's names.
     pub(crate) purpose: Purpose,
-    /// What each of them covers.
+    /// The names that each entry covers.
     pub(crate) covers: Covers,
 }
 
 /// The names that an entry of a list file covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Covers {
-    /// Those that its pattern matches.
+    /// The names that the entry's pattern matches.
     AsWritten,
     /// The name and everything below it, whether written with a `*` or not: `subdomains = true`.
     Subdomains,
@@ -168,18 +166,16 @@ pub(crate) enum Covers {
 /// A `[blueprint.ID]` table.
 #[derive(Debug)]
 pub(crate) struct BlueprintSpec {
-    /// The file.
     pub(crate) source: Source,
-    /// The id.
     pub(crate) id: Placed<Arc<str>>,
-    /// The policy of its build containers.
+    /// The policy of the blueprint's build containers.
     pub(crate) build_policy: Option<Placed<Arc<str>>>,
-    /// The policy of the devboxes made from it.
+    /// The policy of the devboxes made from the blueprint.
     pub(crate) runtime_policy: Option<Placed<Arc<str>>>,
 }
 
 impl BlueprintSpec {
-    /// Returns the policy it names for a phase.
+    /// Returns the policy that the blueprint names for a phase.
     pub(crate) const fn policy(&self, phase: Phase) -> Option<&Placed<Arc<str>>> {
         match phase {
             Phase::Build => self.build_policy.as_ref(),
@@ -188,34 +184,32 @@ impl BlueprintSpec {
     }
 }
 
-/// A `[client.ID]` table. Of all objects there are most of these, so it is a part of its file and not shared by itself.
+/// A `[client.ID]` table. Clients are the most frequent objects, so the table is stored in its file's [`FileSpec`],
+/// without a reference count of its own.
 #[derive(Debug)]
 pub(crate) struct ClientSpec {
-    /// The id.
     pub(crate) id: Placed<Arc<str>>,
-    /// Its addresses, as [`crate::policy::matching::client_index::canonical`] makes them.
+    /// The client's addresses, in the form of [`crate::policy::matching::client_index::canonical`].
     pub(crate) sources: SmallList<Placed<IpNet>>,
-    /// What it is made from.
+    /// The blueprint that the client is made from.
     pub(crate) blueprint: Option<Placed<Arc<str>>>,
-    /// The phase of its life that chooses among the blueprint's policies.
+    /// The phase, which selects one of the blueprint's policies.
     pub(crate) phase: Phase,
-    /// Its own policy, which overrides the blueprint's.
+    /// The client's own policy, which overrides the blueprint's.
     pub(crate) policy: Option<Placed<Arc<str>>>,
 }
 
-/// An `[api.ID]` table: what the API gives back of an object besides what is enforced. What it holds is the API's affair,
-/// but for where two strings stand that lists of all objects look at.
+/// An `[api.ID]` table: data of an object that the API stores and returns. Only the API interprets it, except for the
+/// places of two strings that the API's listings need of every object.
 #[derive(Debug)]
-pub(crate) struct RecordSpec {
-    /// The id.
+pub(crate) struct ApiTableSpec {
     pub(crate) id: Placed<Arc<str>>,
-    /// The `name`; empty where there is none.
+    /// The place of `name`; an empty span if there is none.
     pub(crate) name: Span,
-    /// The `status`; empty where there is none.
+    /// The place of `status`; an empty span if there is none.
     pub(crate) status: Span,
 }
 
-/// A `[[test]]` table.
 #[derive(Debug)]
 pub(crate) struct TestSpec {
     /// The client that asks.
@@ -224,42 +218,42 @@ pub(crate) struct TestSpec {
     pub(crate) name: LowerName,
     /// The type that is asked for.
     pub(crate) qtype: RecordType,
-    /// Whether the answer is to be an allow.
+    /// Whether the query must be allowed; it must be denied otherwise.
     pub(crate) expects_allow: bool,
-    /// Where the expectation is written.
+    /// The place of the expectation.
     pub(crate) span: Span,
 }
 
-/// What a policy does with queries it denies.
+/// The treatment of queries that a policy denies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// It denies them.
+    /// The queries are denied.
     #[default]
     Enforce,
-    /// It records them as denied and forwards them.
+    /// The queries are recorded as denied, and forwarded.
     Audit,
 }
 
-/// What a policy does with the targets of aliases.
+/// The treatment of the targets of aliases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cname {
-    /// The chain of an allowed name is followed.
+    /// The chain of an allowed name is followed without a check.
     #[default]
     Trust,
     /// Every target must itself be allowed.
     Inspect,
 }
 
-/// Who shares the cached answers to a client's questions: how long an answer takes tells whether it was cached, so that a shared
-/// cache lets clients signal to one another.
+/// The clients that share cached answers. A client can measure whether an answer was cached, so a shared cache lets
+/// clients signal to one another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheSharing {
-    /// The clients of all policies that say so.
+    /// The clients of all policies with this setting share one partition.
     #[default]
     Shared,
-    /// The clients of the policy.
+    /// The clients of the policy share a partition.
     Policy,
-    /// Nobody: each client has a part of the cache for itself.
+    /// Each client has a partition of its own.
     Client,
 }
 
@@ -283,7 +277,7 @@ impl Phase {
         }
     }
 
-    /// Returns the word the files use.
+    /// Returns the phase as policy files write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -293,12 +287,12 @@ impl Phase {
     }
 }
 
-/// The record types a policy lets its clients ask for.
+/// The record types that a policy's clients may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryTypes(Box<[RecordType]>);
 
 impl QueryTypes {
-    /// Makes the set of these types.
+    /// Returns the set of these types.
     #[must_use]
     pub fn new(types: impl IntoIterator<Item = RecordType>) -> Self {
         let mut types: Vec<RecordType> = types.into_iter().collect();
@@ -319,7 +313,7 @@ impl QueryTypes {
     }
 }
 
-/// The types of everyday lookups: the rest (NULL and unknown ones first of all) mostly carries tunnels.
+/// The types of everyday lookups. Most queries of other types, NULL and unknown ones above all, are of tunnels.
 impl Default for QueryTypes {
     fn default() -> Self {
         use RecordType as T;
@@ -356,37 +350,34 @@ pub enum PrivateAnswers {
     Names(Arc<NameSet>),
 }
 
-/// A prefix that may be connected to without a name; kept and shown, enforced where `[enforce]` is on.
+/// A prefix that clients may connect to without a name; stored and shown, and enforced if `[enforce]` is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedCidr {
     /// The addresses.
     pub prefix: IpNet,
-    /// The ports; none named means all of them.
+    /// The ports; an empty list means all ports.
     pub ports: Vec<PortRule>,
 }
 
 /// Ports of an [`AllowedCidr`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortRule {
-    /// The first port.
     pub first: u16,
-    /// The last port.
     pub last: u16,
-    /// The transport; none means both.
+    /// The transport; `None` means both.
     pub protocol: Option<Protocol>,
 }
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// TCP.
     Tcp,
     /// UDP.
     Udp,
 }
 
-/// The id of the built-in policy that allows everything; files may refer to it, not define it.
+/// The id of the built-in policy that allows everything. Files can refer to it, but not define it.
 pub const UNRESTRICTED: &str = "unrestricted";
 
-/// What the ids of presets begin with.
+/// The prefix of the ids of presets.
 pub const PRESET_PREFIX: &str = "preset:";

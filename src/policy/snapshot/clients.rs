@@ -1,33 +1,37 @@
-//! The clients in force, by address and by id: one that comes, changes or goes leaves the others where they are.
+//! The clients in force, by address and by id, as a copy-on-write structure: adding, changing or removing a client
+//! copies one chunk of slots and no other client.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Bound, Client};
+use super::{BoundPolicy, Client};
 use crate::policy::matching::client_index::ClientIndex;
 use crate::util::persistent_map::OrderedMap;
 
-/// Slots of a chunk: a change copies one of them.
+/// The slots of a chunk. A change of one client copies one chunk: smaller chunks copy less, larger ones are fewer to
+/// clone.
 const CHUNK: usize = 64;
 
-/// Clients in slots, which keep their numbers; a copy shares what neither changes but the index, which is copied as a
-/// whole, octet by octet.
+/// Clients in numbered slots; a client keeps its slot.
+///
+/// A clone shares the chunks that neither side changes. The index by address is copied as a whole, which is a copy of
+/// plain octets.
 #[derive(Clone, Debug)]
 pub(crate) struct Clients {
-    /// The slots.
+    /// The slots, in chunks.
     chunks: Vec<Arc<[Option<Client>; CHUNK]>>,
-    /// Slots by address.
+    /// The slots by address.
     index: ClientIndex<u32>,
-    /// Slots by id.
+    /// The slots by id.
     ids: OrderedMap<Arc<str>, u32>,
-    /// Slots that nobody is in.
+    /// The slots without a client.
     free: Vec<u32>,
 }
 
 impl Clients {
-    /// Makes it without clients.
+    /// Returns a table without clients.
     pub(crate) const fn new() -> Self {
         Self { chunks: Vec::new(), index: ClientIndex::new(), ids: OrderedMap::new(), free: Vec::new() }
     }
@@ -38,17 +42,17 @@ impl Clients {
         self.index.lookup(source).and_then(|slot| self.at(slot))
     }
 
-    /// Returns the client that has this very prefix.
+    /// Returns the client that has exactly this prefix.
     pub(crate) fn with_prefix(&self, prefix: IpNet) -> Option<&Client> {
         self.index.get(prefix).and_then(|slot| self.at(slot))
     }
 
-    /// Returns a client by its id.
+    /// Returns the client with this id.
     pub(crate) fn get(&self, id: &str) -> Option<&Client> {
         self.ids.get(id).and_then(|slot| self.at(*slot))
     }
 
-    /// Returns the first client, in the order of their ids, whose id is `id` or comes after it.
+    /// Returns the client with the lowest id that is `id` or higher.
     pub(crate) fn first_from(&self, id: &str) -> Option<&Client> {
         self.ids.iter_from(|other| **other < *id).next().and_then(|(_, slot)| self.at(*slot))
     }
@@ -58,14 +62,14 @@ impl Clients {
         self.ids.values().map(|slot| self.at(*slot).expect("an id's slot has its client"))
     }
 
-    /// Puts a client in, in the place of the one with its id; no other one has its prefixes.
+    /// Inserts a client, or replaces the one with its id. No other client may have one of its prefixes.
     pub(crate) fn insert(&mut self, client: Client) {
         let id = Arc::clone(&client.spec().id.value);
         let known = self.ids.get(&*id).copied();
         self.take_prefixes_of(&id);
         let slot = known.or_else(|| self.free.pop()).unwrap_or_else(|| self.new_slot());
         for source in client.sources() {
-            // Equal prefixes are a conflict, so nothing can be there already.
+            // Equal prefixes are a conflict that was found before, so the insertion cannot fail.
             let _ = self.index.insert(source, slot);
         }
         self.put(slot, Some(client));
@@ -74,19 +78,19 @@ impl Clients {
         }
     }
 
-    /// Frees the prefixes of a client that is to be replaced or taken out.
+    /// Removes the prefixes of a client from the index, before it is replaced or removed.
     pub(crate) fn take_prefixes_of(&mut self, id: &str) {
         let Some(&slot) = self.ids.get(id) else { return };
         let prefixes: Vec<IpNet> = self.at(slot).into_iter().flat_map(Client::sources).collect();
         for prefix in prefixes {
-            // Another client may have it by now.
+            // Another client may have been given the prefix in the same reload.
             if self.index.get(prefix) == Some(slot) {
                 self.index.remove(prefix);
             }
         }
     }
 
-    /// Takes a client out.
+    /// Removes the client with this id.
     pub(crate) fn remove(&mut self, id: &str) {
         let Some(&slot) = self.ids.get(id) else { return };
         self.take_prefixes_of(id);
@@ -95,8 +99,9 @@ impl Clients {
         self.free.push(slot);
     }
 
-    /// Lets other things apply to clients: those for which `next` has something to what applies now.
-    pub(crate) fn rebind(&mut self, next: impl Fn(&Bound) -> Option<Bound>) {
+    /// Changes the policies of the clients for whose policy `next` returns another one. Chunks without such a client
+    /// stay shared.
+    pub(crate) fn rebind(&mut self, next: impl Fn(&BoundPolicy) -> Option<BoundPolicy>) {
         for chunk in &mut self.chunks {
             if chunk.iter().flatten().all(|client| next(&client.bound).is_none()) {
                 continue;
@@ -116,13 +121,13 @@ impl Clients {
         self.chunks.get(chunk)?[place].as_ref()
     }
 
-    /// Puts something into a slot.
+    /// Sets the contents of a slot.
     fn put(&mut self, slot: u32, client: Option<Client>) {
         let (chunk, place) = place(slot);
         Arc::make_mut(&mut self.chunks[chunk])[place] = client;
     }
 
-    /// Makes a chunk of slots and returns the first one.
+    /// Adds a chunk of slots, and returns the first of them.
     fn new_slot(&mut self) -> u32 {
         let first = u32::try_from(self.chunks.len() * CHUNK).expect("files bound the number of clients");
         self.chunks.push(Arc::new([const { None }; CHUNK]));
@@ -133,7 +138,7 @@ impl Clients {
     }
 }
 
-/// All at once, with their ids sorted once.
+/// Builds the table at once, sorting the ids once: a full load of many clients costs no chunk copies.
 impl FromIterator<Client> for Clients {
     fn from_iter<I: IntoIterator<Item = Client>>(clients: I) -> Self {
         let mut all = Self::new();
@@ -148,7 +153,7 @@ impl FromIterator<Client> for Clients {
                     continue;
                 };
                 for source in client.sources() {
-                    // Equal prefixes are a conflict, so nothing can be there already.
+                    // Equal prefixes are a conflict that was found before, so the insertion cannot fail.
                     let _ = all.index.insert(source, slot);
                 }
                 ids.push((Arc::clone(&client.spec().id.value), slot));
@@ -162,7 +167,7 @@ impl FromIterator<Client> for Clients {
     }
 }
 
-/// Returns the chunk of a slot, and the place in it.
+/// Returns the chunk of a slot, and the position in the chunk.
 #[inline]
 fn place(slot: u32) -> (usize, usize) {
     let slot = usize::try_from(slot).unwrap_or(usize::MAX);

@@ -1,4 +1,7 @@
-//! What is in force: one immutable whole that queries read and a reload replaces.
+//! The policies, blueprints and clients in force, as one immutable value.
+//!
+//! Queries read a [`Snapshot`] without a lock; a reload builds the next one, which shares all that has not changed, and
+//! swaps a pointer. A query keeps the snapshot it began with.
 
 pub(crate) mod clients;
 pub(crate) mod name_index;
@@ -18,75 +21,79 @@ use crate::fair_share::Holder;
 use self::clients::Clients;
 pub use self::policy::Policy;
 use super::model::bindings::{DevboxSuffix, WithoutPolicy};
-use super::model::spec::{BlueprintSpec, ClientSpec, FileSpec, Phase, RecordSpec, UNRESTRICTED};
+use super::model::spec::{ApiTableSpec, BlueprintSpec, ClientSpec, FileSpec, Phase, UNRESTRICTED};
 use crate::util::persistent_map::OrderedMap;
 
-/// The policies, blueprints and clients in force.
+/// The policies, blueprints, clients and API records in force.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The number of this snapshot, one more at each swap, from 1.
+    /// The number of this snapshot, increased by one at each swap, from 1.
     pub generation: u64,
-    /// The hash of all files, lists and bindings it is made from, in hexadecimal; equal contents have equal hashes.
+    /// The hash of all files, lists and bindings that the snapshot was made from, in hexadecimal. Equal contents have
+    /// equal hashes.
     pub hash: String,
     /// The policies by id, without presets.
     pub(super) policies: OrderedMap<Arc<str>, Arc<Policy>>,
     /// The presets by id, with `preset:`.
     pub(super) presets: OrderedMap<Arc<str>, Arc<Policy>>,
-    /// The blueprints by id.
     pub(super) blueprints: OrderedMap<Arc<str>, Blueprint>,
-    /// What the API keeps, by id.
-    pub(super) records: OrderedMap<Record, ()>,
-    /// The clients.
+    /// The API's data of each object.
+    pub(super) records: OrderedMap<ApiTable, ()>,
     pub(super) clients: Clients,
-    /// What applies to addresses in no client, by listener.
-    pub(super) listeners: Vec<Option<Bound>>,
-    /// What applies where the listener says nothing.
-    pub(super) default: Option<Bound>,
-    /// What devboxes are asked for below.
+    /// The policy for addresses in no client, by listener; `None` if the listener has none.
+    pub(super) listeners: Vec<Option<BoundPolicy>>,
+    /// The `default_policy` of hostgate.toml.
+    pub(super) default: Option<BoundPolicy>,
+    /// The suffix of the names of devboxes.
     pub(super) devbox_suffix: DevboxSuffix,
-    /// What applies to clients without a policy where there is no default one.
+    /// The policy of clients for which none is named, if there is no default policy.
     pub(super) without_policy: WithoutPolicy,
 }
 
 impl Snapshot {
-    /// Returns who asks: the client with the longest prefix that holds `source`, else whoever may use the listener
-    /// (an index into [`super::Bindings::listeners`]), else whoever has the default policy.
+    /// Returns the client and the policy of a query's source.
+    ///
+    /// The client is the one with the longest prefix that holds `source`. If there is none, the policy of the listener
+    /// applies (an index into [`super::Bindings::listeners`]), else the default policy.
     #[must_use]
     pub fn asker(&self, source: IpAddr, listener: usize) -> Asker<'_> {
         if let Some(client) = self.clients.lookup(source) {
             return client.asker();
         }
         let bound = self.listeners.get(listener).and_then(Option::as_ref).or(self.default.as_ref());
-        Asker { client: None, standing: bound.map_or(Standing::Nobody(Nobody::NoClient), Bound::standing) }
+        Asker {
+            client: None,
+            effective: bound.map_or(EffectivePolicy::None(NoPolicyReason::NoClient), BoundPolicy::effective),
+        }
     }
 
-    /// Returns a policy by its id; a preset's begins with `preset:`.
+    /// Returns the policy with this id; that of a preset begins with `preset:`.
     #[must_use]
     pub fn policy(&self, id: &str) -> Option<&Policy> {
         self.policies.get(id).or_else(|| self.presets.get(id)).map(|policy| &**policy)
     }
 
-    /// Returns what applies where no policy is named: the id of the default policy, `unrestricted`, or `none`.
+    /// Returns what applies if no policy is named: the id of the default policy, `unrestricted`, or `none`.
     #[must_use]
     pub fn without(&self) -> &str {
         match (&self.default, self.without_policy) {
-            (Some(Bound::Policy(policy)), _) => policy.id(),
-            (Some(Bound::Unrestricted(..)), _) | (None, WithoutPolicy::Unrestricted) => UNRESTRICTED,
-            (Some(Bound::Gone | Bound::Unnamed), _) | (None, WithoutPolicy::Deny) => "none",
+            (Some(BoundPolicy::Policy(policy)), _) => policy.id(),
+            (Some(BoundPolicy::Unrestricted(..)), _) | (None, WithoutPolicy::Unrestricted) => UNRESTRICTED,
+            (Some(BoundPolicy::Gone | BoundPolicy::Unnamed), _) | (None, WithoutPolicy::Deny) => "none",
         }
     }
 
-    /// Returns the ids of the clients for which no policy is named, `most` at most, and how many more there are.
+    /// Returns the ids of at most `most` clients for which no policy is named, and how many more there are.
     #[must_use]
     pub fn clients_without_policy(&self, most: usize) -> (Vec<&str>, usize) {
         let mut without = self.clients().filter(|client| self.policy_named_for(client).is_none()).map(Client::id);
         (without.by_ref().take(most).collect(), without.count())
     }
 
-    /// Returns why what applies to a client does, where no policy is named for it.
+    /// Returns the explanation of the policy that applies to a client for which none is named; `None` if one is named.
     #[must_use]
-    pub fn why_without<'s>(&'s self, client: &'s Client) -> Option<String> {
-        if self.policy_named_for(client).is_some() || matches!(client.bound, Bound::Gone) {
+    pub fn why_no_policy_is_named<'s>(&'s self, client: &'s Client) -> Option<String> {
+        if self.policy_named_for(client).is_some() || matches!(client.bound, BoundPolicy::Gone) {
             return None;
         }
         let who = match client.blueprint() {
@@ -101,19 +108,19 @@ impl Snapshot {
         Some(format!("{who}, and {what}"))
     }
 
-    /// Returns what applies to the clients for which no policy is named, and which keys say something else; `None` where
-    /// there are none, or a warning says it of each blueprint.
+    /// Returns a sentence about the clients for which no policy is named: what applies to them, and which keys would
+    /// change it. Returns `None` if there are no such clients, or if warnings about their blueprints say so already.
     #[must_use]
-    pub fn told_without(&self) -> Option<String> {
+    pub fn note_on_clients_without_policy(&self) -> Option<String> {
         let applies = match (&self.default, self.without_policy) {
-            (Some(Bound::Gone | Bound::Unnamed), _) => return None,
+            (Some(BoundPolicy::Gone | BoundPolicy::Unnamed), _) => return None,
             (Some(_), _) => format!("under default_policy `{}`", self.without()),
             (None, WithoutPolicy::Unrestricted) => "unrestricted".to_owned(),
             (None, WithoutPolicy::Deny) => "denied everything".to_owned(),
         };
         let is_told = |client: &&Client| self.default.is_none() && client.blueprint().is_some();
         let is_without =
-            |client: &&Client| self.policy_named_for(client).is_none() && !matches!(client.bound, Bound::Gone);
+            |client: &&Client| self.policy_named_for(client).is_none() && !matches!(client.bound, BoundPolicy::Gone);
         let without = || self.clients().filter(is_without).filter(|client| !is_told(client));
         let first = without().find(|client| client.blueprint().is_some()).or_else(|| without().next())?;
         let id = first.id();
@@ -135,33 +142,33 @@ impl Snapshot {
         ))
     }
 
-    /// Returns the id of the policy that a client or its blueprint names; `None` where neither does, so that the default
-    /// policy applies or `without_policy`.
+    /// Returns the id of the policy that a client or its blueprint names. Returns `None` if neither does, so that the
+    /// default policy or `without_policy` applies.
     #[must_use]
     pub fn policy_named_for<'s>(&'s self, client: &'s Client) -> Option<&'s str> {
         let of_blueprint = || self.blueprint(client.blueprint()?)?.policy(client.phase());
         client.policy().or_else(of_blueprint)
     }
 
-    /// Returns a client by its id.
+    /// Returns the client with this id.
     #[must_use]
     pub fn client(&self, id: &str) -> Option<&Client> {
         self.clients.get(id)
     }
 
-    /// Returns a blueprint by its id.
+    /// Returns the blueprint with this id.
     #[must_use]
     pub fn blueprint(&self, id: &str) -> Option<&Blueprint> {
         self.blueprints.get(id)
     }
 
-    /// Returns what the API keeps of an object, by its id.
+    /// Returns the API's data of the object with this id.
     #[must_use]
-    pub fn record(&self, id: &str) -> Option<&Record> {
+    pub fn record(&self, id: &str) -> Option<&ApiTable> {
         self.records.get_key_value(id).map(|(record, ())| record)
     }
 
-    /// Returns the first client, in the order of their ids, whose id is `id` or comes after it.
+    /// Returns the client with the lowest id that is `id` or higher.
     pub(super) fn client_from(&self, id: &str) -> Option<&Client> {
         self.clients.first_from(id)
     }
@@ -190,99 +197,102 @@ impl Snapshot {
         self.clients.iter()
     }
 
-    /// Returns what the API keeps, in the order of ids.
+    /// Returns the API's data of all objects, in the order of their ids.
     #[must_use]
-    pub fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
+    pub fn records(&self) -> impl ExactSizeIterator<Item = &ApiTable> {
         self.records.iter().map(|(record, ())| record)
     }
 
-    /// Returns what of the configuration names a policy for addresses in no client: `default_policy`, `listen.policy`.
+    /// Returns the keys of hostgate.toml that name `policy` for addresses in no client: `default_policy`,
+    /// `listen.policy`.
     pub fn bound_to(&self, policy: &str) -> impl Iterator<Item = &'static str> {
-        let names = |bound: &Option<Bound>| matches!(bound, Some(Bound::Policy(bound)) if bound.id() == policy);
+        let names =
+            |bound: &Option<BoundPolicy>| matches!(bound, Some(BoundPolicy::Policy(bound)) if bound.id() == policy);
         let listener = self.listeners.iter().any(names).then_some("listen.policy");
         names(&self.default).then_some("default_policy").into_iter().chain(listener)
     }
 }
 
-/// Who asks, and what applies to them.
+/// The source of a query: its client and the policy that applies.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'s> {
-    /// The client that holds the source address, if one does.
+    /// The client that holds the source address; `None` if no client does.
     pub client: Option<&'s Client>,
-    /// What applies.
-    pub standing: Standing<'s>,
+    /// The policy that applies to the client or address.
+    pub effective: EffectivePolicy<'s>,
 }
 
 impl<'s> Asker<'s> {
-    /// Returns what the asker's share of scarce things is counted by: the client, or the host that `source` belongs to
-    /// where it is in no client.
+    /// Returns the holder that limits count the query for: the client, or the host that `source` belongs to if no
+    /// client holds it.
     #[must_use]
     pub fn holder(&self, source: IpAddr) -> Holder {
         self.client.map_or_else(|| Holder::host(source), |client| client.holder)
     }
 
-    /// Returns the policy that applies; the built-in one that allows everything for those who are unrestricted.
+    /// Returns the policy that applies: the built-in one that allows everything if the client is unrestricted, `None`
+    /// if no policy applies.
     #[must_use]
     pub const fn policy(&self) -> Option<&'s Policy> {
-        match self.standing {
-            Standing::Policy(policy) | Standing::Unrestricted(policy, _) => Some(policy),
-            Standing::Nobody(_) => None,
+        match self.effective {
+            EffectivePolicy::Policy(policy) | EffectivePolicy::Unrestricted(policy, _) => Some(policy),
+            EffectivePolicy::None(_) => None,
         }
     }
 }
 
-/// What applies to an asker.
+/// The policy that applies to the source of a query.
 #[derive(Clone, Copy, Debug)]
-pub enum Standing<'s> {
-    /// A policy of the files.
+pub enum EffectivePolicy<'s> {
+    /// A policy of the policy files.
     Policy(&'s Policy),
-    /// The built-in policy that allows everything.
+    /// The built-in policy that allows everything, and the reason why it applies.
     Unrestricted(&'s Policy, Unrestricted),
-    /// Nothing: everything is denied.
-    Nobody(Nobody),
+    /// No policy, so that everything is denied, and the reason.
+    None(NoPolicyReason),
 }
 
-/// Why someone is unrestricted.
+/// The reason why a client is unrestricted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unrestricted {
-    /// The policy `unrestricted` is named.
+    /// The policy `unrestricted` is named for the client.
     Named,
-    /// Neither the client nor its blueprint names a policy, and `without_policy` says that this is how it is then.
+    /// No policy is named for the client, and `without_policy` is `"unrestricted"`.
     WithoutPolicy,
 }
 
-/// Why nothing applies to someone.
+/// The reason why no policy applies to the source of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nobody {
-    /// The address is in no client, and neither the listener nor the configuration names a policy.
+pub enum NoPolicyReason {
+    /// The address is in no client, and neither the listener nor hostgate.toml names a policy.
     NoClient,
-    /// The file that defined the policy (or the blueprint) is gone.
+    /// The file that defined the policy or the blueprint was deleted.
     PolicyGone,
-    /// Neither the client nor its blueprint names a policy, and there is no default one.
+    /// Neither the client nor its blueprint names a policy, and there is no default policy.
     NoPolicy,
 }
 
-/// What applies, as it is kept.
+/// The policy of a client or listener, as the snapshot stores it: see [`EffectivePolicy`].
 #[derive(Clone, Debug)]
-pub(super) enum Bound {
-    /// A policy of the files.
+pub(super) enum BoundPolicy {
+    /// A policy of the policy files.
     Policy(Arc<Policy>),
-    /// The built-in policy.
+    /// The built-in policy that allows everything.
     Unrestricted(Arc<Policy>, Unrestricted),
-    /// The policy is gone.
+    /// The file of the policy or the blueprint was deleted.
     Gone,
     /// No policy is named.
     Unnamed,
 }
 
-impl Bound {
-    /// Returns it as an asker has it.
-    fn standing(&self) -> Standing<'_> {
+impl BoundPolicy {
+    /// Returns the borrowed form that decisions use.
+    fn effective(&self) -> EffectivePolicy<'_> {
         match self {
-            Self::Policy(policy) => Standing::Policy(policy),
-            Self::Unrestricted(policy, why) => Standing::Unrestricted(policy, *why),
-            Self::Gone => Standing::Nobody(Nobody::PolicyGone),
-            Self::Unnamed => Standing::Nobody(Nobody::NoPolicy),
+            Self::Policy(policy) => EffectivePolicy::Policy(policy),
+            Self::Unrestricted(policy, why) => EffectivePolicy::Unrestricted(policy, *why),
+            Self::Gone => EffectivePolicy::None(NoPolicyReason::PolicyGone),
+            Self::Unnamed => EffectivePolicy::None(NoPolicyReason::NoPolicy),
         }
     }
 }
@@ -290,185 +300,182 @@ impl Bound {
 /// A client in force.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Its file.
+    /// The file that defines the client. The client borrows its fields from there, as there may be 100,000 clients.
     pub(super) file: Arc<FileSpec>,
-    /// Its number among the clients there.
+    /// The client's position among the clients of the file.
     pub(super) number: u32,
-    /// What its share of scarce things is counted by.
+    /// The holder that limits count the client's queries for, made once as hashing the id costs more than a decision.
     holder: Holder,
-    /// What applies to it.
-    pub(super) bound: Bound,
+    /// The policy that applies to the client.
+    pub(super) bound: BoundPolicy,
 }
 
 impl Client {
-    /// Makes the client number `number` of a file.
-    pub(super) fn new(file: Arc<FileSpec>, number: u32, bound: Bound) -> Self {
+    /// Returns the client at position `number` of a file.
+    pub(super) fn new(file: Arc<FileSpec>, number: u32, bound: BoundPolicy) -> Self {
         let mut client = Self { file, number, holder: Holder::named(""), bound };
         client.holder = Holder::named(client.id());
         client
     }
 
-    /// Returns what its file says.
+    /// Returns the client's table in its file.
     pub(super) fn spec(&self) -> &ClientSpec {
         &self.file.clients[usize::try_from(self.number).unwrap_or(usize::MAX)]
     }
 
-    /// Returns its id.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.spec().id.value
     }
 
-    /// Returns where it is defined.
+    /// Returns the place of the client's definition.
     #[must_use]
     pub fn place(&self) -> Place {
         self.file.source.place(self.spec().id.span.start)
     }
 
-    /// Returns the file it is in, with its text.
+    /// Returns the client's file, with its text.
     #[must_use]
     pub fn source(&self) -> &Source {
         &self.file.source
     }
 
-    /// Returns its addresses and prefixes.
+    /// Returns the client's addresses and prefixes.
     #[must_use]
     pub fn sources(&self) -> impl ExactSizeIterator<Item = IpNet> {
         self.spec().sources.iter().map(|source| source.value)
     }
 
-    /// Returns the id of its blueprint.
+    /// Returns the id of the client's blueprint.
     #[must_use]
     pub fn blueprint(&self) -> Option<&str> {
         self.spec().blueprint.as_ref().map(|id| &*id.value)
     }
 
-    /// Returns the id of its own policy, which overrides the blueprint's.
+    /// Returns the id of the client's own policy, which overrides the blueprint's.
     #[must_use]
     pub fn policy(&self) -> Option<&str> {
         self.spec().policy.as_ref().map(|id| &*id.value)
     }
 
-    /// Returns the phase of its life.
+    /// Returns the client's phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.spec().phase
     }
 
-    /// Returns it as an asker.
+    /// Returns the client as the source of a query.
     #[must_use]
     pub fn asker(&self) -> Asker<'_> {
-        Asker { client: Some(self), standing: self.bound.standing() }
+        Asker { client: Some(self), effective: self.bound.effective() }
     }
 }
 
 /// A blueprint in force.
 #[derive(Clone, Debug)]
 pub struct Blueprint {
-    /// What its file says.
     pub(super) spec: Arc<BlueprintSpec>,
 }
 
 impl Blueprint {
-    /// Returns its id.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.spec.id.value
     }
 
-    /// Returns where it is defined.
+    /// Returns the place of the blueprint's definition.
     #[must_use]
     pub fn place(&self) -> Place {
         self.spec.source.place(self.spec.id.span.start)
     }
 
-    /// Returns the file it is in, with its text.
+    /// Returns the blueprint's file, with its text.
     #[must_use]
     pub fn source(&self) -> &Source {
         &self.spec.source
     }
 
-    /// Returns the id of the policy it names for a phase.
+    /// Returns the id of the policy that the blueprint names for a phase.
     #[must_use]
     pub fn policy(&self, phase: Phase) -> Option<&str> {
         self.spec.policy(phase).map(|id| &*id.value)
     }
 }
 
-/// What the API keeps of an object besides what is enforced: an `[api.ID]` table, whose keys are the API's affair.
+/// The API's data of an object, an `[api.ID]` table. Policies do not depend on it; only the API reads its keys.
 #[derive(Clone, Debug)]
-pub struct Record {
-    /// Its file.
+pub struct ApiTable {
+    /// The file that holds the table.
     pub(super) file: Arc<FileSpec>,
-    /// Its number among the records there.
+    /// The table's position among the API tables of the file.
     pub(super) number: u32,
 }
 
-impl Record {
-    /// Returns what its file says.
-    fn spec(&self) -> &RecordSpec {
+impl ApiTable {
+    /// Returns the table in its file.
+    fn spec(&self) -> &ApiTableSpec {
         &self.file.records[usize::try_from(self.number).unwrap_or(usize::MAX)]
     }
 
-    /// Returns its id.
+    /// Returns the id of the object.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.spec().id.value
     }
 
-    /// Returns the `name` in it; empty where it has none.
+    /// Returns the `name` in the table; an empty text if it has none.
     #[must_use]
     pub fn name(&self) -> Cow<'_, str> {
         self.file.source.string(self.spec().name)
     }
 
-    /// Returns the `status` in it; empty where it has none.
+    /// Returns the `status` in the table; an empty text if it has none.
     #[must_use]
     pub fn status(&self) -> Cow<'_, str> {
         self.file.source.string(self.spec().status)
     }
 
-    /// Returns where it is defined.
+    /// Returns the place of the table.
     #[must_use]
     pub fn place(&self) -> Place {
         self.file.source.place(self.spec().id.span.start)
     }
 
-    /// Returns the file it is in, with its text.
+    /// Returns the table's file, with its text.
     #[must_use]
     pub fn source(&self) -> &Source {
         &self.file.source
     }
 }
 
-/// Records are ordered by their ids.
-impl Borrow<str> for Record {
+/// Records are looked up by id, so equality and order compare nothing else.
+impl Borrow<str> for ApiTable {
     fn borrow(&self) -> &str {
         self.id()
     }
 }
 
-impl PartialEq for Record {
+impl PartialEq for ApiTable {
     fn eq(&self, other: &Self) -> bool {
         self.id() == other.id()
     }
 }
 
-impl Eq for Record {}
+impl Eq for ApiTable {}
 
-impl PartialOrd for Record {
+impl PartialOrd for ApiTable {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Record {
+impl Ord for ApiTable {
     fn cmp(&self, other: &Self) -> Ordering {
         self.id().cmp(other.id())
     }
 }
 
-impl fmt::Display for Nobody {
+impl fmt::Display for NoPolicyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoClient => "no policy applies to this address",

@@ -1,10 +1,12 @@
-//! Ids by names that have no capital letters.
+//! Case-insensitive search in an ordered set of ids, without a second index: ids are case-sensitive, names are not (RFC
+//! 4343).
 
-/// Finds the first of an ordered set whose id is `lower` but for capital letters; `from` returns the first at or behind an id.
+/// Returns the first element of an ordered set whose id equals `lower` when case is ignored; `from` returns the first
+/// element whose id is not below a text.
 ///
-/// The ids that are meant lie scattered in the order of the set, as capital letters stand before all small ones. So it
-/// asks for the smallest one that is possible, and from what stands there takes the next possible one behind that.
-pub(crate) fn leap<'s, T>(
+/// The matching ids are scattered over the set, as capital letters sort before small ones. The search asks for the
+/// smallest possible id, and from the element found there for the next possible one after it.
+pub(crate) fn first_ignoring_case<'s, T>(
     lower: &str,
     from: impl Fn(&str) -> Option<&'s T>,
     id: impl Fn(&'s T) -> &'s str,
@@ -19,10 +21,11 @@ pub(crate) fn leap<'s, T>(
     }
 }
 
-/// Returns the smallest text behind `other` that is `lower` but for capital letters.
+/// Returns the smallest text above `other` that equals `lower` when case is ignored.
 fn next_of_any_case(lower: &[u8], other: &[u8]) -> Option<String> {
     let alike = lower.iter().zip(other).take_while(|(one, two)| **one == two.to_ascii_lowercase()).count();
-    // The letter where the two part decides, the capital one if that is behind the other's; else an earlier one is raised.
+    // The first letter that differs decides: its capital form if that is above the other's letter, else its small form.
+    // If neither is above, an earlier letter has to be raised from capital to small.
     let kept = match (lower.get(alike), other.get(alike)) {
         (Some(_), None) => other.to_vec(),
         (Some(letter), Some(two)) if letter > two => {
@@ -47,14 +50,14 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn leaping_finds_what_a_walk_finds(
+        fn the_search_agrees_with_a_naive_walk(
             ids in prop::collection::btree_set("[abAB_1.]{1,5}", 0..40),
             lower in "[ab_1.]{1,5}",
         ) {
             let ids: Vec<String> = ids.into_iter().collect();
             let from = |id: &str| ids.get(ids.partition_point(|own| own.as_str() < id));
             let walked = ids.iter().find(|id| id.to_ascii_lowercase() == lower);
-            prop_assert_eq!(leap(&lower, from, |id| id.as_str()), walked);
+            prop_assert_eq!(first_ignoring_case(&lower, from, |id| id.as_str()), walked);
         }
     }
 }

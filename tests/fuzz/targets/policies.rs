@@ -10,7 +10,7 @@ use hostgate::config::Config;
 use hostgate::dns::name::LowerName;
 use hostgate::dns::rtype::RecordType;
 use hostgate::document::Diagnostic;
-use hostgate::policy::{Bindings, Held, Library, ListText, Reloaded, Snapshot, Tree};
+use hostgate::policy::{Bindings, Library, ListText, MayBeUnchanged, Reloaded, Snapshot, Tree};
 
 use super::places::{self, Texts};
 
@@ -99,7 +99,7 @@ impl Directory {
         let changed = before.keys().chain(self.texts.keys()).filter(is_policy).filter(is_changed);
         tree.changed = Some(changed.cloned().collect());
         let mut list = |path: &Path, held| match held {
-            Held::Yes if before.get(path) == self.texts.get(path) => Ok(ListText::Unchanged),
+            MayBeUnchanged::Yes if before.get(path) == self.texts.get(path) => Ok(ListText::Unchanged),
             _ => self.list(path),
         };
         let short = library.reload(&tree, &mut list, &self.bindings());

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use toml_edit::{Array, Document, DocumentMut, InlineTable, Item, Table, TableLike};
 
 use crate::api::request::error::ApiError;
-use crate::policy::{Record, unsealed};
+use crate::policy::{ApiTable, unsealed};
 
 /// Keys and values.
 pub(in crate::api) type Fields = Map<String, Value>;
@@ -132,7 +132,7 @@ pub(in crate::api) fn tables<const N: usize>(text: &str, kinds: [&str; N], id: &
 }
 
 /// Returns what the API keeps of an object.
-pub(in crate::api) fn kept_of(record: &Record) -> Fields {
+pub(in crate::api) fn kept_of(record: &ApiTable) -> Fields {
     let [kept] = tables(record.source().text(), ["api"], record.id());
     kept.unwrap_or_default()
 }

@@ -1,12 +1,14 @@
-//! The usual reload: a few files that come, change or go. With 10,000 files the whole way takes a tenth of a second, for
-//! it looks at every file several times; this one touches what changed and what that touches.
+//! The incremental reload of a few files that were added, changed or deleted. With 10,000 files a full reload takes a
+//! tenth of a second, as it looks at every file several times; this one looks at the changed files and at those that
+//! they affect.
 //!
-//! It is taken only where its outcome is the same, which `library::tests` compare: everything on disk was in force but for
-//! files that are bad by themselves, and nothing is wrong or doubtful with what changed. What the files say together with others is looked up in
-//! [`Links`](crate::policy::load::references::Links), which are kept from reload to reload; everything kept is an
-//! [`OrderedMap`](crate::util::persistent_map::OrderedMap), of which the next version shares what did not change.
+//! It applies only where its result is that of a full reload, which `load::tests::incremental` compare: everything on
+//! disk was in force, except for files that are bad by themselves, and the changed files have no errors. The relations
+//! between files are looked up in [`Links`](crate::policy::load::references::Links), which are kept from reload to
+//! reload. All state is in [`OrderedMap`](crate::util::persistent_map::OrderedMap)s, whose next version shares what has
+//! not changed.
 
-pub(crate) mod delta;
+pub(crate) mod object_diff;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,11 +16,11 @@ use std::sync::Arc;
 
 use crate::document::{Diagnostic, Severity, Source};
 
-use self::delta::{Changed, Step};
+use self::object_diff::{FileChange, ObjectDiff};
+use super::file_state::StoredFile;
 use super::full::MAX_DANGLING;
-use super::known::Kept;
-use super::{Library, Reloaded, Settled, list_references, role};
-use crate::policy::load::lint::Across;
+use super::{Baseline, Library, Reloaded, list_references, role};
+use crate::policy::load::lint::CrossFileLints;
 use crate::policy::load::preset::shared_hasher;
 use crate::policy::load::read::{Role, read_file};
 use crate::policy::load::source::{FilePath, Tree};
@@ -26,50 +28,51 @@ use crate::policy::load::{assemble, file_tests};
 use crate::policy::model::bindings::Bindings;
 use crate::policy::model::spec::FileSpec;
 
-/// A file as it is, with the warnings of it alone.
-type Read = (Changed, Vec<Diagnostic>);
+/// A changed file, with the warnings that it has by itself.
+type Read = (FileChange, Vec<Diagnostic>);
 
 impl Library {
-    /// Goes to what the tree says where only the texts in `changed` may be other ones, and lists are as before; returns
-    /// nothing where that is not all, or where something is wrong or may be.
-    pub(super) fn advance_locally(
+    /// Loads the tree if only the texts in `changed` may differ and the lists are unchanged. Returns `None` if a full
+    /// reload is needed: the change affects more than that, or may be wrong.
+    pub(super) fn advance_incrementally(
         &self,
         tree: &Tree,
         changed: &BTreeSet<PathBuf>,
         bindings: &Bindings,
     ) -> Option<Reloaded> {
-        let settled = self.settled.as_ref().filter(|settled| settled.root == tree.root)?;
+        let baseline = self.baseline.as_ref().filter(|baseline| baseline.root == tree.root)?;
         let mut config = bindings.iter().chain(self.bindings.iter()).filter_map(|binding| binding.written.as_ref());
-        // What is told of the configuration may stand elsewhere in it.
+        // A diagnostic about hostgate.toml may have another place in it now.
         let is_dangling = |path: &Path| self.dangling.iter().any(|error| *error.place.path == *path);
-        // Of very many references to what is gone, not all are known.
+        // With very many dangling references, not all are known.
         if bindings.ids() != self.bindings.ids()
             || self.dangling.len() >= MAX_DANGLING
-            || config
-                .any(|(source, _)| !settled.told.of(source.path().as_os_str()).is_empty() || is_dangling(source.path()))
+            || config.any(|(source, _)| {
+                !baseline.diagnostics.of(source.path().as_os_str()).is_empty() || is_dangling(source.path())
+            })
         {
             return None;
         }
-        let (files, warnings): (Vec<Changed>, Vec<_>) = self.changes(tree, changed)?.into_iter().unzip();
+        let (files, warnings): (Vec<FileChange>, Vec<_>) = self.changes(tree, changed)?.into_iter().unzip();
         let mut library = Self { bindings: bindings.clone(), ..self.clone() };
         if files.is_empty() {
             return Some(Reloaded {
                 library,
                 swapped: false,
-                diagnostics: settled.told.clone(),
-                held_back: settled.held_back.to_vec(),
+                diagnostics: baseline.diagnostics.clone(),
+                held_back: baseline.held_back.to_vec(),
             });
         }
-        let step =
-            Step::of(&files).filter(|step| step.fits_into(&self.snapshot, &self.compiled, &settled.links, bindings))?;
-        let links = step.links_after(&settled.links);
-        library.compiled = self.compiled.with_changed(step.policies());
-        let mut snapshot = assemble::next(&self.snapshot, &step, &library.compiled);
-        if !step.is_complete(&snapshot, &library.compiled, &links, bindings) {
+        let diff = ObjectDiff::of(&files)
+            .filter(|diff| diff.fits_into(&self.snapshot, &self.compiled, &baseline.links, bindings))?;
+        let links = diff.links_after(&baseline.links);
+        library.compiled = self.compiled.with_changed(diff.policies());
+        let mut snapshot = assemble::next(&self.snapshot, &diff, &library.compiled);
+        if !diff.is_complete(&snapshot, &library.compiled, &links, bindings) {
             return None;
         }
-        let mut file_hash = settled.file_hash;
-        for (Changed { path, before, after }, warnings) in files.iter().zip(warnings) {
+        let mut file_hash = baseline.file_hash;
+        for (FileChange { path, before, after }, warnings) in files.iter().zip(warnings) {
             let below = assemble::below(&tree.root, path);
             if let Some(file) = before {
                 file_hash.remove(below, file.hash());
@@ -77,7 +80,7 @@ impl Library {
             match after {
                 Some(file) => {
                     file_hash.add(below, file.hash());
-                    library.files.insert(path.clone(), Kept::settled(Arc::clone(file), &warnings));
+                    library.files.insert(path.clone(), StoredFile::good(Arc::clone(file), &warnings));
                 }
                 None => library.files.remove(path),
             }
@@ -85,7 +88,7 @@ impl Library {
         if !self.has_policy_files(tree) || !library.has_policy_files(tree) {
             return None;
         }
-        for (blueprint, phase) in step.other_policies() {
+        for (blueprint, phase) in diff.changed_phases() {
             for (file, number) in links.inheriting(blueprint, phase) {
                 assemble::bind(&mut snapshot, file, number, &library.compiled);
             }
@@ -95,38 +98,39 @@ impl Library {
         if !file_tests::run(tested, &snapshot, &mut not_run).files.is_empty() || !not_run.is_empty() {
             return None;
         }
-        // What comes refers to nothing that is gone, and nothing waits for it.
+        // The new objects refer to nothing that is gone, and nothing dangling refers to them, so only the errors of
+        // these files go.
         if files.iter().any(|changed| is_dangling(&changed.path)) {
             let is_left = |error: &&Diagnostic| !files.iter().any(|changed| *changed.path.0 == *error.place.path);
             library.dangling = self.dangling.iter().filter(is_left).cloned().collect();
         }
         snapshot.generation = self.snapshot.generation + 1;
-        snapshot.hash = assemble::hash(file_hash, settled.list_hash, bindings);
+        snapshot.hash = assemble::hash(file_hash, baseline.list_hash, bindings);
         library.snapshot = Arc::new(snapshot);
-        let told = settled.told.clone();
-        let (root, held_back) = (settled.root.clone(), Arc::clone(&settled.held_back));
-        let next = Settled { root, told, held_back, links, file_hash, ..*settled };
-        library.settled = Some(library.tell(settled, next, &step, &files)?);
-        let diagnostics = library.settled.as_ref()?.told.clone();
-        Some(Reloaded { library, swapped: true, diagnostics, held_back: settled.held_back.to_vec() })
+        let diagnostics = baseline.diagnostics.clone();
+        let (root, held_back) = (baseline.root.clone(), Arc::clone(&baseline.held_back));
+        let next = Baseline { root, diagnostics, held_back, links, file_hash, ..*baseline };
+        library.baseline = Some(library.baseline_after(baseline, next, &diff, &files)?);
+        let diagnostics = library.baseline.as_ref()?.diagnostics.clone();
+        Some(Reloaded { library, swapped: true, diagnostics, held_back: baseline.held_back.to_vec() })
     }
 
-    /// Reads the files that changed; returns nothing where one cannot be, or is wrong.
+    /// Parses the changed files. Returns `None` if one of them cannot be read, is bad, or was held back.
     fn changes(&self, tree: &Tree, changed: &BTreeSet<PathBuf>) -> Option<Vec<Read>> {
         let mut files = Vec::new();
         for path in changed {
             let text = tree.files.get_key_value(path.as_path());
             let known = self.files.get_key_value(path.as_os_str());
             let before = known.and_then(|(_, known)| known.in_force().cloned());
-            // What is held back may be good now, or gone.
-            if let Some((_, Kept::Other(known))) = known {
+            // A file that was held back may be good now, or deleted: both may affect other files.
+            if let Some((_, StoredFile::Other(known))) = known {
                 match text {
                     Some((_, Ok(text))) if known.holds(text) => continue,
                     _ => return None,
                 }
             }
             let (path, after, warnings) = match (text, known) {
-                (Some((_, Ok(text))), Some((_, known))) if known.is_settled_as(text) => continue,
+                (Some((_, Ok(text))), Some((_, known))) if known.is_in_force_as(text) => continue,
                 (Some((path, Ok(text))), known) => {
                     let path = known.map_or_else(|| FilePath(Arc::clone(path)), |(path, _)| path.clone());
                     let role = role(&tree.root, &path).filter(|role| role.is_of_policies())?;
@@ -143,20 +147,21 @@ impl Library {
                 (None, Some((path, _))) => (path.clone(), None, Vec::new()),
                 (None, None) => continue,
             };
-            // What is told of a list is not told of a policy file; one that is both is left to the whole way.
+            // Diagnostics of a list are stored under its path. A file that is both list and policy file is left to the
+            // full reload.
             if !role(&tree.root, &path).is_some_and(Role::is_of_policies) || self.is_list(&path) {
                 return None;
             }
-            // What comments accept of lists is told of the lists.
+            // Comments that accept warnings of lists can change the diagnostics of these lists.
             if before.iter().chain(&after).any(accepts_of_lists) {
                 return None;
             }
-            files.push((Changed { path, before, after }, warnings));
+            files.push((FileChange { path, before, after }, warnings));
         }
         Some(files)
     }
 
-    /// Lets an id be that of the policy or blueprint in force.
+    /// Replaces an id by the shared copy of the policy or blueprint in force.
     fn share_id(&self, id: &mut Arc<str>) {
         let blueprint = self.snapshot.blueprints.get_key_value(&**id).map(|(known, _)| known);
         let known = blueprint.or_else(|| self.snapshot.policies.get_key_value(&**id).map(|(known, _)| known));
@@ -165,29 +170,41 @@ impl Library {
         }
     }
 
-    /// Returns whether there is a file that is not in `presets/`: without one, there is something to tell.
+    /// Returns whether a file outside of `presets/` exists. Without one, a full reload reports an error or a warning.
     fn has_policy_files(&self, tree: &Tree) -> bool {
         self.files.iter().any(|(path, _)| role(&tree.root, path).is_some_and(Role::is_of_policies))
     }
 
-    /// Tells anew what there is to tell of the files that a step touches; `self` is as after it, but for that.
-    fn tell(&self, before: &Settled, mut next: Settled, step: &Step<'_>, files: &[Changed]) -> Option<Settled> {
-        let across =
-            Across { compiled: &self.compiled, snapshot: &self.snapshot, links: &next.links, bindings: &self.bindings };
+    /// Returns the next baseline, with new diagnostics for the files that the change affects; `self` is the library
+    /// after the change, except for its baseline. Returns `None` if a full reload is needed.
+    fn baseline_after(
+        &self,
+        before: &Baseline,
+        mut next: Baseline,
+        diff: &ObjectDiff<'_>,
+        files: &[FileChange],
+    ) -> Option<Baseline> {
+        let lints = CrossFileLints {
+            compiled: &self.compiled,
+            snapshot: &self.snapshot,
+            links: &next.links,
+            bindings: &self.bindings,
+        };
         let mut touched: BTreeSet<FilePath> = files.iter().map(|changed| changed.path.clone()).collect();
-        // All tests were run; that one was not may have been told before.
-        let is_told = |path: &&FilePath| !before.told.of(path.as_os_str()).is_empty();
-        touched.extend(before.links.tests().filter(is_told).cloned());
-        for id in step.policies_referred_to() {
-            // Whether nothing refers to it is told of the file that defines it.
+        // All tests ran this time; an earlier load may have reported one as skipped.
+        let is_reported = |path: &&FilePath| !before.diagnostics.of(path.as_os_str()).is_empty();
+        touched.extend(before.links.tests().filter(is_reported).cloned());
+        for id in diff.policies_referred_to() {
+            // The warning about a policy that nothing refers to is stored under the file that defines it.
             if before.links.uses(id).is_none() != next.links.uses(id).is_none()
                 && let Some(policy) = self.compiled.policy(id)
             {
                 touched.insert(FilePath(Arc::clone(policy.source().path())));
             }
         }
-        for (id, phase) in step.inherited() {
-            // As whose policy a blueprint names none is told of the blueprint.
+        for (id, phase) in diff.inherited() {
+            // The warning about a blueprint without a policy names one of its clients, and is stored under the
+            // blueprint's file.
             if let Some(blueprint) = self.snapshot.blueprint(id).filter(|blueprint| blueprint.policy(phase).is_none()) {
                 touched.insert(FilePath(Arc::clone(blueprint.source().path())));
             }
@@ -198,23 +215,23 @@ impl Library {
                 return None;
             }
             if let Some(known) = self.files.get(&path) {
-                // Of one that is held back: what is wrong with it, and what is told of what is in force instead.
+                // For a file that is held back: the errors on disk, and the warnings of the version in force.
                 diagnostics.extend(known.diagnostics().iter().cloned());
                 if let Some(file) = known.in_force() {
                     let policies = file.policies().iter();
                     diagnostics.extend(policies.flat_map(|spec| self.compiled.warnings_of(&spec.id.value)).cloned());
-                    across.warn_of_file(file, &mut diagnostics);
+                    lints.warn_of_file(file, &mut diagnostics);
                     if accepts_of_lists(file) {
                         return None;
                     }
-                    if let (Some(accepts), Kept::Settled(..)) = (file.source.accepts(), known) {
+                    if let (Some(accepts), StoredFile::InForce(..)) = (file.source.accepts(), known) {
                         let accepted = diagnostics.iter().filter(|it| it.severity == Severity::Accepted);
                         let accepted: HashSet<_> = accepted.map(|it| (it.place.line, it.code)).collect();
                         diagnostics.extend(accepts.complaints(|line, code| accepted.contains(&(line, Some(code)))));
                     }
                 }
             }
-            next.told.set(&path, diagnostics);
+            next.diagnostics.set(&path, diagnostics);
         }
         Some(next)
     }

@@ -1,4 +1,4 @@
-//! What a policy allows and denies at once: denying wins, so the entry that allows is dead.
+//! Warnings about names that a policy both allows and denies. Denying wins, so the entry that allows has no effect.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,50 +8,50 @@ use crate::document::{At, Code, Findings, Severity, Span, quoted};
 
 use super::super::list::more;
 use super::entries::MAX_COMPARED;
-use crate::policy::matching::name_set::Kind;
+use crate::policy::matching::name_set::PatternKind;
 use crate::policy::matching::rules::{Rule, Rules};
 use crate::policy::snapshot::Policy;
 
-/// Entries from list files and includes that are compared with what a policy denies: more than presets and lists of
-/// hosts have. Of longer lists, only what the policy's own entries deny exactly is looked for, so that a change of one
-/// entry costs no walk over a million others.
+/// The number of entries from list files and includes up to which all are compared with the denied patterns; presets
+/// and lists of hosts have fewer. In longer lists only exact copies of the policy's own denied entries are looked for,
+/// so that changing one entry costs no walk over a million others.
 const MAX_FOREIGN: usize = 1 << 16;
 
-/// The entries that allow from one place, and are denied from one other.
-struct Dead<'p> {
-    /// The first entry that allows.
+/// Allowed entries from one place that entries from another place deny.
+struct DeadEntry<'p> {
+    /// The first allowed entry.
     allowed: Rule<'p>,
-    /// What denies it.
+    /// The pattern that denies the first entry.
     denied: Rule<'p>,
-    /// How many there are.
+    /// The number of entries.
     count: usize,
 }
 
-/// The file of an entry and the policy by which it was included.
+/// The source of an entry: the policy it was included from, its file, and whether that is a list.
 type Origin<'p> = (Option<&'p str>, &'p Path, bool);
 
-/// Warns of entries that allow what is denied as well, naming both places: of those of the policy itself each, of those
-/// from elsewhere once for each pair of places they are from.
+/// Warns about entries that allow a denied name, with both places. Each of the policy's own entries gets a warning;
+/// entries from elsewhere get one for each pair of sources.
 pub(super) fn contradictions<'p>(policy: &'p Policy, findings: &mut Findings) {
     if policy.denied.is_empty() {
         return;
     }
-    let mut dead: BTreeMap<(Origin<'p>, Origin<'p>, (u32, u32)), Dead<'p>> = BTreeMap::new();
+    let mut dead: BTreeMap<(Origin<'p>, Origin<'p>, (u32, u32)), DeadEntry<'p>> = BTreeMap::new();
     let mut add = |allowed: Rule<'p>, denied: Rule<'p>| {
-        // One that both are included by is warned of by itself.
+        // If both come from the same included policy, that policy has the warning.
         if let (Some(one), Some(two)) = (allowed.via().next(), denied.via().next())
             && one == two
         {
             return;
         }
-        // Each entry of one's own can be removed or accepted by itself; a list file is told of once.
+        // Each of the policy's own entries can be removed or accepted on its own; a list file is reported once.
         let own = match (is_own(&allowed), is_own(&denied)) {
             (true, true) => Some(allowed.position()),
             (_, true) => Some(denied.position()),
             (_, false) => None,
         };
         let key = (origin(&allowed), origin(&denied), own.map_or((0, 0), |(_, line, column)| (line, column)));
-        dead.entry(key).or_insert(Dead { allowed, denied, count: 0 }).count += 1;
+        dead.entry(key).or_insert(DeadEntry { allowed, denied, count: 0 }).count += 1;
     };
     let foreign = policy.allowed.len() - policy.spec.allowed.len();
     for allowed in policy.allowed.iter().take(MAX_COMPARED) {
@@ -74,8 +74,8 @@ pub(super) fn contradictions<'p>(policy: &'p Policy, findings: &mut Findings) {
     }
 }
 
-impl Dead<'_> {
-    /// Warns at the policy's own entry, else where it names what denies.
+impl DeadEntry<'_> {
+    /// Reports the warning at the policy's own entry, or else where the policy names the source of the denied pattern.
     fn warn(&self, policy: &Policy, findings: &mut Findings) {
         let Self { allowed, denied, count } = self;
         let source = &policy.spec.source;
@@ -116,18 +116,18 @@ impl Dead<'_> {
     }
 }
 
-/// Returns the most specific of the rules that match all that a pattern matches.
-pub(super) fn wider_or_same<'r>(rules: &'r Rules, kind: Kind, wire: &[u8]) -> Option<Rule<'r>> {
+/// Returns the most specific rule that matches every name that a pattern matches.
+pub(super) fn wider_or_same<'r>(rules: &'r Rules, kind: PatternKind, wire: &[u8]) -> Option<Rule<'r>> {
     let labels = Suffixes::of(wire).count();
     Suffixes::of(wire).enumerate().find_map(|(above, suffix)| {
-        let kind = if above == 0 { kind } else { Kind::Below };
+        let kind = if above == 0 { kind } else { PatternKind::Below };
         rules.find(kind, suffix, labels - above, &mut None)
     })
 }
 
 /// Returns the kind of a rule's pattern.
-fn kind(rule: &Rule<'_>) -> Kind {
-    if rule.is_wildcard() { Kind::Below } else { Kind::Exact }
+fn kind(rule: &Rule<'_>) -> PatternKind {
+    if rule.is_wildcard() { PatternKind::Below } else { PatternKind::Exact }
 }
 
 /// Returns whether an entry is in the policy's own table.
@@ -135,12 +135,12 @@ fn is_own(rule: &Rule<'_>) -> bool {
     !rule.is_of_list() && rule.via().next().is_none()
 }
 
-/// Returns where an entry is from.
+/// Returns the source of an entry.
 fn origin<'p>(rule: &Rule<'p>) -> Origin<'p> {
     (rule.via().next(), rule.position().0, rule.is_of_list())
 }
 
-/// Returns whose entry it is, in words that follow on what is done with it; nothing for the policy's own.
+/// Returns the source of an entry as words after a verb ("denied by …"); empty for the policy's own entries.
 fn whose(rule: &Rule<'_>) -> String {
     match rule.via().next() {
         Some(id) => format!(" by {}", quoted(id)),
@@ -149,7 +149,7 @@ fn whose(rule: &Rule<'_>) -> String {
     }
 }
 
-/// Returns where a policy names the list file or the include that an entry is from.
+/// Returns the place where a policy names the list file or the include that an entry comes from.
 fn reference(policy: &Policy, rule: &Rule<'_>) -> Span {
     let spec = &policy.spec;
     let found = if let Some(id) = rule.via().next() {
@@ -161,5 +161,5 @@ fn reference(policy: &Policy, rule: &Rule<'_>) -> Span {
     found.unwrap_or(spec.id.span)
 }
 
-/// What is to be done about it.
+/// The help about an entry that is both allowed and denied.
 const HELP: &str = "remove one of them";

@@ -1,4 +1,5 @@
-//! What a policy's own entries and list files have in common, and denied wildcards without the name itself.
+//! Warnings about a policy's own entries: those that another entry covers, list files that add nothing, and denied
+//! wildcards without the name itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,14 +9,14 @@ use crate::document::{At, Code, Diagnostic, Findings, Placed, Severity, quoted};
 
 use super::super::list::{ListFile, more};
 use super::contradictions::contradictions;
-use crate::policy::matching::name_set::{Kind, Match, NameSet};
+use crate::policy::matching::name_set::{Match, NameSet, PatternKind};
 use crate::policy::matching::rules::Rules;
 use crate::policy::matching::shared_suffix::{self, Registry};
 use crate::policy::model::spec::{Covers, ListUse};
 use crate::policy::snapshot::Policy;
 
-/// Returns the warnings about a policy's own lists; `allowed_lists` and `denied_lists` are the list files it names
-/// itself.
+/// Returns the warnings about a policy's own lists. `allowed_lists` and `denied_lists` are the list files that the
+/// policy itself names.
 pub(crate) fn policy(
     policy: &Policy,
     allowed_lists: &[Arc<ListFile>],
@@ -37,7 +38,7 @@ pub(crate) fn policy(
     }
     lists_in_lists(policy, (&spec.allowed_lists, allowed_lists), &mut findings);
     lists_in_lists(policy, (&spec.denied_lists, denied_lists), &mut findings);
-    // A preset leaves the name above its wildcards out on purpose: its tools do not ask for it.
+    // A preset omits the name above a wildcard on purpose: its tools do not ask for it.
     if !spec.is_preset() {
         spec.denied.iter().for_each(|entry| denied_without_its_name(policy, entry, &mut findings));
     }
@@ -45,10 +46,11 @@ pub(crate) fn policy(
     findings.into_diagnostics(spec.source.path())
 }
 
-/// Comparisons of a policy's own entries with its list files: a million entries and one list, or many lists and fewer.
+/// The most comparisons of a policy's own entries with its list files: a million entries and one list, or fewer entries
+/// and more lists.
 pub(super) const MAX_COMPARED: usize = 2 << 20;
 
-/// Warns of entries that others cover; of those that entries of one list file cover, once.
+/// Warns about entries that another entry covers. Entries that the same list file covers get one warning.
 fn covered<'p>(
     policy: &Policy,
     entries: impl Iterator<Item = Match<'p>>,
@@ -57,8 +59,8 @@ fn covered<'p>(
 ) {
     let mut by_lists: BTreeMap<usize, (Match<'p>, Match<'p>, usize)> = BTreeMap::new();
     for entry in entries {
-        // A bypass has to be named exactly, whatever wildcard is there.
-        if entry.kind() == Kind::Exact && crate::policy::decide::is_bypass(entry.wire()) {
+        // A bypass is allowed only by its exact name, so a wildcard above it does not make the entry superfluous.
+        if entry.kind() == PatternKind::Exact && crate::policy::decide::is_bypass(entry.wire()) {
             continue;
         }
         let twin = (1..).zip(&sets[1..]).find_map(|(index, set)| {
@@ -93,12 +95,13 @@ fn covered<'p>(
     }
 }
 
-/// Warns of list files that add nothing to another one. Lists overlap by nature; comparing ends where they differ.
+/// Warns about list files that add nothing to another one. Lists often overlap, so the comparison ends at the first
+/// entry that differs.
 fn lists_in_lists(policy: &Policy, (named, lists): (&[Placed<ListUse>], &[Arc<ListFile>]), findings: &mut Findings) {
     let mut left = MAX_COMPARED;
     for (index, list) in lists.iter().enumerate() {
         let adds_nothing = |(other_index, other): &(usize, &Arc<ListFile>)| {
-            // Of two that hold the same, the second is told of.
+            // Of two lists with the same contents, the second one is reported.
             let may_be = *other_index != index
                 && (list.set.len() < other.set.len() || list.set.len() == other.set.len() && *other_index < index);
             may_be
@@ -124,14 +127,14 @@ fn lists_in_lists(policy: &Policy, (named, lists): (&[Placed<ListUse>], &[Arc<Li
     }
 }
 
-/// Warns of a denied `*.x` where `x` itself is not denied and could be meant.
+/// Warns about a denied `*.x` if `x` itself is not denied and may have been forgotten.
 fn denied_without_its_name(policy: &Policy, entry: Match<'_>, findings: &mut Findings) {
     let wire = entry.wire();
     let labels = Suffixes::of(wire).count();
-    // Whoever allows exactly the name means to; and no host has the name of a public suffix.
-    if entry.kind() == Kind::Exact
+    // An exact allowed entry shows that the name was left out on purpose, and no host has the name of a public suffix.
+    if entry.kind() == PatternKind::Exact
         || matches_name(&policy.denied, wire)
-        || policy.allowed.find(Kind::Exact, wire, labels, &mut None).is_some()
+        || policy.allowed.find(PatternKind::Exact, wire, labels, &mut None).is_some()
         || shared_suffix::registry_of_wire(wire) == Some(Registry::Icann)
     {
         return;
@@ -146,12 +149,12 @@ fn denied_without_its_name(policy: &Policy, entry: Match<'_>, findings: &mut Fin
     );
 }
 
-/// Returns whether rules match a name.
+/// Returns whether one of the rules matches a name.
 fn matches_name(rules: &Rules, wire: &[u8]) -> bool {
-    super::contradictions::wider_or_same(rules, Kind::Exact, wire).is_some()
+    super::contradictions::wider_or_same(rules, PatternKind::Exact, wire).is_some()
 }
 
-/// Adds a warning of a kind at an entry of the policy's own lists.
+/// Adds a warning at an entry of the policy's own lists.
 pub(super) fn warn(
     policy: &Policy,
     (code, entry): (Code, Match<'_>),

@@ -1,5 +1,5 @@
-//! The warnings of list files, of which a policy that names the file can accept some: a list that somebody else writes
-//! has no comments of ours.
+//! Warnings of list files. A policy that names a list can accept them, as a list that somebody else maintains has no
+//! comments for hostgate.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::super::conflict::Files;
 use crate::policy::load::list_references;
 use crate::policy::model::spec::ListUse;
 
-/// Adds the warnings of lists, and returns where policies accept some of them: the file, the line, the kind.
+/// Adds the warnings of list files, and returns the comments that accept some of them: file, line and code.
 pub(crate) fn of_lists(
     files: &Files,
     lists: &Lists,
@@ -33,7 +33,7 @@ pub(crate) fn of_lists(
                 accepted.insert((Arc::clone(source.path()), accept.line, accept.code));
                 Some(&accept.reason)
             });
-            // All of them are used; the first one is shown.
+            // Every comment that accepts the warning counts as used; the reason of the first one is shown.
             let reason = by.next();
             by.for_each(drop);
             diagnostics.push(match reason {

@@ -1,4 +1,5 @@
-//! What is legal and probably not meant.
+//! Lints: warnings about policies that are valid and probably not meant. Those about one policy's entries are in
+//! [`entries`]; those that depend on several files are here, and run again for the files that a change concerns.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,20 +20,18 @@ mod lists;
 pub(crate) use self::entries::policy;
 pub(crate) use self::lists::of_lists;
 
-/// What the warnings that several files make together depend on.
-pub(crate) struct Across<'a> {
-    /// The policies.
+/// The state that lints about several files depend on.
+pub(crate) struct CrossFileLints<'a> {
     pub(crate) compiled: &'a Compiled,
-    /// What is in force.
     pub(crate) snapshot: &'a Snapshot,
-    /// Who refers to what.
+    /// The references between objects.
     pub(crate) links: &'a Links,
-    /// What refers to policies from outside of the files.
+    /// The references of hostgate.toml to policies.
     pub(crate) bindings: &'a Bindings,
 }
 
-impl Across<'_> {
-    /// Adds the warnings that a file makes together with others.
+impl CrossFileLints<'_> {
+    /// Adds the warnings about a file that depend on other files.
     pub(crate) fn warn_of_file(&self, file: &FileSpec, diagnostics: &mut Vec<Diagnostic>) {
         let mut findings = Findings::of(file.source.accepts());
         self.unused(file, &mut findings);
@@ -45,8 +44,8 @@ impl Across<'_> {
         diagnostics.extend(findings.into_diagnostics(file.source.path()));
     }
 
-    /// Warns of included policies that say more than their lists, where the policy does not say it itself: the rest is what
-    /// their own clients have, and not included.
+    /// Warns about includes of policies with settings beside their lists, if the including policy does not have the
+    /// same settings. Settings apply to a policy's own clients and are not included.
     fn included(&self, policy: &PolicySpec, findings: &mut Findings) {
         for included in &policy.include {
             let Some(definition) = self.compiled.policy(&included.value) else { continue };
@@ -72,7 +71,7 @@ impl Across<'_> {
         }
     }
 
-    /// Warns of a budget that limits nothing: neither the policy nor what it includes has a wildcard.
+    /// Warns about a budget without effect, because neither the policy nor its includes have a wildcard.
     fn unused_budget(&self, policy: &PolicySpec, findings: &mut Findings) {
         let (Some(span), Some(compiled)) = (policy.setting("budget"), self.compiled.policy(&policy.id.value)) else {
             return;
@@ -94,9 +93,9 @@ impl Across<'_> {
         !self.links.uses(policy).is_none() || self.bindings.refer_to(policy)
     }
 
-    /// Warns of policies nothing refers to, and of preset files of that kind.
+    /// Warns about policies that nothing refers to, and about preset files that replace no preset and are not included.
     fn unused(&self, file: &FileSpec, findings: &mut Findings) {
-        // Over the API a policy is always there before what is to refer to it.
+        // The API creates a policy before the objects that refer to it.
         let recorded: HashSet<&str> = file.records.iter().map(|record| &*record.id.value).collect();
         let unused = file.policies().iter().filter(|policy| !self.is_used(&policy.id.value));
         for policy in unused.filter(|policy| !recorded.contains(&*policy.id.value)) {
@@ -116,7 +115,7 @@ impl Across<'_> {
         }
     }
 
-    /// Warns of blueprints without a policy for a phase that clients of theirs are in.
+    /// Warns about blueprints without a policy for a phase in which they have clients.
     fn open_blueprints(&self, file: &FileSpec, findings: &mut Findings) {
         for spec in file.blueprints() {
             let without = match (&self.bindings.default_policy, self.bindings.without_policy) {
@@ -147,7 +146,7 @@ impl Across<'_> {
         }
     }
 
-    /// Warns of references to what went with its file: those who have them are denied.
+    /// Warns about references to objects whose file was deleted. The clients concerned are denied.
     fn gone(&self, file: &FileSpec, findings: &mut Findings) {
         let mut warn = |source: &Source, id: &Placed<Arc<str>>, who: &dyn Fn() -> String| {
             findings.warn(Code::Gone, id.span, || gone(source, id, &who()));
@@ -175,23 +174,25 @@ impl Across<'_> {
         }
     }
 
-    /// Adds warnings of what went with its file and is named from outside of the files.
+    /// Adds the warnings about policies that hostgate.toml names and whose file was deleted.
     pub(crate) fn warn_of_bindings(&self, diagnostics: &mut Vec<Diagnostic>) {
         for binding in self.bindings.iter().filter(|binding| self.is_gone(&binding.policy)) {
             if let Some((source, span)) = &binding.written {
                 let reference = Placed { value: Arc::clone(&binding.policy), span: *span };
-                diagnostics.push(gone(source, &reference, "those it is for are").unless_accepted(Code::Gone, source));
+                diagnostics.push(
+                    gone(source, &reference, "the clients it applies to are").unless_accepted(Code::Gone, source),
+                );
             }
         }
     }
 
-    /// Returns whether there is no policy of this id.
+    /// Returns whether no policy has this id.
     fn is_gone(&self, policy: &str) -> bool {
         policy != UNRESTRICTED && self.compiled.policy(policy).is_none()
     }
 }
 
-/// Returns the warning of a reference to what went with its file.
+/// Returns the warning about a reference to an object whose file was deleted.
 fn gone(source: &Source, reference: &Placed<Arc<str>>, who: &str) -> Diagnostic {
     let message = format!("{} is gone with its file: {who} denied everything", quoted(&reference.value));
     source.warning(reference.span, message).help("define it again, or refer to something else")
@@ -201,11 +202,11 @@ fn gone(source: &Source, reference: &Placed<Arc<str>>, who: &str) -> Diagnostic 
 mod tests {
     use crate::policy::testing::Directory;
 
-    /// A client for the policy `p`, so that something refers to it.
+    /// A client of the policy `p`, so that the policy is used.
     const CLIENT: &str = "[client.c]\nsources = [\"192.0.2.1\"]\npolicy = \"p\"\n";
 
     #[test]
-    fn what_is_probably_not_meant_is_warned_of_at_its_place() {
+    fn mistakes_are_warned_about_at_their_place() {
         const CASES: &[(&str, &[&str])] = &[
             ("allowed_hostnames = [\"a.test\", \"*.b.test\", \"b.test\"]", &[]),
             (
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_and_denied_is_told_with_both_places() {
+    fn names_allowed_and_denied_are_reported_with_both_places() {
         const FILES: &[(&str, &str)] = &[
             ("allow.txt", "l.test\nm.test\nn.test\n"),
             ("block.txt", "x.test\nm.test\nn.test\n*.pythonhosted.org\npythonhosted.org\n"),
@@ -303,7 +304,7 @@ mod tests {
             (
                 "allowed_hostnames = [\"x.test\", \"m.test\", \"n.test\"]\ndenied_hostnames_files = [\"block.txt\"]",
                 &[
-                    "p/p.toml:2:22: `x.test` is allowed and denied by a list file: denying wins, and so it is with 2 more entries: remove one of them (p/block.txt:1:1: denied here)",
+                    "p/p.toml:2:22: `x.test` is allowed and denied by a list file: denying wins (and 2 more entries): remove one of them (p/block.txt:1:1: denied here)",
                 ],
             ),
             (
@@ -319,7 +320,7 @@ mod tests {
             (
                 "allowed_hostnames_files = [\"allow.txt\"]\ndenied_hostnames_files = [\"block.txt\"]",
                 &[
-                    "p/p.toml:3:27: `m.test` is allowed by a list file and denied by a list file: denying wins, and so it is with 1 more entry",
+                    "p/p.toml:3:27: `m.test` is allowed by a list file and denied by a list file: denying wins (and 1 more entry)",
                 ],
             ),
             (
@@ -331,7 +332,7 @@ mod tests {
             (
                 "allowed_hostnames = [\"l.test\", \"z.test\", \"m.test\"]\nallowed_hostnames_files = [\"allow.txt\"]",
                 &[
-                    "p/p.toml:2:22: `l.test` is covered by `l.test`, and so it is with 1 more entry: remove it (p/allow.txt:1:1: `l.test` is here)",
+                    "p/p.toml:2:22: `l.test` is covered by `l.test` (and 1 more entry): remove it (p/allow.txt:1:1: `l.test` is here)",
                 ],
             ),
             (
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_accept_what_is_told_at_their_line_and_say_where_they_accept_nothing() {
+    fn comments_accept_warnings_of_their_line_and_useless_ones_are_reported() {
         const CASES: &[(&str, &[&str])] = &[
             (
                 "allowed_hostnames = [\n\"*.github.io\", # hostgate: accept shared-suffix: ours\n\"*.gitlab.io\"]",
@@ -417,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn includes_silence_the_missing_name_and_are_not_checked_for_copies() {
+    fn included_entries_count_as_the_name_itself_and_are_not_checked_for_copies() {
         let base = "[policy.base]\nallowed_hostnames = [\"a.test\"]\n";
         let p =
             "[policy.p]\nallowed_hostnames = [\"*.a.test\", \"github.com\"]\ninclude = [\"base\", \"preset:github\"]\n";
@@ -426,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_included_policies_and_budgets_without_a_wildcard_are_warned_of() {
+    fn included_settings_and_budgets_without_a_wildcard_are_warned_about() {
         const CASES: &[(&str, &str, &[&str])] = &[
             (
                 "include = [\"q\"]",
@@ -470,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn unused_policies_and_open_blueprints_are_warned_of() {
+    fn unused_policies_and_blueprints_without_a_policy_are_warned_about() {
         let text = format!(
             "[policy.p]\n[policy.unused]\n[policy.all]\nallow_all = true\n[policy.i]\ninclude = [\"all\"]\n[blueprint.b]\nbuild_policy = \"i\"\n{CLIENT}[client.d]\nsources = [\"192.0.2.2\"]\nblueprint = \"b\"\n"
         );

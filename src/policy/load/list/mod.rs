@@ -1,6 +1,9 @@
-//! Plain lists of hostnames: a hostname or pattern a line, or the form of a hosts file.
+//! List files: one hostname or pattern per line, or the lines of a hosts file.
+//!
+//! A list may have a million lines, so its parts are read on several threads, and a usual line takes the fast path of
+//! [`fast_line`]. Errors and warnings that occur in many lines are reported once with a count.
 
-pub(crate) mod plain;
+pub(crate) mod fast_line;
 
 use std::hash::RandomState;
 use std::net::IpAddr;
@@ -14,35 +17,34 @@ use crate::dns::name::{DisplayWire, MAX_NAME};
 use crate::document::{Accepts, At, Code, Diagnostic, Findings, Language, Place, Severity, Source, line_ends, quoted};
 use crate::list_format::{self, Guess};
 
-use self::plain::Plain;
-use crate::policy::matching::name_set::{Builder, Duplicate, Kind, Match, NameSet, Origin};
+use self::fast_line::FastLine;
+use crate::policy::matching::name_set::{Builder, Duplicate, Match, NameSet, Origin, PatternKind};
 use crate::policy::matching::pattern::{Pattern, PatternError, Purpose};
 use crate::policy::matching::shared_suffix::{self, Registry, Shared};
 use crate::policy::model::spec::{Covers, ListUse};
 use crate::util::content_hash::content_hash;
 
-/// What a list file says.
+/// The contents of a list file.
 #[derive(Debug)]
 pub(crate) struct ListFile {
-    /// The file, and what it is for.
+    /// The path of the list, its purpose, and the names that each entry covers.
     pub(crate) named: ListUse,
-    /// Its patterns.
     pub(crate) set: Arc<NameSet>,
-    /// Its warnings, and those that its comments accept.
+    /// The warnings, and those that comments of the list accept.
     pub(crate) warnings: Vec<Diagnostic>,
-    /// Its comments that accept warnings.
+    /// The comments that accept warnings.
     pub(crate) accepts: Option<Arc<Accepts>>,
-    /// The hash of the text, the same in every process.
+    /// The hash of the text, which is the same in every process.
     pub(crate) hash: u64,
-    /// The length of the text.
+    /// The length of the text in octets.
     pub(crate) length: usize,
 }
 
 impl ListFile {
-    /// Reads a list; `#` begins a comment. A large one is read on several threads.
+    /// Parses a list; `#` begins a comment. A large list is parsed on several threads.
     ///
     /// # Errors
-    /// All lines that are wrong; or a single error that names the format, if it is that of another system.
+    /// An error for each wrong line, or a single error that names the format if the list is in another system's.
     pub(crate) fn read(named: &ListUse, text: &str, hasher: &RandomState) -> Result<Self, Vec<Diagnostic>> {
         let path: &Arc<Path> = &named.path.as_path().into();
         if text.len() > Source::MAX_LEN {
@@ -51,13 +53,14 @@ impl ListFile {
         }
         let accepts = Accepts::find(&Source::new(Arc::clone(path), ""), text, Language::List);
         let (mut builders, mut findings) = (Vec::new(), Findings::of(accepts.as_ref()));
-        for part in read_parts(&Reading { path, named, accepts: accepts.as_ref(), hasher }, text) {
+        for part in read_parts(&ListSettings { path, named, accepts: accepts.as_ref(), hasher }, text) {
             builders.push(part.builder);
             findings.append(part.findings);
         }
         let origin = Origin { path: Arc::clone(path), via: Arc::new([]), is_list: true };
         let (set, duplicates) = Builder::finish(builders, hasher, origin);
-        // Where each name stands for what is below it, names that others cover are no mistake.
+        // With `subdomains = true` each name covers the names below it, and a list may still have some of these as
+        // entries.
         let is_as_written = named.covers == Covers::AsWritten;
         if is_as_written {
             warn_of_copies(&set, &duplicates, &mut Lines::new(path, text), &mut findings);
@@ -79,7 +82,7 @@ impl ListFile {
     }
 }
 
-/// Returns the error about a list in another system's format, which stands for all those about its lines.
+/// Returns the error about a list in another system's format, which replaces the errors about its lines.
 fn foreign(path: &Path, text: &str) -> Option<Diagnostic> {
     if list_format::is_policy(text) {
         let help = "name its policies under `include`, and a list of hostnames here";
@@ -90,14 +93,14 @@ fn foreign(path: &Path, text: &str) -> Option<Diagnostic> {
         list_format::first_of(text, format).map_or_else(String::new, |line| format!(" (the first in line {line})"));
     let what = format.foreign_entries();
     let message = match entries {
-        0 => format!("the file holds {what}, which are no list of hostnames"),
+        0 => format!("the file holds {what}, which are not a list of hostnames"),
         _ => format!("{entries} of {of} entries are {what}, which a list of hostnames cannot hold{first}"),
     };
     let help = format!("convert it: `hostgate import --as {format} {}`", path.display());
     Some(Diagnostic::about_file(path, message).help(help))
 }
 
-/// Warns of entries that are there twice or that others cover: once each, however many there are.
+/// Warns about entries that are listed twice or that others cover, once for each of the two.
 fn warn_of_copies(set: &NameSet, duplicates: &[Duplicate], lines: &mut Lines<'_>, findings: &mut Findings) {
     if let Some(first) = duplicates.first() {
         let (entry, first) = set.duplicate(*first);
@@ -121,15 +124,15 @@ fn warn_of_copies(set: &NameSet, duplicates: &[Duplicate], lines: &mut Lines<'_>
     }
 }
 
-/// Warns of denied wildcards that leave the name itself out: once, however many there are.
+/// Warns about denied wildcards without the name itself, once for the whole list.
 fn warn_of_lone_wildcards(set: &NameSet, lines: &mut Lines<'_>, findings: &mut Findings) {
     if !set.has_wildcards() {
         return;
     }
     let is_alone = |entry: &Match<'_>| {
         let wire = entry.wire();
-        entry.kind() == Kind::Below
-            && set.find_match(Kind::Exact, wire, set.hash(wire)).is_none()
+        entry.kind() == PatternKind::Below
+            && set.find_match(PatternKind::Exact, wire, set.hash(wire)).is_none()
             && set.wider(wire).is_none()
             // No host has the name of a public suffix.
             && shared_suffix::registry_of_wire(wire) != Some(Registry::Icann)
@@ -144,41 +147,40 @@ fn warn_of_lone_wildcards(set: &NameSet, lines: &mut Lines<'_>, findings: &mut F
     });
 }
 
-/// Returns the words for entries of which the same is to be said.
+/// Returns the words that count further entries with the same warning.
 pub(crate) fn more(count: usize) -> String {
     match count {
         0 => String::new(),
-        1 => ", and so it is with 1 more entry".to_owned(),
-        _ => format!(", and so it is with {count} more entries"),
+        1 => " (and 1 more entry)".to_owned(),
+        _ => format!(" (and {count} more entries)"),
     }
 }
 
-/// What is read, and how.
+/// The settings of a list that its parts share.
 #[derive(Clone, Copy)]
-struct Reading<'r> {
-    /// The file.
+struct ListSettings<'r> {
     path: &'r Arc<Path>,
-    /// What it is for.
+    /// The use of the list.
     named: &'r ListUse,
-    /// Its comments that accept warnings.
+    /// The comments that accept warnings.
     accepts: Option<&'r Arc<Accepts>>,
     /// The key of the set's hash.
     hasher: &'r RandomState,
 }
 
-/// What was read of a part of a list.
-struct Part<'r> {
-    /// What is read.
-    reading: Reading<'r>,
-    /// Its patterns.
+/// The contents of one part of a list.
+struct ListPart<'r> {
+    /// The settings of the list.
+    settings: ListSettings<'r>,
+    /// The patterns of the part.
     builder: Builder,
-    /// What is wrong with it.
+    /// The errors and warnings of the part.
     findings: Findings,
 }
 
-/// Reads a list in as many parts as there are threads and it is worth it.
-fn read_parts<'r>(reading: &Reading<'r>, text: &str) -> Vec<Part<'r>> {
-    /// Octets for which a thread is worth starting.
+/// Parses a list in parts, one for each thread; short lists in one part.
+fn read_parts<'r>(settings: &ListSettings<'r>, text: &str) -> Vec<ListPart<'r>> {
+    /// The size of a part in octets for which a thread is worth starting.
     const WORTH: usize = 1 << 18;
     let threads = available_parallelism().map_or(1, NonZero::get).min(text.len() / WORTH).max(1);
     let (mut rest, mut number, mut pieces) = (text, 1, Vec::new());
@@ -195,8 +197,8 @@ fn read_parts<'r>(reading: &Reading<'r>, text: &str) -> Vec<Part<'r>> {
     thread::scope(|scope| {
         let mut pieces = pieces.into_iter();
         let own = pieces.next();
-        let read = |(piece, number, lines)| read_part(*reading, piece, number, lines);
-        // Without a thread for it, a part is read here.
+        let read = |(piece, number, lines)| read_part(*settings, piece, number, lines);
+        // If a thread cannot be started, its part is parsed here.
         let others: Vec<_> = pieces
             .map(|piece| thread::Builder::new().spawn_scoped(scope, move || read(piece)).map_err(|_| piece))
             .collect();
@@ -209,17 +211,18 @@ fn read_parts<'r>(reading: &Reading<'r>, text: &str) -> Vec<Part<'r>> {
     })
 }
 
-/// Reads a part of a list, whose first line has this number and which has at most so many lines.
-fn read_part<'r>(reading: Reading<'r>, text: &str, first: u32, lines: usize) -> Part<'r> {
-    /// What a name takes in a set besides its text, the line end included; two octets of it for a wildcard beside it.
+/// Parses a part of a list; `first` is the number of its first line and `lines` an upper bound of its line count.
+fn read_part<'r>(settings: ListSettings<'r>, text: &str, first: u32, lines: usize) -> ListPart<'r> {
+    /// The octets that a name takes in a set beside its text and line end, including two for a wildcard of the same
+    /// name.
     const BESIDE: usize = 10;
-    let builder = Builder::new(reading.hasher, lines, text.len() + lines * BESIDE);
-    let mut part = Part { reading, builder, findings: Findings::of(reading.accepts) };
+    let builder = Builder::new(settings.hasher, lines, text.len() + lines * BESIDE);
+    let mut part = ListPart { settings, builder, findings: Findings::of(settings.accepts) };
     let (mut rest, mut number, mut wire) = (text, first, [0; MAX_NAME]);
     while !rest.is_empty() {
-        let plain = plain::read_line(rest.as_bytes(), &mut wire);
-        let end = match plain {
-            Some(Plain { kind, length, end }) if !part.needs_a_look(kind, &wire[..length]) => {
+        let fast = fast_line::read_line(rest.as_bytes(), &mut wire);
+        let end = match fast {
+            Some(FastLine { kind, length, end }) if !part.needs_all_checks(kind, &wire[..length]) => {
                 part.add(kind, &wire[..length], number, 1);
                 end
             }
@@ -235,32 +238,32 @@ fn read_part<'r>(reading: Reading<'r>, text: &str, first: u32, lines: usize) -> 
     part
 }
 
-impl Part<'_> {
-    /// Returns whether something may be said against a pattern, or it refused.
-    fn needs_a_look(&self, kind: Kind, wire: &[u8]) -> bool {
-        let ListUse { purpose, covers, .. } = self.reading.named;
+impl ListPart<'_> {
+    /// Returns whether a pattern may be warned about or refused, so that it needs all checks of the slow path.
+    fn needs_all_checks(&self, kind: PatternKind, wire: &[u8]) -> bool {
+        let ListUse { purpose, covers, .. } = self.settings.named;
         *purpose != Purpose::Deny
-            && (shared_suffix::needs_a_look(kind, wire)
-                || *covers == Covers::Subdomains && shared_suffix::needs_a_look(Kind::Below, wire))
+            && (shared_suffix::may_be_warned_about(kind, wire)
+                || *covers == Covers::Subdomains && shared_suffix::may_be_warned_about(PatternKind::Below, wire))
     }
 
-    /// Adds a pattern, or both that a name stands for.
-    fn add(&mut self, kind: Kind, wire: &[u8], line: u32, column: u32) {
-        match self.reading.named.covers {
+    /// Adds a pattern, or with `subdomains = true` the name and its wildcard.
+    fn add(&mut self, kind: PatternKind, wire: &[u8], line: u32, column: u32) {
+        match self.settings.named.covers {
             Covers::AsWritten => self.builder.add(kind, wire, line, column),
             Covers::Subdomains => {
-                self.builder.add(Kind::Exact, wire, line, column);
-                // A label of one octet has to fit below it.
+                self.builder.add(PatternKind::Exact, wire, line, column);
+                // The wildcard matches nothing if a label of one octet does not fit below the name.
                 if wire.len() + 2 <= MAX_NAME {
-                    self.builder.add(Kind::Below, wire, line, column);
+                    self.builder.add(PatternKind::Below, wire, line, column);
                 }
             }
         }
     }
 
-    /// Reads a line of any form.
+    /// Parses a line of any form: the slow path, with all checks and messages.
     fn read_line(&mut self, line: &str, number: u32) {
-        let Reading { path, named, .. } = self.reading;
+        let ListSettings { path, named, .. } = self.settings;
         let diagnostic = |severity, word: &str, message: String| {
             let start = offset_in(line, word);
             let source = Source::new(Arc::clone(path), line);
@@ -271,9 +274,9 @@ impl Part<'_> {
         if let Some(mark) = list_format::other_comment(content.trim_start()) {
             self.findings.error(|| {
                 let start = content.len() - content.trim_start().len();
-                let message = format!("{} begins no comment here", quoted(mark));
+                let message = format!("{} does not begin a comment here", quoted(mark));
                 let error = diagnostic(Severity::Error, &content[start..start + mark.len()], message);
-                error.help(COMMENT_HELP).unquoted("the line begins with no hostname", Some(COMMENT_HELP))
+                error.help(COMMENT_HELP).unquoted("the line does not begin with a hostname", Some(COMMENT_HELP))
             });
             return;
         }
@@ -306,7 +309,7 @@ impl Part<'_> {
                     warning.unquoted(shared.unquoted(), Some(shared.help()))
                 });
             }
-            let (kind, wire) = Kind::of(&pattern);
+            let (kind, wire) = PatternKind::of(&pattern);
             self.add(kind, wire, number, columns.of(word));
         }
         if let Some(word) = second_word(content) {
@@ -319,10 +322,10 @@ impl Part<'_> {
     }
 }
 
-impl Part<'_> {
-    /// Reads an entry; where it stands for what is below it too, that must not be too broad either.
+impl ListPart<'_> {
+    /// Parses an entry. With `subdomains = true` its wildcard must be acceptable as well.
     fn pattern(&self, word: &str) -> Result<Pattern, PatternError> {
-        let ListUse { purpose, covers, .. } = self.reading.named;
+        let ListUse { purpose, covers, .. } = self.settings.named;
         let pattern = Pattern::parse_for(word, *purpose)?;
         if *covers == Covers::Subdomains && shared_suffix::registry(pattern.name()) == Some(Registry::Icann) {
             Pattern::parse_for(&format!("*.{}", pattern.name()), *purpose)?;
@@ -331,20 +334,18 @@ impl Part<'_> {
     }
 }
 
-/// Finds lines by their number; cheap when asked in rising order.
+/// Finds lines by number, in linear time for all requests together if they come in rising order.
 struct Lines<'t> {
-    /// The file.
     path: &'t Arc<Path>,
-    /// The text.
     text: &'t str,
-    /// The text from the line on that was asked for last.
+    /// The text from the last requested line on.
     rest: &'t str,
-    /// The number of that line.
+    /// The number of the last requested line.
     number: u32,
 }
 
 impl<'t> Lines<'t> {
-    /// Starts at the first line.
+    /// Returns a search that begins at the first line.
     fn new(path: &'t Arc<Path>, text: &'t str) -> Self {
         Self { path, text, rest: text, number: 1 }
     }
@@ -354,7 +355,7 @@ impl<'t> Lines<'t> {
         *self = Self::new(self.path, self.text);
     }
 
-    /// Returns a warning about a pattern on the line asked for last or one behind it.
+    /// Returns a warning about a pattern in the last requested line or a later one.
     fn warning(&mut self, entry: Match<'_>, message: String) -> Diagnostic {
         let (line, column) = entry.line_and_column();
         while self.number < line {
@@ -367,24 +368,23 @@ impl<'t> Lines<'t> {
     }
 }
 
-/// Finds the columns of a line's words, asked in rising order: each counts on from the one before it, for a line of a
-/// hosts file may hold half a million.
+/// Finds the columns of a line's words, requested in rising order. Each continues from the previous one, as a line of a
+/// hosts file may hold half a million names.
 struct Columns<'t> {
-    /// The line.
     line: &'t str,
-    /// Up to which byte its characters were counted.
+    /// The octet up to which characters were counted.
     counted: usize,
-    /// The column of that byte, from 1.
+    /// The column of that octet, from 1.
     column: usize,
 }
 
 impl<'t> Columns<'t> {
-    /// Starts at the first byte.
+    /// Returns a search that begins at the first octet.
     fn new(line: &'t str) -> Self {
         Self { line, counted: 0, column: 1 }
     }
 
-    /// Returns the column of `word`, a part of the line behind the one asked for last, in characters from 1.
+    /// Returns the column of `word` in characters from 1; `word` is a slice of the line after the last requested one.
     fn of(&mut self, word: &str) -> u32 {
         let at = offset_in(self.line, word);
         self.column += self.line[self.counted..at].chars().count();
@@ -393,13 +393,13 @@ impl<'t> Columns<'t> {
     }
 }
 
-/// Returns a diagnostic about a line that was taken for itself as one about the line of that number.
+/// Returns a diagnostic about a line, which was parsed as a text of its own, with the line's number in the list.
 fn on_line(number: u32, diagnostic: Diagnostic) -> Diagnostic {
     let place = Place { line: number, ..diagnostic.place };
     Diagnostic { place, ..diagnostic }
 }
 
-/// Returns the hostnames of a line without its comment: its first word, or in a hosts file what follows the address.
+/// Returns the hostnames of a line without its comment: the first word, or in a hosts file the words after the address.
 fn hostnames(content: &str) -> impl Iterator<Item = &str> {
     let content = content.trim_start_matches('\u{feff}');
     let is_hosts = is_hosts_line(content);
@@ -408,46 +408,46 @@ fn hostnames(content: &str) -> impl Iterator<Item = &str> {
     content.split_ascii_whitespace().skip(skip).take(take).filter(move |word| !(is_hosts && is_own_name(word)))
 }
 
-/// Returns the second word of a line that is not of a hosts file.
+/// Returns the second word of a line that is not one of a hosts file.
 fn second_word(content: &str) -> Option<&str> {
     let mut words = content.split_ascii_whitespace();
     words.next()?;
     words.next().filter(|_| !is_hosts_line(content))
 }
 
-/// Returns whether a line begins with an address and goes on behind it.
+/// Returns whether a line begins with an address and has another word.
 fn is_hosts_line(content: &str) -> bool {
     let mut words = content.trim_start_matches('\u{feff}').split_ascii_whitespace();
     let Some(first) = words.next() else { return false };
-    // Most lines are hostnames; only what ends or begins like an address is worth parsing.
+    // Most lines are hostnames: parsing them as addresses would cost more than this test.
     let may_be = first.as_bytes()[0].is_ascii_digit() || first.contains(':');
     let address = first.split('%').next().unwrap_or(first);
     may_be && words.next().is_some() && address.parse::<IpAddr>().is_ok()
 }
 
-/// Returns where `part` starts in `whole`, of which it is a slice.
+/// Returns the offset of `part` in `whole`, of which it is a slice.
 fn offset_in(whole: &str, part: &str) -> usize {
     part.as_ptr().addr() - whole.as_ptr().addr()
 }
 
-/// What is to be done about denied wildcards that leave the name itself out.
+/// The help about denied wildcards without the name itself.
 const ALONE_HELP: &str = "list the name too, or name the list as `{ path = \"…\", subdomains = true }`";
 
-/// What to do about a comment of another system's lists.
+/// The help about a comment in the syntax of another system's lists.
 const COMMENT_HELP: &str = "write `#` before comments";
 
-/// What is told of a list's entry where it is not quoted.
+/// The help about an entry of a list where the entry must not be quoted.
 const CHECK_HELP: &str = "`hostgate check` shows it";
 
-/// Returns whether a name of a hosts file is one for the machine it is on.
+/// Returns whether a name in a hosts file is one of the machine itself.
 pub(crate) fn is_own_name(word: &str) -> bool {
     let word = word.strip_suffix('.').unwrap_or(word);
-    // A list may have a million names, of which few begin as these do.
+    // A list may have a million names, and few of them begin with one of these letters.
     let may_be = matches!(word.as_bytes().first(), Some(b'0' | b'B' | b'I' | b'L' | b'b' | b'i' | b'l'));
     may_be && OWN_NAMES.iter().any(|own| own.eq_ignore_ascii_case(word))
 }
 
-/// The names a hosts file gives to the machine it is on; they stand in block lists of that form too.
+/// The names that a hosts file gives to the machine it is on. Block lists in that format contain them too.
 const OWN_NAMES: &[&str] = &[
     "localhost",
     "localhost.localdomain",
@@ -475,12 +475,12 @@ mod tests {
 
     use super::*;
 
-    /// Names the list `l.txt`.
+    /// Returns the use of a list `l.txt`.
     fn named(purpose: Purpose, covers: Covers) -> ListUse {
         ListUse { path: "l.txt".into(), purpose, covers }
     }
 
-    /// Reads a list and returns its patterns with their places, or the errors.
+    /// Parses a list and returns its patterns with their places, or the errors.
     fn read(text: &str) -> Result<Vec<String>, Vec<String>> {
         match ListFile::read(&named(Purpose::Allow, Covers::AsWritten), text, &RandomState::new()) {
             Ok(list) => Ok(list.set.iter().map(|found| format!("{found} {}", found.place())).collect()),
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_hold_a_pattern_a_line_or_the_lines_of_a_hosts_file() {
+    fn lists_have_a_pattern_per_line_or_lines_of_a_hosts_file() {
         let text = "\u{feff}# a list\r\nA.test\r\n\n  *.b.test # why\n0.0.0.0 ads.test  more.test#x\n127.0.0.1 localhost\n::1 ip6-localhost\nfe80::1%lo0 localhost\n0.0.0.0 0.0.0.0\n1.test\nlast.test";
         let expected = [
             "a.test l.txt:2:1",
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn all_wrong_lines_are_told_with_their_places() {
+    fn all_wrong_lines_are_reported_with_their_places() {
         let errors =
             read("ok.test\nhttp://a.test/\n  *.com\nx.test y.test\n10.0.0.1\n0.0.0.0 b.test bad:1\n*\n").unwrap_err();
         let starts = ["l.txt:2:1: ", "l.txt:3:3: ", "l.txt:4:8: ", "l.txt:5:1: ", "l.txt:6:16: ", "l.txt:7:1: "];
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_read_by_several_threads_has_the_places_of_its_lines() {
+    fn parallel_parsing_keeps_line_numbers() {
         let lines: Vec<_> = (1..=20_000).map(|line| format!("host{line}.some.example.test")).collect();
         let mut text = lines.join("\r\n");
         assert!(text.len() > 1 << 19, "{}", text.len());
@@ -528,9 +528,9 @@ mod tests {
     }
 
     #[test]
-    fn many_names_on_one_line_are_read_in_one_pass() {
-        /// How many times longer than one name a line one line may take: counting each column from the start of the line
-        /// took twenty times as long. A ratio, as seconds depend on the machine and on what else it does.
+    fn a_line_of_many_names_is_parsed_in_linear_time() {
+        /// The highest ratio of the time for one line of many names to the time for one name per line. Counting each
+        /// column from the start of the line took twenty times as long. A ratio, as seconds depend on the machine.
         const MOST: u32 = 8;
         let read = |text: &str| {
             let start = Instant::now();
@@ -600,7 +600,7 @@ mod tests {
             ("https://a.example/x\nhttp://b.example\n", "2 of 2 entries are URLs, which"),
             ("^ads\\.example$\n(^|\\.)b\\.example$\n", "2 of 2 entries are regular expressions"),
             ("DOMAIN-SUFFIX,ads.example\nDOMAIN,b.example\n", "2 of 2 entries are Surge rules, which"),
-            ("payload:\n  - '+.ads.example'\n", "the file holds Clash rules, which are no list"),
+            ("payload:\n  - '+.ads.example'\n", "the file holds Clash rules, which are not a list"),
             ("\"*.github.com\",\n\"github.com\",\n", "2 of 2 entries are hostnames in another form (quotes, commas,"),
             ("[\"a.example\", \"b.example\"]\n", "1 of 1 entries are hostnames in another form"),
             ("- a.example\n- b.example\nc.example\n", "2 of 3 entries are hostnames in another form"),
@@ -625,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_in_a_list_of_hostnames_is_told_at_its_line() {
+    fn a_single_foreign_entry_is_reported_at_its_line() {
         let names: Vec<_> = (0..20).map(|at| format!("h{at}.example")).collect();
         let names = names.join("\n");
         for slip in ["a.example:443", "||a.example^", ".a.example", "https://a.example/"] {
@@ -635,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_another_format_among_many_names_are_one_error_unless_they_are_a_slip() {
+    fn many_foreign_entries_get_one_error_and_few_get_their_own() {
         let names: Vec<_> = (0..60).map(|at| format!("h{at}.example")).collect();
         let names = names.join("\n");
         for (format, entries) in [
@@ -650,14 +650,14 @@ mod tests {
             assert!(errors.len() == 1 && errors[0].starts_with("l.txt: 2 of 62 entries are "), "{errors:?}");
             assert!(errors[0].contains("cannot hold (the first in line 61): convert it"), "{errors:?}");
             assert!(errors[0].contains(&format!("`hostgate import --as {format} ")), "{errors:?}");
-            // With something else wrong besides, each line is told.
+            // A list with another error as well gets an error for each line.
             let errors = read(&format!("{names}\n{}\n<x>\n", entries.join("\n"))).unwrap_err();
             assert!(errors.len() == 3 && errors[2].starts_with("l.txt:63:1: "), "{errors:?}");
         }
     }
 
     #[test]
-    fn a_slip_names_the_format_and_a_policy_file_is_no_list() {
+    fn foreign_entries_name_their_format_and_a_policy_file_is_refused() {
         let slip = read("a.example\nb.example\n.c.example\n").unwrap_err();
         let help = "the name itself; a list of Squid dstdomain entries is converted by `hostgate import --as squid`";
         assert!(slip.len() == 1 && slip[0].ends_with(help), "{slip:?}");
@@ -666,11 +666,12 @@ mod tests {
     }
 
     #[test]
-    fn comments_of_other_lists_are_one_error_a_line() {
+    fn foreign_comments_get_one_error_per_line() {
         let names: Vec<_> = (0..20).map(|at| format!("h{at}.example")).collect();
         for mark in ["; x y", "// x", "! Title: x"] {
             let errors = read(&format!("{}\n  {mark}\n", names.join("\n"))).unwrap_err();
-            let start = format!("l.txt:21:3: `{}` begins no comment here: write `#`", mark.split(' ').next().unwrap());
+            let start =
+                format!("l.txt:21:3: `{}` does not begin a comment here: write `#`", mark.split(' ').next().unwrap());
             assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?}");
         }
     }
@@ -683,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_and_shared_wildcards_are_warned_of() {
+    fn duplicates_and_shared_wildcards_are_warned_about() {
         const CASES: &[(Purpose, Covers, &str, &[&str])] = {
             use Covers::{AsWritten, Subdomains};
             use Purpose::{Allow, Deny};
@@ -694,7 +695,7 @@ mod tests {
                     "a.test\n*.github.io\nA.test\na.test\n",
                     &[
                         "l.txt:2:1: `*.github.io` matches names that strangers",
-                        "l.txt:3:1: `a.test` is listed twice, and so it is with 1 more entry",
+                        "l.txt:3:1: `a.test` is listed twice (and 1 more entry)",
                     ],
                 ),
                 (
@@ -707,7 +708,7 @@ mod tests {
                     Allow,
                     AsWritten,
                     "x.a.test\n*.a.test\ny.a.test\nz.a.test",
-                    &["l.txt:1:1: `x.a.test` is covered by `*.a.test`, and so it is with 2 more entries"],
+                    &["l.txt:1:1: `x.a.test` is covered by `*.a.test` (and 2 more entries)"],
                 ),
                 (Allow, AsWritten, "*.a.test", &[]),
                 (Allow, Subdomains, "github.io", &["l.txt:1:1: `*.github.io` matches names"]),
@@ -718,7 +719,7 @@ mod tests {
                     AsWritten,
                     "a.test\n*.b.test\n*.c.test\nc.test\n*.d.test\n*.x.d.test",
                     &[
-                        "l.txt:2:1: `*.b.test` does not deny `b.test` itself, and so it is with 1 more entry",
+                        "l.txt:2:1: `*.b.test` does not deny `b.test` itself (and 1 more entry)",
                         "l.txt:6:1: `*.x.d.test` is covered by `*.d.test`",
                     ],
                 ),
@@ -736,7 +737,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_a_list_with_subdomains_cover_what_is_below_them() {
+    fn names_with_subdomains_match_names_below_them() {
         for text in ["a.test\n*.b.test\n", "0.0.0.0 a.test b.test\n", "A.TEST.\nb.test # why\n"] {
             let list = ListFile::read(&named(Purpose::Deny, Covers::Subdomains), text, &RandomState::new()).unwrap();
             let found: Vec<_> = list.set.iter().map(|found| found.to_string()).collect();

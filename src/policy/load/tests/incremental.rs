@@ -1,4 +1,4 @@
-//! The short way comes to the same as the whole one.
+//! Tests that an incremental reload has the result of a full one.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use super::*;
 use crate::policy::model::bindings::WithoutPolicy;
 use crate::policy::model::spec::Phase;
 
-/// Files of which each edit in [`EDITS`] changes one.
+/// The files that the edits in [`EDITS`] change.
 const MANY: &[(&str, &str)] = &[
     ("a.toml", A),
     ("base.toml", "[policy.base]\nallowed_hostnames = [\"base.test\"]\n[policy.own]\n"),
@@ -20,24 +20,24 @@ const MANY: &[(&str, &str)] = &[
     ("l.txt", "l.test\n"),
 ];
 
-/// A file, what of it becomes what, and whether that goes the short way.
+/// The edits: a file, a piece of its text, its replacement, and whether an incremental reload handles it.
 const EDITS: &[(&str, &str, &str, bool)] = &[
     ("a.toml", "\"a.test\"", "\"other.test\"", true),
     ("c.toml", "include", "denied_hostnames = [\"l.test\"]\ninclude", true),
     ("c.toml", "[client.c]", "# a comment\n\n[client.c]", true),
     ("c.toml", "include", "mode = \"audit\"\ninclude", true),
-    // Something is to be told of it, or of others.
+    // The file, or another one, gets a diagnostic.
     ("a.toml", "\"a.test\"", "\"a.test\", \"*.strange.github.io\", \"*.github.io\"", true),
     ("base.toml", "base.test", "base2.test", false),
     ("base.toml", "[policy.own]\n", "[policy.own]\nmode = \"audit\"\n", false),
-    // Ids, references, sources, tests that fail.
+    // Ids, references, sources, and tests that fail.
     ("a.toml", "[policy.a]", "[policy.more]\n[policy.a]", true),
     ("c.toml", "runtime_policy", "build_policy", true),
     ("c.toml", "192.0.2.9", "192.0.2.10", true),
     ("c.toml", "include = [\"base\"]", "include = []", false),
     ("c.toml", "include = [\"base\"]", "denied_hostnames = [\"base.test\"]\ninclude = [\"base\"]", false),
     ("c.toml", "blueprint = \"b\"", "policy = \"a\"", false),
-    // Bad ones, also together with others.
+    // Bad edits, some only together with other files.
     ("c.toml", "include", "include = 1\ninclude", false),
     ("c.toml", "\"base\"", "\"bse\"", false),
     ("c.toml", "192.0.2.9", "192.0.2.1", false),
@@ -45,7 +45,7 @@ const EDITS: &[(&str, &str, &str, bool)] = &[
     ("l.txt", "l.test", "", false),
 ];
 
-/// Returns all that a reload comes to.
+/// Returns the full result of a reload as lines.
 fn outcome(reloaded: &Reloaded) -> Vec<String> {
     let snapshot = reloaded.library.snapshot();
     let mut all = vec![format!("{} {} {}", snapshot.generation, snapshot.hash, reloaded.swapped)];
@@ -69,7 +69,7 @@ fn outcome(reloaded: &Reloaded) -> Vec<String> {
     all
 }
 
-/// Writes a file with one piece of text in place of another, and says that nothing else changed.
+/// Replaces a piece of text in a file, and declares that no other file has changed.
 fn edit(directory: &mut Directory, file: &str, from: &str, to: &str) {
     let path = Path::new("p").join(file);
     let is_list = path.extension().is_some_and(|extension| extension == "txt");
@@ -81,7 +81,7 @@ fn edit(directory: &mut Directory, file: &str, from: &str, to: &str) {
 }
 
 #[test]
-fn what_is_neither_wrong_nor_included_goes_the_short_way() {
+fn changes_without_errors_or_includes_are_incremental() {
     for &(file, from, to, is_local) in EDITS.iter().filter(|edit| edit.0 != "l.txt") {
         let mut directory = Directory::of(MANY);
         directory.bindings.without_policy = WithoutPolicy::Unrestricted;
@@ -94,13 +94,13 @@ fn what_is_neither_wrong_nor_included_goes_the_short_way() {
 }
 
 #[test]
-fn what_is_known_to_have_changed_alone_is_read_with_the_same_outcome_as_everything() {
+fn incremental_reloads_have_the_result_of_full_ones() {
     for &(first, from, to, _) in EDITS {
         for &(second, again, then, _) in EDITS {
             let mut directory = Directory::of(MANY);
             directory.default_policy("a");
             let (mut with, mut without) = (directory.library(), directory.library());
-            // Each reload builds on what the one before it left; the last edit takes the first one back.
+            // Each reload starts from the result of the previous one; the last edit undoes the first one.
             for (file, from, to) in [(first, from, to), (second, again, then), (first, to, from)] {
                 edit(&mut directory, file, from, to);
                 let one = directory.reload(&with);
@@ -113,9 +113,9 @@ fn what_is_known_to_have_changed_alone_is_read_with_the_same_outcome_as_everythi
     }
 }
 
-/// Reloads by both ways and asserts that they come to the same; returns both libraries, and whether the short way was
-/// taken.
-fn both_ways(
+/// Reloads both incrementally and in full, and asserts equal results. Returns both libraries, and whether the
+/// incremental reload was possible.
+fn reload_both_ways(
     directory: &mut Directory,
     (with, without): &(Library, Library),
     changed: &[&str],
@@ -139,8 +139,8 @@ fn both_ways(
 }
 
 #[test]
-fn the_everyday_life_of_the_api_goes_the_short_way() {
-    // Without a record: of such a policy it is told that nothing refers to it.
+fn usual_changes_of_the_api_are_incremental() {
+    // Without an `[api.ID]` table the policy gets the warning that nothing refers to it.
     let policy = "[policy.npol_1]\nallowed_hostnames = [\"a.test\"]\n";
     let blueprint = "[blueprint.bpt_1]\nruntime_policy = \"npol_1\"\n[api.bpt_1]\nstatus = \"building\"\n";
     let build = "[client.bpt_1-build]\nsources = [\"192.0.2.30\"]\nblueprint = \"bpt_1\"\nphase = \"build\"\n";
@@ -149,7 +149,7 @@ fn the_everyday_life_of_the_api_goes_the_short_way() {
     let open = blueprint.replace("runtime_policy", "build_policy");
     let steps = [
         ("npol_1", policy.to_owned(), 1),
-        // Now something refers to the policy.
+        // A client refers to the policy now.
         ("bpt_1", format!("{blueprint}{build}"), 1),
         ("dbx_0", other.to_owned(), 1),
         ("bpt_1", blueprint.to_owned(), 1),
@@ -159,10 +159,10 @@ fn the_everyday_life_of_the_api_goes_the_short_way() {
         ("bpt_1", open, 2),
         ("bpt_1", blueprint.replace("npol_1", "unrestricted"), 3),
         ("bpt_1", blueprint.to_owned(), 2),
-        // The first of two whose blueprint has no policy for them goes.
+        // The first of two clients is removed whose blueprint has no policy for them.
         ("dbx_3", other.replace("_2", "_3").replace("2.2", "2.3"), 2),
         ("dbx_0", String::new(), 2),
-        // An address, from one devbox to another.
+        // An address moves from one devbox to another.
         ("dbx_1", "[api.dbx_1]\nstatus = \"shutdown\"\n".to_owned(), 2),
         ("dbx_4", devbox.replace("dbx_1", "dbx_4"), 2),
         ("dbx_4", String::new(), 2),
@@ -181,7 +181,7 @@ fn the_everyday_life_of_the_api_goes_the_short_way() {
         } else {
             directory.write(&path, text)
         };
-        let (with, without, is_short) = both_ways(&mut directory, &libraries, &[&path]);
+        let (with, without, is_short) = reload_both_ways(&mut directory, &libraries, &[&path]);
         assert!(is_short, "step {index}");
         let now: Vec<_> = lines(with.settled.as_ref().unwrap().told.iter());
         assert_eq!(now.len(), first + told, "step {index}: {now:#?}");
@@ -190,7 +190,7 @@ fn the_everyday_life_of_the_api_goes_the_short_way() {
 }
 
 #[test]
-fn clients_without_a_policy_have_the_default_one_by_both_ways() {
+fn clients_without_a_policy_get_the_default_one_in_both_reloads() {
     let bare = "[blueprint.bare]\n[client.d]\nsources = [\"192.0.2.20\"]\nblueprint = \"bare\"\n";
     let own = "[client.e]\nsources = [\"192.0.2.10\"]\n[api.e]\n";
     for (default, expected) in [(Some("a"), ["allow rule", "deny not-listed"]), (None, ["deny no-policy"; 2])] {
@@ -202,7 +202,7 @@ fn clients_without_a_policy_have_the_default_one_by_both_ways() {
         let changed = A.replace("a.test", "other.test");
         for (path, text) in [("d.toml", bare), ("api/e.toml", own), ("a.toml", &changed), ("d.toml", bare)] {
             directory.write(path, text);
-            let (with, without, is_short) = both_ways(&mut directory, &libraries, &[path]);
+            let (with, without, is_short) = reload_both_ways(&mut directory, &libraries, &[path]);
             assert!(is_short, "{path}");
             libraries = (with, without);
         }
@@ -210,7 +210,7 @@ fn clients_without_a_policy_have_the_default_one_by_both_ways() {
             let snapshot = libraries.0.snapshot();
             assert_eq!(["other.test", "a.test"].map(|name| verdict(snapshot, source, name)), expected, "{source}");
         }
-        // The default policy's file goes: nobody is unrestricted for that.
+        // The file of the default policy is deleted: no client becomes unrestricted by that.
         directory.bindings.without_policy = WithoutPolicy::Unrestricted;
         directory.remove("a.toml");
         let gone = directory.reload(&libraries.0);
@@ -220,7 +220,7 @@ fn clients_without_a_policy_have_the_default_one_by_both_ways() {
 }
 
 #[test]
-fn a_bad_file_does_not_send_the_others_the_whole_way() {
+fn a_bad_file_leaves_reloads_of_others_incremental() {
     let mut directory = Directory::of(MANY);
     directory.default_policy("a");
     let mut libraries = (directory.library(), directory.library());
@@ -230,14 +230,14 @@ fn a_bad_file_does_not_send_the_others_the_whole_way() {
         ("api/dbx_1.toml", devbox, true),
         ("bad.toml", "[policy.x]\nallowed_hostnames = [\"*\"]\n", true),
         ("api/dbx_1.toml", "", true),
-        // Mended, it may be anything.
+        // A file that was fixed may affect others.
         ("bad.toml", "[policy.x]\nallowed_hostnames = [\"x.test\"]\n", false),
         ("api/dbx_1.toml", devbox, true),
-        // What it said before stays, also for those that refer to it.
+        // The old version stays in force, also for objects that refer to it.
         ("bad.toml", "[policy.x]\nallowed_hostnames = [\"*\"]\n", false),
         ("api/dbx_1.toml", "[client.dbx_1]\nsources = [\"192.0.2.20\"]\npolicy = \"x\"\n", true),
         ("api/dbx_1.toml", "", true),
-        // It is not bad by itself.
+        // The file is bad only together with others.
         ("bad.toml", "[policy.a]\n", false),
         ("api/dbx_1.toml", devbox, false),
     ] {
@@ -246,14 +246,14 @@ fn a_bad_file_does_not_send_the_others_the_whole_way() {
         } else {
             directory.write(file, text)
         };
-        let (with, without, was_short) = both_ways(&mut directory, &libraries, &[file]);
+        let (with, without, was_short) = reload_both_ways(&mut directory, &libraries, &[file]);
         assert_eq!(was_short, is_short, "{file}: {text}");
         libraries = (with, without);
     }
 }
 
 #[test]
-fn a_file_that_is_as_it_was_leaves_everything_as_it_was() {
+fn an_unchanged_file_changes_nothing() {
     let mut directory = Directory::of(MANY);
     let library = directory.library();
     directory.tree.changed = Some(["p/a.toml", "p/nothing.toml"].map(PathBuf::from).into());
@@ -264,7 +264,7 @@ fn a_file_that_is_as_it_was_leaves_everything_as_it_was() {
     assert_eq!(outcome(&directory.reload(&library)), outcome(&reloaded));
 }
 
-/// Numbers that look random, the same in each run (xorshift64).
+/// A pseudo-random sequence, the same in each run (xorshift64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -276,7 +276,7 @@ impl Numbers {
         (self.0 >> 16) % end
     }
 
-    /// Returns one of the ids of a kind, mostly one that is there.
+    /// Returns an id of a kind, usually one that exists.
     fn id(&mut self, directory: &Directory, kind: &str, letter: char) -> String {
         loop {
             let id = format!("{letter}{}", self.below(FILES));
@@ -287,7 +287,7 @@ impl Numbers {
         }
     }
 
-    /// Returns the text of a file.
+    /// Returns the text of a random file.
     fn file(&mut self, directory: &Directory, own: u64) -> String {
         let mut text = String::new();
         let number = |numbers: &mut Self| if numbers.below(25) == 0 { numbers.below(FILES) } else { own };
@@ -340,11 +340,11 @@ impl Numbers {
     }
 }
 
-/// Files of a random tree, each with ids of its own.
+/// The number of files in a random tree, each with ids of its own.
 const FILES: u64 = 7;
 
 #[test]
-fn random_trees_come_to_the_same_by_both_ways() {
+fn random_trees_have_the_same_result_in_both_reloads() {
     const BASE: &str = "[policy.p0]\nallowed_hostnames = [\"a.test\"]\n[blueprint.b0]\nruntime_policy = \"p0\"\n\
                         [client.c0]\nsources = [\"192.0.2.0\"]\nblueprint = \"b0\"\n";
     let mut taken = [0; 2];
@@ -369,10 +369,10 @@ fn random_trees_come_to_the_same_by_both_ways() {
                 changed.push(path);
             }
             let changed: Vec<&str> = changed.iter().map(String::as_str).collect();
-            let (with, without, is_short) = both_ways(&mut directory, &libraries, &changed);
+            let (with, without, is_short) = reload_both_ways(&mut directory, &libraries, &changed);
             taken[usize::from(is_short)] += 1;
             libraries = (with, without);
-            // What is held back is mended before long, or the rest would go the whole way.
+            // Files that are held back are fixed soon, or all later reloads would be full ones.
             let bad: Vec<FilePath> = libraries
                 .0
                 .files
@@ -391,16 +391,16 @@ fn random_trees_come_to_the_same_by_both_ways() {
                     }
                 }
                 let bad: Vec<&str> = bad.iter().map(|path| path.strip_prefix("p").unwrap().to_str().unwrap()).collect();
-                let (with, without, _) = both_ways(&mut directory, &libraries, &bad);
+                let (with, without, _) = reload_both_ways(&mut directory, &libraries, &bad);
                 libraries = (with, without);
             }
         }
     }
-    // Of what is warned of, many a random file has something.
+    // Most random files have something that is warned about.
     assert!(taken[1] * 4 > taken[0], "the short way was seldom taken: {taken:?}");
 }
 
-/// Random trees.
+/// The number of random trees.
 const SEEDS: u64 = 60;
-/// Reloads of each.
+/// The number of reloads of each tree.
 const STEPS: usize = 25;

@@ -1,18 +1,18 @@
-//! Every way a change of the files can go.
+//! Tests of the ways in which a change of files can go into force or be held back.
 
-use super::super::snapshot::Record;
+use super::super::snapshot::ApiTable;
 use super::super::testing::{Directory, ask, lines, verdict};
 use super::*;
 use crate::document::Source;
 use crate::policy::model::bindings::Binding;
 
-/// A policy and a client for it.
+/// A policy and its client.
 const A: &str = "[policy.a]\nallowed_hostnames = [\"a.test\"]\n[client.a]\nsources = [\"192.0.2.1\"]\npolicy = \"a\"\n";
 
-/// Another policy and a client for it.
+/// Another policy and its client.
 const B: &str = "[policy.b]\nallowed_hostnames = [\"b.test\"]\n[client.b]\nsources = [\"192.0.2.2\"]\npolicy = \"b\"\n";
 
-/// Both.
+/// Returns a directory with both.
 fn both() -> Directory {
     Directory::of(&[("a.toml", A), ("b.toml", B)])
 }
@@ -23,7 +23,7 @@ fn held_back(reloaded: &Reloaded) -> Vec<String> {
     reloaded.held_back.iter().map(below).collect()
 }
 
-/// Returns the errors of a reload, as lines.
+/// Returns the errors of a reload as lines.
 fn errors(reloaded: &Reloaded) -> Vec<String> {
     lines(reloaded.diagnostics.errors())
 }
@@ -91,11 +91,11 @@ fn a_bad_file_holds_back_only_itself() {
         assert!(!errors(&reloaded).is_empty(), "{bad:?}");
         assert_eq!(verdict(snapshot, "192.0.2.1", "a.test"), "allow rule", "{bad:?}");
         assert_eq!(verdict(snapshot, "192.0.2.2", "new.test"), "allow rule", "{bad:?}");
-        // It stays reported while it stays bad, and swaps nothing.
+        // The error is reported again while the file stays bad, and nothing is swapped.
         let again = directory.reload(&reloaded.library);
         assert!(!again.swapped);
         assert_eq!((held_back(&again), errors(&again)), (held_back(&reloaded), errors(&reloaded)));
-        // Mended as it was, it is in force as it is.
+        // Once its old text is restored, the file is in force as it is.
         let mended = directory.write("a.toml", A).reload(&again.library);
         assert!(!mended.swapped && mended.held_back.is_empty());
         let other = directory.write("a.toml", &A.replace("a.test", "other.test")).reload(&mended.library);
@@ -105,7 +105,7 @@ fn a_bad_file_holds_back_only_itself() {
 }
 
 #[test]
-fn a_bad_file_at_the_start_is_no_start_and_all_errors_are_told() {
+fn a_bad_file_makes_the_first_load_fail_with_all_errors() {
     let errors = Directory::of(&[
         ("a.toml", "[policy.a]\nallowed_hostnames = [\"*\", \"ok.test\", \"*.com\"]\n"),
         ("b.toml", "[client.b]\nsources = [\"192.0.2.1\"]\npolicy = \"nope\"\n"),
@@ -135,7 +135,7 @@ fn a_file_that_cannot_be_read_stays_as_it_was() {
 }
 
 #[test]
-fn files_below_a_folder_that_cannot_be_read_are_not_gone() {
+fn files_below_an_unreadable_folder_stay_in_force() {
     let directory = Directory::of(&[("a.toml", A), ("sub/b.toml", B)]);
     let library = directory.library();
     let mut hidden = directory.clone();
@@ -156,7 +156,7 @@ fn a_new_bad_file_changes_nothing() {
 }
 
 #[test]
-fn a_double_id_names_both_places_and_holds_back_what_changed() {
+fn a_duplicate_id_names_both_places_and_holds_back_the_changed_file() {
     let mut directory = both();
     let library = directory.library();
     let reloaded = directory.write("0.toml", "[policy.a]\nallow_all = true\n").reload(&library);
@@ -167,7 +167,7 @@ fn a_double_id_names_both_places_and_holds_back_what_changed() {
     assert_eq!(errors(&reloaded), [error]);
     assert_eq!(verdict(reloaded.library.snapshot(), "192.0.2.1", "x.test"), "deny not-listed");
 
-    // Once the other file lets go of the id, the one held back goes into force without being touched.
+    // Once the other file no longer defines the id, the file held back goes into force without being touched.
     directory.write("a.toml", "[client.a]\nsources = [\"192.0.2.1\"]\npolicy = \"a\"\n");
     let reloaded = directory.reload(&reloaded.library);
     assert!(reloaded.swapped && reloaded.held_back.is_empty(), "{:?}", errors(&reloaded));
@@ -208,7 +208,7 @@ fn equal_prefixes_in_two_clients_are_an_error() {
 }
 
 #[test]
-fn references_to_nothing_are_errors_with_a_suggestion() {
+fn undefined_references_are_errors_with_a_suggestion() {
     const CASES: &[(&str, &str)] = &[
         (
             "[policy.p]\ninclude = [\"presett:npm\"]\n",
@@ -248,7 +248,7 @@ fn references_to_nothing_are_errors_with_a_suggestion() {
 }
 
 #[test]
-fn a_cycle_of_includes_is_an_error_and_holds_back_what_closes_it() {
+fn an_include_cycle_holds_back_the_file_that_closes_it() {
     let mut directory = Directory::of(&[
         ("1.toml", "[policy.x]\ninclude = [\"y\"]\n"),
         ("2.toml", "[policy.y]\nallowed_hostnames = [\"y.test\"]\n"),
@@ -258,7 +258,7 @@ fn a_cycle_of_includes_is_an_error_and_holds_back_what_closes_it() {
     let reloaded = directory.write("2.toml", "[policy.y]\ninclude = [\"x\"]\n").reload(&library);
     assert_eq!(held_back(&reloaded), ["2.toml"]);
     assert!(
-        errors(&reloaded)[0].starts_with("p/2.toml:2:12: policies include one another in a circle: x > y > x"),
+        errors(&reloaded)[0].starts_with("p/2.toml:2:12: policies include one another in a cycle: x > y > x"),
         "{:?}",
         errors(&reloaded)
     );
@@ -268,7 +268,7 @@ fn a_cycle_of_includes_is_an_error_and_holds_back_what_closes_it() {
 }
 
 #[test]
-fn a_chain_of_includes_is_fine_up_to_sixteen() {
+fn include_chains_may_have_sixteen_includes() {
     use std::fmt::Write as _;
     let chain = |length: usize| {
         let mut text = String::from("[policy.p0]\nallowed_hostnames = [\"deep.test\"]\n");
@@ -280,14 +280,14 @@ fn a_chain_of_includes_is_fine_up_to_sixteen() {
         directory
     };
     assert_eq!(verdict(chain(16).library().snapshot(), "192.0.2.1", "deep.test"), "allow rule");
-    // One error for the chain, however long, and no time lost over it.
+    // A long chain gets one error, and is searched in linear time.
     let errors = chain(5_000).errors();
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert!(errors[0].starts_with("p/1.toml:36:12: policy `p17` includes others more than 16 deep: "), "{errors:?}");
 }
 
 #[test]
-fn a_file_that_drops_what_others_use_is_held_back() {
+fn a_file_that_no_longer_defines_a_used_id_is_held_back() {
     let mut directory =
         Directory::of(&[("a.toml", A), ("shared.toml", "[policy.s]\nallowed_hostnames = [\"s.test\"]\n")]);
     directory.write("c.toml", "[client.c]\nsources = [\"192.0.2.3\"]\npolicy = \"s\"\n");
@@ -301,7 +301,7 @@ fn a_file_that_drops_what_others_use_is_held_back() {
         errors(&reloaded)
     );
     assert!(errors(&reloaded)[0].ends_with("(p/shared.toml:1:9: it was defined here)"));
-    // With the client in the same change, both go.
+    // If the client changes in the same reload, both go into force.
     directory.write("c.toml", "[client.c]\nsources = [\"192.0.2.3\"]\npolicy = \"t\"\n");
     let reloaded = directory.reload(&reloaded.library);
     assert!(reloaded.swapped && reloaded.held_back.is_empty());
@@ -309,7 +309,7 @@ fn a_file_that_drops_what_others_use_is_held_back() {
 }
 
 #[test]
-fn a_file_that_is_gone_is_gone_and_its_policys_clients_are_denied() {
+fn deleting_a_file_denies_the_clients_of_its_policy() {
     let policies = "[policy.p]\nallow_all = true\n[blueprint.b]\nruntime_policy = \"q\"\n";
     let clients = "[client.own]\nsources = [\"192.0.2.1\"]\npolicy = \"p\"\n[client.made]\nsources = [\"192.0.2.2\"]\nblueprint = \"b\"\n";
     let including = "[policy.q]\ninclude = [\"p\"]\nallow_all = true\nmode = \"audit\"\n[policy.r]\ninclude = [\"q\"]\nallow_all = true\n[client.r]\nsources = [\"192.0.2.3\"]\npolicy = \"r\"\n";
@@ -326,24 +326,24 @@ fn a_file_that_is_gone_is_gone_and_its_policys_clients_are_denied() {
     for source in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"] {
         assert_eq!(verdict(gone.library.snapshot(), source, "x.test"), "deny policy-gone", "{source}");
     }
-    // It stays gone while nobody touches what refers to it, whatever else changes.
+    // The client stays denied while its file is not touched, whatever else changes.
     let later = directory.write("other.toml", A.replace("192.0.2.1", "192.0.2.9").as_str()).reload(&gone.library);
     assert!(later.swapped && later.held_back.is_empty(), "{:?}", errors(&later));
     assert_eq!(verdict(later.library.snapshot(), "192.0.2.1", "x.test"), "deny policy-gone");
-    // Touched, the reference is an error, and the file that has it is held back.
+    // When the file is touched, the reference is an error, and the file is held back.
     let mut touched = directory.clone();
     let touched = touched.write("c.toml", &format!("# touched\n{clients}")).reload(&later.library);
     assert!(!touched.swapped);
     assert_eq!(held_back(&touched), ["c.toml"]);
     assert_eq!(verdict(touched.library.snapshot(), "192.0.2.1", "x.test"), "deny policy-gone");
-    // Back again, all is as it was.
+    // When the policy's file is back, everything is as before.
     let back = directory.write("p.toml", policies).reload(&later.library);
     assert!(back.swapped && back.held_back.is_empty());
     assert_eq!(verdict(back.library.snapshot(), "192.0.2.3", "x.test"), "allow allow-all");
 }
 
 #[test]
-fn everything_gone_denies_everybody() {
+fn deleting_all_files_denies_all_clients() {
     let library = both().library();
     let reloaded = Directory::of(&[]).reload(&library);
     assert!(reloaded.swapped);
@@ -353,7 +353,7 @@ fn everything_gone_denies_everybody() {
 }
 
 #[test]
-fn a_start_without_files_denies_everybody_and_takes_the_first_one() {
+fn an_empty_directory_denies_all_clients_until_the_first_file() {
     let mut directory = Directory::of(&[]);
     let start = |directory: &Directory| {
         Library::start_empty(&directory.tree, &mut |path, held| directory.list(path, held), &directory.bindings)
@@ -369,7 +369,7 @@ fn a_start_without_files_denies_everybody_and_takes_the_first_one() {
 }
 
 #[test]
-fn a_file_that_moves_takes_its_policies_along() {
+fn renaming_a_file_keeps_its_policies() {
     let mut directory = both();
     let library = directory.library();
     let reloaded = directory.remove("a.toml").write("deep/er/renamed.toml", A).reload(&library);
@@ -398,7 +398,7 @@ fn failing_tests_refuse_the_whole_reload() {
         "{found:?}"
     );
     assert!(directory.start().is_err());
-    // The next change is judged against what is in force; the others come along then.
+    // The next change is compared with what is in force; the files held back go into force with it.
     let mended = directory.write("a.toml", A).reload(&refused.library);
     assert!(mended.swapped && mended.held_back.is_empty());
     assert_eq!(verdict(mended.library.snapshot(), "192.0.2.2", "new.test"), "allow rule");
@@ -406,7 +406,7 @@ fn failing_tests_refuse_the_whole_reload() {
 }
 
 #[test]
-fn a_refused_reload_forgets_neither_gone_files_nor_lists() {
+fn a_refused_reload_keeps_deleted_files_and_lists() {
     let test = "[[test]]\nclient = \"b\"\nname = \"b.test\"\nexpect = \"allow\"\n";
     let listed = "[policy.l]\nallowed_hostnames_files = [\"l.txt\"]\n";
     let mut directory =
@@ -426,7 +426,7 @@ fn a_refused_reload_forgets_neither_gone_files_nor_lists() {
 }
 
 #[test]
-fn a_test_does_not_keep_what_is_gone_in_force() {
+fn a_test_does_not_prevent_a_deletion() {
     let test = "[[test]]\nclient = \"c\"\nname = \"a.test\"\nexpect = \"allow\"\n[client.c]\nsources = [\"192.0.2.3\"]\npolicy = \"a\"\n[[test]]\nclient = \"a\"\nname = \"a.test\"\nexpect = \"allow\"\n";
     let mut directory = both();
     let library = directory.write("t.toml", test).library();
@@ -438,7 +438,7 @@ fn a_test_does_not_keep_what_is_gone_in_force() {
 }
 
 #[test]
-fn lists_are_read_again_and_keep_their_last_good_content() {
+fn a_bad_list_keeps_its_last_good_contents_in_force() {
     let text = "[policy.l]\nallowed_hostnames_files = [\"l.txt\"]\nallow_all = false\ndenied_hostnames_files = [\"../p/d.txt\"]\n";
     let mut directory =
         Directory::of(&[("l.toml", text), ("l.txt", "*.l.test\n"), ("../p/d.txt", "0.0.0.0 x.l.test y.l.test\n")]);
@@ -455,14 +455,14 @@ fn lists_are_read_again_and_keep_their_last_good_content() {
     assert_eq!(verdict(changed.library.snapshot(), "192.0.2.1", "y.l.test"), "allow rule");
     assert_eq!(verdict(changed.library.snapshot(), "192.0.2.1", "z.l.test"), "deny denied-rule");
 
-    // A deny list that is cut, bad or missing denies what it did.
+    // A deny list that is truncated, bad or missing denies what it denied before.
     for bad in ["", "# cut\n", "z.l.test\nnot a name\n"] {
         let held = directory.clone().write("../p/d.txt", bad).reload(&changed.library);
         assert!(!held.swapped, "{bad:?}");
         assert_eq!(held_back(&held), ["../p/d.txt"], "{bad:?}");
         assert!(errors(&held)[0].starts_with("p/../p/d.txt"), "{bad:?}: {:?}", errors(&held));
         assert_eq!(verdict(held.library.snapshot(), "192.0.2.1", "z.l.test"), "deny denied-rule", "{bad:?}");
-        // So it does when its policy changes meanwhile.
+        // The same holds if its policy changes meanwhile.
         let mut more = directory.clone();
         let more =
             more.write("../p/d.txt", bad).write("l.toml", &format!("{text}message = \"m\"\n")).reload(&held.library);
@@ -498,7 +498,7 @@ fn a_new_reference_to_a_list_that_is_not_good_is_held_back() {
 }
 
 #[test]
-fn presets_are_replaced_by_files_and_come_back_without_them() {
+fn files_replace_presets_until_they_are_deleted() {
     let using = "[policy.u]\ninclude = [\"preset:npm\"]\n";
     let mut directory = Directory::of(&[("u.toml", using)]);
     let library = directory.default_policy("u").library();
@@ -522,7 +522,7 @@ fn presets_are_replaced_by_files_and_come_back_without_them() {
 }
 
 #[test]
-fn a_preset_of_ones_own_can_be_included_and_gone() {
+fn custom_presets_can_be_included_and_deleted() {
     let mut directory = Directory::of(&[
         ("u.toml", "[policy.u]\ninclude = [\"preset:tools\"]\nallow_all = true\n"),
         ("presets/tools.toml", "[policy.tools]\ndenied_hostnames = [\"bad.test\"]\n"),
@@ -534,7 +534,7 @@ fn a_preset_of_ones_own_can_be_included_and_gone() {
 }
 
 #[test]
-fn bindings_choose_for_addresses_in_no_client_and_are_held_back_when_they_name_nothing() {
+fn bindings_apply_to_addresses_in_no_client_and_undefined_ones_are_held_back() {
     let mut directory = both();
     directory.default_policy("a").bindings.listeners =
         vec![None, Some(Binding::new("b")), Some(Binding::new("unrestricted"))];
@@ -551,7 +551,7 @@ fn bindings_choose_for_addresses_in_no_client_and_are_held_back_when_they_name_n
     assert_eq!(asked(&library, 2, "x.test"), "allow unrestricted");
     assert_eq!(asked(&library, 2, "mask.icloud.com"), "deny bypass");
     assert_eq!(asked(&library, 7, "a.test"), "allow rule");
-    // A client goes before the listener.
+    // A client's policy takes precedence over the listener's.
     assert_eq!(verdict(library.snapshot(), "192.0.2.2", "a.test"), "deny not-listed");
 
     let source = Source::new(Path::new("hostgate.toml"), "default_policy = \"nope\"\n");
@@ -566,7 +566,7 @@ fn bindings_choose_for_addresses_in_no_client_and_are_held_back_when_they_name_n
     assert!(swapped.swapped);
     assert_eq!(asked(&swapped.library, 0, "b.test"), "allow rule");
 
-    // What the configuration refers to cannot be dropped by a file, but go with it.
+    // A file cannot drop a policy that hostgate.toml names, but the policy is gone if its file is deleted.
     let dropped = directory.clone().write("b.toml", "[policy.other]\n").reload(&swapped.library);
     assert_eq!(held_back(&dropped), ["b.toml"], "{:?}", errors(&dropped));
     let gone = directory.remove("b.toml").reload(&swapped.library);
@@ -631,7 +631,7 @@ mod incremental;
 mod records;
 
 #[test]
-fn what_hangs_together_with_a_conflict_is_held_back_and_nothing_else() {
+fn only_files_connected_with_a_conflict_are_held_back() {
     // Each client takes over the address of the next one, and the last one's policy is unknown.
     let client = |number: usize, address: usize, policy: &str| {
         format!("[client.c{number}]\nsources = [\"10.0.{}.{}\"]\npolicy = \"{policy}\"\n", address / 250, address % 250)
@@ -693,7 +693,7 @@ fn files_of_the_apis_objects_are_known_by_folder_and_name() {
 }
 
 #[test]
-fn the_last_of_objects_that_exclude_each_other_is_left_out_when_it_begins_to_serve() {
+fn of_conflicting_api_objects_the_newest_is_left_out_at_the_start() {
     let client = |id: &str, policy: &str| format!("[client.{id}]\nsources = [\"192.0.2.9\"]\npolicy = \"{policy}\"\n");
     let files: Vec<(String, String)> = (0..100)
         .map(|number| (format!("api/dbx_{number:03}.toml"), client(&format!("dbx_{number:03}"), "a")))
@@ -707,7 +707,7 @@ fn the_last_of_objects_that_exclude_each_other_is_left_out_when_it_begins_to_ser
     assert_eq!((held_back.len(), diagnostics.errors().count()), (99, 99));
     assert!(library.snapshot().client("dbx_000").is_some() && library.snapshot().client("dbx_001").is_none());
     assert!(directory.start().is_err(), "and an error for whoever checks");
-    // The next look changes nothing.
+    // The next reload changes nothing.
     let reloaded = directory.reload(&library);
     assert!(!reloaded.swapped && reloaded.held_back == held_back);
 }

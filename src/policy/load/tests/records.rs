@@ -1,19 +1,19 @@
-//! What the API keeps in `[api.ID]` tables.
+//! Tests of the `[api.ID]` tables, in which the API keeps its data.
 
 use super::*;
 
-/// A policy as the API writes it.
+/// A policy file as the API writes it.
 const NPOL: &str = "[policy.npol_1]\nallowed_hostnames = [\"a.test\"]\n\n[api.npol_1]\nobject = \"network_policy\"\n\
                     create_time_ms = 1\nmetadata = { \"a b\" = 1, list = [1, \"x\"] }\nallow_al = 1979-05-27\n";
 
 #[test]
-fn what_the_api_keeps_is_told_by_id_and_not_looked_into() {
+fn api_tables_are_found_by_id_and_not_interpreted() {
     let files = [("api/npol_1.toml", NPOL), ("api/dbx_1.toml", "[api.dbx_1]\nstatus = \"shutdown\"\n")];
     let mut directory = Directory::of(&files);
     let (library, warnings) = directory.default_policy("npol_1").start().unwrap();
     assert_eq!(lines(&warnings), [""; 0]);
     let snapshot = library.snapshot();
-    let ids: Vec<_> = snapshot.records().map(Record::id).collect();
+    let ids: Vec<_> = snapshot.records().map(ApiTable::id).collect();
     assert_eq!(ids, ["dbx_1", "npol_1"]);
     let record = snapshot.record("npol_1").unwrap();
     assert_eq!(record.place().to_string(), "p/api/npol_1.toml:4:6");
@@ -25,14 +25,14 @@ fn what_the_api_keeps_is_told_by_id_and_not_looked_into() {
 }
 
 #[test]
-fn a_policy_of_the_api_may_be_there_before_anything_refers_to_it() {
+fn an_unused_policy_of_the_api_gets_no_warning() {
     let (_, warnings) = Directory::of(&[("api/npol_1.toml", NPOL), ("a.toml", "[policy.p]\n")]).start().unwrap();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(lines(&warnings)[0].contains("nothing refers to policy `p`"), "{warnings:?}");
 }
 
 #[test]
-fn a_change_of_what_the_api_keeps_is_a_change() {
+fn changing_an_api_table_makes_a_new_generation() {
     let mut directory = Directory::of(&[("a.toml", A), ("api/dbx_1.toml", "[api.dbx_1]\nstatus = \"running\"\n")]);
     let library = directory.library();
     let changed = directory.write("api/dbx_1.toml", "[api.dbx_1]\nstatus = \"shutdown\"\n").reload(&library);
@@ -44,7 +44,7 @@ fn a_change_of_what_the_api_keeps_is_a_change() {
 }
 
 #[test]
-fn a_record_cannot_be_there_twice_nor_have_an_id_that_is_none() {
+fn api_tables_need_unique_valid_ids() {
     let mut directory = Directory::of(&[("1.toml", A), ("2.toml", "[api.x]\n")]);
     let library = directory.library();
     let reloaded = directory.write("3.toml", "[api.x]\n").reload(&library);

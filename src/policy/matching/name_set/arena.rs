@@ -1,55 +1,56 @@
-//! The names of a set one behind the other, each with what it stands for and where that was written.
+//! The names of a set in one block of octets, each with the kinds of its patterns and the places these are written at.
 
-use super::Kind;
+use super::PatternKind;
 use crate::dns::name::Suffixes;
 
-/// Nodes: an octet of flags, a wire name, which ends itself, and for each pattern its place.
+/// A sequence of nodes: an octet of flags, a wire name (which marks its own end), and for each pattern its place.
 ///
-/// `x` and `*.x` are one node when they come one after the other. A place is the line and the column, seven bits an
-/// octet, low ones first; the second line of a node is counted from its first. It stands behind the name because only
-/// people ask for it: a look-up reads the flags and the name, which lie in one cache line or two.
+/// `x` and `*.x` are one node if they were added one after the other. A place is a line and a column in LEB128 (seven
+/// bits in an octet, low ones first); the line of a node's second pattern is the difference from its first. Places come
+/// after the name, as only messages read them: a look-up reads the flags and the name, which lie in one cache line or
+/// two.
 #[derive(Debug, Default)]
 pub(super) struct Arena {
-    /// The nodes.
+    /// The encoded nodes.
     bytes: Vec<u8>,
-    /// Where the last node starts.
+    /// The offset of the last node, `None` in an empty arena.
     last: Option<u32>,
 }
 
-/// A node that was read.
+/// A decoded node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Node<'a> {
-    /// The kinds of its patterns in the order they came, those taken out left off.
-    pub(super) kinds: [Option<Kind>; 2],
-    /// Its name.
+    /// The kinds of the node's patterns in the order they were added; removed ones are `None`.
+    pub(super) kinds: [Option<PatternKind>; 2],
+    /// The wire name.
     pub(super) wire: &'a [u8],
-    /// Line and column of its first pattern and of its second one.
+    /// The line and the column of the first and the second pattern; `(0, 0)` if there is no second one.
     places: [(u32, u32); 2],
-    /// Whether the first of two patterns is the wildcard.
+    /// Whether the wildcard was added before the exact pattern.
     is_below_first: bool,
-    /// Where the next node starts.
+    /// The offset of the next node.
     pub(super) next: u32,
 }
 
-/// Flags of a node: it has the exact pattern; shifted by one, the wildcard.
+/// Flag of a node that has the exact pattern; shifted left by one, the wildcard.
 const HAS: u8 = 1;
-/// It has the wildcard, and that came first.
+/// Flag of a node with both patterns whose wildcard was added first.
 const BELOW_FIRST: u8 = 1 << 2;
-/// Its exact pattern was taken out again; shifted by one, its wildcard.
-const TAKEN_OUT: u8 = 1 << 3;
+/// Flag of a node whose exact pattern was removed; shifted left by one, the wildcard.
+const REMOVED: u8 = 1 << 3;
 
 impl Arena {
-    /// Makes an arena with room for so many octets.
+    /// Returns an empty arena with room for `octets` octets.
     pub(super) fn with_capacity(octets: usize) -> Self {
         Self { bytes: Vec::with_capacity(octets), last: None }
     }
 
-    /// Returns the octets it has room for.
+    /// Returns the size of the allocation in octets.
     pub(super) const fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Returns where the next node will start.
+    /// Returns the offset that the next node will have.
     ///
     /// # Panics
     /// If the names take more than 4 GiB, which texts of at most [`crate::document::Source::MAX_LEN`] cannot.
@@ -57,13 +58,13 @@ impl Arena {
         u32::try_from(self.bytes.len()).expect("the names of a set fit 4 GiB")
     }
 
-    /// Gives back the room that is not needed.
+    /// Releases the memory that is reserved and not used.
     pub(super) fn shrink(&mut self) {
         self.bytes.shrink_to_fit();
     }
 
-    /// Adds a node with one pattern; returns where it starts.
-    pub(super) fn push(&mut self, kind: Kind, wire: &[u8], line: u32, column: u32) -> u32 {
+    /// Adds a node with one pattern, and returns its offset.
+    pub(super) fn push(&mut self, kind: PatternKind, wire: &[u8], line: u32, column: u32) -> u32 {
         let at = self.end();
         self.bytes.push(HAS << kind.index());
         self.bytes.extend_from_slice(wire);
@@ -73,22 +74,22 @@ impl Arena {
         at
     }
 
-    /// Adds a pattern to the last node, if that starts at or behind `since`, is of this name and lacks it; returns
-    /// whether it was.
-    pub(super) fn extend_last(&mut self, since: u32, kind: Kind, wire: &[u8], line: u32, column: u32) -> bool {
+    /// Adds a pattern to the last node if that is at `since` or later, has this name and lacks the pattern. Returns
+    /// whether the pattern was added.
+    pub(super) fn extend_last(&mut self, since: u32, kind: PatternKind, wire: &[u8], line: u32, column: u32) -> bool {
         let Some(last) = self.last.filter(|&last| last >= since) else { return false };
         let flags = self.bytes[to_usize(last)];
         if flags != HAS << kind.other().index() || !self.bytes[to_usize(last) + 1..].starts_with(wire) {
             return false;
         }
         let before = self.node(last).places[0].0;
-        self.bytes[to_usize(last)] |= HAS << kind.index() | if kind == Kind::Exact { BELOW_FIRST } else { 0 };
+        self.bytes[to_usize(last)] |= HAS << kind.index() | if kind == PatternKind::Exact { BELOW_FIRST } else { 0 };
         self.push_number(line.wrapping_sub(before));
         self.push_number(column);
         true
     }
 
-    /// Adds all nodes of another arena; returns how far they moved.
+    /// Adds all nodes of another arena, and returns how far their offsets moved.
     pub(super) fn append(&mut self, other: &Self) -> u32 {
         let moved = self.end();
         self.bytes.extend_from_slice(&other.bytes);
@@ -96,21 +97,22 @@ impl Arena {
         moved
     }
 
-    /// Takes a pattern out of a node: it is there as if it had never come.
-    pub(super) fn take_out(&mut self, at: u32, kind: Kind) {
-        self.bytes[to_usize(at)] |= TAKEN_OUT << kind.index();
+    /// Removes a pattern from a node. A flag marks it, as the octets of a node stay where they are: the table holds
+    /// offsets.
+    pub(super) fn remove(&mut self, at: u32, kind: PatternKind) {
+        self.bytes[to_usize(at)] |= REMOVED << kind.index();
     }
 
-    /// Returns whether the node at `at` is of this name and has a pattern of this kind.
+    /// Returns whether the node at offset `at` has this name and a pattern of this kind.
     #[inline]
-    pub(super) fn is(&self, at: u32, kind: Kind, wire: &[u8]) -> bool {
+    pub(super) fn is(&self, at: u32, kind: PatternKind, wire: &[u8]) -> bool {
         self.bytes[to_usize(at)..].split_first().is_some_and(|(flags, rest)| {
-            // A wire name ends in the root label, so one that another begins with is equal to it.
-            flags & ((HAS | TAKEN_OUT) << kind.index()) == HAS << kind.index() && rest.starts_with(wire)
+            // A wire name ends in the root label, so a name that starts with `wire` is `wire`.
+            flags & ((HAS | REMOVED) << kind.index()) == HAS << kind.index() && rest.starts_with(wire)
         })
     }
 
-    /// Reads the node at `at`.
+    /// Decodes the node at offset `at`.
     pub(super) fn node(&self, at: u32) -> Node<'_> {
         let start = to_usize(at);
         let flags = self.bytes[start];
@@ -132,19 +134,23 @@ impl Arena {
         let has_both = flags & (HAS | HAS << 1) == HAS | HAS << 1;
         let second = if has_both { (number().wrapping_add(first.0), number()) } else { (0, 0) };
         let is_below_first = flags & BELOW_FIRST != 0;
-        let has = |kind: Kind| flags & ((HAS | TAKEN_OUT) << kind.index()) == HAS << kind.index();
-        let order = if is_below_first { [Kind::Below, Kind::Exact] } else { [Kind::Exact, Kind::Below] };
+        let has = |kind: PatternKind| flags & ((HAS | REMOVED) << kind.index()) == HAS << kind.index();
+        let order = if is_below_first {
+            [PatternKind::Below, PatternKind::Exact]
+        } else {
+            [PatternKind::Exact, PatternKind::Below]
+        };
         let kinds = order.map(|kind| has(kind).then_some(kind));
         let places = [first, second];
         Node { kinds, wire, places, is_below_first, next: u32::try_from(next).unwrap_or(u32::MAX) }
     }
 
-    /// Returns the name of the node at `at`.
+    /// Returns the wire name of the node at offset `at`.
     pub(super) fn wire(&self, at: u32) -> &[u8] {
         wire_at(&self.bytes[to_usize(at) + 1..])
     }
 
-    /// Returns all nodes with where they start, in the order they came.
+    /// Returns all nodes with their offsets, in the order they were added.
     pub(super) fn nodes(&self) -> impl Iterator<Item = (u32, Node<'_>)> {
         let (mut at, end) = (0, self.end());
         std::iter::from_fn(move || {
@@ -154,7 +160,7 @@ impl Arena {
         })
     }
 
-    /// Adds a number.
+    /// Appends a number in LEB128.
     fn push_number(&mut self, mut number: u32) {
         while number >= 0x80 {
             self.bytes.push(number.to_le_bytes()[0] | 0x80);
@@ -165,21 +171,21 @@ impl Arena {
 }
 
 impl Node<'_> {
-    /// Returns line and column of its pattern of this kind.
-    pub(super) fn place(&self, kind: Kind) -> (u32, u32) {
+    /// Returns the line and the column of the pattern of this kind.
+    pub(super) fn place(&self, kind: PatternKind) -> (u32, u32) {
         let is_only = self.places[1] == (0, 0);
-        let is_first = is_only || self.is_below_first == (kind == Kind::Below);
+        let is_first = is_only || self.is_below_first == (kind == PatternKind::Below);
         self.places[usize::from(!is_first)]
     }
 }
 
-/// Returns the wire name at the start of `bytes`.
+/// Returns the wire name that `bytes` starts with.
 fn wire_at(bytes: &[u8]) -> &[u8] {
     let labels: usize = Suffixes::of(bytes).map(|suffix| 1 + usize::from(suffix[0])).sum();
     &bytes[..=labels]
 }
 
-/// Converts an offset.
+/// Converts an offset to an index.
 #[inline]
 fn to_usize(offset: u32) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)

@@ -1,56 +1,57 @@
-//! Making a large set: patterns are taken in by several builders at once, and put together at the end.
+//! Construction of large sets: several builders, one for each part of a file, collect patterns in parallel, and are
+//! then merged into one [`NameSet`]. Only the merge is sequential, so hashing and parsing use all cores.
 
 use std::hash::RandomState;
 
 use super::arena::Arena;
-use super::{Kind, Match, NameSet, Origin, Suffixes};
+use super::{Match, NameSet, Origin, PatternKind, Suffixes};
 
-/// Patterns of one part of a file, in order, not yet known to be different ones.
+/// The patterns of one part of a file, in order, possibly with duplicates.
 #[derive(Debug)]
 pub(crate) struct Builder {
-    /// The key of the hash.
     hasher: RandomState,
     /// The names and their patterns.
     arena: Arena,
-    /// For each name its hash and where it stands: hashed while it is at hand.
+    /// The hash and the offset of each name. A name is hashed when it is added, while it is in the CPU's cache.
     hashes: Vec<(u64, u32)>,
-    /// How many patterns there are.
+    /// The number of patterns.
     len: usize,
-    /// As [`NameSet::depths`].
+    /// The label counts, as in [`NameSet::depths`].
     depths: [u128; 2],
 }
 
-/// A pattern that was there already.
+/// A pattern that the set has already.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Duplicate {
-    /// Where it is.
+    /// The offset of the repeated pattern's node.
     at: u32,
-    /// Its kind.
-    kind: Kind,
-    /// Where the one is that came first.
+    kind: PatternKind,
+    /// The offset of the node that has the pattern since earlier.
     first: u32,
 }
 
-/// Blocks from this size on come from the system and go back to it when they are freed: glibc's `M_MMAP_THRESHOLD` grows
-/// with what is freed, up to 32 MiB, and smaller blocks may then stay in the heap. Room that is not written to takes
-/// addresses, not memory.
-const GOES_BACK: usize = 33 << 20;
-/// Buffers of more octets than this are made [`GOES_BACK`] large.
+/// The size from which glibc always maps a block from the system, and returns it when it is freed.
+///
+/// `M_MMAP_THRESHOLD` grows with the blocks that are freed, up to 32 MiB, and smaller blocks may then stay in the heap.
+/// Reserved memory that is not written to costs addresses, not pages.
+const ALWAYS_MAPPED: usize = 33 << 20;
+/// The size in octets above which a temporary buffer is made [`ALWAYS_MAPPED`] large.
 const LARGE: usize = 1 << 20;
 
-/// Returns the capacity, in octets, of a buffer that needs so much for a while.
-pub(crate) fn passing_capacity(octets: usize) -> usize {
-    if octets > LARGE { octets.max(GOES_BACK) } else { octets }
+/// Returns the capacity, in octets, for a buffer that needs `octets` and is freed soon.
+pub(crate) fn temporary_capacity(octets: usize) -> usize {
+    if octets > LARGE { octets.max(ALWAYS_MAPPED) } else { octets }
 }
 
 impl Builder {
-    /// Starts with nothing; `names` and `octets` are the most that will come.
+    /// Returns an empty builder; `names` and `octets` are upper bounds for the patterns to come, so that nothing is
+    /// reallocated.
     pub(crate) fn new(hasher: &RandomState, names: usize, octets: usize) -> Self {
         const EACH: usize = size_of::<(u64, u32)>();
         Self {
             hasher: hasher.clone(),
-            arena: Arena::with_capacity(passing_capacity(octets)),
-            hashes: Vec::with_capacity(passing_capacity(names * EACH) / EACH),
+            arena: Arena::with_capacity(temporary_capacity(octets)),
+            hashes: Vec::with_capacity(temporary_capacity(names * EACH) / EACH),
             len: 0,
             depths: [0; 2],
         }
@@ -58,7 +59,7 @@ impl Builder {
 
     /// Adds a pattern.
     #[inline]
-    pub(crate) fn add(&mut self, kind: Kind, wire: &[u8], line: u32, column: u32) {
+    pub(crate) fn add(&mut self, kind: PatternKind, wire: &[u8], line: u32, column: u32) {
         if !self.arena.extend_last(0, kind, wire, line, column) {
             let at = self.arena.push(kind, wire, line, column);
             self.hashes.push((super::hash_of(&self.hasher, wire), at));
@@ -67,7 +68,8 @@ impl Builder {
         self.depths[kind.index()] |= 1 << Suffixes::of(wire).count().min(127);
     }
 
-    /// Puts the parts of one file together, in their order; the second result tells what was in it twice, also in order.
+    /// Merges the parts of one file, in their order. The second result lists the patterns that were there twice, in
+    /// order.
     pub(crate) fn finish(parts: Vec<Self>, hasher: &RandomState, origin: Origin) -> (NameSet, Vec<Duplicate>) {
         let mut set = NameSet::with_capacity(hasher, parts.iter().map(|part| part.hashes.len()).sum());
         set.origins = vec![(0, origin)];
@@ -93,15 +95,15 @@ impl Builder {
 }
 
 impl NameSet {
-    /// Enters a node of the arena into the table, and takes out of it what was there already.
+    /// Adds a node of the arena to the table, and removes those of its patterns that the set has already.
     fn enter(&mut self, hash: u64, at: u32, duplicates: &mut Vec<Duplicate>) {
-        // Most names come once: then nothing in the arena has to be read.
+        // Most names occur once. Their hash is not in the table yet, and no node has to be read from the arena.
         if self.table.find(hash, |_| true).is_some() {
             let node = self.arena.node(at);
             let first = node.kinds.map(|kind| kind.and_then(|kind| Some((kind, self.find(kind, node.wire, hash)?))));
             let is_new = (0..2).any(|index| node.kinds[index].is_some() && first[index].is_none());
             for (kind, first) in first.into_iter().flatten() {
-                self.arena.take_out(at, kind);
+                self.arena.remove(at, kind);
                 self.len -= 1;
                 duplicates.push(Duplicate { at, kind, first });
             }
@@ -112,7 +114,7 @@ impl NameSet {
         self.table.insert(hash, at);
     }
 
-    /// Returns a duplicate as a pattern, and the one that came first.
+    /// Returns the repeated pattern and the one that came first.
     pub(crate) fn duplicate(&self, duplicate: Duplicate) -> (Match<'_>, Match<'_>) {
         let Duplicate { at, kind, first } = duplicate;
         (Match { set: self, at, kind }, Match { set: self, at: first, kind })

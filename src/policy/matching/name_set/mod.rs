@@ -1,4 +1,7 @@
-//! Sets of patterns that answer in a label walk, without an allocation.
+//! Sets of patterns that are searched once for each suffix of a name, without an allocation.
+//!
+//! [`NameSet`] is an open-addressing hash table of offsets ([`Table`]) into one block of octets with the names
+//! ([`Arena`]). [`Builder`] makes a large set on several threads.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
@@ -21,51 +24,53 @@ pub(crate) use self::builder::{Builder, Duplicate};
 /// A set of patterns, each with the place it was written at.
 ///
 /// A name costs its wire form, 4 to 6 octets beside it and 8 in the hash table: about 40 for a usual hostname, and 2
-/// more where both `x` and `*.x` are listed, one behind the other. A look-up goes to two places in memory, a line of the
-/// table and the name. The hash is keyed (`SipHash`), so that nobody who can choose names can make them collide.
+/// more if both `x` and `*.x` are listed next to each other. A look-up reads two places in memory: a cache line of the
+/// table and the name. The hash is keyed (`SipHash`), so that a client or a list author who chooses names cannot make
+/// them collide.
 #[derive(Debug)]
 pub struct NameSet {
-    /// The key of the hash, shared by all sets of a library so that a suffix is hashed once for all of them.
     hasher: RandomState,
-    /// Offsets into the arena, by the hash of the wire name.
+    /// The offsets of names in the arena, by the hash of the wire name.
     table: Table,
-    /// The names and their patterns in the order they came.
+    /// The names and their patterns, in the order they were added.
     arena: Arena,
-    /// How many patterns there are.
+    /// The number of patterns.
     len: usize,
-    /// Which label counts occur, a bit each (a name has at most 127 labels): exact patterns, then wildcards.
+    /// A bit for each label count that occurs (a name has at most 127 labels): exact patterns, then wildcards.
     depths: [u128; 2],
-    /// Where in the arena the names of each file start, in rising order.
+    /// The start of each file's names in the arena, in rising order.
     origins: Vec<(u32, Origin)>,
-    /// The names above the patterns, once they are all in and somebody needs them.
+    /// The names above the patterns, built on first use after all patterns were added.
     ancestors: OnceLock<Ancestors>,
 }
 
-/// The two kinds of pattern.
+/// The kind of a pattern, without its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// The name itself.
+pub(crate) enum PatternKind {
+    /// `x`: the name itself.
     Exact,
-    /// Every name below it.
+    /// `*.x`: every name below `x`.
     Below,
 }
 
-/// The ids by whose `include` something came into a policy, from the outermost; none for its own.
-pub type Via = Arc<[Arc<str>]>;
+/// The ids of the policies and presets through which something was included, outermost first; empty for a policy's own
+/// entries.
+pub type IncludePath = Arc<[Arc<str>]>;
 
-/// The file that patterns are from, and how it came into the policy.
+/// The file that patterns are from, and the includes that brought it into the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The file.
+    /// The path of the file.
     pub path: Arc<Path>,
-    /// The policies and presets by whose `include` it came, from the outermost; empty for a policy's own entries.
-    pub via: Via,
-    /// Whether the file is a list, of whose entries log and status quote none.
+    /// The ids of the policies and presets through which the file was included, outermost first; empty for a policy's
+    /// own.
+    pub via: IncludePath,
+    /// Whether the file is a list. Logs and the status quote no entry of a list, as lists may be confidential.
     pub is_list: bool,
 }
 
 impl NameSet {
-    /// Makes an empty set with room for `capacity` names.
+    /// Returns an empty set with room for `capacity` names.
     #[must_use]
     pub fn with_capacity(hasher: &RandomState, capacity: usize) -> Self {
         Self {
@@ -79,25 +84,25 @@ impl NameSet {
         }
     }
 
-    /// Adds a file that the next patterns are from.
+    /// Starts a file: patterns that are added from now on belong to `origin`.
     pub fn add_origin(&mut self, origin: Origin) {
         self.origins.push((self.arena.end(), origin));
     }
 
-    /// Adds a pattern of the origin added last, unless the set has it already: then returns the one it has.
+    /// Adds a pattern, which belongs to the origin added last.
     ///
     /// # Errors
-    /// The entry that was there before.
+    /// The entry that the set has already for the same pattern; the set is unchanged.
     ///
     /// # Panics
     /// If the names take more than 4 GiB, which texts of at most [`crate::document::Source::MAX_LEN`] cannot.
     pub fn insert(&mut self, pattern: &Pattern, line: u32, column: u32) -> Result<(), Match<'_>> {
-        let (kind, wire) = Kind::of(pattern);
+        let (kind, wire) = PatternKind::of(pattern);
         self.insert_wire(kind, wire, line, column).map_err(|at| Match { set: self, at, kind })
     }
 
-    /// Adds a pattern by its wire name; if it is there already, returns where.
-    fn insert_wire(&mut self, kind: Kind, wire: &[u8], line: u32, column: u32) -> Result<(), u32> {
+    /// Adds a pattern by its wire name. Returns the offset of the node that has the pattern already as an error.
+    fn insert_wire(&mut self, kind: PatternKind, wire: &[u8], line: u32, column: u32) -> Result<(), u32> {
         let hash = self.hash(wire);
         if let Some(at) = self.find(kind, wire, hash) {
             return Err(at);
@@ -110,11 +115,11 @@ impl NameSet {
             let at = self.arena.push(kind, wire, line, column);
             self.table.insert(hash, at);
         }
-        self.note(kind, wire);
+        self.count_pattern(kind, wire);
         Ok(())
     }
 
-    /// Adds all patterns of another set that are not in this one, their origins reached through `via`.
+    /// Adds all patterns of `other` that this set lacks; their origins get `via` put before their own includes.
     pub(crate) fn absorb(&mut self, other: &Self, via: &[Arc<str>]) {
         let mut origins = other.origins.iter().peekable();
         for found in other.iter() {
@@ -123,33 +128,33 @@ impl NameSet {
                 self.add_origin(Origin { path: Arc::clone(&origin.path), via, is_list: origin.is_list });
             }
             let (line, column) = found.line_and_column();
-            // What is there already keeps its place: the first to say it is the one that is shown.
+            // A pattern that is there already keeps its place: explanations show the first entry in reading order.
             let _ = self.insert_wire(found.kind, found.wire(), line, column);
         }
     }
 
-    /// Gives back the room that is not needed, once all patterns are in.
+    /// Releases the memory that is reserved and not used; to be called after the last pattern was added.
     pub fn shrink(&mut self) {
         self.arena.shrink();
         self.origins.shrink_to_fit();
-        if self.table.is_roomy() {
+        if self.table.is_oversized() {
             self.rebuild_table(self.table.len());
         }
     }
 
-    /// Returns how many patterns there are.
+    /// Returns the number of patterns.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Returns whether there are none.
+    /// Returns whether the set has no patterns.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Returns the memory it takes, in bytes.
+    /// Returns the memory of the set in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
         let ancestors = match self.ancestors.get() {
@@ -159,7 +164,7 @@ impl NameSet {
         self.table.memory() + self.arena.capacity() + self.origins.capacity() * size_of::<(u32, Origin)>() + ancestors
     }
 
-    /// Returns the patterns in the order they came.
+    /// Returns the patterns in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = Match<'_>> {
         self.arena
             .nodes()
@@ -171,7 +176,7 @@ impl NameSet {
     pub fn lookup(&self, qname: &LowerName) -> Option<Match<'_>> {
         let labels = qname.suffixes().count();
         qname.suffixes().enumerate().find_map(|(above, suffix)| {
-            let kind = if above == 0 { Kind::Exact } else { Kind::Below };
+            let kind = if above == 0 { PatternKind::Exact } else { PatternKind::Below };
             if !self.has_depth(kind, labels - above) {
                 return None;
             }
@@ -179,50 +184,53 @@ impl NameSet {
         })
     }
 
-    /// Returns the entry that is exactly this pattern.
+    /// Returns the entry that equals this pattern.
     #[must_use]
     pub fn get(&self, pattern: &Pattern) -> Option<Match<'_>> {
-        let (kind, wire) = Kind::of(pattern);
+        let (kind, wire) = PatternKind::of(pattern);
         self.find_match(kind, wire, self.hash(wire))
     }
 
-    /// Returns the most specific wildcard that covers everything a pattern of this name matches, and is another one.
+    /// Returns the most specific wildcard above `wire` that covers everything a pattern of this name matches.
     pub(crate) fn wider(&self, wire: &[u8]) -> Option<Match<'_>> {
         let labels = Suffixes::of(wire).count();
         Suffixes::of(wire).enumerate().skip(1).find_map(|(above, suffix)| {
-            let may_be = self.has_depth(Kind::Below, labels - above);
-            may_be.then(|| self.find_match(Kind::Below, suffix, self.hash(suffix))).flatten()
+            let may_be = self.has_depth(PatternKind::Below, labels - above);
+            may_be.then(|| self.find_match(PatternKind::Below, suffix, self.hash(suffix))).flatten()
         })
     }
 
-    /// Returns the names above the patterns, which are all in: they are found once.
+    /// Returns the names above the patterns. They are collected on the first call, so all patterns must have been
+    /// added.
     pub(crate) fn ancestors(&self) -> &Ancestors {
         self.ancestors.get_or_init(|| Ancestors::of(self))
     }
 
-    /// Returns which label counts occur, a bit each: exact patterns, then wildcards.
+    /// Returns a bit for each label count that occurs: exact patterns, then wildcards.
     pub(crate) const fn depths(&self) -> [u128; 2] {
         self.depths
     }
 
-    /// Returns whether a pattern of this kind has so many labels.
+    /// Returns whether a pattern of this kind has `labels` labels.
     #[inline]
-    pub(crate) const fn has_depth(&self, kind: Kind, labels: usize) -> bool {
+    pub(crate) const fn has_depth(&self, kind: PatternKind, labels: usize) -> bool {
         self.depths[kind.index()] >> (labels & 127) & 1 == 1
     }
 
-    /// Returns whether one of the names can be above another one, so that [`NameSet::wider`] is worth asking.
+    /// Returns whether one of the names can be above another one. If not, [`NameSet::wider`] finds nothing and need not
+    /// be called.
     pub(crate) fn has_wider(&self) -> bool {
         let all = self.depths[0] | self.depths[1];
-        self.depths[Kind::Below.index()].trailing_zeros() < u128::BITS - 1 - all.leading_zeros().min(u128::BITS - 1)
+        self.depths[PatternKind::Below.index()].trailing_zeros()
+            < u128::BITS - 1 - all.leading_zeros().min(u128::BITS - 1)
     }
 
     /// Returns whether one of the patterns is a wildcard.
     pub(crate) const fn has_wildcards(&self) -> bool {
-        self.depths[Kind::Below.index()] != 0
+        self.depths[PatternKind::Below.index()] != 0
     }
 
-    /// Returns the hash of a wire name, good for every set with the same key.
+    /// Returns the hash of a wire name, which is valid for every set with the same key.
     #[inline]
     pub(crate) fn hash(&self, wire: &[u8]) -> u64 {
         hash_of(&self.hasher, wire)
@@ -230,23 +238,23 @@ impl NameSet {
 
     /// Returns the pattern of this kind and wire name, whose hash is `hash`.
     #[inline]
-    pub(crate) fn find_match(&self, kind: Kind, wire: &[u8], hash: u64) -> Option<Match<'_>> {
+    pub(crate) fn find_match(&self, kind: PatternKind, wire: &[u8], hash: u64) -> Option<Match<'_>> {
         self.find(kind, wire, hash).map(|at| Match { set: self, at, kind })
     }
 
-    /// Returns where the pattern of this kind and wire name stands.
+    /// Returns the arena's offset of the node that has the pattern of this kind and wire name.
     #[inline]
-    fn find(&self, kind: Kind, wire: &[u8], hash: u64) -> Option<u32> {
+    fn find(&self, kind: PatternKind, wire: &[u8], hash: u64) -> Option<u32> {
         self.table.find(hash, |at| self.arena.is(at, kind, wire))
     }
 
-    /// Counts a pattern that was added.
-    fn note(&mut self, kind: Kind, wire: &[u8]) {
+    /// Counts a pattern that was added, and its labels.
+    fn count_pattern(&mut self, kind: PatternKind, wire: &[u8]) {
         self.len += 1;
         self.depths[kind.index()] |= 1 << Suffixes::of(wire).count().min(127);
     }
 
-    /// Makes the table anew, with room for `count` names.
+    /// Builds the table again, with room for `count` names.
     fn rebuild_table(&mut self, count: usize) {
         self.table = Table::with_room(count);
         for (at, node) in self.arena.nodes().filter(|(_, node)| node.kinds != [None; 2]) {
@@ -255,8 +263,10 @@ impl NameSet {
     }
 }
 
-/// Returns the hash of a wire name under this key. A name says itself where it ends, so its length is not hashed, as it would
-/// be with a slice: that is a tenth of a look-up.
+/// Returns the hash of a wire name under this key.
+///
+/// A wire name ends in the root label, so no name is a prefix of another and its length need not be hashed, as it would
+/// be for a slice: that saves a tenth of a look-up.
 #[inline]
 fn hash_of(key: &RandomState, wire: &[u8]) -> u64 {
     let mut hasher = key.build_hasher();
@@ -264,8 +274,8 @@ fn hash_of(key: &RandomState, wire: &[u8]) -> u64 {
     hasher.finish()
 }
 
-impl Kind {
-    /// Returns kind and wire name of a pattern.
+impl PatternKind {
+    /// Returns the kind and the wire name of a pattern.
     pub(crate) fn of(pattern: &Pattern) -> (Self, &[u8]) {
         match pattern {
             Pattern::Exact(name) => (Self::Exact, name.as_wire()),
@@ -273,7 +283,7 @@ impl Kind {
         }
     }
 
-    /// Returns its index in an array of both.
+    /// Returns the index of the kind in an array of both.
     pub(crate) const fn index(self) -> usize {
         match self {
             Self::Exact => 0,
@@ -281,7 +291,7 @@ impl Kind {
         }
     }
 
-    /// Returns the other one.
+    /// Returns the other kind.
     const fn other(self) -> Self {
         match self {
             Self::Exact => Self::Below,
@@ -293,17 +303,15 @@ impl Kind {
 /// A pattern of a set.
 #[derive(Clone, Copy)]
 pub struct Match<'s> {
-    /// The set.
     set: &'s NameSet,
-    /// Where its name stands in the arena.
+    /// The arena's offset of the pattern's node.
     at: u32,
-    /// Its kind.
-    kind: Kind,
+    kind: PatternKind,
 }
 
 impl<'s> Match<'s> {
     /// Returns the kind of the pattern.
-    pub(crate) const fn kind(self) -> Kind {
+    pub(crate) const fn kind(self) -> PatternKind {
         self.kind
     }
 
@@ -338,7 +346,7 @@ impl<'s> Match<'s> {
         Place { path: Arc::clone(&self.origin().path), line, column }
     }
 
-    /// Returns the line and the column the pattern is written at.
+    /// Returns the line and the column the pattern is written at, both counted from 1.
     pub(crate) fn line_and_column(self) -> (u32, u32) {
         self.set.arena.node(self.at).place(self.kind)
     }
@@ -348,8 +356,8 @@ impl<'s> Match<'s> {
 impl std::fmt::Display for Match<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.kind {
-            Kind::Exact => write!(f, "{}", DisplayWire(self.wire())),
-            Kind::Below => write!(f, "*.{}", DisplayWire(self.wire())),
+            PatternKind::Exact => write!(f, "{}", DisplayWire(self.wire())),
+            PatternKind::Below => write!(f, "*.{}", DisplayWire(self.wire())),
         }
     }
 }

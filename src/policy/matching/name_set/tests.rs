@@ -1,4 +1,4 @@
-//! Sets against what they were made of.
+//! Tests of name sets, against the patterns they were made of and against a naive matcher.
 
 use proptest::prelude::*;
 
@@ -40,7 +40,7 @@ fn the_most_specific_pattern_is_found_with_its_place() {
 }
 
 #[test]
-fn a_duplicate_is_told_with_the_first_place() {
+fn inserting_a_duplicate_returns_the_first_place() {
     let mut set = set(&["example.com", "*.example.com"]);
     let first = set.insert(&Pattern::parse("EXAMPLE.com.").unwrap(), 9, 1).unwrap_err();
     assert_eq!(first.place().line, 1);
@@ -66,7 +66,7 @@ fn absorbed_patterns_keep_their_origin_and_the_first_place_wins() {
 }
 
 #[test]
-fn a_hostname_takes_at_most_64_bytes_with_what_is_below_it_and_without() {
+fn a_hostname_with_or_without_its_wildcard_takes_at_most_64_bytes() {
     for (form, most) in [("{}", 40), ("*.{}", 40), ("{}\n*.{}", 42)] {
         let hostnames = (0..20_000).map(|index| form.replace("{}", &format!("h{index:07}-a1b2.some.test")));
         let text = hostnames.collect::<Vec<_>>().join("\n");
@@ -74,13 +74,13 @@ fn a_hostname_takes_at_most_64_bytes_with_what_is_below_it_and_without() {
         let set = set(&patterns);
         assert_eq!(set.len(), patterns.len());
         let each = set.memory() / 20_000;
-        // What the names need by themselves is 24; 64 is what was promised of any usual hostname.
+        // The names themselves need 24 octets; 64 is the bound that the documentation gives for a usual hostname.
         assert!(each <= most && most <= 64, "{form:?}: {each} bytes");
     }
 }
 
 #[test]
-fn every_pattern_keeps_its_place_however_its_name_came_before() {
+fn exact_pattern_and_wildcard_of_one_name_keep_their_own_places() {
     let patterns = ["a.test", "*.a.test", "*.b.test", "b.test", "*.c.test", "d.test", "c.test", "d.test", "*.d.test"];
     let set = set(&patterns);
     let expected = [
@@ -119,7 +119,7 @@ proptest! {
     }
 
     #[test]
-    fn a_set_made_of_parts_is_the_one_made_pattern_by_pattern(
+    fn merging_builders_equals_inserting_one_by_one(
         patterns in prop::collection::vec(("(\\*\\.)?([ab]\\.){0,2}(test|lan)", 0_u32..200, 1_u32..300), 0..40),
         cuts in (0_usize..40, 0_usize..40),
     ) {
@@ -136,7 +136,7 @@ proptest! {
             if index == cuts.0 || index == cuts.1 {
                 parts.push(Builder::new(&hasher, 0, 0));
             }
-            let (kind, wire) = Kind::of(&pattern);
+            let (kind, wire) = PatternKind::of(&pattern);
             parts.last_mut().unwrap().add(kind, wire, line, *column);
             if let Err(first) = expected.insert(&pattern, line, *column) {
                 twice.push((format!("{pattern} (list.txt:{line}:{column})"), format!("{first:?}")));

@@ -43,7 +43,7 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    /// Parses and canonicalises an entry of a list that allows: [`Pattern::parse_for`].
+    /// Parses and canonicalises an entry of a list that allows names: [`Pattern::parse_for`] with [`Purpose::Allow`].
     ///
     /// # Errors
     /// As [`Pattern::parse_for`].
@@ -54,8 +54,8 @@ impl Pattern {
     /// Parses and canonicalises an entry: lower case, no trailing dot, A-labels (UTS-46).
     ///
     /// # Errors
-    /// Whatever is no hostname and no `*.` before one, and, unless it denies, a wildcard on an ICANN public suffix; each
-    /// with its help.
+    /// Text that is neither a hostname nor `*.` before one and, unless the purpose is to deny, a wildcard on an ICANN
+    /// public suffix. Each error has its help.
     pub fn parse_for(text: &str, purpose: Purpose) -> Result<Self, PatternError> {
         let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*'));
         if !plain {
@@ -76,7 +76,8 @@ impl Pattern {
         if name.as_wire().len() + 2 > crate::dns::name::MAX_NAME {
             return Err(PatternError::new(text, "no name fits below it (253 characters is the longest)", "shorten it"));
         }
-        // Names of local networks and of other systems are on the list as well, although nobody registers any.
+        // The public suffix list also has zones of local networks and of other systems, such as `local` and `onion`, in
+        // which nobody can register names.
         let is_registry =
             || shared_suffix::registry(&name) == Some(Registry::Icann) && !special_use::is_zone(name.as_wire());
         if purpose.opens() && is_registry() {
@@ -93,8 +94,8 @@ impl Pattern {
         }
     }
 
-    /// Returns whether the pattern matches `qname`. Lists are searched as [`super::name_set::NameSet`]s; this is for
-    /// single patterns.
+    /// Returns whether the pattern matches `qname`. For single patterns; lists are searched as
+    /// [`super::name_set::NameSet`]s.
     #[must_use]
     pub fn matches(&self, qname: &LowerName) -> bool {
         match self {
@@ -114,25 +115,25 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// The reason for which an entry of a list is refused.
+/// The error of an entry of a list that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("pattern {}: {why}", quoted(text))]
 pub struct PatternError {
     /// The entry as it was written.
     text: String,
-    /// What is wrong with it.
+    /// The reason, without the entry.
     why: String,
-    /// The mend.
+    /// The help, which tells how to fix the entry.
     pub help: String,
-    /// Whether the entry stands for everything, which each kind of list mends in its own way.
+    /// Whether the entry stands for every name. Each kind of list has another help for that.
     pub is_everything: bool,
 }
 
 impl PatternError {
-    /// Returns what is wrong without anything of the entry.
+    /// Returns the reason without any part of the entry, for list files, which logs and status do not quote.
     pub(crate) fn why_unquoted(&self) -> &str {
-        // What is quoted stands in backticks.
-        if self.why.contains('`') { "it is no hostname or pattern" } else { &self.why }
+        // A part of an entry is always in backticks.
+        if self.why.contains('`') { "it is not a hostname or pattern" } else { &self.why }
     }
 
     /// Makes an error about `text`.
@@ -141,22 +142,24 @@ impl PatternError {
     }
 }
 
-/// Reads a name to ask for as people type it, with the help that an entry of a list gets for a URL, a port or an address.
+/// Parses a name to ask for as people type it, with the help that an entry of a list gets for a URL, a port or an
+/// address.
 ///
 /// # Errors
-/// Text that is no hostname: what is wrong and the help.
+/// The reason and the help, for text that is not a hostname.
 pub fn question(text: &str) -> Result<LowerName, (String, String)> {
-    // RFC 2317 has names with a `/`.
+    // Reverse names may have a `/` in a label (RFC 2317), which would read as a path.
     if !text.trim_end_matches('.').to_ascii_lowercase().ends_with(".arpa") {
         refusal::foreign_syntax(text, Purpose::Question).map_err(|error| (error.why, error.help))?;
     }
     hostname(text)
 }
 
-/// Reads the same, and names that DNS can hold though no host has them: a client may ask for those, too.
+/// Parses a name as [`question`] does, and also names that DNS can hold although no host has them: a client may ask for
+/// those.
 ///
 /// # Errors
-/// Text that is no name: what is wrong and the help.
+/// The reason and the help, for text that is not a name.
 pub fn any_question(text: &str) -> Result<LowerName, (String, String)> {
     let is_of_names = |byte: u8| byte.is_ascii_graphic() && !b":@[]?#".contains(&byte);
     question(text).or_else(|refused| {
@@ -166,15 +169,15 @@ pub fn any_question(text: &str) -> Result<LowerName, (String, String)> {
     })
 }
 
-/// Reads a hostname as people write it, internationalised or not; for single names.
+/// Parses a single hostname as people write it, internationalised or not.
 ///
 /// # Errors
-/// Text that is no hostname: what is wrong and the help.
+/// The reason and the help, for text that is not a hostname.
 pub fn hostname(text: &str) -> Result<LowerName, (String, String)> {
     hostname_for(text, Purpose::Question)
 }
 
-/// Reads the hostname of a pattern or a single name.
+/// Parses the hostname of a pattern, or a single name.
 fn hostname_for(text: &str, purpose: Purpose) -> Result<LowerName, (String, String)> {
     let why_and_help = |why: &str, help: &str| Err((why.to_owned(), help.to_owned()));
     let base = text.strip_suffix('.').unwrap_or(text);
@@ -190,21 +193,22 @@ fn hostname_for(text: &str, purpose: Purpose) -> Result<LowerName, (String, Stri
     let ascii = if base.is_ascii() && !has_a_label(base) {
         std::borrow::Cow::Borrowed(base)
     } else {
-        // `_` is fine (`_acme-challenge`), so not STD3; what else is no hostname is refused below.
+        // Not STD3, which would refuse `_` (`_acme-challenge`). Other characters that no hostname has are refused
+        // below.
         let converted = Uts46::new().to_ascii(base.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow, DnsLength::Ignore);
         match converted {
             Ok(ascii) => ascii,
             Err(_) => {
-                return why_and_help("it is no valid internationalised name (UTS-46)", "check its spelling");
+                return why_and_help("it is not a valid internationalised name (UTS-46)", "check its spelling");
             }
         }
     };
-    let odd = |character: &char| !(character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.'));
-    if let Some(character) = ascii.chars().find(odd) {
+    let is_foreign = |character: &char| !(character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.'));
+    if let Some(character) = ascii.chars().find(is_foreign) {
         let why = format!("a hostname cannot hold {}", quoted(&character.to_string()));
         return Err((why, "use letters, digits, `-` and `_` between dots".to_owned()));
     }
-    // An IPv4 address ends in a digit; with the colons of IPv6 it would not have come this far.
+    // An IPv4 address ends in a digit; the colons of an IPv6 address were refused before.
     if ascii.ends_with(|last: char| last.is_ascii_digit()) && ascii.parse::<IpAddr>().is_ok() {
         return why_and_help(refusal::IS_ADDRESS, refusal::address_help(purpose));
     }
@@ -220,8 +224,8 @@ fn hostname_for(text: &str, purpose: Purpose) -> Result<LowerName, (String, Stri
     })
 }
 
-/// Refuses an entry of a list in another system's format whose characters would lead to a wrong help: `full:x` is no host
-/// with a port, and `||x^` no hostname with two odd characters.
+/// Refuses an entry in another system's format whose characters would lead to a wrong help: `full:x` is not a host with
+/// a port, and `||x^` is not a hostname with two wrong characters.
 fn refuse_foreign_format(text: &str) -> Result<(), PatternError> {
     use crate::list_format::{Format, of_entry};
     match of_entry(text) {
@@ -280,12 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused_with_a_mend() {
+    fn text_that_is_no_pattern_is_refused_with_a_reason_and_help() {
         const CASES: &[(&str, &str, &str)] = &[
             ("*", "stands for every name", "allow_all = true"),
             ("**", "stands for every name", "allow_all = true"),
             ("*.", "stands for every name", "allow_all = true"),
-            ("**.example.com", "`**` is no wildcard", "`*.example.com` matches names at every depth"),
+            ("**.example.com", "`**` is not a wildcard", "`*.example.com` matches names at every depth"),
             (".example.com", "begins with a dot", "write `*.example.com`, and `example.com`"),
             ("example.*", "last label", "name each domain in full"),
             ("a*.example.com", "whole first label", "`*.example.com`"),
@@ -326,8 +330,8 @@ mod tests {
             ("*.-n", "option of a command", "remove the entry"),
             ("example.-com", "last label begins or ends with `-`", "spelling"),
             ("example.com-", "last label begins or ends with `-`", "spelling"),
-            ("443", "as ports are", "DNS knows no ports"),
-            ("*.443", "as ports are", "DNS knows no ports"),
+            ("443", "like a port", "DNS knows no ports"),
+            ("*.443", "like a port", "DNS knows no ports"),
             ("2130706433", "part of an address", "allowed_cidrs"),
             ("0x7F000001", "part of an address", "allowed_cidrs"),
             ("010.0.0.1", "part of an address", "allowed_cidrs"),
@@ -381,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn help_never_widens_and_proposes_nothing_that_is_warned_of() {
+    fn help_proposes_no_broader_pattern_and_none_that_is_warned_about() {
         const CASES: &[&str] = &[
             "prod-*.s3.amazonaws.com",
             "s3.*.amazonaws.com",
@@ -420,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn denying_takes_any_wildcard_but_the_one_for_everything() {
+    fn denied_patterns_may_be_any_wildcard_except_the_one_for_every_name() {
         for text in ["*.zip", "*.net.kg", "*.co.uk", "*.github.io", "*.s3.amazonaws.com", "zip", "*.xn--p1ai"] {
             assert_eq!(Pattern::parse_for(text, Purpose::Deny).map(|it| it.to_string()).as_deref(), Ok(text));
         }
@@ -438,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn names_to_ask_for_get_the_help_that_patterns_get() {
+    fn questions_get_the_same_help_as_patterns() {
         const CASES: &[(&str, Result<&str, &str>)] = &[
             ("GitHub.com", Ok("github.com")),
             ("github.com.", Ok("github.com")),
@@ -482,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn below_is_below_and_exact_is_exact() {
+    fn exact_patterns_match_one_name_and_wildcards_only_names_below() {
         const CASES: &[(&str, &str, bool)] = &[
             ("github.com", "github.com", true),
             ("github.com", "GITHUB.com.", true),

@@ -1,5 +1,7 @@
-//! Why text is no pattern, and the help for it. No help widens: it proposes no pattern that would be warned about, nor one
-//! that matches more than what was written, unless it says so.
+//! The errors of text that is not a pattern, each with its help.
+//!
+//! The help never widens a policy by accident: it proposes no pattern that would be warned about, nor one that matches
+//! more than what was written, unless it says so.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +12,7 @@ use super::{Pattern, PatternError, Purpose};
 use crate::dns::name::LowerName;
 use crate::document::quoted;
 
-/// Refuses what other systems take and DNS cannot tell: schemes, paths, ports, users, addresses, spaces.
+/// Refuses syntax of other systems that DNS cannot express: schemes, paths, ports, users, addresses, spaces.
 pub(super) fn foreign_syntax(text: &str, purpose: Purpose) -> Result<(), PatternError> {
     let refuse = |why: &str, host: &str, loses: bool| {
         let proposed = Some(host).filter(|host| *host != text).and_then(|host| proposable(host, purpose));
@@ -46,7 +48,7 @@ pub(super) fn foreign_syntax(text: &str, purpose: Purpose) -> Result<(), Pattern
     let (host, has_port) = match host_and_port.split_once(':') {
         None => (host_and_port, false),
         Some((host, port)) if is_port(host, port) => (host, true),
-        // What stands before the colon is no host then, but the kind of entry that another system means by it.
+        // The text before the colon is not a host then, but a kind of entry in another system's list.
         Some((_, name)) => (if name.contains(':') { "" } else { name }, false),
     };
     let why = if rest.len() < text.len() {
@@ -65,16 +67,16 @@ pub(super) fn foreign_syntax(text: &str, purpose: Purpose) -> Result<(), Pattern
     refuse(why, host, true)
 }
 
-/// Returns whether what follows a colon is a port of the host before it: a number, `*`, or behind a name with a dot the
-/// name of a service or nothing.
+/// Returns whether the text after a colon is a port of the host before it: a number, `*`, or, if the host has a dot,
+/// the name of a service or empty.
 fn is_port(host: &str, port: &str) -> bool {
     let is_number = !port.is_empty() && port.bytes().all(|octet| octet.is_ascii_digit());
     is_number || port == "*" || host.contains('.') && port.bytes().all(|octet| octet.is_ascii_alphanumeric())
 }
 
-/// Returns what a text is that is nothing but patterns in the punctuation of a list, and what to write for it.
+/// Returns the reason and the proposed entries for a text that consists of patterns in the punctuation of a list.
 fn listed(text: &str, purpose: Purpose) -> Option<(&'static str, String)> {
-    /// Names that are shown.
+    /// The most names that the help shows.
     const SHOWN: usize = 3;
     let is_between = |character: char| {
         character.is_whitespace() || matches!(character, ',' | ';' | '|' | '"' | '\'' | '`' | '[' | ']')
@@ -86,11 +88,12 @@ fn listed(text: &str, purpose: Purpose) -> Option<(&'static str, String)> {
         Some((address, rest)) if is_address(address) => (true, rest),
         _ => (false, text),
     };
-    // Most texts that hold one of these are something else from their first word on.
+    // The first part decides for most texts, as most that hold one of these characters are something else from there
+    // on.
     let parts = || rest.split(is_between).filter(|part| !part.is_empty());
     let is_name = |part: &str| part.contains('.') && Pattern::parse_for(part, purpose).is_ok();
     let (first, is_one) = (parts().next()?, parts().nth(1).is_none());
-    // Each part is shorter than the text, so that this ends.
+    // Each part is shorter than the text, so the recursion through `parse_for` ends.
     if is_one && !is_hosts && text.trim() == first || !parts().all(is_name) {
         return None;
     }
@@ -107,10 +110,12 @@ fn listed(text: &str, purpose: Purpose) -> Option<(&'static str, String)> {
     Some((why, format!("{}{rest} as entries of their own", shown.join(", "))))
 }
 
-/// Says what is wrong with a name, canonical but for its case, whose last label no hostname has: RFC 952 lets labels begin
-/// and end with letters and digits, RFC 1123 §2.1 and RFC 3696 §2 have the last one not all numeric, and clients take a name
-/// that ends in a number for an IPv4 address (the URL standard's ends-in-a-number checker). Labels before it may be odd, as
-/// real ones are.
+/// Returns the reason and the help for a name whose last label no hostname has. `ascii` is canonical except for its
+/// case.
+///
+/// RFC 952 lets labels begin and end with letters and digits; by RFC 1123 §2.1 and RFC 3696 §2 the last one is not all
+/// numeric, and clients take a name that ends in a number for an IPv4 address (the URL standard's ends-in-a-number
+/// checker). Earlier labels may break these rules, as those of real names do.
 pub(super) fn last_label(ascii: &str, purpose: Purpose) -> Option<(&'static str, &'static str)> {
     let last = ascii.rsplit('.').next().unwrap_or(ascii);
     let is_alone = last.len() == ascii.len();
@@ -125,37 +130,37 @@ pub(super) fn last_label(ascii: &str, purpose: Purpose) -> Option<(&'static str,
         return None;
     }
     Some(if is_alone && last.parse::<u16>().is_ok() {
-        ("it is a number, as ports are, and no hostname", "DNS knows no ports: write the hostname, or remove the entry")
+        ("it is a number, like a port, not a hostname", "DNS knows no ports: write the hostname, or remove the entry")
     } else if ascii.split(['.', '-']).all(is_number) {
-        ("it is a number or part of an address, and no hostname", address_help(purpose))
+        ("it is a number or part of an address, not a hostname", address_help(purpose))
     } else {
         ("its last label is a number, which no hostname's is", "check its spelling; DNS knows no ports")
     })
 }
 
-/// Returns whether a label is a number as addresses are written: decimal, or hexadecimal behind `0x`.
+/// Returns whether a label is a number as parts of addresses are written: decimal, or hexadecimal with `0x`.
 fn is_number(label: &str) -> bool {
     let is_hex = |digits: &str| digits.bytes().all(|octet| octet.is_ascii_hexdigit());
     !label.is_empty() && label.bytes().all(|octet| octet.is_ascii_digit())
         || label.strip_prefix("0x").or_else(|| label.strip_prefix("0X")).is_some_and(is_hex)
 }
 
-/// Says what is wrong with a `*` or a dot that is not of the form `*.x`.
+/// Returns the error of a text in which a `*` or a dot is not in the form `*.x`.
 pub(super) fn wildcard(text: &str, purpose: Purpose) -> PatternError {
     let error = |why: &str, help: String| PatternError::new(text, why, help);
     let base = text.trim_start_matches(['*', '.']);
     let below = || proposable(&format!("*.{base}"), purpose);
     match text {
         "" => error("it is empty", "write a hostname, or remove the entry".to_owned()),
-        "." => error("the root is no hostname", "write a hostname".to_owned()),
+        "." => error("the root is not a hostname", "write a hostname".to_owned()),
         "*" | "**" | "*." | "**." | "*.*" | "**.**" | "*.*." => PatternError {
             is_everything: true,
             ..error("it stands for every name", everything_help(purpose).to_owned())
         },
         _ if text.contains("..") => error("a label is empty", "write one dot between labels".to_owned()),
         _ if text.starts_with("**") => match below() {
-            Some(below) => error("`**` is no wildcard here", format!("`{below}` matches names at every depth")),
-            None => error("`**` is no wildcard here", NAME_HOSTS.to_owned()),
+            Some(below) => error("`**` is not a wildcard here", format!("`{below}` matches names at every depth")),
+            None => error("`**` is not a wildcard here", NAME_HOSTS.to_owned()),
         },
         _ if text.starts_with('.') => match below() {
             Some(below) => error("it begins with a dot", format!("write `{below}`, and `{base}` for the name itself")),
@@ -177,7 +182,7 @@ pub(super) fn wildcard(text: &str, purpose: Purpose) -> PatternError {
     }
 }
 
-/// Says what is wrong with a wildcard on a public suffix.
+/// Returns the error of a wildcard on a public suffix.
 pub(super) fn public_suffix(text: &str, name: &LowerName) -> PatternError {
     let networks = match &*name.to_string() {
         "in-addr.arpa" => Some("*.2.0.192.in-addr.arpa"),
@@ -192,7 +197,7 @@ pub(super) fn public_suffix(text: &str, name: &LowerName) -> PatternError {
     PatternError::new(text, why, format!("name the domains that are needed, as `*.example.{name}`"))
 }
 
-/// Returns the pattern of a text if help may propose it: it is one, and nothing would be said against it.
+/// Returns the pattern of a text if a help text may propose it: the text is a pattern, and no warning is about it.
 fn proposable(text: &str, purpose: Purpose) -> Option<Pattern> {
     let pattern = Pattern::parse_for(text, purpose).ok()?;
     let is_fine = !purpose.opens() || purpose == Purpose::Question || shared_suffix::of_pattern(&pattern).is_none();
@@ -202,18 +207,18 @@ fn proposable(text: &str, purpose: Purpose) -> Option<Pattern> {
 /// Returns whether `text` is an address or a prefix in one of the ways people write them.
 pub(super) fn is_address(text: &str) -> bool {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
-    // Behind `%` the interface of a link-local address (RFC 4007 §11).
+    // A link-local address may have its interface after a `%` (RFC 4007 §11).
     let bare = bare.split_once('%').map_or(bare, |(address, _)| address);
     bare.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok() || text.parse::<SocketAddr>().is_ok()
 }
 
-/// Why an address is refused.
+/// The reason for which an address is refused.
 pub(super) const IS_ADDRESS: &str = "it is an address, not a hostname";
 
-/// What to do where no pattern can be proposed.
+/// The help if no pattern can be proposed.
 const NAME_HOSTS: &str = "name each host";
 
-/// Returns what to do with an address.
+/// Returns the help for an address.
 pub(super) const fn address_help(purpose: Purpose) -> &'static str {
     match purpose {
         Purpose::Allow => "DNS sees names only: put addresses under `allowed_cidrs`",
@@ -225,7 +230,7 @@ pub(super) const fn address_help(purpose: Purpose) -> &'static str {
     }
 }
 
-/// Returns what to do with an entry that stands for everything.
+/// Returns the help for an entry that stands for every name.
 const fn everything_help(purpose: Purpose) -> &'static str {
     match purpose {
         Purpose::Allow => "to allow everything, write `allow_all = true`",

@@ -1,30 +1,29 @@
-//! The usual line of a list: one hostname or wildcard in ASCII and nothing else. A list of a million of them is read
-//! this way in a single walk over its octets; what is anything else is left to [`crate::policy::matching::pattern::Pattern::parse`].
+//! The fast path for the usual line of a list: one hostname or wildcard in ASCII and nothing else. It takes a single
+//! walk over the octets; all other lines are left to [`crate::policy::matching::pattern::Pattern::parse`].
 
 use crate::dns::name::{MAX_LABEL, MAX_NAME};
 
-use crate::policy::matching::name_set::Kind;
+use crate::policy::matching::name_set::PatternKind;
 
-/// A line that was read.
+/// The result of parsing a usual line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Plain {
-    /// Whether it is a hostname or a wildcard.
-    pub(crate) kind: Kind,
-    /// Octets of its wire name.
+pub(crate) struct FastLine {
+    pub(crate) kind: PatternKind,
+    /// The length of the wire name in octets.
     pub(crate) length: usize,
-    /// Octets of the line with its end.
+    /// The length of the line in octets, line end included.
     pub(crate) end: usize,
 }
 
-/// Reads the first line of `text` and leaves its wire name, lower case, in `wire`, if it is a usual one.
+/// Parses the first line of `text` if it is a usual one, and writes its wire name, in lower case, to `wire`.
 ///
-/// A pattern it takes is the one that `Pattern::parse` takes, but for wildcards on public suffixes, which are not looked
-/// for here. It leaves alone: other characters, spaces, a trailing dot, A-labels, and what has a last label that begins with
-/// no letter, as that of an IPv4 address does, or ends with a hyphen.
+/// A pattern that is accepted here is the one that `Pattern::parse` returns, except that wildcards on public suffixes
+/// are not refused here. Returns `None` for lines with other characters, spaces, a trailing dot or A-labels, and if the
+/// last label does not begin with a letter, as in an IPv4 address, or ends with a hyphen.
 #[inline]
-pub(crate) fn read_line(text: &[u8], wire: &mut [u8; MAX_NAME]) -> Option<Plain> {
+pub(crate) fn read_line(text: &[u8], wire: &mut [u8; MAX_NAME]) -> Option<FastLine> {
     let (kind, mut at, longest) =
-        if text.starts_with(b"*.") { (Kind::Below, 2, MAX_NAME - 2) } else { (Kind::Exact, 0, MAX_NAME) };
+        if text.starts_with(b"*.") { (PatternKind::Below, 2, MAX_NAME - 2) } else { (PatternKind::Exact, 0, MAX_NAME) };
     let (mut label, mut end) = (0, 1);
     loop {
         let octet = text.get(at).copied().unwrap_or(b'\n');
@@ -48,13 +47,13 @@ pub(crate) fn read_line(text: &[u8], wire: &mut [u8; MAX_NAME]) -> Option<Plain>
         } else if octet != b'\n' {
             return None;
         }
-        // Numbers, addresses and options begin or end otherwise.
+        // The last label of a number, an address or a command's option fails this test.
         let is_host = wire[label + 1].is_ascii_lowercase() && wire[end - 1] != b'-';
         if !is_host || end >= longest {
             return None;
         }
         wire[end] = 0;
-        return Some(Plain { kind, length: end + 1, end: (at + 1).min(text.len()) });
+        return Some(FastLine { kind, length: end + 1, end: (at + 1).min(text.len()) });
     }
 }
 
@@ -78,25 +77,25 @@ mod tests {
     use super::*;
     use crate::policy::matching::pattern::Pattern;
 
-    /// Kind, wire name and octets of a line.
-    type Read = Option<(Kind, Vec<u8>, usize)>;
+    /// PatternKind, wire name and octets of a line.
+    type Read = Option<(PatternKind, Vec<u8>, usize)>;
 
-    /// Reads a line.
+    /// Parses a line.
     fn read(line: &[u8]) -> Read {
         let mut wire = [0xff; MAX_NAME];
-        let Plain { kind, length, end } = read_line(line, &mut wire)?;
+        let FastLine { kind, length, end } = read_line(line, &mut wire)?;
         Some((kind, wire[..length].to_vec(), end))
     }
 
     #[test]
-    fn usual_lines_are_read_and_all_others_left_alone() {
+    fn the_fast_path_takes_usual_lines_and_no_others() {
         let name = |kind, wire: &[u8], end| Some((kind, wire.to_vec(), end));
         let cases: &[(&str, Read)] = &[
-            ("a.test\nb", name(Kind::Exact, b"\x01a\x04test\0", 7)),
-            ("*.A.teST\r\nb", name(Kind::Below, b"\x01a\x04test\0", 10)),
-            ("_x.a-b.test", name(Kind::Exact, b"\x02_x\x03a-b\x04test\0", 11)),
-            ("-a-.b2", name(Kind::Exact, b"\x03-a-\x02b2\0", 6)),
-            ("test\r", name(Kind::Exact, b"\x04test\0", 5)),
+            ("a.test\nb", name(PatternKind::Exact, b"\x01a\x04test\0", 7)),
+            ("*.A.teST\r\nb", name(PatternKind::Below, b"\x01a\x04test\0", 10)),
+            ("_x.a-b.test", name(PatternKind::Exact, b"\x02_x\x03a-b\x04test\0", 11)),
+            ("-a-.b2", name(PatternKind::Exact, b"\x03-a-\x02b2\0", 6)),
+            ("test\r", name(PatternKind::Exact, b"\x04test\0", 5)),
         ];
         for (line, expected) in cases {
             assert_eq!(read(line.as_bytes()), *expected, "{line:?}");
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_end_where_those_of_patterns_do() {
+    fn length_limits_equal_those_of_patterns() {
         let label = "a".repeat(63);
         let longest = [&label[..], &label, &label, &"d".repeat(61)].join(".");
         for (text, is_good) in [
@@ -128,13 +127,13 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn what_is_read_is_what_the_pattern_is(line in "(\\*\\.)?([aZ0_*-]{0,3}\\.){0,3}([a-z0-9.]{0,4}|xn--a|ü)") {
+        fn the_fast_path_agrees_with_pattern_parse(line in "(\\*\\.)?([aZ0_*-]{0,3}\\.){0,3}([a-z0-9.]{0,4}|xn--a|ü)") {
             if let Some((kind, wire, end)) = read(line.as_bytes()) {
                 prop_assert_eq!(end, line.len());
                 match Pattern::parse(&line) {
-                    Ok(pattern) => prop_assert_eq!((kind, &wire[..]), Kind::of(&pattern)),
+                    Ok(pattern) => prop_assert_eq!((kind, &wire[..]), PatternKind::of(&pattern)),
                     // Wildcards on public suffixes are refused later.
-                    Err(error) => prop_assert!(kind == Kind::Below && error.to_string().contains("public suffix")),
+                    Err(error) => prop_assert!(kind == PatternKind::Below && error.to_string().contains("public suffix")),
                 }
             }
         }

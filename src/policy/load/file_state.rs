@@ -1,4 +1,7 @@
-//! What is known of each file: what it held when it was last looked at, and what of it is in force.
+//! The state of each file across reloads: its contents at the last look, and the version that is in force.
+//!
+//! The two differ while a file is held back. [`StoredFile`] is the compact form of [`FileState`], as there may be
+//! 100,000 files of which nearly all are in force as they are on disk.
 
 use std::hash::BuildHasher;
 use std::path::Path;
@@ -12,43 +15,43 @@ use crate::policy::load::read::{Role, read_file};
 use crate::policy::matching::pattern::Purpose;
 use crate::policy::model::spec::{FileSpec, ListUse};
 
-/// What is known of a file.
+/// The state of a policy file or of a list file's use.
 #[derive(Debug)]
-pub(super) struct Known<T> {
-    /// What it held when it was last looked at.
-    pub(super) seen: Seen,
-    /// What that says, as far as it was understood.
+pub(super) struct FileState<T> {
+    /// The contents at the last look.
+    pub(super) seen: LastContent,
+    /// The parsed contents, as far as they were understood; `None` if the file was not read.
     pub(super) read: Option<Arc<T>>,
-    /// Whether it may go into force.
+    /// Whether the contents can go into force, as far as the file itself decides.
     pub(super) is_good: bool,
-    /// What is wrong with it.
+    /// The errors and warnings that the file has by itself.
     pub(super) diagnostics: Arc<[Diagnostic]>,
-    /// What of it is in force.
+    /// The version in force, which is the same object as `read` unless the file is held back.
     pub(super) in_force: Option<Arc<T>>,
 }
 
-/// The content of a file, as far as it takes to see that it did not change.
+/// The contents of a file at the last look, in a form that shows whether they have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
-    /// A text.
+pub(super) enum LastContent {
+    /// The text itself.
     Text(Arc<str>),
-    /// The length and the keyed hash of a text that may be large.
+    /// The length and the keyed hash of a text that may be too large to keep.
     Fingerprint(usize, u64),
-    /// It could not be read.
+    /// The file could not be read.
     Unreadable,
-    /// It was not there.
+    /// The file did not exist.
     Absent,
 }
 
-impl Seen {
+impl LastContent {
     /// Returns the fingerprint of a text.
     pub(super) fn fingerprint(text: &str) -> Self {
         Self::Fingerprint(text.len(), shared_hasher().hash_one(text))
     }
 }
 
-/// The same again; what it says is shared.
-impl<T> Clone for Known<T> {
+/// Derived `Clone` would ask for `T: Clone`, although the contents are shared.
+impl<T> Clone for FileState<T> {
     fn clone(&self) -> Self {
         let Self { seen, read, is_good, diagnostics, in_force } = self;
         Self {
@@ -61,43 +64,43 @@ impl<T> Clone for Known<T> {
     }
 }
 
-impl<T> Known<T> {
-    /// Returns what is known of a file that is not there.
+impl<T> FileState<T> {
+    /// Returns the state of a file that does not exist.
     pub(super) fn absent() -> Self {
-        Self { seen: Seen::Absent, read: None, is_good: false, diagnostics: Arc::default(), in_force: None }
+        Self { seen: LastContent::Absent, read: None, is_good: false, diagnostics: Arc::default(), in_force: None }
     }
 
-    /// Returns whether what it holds is in force.
-    pub(super) fn is_settled(&self) -> bool {
+    /// Returns whether the contents on disk are in force.
+    pub(super) fn is_in_force(&self) -> bool {
         match (&self.read, &self.in_force) {
             (Some(read), Some(in_force)) => self.is_good && Arc::ptr_eq(read, in_force),
             _ => false,
         }
     }
 
-    /// Returns whether it is held back for what it holds itself, whatever other files say.
+    /// Returns whether the file is held back because of its own contents, independently of other files.
     pub(super) fn is_bad_alone(&self) -> bool {
-        !self.is_good && self.seen != Seen::Absent
+        !self.is_good && self.seen != LastContent::Absent
     }
 
-    /// Returns what is to go into force: what was read if it is good, else what is.
+    /// Returns the version to go into force: the one read if it is good, else the one in force.
     pub(super) fn candidate(&self) -> Option<Arc<T>> {
         match self.seen {
-            Seen::Absent | Seen::Unreadable => self.in_force.clone(),
+            LastContent::Absent | LastContent::Unreadable => self.in_force.clone(),
             _ => self.read.clone().filter(|_| self.is_good).or_else(|| self.in_force.clone()),
         }
     }
 }
 
-impl Known<FileSpec> {
-    /// Returns whether it holds this text.
+impl FileState<FileSpec> {
+    /// Returns whether the file's contents are this text.
     pub(super) fn holds(&self, text: &Arc<str>) -> bool {
-        matches!(&self.seen, Seen::Text(seen) if Arc::ptr_eq(seen, text) || seen == text)
+        matches!(&self.seen, LastContent::Text(seen) if Arc::ptr_eq(seen, text) || seen == text)
     }
 
-    /// Reads a policy file unless it holds what it held before.
+    /// Parses a policy file, unless its text is the one of the last look.
     ///
-    /// `share` returns an id again that is known by its text.
+    /// `share` replaces an id by a shared copy.
     pub(super) fn of_file(
         source: &Source,
         role: Role<'_>,
@@ -109,16 +112,17 @@ impl Known<FileSpec> {
             return before.clone();
         }
         let in_force = before.and_then(|before| before.in_force.clone());
-        // A text that came back to what is in force is in force, not a new one that says the same.
+        // A text that was changed back to the one in force must become the same object again, or the reload would count
+        // as a change.
         if let Some(spec) = in_force.as_ref().filter(|spec| *spec.source.text() == text) {
             let warnings = shared(read_file(&spec.source, role, shared_hasher()).1);
-            let (seen, read) = (Seen::Text(Arc::clone(spec.source.text())), in_force.clone());
+            let (seen, read) = (LastContent::Text(Arc::clone(spec.source.text())), in_force.clone());
             return Self { seen, read, is_good: true, diagnostics: warnings, in_force };
         }
         let (mut spec, diagnostics) = read_file(source, role, shared_hasher());
         spec.share_references(share);
         Self {
-            seen: Seen::Text(text),
+            seen: LastContent::Text(text),
             read: Some(Arc::new(spec)),
             is_good: !diagnostics.iter().any(Diagnostic::is_error),
             diagnostics: shared(diagnostics),
@@ -126,7 +130,7 @@ impl Known<FileSpec> {
         }
     }
 
-    /// Notes that a policy file cannot be read.
+    /// Returns the state of a policy file that cannot be read.
     pub(super) fn unreadable(path: &Path, why: &str, role: Role<'_>, before: Option<&Self>) -> Self {
         let in_force = before.and_then(|before| before.in_force.clone());
         let error = Diagnostic::about_file(path, format!("the file cannot be read: {why}"));
@@ -136,24 +140,27 @@ impl Known<FileSpec> {
             }
             (Role::Object(_), false) => "restore the file, or remove it, and the object is deleted",
             (_, true) => "what it said before stays in force",
-            (_, false) => "mend it, or remove the file",
+            (_, false) => "fix it, or remove the file",
         };
-        Self { seen: Seen::Unreadable, diagnostics: Arc::new([error.help(help)]), in_force, ..Self::absent() }
+        Self { seen: LastContent::Unreadable, diagnostics: Arc::new([error.help(help)]), in_force, ..Self::absent() }
     }
 }
 
-impl Known<ListFile> {
-    /// Reads a list unless it holds what it held before. One that denies has to hold a hostname: a file that was cut off
-    /// would open what it denied, where one that allows is an empty list.
+impl FileState<ListFile> {
+    /// Parses a list file, unless its text is the one of the last look.
+    ///
+    /// A list that denies must hold a hostname: a truncated file would allow what it denied. A list that allows may be
+    /// empty.
     pub(super) fn of_list(named: &ListUse, text: &str, before: Option<&Self>) -> Self {
-        let seen = Seen::fingerprint(text);
+        let seen = LastContent::fingerprint(text);
         if let Some(before) = before.filter(|before| before.seen == seen) {
             return before.clone();
         }
         let in_force = before.and_then(|before| before.in_force.clone());
         match ListFile::read(named, text, shared_hasher()) {
             Ok(list) if named.purpose != Purpose::Deny || !list.set.is_empty() => {
-                // The same content as in force, after something else in between.
+                // The list was changed and changed back: the object in force is used again, so that nothing counts as
+                // changed.
                 let same = in_force.clone().filter(|before| before.hash == list.hash && before.length == list.length);
                 let read = Some(same.unwrap_or_else(|| Arc::new(list)));
                 Self { seen, read, is_good: true, diagnostics: Arc::default(), in_force }
@@ -171,70 +178,72 @@ impl Known<ListFile> {
     }
 }
 
-/// What is known of a policy file, as it is kept: of one that is in force there is little to know, and there are many.
+/// The stored form of a policy file's state. For a file that is in force little has to be stored, and nearly all are.
 #[derive(Clone, Debug)]
-pub(super) enum Kept {
-    /// What it holds is in force; the warnings of it, if there are any.
-    Settled(Arc<FileSpec>, Option<Arc<Warnings>>),
-    /// Something else.
-    Other(Arc<Known<FileSpec>>),
+pub(super) enum StoredFile {
+    /// A file whose contents on disk are in force, with its own warnings, if it has any.
+    InForce(Arc<FileSpec>, Option<Arc<Warnings>>),
+    /// A file in any other state.
+    Other(Arc<FileState<FileSpec>>),
 }
 
-/// Warnings of one file alone.
+/// The warnings that a file has by itself.
 pub(super) type Warnings = Box<[Diagnostic]>;
 
-impl Kept {
-    /// Returns what is kept of a file that is in force, with its warnings.
-    pub(super) fn settled(file: Arc<FileSpec>, warnings: &[Diagnostic]) -> Self {
-        Self::Settled(file, (!warnings.is_empty()).then(|| Arc::new(warnings.into())))
+impl StoredFile {
+    /// Returns the stored form of a file that is in force, with its own warnings.
+    pub(super) fn good(file: Arc<FileSpec>, warnings: &[Diagnostic]) -> Self {
+        Self::InForce(file, (!warnings.is_empty()).then(|| Arc::new(warnings.into())))
     }
 
-    /// Returns what is in force.
+    /// Returns the version in force.
     pub(super) fn in_force(&self) -> Option<&Arc<FileSpec>> {
         match self {
-            Self::Settled(file, _) => Some(file),
+            Self::InForce(file, _) => Some(file),
             Self::Other(known) => known.in_force.as_ref(),
         }
     }
 
-    /// Returns what is wrong with what it holds.
+    /// Returns the errors and warnings of the contents on disk.
     pub(super) fn diagnostics(&self) -> &[Diagnostic] {
         match self {
-            Self::Settled(_, warnings) => warnings.as_ref().map_or(&[], |warnings| warnings),
+            Self::InForce(_, warnings) => warnings.as_ref().map_or(&[], |warnings| warnings),
             Self::Other(known) => &known.diagnostics,
         }
     }
 
-    /// Returns whether it holds this text, which is in force.
-    pub(super) fn is_settled_as(&self, text: &Arc<str>) -> bool {
-        matches!(self, Self::Settled(file, _) if file.source.text() == text)
+    /// Returns whether the file's contents are this text, and in force.
+    pub(super) fn is_in_force_as(&self, text: &Arc<str>) -> bool {
+        matches!(self, Self::InForce(file, _) if file.source.text() == text)
     }
 
-    /// Returns all that is known.
-    pub(super) fn known(&self) -> Known<FileSpec> {
+    /// Returns the full form of the state.
+    pub(super) fn known(&self) -> FileState<FileSpec> {
         match self {
-            Self::Settled(file, warnings) => Known {
-                seen: Seen::Text(Arc::clone(file.source.text())),
+            Self::InForce(file, warnings) => FileState {
+                seen: LastContent::Text(Arc::clone(file.source.text())),
                 read: Some(Arc::clone(file)),
                 is_good: true,
                 diagnostics: warnings.as_ref().map_or_else(Arc::default, |warnings| warnings[..].into()),
                 in_force: Some(Arc::clone(file)),
             },
-            Self::Other(known) => Known::clone(known),
+            Self::Other(known) => FileState::clone(known),
         }
     }
 }
 
-impl From<Known<FileSpec>> for Kept {
-    fn from(known: Known<FileSpec>) -> Self {
+impl From<FileState<FileSpec>> for StoredFile {
+    fn from(known: FileState<FileSpec>) -> Self {
         match (&known.in_force, &known.seen) {
-            (Some(file), Seen::Text(_)) if known.is_settled() => Self::settled(Arc::clone(file), &known.diagnostics),
+            (Some(file), LastContent::Text(_)) if known.is_in_force() => {
+                Self::good(Arc::clone(file), &known.diagnostics)
+            }
             _ => Self::Other(Arc::new(known)),
         }
     }
 }
 
-/// Returns diagnostics as they are kept; mostly there are none, which take no room of their own.
+/// Returns diagnostics in shared form. Most files have none; the default shares one empty allocation among them.
 fn shared(diagnostics: Vec<Diagnostic>) -> Arc<[Diagnostic]> {
     if diagnostics.is_empty() { Arc::default() } else { diagnostics.into() }
 }
