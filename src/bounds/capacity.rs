@@ -131,6 +131,7 @@ impl Capacity {
             (left / 4).checked_div(thread_upstream_pairs).map_or(PORTS, |each| Self::LEAST.ports + each).min(PORTS);
         let left = left - (ports - Self::LEAST.ports) * thread_upstream_pairs;
         let rest = full - least - (PORTS - Self::LEAST.ports) * thread_upstream_pairs;
+        // Each bound gets the same fraction of the way from its least to its full value.
         let share = |least: usize, full: usize| (least + (full - least) * left / rest.max(1)).min(full);
         Ok(Self {
             connections: share(Self::LEAST.connections, Self::FULL.connections),

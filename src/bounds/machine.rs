@@ -61,6 +61,7 @@ fn of_groups(root: &Path) -> Vec<MemoryLeft> {
     for line in read(&root.join("proc/self/cgroup")).unwrap_or_default().lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        // Version 2 has one line without controllers, version 1 one for each hierarchy (cgroups(7)).
         let (mount, names) = if controllers.is_empty() {
             ("sys/fs/cgroup", ["memory.max", "memory.current", "inactive_file "])
         } else if controllers.split(',').any(|controller| controller == "memory") {

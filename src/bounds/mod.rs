@@ -14,17 +14,17 @@
 //! | listeners with threads of their own, one a CPU | [`MAX_THREADED_LISTENERS`] | with more listeners, there is one thread a CPU for all together | |
 //! | addresses of a devbox in an answer | `policy::decide::devbox::MAX_ADDRESSES` | the rest is left out | |
 //! | datagrams of a batch | `datagram::BATCH` | the rest is the next batch | |
-//! | octets of a query | `datagram::MAX_MESSAGE` | the rest is cut off: FORMERR | `hostgate_queries_total{reason}` |
+//! | octets of a query | `datagram::MAX_MESSAGE` | the rest is cut off, so the answer is FORMERR | `hostgate_queries_total{reason}` |
 //! | time of a thread that cannot keep up | `listen::overload`: a share of each 10 ms for each client | the client's further queries are dropped | `hostgate_queries_shed_total` |
 //! | replies that wait in a socket | [`UDP_BUFFER`] a socket | dropped | `hostgate_replies_unsent_total` |
 //! | queries that wait for upstreams | [`MAX_PENDING`]; of a client as many as are free, and [`MAX_PENDING_OF_CLIENT`] | stale data, else SERVFAIL with EDE 22 | `hostgate_queries_turned_away_total` |
 //! | different questions among them | [`MAX_QUESTIONS`] | as above | `hostgate_failed_answers_total` |
 //! | of those, queries that wait for one | [`MAX_ASKERS`] | as above | the same |
-//! | answers renewed ahead of time | [`MAX_RENEWALS`] | they expire, and are asked for when somebody asks | `hostgate_cache_renewals_total` |
+//! | answers renewed ahead of time | [`MAX_RENEWALS`] | they expire, and the next query for them goes to an upstream | `hostgate_cache_renewals_total` |
 //! | of the questions, those on sockets of their own | [`MAX_ASKING`]; of a client as many as are free, and [`MAX_ASKING_OF_CLIENT`] | as above | `hostgate_failed_answers_total` |
 //! | names, octets and answers that are new, below one wildcard | `budget` of the policy | denied, NODATA or stale data | `hostgate_queries_total{reason="budget"}` |
-//! | clients whose budgets are kept in mind, wildcards of each | [`MAX_LEDGERS`], [`MAX_ALLOWANCES`] | the client that was not there for longest is forgotten; further wildcards count as one | |
-//! | log lines a minute on spent budgets | [`MAX_BUDGET_LINES`] | left out | `hostgate_queries_total{reason="budget"}` |
+//! | clients whose budgets are remembered, wildcards of each | [`MAX_LEDGERS`], [`MAX_ALLOWANCES`] | the least recently seen client is forgotten; further wildcards share one budget | |
+//! | log lines a minute about spent budgets | [`MAX_BUDGET_LINES`] | left out | `hostgate_queries_total{reason="budget"}` |
 //!
 //! # Clients, over TCP
 //!
@@ -50,7 +50,7 @@
 //! | sockets of the general way, of which three quarters are for first tries | [`MAX_UPSTREAM_SOCKETS`] | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
 //! | TCP connections to an upstream | [`MAX_UPSTREAM_STREAMS`] | the next one waits, within the time of its question | |
 //! | questions on a TCP connection | `upstream::stream::connection::MAX_ACTIVE` | another connection; then as above | the same |
-//! | probes a second of upstreams that may be gone | `upstream::probe::MAX_PROBES` | each is probed less often than every second | |
+//! | probes a second of upstreams that may be down | `upstream::probe::MAX_PROBES` | each is probed less often than every second | |
 //! | interfaces that upstreams are written with by name | `upstream::scope::MAX_NAMED` | an error of the upstream that names one more | |
 //! | octets of a reply over UDP | `upstream::udp::MAX_REPLY` | asked for over TCP | `hostgate_upstream_truncated_total` |
 //! | datagrams that are no reply | `upstream::udp::MAX_IGNORED` a socket | the socket is left: asked again from another port, then over TCP | `hostgate_upstream_ignored_total` |
@@ -59,7 +59,7 @@
 //! | names that MX, NAPTR, SRV, SVCB and HTTPS records of an answer lead to | `dns::response::chain::MAX_SERVICE_TARGETS` | the answer counts as malformed | |
 //! | owners compared to find where a record set ends, in an answer that is too long | `dns::response::cut::MAX_COMPARED` | an additional record set more is left out | |
 //! | Extended DNS Errors passed on | `dns::response::MAX_EDES` of `dns::response::MAX_EDE_TEXT` octets | the rest is left out | |
-//! | answers kept | `size_mib` of `[cache]` | the one that was not asked for lately goes | `hostgate_cache_evictions_total` |
+//! | answers kept | `size_mib` of `[cache]` | the one least recently asked for is evicted (SIEVE) | `hostgate_cache_evictions_total` |
 //!
 //! # The disk
 //!
@@ -71,36 +71,36 @@
 //! | a reload or a change by the API | ten seconds; twenty for a client that waits for it | it goes on, and the status says so; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
 //! | memory that a file takes while it is loaded | `reload::weight`: what is left of the limits of the process, of its control groups and of the machine | as above | the same |
-//! | errors, and warnings of a kind, told of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
-//! | errors of files by themselves, told of all | `policy::load::report::MAX_ERRORS`; after a quarter one of each file | files are counted | |
-//! | errors that files make together, told of all, and of one file | `policy::load::conflict::MAX_CONFLICTS`, `policy::load::conflict::MAX_CONFLICTS_OF_FILE` | counted, "and N more" | |
-//! | references to what is gone with its file, told as what the next start refuses | `policy::load::full::MAX_DANGLING` | the rest is left out | `hostgate_out_of_date{kind="next-start"}` |
+//! | errors, and warnings of a kind, reported of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
+//! | errors of single files, reported in all | `policy::load::report::MAX_ERRORS`; after a quarter one of each file | files are counted | |
+//! | errors of files that conflict, reported in all and of one file | `policy::load::conflict::MAX_CONFLICTS`, `policy::load::conflict::MAX_CONFLICTS_OF_FILE` | counted, "and N more" | |
+//! | references to objects whose file is gone, reported as what the next start refuses | `policy::load::full::MAX_DANGLING` | the rest is left out | `hostgate_out_of_date{kind="next-start"}` |
 //! | ids compared with an unknown one | `policy::load::conflict::MAX_COMPARISONS` | no suggestion | |
 //! | rounds in which conflicting files are taken back | `policy::load::full::MAX_ROUNDS` | all that hangs together with a conflict is held back | `hostgate_reload_ok` |
 //! | references that the next start would refuse | `policy::load::full::MAX_DANGLING` | the rest is left out | `hostgate_out_of_date{kind}` |
-//! | tests told that fail | `policy::load::file_tests::MAX_REPORTED` | the rest is not run, and nothing goes into force | the same |
+//! | failing tests that are reported | `policy::load::file_tests::MAX_REPORTED` | the rest is not run, and nothing goes into force | the same |
 //! | list files that a key of a policy names | [`MAX_LISTS`] | an error | the same |
 //! | entries compared with those of list files | `policy::load::lint::entries::MAX_COMPARED` | a warning | |
-//! | entries of list files and includes compared with what a policy denies | `policy::load::lint::contradictions::MAX_FOREIGN` | of more, those that its own entries deny exactly are told | |
+//! | entries of list files and includes compared with what a policy denies | `policy::load::lint::contradictions::MAX_FOREIGN` | of more, only those that its own entries deny exactly are reported | |
 //! | octets of errors, of warnings and of held back files in the status and a line of the log | [`MAX_TOLD_ERRORS`], [`MAX_TOLD_WARNINGS`], [`MAX_TOLD_FILES`], each line [`MAX_TOLD_LINE`] | counted, "and N more" | |
-//! | clients without a policy that the status names | `reload::MOST_NAMED` | counted | |
-//! | log lines a minute on upstreams that go and come back | [`MAX_OUTAGE_LINES`] | counted in the next line | `hostgate_upstream_outages_total{server}` |
+//! | clients without a policy that the status names | `reload::report::MOST_NAMED` | counted | |
+//! | log lines a minute about upstreams that stop answering or answer again | [`MAX_OUTAGE_LINES`] | counted in the next line | `hostgate_upstream_outages_total{server}` |
 //! | upstreams in the status | [`MAX_TOLD_UPSTREAMS`] | the rest is left out | `hostgate_upstream_up{server}` |
-//! | addresses in the status that it listens at | [`MAX_TOLD_ADDRESSES`] | the rest is left out, and `more` | |
-//! | warnings that a look writes to the log | [`MAX_LOGGED`] | counted in one more line | |
-//! | log lines a minute that say what came of a SIGHUP | [`MAX_ASKED_LINES`] | counted in the next one | `hostgate_reload_failures_total` |
-//! | entries of what is out of date in the status, octets of the path and of the reason of each | [`MAX_OUT_OF_DATE`], [`MAX_OUT_OF_DATE_TEXT`] | counted | `hostgate_out_of_date{kind}` |
+//! | listening addresses in the status | [`MAX_TOLD_ADDRESSES`] | the rest is left out, and `more` | |
+//! | warnings that a reload writes to the log | [`MAX_LOGGED`] | counted in one more line | |
+//! | log lines a minute about the results of SIGHUPs | [`MAX_ASKED_LINES`] | counted in the next one | `hostgate_reload_failures_total` |
+//! | entries about out-of-date files in the status, octets of the path and of the reason of each | [`MAX_OUT_OF_DATE`], [`MAX_OUT_OF_DATE_TEXT`] | counted | `hostgate_out_of_date{kind}` |
 //! | files compared with what was read at a time, four times a second | [`MAX_COMPARED_AT_ONCE`] | the rest is compared later; events tell of changes in time | |
-//! | octets of the policy files, and of the lists, in the last good state on disk | [`MAX_LAST_GOOD`], [`MAX_LAST_GOOD_LISTS`] | the state before stays, and is told | `hostgate_out_of_date{kind="not-kept"}` |
-//! | files being written to | [`MAX_WRITING`] | nothing is waited for | |
-//! | changed files that are kept in mind | [`MAX_CHANGED`] | everything is looked at | |
+//! | octets of the policy files, and of the lists, in the last good state on disk | [`MAX_LAST_GOOD`], [`MAX_LAST_GOOD_LISTS`] | the previous state stays, which is reported | `hostgate_out_of_date{kind="not-kept"}` |
+//! | files remembered as being written to | [`MAX_WRITING`] | a reload does not wait for writers | |
+//! | changed files remembered between reloads | [`MAX_CHANGED`] | everything is read again | |
 //!
 //! # The API
 //!
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
 //! | connections not accepted yet | [`TCP_BACKLOG`], as far as the kernel grants it | the kernel lets them try again | |
-//! | connections | [`CONTROL_CONNECTIONS`], of which [`MAX_CLOSING`] are on their way out | one without a request that was let in is closed: the oldest of the address that has most without a token, then one of the token that has most; with none, the new one waits | `hostgate_control_connections`, `hostgate_control_closed_total{reason="room"}` |
+//! | connections | [`CONTROL_CONNECTIONS`], of which [`MAX_CLOSING`] may be closing | one without a request that was let in is closed: the oldest of the address that has most without a token, then one of the token that has most; with none, the new one waits | `hostgate_control_connections`, `hostgate_control_closed_total{reason="room"}` |
 //! | of those, with requests under way that were let in; with requests that wait for a status | [`BUSY_CONNECTIONS`], [`WAITING_CONNECTIONS`]; each by token | the request waits ten seconds at most: 503; a connection of the same token that has waited for longest is answered early: 408, and where none has waited for a second, the new one is refused: 503 | `hostgate_control_requests_total{outcome="busy"}` |
 //! | requests under way, the octets of their answers not taken yet | [`MAX_REQUESTS`], [`MAX_ANSWERS`]; each by token | refused: 503; the next one waits ten seconds at most: 503 | the same |
 //! | reservations of one of these that wait | [`MAX_WAITING_RESERVATIONS`]; by token | refused: 503 | the same |
@@ -118,7 +118,7 @@
 //! | policy files, when the API makes one more | [`MAX_MADE`] | refused: 400 | |
 //! | threads that read files for answers | [`MAX_READERS`]; by token | the next one waits ten seconds at most: 503 | `hostgate_control_requests_total{outcome="busy"}` |
 //! | octets of an object's file, as clients make it | [`MAX_OBJECT`] | refused: 400 | |
-//! | looks at the token file, the certificate and, for the status, both | [`MAX_LOOKS`] of each kind that wait, for two seconds | refused: 503; the certificate in force is used; the status says so | `control.error` in the status |
+//! | reads of the token file, the certificate and, for the status, both | [`MAX_LOOKS`] of each kind that wait, for two seconds | refused: 503; the certificate in force is used; the status says so | `control.error` in the status |
 //! | audit records not written yet | [`MAX_AUDIT_QUEUE`]; a change waits two seconds for its own | counted, and the log has it; with `audit_required`, refused before anything is changed: 503 | `hostgate_audit_failures_total` |
 //! | changes that wait to be made | [`MAX_CHANGE_QUEUE`] | refused: 503 | |
 //! | octets of a file of tokens, a certificate, a key | [`MAX_SECRET`] | an error | |
@@ -128,8 +128,8 @@
 //! | addresses of a client that a person wrote, as shown | `api::objects::address::MOST_SHOWN` | the rest is left out | |
 //! | users of an object, errors of a file, that a message names | `api::MOST_NAMED`, `api::MOST_TOLD` | counted, or left out | |
 //! | builds at once, and those that wait | [`MAX_BUILDS`], [`MAX_BUILD_QUEUE`] | the next ones wait; then refused: 503 | |
-//! | what a build says, and a line of it, in octets | [`MAX_BUILD_LOG`], [`MAX_BUILD_LINE`] | the oldest lines go; the rest of the line | |
-//! | builds of which that is kept | [`MAX_BUILD_LOGS`] | the oldest one's goes | |
+//! | octets of a build's output, and of a line of it | [`MAX_BUILD_LOG`], [`MAX_BUILD_LINE`] | the oldest lines go; the rest of the line | |
+//! | builds whose output is kept | [`MAX_BUILD_LOGS`] | the oldest one's is deleted | |
 //! | devboxes that were shut down | [`MAX_SHUT_DOWN`], and `forget_after` of `[control]` | the oldest one's file is removed | |
 //! | requests that may come again, and octets of their answers | [`MAX_RETRIES`], [`MAX_RETRY_OCTETS`]; each by token | the oldest of the token is forgotten, and would be done again | |
 //!
@@ -137,14 +137,14 @@
 //!
 //! | what | bound | when it is full | seen in |
 //! |---|---|---|---|
-//! | connections to the admin endpoint | [`ADMIN_CONNECTIONS`], and [`MAX_ADMIN_CLOSING`] on their way out; five seconds for a head, a minute each | the longest idle or half-sent one of the address that has most is closed | |
+//! | connections to the admin endpoint | [`ADMIN_CONNECTIONS`], and [`MAX_ADMIN_CLOSING`] that are closing; five seconds for a head, a minute each | the longest idle or half-sent one of the address that has most is closed | |
 //! | descriptors in reserve to accept connections to the admin endpoint with, and as many for the API | [`MAX_ACCEPT_RESERVE`] | with no other descriptor left, a further connection takes the place of one without a request, or waits | |
 //! | sockets of a take-over | [`MAX_PASSED`] | refused; the old one serves on | |
-//! | octets of log lines that standard error has not taken yet | [`MAX_LOG_QUEUE`], and as many being written | further lines are dropped, and how many is told once it is read again | `hostgate_log_lines_dropped_total` |
+//! | octets of log lines that standard error has not taken yet | [`MAX_LOG_QUEUE`], and as many being written | further lines are dropped, and their number is written once it is read again | `hostgate_log_lines_dropped_total` |
 //! | octets that `hostgate status` reads | [`MAX_STATUS`] | an error | |
 //! | octets of a file that `hostgate import` reads; lists and maps within one another there | [`MAX_FILE`]; `import::yaml::MAX_NESTING` | an error | |
-//! | octets of an answer that `hostgate policy` and its like read | [`MAX_API_ANSWER`] | an error | |
-//! | tries of `hostgate policy update` while others change the policy | [`MAX_REPEATED_CHANGES`] | an error | |
+//! | octets of an answer that the commands for objects read | [`MAX_API_ANSWER`] | an error | |
+//! | attempts of `hostgate policy update` while others change the policy | [`MAX_REPEATED_CHANGES`] | an error | |
 
 pub(crate) mod capacity;
 pub(crate) mod machine;
@@ -414,7 +414,7 @@ mod tests {
         });
         let none: BTreeSet<_> = NONE.iter().map(|(module, name)| ((*module).to_owned(), (*name).to_owned())).collect();
         let gone: Vec<_> = none.difference(&declared).collect();
-        assert!(gone.is_empty(), "no bound, and not there: {gone:?}");
+        assert!(gone.is_empty(), "listed as no bound, and not in the sources: {gone:?}");
         let path = |(module, name): &(String, String)| {
             if module == "bounds" { name.clone() } else { format!("{module}::{name}") }
         };

@@ -140,6 +140,7 @@ fn endpoint(table: &Table<'_>, text: Placed<&str>, directory: &Path, has_tls: bo
         return Some(Endpoint::Unix(directory.join(path)));
     }
     match text.value.parse::<SocketAddr>() {
+        // Whoever reads a bearer token on the network can use it (RFC 6750 §5.3).
         Ok(address) if address.ip().is_loopback() || has_tls => Some(Endpoint::Address(address)),
         Ok(address) => {
             let message = format!("`control.listen`: tokens would go to `{address}` in the clear");
@@ -162,6 +163,7 @@ fn pool(table: &mut Table<'_>, key: &'static str) -> Option<Placed<IpNet>> {
     const FEWEST_BITS: u8 = 2;
     let text = table.string(key)?;
     match text.value.parse::<IpNet>() {
+        // Host bits that are set (`10.0.0.1/8`) may mean a single address, so they are refused.
         Ok(net) if net.trunc() == net && net.max_prefix_len() - net.prefix_len() >= FEWEST_BITS => {
             Some(text.map(|_| net))
         }
@@ -248,9 +250,9 @@ mod tests {
         ];
         for (lines, expected) in CASES {
             let text = format!("[control]\n{lines}\n");
-            let told = Config::parse(Path::new("h.toml"), text).err().unwrap_or_default();
-            let told: Vec<_> = told.iter().map(ToString::to_string).collect();
-            assert!(told.iter().any(|line| line.starts_with(expected)), "{lines}: {told:?}");
+            let message = Config::parse(Path::new("h.toml"), text).err().unwrap_or_default();
+            let message: Vec<_> = message.iter().map(ToString::to_string).collect();
+            assert!(message.iter().any(|line| line.starts_with(expected)), "{lines}: {message:?}");
         }
     }
 }

@@ -142,15 +142,16 @@ impl Config {
         let source = Source::new(path, text);
         let (mut config, diagnostics) =
             document::read(&source, |root| read(root, path.parent().unwrap_or(Path::new(""))));
+        // An editor that truncates the file before it writes leaves it empty for a moment.
         config.is_blank = source.text().trim().is_empty();
         if diagnostics.iter().any(Diagnostic::is_error) { Err(diagnostics) } else { Ok(config) }
     }
 
     /// Returns complaints about comments of the file that accept warnings, among them comments that accept nothing.
-    /// `told` has all other diagnostics.
-    pub(crate) fn complaints<'d>(&self, told: impl Iterator<Item = &'d Diagnostic>) -> Vec<Diagnostic> {
+    /// `others` has all other diagnostics.
+    pub(crate) fn complaints<'d>(&self, others: impl Iterator<Item = &'d Diagnostic>) -> Vec<Diagnostic> {
         let Some(accepts) = &self.accepts else { return Vec::new() };
-        let accepted = told.filter(|it| it.severity == Severity::Accepted && *it.place.path == *accepts.path());
+        let accepted = others.filter(|it| it.severity == Severity::Accepted && *it.place.path == *accepts.path());
         let accepted: HashSet<(u32, Code)> = accepted.filter_map(|it| Some((it.place.line, it.code?))).collect();
         accepts.complaints(|line, code| accepted.contains(&(line, code)))
     }
@@ -191,6 +192,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
             admin
         },
     );
+    // 127.0.0.1 cannot be bound on a machine with IPv6 only. An address that the operator chose is never replaced.
     let admin_instead = admin.filter(|admin| *admin == default_admin());
     let admin_instead = admin_instead.map(|admin| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), admin.port()));
     let control = root.table("control").and_then(|table| control::read(table, directory));
@@ -221,6 +223,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
 /// Reads an element of `list_directories`. The root of the file system is refused: as a limit it would allow any file.
 fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Option<(PathBuf, (Source, Span))> {
     let path = directory.join(text.value);
+    // `/` and `/./` alike.
     let is_root = path.components().all(|part| matches!(part, Component::RootDir | Component::CurDir));
     if text.value.is_empty() || text.value.contains('\0') || (is_root && path.is_absolute()) {
         let message = format!("`list_directories`: {} names no directory for lists", quoted(text.value));
@@ -240,6 +243,7 @@ fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Opt
 /// configuration.
 fn record_file(table: &mut Table<'_>, key: &'static str, directory: &Path) -> Option<PathBuf> {
     let path = table.string(key)?;
+    // No path with NUL can be passed to the kernel.
     if path.value.is_empty() || path.value.contains('\0') {
         let message = format!("`{key}`: {} names no file", quoted(path.value));
         table.error(path.span, message, Some("name the file that records are appended to".to_owned()));
@@ -260,6 +264,7 @@ fn read_listen(root: &mut Table<'_>) -> Vec<Listen> {
         table.finish();
         let Some(text) = address else { continue };
         let Some(address) = listen_address(&table, text) else { continue };
+        // Port 0 takes another free port for each table, so it may be given repeatedly.
         if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
             let message = format!("`{address}` is listened on twice");
             table.error(text.span, message, Some("remove one of the two".to_owned()));
@@ -280,6 +285,7 @@ fn listen_address(table: &Table<'_>, text: Placed<&str>) -> Option<SocketAddr> {
     let address = bare.parse().ok().or_else(|| bare.parse().ok().map(|ip| SocketAddr::new(ip, 53)));
     if address.is_none() {
         let message = format!("`listen`: `{}` is not an address and port", text.value.escape_debug());
+        // Encrypted DNS may be expected to work, so its schemes get a help of their own.
         let help = match text.value.split_once("://") {
             Some((scheme, _)) => {
                 format!("`{scheme}://` listeners are not in this version; UDP and TCP are always both on")
@@ -455,7 +461,7 @@ mod tests {
         let text = "polices = 'p'\nlist_directories = ['/', '/proc/self', 'l']\ndenied_ttl = -1\nlog = '=,='\ndevbox_suffix = '*.box'\n\
                     [[listen]]\naddress = 'tls://192.0.2.1'\n[[listen]]\n\
                     [upstream]\nservers = ['https://dns.example/q', 'x']\n[admin]\nlisten = '0.0.0.0:9153'\n[cache]\nsize = 1\n";
-        let told = complaints(text).join("\n");
+        let message = complaints(text).join("\n");
         for expected in [
             "h.toml:1:1: unknown key `polices`: did you mean `policies`?",
             "h.toml:2:21: `list_directories`: `/` names no directory for lists",
@@ -470,7 +476,7 @@ mod tests {
             "h.toml:12:10: `admin.listen`: `0.0.0.0:9153` is not a loopback address",
             "h.toml:14:1: `cache`: unknown key `size`",
         ] {
-            assert!(told.contains(expected), "{expected}\nnot in\n{told}");
+            assert!(message.contains(expected), "{expected}\nnot in\n{message}");
         }
     }
 

@@ -30,7 +30,7 @@ pub(crate) async fn watch(service: Arc<Service>) {
         tokio::time::sleep(CHECK_EVERY).await;
         let now_lacking = service.engine.metrics().descriptors_lacking();
         if now_lacking > lacking && logged_at.is_none_or(|at| at.elapsed() >= MINUTE) {
-            let help = "raise `LimitNOFILE=` of the unit, or find out who has so many files open";
+            let help = "raise `LimitNOFILE=` of the unit, or find the process that has so many files open";
             tracing::warn!(failed = now_lacking - lacking, help, "no file descriptors left for queries");
             (lacking, logged_at) = (now_lacking, Some(Instant::now()));
         }

@@ -93,13 +93,14 @@ impl Supervisor {
         loop {
             let now = Instant::now();
             if next <= now {
-                self.look(now);
+                self.check(now);
                 next = now + self.interval;
             }
             match events.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Event::Signal(SIGHUP)) => self.waker.ask(),
                 Ok(Event::Signal(SIGUSR1)) => self.service.engine.reopen_decision_log(),
                 Ok(Event::Signal(SIGINT)) => return Ok(StopReason::Signal("SIGINT")),
+                // SIGTERM is the only other signal with a handler.
                 Ok(Event::Signal(_)) => return Ok(StopReason::Signal("SIGTERM")),
                 Ok(Event::TakenOver) => return Ok(StopReason::TakenOver),
                 Ok(Event::NotTakenOver(error)) => return Err(error),
@@ -110,9 +111,9 @@ impl Supervisor {
     }
 
     /// Checks the heartbeats, logs changes, and notifies systemd.
-    fn look(&mut self, now: Instant) {
+    fn check(&mut self, now: Instant) {
         let progress = &self.service.progress;
-        let stalls = self.monitor.look(now, |kind| match (kind, progress.work()) {
+        let stalls = self.monitor.check(now, |kind| match (kind, progress.work()) {
             (ThreadKind::Reload, Work::Compute) => (RELOAD_HANG, false),
             (ThreadKind::Reload, Work::Disk) => (HANG, true),
             _ => (HANG, false),

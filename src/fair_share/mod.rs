@@ -141,6 +141,7 @@ impl Shares {
         let mut shard = self.shard(holder);
         let free = self.capacity.saturating_sub(self.used.load(Relaxed));
         let count = shard.get(&holder).copied().unwrap_or(0);
+        // The limit follows what is free: a fixed one would be too low for a lone holder and too high for many.
         let has_little = count < self.little && free > 0;
         if !has_little && count >= free.saturating_sub(self.kept).min(self.most) {
             return None;

@@ -85,6 +85,7 @@ impl Quota {
             let mut state = self.state();
             let own =
                 state.waiting.iter().find(|(holder, _)| *holder == requester.holder).map_or(0, |(_, own)| own.len());
+            // A request does not overtake earlier ones of the same holder.
             if own == 0 && self.allows(&state, requester, amount) {
                 return Some(self.reserve(&mut state, requester.holder, amount));
             }

@@ -24,6 +24,7 @@ struct Counter(AtomicU64);
 impl Heartbeat {
     /// Increases the counter. Only the watched thread calls this, so a load and a store suffice.
     pub(crate) fn beat(&self) {
+        // Relaxed ordering suffices, as the counter guards no other data.
         self.0.0.store(self.count().wrapping_add(1), Relaxed);
     }
 
@@ -94,7 +95,7 @@ impl Stall {
 pub(crate) struct Monitor {
     threads: Vec<Watched>,
     /// The time of the last check.
-    looked: Instant,
+    checked_at: Instant,
 }
 
 #[derive(Debug)]
@@ -118,7 +119,7 @@ impl Monitor {
             let count = heartbeat.count();
             Watched { name, kind, heartbeat, count, silent: Duration::ZERO, since }
         };
-        Self { threads: threads.into_iter().map(watch).collect(), looked: now }
+        Self { threads: threads.into_iter().map(watch).collect(), checked_at: now }
     }
 
     /// Returns the threads that have been silent for as long as `patience` allows their kind; `patience` also returns
@@ -126,9 +127,9 @@ impl Monitor {
     ///
     /// One check adds at most [`LONGEST_STEP`] of silence: if the whole process was stopped (SIGSTOP, a suspended
     /// machine), no thread hangs.
-    pub(crate) fn look(&mut self, now: Instant, patience: impl Fn(ThreadKind) -> (Duration, bool)) -> Vec<Stall> {
-        let step = now.saturating_duration_since(self.looked).min(LONGEST_STEP);
-        self.looked = now;
+    pub(crate) fn check(&mut self, now: Instant, patience: impl Fn(ThreadKind) -> (Duration, bool)) -> Vec<Stall> {
+        let step = now.saturating_duration_since(self.checked_at).min(LONGEST_STEP);
+        self.checked_at = now;
         let mut stalls = Vec::new();
         for thread in &mut self.threads {
             let count = thread.heartbeat.count();
@@ -167,24 +168,24 @@ mod tests {
         ];
         let mut now = Instant::now();
         let mut monitor = Monitor::new(threads, now);
-        let mut look = |seconds| {
+        let mut check = |seconds| {
             now += Duration::from_secs(seconds);
-            monitor.look(now, |kind| (Duration::from_secs(10), kind == ThreadKind::Reload))
+            monitor.check(now, |kind| (Duration::from_secs(10), kind == ThreadKind::Reload))
         };
         // An hour in which the process was stopped is one step.
-        assert_eq!(look(3600), []);
+        assert_eq!(check(3600), []);
         for _ in 0..8 {
             alive.beat();
-            assert_eq!(look(1), []);
+            assert_eq!(check(1), []);
         }
         alive.beat();
-        let stalls = look(1);
+        let stalls = check(1);
         assert_eq!(stalls.iter().map(|stall| (&*stall.thread, stall.on_disk)).collect::<Vec<_>>(), [("reload", true)]);
         assert!(stalls[0].describe().starts_with("thread reload has been hanging since "));
         alive.beat();
-        assert_eq!(look(1).len(), 1);
+        assert_eq!(check(1).len(), 1);
         hung.beat();
         alive.beat();
-        assert_eq!(look(1), []);
+        assert_eq!(check(1), []);
     }
 }

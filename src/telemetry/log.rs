@@ -121,6 +121,7 @@ impl LogWriter {
             return;
         }
         queue.octets.extend_from_slice(line);
+        // Unlocked first, so that the woken thread does not wait for the lock.
         drop(queue);
         self.0.queued.notify_one();
     }
@@ -174,6 +175,7 @@ impl Shared {
         let mut octets = Vec::new();
         loop {
             octets.clear();
+            // Memory of a burst is freed.
             octets.shrink_to(SPARE);
             let lost = {
                 let mut queue = self.lock();
@@ -181,6 +183,7 @@ impl Shared {
                 if queue.octets.is_empty() {
                     self.written.notify_all();
                 }
+                // While lines are lost, the report is tried again even if nothing is logged.
                 let longest = if queue.lost > 0 { RETRY } else { Duration::MAX };
                 let waited = self.queued.wait_timeout_while(queue, longest, |queue| queue.octets.is_empty());
                 (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -300,8 +303,8 @@ mod tests {
         }
         assert!(error().is_some_and(|error| error.contains(&format!("{lost} log lines"))), "{:?}", error());
         // It reads again.
-        let told = lost_message(lost);
-        let text = read_to(&mut reader, &told);
+        let message = lost_message(lost);
+        let text = read_to(&mut reader, &message);
         assert_eq!(u64::try_from(text.lines().count()).unwrap(), LINES - lost + 1);
         writer.write_all(b"next\n").unwrap();
         assert_eq!(read_to(&mut reader, "next\n"), "next\n");
@@ -319,9 +322,9 @@ mod tests {
         std::panic::set_hook(before);
         // A backtrace may follow.
         assert!(log.close(Duration::from_secs(10)));
-        let told = read_to(&mut reader, "\n");
-        assert!(told.starts_with("thread 'worker' panicked at src/telemetry/log.rs:"), "{told}");
-        assert!(told.contains(":\non purpose\n"), "{told}");
+        let message = read_to(&mut reader, "\n");
+        assert!(message.starts_with("thread 'worker' panicked at src/telemetry/log.rs:"), "{message}");
+        assert!(message.contains(":\non purpose\n"), "{message}");
     }
 
     #[test]
@@ -347,8 +350,11 @@ mod tests {
             assert!(writer.flush(Duration::from_secs(10)));
         }
         assert_eq!(writer.lost(), 3);
-        let told = writer.error().unwrap();
-        assert!(told.starts_with("standard error cannot be written: ") && told.contains("3 log lines"), "{told}");
+        let message = writer.error().unwrap();
+        assert!(
+            message.starts_with("standard error cannot be written: ") && message.contains("3 log lines"),
+            "{message}"
+        );
         *out.lock().unwrap() = Some(Vec::new());
         // Nothing more is logged.
         let start = Instant::now();

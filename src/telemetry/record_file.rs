@@ -177,6 +177,7 @@ impl RecordFile {
             Fault::Refused => error.to_string(),
         };
         if !is_known {
+            // A lost audit record is an error; decision records may be dropped by design.
             match (self.kind, fault) {
                 (RecordKind::Decisions, Fault::Away) => {
                     tracing::warn!(%path, error, "decision log not reopened; keeping the old file");
@@ -274,6 +275,7 @@ fn try_open(path: &Path) -> io::Result<AppendTarget> {
             return Ok(AppendTarget::Fifo);
         }
         Ok(_) => {
+            // Without `create`, opening shows the permissions and changes nothing.
             OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -320,8 +322,8 @@ mod tests {
         for name in ["file", "new"] {
             assert_eq!(forecast(RecordKind::Decisions, &at(name)), None, "{name}");
         }
-        let told = forecast(RecordKind::Decisions, &at("fifo")).unwrap();
-        assert!(told.starts_with("the decision log is a FIFO, written only while it is read: "), "{told}");
+        let message = forecast(RecordKind::Decisions, &at("fifo")).unwrap();
+        assert!(message.starts_with("the decision log is a FIFO, written only while it is read: "), "{message}");
         assert!(!at("new").exists());
         assert_eq!(fs::read(at("file")).unwrap(), b"line\n");
         for (name, part) in [
@@ -329,9 +331,9 @@ mod tests {
             ("file/log", "a part of it is no directory"),
             (".", "name a file in it as `audit` under [control]"),
         ] {
-            let told = forecast(RecordKind::Audit, &at(name)).unwrap();
+            let message = forecast(RecordKind::Audit, &at(name)).unwrap();
             let begin = format!("the audit file would not be written: {}: ", at(name).display());
-            assert!(told.starts_with(&begin) && told.contains(part), "{name}: {told}");
+            assert!(message.starts_with(&begin) && message.contains(part), "{name}: {message}");
         }
     }
 }

@@ -184,6 +184,7 @@ impl<K: Ord, V> FromIterator<(K, V)> for OrderedMap<K, V> {
 
 impl<K: PartialEq, V: PartialEq> PartialEq for OrderedMap<K, V> {
     fn eq(&self, other: &Self) -> bool {
+        // Copies of one map mostly share all leaves, which then need no comparison of entries.
         let is_shared = self.leaves.len() == other.leaves.len()
             && self.leaves.iter().zip(&other.leaves).all(|(one, two)| Arc::ptr_eq(one, two));
         is_shared || self.len == other.len && self.iter().eq(other.iter())

@@ -52,6 +52,7 @@ pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
 /// Reads the rest of an open file, of at most `most` octets.
 fn read_open(file: &File, most: u64) -> io::Result<Vec<u8>> {
     let mut octets = Vec::new();
+    // One octet more is read, to tell a file of the maximum length from a longer one.
     file.take(most.saturating_add(1)).read_to_end(&mut octets)?;
     if u64::try_from(octets.len()).unwrap_or(u64::MAX) > most {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {most} octets")));

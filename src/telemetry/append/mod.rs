@@ -107,6 +107,7 @@ impl LineFile {
             return Err(AppendError { kept: 0, error: copy(&self.why) });
         };
         let prefixed;
+        // The line end completes the torn line, so that no other line is unreadable.
         let (octets, prefix) = if self.is_torn {
             prefixed = [b"\n", lines].concat();
             (&*prefixed, 1)
@@ -134,6 +135,7 @@ fn write(file: &mut File, octets: &[u8], patience: Duration) -> (usize, Option<i
     while written < octets.len() {
         match file.write(&octets[written..]) {
             Ok(0) => return (written, Some(io::ErrorKind::WriteZero.into())),
+            // Progress extends the deadline: only a reader that takes nothing for `patience` is given up.
             Ok(count) => (written, end) = (written + count, Instant::now() + patience),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -246,6 +248,7 @@ fn open(path: &Path, mode: u32) -> io::Result<(File, bool)> {
 }
 
 fn last_octet(path: &Path) -> io::Result<u8> {
+    // Opened again, as the file itself is open for appending only.
     let (mut file, _) = regular_file::open(path)?;
     file.seek(SeekFrom::End(-1))?;
     let mut octet = [0];

@@ -128,6 +128,7 @@ impl DecisionLog {
         let shared = &*self.0;
         let mut buffer = shared.buffer();
         let LineBuffer { block, clock, closed } = &mut *buffer;
+        // Once closed, no block is taken, so that records are dropped and counted.
         if block.is_none() && !*closed {
             *block = shared.pool.take();
         }

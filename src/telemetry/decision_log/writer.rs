@@ -12,7 +12,7 @@ use crate::telemetry::append::AppendError;
 use crate::telemetry::record_file::{RecordFile, RecordKind, lines_in};
 
 /// The longest interval between checks whether the file is still the one at its path.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// The time to wait for the reader of a pipe. Once it has passed, writes do not wait again until one succeeds.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -20,19 +20,19 @@ pub(super) struct Writer {
     file: RecordFile,
     shared: Arc<Shared>,
     /// The time of the last check whether the file is the one at its path.
-    looked: Instant,
+    checked_at: Instant,
 }
 
 impl Writer {
     /// Makes a writer with a closed file, which [`Writer::run`] opens.
     pub(super) fn new(path: &Path, shared: Arc<Shared>) -> Self {
         let file = RecordFile::new(RecordKind::Decisions, path, Arc::clone(&shared.counts.health));
-        Self { file, shared, looked: Instant::now() }
+        Self { file, shared, checked_at: Instant::now() }
     }
 
     /// Opens the file, drops `opened` once that has succeeded or failed, and writes blocks until a message to stop.
     pub(super) fn run(&mut self, messages: &Receiver<Message>, opened: SyncSender<()>) {
-        self.look(Instant::now());
+        self.check_path(Instant::now());
         drop(opened);
         // The time at which to collect the begun blocks, if there are any.
         let mut sweep: Option<Instant> = None;
@@ -43,10 +43,10 @@ impl Writer {
                 self.shared.idle.store(true, Ordering::Relaxed);
                 self.shared.sweep(false);
             }
-            if now.saturating_duration_since(self.looked) >= LOOK {
-                self.look(now);
+            if now.saturating_duration_since(self.checked_at) >= CHECK_EVERY {
+                self.check_path(now);
             }
-            let next = sweep.into_iter().chain([self.looked + LOOK]).min().unwrap_or(now);
+            let next = sweep.into_iter().chain([self.checked_at + CHECK_EVERY]).min().unwrap_or(now);
             match messages.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Message::Block(block)) => self.write_block(block),
                 Ok(Message::Begun) => sweep = Some(now.max(Instant::now()) + GATHER),
@@ -68,6 +68,7 @@ impl Writer {
 
     /// Stops recording, writes all blocks, and reports that on `done`.
     fn stop(&mut self, messages: &Receiver<Message>, done: &Sender<()>) {
+        // Closes the buffers under their locks, so every record is either written now or dropped and counted.
         self.shared.sweep(true);
         while let Ok(message) = messages.try_recv() {
             if let Message::Block(block) = message {
@@ -95,8 +96,8 @@ impl Writer {
     }
 
     /// Opens the path unless the open file is the one there.
-    fn look(&mut self, now: Instant) {
-        self.looked = now;
+    fn check_path(&mut self, now: Instant) {
+        self.checked_at = now;
         let health = Arc::clone(&self.shared.counts.health);
         health.during(|| self.file.follow());
     }
