@@ -1,4 +1,5 @@
-//! `hostgate check`: everything that is wrong, with its place and its mend.
+//! The command `hostgate check`: loads configuration and policies as `serve` does, runs their tests, and reports every
+//! error with its place and help.
 
 use std::path::PathBuf;
 
@@ -8,36 +9,36 @@ use super::output::{Output, count};
 use super::{CONFIG, FAILED, OK, sources};
 use crate::document::{Diagnostic, Severity};
 
-/// How to check and tell.
+/// The options of `hostgate check`.
 pub(super) struct Options {
-    /// Whether warnings count as errors.
+    /// Set by `--strict`: warnings make the check fail.
     pub(super) strict: bool,
-    /// Whether to write JSON.
+    /// Set by `--json`.
     pub(super) json: bool,
-    /// Whether to show what comments accept, too.
+    /// Set by `--verbose`: accepted warnings are shown, too.
     pub(super) verbose: bool,
 }
 
-/// What `--json` writes.
+/// The report that `--json` writes.
 #[derive(Serialize)]
 struct Report<'a> {
-    /// Whether hostgate would start with this.
+    /// Set if hostgate would start with these files.
     ok: bool,
-    /// How many `[[test]]`s ran and held; null with errors, of which a test that fails is one.
+    /// The number of `[[test]]`s that ran and passed; null if there are errors, and a failed test is one.
     tests: Option<usize>,
-    /// Everything there is to say.
+    /// The errors and warnings.
     diagnostics: &'a [Diagnostic],
-    /// The warnings that comments accept, with their reasons.
+    /// The warnings that comments accept, with the reasons given there.
     accepted: &'a [Diagnostic],
-    /// What is as the operator chose, and may be unexpected all the same.
+    /// A remark about a choice of the operator that may have unexpected effects.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
 }
 
-/// Checks, tells, and returns the exit code.
+/// Runs the check, writes the report, and returns the exit code.
 pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Options, output: &mut Output) -> u8 {
-    let told = (!options.json).then_some(&mut *output);
-    let (diagnostics, summary, note, tests) = match sources::load_told(config, dir, told) {
+    let announce = (!options.json).then_some(&mut *output);
+    let (diagnostics, summary, note, tests) = match sources::load_announced(config, dir, announce) {
         Ok((config, loaded)) => {
             let snapshot = loaded.library().snapshot();
             let tests = loaded.library().tests();
@@ -87,6 +88,7 @@ pub(super) fn run(config: Option<PathBuf>, dir: Option<PathBuf>, options: &Optio
         parts.push(format!("{} accepted{hint}", count(accepted.len(), "warning")));
     }
     if !parts.is_empty() {
+        // A failed test is an ordinary error; its message tells it from others.
         let failed =
             diagnostics.iter().filter(|told| told.is_error() && told.message.starts_with("test failed")).count();
         let failed = match (tests, failed) {

@@ -1,4 +1,4 @@
-//! Which client is meant: by an address, an id, or the name of a devbox.
+//! Lookup of a client by address, id or the name of a devbox, as `--client` of `explain` and `show` takes them.
 
 use std::net::IpAddr;
 
@@ -7,14 +7,14 @@ use ipnet::IpNet;
 use crate::document::{closest, quoted};
 use crate::policy::{Asker, Client, Snapshot};
 
-/// How many clients an error names.
+/// The number of clients that an error message lists.
 const NAMED: usize = 10;
 
-/// Returns who asks where `text` is an address, the id of a client or else the name of a devbox, at a listener; and the
+/// Returns the asker for `text` (an address, the id of a client, or else the name of a devbox) at a listener, and the
 /// address or prefix that it asks from.
 ///
 /// # Errors
-/// It is none of them, or several devboxes have the name.
+/// No client matches, or several devboxes have this name.
 pub(super) fn asker<'s>(snapshot: &'s Snapshot, text: &str, listener: usize) -> Result<(Asker<'s>, String), String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok((snapshot.asker(address, listener), address.to_string()));
@@ -27,10 +27,10 @@ pub(super) fn asker<'s>(snapshot: &'s Snapshot, text: &str, listener: usize) -> 
     Ok((client.asker(), source))
 }
 
-/// Returns the client that has a name of the API's.
+/// Returns the client with this name in the API.
 ///
 /// # Errors
-/// There is none, or more than one.
+/// No client has the name, or several have it.
 fn named<'s>(snapshot: &'s Snapshot, name: &str) -> Result<&'s Client, String> {
     let has_name = |client: &&Client| snapshot.record(client.id()).is_some_and(|record| record.name() == name);
     let found: Vec<&Client> = snapshot.clients().filter(has_name).take(NAMED + 1).collect();
@@ -49,13 +49,13 @@ fn named<'s>(snapshot: &'s Snapshot, name: &str) -> Result<&'s Client, String> {
                 None if first.is_empty() => "there are no clients".to_owned(),
                 None => format!("there are {}", ids(&first)),
             };
-            Err(format!("{} is no address, and no client has it as its id or name ({help})", quoted(name)))
+            Err(format!("{} is not an address, and not the id or name of a client ({help})", quoted(name)))
         }
         several => Err(format!("{} is the name of more than one client: {}: write the id", quoted(name), ids(several))),
     }
 }
 
-/// Writes a prefix as people do: one address without its length.
+/// Formats a prefix; that of a single address without its length.
 fn written(source: &IpNet) -> String {
     if source.prefix_len() == source.max_prefix_len() { source.addr().to_string() } else { source.to_string() }
 }

@@ -1,6 +1,7 @@
-//! `hostgate explain`: what would be answered to whom, and by which line of which file.
+//! The command `hostgate explain`: the answer that a client would get for a name, and the rule that decides it.
 //!
-//! It calls the function that enforcement calls, on policies loaded as `serve` loads them.
+//! It calls the function that answers queries, on policies loaded as `serve` loads them, so it cannot disagree with the
+//! running service except about state: budgets used, and what upstreams say.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,71 +20,66 @@ use crate::policy::{self, Action, Asker, Budget, Client, Decision, Limit, Mode, 
 
 /// The question to explain.
 pub(super) struct Asked {
-    /// The name, as typed.
     pub(super) name: String,
-    /// Who asks: an address, an id or a name.
+    /// The client that asks: an address, an id or a name.
     pub(super) client: String,
-    /// The type.
     pub(super) record_type: RecordType,
-    /// The listener that is asked.
+    /// The listener that receives the question; `None` stands for a listener without a policy of its own.
     pub(super) listener: Option<SocketAddr>,
 }
 
-/// What `--json` writes.
+/// The explanation that `--json` writes.
 #[derive(Serialize)]
 struct Explanation<'a> {
-    /// The name, in canonical form.
+    /// The name in canonical form.
     name: String,
-    /// The type.
     #[serde(rename = "type")]
     record_type: String,
-    /// The address that was given, or the first address or prefix of the client that was.
+    /// The address given, or the first address or prefix of the client given.
     source: &'a str,
-    /// The client's id; null when the address is in none.
+    /// The id of the client; null for an address in no client.
     client: Option<&'a str>,
-    /// The policy that applies; null when none does.
+    /// The id of the policy that applies; null if there is none.
     policy: Option<&'a str>,
-    /// Why that applies although no policy is named for the client; null when one is.
+    /// The reason for a policy that the client does not name itself; null if it names one.
     without_policy: Option<String>,
-    /// `allow`, `deny` or `nodata`.
+    /// The action: `allow`, `deny` or `nodata`.
     action: &'static str,
-    /// Why, as decision records say it.
+    /// The reason, as in decision records.
     reason: &'static str,
-    /// Whether it would be denied but for `mode = "audit"`.
+    /// Set if the query would be denied without `mode = "audit"`.
     audited: bool,
-    /// The pattern that decided; null when none did.
+    /// The pattern that decided; null if no rule did.
     rule: Option<String>,
-    /// Where the pattern stands, `path:line:col`.
+    /// The place of that pattern, as `path:line:col`.
     place: Option<String>,
-    /// The includes by which it came.
+    /// The ids of the includes by which the rule came into the policy.
     via: Vec<&'a str>,
-    /// The entry that does not match, though it may be meant to.
+    /// An entry that nearly matches, and may be meant to.
     near: Option<String>,
-    /// What a budget of the policy counts this question for; null when none does.
+    /// The budget that the question counts against; null if there is none.
     budget: Option<BudgetOf>,
-    /// What hostgate itself answers: a devbox's addresses or name, or the host's own address.
+    /// The records of hostgate's own answer: addresses or the name of a devbox, or the host's own address.
     answer: &'a [String],
-    /// The sentence the client gets.
+    /// The sentence sent to the client (Extended DNS Error).
     text: String,
 }
 
-/// A budget that the question counts against, as far as is known without what the client asked before.
+/// A budget that the question counts against, without the client's use of it so far.
 #[derive(Serialize)]
 struct BudgetOf {
-    /// The names it is for.
+    /// The names that the budget is for.
     of: String,
-    /// Its limits.
     #[serde(flatten)]
     limits: Budget,
-    /// The limit that never lets the question pass, unless the answer is cached.
+    /// The limit that the question always exceeds, unless the answer is cached.
     exceeded: Option<&'static str>,
-    /// What a client is told then.
     #[serde(skip)]
     text: String,
 }
 
 impl BudgetOf {
-    /// Finds the budget that a question for `name` counts against.
+    /// Returns the budget that a question for `name` counts against; `None` if it counts against none.
     fn find(decision: &Decision<'_>, name: &LowerName) -> Option<Self> {
         let (budget, scope) = decision.budget(name)?;
         let exceeded = budget.never(name, scope);
@@ -93,7 +89,7 @@ impl BudgetOf {
     }
 }
 
-/// Explains, and returns the exit code: yes when it is allowed, no when not.
+/// Explains the question and returns the exit code: 0 if it is allowed, 1 if not.
 pub(super) fn run(
     config: Option<PathBuf>,
     policies: Option<PathBuf>,
@@ -108,7 +104,7 @@ pub(super) fn run(
             return USAGE;
         }
     };
-    let (config, loaded) = match sources::load_told(config, policies, (!json).then_some(&mut *output)) {
+    let (config, loaded) = match sources::load_announced(config, policies, (!json).then_some(&mut *output)) {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
             output.diagnostics(&diagnostics);
@@ -141,17 +137,17 @@ pub(super) fn run(
         }
         output.json(&Explanation { budget, ..explanation });
     } else {
-        tell(&name, (asked, &source), (snapshot, &asker), &decision, &devbox, (budget.as_ref(), is_over), output);
+        write_text(&name, (asked, &source), (snapshot, &asker), &decision, &devbox, (budget.as_ref(), is_over), output);
     }
     if is_allowed { OK } else { FAILED }
 }
 
-/// Returns whether this is a question for all types of an allowed name, which is answered as RFC 8482 says.
+/// Returns whether the question is for all types of an allowed name, which is answered as RFC 8482 specifies.
 fn is_any(decision: &Decision<'_>, record_type: RecordType) -> bool {
     decision.action == Action::NoData && record_type == RecordType::ANY
 }
 
-/// Puts the decision into fields.
+/// Converts a decision into the fields of `--json`.
 fn explanation<'a>(
     name: &LowerName,
     (asked, source): (&Asked, &'a str),
@@ -179,8 +175,8 @@ fn explanation<'a>(
     }
 }
 
-/// Writes the decision for people.
-fn tell(
+/// Writes the explanation as text.
+fn write_text(
     name: &LowerName,
     (asked, source): (&Asked, &str),
     (snapshot, asker): (&Snapshot, &Asker<'_>),
@@ -203,7 +199,7 @@ fn tell(
         None => output.line("  client  none holds this address"),
     }
     if let Some(policy) = asker.policy() {
-        // The built-in policy stands nowhere.
+        // The built-in policy has no place in a file.
         let place = policy.place();
         let place = if place.line == 0 { String::new() } else { format!(" ({place})") };
         output.line(format!("  policy  {}{place}", policy.id()));
@@ -234,16 +230,16 @@ fn tell(
     }
 }
 
-/// What hostgate itself answers.
+/// The records of hostgate's own answer.
 struct Devbox<'a> {
-    /// The devbox whose records they are, when the asker gets them.
+    /// The devbox that the records belong to, if the asker may look it up.
     client: Option<&'a Client>,
-    /// The data of the records as text.
+    /// The data of the records in presentation form.
     records: Vec<String>,
 }
 
 impl<'a> Devbox<'a> {
-    /// Looks what a decision answers with.
+    /// Looks up the records that a decision answers with.
     fn of(snapshot: &'a Snapshot, name: &LowerName, decision: &Decision<'_>, record_type: RecordType) -> Self {
         if decision.action != Action::Answer {
             return Self { client: None, records: Vec::new() };
@@ -253,7 +249,7 @@ impl<'a> Devbox<'a> {
     }
 }
 
-/// Returns the data of a record of our own as text.
+/// Formats the data of one of hostgate's own records.
 fn data(record: LocalData) -> String {
     match record {
         LocalData::Address(address) => address.to_string(),
@@ -261,9 +257,10 @@ fn data(record: LocalData) -> String {
     }
 }
 
-/// Returns the number of the listener with this address; without one, a number that no listener has.
+/// Returns the number of the listener with this address; without an address, a number that no listener has.
 fn listener_number(config: &Config, address: Option<SocketAddr>) -> Option<usize> {
     match address {
+        // No listener has this number, so no listener's policy applies.
         None => Some(usize::MAX),
         Some(address) => config.listen.iter().position(|listen| listen.address == address),
     }

@@ -1,4 +1,4 @@
-//! `hostgate import`: lists in other systems' formats as a policy or a list of hostgate.
+//! The command `hostgate import`: converts a list in another system's format into a policy or a list file.
 
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -11,34 +11,33 @@ use crate::import::{Effect, ImportError, Imported, Options, Remark, Target, Writ
 use crate::list_format::Format;
 use crate::util::regular_file;
 
-/// What to import and how.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The file; `-` is standard input.
     #[arg(value_name = "FILE")]
     file: String,
-    /// The format of the file [default: guessed from what it holds].
+    /// The format of the file [default: guessed from its content].
     #[arg(long = "as", value_name = "FORMAT", value_parser = format_parser())]
     format: Option<String>,
-    /// Let each bare name cover everything below it as well, which most published lists of denied names mean.
+    /// Let each bare name include all names below it, as most published lists of denied names mean it.
     #[arg(long)]
     subdomains: bool,
-    /// Take names as allowed where the format does not say it.
+    /// Allow the names, if the format does not say whether they are allowed or denied.
     #[arg(long, conflicts_with = "deny")]
     allow: bool,
-    /// Take names as denied where the format does not say it.
+    /// Deny the names, if the format does not say whether they are allowed or denied.
     #[arg(long)]
     deny: bool,
-    /// What to write: a policy (`toml`) or a list file (`list`) [default: a policy where it is known whether names are
+    /// The kind of result: a policy (`toml`) or a list file (`list`) [default: a policy if it is known whether names are
     /// allowed or denied, else a list file].
     #[arg(long, value_name = "KIND", value_parser = ["toml", "list"])]
     to: Option<String>,
-    /// The id of the policy that is written.
+    /// The id of the resulting policy.
     #[arg(long, value_name = "ID", default_value = "imported", value_parser = parse_id)]
     id: String,
 }
 
-/// Imports, and returns the exit code.
+/// Imports the file and returns the exit code.
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> u8 {
     let name = if arguments.file == "-" { "standard input" } else { &*arguments.file };
     let text = match read(&arguments.file) {
@@ -61,7 +60,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> u8 {
             return if matches!(error, ImportError::Unknown | ImportError::Several(_)) { USAGE } else { FAILED };
         }
     };
-    tell(&imported, name, output);
+    report(&imported, name, output);
     let target = arguments.to.as_deref().map(|kind| if kind == "toml" { Target::Toml } else { Target::List });
     let written = match imported.write(target, name, &arguments.id) {
         Ok(written) => written,
@@ -77,10 +76,11 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> u8 {
     OK
 }
 
-/// Reads the file; an error says what is wrong with it and what to do.
+/// Reads the file. The error says what is wrong with it and how to help it.
 fn read(file: &str) -> Result<String, String> {
     let octets = if file == "-" {
         let mut octets = Vec::new();
+        // One octet more than allowed, to tell an input of the maximum length from a longer one.
         let all = io::stdin().take(MAX_FILE + 1).read_to_end(&mut octets);
         all.map_err(|error| error.to_string())?;
         if u64::try_from(octets.len()).unwrap_or(u64::MAX) > MAX_FILE {
@@ -93,9 +93,9 @@ fn read(file: &str) -> Result<String, String> {
                 "it is a URL: download it first, as with `curl -fsS URL | hostgate import -`".to_owned()
             }
             io::ErrorKind::NotFound if file.contains(['*', '?']) => {
-                "there is no such file, and patterns are not expanded: name one file".to_owned()
+                "the file does not exist, and patterns are not expanded: name one file".to_owned()
             }
-            io::ErrorKind::NotFound => "there is no such file".to_owned(),
+            io::ErrorKind::NotFound => "the file does not exist".to_owned(),
             io::ErrorKind::IsADirectory => format!("{error}: name the files in it one by one"),
             io::ErrorKind::InvalidInput => format!("{error}: pass it as standard input, `hostgate import - <FILE`"),
             io::ErrorKind::FileTooLarge => format!("{error}: split it"),
@@ -105,8 +105,10 @@ fn read(file: &str) -> Result<String, String> {
     text_of(octets)
 }
 
-/// Says on standard error how the file was read, what is left out and what means something else here.
-fn tell(imported: &Imported, name: &str, output: &mut Output) {
+/// Writes to standard error how the file was read, which entries were left out, and which ones have another meaning
+/// here.
+fn report(imported: &Imported, name: &str, output: &mut Output) {
+    // On standard error, as standard output is meant to be redirected to a file.
     let how = match imported.guess {
         Some(guess) if guess.entries > 0 => format!(" ({} of {} entries)", guess.entries, guess.of),
         _ => String::new(),
@@ -136,7 +138,7 @@ fn tell(imported: &Imported, name: &str, output: &mut Output) {
     }
 }
 
-/// Returns the first entries that something is said of.
+/// Formats the first entries that a remark is about.
 fn first(remark: &Remark) -> String {
     let shown = remark.first.iter().map(|found| format!("line {} {}", found.line, quoted(&found.text)));
     let mut shown: Vec<String> = shown.collect();
@@ -146,9 +148,9 @@ fn first(remark: &Remark) -> String {
     shown.join(", ")
 }
 
-/// Loads what is written as `hostgate check` would and says what it warns of; returns whether it loads.
+/// Loads the result as `hostgate check` would, writes its warnings, and returns whether it has no errors.
 fn verify(written: &Written, id: &str, output: &mut Output) -> bool {
-    /// Warnings that are shown.
+    /// The number of warnings that are shown.
     const SHOWN: usize = 5;
     let diagnostics = written.diagnostics(id, "written");
     let (errors, warnings): (Vec<_>, Vec<_>) = diagnostics.iter().partition(|diagnostic| diagnostic.is_error());
@@ -161,7 +163,7 @@ fn verify(written: &Written, id: &str, output: &mut Output) -> bool {
     errors.is_empty()
 }
 
-/// Returns a parser that takes the names of formats, lists them in the help, and knows their other names.
+/// Returns a parser for the names of formats. The help lists the main names; aliases are accepted, too.
 fn format_parser() -> clap::builder::PossibleValuesParser {
     let values = Format::ALL
         .iter()
@@ -169,12 +171,12 @@ fn format_parser() -> clap::builder::PossibleValuesParser {
     clap::builder::PossibleValuesParser::new(values)
 }
 
-/// Returns the format of a name.
+/// Returns the format with this name or alias.
 fn format_named(name: &str) -> Option<Format> {
     Format::ALL.into_iter().find(|format| format.name() == name || format.aliases().contains(&name))
 }
 
-/// Takes an id as a policy file may define it.
+/// Parses an id that a policy file may define.
 fn parse_id(id: &str) -> Result<String, String> {
     let is_good = !id.is_empty()
         && id.len() <= 64

@@ -1,4 +1,4 @@
-//! The man pages in `man/`: made from the command line's own description, and compared with it by a test.
+//! The man pages in `man/`, generated from the definition of the command line. A test compares them with the files.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,13 +10,13 @@ use clap_mangen::Man;
 
 use super::Arguments;
 
-/// The command that writes the pages again.
+/// The command that writes the pages to `man/`.
 const WRITE: &str = "HOSTGATE_WRITE_MAN=yes cargo test --locked --lib man_pages";
 
-/// The definition of the string that stands for an apostrophe.
+/// The definition of the troff string for an apostrophe.
 const APOSTROPHE: &str = ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n";
 
-/// Adds the pages of a command and of all commands below it, by file name.
+/// Generates the pages of a command and of its subcommands, keyed by file name.
 fn add_pages(command: &Command, pages: &mut BTreeMap<String, String>) {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name());
     let man = Man::new(command.clone());
@@ -28,8 +28,8 @@ fn add_pages(command: &Command, pages: &mut BTreeMap<String, String>) {
     if command.has_subcommands() {
         man.render_subcommands_section(&mut sections).unwrap();
     }
-    // Its own title leaves the empty date out, so that the version would stand in its place; each section begins with the
-    // apostrophe that all of them share.
+    // The title of clap_mangen omits an empty date, which would put the version in its place. Each of its sections
+    // repeats the definition of the apostrophe.
     let sections = String::from_utf8(sections).unwrap().replace(APOSTROPHE, "");
     let version = env!("CARGO_PKG_VERSION");
     let mut page = format!("{APOSTROPHE}.TH {name} 1 \"\" \"hostgate {version}\" \"hostgate\"\n{sections}");
@@ -42,7 +42,7 @@ fn add_pages(command: &Command, pages: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Adds what follows the options in `--help`: the examples as they stand there, then the rest.
+/// Appends the text after the options of `--help`: the examples verbatim, then the notes.
 fn add_rest(help: &str, page: &mut String) {
     let mut in_notes = false;
     for paragraph in help.split("\n\n").map(escaped) {
@@ -58,12 +58,12 @@ fn add_rest(help: &str, page: &mut String) {
     }
 }
 
-/// Returns `text` as troff shows it.
+/// Escapes `text` for troff.
 fn escaped(text: &str) -> String {
     text.replace('\\', r"\e").replace('-', r"\-").replace('\'', r"\(aq").replace("\n.", "\n\\&.")
 }
 
-/// Returns the files of a directory by name.
+/// Reads the files of a directory, keyed by name.
 fn files(directory: &Path) -> BTreeMap<String, String> {
     let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}: {WRITE}", directory.display()));
     let read = |path: &Path| (path.file_name().unwrap().display().to_string(), fs::read_to_string(path).unwrap());
@@ -71,7 +71,7 @@ fn files(directory: &Path) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn man_pages_are_those_of_the_command_line() {
+fn man_pages_equal_the_command_line() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
     let mut command = Arguments::command().disable_help_subcommand(true);
     command.build();

@@ -1,11 +1,12 @@
-//! The command line: what can be asked of hostgate, and how it answers people and programs.
+//! The command line: one file for each subcommand, with arguments parsed by clap.
 //!
-//! One file a subcommand. Exit codes: 0 yes or done, 1 no or failed, 64 wrong usage, 78 bad configuration.
+//! Standard output has the answer of a command, standard error everything else. Exit codes: 0 for yes or done, 1 for no
+//! or failed, 64 for wrong usage, 75 for a stop at the deadline, 78 for a bad configuration. The help texts here are
+//! also the man pages: `man_pages`.
 
 mod check;
 mod clients;
 mod explain;
-mod holder;
 mod http;
 mod import;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod output;
 mod prepare;
 mod serve;
 mod show;
+mod socket_owner;
 mod sources;
 mod status;
 
@@ -29,21 +31,21 @@ use clap_complete::Shell;
 use self::output::Output;
 use crate::dns::rtype::RecordType;
 
-/// Done, or yes.
+/// The exit code for success, or yes.
 const OK: u8 = 0;
-/// Failed, or no.
+/// The exit code for failure, or no.
 const FAILED: u8 = 1;
-/// The command line cannot be understood (`EX_USAGE` of sysexits.h).
+/// The exit code for a command line that cannot be parsed (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
-/// Stopped at the deadline, with something unfinished (`EX_TEMPFAIL` of sysexits.h).
+/// The exit code for a stop at the deadline with work unfinished (`EX_TEMPFAIL` of sysexits.h).
 const DEADLINE: u8 = 75;
-/// The configuration or a policy file is bad (`EX_CONFIG` of sysexits.h).
+/// The exit code for a bad configuration or policy file (`EX_CONFIG` of sysexits.h).
 const CONFIG: u8 = 78;
 
 /// A DNS-level policy resolver: the only nameserver of devboxes, agent sandboxes and build containers.
 ///
-/// It finds out who asks, answers NXDOMAIN for a hostname that client's policy disallows, forwards the rest, and
-/// reloads its TOML policies when they change. Without a command it serves.
+/// hostgate identifies the client by its address, answers NXDOMAIN for hostnames that the client's policy does not
+/// allow, forwards the rest, and reloads its TOML policies when they change. Without a command it serves.
 #[derive(Parser)]
 #[command(
     name = "hostgate",
@@ -51,10 +53,10 @@ const CONFIG: u8 = 78;
     after_help = "\
 Example:
   hostgate                                    serve ./policies on 127.0.0.1:1053
-  dig @127.0.0.1 -p 1053 github.com           ask it"
+  dig @127.0.0.1 -p 1053 github.com           send it a query"
 )]
 struct Arguments {
-    /// What to do.
+    /// The command; `serve` if there is none.
     #[command(subcommand)]
     command: Option<Command>,
     /// The configuration file [default: ./hostgate.toml if it is there; else, but for `serve`, /etc/hostgate/hostgate.toml].
@@ -69,38 +71,38 @@ enum Command {
     #[command(after_help = "\
 Example:
   hostgate serve --config /etc/hostgate/hostgate.toml
-  hostgate serve --takeover                   in place of the one that runs, without a lost query
+  hostgate serve --takeover                   replace the running one without losing a query
 
-Signals: SIGHUP reloads, SIGUSR1 reopens the decision log, SIGTERM answers what is in flight and ends.")]
+Signals: SIGHUP reloads, SIGUSR1 reopens the decision log, SIGTERM answers the queries in flight and ends.")]
     Serve {
         /// The configuration file [default: ./hostgate.toml if it is there, else the defaults; never /etc/hostgate/hostgate.toml].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Take over the listening sockets of the hostgate that serves at the configuration's `takeover`, which then
-        /// answers what it has and ends; with nobody there, start as ever.
+        /// Take over the listening sockets of the hostgate that offers them at the configuration's `takeover`, which then
+        /// answers its queries in flight and ends. If there is none, start as usual.
         #[arg(long)]
         takeover: bool,
     },
-    /// Read policies and configuration as `serve` does, run their tests, and say all that is wrong.
+    /// Read policies and configuration as `serve` does, run their tests, and report every error.
     #[command(after_help = "\
 Example:
   hostgate check policies --strict
   hostgate check --start                      what the next start would do
 
-Exit code: 0 fine, 1 only warnings with --strict, 78 errors. With --start: 0 it serves what is on disk, 1 it serves, but not
-all of that, or not everywhere yet (from the last good state, without a broken object of the API, with the API closed, with an
-address that is to come, with nobody to ask), 78 it does not.")]
+Exit code: 0 no errors, 1 only warnings with --strict, 78 errors. With --start: 0 it serves all that is on disk, 1 it serves, but
+something is missing (it serves the last good state, or lacks an object of the API, the API, an address or an upstream), 78 it
+does not serve.")]
     Check {
-        /// The policies directory [default: what the configuration says].
+        /// The policies directory [default: from the configuration].
         dir: Option<PathBuf>,
-        /// Say what the next start would do: it walks the same steps, with the rights and limits of whoever asks. What the running
-        /// hostgate has counts as free; the other sockets are bound for a moment.
+        /// Report what the next start would do, by running the same steps with the rights and limits of this user. Sockets of the
+        /// running hostgate count as free; all others are bound for a moment.
         #[arg(long, conflicts_with_all = ["dir", "strict", "verbose"])]
         start: bool,
-        /// Count warnings as errors, but for those that a comment accepts: `# hostgate: accept CODE: REASON`.
+        /// Count warnings as errors, except those that a comment accepts: `# hostgate: accept CODE: REASON`.
         #[arg(long)]
         strict: bool,
-        /// Show what such comments accept, with the reasons.
+        /// Show the warnings that such comments accept, with their reasons.
         #[arg(long, short)]
         verbose: bool,
         /// Write JSON.
@@ -111,7 +113,7 @@ address that is to come, with nobody to ask), 78 it does not.")]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Say what would be answered, by which rule, and where that stands.
+    /// Show the answer that a client would get, with the rule that decides and its place.
     #[command(after_help = "\
 Example:
   hostgate explain www.npmjs.org --client 172.30.0.9
@@ -119,22 +121,22 @@ Example:
 
 Exit code: 0 allowed, 1 denied.")]
     Explain {
-        /// The hostname asked for.
+        /// The hostname of the query.
         name: String,
         /// The client that asks: an address, its id, or the name of a devbox.
         #[arg(long, value_name = "ADDRESS|NAME", value_parser = NonEmptyStringValueParser::new())]
         client: String,
-        /// The record type asked for.
+        /// The record type of the query.
         #[arg(long = "type", value_name = "TYPE", default_value = "A")]
         record_type: RecordType,
-        /// The policies directory [default: what the configuration says].
+        /// The policies directory [default: from the configuration].
         #[arg(long, value_name = "DIR")]
         policies: Option<PathBuf>,
         /// The configuration file [default: ./hostgate.toml, else, unless ./policies is there, /etc/hostgate/hostgate.toml, else
         /// the defaults].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// The listener that is asked, as `[[listen]]` has it, for clients that only a listener has a policy for.
+        /// The listener that receives the query, as written in `[[listen]]`: its policy is for addresses in no client.
         #[arg(long, value_name = "ADDRESS")]
         listener: Option<SocketAddr>,
         /// Write JSON.
@@ -149,13 +151,13 @@ Example:
   hostgate show presets                       a line each
   hostgate show preset:npm                    with the reason of each entry")]
     Show {
-        /// The policy's id or name, or `preset:NAME`; `presets` lists those.
+        /// The policy's id or name, or `preset:NAME`; `presets` lists the presets.
         #[arg(conflicts_with = "client")]
         policy: Option<String>,
         /// Show the policy that applies to this client: an address, its id, or the name of a devbox.
         #[arg(long, value_name = "ADDRESS|NAME", value_parser = NonEmptyStringValueParser::new())]
         client: Option<String>,
-        /// The policies directory [default: what the configuration says].
+        /// The policies directory [default: from the configuration].
         #[arg(long, value_name = "DIR")]
         policies: Option<PathBuf>,
         /// The configuration file [default: ./hostgate.toml, else, unless ./policies is there, /etc/hostgate/hostgate.toml, else
@@ -166,7 +168,7 @@ Example:
         #[arg(long)]
         json: bool,
     },
-    /// Make a policy or a list file of a list in another system's format, and say what is left out or different.
+    /// Convert a list in another system's format into a policy or a list file, and report what is left out or different.
     #[command(after_help = "\
 Example:
   hostgate import blocklist.txt >policies/blocklist.toml
@@ -174,17 +176,17 @@ Example:
   hostgate import --as squid allowed.acl >policies/allowed.txt
   curl -fsS https://lists.example/domains.txt | hostgate import -
 
-What it writes goes to standard output, what there is to know to standard error.
-Exit code: 0 done, 1 nothing to import, 64 the format or a flag has to be named.")]
+The result goes to standard output, remarks to standard error.
+Exit code: 0 done, 1 nothing to import, 64 the format or a flag has to be given.")]
     Import(import::Arguments),
     /// Ask the running hostgate what is in force and what is held back.
     #[command(after_help = "\
 Example:
   hostgate status --json
 
-Exit code: 0 everything on disk is in force, 1 something is held back or nobody answers.")]
+Exit code: 0 everything on disk is in force, 1 something is held back, or hostgate does not answer.")]
     Status {
-        /// Where it serves status [default: what the configuration says].
+        /// The address of the admin endpoint [default: from the configuration].
         #[arg(long, value_name = "ADDRESS")]
         admin: Option<SocketAddr>,
         /// The configuration file [default: ./hostgate.toml, else, unless ./policies is there, /etc/hostgate/hostgate.toml, else
@@ -205,7 +207,7 @@ Example:
 
 The API has to be on: [control] in the configuration. Exit code: 0 done, 1 refused or failed.")]
     Policy {
-        /// What to do.
+        /// The subcommand.
         #[command(subcommand)]
         verb: objects::PolicyVerb,
     },
@@ -217,7 +219,7 @@ Example:
 
 The API has to be on: [control] in the configuration. Exit code: 0 done, 1 refused or failed.")]
     Blueprint {
-        /// What to do.
+        /// The subcommand.
         #[command(subcommand)]
         verb: objects::BlueprintVerb,
     },
@@ -230,7 +232,7 @@ Example:
 
 The API has to be on: [control] in the configuration. Exit code: 0 done, 1 refused or failed.")]
     Devbox {
-        /// What to do.
+        /// The subcommand.
         #[command(subcommand)]
         verb: objects::DevboxVerb,
     },
@@ -244,14 +246,14 @@ Example:
     },
 }
 
-/// Runs the command line of this process; returns the exit code.
+/// Runs the command line of this process and returns the exit code.
 #[must_use]
 pub fn run() -> u8 {
     let mut output = Output::new();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // --help and --version come this way too, and are no errors.
+            // --help and --version arrive as errors, too, but belong on standard output with exit code 0.
             let code = if error.use_stderr() { USAGE } else { OK };
             output.clap(&error);
             return output.finish(code);
@@ -261,7 +263,7 @@ pub fn run() -> u8 {
     output.finish(code)
 }
 
-/// Runs a command; returns the exit code.
+/// Runs a command and returns the exit code.
 fn execute(arguments: Arguments, output: &mut Output) -> u8 {
     let outer = arguments.config;
     match arguments.command {
@@ -301,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent_and_every_command_has_an_example() {
+    fn command_line_is_valid_and_every_command_has_an_example() {
         let command = Arguments::command();
         command.clone().debug_assert();
         for subcommand in command.get_subcommands() {

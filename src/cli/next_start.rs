@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::output::{Output, count};
-use super::prepare::{Held, Refused, try_out};
+use super::prepare::{InUse, StartRefusal, try_out};
 use super::sources::{self, Search};
 use super::{CONFIG, FAILED, OK};
 use crate::api;
@@ -113,16 +113,16 @@ impl Report {
 }
 
 /// Runs the steps of a start. Returns the report, and a line about the files that were read.
-fn walk(config: Option<PathBuf>) -> (Report, Option<String>) {
+fn run_steps(config: Option<PathBuf>) -> (Report, Option<String>) {
     let (path, config, mut loaded) = match sources::load(config, Search::HereOrSystem) {
         Ok(loaded) => loaded,
         Err(diagnostics) => return (Report::refused(diagnostics), None),
     };
     let origin = sources::origin(path.as_deref());
     let read = format!("reading {origin} and the policies in {}, as a start does", config.policies.display());
-    let held = Held::find(path.as_deref(), &config);
-    let taken = held.taken(&config);
-    let tried = try_out(&config, &mut loaded, &held);
+    let in_use = InUse::find(path.as_deref(), &config);
+    let taken = in_use.taken(&config);
+    let tried = try_out(&config, &mut loaded, &in_use);
     let held_back = loaded.held_back().iter().map(|path| path.display().to_string()).collect();
     let diagnostics = loaded.wrong().into_iter().chain(loaded.warnings).collect();
     let mut report = Report {
@@ -147,15 +147,15 @@ fn walk(config: Option<PathBuf>) -> (Report, Option<String>) {
                 (None, false) => Start::WithoutWhatIsBad,
             };
         }
-        Err(Refused::Files(wrong)) => report.diagnostics.extend(wrong),
-        Err(Refused::Limits(why) | Refused::System(why)) => report.refused = Some(why),
+        Err(StartRefusal::Files(wrong)) => report.diagnostics.extend(wrong),
+        Err(StartRefusal::Limits(why) | StartRefusal::System(why)) => report.refused = Some(why),
     }
     (report, Some(read))
 }
 
 /// Runs the steps of a start, writes the report, and returns the exit code.
 pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u8 {
-    let (mut report, read) = walk(config);
+    let (mut report, read) = run_steps(config);
     let code = match report.start {
         Start::AsOnDisk => OK,
         Start::WithoutWhatIsBad | Start::FromLastGood => FAILED,
@@ -171,6 +171,7 @@ pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u
     let diagnostics = std::mem::take(&mut report.diagnostics);
     let errors: Vec<Diagnostic> = diagnostics.into_iter().filter(Diagnostic::is_error).collect();
     output.diagnostics(&errors);
+    // Other processes matter only if a socket could not be opened.
     if report.refused.is_some() || !report.lacking.is_empty() {
         report.taken.iter().for_each(|taken| output.line(format!("taken: {taken}")));
     }

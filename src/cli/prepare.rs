@@ -1,5 +1,5 @@
-//! The steps of a start between reading its files and serving. `hostgate check --start` walks them as well, so that it cannot
-//! say anything else than what a start does: it leaves out what the hostgate that runs holds, and closes everything again.
+//! The steps of a start between reading files and serving. `hostgate check --start` runs the same steps, so its report
+//! cannot differ from a start: it only skips what the running hostgate has in use, and undoes everything.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread::available_parallelism;
 
-use super::holder::{Holder, holder};
 use super::serve::{Sizes, Start, size};
+use super::socket_owner::{SocketOwner, socket_owner};
 use super::status;
 use crate::api::connection::socket::ControlSocket;
 use crate::config::Config;
@@ -21,58 +21,58 @@ use crate::listen::takeover::{self, Takeover};
 use crate::reload::Loaded;
 use crate::reload::upstreams::{Chosen, choose};
 
-/// What a start has got before it serves.
+/// The result of the steps, ready to serve.
 pub(super) struct Prepared {
-    /// The bounds that follow the limits of this process.
+    /// The bounds derived from the limits of this process.
     pub(super) sizes: Sizes,
-    /// Its sockets.
     pub(super) sockets: Sockets,
-    /// How it takes over, and is taken over.
+    /// The socket for a take-over, and the predecessor if there is one.
     pub(super) takeover: Option<Takeover>,
-    /// Whom it asks.
+    /// The upstreams.
     pub(super) chosen: Chosen,
 }
 
-/// Why there is no start.
-pub(super) enum Refused {
-    /// What files say does not go together.
+/// The reason why a start is refused.
+pub(super) enum StartRefusal {
+    /// The files contradict each other.
     Files(Vec<Diagnostic>),
     /// The limits of this process are too low.
     Limits(String),
-    /// A listener's socket cannot be had, or another hostgate does not hand over.
+    /// A listening socket is not available, or a predecessor does not hand over its sockets.
     System(String),
 }
 
-/// Walks the steps of a start.
+/// Runs the steps of a start.
 ///
 /// # Errors
-/// The first step that fails. What is passed over is the failure of whatever DNS does without: see [`lacking`].
-pub(super) fn prepare(config: &Config, loaded: &mut Loaded, how: Start) -> Result<Prepared, Refused> {
-    let system = |error: BindError| Refused::System(error.to_string());
-    let sizes = size(config).map_err(Refused::Limits)?;
+/// The first step that fails. A failure that DNS can do without is not an error: see [`lacking`].
+pub(super) fn prepare(config: &Config, loaded: &mut Loaded, how: Start) -> Result<Prepared, StartRefusal> {
+    let system = |error: BindError| StartRefusal::System(error.to_string());
+    let sizes = size(config).map_err(StartRefusal::Limits)?;
     let mut passed = Passed::from_systemd().map_err(system)?;
+    // A predecessor is asked only if systemd has not passed the sockets.
     let mut predecessor = None;
     if let (Some(path), Start::TakeOver) = (&config.takeover, how)
         && passed.is_empty()
-        && let Some((asked, fds)) = takeover::ask(path).map_err(|error| Refused::System(error.to_string()))?
+        && let Some((asked, fds)) = takeover::ask(path).map_err(|error| StartRefusal::System(error.to_string()))?
     {
         passed = Passed::from_predecessor(fds).map_err(system)?;
         predecessor = Some(asked);
     }
     let sockets = sockets::bind(config, threads(config), passed).map_err(system)?;
     let takeover = config.takeover.as_deref().map(|path| Takeover::prepare(path, predecessor, &sockets));
-    let takeover = takeover.transpose().map_err(|error| Refused::System(error.to_string()))?;
+    let takeover = takeover.transpose().map_err(|error| StartRefusal::System(error.to_string()))?;
     let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
-    let chosen = choose(&config.upstream, &listeners, &mut |path| loaded.read(path)).map_err(Refused::Files)?;
+    let chosen = choose(&config.upstream, &listeners, &mut |path| loaded.read(path)).map_err(StartRefusal::Files)?;
     Ok(Prepared { sizes, sockets, takeover, chosen })
 }
 
-/// Returns how many threads each listener is to have.
+/// Returns the number of threads for each listener.
 pub(super) fn threads(config: &Config) -> usize {
     config.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from))
 }
 
-/// Returns which sockets besides those of DNS cannot be had, and why.
+/// Returns an error for each socket other than those for DNS that is not available.
 pub(super) fn lacking(prepared: &Prepared) -> Vec<String> {
     let Prepared { sockets, takeover, .. } = prepared;
     let admin = sockets.admin.as_ref().and_then(|admin| admin.first.as_ref().err()).map(ToString::to_string);
@@ -81,48 +81,52 @@ pub(super) fn lacking(prepared: &Prepared) -> Vec<String> {
     [admin, control, takeover].into_iter().flatten().collect()
 }
 
-/// What is in use and free for a start all the same: what the hostgate that runs with the same configuration holds, and what
-/// systemd passes on.
-pub(super) struct Held {
-    /// Addresses, and `unix:` with the paths of Unix sockets.
+/// The addresses that are in use but available to a start: those of the running hostgate with the same configuration,
+/// and the sockets that systemd passes on.
+pub(super) struct InUse {
+    /// The addresses, and the paths of Unix sockets as `unix:PATH`.
     addresses: BTreeSet<String>,
-    /// Whether the hostgate that runs does not say which it has, or not of all.
+    /// Set if a hostgate runs that does not report all of its addresses.
     is_unknown: bool,
 }
 
-impl Held {
-    /// Finds it for the configuration file at `path`: asks the hostgate that runs, at its admin endpoint; where it has none,
-    /// it is known by its socket for take-overs, or by its name.
+impl InUse {
+    /// Determines them for the configuration file at `path`: from the status of the running hostgate, or, without an
+    /// admin endpoint, from its take-over socket or its process name.
     pub(super) fn find(path: Option<&Path>, config: &Config) -> Self {
-        /// The process that starts all others, and listens for those that it activates.
+        /// The process id of systemd, which listens for the services that it activates.
         const SYSTEMD: u32 = 1;
         let own = path.and_then(|path| std::path::absolute(path).ok());
         let admin = config.admin.and_then(|admin| status::fetch_either(admin, config.admin_instead).ok());
         let known = admin.and_then(|status| serde_json::from_value::<Listening>(status["listening"].clone()).ok());
+        // A hostgate with another configuration would keep its sockets at a restart of this one.
         let known = known.filter(|known| known.configuration == own);
         let is_offered = || config.takeover.as_ref().is_some_and(|path| UnixStream::connect(path).is_ok());
         let is_unknown = known.as_ref().map_or_else(is_offered, |known| known.more);
         let mut addresses = known.map(|known| known.addresses).unwrap_or_default();
-        let is_free = |holder: &Holder| holder.pid == SYSTEMD || config.admin.is_none() && holder.name == "hostgate";
-        let passed = of(config).filter(|address| holder(*address).is_some_and(|holder| is_free(&holder)));
+        let is_free = |owner: &SocketOwner| owner.pid == SYSTEMD || config.admin.is_none() && owner.name == "hostgate";
+        let passed = of(config).filter(|address| socket_owner(*address).is_some_and(|owner| is_free(&owner)));
         addresses.extend(passed.map(|address| address.to_string()));
         Self { addresses, is_unknown }
     }
 
-    /// Returns whether an address is held, or the path of a Unix socket as `unix:PATH`. One that was taken away is held no more.
+    /// Returns whether an address, or `unix:PATH`, is available to a start. A Unix socket whose file was removed is
+    /// not.
     fn has(&self, address: &str) -> bool {
         let is_there = address.strip_prefix("unix:").is_none_or(|path| Path::new(path).exists());
         is_there && (self.is_unknown || self.addresses.contains(address))
     }
 
-    /// Returns the addresses of a configuration that others have, with who that is, where it can be seen.
+    /// Returns the addresses of a configuration that other processes have in use, with the process if it can be seen.
     pub(super) fn taken(&self, config: &Config) -> Vec<String> {
         let others = of(config).filter(|address| !self.has(&address.to_string()));
-        let told = |address| holder(address).map(|Holder { pid, name }| format!("{address} by {name} (process {pid})"));
+        let told = |address| {
+            socket_owner(address).map(|SocketOwner { pid, name }| format!("{address} by {name} (process {pid})"))
+        };
         others.filter_map(told).collect()
     }
 
-    /// Takes out of a configuration what is held, so that the rest can be tried.
+    /// Removes these addresses from a configuration, so that the remaining ones can be tried.
     fn leave_out(&self, config: &mut Config) {
         config.listen.retain(|listen| !self.has(&listen.address.to_string()));
         let instead = config.admin_instead;
@@ -139,7 +143,7 @@ impl Held {
     }
 }
 
-/// Returns the addresses that a configuration names to listen at.
+/// Returns the addresses that a configuration listens on.
 fn of(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let api = config.control.as_ref().and_then(|control| match &control.listen {
         Endpoint::Address(address) => Some(*address),
@@ -149,20 +153,24 @@ fn of(config: &Config) -> impl Iterator<Item = SocketAddr> {
     listeners.chain(config.admin).chain(api).filter(|address| address.port() != 0)
 }
 
-/// Walks the steps of a start for a configuration, without what is `held`, and undoes them; returns what came of them.
+/// Runs the steps of a start for a configuration without the addresses in `in_use`, and undoes them.
 ///
 /// # Errors
 /// The first step that fails.
-pub(super) fn try_out(config: &Config, loaded: &mut Loaded, held: &Held) -> Result<(Chosen, Vec<String>), Refused> {
-    // As many listeners as there are need what they need, whoever holds them.
-    size(config).map_err(Refused::Limits)?;
+pub(super) fn try_out(
+    config: &Config,
+    loaded: &mut Loaded,
+    in_use: &InUse,
+) -> Result<(Chosen, Vec<String>), StartRefusal> {
+    // The limits have to suffice for all listeners, also for those that the running hostgate has.
+    size(config).map_err(StartRefusal::Limits)?;
     let mut free = config.clone();
-    held.leave_out(&mut free);
+    in_use.leave_out(&mut free);
     let prepared = prepare(&free, loaded, Start::Alone)?;
     let lacking = lacking(&prepared);
     let Prepared { sockets, takeover, .. } = prepared;
     if let Some(Feature { first: Ok(ControlSocket::Unix { path, is_ours: true, .. }), .. }) = &sockets.control {
-        // Should it be gone already, that is as well.
+        // The file may have been removed already.
         let _ = fs::remove_file(path);
     }
     if let Some(takeover) = takeover.filter(|takeover| takeover.error().is_none()) {
@@ -170,6 +178,6 @@ pub(super) fn try_out(config: &Config, loaded: &mut Loaded, held: &Held) -> Resu
     }
     drop(sockets);
     let listeners: Vec<_> = config.listen.iter().map(|listen| listen.address).collect();
-    let chosen = choose(&config.upstream, &listeners, &mut |path| loaded.read(path)).map_err(Refused::Files)?;
+    let chosen = choose(&config.upstream, &listeners, &mut |path| loaded.read(path)).map_err(StartRefusal::Files)?;
     Ok((chosen, lacking))
 }

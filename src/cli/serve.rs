@@ -15,7 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, reload};
 
 use super::output::Output;
-use super::prepare::{Prepared, Refused, prepare, threads};
+use super::prepare::{Prepared, StartRefusal, prepare, threads};
 use super::sources::{self, Search};
 use super::{CONFIG, DEADLINE, FAILED, OK};
 use crate::api::{self, Control, Opened, Reserved};
@@ -83,9 +83,9 @@ fn serve(config: Option<PathBuf>, how: Start, log: &Log, output: &mut Output) ->
     }
     match start(path, config, loaded, (how, log.writer(), set_log_filter), output) {
         Ok(()) => OK,
-        Err(Failed::Deadline) => DEADLINE,
-        Err(Failed::Config) => CONFIG,
-        Err(Failed::Start(error)) => {
+        Err(ServeError::Deadline) => DEADLINE,
+        Err(ServeError::Config) => CONFIG,
+        Err(ServeError::Start(error)) => {
             output.error(error);
             FAILED
         }
@@ -93,7 +93,7 @@ fn serve(config: Option<PathBuf>, how: Start, log: &Log, output: &mut Output) ->
 }
 
 /// The reason why serving did not start, or did not end cleanly.
-enum Failed {
+enum ServeError {
     /// The configuration is bad, which has been reported.
     Config,
     /// The system refused something.
@@ -112,7 +112,7 @@ fn start(
     mut loaded: Loaded,
     (how, log, set_log_filter): (Start, LogWriter, SetLogFilter),
     output: &mut Output,
-) -> Result<(), Failed> {
+) -> Result<(), ServeError> {
     let control_counts = Arc::new(api::RequestCounts::default());
     let opened = config
         .control
@@ -120,26 +120,26 @@ fn start(
         .map(|settings| Opened::new(settings, Reserved::of(&config), Arc::clone(&control_counts)));
     let opened = opened.transpose().map_err(|diagnostics| {
         output.diagnostics_unquoted(&diagnostics);
-        Failed::Config
+        ServeError::Config
     })?;
     // All files have been read and are good at this point, so a successor with a bad file takes over nothing.
     let prepared = prepare(&config, &mut loaded, how).map_err(|refused| match refused {
-        Refused::Files(diagnostics) => {
+        StartRefusal::Files(diagnostics) => {
             output.diagnostics_unquoted(&diagnostics);
-            Failed::Config
+            ServeError::Config
         }
-        Refused::Limits(error) => {
+        StartRefusal::Limits(error) => {
             output.error(error);
-            Failed::Config
+            ServeError::Config
         }
-        Refused::System(error) => Failed::Start(error),
+        StartRefusal::System(error) => ServeError::Start(error),
     })?;
     let Prepared { sizes, sockets, takeover, chosen } = prepared;
     let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
     let counts = Arc::new(DecisionLogCounts::default());
     let decisions = config.decisions.as_ref().map(|path| {
         let no_thread =
-            |error| Failed::Start(format!("decision log {}: no thread to write it: {error}", path.display()));
+            |error| ServeError::Start(format!("decision log {}: no thread to write it: {error}", path.display()));
         DecisionLog::open(path, Arc::clone(&counts)).map_err(no_thread)
     });
     let decisions = decisions.transpose()?;
@@ -177,12 +177,12 @@ fn start(
         .thread_name("runtime")
         .enable_all()
         .build()
-        .map_err(|error| Failed::Start(format!("runtime: {error}")))?;
+        .map_err(|error| ServeError::Start(format!("runtime: {error}")))?;
     let served = crate::daemon::serve(&runtime, &service, (sockets, control), takeover, reloader);
     // Tasks that still run at the deadline are abandoned.
     runtime.shutdown_background();
-    let unfinished = served.map_err(|error| Failed::Start(format!("serve: {error}")))?;
-    if unfinished.is_empty() { Ok(()) } else { Err(Failed::Deadline) }
+    let unfinished = served.map_err(|error| ServeError::Start(format!("serve: {error}")))?;
+    if unfinished.is_empty() { Ok(()) } else { Err(ServeError::Deadline) }
 }
 
 /// Threads in addition to those for queries and those of the runtime: for reloads, a take-over, the decision log, and
@@ -281,7 +281,7 @@ fn introduce(config: &Config, path: Option<&Path>, loaded: &Loaded) {
     );
     log_warnings(loaded.warnings.iter().filter(|warning| warning.is_warning()));
     if let Some(written) = &loaded.last_good {
-        tracing::error!(written, "started from the last good state, as what is on disk is bad; mend it");
+        tracing::error!(written, "started from the last good state, as the files on disk are bad; fix them");
     }
     for error in loaded.wrong().iter().take(MAX_LOGGED) {
         let error = error.to_string();

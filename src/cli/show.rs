@@ -1,4 +1,4 @@
-//! `hostgate show`: what is in force, with includes expanded and the origin of each entry.
+//! The command `hostgate show`: the policies as loaded, with includes expanded and the origin of each entry.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,21 +14,20 @@ use crate::policy::{
     PortRule, PrivateAnswers, Protocol, Rule, Rules, Snapshot,
 };
 
-/// What to show.
+/// The object to show.
 pub(super) enum What {
-    /// All objects, a line each.
     All,
-    /// One policy.
+    /// One policy, by id or name.
     Policy(String),
-    /// The policy that applies to a client: an address, an id or a name.
+    /// The policy that applies to a client, given by address, id or name.
     Client(String),
 }
 
-/// The word that asks for a list of the presets, unless a policy has that id.
+/// The argument that lists the presets, unless a policy has this id.
 const PRESETS: &str = "presets";
 
 impl What {
-    /// Chooses by the arguments given; the command line excludes both at once.
+    /// Chooses the object by the arguments; clap refuses both at once.
     pub(super) fn new(policy: Option<String>, client: Option<String>) -> Self {
         match (policy, client) {
             (Some(id), _) => Self::Policy(id),
@@ -37,13 +36,13 @@ impl What {
         }
     }
 
-    /// Returns whether the presets are asked for, which are there without any policy file.
+    /// Returns whether presets are asked for, which exist without any policy file.
     fn is_preset(&self) -> bool {
         matches!(self, Self::Policy(id) if id == PRESETS || id.starts_with(PRESET_PREFIX))
     }
 }
 
-/// Shows, and returns the exit code.
+/// Shows the object and returns the exit code.
 pub(super) fn run(
     config: Option<PathBuf>,
     policies: Option<PathBuf>,
@@ -51,11 +50,11 @@ pub(super) fn run(
     json: bool,
     output: &mut Output,
 ) -> u8 {
-    let told = (!json).then_some(&mut *output);
+    let announce = (!json).then_some(&mut *output);
     let loaded = if what.is_preset() {
-        sources::load_presets_told(config, policies, told)
+        sources::load_presets(config, policies, announce)
     } else {
-        sources::load_told(config, policies, told).map(|(_, loaded)| Arc::clone(loaded.library().snapshot()))
+        sources::load_announced(config, policies, announce).map(|(_, loaded)| Arc::clone(loaded.library().snapshot()))
     };
     let snapshot: &Snapshot = match &loaded {
         Ok(snapshot) => snapshot,
@@ -84,16 +83,16 @@ pub(super) fn run(
     }
 }
 
-/// Says why nothing is shown, and returns the exit code.
+/// Writes an error and returns the exit code.
 fn failed(error: &str, output: &mut Output) -> u8 {
     output.error(format!("show: {error}"));
     FAILED
 }
 
-/// Returns the policy with an id, or else the one with a name.
+/// Returns the policy with this id, or else with this name.
 ///
 /// # Errors
-/// There is none, or several have the name.
+/// No policy matches, or several have the name.
 fn named<'s>(snapshot: &'s Snapshot, text: &str) -> Result<&'s Policy, String> {
     if let Some(policy) = snapshot.policy(text) {
         return Ok(policy);
@@ -113,7 +112,7 @@ fn named<'s>(snapshot: &'s Snapshot, text: &str) -> Result<&'s Policy, String> {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("there are {}", ids(&all)),
             };
-            Err(format!("there is no policy `{}` ({help})", text.escape_debug()))
+            Err(format!("policy `{}` does not exist ({help})", text.escape_debug()))
         }
         several => Err(format!(
             "`{}` is the name of more than one policy: {}: write the id",
@@ -123,102 +122,88 @@ fn named<'s>(snapshot: &'s Snapshot, text: &str) -> Result<&'s Policy, String> {
     }
 }
 
-/// One entry of a list, as `--json` writes it.
+/// An entry of a list, as `--json` writes it.
 #[derive(Serialize)]
 struct Entry<'a> {
-    /// The pattern in canonical form.
     pattern: String,
-    /// Where it stands, `path:line:col`.
+    /// The place of the entry, as `path:line:col`.
     place: String,
-    /// The includes by which it came.
+    /// The ids of the includes by which the entry came into the policy.
     via: Vec<&'a str>,
-    /// Why it is there: the comment above it; null where there is none, and for entries of list files.
+    /// The comment above the entry; null if there is none, and for entries of list files.
     reason: Option<String>,
 }
 
 /// A preset as `--json` writes it.
 #[derive(Serialize)]
 struct PresetView<'a> {
-    /// Its id.
     id: &'a str,
-    /// What it is for.
     description: Option<&'a str>,
-    /// Where it is defined: built in, or a file that replaces it.
+    /// The place of the definition: built in, or in a file that replaces the preset.
     place: String,
-    /// How many entries it has.
+    /// The number of entries.
     entries: usize,
 }
 
 /// A policy as `--json` writes it.
 #[derive(Serialize)]
 struct PolicyView<'a> {
-    /// Its id.
     id: &'a str,
-    /// Its label.
     name: &'a str,
-    /// What it is for.
     description: Option<&'a str>,
-    /// Where it is defined.
     place: String,
-    /// Whether it allows what it does not deny.
+    /// Set if names that are not denied are allowed.
     allow_all: bool,
-    /// `enforce` or `audit`.
+    /// The mode: `enforce` or `audit`.
     mode: &'static str,
-    /// `trust` or `inspect`.
+    /// The treatment of aliases: `trust` or `inspect`.
     cname: &'static str,
-    /// `shared`, `policy` or `client`: who shares cached answers with its clients.
+    /// The sharing of cached answers: `shared`, `policy` or `client`.
     cache: &'static str,
-    /// What its clients may look up that is new, a minute; null is as much as they like.
+    /// The limits on new lookups a minute; null if there are none.
     budget: Option<Budget>,
-    /// The included id that is gone.
+    /// The id of an include that no longer exists; then everything is denied.
     gone: Option<&'a str>,
-    /// The sentence for those whose query is denied.
+    /// The sentence for clients whose query is denied.
     message: Option<&'a str>,
-    /// Ids it includes, as written.
+    /// The included ids, as written.
     include: Vec<&'a str>,
-    /// Types that may be asked for.
+    /// The record types that may be asked for.
     query_types: Vec<String>,
-    /// Names that may have addresses that are not globally reachable; `*` is all.
+    /// The names that may have addresses that are not globally reachable; `*` is all names.
     private_answers: Vec<String>,
-    /// Whether its clients may look up devboxes.
+    /// Set if clients may look up devboxes.
     allow_devbox_to_devbox: bool,
-    /// Prefixes that may be connected to without a name: kept, not enforced by DNS.
+    /// The prefixes that may be connected to without a name; DNS does not enforce them.
     allowed_cidrs: Vec<String>,
-    /// Entries that allow.
     allowed: Vec<Entry<'a>>,
-    /// Entries that deny.
     denied: Vec<Entry<'a>>,
 }
 
-/// All objects as `--json` writes them.
+/// The list of all objects, as `--json` writes it.
 #[derive(Serialize)]
 struct AllView<'a> {
-    /// The hash over everything.
+    /// The hash of the snapshot.
     hash: &'a str,
-    /// Ids of policies.
     policies: Vec<&'a str>,
-    /// Ids of presets.
     presets: Vec<&'a str>,
-    /// Ids of blueprints.
     blueprints: Vec<&'a str>,
-    /// Clients and their policy.
     clients: Vec<ClientView<'a>>,
 }
 
 /// A client as `--json` writes it.
 #[derive(Serialize)]
 struct ClientView<'a> {
-    /// Its id; null for an address in none.
+    /// The id; null for an address in no client.
     id: Option<&'a str>,
-    /// Its addresses and prefixes.
+    /// The addresses and prefixes.
     sources: Vec<String>,
-    /// Its blueprint.
     blueprint: Option<&'a str>,
-    /// The policy that applies to it; null when everything is denied.
+    /// The policy that applies; null if everything is denied.
     policy: Option<&'a str>,
 }
 
-/// Shows a policy.
+/// Writes a policy.
 fn show_policy(policy: &Policy, snapshot: &Snapshot, json: bool, output: &mut Output) {
     let view = PolicyView {
         id: policy.id(),
@@ -299,7 +284,7 @@ fn show_policy(policy: &Policy, snapshot: &Snapshot, json: bool, output: &mut Ou
         for Entry { pattern, place, via, reason } in entries {
             let via = if via.is_empty() { String::new() } else { format!(" by {}", via.join(" > ")) };
             output.line(format!("    {pattern:width$}  {place}{via}"));
-            // Of other policies, those who wrote them know.
+            // Reasons are shown for presets only: the author of a policy knows those in it.
             if let Some(reason) = reason.as_ref().filter(|_| policy.id().starts_with(PRESET_PREFIX)) {
                 output.line(format!("      {reason}"));
             }
@@ -307,7 +292,7 @@ fn show_policy(policy: &Policy, snapshot: &Snapshot, json: bool, output: &mut Ou
     }
 }
 
-/// Shows what applies to an address.
+/// Writes the policy that applies to an address.
 fn show_client(source: &str, (snapshot, asker): (&Snapshot, &Asker<'_>), json: bool, output: &mut Output) -> u8 {
     let policy = match asker.effective {
         EffectivePolicy::Policy(policy) | EffectivePolicy::Unrestricted(policy, _) => policy,
@@ -326,7 +311,7 @@ fn show_client(source: &str, (snapshot, asker): (&Snapshot, &Asker<'_>), json: b
     OK
 }
 
-/// Shows the presets, a line each.
+/// Writes the presets, one a line.
 fn show_presets(snapshot: &Snapshot, json: bool, output: &mut Output) {
     let views = snapshot.presets().map(|policy| PresetView {
         id: policy.id(),
@@ -345,7 +330,7 @@ fn show_presets(snapshot: &Snapshot, json: bool, output: &mut Output) {
     }
 }
 
-/// Shows all objects.
+/// Writes all objects.
 fn show_all(snapshot: &Snapshot, json: bool, output: &mut Output) {
     let view = AllView {
         hash: &snapshot.hash,
@@ -380,7 +365,7 @@ fn show_all(snapshot: &Snapshot, json: bool, output: &mut Output) {
     }
 }
 
-/// Puts a client into fields.
+/// Converts a client into the fields of `--json`.
 fn client_view(client: &Client) -> ClientView<'_> {
     ClientView {
         id: Some(client.id()),
@@ -390,7 +375,7 @@ fn client_view(client: &Client) -> ClientView<'_> {
     }
 }
 
-/// Writes a prefix and its ports: `10.0.0.0/8 tcp/443 8000-8080`.
+/// Formats a prefix with its ports: `10.0.0.0/8 tcp/443 8000-8080`.
 fn cidr(cidr: &AllowedCidr) -> String {
     let port = |rule: &PortRule| {
         let protocol = match rule.protocol {
@@ -404,13 +389,13 @@ fn cidr(cidr: &AllowedCidr) -> String {
     format!("{}{}", cidr.prefix, cidr.ports.iter().map(port).collect::<String>())
 }
 
-/// Puts a list into fields.
+/// Converts a list into the fields of `--json`.
 fn entries<'s>(policy: &'s Policy, rules: &'s Rules, snapshot: &'s Snapshot) -> Vec<Entry<'s>> {
     let mut remarks: HashMap<&str, Remarks<'s>> = HashMap::new();
     let mut reason = |rule: &Rule<'s>| {
         let written = rule.via().last().map_or(Some(policy), |id| snapshot.policy(id))?;
         let (path, line, _) = rule.position();
-        // An entry of a list file is not in the policy's.
+        // An entry of a list file has no comment in the policy file.
         let remarks = remarks.entry(written.id()).or_insert_with(|| Remarks::of(written.source()));
         (path == &**written.source().path()).then(|| remarks.above(line)).flatten()
     };

@@ -1,4 +1,4 @@
-//! What a command works on: the configuration file and the policies directory.
+//! The files a command works on: the configuration file and the policies directory, and loading them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,29 +16,31 @@ use crate::reload::upstreams::circular_in;
 use crate::reload::{Broken, Loaded};
 use crate::util::regular_file;
 
-/// The configuration file that is taken without `--config`, if it is there.
+/// The configuration file in the working directory.
 const DEFAULT_FILE: &str = "hostgate.toml";
-/// The configuration file of the hostgate that this machine runs as a service.
+/// The configuration file of the service on this machine.
 const SYSTEM_FILE: &str = "/etc/hostgate/hostgate.toml";
-/// The policies directory where there is no configuration file.
+/// The policies directory of a configuration without the key.
 const DEFAULT_POLICIES: &str = "policies";
 
-/// Where a command looks for a configuration file when none is named.
+/// The places to search for a configuration file if none is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Search {
-    /// Here alone, as `serve` does: a hostgate that is tried out somewhere must not serve what the service of the machine
-    /// serves, at its addresses.
+    /// The working directory only, for `serve`: a hostgate that is tried out somewhere must not serve the policies of
+    /// the machine's service at its addresses.
     Here,
-    /// Here; else, unless a `policies` directory is here that `serve` would serve without any file, in the system's place.
+    /// The working directory, else /etc/hostgate; but not the latter if the working directory has `policies`, which
+    /// `serve` would serve without a file.
     HereOrSystem,
-    /// Here, else in the system's place: for what no hostgate has without a file, as the API.
+    /// The working directory, else /etc/hostgate: for features that no hostgate has without a file, as the API.
     HereThenSystem,
 }
 
 impl Search {
-    /// Returns the file that is taken, if there is one; `here` and `system` are the two places, `policies` the directory.
+    /// Returns the file to read; `None` if there is none. `here` and `system` are the two places, `policies` is the
+    /// directory.
     fn choose(self, here: &Path, system: &Path, policies: &Path) -> Option<PathBuf> {
-        // A place that may not be looked into counts as one: reading the file then tells why it cannot be.
+        // A file that may not be looked at counts as present: reading it then reports the reason.
         let is_there = |path: &Path| path.try_exists().unwrap_or(true);
         let is_enough = match self {
             Self::Here => true,
@@ -57,10 +59,10 @@ fn find(path: Option<PathBuf>, search: Search) -> Option<PathBuf> {
     path.or_else(|| search.choose(Path::new(DEFAULT_FILE), Path::new(SYSTEM_FILE), Path::new(DEFAULT_POLICIES)))
 }
 
-/// Reads the configuration: `path`, else the file that `search` finds, else the defaults.
+/// Reads the configuration from `path`, else from the file that `search` finds, else the defaults.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// All errors in the file.
 pub(super) fn read_config(path: Option<PathBuf>, search: Search) -> Result<(Option<PathBuf>, Config), Vec<Diagnostic>> {
     let Some(path) = find(path, search) else { return Ok((None, Config::default_in(Path::new("")))) };
     let text = regular_file::read_text(&path, MAX_FILE).map_err(|error| {
@@ -75,11 +77,11 @@ pub(super) fn read_config(path: Option<PathBuf>, search: Search) -> Result<(Opti
     Ok((Some(path), config))
 }
 
-/// Loads configuration and policies to serve them: an object of the API that is broken is left out, and where the operator
-/// chose so, what is bad is replaced by the last good state.
+/// Loads configuration and policies to serve them. A broken object of the API is left out, and if the operator chose
+/// so, bad files are replaced by the last good state.
 ///
 /// # Errors
-/// All that is wrong with them.
+/// All errors in the files.
 pub(super) fn load(
     path: Option<PathBuf>,
     search: Search,
@@ -110,11 +112,11 @@ pub(super) fn load(
     }
 }
 
-/// Begins with the last good state of a configuration file; `None` if the operator did not choose that, by the file as it is
-/// or, where that is bad, as it was.
+/// Loads the last good state of a configuration file. Returns `None` if the operator did not choose that, according to
+/// the file on disk or, if that is bad, the file in the last good state.
 ///
 /// # Errors
-/// There is none, or it is of no use: why.
+/// There is no such state, or it cannot be used.
 fn from_last_good(
     path: &Path,
     on_disk: Result<Config, Vec<Diagnostic>>,
@@ -132,7 +134,7 @@ fn from_last_good(
         |wrong: Vec<Diagnostic>| wrong.iter().map(ToString::to_string).take(MAX_LOGGED).collect::<Vec<_>>().join("; ");
     let kept = match search {
         Search::Here => LastGood::of(path).read(),
-        // A command does not have the environment of the unit.
+        // A command does not have the environment of the unit, so it searches the usual places.
         Search::HereOrSystem | Search::HereThenSystem => LastGood::find(path),
     };
     let kept = match kept {
@@ -149,7 +151,7 @@ fn from_last_good(
     let config = on_disk.as_ref().map_or_else(|_| was.clone(), |on_disk| in_place_of(on_disk, &was));
     let loaded =
         Loaded::from_last_good(&kept, &config, (path, on_disk.as_ref().map_err(Clone::clone))).map_err(told)?;
-    // The configuration on disk is in force unless it names a policy that is not.
+    // The configuration on disk is in force, unless it names a policy that is not.
     let config = match on_disk {
         Ok(on_disk) if !loaded.holds_back(path) => on_disk,
         _ => config,
@@ -157,25 +159,25 @@ fn from_last_good(
     Ok(Some((config, loaded)))
 }
 
-/// Loads configuration and policies as `serve` does, for a command that tells of them, and says which ones; `policies`
-/// replaces what the configuration says. `output` is `None` where a program reads.
+/// Loads configuration and policies as `serve` does, and writes their paths to `output`, if there is one. `policies`
+/// replaces the directory in the configuration.
 ///
 /// # Errors
-/// All that is wrong with them.
-pub(super) fn load_told(
+/// All errors in the files.
+pub(super) fn load_announced(
     path: Option<PathBuf>,
     policies: Option<PathBuf>,
     output: Option<&mut Output>,
 ) -> Result<(Config, Loaded), Vec<Diagnostic>> {
     let (path, config) = configured(path, policies)?;
-    tell(path.as_deref(), &config, output);
+    announce(path.as_deref(), &config, output);
     let loaded = start(&config, Broken::Refuse)?;
     Ok((config, loaded))
 }
 
-/// Reads the configuration for a command that tells of policies; `policies` replaces the directory that it names.
+/// Reads the configuration for a command about policies; `policies` replaces the directory in it.
 fn configured(path: Option<PathBuf>, policies: Option<PathBuf>) -> Result<(Option<PathBuf>, Config), Vec<Diagnostic>> {
-    // The system's configuration is about its own policies.
+    // The system's configuration belongs to the system's policies, so it is not combined with others.
     let search = if policies.is_some() { Search::Here } else { Search::HereOrSystem };
     let (path, mut config) = read_config(path, search)?;
     if let Some(policies) = policies {
@@ -184,8 +186,8 @@ fn configured(path: Option<PathBuf>, policies: Option<PathBuf>) -> Result<(Optio
     Ok((path, config))
 }
 
-/// Says which files a command reads, unless a program does.
-fn tell(path: Option<&Path>, config: &Config, output: Option<&mut Output>) {
+/// Writes which files a command reads, unless the output is for a program.
+fn announce(path: Option<&Path>, config: &Config, output: Option<&mut Output>) {
     if let Some(output) = output {
         let directory = config.policies.display();
         output.error(match path {
@@ -195,12 +197,12 @@ fn tell(path: Option<&Path>, config: &Config, output: Option<&mut Output>) {
     }
 }
 
-/// Loads the policies as [`load_told`] does, for what needs the presets alone: those that are built in, where there is no
-/// policy file.
+/// Loads the policies as [`load_announced`] does, for commands about presets. If there is no policy file, only the built-in
+/// presets are loaded.
 ///
 /// # Errors
-/// All that is wrong with the policies there are.
-pub(super) fn load_presets_told(
+/// All errors in the policies.
+pub(super) fn load_presets(
     path: Option<PathBuf>,
     policies: Option<PathBuf>,
     output: Option<&mut Output>,
@@ -208,10 +210,10 @@ pub(super) fn load_presets_told(
     let (path, config) = configured(path, policies)?;
     match start(&config, Broken::Refuse) {
         Ok(loaded) => {
-            tell(path.as_deref(), &config, output);
+            announce(path.as_deref(), &config, output);
             Ok(Arc::clone(loaded.library().snapshot()))
         }
-        // What is wrong is the directory as a whole: it is not there, or empty.
+        // All errors are about the directory as a whole: it does not exist or is empty.
         Err(diagnostics) if diagnostics.iter().all(|it| it.place.line == 0 && *it.place.path == *config.policies) => {
             if let Some(output) = output {
                 output.error(format!("no policies in {}: the presets that are built in", config.policies.display()));
@@ -222,16 +224,16 @@ pub(super) fn load_presets_told(
                 .map(|(library, _)| Arc::clone(library.snapshot()))
         }
         Err(diagnostics) => {
-            tell(path.as_deref(), &config, output);
+            announce(path.as_deref(), &config, output);
             Err(diagnostics)
         }
     }
 }
 
-/// Loads the policies of a configuration, and looks whether the two go together.
+/// Loads the policies of a configuration, and checks them against it.
 ///
 /// # Errors
-/// All that is wrong with them.
+/// All errors in the policies.
 fn start(config: &Config, broken: Broken) -> Result<Loaded, Vec<Diagnostic>> {
     let mut loaded = Loaded::start(config, broken)?;
     let shut = shut_api(config, &loaded);
@@ -239,12 +241,12 @@ fn start(config: &Config, broken: Broken) -> Result<Loaded, Vec<Diagnostic>> {
     Ok(loaded)
 }
 
-/// Warns of an API that listens on loopback where a client has the loopback address: no program of this machine may use
-/// it then, and no other program reaches it.
+/// Returns a warning if the API listens on loopback and a client has the loopback address: then no program on this
+/// machine may use the API, and no other program can reach it.
 fn shut_api(config: &Config, loaded: &Loaded) -> Option<Diagnostic> {
     let control = config.control.as_ref().filter(|control| !control.allow_clients)?;
     let Endpoint::Address(listen) = &control.listen else { return None };
-    // Whatever address of loopback is asked, the kernel asks from these.
+    // The kernel sends from these to any loopback address.
     let source = match listen.ip() {
         IpAddr::V4(address) if address.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(address) if address.is_loopback() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -262,12 +264,12 @@ fn shut_api(config: &Config, loaded: &Loaded) -> Option<Diagnostic> {
     Some(warning.help(help).unless_accepted(Code::ShutApi, client.source()))
 }
 
-/// Says where the configuration is from.
+/// Returns the origin of the configuration, for messages.
 pub(super) fn origin(path: Option<&Path>) -> String {
     path.map_or_else(|| format!("the default, without a {DEFAULT_FILE} here"), |path| path.display().to_string())
 }
 
-/// Says that there is no configuration file in any of the places looked at.
+/// Returns the message that no configuration file was found.
 pub(super) fn no_file() -> String {
     format!("there is no configuration file here, and no {SYSTEM_FILE}")
 }
@@ -277,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_here_goes_first_and_serve_never_takes_the_systems() {
+    fn file_here_comes_first_and_serve_never_reads_the_systems_file() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         let (here, system, policies) = (at("here.toml"), at("system.toml"), at("policies"));

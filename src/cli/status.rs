@@ -1,4 +1,4 @@
-//! `hostgate status`: asks the running process by its admin endpoint.
+//! The command `hostgate status`: asks the running process at its admin endpoint.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,17 +12,17 @@ use super::sources::{self, Search};
 use super::{CONFIG, FAILED, OK};
 use crate::bounds::MAX_STATUS;
 
-/// How long the running process may take to answer.
+/// The deadline for each step of asking: connecting, writing, reading.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Asks, tells, and returns the exit code.
+/// Asks for the status, writes it, and returns the exit code.
 pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool, output: &mut Output) -> u8 {
     let (admin, instead, origin) = match admin {
         Some(admin) => (admin, None, "--admin".to_owned()),
         None => match sources::read_config(config, Search::HereOrSystem) {
             Ok((path, config)) => {
                 let Some(admin) = config.admin else {
-                    output.error("status: `admin.listen` is \"off\" in the configuration: nobody to ask");
+                    output.error("status: `admin.listen` is \"off\" in the configuration, so hostgate cannot be asked");
                     return FAILED;
                 };
                 (admin, config.admin_instead, sources::origin(path.as_deref()))
@@ -47,7 +47,7 @@ pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool
     if json {
         output.json(&status);
     } else {
-        tell(&status, output);
+        write_text(&status, output);
     }
     let mut out_of_date = entries(&status).map(|entry| entry["kind"].as_str().unwrap_or_default());
     let is_in_force = out_of_date.all(|kind| ["polling", "reloading"].contains(&kind));
@@ -57,8 +57,8 @@ pub(super) fn run(config: Option<PathBuf>, admin: Option<SocketAddr>, json: bool
     if is_good && is_in_force && is_alive { OK } else { FAILED }
 }
 
-/// Writes the status for people.
-fn tell(status: &Value, output: &mut Output) {
+/// Writes the status as text.
+fn write_text(status: &Value, output: &mut Output) {
     let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
     let number = |key: &str| status[key].as_u64().unwrap_or_default();
     let (generation, hash) = (number("generation"), text("hash"));
@@ -114,7 +114,7 @@ fn tell(status: &Value, output: &mut Output) {
         let field = |key: &str| entry[key].as_str().unwrap_or_default();
         let (kind, path) = (field("kind"), field("path"));
         let path = if path.is_empty() { String::new() } else { format!(" {path}") };
-        // What is wrong with files is told above.
+        // Errors in files have been written above.
         let is_told = status["error"].is_string() && ["held-back", "unreadable"].contains(&kind);
         let why = if is_told { String::new() } else { format!(": {}", field("why")) };
         output.line(format!("out of date since {} {kind}{path}{why}", field("since")));
@@ -128,17 +128,17 @@ fn tell(status: &Value, output: &mut Output) {
     }
 }
 
-/// Returns the entries of what is out of date.
+/// Returns the entries about files that are out of date.
 fn entries(status: &Value) -> impl Iterator<Item = &Value> {
     status["out_of_date"].as_array().into_iter().flatten()
 }
 
-/// Asks at `admin`, else at `instead`: an IPv6-only machine has the default address under another name.
+/// Asks at `admin`, else at `instead`, the address of the admin endpoint on a machine with IPv6 only.
 pub(super) fn fetch_either(admin: SocketAddr, instead: Option<SocketAddr>) -> io::Result<Value> {
     fetch(admin).or_else(|error| instead.and_then(|instead| fetch(instead).ok()).ok_or(error))
 }
 
-/// Asks for `/status`: one HTTP/1.0 request, whose answer ends with the connection (RFC 1945 §7).
+/// Asks for `/status` with one HTTP/1.0 request, whose answer ends with the connection (RFC 1945 §7).
 fn fetch(admin: SocketAddr) -> io::Result<Value> {
     let mut stream = TcpStream::connect_timeout(&admin, DEADLINE)?;
     stream.set_read_timeout(Some(DEADLINE))?;
@@ -150,6 +150,6 @@ fn fetch(admin: SocketAddr) -> io::Result<Value> {
     let is_ok = answer.starts_with(b"HTTP/1.") && answer.get(9..12) == Some(b"200");
     match body {
         Some(body) if is_ok => serde_json::from_slice(body).map_err(io::Error::other),
-        _ => Err(io::Error::other("the answer is no status of hostgate's")),
+        _ => Err(io::Error::other("the answer is not a status of hostgate")),
     }
 }

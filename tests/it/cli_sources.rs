@@ -128,7 +128,7 @@ fn clients_and_policies_are_found_by_their_names() {
     explain("web")
         .expect_code(64)
         .expect_text(&["`web` is the name of more than one client: dbx_1, dbx_3: write the id"]);
-    explain("CI").expect_code(64).expect_text(&["`CI` is no address, and no client has it as its id or name"]);
+    explain("CI").expect_code(64).expect_text(&["`CI` is not an address, and not the id or name of a client"]);
     explain("127.30.0.300").expect_code(64).expect_text(&["ci, dbx_1"]);
     let json = at(here.path(), &["explain", "a.test", "--client", "cli", "--json"]).expect_code(0).json();
     assert_eq!((&json["client"], &json["source"]), (&"dbx_2".into(), &"127.30.0.8".into()));
@@ -143,7 +143,7 @@ fn clients_and_policies_are_found_by_their_names() {
         show(&[near]).expect_code(1).expect_text(&["(did you mean `preset:npm`?)"]);
     }
     show(&["biuld"]).expect_code(1).expect_text(&["(did you mean `build`?)"]);
-    show(&["none"]).expect_code(1).expect_text(&["there is no policy `none`", "preset:npm"]);
+    show(&["none"]).expect_code(1).expect_text(&["policy `none` does not exist", "preset:npm"]);
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn only_files_are_read() {
     for (file, expected) in [
         (at("fifo"), "a FIFO: pass it as standard input"),
         (at(""), "it is a directory, not a file"),
-        (at("none"), "there is no such file"),
+        (at("none"), "the file does not exist"),
         (at("*.txt"), "patterns are not expanded"),
         ("https://lists.example/x.txt".to_owned(), "it is a URL: download it first"),
         ("/dev/null".to_owned(), "a device"),

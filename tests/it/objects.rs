@@ -220,8 +220,8 @@ fn refusals_say_what_the_api_says_and_what_to_do() {
         (401, "{\"message\":\"no such token\"}", &["no such token", "--token-file"]),
         (404, "{\"message\":\"not \\u001b[2Jfound\"}", &["not \\u{1b}[2Jfound"]),
         (503, "{\"message\":\"busy\"}", &["busy (try again)"]),
-        (200, "<html>", &["status 200", "none of hostgate's API"]),
-        (502, "{}", &["status 502", "none of hostgate's API"]),
+        (200, "<html>", &["status 200", "not one of hostgate's API"]),
+        (502, "{}", &["status 502", "not one of hostgate's API"]),
     ];
     for (status, body, parts) in CASES {
         let api = FakeApi::start(|_, _| Said::Answer(*status, (*body).to_owned()));
@@ -268,7 +268,7 @@ fn place_and_token_come_from_the_line_else_the_environment_else_the_configuratio
     let refused = |more: &[&str], code: i32, parts: &[&str]| {
         command::run_with(["policy", "list"].iter().chain(more), &[]).expect_code(code).expect_text(parts);
     };
-    refused(&["--config", &without], 78, &["without.toml: there is no [control]"]);
+    refused(&["--config", &without], 78, &["without.toml: the table [control] is missing"]);
     refused(&[], 78, &["there is no configuration file here", "--config FILE"]);
     refused(&["--url", &api.url()], 64, &["no token", "--token-file FILE", "HOSTGATE_TOKEN"]);
     refused(&["--config", &with, "--token-file", &hashed], 78, &["hashed: it has no token as it is"]);

@@ -1,4 +1,4 @@
-//! Requests to the API: HTTP/1.1 over TCP, TLS or a Unix socket, one connection each; a deadline on all of it.
+//! A client of the API: HTTP/1.1 over TCP, TLS or a Unix socket, with one connection and one deadline for each request.
 
 mod place;
 
@@ -18,55 +18,50 @@ use tokio::time::{error::Elapsed, timeout};
 pub(super) use self::place::Place;
 use crate::bounds::MAX_API_ANSWER;
 
-/// How long a request may take, its second try included: a change waits for those before it and for the disk.
+/// The deadline of a request, including its second try. A change waits for earlier ones and for the disk.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Who asks the API, and where it is.
+/// A client of the API at one place, with one token.
 pub(super) struct Api {
-    /// Where it is served.
     place: Place,
-    /// The bearer token.
     token: String,
-    /// What the requests run on.
+    /// The runtime that requests run on, in the current thread.
     runtime: tokio::runtime::Runtime,
 }
 
-/// Why there is no answer, or one that says no.
+/// The error of a request without an answer, or with an answer that is an error.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
-    /// Nobody listens there.
+    /// No server listens at this place.
     #[error("{0} (is hostgate running, and does its configuration have [control] with this `listen`?)")]
     Connect(io::Error),
-    /// There is a server, and the token must not go there.
+    /// A server listens, but the token must not be sent to it.
     #[error("{0}")]
     Unsafe(String),
-    /// The connection was made and ended before the answer did, twice.
+    /// The connection broke before the end of the answer, twice.
     #[error("the connection broke: {}", reason(.0))]
     Broken(hyper::Error),
-    /// It took too long.
     #[error("no answer within {} s", DEADLINE.as_secs())]
     Late,
-    /// The answer is too long.
     #[error("the answer is longer than {MAX_API_ANSWER} octets (ask for less: --limit, --name)")]
     Long,
-    /// The answer is not what the API says.
-    #[error("the answer (status {0}) is none of hostgate's API: is this its `control.listen`?")]
+    /// The answer is not one that the API gives.
+    #[error("the answer (status {0}) is not one of hostgate's API: is this its `control.listen`?")]
     Foreign(StatusCode),
-    /// The API says no, and why.
-    #[error("{message}{}", mend(*.status))]
+    /// The API refused the request.
+    #[error("{message}{}", advice(*.status))]
     Refused {
-        /// The status.
         status: StatusCode,
-        /// Its message.
+        /// The message of the API.
         message: String,
     },
-    /// The token cannot be sent.
+    /// The token cannot be sent in a header field.
     #[error("the token holds a character that no HTTP header takes")]
     Token,
 }
 
 impl HttpError {
-    /// Returns whether what was asked for may be done all the same.
+    /// Returns whether the request may have been carried out nevertheless.
     pub(super) const fn leaves_open(&self) -> bool {
         matches!(self, Self::Broken(_) | Self::Late | Self::Long | Self::Foreign(_))
     }
@@ -79,38 +74,37 @@ impl From<Elapsed> for HttpError {
 }
 
 impl Api {
-    /// Makes what asks at `place` with `token`.
+    /// Makes a client for the API at `place`.
     ///
     /// # Errors
-    /// The system gives no descriptors for it.
+    /// The system has no descriptors for a runtime.
     pub(super) fn new(place: Place, token: String) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self { place, token, runtime })
     }
 
-    /// Returns where it asks.
     pub(super) const fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Gets what is at `path`.
+    /// Sends a GET request for `path`.
     ///
     /// # Errors
-    /// There is no answer, or it is a refusal.
+    /// There is no answer, or the API refuses the request.
     pub(super) fn get(&self, path: &str) -> Result<Value, HttpError> {
         self.ask(&Method::GET, path, String::new())
     }
 
-    /// Posts `body` to `path`.
+    /// Sends a POST request with `body` to `path`.
     ///
     /// # Errors
-    /// There is no answer, or it is a refusal.
+    /// There is no answer, or the API refuses the request.
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, HttpError> {
         self.ask(&Method::POST, path, body.to_string())
     }
 
-    /// Sends a request; once more where the connection breaks. By the id that both tries have, the API knows the second
-    /// for what it is, and does nothing twice.
+    /// Sends a request, and sends it again if the connection breaks. Both tries have the same `x-request-id`, by which
+    /// the API recognises the second and does nothing twice.
     fn ask(&self, method: &Method, path: &str, body: String) -> Result<Value, HttpError> {
         let id = request_id();
         let tries = async {
@@ -123,7 +117,7 @@ impl Api {
         read(status, &answer)
     }
 
-    /// Makes a request.
+    /// Builds a request.
     fn request(&self, method: &Method, path: &str, body: String, id: &str) -> Result<Request<String>, HttpError> {
         let request = Request::builder()
             .method(method)
@@ -136,11 +130,11 @@ impl Api {
         request.body(body).map_err(|_| HttpError::Token)
     }
 
-    /// Sends a request on a connection of its own and reads the answer.
+    /// Sends a request on a new connection and reads the answer.
     async fn exchange(&self, request: Request<String>) -> Result<(StatusCode, Vec<u8>), HttpError> {
         let stream = self.place.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(HttpError::Broken)?;
-        // It ends with the runtime at the latest, and its error is the request's.
+        // The task ends with the runtime at the latest. Its error is also that of the request.
         tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(HttpError::Broken)?;
         let status = response.status();
@@ -148,7 +142,7 @@ impl Api {
     }
 }
 
-/// Reads the whole body of a response, as long as it is bounded.
+/// Reads the body of a response, of at most [`MAX_API_ANSWER`] octets.
 async fn collect(mut response: Response<Incoming>) -> Result<Vec<u8>, HttpError> {
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|context| Pin::new(response.body_mut()).poll_frame(context)).await {
@@ -161,7 +155,7 @@ async fn collect(mut response: Response<Incoming>) -> Result<Vec<u8>, HttpError>
     Ok(bytes)
 }
 
-/// Reads an answer: JSON, and for an error its message.
+/// Parses an answer: JSON, with a message if the status is an error.
 fn read(status: StatusCode, answer: &[u8]) -> Result<Value, HttpError> {
     let value: Value = serde_json::from_slice(answer).map_err(|_| HttpError::Foreign(status))?;
     if status.is_success() {
@@ -173,13 +167,13 @@ fn read(status: StatusCode, answer: &[u8]) -> Result<Value, HttpError> {
     }
 }
 
-/// Returns why a connection broke: what it itself says is only that it did.
+/// Returns the cause of a broken connection, which the error itself does not mention.
 fn reason(error: &hyper::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
-/// Returns what there is to do about a refusal besides what its message says.
-const fn mend(status: StatusCode) -> &'static str {
+/// Returns advice on a refusal in addition to its message.
+const fn advice(status: StatusCode) -> &'static str {
     match status.as_u16() {
         401 => " (--token-file FILE or HOSTGATE_TOKEN gives one)",
         503 => " (try again)",
@@ -187,10 +181,10 @@ const fn mend(status: StatusCode) -> &'static str {
     }
 }
 
-/// Returns an id that no other request has.
+/// Returns a random id for a request.
 fn request_id() -> String {
     let mut bytes = [0; 16];
-    // Without random octets the time has to do: what is asked for is only that two calls differ.
+    // Without random octets the time suffices: two requests only have to differ.
     if getrandom::fill(&mut bytes).is_err() {
         bytes = jiff::Timestamp::now().as_nanosecond().to_be_bytes();
     }

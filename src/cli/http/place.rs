@@ -1,4 +1,4 @@
-//! Where the API is, and how one gets there.
+//! The place of the API as users write it (a URL or a Unix socket), and connecting to it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,138 +14,138 @@ use crate::api::connection::tls::client::TlsConnector;
 use crate::config;
 use crate::config::control::Endpoint;
 
-/// Where the API is served.
+/// The place that the API is served at.
 pub(in crate::cli) struct Place {
-    /// How one gets there.
-    way: Way,
-    /// Host and port, as the header field has them.
+    transport: Transport,
+    /// The host and port, as in the Host header field.
     authority: String,
-    /// What all its paths begin with, for an API behind something else.
+    /// The prefix of all paths, for an API behind a reverse proxy.
     prefix: String,
 }
 
-/// How one gets to the API.
-enum Way {
-    /// TCP.
+/// The transport to the API.
+enum Transport {
+    /// TCP without TLS, to loopback addresses only.
     Plain,
-    /// TLS over TCP, to a server that this trusts.
+    /// TLS over TCP, to a server with a certificate that the connector trusts.
     Tls(TlsConnector),
-    /// A Unix socket.
     Unix(PathBuf),
 }
 
-/// A connection.
+/// A connection, whatever its transport.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Place {
-    /// Reads a place as people name it: `http://127.0.0.1:8080`, `https://HOST[:PORT]` or `unix:PATH`.
+    /// Parses a place: `http://127.0.0.1:8080`, `https://HOST[:PORT]` or `unix:PATH`.
     ///
     /// # Errors
-    /// It is none, or `https` without a usable `ca`.
+    /// The text is none of these, or it is `https` and `ca` is missing or unusable.
     pub(in crate::cli) fn parse(text: &str, ca: Option<&Path>) -> Result<Self, String> {
         let shape =
-            || format!("`{text}` is no place of the API (write http://ADDRESS:PORT, https://HOST, or unix:PATH)");
+            || format!("`{text}` is not a place of the API (write http://ADDRESS:PORT, https://HOST, or unix:PATH)");
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Self::unix(Path::new(path)));
         }
         let uri: Uri = text.parse().map_err(|_| shape())?;
         let authority = uri.authority().ok_or_else(shape)?;
-        // A user or a query would be left out in silence.
+        // A user name or a query would be ignored silently.
         if authority.as_str().contains('@') || uri.query().is_some() {
             return Err(shape());
         }
-        let (way, port) = match uri.scheme_str() {
-            Some("http") => (Way::Plain, 80),
-            Some("https") => (Way::Tls(trusted(ca)?), 443),
+        let (transport, port) = match uri.scheme_str() {
+            Some("http") => (Transport::Plain, 80),
+            Some("https") => (Transport::Tls(trusted(ca)?), 443),
             _ => return Err(shape()),
         };
         let authority = match authority.port_u16() {
             Some(_) => authority.to_string(),
             None => format!("{}:{port}", authority.host()),
         };
-        Ok(Self { way, authority, prefix: uri.path().trim_end_matches('/').to_owned() })
+        Ok(Self { transport, authority, prefix: uri.path().trim_end_matches('/').to_owned() })
     }
 
-    /// Returns where the configuration serves the API.
+    /// Returns the place at which a configuration serves the API.
     ///
     /// # Errors
-    /// It is served with a certificate, and there is no usable `ca`.
+    /// The API has a certificate, and `ca` is missing or unusable.
     pub(in crate::cli) fn of(control: &config::Control, ca: Option<&Path>) -> Result<Self, String> {
         let address = match &control.listen {
             Endpoint::Unix(path) => return Ok(Self::unix(path)),
             Endpoint::Address(address) => SocketAddr::new(reachable(address.ip()), address.port()),
         };
-        let way = if control.tls.is_some() { Way::Tls(trusted(ca)?) } else { Way::Plain };
-        Ok(Self { way, authority: address.to_string(), prefix: String::new() })
+        let transport = if control.tls.is_some() { Transport::Tls(trusted(ca)?) } else { Transport::Plain };
+        Ok(Self { transport, authority: address.to_string(), prefix: String::new() })
     }
 
-    /// Makes the place of a Unix socket.
+    /// Returns the place of a Unix socket. HTTP/1.1 requires a host, so it is `localhost`.
     fn unix(path: &Path) -> Self {
-        Self { way: Way::Unix(path.to_owned()), authority: "localhost".to_owned(), prefix: String::new() }
+        Self { transport: Transport::Unix(path.to_owned()), authority: "localhost".to_owned(), prefix: String::new() }
     }
 
-    /// Returns host and port.
+    /// Returns the host and port.
     pub(super) fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// Returns what all paths begin with.
+    /// Returns the prefix of all paths.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Connects.
+    /// Opens a connection.
     ///
     /// # Errors
-    /// Nobody listens there, or the token must not go there.
+    /// No server listens, or the token must not be sent to it.
     pub(super) async fn connect(&self) -> Result<Box<dyn Stream>, HttpError> {
-        match &self.way {
-            Way::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(HttpError::Connect)?)),
-            Way::Plain => {
+        match &self.transport {
+            Transport::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(HttpError::Connect)?)),
+            Transport::Plain => {
                 let stream = TcpStream::connect(&self.authority).await.map_err(HttpError::Connect)?;
+                // Without TLS, the token may only go to loopback addresses, which never leave the machine.
                 let peer = stream.peer_addr().map_err(HttpError::Connect)?;
                 if !peer.ip().to_canonical().is_loopback() {
-                    let mend = "use https:// and --ca FILE, or a tunnel to a loopback address";
-                    return Err(HttpError::Unsafe(format!("the token would go to {peer} in the clear ({mend})")));
+                    let advice = "use https:// and --ca FILE, or a tunnel to a loopback address";
+                    return Err(HttpError::Unsafe(format!("the token would go to {peer} in the clear ({advice})")));
                 }
                 Ok(Box::new(stream))
             }
-            Way::Tls(connector) => {
+            Transport::Tls(connector) => {
                 let name = tls::name(self.host()).map_err(HttpError::Unsafe)?;
                 let stream = TcpStream::connect(&self.authority).await.map_err(HttpError::Connect)?;
-                let told = |error| HttpError::Unsafe(format!("TLS: {error} (is --ca the file of who signed it?)"));
+                let told =
+                    |error| HttpError::Unsafe(format!("TLS: {error} (does --ca name the certificate of its CA?)"));
                 Ok(Box::new(connector.connect(name, stream).await.map_err(told)?))
             }
         }
     }
 
-    /// Returns the host without its port, and without the brackets of an IPv6 address.
+    /// Returns the host without the port and without the brackets of an IPv6 address.
     fn host(&self) -> &str {
         let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
         host.trim_start_matches('[').trim_end_matches(']')
     }
 }
 
-/// Writes the place as people name it.
+/// Formats the place as [`Place::parse`] reads it.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.way {
-            Way::Plain => write!(f, "http://{}{}", self.authority, self.prefix),
-            Way::Tls(_) => write!(f, "https://{}{}", self.authority, self.prefix),
-            Way::Unix(path) => write!(f, "unix:{}", path.display()),
+        match &self.transport {
+            Transport::Plain => write!(f, "http://{}{}", self.authority, self.prefix),
+            Transport::Tls(_) => write!(f, "https://{}{}", self.authority, self.prefix),
+            Transport::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
-/// Makes what trusts the certificates in a file.
+/// Returns a connector that trusts the certificates in a file.
 fn trusted(ca: Option<&Path>) -> Result<TlsConnector, String> {
-    let missing = "the API has a certificate: name the file of those that you trust to sign it with --ca FILE (PEM)";
+    let missing = "the API has a certificate: name the CA certificates to trust with --ca FILE (PEM)";
     tls::trusting(ca.ok_or(missing)?)
 }
 
-/// Returns an address by which one that is listened on can be reached: all addresses of a family are its loopback one too.
+/// Returns an address to connect to for one that is listened on: for all addresses of a family, its loopback address.
 const fn reachable(listen: IpAddr) -> IpAddr {
     match listen {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_read_as_people_write_them() {
+    fn places_are_parsed_as_users_write_them() {
         const CASES: &[(&str, Option<(&str, &str)>)] = &[
             ("http://127.0.0.1:8080", Some(("127.0.0.1:8080", ""))),
             ("http://[::1]:8080/", Some(("[::1]:8080", ""))),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_listens_everywhere_is_reached_on_loopback() {
+    fn wildcard_addresses_are_reached_on_loopback() {
         const CASES: &[(&str, &str)] = &[("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("192.0.2.1", "192.0.2.1")];
         for (listen, reached) in CASES {
             assert_eq!(reachable(listen.parse().unwrap()), reached.parse::<IpAddr>().unwrap());

@@ -1,4 +1,4 @@
-//! The command line of objects.
+//! The options of `hostgate policy`, `blueprint` and `devbox`. Their doc comments are the help texts and the man pages.
 
 use std::path::PathBuf;
 
@@ -7,42 +7,36 @@ use ipnet::IpNet;
 
 use super::change::Change;
 use super::fields::Fields;
-use super::{Action, Command, Kind};
+use super::{Action, Command, ObjectKind};
 
-/// What can be done with policies.
+/// The subcommands of `hostgate policy`.
 #[derive(Subcommand)]
 pub(in crate::cli) enum PolicyVerb {
     /// Create a policy and print its id.
     Create {
-        /// What people call it; names may repeat.
+        /// The name, for people; several objects may have the same.
         #[arg(long)]
         name: String,
-        /// What it says.
         #[command(flatten)]
         rules: Rules,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
     /// List policies.
     List {
-        /// Which ones.
         #[command(flatten)]
         filter: Filter,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
     /// Show a policy.
     Show {
-        /// Which one.
         #[command(flatten)]
         object: Object,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
-    /// Change what is named of a policy; what is not stays. In force when it returns, for whoever has the policy.
+    /// Change the given parts of a policy; the others stay. The change is in force when the command ends.
     #[command(
         override_usage = "hostgate policy update <ID|NAME> [OPTIONS]",
         after_help = "\
@@ -51,171 +45,144 @@ Example:
   hostgate policy update runtime --add pypi.org --remove registry.npmjs.org
   hostgate policy update runtime --set github.com api.openai.com
 
-It prints the difference (+ and -) and how many running devboxes it reaches; with --json both are
-in hostgate_difference. What somebody else changes at the same time stays. There is no --allow here:
-it replaced the whole list; --add adds, --set replaces.
+The command prints the difference (+ and -) and the number of running devboxes it affects; with --json
+both are in hostgate_difference. Concurrent changes by others are kept. There is no --allow here, as it
+used to replace the whole list: --add adds, --set replaces.
 
-Exit code: 0 done, or there was nothing to do; 1 refused or failed, and nothing is changed."
+Exit code: 0 done, or nothing had to change; 1 refused or failed, and nothing is changed."
     )]
     Update {
-        /// Which one.
         #[command(flatten)]
         object: Object,
-        /// What is to be another.
         #[command(flatten)]
         change: Box<Change>,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
     /// Delete a policy that nothing uses.
     Delete {
-        /// Which one.
         #[command(flatten)]
         object: Object,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
 }
 
-/// What can be done with blueprints.
+/// The subcommands of `hostgate blueprint`.
 #[derive(Subcommand)]
 pub(in crate::cli) enum BlueprintVerb {
     /// Create a blueprint and print its id.
     Create {
-        /// What people call it; names may repeat.
+        /// The name, for people; several objects may have the same.
         #[arg(long)]
         name: String,
-        /// Its policies.
         #[command(flatten)]
         policies: Policies,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
     /// List blueprints.
     List {
-        /// Which ones.
         #[command(flatten)]
         filter: Filter,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
     /// Show a blueprint.
     Show {
-        /// Which one.
         #[command(flatten)]
         object: Object,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
-    /// Change what is named of a blueprint; what is not stays.
+    /// Change the given parts of a blueprint; the others stay.
     Update {
-        /// Which one.
         #[command(flatten)]
         object: Object,
-        /// What people call it.
+        /// The name, for people.
         #[arg(long)]
         name: Option<String>,
-        /// Its policies.
         #[command(flatten)]
         policies: Policies,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
     /// Delete a blueprint that no devbox is made from.
     Delete {
-        /// Which one.
         #[command(flatten)]
         object: Object,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
 }
 
-/// What can be done with devboxes.
+/// The subcommands of `hostgate devbox`.
 #[derive(Subcommand)]
 pub(in crate::cli) enum DevboxVerb {
-    /// Create a devbox and print its id; its address is in its metadata.
+    /// Create a devbox and print its id; `show` prints its address, too.
     Create {
-        /// What it is known by.
         #[command(flatten)]
-        label: Label,
+        label: NameAndMetadata,
         /// The blueprint it is made from.
         #[arg(long, value_name = "ID|NAME")]
         blueprint: Option<String>,
-        /// Its own policy, in place of what the blueprint says.
+        /// The devbox's own policy, in place of the blueprint's.
         #[arg(long, value_name = "ID|NAME")]
         policy: Option<String>,
-        /// Its address [default: one of the configuration's `devbox_pool`].
+        /// The address [default: a free one of the configuration's `devbox_pool`].
         #[arg(long)]
         address: Option<std::net::IpAddr>,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
     /// List devboxes.
     List {
-        /// Which ones.
         #[command(flatten)]
         filter: Filter,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
     /// Show a devbox.
     Show {
-        /// Which one.
         #[command(flatten)]
         object: Object,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
-    /// Change a devbox's name, and what is named of its metadata.
+    /// Change a devbox's name and the given keys of its metadata.
     Update {
-        /// Which one.
         #[command(flatten)]
         object: Object,
-        /// What it is known by.
         #[command(flatten)]
-        label: Label,
-        /// Where the API is.
+        label: NameAndMetadata,
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
-    /// Shut a devbox down: its address is nobody's then, and denied.
+    /// Shut a devbox down; queries from its address are denied from then on.
     Delete {
-        /// Which one.
         #[command(flatten)]
         object: Object,
-        /// Where the API is.
         #[command(flatten)]
-        place: Where,
+        place: ApiOptions,
     },
 }
 
-/// What a policy says.
+/// The rules of a policy.
 #[derive(Args)]
 pub(in crate::cli) struct Rules {
-    /// What it is for.
+    /// The purpose, for people.
     #[arg(long)]
     description: Option<String>,
-    /// A hostname that is allowed, or `*.NAME` for all below NAME.
+    /// A hostname to allow, or `*.NAME` for all names below NAME.
     #[arg(long, value_name = "HOST")]
     allow: Vec<String>,
-    /// Allow every hostname, or with `=false` no longer.
+    /// Allow every hostname, or with `=false` stop allowing it.
     #[arg(long, value_name = "YES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_all: Option<bool>,
-    /// Let devboxes look one another up, or with `=false` no longer.
+    /// Let devboxes look each other up, or with `=false` stop letting them.
     #[arg(long, value_name = "YES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     devbox_to_devbox: Option<bool>,
-    /// A prefix that may be connected to without a name: kept and shown; DNS does not enforce it.
+    /// A prefix that may be connected to without a name: stored and shown, but not enforced by DNS.
     #[arg(long)]
     cidr: Vec<IpNet>,
 }
@@ -223,21 +190,21 @@ pub(in crate::cli) struct Rules {
 /// The policies of a blueprint.
 #[derive(Args)]
 pub(in crate::cli) struct Policies {
-    /// The policy of its build, and of nothing else.
+    /// The policy of the blueprint's build only.
     #[arg(long, value_name = "ID|NAME")]
     build_policy: Option<String>,
-    /// The policy of the devboxes made from it, unless they have their own.
+    /// The policy of devboxes made from the blueprint that have none of their own.
     #[arg(long, value_name = "ID|NAME")]
     runtime_policy: Option<String>,
 }
 
-/// What people and programs know a devbox by.
+/// The name and metadata of a devbox.
 #[derive(Args)]
-pub(in crate::cli) struct Label {
-    /// What people call it.
+pub(in crate::cli) struct NameAndMetadata {
+    /// The name, for people.
     #[arg(long)]
     name: Option<String>,
-    /// Free text by key.
+    /// Metadata: free text by key.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
 }
@@ -245,32 +212,32 @@ pub(in crate::cli) struct Label {
 /// One object.
 #[derive(Args)]
 pub(in crate::cli) struct Object {
-    /// Its id, as `create` and `list` print it, or its name if no other has the same.
+    /// The id, as `create` and `list` print it, or the name if no other object has the same.
     #[arg(value_name = "ID|NAME")]
     id: String,
 }
 
-/// Which objects are listed.
+/// The filter of a list.
 #[derive(Args)]
 pub(in crate::cli) struct Filter {
-    /// Only those whose name holds this.
+    /// Only list objects whose name contains this text.
     #[arg(long)]
     pub(super) name: Option<String>,
-    /// Only those whose id or name holds this.
+    /// Only list objects whose id or name contains this text.
     #[arg(long)]
     pub(super) search: Option<String>,
-    /// How many at most.
+    /// The most objects to list.
     #[arg(long, value_name = "NUMBER", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) limit: u32,
 }
 
-/// Where the API is, and who asks.
+/// The place of the API, and the token to use.
 #[derive(Args)]
-pub(in crate::cli) struct Where {
-    /// Where the API is: `http://ADDRESS:PORT`, `https://HOST[:PORT]` or `unix:PATH` [default: what the configuration says].
+pub(in crate::cli) struct ApiOptions {
+    /// The API's URL: `http://ADDRESS:PORT`, `https://HOST[:PORT]` or `unix:PATH` [default: from the configuration].
     #[arg(long)]
     pub(super) url: Option<String>,
-    /// The certificates, in PEM form, one of which has signed the API's.
+    /// The CA certificates to trust for the API's own, as a PEM file.
     #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
     /// The file whose first token of an admin is sent [default: the environment's `HOSTGATE_TOKEN`, else the configuration's
@@ -280,7 +247,7 @@ pub(in crate::cli) struct Where {
     /// The configuration file [default: ./hostgate.toml, else /etc/hostgate/hostgate.toml].
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Write JSON, as the API says it.
+    /// Write the API's JSON.
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -294,7 +261,7 @@ impl From<PolicyVerb> for Command {
             PolicyVerb::Update { object, change, place } => (Action::Change(object.id, change), place),
             PolicyVerb::Delete { object, place } => (Action::Delete(object.id), place),
         };
-        Self { kind: Kind::Policy, action, place }
+        Self { kind: ObjectKind::Policy, action, place }
     }
 }
 
@@ -309,7 +276,7 @@ impl From<BlueprintVerb> for Command {
             }
             BlueprintVerb::Delete { object, place } => (Action::Delete(object.id), place),
         };
-        Self { kind: Kind::Blueprint, action, place }
+        Self { kind: ObjectKind::Blueprint, action, place }
     }
 }
 
@@ -328,12 +295,12 @@ impl From<DevboxVerb> for Command {
             DevboxVerb::Update { object, label, place } => (Action::Update(object.id, label.fields()), place),
             DevboxVerb::Delete { object, place } => (Action::Delete(object.id), place),
         };
-        Self { kind: Kind::Devbox, action, place }
+        Self { kind: ObjectKind::Devbox, action, place }
     }
 }
 
 impl Rules {
-    /// Returns the fields of a request.
+    /// Returns the fields of a request to the API.
     fn fields(self, name: Option<String>) -> Fields {
         let Self { description, allow, allow_all, devbox_to_devbox, cidr } = self;
         let cidrs: Vec<_> = cidr.iter().map(|prefix| serde_json::json!({ "cidr": prefix.to_string() })).collect();
@@ -349,7 +316,7 @@ impl Rules {
 }
 
 impl Policies {
-    /// Returns the fields of a request.
+    /// Returns the fields of a request to the API.
     fn fields(self, name: Option<String>) -> Fields {
         let mut fields = Fields::default();
         fields.set("name", name);
@@ -359,8 +326,8 @@ impl Policies {
     }
 }
 
-impl Label {
-    /// Returns the fields of a request.
+impl NameAndMetadata {
+    /// Returns the fields of a request to the API.
     fn fields(self) -> Fields {
         let mut fields = Fields::default();
         fields.set("name", self.name);
@@ -371,7 +338,7 @@ impl Label {
     }
 }
 
-/// Reads `KEY=VALUE`.
+/// Parses `KEY=VALUE`.
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -384,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pairs_have_a_key() {
+    fn metadata_needs_a_key() {
         assert_eq!(pair("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         assert_eq!(pair("a="), Ok(("a".to_owned(), String::new())));
         assert!(pair("a").is_err() && pair("=b").is_err());

@@ -1,23 +1,23 @@
-//! The fields of a request that changes something.
+//! The JSON fields of a request that creates or changes an object.
 
 use serde_json::{Map, Value};
 
-/// The fields of a request that were named.
+/// The fields that the command line has values for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Fields(Map<String, Value>);
 
-/// The fields that have fields of their own, and where an object has what was given for them.
+/// The nested fields: the key in a request, and the JSON pointer to the same value in an object.
 const NESTED: [(&str, &str); 2] = [("launch_parameters", "/parameters/launch_parameters"), ("metadata", "/metadata")];
 
 impl Fields {
-    /// Sets a field, if there is a value for it.
+    /// Sets a field, unless `value` is `None`.
     pub(super) fn set(&mut self, key: &str, value: Option<impl Into<Value>>) {
         if let Some(value) = value {
             self.0.insert(key.to_owned(), value.into());
         }
     }
 
-    /// Sets a field within a field, if there is a value for it.
+    /// Sets a field within the field `outer`, unless `value` is `None`.
     pub(super) fn set_in(&mut self, outer: &str, key: &str, value: Option<impl Into<Value>>) {
         let Some(value) = value else { return };
         let field = self.0.entry(outer).or_insert_with(|| Map::new().into());
@@ -34,7 +34,7 @@ impl Fields {
         }
     }
 
-    /// Gives a field, or one within the field `outer`, another value.
+    /// Replaces the value of a field, or of one within the field `outer`.
     pub(super) fn replace(&mut self, outer: Option<&str>, key: &str, value: Value) {
         match outer {
             Some(outer) => self.set_in(outer, key, Some(value)),
@@ -42,12 +42,11 @@ impl Fields {
         }
     }
 
-    /// Returns whether nothing was named.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns whether an update would replace fields that were not named.
+    /// Returns whether the API would replace a nested field as a whole, and with it values that were not given.
     pub(super) fn replaces(&self) -> bool {
         NESTED.iter().any(|(key, _)| self.0.contains_key(*key))
     }
@@ -57,8 +56,8 @@ impl Fields {
         self.0
     }
 
-    /// Returns the body of a request that changes the object `current`: what has fields of its own keeps those that were
-    /// not named.
+    /// Returns the body of a request that changes the object `current`: nested fields keep the values that were not
+    /// given.
     pub(super) fn over(self, current: &Value) -> Map<String, Value> {
         let Self(mut fields) = self;
         for (key, pointer) in NESTED {
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_update_keeps_what_was_not_named() {
+    fn update_keeps_nested_values_that_were_not_given() {
         let mut fields = Fields::default();
         assert!(fields.is_empty());
         fields.set("name", Some("n"));

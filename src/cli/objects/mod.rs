@@ -1,6 +1,6 @@
-//! `hostgate policy`, `blueprint` and `devbox`: objects of the running hostgate, created and changed by its API.
+//! The commands `hostgate policy`, `blueprint` and `devbox`: create, change and delete objects through the API.
 //!
-//! What a program wants stands first: `create` prints the id alone on standard output, the others begin each line with it.
+//! Output is made for scripts: `create` writes only the id to standard output, and every other line starts with an id.
 
 mod access;
 mod arguments;
@@ -8,15 +8,15 @@ mod change;
 mod fields;
 mod named;
 mod query;
-mod tell;
+mod text;
 
 use std::path::PathBuf;
 
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
-use self::access::Wrong;
-use self::arguments::Where;
+use self::access::AccessError;
+use self::arguments::ApiOptions;
 pub(super) use self::arguments::{BlueprintVerb, DevboxVerb, PolicyVerb};
 use self::fields::Fields;
 use super::http::{Api, HttpError};
@@ -24,19 +24,16 @@ use super::output::Output;
 use super::{CONFIG, FAILED, OK, USAGE};
 use crate::bounds::MAX_REPEATED_CHANGES;
 
-/// What kind of object it is.
+/// The kinds of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// A network policy.
+enum ObjectKind {
     Policy,
-    /// A blueprint.
     Blueprint,
-    /// A devbox.
     Devbox,
 }
 
-impl Kind {
-    /// Returns the command it has.
+impl ObjectKind {
+    /// Returns the name of the command.
     const fn as_str(self) -> &'static str {
         match self {
             Self::Policy => "policy",
@@ -45,7 +42,7 @@ impl Kind {
         }
     }
 
-    /// Returns what the ids that the API makes begin with.
+    /// Returns the prefix of ids that the API assigns.
     const fn prefix(self) -> &'static str {
         match self {
             Self::Policy => "npol_",
@@ -54,7 +51,7 @@ impl Kind {
         }
     }
 
-    /// Returns the path of all of them.
+    /// Returns the path of the collection.
     const fn path(self) -> &'static str {
         match self {
             Self::Policy => "/v1/network-policies",
@@ -63,7 +60,7 @@ impl Kind {
         }
     }
 
-    /// Returns the field of a list that they are in.
+    /// Returns the field of a list answer that has the objects.
     const fn list(self) -> &'static str {
         match self {
             Self::Policy => "network_policies",
@@ -73,38 +70,35 @@ impl Kind {
     }
 }
 
-/// What is done.
+/// The actions of a command.
 enum Action {
-    /// Creates an object.
     Create(Fields),
-    /// Lists objects.
     List(arguments::Filter),
-    /// Shows an object.
     Show(String),
-    /// Changes an object.
+    /// Changes a blueprint or a devbox.
     Update(String, Fields),
     /// Changes a policy.
     Change(String, Box<change::Change>),
-    /// Deletes an object; shuts a devbox down.
+    /// Deletes an object, or shuts a devbox down.
     Delete(String),
 }
 
 impl Action {
-    /// Checks what can be said without asking the API.
+    /// Checks the options as far as possible without the API.
     ///
     /// # Errors
-    /// What is wrong with the command line.
+    /// The options are wrong.
     fn check(&self) -> Result<(), String> {
         match self {
             Self::Update(_, fields) if fields.is_empty() => {
-                Err("nothing to change: name what is to be another (--help shows what can be)".to_owned())
+                Err("nothing to change: give at least one option (--help lists them)".to_owned())
             }
             Self::Change(_, change) => change.check(),
             _ => Ok(()),
         }
     }
 
-    /// Returns whether anything is to be changed.
+    /// Returns whether the action changes anything.
     fn changes(&self) -> bool {
         match self {
             Self::List(_) | Self::Show(_) => false,
@@ -114,32 +108,32 @@ impl Action {
     }
 }
 
-/// Why a command did not do what it was asked for.
+/// The reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// The API did not answer, or refused.
     #[error(transparent)]
     Api(#[from] HttpError),
-    /// What the API shows makes it impossible.
+    /// The action is impossible for the object that the API shows.
     #[error("{0}")]
     Refused(String),
 }
 
 impl Failure {
-    /// Returns the failure of a change that others are always ahead of.
+    /// Returns the failure of a change that lost against changes by others each time.
     fn changed_by_others(id: &str) -> Self {
         Self::Refused(format!(
             "`{id}` was changed by others {MAX_REPEATED_CHANGES} times meanwhile; nothing is changed by this: try again"
         ))
     }
 
-    /// Returns whether what was asked for may be done all the same.
+    /// Returns whether the action may have been carried out nevertheless.
     const fn leaves_open(&self) -> bool {
         matches!(self, Self::Api(error) if error.leaves_open())
     }
 }
 
-/// Does what a command asks for and returns the exit code; `outer` is the configuration file named before the command.
+/// Runs a command and returns the exit code. `outer` is the configuration file given before the command's name.
 pub(super) fn run(command: impl Into<Command>, outer: Option<PathBuf>, output: &mut Output) -> u8 {
     let Command { kind, action, place } = command.into();
     let json = place.json;
@@ -155,19 +149,19 @@ pub(super) fn run(command: impl Into<Command>, outer: Option<PathBuf>, output: &
             }
             api
         }
-        Err(Wrong::Usage(error)) => {
+        Err(AccessError::Usage(error)) => {
             output.error(say(&error));
             return USAGE;
         }
-        Err(Wrong::Config(error)) => {
+        Err(AccessError::Config(error)) => {
             output.error(say(&error));
             return CONFIG;
         }
-        Err(Wrong::Files(diagnostics)) => {
+        Err(AccessError::Files(diagnostics)) => {
             output.diagnostics(&diagnostics);
             return CONFIG;
         }
-        Err(Wrong::Failed(error)) => {
+        Err(AccessError::Failed(error)) => {
             output.error(say(&error));
             return FAILED;
         }
@@ -176,7 +170,7 @@ pub(super) fn run(command: impl Into<Command>, outer: Option<PathBuf>, output: &
     match act(&api, kind, action, json, output) {
         Ok(()) => OK,
         Err(error) => {
-            let open = if changes && error.leaves_open() { " (whether it is done, `list` shows)" } else { "" };
+            let open = if changes && error.leaves_open() { " (`list` shows whether it is done)" } else { "" };
             let error = error.to_string();
             output.error(say(&format!("{}: {error}{open}", api.place())));
             FAILED
@@ -184,51 +178,49 @@ pub(super) fn run(command: impl Into<Command>, outer: Option<PathBuf>, output: &
     }
 }
 
-/// A command, whatever its kind.
+/// A command for any kind of object.
 pub(super) struct Command {
-    /// What kind of object it is about.
-    kind: Kind,
-    /// What is done.
+    kind: ObjectKind,
     action: Action,
-    /// Where.
-    place: Where,
+    /// The options about the place of the API.
+    place: ApiOptions,
 }
 
-/// Asks the API and tells what it says.
-fn act(api: &Api, kind: Kind, action: Action, json: bool, output: &mut Output) -> Result<(), Failure> {
+/// Calls the API and writes its answer.
+fn act(api: &Api, kind: ObjectKind, action: Action, json: bool, output: &mut Output) -> Result<(), Failure> {
     let path = kind.path();
     match action {
         Action::Create(mut fields) => {
             named::resolve(api, kind, &mut fields)?;
             let made = api.post(path, &fields.into_new().into())?;
-            tell::created(kind, &made, json, output);
+            text::created(kind, &made, json, output);
         }
         Action::List(filter) => list(api, kind, &filter, json, output)?,
         Action::Show(id) => {
             let object = named::with(api, kind, &id, |id| Ok(api.get(&one(kind, id))?))?;
-            tell::one(kind, &object, json, output);
+            text::one(kind, &object, json, output);
         }
         Action::Update(id, mut fields) => {
             named::resolve(api, kind, &mut fields)?;
             let object = named::with(api, kind, &id, |id| update(api, kind, id, &fields))?;
-            tell::one(kind, &object, json, output);
+            text::one(kind, &object, json, output);
         }
         Action::Change(id, change) => named::with(api, kind, &id, |id| change.make(api, id, json, output))?,
         Action::Delete(id) => {
-            let verb = if kind == Kind::Devbox { "shutdown" } else { "delete" };
+            let verb = if kind == ObjectKind::Devbox { "shutdown" } else { "delete" };
             let (id, deleted) = named::with(api, kind, &id, |id| {
                 let deleted = api.post(&format!("{}/{verb}", one(kind, id)), &Map::new().into())?;
                 Ok((id.to_owned(), deleted))
             })?;
-            tell::deleted(kind, &id, &deleted, json, output);
+            text::deleted(kind, &id, &deleted, json, output);
         }
     }
     Ok(())
 }
 
-/// Changes what is named of an object. What the API replaces whole is read first, so that only what is named is another
-/// afterwards, and sent with the revision that was read, so that nothing is lost of what others change meanwhile.
-fn update(api: &Api, kind: Kind, id: &str, fields: &Fields) -> Result<Value, Failure> {
+/// Changes only the given fields of an object. ApiOptions the API replaces a field as a whole, the object is read first, and
+/// the revision that was read is sent along, so that no concurrent change is lost.
+fn update(api: &Api, kind: ObjectKind, id: &str, fields: &Fields) -> Result<Value, Failure> {
     let path = one(kind, id);
     if !fields.replaces() {
         return Ok(api.post(&path, &fields.clone().into_new().into())?);
@@ -245,8 +237,14 @@ fn update(api: &Api, kind: Kind, id: &str, fields: &Fields) -> Result<Value, Fai
     Err(Failure::changed_by_others(id))
 }
 
-/// Lists objects, page after page, up to the limit.
-fn list(api: &Api, kind: Kind, filter: &arguments::Filter, json: bool, output: &mut Output) -> Result<(), HttpError> {
+/// Lists objects, page by page, up to the limit.
+fn list(
+    api: &Api,
+    kind: ObjectKind,
+    filter: &arguments::Filter,
+    json: bool,
+    output: &mut Output,
+) -> Result<(), HttpError> {
     let mut found = Vec::new();
     let mut has_more = true;
     let most = usize::try_from(filter.limit).unwrap_or(usize::MAX);
@@ -261,7 +259,7 @@ fn list(api: &Api, kind: Kind, filter: &arguments::Filter, json: bool, output: &
     if json {
         output.json(&json!({ kind.list(): found, "has_more": has_more }));
     } else {
-        tell::many(kind, &found, output);
+        text::many(kind, &found, output);
         if has_more {
             output.error(format!("{}: there are more than --limit {} shows", kind.as_str(), filter.limit));
         }
@@ -270,12 +268,12 @@ fn list(api: &Api, kind: Kind, filter: &arguments::Filter, json: bool, output: &
 }
 
 /// Returns the path of one object.
-fn one(kind: Kind, id: &str) -> String {
+fn one(kind: ObjectKind, id: &str) -> String {
     format!("{}/{}", kind.path(), query::escape(id))
 }
 
-/// The field of a view that tells an object from what it was and will be.
+/// The field with an object's revision, which each change replaces.
 const REVISION: &str = "hostgate_revision";
 
-/// How many objects a page has: enough to ask seldom, few enough that no answer is long.
+/// The number of objects on a page: few requests, and no answer of excessive length.
 const PAGE: usize = 500;

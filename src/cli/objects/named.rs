@@ -1,31 +1,32 @@
-//! Names in the place of ids: an id is taken as it is; else the one object that has exactly this name is meant.
+//! Lookup of objects by name: an argument is used as an id first, else as the exact name of one object.
 
 use hyper::StatusCode;
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::{Failure, Kind, PAGE, one, query};
+use super::{Failure, ObjectKind, PAGE, one, query};
 use crate::cli::http::{Api, HttpError};
 
-/// The fields of requests about a kind that hold ids, as the field around them (if any), their key, and what they name.
-const REFERENCES: [(Kind, Option<&str>, &str, Kind); 4] = [
-    (Kind::Blueprint, None, "network_policy_id", Kind::Policy),
-    (Kind::Blueprint, Some("launch_parameters"), "network_policy_id", Kind::Policy),
-    (Kind::Devbox, None, "blueprint_id", Kind::Blueprint),
-    (Kind::Devbox, Some("launch_parameters"), "network_policy_id", Kind::Policy),
+/// The fields of requests that hold ids: the kind of the request, the outer field if any, the key, and the kind
+/// referred to.
+const REFERENCES: [(ObjectKind, Option<&str>, &str, ObjectKind); 4] = [
+    (ObjectKind::Blueprint, None, "network_policy_id", ObjectKind::Policy),
+    (ObjectKind::Blueprint, Some("launch_parameters"), "network_policy_id", ObjectKind::Policy),
+    (ObjectKind::Devbox, None, "blueprint_id", ObjectKind::Blueprint),
+    (ObjectKind::Devbox, Some("launch_parameters"), "network_policy_id", ObjectKind::Policy),
 ];
 
-/// How many objects of one name an error lists.
+/// The number of objects with the same name that an error lists.
 const LISTED: usize = 10;
 
-/// Does something with the object that `text` names: with the object of that id, or, where there is none, with the only
-/// one of that name.
+/// Calls `act` with the id of an object: with `text`, or, if no object has that id, with the id of the only object
+/// named `text`.
 ///
 /// # Errors
-/// It fails, there is no such object, or several have the name.
+/// The action fails, no object matches, or several have the name.
 pub(super) fn with<T>(
     api: &Api,
-    kind: Kind,
+    kind: ObjectKind,
     text: &str,
     mut act: impl FnMut(&str) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
@@ -33,14 +34,15 @@ pub(super) fn with<T>(
         return Err(Failure::Refused(format!("an empty text names no {}", kind.as_str())));
     }
     match act(text) {
-        // Nobody is to have an object taken for another one by giving it that one's id as a name.
+        // Text in the form of an id is never looked up as a name: otherwise an object could be named like another's id
+        // and be taken for it.
         Err(Failure::Api(HttpError::Refused { status: StatusCode::NOT_FOUND, message }))
             if !text.starts_with(kind.prefix()) =>
         {
             match find(api, kind, text) {
                 Ok(Some(id)) => act(&id),
                 Err(several @ Failure::Refused(_)) => Err(several),
-                // What the API said first says more than a failed search.
+                // The first answer of the API says more than a failed search.
                 Ok(None) | Err(Failure::Api(_)) => {
                     Err(Failure::Api(HttpError::Refused { status: StatusCode::NOT_FOUND, message }))
                 }
@@ -50,14 +52,14 @@ pub(super) fn with<T>(
     }
 }
 
-/// Puts ids in the place of the names that a request has for other objects.
+/// Replaces names of other objects in a request by their ids.
 ///
 /// # Errors
 /// The API does not answer, or several objects have a name.
-pub(super) fn resolve(api: &Api, kind: Kind, fields: &mut Fields) -> Result<(), Failure> {
+pub(super) fn resolve(api: &Api, kind: ObjectKind, fields: &mut Fields) -> Result<(), Failure> {
     for (_, outer, key, named) in REFERENCES.iter().filter(|(of, ..)| *of == kind) {
         let Some(Value::String(text)) = fields.value(*outer, key) else { continue };
-        // What has the form of an id needs no search: the API says whether there is such an object.
+        // Text in the form of an id needs no search: the API reports whether the object exists.
         if text.starts_with(named.prefix()) {
             continue;
         }
@@ -74,13 +76,13 @@ pub(super) fn resolve(api: &Api, kind: Kind, fields: &mut Fields) -> Result<(), 
     Ok(())
 }
 
-/// Returns the id of the object with exactly this name. Devboxes that were shut down are meant only where none runs.
+/// Returns the id of the object with exactly this name. Devboxes that were shut down are considered only if none runs.
 ///
 /// # Errors
 /// The API does not answer, or several objects have the name.
-fn find(api: &Api, kind: Kind, name: &str) -> Result<Option<String>, Failure> {
-    let mut found = search(api, kind, name, if kind == Kind::Devbox { "&status=running" } else { "" })?;
-    if found.is_empty() && kind == Kind::Devbox {
+fn find(api: &Api, kind: ObjectKind, name: &str) -> Result<Option<String>, Failure> {
+    let mut found = search(api, kind, name, if kind == ObjectKind::Devbox { "&status=running" } else { "" })?;
+    if found.is_empty() && kind == ObjectKind::Devbox {
         found = search(api, kind, name, "")?;
     }
     match found.len() {
@@ -97,7 +99,7 @@ fn find(api: &Api, kind: Kind, name: &str) -> Result<Option<String>, Failure> {
 }
 
 /// Returns the ids of all objects with exactly this name.
-fn search(api: &Api, kind: Kind, name: &str, more: &str) -> Result<Vec<String>, HttpError> {
+fn search(api: &Api, kind: ObjectKind, name: &str, more: &str) -> Result<Vec<String>, HttpError> {
     let (mut found, mut after) = (Vec::new(), None::<String>);
     loop {
         let from = after.map_or_else(String::new, |id| format!("&starting_after={}", query::escape(&id)));

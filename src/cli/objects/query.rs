@@ -1,9 +1,9 @@
-//! What goes into a URI.
+//! Query strings of requests to the API, with their escapes.
 
 use super::arguments::Filter;
 
 impl Filter {
-    /// Returns the query of a page.
+    /// Returns the query string for one page.
     pub(super) fn query(&self, limit: usize, after: Option<&str>) -> String {
         let mut query = format!("limit={limit}&include_total_count=false");
         for (key, value) in
@@ -17,7 +17,7 @@ impl Filter {
     }
 }
 
-/// Escapes what has a meaning in a URI (RFC 3986 §2).
+/// Escapes every octet that is not unreserved in a URI (RFC 3986 §2.3).
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {

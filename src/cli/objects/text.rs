@@ -1,29 +1,29 @@
-//! Objects as people read them: a line each, the id first.
+//! Text output for objects: one line for each, starting with the id.
 
 use serde_json::Value;
 
-use super::Kind;
+use super::ObjectKind;
 use crate::cli::output::Output;
 use crate::document::escaped;
 
-/// Tells of a new object: its id alone on standard output, and on standard error what was decided besides.
-pub(super) fn created(kind: Kind, object: &Value, json: bool, output: &mut Output) {
+/// Writes a new object: only its id on standard output, and a summary on standard error.
+pub(super) fn created(kind: ObjectKind, object: &Value, json: bool, output: &mut Output) {
     if json {
         return output.json(object);
     }
     output.line(text(&object["id"]));
-    if kind != Kind::Policy {
+    if kind != ObjectKind::Policy {
         output.error(format!("{}: {}", kind.as_str(), line(kind, object)));
     }
 }
 
-/// Tells of one object, a line a fact.
-pub(super) fn one(kind: Kind, object: &Value, json: bool, output: &mut Output) {
+/// Writes one object with its details, one a line.
+pub(super) fn one(kind: ObjectKind, object: &Value, json: bool, output: &mut Output) {
     if json {
         return output.json(object);
     }
     output.line(line(kind, object));
-    if kind != Kind::Policy {
+    if kind != ObjectKind::Policy {
         let metadata = object["metadata"].as_object().into_iter().flatten();
         for (key, value) in metadata.filter(|(key, _)| *key != ADDRESS) {
             output.line(format!("  metadata {}={}", escaped(key), text(value)));
@@ -42,30 +42,30 @@ pub(super) fn one(kind: Kind, object: &Value, json: bool, output: &mut Output) {
     }
 }
 
-/// Writes a prefix and its ports.
+/// Formats a prefix with its ports.
 pub(super) fn cidr(cidr: &Value) -> String {
     let ports = cidr["ports"].as_array().filter(|ports| !ports.is_empty());
     let ports = ports.map_or_else(String::new, |ports| ports.iter().map(port).collect());
     format!("{}{ports}", text(&cidr["cidr"]))
 }
 
-/// Tells of many objects, a line each.
-pub(super) fn many(kind: Kind, objects: &[Value], output: &mut Output) {
+/// Writes objects, one a line.
+pub(super) fn many(kind: ObjectKind, objects: &[Value], output: &mut Output) {
     for object in objects {
         output.line(line(kind, object));
     }
 }
 
-/// Tells that an object is gone.
-pub(super) fn deleted(kind: Kind, id: &str, object: &Value, json: bool, output: &mut Output) {
+/// Writes that an object was deleted or shut down.
+pub(super) fn deleted(kind: ObjectKind, id: &str, object: &Value, json: bool, output: &mut Output) {
     if json {
         return output.json(object);
     }
-    output.line(format!("{} {}", escaped(id), if kind == Kind::Devbox { "shut down" } else { "deleted" }));
+    output.line(format!("{} {}", escaped(id), if kind == ObjectKind::Devbox { "shut down" } else { "deleted" }));
 }
 
-/// Puts an object on a line.
-pub(super) fn line(kind: Kind, object: &Value) -> String {
+/// Formats an object as one line.
+pub(super) fn line(kind: ObjectKind, object: &Value) -> String {
     let mut words = vec![text(&object["id"])];
     let name = object["name"].as_str().filter(|name| !name.is_empty());
     words.extend(name.map(|name| format!("\"{}\"", escaped(name))));
@@ -74,7 +74,7 @@ pub(super) fn line(kind: Kind, object: &Value) -> String {
         value => words.push(format!("{word} {}", text(value))),
     };
     match kind {
-        Kind::Policy => {
+        ObjectKind::Policy => {
             let egress = &object["egress"];
             let names = egress["allowed_hostnames"].as_array().map_or(0, Vec::len);
             words.push(match (egress["allow_all"].as_bool(), names) {
@@ -87,14 +87,14 @@ pub(super) fn line(kind: Kind, object: &Value) -> String {
                 words.push("devbox to devbox".to_owned());
             }
         }
-        Kind::Blueprint => {
+        ObjectKind::Blueprint => {
             let parameters = &object["parameters"];
             tell("status", &object["status"]);
             tell("build", &parameters["network_policy_id"]);
             tell("runtime", &parameters["launch_parameters"]["network_policy_id"]);
             tell("address", &object["metadata"][ADDRESS]);
         }
-        Kind::Devbox => {
+        ObjectKind::Devbox => {
             tell("status", &object["status"]);
             tell("address", &object["metadata"][ADDRESS]);
             tell("policy", &object["launch_parameters"]["network_policy_id"]);
@@ -112,7 +112,7 @@ pub(super) fn line(kind: Kind, object: &Value) -> String {
     words.join("  ")
 }
 
-/// Writes ports: ` tcp/443 8000-8080`.
+/// Formats ports, as in ` tcp/443 8000-8080`.
 fn port(rule: &Value) -> String {
     let protocol =
         rule["protocol"].as_str().map_or_else(String::new, |word| escaped(&word.to_lowercase()).into_owned() + "/");
@@ -120,12 +120,12 @@ fn port(rule: &Value) -> String {
     format!(" {protocol}{}{last}", text(&rule["port"]))
 }
 
-/// Writes a value without quotes.
+/// Formats a value without quotation marks.
 fn text(value: &Value) -> String {
     escaped(value.as_str().map_or_else(|| value.to_string(), str::to_owned).as_str()).into_owned()
 }
 
-/// The key of an object's address.
+/// The metadata key of an object's address.
 const ADDRESS: &str = "hostgate.address";
 
 #[cfg(test)]
@@ -135,23 +135,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_what_matters_and_begins_with_the_id() {
+    fn line_begins_with_the_id_and_summarises_the_object() {
         let egress =
             json!({ "allow_all": false, "allowed_hostnames": ["a.test", "b.test"], "allow_devbox_to_devbox": true });
         let cases = [
             (
-                Kind::Policy,
+                ObjectKind::Policy,
                 json!({ "id": "npol_1", "name": "n", "egress": egress }),
                 "npol_1  \"n\"  allows 2 hostnames  devbox to devbox",
             ),
             (
-                Kind::Policy,
+                ObjectKind::Policy,
                 json!({ "id": "npol_1", "name": "n\u{1b}[2J\nx", "egress": { "allow_all": true } }),
                 "npol_1  \"n\\u{1b}[2J\\nx\"  allows everything",
             ),
-            (Kind::Policy, json!({ "id": "npol_1", "egress": {} }), "npol_1  denies everything"),
+            (ObjectKind::Policy, json!({ "id": "npol_1", "egress": {} }), "npol_1  denies everything"),
             (
-                Kind::Blueprint,
+                ObjectKind::Blueprint,
                 json!({
                     "id": "bpt_1", "name": "b", "status": "building", "metadata": { ADDRESS: "10.89.0.2" },
                     "parameters": { "network_policy_id": "npol_1", "launch_parameters": { "network_policy_id": "npol_2" } },
@@ -159,7 +159,7 @@ mod tests {
                 "bpt_1  \"b\"  status building  build npol_1  runtime npol_2  address 10.89.0.2",
             ),
             (
-                Kind::Devbox,
+                ObjectKind::Devbox,
                 json!({
                     "id": "dbx_1", "name": null, "status": "running", "metadata": { ADDRESS: "10.88.0.2" },
                     "launch_parameters": { "network_policy_id": "npol_2" }, "blueprint_id": "bpt_1",

@@ -1,4 +1,4 @@
-//! The lists of a policy, and what additions, removals or a replacement make of them.
+//! The lists of a policy (hostnames, prefixes) and their edits: additions and removals, or a replacement.
 
 use std::collections::HashSet;
 
@@ -9,23 +9,15 @@ use super::OWN;
 use crate::document::closest;
 use crate::policy::matching::pattern::Pattern;
 
-/// A change of a list.
+/// An edit of a list.
 pub(super) enum Edit<'a, T> {
-    /// Leaves it as it is.
     Keep,
-    /// Adds and removes entries.
-    Change {
-        /// What is added.
-        add: &'a [T],
-        /// What is removed.
-        remove: &'a [T],
-    },
-    /// Replaces all entries.
+    Change { add: &'a [T], remove: &'a [T] },
     Replace(&'a [T]),
 }
 
 impl<'a, T> Edit<'a, T> {
-    /// Chooses by what the command line has, which names one of the ways at most.
+    /// Chooses the edit by the options given; clap allows only one kind of them.
     pub(super) fn new(add: &'a [T], remove: &'a [T], set: &'a [T], is_emptied: bool) -> Self {
         match (add, remove, set) {
             (_, _, set) if is_emptied || !set.is_empty() => Self::Replace(set),
@@ -37,42 +29,42 @@ impl<'a, T> Edit<'a, T> {
 
 /// The hostnames that a policy allows.
 pub(super) struct Names<'a> {
-    /// Its own ones, as they are written.
+    /// The entries of the policy itself, as written.
     own: Vec<&'a str>,
-    /// Those that it has from includes and list files.
+    /// The entries from its includes and list files.
     elsewhere: Vec<&'a str>,
     /// The policy as the API shows it.
     policy: &'a Value,
 }
 
 impl<'a> Names<'a> {
-    /// Takes the names out of a view.
+    /// Reads the hostnames from a policy as the API shows it.
     pub(super) fn of(policy: &'a Value) -> Self {
         let all = strings(&policy["egress"]["allowed_hostnames"]);
         if !policy[OWN].is_array() {
             return Self { own: all, elsewhere: Vec::new(), policy };
         }
         let own = strings(&policy[OWN]);
-        // The policy's own names come first.
+        // The API lists the policy's own entries first.
         let elsewhere = all.into_iter().skip(own.len()).collect();
         Self { own, elsewhere, policy }
     }
 
-    /// Returns the policy's own names.
+    /// Returns the policy's own entries.
     pub(super) fn into_own(self) -> impl Iterator<Item = String> {
         self.own.into_iter().map(str::to_owned)
     }
 
-    /// Returns the names from elsewhere.
+    /// Returns the entries from includes and list files.
     pub(super) fn elsewhere(&self) -> impl Iterator<Item = &'a str> {
         self.elsewhere.iter().copied()
     }
 
-    /// Returns the policy's own names after an edit; `None` if they are the same. `notes` gets what is as it was wanted
-    /// already, and what the edit does not achieve.
+    /// Returns the policy's own entries after an edit; `None` if they do not change. Adds to `notes` the additions
+    /// without effect, and the names that stay allowed or denied regardless.
     ///
     /// # Errors
-    /// Something is no hostname, or is to be removed and is not there.
+    /// An argument is not a hostname, or is to be removed and not in the list.
     pub(super) fn edited(&self, edit: &Edit<'_, String>, notes: &mut Vec<String>) -> Result<Option<Value>, String> {
         let (mut after, add, remove): (Vec<&str>, &[String], &[String]) = match edit {
             Edit::Keep => return Ok(None),
@@ -100,7 +92,7 @@ impl<'a> Names<'a> {
             } else if elsewhere.contains(pattern) && !own.contains(pattern) {
                 notes.push(format!("`{text}` is allowed already, by {}", self.from()));
             } else if there.insert(pattern.clone()) {
-                // A name that stays is left as it is written.
+                // A name that stays keeps its spelling.
                 let written = self.own.iter().find(|name| Pattern::parse(name).is_ok_and(|own| own == *pattern));
                 after.push(written.copied().unwrap_or(text));
             }
@@ -113,7 +105,7 @@ impl<'a> Names<'a> {
         Ok((after != self.own).then(|| json!(after)))
     }
 
-    /// Says which of the names that were removed the policy allows all the same.
+    /// Returns a note for each removed name that the policy still allows.
     pub(super) fn still_allowed(&self, removed: &[String]) -> impl Iterator<Item = String> {
         let texts = removed.iter().filter_map(|text| Some((text, Pattern::parse(text).ok()?)));
         texts.filter_map(|(text, pattern)| {
@@ -126,7 +118,7 @@ impl<'a> Names<'a> {
         })
     }
 
-    /// Says why a name cannot be removed.
+    /// Returns the error for a name that cannot be removed.
     fn missing(&self, text: &str, is_elsewhere: bool) -> String {
         if is_elsewhere {
             return format!("`{text}` is allowed by {}: it can be changed there, in the policy's file", self.from());
@@ -137,26 +129,26 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Names where a policy has names from.
+    /// Returns the source of the entries that are not the policy's own.
     fn from(&self) -> String {
         let include = strings(&self.policy["include"]).join(", ");
         if include.is_empty() { "a list file".to_owned() } else { format!("what it includes ({include})") }
     }
 }
 
-/// The prefixes that a policy keeps.
+/// The prefixes that a policy keeps (`allowed_cidrs`), which DNS does not enforce.
 pub(super) struct Prefixes<'a>(Vec<&'a Value>);
 
 impl<'a> Prefixes<'a> {
-    /// Takes the prefixes out of a view.
+    /// Reads the prefixes from a policy as the API shows it.
     pub(super) fn of(policy: &'a Value) -> Self {
         Self(policy["egress"]["allowed_cidrs"].as_array().into_iter().flatten().collect())
     }
 
-    /// Returns the prefixes after an edit; `None` if they are the same.
+    /// Returns the prefixes after an edit; `None` if they do not change.
     ///
     /// # Errors
-    /// One is to be removed and is not there.
+    /// A prefix is to be removed and not in the list.
     pub(super) fn edited(&self, edit: &Edit<'_, IpNet>, notes: &mut Vec<String>) -> Result<Option<Value>, String> {
         let (before, add, remove): (&[&Value], &[IpNet], &[IpNet]) = match edit {
             Edit::Keep => return Ok(None),
@@ -182,10 +174,10 @@ impl<'a> Prefixes<'a> {
     }
 }
 
-/// Reads hostnames and wildcards.
+/// Parses hostnames and wildcards.
 ///
 /// # Errors
-/// One is neither.
+/// An argument is neither.
 fn parsed(texts: &[String]) -> Result<Vec<(&str, Pattern)>, String> {
     let read = |text: &'_ String| match Pattern::parse(text) {
         Ok(pattern) => Ok(pattern),
@@ -194,7 +186,7 @@ fn parsed(texts: &[String]) -> Result<Vec<(&str, Pattern)>, String> {
     texts.iter().map(|text| Ok((text.as_str(), read(text)?))).collect()
 }
 
-/// Returns whether an entry matches all that a pattern matches.
+/// Returns whether an entry matches every name that a pattern matches.
 fn covers(entry: &str, pattern: &Pattern) -> bool {
     match (Pattern::parse(entry), pattern) {
         (Ok(entry), Pattern::Exact(name)) => entry.matches(name),
@@ -203,7 +195,7 @@ fn covers(entry: &str, pattern: &Pattern) -> bool {
     }
 }
 
-/// Returns the strings of an array.
+/// Returns the strings in an array.
 fn strings(array: &Value) -> Vec<&str> {
     array.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
@@ -226,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn edits_compare_names_as_policies_do_and_touch_the_policys_own_list_alone() {
+    fn edits_compare_names_as_policies_do_and_change_only_own_entries() {
         let three = ["A.test", "b.c.test", "*.c.test"];
         for (add, remove, set, expected, note) in [
             (&["d.test"][..], &[][..], &[][..], Some(json!(["A.test", "b.c.test", "*.c.test", "d.test"])), ""),
@@ -255,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_after_its_removal_is_said() {
+    fn names_still_allowed_after_removal_are_reported() {
         let policy = json!({
             "include": ["base"], "hostgate_own_hostnames": ["*.c.test"],
             "egress": { "allowed_hostnames": ["*.c.test", "a.test", "*.x.test"] },
@@ -271,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_removed_that_is_not_there() {
+    fn removing_an_absent_entry_is_an_error() {
         for (add, remove, expected) in [
             (&[][..], &["a.tst"][..], "`a.tst` is not in its list (did you mean `A.test`?)"),
             (&[], &["a.test", "nothing-like-it.test"], "`nothing-like-it.test` is not in its list"),
@@ -290,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_keep_the_ports_that_are_not_named() {
+    fn prefixes_keep_their_ports() {
         let policy = json!({ "egress": { "allowed_cidrs": [
             { "cidr": "192.0.2.0/24", "ports": [{ "port": 443 }] }, { "cidr": "198.51.100.0/24" },
         ] } });

@@ -1,7 +1,9 @@
-//! Changes of a policy: what is added, removed or replaced, what comes of it, and how many running devboxes it reaches.
+//! The command `hostgate policy update`: plans a change, applies it, and reports the difference and the number of
+//! running devboxes it affects.
 //!
-//! A change is planned on the policy as the API shows it and sent with the revision that was read, so that what others
-//! change meanwhile is planned again on and not overwritten.
+//! The plan is made from the policy as the API shows it, and is sent with the revision that was read (optimistic
+//! concurrency). If another client changed the policy in the meantime, the API refuses the request, and the change is
+//! planned again.
 
 mod lists;
 
@@ -14,74 +16,74 @@ use serde_json::{Map, Value, json};
 
 use self::lists::{Edit, Names, Prefixes};
 use super::fields::Fields;
-use super::{Failure, Kind, REVISION, query, tell};
+use super::{Failure, ObjectKind, REVISION, query, text};
 use crate::bounds::MAX_REPEATED_CHANGES;
 use crate::cli::http::{Api, HttpError};
 use crate::cli::output::Output;
 
-/// What is to be another of a policy.
+/// The changes to make to a policy.
 #[derive(Args)]
 pub(in crate::cli) struct Change {
-    /// What people call it.
+    /// The name, for people.
     #[arg(long)]
     name: Option<String>,
-    /// What it is for.
+    /// The purpose, for people.
     #[arg(long)]
     description: Option<String>,
-    /// Hostnames to allow too: `NAME`, or `*.NAME` for all below NAME. What is there already is said, and is no error.
+    /// Hostnames to add to the policy's own list: `NAME`, or `*.NAME` for all names below NAME. A name that is there already is no error.
     #[arg(long, value_name = "HOST", num_args = 1..)]
     add: Vec<String>,
-    /// Hostnames to take out of the policy's own list. When one is not in it, nothing changes and the exit code is 1.
+    /// Hostnames to remove from the policy's own list. If one is not in it, nothing is changed and the exit code is 1.
     #[arg(long, value_name = "HOST", num_args = 1..)]
     remove: Vec<String>,
-    /// The hostnames of the policy's own list, in place of those that it has.
+    /// Hostnames to replace the policy's own list with.
     #[arg(long, value_name = "HOST", num_args = 1.., conflicts_with_all = ["add", "remove"])]
     set: Vec<String>,
     /// Empty the policy's own list of hostnames.
     #[arg(long, conflicts_with_all = ["add", "remove", "set"])]
     allow_none: bool,
-    /// The former way to replace the list, which is refused.
+    /// The former option for replacing the list, which is refused.
     #[arg(long, value_name = "HOST", num_args = 1.., hide = true)]
     allow: Vec<String>,
-    /// Allow every hostname, or with `=false` no longer.
+    /// Allow every hostname, or with `=false` stop allowing it.
     #[arg(long, value_name = "YES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_all: Option<bool>,
-    /// Let devboxes look one another up, or with `=false` no longer.
+    /// Let devboxes look each other up, or with `=false` stop letting them.
     #[arg(long, value_name = "YES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     devbox_to_devbox: Option<bool>,
-    /// Prefixes to keep too: shown as those that may be connected to without a name; DNS does not enforce them.
+    /// Prefixes to add, which may be connected to without a name: stored and shown, but not enforced by DNS.
     #[arg(long, value_name = "CIDR", num_args = 1..)]
     add_cidr: Vec<IpNet>,
-    /// Prefixes to keep no longer, whatever their ports.
+    /// Prefixes to remove, whatever their ports.
     #[arg(long, value_name = "CIDR", num_args = 1..)]
     remove_cidr: Vec<IpNet>,
-    /// The prefixes that are kept, in place of those that there are.
+    /// Prefixes to replace the list of prefixes with.
     #[arg(long, value_name = "CIDR", num_args = 1.., conflicts_with_all = ["add_cidr", "remove_cidr"])]
     set_cidr: Vec<IpNet>,
-    /// Keep no prefix.
+    /// Remove all prefixes.
     #[arg(long, conflicts_with_all = ["add_cidr", "remove_cidr", "set_cidr"])]
     cidr_none: bool,
-    /// The former way to replace the prefixes, which is refused.
+    /// The former option for replacing the prefixes, which is refused.
     #[arg(long, value_name = "CIDR", num_args = 1.., hide = true)]
     cidr: Vec<String>,
-    /// Say what would be another and how many running devboxes it would reach, and change nothing.
+    /// Show the difference and the number of running devboxes it would affect, without changing anything.
     #[arg(long)]
     dry_run: bool,
 }
 
-/// What a change makes of a policy that was read.
+/// The change planned for a policy that was read.
 struct Plan {
-    /// The fields of the request; empty if everything is as wanted.
+    /// The fields of the request; empty if nothing has to change.
     fields: Fields,
-    /// What there is to know besides, a line each.
+    /// Remarks for the user, one a line.
     notes: Vec<String>,
 }
 
 impl Change {
-    /// Checks what can be said without asking the API.
+    /// Checks the options as far as possible without the API.
     ///
     /// # Errors
-    /// What is wrong with the command line.
+    /// The options are wrong.
     pub(super) fn check(&self) -> Result<(), String> {
         if !self.allow.is_empty() {
             return Err("`--allow` replaced the whole list: write --add HOST to allow one more, --set HOST... to replace the list".to_owned());
@@ -97,24 +99,23 @@ impl Change {
         if is_named || is_listed || is_kept {
             return Ok(());
         }
-        Err("nothing to change: name what is to be another (--help shows what can be)".to_owned())
+        Err("nothing to change: give at least one option (--help lists them)".to_owned())
     }
 
-    /// Returns whether nothing is to be changed in the end.
     pub(super) fn is_dry(&self) -> bool {
         self.dry_run
     }
 
-    /// Makes the change and tells of it.
+    /// Makes the change and reports it.
     ///
     /// # Errors
-    /// The API or the change itself is refused, or others change the policy all the time.
+    /// The API refuses, the change is impossible, or others change the policy each time.
     pub(super) fn make(&self, api: &Api, id: &str, json: bool, output: &mut Output) -> Result<(), Failure> {
-        let path = super::one(Kind::Policy, id);
+        let path = super::one(ObjectKind::Policy, id);
         for _ in 0..MAX_REPEATED_CHANGES {
             let before = api.get(&path)?;
             let Plan { fields, mut notes } = self.plan(id, &before)?;
-            // Asked first: once the policy is changed, nothing may fail any more.
+            // Counted before the change, as no failure may follow it.
             let reached = reached(api, id)?;
             let after = if fields.is_empty() {
                 before.clone()
@@ -133,16 +134,16 @@ impl Change {
             for note in notes {
                 output.error(format!("policy: {id}: {note}"));
             }
-            Told { before: &before, after: &after, reached, is_dry: self.dry_run }.tell(json, output);
+            ChangeReport { before: &before, after: &after, reached, is_dry: self.dry_run }.write(json, output);
             return Ok(());
         }
         Err(Failure::changed_by_others(id))
     }
 
-    /// Plans the change on a policy as the API shows it.
+    /// Plans the change from the policy as the API shows it.
     ///
     /// # Errors
-    /// What is to be removed is not there, or something is no hostname.
+    /// An entry to remove is missing, or an argument is not a hostname.
     fn plan(&self, id: &str, policy: &Value) -> Result<Plan, Failure> {
         let refused = |error: String| Failure::Refused(format!("`{id}` is not changed: {error}"));
         let mut notes = Vec::new();
@@ -161,20 +162,20 @@ impl Change {
     }
 }
 
-/// Adds the revision that was read. Without one the policy is written by hand, and the API says where.
+/// Adds the revision that was read. A policy without one is written by hand; the API then names the file to edit.
 fn with_revision(mut fields: Fields, before: &Value) -> Value {
     fields.set(REVISION, Some(before[REVISION].as_str().unwrap_or_default()));
     fields.into_new().into()
 }
 
-/// Asks how many running devboxes a policy applies to, by itself or as a part of the one that does.
+/// Returns the number of running devboxes that a policy applies to, directly or as a part of another policy.
 fn reached(api: &Api, id: &str) -> Result<Option<u64>, HttpError> {
     let id = query::escape(id);
-    let page = api.get(&format!("{}?status=running&network_policy_id={id}&limit=1", Kind::Devbox.path()))?;
+    let page = api.get(&format!("{}?status=running&network_policy_id={id}&limit=1", ObjectKind::Devbox.path()))?;
     Ok(page["total_count"].as_u64())
 }
 
-/// Returns what the API would show after a change.
+/// Returns the policy as the API would show it after the change, for `--dry-run`.
 fn preview(before: &Value, fields: Fields) -> Value {
     let mut after = before.clone();
     let elsewhere: Vec<Value> = Names::of(before).elsewhere().map(Value::from).collect();
@@ -191,27 +192,27 @@ fn preview(before: &Value, fields: Fields) -> Value {
             _ => after["egress"][&*key] = value,
         }
     }
+    // `allow_all` allows devboxes as well, and the API shows it so.
     if after["egress"]["allow_all"] == true {
         after["egress"]["allow_devbox_to_devbox"] = true.into();
     }
     after
 }
 
-/// What is told of a change.
-struct Told<'a> {
-    /// The policy as it was.
+/// The report of a change.
+struct ChangeReport<'a> {
     before: &'a Value,
-    /// The policy as it is now, or would be.
+    /// The policy after the change, or as it would be.
     after: &'a Value,
-    /// How many running devboxes it reaches, if the API says so.
+    /// The number of running devboxes affected; `None` if the API does not report it.
     reached: Option<u64>,
-    /// Whether nothing was changed.
+    /// Set if nothing was changed (`--dry-run`).
     is_dry: bool,
 }
 
-impl Told<'_> {
+impl ChangeReport<'_> {
     /// Writes the difference.
-    fn tell(&self, json: bool, output: &mut Output) {
+    fn write(&self, json: bool, output: &mut Output) {
         let (before, after) = (facts(self.before), facts(self.after));
         let (known_before, known_after): (HashSet<&String>, HashSet<&String>) =
             (before.iter().collect(), after.iter().collect());
@@ -230,7 +231,7 @@ impl Told<'_> {
             |reached| format!("reaches {}", devboxes(reached)),
         );
         let dry = if self.is_dry { "  (dry run: nothing is changed)" } else { "" };
-        output.line(format!("{}  {reached}{dry}", tell::line(Kind::Policy, self.after)));
+        output.line(format!("{}  {reached}{dry}", text::line(ObjectKind::Policy, self.after)));
         for fact in &removed {
             output.line(format!("  - {fact}"));
         }
@@ -243,22 +244,22 @@ impl Told<'_> {
     }
 }
 
-/// Says how many devboxes there are.
+/// Formats a number of devboxes.
 fn devboxes(number: u64) -> String {
     format!("{number} running {}", if number == 1 { "devbox" } else { "devboxes" })
 }
 
-/// Returns what a policy says as lines that can be compared; hostnames alone, everything else with its key before it.
+/// Returns the content of a policy as lines to compare: hostnames as they are, everything else after its key.
 fn facts(policy: &Value) -> Vec<String> {
     let egress = &policy["egress"];
     let text = |key: &str| policy[key].as_str().filter(|text| !text.is_empty()).map(|text| format!("{key} {text:?}"));
     let flags = ["allow_all", "allow_devbox_to_devbox"].into_iter().filter(|key| egress[*key] == true);
     let cidrs =
-        egress["allowed_cidrs"].as_array().into_iter().flatten().map(|cidr| format!("cidr {}", tell::cidr(cidr)));
+        egress["allowed_cidrs"].as_array().into_iter().flatten().map(|cidr| format!("cidr {}", text::cidr(cidr)));
     let flags = flags.map(str::to_owned);
     let own = Names::of(policy).into_own();
     text("name").into_iter().chain(text("description")).chain(flags).chain(cidrs).chain(own).collect()
 }
 
-/// The field of a view that has a policy's own names, where others are shown with them.
+/// The field with a policy's own hostnames, present if the policy has others as well.
 const OWN: &str = "hostgate_own_hostnames";
