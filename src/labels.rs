@@ -28,6 +28,7 @@ macro_rules! labels {
             /// Returns the position in [`Self::ALL`].
             #[must_use]
             $vis const fn index(self) -> usize {
+                // The discriminants count from 0 in the order of `ALL`.
                 self as usize
             }
         }

@@ -23,6 +23,7 @@ pub(super) fn fault(text: &str) -> Option<(&'static str, &'static str)> {
     if text.trim().is_empty() {
         return Some(("the file is empty", HELP));
     }
+    // After a crash some file systems leave zero octets where data was allocated but not written.
     if text.contains('\0') {
         return Some(("there are zero octets (NUL) in the file", HELP));
     }

@@ -41,6 +41,8 @@ impl Snapshot {
     #[inline]
     #[must_use]
     pub fn decide<'s>(&'s self, asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> Decision<'s> {
+        // The last octets rule out nearly all other names, and PTR queries are rare: other queries do not pay for
+        // devboxes.
         if (self.devbox_suffix.may_hold(qname) || qtype == RecordType::PTR)
             && let Some(decision) = self.decide_here(asker, qname, qtype)
         {
@@ -144,6 +146,7 @@ fn decide_devbox<'s>(
     qtype: RecordType,
     found: DevboxLookup<'s>,
 ) -> Decision<'s> {
+    // Without a policy, or with one that denies everything, the denial is the same as for any other name.
     let Some(policy) = asker.policy().filter(|policy| policy.gone().is_none()) else {
         return decide(asker, qname, qtype);
     };
@@ -160,6 +163,7 @@ fn decide_devbox<'s>(
     let is_listed = policy.query_types().contains(qtype);
     let audited = !is_listed && policy.mode() == Mode::Audit;
     match found {
+        // Denied in audit mode as well: no upstream knows the name.
         DevboxLookup::NoDevbox => decision(Action::Deny, Reason::NoDevbox, None),
         _ if !is_listed && !audited => decision(Action::NoData, Reason::QueryType, None),
         DevboxLookup::Devbox(client) if !addresses(client).any(|address| is_asked(address, qtype)) => {

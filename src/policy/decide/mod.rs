@@ -74,6 +74,7 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
     };
     if policy.spec.query_types.contains(qtype) {
         decision(Action::Allow, reason, rule, false)
+    // Audit mode forwards other types, but no meta type (RFC 6895 §3.1): no record has one.
     } else if audits && !qtype.is_meta() {
         decision(Action::Allow, Reason::QueryType, rule, true)
     } else {
@@ -154,6 +155,7 @@ impl<'s> Decision<'s> {
     pub fn text(&self) -> Cow<'s, str> {
         let spell_out = || self.explain().to_string();
         match (self.policy, self.action, self.reason) {
+            // This text depends on the policy alone, so it is the only one that can be cached there.
             (Some(policy), Action::Deny, Reason::NotListed) => {
                 Cow::Borrowed(policy.not_listed.get_or_init(|| spell_out().into()))
             }
@@ -219,6 +221,7 @@ fn write_pattern(f: &mut fmt::Formatter<'_>, before: &str, rule: &Rule<'_>) -> f
     /// The most characters of a pattern that are written.
     const SHOWN: usize = 60;
     let text = rule.to_string();
+    // By characters, as a cut within one would not be valid UTF-8.
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => write!(f, "{before}{}…", &text[..end]),
         None => write!(f, "{before}{text}"),
@@ -269,11 +272,13 @@ pub(super) fn decide_name<'p>(policy: &'p Policy, name: &LowerName) -> NameDecis
             }
         }
     }
+    // An exact entry shows that the policy's author means the name; a wildcard above it or `allow_all` does not.
     if is_bypass(name.as_wire()) && !matches!(allowed, Some((PatternKind::Exact, _))) {
         return NameDecision::Bypass;
     }
     match (denied, allowed) {
         (Some(rule), _) => NameDecision::Deny(rule),
+        // A listed localhost is still answered here, as RFC 6761 §6.3 asks.
         (None, Some((PatternKind::Exact, _))) if policy.lists_localhost && is_localhost(name) => {
             NameDecision::Special(SpecialUse::Localhost)
         }

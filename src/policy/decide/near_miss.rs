@@ -26,6 +26,7 @@ impl<'p> NearMiss<'p> {
         let above = || {
             let above = name.suffixes().enumerate().skip(1);
             above
+                // A top-level domain above the name is no near miss: nobody expects `com` to match all below it.
                 .filter(|(above, _)| labels - above > 1)
                 .find_map(|(above, suffix)| policy.allowed.find(PatternKind::Exact, suffix, labels - above, &mut None))
         };

@@ -44,6 +44,7 @@ pub(crate) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     let record = |(file, number): (&Arc<FileSpec>, u32)| (ApiTable { file: Arc::clone(file), number }, ());
     snapshot.records = records.map(record).collect();
     let bind = |binding: &Binding| bound(&binding.policy, compiled);
+    // Set before the clients, which it applies to.
     snapshot.default = bindings.default_policy.as_ref().map(bind);
     snapshot.without_policy = bindings.without_policy;
     let clients = files.values().flat_map(|file| file.clients.iter().zip(0..).map(move |it| (file, it)));

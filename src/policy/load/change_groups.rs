@@ -83,6 +83,7 @@ impl Groups {
     /// Returns the smallest number of a number's set.
     fn find(&mut self, mut number: usize) -> usize {
         while self.0[number] != number {
+            // Path halving keeps later searches short.
             self.0[number] = self.0[self.0[number]];
             number = self.0[number];
         }

@@ -259,6 +259,7 @@ impl ListsFromElsewhere {
 /// Copies small sets into one and leaves large ones as they are.
 fn merge(sets: Vec<(IncludePath, Arc<NameSet>)>) -> Rules {
     let mut rules = Rules::default();
+    // A query searches each set, so few sets make it fast; a large set is worth more shared than merged.
     let (small, large): (Vec<_>, Vec<_>) = sets.into_iter().partition(|(_, set)| set.len() < SMALL);
     match small.as_slice() {
         [] => {}

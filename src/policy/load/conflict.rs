@@ -115,7 +115,6 @@ const MAX_COMPARISONS: usize = 20_000;
 #[derive(Clone, Copy)]
 struct Site<'c> {
     path: &'c FilePath,
-    /// The file's text.
     source: &'c Source,
     span: Span,
     /// The id that is defined there, or that of the object around it.

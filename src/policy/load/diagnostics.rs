@@ -21,6 +21,7 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
+    /// Returns the number of diagnostics.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
@@ -49,6 +50,7 @@ impl Diagnostics {
         files.flat_map(|diagnostics| diagnostics.iter()).filter(|diagnostic| diagnostic.is_error())
     }
 
+    /// Returns the warnings, without those that a comment accepts.
     pub fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
         self.iter().filter(|diagnostic| diagnostic.is_warning())
     }
@@ -82,6 +84,7 @@ impl Diagnostics {
     pub(crate) fn set(&mut self, path: &FilePath, diagnostics: Vec<Diagnostic>) {
         let diagnostics = in_order(diagnostics);
         let before = self.of(path.as_os_str());
+        // An equal value keeps the shared allocation, so that `new_warnings` skips the file.
         if *before == *diagnostics {
             return;
         }

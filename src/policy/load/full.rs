@@ -102,6 +102,7 @@ impl Library {
         };
         let is_refused = mode.is_refused(&tree.root, &files, &report);
         let mut round = 0;
+        // Reverting files whose tests fail may make others conflict, so all checks are repeated until nothing fails.
         let (chosen_bindings, used, compiled, mut snapshot) = loop {
             let chosen_bindings = self.resolve_conflicts(
                 &mut candidates,
@@ -149,6 +150,7 @@ impl Library {
             CrossFileLints { compiled: &compiled, snapshot: &snapshot, links: &links, bindings: &chosen_bindings };
         report.add_warnings(&lints, (&files, &candidates), &used);
 
+        // A reload that ends with the same objects swaps nothing: generation and caches stay.
         let unchanged = mode == LoadMode::Reload
             && same(candidates.iter(), in_force.iter())
             && same(used.iter(), self.lists_in_force().iter())
@@ -373,6 +375,7 @@ impl Library {
                     None => files.remove(path),
                 };
             };
+            // One by one, a chain of dependent files takes quadratic time: see `change_groups`.
             if round >= MAX_ROUNDS && mode == LoadMode::Reload {
                 let changed = candidates.changed();
                 let bad = conflicts.iter().flat_map(|conflict| &conflict.files).map(FilePathRef).collect();

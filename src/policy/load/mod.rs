@@ -51,7 +51,7 @@ pub enum MayBeUnchanged {
 pub enum ListText {
     /// The contents at the last read.
     Unchanged,
-    /// These contents.
+    /// The contents as read now.
     Text(String),
 }
 
@@ -214,6 +214,7 @@ impl Library {
         self.advance(tree, &mut lists, bindings, LoadMode::Reload)
     }
 
+    /// Returns the snapshot in force.
     #[must_use]
     pub const fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
@@ -227,6 +228,7 @@ impl Library {
 
     /// Returns the paths of the list files that are in use, by files in force or held back.
     pub fn list_paths(&self) -> impl Iterator<Item = &Path> {
+        // The keys are ordered by path, so the uses of one file are neighbours.
         let mut last = None;
         self.lists.keys().map(|list| list.path.as_path()).filter(move |path| last.replace(*path) != Some(*path))
     }
@@ -244,6 +246,7 @@ impl Library {
 
     /// Returns the state of a list file for each use of it.
     fn uses_of(&self, path: &Path) -> impl Iterator<Item = (&ListUse, &FileState<ListFile>)> {
+        // The lowest use of the path: `Allow` and `AsWritten` are the first variants.
         let first = ListUse { path: path.to_owned(), purpose: Purpose::Allow, covers: Covers::AsWritten };
         self.lists.range(first..).take_while(move |(list, _)| list.path == path)
     }

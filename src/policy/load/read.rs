@@ -98,6 +98,8 @@ pub(crate) fn read_file(source: &Source, role: Role<'_>, hasher: &RandomState) -
     {
         diagnostics.insert(0, error(fault));
     }
+    // An editor or a copy may have truncated the file before writing it. An empty file that went into force would drop
+    // its policies.
     if !diagnostics.iter().any(Diagnostic::is_error) && spec.is_empty() {
         let error = match role {
             Role::Policies | Role::Object(_) => {
@@ -149,6 +151,7 @@ fn policy(id: &Placed<&str>, mut table: Table<'_>, role: Role<'_>, hasher: &Rand
     let source = table.source().clone();
     let settings = PolicySpec::NOT_INCLUDED.into_iter();
     let settings = settings.filter_map(|key| Some(Placed { value: key, span: table.key_span(key)? })).collect();
+    // Built even if the id is bad, so that all errors of the table are reported.
     let spec = PolicySpec {
         settings,
         id: id.clone().unwrap_or(Placed { value: "".into(), span: table.span() }),
@@ -271,6 +274,7 @@ fn names(table: &mut Table<'_>, key: &'static str, purpose: Purpose, hasher: &Ra
         return Arc::new(set);
     }
     set.add_origin(Origin { path: Arc::clone(table.source().path()), via: Arc::new([]), is_list: false });
+    // A block list of another system, pasted as it is, would give thousands of errors.
     let mut pasted = PastedEntries::default();
     for text in patterns {
         let pattern = match Pattern::parse_for(text.value, purpose) {

@@ -150,6 +150,7 @@ impl Links {
         for (id, is_include) in policies_of(file) {
             let mut uses = self.uses(&id.value);
             *(if is_include { &mut uses.includes } else { &mut uses.others }) -= 1;
+            // The map must not grow with every id that was ever referred to.
             if uses.is_none() {
                 self.policies.remove(&*id.value);
             } else {

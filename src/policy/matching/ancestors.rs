@@ -27,6 +27,7 @@ impl Ancestors {
         let mut last: [&[u8]; 2] = [&[]; 2];
         for pattern in set.iter() {
             let index = pattern.kind().index();
+            // The name of `*.x` is above what the wildcard matches; an exact name is not above itself.
             let above = Suffixes::of(pattern.wire()).skip(usize::from(pattern.kind() == PatternKind::Exact));
             // Lists are often sorted, and neighbours have the same parent then: comparing it with the last one saves
             // the hash.
@@ -43,6 +44,7 @@ impl Ancestors {
                 found[index].insert_unique(hash, hash, |other| *other);
             }
         }
+        // A sorted slice has no empty slots, and only DS and DNSKEY queries of unlisted names search it.
         let sorted = |hashes: HashTable<u64>| {
             let mut hashes: Box<[u64]> = hashes.into_iter().collect();
             hashes.sort_unstable();

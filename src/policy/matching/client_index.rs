@@ -40,6 +40,7 @@ struct FoldedMultiply(u64);
 
 impl Hasher for FoldedMultiply {
     fn write(&mut self, bytes: &[u8]) {
+        // The keys are `u32` and `u128`, whose hashes go through the methods below: this one is never on the hot path.
         for &byte in bytes {
             self.write_u64(byte.into());
         }
@@ -116,6 +117,7 @@ impl<T: Copy> ClientIndex<T> {
     /// Returns the value of the longest prefix that holds `address`.
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<T> {
+        // A socket on `[::]` shows its IPv4 clients as IPv4-mapped addresses.
         match address.to_canonical() {
             IpAddr::V4(address) => {
                 let bits = address.to_bits();
@@ -147,6 +149,7 @@ fn insert<A, T: Copy>(tables: &mut Vec<PrefixTable<A, T>>, length: u8, mask: A, 
 where
     A: Copy + Eq + Hash + std::ops::BitAnd<Output = A>,
 {
+    // In descending order, so that the first table with a value has the longest prefix.
     let at = tables.binary_search_by(|table| length.cmp(&table.length)).unwrap_or_else(|at| {
         tables.insert(at, PrefixTable { length, mask, values: HashMap::default() });
         at

@@ -93,6 +93,7 @@ impl Rules {
     pub(crate) fn kind_below(&self, name: &[u8]) -> Option<PatternKind> {
         let hash = self.sets.first()?.set.hash(name);
         let is_above = |kind: &PatternKind| match name {
+            // The root is above every pattern, so the index of ancestors leaves it out.
             [0] => self.depths[kind.index()] != 0,
             _ => self.sets.iter().any(|included| included.set.ancestors().has(*kind, hash)),
         };
@@ -122,6 +123,7 @@ impl Rules {
             return None;
         }
         self.sets.iter().find_map(|included| {
+            // `depths` is the union over all sets: this one may have no pattern of so many labels.
             if !included.set.has_depth(kind, labels) {
                 return None;
             }

@@ -109,6 +109,8 @@ pub(crate) fn registry_of_wire(base: &[u8]) -> Option<Registry> {
     // `x`; the list does not call `x` itself one. So a name below is looked up, too.
     let mut text = [0; MAX_NAME + 1];
     let below = &mut text[..base.len()];
+    // Any label will do: `0` stands for an arbitrary name below `base`. Turning each length octet into a dot makes the
+    // wire name the text that `psl` takes, without an allocation.
     below[0] = b'0';
     below[1..].copy_from_slice(&base[..base.len() - 1]);
     let mut at = 1;
@@ -185,6 +187,8 @@ fn look_up_in_own_list(base: &[u8], is_owned: bool) -> OwnListAnswer {
         match rule.kind {
             RuleKind::OneOwner if !is_above => return OwnListAnswer::OneOwner,
             RuleKind::Level if labels.len() == rule.labels.len() => return OwnListAnswer::Shared,
+            // A rule about a name below `base`: the wildcard is above the level of the customers, and matches all of
+            // them.
             RuleKind::Level | RuleKind::Host | RuleKind::Tree if is_above => return OwnListAnswer::Shared,
             RuleKind::Level => is_below_level = true,
             RuleKind::Tree => is_in_shared_tree = true,

@@ -72,6 +72,8 @@ impl Bindings {
             .chain(&self.listeners)
             .map(|binding| binding.as_ref().map(|binding| &*binding.policy))
             .chain([Some(self.devbox_suffix.as_str())])
+            // Only the value that is not the default is hashed, so that the hash of a configuration without the key
+            // stays the same.
             .chain((self.without_policy == WithoutPolicy::Unrestricted).then_some(Some(UNRESTRICTED)))
             .collect()
     }

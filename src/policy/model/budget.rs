@@ -69,6 +69,7 @@ impl Budget {
         if octets > usize::try_from(self.longest).unwrap_or(usize::MAX) {
             return Err(Limit::Longest);
         }
+        // Reverse look-ups of IPv6 addresses are everyday queries, and their 32 labels have one hexadecimal digit each.
         let is_reverse = qname.suffixes().any(|suffix| suffix == REVERSE);
         if !is_reverse && u32::try_from(scope.labels(qname)).unwrap_or(u32::MAX) > self.deepest {
             return Err(Limit::Deepest);
@@ -81,6 +82,7 @@ impl Budget {
     pub fn never(&self, qname: &LowerName, scope: Scope<'_>) -> Option<Limit> {
         let form = self.check_form(qname, scope).err();
         let names = (self.names == 0).then_some(Limit::Names);
+        // So many octets are never available at once, however long the client waits.
         let octets = (scope.weight(qname) > self.octets.saturating_mul(BURST)).then_some(Limit::Octets);
         form.or(names).or(octets)
     }
@@ -178,11 +180,12 @@ impl<'a> Scope<'a> {
     /// as much. Everyday labels are short; tunnels make them as long as they can.
     #[must_use]
     pub fn weight(self, qname: &LowerName) -> u32 {
-        let is_plain =
+        let is_hostname_label =
             |label: &[u8]| label.iter().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'));
         let weights = qname.labels().take(self.labels(qname)).map(|label| {
+            // 1 for the length octet.
             let weight = 1 + label.len().max(label.len() * label.len() / USUAL_LABEL);
-            if is_plain(label) { weight } else { 2 * weight }
+            if is_hostname_label(label) { weight } else { 2 * weight }
         });
         u32::try_from(weights.sum::<usize>()).unwrap_or(u32::MAX)
     }

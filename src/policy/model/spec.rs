@@ -296,6 +296,7 @@ impl QueryTypes {
     #[must_use]
     pub fn new(types: impl IntoIterator<Item = RecordType>) -> Self {
         let mut types: Vec<RecordType> = types.into_iter().collect();
+        // Sorted for the binary search of `contains`, which every query does.
         types.sort_unstable();
         types.dedup();
         Self(types.into())
@@ -362,7 +363,9 @@ pub struct AllowedCidr {
 /// Ports of an [`AllowedCidr`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortRule {
+    /// The first port.
     pub first: u16,
+    /// The last port, inclusive.
     pub last: u16,
     /// The transport; `None` means both.
     pub protocol: Option<Protocol>,
@@ -371,6 +374,7 @@ pub struct PortRule {
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
+    /// TCP.
     Tcp,
     /// UDP.
     Udp,

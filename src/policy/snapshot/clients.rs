@@ -103,6 +103,7 @@ impl Clients {
     /// stay shared.
     pub(crate) fn rebind(&mut self, next: impl Fn(&BoundPolicy) -> Option<BoundPolicy>) {
         for chunk in &mut self.chunks {
+            // Looking first costs less than a copy: `make_mut` copies a chunk that another snapshot shares.
             if chunk.iter().flatten().all(|client| next(&client.bound).is_none()) {
                 continue;
             }
@@ -133,6 +134,7 @@ impl Clients {
         self.chunks.push(Arc::new([const { None }; CHUNK]));
         let free = self.free.len();
         self.free.extend((first + 1..).take(CHUNK - 1));
+        // `pop` takes from the end: in this order slots are used from the lowest on, and chunks fill up one by one.
         self.free[free..].reverse();
         first
     }

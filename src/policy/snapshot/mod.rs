@@ -57,6 +57,7 @@ impl Snapshot {
     /// applies (an index into [`super::Bindings::listeners`]), else the default policy.
     #[must_use]
     pub fn asker(&self, source: IpAddr, listener: usize) -> Asker<'_> {
+        // A client's own policy takes precedence over the listener's.
         if let Some(client) = self.clients.lookup(source) {
             return client.asker();
         }
@@ -313,6 +314,7 @@ pub struct Client {
 impl Client {
     /// Returns the client at position `number` of a file.
     pub(super) fn new(file: Arc<FileSpec>, number: u32, bound: BoundPolicy) -> Self {
+        // The id is in the file, so it can be borrowed only once the client holds the file.
         let mut client = Self { file, number, holder: Holder::named(""), bound };
         client.holder = Holder::named(client.id());
         client
@@ -323,6 +325,7 @@ impl Client {
         &self.file.clients[usize::try_from(self.number).unwrap_or(usize::MAX)]
     }
 
+    /// Returns the id of the client.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.spec().id.value
@@ -378,6 +381,7 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
+    /// Returns the id of the blueprint.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.spec.id.value

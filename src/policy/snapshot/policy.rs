@@ -36,11 +36,13 @@ static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
 impl Policy {
     /// Returns a policy with a new serial number.
     pub(crate) fn new(spec: Arc<PolicySpec>, allowed: Rules, denied: Rules, gone: Option<Arc<str>>) -> Self {
+        // Relaxed: the number only has to be unique, no other memory depends on it.
         let serial = NEXT_SERIAL.fetch_add(1, Relaxed);
         let lists_localhost = allowed.reach_below(LOCALHOST);
         Self { serial, spec, allowed, denied, lists_localhost, gone, not_listed: OnceLock::new() }
     }
 
+    /// Returns the id of the policy.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.spec.id.value
@@ -108,6 +110,7 @@ impl Policy {
             CacheSharing::Shared => 0,
             // Ids have no spaces, so no client has this name.
             CacheSharing::Policy => Holder::named(&format!("policy {}", self.id())).number().max(1),
+            // 0 is the shared partition.
             CacheSharing::Client => holder.number().max(1),
         }
     }

@@ -34,6 +34,7 @@ pub(crate) fn read_line(text: &[u8], wire: &mut [u8; MAX_NAME]) -> Option<FastLi
             continue;
         }
         let length = end - label - 1;
+        // A-labels have to be valid UTS-46, which only the slow path checks.
         if length == 0 || length > MAX_LABEL || wire[label + 1..end].starts_with(b"xn--") {
             return None;
         }

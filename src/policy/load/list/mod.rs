@@ -66,6 +66,7 @@ impl ListFile {
             warn_of_copies(&set, &duplicates, &mut Lines::new(path, text), &mut findings);
         }
         if !findings.is_clean() {
+            // The format is guessed only here: a list without errors is not searched a second time.
             return Err(foreign(path, text).map_or_else(|| findings.into_diagnostics(path), |error| vec![error]));
         }
         if is_as_written && named.purpose == Purpose::Deny {
@@ -188,6 +189,7 @@ fn read_parts<'r>(settings: &ListSettings<'r>, text: &str) -> Vec<ListPart<'r>> 
         let middle = rest.len() / left;
         let end =
             rest.as_bytes()[middle..].iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| middle + at + 1);
+        // A part ends at a line end, and its first line number follows from the parts before it.
         let (piece, behind) = rest.split_at(end);
         let lines = line_ends(piece.as_bytes());
         pieces.push((piece, number, lines + 1));

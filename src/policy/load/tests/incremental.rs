@@ -88,7 +88,7 @@ fn changes_without_errors_or_includes_are_incremental() {
         let library = directory.library();
         edit(&mut directory, file, from, to);
         let changed = directory.tree.changed.clone().unwrap();
-        let reloaded = library.advance_locally(&directory.tree, &changed, &directory.bindings);
+        let reloaded = library.advance_incrementally(&directory.tree, &changed, &directory.bindings);
         assert_eq!(reloaded.is_some(), is_local, "{file}: {from} to {to}");
     }
 }
@@ -123,7 +123,7 @@ fn reload_both_ways(
     let changed: BTreeSet<PathBuf> = changed.iter().map(|path| Path::new("p").join(path)).collect();
     directory.lists_are_as_before = true;
     let is_short =
-        with.settled.is_some() && with.advance_locally(&directory.tree, &changed, &directory.bindings).is_some();
+        with.baseline.is_some() && with.advance_incrementally(&directory.tree, &changed, &directory.bindings).is_some();
     directory.tree.changed = Some(changed);
     let short = directory.reload(with);
     (directory.tree.changed, directory.lists_are_as_before) = (None, false);
@@ -173,7 +173,7 @@ fn usual_changes_of_the_api_are_incremental() {
     let mut directory = Directory::of(MANY);
     directory.bindings.without_policy = WithoutPolicy::Unrestricted;
     let mut libraries = (directory.library(), directory.library());
-    let first = libraries.0.settled.as_ref().unwrap().told.len();
+    let first = libraries.0.baseline.as_ref().unwrap().diagnostics.len();
     for (index, (name, text, told)) in steps.iter().enumerate() {
         let path = format!("api/{name}.toml");
         if text.is_empty() {
@@ -183,7 +183,7 @@ fn usual_changes_of_the_api_are_incremental() {
         };
         let (with, without, is_short) = reload_both_ways(&mut directory, &libraries, &[&path]);
         assert!(is_short, "step {index}");
-        let now: Vec<_> = lines(with.settled.as_ref().unwrap().told.iter());
+        let now: Vec<_> = lines(with.baseline.as_ref().unwrap().diagnostics.iter());
         assert_eq!(now.len(), first + told, "step {index}: {now:#?}");
         libraries = (with, without);
     }
@@ -258,7 +258,7 @@ fn an_unchanged_file_changes_nothing() {
     let library = directory.library();
     directory.tree.changed = Some(["p/a.toml", "p/nothing.toml"].map(PathBuf::from).into());
     let changed = directory.tree.changed.clone().unwrap();
-    let reloaded = library.advance_locally(&directory.tree, &changed, &directory.bindings).unwrap();
+    let reloaded = library.advance_incrementally(&directory.tree, &changed, &directory.bindings).unwrap();
     assert!(!reloaded.swapped && Arc::ptr_eq(library.snapshot(), reloaded.library.snapshot()));
     directory.lists_are_as_before = true;
     assert_eq!(outcome(&directory.reload(&library)), outcome(&reloaded));
@@ -377,7 +377,7 @@ fn random_trees_have_the_same_result_in_both_reloads() {
                 .0
                 .files
                 .iter()
-                .filter(|(_, file)| !matches!(file, Kept::Settled(..)))
+                .filter(|(_, file)| !matches!(file, StoredFile::InForce(..)))
                 .map(|it| it.0.clone())
                 .collect();
             if numbers.below(4) > 0 && !bad.is_empty() {

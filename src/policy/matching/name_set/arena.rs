@@ -84,6 +84,7 @@ impl Arena {
         }
         let before = self.node(last).places[0].0;
         self.bytes[to_usize(last)] |= HAS << kind.index() | if kind == PatternKind::Exact { BELOW_FIRST } else { 0 };
+        // Wrapping arithmetic, so that no order of lines is a special case. The difference is mostly 0 or 1: one octet.
         self.push_number(line.wrapping_sub(before));
         self.push_number(column);
         true
@@ -100,6 +101,7 @@ impl Arena {
     /// Removes a pattern from a node. A flag marks it, as the octets of a node stay where they are: the table holds
     /// offsets.
     pub(super) fn remove(&mut self, at: u32, kind: PatternKind) {
+        // The `HAS` flag stays, as the node still has the octets of the pattern's place.
         self.bytes[to_usize(at)] |= REMOVED << kind.index();
     }
 

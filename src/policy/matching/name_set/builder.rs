@@ -80,6 +80,7 @@ impl Builder {
         set.arena = first.arena;
         (set.len, set.depths) = (first.len, first.depths);
         for part in parts {
+            // The offsets of a part move by the length of the parts before it.
             hashes.push((set.arena.append(&part.arena), part.hashes));
             set.len += part.len;
             set.depths = [set.depths[0] | part.depths[0], set.depths[1] | part.depths[1]];

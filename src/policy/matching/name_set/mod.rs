@@ -110,6 +110,7 @@ impl NameSet {
         let origin = self.origins.last().map_or(0, |(start, _)| *start);
         if !self.arena.extend_last(origin, kind, wire, line, column) {
             if self.table.is_full() {
+                // Doubling keeps the cost of all insertions together linear.
                 self.rebuild_table((self.table.len() + 1) * 2);
             }
             let at = self.arena.push(kind, wire, line, column);
@@ -194,6 +195,7 @@ impl NameSet {
     /// Returns the most specific wildcard above `wire` that covers everything a pattern of this name matches.
     pub(crate) fn wider(&self, wire: &[u8]) -> Option<Match<'_>> {
         let labels = Suffixes::of(wire).count();
+        // `*.x` does not match `x`, and of the wildcard `*.x` it would be the entry itself.
         Suffixes::of(wire).enumerate().skip(1).find_map(|(above, suffix)| {
             let may_be = self.has_depth(PatternKind::Below, labels - above);
             may_be.then(|| self.find_match(PatternKind::Below, suffix, self.hash(suffix))).flatten()
@@ -214,6 +216,7 @@ impl NameSet {
     /// Returns whether a pattern of this kind has `labels` labels.
     #[inline]
     pub(crate) const fn has_depth(&self, kind: PatternKind, labels: usize) -> bool {
+        // A name has at most 127 labels; the mask tells the compiler that the shift cannot overflow.
         self.depths[kind.index()] >> (labels & 127) & 1 == 1
     }
 
@@ -257,6 +260,7 @@ impl NameSet {
     /// Builds the table again, with room for `count` names.
     fn rebuild_table(&mut self, count: usize) {
         self.table = Table::with_room(count);
+        // Nodes whose patterns were all removed need no slot.
         for (at, node) in self.arena.nodes().filter(|(_, node)| node.kinds != [None; 2]) {
             self.table.insert(hash_of(&self.hasher, node.wire), at);
         }

@@ -78,6 +78,7 @@ impl Table {
                 self.len += 1;
                 return;
             }
+            // A look-up ends at the first bucket without this mark.
             bucket.tags[OVERFLOWED] = 1;
             index = (index + 1) % count;
         }
@@ -108,6 +109,7 @@ impl Table {
             if bucket.tags[OVERFLOWED] == 0 {
                 return None;
             }
+            // A comparison instead of `%`: a look-up should not wait for a division.
             index = if index + 1 == self.buckets.len() { 0 } else { index + 1 };
         }
     }

@@ -13,27 +13,28 @@ use super::special_use;
 
 mod refusal;
 
-/// What the names of a list, or a single name, are for: what is too broad and which help is right depend on it.
+/// The use of a list's names or of a single name. The purpose decides which patterns are too broad, and which help is
+/// right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Purpose {
-    /// They may be looked up.
+    /// The names may be looked up.
     Allow,
-    /// They may not be looked up. Denying may be broader than allowing: a wildcard on any suffix is taken.
+    /// The names may not be looked up. Denying may be broader than allowing: a wildcard on any suffix is accepted.
     Deny,
-    /// They may have private addresses.
+    /// The names may have private addresses.
     PrivateAnswers,
-    /// It is a name to ask for, not a pattern.
+    /// A single name to ask for, not a pattern.
     Question,
 }
 
 impl Purpose {
-    /// Returns whether being too broad opens something.
+    /// Returns whether a pattern that is too broad lets something through.
     const fn opens(self) -> bool {
         !matches!(self, Self::Deny)
     }
 }
 
-/// What an entry of a list matches. It is no zone wildcard (RFC 4592): `Below` matches at any depth.
+/// The names that an entry of a list matches. `Below` is not a zone wildcard (RFC 4592): it matches at any depth.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Pattern {
     /// `x`: this name only.
@@ -57,8 +58,10 @@ impl Pattern {
     /// Text that is neither a hostname nor `*.` before one and, unless the purpose is to deny, a wildcard on an ICANN
     /// public suffix. Each error has its help.
     pub fn parse_for(text: &str, purpose: Purpose) -> Result<Self, PatternError> {
-        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*'));
-        if !plain {
+        let has_only_usual_octets =
+            text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*'));
+        // Most entries have no other characters, and need no search for syntax of other systems.
+        if !has_only_usual_octets {
             refuse_foreign_format(text)?;
             refusal::foreign_syntax(text, purpose)?;
         }

@@ -26,6 +26,7 @@ pub(super) fn foreign_syntax(text: &str, purpose: Purpose) -> Result<(), Pattern
         };
         Err(PatternError::new(text, why, help))
     };
+    // Lists come first: they hold spaces and quotes, which the next checks would name as the error.
     if let Some((why, names)) = listed(text, purpose) {
         return Err(PatternError::new(text, why, format!("write {names}")));
     }
@@ -41,6 +42,7 @@ pub(super) fn foreign_syntax(text: &str, purpose: Purpose) -> Result<(), Pattern
         None => text,
     };
     let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or(rest);
+    // The last `@`, as the user's part may hold one itself.
     let host_and_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     if host_and_port.len() < text.len() && is_address(host_and_port) {
         return Err(address());
