@@ -110,6 +110,18 @@ fn summary_lists_every_page() {
 }
 
 #[test]
+fn warnings_page_has_every_code() {
+    let pages = pages();
+    let (_, page) = pages.iter().find(|(path, _)| path == "docs/src/warnings.md").unwrap();
+    let source = include_str!("../../../src/document/accept.rs");
+    let codes: Vec<_> = source.lines().filter_map(|line| line.split_once(" = \"")?.1.strip_suffix("\",")).collect();
+    assert!(codes.len() >= 15, "{codes:?}");
+    for code in codes {
+        assert!(page.lines().any(|row| row.starts_with("| ") && row.contains(&format!("`{code}`"))), "{code}");
+    }
+}
+
+#[test]
 fn configuration_page_has_every_key_and_its_default() {
     let pages = pages();
     let (_, page) = pages.iter().find(|(path, _)| path == "docs/src/configuration.md").unwrap();
