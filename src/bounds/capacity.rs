@@ -21,7 +21,7 @@ use crate::util::reserve;
 const ALWAYS_OPEN: usize = 18;
 
 /// Descriptors kept free for files that a reload, a change by the API or a reopened log needs for a moment.
-const KEPT_FREE: usize = 14;
+const FREE_FOR_FILES: usize = 14;
 
 /// The parts of a configuration that need descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub(crate) struct Capacity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "open files: the limit (RLIMIT_NOFILE) is {limit}, and at least {needed} are needed: {listening} for sockets that listen, \
-     {threads} for threads, {ALWAYS_OPEN} that are always open, {KEPT_FREE} to read files with, and {least} for clients, \
+     {threads} for threads, {ALWAYS_OPEN} that are always open, {FREE_FOR_FILES} to read files with, and {least} for clients, \
      upstreams and in reserve; raise `LimitNOFILE=` of the unit, `ulimit -n` or `--ulimit nofile=`"
 )]
 pub(crate) struct TooFewDescriptors {
@@ -115,7 +115,7 @@ impl Capacity {
                 bounds.reserve * (usize::from(has_admin) + usize::from(has_control)),
             ]
         };
-        let fixed = ALWAYS_OPEN + KEPT_FREE + listening + threads;
+        let fixed = ALWAYS_OPEN + FREE_FOR_FILES + listening + threads;
         let (least, full): (usize, usize) = (all(Self::LEAST).iter().sum(), all(Self::FULL).iter().sum());
         let needed = fixed + least;
         if limit < needed {
@@ -274,7 +274,7 @@ mod tests {
     /// Returns the number of descriptors that can be open at once.
     fn total(capacity: Capacity, needs: Needs) -> usize {
         let Capacity { connections, admin, control, sockets, ports, apart, streams, reserve } = capacity;
-        let open = ALWAYS_OPEN + KEPT_FREE + needs.listening + needs.threads + connections + sockets;
+        let open = ALWAYS_OPEN + FREE_FOR_FILES + needs.listening + needs.threads + connections + sockets;
         let open = open + reserve * (usize::from(needs.has_admin) + usize::from(needs.has_control));
         let open = open + (ports * needs.upstreams + apart) * needs.threads + streams * needs.upstreams;
         open + if needs.has_admin { admin } else { 0 } + if needs.has_control { control } else { 0 }
