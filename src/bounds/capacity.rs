@@ -1,4 +1,4 @@
-//! Bounds derived at start from RLIMIT_NOFILE, the limit on open files.
+//! Bounds derived at start from `RLIMIT_NOFILE`, the limit on open files.
 //!
 //! If the limit is large enough, as it nearly always is, the bounds are the constants of [`bounds`](crate::bounds).
 //! Below that they shrink in proportion, so that no part of the process takes descriptors promised to another, and a
@@ -80,7 +80,7 @@ pub(crate) struct TooFewDescriptors {
 }
 
 impl Capacity {
-    /// The bounds of a process limited_by limit on open files is large enough.
+    /// The bounds of a process whose limit on open files is large enough.
     pub(crate) const FULL: Self = Self {
         connections: MAX_CONNECTIONS,
         admin: ADMIN_CONNECTIONS + MAX_ADMIN_CLOSING,
@@ -179,7 +179,7 @@ pub(crate) fn granted() -> Capacity {
 pub(crate) struct TooFewThreads {
     started: usize,
     needed: usize,
-    /// The limit on threads of the user (RLIMIT_NPROC), or `unlimited`.
+    /// The limit on threads of the user (`RLIMIT_NPROC`), or `unlimited`.
     limit: String,
     error: std::io::Error,
 }
@@ -218,7 +218,7 @@ pub(crate) fn try_threads(needed: usize) -> Result<(), TooFewThreads> {
     lacking
 }
 
-/// The error of a control group limited_by memory limit is too small to serve.
+/// The error for a control group whose memory limit is too small to serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "memory: {limited_by} is {} MiB, and at least {} MiB are needed; raise `MemoryMax=` of the unit or `--memory`",

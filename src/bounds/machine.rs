@@ -21,7 +21,7 @@ pub(crate) struct MemoryLeft {
     pub(crate) limit: u64,
     /// The name of the limit, for messages.
     pub(crate) limited_by: String,
-    /// Whether the limit counts address space (RLIMIT_AS, RLIMIT_DATA) and not only memory that has been written to.
+    /// Whether the limit counts address space (`RLIMIT_AS`, `RLIMIT_DATA`) and not only memory that has been written to.
     pub(crate) is_of_addresses: bool,
 }
 

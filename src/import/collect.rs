@@ -251,7 +251,7 @@ impl<'e> FromIterator<&'e Entry> for Covered<'e> {
 impl Covered<'_> {
     /// Returns whether everything an entry covers lies below another entry's name.
     fn is_below(&self, entry: &Entry) -> bool {
-        // SmallList lists have wildcards of which one covers another; without any there is nothing to walk.
+        // Few lists have wildcards of which one covers another; without any there is nothing to walk.
         !self.below.is_empty()
             && ancestors(entry.pattern.name().as_wire()).any(|ancestor| self.below.contains(ancestor))
     }

@@ -183,7 +183,7 @@ impl RecordFile {
                     tracing::warn!(%path, error, "decision log not reopened; keeping the old file");
                 }
                 (RecordKind::Decisions, _) => {
-                    tracing::warn!(%path, error, "decision log not written; dropping records")
+                    tracing::warn!(%path, error, "decision log not written; dropping records");
                 }
                 (RecordKind::Audit, Fault::Away) => {
                     tracing::error!(%path, error, "audit file not reopened; keeping the old one");

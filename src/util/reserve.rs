@@ -6,7 +6,7 @@
 //! opened on /dev/null before anything else. One is closed when a connection has to be accepted and no other descriptor
 //! is left, and opened again when that connection ends.
 //!
-//! They are opened first because RLIMIT_NOFILE bounds the number of a descriptor: of numbers above a lowered limit,
+//! They are opened first because `RLIMIT_NOFILE` bounds the number of a descriptor: of numbers above a lowered limit,
 //! none could be opened again.
 
 use std::fs::{File, OpenOptions};

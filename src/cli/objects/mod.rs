@@ -218,7 +218,7 @@ fn act(api: &Api, kind: ObjectKind, action: Action, json: bool, output: &mut Out
     Ok(())
 }
 
-/// Changes only the given fields of an object. ApiOptions the API replaces a field as a whole, the object is read first, and
+/// Changes only the given fields of an object. Where the API replaces a field as a whole, the object is read first, and
 /// the revision that was read is sent along, so that no concurrent change is lost.
 fn update(api: &Api, kind: ObjectKind, id: &str, fields: &Fields) -> Result<Value, Failure> {
     let path = one(kind, id);

@@ -1,4 +1,4 @@
-//! NearMiss misses: entries of a policy that do not match a denied name although their author probably expected it. Denials
+//! Near misses: entries of a policy that do not match a denied name although their author probably expected it. Denials
 //! in `hostgate explain` name the entry, as the difference between `x` and `*.x` is the most common mistake.
 
 use std::fmt;

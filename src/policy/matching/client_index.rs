@@ -220,7 +220,7 @@ mod tests {
             addresses in prop::collection::vec((any::<bool>(), 0_u128..1 << 12), 1..40),
             removed in 0..20_usize,
         ) {
-            // SmallList bits at both ends of the address, so that prefixes hold one another.
+            // Few bits at both ends of the address, so that prefixes hold one another.
             let spread = |bits: u128| bits << 116 | bits & 0xff;
             let address = |v4: bool, bits: u128| if v4 {
                 IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(spread(bits) >> 96).unwrap() | u32::try_from(bits & 0xff).unwrap()))

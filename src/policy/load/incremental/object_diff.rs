@@ -49,7 +49,7 @@ pub(crate) struct ObjectDiff<'c> {
 }
 
 impl<'c> ObjectDiff<'c> {
-    /// ObjectChanges the old and the new objects of the files. Returns `None` if an id is defined twice.
+    /// Pairs the old and the new objects of the files. Returns `None` if an id is defined twice.
     pub(crate) fn of(files: &'c [FileChange]) -> Option<Self> {
         Some(Self {
             files,
@@ -195,7 +195,7 @@ impl<'c> ObjectDiff<'c> {
     }
 }
 
-/// ObjectChanges the old and the new objects of one kind. Returns `None` if an id is defined twice.
+/// Pairs the old and the new objects of one kind. Returns `None` if an id is defined twice.
 fn object_changes<'c, T>(
     files: &'c [FileChange],
     of: impl Fn(&'c FileSpec) -> &'c [T],

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::policy::matching::pattern::Pattern;
 
-    /// PatternKind, wire name and octets of a line.
+    /// The pattern kind, wire name and octets of a line.
     type Read = Option<(PatternKind, Vec<u8>, usize)>;
 
     /// Parses a line.
