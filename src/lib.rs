@@ -53,7 +53,7 @@
 //! | what is in `hostgate.toml` | [`config`] |
 //! | how are objects created and changed over HTTP | `api`; `reload::api_change`; from the shell, [`cli`]: `objects` |
 //! | when is a change in force | `reload` |
-//! | what is on disk and not in force, and since when | `reload`: `out_of_date`, `sweep`, `tick` |
+//! | what is on disk and not in force, and since when | `reload`: `out_of_date`, `disk_comparison`, `tick` |
 //! | what does a start do about what is bad | `policy::load` (objects of the API), `reload::last_good`; [`cli`]: `prepare`, `next_start`; `listen::missing_sockets` |
 //! | what is started and stopped, in which order | `daemon` |
 //! | sockets and threads | `listen`, `datagram` |

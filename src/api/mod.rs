@@ -57,7 +57,7 @@ use crate::engine::Engine;
 use crate::fair_share::quota::{Requester, Reservation};
 use crate::policy::{ApiTable, BUILT_IN, Snapshot, sealed};
 use crate::reload::out_of_date::{Entry, Kind as Lag};
-use crate::reload::{Change, Changer, Progress, Refused};
+use crate::reload::{Change, Changer, Refused, ReloadStatus};
 
 /// What all requests share.
 pub(crate) struct Control {
@@ -76,7 +76,7 @@ pub(crate) struct Control {
     /// What has been done.
     counts: Arc<RequestCounts>,
     /// What is held back.
-    progress: Arc<Progress>,
+    progress: Arc<ReloadStatus>,
     /// Looks at files for the status.
     disk: Disk,
     /// Makes ids.
@@ -179,7 +179,11 @@ impl Edit {
 
 impl Control {
     /// Makes what requests share.
-    pub(crate) fn new(engine: Arc<Engine>, (changer, progress): (Changer, Arc<Progress>), opened: Opened) -> Arc<Self> {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        (changer, progress): (Changer, Arc<ReloadStatus>),
+        opened: Opened,
+    ) -> Arc<Self> {
         let Opened { settings, access, tls, audit, counts, reserved } = opened;
         let snapshot = Arc::clone(&engine.view().snapshot);
         let ids = Ids::after(snapshot.records().map(ApiTable::id));

@@ -169,9 +169,9 @@ fn start(
     let reloader =
         Reloader::new(loaded, (path, config), listeners, (upstreams, chosen), Arc::clone(&engine), set_log_filter);
     let control =
-        opened.map(|opened| Control::new(Arc::clone(&engine), (reloader.changer(), reloader.progress()), opened));
+        opened.map(|opened| Control::new(Arc::clone(&engine), (reloader.changer(), reloader.status()), opened));
     let api = (control.clone(), control_counts);
-    let service = Service::new(engine, reloader.progress(), (counts, log), api, configuration);
+    let service = Service::new(engine, reloader.status(), (counts, log), api, configuration);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(sizes.cpus.max(2))
         .thread_name("runtime")

@@ -11,7 +11,7 @@ use crate::config::control::Endpoint;
 use crate::config::{Config, in_place_of};
 use crate::document::{Code, Diagnostic, Severity};
 use crate::policy::{Bindings, Library, Snapshot, Tree};
-use crate::reload::last_good::LastGood;
+use crate::reload::last_good::LastGoodPlace;
 use crate::reload::upstreams::circular_in;
 use crate::reload::{Broken, Loaded};
 use crate::util::regular_file;
@@ -133,14 +133,14 @@ fn from_last_good(
     let told =
         |wrong: Vec<Diagnostic>| wrong.iter().map(ToString::to_string).take(MAX_LOGGED).collect::<Vec<_>>().join("; ");
     let kept = match search {
-        Search::Here => LastGood::of(path).read(),
+        Search::Here => LastGoodPlace::of(path).read(),
         // A command does not have the environment of the unit, so it searches the usual places.
-        Search::HereOrSystem | Search::HereThenSystem => LastGood::find(path),
+        Search::HereOrSystem | Search::HereThenSystem => LastGoodPlace::find(path),
     };
     let kept = match kept {
         Ok(Some(kept)) => kept,
         Ok(None) if is_chosen && search == Search::Here => return Err("there is none yet".to_owned()),
-        Ok(None) if is_chosen => return Err(format!("there is none yet in {}", LastGood::looked_in(path))),
+        Ok(None) if is_chosen => return Err(format!("there is none yet in {}", LastGoodPlace::looked_in(path))),
         Ok(None) => return Ok(None),
         Err(why) => return Err(why),
     };

@@ -97,7 +97,7 @@ impl Supervisor {
                 next = now + self.interval;
             }
             match events.recv_timeout(next.saturating_duration_since(now)) {
-                Ok(Event::Signal(SIGHUP)) => self.waker.ask(),
+                Ok(Event::Signal(SIGHUP)) => self.waker.request_reload(),
                 Ok(Event::Signal(SIGUSR1)) => self.service.engine.reopen_decision_log(),
                 Ok(Event::Signal(SIGINT)) => return Ok(StopReason::Signal("SIGINT")),
                 // SIGTERM is the only other signal with a handler.

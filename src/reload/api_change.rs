@@ -1,8 +1,10 @@
-//! Changes that the API asks for: one file each, in force and on disk when the answer comes, or neither.
+//! Changes over the API: one file each, in force and on disk when the response comes, or neither.
 //!
-//! The looking thread makes them, so that nothing else changes meanwhile: it builds the next generation from the new text,
-//! and only where that is good writes the file (whole, under a temporary name, synced and renamed) and swaps. A crash
-//! leaves the old file or the new one.
+//! The reload thread makes them, one after the other and never during a reload. It compiles the next generation with
+//! the new text, and only if that succeeds writes the file (under a temporary name, synced and renamed) and swaps. A
+//! crash leaves the old file or the new one.
+//!
+//! A request names the text that it expects on disk (optimistic concurrency): an edit by hand in between is never lost.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use super::apply::Trigger;
 use super::atomic_write::{self, WriteError};
 use super::summary;
 use super::watch::Waker;
-use super::{Progress, Reloader, bindings};
+use super::{ReloadStatus, Reloader, bindings};
 use crate::bounds::{MAX_CHANGE_QUEUE, MAX_MADE, MAX_TOLD_ERRORS};
 use crate::document::Diagnostic;
 use crate::policy::{Diagnostics, Reloaded, Tree};
@@ -26,41 +28,40 @@ use crate::policy::{Diagnostics, Reloaded, Tree};
 pub(crate) struct Change {
     /// The file, relative to the policies directory.
     pub(crate) path: PathBuf,
-    /// What the file has to hold on disk for the change to make sense; `None` is that there is no file.
+    /// The text that the file must have on disk; `None` if it must not exist.
     pub(crate) before: Option<Arc<str>>,
-    /// What it is to hold; `None` removes it.
+    /// The new text; `None` removes the file.
     pub(crate) after: Option<Arc<str>>,
 }
 
-/// Why a change was not made; nothing of it is in force or on disk.
+/// The error of a change. Nothing of it is in force or on disk, except that a change that is late or hangs may still be
+/// made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
-    /// The file on disk is another one than `before`: somebody edits it. What is there has been looked at meanwhile, unless
-    /// its writer is still at it.
+    /// The text on disk is not `before`, as someone edits the file. A reload has read it since, unless it is still open
+    /// for writing.
     #[error("the file holds something else by now")]
     Stale,
-    /// The same, and what is there was held back.
+    /// The text on disk is not `before`, and the reload held it back.
     #[error("the file holds something that is not in force")]
     HeldBack,
-    /// It would not load, alone or with the other files.
+    /// The new text has errors, alone or together with the other files.
     #[error("{}", summary::lines(.0.iter(), MAX_TOLD_ERRORS, "errors").join("; "))]
     Bad(Vec<Diagnostic>),
-    /// The file cannot be written.
     #[error("{0}")]
     Unwritable(String),
-    /// There are as many files as there may be.
+    /// The policies directory has as many files as are allowed.
     #[error("there are {MAX_MADE} policy files, and no more are made: delete what nobody needs")]
     Full,
-    /// Too many changes wait.
+    /// The queue is full.
     #[error("too many changes wait")]
     Busy,
-    /// The process is stopping.
     #[error("hostgate is stopping")]
     Stopping,
-    /// A look or another change hangs.
+    /// A reload or another change hangs.
     #[error("{0}")]
     Stuck(String),
-    /// It was not made in time.
+    /// The change was not made within [`LONGEST_WAIT`], and may still be.
     #[error(
         "it is not in force after {} s, and may be later: see `hostgate status` and /readyz before it is asked for again",
         LONGEST_WAIT.as_secs()
@@ -68,7 +69,7 @@ pub(crate) enum Refused {
     Late,
 }
 
-/// How long an API request waits for its change; a client waits for half a minute at least.
+/// The longest wait of an API request for its change; clients wait for at least half a minute.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 impl From<WriteError> for Refused {
@@ -80,50 +81,49 @@ impl From<WriteError> for Refused {
     }
 }
 
-/// Hands changes to the looking thread.
+/// A handle that queues changes for the reload thread and waits for their outcome.
 #[derive(Clone)]
 pub(crate) struct Changer {
-    /// Changes that wait.
+    /// The queue.
     inbox: Arc<Inbox>,
-    /// Wakes the thread.
+    /// The handle that wakes the reload thread.
     waker: Waker,
-    /// Whether the thread hangs.
-    progress: Arc<Progress>,
+    /// The status, which says whether the reload thread hangs.
+    status: Arc<ReloadStatus>,
 }
 
-/// Changes that wait for the looking thread.
+/// The queue of changes for the reload thread.
 #[derive(Default)]
 pub(super) struct Inbox(Mutex<Queue>);
 
-/// What is in an [`Inbox`].
+/// The content of an [`Inbox`].
 #[derive(Default)]
 struct Queue {
-    /// The changes, first come first made.
-    changes: VecDeque<Asked>,
-    /// Whether nobody will look any more.
+    /// The changes, in the order of their requests.
+    changes: VecDeque<PendingChange>,
+    /// Whether the reload thread has ended.
     is_closed: bool,
 }
 
-/// A change, and who waits for it.
-struct Asked {
-    /// The change.
+/// A queued change, and the sender for its outcome.
+struct PendingChange {
     change: Change,
-    /// Gets the generation that has it in force.
+    /// The sender for the generation that has the change in force.
     answer: oneshot::Sender<Result<u64, Refused>>,
 }
 
 impl Changer {
-    /// Makes a handle.
-    pub(super) fn new(inbox: Arc<Inbox>, waker: Waker, progress: Arc<Progress>) -> Self {
-        Self { inbox, waker, progress }
+    pub(super) fn new(inbox: Arc<Inbox>, waker: Waker, status: Arc<ReloadStatus>) -> Self {
+        Self { inbox, waker, status }
     }
 
-    /// Makes a change; returns the generation that has it in force. Once asked for, it is made even if the caller goes.
+    /// Makes a change and returns the generation that has it in force. Once queued, it is made even if the caller
+    /// disconnects.
     ///
     /// # Errors
-    /// Why it was not made.
+    /// The change was not made, or not in time: see [`Refused`].
     pub(crate) async fn apply(&self, change: Change) -> Result<u64, Refused> {
-        if let Some(why) = self.progress.stuck() {
+        if let Some(why) = self.status.stuck() {
             return Err(Refused::Stuck(why));
         }
         let (answer, answered) = oneshot::channel();
@@ -135,24 +135,23 @@ impl Changer {
             if queue.changes.len() >= MAX_CHANGE_QUEUE {
                 return Err(Refused::Busy);
             }
-            queue.changes.push_back(Asked { change, answer });
+            queue.changes.push_back(PendingChange { change, answer });
         }
-        self.waker.ask_for_changes();
+        self.waker.announce_api_change();
         match timeout(LONGEST_WAIT, answered).await {
             Ok(made) => made.unwrap_or(Err(Refused::Stopping)),
-            // It is not taken back: it may be under way, and is made once the file system answers.
+            // The change stays queued: it may be in progress, and is made once the file system answers.
             Err(_) => Err(Refused::Late),
         }
     }
 }
 
 impl Inbox {
-    /// Returns the next change.
-    fn next(&self) -> Option<Asked> {
+    fn next(&self) -> Option<PendingChange> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).changes.pop_front()
     }
 
-    /// Refuses what waits, and what comes.
+    /// Refuses the queued changes and all later ones.
     pub(super) fn close(&self) {
         let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         queue.is_closed = true;
@@ -161,21 +160,21 @@ impl Inbox {
 }
 
 impl Reloader {
-    /// Makes the changes that were asked for.
+    /// Makes the queued changes, in order.
     pub(super) fn make_changes(&mut self) {
-        while let Some(Asked { change, answer }) = self.inbox.next() {
-            let busy = self.progress.begin();
+        while let Some(PendingChange { change, answer }) = self.inbox.next() {
+            let busy = self.status.begin();
             let made = self.make_change(&change);
             drop(busy);
             if self.retry.is_none() {
                 self.plan_retry();
             }
-            // Who asked may be gone; what is made is made.
+            // The client may have disconnected; the change stays.
             let _ = answer.send(made);
         }
     }
 
-    /// Makes one change.
+    /// Makes one change; if the file was edited on disk, reloads first, so that the client can read what is in force.
     fn make_change(&mut self, change: &Change) -> Result<u64, Refused> {
         let path = self.config.policies.join(&change.path);
         let made = self.try_change(&path, change);
@@ -188,14 +187,14 @@ impl Reloader {
         made
     }
 
-    /// Makes one change, unless the file on disk is another one than was thought.
+    /// Makes one change, unless the text on disk is not the expected one.
     fn try_change(&mut self, path: &Path, change: &Change) -> Result<u64, Refused> {
         let Change { before, after, .. } = change;
-        let progress = Arc::clone(&self.progress);
-        let disk = progress.disk();
+        let status = Arc::clone(&self.status);
+        let disk = status.disk();
         if let Some(why) = self.directory.object_folder_fault(&self.config.policies) {
             if self.directory.tree.unreadable.is_empty() {
-                self.watch.look_again();
+                self.watch.assume_changes();
             }
             return Err(Refused::Unwritable(format!("write {}: its folder: {why}", path.display())));
         }
@@ -208,12 +207,12 @@ impl Reloader {
         }
         let snapshot = Arc::clone(self.library.snapshot());
         let known = self.directory.tree.files.get(path).cloned();
-        // A copy, so that all that is kept of a file is made by one thread and lies together: between texts of others,
-        // what they had passing by leaves holes.
+        // A copy made by this thread, so that the allocations for one file are adjacent: those of the request threads
+        // would leave holes between them.
         put(&mut self.directory.tree, path, after.as_deref().map(|text| Ok(Arc::from(text))));
         let written = self.next_with(path).and_then(|reloaded| {
-            let _disk = progress.disk();
-            self.store.put(path, before.as_deref(), after.as_deref())?;
+            let _disk = status.disk();
+            self.object_writer.put(path, before.as_deref(), after.as_deref())?;
             Ok(reloaded)
         });
         match written {
@@ -232,14 +231,18 @@ impl Reloader {
         }
     }
 
-    /// Makes the library in which a file that was just changed in the tree is in force.
+    /// Compiles the library with a file that was just changed in the tree.
+    ///
+    /// If files were held back before, the change is also tried on top of what is in force, as their errors are not its
+    /// own.
     fn next_with(&mut self, path: &Path) -> Result<Reloaded, Refused> {
         let (files, bindings) = (&mut self.files, bindings(&self.config));
-        let progress = &self.progress;
+        let status = &self.status;
         let mut read_list = |path: &Path, held| {
-            let _disk = progress.disk();
+            let _disk = status.disk();
             files.read_list(path, held)
         };
+        // No other file differs from what is compiled already.
         self.directory.tree.changed = Some(BTreeSet::from([path.to_owned()]));
         let reloaded = self.library.reload(&self.directory.tree, &mut read_list, &bindings);
         let is_made = |reloaded: &Reloaded| reloaded.swapped && !reloaded.held_back.iter().any(|held| held == path);
@@ -250,8 +253,9 @@ impl Reloader {
         if self.held_back.is_empty() {
             return Err(Refused::Bad(own.unwrap_or_else(|| reloaded.diagnostics.errors().cloned().collect())));
         }
-        // What was held back before may be what is wrong, a test of it that fails, say. That must not keep a devbox from
-        // being shut down: the change is tried beside what is in force, and what is on disk beside both after it.
+        // The errors may be those of files held back before, such as a test that fails. They must not keep a devbox
+        // from being shut down: so the change is compiled with what is in force, and then what is on disk with the
+        // result.
         let mut tree = self.directory.tree.clone();
         tree.changed = None;
         for held in &self.held_back {
@@ -259,7 +263,7 @@ impl Reloader {
         }
         let alone = self.library.reload(&tree, &mut read_list, &bindings);
         if !is_made(&alone) {
-            // Beside what is wrong already, what is wrong with the change may not have been told.
+            // Together with the files held back, the errors of the change itself may not have been reported.
             let own = errors_of(path, &alone.diagnostics).or(own);
             return Err(Refused::Bad(own.unwrap_or_else(|| alone.diagnostics.errors().cloned().collect())));
         }
@@ -269,7 +273,7 @@ impl Reloader {
     }
 }
 
-/// Puts a file into a tree, or takes it out.
+/// Sets the text of a file in a tree; `None` removes the file.
 fn put(tree: &mut Tree, path: &Path, text: Option<Result<Arc<str>, String>>) {
     match text {
         Some(text) => tree.files.insert(path, text),
@@ -277,7 +281,7 @@ fn put(tree: &mut Tree, path: &Path, text: Option<Result<Arc<str>, String>>) {
     }
 }
 
-/// Returns the errors that have to do with a file; `None` where none names it, as with a test that would fail.
+/// Returns the errors that name a file; `None` if none does, as with a test that would fail.
 fn errors_of(path: &Path, diagnostics: &Diagnostics) -> Option<Vec<Diagnostic>> {
     let names = |error: &&Diagnostic| {
         let related = error.related.iter().map(|related| &related.place);

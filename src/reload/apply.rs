@@ -1,12 +1,13 @@
 //! One reload, from the notice that something changed to the report of what is in force.
 //!
-//! [`Reloader::reload`] calls the steps in order: notice, read, compile and test, swap, report, watch. A file that is bad,
-//! alone or together with others, is held back, and its last good version stays in force; so a step never stops the others.
+//! [`Reloader::reload`] calls the steps in order: notice, read, compile and test, swap, report, watch. A file that is
+//! bad, alone or together with others, is held back, and its last good version stays in force; so a step never stops
+//! the others.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{self, Followed, Observed, Unfinished};
+use super::files::{self, FollowedPaths, ObservedState, UnfinishedFiles};
 use super::load::{bindings, unreadable};
 use super::trusted::Trusted;
 use super::watch::Changes;
@@ -22,7 +23,7 @@ use crate::policy::{Diagnostics, Library, Snapshot};
 pub(super) enum Trigger {
     /// An event of the file system.
     Event,
-    /// A comparison found a difference, or a passing error is tried again: any file may have changed.
+    /// A comparison found a difference, or a temporary error is retried: any file may have changed.
     Comparison,
     /// SIGHUP: the outcome is logged even if nothing changed.
     Request,
@@ -39,8 +40,8 @@ pub(super) struct Faults {
     pub(super) held_back: Vec<PathBuf>,
     /// The warnings about the configuration.
     pub(super) warnings: Vec<Diagnostic>,
-    /// Whether the policies directory could not be read because of an error that passes.
-    pub(super) is_passing: bool,
+    /// Whether the policies directory could not be read because of a temporary error.
+    pub(super) is_temporary: bool,
 }
 
 /// The outcome of compiling the policy files.
@@ -57,25 +58,25 @@ struct Compiled {
 impl Reloader {
     /// Reads what may have changed, puts what is good into force, reports the rest, and watches what was read.
     pub(super) fn reload(&mut self, trigger: Trigger) {
-        let progress = Arc::clone(&self.progress);
-        let _busy = progress.begin();
+        let status = Arc::clone(&self.status);
+        let _busy = status.begin();
         let before = Arc::clone(self.library.snapshot());
         let mut faults = Faults::default();
         let changes = self.notice(trigger);
-        let disk = progress.disk();
+        let disk = status.disk();
         let config = self.read_config(&mut faults);
         let is_read = self.read_policies(&config, &changes, &mut faults);
         drop(disk);
         let compiled = if is_read { self.compile(config) } else { Compiled::default() };
-        let disk = progress.disk();
+        let disk = status.disk();
         self.choose_upstreams(&mut faults);
         drop(disk);
         faults.warnings = Trusted::warnings(&self.config);
-        let mut followed = match (is_read, faults.is_passing) {
+        let mut followed = match (is_read, faults.is_temporary) {
             (true, _) => self.directory.followed.clone(),
-            // The files of the last reload are still followed after an error that passes.
+            // The files of the last reload are still followed after a temporary error.
             (false, true) => self.followed.clone(),
-            (false, false) => Followed::default(),
+            (false, false) => FollowedPaths::default(),
         };
         self.faults = faults;
         self.swap(&before);
@@ -91,7 +92,7 @@ impl Reloader {
     /// Returns the files that may have changed, as far as events say.
     fn notice(&mut self, trigger: Trigger) -> Changes {
         let changes = self.watch.changes();
-        self.files.unfinished = Unfinished::of(self.watch.unfinished());
+        self.files.unfinished = UnfinishedFiles::of(self.watch.unfinished());
         if trigger == Trigger::Event { changes } else { Changes::Anything }
     }
 
@@ -103,7 +104,7 @@ impl Reloader {
         if let Err(error) = &read {
             faults.held_back.push(self.config.policies.clone());
             faults.errors.push(unreadable(&self.config.policies, error));
-            faults.is_passing = files::is_passing(error);
+            faults.is_temporary = files::is_temporary(error);
         }
         read.is_ok()
     }
@@ -111,9 +112,9 @@ impl Reloader {
     /// Compiles the policy files as they were read, runs their tests, and takes over what is good, and with it the
     /// configuration.
     fn compile(&mut self, config: Config) -> Compiled {
-        let (files, progress) = (&mut self.files, &self.progress);
+        let (files, status) = (&mut self.files, &self.status);
         let mut read_list = |path: &Path, held| {
-            let _disk = progress.disk();
+            let _disk = status.disk();
             files.read_list(path, held)
         };
         let reloaded = self.library.reload(&self.directory.tree, &mut read_list, &bindings(&config));
@@ -173,9 +174,9 @@ impl Reloader {
         let read = &mut |path: &Path| self.files.read(path);
         let chosen = upstreams::choose(&self.config.upstream, &self.listeners, read);
         if let config::Servers::System(path) = &self.config.upstream.servers
-            && self.files.observed_at(path).is_some_and(Observed::is_passing)
+            && self.files.observed_at(path).is_some_and(ObservedState::is_temporary)
         {
-            // A passing error says nothing about the nameservers.
+            // A temporary error says nothing about the nameservers.
             return;
         }
         match chosen {
@@ -193,7 +194,7 @@ impl Reloader {
                         }
                         Some(error) => {
                             let error = shortened(error, MAX_TOLD_LINE);
-                            tracing::error!(%error, "no upstream is named any more; asking the last ones on");
+                            tracing::error!(%error, "no upstream is named any more; keeping the last ones");
                         }
                         None if self.chosen.error.is_some() => tracing::info!("upstreams are named again"),
                         None => {}

@@ -1,24 +1,28 @@
-//! Writing the API's files: whole, synced, and by one hostgate at a time.
+//! Atomic writes of the API's files: under a temporary name, synced, and renamed, by one process at a time.
+//!
+//! The lock is advisory (flock(2)) and keeps two processes from writing to one policies directory. A rename replaces a
+//! file as a whole, so neither a crash nor a reload in between finds a part of it; the folder is synced too, as the
+//! rename would otherwise not survive a power failure.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::files::Stamp;
+use super::files::FileVersion;
 use crate::bounds::MAX_FILE;
 use crate::util::regular_file;
 
-/// Why a file was not written; it is as it was.
+/// The error of a write; the file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WriteError {
-    /// It holds something else than was thought.
+    /// The file does not have the expected text.
     #[error("the file holds something else by now")]
     Stale,
-    /// The system refuses it.
+    /// The system reported an error.
     #[error("{0}")]
     Io(String),
-    /// Another process writes there.
+    /// Another process has the lock on the folder.
     #[error(
         "another hostgate writes below {}: stop it, or give each a policies directory of its own (after a take-over, try again)",
         .0.display()
@@ -26,18 +30,18 @@ pub(super) enum WriteError {
     Taken(PathBuf),
 }
 
-/// The right to write below one folder.
+/// The writer of files in one folder, which holds an advisory lock on it.
 #[derive(Default)]
-pub(super) struct Store {
-    /// The folder, and the lock on it, once something was written.
+pub(super) struct AtomicWriter {
+    /// The folder and its lock file; `None` before the first write.
     held: Option<(PathBuf, File)>,
 }
 
-impl Store {
-    /// Gives a file that holds `before` the text `after`, or removes it: a crash leaves the one or the other.
+impl AtomicWriter {
+    /// Replaces the text `before` of a file by `after`, where `None` is no file. A crash leaves the one or the other.
     ///
     /// # Errors
-    /// It holds something else, or cannot be written.
+    /// The file has another text, or cannot be written.
     pub(super) fn put(&mut self, path: &Path, before: Option<&str>, after: Option<&str>) -> Result<(), WriteError> {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(failed(path, &io::Error::other("it is no file's path")));
@@ -46,12 +50,12 @@ impl Store {
         let temporary = folder.join(HIDDEN).join(name);
         if let Some(text) = after {
             write_new(&temporary, text).map_err(|error| {
-                // A full disk takes a part of it; whatever is there is in nobody's way.
+                // A full disk may have taken a part; if the removal fails, the next writer removes the file.
                 let _ = fs::remove_file(&temporary);
                 failed(path, &error)
             })?;
         }
-        // Somebody may have saved it while all was made ready.
+        // The file may have been edited while the temporary one was written.
         let done = holds(path, before).and_then(|holds| {
             if !holds {
                 return Err(WriteError::Stale);
@@ -60,13 +64,13 @@ impl Store {
             done.and_then(|()| sync(folder)).map_err(|error| failed(path, &error))
         });
         if done.is_err() && after.is_some() {
-            // What is left there goes when the next process begins to write.
+            // If the removal fails, the next process that takes the lock removes the file.
             let _ = fs::remove_file(&temporary);
         }
         done
     }
 
-    /// Takes the lock on a folder, which is made where it is not there; what a crash left half written goes.
+    /// Takes the lock on a folder, which is created if missing, and removes temporary files that a crash left.
     fn claim(&mut self, folder: &Path) -> Result<(), WriteError> {
         let hidden = folder.join(HIDDEN);
         self.release();
@@ -81,7 +85,7 @@ impl Store {
         }
         for entry in fs::read_dir(&hidden).map_err(|error| failed(&hidden, &error))?.flatten() {
             if entry.file_name() != LOCK {
-                // One that stays is in nobody's way.
+                // A file that cannot be removed does no harm: it is overwritten or ignored.
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -89,26 +93,26 @@ impl Store {
         Ok(())
     }
 
-    /// Lets go of the lock on a folder that is not at its path any more: an open file keeps a file system from being
+    /// Releases the lock on a folder that is no longer at its path: an open file keeps a file system from being
     /// unmounted.
     pub(super) fn release(&mut self) {
         let is_there = |(folder, lock): &mut (PathBuf, File)| {
             let at_path = fs::symlink_metadata(folder.join(HIDDEN).join(LOCK));
             let held = lock.metadata();
-            matches!((at_path, held), (Ok(at_path), Ok(held)) if Stamp::of(&at_path).id() == Stamp::of(&held).id())
+            matches!((at_path, held), (Ok(at_path), Ok(held)) if FileVersion::of(&at_path).id() == FileVersion::of(&held).id())
         };
         self.held.take_if(|held| !is_there(held));
     }
 }
 
-/// Makes the folders and opens the file to lock.
+/// Creates the folders and opens the lock file.
 fn lock(folder: &Path, hidden: &Path) -> io::Result<File> {
-    // What a symlink leads to is somebody else's.
+    // A symlink is refused, as its target may belong to someone else.
     if fs::symlink_metadata(hidden).is_ok_and(|metadata| !metadata.is_dir()) {
         return Err(io::Error::other(format!("{HIDDEN} in it is no folder: remove it")));
     }
-    // Not what is above them: where the policies directory is gone for a while, a new one in its place would say that all
-    // files are gone.
+    // No parents are created: a new policies directory in place of one that is missing for a while would look as if all
+    // files had been deleted.
     for made in [folder, hidden] {
         if !made.is_dir() {
             DirBuilder::new().mode(0o755).create(made)?;
@@ -127,9 +131,9 @@ fn lock(folder: &Path, hidden: &Path) -> io::Result<File> {
     }
 }
 
-/// Writes a file that is not there.
+/// Writes and syncs a new file, in place of what a failed write left.
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    // Left by a write that failed; a link that somebody put there goes, what it leads to stays.
+    // A symlink at the path is removed, and its target is not touched.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -139,10 +143,10 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Returns whether a file holds this text, or is not there.
+/// Returns whether a file has this text; `None` is that it does not exist.
 ///
 /// # Errors
-/// It cannot be read.
+/// The file cannot be read.
 pub(super) fn holds(path: &Path, text: Option<&str>) -> Result<bool, WriteError> {
     match regular_file::read(path, MAX_FILE) {
         Ok(bytes) => Ok(text.is_some_and(|text| text.as_bytes() == bytes)),
@@ -151,14 +155,14 @@ pub(super) fn holds(path: &Path, text: Option<&str>) -> Result<bool, WriteError>
     }
 }
 
-/// Writes a folder's entries to disk.
+/// Syncs the entries of a folder to disk, so that a rename survives a power failure.
 pub(super) fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Says what cannot be written, and what to do about it.
+/// Returns the error for a path, with how to fix it.
 fn failed(path: &Path, error: &io::Error) -> WriteError {
-    let mend = match error.kind() {
+    let help = match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             " (make its folder writable for the user hostgate runs as)"
         }
@@ -171,13 +175,13 @@ fn failed(path: &Path, error: &io::Error) -> WriteError {
         }
         _ => "",
     };
-    WriteError::Io(format!("write {}: {error}{mend}", path.display()))
+    WriteError::Io(format!("write {}: {error}{help}", path.display()))
 }
 
-/// The folder in which files are written before they are renamed into place; nobody watches it.
+/// The folder of temporary files and the lock, in the same file system as the target; a dot name is not watched.
 const HIDDEN: &str = ".new";
 
-/// The file in it that whoever writes has locked.
+/// The lock file in that folder.
 const LOCK: &str = "lock";
 
 #[cfg(test)]
@@ -187,10 +191,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time_writes_and_what_a_crash_left_goes() {
+    fn only_one_process_writes_and_it_removes_what_a_crash_left() {
         let root = tempfile::tempdir().unwrap();
         let (folder, path) = (root.path().join("api"), root.path().join("api/a.toml"));
-        let (mut one, mut other) = (Store::default(), Store::default());
+        let (mut one, mut other) = (AtomicWriter::default(), AtomicWriter::default());
         one.put(&path, None, Some("one")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "one");
         assert!(matches!(other.put(&path, Some("one"), Some("two")), Err(WriteError::Taken(_))));
@@ -203,10 +207,10 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_saved_meanwhile_stays() {
+    fn edit_by_hand_in_between_is_not_overwritten() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("api/a.toml");
-        let mut store = Store::default();
+        let mut store = AtomicWriter::default();
         store.put(&path, None, Some("one")).unwrap();
         fs::write(&path, "mine").unwrap();
         for after in [Some("two"), None] {
@@ -218,16 +222,16 @@ mod tests {
     }
 
     #[test]
-    fn a_policies_directory_that_is_gone_is_not_made_anew() {
+    fn missing_policies_directory_is_not_created() {
         let root = tempfile::tempdir().unwrap();
         let (policies, gone) = (root.path().join("policies"), root.path().join("gone"));
         let path = policies.join("api/a.toml");
-        let mut store = Store::default();
+        let mut store = AtomicWriter::default();
         fs::create_dir(&policies).unwrap();
         store.put(&path, None, Some("one")).unwrap();
         fs::rename(&policies, &gone).unwrap();
-        let told = store.put(&path, None, Some("two")).unwrap_err().to_string();
-        assert!(told.ends_with("(the policies directory is not there: bring it back)"), "{told}");
+        let message = store.put(&path, None, Some("two")).unwrap_err().to_string();
+        assert!(message.ends_with("(the policies directory is not there: bring it back)"), "{message}");
         assert!(!policies.exists());
         fs::rename(&gone, &policies).unwrap();
         store.put(&path, Some("one"), Some("two")).unwrap();
@@ -236,19 +240,19 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_nowhere() {
+    fn symlinks_are_not_written_through() {
         let root = tempfile::tempdir().unwrap();
         let (folder, victim) = (root.path().join("api"), root.path().join("victim"));
         fs::write(&victim, "victim").unwrap();
         fs::create_dir_all(folder.join(".new")).unwrap();
         symlink(&victim, folder.join(".new/a.toml")).unwrap();
-        Store::default().put(&folder.join("a.toml"), None, Some("one")).unwrap();
+        AtomicWriter::default().put(&folder.join("a.toml"), None, Some("one")).unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "victim");
         assert!(!fs::symlink_metadata(folder.join("a.toml")).unwrap().is_symlink());
         let other = root.path().join("other");
         fs::create_dir(&other).unwrap();
         symlink(root.path(), other.join(".new")).unwrap();
-        let told = Store::default().put(&other.join("a.toml"), None, Some("one")).unwrap_err().to_string();
-        assert!(told.ends_with("/other: .new in it is no folder: remove it"), "{told}");
+        let message = AtomicWriter::default().put(&other.join("a.toml"), None, Some("one")).unwrap_err().to_string();
+        assert!(message.ends_with("/other: .new in it is no folder: remove it"), "{message}");
     }
 }

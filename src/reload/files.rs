@@ -1,7 +1,10 @@
-//! Reading single files: the configuration, lists, and for [`super::scan`] the policies.
+//! The reading of single files: the configuration, lists, and for [`super::scan`] the policies.
 //!
-//! Files that have not changed since the last look are not read again, as `git` does it: the same inode, size and
-//! times, and a modification time that lies far enough back that a later write would have moved it.
+//! A file whose device, inode, size and times are the same is not read again, as in git's index. As there, a file that
+//! was read within two seconds of its last change is "racy", since a later write may leave the same times, and is read
+//! again.
+//!
+//! Temporary errors ([`is_temporary`]) are retried; other errors stay until the file changes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
@@ -21,33 +24,33 @@ use crate::document::text_of;
 use crate::policy::{ListText, MayBeUnchanged, NO_SUCH_FILE};
 use crate::util::regular_file;
 
-/// A file of more octets than this is read into room for the largest: glibc gives a block of that size back to the
-/// system when it is freed, and smaller ones not always. Room that is not written to takes no memory.
+/// The size in octets above which a file is read into a buffer for the largest file: glibc returns a block of that size
+/// to the system when it is freed, and smaller ones not always. Pages that are never written take no memory.
 const LARGE: u64 = 1 << 20;
-/// A file changed more recently than this before it was read may change again under the same times.
+/// The age below which a change is racy: another write may leave the same times, as they advance in
+/// ticks.
 const RACY: Duration = Duration::from_secs(2);
 
-/// A file's text, or why there is none.
+/// The text of a file, or why it cannot be used.
 pub(crate) type Text = Result<Arc<str>, String>;
 
-/// What to be told about changes of.
+/// The directories to watch, and the names in them that matter.
 #[derive(Clone, Default)]
-pub(crate) struct Followed {
+pub(crate) struct FollowedPaths {
     /// The directories to watch.
     pub(crate) directories: BTreeSet<PathBuf>,
-    /// Names of files whose content matters, besides `*.toml`: what else is written in those directories does not.
+    /// The names of files, other than `*.toml`, whose content causes a reload; writes to other files are ignored.
     pub(crate) names: HashSet<OsString>,
 }
 
-impl Followed {
-    /// Adds a directory.
+impl FollowedPaths {
     pub(crate) fn add_directory(&mut self, path: &Path) {
         self.directories.insert(path.to_owned());
     }
 
-    /// Adds the file at `path`: the directory it is in, and those that symlinks lead through.
+    /// Adds the directory of the file at `path`, and those of each symlink on the way to it.
     pub(crate) fn add_file(&mut self, path: &Path) {
-        /// As many hops as the kernel follows.
+        /// The number of symlinks that the kernel follows in one path.
         const MAX_HOPS: usize = 40;
         let mut here = path.to_owned();
         self.add_place(&here);
@@ -56,13 +59,13 @@ impl Followed {
             here = here.parent().unwrap_or(Path::new(".")).join(target);
             self.add_place(&here);
         }
-        // A directory on the way may be a symlink, as `..data` of a mounted ConfigMap is.
+        // A directory in the path may be a symlink itself, as `..data` of a mounted ConfigMap is.
         if let Ok(real) = fs::canonicalize(path) {
             self.add_place(&real);
         }
     }
 
-    /// Adds one place a file has.
+    /// Adds the parent directory and the file name of one path.
     fn add_place(&mut self, path: &Path) {
         let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
         self.directories.insert(parent.to_owned());
@@ -70,156 +73,158 @@ impl Followed {
     }
 }
 
-/// How often a file that changes while it is read is read again; then another event will come for it.
+/// The number of further reads of a file that changes while it is read; after the last one, its event causes a reload.
 const READ_TRIES: usize = 3;
 
-/// What is known of single files from earlier looks.
+/// The files other than policy files, as they were last read.
 #[derive(Default)]
 pub(crate) struct Files {
-    /// Texts by path, if they could be read, and the states that the files were in.
-    known: HashMap<PathBuf, (Observed, Option<Arc<str>>)>,
-    /// The states in which list files were; their texts are not kept.
-    lists: HashMap<PathBuf, Observed>,
-    /// Why list files could not be read last.
+    /// The files that the configuration names, each with its state and, if it could be read, its text.
+    known: HashMap<PathBuf, (ObservedState, Option<Arc<str>>)>,
+    /// The states of list files, whose texts are not kept.
+    lists: HashMap<PathBuf, ObservedState>,
+    /// The reason for each list file that could not be read.
     unusable_lists: HashMap<PathBuf, String>,
-    /// Paths asked for since the last [`Files::forget_unused`].
+    /// The paths that were read since the last [`Files::forget_unused`].
     used: HashSet<PathBuf>,
-    /// Files that somebody is writing to.
-    pub(super) unfinished: Unfinished,
-    /// Where list files may lie.
+    /// The files that are open for writing.
+    pub(super) unfinished: UnfinishedFiles,
+    /// The directories in which list files may be.
     trusted: Trusted,
 }
 
-/// Files that somebody is writing to: they cannot be read until they are closed.
+/// The files that are open for writing, which are not read until they are closed.
 #[derive(Default)]
-pub(crate) struct Unfinished {
-    /// Their paths.
+pub(crate) struct UnfinishedFiles {
     paths: HashSet<PathBuf>,
-    /// Device and inode of each: it may have other names.
+    /// The device and inode of each, as the file may have other paths.
     ids: HashSet<(u64, u64)>,
 }
 
-impl Unfinished {
-    /// Takes these paths.
+impl UnfinishedFiles {
+    /// Makes the set from the paths of events.
     pub(crate) fn of(paths: HashSet<PathBuf>) -> Self {
-        let ids = paths.iter().filter_map(|path| Stamp::at(path)).map(Stamp::id).collect();
+        let ids = paths.iter().filter_map(|path| FileVersion::at(path)).map(FileVersion::id).collect();
         Self { paths, ids }
     }
 
-    /// Returns whether the file at `path` is one of them; `stamp` is its own.
-    pub(super) fn holds(&self, path: &Path, stamp: Option<Stamp>) -> bool {
+    /// Returns whether the file at `path`, of this version, is open for writing.
+    pub(super) fn contains(&self, path: &Path, version: Option<FileVersion>) -> bool {
         !self.paths.is_empty()
-            && (self.paths.contains(path) || stamp.is_some_and(|stamp| self.ids.contains(&stamp.id())))
+            && (self.paths.contains(path) || version.is_some_and(|version| self.ids.contains(&version.id())))
     }
 }
 
-/// What tells one state of a file from another without reading it.
+/// The version of a file without its content: device, inode, size, times and link count, as git's index compares them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Stamp {
-    /// Device and inode.
+pub(crate) struct FileVersion {
     id: (u64, u64),
-    /// Octets.
+    /// The size in octets.
     size: u64,
-    /// Modification time, seconds and nanoseconds.
+    /// The modification time, in seconds and nanoseconds.
     modified: (i64, i64),
-    /// Change time, seconds and nanoseconds.
+    /// The change time (ctime), in seconds and nanoseconds.
     changed: (i64, i64),
-    /// Names it has.
+    /// The number of hard links.
     names: u64,
 }
 
-/// A keyed hash of a [`Stamp`], which is kept of each file: a ninth of its size.
+/// A keyed hash of a [`FileVersion`], a ninth of its size, as one is kept for each file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seal(NonZeroU64);
+pub(crate) struct VersionHash(NonZeroU64);
 
-/// The state of a file or directory when it was last looked at, to be compared with its state now.
+/// The state of a file or directory when it was last read, to be compared with its state now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Observed {
-    /// The state; `None` is that nothing was there, or that it could not be looked at.
-    seal: Option<Seal>,
-    /// What came of reading it.
-    read: Read,
+pub(crate) struct ObservedState {
+    /// The hash of the version; `None` if nothing was at the path, or stat(2) failed.
+    version_hash: Option<VersionHash>,
+    outcome: ReadOutcome,
 }
 
-/// What came of reading a file or directory.
+/// The outcome of reading a file or directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Read {
-    /// Its content is known for as long as its state is the same.
-    Firm,
-    /// Its content is known, and may have changed within a clock tick of its last change without another state.
+enum ReadOutcome {
+    /// The content was read, and is known for as long as the version stays the same.
+    Clean,
+    /// The content was read right after a change, so that a further change may have left the same version ("racily
+    /// clean" in git).
     Racy,
-    /// It was read, or not tried to be, and its content cannot be used.
+    /// The content cannot be used, or may not be read.
     Unusable,
-    /// It could not be read.
+    /// The system reported an error.
     Failed,
-    /// It could not be read for a reason that passes, as for want of file descriptors.
-    Passing,
+    /// The system reported a temporary error, such as too many open files.
+    Temporary,
 }
 
-impl Observed {
-    /// Returns the state of a directory whose entries are about to be read, or of a link whose target does not matter yet.
-    pub(super) fn of_place(stamp: Option<Stamp>) -> Self {
-        let is_racy = stamp.is_some_and(|stamp| stamp.is_racy(SystemTime::now()));
-        Self { seal: stamp.map(Stamp::seal), read: if is_racy { Read::Racy } else { Read::Firm } }
+impl ObservedState {
+    /// Returns the state of a directory whose entries are about to be read, or of a dangling symlink.
+    pub(super) fn of_directory(version: Option<FileVersion>) -> Self {
+        let is_racy = version.is_some_and(|version| version.is_racy(SystemTime::now()));
+        Self {
+            version_hash: version.map(FileVersion::version_hash),
+            outcome: if is_racy { ReadOutcome::Racy } else { ReadOutcome::Clean },
+        }
     }
 
-    /// Returns the state of what cannot be read for now.
-    pub(super) fn passing(self) -> Self {
-        Self { read: Read::Passing, ..self }
+    /// Returns the same state with a temporary error.
+    pub(super) fn temporary(self) -> Self {
+        Self { outcome: ReadOutcome::Temporary, ..self }
     }
 
-    /// Returns the seal under which the content need not be read again.
-    pub(super) fn firm(self) -> Option<Seal> {
-        self.seal.filter(|_| self.read == Read::Firm)
+    /// Returns the hash of the version that need not be read again; `None` unless the state is clean.
+    pub(super) fn clean_hash(self) -> Option<VersionHash> {
+        self.version_hash.filter(|_| self.outcome == ReadOutcome::Clean)
     }
 
-    /// Returns whether it could not be read for a reason that passes.
-    pub(super) fn is_passing(self) -> bool {
-        self.read == Read::Passing
+    /// Returns whether a temporary error occurred.
+    pub(super) fn is_temporary(self) -> bool {
+        self.outcome == ReadOutcome::Temporary
     }
 
-    /// Returns whether it could not be read, for whatever reason.
+    /// Returns whether the system reported an error, temporary or not.
     pub(super) fn is_failed(self) -> bool {
-        matches!(self.read, Read::Failed | Read::Passing)
+        matches!(self.outcome, ReadOutcome::Failed | ReadOutcome::Temporary)
     }
 
-    /// Returns whether what is at `path` now, symlinks followed, is in another state.
+    /// Returns whether the file at `path`, symlinks followed, has another version now.
     pub(super) fn differs(self, path: &Path) -> bool {
-        self.seal != Stamp::at(path).map(Stamp::seal)
+        self.version_hash != FileVersion::at(path).map(FileVersion::version_hash)
     }
 
-    /// Returns whether a directory in this state now may have other entries.
-    pub(super) fn is_changed(self, now: Option<Stamp>) -> bool {
-        self.seal != now.map(Stamp::seal)
-            || self.read == Read::Racy && now.is_some_and(|now| !now.is_racy(SystemTime::now()))
+    /// Returns whether a directory whose version is `now` may have other entries than were read.
+    pub(super) fn is_changed(self, now: Option<FileVersion>) -> bool {
+        self.version_hash != now.map(FileVersion::version_hash)
+            || self.outcome == ReadOutcome::Racy && now.is_some_and(|now| !now.is_racy(SystemTime::now()))
     }
 
-    /// Returns whether another content could have the same state, and would be seen now: where no event tells, such a file is
-    /// read a second time.
+    /// Returns whether the content was racy when it was read and is not any more: without events, such a file is read a
+    /// second time.
     pub(super) fn is_unsure(self, path: &Path) -> bool {
-        self.read == Read::Racy && Stamp::at(path).is_some_and(|stamp| !stamp.is_racy(SystemTime::now()))
+        self.outcome == ReadOutcome::Racy
+            && FileVersion::at(path).is_some_and(|version| !version.is_racy(SystemTime::now()))
     }
 }
 
-/// Why a file cannot be used.
+/// The error of a file that cannot be used.
 #[derive(Debug)]
 pub(super) struct Unusable {
-    /// The reason, and what to do.
+    /// The reason, and how to fix it.
     why: String,
-    /// What came of reading it.
-    read: Read,
+    outcome: ReadOutcome,
 }
 
 impl From<String> for Unusable {
     fn from(why: String) -> Self {
-        Self { why, read: Read::Unusable }
+        Self { why, outcome: ReadOutcome::Unusable }
     }
 }
 
-/// Returns whether an error of the system says nothing of the file itself: the next try may succeed although nobody changes
-/// anything. A server of files that does not answer, or whose file handle is stale, is among them.
-pub(super) fn is_passing(error: &io::Error) -> bool {
-    const PASSING: [i32; 16] = [
+/// Returns whether an error is temporary: the next try may succeed although nobody changes the file.
+///
+/// A network file system whose server does not answer, or whose handle is stale, reports such errors.
+pub(super) fn is_temporary(error: &io::Error) -> bool {
+    const TEMPORARY: [i32; 16] = [
         libc::EMFILE,
         libc::ENFILE,
         libc::ENOMEM,
@@ -237,11 +242,11 @@ pub(super) fn is_passing(error: &io::Error) -> bool {
         libc::EHOSTUNREACH,
         libc::ENOLCK,
     ];
-    error.raw_os_error().is_some_and(|code| PASSING.contains(&code))
+    error.raw_os_error().is_some_and(|code| TEMPORARY.contains(&code))
 }
 
-impl Stamp {
-    /// Takes the stamp of what `metadata` describes.
+impl FileVersion {
+    /// Makes the version from `metadata`.
     pub(crate) fn of(metadata: &Metadata) -> Self {
         Self {
             id: (metadata.dev(), metadata.ino()),
@@ -252,28 +257,29 @@ impl Stamp {
         }
     }
 
-    /// Returns the stamp of the file at `path`, symlinks followed; `None` when there is none.
+    /// Returns the version of the file at `path`, symlinks followed; `None` if it does not exist or cannot be reached.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|metadata| Self::of(&metadata))
     }
 
-    /// Returns what is kept of it.
-    fn seal(self) -> Seal {
+    /// Returns the hash, keyed for this process.
+    fn version_hash(self) -> VersionHash {
+        // The hash is never zero, so that an `Option` of it takes no more memory.
         static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        Seal(NonZeroU64::new(KEY.hash_one(self)).unwrap_or(NonZeroU64::MIN))
+        VersionHash(NonZeroU64::new(KEY.hash_one(self)).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// Returns what tells the file or directory from others: device and inode.
+    /// Returns the device and inode, which identify the file or directory.
     pub(crate) fn id(self) -> (u64, u64) {
         self.id
     }
 
-    /// Returns whether the file has no other name (hard link).
+    /// Returns whether the file has no other hard link.
     pub(super) fn has_one_name(self) -> bool {
         self.names == 1
     }
 
-    /// Returns whether a write within a clock tick of the last one could have left the stamp as it is.
+    /// Returns whether the last change is so recent that another write could leave the same version.
     pub(crate) fn is_racy(&self, now: SystemTime) -> bool {
         let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
@@ -282,7 +288,7 @@ impl Stamp {
 }
 
 impl Files {
-    /// Sets where list files may lie; where that is somewhere else than before, all of them are read again.
+    /// Sets the directories in which list files may be; if they differ from before, all lists are read again.
     pub(crate) fn trust(&mut self, trusted: Trusted) {
         if self.trusted != trusted {
             self.lists.clear();
@@ -290,30 +296,31 @@ impl Files {
         }
     }
 
-    /// Returns whether somebody is writing to the file at `path`, which may be a symlink.
+    /// Returns whether the file at `path`, symlinks followed, is open for writing.
     pub(crate) fn is_unfinished(&self, path: &Path) -> bool {
-        self.unfinished.holds(path, Stamp::at(path))
+        self.unfinished.contains(path, FileVersion::at(path))
     }
 
-    /// Returns a file's text, from an earlier look when it has not changed since.
+    /// Returns the text of a file, which is read only if its version has changed.
     ///
-    /// The error says why it cannot be used: missing, a directory, too large, not UTF-8.
+    /// The error says why the file cannot be used: missing, a directory, too large, not UTF-8.
     pub(crate) fn read(&mut self, path: &Path) -> Text {
         self.used.insert(path.to_owned());
         let known = self.known.get(path).cloned();
-        let seal = known.as_ref().and_then(|(observed, text)| observed.firm().filter(|_| text.is_some()));
-        let read = read_unless(path, seal, &self.unfinished, (&self.trusted, Use::Named));
+        let version_hash = known.as_ref().and_then(|(observed, text)| observed.clean_hash().filter(|_| text.is_some()));
+        let read = read_unless(path, version_hash, &self.unfinished, (&self.trusted, Use::Named));
         let text = read.text_or(known.and_then(|(_, text)| text));
         self.known.insert(path.to_owned(), (read.observed, text.clone().ok()));
         text
     }
 
-    /// Reads a list file, unless what it holds is `held` and it has not changed since.
+    /// Reads a list file, unless the caller holds its content (`held`) and its version has not changed.
     ///
-    /// The error is as that of [`Files::read`].
+    /// The errors are those of [`Files::read`].
     pub(crate) fn read_list(&mut self, path: &Path, held: MayBeUnchanged) -> Result<ListText, String> {
         self.used.insert(path.to_owned());
-        let known = self.lists.get(path).and_then(|observed| observed.firm()).filter(|_| held == MayBeUnchanged::Yes);
+        let known =
+            self.lists.get(path).and_then(|observed| observed.clean_hash()).filter(|_| held == MayBeUnchanged::Yes);
         let read = read_unless(path, known, &self.unfinished, (&self.trusted, Use::List));
         self.lists.insert(path.to_owned(), read.observed);
         match read.text {
@@ -328,28 +335,28 @@ impl Files {
         }
     }
 
-    /// Returns why a list file could not be read last.
+    /// Returns why a list file could not be read, if so.
     pub(super) fn list_fault(&self, path: &Path) -> Option<&str> {
         self.unusable_lists.get(path).map(String::as_str)
     }
 
-    /// Returns the files that were asked for, with the states they were in.
-    pub(super) fn observed(&self) -> impl Iterator<Item = (&Path, Observed)> {
+    /// Returns the files and lists that are in use, each with its state when it was read.
+    pub(super) fn observed(&self) -> impl Iterator<Item = (&Path, ObservedState)> {
         let known = self.known.iter().map(|(path, (observed, _))| (path.as_path(), *observed));
         known.chain(self.lists.iter().map(|(path, observed)| (path.as_path(), *observed)))
     }
 
-    /// Returns the text of a file that was read for what it is, as it was then.
+    /// Returns the text that [`Files::read`] read last.
     pub(super) fn text(&self, path: &Path) -> Option<Arc<str>> {
         self.known.get(path)?.1.clone()
     }
 
-    /// Returns the state that a file was in when it was read for what it is, or as a list.
-    pub(super) fn observed_at(&self, path: &Path) -> Option<Observed> {
+    /// Returns the state that a file or list was in when it was read.
+    pub(super) fn observed_at(&self, path: &Path) -> Option<ObservedState> {
         self.known.get(path).map(|(observed, _)| *observed).or_else(|| self.lists.get(path).copied())
     }
 
-    /// Forgets files that were not asked for since the last call.
+    /// Forgets the files that were not read since the last call.
     pub(crate) fn forget_unused(&mut self) {
         let used = std::mem::take(&mut self.used);
         self.known.retain(|path, _| used.contains(path));
@@ -358,20 +365,19 @@ impl Files {
     }
 }
 
-/// What a look at a file came to.
-pub(super) struct Looked {
-    /// Its text; nothing where it is as it was before.
+/// The result of [`read_unless`].
+pub(super) struct FileRead {
+    /// The text; `None` if the version is the known one.
     text: Result<Option<String>, Unusable>,
-    /// Whether what it holds is private, if it was read.
+    /// Whether the content must not be quoted; `None` if it was not read.
     pub(super) is_private: Option<bool>,
-    /// Its stamp.
-    pub(super) stamp: Option<Stamp>,
-    /// The state it was in, and what came of reading it.
-    pub(super) observed: Observed,
+    /// The version that was read; `None` if stat(2) failed.
+    pub(super) version: Option<FileVersion>,
+    pub(super) observed: ObservedState,
 }
 
-impl Looked {
-    /// Returns the text: what was read, or what was known where that is the same.
+impl FileRead {
+    /// Returns the text that was read, as the allocation of `known` if they are equal.
     pub(super) fn text_or(&self, known: Option<Arc<str>>) -> Text {
         match &self.text {
             Ok(Some(text)) => Ok(known.filter(|known| **known == **text).unwrap_or_else(|| text.as_str().into())),
@@ -381,47 +387,51 @@ impl Looked {
     }
 }
 
-/// Reads a file, unless it is as it was when it got the stamp `known`.
+/// Reads a file, unless the hash of its version is `known`.
 pub(super) fn read_unless(
     path: &Path,
-    known: Option<Seal>,
-    unfinished: &Unfinished,
+    known: Option<VersionHash>,
+    unfinished: &UnfinishedFiles,
     (trusted, as_what): (&Trusted, Use),
-) -> Looked {
+) -> FileRead {
+    // The clock is read before the file: a change during the read then counts as racy.
     let now = SystemTime::now();
-    let mut stamp = Stamp::at(path);
-    let state = |stamp: Option<Stamp>, read| Observed { seal: stamp.map(Stamp::seal), read };
-    if unfinished.holds(path, stamp) {
+    let mut version = FileVersion::at(path);
+    let state = |version: Option<FileVersion>, outcome| ObservedState {
+        version_hash: version.map(FileVersion::version_hash),
+        outcome,
+    };
+    if unfinished.contains(path, version) {
         let text = Err("it is being written to: it is read when its writer has closed it".to_owned().into());
-        return Looked { text, is_private: None, stamp, observed: state(stamp, Read::Unusable) };
+        return FileRead { text, is_private: None, version, observed: state(version, ReadOutcome::Unusable) };
     }
-    if known.is_some() && known == stamp.map(Stamp::seal) {
-        return Looked { text: Ok(None), is_private: None, stamp, observed: state(stamp, Read::Firm) };
+    if known.is_some() && known == version.map(FileVersion::version_hash) {
+        return FileRead { text: Ok(None), is_private: None, version, observed: state(version, ReadOutcome::Clean) };
     }
     let mut text = read_text(path, trusted, as_what);
     for _ in 0..READ_TRIES {
-        let after = Stamp::at(path);
-        if after == stamp {
+        let after = FileVersion::at(path);
+        if after == version {
             break;
         }
-        // It changed while it was read: what was read may be half of each.
-        stamp = after;
+        // A file that changed while it was read may have given a part of each version.
+        version = after;
         text = read_text(path, trusted, as_what);
     }
     let observed = state(
-        stamp,
+        version,
         match &text {
-            Ok(_) if stamp.is_some_and(|stamp| !stamp.is_racy(now)) => Read::Firm,
-            Ok(_) => Read::Racy,
-            Err(unusable) => unusable.read,
+            Ok(_) if version.is_some_and(|version| !version.is_racy(now)) => ReadOutcome::Clean,
+            Ok(_) => ReadOutcome::Racy,
+            Err(unusable) => unusable.outcome,
         },
     );
     let is_private = text.as_ref().ok().map(|(_, is_private)| *is_private);
-    Looked { text: text.map(|(text, _)| Some(text)), is_private, stamp, observed }
+    FileRead { text: text.map(|(text, _)| Some(text)), is_private, version, observed }
 }
 
-/// Reads a regular file of at most [`MAX_FILE`] octets as UTF-8, if it may be read as what it is wanted for; returns whether
-/// what it holds is private as well.
+/// Reads a regular file of at most [`MAX_FILE`] octets as UTF-8, if `trusted` allows this use; returns the text, and
+/// whether it is private.
 fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bool), Unusable> {
     let failed = |error: io::Error| {
         let why = match error.kind() {
@@ -435,10 +445,10 @@ fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bo
             io::ErrorKind::IsADirectory | io::ErrorKind::InvalidInput => {
                 format!("{error}: a regular file is needed")
             }
-            _ if is_passing(&error) => format!("{error}: it is tried again until it can be read"),
+            _ if is_temporary(&error) => format!("{error}: it is tried again until it can be read"),
             _ => error.to_string(),
         };
-        Unusable { why, read: if is_passing(&error) { Read::Passing } else { Read::Failed } }
+        Unusable { why, outcome: if is_temporary(&error) { ReadOutcome::Temporary } else { ReadOutcome::Failed } }
     };
     let (file, metadata) = regular_file::open(path).map_err(failed)?;
     let is_private = trusted.check(&file, &metadata, path, as_what)?;
@@ -446,13 +456,13 @@ fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bo
         let why = format!("{} octets are too many: at most {MAX_FILE} are read; split the file", metadata.len());
         return Err(why.into());
     }
-    // There may be more memory later.
-    weight::check(metadata.len(), as_what).map_err(|why| Unusable { why, read: Read::Passing })?;
+    // A lack of memory is temporary: other files may be freed.
+    weight::check(metadata.len(), as_what).map_err(|why| Unusable { why, outcome: ReadOutcome::Temporary })?;
     let bytes = read_bounded(&file, metadata.len()).map_err(failed)?;
     Ok((text_of(bytes)?, is_private))
 }
 
-/// Reads to the end, but never more than the limit, should the file grow meanwhile.
+/// Reads to the end of the file; the limit holds even if the file grows meanwhile.
 fn read_bounded(file: &File, expected: u64) -> io::Result<Vec<u8>> {
     let capacity = if expected > LARGE { MAX_FILE + 1 } else { expected + 1 };
     let mut bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or(0));
@@ -468,7 +478,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_cannot_be_read_say_why_and_what_to_do() {
+    fn error_of_an_unusable_file_says_why_and_how_to_fix_it() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a.toml");
         fs::write(&path, b"a = 1\nb = \xff").unwrap();
@@ -486,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rewrite_of_the_same_size_is_seen() {
+    fn rewrite_of_the_same_size_is_noticed() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a.toml");
         let mut files = Files::default();

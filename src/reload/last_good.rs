@@ -1,8 +1,9 @@
-//! The last good state on disk: what hostgate.toml, the files that people wrote and their lists said when all of it was last
-//! in force, to start from when what is there now is bad.
+//! The last good state on disk, from which a start begins if what is on disk now has errors.
 //!
-//! It is one file, written aside and renamed, and one more for each list. Objects of the API are not in it: hostgate writes
-//! their files itself, and one that is broken costs that object alone.
+//! It is a copy of hostgate.toml, of the policy files that people wrote, and of their lists, as they were when all of
+//! it was last in force: one state file with a checksum, written under a temporary name and renamed, and one file for
+//! each list, named by its SHA-256. Objects of the API are not in it: hostgate writes their files itself, and an error
+//! in one affects that object alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -21,39 +22,36 @@ use crate::bounds::{MAX_FILE, MAX_LAST_GOOD, MAX_LAST_GOOD_LISTS};
 use crate::policy::{Library, ListText, Texts, Tree, object_of};
 use crate::util::regular_file;
 
-/// Where the last good state is kept.
+/// The place of the last good state of one configuration file.
 #[derive(Clone, Debug)]
-pub(crate) struct LastGood {
-    /// The directory.
+pub(crate) struct LastGoodPlace {
     directory: PathBuf,
-    /// The configuration file that it is of.
+    /// The absolute path of the configuration file.
     configuration: PathBuf,
-    /// What is known to be on disk; `None` before anything was kept.
+    /// The files as this process wrote or read them last; `None` before the first write.
     written: Option<Written>,
 }
 
-/// What is known to be on disk.
+/// The files of the state as they were last written or read.
 #[derive(Clone, Debug)]
 struct Written {
-    /// The first line of the state.
+    /// The first line of the state file, with its checksum.
     head: String,
-    /// The files, as they were then.
-    files: BTreeMap<String, Found>,
+    /// The fingerprint of each file, by its name.
+    files: BTreeMap<String, FileFingerprint>,
 }
 
-/// What tells a state of a file from others. Not the time of its change, as a rename changes that too.
+/// The fingerprint of a file: device, inode, size and modification time, but not the change time (ctime), which a
+/// rename changes too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Found {
-    /// Device and inode.
+struct FileFingerprint {
     id: (u64, u64),
-    /// Its size.
     octets: u64,
-    /// When it was written to, in seconds and nanoseconds.
+    /// The modification time, in seconds and nanoseconds.
     modified: (i64, i64),
 }
 
-impl Found {
-    /// Takes it from what the system says of a file.
+impl FileFingerprint {
     fn of(metadata: &fs::Metadata) -> Self {
         Self {
             id: (metadata.dev(), metadata.ino()),
@@ -63,18 +61,17 @@ impl Found {
     }
 }
 
-/// A last good state.
+/// A last good state that was read from disk.
 #[derive(Clone, Debug)]
-pub(crate) struct Kept {
-    /// What it holds.
+pub(crate) struct LastGoodState {
     content: Content,
-    /// Where its lists are.
+    /// The directory that has its lists.
     directory: PathBuf,
-    /// When it was written.
+    /// The time at which it was written; `None` if that cannot be read.
     written: Option<Timestamp>,
 }
 
-/// What the file holds behind its first line.
+/// The content of the state file after its first line, as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Content {
     /// The absolute path of the configuration file.
@@ -83,38 +80,41 @@ struct Content {
     config: String,
     /// The texts of the policy files, by their paths below the policies directory.
     files: BTreeMap<String, Arc<str>>,
-    /// Those among them that are not to be quoted.
+    /// The policy files among them that must not be quoted.
     private: BTreeSet<String>,
-    /// The list files, with the SHA-256 of each.
+    /// The list files, each with the SHA-256 of its text, which is the name of its copy.
     lists: BTreeMap<String, String>,
 }
 
-/// The time and the size of a state on disk.
+/// The modification time and the size of a state file.
 pub(super) type StateVersion = (SystemTime, u64);
 
-/// Why the state is not kept.
+/// The error of saving or checking the state.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotKept {
-    /// A list changed a moment ago: after the next look there is another state to keep.
+pub(crate) enum SaveError {
+    /// A file changed since the reload; the next reload gives another state to save.
     #[error("a list has changed since")]
     Changed,
-    /// It was kept, and what is on disk is something else by now.
+    /// The saved files were changed or removed on disk.
     #[error("it was changed or removed on disk")]
     Lost,
-    /// It cannot be written, or is too large.
+    /// The state cannot be written, or is too large.
     #[error("{0}")]
     Failed(String),
 }
 
-impl LastGood {
-    /// Returns where it is kept for a configuration file: below `$STATE_DIRECTORY`, which systemd sets for a unit that has one;
-    /// for the system's file below that of the shipped unit; else beside the file.
+impl LastGoodPlace {
+    /// Returns the place for a configuration file: below `$STATE_DIRECTORY`, which systemd sets for a unit that has
+    /// one; without it, for the configuration of the shipped unit, below the state directory of that; else beside the
+    /// file.
     pub(crate) fn of(configuration: &Path) -> Self {
         Self::places(configuration, state_directory().as_deref(), Path::new(OF_UNIT.1)).swap_remove(0)
     }
 
-    /// Returns where it may be kept, the likeliest place first: with a state directory there is but one; without, a command does
-    /// not know that of a unit, and it may be beside the file or below `of_unit`, the state directory of the shipped unit.
+    /// Returns the possible places, the likeliest first.
+    ///
+    /// With a state directory there is one. Without it, a command does not know the state directory of the service, so
+    /// the state may be beside the file, or below `of_unit`, the state directory of the shipped unit.
     fn places(configuration: &Path, state: Option<&Path>, of_unit: &Path) -> Vec<Self> {
         let absolute = std::path::absolute(configuration).unwrap_or_else(|_| configuration.to_owned());
         let beside = configuration.parent().unwrap_or(Path::new("")).join(BESIDE);
@@ -127,17 +127,17 @@ impl LastGood {
         directories.into_iter().map(place).collect()
     }
 
-    /// Reads the state of a configuration file for a command: the newest one there is of it, wherever a service may keep it.
+    /// Reads the newest state of a configuration file, for a command, from every possible place.
     ///
     /// # Errors
-    /// There is none of use: why, and where it was looked for.
-    pub(crate) fn find(configuration: &Path) -> Result<Option<Kept>, String> {
+    /// No place has a usable state: why, and where it was looked for.
+    pub(crate) fn find(configuration: &Path) -> Result<Option<LastGoodState>, String> {
         Self::newest(&Self::places(configuration, state_directory().as_deref(), Path::new(OF_UNIT.1)))
     }
 
-    /// Reads the newest of the states in some places that are of the configuration file. What is wrong with one in another place
-    /// than the likeliest one may be another service's.
-    fn newest(places: &[Self]) -> Result<Option<Kept>, String> {
+    /// Reads the newest state of the configuration file from some places. Errors count in the first place alone, as the
+    /// state in another one may be that of another service.
+    fn newest(places: &[Self]) -> Result<Option<LastGoodState>, String> {
         let Some((first, others)) = places.split_first() else { return Ok(None) };
         let likeliest = first.read();
         let others = others.iter().filter_map(|place| place.read().ok().flatten());
@@ -145,7 +145,7 @@ impl LastGood {
         newest.map_or(likeliest, |kept| Ok(Some(kept)))
     }
 
-    /// Says where a command looks for the state of a configuration file.
+    /// Returns the text that says where a command looks for the state of a configuration file.
     pub(crate) fn looked_in(configuration: &Path) -> String {
         let places = Self::places(configuration, state_directory().as_deref(), Path::new(OF_UNIT.1));
         let looked: Vec<String> = places.iter().map(|place| place.directory.display().to_string()).collect();
@@ -153,44 +153,44 @@ impl LastGood {
         format!("{}{}", looked.join(" or "), if places.len() > 1 { help } else { "" })
     }
 
-    /// Returns whether a state is of the configuration file.
-    fn is_of(&self, kept: &Kept) -> bool {
+    /// Returns whether a state belongs to the configuration file.
+    fn is_of(&self, kept: &LastGoodState) -> bool {
         Path::new(&kept.content.configuration) == self.configuration
     }
 
-    /// Says that a state is of another configuration file.
-    fn other(&self, kept: &Kept) -> String {
+    /// Returns the error that a state belongs to another configuration file.
+    fn other(&self, kept: &LastGoodState) -> String {
         let path = self.directory.join(STATE);
         format!("{}: it is of another configuration file, {}", path.display(), kept.content.configuration)
     }
 
-    /// Returns the time and the size of the state, which change whenever it is written.
+    /// Returns the modification time and the size of the state file; one of them changes with each write.
     pub(super) fn version(&self) -> Option<StateVersion> {
         let metadata = fs::metadata(self.directory.join(STATE)).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     }
 
-    /// Returns the directory.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Reads the state; `None` if none is kept.
+    /// Reads the state; `None` if there is none.
     ///
     /// # Errors
-    /// It cannot be read, is broken, of another version or of another configuration file: why.
-    pub(crate) fn read(&self) -> Result<Option<Kept>, String> {
+    /// The state cannot be read, is corrupt, or is of another version or configuration file.
+    pub(crate) fn read(&self) -> Result<Option<LastGoodState>, String> {
         let kept = self.read_any()?;
         let other = kept.as_ref().filter(|kept| !self.is_of(kept)).map(|kept| self.other(kept));
         other.map_or(Ok(kept), Err)
     }
 
-    /// Reads the state, of whatever configuration file it is; `None` if none is kept.
+    /// Reads the state, whichever configuration file it belongs to; `None` if there is none.
     ///
     /// # Errors
-    /// It cannot be read, is broken or of another version: why.
-    fn read_any(&self) -> Result<Option<Kept>, String> {
+    /// The state cannot be read, is corrupt, or is of another version.
+    fn read_any(&self) -> Result<Option<LastGoodState>, String> {
         let path = self.directory.join(STATE);
+        // The file is larger than its texts, as JSON escapes line ends and quotation marks.
         let octets = match regular_file::read(&path, MAX_LAST_GOOD * 3) {
             Ok(octets) => octets,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -209,38 +209,38 @@ impl LastGood {
         let content: Content = serde_json::from_slice(body).map_err(|error| wrong(&error.to_string()))?;
         let written = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
         let written = written.and_then(|time| Timestamp::try_from(time).ok());
-        Ok(Some(Kept { content, directory: self.directory.clone(), written }))
+        Ok(Some(LastGoodState { content, directory: self.directory.clone(), written }))
     }
 
-    /// Compares device, inode, size and time of what was kept with what is on disk.
+    /// Compares the fingerprints of the saved files with those on disk.
     ///
     /// # Errors
-    /// Something was changed or removed.
-    pub(super) fn check(&self) -> Result<(), NotKept> {
+    /// A file was changed or removed.
+    pub(super) fn check(&self) -> Result<(), SaveError> {
         let Some(Written { files, .. }) = &self.written else { return Ok(()) };
         let is_same = files.keys().all(|name| self.is_as_written(name));
-        if is_same { Ok(()) } else { Err(NotKept::Lost) }
+        if is_same { Ok(()) } else { Err(SaveError::Lost) }
     }
 
-    /// Keeps a state in which everything is in force; returns whether it had to be written. `config` is the text of the
-    /// configuration file.
+    /// Saves a state in which everything is in force; returns whether a file had to be written. `config` is the text of
+    /// the configuration file.
     ///
     /// # Errors
-    /// It is not kept, and what was kept before still is.
-    pub(super) fn keep(&mut self, config: &str, tree: &Tree, library: &Library) -> Result<bool, NotKept> {
-        let failed = |what: &Path, why: &dyn std::fmt::Display| NotKept::Failed(format!("{}: {why}", what.display()));
+    /// The state is not saved, and the one saved before stays.
+    pub(super) fn save(&mut self, config: &str, tree: &Tree, library: &Library) -> Result<bool, SaveError> {
+        let failed = |what: &Path, why: &dyn std::fmt::Display| SaveError::Failed(format!("{}: {why}", what.display()));
         let mut content = self.content(config, tree)?;
         let mut lists = BTreeMap::new();
         let mut octets = 0_u64;
         for path in library.list_paths().filter(|path| library.uses_list(path)) {
-            let text = regular_file::read_text(path, MAX_FILE).map_err(|_| NotKept::Changed)?;
+            let text = regular_file::read_text(path, MAX_FILE).map_err(|_| SaveError::Changed)?;
             if !library.has_list(path, &text) {
-                return Err(NotKept::Changed);
+                return Err(SaveError::Changed);
             }
             octets = octets.saturating_add(text.len().try_into().unwrap_or(u64::MAX));
             if octets > MAX_LAST_GOOD_LISTS {
                 let why = format!("the lists have more than {} MiB, the most that is kept", MAX_LAST_GOOD_LISTS >> 20);
-                return Err(NotKept::Failed(why));
+                return Err(SaveError::Failed(why));
             }
             let hash = hex(text.as_bytes());
             content.lists.insert(key(&tree.root, path).ok_or_else(|| failed(path, &NOT_UTF8))?, hash.clone());
@@ -253,23 +253,25 @@ impl LastGood {
             return Ok(false);
         }
         if !self.directory.is_dir() {
+            // For the owner alone: the state has copies of private policy files.
             DirBuilder::new().mode(0o700).create(&self.directory).map_err(|error| failed(&self.directory, &error))?;
         }
+        // Lists are written before the state, so that a state never names a list that does not exist.
         let mut is_written = false;
         let mut files = BTreeMap::new();
         for (hash, (path, length)) in &lists {
             let kept = self.directory.join(hash);
             let found = self.found(hash);
-            // One of an earlier process, or one that was changed, is read.
+            // A copy that an earlier process wrote, or that was changed since, is read to compare its hash.
             let is_there = found.is_some_and(|found| found.octets == *length as u64)
                 && (self.is_as_written(hash)
                     || regular_file::read(&kept, MAX_FILE).is_ok_and(|text| hex(&text) == *hash));
             let written = if let Some(found) = found.filter(|_| is_there) {
                 found
             } else {
-                let text = regular_file::read(path, MAX_FILE).map_err(|_| NotKept::Changed)?;
+                let text = regular_file::read(path, MAX_FILE).map_err(|_| SaveError::Changed)?;
                 if hex(&text) != *hash {
-                    return Err(NotKept::Changed);
+                    return Err(SaveError::Changed);
                 }
                 is_written = true;
                 self.write(hash, &[&text]).map_err(|error| failed(&kept, &error))?
@@ -291,21 +293,21 @@ impl LastGood {
         Ok(is_written)
     }
 
-    /// Returns what tells a state of a file that is kept from others, if the file is there.
-    fn found(&self, name: &str) -> Option<Found> {
-        fs::metadata(self.directory.join(name)).ok().map(|metadata| Found::of(&metadata))
+    /// Returns the fingerprint of a saved file; `None` if it does not exist.
+    fn found(&self, name: &str) -> Option<FileFingerprint> {
+        fs::metadata(self.directory.join(name)).ok().map(|metadata| FileFingerprint::of(&metadata))
     }
 
-    /// Returns whether a file is as it was when it was written or read last.
+    /// Returns whether a file has the fingerprint that it had when it was written or read last.
     fn is_as_written(&self, name: &str) -> bool {
         let written = self.written.as_ref().and_then(|written| written.files.get(name));
         written.is_some() && written == self.found(name).as_ref()
     }
 
-    /// Gathers what is kept, without the lists.
-    fn content(&self, config: &str, tree: &Tree) -> Result<Content, NotKept> {
+    /// Returns the content of the state file, without the lists.
+    fn content(&self, config: &str, tree: &Tree) -> Result<Content, SaveError> {
         let text = |path: &Path| path.to_str().map(str::to_owned);
-        let not_utf8 = |path: &Path| NotKept::Failed(format!("{}: {NOT_UTF8}", path.display()));
+        let not_utf8 = |path: &Path| SaveError::Failed(format!("{}: {NOT_UTF8}", path.display()));
         let mut content = Content {
             configuration: text(&self.configuration).ok_or_else(|| not_utf8(&self.configuration))?,
             config: config.to_owned(),
@@ -317,7 +319,7 @@ impl LastGood {
         for (path, read) in tree.files.iter().filter(|(path, _)| object_of(&tree.root, path).is_none()) {
             let below = path.strip_prefix(&tree.root).unwrap_or(path);
             let below = text(below).ok_or_else(|| not_utf8(path))?;
-            let Ok(read) = read else { return Err(NotKept::Changed) };
+            let Ok(read) = read else { return Err(SaveError::Changed) };
             octets += read.len();
             if tree.private.contains(&**path) {
                 content.private.insert(below.clone());
@@ -326,13 +328,13 @@ impl LastGood {
         }
         if octets as u64 > MAX_LAST_GOOD {
             let why = format!("the policy files have more than {} MiB, the most that is kept", MAX_LAST_GOOD >> 20);
-            return Err(NotKept::Failed(why));
+            return Err(SaveError::Failed(why));
         }
         Ok(content)
     }
 
-    /// Writes a file aside and renames it; returns the state that it is in.
-    fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<Found> {
+    /// Writes a file under a temporary name and renames it; returns its fingerprint.
+    fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<FileFingerprint> {
         let aside = self.directory.join(ASIDE);
         match fs::remove_file(&aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -341,17 +343,17 @@ impl LastGood {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
         let written = parts.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
         if let Err(error) = written {
-            // A full disk takes a part of it.
+            // A full disk may have taken a part of the file.
             let _ = fs::remove_file(&aside);
             return Err(error);
         }
-        let written = Found::of(&file.metadata()?);
+        let written = FileFingerprint::of(&file.metadata()?);
         fs::rename(&aside, self.directory.join(name))?;
         super::atomic_write::sync(&self.directory)?;
         Ok(written)
     }
 
-    /// Removes lists that nothing names any more; one that stays is in nobody's way.
+    /// Removes the lists that the state does not name; one that cannot be removed does no harm.
     fn remove_others(&self, lists: &BTreeSet<String>) {
         for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -363,23 +365,21 @@ impl LastGood {
     }
 }
 
-impl Kept {
-    /// Returns when it was written (RFC 3339, UTC).
+impl LastGoodState {
+    /// Returns the time at which the state was written (RFC 3339, UTC).
     pub(crate) fn written(&self) -> String {
         self.written.map_or_else(|| "an unknown time".to_owned(), |written| written.to_string())
     }
 
-    /// Returns the directory that it is in.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Returns the text of the configuration file.
     pub(crate) fn config(&self) -> &str {
         &self.content.config
     }
 
-    /// Returns the policy files as if they were below `root`, with those of `now` that are the API's.
+    /// Returns the policy files of the state as if they were below `root`, with the API's objects of `now`.
     pub(super) fn tree(&self, root: &Path, now: &Tree) -> Tree {
         let kept = self.content.files.iter().map(|(below, text)| (root.join(below), Ok(Arc::clone(text))));
         let objects = now.files.iter().filter(|(path, _)| object_of(&now.root, path).is_some());
@@ -389,10 +389,10 @@ impl Kept {
         Tree { root: root.to_owned(), files, private, ..Tree::default() }
     }
 
-    /// Reads a list.
+    /// Reads a list of the state.
     ///
     /// # Errors
-    /// It is not kept, or broken.
+    /// The list is not in the state, or is corrupt.
     pub(super) fn read_list(&self, root: &Path, path: &Path) -> Result<ListText, String> {
         let hash =
             key(root, path).and_then(|key| self.content.lists.get(&key)).ok_or("it is not in the last good state")?;
@@ -405,14 +405,14 @@ impl Kept {
     }
 }
 
-/// Returns the state directory that systemd gave this process; the first, where there are several, with colons between
-/// (systemd.exec(5)).
+/// Returns the state directory that systemd gave this process: the first one of `$STATE_DIRECTORY`, which separates
+/// them by colons (systemd.exec(5)).
 fn state_directory() -> Option<PathBuf> {
     let all = PathBuf::from(std::env::var_os("STATE_DIRECTORY").filter(|state| !state.is_empty())?);
     Some(all.to_str().and_then(|all| all.split(':').next()).map_or_else(|| all.clone(), PathBuf::from))
 }
 
-/// Returns what a list is kept under: its path below the policies directory, or else its absolute path.
+/// Returns the key of a list in the state: its path below the policies directory, or else its absolute path.
 fn key(root: &Path, path: &Path) -> Option<String> {
     let below = path.strip_prefix(root).ok().map(Path::to_owned);
     below.or_else(|| std::path::absolute(path).ok())?.to_str().map(str::to_owned)
@@ -427,11 +427,11 @@ fn hex(octets: &[u8]) -> String {
     })
 }
 
-/// What the first line begins with; the number changes with what is kept.
+/// The beginning of the first line; the number is the version of the format.
 const SCHEMA: &str = "hostgate-last-good 1 ";
-/// The file.
+/// The name of the state file.
 const STATE: &str = "state";
-/// What a file is called until it is whole.
+/// The temporary name of a file that is being written.
 const ASIDE: &str = "new";
 /// The directory below `$STATE_DIRECTORY`.
 const BELOW: &str = "last-good";
@@ -439,7 +439,7 @@ const BELOW: &str = "last-good";
 const OF_UNIT: (&str, &str) = ("/etc/hostgate/hostgate.toml", "/var/lib/hostgate");
 /// The directory beside the configuration file.
 const BESIDE: &str = ".hostgate-last-good";
-/// Why a file is not kept.
+/// The reason for which a file cannot be saved: JSON strings are UTF-8.
 const NOT_UTF8: &str = "the path is not UTF-8";
 
 #[cfg(test)]
@@ -447,7 +447,7 @@ mod tests {
     use super::*;
     use crate::policy::{Bindings, MayBeUnchanged};
 
-    /// A policies directory with a list, and the library made of it.
+    /// Returns a policies directory with a list, and the library compiled from it.
     fn loaded(root: &Path, names: &str) -> (Tree, Library) {
         let list = root.join("list.txt");
         fs::write(&list, names).unwrap();
@@ -462,61 +462,62 @@ mod tests {
     }
 
     #[test]
-    fn a_command_finds_the_newest_state_of_its_configuration_without_the_environment_of_the_unit() {
+    fn command_finds_the_newest_state_of_its_configuration_without_the_environment_of_the_unit() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         let (configuration, unit) = (root.join("h.toml"), root.join("unit"));
         fs::create_dir(&unit).unwrap();
-        let places = || LastGood::places(&configuration, None, &unit);
-        assert!(LastGood::newest(&places()).unwrap().is_none());
+        let places = || LastGoodPlace::places(&configuration, None, &unit);
+        assert!(LastGoodPlace::newest(&places()).unwrap().is_none());
         let (tree, library) = loaded(root, "a.test\n");
-        // One of another service is none.
-        let other = LastGood { configuration: root.join("other.toml"), ..places().swap_remove(1) };
-        other.clone().keep("log = 'other'", &tree, &library).unwrap();
-        assert!(LastGood::newest(&places()).unwrap().is_none());
-        let with = LastGood::places(&configuration, Some(&unit), Path::new("/none"));
-        assert!(LastGood::newest(&with).unwrap_err().contains("another configuration file"));
+        // A state of another service is ignored.
+        let other = LastGoodPlace { configuration: root.join("other.toml"), ..places().swap_remove(1) };
+        other.clone().save("log = 'other'", &tree, &library).unwrap();
+        assert!(LastGoodPlace::newest(&places()).unwrap().is_none());
+        let with = LastGoodPlace::places(&configuration, Some(&unit), Path::new("/none"));
+        assert!(LastGoodPlace::newest(&with).unwrap_err().contains("another configuration file"));
         for (place, text) in [(1, "log = 'unit'"), (0, "log = 'beside'"), (1, "log = 'newer'")] {
             let before = SystemTime::now();
-            places().swap_remove(place).keep(text, &tree, &library).unwrap();
+            places().swap_remove(place).save(text, &tree, &library).unwrap();
             let state = places()[place].directory.join(STATE);
             let later = before + std::time::Duration::from_secs(if text.contains("newer") { 20 } else { 10 });
             fs::File::options().write(true).open(&state).unwrap().set_modified(later).unwrap();
-            let found = LastGood::newest(&places()).unwrap().unwrap();
+            let found = LastGoodPlace::newest(&places()).unwrap().unwrap();
             assert_eq!((found.config(), found.directory()), (text, &*places()[place].directory));
         }
-        assert_eq!(LastGood::places(Path::new(OF_UNIT.0), None, &unit)[0].directory, unit.join(BELOW));
+        assert_eq!(LastGoodPlace::places(Path::new(OF_UNIT.0), None, &unit)[0].directory, unit.join(BELOW));
     }
 
     #[test]
-    fn what_is_kept_comes_back_and_what_is_broken_does_not() {
+    fn saved_state_is_read_back_and_a_corrupt_one_is_an_error() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
-        let mut place = LastGood { directory: root.join("kept"), configuration: root.join("h.toml"), written: None };
+        let mut place =
+            LastGoodPlace { directory: root.join("kept"), configuration: root.join("h.toml"), written: None };
         assert!(place.read().unwrap().is_none());
         let (tree, library) = loaded(root, "a.test\n");
-        assert!(place.keep("log = 'info'", &tree, &library).unwrap());
-        assert!(!place.keep("log = 'info'", &tree, &library).unwrap(), "the same is not written again");
+        assert!(place.save("log = 'info'", &tree, &library).unwrap());
+        assert!(!place.save("log = 'info'", &tree, &library).unwrap(), "the same is not written again");
         let kept = place.read().unwrap().unwrap();
         assert_eq!(kept.config(), "log = 'info'");
-        // Somewhere else, and without the API's objects but for those that are there.
+        // In another directory, and without the API's objects, except those that exist now.
         let there = kept.tree(Path::new("q"), &Tree::default());
         let paths: Vec<_> = there.files.iter().map(|(path, _)| path.to_path_buf()).collect();
         assert_eq!(paths, [Path::new("q/p.toml")]);
         assert_eq!(kept.tree(root, &tree).files.iter().len(), 2);
         assert_eq!(kept.read_list(root, &root.join("list.txt")), Ok(ListText::Text("a.test\n".to_owned())));
         assert!(kept.read_list(root, &root.join("other.txt")).is_err());
-        // A list that changed since is not kept as if it were in force.
+        // A list that changed since the reload is not saved as if it were in force.
         fs::write(root.join("list.txt"), "b.test\n").unwrap();
-        assert!(matches!(place.keep("log = 'warn'", &tree, &library), Err(NotKept::Changed)));
+        assert!(matches!(place.save("log = 'warn'", &tree, &library), Err(SaveError::Changed)));
         let (tree, library) = loaded(root, "b.test\n");
-        assert!(place.keep("log = 'info'", &tree, &library).unwrap());
+        assert!(place.save("log = 'info'", &tree, &library).unwrap());
         assert_eq!(fs::read_dir(root.join("kept")).unwrap().count(), 2, "the old list is gone");
-        let other = LastGood { configuration: root.join("other.toml"), ..place.clone() };
+        let other = LastGoodPlace { configuration: root.join("other.toml"), ..place.clone() };
         assert!(other.read().unwrap_err().contains("another configuration file"));
         let state = root.join("kept/state");
         let text = fs::read_to_string(&state).unwrap();
-        for (broken, told) in [
+        for (broken, expected) in [
             (text.replacen(" 1 ", " 2 ", 1), "another version"),
             (text.replace("info", "warn"), "checksum"),
             (text[..text.len() - 1].to_owned(), "checksum"),
@@ -525,7 +526,7 @@ mod tests {
         ] {
             fs::write(&state, &broken).unwrap();
             let error = place.read().unwrap_err();
-            assert!(error.contains(told), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::{Files, Followed, Text, Unfinished};
-use super::last_good::Kept;
+use super::files::{Files, FollowedPaths, Text, UnfinishedFiles};
+use super::last_good::LastGoodState;
 use super::scan::Directory;
 use super::trusted::Trusted;
 use super::upstreams;
@@ -23,7 +23,7 @@ pub(crate) struct Loaded {
     /// The last good version of each file, and the snapshot in force.
     pub(super) library: Library,
     /// The files and directories to watch.
-    pub(super) followed: Followed,
+    pub(super) followed: FollowedPaths,
     /// The warnings about files in force.
     pub(crate) warnings: Vec<Diagnostic>,
     /// The errors of files that are held back.
@@ -61,7 +61,7 @@ impl Loaded {
         let (mut directory, mut files) = (Directory::default(), Files::default());
         let root = &config.policies;
         let trusted = Trusted::of(config);
-        let read = directory.read(root, &Changes::Anything, &Unfinished::default(), &trusted);
+        let read = directory.read(root, &Changes::Anything, &UnfinishedFiles::default(), &trusted);
         files.trust(trusted);
         read.map_err(|error| vec![unreadable(root, &error)])?;
         let is_empty = directory.tree.files.is_empty();
@@ -106,13 +106,13 @@ impl Loaded {
     /// # Errors
     /// The last good state does not load: why.
     pub(crate) fn from_last_good(
-        kept: &Kept,
+        kept: &LastGoodState,
         config: &Config,
         (path, on_disk): (&Path, Result<&Config, Vec<Diagnostic>>),
     ) -> Result<Self, Vec<Diagnostic>> {
         let (mut directory, mut files) = (Directory::default(), Files::default());
         let (root, trusted) = (&config.policies, Trusted::of(config));
-        let read = directory.read(root, &Changes::Anything, &Unfinished::default(), &trusted);
+        let read = directory.read(root, &Changes::Anything, &UnfinishedFiles::default(), &trusted);
         files.trust(trusted);
         let base = kept.tree(root, &directory.tree);
         let mut read_kept = |path: &Path, _| kept.read_list(root, path);

@@ -3,30 +3,32 @@
 //! One thread does all of it, none of it on the path of a query:
 //!
 //! ```text
-//!   watch, sweep        notice: events of the file system, and a comparison every 1.5 s where events cannot tell
+//!   watch               notice: events of the file system
+//!   disk_comparison     notice: a comparison every 1.5 s, for changes without an event
 //!   scan, files         read: the policies directory; list files and what else the configuration names
 //!   apply               one reload: notice, read, compile and test, swap, report
 //!   api_change          a change over the API: one file, in force and on disk, or neither
 //!   report, status      what is in force and what is not, for log, status and metrics; out_of_date: since when
-//!   tick                what is due without an event: comparisons, tries again, addresses that come later
-//!   load, last_good     the load at a start, from disk or from the last good state, which keep writes
+//!   tick                tasks without an event: comparisons, retries, missing addresses
+//!   load, last_good     the load at a start, from disk or from the last good state
+//!   last_good_writer    the schedule of writing the last good state
 //! ```
 
 mod api_change;
 mod apply;
 mod atomic_write;
+mod disk_comparison;
 mod files;
-mod keep;
 pub(crate) mod last_good;
+mod last_good_writer;
 mod load;
-mod log_pace;
+mod log_rate_limit;
 mod object_folder;
 pub(crate) mod out_of_date;
 mod report;
 mod scan;
 mod status;
 pub(crate) mod summary;
-mod sweep;
 mod tick;
 mod trusted;
 pub(crate) mod upstreams;
@@ -43,22 +45,22 @@ use tracing_subscriber::filter::Targets;
 use self::api_change::Inbox;
 pub(crate) use self::api_change::{Change, Changer, Refused};
 use self::apply::{Faults, Trigger};
-use self::atomic_write::Store;
-pub(crate) use self::files::Stamp;
-use self::files::{Files, Followed};
-use self::keep::Keeper;
+use self::atomic_write::AtomicWriter;
+use self::disk_comparison::DiskComparison;
+pub(crate) use self::files::FileVersion;
+use self::files::{Files, FollowedPaths};
+use self::last_good_writer::LastGoodWriter;
 pub(crate) use self::load::{Broken, Loaded, bindings};
-use self::log_pace::Pace;
-use self::out_of_date::Since;
+use self::log_rate_limit::LogRateLimit;
+use self::out_of_date::StartTimes;
 pub(crate) use self::report::{log_warnings, log_without};
 use self::scan::Directory;
-pub(crate) use self::status::{Progress, State, Work};
-use self::sweep::Sweep;
+pub(crate) use self::status::{ReloadStatus, State, Work};
 use self::tick::Retry;
 pub(crate) use self::tick::is_absent;
 use self::upstreams::Chosen;
 pub(crate) use self::watch::Waker;
-use self::watch::{Wake, Watch};
+use self::watch::{WakeReason, Watch};
 use crate::bounds::MAX_TOLD_ERRORS;
 use crate::config::{self, Config};
 use crate::engine::Engine;
@@ -91,38 +93,38 @@ pub(crate) struct Reloader {
     /// The engine, which answers from the view that a reload swaps.
     engine: Arc<Engine>,
     /// The state that status and metrics show.
-    progress: Arc<Progress>,
+    status: Arc<ReloadStatus>,
     /// The watches of files and directories.
     watch: Watch,
     /// The queue of changes over the API.
     inbox: Arc<Inbox>,
     set_log_filter: SetLogFilter,
     /// The writer of the API's files.
-    store: Store,
+    object_writer: AtomicWriter,
     /// The faults outside of policy files that the last reload found.
     faults: Faults,
     /// The policy files whose last good version is in force instead of the one on disk.
     held_back: Vec<PathBuf>,
     /// The files and directories that are watched and compared.
-    followed: Followed,
-    /// The comparison of those with what was read.
-    sweep: Sweep,
-    /// The next try at files that could not be read because of a passing error.
+    followed: FollowedPaths,
+    /// The periodic comparison of those with what was read.
+    disk_comparison: DiskComparison,
+    /// The next try at files that could not be read because of a temporary error.
     retry: Option<Retry>,
     /// The time at which each entry of `out_of_date` began.
-    since: Since,
+    since: StartTimes,
     /// The first error of each file that is held back.
     reasons: BTreeMap<PathBuf, String>,
     /// The listeners whose address no interface has.
     absent: Vec<SocketAddr>,
     /// The time at which the last good state was written, if the start took it and something on disk is still bad.
     last_good: Option<String>,
-    /// The writer of the last good state.
-    keeper: Keeper,
+    /// The schedule of writing the last good state.
+    last_good_writer: LastGoodWriter,
     /// The keys that take a restart and have been warned about.
     warned: Vec<&'static str>,
-    /// The pace of log lines about reloads that changed nothing.
-    pace: Pace,
+    /// The rate limit of log lines about reloads that changed nothing.
+    log_rate_limit: LogRateLimit,
 }
 
 impl Reloader {
@@ -140,8 +142,8 @@ impl Reloader {
         state.error = (!errors.is_empty()).then_some(errors);
         state.held_back = summary::paths(loaded.held_back.iter());
         let reasons = report::reasons(loaded.held_back.iter(), loaded.errors.iter());
-        let progress = Arc::new(Progress::new(state));
-        let watch = Watch::new(progress.heartbeat().clone());
+        let status = Arc::new(ReloadStatus::new(state));
+        let watch = Watch::new(status.heartbeat().clone());
         let mut reloader = Self {
             config_path,
             started_with: config.clone(),
@@ -153,33 +155,33 @@ impl Reloader {
             upstreams,
             chosen,
             engine,
-            progress,
+            status,
             watch,
             inbox: Arc::default(),
             set_log_filter,
-            store: Store::default(),
+            object_writer: AtomicWriter::default(),
             faults: Faults::default(),
             held_back: loaded.held_back,
-            followed: Followed::default(),
-            sweep: Sweep::new(),
+            followed: FollowedPaths::default(),
+            disk_comparison: DiskComparison::new(),
             retry: None,
-            since: Since::default(),
+            since: StartTimes::default(),
             reasons,
             absent: Vec::new(),
             last_good: loaded.last_good,
-            keeper: Keeper::new(),
+            last_good_writer: LastGoodWriter::new(),
             warned: Vec::new(),
-            pace: Pace::new(),
+            log_rate_limit: LogRateLimit::new(),
         };
         reloader.follow(loaded.followed);
-        reloader.look_for_addresses();
+        reloader.find_absent_addresses();
         reloader.report_out_of_date();
         reloader
     }
 
     /// Returns the state that status and metrics show.
-    pub(crate) fn progress(&self) -> Arc<Progress> {
-        Arc::clone(&self.progress)
+    pub(crate) fn status(&self) -> Arc<ReloadStatus> {
+        Arc::clone(&self.status)
     }
 
     /// Returns a handle that asks for a reload.
@@ -189,31 +191,31 @@ impl Reloader {
 
     /// Returns a handle by which the API makes changes.
     pub(crate) fn changer(&self) -> Changer {
-        Changer::new(Arc::clone(&self.inbox), self.watch.waker(), Arc::clone(&self.progress))
+        Changer::new(Arc::clone(&self.inbox), self.watch.waker(), Arc::clone(&self.status))
     }
 
     /// Runs the thread: reloads and API changes, one after the other, until [`Waker::stop`].
     pub(crate) fn run(mut self) {
         yield_to_queries();
-        // No event tells of a change between the load at the start and the first watch.
-        self.watch.look_again();
+        // A change between the load at the start and the first watch caused no event.
+        self.watch.assume_changes();
         loop {
             match self.watch.wait(self.next_tick()) {
-                Wake::Stop => {
-                    self.keep_last();
+                WakeReason::Stop => {
+                    self.write_last_good_before_exit();
                     break;
                 }
-                Wake::Wanted => self.make_changes(),
-                Wake::Tick => self.tick(),
-                Wake::Changed => self.reload(Trigger::Event),
-                Wake::Asked => self.reload(Trigger::Request),
+                WakeReason::ApiChange => self.make_changes(),
+                WakeReason::Tick => self.tick(),
+                WakeReason::Changed => self.reload(Trigger::Event),
+                WakeReason::ReloadRequested => self.reload(Trigger::Request),
             }
         }
         self.inbox.close();
     }
 
     /// Watches the files that were read, the configuration file and the file that names the upstreams.
-    fn follow(&mut self, mut followed: Followed) {
+    fn follow(&mut self, mut followed: FollowedPaths) {
         // The directory itself may be replaced, by rename or mount.
         followed.add_file(&self.config.policies);
         followed.add_directory(&self.config.policies);
@@ -225,16 +227,16 @@ impl Reloader {
         }
         self.followed.clone_from(&followed);
         // A directory that was not watched before may have changed since it was read.
-        let progress = Arc::clone(&self.progress);
-        let _disk = progress.disk();
+        let status = Arc::clone(&self.status);
+        let _disk = status.disk();
         if self.watch.follow(followed) {
-            self.watch.look_again();
+            self.watch.assume_changes();
         }
     }
 }
 
-/// Lowers the priority of this thread, and of those it starts, so that reading a million names delays no query; a sandbox
-/// may forbid that.
+/// Lowers the priority of this thread, and of those it starts, so that reading a million names delays no query; a
+/// sandbox may forbid that.
 fn yield_to_queries() {
     /// About a quarter of the weight of a receiving thread (sched(7)).
     const NICE: i32 = 5;

@@ -1,23 +1,23 @@
-//! The folder of the API's objects: whether what is at its path is still the folder that the objects were read from.
+//! The folder of the API's objects, and whether its path still leads to the folder that the objects were read from.
 //!
-//! A person may delete an object's file, and then the object is gone. A whole folder that is gone, or is another one, was
-//! deleted by nobody as a rule: a file system is not mounted, or one is mounted over it, or the target of the link is gone.
-//! So files count as deleted in the same folder alone (device and inode), and a folder that is not the same one cannot be
-//! read, unless it has all the objects too.
+//! A person may delete an object's file, and then the object is deleted. A whole folder that is missing, or is another
+//! one, was as a rule not deleted: its file system is not mounted, another one is mounted over it, or the target of a
+//! symlink is missing. So a missing file counts as deleted only in the same folder (device and inode). Another folder
+//! counts as unreadable, unless it has all the objects.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::Stamp;
+use super::files::FileVersion;
 use crate::policy::{OBJECT_FOLDER, Texts, object_of};
 
 /// The folder of the API's objects as it was last read.
 #[derive(Default)]
 pub(super) struct ObjectFolder {
-    /// Device and inode; `None` if there was no folder.
+    /// The device and inode; `None` if the folder did not exist.
     id: Option<(u64, u64)>,
-    /// The policy files that there were when the folder was last read, while it cannot be read.
+    /// The policy files of the last successful read, while the folder cannot be read; else `None`.
     before: Option<Texts>,
 }
 
@@ -27,8 +27,8 @@ impl ObjectFolder {
         root.join(OBJECT_FOLDER)
     }
 
-    /// Returns why what is at the path of the folder now is not the folder, and what to do; `files` are the policy files as
-    /// they were last read.
+    /// Returns why the path does not lead to the folder that was read, and how to fix it; `None` if it does. `files`
+    /// are the policy files as they were last read.
     pub(super) fn fault(&self, root: &Path, files: &Texts) -> Option<String> {
         let folder = Self::of(root);
         let files = self.before.as_ref().unwrap_or(files);
@@ -36,7 +36,7 @@ impl ObjectFolder {
         let target = fs::read_link(&folder).ok();
         match (fs::metadata(&folder), target) {
             (Ok(metadata), _) if metadata.is_dir() => {
-                let is_same = self.id.is_none_or(|id| id == Stamp::of(&metadata).id());
+                let is_same = self.id.is_none_or(|id| id == FileVersion::of(&metadata).id());
                 let is_gone = |path: &&Path| fs::symlink_metadata(path).is_err();
                 let gone = if is_same { 0 } else { objects().filter(is_gone).count() };
                 (gone > 0).then(|| {
@@ -58,28 +58,28 @@ impl ObjectFolder {
                 "it is not there any more, and its objects are in force: bring it back; if they are to go, restart hostgate"
                     .to_owned(),
             ),
-            // What else is wrong is found when it is read.
+            // Other errors are reported when the folder is read.
             (Err(_), _) => None,
         }
     }
 
-    /// Returns whether the folder at the path is the very one that was last read.
+    /// Returns whether the folder at the path is the one that was last read (device and inode).
     pub(super) fn is_same(&self, root: &Path) -> bool {
         self.id == id_of(root)
     }
 
-    /// Notes that the folder was read, or made.
+    /// Records that the folder was read or created.
     pub(super) fn note_read(&mut self, root: &Path) {
         (self.id, self.before) = (id_of(root), None);
     }
 
-    /// Notes that the folder cannot be read; `files` are the policy files as they were last read.
+    /// Records that the folder cannot be read; `files` are the policy files as they were last read.
     pub(super) fn note_unreadable(&mut self, files: &Texts) {
         self.before.get_or_insert_with(|| files.clone());
     }
 }
 
-/// Returns device and inode of the folder, if there is one.
+/// Returns the device and inode of the folder; `None` if it does not exist.
 fn id_of(root: &Path) -> Option<(u64, u64)> {
-    Stamp::at(&ObjectFolder::of(root)).map(Stamp::id)
+    FileVersion::at(&ObjectFolder::of(root)).map(FileVersion::id)
 }

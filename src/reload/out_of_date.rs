@@ -1,4 +1,7 @@
-//! The ways in which what is in force is not what is on disk: one list for status, metrics and log, each with since when.
+//! The ways in which what is in force is not what is on disk: one list for status, metrics and log.
+//!
+//! [`Mismatch`] is what a check finds at the moment; [`StartTimes`] remembers when each began, logs beginnings and
+//! ends, and gives the list of [`Entry`]. The kinds are part of the API and documented, so a name never changes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,44 +12,44 @@ use serde::{Serialize, Serializer};
 use crate::bounds::{MAX_OUT_OF_DATE, MAX_OUT_OF_DATE_TEXT};
 use crate::document::{escaped, shortened};
 
-/// A way to be out of date.
+/// The kind of an entry: a stable word in status, metrics and log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
-    /// A file is bad, or does not go together with others: its last good version is in force, if it had one.
+    /// A file has an error, or conflicts with others: its last good version is in force, if it had one.
     HeldBack,
     /// A file or directory cannot be read: its last good version is in force.
     Unreadable,
-    /// The process began with the last good state instead of a file.
-    LastGood,
-    /// The next start would refuse something that runs now.
+    /// The process started from the last good state, as a file on disk has errors.
+    LastGoodPlace,
+    /// The next start would refuse an error that a reload does not.
     NextStart,
-    /// A key of the configuration file takes a restart to go into force.
+    /// A changed key of the configuration file takes a restart.
     Restart,
     /// No interface has the address of a listener.
     Address,
-    /// A socket besides those of DNS cannot be had: it is tried again.
+    /// A socket other than those for DNS cannot be opened; it is tried again.
     Socket,
-    /// The last good state cannot be written, or is not there any more and nothing good is there to write it from.
+    /// The last good state cannot be written, or it was removed while a file on disk has errors.
     NotKept,
-    /// The API lets nobody in, as its token file is bad.
+    /// The API is closed, as its token file has errors.
     Tokens,
-    /// The API's certificate on disk is bad: the last good one is in force, or the API is closed.
+    /// The API's certificate on disk has errors: the last good one is in force, or the API is closed.
     Certificate,
-    /// A look has been running for seconds.
+    /// A reload has been running for seconds.
     Reloading,
-    /// A look hangs.
+    /// A reload hangs.
     Stuck,
-    /// The kernel does not tell of changes everywhere: they are found by comparing, within seconds.
+    /// The kernel reports no events for some directories: changes are found by comparison, within seconds.
     Polling,
 }
 
 impl Kind {
-    /// All of them.
+    /// Every kind, for metrics that show each.
     pub(crate) const ALL: [Self; 13] = [
         Self::HeldBack,
         Self::Unreadable,
-        Self::LastGood,
+        Self::LastGoodPlace,
         Self::NextStart,
         Self::Restart,
         Self::Address,
@@ -59,12 +62,12 @@ impl Kind {
         Self::Polling,
     ];
 
-    /// Returns its name in status, metrics and log.
+    /// Returns the name in status, metrics and log.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::HeldBack => "held-back",
             Self::Unreadable => "unreadable",
-            Self::LastGood => "last-good",
+            Self::LastGoodPlace => "last-good",
             Self::NextStart => "next-start",
             Self::Restart => "restart",
             Self::Address => "address",
@@ -78,12 +81,12 @@ impl Kind {
         }
     }
 
-    /// Returns what is so with all of this kind.
+    /// Returns the reason for entries that have none of their own.
     const fn meaning(self) -> &'static str {
         match self {
             Self::HeldBack => "it is bad, or does not go together with others: its last good version is in force",
             Self::Unreadable => "it cannot be read: its last good version is in force",
-            Self::LastGood => "the start took the last good state for something that is bad on disk",
+            Self::LastGoodPlace => "the start took the last good state for something that is bad on disk",
             Self::NextStart => "it runs, and the next start refuses it",
             Self::Restart => "a changed key takes a restart",
             Self::Address => "no interface has the address of a listener",
@@ -97,39 +100,38 @@ impl Kind {
         }
     }
 
-    /// Returns whether it is written to the log when it begins and ends; what has a line of its own is not.
+    /// Returns whether the beginning and the end of an entry are logged; the others have a log line of their own.
     const fn is_logged(self) -> bool {
         !matches!(self, Self::HeldBack | Self::Unreadable | Self::Restart)
     }
 }
 
-/// Something that is out of date now.
+/// A way in which what is in force is not what is on disk, as found now; [`StartTimes`] adds the time at which it
+/// began.
 #[derive(Debug)]
-pub(super) struct Found {
-    /// How.
+pub(super) struct Mismatch {
     pub(super) kind: Kind,
-    /// The file or directory, if it is one.
+    /// The file or directory; `None` if the cause is none.
     pub(super) path: Option<PathBuf>,
-    /// The reason, or what it is about.
+    /// The reason; without a path, also the key by which it is found again.
     pub(super) why: String,
 }
 
-/// An entry of the list.
+/// An entry of `out_of_date`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Entry {
-    /// How.
     pub(crate) kind: Kind,
-    /// The file or directory; null where it is none.
+    /// The file or directory; null if the cause is none.
     pub(crate) path: Option<String>,
-    /// Since when (RFC 3339, UTC).
+    /// The time at which it began (RFC 3339, UTC).
     #[serde(serialize_with = "time")]
     pub(crate) since: Timestamp,
-    /// The reason, which is never empty.
+    /// The reason, never empty.
     why: String,
 }
 
 impl Entry {
-    /// Makes an entry, of bounded length. Where no reason is known it has the words about all of its kind.
+    /// Makes an entry of bounded length; without a reason, it has that of its kind.
     pub(crate) fn new(kind: Kind, path: Option<&std::path::Path>, since: Timestamp, why: &str) -> Self {
         let bounded = |text: &str| shortened(&escaped(text), MAX_OUT_OF_DATE_TEXT).into_owned();
         let why = if why.trim().is_empty() { kind.meaning() } else { why };
@@ -137,17 +139,17 @@ impl Entry {
     }
 }
 
-/// The list: its first entries, and how many there are of each kind.
+/// The list of what is out of date: the first entries, and a count of each kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OutOfDate {
-    /// The first entries.
+    /// The first entries, at most [`MAX_OUT_OF_DATE`].
     entries: Vec<Entry>,
-    /// How many there are, and since when the oldest one is.
+    /// The number of entries of each kind, and the time at which the oldest began.
     counts: BTreeMap<Kind, (usize, Timestamp)>,
 }
 
 impl OutOfDate {
-    /// Adds an entry.
+    /// Counts an entry, and adds it to the list if that is not full.
     pub(crate) fn add(&mut self, entry: Entry) {
         let (count, since) = self.counts.entry(entry.kind).or_insert((0, entry.since));
         *count += 1;
@@ -157,39 +159,39 @@ impl OutOfDate {
         }
     }
 
-    /// Returns how many entries of a kind there are, and for how many seconds the oldest one is there.
+    /// Returns the number of entries of a kind, and the age of the oldest in seconds.
     pub(crate) fn count(&self, kind: Kind) -> (u64, u64) {
         let Some((count, since)) = self.counts.get(&kind) else { return (0, 0) };
         let seconds = Timestamp::now().duration_since(*since).as_secs();
         (u64::try_from(*count).unwrap_or(u64::MAX), u64::try_from(seconds).unwrap_or(0))
     }
 
-    /// Returns how many entries there are.
+    /// Returns the number of all entries, in the list or only counted.
     pub(crate) fn len(&self) -> usize {
         self.counts.values().map(|(count, _)| count).sum()
     }
 }
 
-/// Writes the entries.
 impl Serialize for OutOfDate {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.entries.serialize(serializer)
     }
 }
 
-/// Since when each thing that is out of date is so.
+/// The time at which each entry began, by kind and path.
 #[derive(Default)]
-pub(super) struct Since(BTreeMap<(Kind, String), (Timestamp, String)>);
+pub(super) struct StartTimes(BTreeMap<(Kind, String), (Timestamp, String)>);
 
-impl Since {
-    /// Takes what is out of date now, and writes to the log what is so since now and what is no longer; returns the list.
-    pub(super) fn update(&mut self, found: Vec<Found>) -> OutOfDate {
+impl StartTimes {
+    /// Returns the list for what was found now, and logs the entries that begin or end.
+    pub(super) fn update(&mut self, found: Vec<Mismatch>) -> OutOfDate {
         let now = Timestamp::now();
         let mut before = std::mem::take(&mut self.0);
         let mut list = OutOfDate::default();
-        for Found { kind, path, why } in found {
+        for Mismatch { kind, path, why } in found {
             let what = path.as_ref().map_or_else(|| why.clone(), |path| path.to_string_lossy().into_owned());
             let key = (kind, what);
+            // One entry for each kind and path: the first reason is enough.
             if self.0.contains_key(&key) {
                 continue;
             }
@@ -199,6 +201,7 @@ impl Since {
             if kind.is_logged() && known.is_none_or(|(_, before)| before != entry.why) {
                 let (kind, path, error) = (kind.as_str(), entry.path.as_deref().unwrap_or_default(), &*entry.why);
                 match entry.kind {
+                    // A warning for what is degraded, an error for what someone must act on.
                     Kind::Polling | Kind::Address | Kind::NotKept => tracing::warn!(kind, path, error, "out of date"),
                     _ => tracing::error!(kind, path, error, "out of date"),
                 }
@@ -215,7 +218,7 @@ impl Since {
     }
 }
 
-/// Writes a time as the others of the status are.
+/// Serialises a time as the other times of the status (RFC 3339, UTC).
 fn time<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(time)
 }
@@ -225,9 +228,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stays_keeps_its_time_and_the_list_is_bounded() {
-        let found = |kind, path: &str, why: &str| Found { kind, path: Some(path.into()), why: why.to_owned() };
-        let mut since = Since::default();
+    fn entry_keeps_its_start_time_and_the_list_is_bounded() {
+        let found = |kind, path: &str, why: &str| Mismatch { kind, path: Some(path.into()), why: why.to_owned() };
+        let mut since = StartTimes::default();
         let first = since.update(vec![found(Kind::HeldBack, "a.toml", "bad"), found(Kind::Polling, "b", "none")]);
         let second = since.update(vec![found(Kind::HeldBack, "a.toml", "worse")]);
         assert_eq!((first.len(), second.len()), (2, 1));
@@ -244,14 +247,14 @@ mod tests {
     #[test]
     fn entry_always_has_a_reason() {
         for (kind, why) in Kind::ALL.into_iter().flat_map(|kind| [(kind, ""), (kind, " \n")]) {
-            let list = Since::default().update(vec![Found { kind, path: None, why: why.to_owned() }]);
+            let list = StartTimes::default().update(vec![Mismatch { kind, path: None, why: why.to_owned() }]);
             assert_eq!(list.entries[0].why, kind.meaning());
             assert!(kind.meaning().len() > 10, "{kind:?}");
         }
     }
 
     #[test]
-    fn a_kind_has_one_name_everywhere() {
+    fn kind_has_the_same_name_in_status_metrics_and_log() {
         for kind in Kind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }

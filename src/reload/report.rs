@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::apply::Trigger;
 use super::out_of_date::OutOfDate;
-use super::status::{State, Without};
+use super::status::{ClientsWithoutPolicy, State};
 use super::upstreams::Chosen;
 use super::{Reloader, summary};
 use crate::bounds::{MAX_LOGGED, MAX_TOLD_ERRORS, MAX_TOLD_LINE};
@@ -32,7 +32,7 @@ impl Reloader {
         let paths = self.faults.held_back.iter().chain(&held_back);
         self.reasons = reasons(paths, self.faults.errors.iter().chain(diagnostics.errors()));
         let mut state = state(&self.library, diagnostics, &self.chosen);
-        let old = self.progress.state();
+        let old = self.status.state();
         self.held_back = held_back;
         let held_back = self.faults.held_back.iter().chain(&self.held_back);
         let held_back: BTreeSet<&PathBuf> = held_back.collect();
@@ -46,7 +46,7 @@ impl Reloader {
         }
         let asked = trigger == Trigger::Request;
         if trigger != Trigger::ApiChange {
-            self.keeper.note();
+            self.last_good_writer.note_change();
         }
         if swapped {
             let State { generation, hash, policies, blueprints, clients, .. } = &state;
@@ -55,7 +55,7 @@ impl Reloader {
             } else {
                 tracing::info!(generation, hash, policies, blueprints, clients, "policies swapped");
             }
-            self.progress.count_swap();
+            self.status.count_swap();
         }
         log_warnings(state.warnings.new_warnings(&old.warnings));
         // Logged once, not for each client that comes or goes.
@@ -63,24 +63,24 @@ impl Reloader {
         if (&new.policy, new.count == 0) != (&known.policy, known.count == 0) {
             log_without(self.library.snapshot());
         }
-        // Logged once: events about other files make a reload look at a bad file again.
+        // Logged once: events about other files cause reloads that find the same errors again.
         match &state.error {
             Some(error) if asked || state.error != old.error || state.held_back != old.held_back => {
                 let is_new = state.error != old.error || state.held_back != old.held_back;
-                if let Some(untold) = if is_new { Some(0) } else { self.pace.line(Instant::now()) } {
+                if let Some(untold) = if is_new { Some(0) } else { self.log_rate_limit.admit(Instant::now()) } {
                     let untold = (untold > 0).then_some(untold);
                     let path = state.held_back.join(" ");
                     let generation = state.generation;
                     let error = error.replace('\n', "; ");
                     tracing::error!(path, generation, error, untold, "policy not reloaded; keeping the one in force");
                 }
-                self.progress.count_failure();
+                self.status.count_failure();
             }
             None if old.error.is_some() => {
                 tracing::info!(generation = state.generation, "everything on disk is in force again");
             }
             None if asked && !swapped => {
-                if let Some(untold) = self.pace.line(Instant::now()) {
+                if let Some(untold) = self.log_rate_limit.admit(Instant::now()) {
                     let untold = (untold > 0).then_some(untold);
                     tracing::info!(generation = state.generation, untold, "nothing changed");
                 }
@@ -89,14 +89,14 @@ impl Reloader {
         }
         (state.out_of_date, state.out_of_date_total) = (old.out_of_date.clone(), old.out_of_date_total);
         if state != *old {
-            self.progress.set(state);
+            self.status.set(state);
         }
         self.report_out_of_date();
     }
 }
 
-/// Returns the first error of each of some files: an error at a place in the file, else one that names the file, else the
-/// first of all, as an error holds back all files that go into force together.
+/// Returns the first error of each of some files: an error at a place in the file, else one that names the file, else
+/// the first of all, as an error holds back all files that go into force together.
 pub(super) fn reasons<'d>(
     paths: impl Iterator<Item = &'d PathBuf>,
     errors: impl Iterator<Item = &'d Diagnostic>,
@@ -131,7 +131,7 @@ const MOST_NAMED: usize = 10;
 pub(super) fn state(library: &Library, warnings: Diagnostics, chosen: &Chosen) -> State {
     let snapshot = library.snapshot();
     let (clients, more) = snapshot.clients_without_policy(MOST_NAMED);
-    let without_policy = Without {
+    let without_policy = ClientsWithoutPolicy {
         policy: snapshot.without().to_owned(),
         count: clients.len() + more,
         clients: clients.into_iter().map(str::to_owned).collect(),

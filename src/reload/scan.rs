@@ -1,4 +1,9 @@
-//! Reading the policies directory: all of it, or only the files that are known to have changed.
+//! The read of the policies directory: all of it, or only the files that events name.
+//!
+//! A walk reads every `*.toml`, follows symlinks, and gives up on what is too large, without losing the rest. Files in
+//! the same state as before are not opened. If no file has two paths, an event at one path says all, and
+//! [`Directory::read`] reads only the files that events name; with a symlink or a hard link anywhere, it walks the
+//! tree.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -8,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::files::{Followed, Observed, Stamp, Text, Unfinished, is_passing, read_unless};
+use super::files::{FileVersion, FollowedPaths, ObservedState, Text, UnfinishedFiles, is_temporary, read_unless};
 use super::object_folder::ObjectFolder;
 use super::trusted::{Trusted, Use};
 use super::watch::Changes;
@@ -16,79 +21,80 @@ use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
 use crate::policy::{FilePath, OrderedMap, Tree};
 use crate::util::regular_file::is_in_kernel_tree;
 
-/// The policies directory as it was last read.
+/// The policies directory as it was last read, with what a partial read needs.
 #[derive(Default)]
 pub(crate) struct Directory {
-    /// Its files.
+    /// The policy files, as [`crate::policy`] compiles them.
     pub(super) tree: Tree,
-    /// What to be told about changes of: the tree, and where symlinks lead.
-    pub(super) followed: Followed,
-    /// The states that the files were in when they were looked at. Each shares its path with the tree, and with all that is
-    /// made of it.
-    observed: OrderedMap<FilePath, Observed>,
-    /// The states of the directories whose entries were read, and of links that lead nowhere yet.
-    places: BTreeMap<PathBuf, Place>,
-    /// Files and directories that could not be read for a reason that passes.
-    passing: BTreeSet<PathBuf>,
-    /// Where files may lie that are quoted.
+    /// The directories to watch: those of the tree, and those that symlinks in it lead to.
+    pub(super) followed: FollowedPaths,
+    /// The state of each file when it was read. A path is shared with the tree, and with all that is made of it.
+    observed: OrderedMap<FilePath, ObservedState>,
+    /// The states of the directories whose entries were read, and of dangling symlinks.
+    folder_states: BTreeMap<PathBuf, DirectoryState>,
+    /// The files and directories that could not be read because of a temporary error.
+    temporary: BTreeSet<PathBuf>,
+    /// The directories whose files may be quoted in log, status and API.
     trusted: Trusted,
-    /// Directories with too many entries to be read, and when that was found.
+    /// The directories that have too many entries, each with the time at which that was found.
     huge: HashMap<PathBuf, Instant>,
-    /// Where everything is that the tree is made of, if that is in one place each.
-    plain: Option<Plain>,
-    /// The folder of the API's objects.
+    /// The paths of a tree without links; `None` if a file may have two names, so that a partial read could miss a
+    /// change.
+    unaliased: Option<UnaliasedTree>,
+    /// The folder of the API's objects as it was last read.
     object_folder: ObjectFolder,
 }
 
-/// A directory whose entries were read, or a link that leads nowhere yet, as it was then.
+/// The state of a directory when its entries were read, or of a dangling symlink when it was found.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
-    /// Its state.
-    observed: Observed,
-    /// Device and inode; `None` is that nothing was there.
+pub(super) struct DirectoryState {
+    /// The device, inode, size and times, as a hash.
+    observed: ObservedState,
+    /// The device and inode; `None` if the path led to nothing.
     id: Option<(u64, u64)>,
 }
 
-impl Place {
-    /// Takes its state.
-    fn new(stamp: Option<Stamp>) -> Self {
-        Self { observed: Observed::of_place(stamp), id: stamp.map(Stamp::id) }
+impl DirectoryState {
+    fn new(version: Option<FileVersion>) -> Self {
+        Self { observed: ObservedState::of_directory(version), id: version.map(FileVersion::id) }
     }
 
-    /// Returns whether it may have other entries than were read.
-    pub(super) fn is_changed(self, now: Option<Stamp>) -> bool {
+    /// Returns whether a directory whose version is `now` may have other entries than were read.
+    pub(super) fn is_changed(self, now: Option<FileVersion>) -> bool {
         self.observed.is_changed(now)
     }
 
-    /// Returns whether this is the state of the same directory.
-    pub(super) fn is_of(self, stamp: Stamp) -> bool {
-        self.id == Some(stamp.id())
+    /// Returns whether `version` is one of the same directory (device and inode).
+    pub(super) fn is_of(self, version: FileVersion) -> bool {
+        self.id == Some(version.id())
     }
 }
 
-/// A tree in which every file has one name, so that a change under that name is all that changed.
-struct Plain {
-    /// The root, absolute; no symlink leads there.
+/// A tree in which every file has one path, so that an event at that path names all that changed.
+struct UnaliasedTree {
+    /// The absolute path of the policies directory, which has no symlink in it.
     root: PathBuf,
-    /// The directories of the tree by the paths that events have.
+    /// The directories of the tree, by the absolute paths that events have.
     directories: HashMap<PathBuf, PathBuf>,
 }
 
 impl Directory {
-    /// Reads every `*.toml` at any depth below `root`, symlinks followed, names that begin with a dot skipped. Files that
-    /// did not change, as far as is known, are not read again; where only the files in `changes` did, nothing else is
-    /// looked at. What is the same stays the very same.
+    /// Reads every `*.toml` at any depth below `root`. Symlinks are followed; names that begin with a dot are skipped.
+    ///
+    /// Files in the same state as before are not read again. If `changes` names files, nothing else is looked at,
+    /// provided the tree has no links. A text that is the same stays the same allocation, so that what was made of it
+    /// stays shared.
     ///
     /// # Errors
-    /// `root` itself cannot be read: then nothing is known about any file, which is not the same as no files.
+    /// `root` itself cannot be read. Its files stay known then: unreadable is not empty.
     pub(crate) fn read(
         &mut self,
         root: &Path,
         changes: &Changes,
-        unfinished: &Unfinished,
+        unfinished: &UnfinishedFiles,
         trusted: &Trusted,
     ) -> io::Result<()> {
-        // Nothing is known of files that may be used, or quoted, by another rule now.
+        // Other trusted directories change which files may be used or quoted, so all of them are read again.
         let is_same_rule = self.trusted.is_named_as(trusted);
         if !is_same_rule {
             self.observed = OrderedMap::new();
@@ -102,9 +108,9 @@ impl Directory {
             self.tree.changed = Some(changed);
             return Ok(());
         }
-        // Whatever comes of it, nothing is built on what was known before.
-        self.plain = None;
-        let found = Found::with_capacity(self.tree.files.iter().len());
+        // A walk that fails must not leave paths behind that a partial read would trust.
+        self.unaliased = None;
+        let found = WalkResult::with_capacity(self.tree.files.iter().len());
         let real = fs::canonicalize(root)?;
         let object_folder = ObjectFolder::of(root);
         let mut walk = Walk {
@@ -114,21 +120,23 @@ impl Directory {
             entries: 0,
             root: real,
             depth: 0,
-            seen: Seen::default(),
+            visited: VisitedDirectories::default(),
             links: Vec::new(),
             found,
         };
         walk.read_all(root)?;
-        walk.leave_out_objects();
-        let Found { files, private, unreadable, huge, followed, observed, places, is_plain } = walk.found;
+        walk.report_object_folder_fault();
+        let WalkResult { files, private, unreadable, huge, followed, observed, folder_states, is_unaliased } =
+            walk.found;
         self.huge = huge;
-        let is_passing = |(path, state): &(&Path, Observed)| state.is_passing().then(|| path.to_path_buf());
+        let is_temporary = |(path, state): &(&Path, ObservedState)| state.is_temporary().then(|| path.to_path_buf());
         let all = observed
             .iter()
             .map(|(path, state)| (&**path, *state))
-            .chain(places.iter().map(|(path, place)| (path.as_path(), place.observed)));
-        self.passing = all.filter_map(|entry| is_passing(&entry)).collect();
-        self.plain = is_plain.then(|| Plain::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
+            .chain(folder_states.iter().map(|(path, directory_state)| (path.as_path(), directory_state.observed)));
+        self.temporary = all.filter_map(|entry| is_temporary(&entry)).collect();
+        self.unaliased =
+            is_unaliased.then(|| UnaliasedTree::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
         let files = files.into_iter().collect();
         if unreadable.contains_key(&object_folder) {
             self.object_folder.note_unreadable(&self.tree.files);
@@ -136,69 +144,71 @@ impl Directory {
             self.object_folder.note_read(root);
         }
         if self.tree.root == root && self.tree.unreadable.is_empty() && unreadable.is_empty() {
+            // Only what differs is replaced, so that the compiled policies of the other files stay in use.
             self.tree.changed = Some(self.tree.files.become_as(&files));
             self.tree.private = Arc::new(private);
         } else {
             let private = Arc::new(private);
             self.tree = Tree { root: root.to_owned(), files, private, unreadable, changed: None };
         }
-        (self.followed, self.observed, self.places) = (followed, observed.into_iter().collect(), places);
+        (self.followed, self.observed, self.folder_states) = (followed, observed.into_iter().collect(), folder_states);
         Ok(())
     }
 
-    /// Returns the paths of the policy files, to compare each with what was read.
+    /// Returns the paths of the policy files, for the comparison of each with its state on disk.
     pub(super) fn compared(&self) -> impl Iterator<Item = Arc<Path>> {
         self.observed.iter().map(|(path, _)| Arc::clone(&path.0))
     }
 
-    /// Returns the state in which a policy file was read.
-    pub(super) fn observed_at(&self, path: &Path) -> Option<Observed> {
+    /// Returns the state that a policy file was in when it was read.
+    pub(super) fn observed_at(&self, path: &Path) -> Option<ObservedState> {
         self.observed.get(path.as_os_str()).copied()
     }
 
-    /// Returns the directories that were read, and the links that lead nowhere yet.
-    pub(super) fn places(&self) -> impl Iterator<Item = PathBuf> {
-        self.places.keys().cloned()
+    /// Returns the paths of the directories that were read, and of dangling symlinks.
+    pub(super) fn folder_states(&self) -> impl Iterator<Item = PathBuf> {
+        self.folder_states.keys().cloned()
     }
 
-    /// Returns how one of them was.
-    pub(super) fn place(&self, path: &Path) -> Option<Place> {
-        self.places.get(path).copied()
+    /// Returns the state that a directory was in when its entries were read, or a dangling symlink.
+    pub(super) fn directory_state(&self, path: &Path) -> Option<DirectoryState> {
+        self.folder_states.get(path).copied()
     }
 
-    /// Notes that the entries of one of them are known in this state, too.
-    pub(super) fn note_place(&mut self, path: &Path, stamp: Option<Stamp>) {
-        if let Some(place) = self.places.get_mut(path) {
-            *place = Place::new(stamp);
+    /// Records a newer version of a directory whose entries were found to be the same.
+    pub(super) fn note_directory(&mut self, path: &Path, version: Option<FileVersion>) {
+        if let Some(directory_state) = self.folder_states.get_mut(path) {
+            *directory_state = DirectoryState::new(version);
         }
     }
 
-    /// Returns why the folder of the API's objects cannot be written now: what is at its path is something else.
+    /// Returns why the folder of the API's objects cannot be written: something else is at its path.
     pub(super) fn object_folder_fault(&self, root: &Path) -> Option<String> {
         self.object_folder.fault(root, &self.tree.files)
     }
 
-    /// Notes that a file was written into the folder of the API's objects, which may be new.
+    /// Records that a file was written into the folder of the API's objects, which the write may have created.
     pub(super) fn note_object_written(&mut self, root: &Path) {
         if !self.object_folder.is_same(root) {
             self.object_folder.note_read(root);
         }
     }
 
-    /// Returns what could not be read for a reason that passes.
-    pub(super) fn passing(&self) -> &BTreeSet<PathBuf> {
-        &self.passing
+    /// Returns the files and directories that could not be read because of a temporary error.
+    pub(super) fn temporary(&self) -> &BTreeSet<PathBuf> {
+        &self.temporary
     }
 
-    /// Reads the files of the tree among `paths`; returns their paths, or nothing where something else may have changed.
-    fn read_changed(&mut self, paths: &HashSet<PathBuf>, unfinished: &Unfinished) -> Option<BTreeSet<PathBuf>> {
-        let plain = self.plain.as_ref().filter(|_| self.object_folder.is_same(&self.tree.root))?;
+    /// Reads the policy files among `paths` and returns their paths; `None` if something else may have changed, so that
+    /// a walk of the whole tree is needed.
+    fn read_changed(&mut self, paths: &HashSet<PathBuf>, unfinished: &UnfinishedFiles) -> Option<BTreeSet<PathBuf>> {
+        let unaliased = self.unaliased.as_ref().filter(|_| self.object_folder.is_same(&self.tree.root))?;
         let mut changed = BTreeSet::new();
         for path in paths {
             let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return None };
-            let Some(directory) = plain.directories.get(parent) else {
-                // It is beside the tree, unless the tree is at or below it.
-                if plain.root.starts_with(path) {
+            let Some(directory) = unaliased.directories.get(parent) else {
+                // A path beside the tree does not matter, unless the root is at or below it.
+                if unaliased.root.starts_with(path) {
                     return None;
                 }
                 continue;
@@ -210,8 +220,8 @@ impl Directory {
             let is_toml = shown.extension().is_some_and(|extension| extension == "toml");
             match fs::symlink_metadata(&shown) {
                 Ok(metadata) if metadata.is_file() && metadata.nlink() == 1 => {}
-                // A directory that is gone took its files along.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !plain.directories.contains_key(path) => {}
+                // A removed directory took its files along, which this partial read would not see.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !unaliased.directories.contains_key(path) => {}
                 _ => return None,
             }
             if is_toml {
@@ -220,18 +230,18 @@ impl Directory {
         }
         for path in &changed {
             let read = read_unless(path, None, unfinished, (&self.trusted, Use::Policies));
-            // Its name may be a symlink by now; then everything is looked at.
+            // A private file lies outside of the trusted directories: the path has become a symlink since.
             if read.is_private == Some(true) {
                 return None;
             }
-            self.passing.remove(path);
-            if read.observed.is_passing() {
-                self.passing.insert(path.clone());
+            self.temporary.remove(path);
+            if read.observed.is_temporary() {
+                self.temporary.insert(path.clone());
             }
             if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
                 self.tree.files.remove(path.as_path());
                 self.observed.remove(path.as_os_str());
-                self.passing.remove(path);
+                self.temporary.remove(path);
                 continue;
             }
             let known = self.tree.files.get_key_value(path.as_path());
@@ -244,10 +254,10 @@ impl Directory {
     }
 }
 
-impl Plain {
-    /// Returns where a tree without links is; nothing where a symlink leads to its root.
-    fn of(root: &Path, followed: &Followed) -> Option<Self> {
-        // As `notify` makes paths absolute.
+impl UnaliasedTree {
+    /// Returns the paths of a tree without links; `None` if a symlink leads to its root.
+    fn of(root: &Path, followed: &FollowedPaths) -> Option<Self> {
+        // `notify` makes the paths of its events absolute in the same way.
         let here = std::env::current_dir().ok()?;
         let absolute = here.join(root);
         if fs::canonicalize(root).ok()? != absolute {
@@ -258,92 +268,80 @@ impl Plain {
     }
 }
 
-/// A walk through the tree.
+/// A walk through the policies directory.
 struct Walk<'w> {
-    /// What was known before.
+    /// The directory as it was read before.
     before: &'w Directory,
-    /// The path of the folder of the API's objects, and why what is there is not that folder.
+    /// The path of the folder of the API's objects, and why something else is there, if so.
     object_folder: (&'w Path, Option<String>),
-    /// Files that somebody is writing to.
-    unfinished: &'w Unfinished,
-    /// Entries seen so far.
+    /// The files that are open for writing, which are not read.
+    unfinished: &'w UnfinishedFiles,
+    /// The number of directory entries so far, at most [`MAX_ENTRIES`].
     entries: usize,
-    /// The policies directory, without symlinks.
+    /// The policies directory, with symlinks resolved.
     root: PathBuf,
-    /// Directories from the root to here.
+    /// The number of directories from the root to the current one, at most [`MAX_DEPTH`].
     depth: usize,
-    /// Device and inode of each directory that is read.
-    seen: Seen,
-    /// Links to directories, with the number of directories above each.
+    /// The directories that were read, so that none is read under two paths.
+    visited: VisitedDirectories,
+    /// The symlinks to directories that are still to be followed, each with its depth.
     links: Vec<(usize, PathBuf)>,
-    /// What was found so far.
-    found: Found,
+    found: WalkResult,
 }
 
-/// What a walk finds.
-struct Found {
-    /// As [`Tree::files`].
+/// The result of a walk; each field becomes that of the same name in [`Directory`] or [`Tree`].
+struct WalkResult {
     files: Vec<(Arc<Path>, Text)>,
-    /// As [`Tree::private`].
     private: BTreeSet<PathBuf>,
-    /// As [`Tree::unreadable`].
     unreadable: BTreeMap<PathBuf, String>,
-    /// As [`Directory::huge`].
     huge: HashMap<PathBuf, Instant>,
-    /// As [`Directory::followed`].
-    followed: Followed,
-    /// As [`Directory::observed`].
-    observed: Vec<(FilePath, Observed)>,
-    /// As [`Directory::places`].
-    places: BTreeMap<PathBuf, Place>,
-    /// Whether every file has one name only.
-    is_plain: bool,
+    followed: FollowedPaths,
+    observed: Vec<(FilePath, ObservedState)>,
+    folder_states: BTreeMap<PathBuf, DirectoryState>,
+    /// Whether no symlink and no hard link was found.
+    is_unaliased: bool,
 }
 
-impl Found {
-    /// Begins with room for so many files: mostly there are as many as before.
+impl WalkResult {
+    /// Makes an empty result with capacity for as many files as the last walk found.
     fn with_capacity(files: usize) -> Self {
         Self {
             files: Vec::with_capacity(files),
             private: BTreeSet::new(),
             unreadable: BTreeMap::new(),
             huge: HashMap::new(),
-            followed: Followed::default(),
+            followed: FollowedPaths::default(),
             observed: Vec::with_capacity(files),
-            places: BTreeMap::new(),
-            is_plain: true,
+            folder_states: BTreeMap::new(),
+            // Until the first symlink or hard link is found.
+            is_unaliased: true,
         }
     }
 }
 
-/// Directories by device and inode, in the order in which they were found.
+/// The directories that a walk has read, by device and inode, in order, so that a part of the walk can be undone.
 #[derive(Default)]
-struct Seen {
-    /// All of them.
+struct VisitedDirectories {
     all: HashSet<(u64, u64)>,
-    /// The order.
     order: Vec<(u64, u64)>,
 }
 
-impl Seen {
-    /// Returns whether a directory was found.
+impl VisitedDirectories {
     fn contains(&self, id: &(u64, u64)) -> bool {
         self.all.contains(id)
     }
 
-    /// Adds a directory.
     fn insert(&mut self, id: (u64, u64)) {
         if self.all.insert(id) {
             self.order.push(id);
         }
     }
 
-    /// Returns how many there are.
     fn len(&self) -> usize {
         self.order.len()
     }
 
-    /// Forgets all but the first ones.
+    /// Forgets all but the first `len` directories.
     fn truncate(&mut self, len: usize) {
         for id in self.order.drain(len..) {
             self.all.remove(&id);
@@ -351,48 +349,43 @@ impl Seen {
     }
 }
 
-/// How far a walk was.
-struct Mark {
-    /// As [`Walk::entries`].
+/// The position of a walk, to which it returns if a directory cannot be read to its end.
+struct Checkpoint {
     entries: usize,
-    /// As [`Walk::depth`].
     depth: usize,
-    /// The number of [`Walk::seen`].
-    seen: usize,
-    /// The number of [`Found::files`].
+    visited: usize,
     files: usize,
-    /// The number of [`Found::private`].
     private: usize,
-    /// The number of [`Walk::links`].
     links: usize,
 }
 
-/// How long a directory that had too many entries is not looked at again.
-const HUGE_AGAIN: Duration = Duration::from_mins(1);
+/// The time for which a directory with too many entries is not read again: reading that many takes long.
+const HUGE_PAUSE: Duration = Duration::from_mins(1);
 
-/// Says that there are too many entries.
+/// Returns the error for more than [`MAX_ENTRIES`] entries.
 fn too_many() -> io::Error {
     io::Error::new(io::ErrorKind::QuotaExceeded, format!("more than {MAX_ENTRIES} files and directories"))
 }
 
-/// Returns whether a symlink leads to a directory that holds the policies directory, so that everything would be read.
+/// Returns whether a symlink leads to a directory above the policies directory, which would be read as a whole.
 fn leads_above(path: &Path, root: &Path) -> bool {
     fs::canonicalize(path).is_ok_and(|real| real != *root && root.starts_with(real))
 }
 
 impl Walk<'_> {
-    /// Reads one directory of the tree.
+    /// Reads the entries of one directory, its files, and its subdirectories; symlinks to directories are left for
+    /// later.
     fn read_directory(&mut self, directory: &Path) -> io::Result<()> {
         let metadata = fs::metadata(directory)?;
         let id = (metadata.dev(), metadata.ino());
-        if self.seen.contains(&id) {
+        if self.visited.contains(&id) {
             return Err(io::Error::other(
                 "it leads to a directory that is read under another name: remove the link, what is there is read once",
             ));
         }
         let entries = fs::read_dir(directory)?;
-        self.found.places.insert(directory.to_owned(), Place::new(Some(Stamp::of(&metadata))));
-        self.seen.insert(id);
+        self.found.folder_states.insert(directory.to_owned(), DirectoryState::new(Some(FileVersion::of(&metadata))));
+        self.visited.insert(id);
         self.found.followed.add_directory(directory);
         self.depth += 1;
         let mut directories = Vec::new();
@@ -408,9 +401,9 @@ impl Walk<'_> {
             let kind = entry.file_type()?;
             if kind.is_symlink() {
                 self.found.followed.add_file(&path);
-                self.found.is_plain = false;
+                self.found.is_unaliased = false;
             }
-            // A dangling symlink is a file that cannot be read, not one that is not there.
+            // A dangling `*.toml` symlink is a file that cannot be read, not a missing one.
             let is_directory = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
             if self.entries > MAX_ENTRIES {
                 return Err(too_many());
@@ -418,8 +411,8 @@ impl Walk<'_> {
             if is_toml {
                 self.read_file(path);
             } else if kind.is_symlink() && !is_directory {
-                self.found.places.insert(path.clone(), Place::new(Stamp::at(&path)));
-                self.miss_directory(path);
+                self.found.folder_states.insert(path.clone(), DirectoryState::new(FileVersion::at(&path)));
+                self.note_lost_target(path);
             } else if is_directory && self.depth < MAX_DEPTH {
                 if kind.is_symlink() {
                     self.links.push((self.depth, path));
@@ -435,10 +428,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Reads the tree: what lies in it, and then what links in it lead to.
+    /// Reads the tree, and then the directories that symlinks in it lead to, so that a directory is known by its own
+    /// path if it has one in the tree.
     fn read_all(&mut self, root: &Path) -> io::Result<()> {
         self.read_directory(root)?;
         let mut next = 0;
+        // A directory behind a symlink may have symlinks of its own, which are appended while the list is walked.
         while let Some((depth, path)) = self.links.get(next).cloned() {
             next += 1;
             self.depth = depth;
@@ -447,15 +442,17 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Reads a directory below another one. What is wrong with it costs itself alone: of what cannot be read to its end
-    /// nothing is taken, and it is named. A tree that is too large is given up as a whole, from the folder right below the
-    /// root or the link by which it came.
+    /// Reads a directory below another one.
+    ///
+    /// A directory that cannot be read to its end is listed as unreadable, and nothing of it is taken; the others are
+    /// read all the same. A tree with too many entries is given up from its folder right below the root, or from the
+    /// link that led to it.
     fn read_below(&mut self, path: PathBuf, is_link: bool) -> io::Result<()> {
-        let before = self.mark();
-        // Where a tree may be given up as a whole, nothing of it is followed then.
+        let before = self.checkpoint();
+        // The directories below are collected apart, so that none of them is watched if the tree is given up.
         let is_whole = is_link || self.depth == 1;
-        let followed = if is_whole { std::mem::take(&mut self.found.followed) } else { Followed::default() };
-        let is_huge = |walk: &Self| walk.before.huge.get(&path).is_some_and(|since| since.elapsed() < HUGE_AGAIN);
+        let followed = if is_whole { std::mem::take(&mut self.found.followed) } else { FollowedPaths::default() };
+        let is_huge = |walk: &Self| walk.before.huge.get(&path).is_some_and(|since| since.elapsed() < HUGE_PAUSE);
         let fault = self.object_folder.1.as_ref().filter(|_| path == self.object_folder.0);
         let read = if let Some(fault) = fault {
             Err(io::Error::other(fault.clone()))
@@ -478,25 +475,25 @@ impl Walk<'_> {
             }
         }
         let Err(error) = read else { return Ok(()) };
-        self.go_back_to(&before);
-        let mut place = Place::new(Stamp::at(&path));
-        if is_passing(&error) {
-            place.observed = place.observed.passing();
+        self.roll_back_to(&before);
+        let mut directory_state = DirectoryState::new(FileVersion::at(&path));
+        if is_temporary(&error) {
+            directory_state.observed = directory_state.observed.temporary();
         }
-        self.found.places.insert(path.clone(), place);
+        self.found.folder_states.insert(path.clone(), directory_state);
         if error.kind() == io::ErrorKind::QuotaExceeded {
             if !is_whole {
                 return Err(error);
             }
-            let since = self.before.huge.get(&path).copied().filter(|since| since.elapsed() < HUGE_AGAIN);
+            let since = self.before.huge.get(&path).copied().filter(|since| since.elapsed() < HUGE_PAUSE);
             self.found.huge.insert(path.clone(), since.unwrap_or_else(Instant::now));
         }
         self.found.unreadable.insert(path, error.to_string());
         Ok(())
     }
 
-    /// Notes that a link leads to no directory: one that did when it was last read has lost its target.
-    fn miss_directory(&mut self, path: PathBuf) {
+    /// Lists a dangling symlink as unreadable if it led to a directory when it was last read.
+    fn note_lost_target(&mut self, path: PathBuf) {
         if self.before.followed.directories.contains(&path) {
             self.found.followed.add_directory(&path);
             let why = "it is a link to a folder that is not there any more: bring the folder back, or remove the link";
@@ -504,48 +501,48 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes that the folder of the API's objects is not there, or is something else, which no walk reads.
-    fn leave_out_objects(&mut self) {
+    /// Lists the folder of the API's objects as unreadable if it is missing or something else is at its path.
+    fn report_object_folder_fault(&mut self) {
         let (folder, Some(fault)) = &self.object_folder else { return };
         self.found.followed.add_file(folder);
-        self.found.places.insert(folder.to_path_buf(), Place::new(Stamp::at(folder)));
+        self.found.folder_states.insert(folder.to_path_buf(), DirectoryState::new(FileVersion::at(folder)));
         self.found.unreadable.insert(folder.to_path_buf(), fault.clone());
     }
 
-    /// Returns whether a link leads to a tree of the kernel, unless the policies directory itself is in one.
+    /// Returns whether a symlink leads to /proc, /sys or /dev, unless the policies directory itself is there.
     fn leads_to_kernel(&self, path: &Path) -> bool {
         is_in_kernel_tree(path) && !fs::canonicalize(path).is_ok_and(|real| real.starts_with(&self.root))
     }
 
-    /// Returns how far the walk is.
-    fn mark(&self) -> Mark {
-        let Found { files, private, .. } = &self.found;
-        Mark {
+    /// Returns the current position of the walk.
+    fn checkpoint(&self) -> Checkpoint {
+        let WalkResult { files, private, .. } = &self.found;
+        Checkpoint {
             entries: self.entries,
             depth: self.depth,
-            seen: self.seen.len(),
+            visited: self.visited.len(),
             files: files.len(),
             private: private.len(),
             links: self.links.len(),
         }
     }
 
-    /// Forgets what was found since.
-    fn go_back_to(&mut self, mark: &Mark) {
-        (self.entries, self.depth) = (mark.entries, mark.depth);
-        let gone = self.found.files.split_off(mark.files);
-        self.found.observed.truncate(mark.files);
-        if self.found.private.len() > mark.private {
+    /// Forgets what was found since a checkpoint.
+    fn roll_back_to(&mut self, checkpoint: &Checkpoint) {
+        (self.entries, self.depth) = (checkpoint.entries, checkpoint.depth);
+        let gone = self.found.files.split_off(checkpoint.files);
+        self.found.observed.truncate(checkpoint.files);
+        if self.found.private.len() > checkpoint.private {
             for (path, _) in gone {
                 self.found.private.remove(&*path);
             }
         }
-        // A directory of it may be read under another name yet.
-        self.seen.truncate(mark.seen);
-        self.links.truncate(mark.links);
+        // A directory below may still be read by another path.
+        self.visited.truncate(checkpoint.visited);
+        self.links.truncate(checkpoint.links);
     }
 
-    /// Reads one file, unless it is as it was before.
+    /// Reads one policy file, unless its state is the same as before.
     fn read_file(&mut self, path: PathBuf) {
         let known = self.before.tree.files.get_key_value(path.as_path());
         let state = known.and_then(|(path, text)| self.before.observed.get(path.as_os_str()).filter(|_| text.is_ok()));
@@ -553,16 +550,16 @@ impl Walk<'_> {
         let path = known.map_or_else(|| path.into(), |(path, _)| Arc::clone(path));
         let read = read_unless(
             &path,
-            state.and_then(|state| state.firm()),
+            state.and_then(|state| state.clean_hash()),
             self.unfinished,
             (&self.before.trusted, Use::Policies),
         );
         if read.is_private.unwrap_or_else(|| self.before.tree.private.contains(&*path)) {
             self.found.private.insert(path.to_path_buf());
         }
-        // The very same text, where it is the same: all that is made of it shares it.
+        // The same allocation if the text is the same, as all that was made of it shares it.
         let text = read.text_or(text);
-        self.found.is_plain &= read.stamp.is_none_or(Stamp::has_one_name);
+        self.found.is_unaliased &= read.version.is_none_or(FileVersion::has_one_name);
         self.found.observed.push((FilePath(Arc::clone(&path)), read.observed));
         self.found.files.push((path, text));
     }
@@ -574,15 +571,15 @@ mod tests {
 
     use super::*;
 
-    /// Reads the directory.
+    /// Reads the directory and returns the tree.
     fn read(directory: &mut Directory, root: &Path, changes: &Changes) -> Tree {
         let trusted = Trusted::directories(vec![root.to_owned()]);
-        directory.read(root, changes, &Unfinished::default(), &trusted).unwrap();
+        directory.read(root, changes, &UnfinishedFiles::default(), &trusted).unwrap();
         directory.tree.clone()
     }
 
     #[test]
-    fn the_tree_is_every_toml_at_any_depth_but_dot_names() {
+    fn tree_is_every_toml_at_any_depth_but_dot_names() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         fs::create_dir_all(at("team/deep")).unwrap();
@@ -599,7 +596,7 @@ mod tests {
         symlink("nowhere", at("dangling.toml")).unwrap();
         fs::create_dir(at("directory.toml")).unwrap();
         let found = read(&mut Directory::default(), root.path(), &Changes::Anything);
-        let told: Vec<_> =
+        let unreadable: Vec<_> =
             found.unreadable.iter().map(|(path, why)| (path.clone(), why.split(':').next().unwrap())).collect();
         let twice = "it leads to a directory that is read under another name";
         let above = "it is a link to a directory above the policies directory";
@@ -611,7 +608,7 @@ mod tests {
             (at("team/loop"), twice),
             (at("twin"), twice),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(unreadable, expected);
         let names: Vec<_> = found.files.iter().map(|(path, _)| path.strip_prefix(root.path()).unwrap()).collect();
         assert_eq!(names, ["a.toml", "dangling.toml", "directory.toml", "team/deep/b.toml"].map(Path::new));
         assert_eq!(&*found.files.get(&at("a.toml")).unwrap().clone().unwrap(), "a.toml");
@@ -620,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mounted_config_map_is_followed_to_its_data() {
+    fn symlinks_of_a_mounted_config_map_are_followed() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         fs::create_dir(at("..1")).unwrap();
@@ -635,13 +632,13 @@ mod tests {
         fs::write(at("..2/a.toml"), "two").unwrap();
         symlink("..2", at("..data_tmp")).unwrap();
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
-        // Only a full look sees it: nothing happened under the file's name.
+        // No event names the file, as only a symlink above it changed; a tree with links is always walked.
         let none = Changes::Files(HashSet::new());
         assert_eq!(read(&mut directory, root.path(), &none).files.get(&at("a.toml")).unwrap().as_deref(), Ok("two"));
     }
 
     #[test]
-    fn files_that_changed_are_read_and_others_not_looked_at() {
+    fn only_the_files_that_changed_are_read() {
         let root = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(root.path()).unwrap();
         let at = |name: &str| root.join(name);
@@ -655,7 +652,7 @@ mod tests {
             fs::write(at(name), "two").unwrap();
         }
         fs::remove_file(at("c.toml")).unwrap();
-        let mut look = |names: &[&str]| {
+        let mut read_names = |names: &[&str]| {
             let changes = Changes::Files(names.iter().map(|name| at(name)).collect());
             let tree = read(&mut directory, &root, &changes);
             let text = |name: &str| tree.files.get(&at(name)).and_then(|text| text.clone().ok());
@@ -663,23 +660,23 @@ mod tests {
                 ["a.toml", "b.toml", "c.toml", "team/d.toml"].map(|name| text(name).unwrap_or_default().to_string());
             (texts.join(" "), tree.changed.map(|changed| changed.len()))
         };
-        assert_eq!(look(&["a.toml", "list.txt", ".a.toml.swp"]), ("two one one ".to_owned(), Some(1)));
-        assert_eq!(look(&["c.toml", "team/d.toml", "../beside"]), ("two one  two".to_owned(), Some(2)));
-        // A directory, or the root's own name: anything may have changed, so everything is looked at.
-        assert_eq!(look(&["team"]), ("two two  two".to_owned(), Some(1)));
+        assert_eq!(read_names(&["a.toml", "list.txt", ".a.toml.swp"]), ("two one one ".to_owned(), Some(1)));
+        assert_eq!(read_names(&["c.toml", "team/d.toml", "../beside"]), ("two one  two".to_owned(), Some(2)));
+        // At a directory or the root itself, anything may have changed, so the whole tree is read.
+        assert_eq!(read_names(&["team"]), ("two two  two".to_owned(), Some(1)));
         fs::write(at("a.toml"), "six").unwrap();
-        assert_eq!(look(&[""]), ("six two  two".to_owned(), Some(1)));
+        assert_eq!(read_names(&[""]), ("six two  two".to_owned(), Some(1)));
     }
 
     #[test]
-    fn a_file_with_another_name_is_seen_under_both() {
+    fn file_with_two_paths_is_read_at_both() {
         for link in [|from: &Path, to: &Path| fs::hard_link(from, to), |from: &Path, to: &Path| symlink(from, to)] {
             let root = tempfile::tempdir().unwrap();
             let root = fs::canonicalize(root.path()).unwrap();
             let (one, two) = (root.join("a.toml"), root.join("b.toml"));
             fs::write(&one, "one").unwrap();
             let mut directory = Directory::default();
-            // Also one that comes later.
+            // The second path comes after the first read.
             read(&mut directory, &root, &Changes::Anything);
             link(&one, &two).unwrap();
             read(&mut directory, &root, &Changes::Files([two.clone()].into()));

@@ -1,4 +1,8 @@
-//! What is in force and what is held back, as `/status` tells it.
+//! The status of reloads for `/status`, metrics, the API and the supervisor: what is in force, and what the thread
+//! does.
+//!
+//! [`State`] is immutable and swapped as a whole, so a reader never sees a part of an update. The work in progress is
+//! in atomics beside it, so that a reload that hangs in a file system can still be seen.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -13,51 +17,51 @@ use crate::bounds::MAX_TOLD_WARNINGS;
 use crate::policy::Diagnostics;
 use crate::telemetry::heartbeat::Heartbeat;
 
-/// The state of the policies and upstreams; replaced whole after each look.
+/// The state of the policies and upstreams, as `/status` has it; replaced as a whole after each reload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct State {
-    /// Number of the policies in force, one more at each swap.
+    /// The generation of the policies in force, incremented by each swap.
     pub(crate) generation: u64,
-    /// Hash over everything in force.
+    /// The hash of everything in force.
     pub(crate) hash: String,
-    /// When they went into force (RFC 3339, UTC).
+    /// The time of the last swap (RFC 3339, UTC).
     pub(crate) loaded_at: String,
-    /// All errors of the last look, `path:line:col: what`, one a line; null when everything on disk is in force.
+    /// The errors of the last reload, one a line, as `path:line:col: message`; null if everything on disk is in force.
     pub(crate) error: Option<String>,
     /// The files whose last good version is in force instead of what is on disk.
     pub(crate) held_back: Vec<String>,
-    /// What is out of date, since when and why.
+    /// The ways in which what is in force is not what is on disk, each with its time and reason.
     pub(crate) out_of_date: OutOfDate,
-    /// How much is out of date; the list has the first entries.
+    /// The number of entries of `out_of_date`, of which the list has the first.
     pub(crate) out_of_date_total: usize,
-    /// Warnings of the last look.
+    /// The warnings of the last reload; errors are in `error`.
     #[serde(serialize_with = "warnings")]
     pub(crate) warnings: Diagnostics,
-    /// Policies in force.
+    /// The number of policies in force.
     pub(crate) policies: usize,
-    /// Blueprints in force.
+    /// The number of blueprints in force.
     pub(crate) blueprints: usize,
-    /// Clients in force.
+    /// The number of clients in force.
     pub(crate) clients: usize,
     /// The clients for which no policy is named, and what applies to them.
-    pub(crate) without_policy: Without,
-    /// Why there is nobody to ask for what is allowed; null when there is.
+    pub(crate) without_policy: ClientsWithoutPolicy,
+    /// The reason why there is no upstream, or why the last ones are used on; null if there is none.
     pub(crate) upstream_error: Option<String>,
 }
 
 /// The clients for which no policy is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Without {
-    /// What applies to them: the id of the default policy, `unrestricted`, or `none`, so that they are denied.
+pub(crate) struct ClientsWithoutPolicy {
+    /// The id of the default policy, `unrestricted`, or `none` if they are denied.
     pub(crate) policy: String,
-    /// How many there are.
+    /// The number of such clients.
     pub(crate) count: usize,
-    /// The first of them.
+    /// The names of the first ones.
     pub(crate) clients: Vec<String>,
 }
 
 impl State {
-    /// Says in one line what is in force, as `systemctl status` shows it.
+    /// Returns one line for `systemctl status`: the generation in force, and the first error if a reload failed.
     pub(crate) fn summary(&self) -> String {
         match &self.error {
             None => format!("generation {}, {} policies, {} clients", self.generation, self.policies, self.clients),
@@ -69,37 +73,38 @@ impl State {
     }
 }
 
-/// The state, for everyone who tells it, how often it changed, and what is under way.
-pub(crate) struct Progress {
-    /// When what is under way began, in milliseconds since `began`, and one more; 0 while nothing is.
+/// The status of reloads, shared with the admin endpoint, the API and the supervisor: the last state, counters, and the
+/// work in progress.
+pub(crate) struct ReloadStatus {
+    /// The beginning of the work in progress, in milliseconds since `began` plus one; 0 while there is none.
     busy_since: AtomicU64,
-    /// The clock's zero.
+    /// The zero of `busy_since`.
     began: Instant,
-    /// The state after the last look.
+    /// The state after the last reload.
     state: ArcSwap<State>,
-    /// Looks that put a new generation into force.
+    /// The number of reloads and API changes that put a new generation into force.
     swaps: AtomicU64,
-    /// Looks that held something back which was not held back before.
+    /// The number of reloads that reported errors: new ones, or any if the reload was requested.
     failures: AtomicU64,
-    /// The heartbeat of the thread that looks.
+    /// The heartbeat of the reload thread.
     heartbeat: Heartbeat,
-    /// Whether that thread reads or writes files.
+    /// Whether the reload thread reads or writes files.
     on_disk: AtomicBool,
 }
 
-/// What the thread that looks is doing.
+/// The work of the reload thread, for the supervisor, which allows each kind another time without a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// It waits for something to do.
+    /// It waits for an event or a request.
     Idle,
-    /// It reads or writes files, as long as their file system takes.
+    /// It reads or writes files, for as long as the file system takes.
     Disk,
-    /// It makes the next generation.
+    /// It compiles the next generation.
     Compute,
 }
 
-impl Progress {
-    /// Begins with the state at the start.
+impl ReloadStatus {
+    /// Makes the status from the state at the start.
     pub(crate) fn new(state: State) -> Self {
         Self {
             busy_since: AtomicU64::new(0),
@@ -112,30 +117,29 @@ impl Progress {
         }
     }
 
-    /// Returns the state after the last look.
+    /// Returns the state after the last reload.
     pub(crate) fn state(&self) -> Arc<State> {
         self.state.load_full()
     }
 
-    /// Notes that a look or a change begins; it ends when what this returns is dropped.
+    /// Records the beginning of a reload or an API change, which ends when the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         self.busy_since.store(self.now().saturating_add(1), Relaxed);
         Busy(Arc::clone(self))
     }
 
-    /// Returns the heartbeat of the thread that looks.
     pub(crate) fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
     }
 
-    /// Notes that the thread that looks reads or writes files, until what this returns is dropped.
+    /// Records that the reload thread reads or writes files, until the guard is dropped.
     pub(super) fn disk(&self) -> OnDisk<'_> {
         self.heartbeat.beat();
         self.on_disk.store(true, Relaxed);
         OnDisk(self)
     }
 
-    /// Returns what the thread that looks is doing.
+    /// Returns the work of the reload thread.
     pub(crate) fn work(&self) -> Work {
         match (self.busy_since.load(Relaxed), self.on_disk.load(Relaxed)) {
             (_, true) => Work::Disk,
@@ -144,7 +148,7 @@ impl Progress {
         }
     }
 
-    /// Returns how long the look or change under way has been running; zero where there is none.
+    /// Returns the duration of the reload or API change in progress; zero if there is none.
     pub(crate) fn running(&self) -> Duration {
         match self.busy_since.load(Relaxed) {
             0 => Duration::ZERO,
@@ -152,7 +156,7 @@ impl Progress {
         }
     }
 
-    /// Returns why nothing new goes into force, if a look or change hangs, as in a file system that does not answer.
+    /// Returns the message for a reload or API change that hangs, as in a file system that does not answer.
     pub(crate) fn stuck(&self) -> Option<String> {
         let seconds = self.running().as_secs();
         (seconds >= STUCK.as_secs()).then(|| {
@@ -163,7 +167,7 @@ impl Progress {
         })
     }
 
-    /// Returns what is out of date while a look takes long.
+    /// Returns the entry of `out_of_date` for a reload that is slow or hangs.
     pub(crate) fn late(&self) -> Option<Entry> {
         let running = self.running();
         let since = jiff::Timestamp::now().checked_sub(running).ok()?;
@@ -179,39 +183,37 @@ impl Progress {
         }
     }
 
-    /// Returns the time on the clock of [`Progress::busy_since`].
+    /// Returns the milliseconds since `began`.
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Puts another state in place.
+    /// Replaces the state.
     pub(super) fn set(&self, state: State) {
         self.state.store(Arc::new(state));
     }
 
-    /// Counts a new generation.
     pub(super) fn count_swap(&self) {
         self.swaps.fetch_add(1, Relaxed);
     }
 
-    /// Counts a look that held something back.
     pub(super) fn count_failure(&self) {
         self.failures.fetch_add(1, Relaxed);
     }
 
-    /// Returns the number of new generations since the start.
+    /// Returns the number of swaps since the start of the process.
     pub(crate) fn swaps(&self) -> u64 {
         self.swaps.load(Relaxed)
     }
 
-    /// Returns the number of looks that held something back.
+    /// Returns the number of reloads since the start of the process that reported errors.
     pub(crate) fn failures(&self) -> u64 {
         self.failures.load(Relaxed)
     }
 }
 
-/// Something that is under way.
-pub(super) struct Busy(Arc<Progress>);
+/// A guard for a reload or an API change in progress.
+pub(super) struct Busy(Arc<ReloadStatus>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -219,10 +221,10 @@ impl Drop for Busy {
     }
 }
 
-/// How long a look may take before it is told of.
+/// The duration from which a reload is an entry of `out_of_date`.
 const SLOW: Duration = Duration::from_secs(2);
-/// Files that are being read or written.
-pub(super) struct OnDisk<'p>(&'p Progress);
+/// A guard for reading or writing files.
+pub(super) struct OnDisk<'p>(&'p ReloadStatus);
 
 impl Drop for OnDisk<'_> {
     fn drop(&mut self) {
@@ -231,10 +233,11 @@ impl Drop for OnDisk<'_> {
     }
 }
 
-/// How long a look or a change may take; reading all that the bounds allow takes a few seconds.
+/// The duration from which a reload or API change counts as hanging; reading all that the bounds allow takes a few
+/// seconds.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// Writes warnings as texts; what else there is stands in [`State::error`].
+/// Serialises the warnings as texts; the errors are in [`State::error`].
 fn warnings<S: Serializer>(diagnostics: &Diagnostics, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(summary::lines(diagnostics.warnings(), MAX_TOLD_WARNINGS, "warnings"))
 }
@@ -243,8 +246,8 @@ fn warnings<S: Serializer>(diagnostics: &Diagnostics, serializer: S) -> Result<S
 mod tests {
     use super::*;
 
-    /// Returns progress that began so many seconds ago.
-    fn progress(seconds: u64) -> Arc<Progress> {
+    /// Returns a status whose clock began so many seconds ago.
+    fn status(seconds: u64) -> Arc<ReloadStatus> {
         let state = State {
             generation: 1,
             hash: String::new(),
@@ -257,24 +260,24 @@ mod tests {
             policies: 0,
             blueprints: 0,
             clients: 0,
-            without_policy: Without::default(),
+            without_policy: ClientsWithoutPolicy::default(),
             upstream_error: None,
         };
         let began = Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
-        Arc::new(Progress { began, ..Progress::new(state) })
+        Arc::new(ReloadStatus { began, ..ReloadStatus::new(state) })
     }
 
     #[test]
-    fn a_reload_that_hangs_is_told_until_it_goes_on() {
-        let progress = progress(100);
-        assert_eq!((progress.running(), progress.stuck()), (Duration::ZERO, None));
-        let busy = progress.begin();
-        assert_eq!(progress.stuck(), None, "it has just begun");
+    fn reload_that_hangs_is_reported_until_it_goes_on() {
+        let status = status(100);
+        assert_eq!((status.running(), status.stuck()), (Duration::ZERO, None));
+        let busy = status.begin();
+        assert_eq!(status.stuck(), None, "it has just begun");
         // As if it had begun with the clock, a hundred seconds ago.
-        progress.busy_since.store(1, Relaxed);
-        assert!(progress.running() >= Duration::from_secs(100));
-        assert!(progress.stuck().unwrap().starts_with("a reload has been running for 100 s: "));
+        status.busy_since.store(1, Relaxed);
+        assert!(status.running() >= Duration::from_secs(100));
+        assert!(status.stuck().unwrap().starts_with("a reload has been running for 100 s: "));
         drop(busy);
-        assert_eq!((progress.running(), progress.stuck()), (Duration::ZERO, None));
+        assert_eq!((status.running(), status.stuck()), (Duration::ZERO, None));
     }
 }

@@ -1,26 +1,26 @@
-//! Errors and warnings as status, log and API answers have them: bounded, whatever is wrong with however many files.
+//! Lists of errors, warnings and paths for status, log and API responses, bounded whatever the number of bad files.
 
 use crate::bounds::{MAX_TOLD_FILES, MAX_TOLD_LINE};
 use crate::document::{Diagnostic, escaped, shortened};
 
-/// Returns the first of some diagnostics, a line each, as far as they take `most` octets as JSON; the rest is counted in
-/// one more line, as "and N more `what`".
+/// Returns the first diagnostics, a line each, up to `most` octets of JSON; a last line counts the rest, as
+/// "and N more `what`".
 pub(crate) fn lines<'d>(diagnostics: impl Iterator<Item = &'d Diagnostic>, most: usize, what: &str) -> Vec<String> {
-    // How many more there are of all files is about the directory, whose path is before those of files.
+    // A diagnostic that counts others names the directory, which sorts before its files; it belongs at the end.
     let all: Vec<&Diagnostic> = diagnostics.collect();
     let counts = all.iter().take_while(|diagnostic| diagnostic.is_count()).count();
     let all = all[counts..].iter().chain(&all[..counts]);
     bounded(all, most, what, |diagnostic| shortened(&diagnostic.to_string(), MAX_TOLD_LINE).into_owned())
 }
 
-/// Returns the first of some paths in the same way.
+/// Returns the first paths, a line each, up to [`MAX_TOLD_FILES`] octets of JSON; a last line counts the rest.
 pub(super) fn paths<'p>(paths: impl Iterator<Item = &'p std::path::PathBuf>) -> Vec<String> {
     bounded(paths, MAX_TOLD_FILES, "files", |path| {
         shortened(&escaped(&path.to_string_lossy()), MAX_TOLD_LINE).into_owned()
     })
 }
 
-/// Returns the first of some lines, which are made only as long as there is room for them.
+/// Returns the first lines, up to `most` octets of JSON; lines beyond that are counted and never formatted.
 fn bounded<T>(all: impl Iterator<Item = T>, most: usize, what: &str, line: impl Fn(T) -> String) -> Vec<String> {
     let (mut lines, mut octets, mut more) = (Vec::new(), 0, 0_usize);
     for one in all {
@@ -29,7 +29,7 @@ fn bounded<T>(all: impl Iterator<Item = T>, most: usize, what: &str, line: impl 
             continue;
         }
         let line = line(one);
-        // A quotation mark or backslash takes two in JSON; between lines there are a few more.
+        // A quotation mark or backslash takes two octets in JSON; quotes and a comma around a line take a few more.
         octets += line.len() + line.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count() + 4;
         if octets > most {
             octets = most;
@@ -51,14 +51,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_is_bounded_and_the_rest_counted() {
+    fn lists_are_bounded_and_the_rest_is_counted() {
         let long = "\"\\".repeat(10_000);
         let diagnostics: Vec<_> =
             (0..1_000).map(|number| Diagnostic::about_file(Path::new("a.toml"), format!("{number} {long}"))).collect();
-        let told = lines(diagnostics.iter(), 10_000, "errors");
-        let json = serde_json::to_string(&told).unwrap();
+        let listed = lines(diagnostics.iter(), 10_000, "errors");
+        let json = serde_json::to_string(&listed).unwrap();
         assert!(json.len() <= 10_100, "{} octets", json.len());
-        assert_eq!(told.last().unwrap(), &format!("and {} more errors", 1_001 - told.len()));
+        assert_eq!(listed.last().unwrap(), &format!("and {} more errors", 1_001 - listed.len()));
         assert_eq!(lines(diagnostics[..1].iter(), 10_000, "errors").len(), 1);
         let many: Vec<PathBuf> = (0..10_000).map(|number| format!("policies/{number}.toml").into()).collect();
         let json = serde_json::to_string(&paths(many.iter())).unwrap();

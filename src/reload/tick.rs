@@ -1,4 +1,7 @@
-//! What is done now and then, whatever events tell: comparing, trying again, and telling what is out of date.
+//! The tasks of the reload thread that need no event: comparisons, retries, and the list of what is out of date.
+//!
+//! [`Reloader::next_tick`] says when the thread has to wake without an event; [`Reloader::tick`] then runs what is due.
+//! A file that could not be read because of a temporary error is retried with exponential backoff, up to 5 s.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -6,52 +9,53 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::apply::Trigger;
-use super::files::Observed;
-use super::out_of_date::{Found, Kind};
-use super::sweep::Compared;
+use super::disk_comparison::Compared;
+use super::files::ObservedState;
+use super::out_of_date::{Kind, Mismatch};
 use super::{Reloader, State};
 use crate::config::Servers;
 use crate::upstream::system::is_local;
 
-/// The first pause before something that could not be read is tried again; each further one is twice as long.
+/// The first pause before a file that could not be read is tried again; each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause.
+/// The longest pause between two tries.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A further try at what could not be read for a reason that passes.
+/// The next try at files that could not be read because of a temporary error.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Retry {
-    /// When.
     due: Instant,
-    /// The pause before it.
+    /// The pause before that try.
     pause: Duration,
 }
 
-/// Returns whether no interface has the address of a listener. One that is only valid on a link cannot be looked for by itself.
+/// Returns whether no interface has the address of a listener; `false` for a link-local address, which would need its
+/// interface to be looked up.
 pub(crate) fn is_absent(address: SocketAddr) -> bool {
     let is_link_local = matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
     !address.ip().is_unspecified() && !is_link_local && !is_local(address.ip())
 }
 
 impl Reloader {
-    /// Returns when there is something to do although nothing happened.
+    /// Returns the time of the next retry, write of the last good state, or comparison.
     pub(super) fn next_tick(&self) -> Instant {
         let retry = self.retry.map(|retry| retry.due);
-        [retry, self.keeper.due()].into_iter().flatten().fold(self.sweep.due(), Instant::min)
+        [retry, self.last_good_writer.due()].into_iter().flatten().fold(self.disk_comparison.due(), Instant::min)
     }
 
-    /// Does what is due.
+    /// Runs the tasks that are due.
     pub(super) fn tick(&mut self) {
         if self.retry.is_some_and(|retry| retry.due <= Instant::now()) {
             return self.reload(Trigger::Comparison);
         }
-        self.keep();
-        let progress = Arc::clone(&self.progress);
-        let (busy, disk) = (progress.begin(), progress.disk());
+        self.write_last_good_when_due();
+        let status = Arc::clone(&self.status);
+        let (busy, disk) = (status.begin(), status.disk());
         let is_polling = self.watch.unwatched().is_some();
-        let compared = self.sweep.compare(&mut self.directory, &self.files, is_polling);
+        let compared = self.disk_comparison.compare(&mut self.directory, &self.files, is_polling);
         if compared != Compared::Same {
-            self.store.release();
+            // An open lock file in a folder that is gone keeps its file system from being unmounted.
+            self.object_writer.release();
         }
         drop((busy, disk));
         match compared {
@@ -59,73 +63,74 @@ impl Reloader {
             Compared::Differs => self.reload(Trigger::Comparison),
             Compared::Cycle => {
                 if is_polling {
+                    // The limit of the kernel may have been raised since.
                     self.follow(self.followed.clone());
                 }
-                self.look_for_addresses();
+                self.find_absent_addresses();
                 self.report_out_of_date();
             }
         }
     }
 
-    /// Finds the listeners whose address no interface has.
-    pub(super) fn look_for_addresses(&mut self) {
+    /// Updates the list of listeners whose address no interface has.
+    pub(super) fn find_absent_addresses(&mut self) {
         self.absent = self.listeners.iter().filter(|address| is_absent(**address)).copied().collect();
     }
 
-    /// Plans the next try, if something could not be read for a reason that passes.
+    /// Plans the next try, if a file could not be read because of a temporary error.
     pub(super) fn plan_retry(&mut self) {
-        let is_passing = self.faults.is_passing
-            || !self.directory.passing().is_empty()
-            || self.files.observed().any(|(_, observed)| observed.is_passing());
-        self.retry = is_passing.then(|| {
+        let is_temporary = self.faults.is_temporary
+            || !self.directory.temporary().is_empty()
+            || self.files.observed().any(|(_, observed)| observed.is_temporary());
+        self.retry = is_temporary.then(|| {
             let pause = self.retry.map_or(FIRST_PAUSE, |retry| (2 * retry.pause).min(LONGEST_PAUSE));
             Retry { due: Instant::now() + pause, pause }
         });
     }
 
-    /// Tells status, metrics and log what is out of date now.
+    /// Updates the list of what is out of date, for status, metrics and log.
     pub(super) fn report_out_of_date(&mut self) {
-        let found = self.found_out_of_date();
+        let found = self.find_mismatches();
         let list = self.since.update(found);
-        let old = self.progress.state();
+        let old = self.status.state();
         if list != old.out_of_date {
             let state = State::clone(&old);
-            self.progress.set(State { out_of_date_total: list.len(), out_of_date: list, ..state });
+            self.status.set(State { out_of_date_total: list.len(), out_of_date: list, ..state });
         }
     }
 
-    /// Says what the next start does about something that it refuses: it begins with the last good state, where that was
-    /// chosen and there is one.
+    /// Returns what the next start would do about an error that it refuses: begin with the last good state, if the
+    /// configuration allows that and a usable state exists, or fail.
     fn start_instead(&mut self) -> String {
         let path = self.config_path.clone().filter(|_| self.config.start_from_last_good);
         let Some(path) = path else { return "the next start refuses this".to_owned() };
-        let progress = Arc::clone(&self.progress);
-        let _disk = progress.disk();
-        match self.keeper.kept(&path) {
+        let status = Arc::clone(&self.status);
+        let _disk = status.disk();
+        match self.last_good_writer.time_written(&path) {
             Ok(written) => format!("the next start begins with the last good state, of {written}, instead"),
             Err(why) => format!("the next start refuses this, as the last good state is of no use: {why}"),
         }
     }
 
-    /// Finds what is out of date.
-    fn found_out_of_date(&mut self) -> Vec<Found> {
+    /// Returns each way in which what is in force is not what is on disk.
+    fn find_mismatches(&mut self) -> Vec<Mismatch> {
         let mut all = Vec::new();
         let is_empty = self.config.control.is_none() && self.directory.tree.files.is_empty();
         let is_refused = is_empty || !self.library.refused_at_start().is_empty();
         let instead = if is_refused { self.start_instead() } else { String::new() };
-        let mut add = |kind, path: Option<PathBuf>, why: String| all.push(Found { kind, path, why });
+        let mut add = |kind, path: Option<PathBuf>, why: String| all.push(Mismatch { kind, path, why });
         for (path, why) in &self.reasons {
-            let is_unreadable = self.directory.observed_at(path).is_some_and(Observed::is_failed)
+            let is_unreadable = self.directory.observed_at(path).is_some_and(ObservedState::is_failed)
                 || self.directory.tree.unreadable.contains_key(path)
-                || self.files.observed_at(path).is_some_and(Observed::is_failed)
-                || self.faults.is_passing && *path == self.config.policies;
+                || self.files.observed_at(path).is_some_and(ObservedState::is_failed)
+                || self.faults.is_temporary && *path == self.config.policies;
             let kind = if is_unreadable { Kind::Unreadable } else { Kind::HeldBack };
-            // That a list cannot be read is told of the policy that names it.
+            // An unreadable list is an error of the policy that names it; the entry gives the reason for the list.
             let fault = self.files.list_fault(path).map(|why| format!("the list file cannot be read: {why}"));
             add(kind, Some(path.clone()), fault.unwrap_or_else(|| why.clone()));
         }
-        let passing = self.files.observed().filter(|(_, observed)| observed.is_passing()).map(|(path, _)| path);
-        for path in self.directory.passing().iter().map(PathBuf::as_path).chain(passing) {
+        let temporary = self.files.observed().filter(|(_, observed)| observed.is_temporary()).map(|(path, _)| path);
+        for path in self.directory.temporary().iter().map(PathBuf::as_path).chain(temporary) {
             add(Kind::Unreadable, Some(path.to_owned()), "it cannot be read for now: it is tried again".to_owned());
         }
         for error in self.library.refused_at_start() {
@@ -136,15 +141,15 @@ impl Reloader {
             add(Kind::NextStart, Some(self.config.policies.clone()), why);
         }
         if let (Servers::System(path), true) = (&self.config.upstream.servers, self.chosen.are_last()) {
-            let why = "it names no nameserver: the last ones are asked on, and the next start has nobody to ask: \
+            let why = "it names no nameserver: the last ones stay in use, and the next start would have no upstream: \
                        allowed names would be answered SERVFAIL";
             add(Kind::NextStart, Some(path.clone()), why.to_owned());
         }
         if let (Some(written), Some(path)) = (&self.last_good, &self.config_path) {
             let why = format!("started from the last good state, of {written}: what is bad on disk is not in force");
-            add(Kind::LastGood, Some(path.clone()), why);
+            add(Kind::LastGoodPlace, Some(path.clone()), why);
         }
-        if let Some((directory, why)) = self.keeper.failed() {
+        if let Some((directory, why)) = self.last_good_writer.failed() {
             add(Kind::NotKept, directory, why);
         }
         if !self.warned.is_empty() {

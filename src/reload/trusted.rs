@@ -1,6 +1,9 @@
-//! Which files policies may have read: whoever may write a policy file need not be allowed to read all that hostgate can.
+//! The files that policies may have read: an author of policies need not be allowed to read all that hostgate can.
 //!
-//! What counts is where a file was found to be when it was open, so that no symlink can be changed in between.
+//! A list must be in a trusted directory, and one that only its owner may read is refused as a secret. A policy file may
+//! be a symlink to a file elsewhere, but then it is private and never quoted.
+//!
+//! The check takes the path of the open file from the kernel, so that no symlink can be changed between check and read.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -12,35 +15,35 @@ use crate::document::{Code, Diagnostic, Findings, quoted};
 use crate::policy::{OBJECT_FOLDER, OBJECT_PREFIXES};
 use crate::util::regular_file;
 
-/// The directories whose files policies may name: the policies directory, and those of `list_directories`.
+/// The directories whose files policies may read: the policies directory, and those of `list_directories`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trusted {
-    /// The directories as they were named.
+    /// The directories as the configuration names them.
     named: Vec<PathBuf>,
-    /// The same without symlinks, those left out that are not there.
+    /// The directories with symlinks resolved, without those that do not exist.
     real: Vec<PathBuf>,
-    /// The folder of the API's files, wherever it is linked to.
+    /// The folder of the API's files, with symlinks resolved; `None` if it does not exist.
     api: Option<PathBuf>,
 }
 
-/// What a file is read as.
+/// The use of a file, which decides where it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// A file that hostgate.toml or the system names.
+    /// A file that hostgate.toml or the system names, which may be anywhere.
     Named,
-    /// A `*.toml` below the policies directory, which may be a symlink to somewhere else.
+    /// A `*.toml` below the policies directory, which may be a symlink to a file outside of it.
     Policies,
     /// A list file, which a policy file names.
     List,
 }
 
 impl Trusted {
-    /// Takes the directories of a configuration as they are now.
+    /// Resolves the directories of a configuration as they are now.
     pub(crate) fn of(config: &Config) -> Self {
         Self::directories([&config.policies].into_iter().chain(&config.list_directories).cloned().collect())
     }
 
-    /// Warns of the `list_directories` that are none by now: what is made in their place later is seen.
+    /// Returns a warning for each entry of `list_directories` that is no directory; one that is created later is used.
     pub(crate) fn warnings(config: &Config) -> Vec<Diagnostic> {
         let accepts = config.list_places.first().and_then(|(source, _)| source.accepts());
         let mut findings = Findings::of(accepts);
@@ -63,23 +66,23 @@ impl Trusted {
         path.map_or_else(Vec::new, |path| findings.into_diagnostics(path))
     }
 
-    /// Takes directories as they are now.
+    /// Resolves directories as they are now; the first is the policies directory.
     pub(crate) fn directories(named: Vec<PathBuf>) -> Self {
         let real = named.iter().filter_map(|directory| fs::canonicalize(directory).ok()).collect();
         let api = named.first().and_then(|policies| fs::canonicalize(policies.join(OBJECT_FOLDER)).ok());
         Self { named, real, api }
     }
 
-    /// Returns whether the same directories were named.
+    /// Returns whether the configuration names the same directories.
     pub(crate) fn is_named_as(&self, other: &Self) -> bool {
         self.named == other.named
     }
 
-    /// Looks whether an open file may be used, and returns whether what it holds is private: not to be quoted to readers of
-    /// log, status and API.
+    /// Checks that an open file may be used; returns whether it is private, so that log, status and API must not quote
+    /// it.
     ///
     /// # Errors
-    /// It may not be used: why, and what to do.
+    /// The file may not be used: why, and how to fix it.
     pub(crate) fn check(&self, file: &File, metadata: &Metadata, path: &Path, as_what: Use) -> Result<bool, String> {
         if as_what == Use::Named {
             return Ok(false);
@@ -111,8 +114,10 @@ impl Trusted {
 }
 
 impl Trusted {
-    /// Returns whether a file is one that hostgate itself wrote for an object of the API: by a umask such files may be for
-    /// its user alone, and their folder is mostly a link to a place that it may write. Secrets have no such names.
+    /// Returns whether hostgate itself wrote a file for an object of the API.
+    ///
+    /// Such a file may have a mode for its owner alone, by the umask, and its folder is mostly a symlink to a directory
+    /// that hostgate may write. Secrets do not have such names.
     fn is_of_api(&self, real: &Path) -> bool {
         let name = real.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_object = OBJECT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
@@ -121,7 +126,7 @@ impl Trusted {
     }
 }
 
-/// The bits of a mode that let others than the owner read.
+/// The mode bits that let the group and others read.
 const FOR_OTHERS: u32 = 0o044;
 
 #[cfg(test)]
@@ -131,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_judged_by_where_they_are_and_who_may_read_them() {
+    fn use_of_a_file_depends_on_its_directory_and_its_mode() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         for directory in ["policies/team", "lists", "elsewhere", "policies2"] {
@@ -158,7 +163,7 @@ mod tests {
         symlink("team/open", at("policies/in")).unwrap();
         symlink(at("lists"), at("named")).unwrap();
         let trusted = Trusted::directories(vec![at("policies"), at("named"), at("missing")]);
-        // The path, and what comes of it as a list and as policies: usable, private or refused.
+        // The path, and the expected outcome as a list and as policies: usable, private or refused.
         let cases = [
             ("policies/team/open", "usable", "usable"),
             ("policies/team/group", "usable", "usable"),
@@ -169,7 +174,7 @@ mod tests {
             ("policies/folder/group", "refused", "private"),
             ("policies/../elsewhere/open", "refused", "private"),
             ("policies/team/../../policies2/open", "refused", "private"),
-            // What hostgate itself wrote by the folder of the API, which may lie elsewhere.
+            // Files that hostgate itself wrote for the API, whose folder may be a symlink.
             ("policies/api/dbx_1.toml", "refused", "usable"),
             ("policies/api/token.toml", "refused", "refused"),
             ("policies/api/deep/npol_1.toml", "refused", "refused"),

@@ -1,4 +1,7 @@
-//! Choosing whom to ask: the servers of the configuration, or those of the system's resolv.conf as it is now.
+//! The choice of upstreams: the servers of the configuration, or those of the system's resolv.conf as it is now.
+//!
+//! A listener of hostgate itself is never an upstream, as queries would loop: in the configuration it is an error,
+//! in resolv.conf (which other programs write) a line that is skipped.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,41 +12,43 @@ use crate::document::{Diagnostic, Place, Severity};
 use crate::upstream::system::{is_local, nameservers};
 use crate::upstream::{Server, Settings};
 
-/// The servers to ask, and what is wrong with their list.
+/// The choice of upstream servers, with the errors of the list that it was made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chosen {
-    /// The servers; empty when there is nobody to ask.
+    /// The servers; empty if there is none.
     pub(crate) servers: Vec<Server>,
-    /// How they are asked.
+    /// The timeouts and other settings of queries to them.
     settings: Settings,
-    /// Why there is nobody to ask.
+    /// The reason for which the list gives no server; `None` if it gives one.
     pub(crate) error: Option<String>,
-    /// Lines that were passed over, and why.
+    /// The lines of resolv.conf that were skipped, each with the reason.
     pub(crate) skipped: Vec<String>,
 }
 
 impl Chosen {
-    /// Returns the settings to ask them with.
+    /// Returns the settings of queries to the servers.
     pub(crate) fn settings(&self) -> Settings {
         self.settings
     }
 
-    /// Returns it with the servers of `last` where it names none itself: a resolv.conf that is emptied, gone or half written, as
-    /// while a network is set up again, is no reason to ask nobody. The error stays, and says so.
+    /// Returns the choice with the servers of `last` if it has none itself.
+    ///
+    /// A resolv.conf is empty, missing or incomplete for a moment while a network is set up again; queries go on to the
+    /// last servers meanwhile. The error stays, and says so.
     pub(crate) fn or_last(mut self, last: &Self) -> Self {
         if let Some(error) = self.error.as_mut().filter(|_| self.servers.is_empty() && !last.servers.is_empty()) {
             self.servers.clone_from(&last.servers);
-            *error = format!("{error}; the last ones are asked on until then: {}", last.describe());
+            *error = format!("{error}; the last ones stay in use until then: {}", last.describe());
         }
         self
     }
 
-    /// Returns whether the last servers are asked on, as none are named any more.
+    /// Returns whether the servers are those of an earlier choice, as the list gives none any more.
     pub(super) fn are_last(&self) -> bool {
         self.error.is_some() && !self.servers.is_empty()
     }
 
-    /// Names the servers, for people.
+    /// Returns the servers as text, for log and status.
     pub(crate) fn describe(&self) -> String {
         if self.servers.is_empty() {
             return "none".to_owned();
@@ -52,10 +57,10 @@ impl Chosen {
     }
 }
 
-/// Chooses upstreams; none of them is one of our own listeners, which would be asked in a circle.
+/// Returns the choice of upstreams; none is one of hostgate's own listeners, as queries would loop.
 ///
 /// # Errors
-/// A configured server that is one of our own listeners, with its place. One that the system names is passed over.
+/// A configured server is one of hostgate's own listeners. Such a line of resolv.conf is skipped instead.
 pub(crate) fn choose(
     upstream: &Upstream,
     listeners: &[SocketAddr],
@@ -76,7 +81,7 @@ pub(crate) fn choose(
     }
 }
 
-/// Returns the errors of a configuration that would ask itself, as far as it shows before anything is bound.
+/// Returns an error for each configured server that is one of the configured listeners, before anything is bound.
 pub(crate) fn circular_in(config: &Config) -> Vec<Diagnostic> {
     let listeners: Vec<_> = config.listen.iter().map(|listen| listen.address).collect();
     match &config.upstream.servers {
@@ -85,7 +90,7 @@ pub(crate) fn circular_in(config: &Config) -> Vec<Diagnostic> {
     }
 }
 
-/// Returns an error for each server that is one of our own listeners.
+/// Returns an error for each server that is one of hostgate's own listeners.
 fn circular(servers: &[(Server, Place)], listeners: &[SocketAddr]) -> Vec<Diagnostic> {
     let own = servers.iter().filter(|(server, _)| server.is_own(listeners, is_local));
     own.map(|(server, place)| Diagnostic {
@@ -102,13 +107,13 @@ fn circular(servers: &[(Server, Place)], listeners: &[SocketAddr]) -> Vec<Diagno
     .collect()
 }
 
-/// Chooses the nameservers of a resolv.conf.
+/// Returns the choice of the nameservers of a resolv.conf.
 fn system(path: &Path, listeners: &[SocketAddr], settings: Settings, read: &mut dyn FnMut(&Path) -> Text) -> Chosen {
     let shown = path.display();
     let text = match read(path) {
         Ok(text) => text,
         Err(reason) => {
-            let error = format!("{shown}: {reason} (set `servers` under [upstream], or mend the file)");
+            let error = format!("{shown}: {reason} (set `servers` under [upstream], or fix the file)");
             return Chosen { servers: Vec::new(), settings, error: Some(error), skipped: Vec::new() };
         }
     };
@@ -120,7 +125,7 @@ fn system(path: &Path, listeners: &[SocketAddr], settings: Settings, read: &mut 
     skipped.extend(own.iter().map(|server| format!("{shown}: `{server}` is hostgate's own listener")));
     let error = servers.is_empty().then(|| {
         let why = if skipped.is_empty() { String::new() } else { format!(" ({})", skipped.join("; ")) };
-        format!("{shown}: no nameserver to ask{why}; set `servers` under [upstream], or mend the file")
+        format!("{shown}: no nameserver to ask{why}; set `servers` under [upstream], or fix the file")
     });
     Chosen { servers, settings, error, skipped }
 }
@@ -134,7 +139,7 @@ mod tests {
 
     use crate::dns::rebinding::Reach;
 
-    /// Chooses from a resolv.conf of this text.
+    /// Returns the choice from a resolv.conf with this text.
     fn from_text(text: &Text) -> Chosen {
         let servers = Servers::System(PathBuf::from("resolv.conf"));
         let upstream =
@@ -144,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resolv_conf_that_names_nobody_leaves_nobody() {
+    fn resolv_conf_without_nameserver_gives_an_error_and_keeps_the_last_servers() {
         for (text, expected) in [
             (Ok(""), "resolv.conf: no nameserver to ask; set"),
             (Ok("search example\n"), "resolv.conf: no nameserver to ask; set"),
@@ -160,13 +165,13 @@ mod tests {
         for text in [Ok(""), Ok("nameserver 127.0.0.1\n"), Err("there is no such file")] {
             let last = from_text(&text.map(Arc::from).map_err(str::to_owned)).or_last(&chosen);
             assert_eq!(last.servers, chosen.servers, "{text:?}");
-            assert!(last.error.clone().unwrap().ends_with("; the last ones are asked on until then: 192.0.2.1:53"));
+            assert!(last.error.clone().unwrap().ends_with("; the last ones stay in use until then: 192.0.2.1:53"));
             assert_eq!(last.clone().or_last(&chosen), last, "said once");
         }
     }
 
     #[test]
-    fn an_upstream_that_is_our_own_listener_is_refused_on_a_wildcard_too() {
+    fn upstream_that_is_an_own_listener_is_refused_also_on_a_wildcard_address() {
         let source = crate::document::Source::new(Path::new("h.toml"), "");
         let listed = |address: &str| Upstream {
             servers: Servers::Listed(vec![(address.parse().unwrap(), source.at(1, 1))]),

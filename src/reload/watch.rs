@@ -1,8 +1,11 @@
-//! Being told that something changed: the only use of `notify`.
+//! Watches of directories for changes: the only use of `notify`.
 //!
-//! Directories are watched, never files: a watch on a file goes deaf when the file is renamed over, and sees nothing
-//! of a symlink swap. Any event but an access means "look again"; what changed is found out by looking, at the files
-//! that events name where only files changed, and else at everything.
+//! Directories are watched, never files: a watch on a file ends when another file is renamed over it, and sees nothing
+//! of a symlink that is changed (a mounted `ConfigMap`). An event other than an access only says that something
+//! changed: the reload compares what is on disk, at the paths that events name if only files changed, and else everywhere.
+//!
+//! One change causes several events, so [`Watch::wait`] returns after a short quiet time, which has an upper bound. A
+//! file that is open for writing delays the reload for longer, as a part of it may be valid.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -16,45 +19,43 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::files::{Followed, Stamp};
+use super::files::{FileVersion, FollowedPaths};
 use crate::bounds::{MAX_CHANGED, MAX_WRITING};
 use crate::telemetry::heartbeat::Heartbeat;
 
-/// How long nothing must have happened before a change is looked at: editors and copies come in several steps.
+/// The quiet time before a reload: an editor or a copy causes several events for one change.
 const QUIET: Duration = Duration::from_millis(50);
-/// The same when every change is a whole one: a file was closed after it was written, or renamed into place.
-const WHOLE: Duration = Duration::from_millis(10);
-/// How long a change waits at most when events keep coming.
-const PATIENCE: Duration = Duration::from_millis(400);
-/// How long a look waits for files that are being written to. Then it goes on without them: until its writer closes it,
-/// what is in a file may be a half that happens to be valid.
-const WRITING: Duration = Duration::from_secs(1);
-/// How long a file may stay open for writing before it is read as it is.
+/// The quiet time if every changed file is complete: closed after it was written, or renamed into place.
+const QUIET_AFTER_CLOSE: Duration = Duration::from_millis(10);
+/// The longest delay of a reload while events keep coming.
+const MAX_DELAY: Duration = Duration::from_millis(400);
+/// The longest delay of a reload for files that are being written. After it the reload leaves them out: until its
+/// writer closes it, a file may hold a part that happens to be valid.
+const MAX_WRITER_DELAY: Duration = Duration::from_secs(1);
+/// The time after which a file that is still open for writing is read as it is.
 const MAX_OPEN: Duration = Duration::from_mins(1);
-/// How often is looked while a file is being written to.
+/// The interval of full reloads while a file is being written.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Why to look again.
+/// The reason for which [`Watch::wait`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wake {
-    /// Something changed on disk.
+pub(crate) enum WakeReason {
     Changed,
-    /// Somebody asked for it (SIGHUP): look even where nothing seems to have changed.
-    Asked,
-    /// Changes wait to be made.
-    Wanted,
-    /// Nothing happened until the time to go on.
+    /// A reload was requested (SIGHUP); it reads everything, whatever events say.
+    ReloadRequested,
+    /// API changes are queued.
+    ApiChange,
+    /// The time given to [`Watch::wait`] has come.
     Tick,
-    /// The process is stopping.
     Stop,
 }
 
-/// Where something changed since the last look.
+/// The paths that changed since the last reload, as far as events say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Changes {
-    /// Anything may have.
+    /// Any file may have changed.
     Anything,
-    /// At these paths, absolute ones, and nothing but files: each was written to, came, went or got another name.
+    /// Files alone changed, at these absolute paths: each was written, created, removed or renamed.
     Files(HashSet<PathBuf>),
 }
 
@@ -65,7 +66,7 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// Adds changes at paths.
+    /// Adds changed paths; above [`MAX_CHANGED`] of them, anything may have changed.
     fn add(&mut self, paths: &[PathBuf]) {
         match self {
             Self::Files(all) if all.len() < MAX_CHANGED => all.extend(paths.iter().cloned()),
@@ -74,43 +75,40 @@ impl Changes {
     }
 }
 
-/// Bits of [`Signals::bits`].
+/// A bit of [`Signals::bits`]: something changed on disk.
 const CHANGED: u8 = 1;
-/// A reload was asked for.
-const ASKED: u8 = 2;
-/// Stop.
+/// A bit of [`Signals::bits`]: a reload was requested.
+const RELOAD_REQUESTED: u8 = 2;
+/// A bit of [`Signals::bits`]: the process is stopping.
 const STOP: u8 = 4;
-/// Changes wait.
-const WANTED: u8 = 8;
+/// A bit of [`Signals::bits`]: API changes are queued.
+const API_CHANGE: u8 = 8;
 
-/// What has happened since the last look; many events are one.
+/// The events since the last reload, merged, shared by the threads that raise them and the reload thread.
 struct Signals {
-    /// The union of what happened.
+    /// The union of [`CHANGED`], [`RELOAD_REQUESTED`], [`STOP`] and [`API_CHANGE`], as far as each was raised.
     bits: AtomicU8,
-    /// Wakes the looking thread; one place is enough.
-    poke: SyncSender<()>,
-    /// Files written to and not yet closed by their writer, and since when.
+    /// Wakes the reload thread; a capacity of one is enough, as the bits hold the reasons.
+    wakeup: SyncSender<()>,
+    /// Files that were written and are not closed yet, with the time of the first write.
     writing: Mutex<HashMap<PathBuf, Instant>>,
-    /// Names of files whose content matters, besides `*.toml`.
+    /// The names of files, other than `*.toml`, whose content causes a reload.
     names: Mutex<HashSet<OsString>>,
-    /// What changed, and how.
     changed: Mutex<Changed>,
-    /// The directories that are watched.
     watched: Mutex<Watched>,
 }
 
-/// The directories that are watched, by the paths that events have.
+/// The watched directories, by the absolute paths that events have.
 #[derive(Default)]
 struct Watched {
-    /// All of them.
     all: HashSet<PathBuf>,
-    /// Those that came, went or got another name since they were watched: the watch went with what was there, and the same
-    /// directory may be back.
+    /// Directories that were created, removed or renamed since they were watched. The watch went with
+    /// what was at the path, and the same directory may be back, so device and inode do not show the loss.
     lost: HashSet<PathBuf>,
 }
 
 impl Watched {
-    /// Takes an event.
+    /// Records the watched directories that an event creates, removes or renames.
     fn take(&mut self, event: &Event) {
         let moves =
             matches!(event.kind, EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
@@ -119,43 +117,44 @@ impl Watched {
     }
 }
 
-/// What changed since the last look.
+/// The changes since the last reload.
 #[derive(Default)]
 struct Changed {
-    /// Where.
     changes: Changes,
-    /// Paths of changes that are likely to be a step of several: a file that came and was not closed yet, that went, or
-    /// that was renamed away.
-    steps: HashSet<PathBuf>,
+    /// The paths where more events are likely: a file that was created and is not closed yet, was removed, or was
+    /// renamed away.
+    partial: HashSet<PathBuf>,
 }
 
 impl Changed {
-    /// Takes an event of files that matter, or may.
+    /// Records an event about files whose content causes a reload, or may.
     fn take(&mut self, event: &Event) {
         match event.kind {
             EventKind::Create(CreateKind::File) | EventKind::Remove(RemoveKind::File) => {
-                self.steps.extend(event.paths.iter().cloned());
+                self.partial.extend(event.paths.iter().cloned());
             }
-            EventKind::Modify(ModifyKind::Name(RenameMode::From)) => self.steps.extend(event.paths.iter().cloned()),
+            EventKind::Modify(ModifyKind::Name(RenameMode::From)) => self.partial.extend(event.paths.iter().cloned()),
             EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => {
-                // What was made under another name and is now in place; an editor's backup goes the other way.
+                // A file written under a temporary name is complete once renamed; an editor's backup goes the other
+                // way.
                 let is_toml = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "toml");
                 if let [from, to] = event.paths.as_slice()
                     && !is_toml(from)
                     && is_toml(to)
                 {
-                    self.steps.remove(from);
+                    self.partial.remove(from);
                 }
-                self.steps.retain(|path| event.paths.last() != Some(path));
+                self.partial.retain(|path| event.paths.last() != Some(path));
             }
             EventKind::Modify(ModifyKind::Name(RenameMode::To))
             | EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                self.steps.retain(|path| !event.paths.contains(path));
+                self.partial.retain(|path| !event.paths.contains(path));
             }
+            // Whether a write is complete is known from `Signals::writing`, which the close event ends.
             EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => {}
             _ => {
                 self.changes = Changes::Anything;
-                self.steps.extend(event.paths.iter().cloned());
+                self.partial.extend(event.paths.iter().cloned());
             }
         }
         if event.need_rescan() || event.paths.is_empty() {
@@ -166,22 +165,22 @@ impl Changed {
 }
 
 impl Signals {
-    /// Notes that something happened.
+    /// Sets a bit and wakes the reload thread.
     fn raise(&self, bit: u8) {
         self.bits.fetch_or(bit, Ordering::SeqCst);
-        // Full means that the thread is about to look anyway.
-        let _ = self.poke.try_send(());
+        // A full channel means that the thread is about to wake anyway.
+        let _ = self.wakeup.try_send(());
     }
 
-    /// Takes an event from the kernel.
+    /// Records an event of the kernel, on the thread of `notify`.
     fn take(&self, event: notify::Result<Event>) {
-        // An error may hide events.
+        // An error may hide events, as an overflow of the kernel's queue does.
         let Ok(event) = event else {
             self.anything();
             return self.raise(CHANGED);
         };
-        // What else is written beside the files that matter (a log, say) is none of our business; whatever comes, goes
-        // or changes its name may be.
+        // Writes to other files in a watched directory (a log, say) are ignored. Files that are created, removed or
+        // renamed are not: a symlink or a directory may be among them.
         let is_content = matches!(event.kind, EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)));
         let is_close = matches!(event.kind, EventKind::Access(AccessKind::Close(AccessMode::Write)));
         if (is_content || is_close) && !event.paths.is_empty() && !event.paths.iter().any(|path| self.matters(path)) {
@@ -191,13 +190,14 @@ impl Signals {
         if event.kind.is_access() && !is_close {
             return;
         }
-        // First who writes, then what changed: a look that knows of the change knows then whether it can be read.
+        // The writer is recorded before the change, so that a reload that sees the change also sees that it is
+        // unfinished.
         self.note_writer(&event);
         self.changed.lock().unwrap_or_else(PoisonError::into_inner).take(&event);
         self.raise(CHANGED);
     }
 
-    /// Notes which files somebody begins or ends to write.
+    /// Records the files whose writing begins or ends with an event.
     fn note_writer(&self, event: &Event) {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         match event.kind {
@@ -208,37 +208,38 @@ impl Signals {
                 }
             }
             EventKind::Access(AccessKind::Close(AccessMode::Write))
+            // After a rename or a removal, the file that is open is no longer the one at this path.
             | EventKind::Modify(ModifyKind::Name(_))
             | EventKind::Remove(_) => writing.retain(|path, _| !event.paths.contains(path)),
             _ => {}
         }
     }
 
-    /// Notes that anything may have changed.
+    /// Marks everything as changed.
     fn anything(&self) {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner).changes = Changes::Anything;
     }
 
-    /// Returns whether every change so far is a whole one.
-    fn is_whole(&self) -> bool {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).steps.is_empty() && !self.is_writing()
+    /// Returns whether every changed file is complete, so that the short quiet time is enough.
+    fn is_complete(&self) -> bool {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).partial.is_empty() && !self.is_writing()
     }
 
-    /// Returns whether the content of a file is looked at.
+    /// Returns whether a change of the content at `path` causes a reload.
     fn matters(&self, path: &Path) -> bool {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         path.extension().is_some_and(|extension| extension == "toml")
             || path.file_name().is_some_and(|name| names.contains(name))
-            // The directory itself, when its mode changes.
+            // A changed mode of a directory may make it readable.
             || path.is_dir()
     }
 
-    /// Returns whether a file is being written to.
+    /// Returns whether any file is being written.
     fn is_writing(&self) -> bool {
         !self.writing().is_empty()
     }
 
-    /// Returns the files that are being written to, those left out that have been for too long.
+    /// Returns the files that are being written, without those that have been open for longer than [`MAX_OPEN`].
     fn writing(&self) -> HashSet<PathBuf> {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         writing.retain(|path, since| {
@@ -252,58 +253,57 @@ impl Signals {
     }
 }
 
-/// A handle to ask for a look, from signal handlers and the API.
+/// A handle that wakes the reload thread, for the signal thread and the API.
 #[derive(Clone)]
 pub(crate) struct Waker(Arc<Signals>);
 
 impl Waker {
-    /// Asks for a reload.
-    pub(crate) fn ask(&self) {
-        self.0.raise(ASKED);
+    /// Requests a reload of everything.
+    pub(crate) fn request_reload(&self) {
+        self.0.raise(RELOAD_REQUESTED);
     }
 
-    /// Says that changes wait to be made.
-    pub(super) fn ask_for_changes(&self) {
-        self.0.raise(WANTED);
+    /// Wakes the thread for queued API changes.
+    pub(super) fn announce_api_change(&self) {
+        self.0.raise(API_CHANGE);
     }
 
-    /// Ends the looking thread.
+    /// Ends the reload thread.
     pub(crate) fn stop(&self) {
         self.0.raise(STOP);
     }
 }
 
-/// Watches directories.
+/// The kernel's watches of directories, and the wait for their events.
 pub(crate) struct Watch {
-    /// The kernel's side; `None` while it gives us no instance.
+    /// The inotify instance; `None` while the kernel gives none.
     watcher: Option<RecommendedWatcher>,
-    /// Why directories are not watched, if any is not: the first one, unless it is all of them.
+    /// The reason why a directory is not watched, with the first such directory; the path is `None` if none is watched.
     unwatched: Option<(Option<PathBuf>, String)>,
-    /// When is looked again, as a file is being written to.
+    /// The time of the next full reload while a file is being written.
     retry: Cell<Option<Instant>>,
-    /// Directories watched, by the stamp's identity they were watched under.
+    /// The watched directories, each with the device and inode that it had when the watch was made.
     watched: BTreeMap<PathBuf, (u64, u64)>,
-    /// Whether a directory that should be watched could not be.
+    /// Whether a directory could not be watched, so that events are incomplete.
     incomplete: bool,
-    /// Whether a directory is to be followed by several paths: events name one of them, and files are known by others.
+    /// Whether a directory has several paths: events name one of them, and its files are known by another.
     aliased: bool,
-    /// What happened.
     signals: Arc<Signals>,
-    /// Woken by `signals`.
-    pokes: Receiver<()>,
-    /// Since when a change on disk waits for things to become quiet.
-    unsettled: Cell<Option<Instant>>,
-    /// The heartbeat of the thread that waits.
+    /// The receiving end of [`Signals::wakeup`].
+    wakeups: Receiver<()>,
+    /// The time of the first change that waits for quiet.
+    changed_since: Cell<Option<Instant>>,
+    /// The heartbeat of the reload thread, which calls [`Watch::wait`].
     heartbeat: Heartbeat,
 }
 
 impl Watch {
-    /// Starts with nothing watched.
+    /// Asks for an inotify instance, and watches no directory yet.
     pub(crate) fn new(heartbeat: Heartbeat) -> Self {
-        let (poke, pokes) = mpsc::sync_channel(1);
+        let (wakeup, wakeups) = mpsc::sync_channel(1);
         let signals = Arc::new(Signals {
             bits: AtomicU8::new(0),
-            poke,
+            wakeup,
             writing: Mutex::default(),
             names: Mutex::default(),
             changed: Mutex::default(),
@@ -317,15 +317,15 @@ impl Watch {
             incomplete: false,
             aliased: false,
             signals,
-            pokes,
-            unsettled: Cell::new(None),
+            wakeups,
+            changed_since: Cell::new(None),
             heartbeat,
         };
         watch.begin();
         watch
     }
 
-    /// Asks the kernel for an instance, if there is none. What was written meanwhile, and by whom, is not known.
+    /// Asks the kernel for an inotify instance, if there is none; changes before it are not known.
     fn begin(&mut self) {
         if self.watcher.is_some() {
             return;
@@ -337,7 +337,7 @@ impl Watch {
         }
     }
 
-    /// Returns why changes may come without an event, with the directory that is not watched unless it is all of them.
+    /// Returns why changes may come without an event, with the directory that is not watched; without a path, none is.
     pub(super) fn unwatched(&self) -> Option<&(Option<PathBuf>, String)> {
         self.unwatched.as_ref()
     }
@@ -347,97 +347,106 @@ impl Watch {
         Waker(Arc::clone(&self.signals))
     }
 
-    /// Has [`Watch::wait`] end as after a change. It waits as after one, too: where nobody told of a file that is being
-    /// written right now, the kernel does meanwhile.
-    pub(crate) fn look_again(&self) {
+    /// Makes [`Watch::wait`] return [`WakeReason::Changed`] with [`Changes::Anything`].
+    ///
+    /// The quiet time is waited for all the same: meanwhile events show the files that are being written right now.
+    pub(crate) fn assume_changes(&self) {
         self.signals.anything();
         self.signals.raise(CHANGED);
     }
 
-    /// Waits until something happened and then until nothing more does, for a bounded time; or until `tick`.
-    pub(crate) fn wait(&self, tick: Instant) -> Wake {
+    /// Waits for an event and then for quiet, both for a bounded time, or until `tick`.
+    pub(crate) fn wait(&self, tick: Instant) -> WakeReason {
         loop {
             self.heartbeat.beat();
-            // What waits behind changes that were made has been poked for already.
+            // Bits that an API change left set have used up their wakeup already.
             if self.signals.bits.load(Ordering::SeqCst) != 0 {
-                let _ = self.pokes.try_recv();
+                let _ = self.wakeups.try_recv();
             } else {
+                // A writer that keeps its file open causes no event when its minute is over, so the thread wakes by
+                // itself.
                 let is_writing = self.signals.is_writing();
                 let now = Instant::now();
                 let retry = self.retry.get().filter(|_| is_writing).or_else(|| is_writing.then(|| now + RETRY));
                 self.retry.set(retry);
                 let until = retry.map_or(tick, |retry| retry.min(tick));
-                match self.pokes.recv_timeout(until.saturating_duration_since(now)) {
+                match self.wakeups.recv_timeout(until.saturating_duration_since(now)) {
                     Err(RecvTimeoutError::Timeout) if retry.is_some_and(|retry| retry <= Instant::now()) => {
                         self.retry.set(None);
                         self.signals.anything();
-                        return Wake::Changed;
+                        return WakeReason::Changed;
                     }
-                    Err(RecvTimeoutError::Timeout) => return Wake::Tick,
+                    Err(RecvTimeoutError::Timeout) => return WakeReason::Tick,
                     _ => {}
                 }
             }
-            self.settle();
+            self.wait_for_quiet();
             match self.signals.bits.swap(0, Ordering::SeqCst) {
                 0 => {}
-                bits if bits & STOP != 0 => return Wake::Stop,
-                bits if bits & WANTED != 0 && !self.is_overdue() => {
-                    // What else there is waits on, for as long as it may.
-                    self.signals.bits.fetch_or(bits & !WANTED, Ordering::SeqCst);
-                    return Wake::Wanted;
+                bits if bits & STOP != 0 => return WakeReason::Stop,
+                bits if bits & API_CHANGE != 0 && !self.is_overdue() => {
+                    // API changes go first; the other bits stay set, until the change on disk is overdue.
+                    self.signals.bits.fetch_or(bits & !API_CHANGE, Ordering::SeqCst);
+                    return WakeReason::ApiChange;
                 }
                 bits => {
-                    self.signals.bits.fetch_or(bits & WANTED, Ordering::SeqCst);
-                    self.unsettled.set(None);
-                    return if bits & ASKED != 0 { Wake::Asked } else { Wake::Changed };
+                    self.signals.bits.fetch_or(bits & API_CHANGE, Ordering::SeqCst);
+                    self.changed_since.set(None);
+                    return if bits & RELOAD_REQUESTED != 0 {
+                        WakeReason::ReloadRequested
+                    } else {
+                        WakeReason::Changed
+                    };
                 }
             }
         }
     }
 
-    /// Waits until nothing more happens and no file is being written to, for a bounded time; not when asked to look, or
-    /// for changes.
-    fn settle(&self) {
+    /// Waits until no event comes and no file is being written, for a bounded time; a requested reload, an API change
+    /// or a stop ends the wait.
+    fn wait_for_quiet(&self) {
         while self.signals.bits.load(Ordering::SeqCst) == CHANGED {
-            let first = self.unsettled.get().unwrap_or_else(Instant::now);
-            self.unsettled.set(Some(first));
-            let quiet = if self.signals.is_whole() { WHOLE } else { QUIET };
-            let is_quiet = self.pokes.recv_timeout(quiet) == Err(RecvTimeoutError::Timeout);
-            if first.elapsed() >= self.patience() || (is_quiet && !self.signals.is_writing()) {
+            let first = self.changed_since.get().unwrap_or_else(Instant::now);
+            self.changed_since.set(Some(first));
+            let quiet = if self.signals.is_complete() { QUIET_AFTER_CLOSE } else { QUIET };
+            let is_quiet = self.wakeups.recv_timeout(quiet) == Err(RecvTimeoutError::Timeout);
+            if first.elapsed() >= self.max_delay() || (is_quiet && !self.signals.is_writing()) {
                 break;
             }
         }
     }
 
-    /// Returns how long a change on disk may wait for things to become quiet.
-    fn patience(&self) -> Duration {
-        if self.signals.is_writing() { WRITING } else { PATIENCE }
+    /// Returns the longest delay of the reload that waits now.
+    fn max_delay(&self) -> Duration {
+        if self.signals.is_writing() { MAX_WRITER_DELAY } else { MAX_DELAY }
     }
 
-    /// Returns whether a change on disk has waited long enough.
+    /// Returns whether a change on disk has waited for the longest delay, so that API changes no longer go before it.
     fn is_overdue(&self) -> bool {
-        self.unsettled.get().is_some_and(|since| since.elapsed() >= self.patience())
+        self.changed_since.get().is_some_and(|since| since.elapsed() >= self.max_delay())
     }
 
-    /// Returns where something changed since this was last asked. To be asked before [`Watch::unfinished`]: a file that
-    /// somebody begins to write in between is named by the next look's changes.
+    /// Takes the changes since the last call.
+    ///
+    /// To be called before [`Watch::unfinished`]: a file whose writing begins in between is among the changes of the
+    /// next reload.
     pub(crate) fn changes(&self) -> Changes {
         let changed = std::mem::take(&mut *self.signals.changed.lock().unwrap_or_else(PoisonError::into_inner));
-        // Without a complete watch, events tell nothing of what did not happen.
+        // If a directory is not watched, the absence of an event says nothing.
         if self.incomplete || self.aliased || self.watcher.is_none() { Changes::Anything } else { changed.changes }
     }
 
-    /// Returns the files that somebody has begun to write and not yet closed: what they hold is not to be used.
+    /// Returns the files that are open for writing: their content may be incomplete and must not be used.
     pub(crate) fn unfinished(&self) -> HashSet<PathBuf> {
         self.signals.writing()
     }
 
-    /// Watches exactly what is to be followed; for a directory that is not there its nearest ancestor that is.
+    /// Watches exactly the directories of `followed`; for one that does not exist, its nearest existing ancestor.
     ///
-    /// Returns whether a directory is watched that was not before: what happened in it meanwhile went unnoticed, so
-    /// the caller has to look once more.
-    pub(crate) fn follow(&mut self, followed: Followed) -> bool {
-        let Followed { directories, names } = followed;
+    /// Returns whether a watch was added: changes before it caused no event, so the caller has to read everything once
+    /// more.
+    pub(crate) fn follow(&mut self, followed: FollowedPaths) -> bool {
+        let FollowedPaths { directories, names } = followed;
         *self.signals.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
         self.begin();
         let Some(watcher) = &mut self.watcher else { return false };
@@ -448,30 +457,31 @@ impl Watch {
         let gone: Vec<PathBuf> = self.watched.keys().filter(|path| !wanted.contains(*path)).cloned().collect();
         for path in gone {
             self.watched.remove(&path);
-            // The directory itself may be gone, and its watch with it.
+            // An error is expected: if the directory was removed, the kernel removed its watch.
             let _ = watcher.unwatch(&path);
         }
-        // As `notify` makes paths absolute.
+        // `notify` makes the paths of its events absolute in the same way.
         let here = std::env::current_dir().unwrap_or_default();
         let lost = {
             let mut watched = self.signals.watched.lock().unwrap_or_else(PoisonError::into_inner);
             watched.all = wanted.iter().map(|path| here.join(path)).collect();
             std::mem::take(&mut watched.lost)
         };
-        // What happened below one of them meanwhile went unnoticed, too.
+        // Events from below a directory that moved may be missing as well.
         let is_lost = |path: &Path| here.join(path).ancestors().any(|above| lost.contains(above));
         let mut added = false;
         self.incomplete = false;
         self.unwatched = None;
         for path in wanted {
-            let Some(id) = Stamp::at(&path).map(Stamp::id) else { continue };
+            let Some(id) = FileVersion::at(&path).map(FileVersion::id) else { continue };
             if self.watched.get(&path) == Some(&id) && !is_lost(&path) {
                 continue;
             }
             if self.watched.remove(&path).is_some() {
-                // Another directory is there under the same name, or the same one again.
+                // Another directory has the same path, or the same one came back.
                 let _ = watcher.unwatch(&path);
             }
+            // The list has each directory of the tree, so that none needs to be watched recursively.
             match watcher.watch(&path, RecursiveMode::NonRecursive) {
                 Ok(()) => {
                     self.watched.insert(path, id);
@@ -487,7 +497,7 @@ impl Watch {
     }
 }
 
-/// Says why there is no instance.
+/// Returns the message for a missing inotify instance, with the limit to raise.
 fn no_instance(error: &notify::Error) -> String {
     let help = match &error.kind {
         notify::ErrorKind::Io(error) if error.raw_os_error() == Some(libc::EMFILE) => {
@@ -498,7 +508,7 @@ fn no_instance(error: &notify::Error) -> String {
     format!("the kernel gives no change notifications: {error}{help}")
 }
 
-/// Says why a directory is not watched.
+/// Returns the message for a directory that is not watched, with the limit to raise.
 fn no_watch(error: &notify::Error) -> String {
     let help = match error.kind {
         notify::ErrorKind::MaxFilesWatch => " (raise fs.inotify.max_user_watches by sysctl)",
@@ -507,16 +517,17 @@ fn no_watch(error: &notify::Error) -> String {
     format!("the directory is not watched: {error}{help}")
 }
 
-/// Leaves one path for each directory, where there is one the path that it is watched by: the kernel has one watch for all
-/// paths of a directory (inotify(7)), which would go with the first of them that is no longer followed.
+/// Returns one path for each directory, preferring the path that is watched already.
+///
+/// The kernel has one watch for all paths of an inode (inotify(7)), and removing it for one path would remove it for
+/// all.
 fn one_path_each(paths: BTreeSet<PathBuf>, watched: &BTreeMap<PathBuf, (u64, u64)>) -> BTreeSet<PathBuf> {
     let (old, new): (Vec<PathBuf>, Vec<PathBuf>) = paths.into_iter().partition(|path| watched.contains_key(path));
     let mut seen = HashSet::new();
-    let is_first = |path: &PathBuf| Stamp::at(path).is_none_or(|stamp| seen.insert(stamp.id()));
+    let is_first = |path: &PathBuf| FileVersion::at(path).is_none_or(|version| seen.insert(version.id()));
     old.into_iter().chain(new).filter(is_first).collect()
 }
 
-/// Returns the directory, or its nearest ancestor that exists.
 fn existing(directory: &Path) -> PathBuf {
     let found = directory.ancestors().find(|path| path.is_dir());
     match found {
@@ -530,19 +541,19 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// Waits, with the test runner's time limit as the only other end.
-    fn wait(watch: &Watch) -> Wake {
+    /// Waits for an event; the test runner's time limit is the deadline.
+    fn wait(watch: &Watch) -> WakeReason {
         watch.wait(Instant::now() + Duration::from_hours(1))
     }
 
-    /// Follows these directories and the files named in the tests.
+    /// Watches these directories, and files named `old` and `new`.
     fn follow(watch: &mut Watch, directories: &[&Path]) -> bool {
         let directories = directories.iter().map(|path| path.to_path_buf()).collect();
-        watch.follow(Followed { directories, names: ["old", "new"].map(OsString::from).into() })
+        watch.follow(FollowedPaths { directories, names: ["old", "new"].map(OsString::from).into() })
     }
 
     #[test]
-    fn a_directory_of_two_paths_stays_watched_when_one_of_them_goes() {
+    fn directory_with_two_paths_stays_watched_when_one_is_dropped() {
         let root = tempfile::tempdir().unwrap();
         let (policies, lists) = (root.path().join("policies"), root.path().join("policies/lists"));
         fs::create_dir_all(&lists).unwrap();
@@ -552,11 +563,11 @@ mod tests {
             assert!(follow(&mut watch, &[&policies, &alias]));
             follow(&mut watch, &[kept]);
             fs::write(policies.join("new.toml"), "").unwrap();
-            assert_eq!(wait(&watch), Wake::Changed);
+            assert_eq!(wait(&watch), WakeReason::Changed);
         }
     }
 
-    /// Follows one directory and runs `change`; the wake must come.
+    /// Runs `change` in a watched directory and expects an event.
     fn wakes_on(change: impl FnOnce(&Path)) {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("old"), "").unwrap();
@@ -564,11 +575,11 @@ mod tests {
         assert!(follow(&mut watch, &[root.path()]));
         change(root.path());
         // The test runner's own time limit is the deadline.
-        assert_eq!(wait(&watch), Wake::Changed);
+        assert_eq!(wait(&watch), WakeReason::Changed);
     }
 
     #[test]
-    fn writes_renames_and_removals_wake() {
+    fn writes_renames_and_removals_cause_a_reload() {
         wakes_on(|root| fs::write(root.join("old"), "x").unwrap());
         wakes_on(|root| fs::write(root.join("new"), "x").unwrap());
         wakes_on(|root| fs::rename(root.join("old"), root.join("new")).unwrap());
@@ -577,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_beside_the_files_wakes_nobody_and_holds_up_nothing() {
+    fn writes_to_other_files_neither_cause_nor_delay_a_reload() {
         use std::io::Write as _;
         let root = tempfile::tempdir().unwrap();
         let mut log = fs::File::create(root.path().join("log")).unwrap();
@@ -587,16 +598,16 @@ mod tests {
         let start = Instant::now();
         fs::write(root.path().join("a.toml"), "x").unwrap();
         log.write_all(b"line").unwrap();
-        assert_eq!(wait(&watch), Wake::Changed);
-        assert!(start.elapsed() < WRITING, "{:?}", start.elapsed());
+        assert_eq!(wait(&watch), WakeReason::Changed);
+        assert!(start.elapsed() < MAX_WRITER_DELAY, "{:?}", start.elapsed());
         log.write_all(b"line").unwrap();
-        watch.waker().ask();
-        assert_eq!(wait(&watch), Wake::Asked);
-        assert!(watch.pokes.recv_timeout(2 * QUIET).is_err(), "the log woke");
+        watch.waker().request_reload();
+        assert_eq!(wait(&watch), WakeReason::ReloadRequested);
+        assert!(watch.wakeups.recv_timeout(2 * QUIET).is_err(), "the log woke");
     }
 
     #[test]
-    fn a_file_that_is_being_written_is_not_looked_at_before_it_is_closed() {
+    fn reload_waits_until_a_file_that_is_being_written_is_closed() {
         use std::io::Write as _;
         let root = tempfile::tempdir().unwrap();
         let mut watch = Watch::new(Heartbeat::default());
@@ -604,7 +615,7 @@ mod tests {
         let mut file = fs::File::create(root.path().join("a.toml")).unwrap();
         file.write_all(b"half").unwrap();
         let writer = std::thread::spawn(move || {
-            // Longer than any quiet that would end the waiting.
+            // Longer than the quiet time.
             let start = Instant::now();
             while start.elapsed() < 4 * QUIET {
                 std::thread::park_timeout(QUIET / 4);
@@ -613,39 +624,39 @@ mod tests {
             drop(file);
             Instant::now()
         });
-        assert_eq!(wait(&watch), Wake::Changed);
+        assert_eq!(wait(&watch), WakeReason::Changed);
         let looked = Instant::now();
-        assert!(writer.is_finished(), "looked at half a file");
+        assert!(writer.is_finished(), "read an incomplete file");
         let closed = writer.join().unwrap();
-        assert!(looked >= closed && looked - closed < WRITING / 2, "closing it is enough");
-        // A writer that never closes holds up nobody else, and what it wrote is known to be unfinished.
+        assert!(looked >= closed && looked - closed < MAX_WRITER_DELAY / 2, "closing it is enough");
+        // A writer that never closes delays no other file, and its file is known to be unfinished.
         let mut open = fs::File::create(root.path().join("b.toml")).unwrap();
         open.write_all(b"half").unwrap();
-        assert_eq!(wait(&watch), Wake::Changed);
+        assert_eq!(wait(&watch), WakeReason::Changed);
         assert_eq!(watch.unfinished(), HashSet::from([root.path().join("b.toml")]));
         drop(open);
-        assert_eq!(wait(&watch), Wake::Changed);
+        assert_eq!(wait(&watch), WakeReason::Changed);
         assert!(watch.unfinished().is_empty());
     }
 
     #[test]
-    fn a_directory_that_is_not_there_is_seen_to_appear() {
+    fn directory_that_is_created_later_is_watched() {
         let root = tempfile::tempdir().unwrap();
         let wanted = root.path().join("a/b");
         let mut watch = Watch::new(Heartbeat::default());
         assert!(follow(&mut watch, &[&wanted]));
         fs::create_dir(root.path().join("a")).unwrap();
-        assert_eq!(wait(&watch), Wake::Changed);
+        assert_eq!(wait(&watch), WakeReason::Changed);
         assert!(follow(&mut watch, &[&wanted]), "the nearer ancestor is watched now");
         fs::create_dir(root.path().join("a/b")).unwrap();
-        assert_eq!(wait(&watch), Wake::Changed);
+        assert_eq!(wait(&watch), WakeReason::Changed);
         assert!(follow(&mut watch, &[&wanted]));
         fs::write(root.path().join("a/b/c.toml"), "").unwrap();
-        assert_eq!(wait(&watch), Wake::Changed);
+        assert_eq!(wait(&watch), WakeReason::Changed);
     }
 
     #[test]
-    fn a_directory_replaced_under_its_name_is_watched_anew() {
+    fn directory_replaced_at_its_path_is_watched_again() {
         let root = tempfile::tempdir().unwrap();
         let inner = root.path().join("a");
         let wanted = [root.path(), &inner];
@@ -655,14 +666,14 @@ mod tests {
         fs::create_dir(root.path().join("b")).unwrap();
         fs::rename(root.path().join("a"), root.path().join("c")).unwrap();
         fs::rename(root.path().join("b"), root.path().join("a")).unwrap();
-        assert_eq!(wait(&watch), Wake::Changed);
+        assert_eq!(wait(&watch), WakeReason::Changed);
         assert!(follow(&mut watch, &wanted));
         fs::write(root.path().join("a/x.toml"), "").unwrap();
-        assert_eq!(wait(&watch), Wake::Changed);
+        assert_eq!(wait(&watch), WakeReason::Changed);
     }
 
     #[test]
-    fn a_directory_that_was_away_for_a_moment_is_watched_anew() {
+    fn directory_moved_away_and_back_is_watched_again() {
         let root = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(root.path()).unwrap();
         let (inner, gone) = (root.join("a"), root.join("b"));
@@ -670,23 +681,23 @@ mod tests {
         fs::create_dir(&inner).unwrap();
         let mut watch = Watch::new(Heartbeat::default());
         follow(&mut watch, &wanted);
-        // It is the very same when it is looked for, and its watch has gone.
+        // Device and inode are the same afterwards, and the watch is gone.
         fs::rename(&inner, &gone).unwrap();
         fs::rename(&gone, &inner).unwrap();
-        assert_eq!(wait(&watch), Wake::Changed);
+        assert_eq!(wait(&watch), WakeReason::Changed);
         assert!(follow(&mut watch, &wanted));
         assert!(!follow(&mut watch, &wanted));
         fs::write(inner.join("x.toml"), "").unwrap();
-        assert_eq!(wait(&watch), Wake::Changed);
+        assert_eq!(wait(&watch), WakeReason::Changed);
     }
 
     #[test]
-    fn asking_wakes_at_once_and_stopping_wins() {
+    fn requested_reload_wakes_at_once_and_stop_goes_first() {
         let watch = Watch::new(Heartbeat::default());
-        watch.waker().ask();
-        assert_eq!(wait(&watch), Wake::Asked);
-        watch.waker().ask();
+        watch.waker().request_reload();
+        assert_eq!(wait(&watch), WakeReason::ReloadRequested);
+        watch.waker().request_reload();
         watch.waker().stop();
-        assert_eq!(wait(&watch), Wake::Stop);
+        assert_eq!(wait(&watch), WakeReason::Stop);
     }
 }

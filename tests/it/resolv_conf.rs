@@ -56,7 +56,7 @@ fn resolv_conf_is_watched() {
     server.until("no servers", || server.status()["upstream_error"].is_string().then_some(()));
     let entry = server.wait_out_of_date("next-start");
     assert!(entry["path"].as_str().unwrap().ends_with("resolv.conf"), "{entry}");
-    assert!(entry["why"].as_str().unwrap().contains("the next start has nobody to ask"), "{entry}");
+    assert!(entry["why"].as_str().unwrap().contains("the next start would have no upstream"), "{entry}");
     let config = server.directory().join("hostgate.toml");
     let told = run(["check", "--start", "--config", config.to_str().unwrap()]).expect_code(1);
     told.expect_text(&["allowed names would be answered SERVFAIL", "resolv.conf"]);
@@ -89,11 +89,11 @@ fn last_servers_are_asked_on_while_resolv_conf_names_none() {
         }
         let told = server.until(case, || error(&server));
         assert!(
-            told.contains("the last ones are asked on until then: 127.99.99.1:53, 127.99.99.2:53"),
+            told.contains("the last ones stay in use until then: 127.99.99.1:53, 127.99.99.2:53"),
             "{case}: {told}"
         );
         assert_eq!(server.status()["upstreams"].as_array().map(Vec::len), Some(2), "{case}");
-        server.until(case, || server.log_lines(&["ERROR", "asking the last ones on"]).pop());
+        server.until(case, || server.log_lines(&["ERROR", "keeping the last ones"]).pop());
         fs::write(&path, "nameserver 127.99.99.1\nnameserver 127.99.99.2\n").unwrap();
         server.until(case, || error(&server).is_none().then_some(()));
     }

@@ -9,14 +9,14 @@ use rustix::process::geteuid;
 
 use crate::bounds::MAX_SECRET;
 use crate::document::Diagnostic;
-use crate::reload::Stamp;
+use crate::reload::FileVersion;
 use crate::util::regular_file;
 
 /// Reads a file that nobody but us, its owner or root, may read; symlinks are followed, and the target is looked at.
 ///
 /// # Errors
 /// It cannot be read, others may read it, or it is too long: the reason, and what to do.
-pub(in crate::api) fn read(path: &Path) -> Result<(Vec<u8>, Stamp), Box<Diagnostic>> {
+pub(in crate::api) fn read(path: &Path) -> Result<(Vec<u8>, FileVersion), Box<Diagnostic>> {
     let (file, metadata) = open(path)?;
     let wrong = |message: String, help: String| Err(Box::new(Diagnostic::about_file(path, message).help(help)));
     let owner = metadata.uid();
@@ -30,16 +30,16 @@ pub(in crate::api) fn read(path: &Path) -> Result<(Vec<u8>, Stamp), Box<Diagnost
         let help = format!("`chmod 600 {}`, and make anew what it holds if others may have read it", path.display());
         return wrong(message, help);
     }
-    Ok((bounded(path, &file)?, Stamp::of(&metadata)))
+    Ok((bounded(path, &file)?, FileVersion::of(&metadata)))
 }
 
 /// Reads a file that anybody may read.
 ///
 /// # Errors
 /// It cannot be read or is too long: the reason, and what to do.
-pub(in crate::api) fn read_public(path: &Path) -> Result<(Vec<u8>, Stamp), Box<Diagnostic>> {
+pub(in crate::api) fn read_public(path: &Path) -> Result<(Vec<u8>, FileVersion), Box<Diagnostic>> {
     let (file, metadata) = open(path)?;
-    Ok((bounded(path, &file)?, Stamp::of(&metadata)))
+    Ok((bounded(path, &file)?, FileVersion::of(&metadata)))
 }
 
 /// Opens a regular file.

@@ -13,7 +13,7 @@ use crate::api::auth::Role;
 use crate::api::auth::secret_file;
 use crate::api::hex;
 use crate::document::{Diagnostic, Place, Severity};
-use crate::reload::Stamp;
+use crate::reload::FileVersion;
 use crate::util::regular_file::{self, is_resource_shortage};
 
 /// What a line begins with that has a token's hash instead of the token.
@@ -36,7 +36,7 @@ pub(in crate::api) struct Tokens {
 /// What the file held when it was last read.
 struct Held {
     /// The state it was read in; none where a further change could go unnoticed, or it could not be read.
-    stamp: Option<Stamp>,
+    stamp: Option<FileVersion>,
     /// The tokens; none while the file is bad, so that nobody comes in by what may have been revoked.
     tokens: Option<Arc<[Token]>>,
     /// Whether that was the system's, and not the file's.
@@ -110,7 +110,7 @@ impl Tokens {
     /// Returns the tokens as the file has them now.
     fn current(&self) -> Result<Arc<[Token]>, Unreadable> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_same = held.stamp.is_some() && held.stamp == Stamp::at(&self.path);
+        let is_same = held.stamp.is_some() && held.stamp == FileVersion::at(&self.path);
         if !is_same {
             let (was_bad, was_read) = (self.told.load().is_some(), held.tokens.is_some());
             match held.read(&self.path) {
@@ -151,7 +151,7 @@ impl Held {
         let (octets, stamp) = read.map_err(|wrong| vec![*wrong])?;
         let tokens: Arc<[Token]> = parse(path, &octets)?.into();
         // Written to while it was read, or just now, it is read again the next time.
-        self.stamp = Some(stamp).filter(|stamp| !stamp.is_racy(now) && Stamp::at(path) == Some(*stamp));
+        self.stamp = Some(stamp).filter(|stamp| !stamp.is_racy(now) && FileVersion::at(path) == Some(*stamp));
         let is_new = before.as_ref() != Some(&tokens);
         self.tokens = Some(tokens);
         Ok(is_new)

@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::listen::connection_limits::Limits;
 use crate::listen::missing_sockets::Lacking;
 use crate::reload::out_of_date::{Kind as Lag, OutOfDate};
-use crate::reload::{self, Progress};
+use crate::reload::{self, ReloadStatus};
 use crate::telemetry::decision_log::DecisionLogCounts;
 use crate::telemetry::heartbeat::{HANG, Stall, ThreadKind};
 use crate::telemetry::log::LogWriter;
@@ -32,7 +32,7 @@ pub(crate) struct Service {
     /// Bytes in, bytes out.
     pub(crate) engine: Arc<Engine>,
     /// What is in force and what is held back.
-    pub(crate) progress: Arc<Progress>,
+    pub(crate) progress: Arc<ReloadStatus>,
     /// Bounds of TCP.
     pub(crate) limits: Arc<Limits>,
     /// What became of decision records.
@@ -109,7 +109,7 @@ impl Service {
     /// Makes the service around an engine.
     pub(crate) fn new(
         engine: Arc<Engine>,
-        progress: Arc<Progress>,
+        progress: Arc<ReloadStatus>,
         (decisions, log): (Arc<DecisionLogCounts>, LogWriter),
         (api, control): (Option<Arc<Control>>, Arc<api::RequestCounts>),
         configuration: Option<PathBuf>,

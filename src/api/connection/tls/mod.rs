@@ -18,7 +18,7 @@ use crate::api::auth::secret_file;
 use crate::api::file_probe::Disk;
 use crate::config;
 use crate::document::Diagnostic;
-use crate::reload::Stamp;
+use crate::reload::FileVersion;
 
 /// What is offered to clients (RFC 7301), the best first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -41,7 +41,7 @@ pub(in crate::api) struct Tls {
 #[derive(Default)]
 struct Held {
     /// The states of both when they were last read; none where a further change could go unnoticed.
-    stamps: Option<[Stamp; 2]>,
+    stamps: Option<[FileVersion; 2]>,
 }
 
 impl Tls {
@@ -83,7 +83,7 @@ impl Tls {
     /// Reads the files again if they have changed.
     pub(in crate::api) fn look(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = [Stamp::at(&self.files.certificate), Stamp::at(&self.files.key)];
+        let now = [FileVersion::at(&self.files.certificate), FileVersion::at(&self.files.key)];
         if held.stamps.is_none_or(|stamps| stamps.map(Some) != now) {
             let path = self.files.certificate.display();
             match Held::read(&self.files) {
