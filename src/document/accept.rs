@@ -1,8 +1,8 @@
-//! Warnings that a comment accepts where they are, with a reason: `# hostgate: accept CODE: REASON`.
+//! Accepted warnings: the comment `# hostgate: accept CODE: REASON` accepts a warning where it occurs.
 //!
-//! Such a comment is about its own line, or, alone on a line, about the next one that is no comment. What it accepts is
-//! kept as a diagnostic of [`Severity::Accepted`], so that it can be listed; what is wrong with the comment itself, and
-//! one that silences nothing, is a warning.
+//! A comment applies to its own line or, if it is alone on its line, to the next line that is not a comment. An
+//! accepted warning is kept with [`Severity::Accepted`], so that it can be listed. A malformed comment, and one that
+//! accepts nothing, is itself a warning.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,18 +14,18 @@ use super::diagnostic::{Diagnostic, Excerpt, Findings, Severity, quoted};
 use super::place::{Place, Source, Span};
 use super::suggest::closest;
 
-/// Declares the codes.
+/// Declares the codes with their texts.
 macro_rules! codes {
     ($($(#[$doc:meta])+ $name:ident = $text:literal),+ $(,)?) => {
-        /// The stable code of a kind of warning, which is printed with it and names it in comments that accept it.
+        /// The stable code of a kind of warning. It is printed with the warning, and comments accept warnings by it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code { $($(#[$doc])+ $name),+ }
 
         impl Code {
-            /// All codes.
+            /// The codes in alphabetical order.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// Returns the text that stands for the code.
+            /// Returns the text of the code.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text),+ }
@@ -35,45 +35,45 @@ macro_rules! codes {
 }
 
 codes! {
-    /// A comment that accepts something is wrong, or silences nothing. It cannot be accepted.
+    /// A comment that is malformed or accepts nothing. This warning cannot be accepted.
     Accept = "accept",
-    /// What is allowed is denied as well.
+    /// A name that is both allowed and denied.
     AllowedAndDenied = "allowed-and-denied",
-    /// An entry is covered by another one.
+    /// An entry that another entry covers.
     Covered = "covered",
-    /// An entry is there twice.
+    /// An entry that occurs twice.
     Duplicate = "duplicate",
-    /// What is referred to went with its file.
+    /// A reference to an object that was removed together with its file.
     Gone = "gone",
-    /// Of an included policy that allows all, only the lists count.
+    /// An included policy that allows everything, of which only the lists count.
     IncludedAllowAll = "included-allow-all",
-    /// Of an included policy that sets something else than lists, only the lists count.
+    /// An included policy with settings other than lists, of which only the lists count.
     IncludedSetting = "included-setting",
-    /// A message is too long for an answer.
+    /// A message that does not fit in an answer.
     LongMessage = "long-message",
-    /// A directory that is named is not there.
+    /// A configured directory that does not exist.
     NoDirectory = "no-directory",
-    /// There is no policy file.
+    /// A policies directory without any policy file.
     NoPolicyFile = "no-policy-file",
-    /// Too many entries to compare them all.
+    /// A list with too many entries to compare them all.
     NotCompared = "not-compared",
-    /// A host whose owners differ by path.
+    /// A host that has different owners by path.
     SharedHost = "shared-host",
-    /// A wildcard that matches names of strangers.
+    /// A wildcard that matches names which strangers can register.
     SharedSuffix = "shared-suffix",
-    /// A client has the address from which programs of this machine use the API.
+    /// A client with the address from which local programs use the API.
     ShutApi = "shut-api",
     /// A file below `presets/` that is not read.
     StrayPreset = "stray-preset",
-    /// A test of what is gone.
+    /// A test of an object that no longer exists.
     TestNotRun = "test-not-run",
-    /// Nothing refers to a policy.
+    /// A policy that nothing refers to.
     Unused = "unused",
     /// A budget that limits nothing.
     UnusedBudget = "unused-budget",
-    /// A denied wildcard leaves the name itself out.
+    /// A denied wildcard that does not cover the name itself.
     WildcardAlone = "wildcard-alone",
-    /// Clients have no policy for their phase.
+    /// Clients without a policy for their phase.
     WithoutPolicy = "without-policy",
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for Code {
     }
 }
 
-/// Reads the text of a code; the error is the help for one that is unknown.
+/// Reads the text of a code. The error is the help for an unknown one.
 impl FromStr for Code {
     type Err = String;
 
@@ -102,12 +102,12 @@ impl FromStr for Code {
     }
 }
 
-/// The place of a warning, as its maker knows it.
+/// The position of a warning, in the unit that its creator has.
 #[derive(Clone, Copy, Debug)]
 pub enum At {
-    /// The line, from 1.
+    /// The line, counted from 1.
     Line(u32),
-    /// The first byte.
+    /// The offset of the first byte.
     Offset(u32),
 }
 
@@ -117,65 +117,63 @@ impl From<Span> for At {
     }
 }
 
-/// The language a text is in, for where its comments are.
+/// The language of a text, which decides where comments are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
-    /// TOML: a `#` in a string begins no comment.
+    /// TOML: a `#` in a string does not start a comment.
     Toml,
-    /// A list: any `#` begins one.
+    /// A list of hostnames: every `#` starts a comment.
     List,
 }
 
-/// A comment that accepts one kind of warning.
+/// A comment that accepts one kind of warning at one line.
 #[derive(Debug)]
 pub struct Accept {
-    /// The kind.
+    /// The code of the accepted warnings.
     pub code: Code,
-    /// The reason, as it is written.
+    /// The reason, as written in the comment.
     pub reason: Arc<str>,
-    /// The line it is about.
+    /// The line that the comment applies to, from 1.
     pub line: u32,
     /// The bytes of that line.
     span: Span,
-    /// The place of the comment.
     comment: Comment,
 }
 
-/// The place of a comment.
+/// The position of a comment.
 #[derive(Clone, Debug)]
 struct Comment {
-    /// Its line, from 1.
     line: u32,
-    /// Its column, from 1.
     column: u32,
-    /// The line it is in.
     excerpt: Excerpt,
 }
 
-/// The comments of a text that accept warnings, in the order of the text.
+/// The accepting comments of a text, in order.
 #[derive(Debug)]
 pub struct Accepts {
-    /// The text.
     source: Source,
-    /// Those that are right.
+    /// The well-formed comments.
     right: Vec<Accept>,
-    /// What is wrong with others.
+    /// The warnings about malformed comments.
     wrong: Vec<Diagnostic>,
 }
 
-/// What begins a comment for hostgate.
+/// The start of a comment that is addressed to hostgate.
 const MARK: &str = "hostgate:";
 
 impl Accepts {
-    /// Finds the comments of a text; `None` where there are none. `source` names the file and need not hold the text.
+    /// Finds the accepting comments of a text; `None` if there are none. `source` names the file and need not contain
+    /// the text.
     #[must_use]
     pub fn find(source: &Source, text: &str, language: Language) -> Option<Arc<Self>> {
         let (mut accepts, mut findings) = (Vec::new(), Findings::default());
         let (mut start, mut number, mut scanned, mut done) = (0, 1, 0, 0);
         let mut scanner = (language == Language::Toml).then_some(Scanner { text: text.as_bytes(), at: 0 });
+        // The line below a block of comments is searched once for the block, so that a million comments take linear
+        // time.
         let mut block: Option<(u32, (u32, Span))> = None;
         for (at, _) in text.match_indices(MARK) {
-            // What follows a comment on its line is part of it.
+            // Further marks on a comment's line are part of that comment.
             if at < done {
                 continue;
             }
@@ -197,7 +195,7 @@ impl Accepts {
                 excerpt: Excerpt::cut(text, hash..end),
             };
             let target = match block {
-                // A byte order mark at the begin of a file is nothing that a comment could be about.
+                // A byte order mark before the comment is not an entry that it could apply to.
                 _ if !line.trim_start_matches('\u{feff}').trim().is_empty() => (number, Span::from(start..end)),
                 Some((last, target)) if number <= last => target,
                 _ => {
@@ -225,12 +223,11 @@ impl Accepts {
         (!is_empty).then(|| Arc::new(Self { source: source.without_text(), right: accepts, wrong }))
     }
 
-    /// Returns the path of the text.
     pub(crate) fn path(&self) -> &Path {
         self.source.path()
     }
 
-    /// Returns the comment that accepts a kind of warning at a place.
+    /// Returns the comment that accepts warnings of `code` at a place.
     #[must_use]
     pub fn at(&self, code: Code, at: At) -> Option<&Accept> {
         let first = self.right.partition_point(|accept| match at {
@@ -244,7 +241,8 @@ impl Accepts {
         here.into_iter().find(|accept| accept.code == code)
     }
 
-    /// Returns what is wrong with the comments, stale ones too; `is_used` says whether one accepted something.
+    /// Returns the warnings about comments, including those that accepted nothing; `is_used` tells whether a comment
+    /// accepted something.
     pub fn complaints(&self, is_used: impl Fn(u32, Code) -> bool) -> Vec<Diagnostic> {
         let mut findings = Findings::default();
         for wrong in &self.wrong {
@@ -252,8 +250,9 @@ impl Accepts {
         }
         let mut last = None;
         for accept in &self.right {
+            // Comments are in order, so a second one for the same line and code directly follows the first.
             let is_repeated = last.replace((accept.line, accept.code)) == Some((accept.line, accept.code));
-            // That depends on the configuration as well, which is looked at after the policies.
+            // `ShutApi` depends on the configuration, which is checked after the policies.
             let is_known = accept.code != Code::ShutApi;
             if is_repeated || is_known && !is_used(accept.line, accept.code) {
                 findings.add(Severity::Warning, Some(Code::Accept), || {
@@ -267,7 +266,7 @@ impl Accepts {
 }
 
 impl Comment {
-    /// Returns a warning about the comment.
+    /// Creates a warning about the comment.
     fn warning(&self, source: &Source, message: String) -> Diagnostic {
         let Self { line, column, excerpt } = self.clone();
         let place = Place { path: Arc::clone(source.path()), line, column };
@@ -278,18 +277,21 @@ impl Comment {
     }
 }
 
-/// A code and the reason to accept it, or what is wrong and the help.
+/// A code with the reason to accept it, or the message and help of a malformed comment.
 type Read<'t> = Result<(Code, &'t str), (String, String)>;
 
-/// Reads what follows the mark.
+/// Parses the text after the mark.
 fn read(text: &str) -> Vec<Read<'_>> {
     const FORM: &str = "write `# hostgate: accept CODE: REASON`";
     let wrong = |message: &str| Err((message.to_owned(), FORM.to_owned()));
     let (word, rest) = text.split_at(text.find(|character: char| !character.is_alphanumeric()).unwrap_or(text.len()));
     if word != "accept" {
-        // Another word may be a sentence of a person's about hostgate.
+        // Another word may be a sentence about hostgate, so only near misses are reported.
         let is_slip = closest(word, ["accept"]).is_some();
-        return is_slip.then(|| wrong(&format!("{} is no word for hostgate", quoted(word)))).into_iter().collect();
+        return is_slip
+            .then(|| wrong(&format!("unknown word {} after `hostgate:`", quoted(word))))
+            .into_iter()
+            .collect();
     }
     let (codes, reason) = rest.split_once(':').unwrap_or((rest, ""));
     let reason = reason.trim();
@@ -303,18 +305,19 @@ fn read(text: &str) -> Vec<Read<'_>> {
     }
     let read = |(text, code): (&str, Result<Code, String>)| match code {
         Ok(code) => Ok((code, reason)),
-        Err(help) => Err((format!("there is no warning {}", quoted(text)), help)),
+        Err(help) => Err((format!("warning {} does not exist", quoted(text)), help)),
     };
     let is_told = |read: &Read<'_>| read.is_err() || !reason.is_empty();
     codes.into_iter().map(read).filter(is_told).collect()
 }
 
-/// Returns where the line of a byte ends, its line end not counted.
+/// Returns the offset of the line feed that ends the line of `at`, or of the end of the text.
 fn line_end(text: &str, at: usize) -> usize {
     text[at..].find('\n').map_or(text.len(), |newline| at + newline)
 }
 
-/// Returns the number and the bytes of the first line below that is no comment; that of `end` has this number.
+/// Returns the number and span of the first line after `end` that is not a comment; `number` is that of the line of
+/// `end`.
 fn line_below(text: &str, end: usize, number: u32) -> (u32, Span) {
     let (mut start, mut number) = (end + 1, number + 1);
     while start < text.len() {
@@ -327,16 +330,15 @@ fn line_below(text: &str, end: usize, number: u32) -> (u32, Span) {
     (number, (text.len()..text.len()).into())
 }
 
-/// A walk over a TOML text that knows strings from comments.
+/// A cursor over a TOML text that distinguishes strings from comments.
 struct Scanner<'t> {
-    /// The text.
     text: &'t [u8],
-    /// Where the walk is, outside of strings and comments.
+    /// The offset of the cursor, always outside of strings and comments.
     at: usize,
 }
 
 impl Scanner<'_> {
-    /// Returns whether the `#` at `hash` begins a comment or is in one; asked in rising order.
+    /// Returns whether the `#` at `hash` starts a comment or is within one. Offsets must be asked in rising order.
     fn is_comment(&mut self, hash: usize) -> bool {
         while self.at <= hash {
             let rest = &self.text[self.at..];
@@ -360,7 +362,7 @@ impl Scanner<'_> {
     }
 }
 
-/// Returns the lines of a TOML text that are this comment alone, with their line ends.
+/// Returns the ranges of lines in a TOML text that consist of exactly this comment, line feeds included.
 pub(crate) fn comment_lines<'t>(text: &'t str, comment: &'t str) -> impl Iterator<Item = Range<usize>> + 't {
     let mut scanner = Scanner { text: text.as_bytes(), at: 0 };
     text.match_indices(comment).filter_map(move |(at, _)| {
@@ -372,7 +374,7 @@ pub(crate) fn comment_lines<'t>(text: &'t str, comment: &'t str) -> impl Iterato
     })
 }
 
-/// Returns the octets up to and with `close`; a string of one line ends with its line at the latest.
+/// Returns the length up to and including `close`. A single-line string ends with its line at the latest.
 fn until(text: &[u8], close: &[u8], has_escapes: bool) -> usize {
     let mut at = 0;
     while at < text.len() {
@@ -392,7 +394,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns the accepts of a text as `line code reason`, and what is wrong with others.
+    /// Returns the accepts of a text as `line code reason`, and the warnings about malformed comments.
     fn found(text: &str, language: Language) -> (Vec<String>, Vec<String>) {
         let Some(accepts) = Accepts::find(&Source::new(Path::new("f"), ""), text, language) else {
             return Default::default();
@@ -402,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn comment_accepts_on_its_line_or_on_the_next_one_that_is_no_comment() {
+    fn comment_applies_to_its_line_or_the_next_line_without_a_comment() {
         const CASES: &[(&str, &[&str])] = &[
             ("a.test # hostgate: accept covered: why", &["1 covered why"]),
             ("a.test #hostgate:accept covered:why: so\n", &["1 covered why: so"]),
@@ -434,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn only_comments_of_toml_accept() {
+    fn comment_marks_in_toml_strings_are_ignored() {
         const CASES: &[(&str, usize)] = &[
             ("m = \"# hostgate: accept covered: x\"", 0),
             ("m = '# hostgate: accept covered: x'", 0),
@@ -452,16 +454,16 @@ mod tests {
     }
 
     #[test]
-    fn comments_without_a_reason_or_a_known_code_accept_nothing_and_say_so() {
+    fn comments_without_a_reason_or_a_known_code_are_warnings() {
         const CASES: &[(&str, &str)] = &[
             ("a # hostgate: accept covered", "f:1:3: the comment gives no reason, so it accepts nothing: write"),
             ("# hostgate: accept covered:  ", "f:1:1: the comment gives no reason"),
             ("# hostgate: accept", "f:1:1: the comment accepts nothing"),
             ("# hostgate: accept: because", "f:1:1: the comment accepts nothing"),
-            ("# hostgate: accept coverd: x", "f:1:1: there is no warning `coverd`: did you mean `covered`?"),
-            ("# hostgate: accept everything: x", "f:1:1: there is no warning `everything`: write the code"),
-            ("# hostgate: accept accept: x", "f:1:1: there is no warning `accept`"),
-            ("# hostgate: acept covered: x", "f:1:1: `acept` is no word for hostgate"),
+            ("# hostgate: accept coverd: x", "f:1:1: warning `coverd` does not exist: did you mean `covered`?"),
+            ("# hostgate: accept everything: x", "f:1:1: warning `everything` does not exist: write the code"),
+            ("# hostgate: accept accept: x", "f:1:1: warning `accept` does not exist"),
+            ("# hostgate: acept covered: x", "f:1:1: unknown word `acept` after `hostgate:`"),
         ];
         for (text, expected) in CASES {
             let (right, wrong) = found(text, Language::List);
@@ -473,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_and_repeated_comments_are_told() {
+    fn stale_and_repeated_comments_are_warnings() {
         let text = "a # hostgate: accept covered: x\n# hostgate: accept unused: y\n# hostgate: accept unused: z\nb\n";
         let accepts = Accepts::find(&Source::new(Path::new("f"), ""), text, Language::List).unwrap();
         let told: Vec<_> = accepts.complaints(|line, _| line == 4).iter().map(ToString::to_string).collect();
@@ -489,7 +491,7 @@ mod tests {
 
     #[test]
     fn a_million_comments_are_found_in_one_pass() {
-        /// Many times what one pass takes.
+        /// A generous deadline for one pass.
         const AMPLE: Duration = Duration::from_secs(20);
         for line in ["# hostgate: accept covered: x\n", "# hostgate: accept covered: x ", "x = '# hostgate:' "] {
             let text = line.repeat(300_000);
@@ -501,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_words_that_are_read_back() {
+    fn codes_round_trip_as_text() {
         for code in Code::ALL.iter().filter(|code| **code != Code::Accept) {
             assert_eq!(code.as_str().parse(), Ok(*code));
             assert!(code.as_str().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{code}");

@@ -1,4 +1,7 @@
-//! What is wrong with a file, where, and what mends it.
+//! Diagnostics of files: severity, code, place, message and fix; as one line, as JSON, or drawn as rustc does.
+//!
+//! Messages may quote files that only some readers may see. A diagnostic of such a file therefore has a second set of
+//! words, [`Unquoted`], which logs, status and API answers use.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -13,93 +16,96 @@ use super::accept::{Accepts, At, Code};
 use super::escape::{escaped, needs_escape};
 use super::place::{Place, Source};
 
-/// How bad a diagnostic is.
+/// The severity of a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The file is not taken.
+    /// The file is rejected.
     Error,
-    /// The file is taken; something in it is probably not meant.
+    /// The file is in force, but something in it is probably unintended.
     Warning,
-    /// It would be a warning, but for a comment that accepts it with a reason.
+    /// A warning that a comment in the file accepts, with a reason.
     Accepted,
 }
 
-/// One thing that is wrong.
+/// One problem in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// True if it stops the file from being taken.
+    /// The severity; only an error keeps the file from being used.
     pub severity: Severity,
-    /// The kind of a warning.
+    /// The code of a warning; `None` for errors.
     pub code: Option<Code>,
-    /// Why it is accepted, as the comment that accepts it says.
+    /// The reason in the comment that accepts the warning; `None` if none does.
     pub reason: Option<Arc<str>>,
-    /// Where it is.
+    /// The position of the problem.
     pub place: Place,
-    /// What is wrong: lower case, no full stop, values in backticks.
+    /// The message: lower case, no full stop, values in backticks.
     pub message: String,
-    /// The mend, where one can be named.
+    /// The fix, if one is known.
     pub help: Option<String>,
-    /// Other places that have to do with it.
+    /// Other places that matter for the problem.
     pub related: Vec<Related>,
-    /// The line it is in, unless it is about a file as a whole.
+    /// The line with the problem; `None` if the diagnostic is about a whole file.
     pub excerpt: Option<Excerpt>,
-    /// The words for readers who may not see what the file holds; `None` where `message` and `help` hold nothing of it.
+    /// The words for readers who may not see the file; `None` if `message` and `help` quote nothing of a private file.
     pub unquoted: Option<Box<Unquoted>>,
 }
 
-/// What a diagnostic says without any text of the file it is about: log, status and API answers have readers who may not
+/// The words of a diagnostic without any text of its file: readers of log, status and API answers may not be allowed to
 /// read that file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unquoted {
-    /// What is wrong.
+    /// The message, without text of the file.
     pub message: String,
-    /// The fix, where one can be named.
+    /// The fix, if one is known.
     pub help: Option<String>,
 }
 
-/// Another place that has to do with a diagnostic.
+/// Another place that matters for a diagnostic.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Related {
-    /// Where.
+    /// The position, in any file.
     #[serde(flatten)]
     pub place: Place,
-    /// What is there.
+    /// The meaning of the place, such as "first defined here".
     pub message: String,
 }
 
-/// The line of a diagnostic (a part of it, if it is very long) and what in it is meant.
+/// The line of a diagnostic (cut, if it is very long) with the span to underline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt {
-    /// The text, without its line end.
+    /// The text without its line feed.
     line: String,
-    /// What is underlined, in bytes of `line`.
+    /// The bytes of `line` to underline.
     span: Range<usize>,
-    /// True if `line` is less than the whole line.
+    /// True if `line` is only a part of the whole line.
     cut: bool,
 }
 
 impl Excerpt {
-    /// The most bytes kept before and behind the start of what is meant.
+    /// The number of bytes kept before the start of the span; twice as many are kept after it.
     const REACH: usize = 160;
 
-    /// Cuts the line in which `span` starts out of `text`; what reaches into further lines is left off.
+    /// Cuts the line in which `span` starts out of `text`. A span over several lines ends with its first line.
     pub(super) fn cut(text: &str, span: Range<usize>) -> Self {
         let at = floor_boundary(text, span.start);
         let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
         let end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
+        // A carriage return belongs to the line end.
         let end = if text[start..end].ends_with('\r') { end - 1 } else { end }.max(at);
+        // Of a very long line only a part is kept: a diagnostic must stay small whatever the file holds.
         let from = floor_boundary(text, at.saturating_sub(Self::REACH)).max(start);
         let to = floor_boundary(text, at + 2 * Self::REACH).min(end).max(at);
         let until = floor_boundary(text, span.end.clamp(at, to));
         Self { line: text[from..to].to_owned(), span: at - from..until - from, cut: from > start || to < end }
     }
 
-    /// Returns the excerpt as it may be shown on a terminal. One character stands for one, so that columns stay.
+    /// Returns the excerpt in a form that is safe for a terminal. Each character becomes one character, so that columns
+    /// stay.
     fn shown(&self) -> Self {
         let shown = |text: &str| -> String {
             let replaced = |character| if needs_escape(character) { char::REPLACEMENT_CHARACTER } else { character };
-            // The renderer has a way of its own with tabs.
+            // The renderer expands tabs itself.
             text.chars().map(|character| if character == '\t' { character } else { replaced(character) }).collect()
         };
         let Range { start, end } = self.span;
@@ -110,7 +116,7 @@ impl Excerpt {
 }
 
 impl Diagnostic {
-    /// Returns an error about a whole file.
+    /// Creates an error about a whole file.
     #[must_use]
     pub fn about_file(path: &Path, message: impl Into<String>) -> Self {
         let (severity, place) = (Severity::Error, Place::whole(path));
@@ -127,28 +133,28 @@ impl Diagnostic {
         }
     }
 
-    /// Adds the mend.
+    /// Sets the fix, which messages introduce as help.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// Sets the kind of a warning.
+    /// Sets the code of a warning.
     #[must_use]
     pub fn code(mut self, code: Code) -> Self {
         self.code = Some(code);
         self
     }
 
-    /// Makes a warning one that is accepted for a reason.
+    /// Turns a warning into an accepted one.
     #[must_use]
     pub fn accepted(mut self, reason: &Arc<str>) -> Self {
         (self.severity, self.reason) = (Severity::Accepted, Some(Arc::clone(reason)));
         self
     }
 
-    /// Sets the kind of a warning, which one of the file's comments may accept at its place.
+    /// Sets the code of a warning, and accepts it if a comment of the file does so at its place.
     #[must_use]
     pub fn unless_accepted(self, code: Code, source: &Source) -> Self {
         let accept = source.accepts().and_then(|accepts| accepts.at(code, At::Line(self.place.line)));
@@ -159,31 +165,32 @@ impl Diagnostic {
         }
     }
 
-    /// Adds another place that has to do with it.
+    /// Adds another place that matters for the problem.
     #[must_use]
     pub fn related(mut self, place: Place, message: impl Into<String>) -> Self {
         self.related.push(Related { place, message: message.into() });
         self
     }
 
-    /// Sets the words for readers who may not see what the file holds.
+    /// Sets the words for readers who may not see the file.
     #[must_use]
     pub fn unquoted(mut self, message: impl Into<String>, help: Option<&str>) -> Self {
         self.unquoted = Some(Box::new(Unquoted { message: message.into(), help: help.map(str::to_owned) }));
         self
     }
 
-    /// Returns the one line that it is with all that it quotes, for a person who may read the file.
+    /// Returns the diagnostic as one line with all quotes, for a person who may read the file.
     #[must_use]
     pub fn with_quotes(&self) -> String {
         Self { unquoted: None, ..self.clone() }.to_string()
     }
 
-    /// Returns the diagnostic as readers get it who may not see what the file holds.
+    /// Returns the diagnostic with the words for readers who may not see the file.
     #[must_use]
     pub fn without_quotes(&self) -> Self {
         let Some(unquoted) = &self.unquoted else { return self.clone() };
         let Unquoted { message, help } = (**unquoted).clone();
+        // The messages of other places may quote the file as well.
         let related = self.related.iter().map(|related| Related { message: "see there".to_owned(), ..related.clone() });
         let (severity, code, place) = (self.severity, self.code, self.place.clone());
         Self {
@@ -199,25 +206,25 @@ impl Diagnostic {
         }
     }
 
-    /// Returns whether it only counts others that were left out.
+    /// Returns whether the diagnostic only counts others that were omitted.
     #[must_use]
     pub fn is_count(&self) -> bool {
         self.place.line == 0 && self.message.starts_with("and ")
     }
 
-    /// Returns whether it stops the file from being taken.
+    /// Returns whether the diagnostic keeps the file from being used.
     #[must_use]
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
 
-    /// Returns whether it is a warning that nobody accepted.
+    /// Returns whether the diagnostic is a warning that no comment accepts.
     #[must_use]
     pub fn is_warning(&self) -> bool {
         self.severity == Severity::Warning
     }
 
-    /// Draws it as rustc does: the place, the line, a caret, the mend; several lines, no line end behind the last.
+    /// Draws the diagnostic as rustc does: place, line, caret, help. Several lines, without a line feed at the end.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
         let level = match self.severity {
@@ -245,7 +252,7 @@ impl Diagnostic {
                     .line_start(index(self.place.line))
                     .annotation(AnnotationKind::Primary.span(span.clone())),
             ),
-            // The renderer counts columns in what it is given, which is not the whole line.
+            // The renderer would count columns from the start of the cut line, so the place is given as text.
             Some(Excerpt { line, span, cut: true }) => group.element(origin).element(
                 Snippet::source(line.as_str())
                     .line_start(index(self.place.line))
@@ -258,6 +265,7 @@ impl Diagnostic {
                 group.element(Level::NOTE.message(format!("{}: {}", escaped(&place.to_string()), escaped(message))));
         }
         let reason = self.reason.as_deref().map(escaped);
+        // An accepted warning needs no fix, so its reason takes the place of the help.
         let help = self.help.as_deref().filter(|_| reason.is_none()).map(escaped);
         if let Some(help) = &help {
             group = group.element(Level::HELP.message(help.as_ref()));
@@ -269,9 +277,8 @@ impl Diagnostic {
     }
 }
 
-/// Writes one line, escaped, for log, status and API answers: `path:line:column: message: help (other place: what is
-/// there)`. It quotes nothing of files that its readers may not see; [`Diagnostic::render`] does, for a person who can read
-/// them.
+/// Writes the diagnostic as one escaped line for log, status and API answers: `path:line:column: message: help (other
+/// place: its message)`. Private files are not quoted; [`Diagnostic::render`] quotes them for a person at a terminal.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (message, help) = match &self.unquoted {
@@ -297,7 +304,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Writes `path`, `line`, `column`, `severity`, `code`, `message`, `help`, `reason` (where it is accepted) and `related`,
+/// Serialises `path`, `line`, `column`, `severity`, `code`, `message`, `help`, `reason` (if accepted) and `related`,
 /// for `--json`.
 impl Serialize for Diagnostic {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -318,42 +325,42 @@ impl Serialize for Diagnostic {
     }
 }
 
-/// The diagnostics of one file, bounded: a file can be wrong a million times.
+/// The diagnostics of one file, bounded, because a large file can have a million errors.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// The comments of the file that accept warnings.
     accepts: Option<Arc<Accepts>>,
-    /// The first errors.
+    /// The first [`Findings::KEPT`] errors.
     errors: Vec<Diagnostic>,
-    /// The first warnings.
+    /// The first [`Findings::KEPT`] warnings of each code.
     warnings: Vec<Diagnostic>,
-    /// What is accepted, once for each comment.
+    /// Accepted warnings, one for each comment.
     accepted: Vec<Diagnostic>,
-    /// The lines and kinds of what is accepted.
+    /// The lines and codes of accepted warnings, to keep one for each comment.
     accepted_at: HashSet<(u32, Code)>,
-    /// How many errors were left off.
+    /// The number of errors beyond those kept.
     more_errors: usize,
-    /// How many warnings of each kind there are, also of those left off.
+    /// The number of warnings by code, including those not kept.
     warned: BTreeMap<Option<Code>, usize>,
 }
 
 impl Findings {
-    /// The most errors, and the most warnings of a kind, kept of one file.
+    /// The limit of errors, and of warnings for each code, that are kept of one file.
     pub const KEPT: usize = 100;
 
-    /// Starts with nothing for a file with these comments that accept warnings.
+    /// Creates an empty collection for a file with these accepting comments.
     #[must_use]
     pub fn of(accepts: Option<&Arc<Accepts>>) -> Self {
         Self { accepts: accepts.cloned(), ..Self::default() }
     }
 
-    /// Returns whether no error was found.
+    /// Returns whether there is no error.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.errors.is_empty()
     }
 
-    /// Adds a warning of a kind at a place, unless a comment accepts it there; `make` is called if there is room for it.
+    /// Adds a warning at a place, unless a comment accepts it there. `make` is called only if the result is kept.
     pub fn warn(&mut self, code: Code, at: impl Into<At>, make: impl FnOnce() -> Diagnostic) {
         match self.accepts.as_ref().and_then(|accepts| accepts.at(code, at.into())) {
             None => self.add(Severity::Warning, Some(code), || make().code(code)),
@@ -364,12 +371,12 @@ impl Findings {
         }
     }
 
-    /// Adds an error; `make` is called if there is room for it.
+    /// Adds an error. `make` is called only if it is kept.
     pub fn error(&mut self, make: impl FnOnce() -> Diagnostic) {
         self.add(Severity::Error, None, make);
     }
 
-    /// Adds what `make` returns, or counts it when there are enough of its kind already.
+    /// Adds the result of `make`, or only counts it if enough of its kind are kept.
     pub(super) fn add(&mut self, severity: Severity, code: Option<Code>, make: impl FnOnce() -> Diagnostic) {
         match severity {
             Severity::Error if self.errors.len() < Self::KEPT => self.errors.push(make()),
@@ -381,25 +388,25 @@ impl Findings {
                     self.warnings.push(make());
                 }
             }
-            // A comment each.
+            // Bounded by the comments of the file, one each.
             Severity::Accepted => self.accepted.push(make()),
         }
     }
 
-    /// Adds what was found further on in the same file.
+    /// Adds the diagnostics of a later part of the same file.
     pub fn append(&mut self, other: Self) {
         for diagnostic in other.errors.into_iter().chain(other.warnings).chain(other.accepted) {
             self.add(diagnostic.severity, diagnostic.code, || diagnostic);
         }
         for (code, count) in other.warned {
-            // Those that were kept were counted as they were added.
+            // The warnings that were kept have been counted by `add`.
             *self.warned.entry(code).or_default() += count.saturating_sub(Self::KEPT);
         }
         self.accepted_at.extend(other.accepted_at);
         self.more_errors += other.more_errors;
     }
 
-    /// Returns all of them in the order of the file; what was left off is told by one more of its kind.
+    /// Returns all diagnostics in the order of the file, and one more for each kind of which some were omitted.
     #[must_use]
     pub fn into_diagnostics(self, path: &Path) -> Vec<Diagnostic> {
         let mut all = self.errors;
@@ -418,10 +425,10 @@ impl Findings {
     }
 }
 
-/// Returns a value in backticks as messages show it: escaped, cut when it is long.
+/// Returns a value in backticks for a message: escaped, and cut if it is long.
 #[must_use]
 pub fn quoted(value: &str) -> String {
-    /// The most characters shown.
+    /// The limit of characters in a quoted value.
     const SHOWN: usize = 80;
     match value.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("`{}…`", escaped(&value[..end])),
@@ -438,7 +445,7 @@ fn floor_boundary(text: &str, at: usize) -> usize {
     at
 }
 
-/// Converts a line or column for the renderer.
+/// Converts a line or column number for the renderer.
 fn index(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -454,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_holds_place_message_and_mend() {
+    fn one_line_has_place_message_and_help() {
         let diagnostic = source().error(Span { start: 32, end: 35 }, "pattern `*`: too wide").help("write `allow_all`");
         assert_eq!(diagnostic.to_string(), "policies/a.toml:2:22: pattern `*`: too wide: write `allow_all`");
         let json = serde_json::to_value(&diagnostic).unwrap();
@@ -462,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn rendering_shows_the_line_a_caret_and_the_mend() {
+    fn rendering_shows_the_line_a_caret_and_the_help() {
         let other = source().place(0);
         let diagnostic = source().error(Span { start: 32, end: 35 }, "too wide").help("mend it").related(other, "here");
         let expected = "error: too wide\n --> policies/a.toml:2:22\n  |\n2 | allowed_hostnames = [\"*\"]\n  |                      ^^^\n  |\n  = note: policies/a.toml:1:1: here\n  = help: mend it";
@@ -471,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut_around_the_place_and_keeps_its_column() {
+    fn long_line_is_cut_around_the_place_and_keeps_its_column() {
         let text = format!("x = [{}\"*\"]", "\"é.test\", ".repeat(10_000));
         let at = u32::try_from(text.len() - 4).unwrap();
         let diagnostic = Source::new(Path::new("long.toml"), text).error(Span { start: at, end: at + 3 }, "too wide");
@@ -482,21 +489,21 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_file_has_no_line() {
+    fn diagnostic_about_a_whole_file_has_no_line() {
         let diagnostic = Diagnostic::about_file(Path::new("gone.toml"), "cannot be read: permission denied");
         assert_eq!(diagnostic.to_string(), "gone.toml: cannot be read: permission denied");
         assert_eq!(diagnostic.render(false), "error: cannot be read: permission denied\n--> gone.toml");
     }
 
     #[test]
-    fn a_span_at_the_end_or_over_line_ends_is_drawn() {
+    fn span_at_the_end_or_over_several_lines_is_rendered() {
         for span in [Span { start: 37, end: 37 }, Span { start: 0, end: 37 }, Span { start: 36, end: 90 }] {
             assert!(source().error(span, "x").render(false).contains("policies/a.toml:"), "{span:?}");
         }
     }
 
     #[test]
-    fn findings_are_bounded_and_in_the_order_of_the_file() {
+    fn findings_are_bounded_and_sorted_by_position() {
         let source = source();
         let mut findings = Findings::default();
         for start in (0..37).rev().cycle().take(250) {
@@ -514,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_file_reaches_the_terminal_raw() {
+    fn text_of_a_file_is_escaped_for_the_terminal() {
         let text = "ab\u{9b}2Jc = \u{feff}\"\u{202e}x\"";
         let source = Source::new(Path::new("p\u{85}.toml"), text);
         let span = Span { start: 11, end: u32::try_from(text.len()).unwrap() };
@@ -526,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_to_be_quoted_is_shown_to_a_person_at_a_terminal_alone() {
+    fn private_text_is_rendered_but_not_logged() {
         let source = source();
         let diagnostic = source.error(Span { start: 32, end: 35 }, "pattern `secret`: bad").help("not `secret`");
         let diagnostic = diagnostic.related(source.place(0), "`secret` is here").unquoted("bad entry", Some("mend it"));
@@ -537,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_shown_without_control_characters() {
+    fn quoted_values_have_no_control_characters() {
         assert_eq!(quoted("a\u{1b}[31m\n\u{9b}\u{202e}"), r"`a\u{1b}[31m\n\u{9b}\u{202e}`");
         assert_eq!(quoted(&"x".repeat(100)).chars().count(), 83);
     }

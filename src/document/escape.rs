@@ -1,11 +1,13 @@
-//! Text that a file or a client chose, made fit for terminals and logs.
+//! Escaping of text from files and clients for terminals, logs and JSON.
+//!
+//! Without it, a crafted name could forge log lines or send control sequences to an operator's terminal.
 
 use std::borrow::Cow;
 
-/// Returns text with every character escaped that a terminal acts on or does not show: control characters (line ends
-/// too), bidirectional overrides, invisible and unassigned ones. What is left stays on its line and looks as it is.
+/// Escapes every character that a terminal acts on or does not show: control characters (line feeds too), bidirectional
+/// overrides, invisible and unassigned characters.
 ///
-/// Everything that is printed or logged and came from a file or a client goes through here.
+/// Every text from a file or a client goes through here before it is printed or logged.
 #[must_use]
 pub fn escaped(text: &str) -> Cow<'_, str> {
     if !text.chars().any(needs_escape) {
@@ -22,7 +24,7 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Returns text with every line escaped for itself.
+/// Escapes each line of a text and keeps the line feeds.
 #[must_use]
 pub fn escaped_lines(text: &str) -> Cow<'_, str> {
     if !text.chars().any(|character| character != '\n' && needs_escape(character)) {
@@ -31,8 +33,8 @@ pub fn escaped_lines(text: &str) -> Cow<'_, str> {
     text.split('\n').map(escaped).collect::<Vec<_>>().join("\n").into()
 }
 
-/// Returns JSON text with the same characters escaped as JSON does it; outside of its strings there are none but line
-/// ends.
+/// Escapes the same characters in JSON text, in JSON's own notation. In serialised JSON they occur only within strings,
+/// except line feeds.
 #[must_use]
 pub fn escaped_json(text: &str) -> Cow<'_, str> {
     let needs_escape = |character: char| character != '\n' && needs_escape(character);
@@ -42,6 +44,7 @@ pub fn escaped_json(text: &str) -> Cow<'_, str> {
     let mut out = String::with_capacity(text.len() + 16);
     for character in text.chars() {
         if needs_escape(character) {
+            // JSON escapes are UTF-16 code units (RFC 8259 §7).
             let mut units = [0; 2];
             out.extend(character.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
         } else {
@@ -51,7 +54,7 @@ pub fn escaped_json(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
-/// Returns text cut to `most` octets, at a character; what was cut is shown by an ellipsis.
+/// Cuts a text to at most `most` octets at a character boundary; an ellipsis marks the cut.
 #[must_use]
 pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
@@ -61,11 +64,11 @@ pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..end]))
 }
 
-/// Returns whether a character is one that [`escaped`] escapes.
+/// Returns whether [`escaped`] escapes a character.
 pub(super) fn needs_escape(character: char) -> bool {
     match character {
         ' '..='~' => false,
-        // Of what is no ASCII the standard library knows what can be shown; it escapes combining marks as well.
+        // Beyond ASCII the standard library knows which characters are visible. It also escapes combining marks.
         _ => character.escape_debug().len() > 1,
     }
 }
@@ -75,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_acts_on_or_hides_is_escaped() {
+    fn control_and_invisible_characters_are_escaped() {
         const CASES: &[(&str, &str)] = &[
             ("plain \"text\" 'q' \\ äß漢", "plain \"text\" 'q' \\ äß漢"),
             ("\u{1b}[2J\r\n\t\0\u{7f}", r"\u{1b}[2J\r\n\t\u{0}\u{7f}"),
@@ -91,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn escaped_json_is_the_same_json() {
+    fn escaped_json_parses_to_the_same_value() {
         let value = serde_json::json!({ "a\u{9b}": "\u{202e}\u{e0041}\n\u{feff}ä" });
         let text = serde_json::to_string_pretty(&value).unwrap();
         let escaped = escaped_json(&text);
@@ -100,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_cut_at_a_character() {
+    fn text_is_cut_at_a_character_boundary() {
         assert_eq!(shortened("short", 5), "short");
         assert_eq!(shortened("äääää", 8), "ää…");
         assert_eq!(shortened("long text", 3), "…");

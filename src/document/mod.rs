@@ -1,8 +1,8 @@
-//! TOML documents with the place of everything in them, and the errors that point there.
+//! TOML documents whose values know their position, and the diagnostics that point there.
 //!
-//! A [`Source`] is a text and where it came from. [`read`] parses it and hands out its root [`Table`]; the table's
-//! getters note what is wrong instead of stopping, so that all errors of a file are told at once. Nothing here
-//! touches the filesystem. This module is the home of the crates `toml` and `annotate-snippets`.
+//! A [`Source`] is a text with the path it came from. [`read`] parses it and passes its root [`Table`] on; the getters
+//! of a table report errors and continue, so that all errors of a file are reported at once. Nothing here touches the
+//! filesystem. This module is the home of the crates `toml` and `annotate-snippets`.
 
 mod accept;
 mod diagnostic;

@@ -1,4 +1,4 @@
-//! Where something stands: byte spans while reading, lines and columns for people.
+//! Positions in files: byte spans while reading, lines and columns in messages.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,26 +12,26 @@ use toml::de::DeValue;
 use super::accept::{Accepts, Language};
 use super::diagnostic::{Diagnostic, Excerpt, Severity, Unquoted};
 
-/// The first character of a value or key in a file.
+/// A position in a file: path, line and column.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Place {
-    /// The file, as it was named when it was read.
+    /// The path of the file, as it is to be shown.
     pub path: Arc<Path>,
-    /// The line, from 1; 0 says that the file as a whole is meant.
+    /// The line, from 1; 0 for the file as a whole.
     pub line: u32,
-    /// The column in characters, from 1; 0 says that the file as a whole is meant.
+    /// The column in characters, from 1; 0 for the file as a whole.
     pub column: u32,
 }
 
 impl Place {
-    /// Returns the place that means the whole file: it cannot be read, or it is missing something.
+    /// Returns the place of a whole file, for errors without a position: it cannot be read, or something is missing.
     #[must_use]
     pub fn whole(path: impl Into<Arc<Path>>) -> Self {
         Self { path: path.into(), line: 0, column: 0 }
     }
 }
 
-/// Writes `path:line:column`, or the path alone where the whole file is meant.
+/// Writes `path:line:column`, or only the path for a whole file.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
@@ -41,24 +41,24 @@ impl fmt::Display for Place {
     }
 }
 
-/// A range of bytes of a [`Source`].
+/// A range of bytes in the text of a [`Source`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
-    /// The first byte.
+    /// The offset of the first byte.
     pub start: u32,
-    /// The byte behind the last one.
+    /// The offset after the last byte.
     pub end: u32,
 }
 
 impl Span {
-    /// Returns the span as a range of `usize`.
+    /// Returns the span as a range of `usize`, for slicing.
     #[must_use]
     pub fn range(self) -> Range<usize> {
         to_usize(self.start)..to_usize(self.end)
     }
 }
 
-/// Offsets beyond 4 GiB are clamped: [`Source::MAX_LEN`] keeps texts well below.
+/// Converts a range; offsets beyond 4 GiB are clamped, but [`Source::MAX_LEN`] is well below.
 impl From<Range<usize>> for Span {
     fn from(range: Range<usize>) -> Self {
         let clamp = |offset| u32::try_from(offset).unwrap_or(u32::MAX);
@@ -66,37 +66,36 @@ impl From<Range<usize>> for Span {
     }
 }
 
-/// A text and the file it is from; cheap to clone.
+/// The text of a file with its path. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The file, named as people are to see it.
+    /// The path of the file, as it is to be shown.
     path: Arc<Path>,
-    /// All of its text.
     text: Arc<str>,
-    /// True if diagnostics are to be told without any of its text to readers who may not see the file.
+    /// True if readers of logs, status and API may not see the text, so diagnostics must not quote it there.
     is_private: bool,
-    /// The comments of the text that accept warnings; known of one that is read as TOML.
+    /// The comments that accept warnings; `None` if there are none, or if the text has not been searched.
     accepts: Option<Arc<Accepts>>,
 }
 
 impl Source {
-    /// The longest text that is read, in bytes: spans are 32 bits, and a TOML tree takes many times its text.
+    /// The size limit of a text in bytes: spans are 32 bits, and a TOML tree takes many times its text.
     pub const MAX_LEN: usize = 256 << 20;
 
-    /// Puts a text and its file together.
+    /// Creates a source from a path and a text.
     #[must_use]
     pub fn new(path: impl Into<Arc<Path>>, text: impl Into<Arc<str>>) -> Self {
         Self { path: path.into(), text: text.into(), is_private: false, accepts: None }
     }
 
-    /// Makes log, status and API answers say nothing of what the file holds, if `is_private`.
+    /// Sets whether log, status and API answers must not quote the text.
     #[must_use]
     pub fn private(mut self, is_private: bool) -> Self {
         self.is_private = is_private;
         self
     }
 
-    /// Looks for comments in the text, a TOML document, that accept warnings.
+    /// Searches the text, a TOML document, for comments that accept warnings.
     #[must_use]
     pub(super) fn with_accepts(mut self) -> Self {
         self.accepts = Accepts::find(&self, &self.text, Language::Toml);
@@ -109,12 +108,12 @@ impl Source {
         self.accepts.as_ref()
     }
 
-    /// Returns the same file without its text.
+    /// Returns the source with an empty text, to keep its path and privacy in diagnostics.
     pub(super) fn without_text(&self) -> Self {
         Self { text: Arc::default(), accepts: None, ..self.clone() }
     }
 
-    /// Returns what diagnostics of a private file say to readers who may not see it; `None` for other files.
+    /// Returns the replacement words for diagnostics of a private file; `None` for other files.
     pub(super) fn unquoted(&self, severity: Severity) -> Option<Box<Unquoted>> {
         let what = match severity {
             Severity::Error => "an error",
@@ -125,20 +124,20 @@ impl Source {
         self.is_private.then(|| Box::new(Unquoted { message, help }))
     }
 
-    /// Returns the file.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Arc<Path> {
         &self.path
     }
 
-    /// Returns the text.
+    /// Returns the text of the file.
     #[must_use]
     pub fn text(&self) -> &Arc<str> {
         &self.text
     }
 
-    /// Returns what the TOML string at `span` of this text says; nothing of it where there is none. Mostly that is a piece
-    /// of the text.
+    /// Returns the value of the TOML string at `span`; empty if there is none. Borrows from the text unless the string
+    /// has escapes.
     #[must_use]
     pub fn string(&self, span: Span) -> Cow<'_, str> {
         let written = self.text.get(span.range()).unwrap_or_default();
@@ -146,7 +145,7 @@ impl Source {
             |quote| written.strip_prefix(quote)?.strip_suffix(quote).filter(|it: &&str| !it.contains([quote, '\\']));
         match plain('"').or_else(|| plain('\'')) {
             Some(text) => Cow::Borrowed(text),
-            // It has escapes, or several lines: then it begins with three quotes.
+            // Strings with escapes and multi-line strings (three quotes) take the parser.
             None => DeValue::parse(written)
                 .ok()
                 .and_then(|value| value.get_ref().as_str().map(str::to_owned))
@@ -155,7 +154,7 @@ impl Source {
         }
     }
 
-    /// Returns the place of the byte `offset`; walks the text up to there, so it is for single places.
+    /// Returns the place of the byte `offset`. Walks the text up to there; use a [`Locator`] for many places.
     #[must_use]
     pub fn place(&self, offset: u32) -> Place {
         let at = to_usize(offset).min(self.text.len());
@@ -170,7 +169,7 @@ impl Source {
         Place { path: Arc::clone(&self.path), line, column }
     }
 
-    /// Returns a diagnostic about `span` of this text.
+    /// Creates a diagnostic about `span`, with an excerpt of its line.
     #[must_use]
     pub fn diagnostic(&self, severity: Severity, span: Span, message: impl Into<String>) -> Diagnostic {
         let place = self.place(span.start);
@@ -188,7 +187,7 @@ impl Source {
         }
     }
 
-    /// Returns a diagnostic about the string or word at `line` and `column`; for places kept without their span.
+    /// Creates a diagnostic about the string or word at `line` and `column`, for callers that did not keep the span.
     #[must_use]
     pub fn diagnostic_at(&self, severity: Severity, line: u32, column: u32, message: impl Into<String>) -> Diagnostic {
         let mut start = 0;
@@ -206,36 +205,35 @@ impl Source {
         Diagnostic { place: self.at(line, column), ..self.diagnostic(severity, (start..end).into(), message) }
     }
 
-    /// Returns an error about `span` of this text.
+    /// Creates an error about `span` of this text.
     #[must_use]
     pub fn error(&self, span: Span, message: impl Into<String>) -> Diagnostic {
         self.diagnostic(Severity::Error, span, message)
     }
 
-    /// Returns a warning about `span` of this text.
+    /// Creates a warning about `span` of this text.
     #[must_use]
     pub fn warning(&self, span: Span, message: impl Into<String>) -> Diagnostic {
         self.diagnostic(Severity::Warning, span, message)
     }
 }
 
-/// Turns the offsets of one text into lines and columns; fast in any order, also on one long line: tables are read in the
-/// order of their names, not of the text.
+/// An index from byte offsets to lines and columns. Lookups are fast in any order, even on one long line, because
+/// tables are read in the order of their keys and not of the text.
 #[derive(Debug)]
 pub struct Locator<'t> {
-    /// The text.
     text: &'t str,
     /// The offset of the first byte of each line.
     starts: Vec<u32>,
-    /// How many characters start before each block of [`Locator::BLOCK`] bytes.
+    /// The number of characters that start before each block of [`Locator::BLOCK`] bytes.
     before: Vec<u32>,
 }
 
 impl<'t> Locator<'t> {
-    /// Bytes of which the characters are counted anew for each answer, at most twice.
+    /// The block size in bytes; a lookup counts the characters of at most two blocks.
     const BLOCK: usize = 1024;
 
-    /// Notes where the lines of `text` start, and counts its characters.
+    /// Builds the index: line starts, and character counts per block.
     #[must_use]
     pub fn new(text: &'t str) -> Self {
         let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
@@ -255,6 +253,7 @@ impl<'t> Locator<'t> {
         let at = to_usize(offset).min(self.text.len());
         let line = self.starts.partition_point(|&start| start <= offset).max(1);
         let start = to_usize(self.starts[line - 1]).min(at);
+        // Most lines are short, so counting from their start is cheaper than two lookups.
         let column = if at - start < Self::BLOCK {
             to_u32(characters(&self.text.as_bytes()[start..at]))
         } else {
@@ -270,7 +269,8 @@ impl<'t> Locator<'t> {
     }
 }
 
-/// Returns where the last line end is; looks at blocks, which are searched in vectors, for lines may be long.
+/// Returns the offset of the last line feed. Tests whole blocks first, which the compiler vectorises, as lines may be
+/// long.
 fn last_line_end(bytes: &[u8]) -> Option<usize> {
     let mut end = bytes.len();
     for block in bytes.rchunks(usize::from(u8::MAX)) {
@@ -283,17 +283,17 @@ fn last_line_end(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// Counts line ends.
+/// Counts the line feeds in `bytes`.
 pub(crate) fn line_ends(bytes: &[u8]) -> usize {
     count(bytes, |byte| byte == b'\n')
 }
 
-/// Counts the characters of UTF-8 bytes (a piece may start or end inside one).
+/// Counts the characters of UTF-8 bytes, which may start or end within a character.
 fn characters(bytes: &[u8]) -> usize {
     count(bytes, |byte| byte & 0xc0 != 0x80)
 }
 
-/// Counts bytes, a block at a time: a sum of octets is made in vectors, one of larger numbers slowly.
+/// Counts bytes in blocks of 255: a sum in `u8` is vectorised well, one in wider integers is slow.
 fn count(bytes: &[u8], is_counted: impl Fn(u8) -> bool) -> usize {
     let of_block = |block: &[u8]| block.iter().map(|&byte| u8::from(is_counted(byte))).sum::<u8>();
     bytes.chunks(usize::from(u8::MAX)).map(|block| usize::from(of_block(block))).sum()
@@ -304,7 +304,7 @@ fn to_u32(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// Converts an offset into an index.
+/// Converts an offset to an index.
 fn to_usize(offset: u32) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_count_lines_and_characters_from_one() {
+    fn places_count_lines_and_characters_from_1() {
         const TEXT: &str = "a = 1\r\nbü = 'x'\n\nlast";
         const CASES: &[(u32, u32, u32)] =
             &[(0, 1, 1), (4, 1, 5), (7, 2, 1), (8, 2, 2), (10, 2, 3), (13, 2, 6), (17, 3, 1), (18, 4, 1), (22, 4, 5)];
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn places_on_one_long_line_are_found_in_any_order() {
-        /// Many times what it takes; counting each from the start of the line took minutes.
+        /// A generous deadline; counting each place from the start of the line took minutes.
         const AMPLE: Duration = Duration::from_secs(20);
         let text = format!("ab = 1\n{}", "ü\"x\", ".repeat(1 << 19));
         let locator = Locator::new(&text);
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_string_is_what_toml_says() {
+    fn string_returns_the_value_toml_defines() {
         const CASES: &[(&str, &str)] = &[
             ("\"a b\"", "a b"),
             ("'a\\b'", "a\\b"),
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_without_a_span_is_underlined_to_the_end_of_its_word() {
+    fn diagnostic_without_a_span_underlines_to_the_end_of_the_word() {
         const CASES: &[(u32, u32, &str)] = &[(1, 5, "\"x y\""), (2, 1, "b.test"), (3, 1, "")];
         let source = Source::new(Path::new("p"), "a = \"x y\"\nb.test # why\n");
         for &(line, column, expected) in CASES {
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_behind_the_end_is_the_end() {
+    fn offset_after_the_end_is_clamped_to_the_end() {
         let source = Source::new(Path::new("p.toml"), "ab");
         assert_eq!(source.place(9), source.at(1, 3));
         assert_eq!(Locator::new("ab").locate(9), (1, 3));

@@ -1,4 +1,7 @@
-//! Reads TOML by typed getters that note what is wrong and go on.
+//! A TOML reader with typed getters that report errors and continue.
+//!
+//! A caller asks a [`Table`] for the keys it knows; the table reports wrong types at once and, in [`Table::finish`],
+//! the keys that were never asked for. So a file's schema is written nowhere but in the code that reads it.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -12,30 +15,31 @@ use super::diagnostic::{Diagnostic, Excerpt, Findings, Related, Severity, quoted
 use super::place::{Locator, Source, Span};
 use super::suggest::closest;
 
-/// A value and the bytes it was read from.
+/// A value with its position in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placed<T> {
-    /// The value.
+    /// The value itself.
     pub value: T,
-    /// Where it stands.
+    /// The bytes of the value in the text.
     pub span: Span,
 }
 
 impl<T> Placed<T> {
-    /// Returns the same place with another value.
+    /// Replaces the value and keeps the span.
     pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Placed<U> {
         Placed { value: map(self.value), span: self.span }
     }
 }
 
-/// Parses `source` and lets `take` read its root table; returns what that made and everything that is wrong.
+/// Parses `source` and passes its root table to `take`. Returns the result of `take` and all diagnostics.
 ///
-/// `take` runs after a syntax error too, on what could be made of the text, so that all errors are told at once;
-/// what it returns is worth something only when no diagnostic is an error.
+/// `take` also runs after a syntax error, on what the parser could recover, so that all errors are reported at once.
+/// Its result is meaningful only if no diagnostic is an error.
 pub fn read<T>(source: &Source, take: impl FnOnce(&mut Table<'_>) -> T) -> (T, Vec<Diagnostic>) {
     let readable = source.text().len() <= Source::MAX_LEN;
     let source = &if readable { source.clone().with_accepts() } else { source.clone() };
     let text = source.text();
+    // A text that is too large is read as an empty one, and reported at the end.
     let (root, errors) = DeTable::parse_recoverable(if readable { text } else { "" });
     let reader = Reader {
         source,
@@ -45,6 +49,7 @@ pub fn read<T>(source: &Source, take: impl FnOnce(&mut Table<'_>) -> T) -> (T, V
     };
     for error in &errors {
         let end = text.len();
+        // An error without a position is reported at the end of the text.
         let span = error.span().unwrap_or(end..end);
         reader.add(None, span.into(), || Note { message: error.message().to_owned(), ..Note::default() });
     }
@@ -66,20 +71,18 @@ pub fn read<T>(source: &Source, take: impl FnOnce(&mut Table<'_>) -> T) -> (T, V
     (taken, diagnostics)
 }
 
-/// What all tables of one document share.
+/// The state that all tables of one document share.
 struct Reader<'t> {
-    /// The text.
     source: &'t Source,
-    /// Finds lines and columns.
     locator: Locator<'t>,
-    /// What is wrong so far.
+    /// The diagnostics so far.
     findings: RefCell<Findings>,
-    /// True if the syntax was fine: if not, something missing may just not have been understood.
+    /// True if the syntax is valid. Otherwise a key that seems missing may be in the part that was not parsed.
     is_whole: Cell<bool>,
 }
 
 impl Reader<'_> {
-    /// Adds an error, or a warning of a kind; made only if there is room for it.
+    /// Adds an error, or a warning if there is a code. `make` is called only if the diagnostic is kept.
     fn add(&self, code: Option<Code>, span: Span, make: impl FnOnce() -> Note) {
         let severity = if code.is_some() { Severity::Warning } else { Severity::Error };
         let make = || {
@@ -98,36 +101,34 @@ impl Reader<'_> {
     }
 }
 
-/// What a diagnostic says, apart from where.
+/// The words of a diagnostic, without its position.
 #[derive(Debug, Default)]
 pub struct Note {
-    /// What is wrong.
+    /// The message: lower case, no full stop, values in backticks.
     pub message: String,
-    /// The mend.
+    /// The fix, if one is known.
     pub help: Option<String>,
-    /// Other places that have to do with it.
+    /// Other places that matter for the diagnostic.
     pub related: Vec<Related>,
 }
 
 /// A TOML table that is being read.
 ///
-/// Every getter makes its key known and notes an error when the value is of another type; [`Table::finish`] then
-/// notes the keys nobody asked for.
+/// Every getter marks its key as known and reports a value of the wrong type. [`Table::finish`] then reports unknown
+/// keys.
 pub struct Table<'r> {
-    /// The document.
     reader: &'r Reader<'r>,
-    /// The keys and values.
     entries: &'r DeTable<'r>,
-    /// The key that names the table (the header's last part), or the whole of an array's element.
+    /// The span of the table's own key (the header's last part); for an element of an array, of the whole element.
     span: Span,
-    /// What the table is, for messages: `` policy `build` ``; empty for the root.
+    /// The description of the table in messages, such as `` policy `build` ``; empty for the root.
     what: String,
-    /// The keys that were asked for.
+    /// The keys that are known: those asked for.
     asked: Vec<&'static str>,
 }
 
 impl<'r> Table<'r> {
-    /// Returns where the table is named.
+    /// Returns the span of the table's name.
     #[must_use]
     pub fn span(&self) -> Span {
         self.span
@@ -139,78 +140,80 @@ impl<'r> Table<'r> {
         self.reader.source
     }
 
-    /// Returns the line and column of `span`, from 1; fast for spans asked in the order of the file.
+    /// Returns the line and column of `span`, from 1.
     #[must_use]
     pub fn locate(&self, span: Span) -> (u32, u32) {
         self.reader.locator.locate(span.start)
     }
 
-    /// Returns whether the table holds nothing.
+    /// Returns whether the table has no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Returns whether the whole text was understood: if not, what seems to be missing may be there.
+    /// Returns whether the whole text was parsed. If not, a key that seems missing may exist.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.reader.is_whole.get()
     }
 
-    /// Returns whether `key` is a table that has a table of this name; does not make it known.
+    /// Returns whether `key` is a table that contains the table `name`. Does not mark the key as known.
     #[must_use]
     pub fn has_table(&self, key: &str, name: &str) -> bool {
         let table = self.entries.get(key).and_then(|value| value.get_ref().as_table());
         table.and_then(|table| table.get(name)).is_some_and(|value| value.get_ref().is_table())
     }
 
-    /// Returns where `key` itself stands, if the table has it; does not make it known.
+    /// Returns the span of `key` itself; `None` if the table does not have it. Does not mark the key as known.
     #[must_use]
     pub fn key_span(&self, key: &str) -> Option<Span> {
         self.entries.get_key_value(key).map(|(key, _)| key.span().into())
     }
 
-    /// Returns where the value of `key` stands, if it is a string; does not make it known. [`Source::string`] reads it.
+    /// Returns the span of the value of `key` if it is a string, for [`Source::string`]. Does not mark the key as
+    /// known.
     #[must_use]
     pub fn string_span(&self, key: &str) -> Option<Span> {
         self.entries.get(key).filter(|value| value.get_ref().is_str()).map(|value| value.span().into())
     }
 
-    /// Notes an error.
+    /// Reports an error at `span`.
     pub fn error(&self, span: Span, message: impl Into<String>, help: Option<String>) {
         self.reader.add(None, span, || Note { message: message.into(), help, related: Vec::new() });
     }
 
-    /// Notes a warning.
+    /// Reports a warning at `span`.
     pub fn warning(&self, code: Code, span: Span, message: impl Into<String>, help: Option<String>) {
         self.warn(code, span, || Note { message: message.into(), help, related: Vec::new() });
     }
 
-    /// Notes a warning; `make` is called only if there is room for it.
+    /// Reports a warning at `span`. `make` is called only if the warning is kept.
     pub fn warn(&self, code: Code, span: Span, make: impl FnOnce() -> Note) {
         self.reader.add(Some(code), span, make);
     }
 
-    /// Notes that `key` is missing, unless the text was not understood in the first place.
+    /// Reports that `key` is missing, unless the text has a syntax error that may have hidden it.
     pub fn missing(&self, key: &str, help: impl Into<String>) {
+        // After a syntax error the key may be in the part that was not parsed.
         if self.is_whole() {
             self.error(self.span, format!("{}missing key `{key}`", self.prefix()), Some(help.into()));
         }
     }
 
-    /// Returns a string.
+    /// Returns the string at `key`; reports another type.
     pub fn string(&mut self, key: &'static str) -> Option<Placed<&'r str>> {
         let value = self.value(key)?;
         self.typed(key, value, "a string", DeValue::as_str)
     }
 
-    /// Returns a boolean.
+    /// Returns the boolean at `key`; reports another type.
     pub fn boolean(&mut self, key: &'static str) -> Option<Placed<bool>> {
         let value = self.value(key)?;
         self.typed(key, value, "`true` or `false`", DeValue::as_bool)
     }
 
-    /// Returns an integer in `range`.
+    /// Returns the integer at `key`; reports another type, or a number outside `range`.
     pub fn integer(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<Placed<u64>> {
         let value = self.value(key)?;
         let integer = self.typed(key, value, "an integer", DeValue::as_integer)?;
@@ -223,7 +226,7 @@ impl<'r> Table<'r> {
         None
     }
 
-    /// Returns the value that belongs to one of the `words` a key may have.
+    /// Returns the value paired with the word at `key`; reports a string that is not one of `words`.
     pub fn one_of<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Option<Placed<T>> {
         let text = self.string(key)?;
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text.value) {
@@ -238,10 +241,11 @@ impl<'r> Table<'r> {
         None
     }
 
-    /// Returns an array of strings, each with its place; elements of another type are noted and left out.
+    /// Returns the array of strings at `key`, each with its span. Elements of another type are reported and skipped.
     pub fn strings(&mut self, key: &'static str) -> Option<Placed<Vec<Placed<&'r str>>>> {
         let value = self.value(key)?;
         if let DeValue::String(text) = value.get_ref() {
+            // A common mistake is one string with several values, so the help shows these as an array.
             let parts = text.split([',', ' ', '\t', '\n']).filter(|part| !part.is_empty());
             let parts: Vec<_> = parts.map(|part| format!("\"{}\"", part.escape_debug())).collect();
             let help = format!("write `{key} = [{}]`", parts.join(", "));
@@ -264,7 +268,7 @@ impl<'r> Table<'r> {
         Some(array.map(|_| strings))
     }
 
-    /// Returns a table by its key.
+    /// Returns the table at `key`; reports another type.
     pub fn table(&mut self, key: &'static str) -> Option<Self> {
         let span = self.key_span(key);
         let value = self.value(key)?;
@@ -279,7 +283,7 @@ impl<'r> Table<'r> {
         })
     }
 
-    /// Returns the tables below `key` by their own names, in the order of the file: `[key.NAME]`.
+    /// Returns the tables `[key.NAME]` with their names, in the order of the file.
     pub fn tables(&mut self, key: &'static str) -> Vec<(Placed<&'r str>, Self)> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let Some(group) = self.typed(key, value, "a table of tables", DeValue::as_table) else { return Vec::new() };
@@ -296,11 +300,12 @@ impl<'r> Table<'r> {
             let table = Table { reader: self.reader, entries: table, span, what, asked: Vec::new() };
             tables.push((Placed { value: &**name.get_ref(), span }, table));
         }
+        // The parser sorts keys by name; diagnostics and conflicts go by the order of the file.
         tables.sort_by_key(|(name, _)| name.span);
         tables
     }
 
-    /// Returns the elements of an array of tables: `[[key]]`.
+    /// Returns the elements of the array of tables `[[key]]`.
     pub fn array_of_tables(&mut self, key: &'static str) -> Vec<Self> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let Some(array) = self.typed(key, value, "an array of tables", DeValue::as_array) else { return Vec::new() };
@@ -317,7 +322,7 @@ impl<'r> Table<'r> {
         tables
     }
 
-    /// Returns whether `key` is an array of exactly these strings; does not make it known.
+    /// Returns whether `key` is an array of exactly the `expected` strings. Does not mark the key as known.
     #[must_use]
     pub fn strings_are(&self, key: &str, expected: &[&str]) -> bool {
         let array = self.entries.get(key).and_then(|value| value.get_ref().as_array());
@@ -326,12 +331,12 @@ impl<'r> Table<'r> {
         })
     }
 
-    /// Makes `key` known without reading it.
+    /// Marks `key` as known without reading it.
     pub fn accept(&mut self, key: &'static str) {
         self.asked.push(key);
     }
 
-    /// Returns the elements of an array that may hold strings and tables side by side.
+    /// Returns the elements of an array that may mix strings and tables.
     pub fn strings_or_tables(&mut self, key: &'static str) -> Vec<Element<'r>> {
         let Some(value) = self.value(key) else { return Vec::new() };
         if let DeValue::String(text) = value.get_ref() {
@@ -361,7 +366,7 @@ impl<'r> Table<'r> {
         elements
     }
 
-    /// Returns the string or the table that a key may have.
+    /// Returns the string or table at `key`; reports another type.
     pub fn string_or_table(&mut self, key: &'static str) -> Option<Element<'r>> {
         let value = self.value(key)?;
         match value.get_ref() {
@@ -376,13 +381,13 @@ impl<'r> Table<'r> {
         }
     }
 
-    /// Returns the reader of one element of the array `key`, or of its table.
+    /// Returns a table for one element of the array `key`, or for its table.
     fn element(&self, key: &str, element: &Spanned<DeValue<'r>>, entries: &'r DeTable<'r>) -> Self {
         let (span, what) = (element.span().into(), format!("`{key}`"));
         Table { reader: self.reader, entries, span, what, asked: Vec::new() }
     }
 
-    /// Notes the keys nobody asked for; to be called when all known keys were.
+    /// Reports every key that was not asked for; call it after the last getter.
     pub fn finish(&self) {
         for key in self.entries.keys() {
             let name = &**key.get_ref();
@@ -406,13 +411,13 @@ impl<'r> Table<'r> {
         }
     }
 
-    /// Returns the value of a key, which is known from then on.
+    /// Returns the value of `key` and marks the key as known.
     fn value(&mut self, key: &'static str) -> Option<&'r Spanned<DeValue<'r>>> {
         self.asked.push(key);
         self.entries.get(key)
     }
 
-    /// Returns the value as `convert` sees it, or notes that it is not what was expected.
+    /// Returns the value as `convert` extracts it; reports another type than `expected`.
     fn typed<T>(
         &self,
         key: &str,
@@ -423,7 +428,7 @@ impl<'r> Table<'r> {
         let span = value.span().into();
         let converted = convert(value.get_ref());
         if converted.is_none() {
-            // The span of a table is its header or nothing at all; its key is what people look for.
+            // A table's span is its header or empty, so the error points to its key.
             let span = if value.get_ref().is_table() { self.key_span(key).unwrap_or(span) } else { span };
             let found = with_article(value.get_ref().type_str());
             self.error(span, format!("{}`{key}` must be {expected}, not {found}", self.prefix()), None);
@@ -431,27 +436,27 @@ impl<'r> Table<'r> {
         converted.map(|value| Placed { value, span })
     }
 
-    /// Returns what messages about this table begin with.
+    /// Returns the prefix of messages about this table.
     fn prefix(&self) -> Cow<'_, str> {
         if self.what.is_empty() { Cow::Borrowed("") } else { Cow::Owned(format!("{}: ", self.what)) }
     }
 }
 
-/// An element of an array that may hold strings and tables.
+/// An element of an array that may mix strings and tables.
 pub enum Element<'r> {
-    /// A string.
+    /// A string element with its span.
     Text(Placed<&'r str>),
     /// An inline table, or one under a `[[key]]` header.
     Table(Table<'r>),
 }
 
-/// Returns a type's name as a sentence wants it.
+/// Returns a type name with its indefinite article.
 fn with_article(kind: &str) -> String {
     let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("{article} {kind}")
 }
 
-/// Joins words as a sentence does: `a, b and c`.
+/// Joins words as in a sentence: `a, b and c`.
 fn list(words: impl Iterator<Item = String>, and: &str) -> String {
     let words: Vec<String> = words.collect();
     match words.split_last() {
@@ -474,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn values_come_with_their_places() {
+    fn values_have_their_spans() {
         let source =
             Source::new(Path::new("t.toml"), "s = 'x'\nb = true\ni = 0x10\n[t.one]\n[t.two]\n[[a]]\nn = ['p', 'q']");
         let ((), diagnostics) = read(&source, |root| {
@@ -501,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_types_say_what_was_expected() {
+    fn wrong_types_are_reported_with_the_expected_type() {
         const CASES: &[(&str, &str)] = &[
             ("s = 1", "t.toml:1:5: `s` must be a string, not an integer"),
             ("b = 'true'", "t.toml:1:5: `b` must be `true` or `false`, not a string"),
@@ -538,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn all_errors_are_told_also_behind_a_syntax_error() {
+    fn errors_after_a_syntax_error_are_reported_too() {
         let found = complaints("s = \nx = 1\ny = 'unclosed\n", |root| {
             root.string("s");
             root.missing("must", "write it");
@@ -550,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_given_twice_is_an_error_with_its_place() {
+    fn duplicate_key_is_an_error_with_its_place() {
         let found = complaints("s = 'x'\ns = 'y'\n", |root| {
             root.string("s");
         });

@@ -1,10 +1,9 @@
-//! The comment that belongs to a line: the reason of an entry, for people who ask what it is for.
+//! Comments on entries: the comment above a line, which explains the reason of the entry there.
 
 use super::place::Source;
 
-/// The lines of a text, to find comments in.
+/// The lines of a text, indexed to find the comments above them.
 pub struct Remarks<'t> {
-    /// The lines.
     lines: Vec<&'t str>,
 }
 
@@ -15,8 +14,8 @@ impl<'t> Remarks<'t> {
         Self { lines: source.text().lines().collect() }
     }
 
-    /// Returns the comment right above a line, counted from 1, as one line without its marks; `None` where there is none.
-    /// What such comments tell hostgate is not part of it.
+    /// Returns the comment directly above a line (counted from 1) as one line without `#`; `None` if there is none.
+    /// Comments addressed to hostgate are left out.
     #[must_use]
     pub fn above(&self, line: u32) -> Option<String> {
         let above = usize::try_from(line).ok()?.checked_sub(1)?;
@@ -36,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comment_right_above_a_line_is_its_reason() {
+    fn comment_directly_above_a_line_is_its_reason() {
         const TEXT: &str = "# head\n\nx = [\n  # One,\n  #   and more.\n  \"a\",\n  \"b\",\n# hostgate: accept x: y\n  # Two.\n\"c\"]\n#\nd = 1\n";
         let source = Source::new(Path::new("f"), TEXT);
         let remarks = Remarks::of(&source);

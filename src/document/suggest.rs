@@ -1,15 +1,16 @@
-//! "Did you mean": the known word closest to a wrong one.
+//! Suggestions for misspelt words: the known word with the least edit distance.
 
-/// Returns the candidate that `word` is most likely a slip of, if one is close enough.
+/// Returns the candidate that `word` is most likely a misspelling of; `None` if none is close enough.
 #[must_use]
 pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
-    /// Longer words are no slips; comparing them would cost the product of the lengths.
+    /// The length limit of compared words, as the cost is the product of both lengths.
     const LONGEST: usize = 64;
     if word.len() > LONGEST {
         return None;
     }
+    // One edit for three characters, and three at most: short words are close to too many others.
     let bound = (word.chars().count() / 3).clamp(1, 3);
-    // Tables are named in the singular.
+    // Table names are singular, so a plural in -ies is compared as its singular in -y too.
     let singular = word.strip_suffix("ies").map(|stem| format!("{stem}y"));
     let apart = |candidate: &str| {
         let of_singular = singular.as_ref().map_or(usize::MAX, |word| distance(word, candidate));
@@ -24,18 +25,19 @@ pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// Returns whether one word is the beginning of the other (`allowed` for `allowed_hostnames`).
+/// Returns whether one word is a prefix of the other, such as `allowed` of `allowed_hostnames`.
 fn is_start_of(word: &str, candidate: &str) -> bool {
     word.len() >= 4 && candidate.len() >= 4 && (candidate.starts_with(word) || word.starts_with(candidate))
 }
 
-/// Returns how many insertions, deletions, replacements and swaps of neighbours turn `a` into `b` (the restricted
-/// Damerau-Levenshtein distance), ASCII case and `-` for `_` not counted.
+/// Returns the number of insertions, deletions, replacements and swaps of neighbours that turn `a` into `b` (restricted
+/// Damerau-Levenshtein distance). ASCII case, and `-` against `_`, do not count.
 fn distance(a: &str, b: &str) -> usize {
     let fold = |text: &str| -> Vec<char> {
         text.chars().map(|character| if character == '-' { '_' } else { character.to_ascii_lowercase() }).collect()
     };
     let (a, b) = (fold(a), fold(b));
+    // Three rows of the matrix suffice, as a swap looks two rows back.
     let mut before = vec![0; b.len() + 1];
     let mut above: Vec<usize> = (0..=b.len()).collect();
     for i in 1..=a.len() {
@@ -57,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slips_find_their_word_and_other_words_do_not() {
+    fn misspellings_find_their_word_and_other_words_do_not() {
         const KNOWN: &[&str] = &["allowed_hostnames", "denied_hostnames", "allow_all", "mode", "name", "policy"];
         const CASES: &[(&str, Option<&str>)] = &[
             ("alow_all", Some("allow_all")),

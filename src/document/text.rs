@@ -1,9 +1,12 @@
-//! Octets of a file as text, and what they are where they are none.
+//! Decoding of files: UTF-8 text, or an error that names the format the file really has.
+//!
+//! A download often stores an error page, an archive or a Git LFS pointer in place of a list. Naming it saves the
+//! operator a look into the file.
 
-/// Returns octets as text; a byte order mark stays.
+/// Decodes a file as UTF-8 text; a byte order mark stays.
 ///
 /// # Errors
-/// Everything but UTF-8: what it seems to be, and what to do.
+/// Fails if the file is not UTF-8, with a guess at its format and a fix.
 pub fn text_of(octets: Vec<u8>) -> Result<String, String> {
     if let Some(kind) = foreign_kind(&octets) {
         return Err(kind.to_owned());
@@ -14,9 +17,9 @@ pub fn text_of(octets: Vec<u8>) -> Result<String, String> {
     }
 }
 
-/// Returns what a file is that is no text in UTF-8 by its first octets, and what to do.
+/// Recognises files that are not text by their first octets. Returns the format and a fix.
 fn foreign_kind(octets: &[u8]) -> Option<&'static str> {
-    /// The octets that compressed and other formats begin with.
+    /// The magic numbers of compressed files and other binary formats.
     const MAGIC: &[(&[u8], &str)] = &[
         (b"\x1f\x8b", "it is compressed with gzip: unpack it, as with `gzip -d`"),
         (b"\x28\xb5\x2f\xfd", "it is compressed with Zstandard: unpack it, as with `zstd -d`"),
@@ -28,13 +31,13 @@ fn foreign_kind(octets: &[u8]) -> Option<&'static str> {
         (b"%PDF-", "it is a PDF document, not text: name another file"),
         (b"\x89PNG\r\n\x1a\n", "it is an image, not text: name another file"),
     ];
-    /// How many octets are looked at for those of UTF-16 and of binary files.
+    /// The number of leading octets that are tested for UTF-16, UTF-32 and zero octets.
     const LOOKED_AT: usize = 4_096;
     if let Some((_, kind)) = MAGIC.iter().find(|(magic, _)| octets.starts_with(magic)) {
         return Some(kind);
     }
     let start = &octets[..octets.len().min(LOOKED_AT)];
-    // What a browser or a proxy shows in the place of a list.
+    // Pages of a browser or proxy, saved in place of a list.
     let markup = start.trim_ascii_start();
     let is_page = |tag: &[u8]| markup.get(..tag.len()).is_some_and(|from| from.eq_ignore_ascii_case(tag));
     if is_page(b"<!doctype html") || is_page(b"<html") {
@@ -47,11 +50,12 @@ fn foreign_kind(octets: &[u8]) -> Option<&'static str> {
         return Some("it is a pointer of Git LFS in the place of the file: get the file, as with `git lfs pull`");
     }
     if is_error_of_server(markup) {
-        return Some("it is what a server says in place of a file: download it again, as with `curl -f`");
+        return Some("it is the error message of a server in place of the file: download it again, as with `curl -f`");
     }
     if start.starts_with(b"\xff\xfe\0\0") || start.starts_with(b"\0\0\xfe\xff") {
         return Some("it is text in UTF-32: convert it, as with `iconv -f UTF-32 -t UTF-8`");
     }
+    // ASCII text in UTF-16 has a zero in every other octet; which ones tells the byte order.
     let nulls = |first: usize| start.iter().skip(first).step_by(2).filter(|octet| **octet == 0).count();
     let half = start.len() / 2;
     if start.starts_with(b"\xff\xfe") || half > 1 && nulls(1) * 10 > half * 9 && nulls(0) == 0 {
@@ -68,8 +72,8 @@ fn foreign_kind(octets: &[u8]) -> Option<&'static str> {
     start.contains(&0).then_some("it is binary, not text: name another file")
 }
 
-/// Returns whether a text begins with an HTTP status, as `404: Not Found`, or as errors in JSON do; no list, policy or
-/// configuration does.
+/// Returns whether a text begins with an HTTP status, such as `404: Not Found`, or with a JSON error object. No list,
+/// policy or configuration does.
 fn is_error_of_server(text: &[u8]) -> bool {
     let is_status = matches!(text, [b'4' | b'5', b'0'..=b'9', b'0'..=b'9', after, b' ' | b'A'..=b'Z', ..] if matches!(after, b':' | b' '));
     let mut word = text.iter().filter(|octet| !octet.is_ascii_whitespace()).copied();
@@ -80,13 +84,13 @@ fn is_error_of_server(text: &[u8]) -> bool {
             && [&b"message\":\""[..], b"error\":", b"errors\":"].iter().any(|key| begins(key, &mut word.clone()))
 }
 
-/// Says where text stops being UTF-8, and what it seems to be.
+/// Returns the message for text that stops being UTF-8 at `at`: the position and a guess at the encoding.
 fn not_utf8(octets: &[u8], at: usize) -> String {
     let before = &octets[..at];
     let line = 1 + before.iter().filter(|octet| **octet == b'\n').count();
     let start = before.iter().rposition(|octet| *octet == b'\n').map_or(0, |newline| newline + 1);
     let column = 1 + String::from_utf8_lossy(&before[start..]).chars().count();
-    // Letters of Latin-1 are 0xc0 and above; text in it has almost no other octets that are not ASCII.
+    // Letters of Latin-1 are at 0xc0 and above, punctuation from 0xa0; text in it has few other octets beyond ASCII.
     let others = || octets.iter().filter(|octet| !octet.is_ascii());
     let letters = others().filter(|octet| **octet >= 0xa0).count();
     if letters * 10 >= others().count() * 9 {
@@ -102,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_utf8_and_everything_else_says_what_it_is() {
+    fn files_that_are_not_utf8_are_rejected_with_their_format() {
         let utf16 = |text: &str, big: bool| -> Vec<u8> {
             text.encode_utf16().flat_map(|unit| if big { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
         };
@@ -120,10 +124,10 @@ mod tests {
             (b"\n<!DOCTYPE html><html>".to_vec(), Err("HTML page")),
             (b"<?xml version=\"1.0\"?>\n".to_vec(), Err("XML document")),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec(), Err("git lfs pull")),
-            (b"404: Not Found".to_vec(), Err("what a server says")),
-            (b"502 Bad Gateway\n".to_vec(), Err("what a server says")),
-            (b"{\n  \"message\": \"Not Found\"\n}".to_vec(), Err("what a server says")),
-            (b"{\"error\":{\"code\":404}}".to_vec(), Err("what a server says")),
+            (b"404: Not Found".to_vec(), Err("error message of a server")),
+            (b"502 Bad Gateway\n".to_vec(), Err("error message of a server")),
+            (b"{\n  \"message\": \"Not Found\"\n}".to_vec(), Err("error message of a server")),
+            (b"{\"error\":{\"code\":404}}".to_vec(), Err("error message of a server")),
             (b"{\"network\": {}}".to_vec(), Ok("{\"network\": {}}")),
             (b"404.test\n".to_vec(), Ok("404.test\n")),
             (b"127.0.0.1 a.test\n".to_vec(), Ok("127.0.0.1 a.test\n")),

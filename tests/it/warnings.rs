@@ -62,7 +62,7 @@ fn comments_that_accept_nothing_fail_strict() {
         ("# hostgate: accept shared-suffix", "the comment gives no reason"),
         ("# hostgate: accept shared-sufix: x", "did you mean `shared-suffix`?"),
         ("# hostgate: accept covered: x", "nothing here is warned of as `covered`"),
-        ("# hostgate: acept shared-suffix: x", "`acept` is no word for hostgate"),
+        ("# hostgate: acept shared-suffix: x", "unknown word `acept` after `hostgate:`"),
     ] {
         let text = format!("[policy.p]\nallowed_hostnames = ['a.test'] {comment}\n{CLIENT}");
         let in_policy = directory(&[("p.toml", &text)]);
@@ -89,7 +89,7 @@ fn comments_of_the_configuration_are_told_as_those_of_policies_are() {
             "nothing here is warned of as `no-directory`",
         ),
         ("denied_ttl = 5 # hostgate: accept covered: x\n", "hostgate.toml:1:16"),
-        ("# hostgate: accept no-dir: x\nlist_directories = ['none']\n", "there is no warning `no-dir`"),
+        ("# hostgate: accept no-dir: x\nlist_directories = ['none']\n", "warning `no-dir` does not exist"),
         ("# hostgate: accept no-directory\nlist_directories = ['none']\n", "the comment gives no reason"),
     ] {
         checked(config, 1).expect_text(&["warning[accept]", told]);
