@@ -47,13 +47,13 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> u8 {
             return FAILED;
         }
     };
-    let unsaid = match (arguments.allow, arguments.deny) {
+    let default_effect = match (arguments.allow, arguments.deny) {
         (true, _) => Some(Effect::Allow),
         (_, true) => Some(Effect::Deny),
         _ => None,
     };
     let format = arguments.format.as_deref().and_then(format_named);
-    let imported = match import(&text, &Options { format, subdomains: arguments.subdomains, unsaid }) {
+    let imported = match import(&text, &Options { format, subdomains: arguments.subdomains, default_effect }) {
         Ok(imported) => imported,
         Err(error) => {
             output.error(format!("import: {name}: {error}"));
@@ -126,19 +126,19 @@ fn report(imported: &Imported, name: &str, output: &mut Output) {
     if imported.repeated() > 0 {
         output.error(format!("left out {}: patterns that others repeat or cover", imported.repeated()));
     }
-    let (allowed, denied, unsaid) = imported.counts();
-    let counts = [(allowed, "allowed"), (denied, "denied"), (unsaid, "neither said to be allowed nor denied")];
+    let (allowed, denied, unknown) = imported.counts();
+    let counts = [(allowed, "allowed"), (denied, "denied"), (unknown, "neither said to be allowed nor denied")];
     let counts: Vec<String> =
         counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
     if !counts.is_empty() {
         output.error(format!("patterns: {}", counts.join(", ")));
     }
-    if unsaid > 0 && allowed + denied == 0 {
+    if unknown > 0 && allowed + denied == 0 {
         output.error("name the list in `allowed_hostnames_files` or `denied_hostnames_files` of a policy, or add --allow or --deny");
     }
 }
 
-/// Formats the first entries that a remark is about.
+/// Returns the first entries that a remark applies to.
 fn first(remark: &Remark) -> String {
     let shown = remark.first.iter().map(|found| format!("line {} {}", found.line, quoted(&found.text)));
     let mut shown: Vec<String> = shown.collect();

@@ -119,6 +119,7 @@ pub fn local_data(
     out: &mut Vec<u8>,
 ) {
     open(query, flag::AA, Rcode::NOERROR, [0, 0], out);
+    // The OPT record is written last but is never left out, so its octets are set aside.
     let room = limit.saturating_sub(if query.edns.is_some() { OPT_LENGTH } else { 0 });
     let mut count: u16 = 0;
     for record in records {
@@ -146,6 +147,7 @@ pub fn local_data(
 pub fn addresses_only(query: &Query<'_>, addresses: &[&[u8]], seconds: u32, limit: usize, out: &mut Vec<u8>) {
     open(query, 0, Rcode::NOERROR, [0, 0], out);
     let mut count: u16 = 0;
+    // The OPT record is written last but is never left out, so its octets are set aside.
     let room = limit.saturating_sub(OPT_LENGTH);
     for data in addresses {
         if out.len() + 12 + data.len() > room {
@@ -164,6 +166,7 @@ pub fn addresses_only(query: &Query<'_>, addresses: &[&[u8]], seconds: u32, limi
 pub fn any(query: &Query<'_>, out: &mut Vec<u8>) {
     open(query, 0, Rcode::NOERROR, [1, 0], out);
     write_pointer(HEADER, out);
+    // The CPU field names the RFC, and the OS field is empty (RFC 8482 §4.2).
     let hinfo = b"\x07RFC8482\x00";
     write_fixed(RecordType::HINFO, 3600, hinfo.len(), out);
     out.extend_from_slice(hinfo);
@@ -226,6 +229,7 @@ pub fn from_response(
     let Some(header) = Header::read(message) else {
         return servfail(query, &[], out);
     };
+    // AD is the only flag of an upstream that speaks about the data; all others are those of this exchange.
     let kept = header.flags & flag::AD;
     let opt = if query.edns.is_some() { OPT_LENGTH } else { 0 };
     let body = HEADER + query.question.len();
@@ -288,6 +292,7 @@ fn set_truncated(out: &mut [u8]) {
 
 /// Returns the flags word of an answer: `extra`, the bits echoed from the query, and the RCODE.
 fn flags(query: &Query<'_>, extra: u16, rcode: Rcode) -> u16 {
+    // RA is set on every answer: recursion is available to every client, within its policy.
     let mut flags = flag::QR | flag::RA | extra | rcode.0 & flag::RCODE;
     if query.recursion_desired {
         flags |= flag::RD;
@@ -320,6 +325,7 @@ fn close(query: &Query<'_>, rcode: Rcode, errors: &[Ede<'_>], options: &[u8], li
 /// Writes a SOA record that makes `ttl` the negative caching time (RFC 2308 §5).
 fn write_soa(query: &Query<'_>, soa: &Soa, ttl: u32, out: &mut Vec<u8>) {
     let (qname, parent) = (query.qname.as_wire(), query.qname.parent_wire());
+    // The parent is a suffix of the name in the question, so a pointer suffices; the root is even shorter by itself.
     if parent == [0] {
         out.push(0);
     } else {
@@ -383,6 +389,7 @@ struct Opt<'a> {
 impl<'a> Opt<'a> {
     /// Starts the record: hostgate's payload size, version 0, the client's DO bit, the upper bits of the RCODE.
     fn open(edns: ClientEdns, rcode: Rcode, limit: usize, out: &'a mut Vec<u8>) -> Self {
+        // The upper eight of the twelve RCODE bits are the first octet of the TTL field (RFC 6891 §6.1.3).
         let [extended, _] = (rcode.0 << 4).to_be_bytes();
         let flags = if edns.dnssec_ok { OPT_DO } else { 0 };
         let ([type_high, type_low], [payload_high, payload_low]) =
@@ -396,6 +403,7 @@ impl<'a> Opt<'a> {
 
     /// Appends an Extended DNS Error with as much of its text as fits. Appends nothing if not even the code fits.
     fn push_ede(&mut self, ede: Ede<'_>) {
+        // Six octets precede the text: option code, length and INFO-CODE.
         let Some(room) = self.limit.min(MAX_MESSAGE).checked_sub(self.out.len() + 6) else { return };
         let text = &ede.text[..ede.text.floor_char_boundary(room)];
         let length = u16::try_from(2 + text.len()).unwrap_or(u16::MAX);

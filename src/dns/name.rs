@@ -95,6 +95,7 @@ impl LowerName {
                     let low = usize::from(*message.get(at + 1).ok_or(NameError::Short)?);
                     after.get_or_insert(at + 2);
                     let target = (octet & 0x3f) << 8 | low;
+                    // Each pointer must lead below all that was read, so the walk ends; the limit keeps it short.
                     if target >= lowest || hops == MAX_LABELS {
                         return Err(NameError::Pointer);
                     }
@@ -212,6 +213,7 @@ impl Eq for LowerName {}
 /// Hashes the wire format without the length prefix that a slice adds: the root label already ends a name.
 impl Hash for LowerName {
     fn hash<H: Hasher>(&self, state: &mut H) {
+        // `write` of the octets alone saves the hasher a call for the length.
         state.write(self.as_wire());
     }
 }

@@ -56,6 +56,7 @@ impl Query<'_> {
         match (transport, self.edns) {
             (Transport::Tcp, _) => MAX_MESSAGE,
             (Transport::Udp, None) => 512,
+            // Values below 512 are treated as 512 (RFC 6891 §6.2.3).
             (Transport::Udp, Some(edns)) => usize::from(edns.payload_size.clamp(512, PAYLOAD)),
         }
     }
@@ -338,6 +339,7 @@ impl<'a> Body<'a> {
 
     /// Reads the additional record at `at`. Returns the offset after it.
     fn read_additional(&mut self, message: &'a [u8], at: usize) -> Result<usize, RefusalReason> {
+        // The owner is never used except to see that an OPT record has the root, so pointers are not followed.
         let fixed = skip_name(message, at).ok_or(RefusalReason::Additional)?;
         let read = |offset| u16_at(message, fixed + offset).ok_or(RefusalReason::Additional);
         let (rtype, class, length) = (RecordType(read(0)?), read(2)?, usize::from(read(8)?));
@@ -362,6 +364,8 @@ impl<'a> Body<'a> {
 
     /// Returns the question, or the reason to refuse that other servers would give first.
     fn check(&self, header: &Header) -> Result<&Asked<'a>, RefusalReason> {
+        // With another opcode, such as UPDATE (RFC 2136), the sections mean something else, so their faults do not
+        // count.
         if header.flags & flag::OPCODE != 0 {
             return Err(RefusalReason::Opcode);
         }

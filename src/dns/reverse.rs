@@ -42,6 +42,8 @@ pub fn local_zone(name: &LowerName) -> Option<&[u8]> {
         Some((parts, count))
     };
     let depth = if let Some((octets, count)) = parts(IPV4_TREE, 2, octet, 4) {
+        // Private, shared and loopback addresses, link-local, documentation, broadcast (RFC 6303 §4.1 and §4.2, RFC
+        // 7793).
         match octets[..count] {
             [0 | 10 | 127, ..] => 1,
             [100, 64..=127, ..] | [169, 254, ..] | [172, 16..=31, ..] | [192, 168, ..] => 2,
@@ -51,6 +53,7 @@ pub fn local_zone(name: &LowerName) -> Option<&[u8]> {
         }
     } else {
         let (nibbles, count) = parts(IPV6_TREE, 2, nibble, 32)?;
+        // Unique local, link-local and documentation addresses, then `::` and `::1` (RFC 6303 §4.3 to §4.6).
         match nibbles[..count] {
             [0xf, 0xd, ..] => 2,
             [0xf, 0xe, 0x8..=0xb, ..] => 3,

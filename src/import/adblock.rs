@@ -1,5 +1,5 @@
-//! Filter rules of Adblock Plus (<https://help.adblockplus.org/hc/en-us/articles/360062733293>), and of them and hosts lines
-//! what `AdGuard` takes for DNS (<https://adguard-dns.io/kb/general/dns-filtering-syntax/>).
+//! Reader of filter rules for Adblock Plus (<https://help.adblockplus.org/hc/en-us/articles/360062733293>), as far as
+//! `AdGuard` applies them and hosts lines to DNS (<https://adguard-dns.io/kb/general/dns-filtering-syntax/>).
 //!
 //! `||x^` is `x` and everything below; `@@` before a rule makes it an exception, which wins over other rules there.
 
@@ -9,16 +9,16 @@ use super::collect::{Collector, Effect, Scope};
 use super::{hosts, lines, regex};
 use crate::list_format::{is_address, is_cosmetic, is_name};
 
-/// Reads filter rules.
+/// Reads filter rules, one per line.
 pub(super) fn read(text: &str, out: &mut Collector) {
     let rules = || lines(text).filter(|(_, line)| is_rule(line));
-    // One may stand before or behind the rule that it cancels.
+    // A cancelling rule may come before or after the rule that it cancels, so these are collected first.
     let cancelled: HashSet<(&str, Vec<&str>)> =
         rules().filter_map(|(_, line)| without(options_of(line)?, CANCELS)).collect();
     for (number, line) in rules() {
         let is_cancelled = !cancelled.is_empty() && cancelled.contains(&sorted(options_of(line).unwrap_or((line, ""))));
         if is_cancelled {
-            out.leave(number, "rules that another one cancels ($badfilter)", line);
+            out.leave_out(number, "rules that another one cancels ($badfilter)", line);
         } else {
             read_rule(number, line, out);
         }
@@ -32,23 +32,23 @@ fn is_rule(line: &str) -> bool {
     !line.is_empty() && !is_comment && !is_header
 }
 
-/// The option that cancels the rule which is the same but for it.
+/// The option that cancels the rule which is otherwise equal.
 const CANCELS: &str = "badfilter";
 
-/// Parts a rule from its options, if it has any; a `$` may stand in a regular expression.
+/// Splits a rule from its options, if it has any. A `$` may also be part of a regular expression.
 fn options_of(line: &str) -> Option<(&str, &str)> {
     let from = if line.trim_start_matches("@@").starts_with('/') { line.rfind('/')? } else { 0 };
     line[from..].find('$').map(|at| (&line[..from + at], &line[from + at + 1..]))
 }
 
-/// Returns a rule and its options in an order of their own.
+/// Returns a rule with its options sorted, so that equal rules compare as equal.
 fn sorted<'l>((rule, options): (&'l str, &'l str)) -> (&'l str, Vec<&'l str>) {
     let mut options: Vec<&str> = options.split(',').map(str::trim).filter(|option| !option.is_empty()).collect();
     options.sort_unstable();
     (rule, options)
 }
 
-/// Returns the same without an option; `None` if the rule does not have it.
+/// Returns a sorted rule without an option; `None` if the rule does not have the option.
 fn without<'l>(rule: (&'l str, &'l str), option: &str) -> Option<(&'l str, Vec<&'l str>)> {
     let (rule, mut options) = sorted(rule);
     let at = options.iter().position(|own| *own == option)?;
@@ -56,10 +56,10 @@ fn without<'l>(rule: (&'l str, &'l str), option: &str) -> Option<(&'l str, Vec<&
     Some((rule, options))
 }
 
-/// Reads a rule.
+/// Reads one filter rule.
 fn read_rule(number: u32, line: &str, out: &mut Collector) {
     if is_cosmetic(line) {
-        out.leave(number, "cosmetic rules, which hide parts of pages", line);
+        out.leave_out(number, "cosmetic rules, which hide parts of pages", line);
         return;
     }
     let first = line.split_ascii_whitespace().next().unwrap_or_default();
@@ -74,10 +74,10 @@ fn read_rule(number: u32, line: &str, out: &mut Collector) {
     if rule.starts_with('/') && rule.len() > 1 && rule.trim_end_matches(|last| last != '/').len() > 1 {
         let end = rule.rfind('/').unwrap_or(rule.len());
         if end + 1 < rule.len() && !rule[end + 1..].starts_with('$') {
-            out.leave(number, "rules about paths or parts of addresses, which DNS does not see", line);
+            out.leave_out(number, "rules about paths or parts of addresses, which DNS does not see", line);
         } else if let Some(why) = options_of(rule).and_then(|(_, options)| options.split(',').find_map(refused_option))
         {
-            out.leave(number, why, line);
+            out.leave_out(number, why, line);
         } else {
             regex::take(number, Some(effect), &rule[..=end.min(rule.len() - 1)], out);
         }
@@ -85,7 +85,7 @@ fn read_rule(number: u32, line: &str, out: &mut Collector) {
     }
     let (pattern, options) = rule.split_once('$').unwrap_or((rule, ""));
     if let Some(why) = options.split(',').find_map(refused_option) {
-        out.leave(number, why, line);
+        out.leave_out(number, why, line);
         return;
     }
     let (scope, name) = match pattern.strip_prefix("||") {
@@ -101,9 +101,9 @@ fn read_rule(number: u32, line: &str, out: &mut Collector) {
         _ => (scope, name),
     };
     if name.contains('/') {
-        out.leave(number, "rules about paths or parts of addresses, which DNS does not see", line);
+        out.leave_out(number, "rules about paths or parts of addresses, which DNS does not see", line);
     } else if name.contains('*') {
-        out.leave(number, "wildcards that are not the whole first label", line);
+        out.leave_out(number, "wildcards that are not the whole first label", line);
     } else if is_name(name) || is_address(name) {
         if !is_closed && pattern.starts_with("||") {
             out.remark(
@@ -114,13 +114,13 @@ fn read_rule(number: u32, line: &str, out: &mut Collector) {
         }
         out.take(number, Some(effect), scope, name);
     } else {
-        out.leave(number, "rules about paths or parts of addresses, which DNS does not see", line);
+        out.leave_out(number, "rules about paths or parts of addresses, which DNS does not see", line);
     }
 }
 
-/// Returns the reason for which a rule with this option is left out; `None` where the option changes nothing for DNS.
+/// Returns the reason to leave out rules with this option; `None` if the option has no effect on DNS.
 fn refused_option(option: &str) -> Option<&'static str> {
-    /// Options under which a rule still holds for the whole name.
+    /// The options under which a rule still applies to the whole name.
     const FINE: &[&str] = &["", "important", "all", "document", "doc"];
     let key = option.trim().split('=').next().unwrap_or_default();
     if FINE.contains(&key) {

@@ -1,14 +1,14 @@
-//! Hosts with ports and URLs: what of them a name is. DNS sees neither ports nor paths.
+//! Readers of URLs and of hosts with ports. Only the host counts, because DNS sees neither ports nor paths.
 
 use super::collect::{Collector, EVERYTHING, Effect, Scope};
 use super::{lines, without_comment};
 
-/// Reads `host:port`, one or several a line, with commas or spaces between them.
+/// Reads endpoints `host:port`, one or several per line, separated by commas or spaces.
 pub(super) fn read_host_ports(text: &str, out: &mut Collector) {
     for (number, line) in lines(text) {
         let words = without_comment(line).split([' ', '\t', ',', ';']);
         for word in words.map(super::domains::unquoted).filter(|word| !word.is_empty()) {
-            // Behind a comma, as in `host:80,443`, another port of the host before it.
+            // After a comma, as in `host:80,443`: another port of the preceding host.
             if word.bytes().all(|octet| octet.is_ascii_digit() || octet == b'-') {
                 out.remark(number, PORTS, word);
             } else {
@@ -18,13 +18,13 @@ pub(super) fn read_host_ports(text: &str, out: &mut Collector) {
     }
 }
 
-/// What is said of ports.
+/// The remark about entries with ports.
 const PORTS: &str = "ports are not seen by DNS: every port is meant here";
 
-/// Reads a URL a line.
+/// Reads URLs, one per line.
 pub(super) fn read_urls(text: &str, out: &mut Collector) {
     for (number, line) in lines(text) {
-        // `#` begins a fragment within a URL.
+        // A `#` within a URL starts its fragment.
         let words = without_comment(line).split([' ', '\t', ',']);
         for word in words.map(super::domains::unquoted).filter(|word| !word.is_empty()) {
             take(number, None, Scope::Name, word, out);
@@ -32,7 +32,7 @@ pub(super) fn read_urls(text: &str, out: &mut Collector) {
     }
 }
 
-/// Takes the host of a URL, of `host:port`, or of a hostname or wildcard; a bare name covers what `scope` says.
+/// Adds the host of a URL, of `host:port`, or of a hostname or wildcard; a bare name covers `scope`.
 pub(super) fn take(number: u32, effect: Option<Effect>, scope: Scope, word: &str, out: &mut Collector) {
     let (has_scheme, rest) = match word.split_once("://") {
         Some((_, rest)) => (true, rest),
@@ -47,15 +47,15 @@ pub(super) fn take(number: u32, effect: Option<Effect>, scope: Scope, word: &str
     };
     let has_path = path.len() > 1 && path != "/*";
     if has_path && effect == Some(Effect::Deny) {
-        out.leave(number, "paths that are denied on a host: DNS could deny only the whole host", word);
+        out.leave_out(number, "paths that are denied on a host: DNS could deny only the whole host", word);
         return;
     }
     if matches!(host, "*" | "**") {
-        out.leave(number, EVERYTHING, word);
+        out.leave_out(number, EVERYTHING, word);
         return;
     }
     if host.strip_prefix("*.").unwrap_or(host).contains('*') {
-        out.leave(number, "wildcards that are not the whole first label", word);
+        out.leave_out(number, "wildcards that are not the whole first label", word);
         return;
     }
     if has_path {

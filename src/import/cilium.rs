@@ -1,14 +1,14 @@
-//! Network policies of Cilium (<https://docs.cilium.io/en/stable/security/policy/layer3/#dns-based>): `toFQDNs` and the rules
-//! of `dns`, with `matchName` for this name only and `matchPattern`, where `*` stands for characters within one label, a first
-//! `**` for labels, and `*` alone for everything.
+//! Reader of Cilium network policies (<https://docs.cilium.io/en/stable/security/policy/layer3/#dns-based>): `toFQDNs`
+//! and the rules of `dns`, with `matchName` for this name only and `matchPattern`, where `*` stands for characters
+//! within one label, a first `**` for labels, and `*` alone for everything.
 
 use super::collect::{Collector, EVERYTHING, Effect, Scope};
 use super::{documents, yaml};
 
-/// Reads policies.
+/// Reads network policies.
 ///
 /// # Errors
-/// It is no YAML.
+/// Fails if the text is not YAML.
 pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
     let mut policies = 0;
     for document in documents(text, out)? {
@@ -34,18 +34,18 @@ pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads a selector.
+/// Reads one selector of a policy.
 fn read_selector((number, effect): (u32, Effect), kind: &str, name: &str, out: &mut Collector) {
     let effect = Some(effect);
     match kind {
         "matchName" => out.take(number, effect, Scope::Exact, name),
         "matchPattern" => match (name.strip_prefix("**."), name.strip_prefix("*.")) {
-            _ if matches!(name, "*" | "**") => out.leave(number, EVERYTHING, name),
+            _ if matches!(name, "*" | "**") => out.leave_out(number, EVERYTHING, name),
             (Some(base), _) if !base.contains('*') => out.take(number, effect, Scope::Below, base),
             (_, Some(base)) if !base.contains('*') => out.take(number, effect, Scope::OneLabel, base),
             _ if !name.contains('*') => out.take(number, effect, Scope::Exact, name),
-            _ => out.leave(number, "wildcards that are not the whole first label", name),
+            _ => out.leave_out(number, "wildcards that are not the whole first label", name),
         },
-        _ => out.leave(number, "selectors of an unknown kind", kind),
+        _ => out.leave_out(number, "selectors of an unknown kind", kind),
     }
 }

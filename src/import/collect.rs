@@ -1,64 +1,67 @@
-//! The entries that a reader finds, and what is said about those that it leaves out or changes.
+//! Collection of entries from a format's reader: deduplicated patterns, and remarks about entries left out or changed.
+//!
+//! All readers share it, so the meaning of names, wildcards and repetitions is decided in one place.
 
 use std::collections::HashSet;
 
 use crate::dns::name::LowerName;
 use crate::policy::matching::pattern::{Pattern, Purpose, hostname};
 
-/// True if an entry allows names or denies them.
+/// The effect of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Effect {
-    /// It allows.
+    /// Names of the entry may be resolved.
     Allow,
-    /// It denies.
+    /// Names of the entry are denied.
     Deny,
 }
 
-/// What an entry covers in the format it comes from.
+/// The names that an entry covers in its own format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// The name; with `--subdomains` everything below as well.
+    /// The name itself; with `--subdomains` all names below it as well.
     Name,
-    /// The name, and the format says that it is exactly this one.
+    /// The name itself, as the format defines explicitly.
     Exact,
-    /// Every name below, at any depth, without the name itself.
+    /// All names below the name, at any depth, without the name itself.
     Below,
-    /// Names one label below.
+    /// The names one label below the name.
     OneLabel,
-    /// The name and every name below.
+    /// The name and all names below it.
     Both,
 }
 
-/// One place of something that is said, with the text that stands there.
+/// An entry that a remark quotes, with its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    /// The line, from 1.
+pub(crate) struct QuotedEntry {
+    /// The line number, from 1.
     pub(crate) line: u32,
-    /// The entry.
+    /// The text of the entry.
     pub(crate) text: String,
 }
 
-/// Something that is said about entries: how many there are, and the first of them.
+/// A remark about entries: the number of entries and the first of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remark {
-    /// What is said, as a sentence without an end.
+    /// The words of the remark, a sentence without a full stop.
     pub(crate) what: &'static str,
-    /// Entries it is said of.
+    /// The number of entries it applies to.
     pub(crate) count: usize,
-    /// The first of them.
-    pub(crate) first: Vec<Found>,
+    /// The first [`Remarks::SHOWN`] entries.
+    pub(crate) first: Vec<QuotedEntry>,
 }
 
-/// Remarks in the order in which they came up.
+/// Remarks in the order of their first entries.
 #[derive(Debug, Default)]
 pub(super) struct Remarks(Vec<Remark>);
 
 impl Remarks {
-    /// How many entries of each remark are kept.
+    /// The number of entries quoted per remark.
     const SHOWN: usize = 3;
 
-    /// Counts an entry, and keeps it if it is among the first.
+    /// Counts an entry under a remark, and quotes it if it is among the first.
     pub(super) fn add(&mut self, what: &'static str, line: u32, text: &str) {
+        // A reader has a handful of different remarks, so a linear search is enough.
         let at = self.0.iter().position(|remark| remark.what == what).unwrap_or_else(|| {
             self.0.push(Remark { what, count: 0, first: Vec::new() });
             self.0.len() - 1
@@ -66,67 +69,64 @@ impl Remarks {
         let remark = &mut self.0[at];
         remark.count += 1;
         if remark.first.len() < Self::SHOWN {
-            remark.first.push(Found { line, text: text.to_owned() });
+            remark.first.push(QuotedEntry { line, text: text.to_owned() });
         }
     }
 
-    /// Returns the remarks.
     pub(super) fn into_vec(self) -> Vec<Remark> {
         self.0
     }
 }
 
-/// A pattern as it is written for hostgate.
+/// An entry converted to a pattern of hostgate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
-    /// What it does; `None` where the format does not say.
+    /// The effect; `None` if the format does not define it.
     effect: Option<Effect>,
-    /// The pattern.
     pattern: Pattern,
-    /// Where it was read.
+    /// The line number of the entry.
     line: u32,
 }
 
-/// Takes entries from a reader.
+/// The receiver of entries from a format's reader.
 pub(super) struct Collector {
-    /// What entries do whose format does not say.
-    unsaid: Option<Effect>,
-    /// True if a bare name covers everything below as well.
+    /// The effect of entries whose format does not define one.
+    default_effect: Option<Effect>,
+    /// True if a bare name also covers all names below it.
     subdomains: bool,
-    /// The patterns so far.
     entries: Vec<Entry>,
-    /// Entries that are left out, and why.
+    /// The entries left out, by reason.
     left_out: Remarks,
-    /// Entries that mean something else here.
+    /// The entries whose meaning changed, by reason.
     changed: Remarks,
-    /// Entries read, left out or not.
+    /// The number of entries read, including those left out.
     read: usize,
 }
 
-/// What a collector has taken, in order and without repetition.
+/// The result of collecting, in order and without repetition.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
-    /// Patterns that allow.
+    /// Patterns of names that are allowed.
     pub(super) allowed: Vec<Pattern>,
-    /// Patterns that deny.
+    /// Patterns of names that are denied.
     pub(super) denied: Vec<Pattern>,
-    /// Patterns of which neither the format nor the caller says what they do.
-    pub(super) unsaid: Vec<Pattern>,
-    /// Entries that are left out, and why.
+    /// Patterns whose effect neither the format nor the caller defines.
+    pub(super) unknown: Vec<Pattern>,
+    /// Remarks about entries that are left out.
     pub(super) left_out: Vec<Remark>,
-    /// Entries that mean something else here.
+    /// Remarks about entries whose meaning changed.
     pub(super) changed: Vec<Remark>,
-    /// Entries that say what others say.
+    /// The number of entries that others make redundant.
     pub(super) repeated: usize,
-    /// Entries read.
+    /// The number of entries read.
     pub(super) read: usize,
 }
 
 impl Collector {
-    /// Starts without an entry.
-    pub(super) fn new(unsaid: Option<Effect>, subdomains: bool) -> Self {
+    /// Creates a collector without entries.
+    pub(super) fn new(default_effect: Option<Effect>, subdomains: bool) -> Self {
         Self {
-            unsaid,
+            default_effect,
             subdomains,
             entries: Vec::new(),
             left_out: Remarks::default(),
@@ -135,10 +135,10 @@ impl Collector {
         }
     }
 
-    /// Takes an entry about `name`; `effect` is `None` where the format does not say what it does.
+    /// Adds an entry about `name`; `effect` is `None` if the format does not define it.
     pub(super) fn take(&mut self, line: u32, effect: Option<Effect>, scope: Scope, name: &str) {
         self.read += 1;
-        let effect = effect.or(self.unsaid);
+        let effect = effect.or(self.default_effect);
         let name = match parse_name(name) {
             Ok(parsed) => parsed,
             Err(why) => {
@@ -161,10 +161,12 @@ impl Collector {
             }
             _ => scope,
         };
+        // hostgate has no pattern for one label, so the entry is widened, and a remark says so.
         if scope == Scope::OneLabel {
             let what = "wildcards for one label there cover names at every depth here";
             self.changed.add(what, line, &format!("*.{name}"));
         }
+        // No single pattern of hostgate covers a name and its subdomains.
         if scope == Scope::Both && !self.subdomains {
             let what = "names with everything below are written as two entries, `x` and `*.x`";
             self.changed.add(what, line, &name.to_string());
@@ -181,7 +183,7 @@ impl Collector {
         }
     }
 
-    /// Takes an entry in hostgate's own form, `x` or `*.x`; a bare name covers what `scope` says.
+    /// Adds an entry in hostgate's own form, `x` or `*.x`; a bare name covers `scope`.
     pub(super) fn take_pattern(&mut self, line: u32, effect: Option<Effect>, scope: Scope, text: &str) {
         match text.strip_prefix("*.") {
             Some(base) => self.take(line, effect, Scope::Below, base),
@@ -189,26 +191,28 @@ impl Collector {
         }
     }
 
-    /// Leaves an entry out.
-    pub(super) fn leave(&mut self, line: u32, why: &'static str, text: &str) {
+    /// Reports an entry as left out.
+    pub(super) fn leave_out(&mut self, line: u32, why: &'static str, text: &str) {
         self.read += 1;
         self.left_out.add(why, line, text);
     }
 
-    /// Says that an entry that was taken means something else here.
+    /// Reports that an added entry means something else in hostgate.
     pub(super) fn remark(&mut self, line: u32, what: &'static str, text: &str) {
         self.changed.add(what, line, text);
     }
 
-    /// Returns what was taken: without repetition, without what another entry covers, without what has no effect.
+    /// Returns the patterns without repetitions, without those that others cover, and without those that have no
+    /// effect.
     pub(super) fn finish(self) -> Collected {
-        let Self { unsaid: _, subdomains: _, entries, mut left_out, changed, read } = self;
+        let Self { default_effect: _, subdomains: _, entries, mut left_out, changed, read } = self;
         let denied: Covered<'_> = entries.iter().filter(|entry| entry.effect == Some(Effect::Deny)).collect();
+        // Other systems let exceptions win over denials. Here a denial wins, so they would have no effect.
         let is_exception = |entry: &&Entry| entry.effect == Some(Effect::Allow) && denied.covers(entry);
         let (exceptions, others): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(is_exception);
         let mut last = None;
         for entry in &exceptions {
-            // A name and what is below it were one entry.
+            // A name and its subdomains may come from one entry, which counts once.
             if last.replace((entry.line, entry.pattern.name())) != Some((entry.line, entry.pattern.name())) {
                 let what = "exceptions from names that are denied: here a denial always wins";
                 left_out.add(what, entry.line, &entry.pattern.name().to_string());
@@ -220,18 +224,18 @@ impl Collector {
             let of_effect = of_effect().filter(|entry| !covered.is_below(entry) && seen.insert(&entry.pattern));
             of_effect.map(|entry| entry.pattern.clone()).collect()
         };
-        let (allowed, denied, unsaid) = (of(Some(Effect::Allow)), of(Some(Effect::Deny)), of(None));
-        let repeated = others.len() - allowed.len() - denied.len() - unsaid.len();
+        let (allowed, denied, unknown) = (of(Some(Effect::Allow)), of(Some(Effect::Deny)), of(None));
+        let repeated = others.len() - allowed.len() - denied.len() - unknown.len();
         let (left_out, changed) = (left_out.into_vec(), changed.into_vec());
-        Collected { allowed, denied, unsaid, left_out, changed, repeated, read }
+        Collected { allowed, denied, unknown, left_out, changed, repeated, read }
     }
 }
 
-/// The names that entries cover.
+/// An index of the names that entries cover.
 struct Covered<'e> {
-    /// Names by themselves.
+    /// The names covered by themselves.
     exact: HashSet<&'e LowerName>,
-    /// Wire names below which everything is covered.
+    /// The wire names below which all names are covered.
     below: HashSet<&'e [u8]>,
 }
 
@@ -249,14 +253,14 @@ impl<'e> FromIterator<&'e Entry> for Covered<'e> {
 }
 
 impl Covered<'_> {
-    /// Returns whether everything an entry covers lies below another entry's name.
+    /// Returns whether all names of an entry are below another entry's name.
     fn is_below(&self, entry: &Entry) -> bool {
-        // Few lists have wildcards of which one covers another; without any there is nothing to walk.
+        // Few lists have nested wildcards; without any, the ancestors need no walk.
         !self.below.is_empty()
             && ancestors(entry.pattern.name().as_wire()).any(|ancestor| self.below.contains(ancestor))
     }
 
-    /// Returns whether everything an entry covers is covered.
+    /// Returns whether all names of an entry are covered.
     fn covers(&self, entry: &Entry) -> bool {
         let same = match &entry.pattern {
             Pattern::Exact(name) => self.exact.contains(name),
@@ -266,18 +270,18 @@ impl Covered<'_> {
     }
 }
 
-/// Returns the wire names above one, the root left out.
+/// Returns the ancestors of a wire name, without the root.
 fn ancestors(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::successors(above(wire), |wire| above(wire))
 }
 
-/// Returns the wire name one label above; `None` for the root.
+/// Returns the parent of a wire name; `None` for the root.
 fn above(wire: &[u8]) -> Option<&[u8]> {
     let rest = wire.get(1 + usize::from(*wire.first()?)..)?;
     (rest.len() > 1).then_some(rest)
 }
 
-/// Reads a hostname; an error is the reason for which it is left out.
+/// Parses a hostname. The error is the reason to leave it out.
 fn parse_name(text: &str) -> Result<LowerName, &'static str> {
     if crate::list_format::is_address(text.trim_matches(['[', ']'])) || text.parse::<ipnet::IpNet>().is_ok() {
         return Err("addresses and prefixes: hostgate decides by name (`allowed_cidrs` takes them)");
@@ -289,7 +293,7 @@ fn parse_name(text: &str) -> Result<LowerName, &'static str> {
     }
 }
 
-/// Reads a pattern as the loader of lists does it; an error is the reason for which it is left out.
+/// Parses a pattern as the loader of lists does. The error is the reason to leave it out.
 fn parse(text: &str, effect: Option<Effect>) -> Result<Pattern, &'static str> {
     let purpose = if effect == Some(Effect::Deny) { Purpose::Deny } else { Purpose::Allow };
     Pattern::parse_for(text, purpose).map_err(|error| {
@@ -301,6 +305,6 @@ fn parse(text: &str, effect: Option<Effect>) -> Result<Pattern, &'static str> {
     })
 }
 
-/// The reason for which an entry for every name is left out.
+/// The reason to leave out an entry that covers every name.
 pub(super) const EVERYTHING: &str =
     "entries that stand for every name: `allow_all = true` allows all, and what is not allowed is denied";

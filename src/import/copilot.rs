@@ -1,13 +1,14 @@
-//! The allow list of the firewall of GitHub Copilot's agent
-//! (<https://docs.github.com/en/copilot/how-tos/use-copilot-agents/coding-agent/customize-the-agent-firewall>): domains, which
-//! stand for themselves and everything below, and URLs, which stand for their host and path; with commas or a line each, as the
-//! variable `COPILOT_AGENT_FIREWALL_ALLOW_LIST_ADDITIONS`, or as the lists in GitHub's documentation (Markdown, names in
-//! backticks: <https://docs.github.com/en/copilot/reference/copilot-allowlist-reference>).
+//! Reader of the allow list for the firewall of GitHub Copilot's agent
+//! (<https://docs.github.com/en/copilot/how-tos/use-copilot-agents/coding-agent/customize-the-agent-firewall>):
+//! domains, which cover themselves and all names below, and URLs, which stand for their host and path. Entries are
+//! separated by commas or lines, as in the variable `COPILOT_AGENT_FIREWALL_ALLOW_LIST_ADDITIONS`, or form the lists of
+//! GitHub's documentation (Markdown, names in backticks:
+//! <https://docs.github.com/en/copilot/reference/copilot-allowlist-reference>).
 
 use super::collect::{Collector, Effect, Scope};
 use super::{address, lines};
 
-/// Reads a list.
+/// Reads one allow list.
 pub(super) fn read(text: &str, out: &mut Collector) {
     let is_markdown = lines(text).any(|(_, line)| line.starts_with(['*', '-', '|']) && line.contains('`'));
     for (number, line) in lines(text) {
@@ -29,10 +30,10 @@ pub(super) fn read(text: &str, out: &mut Collector) {
     }
 }
 
-/// Reads a domain or URL.
+/// Reads one domain or URL.
 fn read_entry(number: u32, entry: &str, out: &mut Collector) {
     if entry.contains(char::is_whitespace) {
-        out.leave(number, "code that is no name", entry);
+        out.leave_out(number, "code that is no name", entry);
     } else if entry.contains('/') {
         address::take(number, Some(Effect::Allow), Scope::Exact, entry, out);
     } else {

@@ -1,5 +1,5 @@
-//! Configuration of dnsmasq (<https://thekelleys.org.uk/dnsmasq/docs/dnsmasq-man.html>): a domain between slashes stands for
-//! itself and everything below.
+//! Reader of dnsmasq configurations (<https://thekelleys.org.uk/dnsmasq/docs/dnsmasq-man.html>): a domain between
+//! slashes covers itself and everything below.
 
 use std::net::IpAddr;
 
@@ -16,35 +16,35 @@ pub(super) fn read(text: &str, out: &mut Collector) {
     }
 }
 
-/// Reads a directive.
+/// Reads one directive.
 fn read_directive(number: u32, content: &str, out: &mut Collector) {
     let (key, value) = content.split_once('=').unwrap_or((content, ""));
     let (key, value) = (key.trim(), value.trim());
     let domains = value.strip_prefix('/').and_then(|value| value.rsplit_once('/'));
     let effect = match (key, domains) {
         ("address", Some((_, target))) => match target.trim() {
-            // Without an address: NXDOMAIN; `#`: the null addresses.
+            // Without an address the answer is NXDOMAIN; with `#`, the null addresses.
             "" | "#" => Some(Effect::Deny),
             target if target.parse::<IpAddr>().is_ok_and(hosts::is_null) => Some(Effect::Deny),
             _ => {
-                out.leave(number, "names that the file gives an address to", content);
+                out.leave_out(number, "names that the file gives an address to", content);
                 return;
             }
         },
         ("server" | "local", Some((_, target))) => match target.trim() {
-            // To no server: such names are answered from local data alone.
+            // Without a server, such names are answered from local data only.
             "" => Some(Effect::Deny),
-            // To the servers that are asked for everything else: an exception.
+            // The servers that are asked for everything else: an exception.
             "#" => Some(Effect::Allow),
             _ => {
-                out.leave(number, "names that are forwarded to a server of their own", content);
+                out.leave_out(number, "names that are forwarded to a server of their own", content);
                 return;
             }
         },
-        // What is resolved below these names is put into sets that a firewall allows or blocks; the file does not say which.
+        // Addresses of these names are put into sets that a firewall allows or blocks; the file does not say which.
         ("ipset" | "nftset", Some(_)) => None,
         _ => {
-            out.leave(number, "directives that neither deny nor allow names", content);
+            out.leave_out(number, "directives that neither deny nor allow names", content);
             return;
         }
     };
@@ -52,11 +52,11 @@ fn read_directive(number: u32, content: &str, out: &mut Collector) {
     for domain in domains.split('/') {
         let domain = domain.trim();
         if matches!(domain, "" | "#") {
-            out.leave(number, EVERYTHING, content);
+            out.leave_out(number, EVERYTHING, content);
         } else if let Some(base) = domain.strip_prefix("*.") {
             out.take(number, effect, Scope::Below, base);
         } else if domain.contains('*') {
-            out.leave(number, "wildcards that are not the whole first label", domain);
+            out.leave_out(number, "wildcards that are not the whole first label", domain);
         } else {
             out.take(number, effect, Scope::Both, domain.strip_prefix('.').unwrap_or(domain));
         }

@@ -1,9 +1,10 @@
-//! Network rules of Docker's sandboxes: the commands `sbx policy allow|deny network`
+//! Reader of network rules for Docker's sandboxes: the commands `sbx policy allow|deny network`
 //! (<https://docs.docker.com/reference/cli/sbx/policy/>) and `docker sandbox network proxy`
 //! (<https://docs.docker.com/reference/cli/docker/sandbox/network/proxy/>), the rules of the governance API (JSON:
-//! <https://docs.docker.com/reference/api/ai-governance/>), kits (YAML: <https://docs.docker.com/ai/sandboxes/author-kits/>), or a
-//! pattern a line. `x` is this name only, `*.x` one label below, `**.x` every depth
-//! (<https://docs.docker.com/ai/sandboxes/governance/concepts/>); a port may follow; a denial wins.
+//! <https://docs.docker.com/reference/api/ai-governance/>), kits (YAML:
+//! <https://docs.docker.com/ai/sandboxes/author-kits/>), or one pattern per line. `x` is this name only, `*.x` one
+//! label below, `**.x` every depth (<https://docs.docker.com/ai/sandboxes/governance/concepts/>); a port may follow; a
+//! denial wins.
 
 use super::collect::{Collector, EVERYTHING, Effect, Scope};
 use super::{address, documents, lines, without_comment, yaml};
@@ -12,10 +13,10 @@ use crate::list_format::key_of;
 /// Reads commands, rules, a kit or patterns.
 ///
 /// # Errors
-/// It looks like JSON or YAML and is none.
+/// Fails if the text looks like JSON or YAML and is malformed.
 pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
     let is_commands = text.contains(" network ") && (text.contains("sbx ") || text.contains("docker sandbox"));
-    // What a key of YAML means that is not known is not known either: its words are no patterns.
+    // Once a text has keys it is only read as a tree: words below an unknown key are not patterns.
     let is_tree = text.trim_start().starts_with(['{', '[']) || lines(text).any(|(_, line)| key_of(line).is_some());
     if is_commands {
         read_commands(text, out);
@@ -32,12 +33,12 @@ pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
     Ok(())
 }
 
-/// Takes a pattern that allows or denies.
+/// Adds a pattern that allows or denies.
 pub(super) fn take(number: u32, effect: Effect, pattern: &str, out: &mut Collector) {
     take_as(number, Some(effect), pattern, out);
 }
 
-/// Takes a pattern.
+/// Adds a pattern, whose effect may be unknown.
 fn take_as(number: u32, effect: Option<Effect>, pattern: &str, out: &mut Collector) {
     let (host, port) = match pattern.rsplit_once(':') {
         Some((host, port)) if !port.is_empty() && port.bytes().all(|octet| octet.is_ascii_digit() || octet == b'*') => {
@@ -47,15 +48,15 @@ fn take_as(number: u32, effect: Option<Effect>, pattern: &str, out: &mut Collect
     };
     let base = host.strip_prefix("**.").or_else(|| host.strip_prefix("*.")).unwrap_or(host);
     if matches!(host, "*" | "**") {
-        out.leave(number, EVERYTHING, pattern);
+        out.leave_out(number, EVERYTHING, pattern);
         return;
     }
     if base.contains('*') {
-        out.leave(number, "wildcards that are not the whole first label", pattern);
+        out.leave_out(number, "wildcards that are not the whole first label", pattern);
         return;
     }
     if port.is_some() && effect == Some(Effect::Deny) {
-        out.leave(number, "ports that are denied on a host: DNS could deny only the whole host", pattern);
+        out.leave_out(number, "ports that are denied on a host: DNS could deny only the whole host", pattern);
         return;
     }
     if port.is_some() {
@@ -71,7 +72,7 @@ fn take_as(number: u32, effect: Option<Effect>, pattern: &str, out: &mut Collect
     out.take(number, effect, scope, base);
 }
 
-/// Reads the rules of JSON and YAML.
+/// Reads rules in JSON and YAML.
 fn read_tree(document: &yaml::Item<'_>, out: &mut Collector) {
     if let Some(resources) = document.get("resources") {
         read_rule(document, resources, out);
@@ -82,7 +83,7 @@ fn read_tree(document: &yaml::Item<'_>, out: &mut Collector) {
     for (key, value) in document.pairs() {
         match &**key {
             "resources" => {}
-            // Of kits of the second version, and of the proxy's own file.
+            // Keys of kits of the second version, and of the proxy's own file.
             "allowedDomains" | "allowedHosts" | "allow" => read_list(Effect::Allow, value, out),
             "deniedDomains" | "blockedHosts" | "blockedDomains" | "deny" => read_list(Effect::Deny, value, out),
             _ => read_tree(value, out),
@@ -90,7 +91,7 @@ fn read_tree(document: &yaml::Item<'_>, out: &mut Collector) {
     }
 }
 
-/// Reads a list of patterns.
+/// Reads a list of patterns with one effect.
 fn read_list(effect: Effect, value: &yaml::Item<'_>, out: &mut Collector) {
     value.texts().for_each(|(number, pattern)| take(number, effect, pattern, out));
 }
@@ -105,18 +106,18 @@ fn read_rule(rule: &yaml::Item<'_>, resources: &yaml::Item<'_>, out: &mut Collec
         "allow" => Effect::Allow,
         "deny" => Effect::Deny,
         _ => {
-            out.leave(rule.line, "rules that neither allow nor deny", decision);
+            out.leave_out(rule.line, "rules that neither allow nor deny", decision);
             return;
         }
     };
     if is_network {
         read_list(effect, resources, out);
     } else {
-        out.leave(rule.line, "rules about files", decision);
+        out.leave_out(rule.line, "rules about files", decision);
     }
 }
 
-/// Reads shell commands; a line that ends in a backslash goes on in the next one.
+/// Reads shell commands. A backslash at the end of a line continues the command.
 fn read_commands(text: &str, out: &mut Collector) {
     let (mut first, mut command) = (0, String::new());
     for (number, line) in lines(text) {
@@ -136,14 +137,18 @@ fn read_commands(text: &str, out: &mut Collector) {
     read_command(first, &command, out);
 }
 
-/// Reads a command.
+/// Reads one shell command.
 fn read_command(number: u32, command: &str, out: &mut Collector) {
     let mut words = command.split_ascii_whitespace().map(super::domains::unquoted).peekable();
     if let Some(at) = command.find("policy allow network").or_else(|| command.find("policy deny network")) {
         let effect = if command[at..].starts_with("policy allow") { Effect::Allow } else { Effect::Deny };
         let is_partial = ["--method", "--path"].iter().any(|option| command.contains(option));
         if is_partial && effect == Effect::Deny {
-            out.leave(number, "rules for some methods or paths: DNS could deny only the whole host", command.trim());
+            out.leave_out(
+                number,
+                "rules for some methods or paths: DNS could deny only the whole host",
+                command.trim(),
+            );
             return;
         }
         if is_partial {
@@ -172,7 +177,7 @@ fn read_command(number: u32, command: &str, out: &mut Collector) {
                 "--block-host" => Effect::Deny,
                 "--allow-cidr" | "--block-cidr" | "--bypass-cidr" => {
                     let value = value.or_else(|| words.next()).unwrap_or_default();
-                    out.leave(
+                    out.leave_out(
                         number,
                         "addresses and prefixes: hostgate decides by name (`allowed_cidrs` takes them)",
                         value,
@@ -182,14 +187,14 @@ fn read_command(number: u32, command: &str, out: &mut Collector) {
                 "--policy" => {
                     let value = value.or_else(|| words.next()).unwrap_or_default();
                     if value == "allow" {
-                        out.leave(number, EVERYTHING, "--policy allow");
+                        out.leave_out(number, EVERYTHING, "--policy allow");
                     }
                     continue;
                 }
                 _ => continue,
             };
             let Some(pattern) = value.or_else(|| words.next()) else { continue };
-            // Here a wildcard covers every depth, other than in rules of `sbx`.
+            // A wildcard of `docker sandbox` covers every depth, unlike in rules of `sbx`.
             let pattern = super::domains::unquoted(pattern);
             if pattern.starts_with("*.") && !(effect == Effect::Deny && pattern.contains(':')) {
                 address::take(number, Some(effect), Scope::Exact, pattern, out);

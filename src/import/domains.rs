@@ -1,10 +1,10 @@
-//! A hostname or `*.` before one on each line, as hostgate's own lists and most published ones have them; also as they stand
-//! in JSON, TOML and YAML: in quotes, with commas and dashes.
+//! Reader of plain lists with one hostname or `*.` wildcard per line, as hostgate's own lists and most published ones
+//! are. Entries copied from JSON, TOML and YAML are read too: in quotes, with commas and dashes.
 
 use super::collect::{Collector, EVERYTHING, Scope};
 use super::{lines, without_comment};
 
-/// Reads a list of hostnames. It does not say whether they are allowed or denied.
+/// Reads a list of hostnames. The format does not define whether they are allowed or denied.
 pub(super) fn read(text: &str, out: &mut Collector) {
     for (number, line) in lines(text) {
         let content = without_comment(line);
@@ -19,22 +19,22 @@ pub(super) fn read(text: &str, out: &mut Collector) {
     }
 }
 
-/// Returns a word without spaces and quotes around it.
+/// Returns a word without surrounding spaces and quotes.
 pub(super) fn unquoted(part: &str) -> &str {
     part.trim().trim_matches(['"', '\'', '`']).trim()
 }
 
-/// Reads an entry.
+/// Reads one entry of the list.
 fn read_entry(number: u32, entry: &str, out: &mut Collector) {
     let base = entry.strip_prefix("*.").unwrap_or(entry);
     if matches!(entry, "*" | "**") {
-        out.leave(number, EVERYTHING, entry);
+        out.leave_out(number, EVERYTHING, entry);
     } else if base.contains('*') {
-        out.leave(number, "wildcards that are not the whole first label", entry);
+        out.leave_out(number, "wildcards that are not the whole first label", entry);
     } else if entry.starts_with('.') {
-        out.leave(number, "names that begin with a dot (`--as squid` reads them)", entry);
+        out.leave_out(number, "names that begin with a dot (`--as squid` reads them)", entry);
     } else if entry.contains(char::is_whitespace) {
-        out.leave(number, "lines of several words", entry);
+        out.leave_out(number, "lines of several words", entry);
     } else {
         out.take_pattern(number, None, Scope::Name, entry);
     }

@@ -1,14 +1,15 @@
-//! Network permissions of GitHub Agentic Workflows (<https://github.github.com/gh-aw/reference/network/>): `network.allowed`
-//! and `network.blocked` in the front matter of a Markdown file, or in YAML. `x` is `x` and everything below, `*.x` is
-//! everything below; words without a dot are groups of names that gh-aw knows; what is blocked wins.
+//! Reader of network permissions in GitHub Agentic Workflows (<https://github.github.com/gh-aw/reference/network/>):
+//! `network.allowed` and `network.blocked` in the front matter of a Markdown file, or in YAML. `x` is `x` and
+//! everything below, `*.x` is everything below; words without a dot are groups of names that gh-aw defines; a block
+//! wins.
 
 use super::collect::{Collector, Effect, Scope};
 use super::{address, documents};
 
-/// Reads a workflow.
+/// Reads one workflow.
 ///
 /// # Errors
-/// Its front matter is no YAML.
+/// Fails if the front matter is not YAML.
 pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
     for document in documents(front_matter(text), out)? {
         let Some(network) = document.get("network") else { continue };
@@ -20,14 +21,14 @@ pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
                 "allowed" => value.texts().for_each(|(line, entry)| read_entry(line, Effect::Allow, entry, out)),
                 "blocked" => value.texts().for_each(|(line, entry)| read_entry(line, Effect::Deny, entry, out)),
                 "hosted-web" => {
-                    out.leave(
+                    out.leave_out(
                         value.line,
                         "lists of web tools that the provider hosts: their requests are not made here",
                         key,
                     );
                 }
                 "firewall" if value.get("allow-urls").is_some() => {
-                    out.leave(value.line, "lists of URLs with paths, which DNS does not see", "allow-urls");
+                    out.leave_out(value.line, "lists of URLs with paths, which DNS does not see", "allow-urls");
                 }
                 _ => {}
             }
@@ -41,7 +42,7 @@ fn read_entry(number: u32, effect: Effect, entry: &str, out: &mut Collector) {
     if entry.contains(['.', ':', '*']) {
         address::take(number, Some(effect), Scope::Both, entry, out);
     } else {
-        out.leave(
+        out.leave_out(
             number,
             "groups of names that only gh-aw knows: a preset may have them (`include = [\"preset:npm\"]`)",
             entry,
@@ -49,7 +50,7 @@ fn read_entry(number: u32, effect: Effect, entry: &str, out: &mut Collector) {
     }
 }
 
-/// Returns the front matter of a Markdown file with the line before it; text without any is returned as it is.
+/// Returns the front matter of a Markdown file with the line before it, or the whole text if it has none.
 fn front_matter(text: &str) -> &str {
     let is_fence = |line: &str| line.trim_end() == "---";
     let mut lines = text.split_inclusive('\n');

@@ -1,14 +1,14 @@
-//! Workflows of GitHub Actions with harden-runner
-//! (<https://docs.stepsecurity.io/harden-runner/filter-outbound-network-traffic-to-allowed-endpoints>): `allowed-endpoints` is
-//! text with `host:port` between white space; `*.x` is everything below.
+//! Reader of GitHub Actions workflows with harden-runner
+//! (<https://docs.stepsecurity.io/harden-runner/filter-outbound-network-traffic-to-allowed-endpoints>):
+//! `allowed-endpoints` is text with `host:port` separated by white space; `*.x` is everything below.
 
 use super::collect::{Collector, Effect, Scope};
 use super::{address, documents, words_with_lines, yaml};
 
-/// Reads a workflow: the endpoints of all its jobs together.
+/// Reads a workflow, with the endpoints of all its jobs together.
 ///
 /// # Errors
-/// It is no YAML.
+/// Fails if the text is not YAML.
 pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
     let mut lists = 0;
     for document in documents(text, out)? {

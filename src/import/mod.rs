@@ -1,8 +1,9 @@
-//! Lists of hostnames in other systems' formats, as hostgate's policies or lists: `hostgate import`.
+//! Import of hostname lists in other systems' formats, as policies or lists of hostgate: `hostgate import`.
 //!
-//! Pure: text in; patterns, what was left out and why, and what means something else here out. Each format has a reader in
-//! its own file, which says where the format is documented. A reader hands entries to a [`collect::Collector`] and never
-//! widens one without a remark; [`verify`] loads the outcome as `hostgate check` would.
+//! Pure functions from text to patterns, with remarks about entries that were left out or changed their meaning. Each
+//! format has a reader in its own file, whose module doc links the format's documentation. A reader passes entries to a
+//! [`collect::Collector`] and never widens an entry without a remark. [`verify`] loads the result as `hostgate check`
+//! would.
 
 mod adblock;
 mod address;
@@ -38,61 +39,59 @@ use collect::Collector;
 pub(crate) use collect::{Effect, Remark};
 pub(crate) use write::{Target, Written};
 
-/// How to import.
+/// The options of an import.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
-    /// The format; without it, it is guessed.
+    /// The format; `None` to detect it.
     pub(crate) format: Option<Format>,
-    /// True if a bare name covers everything below as well.
+    /// True if a bare name also covers all names below it.
     pub(crate) subdomains: bool,
-    /// What entries do whose format does not say.
-    pub(crate) unsaid: Option<Effect>,
+    /// The effect of entries whose format does not define one; `None` if unknown.
+    pub(crate) default_effect: Option<Effect>,
 }
 
-/// What a file holds, in hostgate's terms.
+/// The content of an imported file as patterns of hostgate.
 #[derive(Debug)]
 pub(crate) struct Imported {
-    /// The format it was read in.
+    /// The format that the file was read in.
     pub(crate) format: Format,
-    /// The guess, if the format was guessed.
+    /// The evidence for the format, if it was detected.
     pub(crate) guess: Option<Guess>,
     /// The format that the file seems to be in, if another one was named and much of the file was left out.
     pub(crate) likely: Option<Guess>,
-    /// Its patterns, and what is said about them.
+    /// The patterns, and the remarks about entries.
     collected: collect::Collected,
 }
 
-/// The reason for which nothing is imported.
+/// The reasons why nothing is imported.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImportError {
-    /// The file has no entry.
+    /// The file has no entries.
     #[error("the file holds no entry")]
     Empty,
-    /// No format explains what the file holds.
+    /// No format explains the entries of the file.
     #[error("no format explains what it holds: name it with --as ({})", names(Format::ALL.iter()))]
     Unknown,
-    /// Several formats explain what the file holds.
+    /// Several formats explain the entries of the file.
     #[error("it may be in several formats: {}: name the right one with --as", candidates(.0))]
     Several(Vec<Guess>),
-    /// It is a policy file of hostgate.
+    /// The file is a policy file of hostgate already.
     #[error("it is a policy file of hostgate already: put it into the policies directory")]
     Policy,
-    /// It has no entry of the format that was named.
+    /// The file has no entry of the named format.
     #[error("as {format} it holds no entry{}", hint(.likely.as_ref()))]
     EmptyAs {
-        /// The format.
         format: Format,
-        /// What it seems to be.
+        /// The format that the file seems to be in.
         likely: Option<Guess>,
     },
-    /// Its text cannot be read as what it is said to be.
+    /// The file is malformed in the named or detected format.
     #[error("as {format}: {why}{}", hint(.likely.as_ref()))]
     Bad {
-        /// The format.
         format: Format,
-        /// What is wrong.
+        /// The error of the format's reader.
         why: String,
-        /// What it seems to be.
+        /// The format that the file seems to be in.
         likely: Option<Guess>,
     },
 }
@@ -100,8 +99,9 @@ pub(crate) enum ImportError {
 /// Reads a text as a list of hostnames.
 ///
 /// # Errors
-/// It has no entry, its format cannot be told, or it is not in the format named.
+/// Fails if the text has no entry, if its format cannot be detected, or if it is malformed in that format.
 pub(crate) fn import(text: &str, options: &Options) -> Result<Imported, ImportError> {
+    // A byte order mark is not part of the first entry.
     let text = text.trim_start_matches('\u{feff}');
     let (format, guess) = match options.format {
         Some(format) => (format, None),
@@ -113,7 +113,7 @@ pub(crate) fn import(text: &str, options: &Options) -> Result<Imported, ImportEr
             Detected::Empty => return Err(ImportError::Empty),
         },
     };
-    let mut out = Collector::new(options.unsaid, options.subdomains);
+    let mut out = Collector::new(options.default_effect, options.subdomains);
     let likely = || if guess.is_none() { likely(text, format) } else { None };
     read(format, &prepared(format, text), &mut out).map_err(|why| ImportError::Bad {
         format,
@@ -127,12 +127,13 @@ pub(crate) fn import(text: &str, options: &Options) -> Result<Imported, ImportEr
             _ => ImportError::EmptyAs { format, likely: likely() },
         });
     }
+    // A wrong `--as` leaves most entries out, so the detected format is worth a hint then.
     let is_mostly_left_out = collected.left_out.iter().map(|remark| remark.count).sum::<usize>() * 2 >= collected.read;
     let likely = if is_mostly_left_out { likely() } else { None };
     Ok(Imported { format, guess, likely, collected })
 }
 
-/// Returns the format that a text seems to be in, if it is another one than the one that was named.
+/// Returns the format that a text seems to be in, if it differs from the named one.
 fn likely(text: &str, named: Format) -> Option<Guess> {
     match detect(text) {
         Detected::One(guess) if guess.format != named => Some(guess),
@@ -140,35 +141,35 @@ fn likely(text: &str, named: Format) -> Option<Guess> {
     }
 }
 
-/// Says which format a file seems to be in, for the end of a message.
+/// Returns the end of a message that names the likely format; empty if there is none.
 fn hint(likely: Option<&Guess>) -> String {
     likely.map_or_else(String::new, |guess| format!("; {guess}"))
 }
 
 impl Imported {
-    /// Returns how many patterns allow, deny, and do what neither the format nor the caller says.
+    /// Returns the numbers of patterns that allow, that deny, and whose effect is unknown.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
-        let collect::Collected { allowed, denied, unsaid, .. } = &self.collected;
-        (allowed.len(), denied.len(), unsaid.len())
+        let collect::Collected { allowed, denied, unknown, .. } = &self.collected;
+        (allowed.len(), denied.len(), unknown.len())
     }
 
-    /// Returns the entries that are left out, and why.
+    /// Returns the remarks about entries that are left out.
     pub(crate) fn left_out(&self) -> &[Remark] {
         &self.collected.left_out
     }
 
-    /// Returns the entries that mean something else here.
+    /// Returns the remarks about entries whose meaning changed.
     pub(crate) fn changed(&self) -> &[Remark] {
         &self.collected.changed
     }
 
-    /// Returns how many patterns are left out because others say the same.
+    /// Returns the number of patterns that others make redundant.
     pub(crate) fn repeated(&self) -> usize {
         self.collected.repeated
     }
 }
 
-/// Reads a text in a format.
+/// Passes the text to the reader of its format.
 fn read(format: Format, text: &str, out: &mut Collector) -> Result<(), String> {
     match format {
         Format::Domains => domains::read(text, out),
@@ -196,12 +197,12 @@ fn read(format: Format, text: &str, out: &mut Collector) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the lines of a text with their numbers, without space around them.
+/// Returns the trimmed lines of a text with their numbers, from 1.
 fn lines(text: &str) -> impl Iterator<Item = (u32, &str)> {
     (1..).zip(text.lines().map(str::trim))
 }
 
-/// Returns a line without a comment that begins with `#` at its start or behind a space, or with another mark at its start.
+/// Removes a comment: from `#` at the start or after a space, or the whole line if it starts with another comment mark.
 fn without_comment(line: &str) -> &str {
     if other_comment(line.trim_start()).is_some() {
         return "";
@@ -216,21 +217,21 @@ fn without_comment(line: &str) -> &str {
     line.trim()
 }
 
-/// Returns the documents of YAML or JSON, and leaves its aliases out.
+/// Parses the documents of YAML or JSON. Aliases are reported as left out.
 fn documents<'t>(text: &'t str, out: &mut Collector) -> Result<Vec<yaml::Item<'t>>, String> {
     let documents = yaml::read(text)?;
     for document in &documents {
-        document.aliases(&mut |line| out.leave(line, "YAML aliases, which are not followed", "*"));
+        document.aliases(&mut |line| out.leave_out(line, "YAML aliases, which are not followed", "*"));
     }
     Ok(documents)
 }
 
-/// Returns the words of a value that begins on a line of `text`, with their lines.
+/// Returns the words of a multi-line value with their line numbers; the value starts on line `first` of `text`.
 fn words_with_lines<'v>(text: &str, first: u32, value: &'v str) -> Vec<(u32, &'v str)> {
     let before = usize::try_from(first).unwrap_or(usize::MAX).saturating_sub(1);
     let start: usize = text.split_inclusive('\n').take(before).map(str::len).sum();
-    // Each word is looked for behind the one before it, so that the text is walked once; a word that is written in another
-    // way there, as with escapes, ends that.
+    // Each word is searched after the previous one, so the text is walked once. A word that is spelt differently there,
+    // as with escapes, ends the search.
     let (mut rest, mut number) = (&text[start..], first);
     let mut number_of = |word: &str| {
         let at = rest.find(word).unwrap_or(rest.len());
@@ -244,12 +245,12 @@ fn words_with_lines<'v>(text: &str, first: u32, value: &'v str) -> Vec<(u32, &'v
     words.map(|word| (number_of(word), word)).collect()
 }
 
-/// Returns names of formats for a message.
+/// Joins the names of formats for a message.
 fn names<'f>(formats: impl Iterator<Item = &'f Format>) -> String {
     formats.map(|format| format.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// Returns guesses for a message.
+/// Joins detected formats for a message.
 fn candidates(guesses: &[Guess]) -> String {
     let each = guesses.iter().map(|guess| match guess.entries {
         0 => format!("`{}` ({})", guess.format, guess.format.entries()),
@@ -258,7 +259,7 @@ fn candidates(guesses: &[Guess]) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// Returns JSON that the reader of YAML takes.
+/// Returns JSON in a form that the YAML reader accepts.
 fn prepared(format: Format, text: &str) -> Cow<'_, str> {
     match format {
         Format::SandboxRuntime | Format::Docker | Format::Cilium | Format::OpenShell => yaml::without_tabs(text),

@@ -1,13 +1,14 @@
-//! Sandbox policies of NVIDIA `OpenShell` (<https://docs.nvidia.com/openshell/how-it-works/policies/schema>): the `host` of each
-//! of `network_policies.*.endpoints`; `x` is this name only, `*.x` one label below, `**.x` every depth.
+//! Reader of sandbox policies for NVIDIA `OpenShell`
+//! (<https://docs.nvidia.com/openshell/how-it-works/policies/schema>): the `host` of each of
+//! `network_policies.*.endpoints`. `x` is this name only, `*.x` one label below, `**.x` every depth.
 
 use super::collect::{Collector, Effect};
 use super::{docker, documents, yaml};
 
-/// Reads a policy.
+/// Reads one policy file.
 ///
 /// # Errors
-/// It is no YAML.
+/// Fails if the text is not YAML.
 pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
     for document in documents(text, out)? {
         let Some(policies) = document.get("network_policies") else { continue };
@@ -20,10 +21,10 @@ pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads an endpoint of a policy.
+/// Reads one endpoint of a policy.
 fn read_endpoint(name: &str, policy: &yaml::Item<'_>, endpoint: &yaml::Item<'_>, out: &mut Collector) {
     let Some(host) = endpoint.get("host") else {
-        out.leave(endpoint.line, "endpoints that are addresses", name);
+        out.leave_out(endpoint.line, "endpoints that are addresses", name);
         return;
     };
     let text = host.text().unwrap_or_default();

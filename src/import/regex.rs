@@ -1,10 +1,10 @@
-//! Regular expressions that stand for one name or for what is below it, as Pi-hole (<https://docs.pi-hole.net/regex/>),
-//! `AdGuard` and others publish them. All others are left out.
+//! Reader of regular expressions that match exactly one name or its subdomains, as Pi-hole
+//! (<https://docs.pi-hole.net/regex/>), `AdGuard` and others publish them. All other expressions are left out.
 
 use super::collect::{Collector, Effect, Scope};
 use super::{lines, without_comment};
 
-/// Reads an expression a line. It does not say whether names are allowed or denied.
+/// Reads expressions, one per line. The format does not define whether names are allowed or denied.
 pub(super) fn read(text: &str, out: &mut Collector) {
     for (number, line) in lines(text) {
         let content = without_comment(line);
@@ -14,19 +14,23 @@ pub(super) fn read(text: &str, out: &mut Collector) {
     }
 }
 
-/// Takes an expression if it is a plain name.
+/// Adds an expression if it matches exactly one name or its subdomains.
 pub(super) fn take(number: u32, effect: Option<Effect>, expression: &str, out: &mut Collector) {
     match name_of(expression) {
         Some((scope, name)) => out.take(number, effect, scope, &name),
         None => {
-            out.leave(number, "regular expressions that are more than a plain name between `^` and `$`", expression);
+            out.leave_out(
+                number,
+                "regular expressions that are more than a plain name between `^` and `$`",
+                expression,
+            );
         }
     }
 }
 
-/// Returns the name that an expression stands for, and what of it.
+/// Returns the name that an expression matches, and the scope.
 fn name_of(expression: &str) -> Option<(Scope, String)> {
-    /// What stands before the name.
+    /// The expressions that may precede the name; the first one that matches counts.
     const STARTS: &[(&str, Scope)] = &[
         ("(^|\\.)", Scope::Both),
         ("(\\.|^)", Scope::Both),
@@ -54,7 +58,7 @@ fn name_of(expression: &str) -> Option<(Scope, String)> {
     while let Some(character) = rest.next() {
         let literal = match character {
             '\\' => rest.next().filter(|escaped| matches!(escaped, '.' | '-' | '_'))?,
-            // An unescaped dot stands for any character.
+            // An unescaped dot matches any character.
             _ if character.is_ascii_alphanumeric() || matches!(character, '-' | '_') => character,
             _ => return None,
         };
@@ -68,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_expressions_for_a_plain_name_are_names() {
+    fn only_expressions_for_exactly_one_name_are_imported() {
         let name = |scope, name: &str| Some((scope, name.to_owned()));
         for (expression, expected) in [
             (r"^ads\.example\.com$", name(Scope::Exact, "ads.example.com")),

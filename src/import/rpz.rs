@@ -1,6 +1,7 @@
-//! Response policy zones in the text form of zones (RFC 1035 §5; the policies:
-//! <https://datatracker.ietf.org/doc/html/draft-vixie-dnsop-dns-rpz-00>): the owner is the name the rule is about, relative to
-//! the zone; `CNAME .` and `CNAME *.` deny, `CNAME rpz-passthru.` allows; a wildcard owner covers everything below.
+//! Reader of response policy zones in zone file form (RFC 1035 §5;
+//! <https://datatracker.ietf.org/doc/html/draft-vixie-dnsop-dns-rpz-00>). The owner, relative to the zone, is the name
+//! that a rule is about; `CNAME .` and `CNAME *.` deny, `CNAME rpz-passthru.` allows; a wildcard owner covers all names
+//! below.
 
 use std::net::IpAddr;
 
@@ -9,7 +10,8 @@ use super::hosts;
 
 /// Reads the records of a zone.
 pub(super) fn read(text: &str, out: &mut Collector) {
-    // The origin completes names; the zone's own name, which ends the names of rules, is the first one said.
+    // The origin completes relative names. The zone's own name, a suffix of every rule's name, is the first one
+    // mentioned.
     let (mut origin, mut zone, mut owner) = (String::new(), None::<String>, String::new());
     let mut records = Records { text, number: 0 };
     while let Some((number, line, words, is_indented)) = records.next() {
@@ -22,7 +24,7 @@ pub(super) fn read(text: &str, out: &mut Collector) {
             }
             "$TTL" => continue,
             "$INCLUDE" | "$GENERATE" => {
-                out.leave(number, "directives that stand for other records", line);
+                out.leave_out(number, "directives that stand for other records", line);
                 continue;
             }
             _ => {}
@@ -33,7 +35,7 @@ pub(super) fn read(text: &str, out: &mut Collector) {
             first.clone_into(&mut owner);
             &words[1..]
         };
-        // TTL and class stand before the type, in any order.
+        // TTL and class precede the type, in any order (RFC 1035 §5.1).
         let is_head = |word: &&str| {
             word.as_bytes().first().is_some_and(u8::is_ascii_digit)
                 || matches!(&*word.to_ascii_uppercase(), "IN" | "CH" | "HS")
@@ -49,46 +51,47 @@ pub(super) fn read(text: &str, out: &mut Collector) {
                 }
                 zone = Some(name);
             }
+            // Name servers of the zone itself are no rule.
             "NS" if zone.as_ref() == Some(&name) => {}
             "CNAME" => read_alias(number, (line, rule_name(&name, zone.as_deref())), target, out),
             "A" | "AAAA" if target.parse::<IpAddr>().is_ok_and(hosts::is_null) => {
                 take(number, Effect::Deny, line, rule_name(&name, zone.as_deref()), out);
             }
-            _ => out.leave(number, "names that the zone gives data to", line),
+            _ => out.leave_out(number, "names that the zone gives data to", line),
         }
     }
 }
 
-/// Reads a rule that is an alias.
+/// Reads a rule that is a CNAME record.
 fn read_alias(number: u32, (line, owner): (&str, &str), target: &str, out: &mut Collector) {
     let is_own_name = target.strip_suffix('.').is_some_and(|target| target.eq_ignore_ascii_case(owner));
     let effect = match &*target.to_ascii_lowercase() {
         "." | "*." | "rpz-drop." => Effect::Deny,
         "rpz-passthru." => Effect::Allow,
-        // The older form of the same.
+        // The older form of `rpz-passthru`.
         _ if is_own_name => Effect::Allow,
         _ => {
-            out.leave(number, "names that lead to another name, or to TCP", line);
+            out.leave_out(number, "names that lead to another name, or to TCP", line);
             return;
         }
     };
     take(number, effect, line, owner, out);
 }
 
-/// Takes the rule about an owner.
+/// Adds the rule about an owner.
 fn take(number: u32, effect: Effect, line: &str, owner: &str, out: &mut Collector) {
     const TRIGGERS: [&str; 4] = ["rpz-ip", "rpz-client-ip", "rpz-nsip", "rpz-nsdname"];
     let last = owner.rsplit('.').next().unwrap_or_default();
     if TRIGGERS.iter().any(|trigger| last.eq_ignore_ascii_case(trigger)) {
-        out.leave(number, "rules about addresses, clients or name servers", line);
+        out.leave_out(number, "rules about addresses, clients or name servers", line);
     } else if owner.is_empty() || owner == "*" {
-        out.leave(number, EVERYTHING, line);
+        out.leave_out(number, EVERYTHING, line);
     } else {
         out.take_pattern(number, Some(effect), Scope::Exact, owner);
     }
 }
 
-/// Returns a name of the zone file in full, without a dot at its end.
+/// Returns the absolute form of a name in the zone file, without a trailing dot.
 fn absolute(name: &str, origin: &str) -> String {
     let name = name.to_ascii_lowercase();
     match name.strip_suffix('.') {
@@ -108,22 +111,22 @@ fn rule_name<'n>(name: &'n str, zone: Option<&str>) -> &'n str {
     }
 }
 
-/// The records of a zone file: a line each, or several in parentheses.
+/// An iterator over the records of a zone file, each on one line, or on several within parentheses.
 struct Records<'t> {
-    /// What is not read yet.
+    /// The rest of the text.
     text: &'t str,
-    /// Lines read.
+    /// The number of lines read.
     number: u32,
 }
 
 impl<'t> Records<'t> {
-    /// Returns the next record: the number and text of its first line, its words, and whether it has no owner of its own.
+    /// Returns the next record: the number and text of its first line, its words, and whether it inherits its owner.
     fn next(&mut self) -> Option<(u32, &'t str, Vec<&'t str>, bool)> {
         loop {
             let line = self.line()?;
             let (number, mut words) = (self.number, Vec::new());
             let mut depth = add_words(line, &mut words);
-            // A parenthesis that is never closed ends with the file.
+            // An unclosed parenthesis ends with the file.
             while depth > 0 {
                 let Some(line) = self.line() else { break };
                 depth += add_words(line, &mut words);
@@ -134,7 +137,6 @@ impl<'t> Records<'t> {
         }
     }
 
-    /// Returns the next line.
     fn line(&mut self) -> Option<&'t str> {
         if self.text.is_empty() {
             return None;
@@ -146,7 +148,7 @@ impl<'t> Records<'t> {
     }
 }
 
-/// Adds the words of a line without its comment, and returns how many more parentheses it opens than it closes.
+/// Appends the words of a line without its comment. Returns how many more parentheses it opens than it closes.
 fn add_words<'t>(line: &'t str, words: &mut Vec<&'t str>) -> i32 {
     let content = line.split(';').next().unwrap_or_default();
     let mut depth = 0;

@@ -1,9 +1,10 @@
-//! Rules of Clash and mihomo (<https://wiki.metacubex.one/en/config/rules/>, rule providers:
-//! <https://wiki.metacubex.one/en/config/rule-providers/content/>) and of Surge
+//! Reader of rules for Clash and mihomo (<https://wiki.metacubex.one/en/config/rules/>, rule providers:
+//! <https://wiki.metacubex.one/en/config/rule-providers/content/>) and for Surge
 //! (<https://manual.nssurge.com/rules/domain.html>), whose text form other programs share.
 //!
-//! `DOMAIN,x` is this name only, `DOMAIN-SUFFIX,x` is `x` and everything below. In Clash's lists of domains `+.x` is `x` and
-//! everything below, `.x` is everything below, and `*` is one label; in Surge's `.x` is `x` and everything below.
+//! `DOMAIN,x` is this name only, `DOMAIN-SUFFIX,x` is `x` and everything below. In domain lists of Clash `+.x` is `x`
+//! and everything below, `.x` is everything below, and `*` is one label; in those of Surge `.x` is `x` and everything
+//! below.
 
 use super::collect::{Collector, EVERYTHING, Effect, Scope};
 use super::{lines, regex, without_comment, yaml};
@@ -11,16 +12,16 @@ use super::{lines, regex, without_comment, yaml};
 /// The program whose rules are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
-    /// Clash and mihomo.
+    /// Clash, and its successor mihomo.
     Clash,
-    /// Surge and others.
+    /// Surge, and programs with its syntax.
     Surge,
 }
 
-/// Reads Clash's YAML (`payload`, `rules`), or a rule or domain a line.
+/// Reads YAML of Clash (`payload`, `rules`), or rules or domains, one per line.
 ///
 /// # Errors
-/// It looks like YAML and is none.
+/// Fails if the text looks like YAML and is malformed.
 pub(super) fn read_clash(text: &str, out: &mut Collector) -> Result<(), String> {
     let is_yaml = lines(text).any(|(_, line)| {
         ["payload:", "rules:", "rule-providers:"].iter().any(|key| line.starts_with(key)) || line.starts_with("- ")
@@ -44,12 +45,12 @@ pub(super) fn read_clash(text: &str, out: &mut Collector) -> Result<(), String> 
     Ok(())
 }
 
-/// Reads Surge's lines.
+/// Reads rules and domains of Surge.
 pub(super) fn read_surge(text: &str, out: &mut Collector) {
     read_lines(text, Program::Surge, out);
 }
 
-/// Reads a rule or domain a line.
+/// Reads rules or domains, one per line.
 fn read_lines(text: &str, program: Program, out: &mut Collector) {
     let mut is_rules = true;
     for (number, line) in lines(text) {
@@ -63,7 +64,7 @@ fn read_lines(text: &str, program: Program, out: &mut Collector) {
     }
 }
 
-/// Reads a rule, or an entry of a list of domains.
+/// Reads a rule, or an entry of a domain list.
 fn read_rule(number: u32, rule: &str, program: Program, out: &mut Collector) {
     let rule = rule.trim();
     let mut parts = rule.split(',').map(str::trim);
@@ -79,23 +80,23 @@ fn read_rule(number: u32, rule: &str, program: Program, out: &mut Collector) {
     match &*kind.to_ascii_uppercase() {
         "DOMAIN" | "HOST" => out.take(number, effect, Scope::Exact, value),
         "DOMAIN-SUFFIX" | "HOST-SUFFIX" => out.take(number, effect, Scope::Both, value.trim_start_matches('.')),
-        "DOMAIN-KEYWORD" | "HOST-KEYWORD" => out.leave(number, "keywords, which match within names", rule),
+        "DOMAIN-KEYWORD" | "HOST-KEYWORD" => out.leave_out(number, "keywords, which match within names", rule),
         "DOMAIN-REGEX" => regex::take(number, effect, value, out),
         "DOMAIN-WILDCARD" | "HOST-WILDCARD" => match value.strip_prefix("*.") {
             Some(base) if !base.contains(['*', '?', '[']) => out.take(number, effect, Scope::Below, base),
             None if !value.contains(['*', '?', '[']) => out.take(number, effect, Scope::Exact, value),
-            _ => out.leave(number, "wildcards that are not the whole first label", rule),
+            _ => out.leave_out(number, "wildcards that are not the whole first label", rule),
         },
-        "MATCH" | "FINAL" => out.leave(number, EVERYTHING, rule),
+        "MATCH" | "FINAL" => out.leave_out(number, EVERYTHING, rule),
         "RULE-SET" | "DOMAIN-SET" | "GEOSITE" | "SUB-RULE" => {
-            out.leave(number, "other lists that are referred to: import them as well", rule);
+            out.leave_out(number, "other lists that are referred to: import them as well", rule);
         }
-        "AND" | "OR" | "NOT" => out.leave(number, "rules that combine others", rule),
-        _ => out.leave(number, "rules about something else than names", rule),
+        "AND" | "OR" | "NOT" => out.leave_out(number, "rules that combine others", rule),
+        _ => out.leave_out(number, "rules about something else than names", rule),
     }
 }
 
-/// Returns whether the word behind a rule's value is a parameter rather than what is done.
+/// Returns whether the word after a rule's value is a parameter and not the rule's policy.
 fn is_parameter(word: &str) -> bool {
     matches!(
         &*word.to_ascii_lowercase(),
@@ -103,10 +104,10 @@ fn is_parameter(word: &str) -> bool {
     )
 }
 
-/// Reads an entry of a list of domains.
+/// Reads an entry of a domain list.
 fn read_domain(number: u32, entry: &str, program: Program, out: &mut Collector) {
     if matches!(entry, "*" | "+.*" | ".") {
-        out.leave(number, EVERYTHING, entry);
+        out.leave_out(number, EVERYTHING, entry);
     } else if let Some(base) = entry.strip_prefix("+.") {
         out.take(number, None, Scope::Both, base);
     } else if let Some(base) = entry.strip_prefix('.') {
@@ -115,7 +116,7 @@ fn read_domain(number: u32, entry: &str, program: Program, out: &mut Collector) 
     } else if let Some(base) = entry.strip_prefix("*.").filter(|base| !base.contains('*')) {
         out.take(number, None, Scope::OneLabel, base);
     } else if entry.contains('*') {
-        out.leave(number, "wildcards that are not the whole first label", entry);
+        out.leave_out(number, "wildcards that are not the whole first label", entry);
     } else {
         out.take(number, None, Scope::Exact, entry);
     }

@@ -1,14 +1,15 @@
-//! Settings of Anthropic's sandbox-runtime (<https://github.com/anthropic-experimental/sandbox-runtime>) and of Claude Code
-//! (<https://code.claude.com/docs/en/settings>): JSON with `allowedDomains` and `deniedDomains`, at the top of it, in `network`
-//! or in `sandbox.network`. `x` is this name only, `*.x` is everything below; a port may follow; a denial wins.
+//! Reader of settings for Anthropic's sandbox-runtime (<https://github.com/anthropic-experimental/sandbox-runtime>) and
+//! Claude Code (<https://code.claude.com/docs/en/settings>): JSON with `allowedDomains` and `deniedDomains`, at the top
+//! level, in `network` or in `sandbox.network`. `x` is this name only, `*.x` is everything below; a port may follow; a
+//! denial wins.
 
 use super::collect::{Collector, Effect, Scope};
 use super::{address, documents, yaml};
 
-/// Reads settings.
+/// Reads one settings file.
 ///
 /// # Errors
-/// It is no JSON.
+/// Fails if the text is not JSON.
 pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
     for document in documents(text, out)? {
         document.walk(&mut |_, key, value: &yaml::Item<'_>| {
@@ -30,13 +31,13 @@ pub(super) fn read(text: &str, out: &mut Collector) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads permissions of Claude Code, of which `WebFetch(domain:x)` are about names.
+/// Reads permissions of Claude Code, of which only `WebFetch(domain:x)` concern names.
 fn read_permissions(effect: Effect, value: &yaml::Item<'_>, out: &mut Collector) {
     for (number, permission) in value.texts() {
         let domain = permission.strip_prefix("WebFetch(domain:").and_then(|rest| rest.strip_suffix(')'));
         match domain {
             Some(domain) => address::take(number, Some(effect), Scope::Exact, domain, out),
-            None => out.leave(number, "permissions that are not about names", permission),
+            None => out.leave_out(number, "permissions that are not about names", permission),
         }
     }
 }

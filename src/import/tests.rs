@@ -1,56 +1,54 @@
-//! Each format with a small sample, and what holds for all of them.
+//! Tests of every format with a small sample, and of properties that hold for all formats.
 
 use proptest::prelude::*;
 
 use super::write::WriteError;
 use super::*;
 
-/// A sample and what comes of it.
+/// A sample file and the expected import.
 struct Sample {
-    /// The format, which is also the guess.
+    /// The format of the sample, which must also be detected.
     format: Format,
-    /// The text.
     text: &'static str,
-    /// What allows.
+    /// The expected patterns that allow.
     allowed: &'static [&'static str],
-    /// What denies.
+    /// The expected patterns that deny.
     denied: &'static [&'static str],
-    /// What does what the format does not say.
-    unsaid: &'static [&'static str],
-    /// Entries left out, in the order of their reasons: a word of the reason, and how many.
+    /// The expected patterns of unknown effect.
+    unknown: &'static [&'static str],
+    /// The entries left out, in the order of their reasons: a word of the reason, and the number of entries.
     left_out: &'static [(&'static str, usize)],
-    /// Words of what is said to be different here.
+    /// Words of the remarks about changed entries.
     changed: &'static [&'static str],
 }
 
-/// A sample without anything.
+/// An empty sample, for struct update syntax.
 const NONE: Sample =
-    Sample { format: Format::Domains, text: "", allowed: &[], denied: &[], unsaid: &[], left_out: &[], changed: &[] };
+    Sample { format: Format::Domains, text: "", allowed: &[], denied: &[], unknown: &[], left_out: &[], changed: &[] };
 
-/// The samples.
 const SAMPLES: &[Sample] = &[
     Sample {
         text: "# comment\n; comment\n// comment\n! comment\nGitHub.example\n*.npm.example # why\nb\u{fc}cher.example\n192.0.2.1\n*.com\n-\n",
-        unsaid: &["github.example", "*.npm.example", "xn--bcher-kva.example"],
+        unknown: &["github.example", "*.npm.example", "xn--bcher-kva.example"],
         left_out: &[("addresses", 1), ("public suffix", 1), ("no hostnames", 1)],
         ..NONE
     },
     Sample {
         text: "  \"*.npm.example\",\n  'npm.example',\n[\"a.example\", \"b.example\"]\nc.example, d.example\n- e.example\n",
-        unsaid: &["*.npm.example", "npm.example", "a.example", "b.example", "c.example", "d.example", "e.example"],
+        unknown: &["*.npm.example", "npm.example", "a.example", "b.example", "c.example", "d.example", "e.example"],
         ..NONE
     },
     Sample {
         format: Format::Hosts,
         text: "127.0.0.1 localhost LOCALHOST localhost4.localdomain4\n::1 ip6-localhost\n0.0.0.0 ads.example t.example # x\n:: six.example\n192.0.2.7 nas.example\n0.0.0.0\n",
-        unsaid: &["ads.example", "t.example", "six.example"],
+        unknown: &["ads.example", "t.example", "six.example"],
         left_out: &[("machine itself", 4), ("gives an address", 1), ("do not begin", 0), ("without a name", 1)],
         ..NONE
     },
     Sample {
         format: Format::Squid,
         text: ".example.com\nwww.example.net\n.example.com\n*.star.example\nacl a dstdomain .acl.example -n one.example\nacl b src 10.0.0.0/8\nacl c dstdom_regex x\n",
-        unsaid: &["example.com", "*.example.com", "www.example.net", "acl.example", "*.acl.example", "one.example"],
+        unknown: &["example.com", "*.example.com", "www.example.net", "acl.example", "*.acl.example", "one.example"],
         left_out: &[("dstdomain does not have", 1), ("something else", 1), ("regular", 1)],
         changed: &["two entries"],
         ..NONE
@@ -96,7 +94,7 @@ const SAMPLES: &[Sample] = &[
             "null.example",
             "*.null.example",
         ],
-        unsaid: &["set.example", "*.set.example"],
+        unknown: &["set.example", "*.set.example"],
         left_out: &[("server of their own", 1), ("gives an address", 1), ("every name", 1), ("directives", 1)],
         changed: &["two entries"],
     },
@@ -120,7 +118,7 @@ const SAMPLES: &[Sample] = &[
     Sample {
         format: Format::Dnscrypt,
         text: "# x\nads.example\n*.t.example\n=exact.example\nads.*\n*tracker*\nads[0-9]*.example\nlate.example @night\n=b.example\n",
-        unsaid: &["ads.example", "*.ads.example", "t.example", "*.t.example", "exact.example", "b.example"],
+        unknown: &["ads.example", "*.ads.example", "t.example", "*.t.example", "exact.example", "b.example"],
         left_out: &[("patterns that are not", 3), ("certain times", 1)],
         changed: &["two entries"],
         ..NONE
@@ -128,7 +126,7 @@ const SAMPLES: &[Sample] = &[
     Sample {
         format: Format::HostPort,
         text: "api.github.example:443\n*.blob.example:443 registry.example:*\n192.0.2.1:80\nports.example:80,443\n",
-        unsaid: &["api.github.example", "*.blob.example", "registry.example", "ports.example"],
+        unknown: &["api.github.example", "*.blob.example", "registry.example", "ports.example"],
         left_out: &[("addresses", 1)],
         changed: &["ports"],
         ..NONE
@@ -136,7 +134,7 @@ const SAMPLES: &[Sample] = &[
     Sample {
         format: Format::Url,
         text: "https://a.example/\nhttps://user@b.example:8443/path?q#f\nhttp://192.0.2.1/x\n",
-        unsaid: &["a.example", "b.example"],
+        unknown: &["a.example", "b.example"],
         left_out: &[("addresses", 1)],
         changed: &["schemes", "paths"],
         ..NONE
@@ -144,7 +142,7 @@ const SAMPLES: &[Sample] = &[
     Sample {
         format: Format::Regex,
         text: "^ads\\.example$\n(^|\\.)t\\.example$\n^ads[0-9]\\.example$\n",
-        unsaid: &["ads.example", "t.example", "*.t.example"],
+        unknown: &["ads.example", "t.example", "*.t.example"],
         left_out: &[("regular", 1)],
         changed: &["two entries"],
         ..NONE
@@ -152,7 +150,7 @@ const SAMPLES: &[Sample] = &[
     Sample {
         format: Format::V2fly,
         text: "# x\ninclude:other\ndomain:a.example @cn @ads\nb.example\nfull:c.example # why\nfull:e.example:@ads\nkeyword:track\nregexp:^d\\.example$\n",
-        unsaid: &["a.example", "*.a.example", "b.example", "*.b.example", "c.example", "e.example", "d.example"],
+        unknown: &["a.example", "*.a.example", "b.example", "*.b.example", "c.example", "e.example", "d.example"],
         left_out: &[("included", 1), ("keywords", 1)],
         changed: &["attributes", "two entries"],
         ..NONE
@@ -160,7 +158,7 @@ const SAMPLES: &[Sample] = &[
     Sample {
         format: Format::Clash,
         text: "payload:\n  # x\n  - '+.a.example'\n  - .below.example\n  - '*.one.example'\n  - exact.example\n  - '*.*.two.example'\n",
-        unsaid: &["a.example", "*.a.example", "*.below.example", "*.one.example", "exact.example"],
+        unknown: &["a.example", "*.a.example", "*.below.example", "*.one.example", "exact.example"],
         left_out: &[("wildcards", 1)],
         changed: &["two entries", "one label"],
         ..NONE
@@ -178,7 +176,7 @@ const SAMPLES: &[Sample] = &[
         format: Format::Surge,
         text: "# x\nDOMAIN-SUFFIX,a.example\nDOMAIN,b.example,no-resolve\nDOMAIN-KEYWORD,ads\nIP-CIDR,192.0.2.0/24,no-resolve\nHOST-SUFFIX,c.example,reject\n",
         denied: &["c.example", "*.c.example"],
-        unsaid: &["a.example", "*.a.example", "b.example"],
+        unknown: &["a.example", "*.a.example", "b.example"],
         left_out: &[("keywords", 1), ("something else", 1)],
         changed: &["two entries"],
         ..NONE
@@ -267,25 +265,24 @@ const SAMPLES: &[Sample] = &[
     },
 ];
 
-/// Returns patterns as text.
 fn texts(patterns: &[crate::policy::matching::pattern::Pattern]) -> Vec<String> {
     patterns.iter().map(ToString::to_string).collect()
 }
 
-/// Imports with default options.
-fn import_plainly(text: &str) -> Imported {
+/// Imports a text with default options.
+fn import_with_defaults(text: &str) -> Imported {
     import(text, &Options::default()).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 #[test]
-fn every_format_is_guessed_and_read() {
+fn every_format_is_detected_and_read() {
     for sample in SAMPLES {
-        let imported = import_plainly(sample.text);
+        let imported = import_with_defaults(sample.text);
         let context = format!("{}: {imported:#?}", sample.text);
         assert_eq!(imported.format, sample.format, "{context}");
         assert_eq!(texts(&imported.collected.allowed), sample.allowed, "{context}");
         assert_eq!(texts(&imported.collected.denied), sample.denied, "{context}");
-        assert_eq!(texts(&imported.collected.unsaid), sample.unsaid, "{context}");
+        assert_eq!(texts(&imported.collected.unknown), sample.unknown, "{context}");
         let left_out = sample.left_out.iter().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
         assert_eq!(imported.left_out().len(), left_out.len(), "{context}");
         for (word, count) in left_out {
@@ -302,35 +299,35 @@ fn every_format_is_guessed_and_read() {
 }
 
 #[test]
-fn what_is_said_names_lines() {
-    let imported = import_plainly("||a.example^\n\nshop.example##.ad\n||b.example^\n");
+fn remarks_quote_entries_with_their_lines() {
+    let imported = import_with_defaults("||a.example^\n\nshop.example##.ad\n||b.example^\n");
     let cosmetic = &imported.left_out()[0];
     assert_eq!((cosmetic.first[0].line, &*cosmetic.first[0].text), (3, "shop.example##.ad"));
     let workflow = SAMPLES.iter().find(|sample| sample.format == Format::HardenRunner).unwrap();
-    let ports = import_plainly(workflow.text);
+    let ports = import_with_defaults(workflow.text);
     let ports = ports.changed().iter().find(|remark| remark.what.contains("ports")).unwrap();
     assert_eq!(ports.first.iter().map(|found| found.line).collect::<Vec<_>>(), [9, 10, 17]);
 }
 
 #[test]
-fn subdomains_widen_bare_names_alone_and_say_so() {
+fn subdomains_option_widens_only_bare_names_and_says_so() {
     let options = Options { subdomains: true, ..Options::default() };
     let imported = import("a.example\n*.b.example\n", &options).unwrap();
-    assert_eq!(texts(&imported.collected.unsaid), ["a.example", "*.a.example", "*.b.example"]);
+    assert_eq!(texts(&imported.collected.unknown), ["a.example", "*.a.example", "*.b.example"]);
     assert!(imported.changed()[0].what.contains("--subdomains"));
     let imported = import("full:a.example\nfull:b.example\n", &options).unwrap();
-    assert_eq!(texts(&imported.collected.unsaid), ["a.example", "b.example"]);
+    assert_eq!(texts(&imported.collected.unknown), ["a.example", "b.example"]);
     assert!(imported.changed()[0].what.contains("this name only"));
 }
 
 #[test]
-fn what_the_format_does_not_say_is_for_the_caller_to_say() {
-    let imported = import_plainly("a.example\n");
-    assert_eq!(imported.write(Some(Target::Toml), "x", "p").unwrap_err(), WriteError::Unsaid);
+fn caller_sets_the_effect_that_the_format_does_not_define() {
+    let imported = import_with_defaults("a.example\n");
+    assert_eq!(imported.write(Some(Target::Toml), "x", "p").unwrap_err(), WriteError::UnknownEffect);
     let list = imported.write(None, "x\n[policy.y]", "p").unwrap();
     assert_eq!(list.text, "# Hostnames and wildcards of x\\n[policy.y], by hostgate import.\na.example\n");
     for (effect, key) in [(Effect::Allow, "allowed_hostnames"), (Effect::Deny, "denied_hostnames")] {
-        let imported = import("a.example\n", &Options { unsaid: Some(effect), ..Options::default() }).unwrap();
+        let imported = import("a.example\n", &Options { default_effect: Some(effect), ..Options::default() }).unwrap();
         let written = imported.write(None, "x", "p.q").unwrap();
         let expected = format!(
             "# Hostnames and wildcards of x, by hostgate import.\n[policy.\"p.q\"]\n{key} = [\n  \"a.example\",\n]\n"
@@ -338,15 +335,16 @@ fn what_the_format_does_not_say_is_for_the_caller_to_say() {
         assert_eq!(written.text, expected);
         assert_eq!(written.diagnostics("p.q", "x"), []);
     }
-    // A format that says it is not overruled.
-    let imported = import("||a.example^\n", &Options { unsaid: Some(Effect::Allow), ..Options::default() }).unwrap();
+    // An effect that the format defines is not overridden.
+    let imported =
+        import("||a.example^\n", &Options { default_effect: Some(Effect::Allow), ..Options::default() }).unwrap();
     assert_eq!(imported.counts(), (0, 2, 0));
-    let mixed = import_plainly("||a.example^\n@@||b.example^\n");
+    let mixed = import_with_defaults("||a.example^\n@@||b.example^\n");
     assert_eq!(mixed.write(Some(Target::List), "x", "p").unwrap_err(), WriteError::Mixed { allowed: 2, denied: 2 });
 }
 
 #[test]
-fn nothing_to_import_is_an_error() {
+fn file_without_entries_is_an_error() {
     for (text, expected) in [
         ("", "no entry"),
         ("# nothing\n", "no entry"),
@@ -362,12 +360,12 @@ fn nothing_to_import_is_an_error() {
         import("{\"allowedDomains\": [", &as_json).unwrap_err().to_string().starts_with("as sandbox-runtime: line ")
     );
     assert!(matches!(import("x: 1\n", &as_json), Err(ImportError::EmptyAs { .. })));
-    let nothing = import_plainly("*.com\n*.org\n");
+    let nothing = import_with_defaults("*.com\n*.org\n");
     assert_eq!(nothing.write(None, "x", "p").unwrap_err(), WriteError::Nothing);
 }
 
 #[test]
-fn another_format_than_the_named_one_is_told() {
+fn likely_format_is_reported_if_another_one_was_named() {
     let adblock = "! Title: block list\n||a.example^\n||b.example^\n@@||c.example^\n";
     for (text, named, expected) in [
         (adblock, Format::Domains, "3 of 3 entries seem to be adblock rules: try --as adblock"),
@@ -394,22 +392,25 @@ fn another_format_than_the_named_one_is_told() {
         };
         assert!(told.as_ref().is_some_and(|told| told.contains(expected)), "{named}: {text}: {told:?}");
     }
-    // What is in several formats at once, and what was read after all, is nothing to tell of.
+    // Texts in several formats at once, and texts that were read completely, get no hint.
     for (text, named) in
         [("a.example\n", Format::V2fly), (".a.example\n", Format::Surge), ("0.0.0.0 a.example\n", Format::Adblock)]
     {
         let imported = import(text, &Options { format: Some(named), ..Options::default() }).unwrap();
         assert_eq!(imported.likely, None, "{named}");
     }
-    // Comments are no entries, whatever the format.
+    // Comments are not entries in any format.
     let imported = import(adblock, &Options { format: Some(Format::Docker), ..Options::default() }).unwrap();
     assert_eq!(imported.counts(), (0, 0, 0));
 }
 
 #[test]
-fn trees_of_docker_are_never_read_as_words() {
+fn yaml_of_docker_is_never_read_as_patterns() {
     let docker = |text: &str| {
-        import(text, &Options { format: Some(Format::Docker), unsaid: Some(Effect::Allow), ..Options::default() })
+        import(
+            text,
+            &Options { format: Some(Format::Docker), default_effect: Some(Effect::Allow), ..Options::default() },
+        )
     };
     let kit =
         docker("permissions:\n  network:\n    allow: [a.example, '*.b.example:443']\n    deny:\n      - c.example\n")
@@ -431,7 +432,7 @@ fn rules_that_badfilter_cancels_are_left_out() {
     let text = "||a.example^\n||a.example^$badfilter\n||b.example^$badfilter,important\n||b.example^$important\n||b.example^\n\
                 @@||c.example^$badfilter\n@@||c.example^\n||c.example^\n||d.example^$badfilter\n/^e\\.example$/$badfilter\n\
                 /^e\\.example$/\n";
-    let imported = import_plainly(text);
+    let imported = import_with_defaults(text);
     assert_eq!(texts(&imported.collected.denied), ["b.example", "*.b.example", "c.example", "*.c.example"]);
     assert_eq!(imported.counts(), (0, 4, 0));
     let left_out: Vec<_> = imported.left_out().iter().map(|it| (it.what, it.count)).collect();
@@ -441,11 +442,11 @@ fn rules_that_badfilter_cancels_are_left_out() {
 }
 
 #[test]
-fn zones_that_are_resolved_as_usual_allow_only_where_all_else_is_denied() {
+fn transparent_zones_allow_only_if_everything_else_is_denied() {
     let zones =
         "local-zone: \"a.example\" transparent\nlocal-zone: \"b.example\" inform\nlocal-zone: c.example nodefault\n";
     for all in ["local-zone: \".\" refuse\n", "server:\n  local-zone: . always_nxdomain # all\n"] {
-        let imported = import_plainly(&format!("{zones}{all}"));
+        let imported = import_with_defaults(&format!("{zones}{all}"));
         assert_eq!(texts(&imported.collected.allowed), ["a.example", "*.a.example", "b.example", "*.b.example"]);
     }
     for other in ["", "local-zone: \".\" transparent\n", "local-zone: \"ads.example\" refuse\n"] {
@@ -459,13 +460,13 @@ fn zones_that_are_resolved_as_usual_allow_only_where_all_else_is_denied() {
 
 #[test]
 fn repeated_and_covered_patterns_are_written_once() {
-    let imported = import_plainly("||a.example^\n||x.a.example^\nhosts.example\n||a.example^\nA.example\n");
+    let imported = import_with_defaults("||a.example^\n||x.a.example^\nhosts.example\n||a.example^\nA.example\n");
     assert_eq!(texts(&imported.collected.denied), ["a.example", "*.a.example", "hosts.example"]);
     assert_eq!(imported.repeated(), 5);
 }
 
 #[test]
-fn a_hundred_thousand_entries_are_read_in_one_pass() {
+fn hundred_thousand_entries_are_read_in_one_pass() {
     let list = |entry: &dyn Fn(u32) -> String| (0..100_000).map(|at| entry(at) + "\n").collect::<String>();
     for text in [
         list(&|at| format!("||h{at}.example^")),
@@ -479,9 +480,9 @@ fn a_hundred_thousand_entries_are_read_in_one_pass() {
         ),
     ] {
         let start = std::time::Instant::now();
-        let imported = import_plainly(&text);
-        let (allowed, denied, unsaid) = imported.counts();
-        assert!(allowed + denied + unsaid >= 100_000, "{}", &text[..100]);
+        let imported = import_with_defaults(&text);
+        let (allowed, denied, unknown) = imported.counts();
+        assert!(allowed + denied + unknown >= 100_000, "{}", &text[..100]);
         println!("{:?}: {}", start.elapsed(), &text[..40]);
         assert!(start.elapsed().as_secs() < 60, "{:?}: {}", start.elapsed(), &text[..100]);
     }
@@ -490,8 +491,8 @@ fn a_hundred_thousand_entries_are_read_in_one_pass() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
     #[test]
-    fn whatever_is_imported_loads(
-        (at, subdomains, unsaid) in (0..Format::ALL.len(), any::<bool>(), 0..3_usize),
+    fn every_import_loads_as_a_policy(
+        (at, subdomains, unknown) in (0..Format::ALL.len(), any::<bool>(), 0..3_usize),
         words in proptest::collection::vec(
             prop_oneof![
                 "[a-z*.|^@=:+,$/\"'#!\\\\ -]{0,12}",
@@ -503,11 +504,11 @@ proptest! {
         sample in 0..SAMPLES.len(),
     ) {
         let format = Format::ALL[at];
-        let unsaid = [None, Some(Effect::Allow), Some(Effect::Deny)][unsaid];
+        let default_effect = [None, Some(Effect::Allow), Some(Effect::Deny)][unknown];
         let text = format!("{}{}\n", SAMPLES[sample].text, words.join("\n"));
         for text in [text, words.join("\n")] {
             for format in [Some(format), None] {
-                let Ok(imported) = import(&text, &Options { format, subdomains, unsaid }) else { continue };
+                let Ok(imported) = import(&text, &Options { format, subdomains, default_effect }) else { continue };
                 for target in [Target::Toml, Target::List] {
                     let Ok(written) = imported.write(Some(target), "\"x\n", "imported") else { continue };
                     let errors: Vec<_> = written.diagnostics("imported", "x").into_iter().filter(crate::document::Diagnostic::is_error).collect();
@@ -519,10 +520,12 @@ proptest! {
 }
 
 #[test]
-fn what_is_denied_and_what_nobody_said_anything_of_never_share_a_list() {
+fn denied_names_and_names_of_unknown_effect_never_share_a_list() {
     let text = "address=/a.example/0.0.0.0\nipset=/b.example/set\n";
-    let read = |unsaid| import(text, &Options { format: Some(Format::Dnsmasq), subdomains: false, unsaid }).unwrap();
-    let refused = WriteError::PartlyUnsaid { said: 2, unsaid: 2 };
+    let read = |default_effect| {
+        import(text, &Options { format: Some(Format::Dnsmasq), subdomains: false, default_effect }).unwrap()
+    };
+    let refused = WriteError::PartlyUnknownEffect { known: 2, unknown: 2 };
     for target in [None, Some(Target::List), Some(Target::Toml)] {
         assert_eq!(read(None).write(target, "x", "p").unwrap_err(), refused);
     }

@@ -1,4 +1,5 @@
-//! What the loader of policies says of what was written.
+//! Verification of an import: the written text is loaded as a policy or list, so that its errors and warnings are shown
+//! at once.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +7,12 @@ use super::{Effect, Target, Written};
 use crate::document::Diagnostic;
 use crate::policy::{Binding, Bindings, Library, ListText, Tree};
 
-/// The directory that the text is loaded in; there is none on disk.
+/// The directory that the text is loaded as part of; it does not exist on disk.
 const ROOT: &str = "imported";
 
 impl Written {
-    /// Loads the text as `hostgate check` would; returns its errors, of which there are none, and its warnings. A list file
-    /// is loaded as one that allows where it is not known what it does: that is the stricter use.
-    ///
-    /// `id` is that of the policy; `name` is what places in the text are said to be in.
+    /// Loads the text as `hostgate check` would. Returns its warnings, and errors if there are any (a defect of the
+    /// import). A list file of unknown effect is loaded as one that allows, which is checked more strictly.
     pub(crate) fn diagnostics(&self, id: &str, name: &str) -> Vec<Diagnostic> {
         let policy = match (self.target, self.effect) {
             (Target::Toml, _) => self.text.clone(),

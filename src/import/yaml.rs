@@ -1,31 +1,31 @@
-//! YAML (and JSON, which is a part of it) as a tree with lines. This module is the home of the crate `saphyr-parser`.
+//! A YAML tree with line numbers, also for JSON, which YAML includes. This module is the home of the crate
+//! `saphyr-parser`.
 
 use std::borrow::Cow;
 
 use saphyr_parser::{Event, Parser};
 
-/// Lists and maps within one another; configuration has some ten.
+/// The limit of nested lists and maps; configurations have about ten levels.
 pub(super) const MAX_NESTING: usize = 64;
 
-/// A value and the line it begins on.
+/// A value and the line that it starts on.
 #[derive(Debug)]
 pub(super) struct Item<'t> {
-    /// The line, from 1.
+    /// The line number, from 1.
     pub(super) line: u32,
-    /// The value.
     pub(super) value: Value<'t>,
 }
 
-/// A value.
+/// A node of the tree.
 #[derive(Debug)]
 pub(super) enum Value<'t> {
-    /// Text, a number or the like.
+    /// A scalar: text, a number, a boolean or null.
     Scalar(Cow<'t, str>),
-    /// A list.
+    /// A list of values.
     List(Vec<Item<'t>>),
-    /// Keys and values, in order. A key that is no scalar is empty.
+    /// A map in the order of the file. A key that is not a scalar is empty.
     Map(Vec<(Cow<'t, str>, Item<'t>)>),
-    /// A reference to a value that has an anchor; it is not followed, so that a small file cannot become a large tree.
+    /// A reference to an anchored value. It is not followed, so that a small file cannot expand to a huge tree.
     Alias,
 }
 
@@ -35,7 +35,7 @@ impl<'t> Item<'t> {
         self.pairs().iter().find(|(own, _)| own == key).map(|(_, value)| value)
     }
 
-    /// Returns the keys and values of a map; of everything else none.
+    /// Returns the keys and values of a map; empty for other values.
     pub(super) fn pairs(&self) -> &[(Cow<'t, str>, Self)] {
         match &self.value {
             Value::Map(pairs) => pairs,
@@ -43,7 +43,7 @@ impl<'t> Item<'t> {
         }
     }
 
-    /// Returns the elements of a list; of everything else none.
+    /// Returns the elements of a list; empty for other values.
     pub(super) fn elements(&self) -> &[Self] {
         match &self.value {
             Value::List(elements) => elements,
@@ -51,7 +51,7 @@ impl<'t> Item<'t> {
         }
     }
 
-    /// Returns the text of a scalar.
+    /// Returns the text of a scalar; `None` for other values.
     pub(super) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar(text) => Some(text),
@@ -59,18 +59,18 @@ impl<'t> Item<'t> {
         }
     }
 
-    /// Returns the scalars of a list, or the value itself if it is one.
+    /// Returns the scalars of a list, or the value itself if it is a scalar, with their lines.
     pub(super) fn texts(&self) -> impl Iterator<Item = (u32, &str)> {
         let own = self.text().map(|text| (self.line, text));
         own.into_iter().chain(self.elements().iter().filter_map(|item| Some((item.line, item.text()?))))
     }
 
-    /// Calls `see` with every key and its value in the tree, outer ones first. `within` are the keys that lead there.
+    /// Calls `see` with the path, key and value of every map entry in the tree, outer ones first.
     pub(super) fn walk<'i>(&'i self, see: &mut impl FnMut(&[&'i str], &'i str, &'i Self)) {
         self.walk_within(&mut Vec::new(), see);
     }
 
-    /// Does so below some keys.
+    /// Walks the tree below the path `within`.
     fn walk_within<'i>(&'i self, within: &mut Vec<&'i str>, see: &mut impl FnMut(&[&'i str], &'i str, &'i Self)) {
         for element in self.elements() {
             element.walk_within(within, see);
@@ -94,16 +94,16 @@ impl<'t> Item<'t> {
     }
 }
 
-/// Reads the documents of a text.
+/// Parses all documents of a text.
 ///
 /// # Errors
-/// Text that is no YAML: where and why.
+/// Fails if the text is not YAML, with the position and the reason.
 pub(super) fn read(text: &str) -> Result<Vec<Item<'_>>, String> {
-    /// A list or map that is not at its end.
+    /// A list or map that is still being read.
     enum Open<'t> {
-        /// A list.
+        /// The start line and the elements.
         List(u32, Vec<Item<'t>>),
-        /// A map, and the key whose value comes next.
+        /// The start line, the pairs, and the key whose value comes next.
         Map(u32, Vec<(Cow<'t, str>, Item<'t>)>, Option<Cow<'t, str>>),
     }
     let mut documents = Vec::new();
@@ -153,7 +153,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Item<'_>>, String> {
     Ok(documents)
 }
 
-/// Returns JSON with tabs as spaces: YAML knows no tabs as indentation, and in JSON there are none within strings.
+/// Replaces tabs in JSON by spaces: YAML does not allow tabs as indentation, and JSON has none within strings.
 pub(super) fn without_tabs(text: &str) -> Cow<'_, str> {
     let is_json = text.trim_start().starts_with(['{', '[']);
     if is_json && text.contains('\t') { Cow::Owned(text.replace('\t', " ")) } else { Cow::Borrowed(text) }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_have_their_lines_and_aliases_are_not_followed() {
+    fn yaml_values_have_their_lines_and_aliases_are_not_followed() {
         let text = "a: &x\n  - one\n  - 'two'\nb: *x\nc: { d: [1, \"e\"] }\nf: >\n  g\n  h\n";
         let documents = read(text).unwrap();
         let root = &documents[0];
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_text_has_a_place_and_depth_a_bound() {
+    fn malformed_yaml_is_an_error_with_its_place_and_nesting_is_bounded() {
         assert!(read("a: [b\nc: d\n").unwrap_err().contains("line "), "{:?}", read("a: [b\nc: d\n"));
         assert!(read(&"[".repeat(10_000)).is_err());
         assert!(read(&format!("{}{}", "[".repeat(100), "]".repeat(100))).unwrap_err().contains("nested more than 64"));

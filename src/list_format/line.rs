@@ -1,25 +1,27 @@
-//! Which format a single line of a list shows.
+//! Classification of a single line of a list: the formats in which such a line occurs.
+//!
+//! A line is classified by itself; `detect` in the parent module weighs the lines of a whole file.
 
 use std::net::IpAddr;
 
 use super::Format;
 
-/// What a line is.
+/// The classification of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// Blank, or a comment.
+    /// A blank line or a comment.
     Nothing,
-    /// A hostname or `*.` before one, which many formats have.
+    /// A hostname, alone or after `*.`, which many formats have.
     Common,
-    /// A hostname with a word behind `@`: an attribute of v2fly, or a schedule of dnscrypt-proxy.
+    /// A hostname followed by a word after `@`: an attribute of v2fly, or a schedule of dnscrypt-proxy.
     Attributed,
-    /// An entry as only one format has it, or its relatives.
+    /// An entry that only this format and its relatives have.
     Of(Format),
-    /// Something else.
+    /// An entry that no format explains.
     Unknown,
 }
 
-/// Looks at one line.
+/// Classifies one line.
 pub(super) fn line(whole: &str) -> Line {
     let content = whole.trim();
     if is_comment(content) {
@@ -31,7 +33,7 @@ pub(super) fn line(whole: &str) -> Line {
     if is_cosmetic(content) || content.ends_with('^') || content.contains("^$") && content.starts_with('|') {
         return Line::Of(Format::Adblock);
     }
-    // In what follows a comment may stand behind the entry.
+    // In most formats a comment may follow the entry.
     let content = content.split_once(" #").map_or(content, |(before, _)| before.trim_end());
     let mut words = content.split_ascii_whitespace();
     let Some(first) = words.next() else { return Line::Nothing };
@@ -51,7 +53,7 @@ pub(super) fn is_comment(content: &str) -> bool {
         || matches!(content, "---" | "..." | "[" | "]" | "],")
 }
 
-/// Returns whether a line is a rule that hides parts of pages.
+/// Returns whether a line is a cosmetic rule, which hides parts of web pages and says nothing about DNS.
 pub(crate) fn is_cosmetic(content: &str) -> bool {
     content.contains(['#', '$'])
         && ["##", "#@#", "#?#", "#$#", "#%#", "#@?#", "#@$#", "#@%#", "$$", "$@$"].iter().any(|mark| {
@@ -62,9 +64,9 @@ pub(crate) fn is_cosmetic(content: &str) -> bool {
         })
 }
 
-/// Returns the format that the first characters show.
+/// Returns the format that the first characters of a line identify.
 fn by_start(content: &str) -> Option<Format> {
-    /// Beginnings of lines.
+    /// Prefixes that identify a format.
     const STARTS: &[(&str, Format)] = &[
         ("||", Format::Adblock),
         ("@@", Format::Adblock),
@@ -120,7 +122,7 @@ fn by_start(content: &str) -> Option<Format> {
         ("[rule]", Format::Surge),
     ];
     let first = content.as_bytes().first().map(u8::to_ascii_lowercase);
-    // Each entry of a list comes through here: most begin with another letter.
+    // Comparing the first letter alone comes first: every entry of a list gets here, and most start with another one.
     let starts = |start: &str| {
         start.as_bytes().first() == first.as_ref()
             && content.get(..start.len()).is_some_and(|from| from.eq_ignore_ascii_case(start))
@@ -128,7 +130,7 @@ fn by_start(content: &str) -> Option<Format> {
     STARTS.iter().find(|(start, _)| starts(start)).map(|(_, format)| *format)
 }
 
-/// Looks at a line of several words.
+/// Classifies a line of several words.
 fn of_words(content: &str, first: &str, second: &str) -> Line {
     if is_address(first) {
         return Line::Of(Format::Hosts);
@@ -166,16 +168,16 @@ fn of_words(content: &str, first: &str, second: &str) -> Line {
     Line::Unknown
 }
 
-/// Looks at a line of one word.
+/// Classifies a line of one word.
 fn of_word(word: &str) -> Line {
     if matches!(word, "server:" | "view:") {
         return Line::Of(Format::Unbound);
     }
-    // The line below the head of a table in Markdown.
+    // The line below the header of a Markdown table.
     if word.len() > 2 && word.starts_with('|') && word.bytes().all(|octet| matches!(octet, b'|' | b'-' | b':')) {
         return Line::Nothing;
     }
-    // A section of a configuration.
+    // The header of a section in a configuration file.
     if word.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(is_section) {
         return Line::Unknown;
     }
@@ -221,23 +223,23 @@ fn of_word(word: &str) -> Line {
     Line::Unknown
 }
 
-/// Returns whether a text between brackets is the name of a section, and not a name or a list of characters.
+/// Returns whether a text in brackets is a section name, as opposed to a hostname or a character class.
 fn is_section(name: &str) -> bool {
     name.len() > 2 && name.bytes().all(|octet| octet.is_ascii_alphabetic() || matches!(octet, b'_' | b' '))
 }
 
-/// Returns whether a text is hostnames and wildcards with commas between them, maybe in quotes and brackets.
+/// Returns whether a text is a comma-separated list of hostnames and wildcards, possibly in quotes and brackets.
 fn is_list_of_names(text: &str) -> bool {
     let names = text.split(',').map(unquoted).filter(|part| !part.is_empty());
     names.map(|part| part.strip_prefix("*.").unwrap_or(part)).all(|name| is_name(name) && name.contains('.'))
 }
 
-/// Returns a word without spaces, quotes and brackets around it.
+/// Returns a word without surrounding spaces, quotes and brackets.
 fn unquoted(part: &str) -> &str {
     part.trim_matches(['"', '\'', '`', '[', ']', ' ', '\t'])
 }
 
-/// Returns whether a word is written as a hostname; whether it is one is for others to say.
+/// Returns whether a word has the characters of a hostname. Whether it is valid is left to the pattern parser.
 pub(crate) fn is_name(word: &str) -> bool {
     let word = word.strip_suffix('.').unwrap_or(word);
     let is_octet =
@@ -274,7 +276,7 @@ fn is_regex(word: &str) -> bool {
         || word.starts_with('(') && word.contains(')')
 }
 
-/// Returns whether an octet stands in a name pattern of dnscrypt-proxy.
+/// Returns whether an octet may occur in a name pattern of dnscrypt-proxy.
 fn is_glob_octet(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.' | b'*' | b'?' | b'[' | b']')
 }

@@ -1,7 +1,8 @@
-//! The formats in which lists of hostnames are published, and how a file shows which one it is in.
+//! Formats in which lists of hostnames are published, and detection of the format of a file.
 //!
-//! Pure, and below [`crate::policy`]: its list reader names the format of a list that is not in hostgate's own, and
-//! `crate::import` reads all of them.
+//! Pure functions, below [`crate::policy`]: its list reader names the format of a list that is not in hostgate's own,
+//! and `crate::import` reads all of them. Detection weighs lines rather than trusting the first one, because published
+//! lists mix formats.
 
 mod line;
 mod structured;
@@ -17,43 +18,43 @@ pub(crate) use structured::key_of;
 /// A format that `hostgate import` reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Format {
-    /// A hostname or wildcard a line: hostgate's own.
+    /// One hostname or wildcard per line: hostgate's own format.
     Domains,
-    /// Lines of a hosts file.
+    /// Hosts files: an address and names per line.
     Hosts,
-    /// Squid's `dstdomain`, also `acl` lines.
+    /// Domain lists for Squid's `dstdomain`, and `acl` lines of squid.conf.
     Squid,
-    /// Rules of Adblock Plus, `AdGuard` and `uBlock` Origin.
+    /// Filter rules of Adblock Plus, `AdGuard` and `uBlock` Origin.
     Adblock,
-    /// Configuration of dnsmasq.
+    /// Configuration files of dnsmasq.
     Dnsmasq,
-    /// Configuration of unbound: `local-zone` and `local-data`.
+    /// Configuration files of unbound: `local-zone` and `local-data`.
     Unbound,
-    /// A response policy zone in the text form of zones.
+    /// Response policy zones as zone files (RFC 1035 §5).
     Rpz,
     /// The blocked-names and allowed-names files of dnscrypt-proxy.
     Dnscrypt,
-    /// `host:port`, one or several a line.
+    /// Endpoints `host:port`, one or several per line.
     HostPort,
-    /// URLs.
+    /// URLs, of which the host counts.
     Url,
-    /// Regular expressions.
+    /// Regular expressions for names, one per line.
     Regex,
-    /// The domain-list-community project of v2fly.
+    /// Files of v2fly's domain-list-community project.
     V2fly,
-    /// Rule providers and configuration of Clash and mihomo.
+    /// Rule providers and configurations of Clash and mihomo.
     Clash,
-    /// Rule sets and configuration of Surge, and of the programs that took its syntax.
+    /// Rule sets and configurations of Surge and of programs with its syntax.
     Surge,
     /// Settings of Anthropic's sandbox-runtime and of Claude Code.
     SandboxRuntime,
-    /// Workflows with `allowed-endpoints` of harden-runner.
+    /// Workflows of GitHub Actions with `allowed-endpoints` of harden-runner.
     HardenRunner,
-    /// GitHub Agentic Workflows.
+    /// GitHub Agentic Workflows with network permissions.
     GhAw,
-    /// The allow list of GitHub Copilot's firewall.
+    /// The allow list of the firewall of GitHub Copilot's agent.
     Copilot,
-    /// Network policies of Cilium.
+    /// Network policies of Cilium with DNS names.
     Cilium,
     /// Sandbox policies of NVIDIA `OpenShell`.
     OpenShell,
@@ -62,7 +63,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// Every format, in the order in which they are listed.
+    /// The formats in the order in which they are listed.
     pub(crate) const ALL: [Self; 21] = [
         Self::Domains,
         Self::Hosts,
@@ -92,7 +93,7 @@ impl Format {
         self.words().0
     }
 
-    /// Returns other names that people may write for it.
+    /// Returns alternative names that `--as` takes.
     pub(crate) const fn aliases(self) -> &'static [&'static str] {
         match self {
             Self::Domains => &["plain", "wildcard", "list"],
@@ -112,12 +113,12 @@ impl Format {
         }
     }
 
-    /// Returns what entries of it are, in the plural.
+    /// Returns the plural noun for entries of the format.
     pub(crate) const fn entries(self) -> &'static str {
         self.words().1
     }
 
-    /// Returns what entries of it are where hostgate's own form is wanted, in the plural.
+    /// Returns the plural noun for entries of the format, for messages of a reader that wants hostgate's own form.
     pub(crate) const fn foreign_entries(self) -> &'static str {
         match self {
             Self::Domains => "hostnames in another form (quotes, commas, brackets or dashes, comments without `#`)",
@@ -125,8 +126,8 @@ impl Format {
         }
     }
 
-    /// Returns whether a list of bare names that holds a few entries of this format can be read as it without a loss: bare
-    /// names mean there what they mean here, or nobody else writes such entries.
+    /// Returns whether a list of bare names with a few entries of this format can be read in it without loss: bare
+    /// names mean the same in it as in hostgate's lists, or no other system writes such entries.
     const fn keeps_bare_names(self) -> bool {
         matches!(
             self,
@@ -141,12 +142,12 @@ impl Format {
         )
     }
 
-    /// Returns whether its files are configurations of programs that say much besides names.
+    /// Returns whether files of the format are program configurations, which contain much besides names.
     const fn is_configuration(self) -> bool {
         matches!(self, Self::Squid | Self::Dnsmasq | Self::Unbound | Self::Surge)
     }
 
-    /// Returns the name and the entries.
+    /// Returns the name of the format and the plural noun for its entries.
     const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Domains => ("domains", "hostnames and wildcards"),
@@ -174,27 +175,25 @@ impl Format {
     }
 }
 
-/// Writes the name.
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-/// A format that a file seems to be in.
+/// A detected format, with the evidence for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Guess {
-    /// The format.
     pub(crate) format: Format,
-    /// Entries that show it; none where the structure of the whole file does.
+    /// The number of entries that identify the format; 0 if the structure of the whole file does.
     pub(crate) entries: usize,
-    /// Entries of the file.
+    /// The number of entries in the file.
     pub(crate) of: usize,
-    /// Entries that are hostnames or wildcards and nothing else, which many formats have.
+    /// The number of plain hostnames and wildcards, which many formats have.
     bare: usize,
 }
 
-/// Writes what the file seems to be, and how to have it read as that.
+/// Writes the detected format and the option to import the file with.
 impl fmt::Display for Guess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { format, entries, of, .. } = self;
@@ -206,33 +205,34 @@ impl fmt::Display for Guess {
 }
 
 impl Guess {
-    /// Returns whether a list that its reader refuses is to be told to be in this format, and not what is wrong with each of
-    /// its lines: most of it is, or more than a slip of the hand.
-    const fn is_told_as_one(&self) -> bool {
-        /// Entries that nobody writes by accident.
-        const NO_ACCIDENT: usize = 5;
+    /// Returns whether one error about the format is better than an error for each line: if most entries are in the
+    /// format, or more than could be typing errors.
+    const fn is_reported_as_one(&self) -> bool {
+        /// The number of foreign entries that cannot be a typing error.
+        const MIN_INTENDED: usize = 5;
         let explains_all = self.entries > 1 && self.entries + self.bare >= self.of;
         let is_most = self.entries * 2 >= self.of && (self.entries > 1 || self.of <= 1);
-        explains_all || is_most || self.entries >= NO_ACCIDENT
+        explains_all || is_most || self.entries >= MIN_INTENDED
     }
 }
 
-/// What a file seems to be.
+/// The result of detecting the format of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Detected {
-    /// A file in one format.
+    /// The file is in one format.
     One(Guess),
-    /// A file that may be in several formats, the likeliest first.
+    /// The file may be in several formats, the likeliest first.
     Several(Vec<Guess>),
-    /// A file with entries that no format explains.
+    /// No format explains the entries of the file.
     Unknown,
-    /// A file without any entry.
+    /// The file has no entries.
     Empty,
 }
 
-/// Looks which format a text is in.
+/// Detects the format of a text.
 pub(crate) fn detect(text: &str) -> Detected {
     let text = text.trim_start_matches('\u{feff}');
+    // Structure comes first: single lines of JSON or YAML look like lists in many formats.
     let structured = structured::formats(text);
     if let Some((first, others)) = structured.split_first() {
         let guess = |format: &Format| Guess { format: *format, entries: 0, of: 0, bare: 0 };
@@ -254,19 +254,21 @@ pub(crate) fn detect(text: &str) -> Detected {
         }
         entries += 1;
     }
+    // `x @word` occurs in two formats; other entries of dnscrypt-proxy decide that it is a schedule.
     let owner = if votes[Format::Dnscrypt as usize] > 0 { Format::Dnscrypt } else { Format::V2fly };
     votes[owner as usize] += attributed;
-    let told: usize = votes.iter().sum();
+    let identified: usize = votes.iter().sum();
     if entries == 0 {
         return Detected::Empty;
     }
     let bare = Guess { format: Format::Domains, entries: common, of: entries, bare: common };
-    if told == 0 {
+    if identified == 0 {
         let is_list = common * 2 > entries;
         return if is_list { Detected::One(bare) } else { Detected::Unknown };
     }
-    let explained =
-        |format: Format| votes[format as usize] + also(format).iter().map(|of| votes[*of as usize]).sum::<usize>();
+    let explained = |format: Format| {
+        votes[format as usize] + included_formats(format).iter().map(|of| votes[*of as usize]).sum::<usize>()
+    };
     let mut guesses: Vec<Guess> = Format::ALL
         .into_iter()
         .filter(|format| votes[*format as usize] > 0)
@@ -274,8 +276,10 @@ pub(crate) fn detect(text: &str) -> Detected {
         .collect();
     guesses.sort_by_key(|guess| std::cmp::Reverse(guess.entries));
     let best = guesses[0];
-    let is_clear = best.entries * 10 >= told * 9;
-    // A few odd lines do not make a list of bare names one in which these mean something else, or nothing.
+    // Published lists mix formats, so nine tenths of the identified entries are enough.
+    let is_clear = best.entries * 10 >= identified * 9;
+    // A few odd lines must not turn a list of bare names into a format in which bare names mean something else, or
+    // nothing.
     let is_mostly_bare = best.entries * 10 < entries && common > 0 && !best.format.keeps_bare_names();
     if !is_clear || is_mostly_bare {
         if common > 0 && votes[Format::Domains as usize] == 0 {
@@ -284,13 +288,13 @@ pub(crate) fn detect(text: &str) -> Detected {
         }
         return Detected::Several(guesses);
     }
-    // Lines that nothing explains may not be the most of it, but in configurations, which say much else.
+    // Fewer than half of the lines may be unexplained, except in configurations, which contain much else.
     let is_explained = (best.entries + common) * 2 > entries || best.format.is_configuration();
     if is_explained { Detected::One(best) } else { Detected::Unknown }
 }
 
-/// Returns the formats whose entries are entries of `format` as well.
-const fn also(format: Format) -> &'static [Format] {
+/// Returns the formats whose entries are valid in `format` as well.
+const fn included_formats(format: Format) -> &'static [Format] {
     match format {
         Format::Adblock => &[Format::Hosts, Format::Regex],
         Format::Clash => &[Format::Squid, Format::Surge],
@@ -300,26 +304,26 @@ const fn also(format: Format) -> &'static [Format] {
     }
 }
 
-/// Returns the foreign format that an entry of a list shows by itself, if hostgate's own reader does not take it.
+/// Returns the foreign format that a single list entry identifies; `None` if hostgate's own reader accepts the entry.
 pub(crate) fn of_entry(entry: &str) -> Option<Format> {
     of_pasted(entry).filter(|format| !matches!(format, Format::Hosts | Format::Domains))
 }
 
-/// Returns the format that an entry of an array shows which holds hostnames alone, as one pasted from a list.
+/// Returns the format of an element in an array of hostnames, for entries pasted from a list.
 pub(crate) fn of_pasted(entry: &str) -> Option<Format> {
     match line(entry) {
-        // A misplaced `*` has errors of its own.
+        // A misplaced `*` has a better error of its own.
         Line::Of(Format::Dnscrypt) if !entry.starts_with('=') => None,
         Line::Of(format) => Some(format),
         _ => None,
     }
 }
 
-/// Returns the format of a list that its reader refuses, where one error about the list says more than one for each line.
+/// Returns the format of a rejected list, if one error about the list is better than one for each line.
 pub(crate) fn foreign(text: &str) -> Option<Guess> {
     let guess = match detect(text) {
         Detected::One(guess) if guess.format == Format::Domains => {
-            // What is bare is read as it is; the rest is what `hostgate import` reads in the same lists.
+            // Bare names are read as they are; other notations of names are what `hostgate import` reads in such lists.
             let entries = text.lines().filter(|line| is_in_another_form(line.trim())).count();
             let of = guess.of + text.lines().filter(|line| other_comment(line.trim()).is_some()).count();
             Guess { entries, of, bare: of - entries, ..guess }
@@ -333,10 +337,10 @@ pub(crate) fn foreign(text: &str) -> Option<Guess> {
         },
         _ => return None,
     };
-    (guess.format != Format::Hosts && guess.is_told_as_one()).then_some(guess)
+    (guess.format != Format::Hosts && guess.is_reported_as_one()).then_some(guess)
 }
 
-/// Returns the line of the first entry that shows a format, from 1.
+/// Returns the line number of the first entry that identifies `format`, from 1.
 pub(crate) fn first_of(text: &str, format: Format) -> Option<usize> {
     let is_of = |content: &str| match format {
         Format::Domains => is_in_another_form(content.trim()),
@@ -345,18 +349,18 @@ pub(crate) fn first_of(text: &str, format: Format) -> Option<usize> {
     text.lines().position(is_of).map(|at| at + 1)
 }
 
-/// Returns whether a text begins as policy files of hostgate do.
+/// Returns whether a text starts as hostgate's policy files do.
 pub(crate) fn is_policy(text: &str) -> bool {
     let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
     first.is_some_and(|line| ["[policy.", "[client.", "[blueprint."].iter().any(|table| line.starts_with(table)))
 }
 
-/// Returns whether a line holds names in quotes, with commas or in items of YAML, or a comment of another system's lists.
+/// Returns whether a line has names in quotes, with commas or as YAML items, or is a comment of another system's lists.
 fn is_in_another_form(line: &str) -> bool {
     line.starts_with(['"', '\'', '[']) || line.starts_with("- ") || line.contains(',') || other_comment(line).is_some()
 }
 
-/// Returns what begins a line as a comment in other systems' lists.
+/// Returns the comment mark of other systems' lists that a line starts with.
 pub(crate) fn other_comment(line: &str) -> Option<&'static str> {
     ["//", ";", "!"].into_iter().find(|mark| line.starts_with(mark))
 }

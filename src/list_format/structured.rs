@@ -1,8 +1,8 @@
-//! Which format a file shows by its structure as a whole: JSON, YAML, shell commands.
+//! Detection of structured formats (JSON, YAML, shell commands) by the keys of the whole file.
 
 use super::Format;
 
-/// Returns the formats that keys of the text show, without repetition.
+/// Returns the formats that keys of the text identify, without repetition.
 pub(super) fn formats(text: &str) -> Vec<Format> {
     let mut found = Vec::new();
     let mut add = |format| {
@@ -39,7 +39,7 @@ pub(super) fn formats(text: &str) -> Vec<Format> {
             in_network = key_of(content) == Some("network");
             in_rules = key_of(content) == Some("rules");
             in_permissions = key_of(content) == Some("permissions");
-            // As a whole, `network: defaults` and `network: { allowed: [...] }`.
+            // The forms without a nested block: `network: defaults` and `network: { allowed: [...] }`.
             let value = content.strip_prefix("network:").map_or("", str::trim);
             if value == "defaults"
                 || value.starts_with('{') && ["allowed:", "blocked:"].iter().any(|key| value.contains(key))
@@ -63,7 +63,7 @@ pub(super) fn formats(text: &str) -> Vec<Format> {
             Some("allowed-endpoints") => add(Format::HardenRunner),
             Some("allowed" | "blocked") if in_network && !is_top => add(Format::GhAw),
             Some("allowedDomains" | "deniedDomains") if in_network && !is_top => add(Format::Docker),
-            // Kits of the second version.
+            // Kits of the second version nest `network` below `permissions`.
             Some("network") if in_permissions && !is_top => add(Format::Docker),
             Some("type") if content.contains("com.docker.sandbox/network-policy") => add(Format::Docker),
             _ => {}
@@ -85,7 +85,7 @@ pub(super) fn formats(text: &str) -> Vec<Format> {
     found
 }
 
-/// Returns the key of a line of YAML.
+/// Returns the key of a line of YAML; `None` if the line has none.
 pub(crate) fn key_of(content: &str) -> Option<&str> {
     let (key, rest) = content.split_once(':')?;
     let is_key =
@@ -93,7 +93,7 @@ pub(crate) fn key_of(content: &str) -> Option<&str> {
     (is_key && (rest.is_empty() || rest.starts_with([' ', '\t']))).then_some(key)
 }
 
-/// Returns whether a text begins with a section in brackets, as lists of adblock rules and Surge's files do.
+/// Returns whether a text starts with a section in brackets, as lists of adblock rules and files of Surge do.
 fn starts_with_section(start: &str) -> bool {
     let line = start.lines().next().unwrap_or_default().trim();
     line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(|name| {

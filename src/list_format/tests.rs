@@ -1,9 +1,9 @@
-//! What texts seem to be.
+//! Tests of format detection on samples of published lists.
 
 use super::*;
 
 #[test]
-fn names_are_unique_and_positions_are_those_of_the_table() {
+fn format_names_are_unique_and_in_table_order() {
     let mut names: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
     names.extend(Format::ALL.iter().flat_map(|format| format.aliases()));
     let count = names.len();
@@ -16,7 +16,7 @@ fn names_are_unique_and_positions_are_those_of_the_table() {
 }
 
 #[test]
-fn mixed_and_unclear_files_are_not_guessed() {
+fn mixed_and_ambiguous_files_are_not_detected() {
     let several = |text: &str| match detect(text) {
         Detected::Several(guesses) => guesses.iter().map(|guess| guess.format).collect::<Vec<_>>(),
         other => panic!("{text}: {other:?}"),
@@ -26,7 +26,7 @@ fn mixed_and_unclear_files_are_not_guessed() {
     let both =
         "on: push\nnetwork:\n  allowed: [a.example]\njobs:\n  x:\n    with:\n      allowed-endpoints: b.example:443\n";
     assert_eq!(several(both), [Format::GhAw, Format::HardenRunner]);
-    // Read as the other format, all the bare names would mean something else or be left out.
+    // In the other format, all the bare names would mean something else or be left out.
     let bare = "a.example\n".repeat(50);
     for (odd, format) in [
         ("*track*\n", Format::Dnscrypt),
@@ -51,12 +51,12 @@ fn mixed_and_unclear_files_are_not_guessed() {
 }
 
 #[test]
-fn what_one_format_has_of_another_does_not_confuse() {
+fn entries_shared_between_formats_do_not_confuse_detection() {
     let one = |text: &str| match detect(text) {
         Detected::One(guess) => guess.format,
         other => panic!("{text}: {other:?}"),
     };
-    // AdGuard's lists hold lines of hosts files and regular expressions, Clash's hold what Surge's do.
+    // AdGuard's lists contain lines of hosts files and regular expressions, Clash's contain Surge's rules.
     assert_eq!(
         one("! title\n||a.example^\n0.0.0.0 b.example\n0.0.0.0 c.example\n/^ads\\./\nd.example\n"),
         Format::Adblock
@@ -65,14 +65,14 @@ fn what_one_format_has_of_another_does_not_confuse() {
     assert_eq!(one("example.com##.ad\n##.banner\n||a.example^\n"), Format::Adblock);
     assert_eq!(one("+.a.example\n.b.example\nc.example\n"), Format::Clash);
     assert_eq!(one("a.example\n*.b.example\n"), Format::Domains);
-    // Nothing says that such a list is Copilot's, where its names would cover more.
+    // Such a list could be Copilot's, where its names would cover more, but nothing identifies it as that.
     assert_eq!(one("a.example,b.example,*.c.example\n"), Format::Domains);
     assert_eq!(one("[\"a.example\", \"*.b.example\"]\n"), Format::Domains);
     assert_eq!(one("[\n  \"a.example\",\n  \"*.b.example\"\n]\n"), Format::Domains);
     assert_eq!(one("- a.example\n- b.example\n"), Format::Domains);
     assert_eq!(one("[Rule]\nDOMAIN-SUFFIX,a.example,REJECT\nFINAL,DIRECT\n"), Format::Surge);
     assert_eq!(one("\u{feff}0.0.0.0 a.example\n"), Format::Hosts);
-    // Configurations say much besides.
+    // Configurations contain much besides names.
     let unbound = "server:\n  interface: 192.0.2.1\n  port: 53\n  verbosity: 1\n  access-control: 10.0.0.0/8 allow\n  do-ip6: no\n\
                    local-zone: \".\" refuse\nlocal-zone: \"a.example\" transparent\nforward-zone:\n  name: \".\"\n  forward-addr: 192.0.2.2\n";
     assert_eq!(one(unbound), Format::Unbound);
@@ -84,7 +84,7 @@ fn what_one_format_has_of_another_does_not_confuse() {
     assert_eq!(one(surge), Format::Surge);
     assert_eq!(one("| Host | Why |\n|------|:---:|\n| `a.example` | x |\n| `b.example` | y |\n"), Format::Copilot);
     assert_eq!(one("kind: mixin\npermissions:\n  network:\n    allow: [a.example]\n"), Format::Docker);
-    // Bare names are the same in these, or mostly what such files hold.
+    // Bare names mean the same in these formats, or such files consist mostly of them.
     let bare = "a.example\n".repeat(50);
     for (odd, format) in [
         (".b.example", Format::Squid),
@@ -97,7 +97,7 @@ fn what_one_format_has_of_another_does_not_confuse() {
 }
 
 #[test]
-fn entries_of_other_systems_are_known_by_themselves() {
+fn single_entries_of_other_systems_are_detected() {
     for (entry, expected) in [
         ("full:a.example", Some(Format::V2fly)),
         ("||a.example^", Some(Format::Adblock)),
@@ -117,7 +117,7 @@ fn entries_of_other_systems_are_known_by_themselves() {
 }
 
 #[test]
-fn a_large_text_is_looked_at_in_one_pass() {
+fn large_text_is_detected_in_one_pass() {
     let text = "a,b".repeat(2_000_000);
     let lines = "||a.example^$third-party,script\n".repeat(200_000);
     for text in [text, lines] {

@@ -149,6 +149,7 @@ impl Selector<'_> {
     /// elsewhere in the zones that these name: an NSEC record is at the preceding name (RFC 4034 §4), an NSEC3 record
     /// at a hash (RFC 5155 §3).
     fn keep_authority(&mut self) {
+        // Two passes: proofs belong to zones whose apex the other records show.
         for proofs in [false, true] {
             for (index, record) in self.message.records.iter().enumerate() {
                 if record.section != Section::Authority || record.class != CLASS_IN {
@@ -230,6 +231,7 @@ impl Selector<'_> {
             };
             if !leads_on
                 || record.target == NameId::ROOT
+                // The same target in several records counts once.
                 || std::mem::replace(&mut is_known[record.target.index()], true)
             {
                 continue;

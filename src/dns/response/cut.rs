@@ -61,6 +61,7 @@ impl Response {
         let [answers, authorities, additionals] =
             Header::read(message).map_or([0; 3], |header| [1, 2, 3].map(|section| usize::from(header.counts[section])));
         let records = RecordList { message, ttl_offsets: self.packed.raw_ttl_offsets() };
+        // A binary search, as records end in the order of their TTL fields.
         let fit = records.count_within(room);
         let required = usize::from(self.required);
         let is_truncated = fit < required;

@@ -35,6 +35,7 @@ impl Edns {
             }
             Self::None => {
                 query.truncate(start);
+                // The OPT record was the only additional record.
                 if let Some(additionals) = query.get_mut(10..12) {
                     additionals.fill(0);
                 }

@@ -73,6 +73,7 @@ fn first_denied(response: &Response, serial: u64, rules: &impl ResponseRules) ->
             let find = || {
                 response.targets().chain(response.service_targets()).position(|target| !rules.allows_target(&target))
             };
+            // The cache has the number of the target; its name is read again, which only a denial costs.
             targets.nth(inspections.first_denied(serial, find)?)
         }
     }
@@ -101,6 +102,7 @@ fn without_private(response: &Response, reach: &Reach) -> Result<Reachable, Resp
     let mut message = Message::read(response.message())?;
     let mut keep: Vec<bool> =
         message.records.iter().map(|record| !holds_private_address(&message, record, reach)).collect();
+    // Only the requested addresses decide on NODATA; a response may carry other private addresses beside them.
     let asked_for = |record: &Record| {
         matches!(response.qtype, RecordType::A | RecordType::AAAA)
             && record.section == Section::Answer

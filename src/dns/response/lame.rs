@@ -27,6 +27,7 @@ impl Response {
     #[must_use]
     pub fn is_lame(&self, reply: &[u8], question: &Question) -> bool {
         let Some(header) = Header::read(reply) else { return false };
+        // Servers that refuse say so with an RCODE; only NOERROR can be mistaken for NODATA.
         let is_answer = self.rcode() != Rcode::NOERROR || header.flags & flag::AA != 0 || !question.recursion_desired;
         let recurses = header.flags & flag::RA != 0;
         let has_answers = Header::read(self.message()).is_none_or(|kept| kept.counts[1] > 0);

@@ -214,6 +214,7 @@ impl Response {
         if header.flags & flag::TC != 0 {
             return Err(ResponseError::Truncated);
         }
+        // Both parsers get names without the random case of our query, which some upstreams copy into records.
         let message = casing::lower_random_case(message, &header, question.qname.as_wire());
         match one_pass::parse(&message, &header, question, reach) {
             Some(response) => Ok(response),
@@ -231,6 +232,7 @@ impl Response {
         }
         let mut message = Message::read(&lowered)?;
         let mut selection = chain::select(&message, question.qtype)?;
+        // A record that loses its `ech` parameter no longer matches its signature.
         order::drop_signatures(&message, &mut selection.keep, |record| has_ech(&message, record));
         let is_moved = order::arrange(&mut message, &mut selection);
         let rcode_high = message.opt.as_ref().map_or(0, |opt| u16::from(opt.rcode_high));
@@ -241,6 +243,7 @@ impl Response {
             None => Vec::new(),
         };
         let mut contents = Contents::of(&message, &selection, reach);
+        // Compression pointers must lead backwards, so moved records cannot keep them.
         contents.rebuild |= is_moved;
         let list = |names: &[names::NameId]| {
             let mut wire = Vec::new();

@@ -132,6 +132,7 @@ impl<'a> Message<'a> {
             opt.last = false;
         }
         if rtype == RecordType::OPT {
+            // RFC 6891 §6.1.1: at most one OPT record, in the additional section, owned by the root.
             if self.opt.is_some() || section != Section::Additional || owner != NameId::ROOT {
                 return Err(ResponseError::Malformed);
             }
@@ -148,6 +149,7 @@ impl<'a> Message<'a> {
                 }
             })?;
         }
+        // RFC 2181 §8: a TTL with the most significant bit set is treated as 0.
         let ttl = if ttl > MAX_TTL { 0 } else { ttl };
         self.records.push(Record { section, owner, rtype, class, ttl, ttl_at, rdata, target });
         Ok(())

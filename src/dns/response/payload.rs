@@ -176,6 +176,7 @@ impl Reader<'_> {
         self.at += 10;
         let end = self.at + length;
         let (mut hasher, mut octets) = (KEY.build_hasher(), 0);
+        // The type keeps equal octets of different types apart.
         hasher.write_u16(rtype.0);
         let mut count = |part: &[u8]| {
             hasher.write(part);

@@ -42,6 +42,7 @@ pub(super) fn rebuild(
     let Writer { mut out, ttl_offsets, .. } = writer;
     let mut header = Vec::with_capacity(HEADER);
     Header { id: 0, flags, counts }.write(&mut header);
+    // The counts are known only after all records have been written.
     out[..HEADER].copy_from_slice(&header);
     Ok(KeptMessage { message: out, ttl_offsets })
 }
@@ -77,6 +78,7 @@ impl Writer {
         self.out.extend_from_slice(&record.class.to_be_bytes());
         self.ttl_offsets.push(u16::try_from(self.out.len()).map_err(|_| ResponseError::Malformed)?);
         self.out.extend_from_slice(&record.ttl.to_be_bytes());
+        // RDLENGTH is known only after names have been written in full.
         let length_at = self.out.len();
         self.out.extend_from_slice(&[0, 0]);
         if let Some((params, hints)) = params {

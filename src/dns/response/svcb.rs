@@ -98,6 +98,7 @@ pub(super) fn rewrite(params: &[u8], keep: Hints, out: &mut Vec<u8>) {
             _ => out.extend_from_slice(value),
         }
         let length = u16::try_from(out.len() - start - 4).unwrap_or_default();
+        // An empty `mandatory` is malformed (RFC 9460 §8).
         if length == 0 && key == MANDATORY {
             out.truncate(start);
         } else {

@@ -156,6 +156,7 @@ impl Reader<'_> {
             self.opt = Some(Opt { options_at: rdata_at, rcode_high: t0 });
             return Some(());
         }
+        // The general parser removes records of other classes and rewrites TTLs over 31 bits.
         if u16::from_be_bytes([class_high, class_low]) != CLASS_IN || ttl > MAX_TTL {
             return None;
         }
@@ -221,6 +222,7 @@ impl Reader<'_> {
             self.is_answered = true;
             return Some(());
         }
+        // A loop; the general parser decides where the chain ends.
         if self.chain.contains(&self.names, target) {
             return None;
         }

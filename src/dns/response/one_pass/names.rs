@@ -45,6 +45,7 @@ impl<'a> OffsetNames<'a> {
                 _ => return None,
             }
         };
+        // A name over 255 octets fails this conversion, so it needs no check of its own.
         let mut left = u8::try_from(end - at + above).ok()?;
         let mut here = at;
         while here < end {
