@@ -103,6 +103,7 @@ impl Snapshot {
         if depth == 0 {
             return DevboxLookup::Suffix;
         }
+        // The text is shorter than the wire form, so this is the only allocation.
         let mut id = String::with_capacity(qname.as_wire().len());
         for label in qname.labels().take(depth) {
             // A label that contains a dot must not match an id with a dot, which is two labels.

@@ -68,14 +68,14 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
         }
         NameDecision::NotListed => return deny(Reason::NotListed, None),
         NameDecision::Special(special) => return decide_special(policy, special, qtype),
-        // These stay denied in audit mode: a client that goes around the resolver would no longer be recorded.
+        // These stay denied in audit mode, which is no reason to let a client go around the resolver.
         NameDecision::Bypass => return decision(Action::Deny, Reason::Bypass, None, false),
         NameDecision::Gone => return decision(Action::Deny, Reason::PolicyGone, None, false),
     };
     if policy.spec.query_types.contains(qtype) {
         decision(Action::Allow, reason, rule, false)
-    // Audit mode forwards other types, but no meta type (RFC 6895 §3.1): no record has one.
     } else if audits && !qtype.is_meta() {
+        // Audit mode forwards other types, but no meta type (RFC 6895 §3.1): no record has one.
         decision(Action::Allow, Reason::QueryType, rule, true)
     } else {
         decision(Action::NoData, Reason::QueryType, rule, false)
@@ -119,8 +119,7 @@ fn decide_special(policy: &Policy, special: SpecialUse, qtype: RecordType) -> De
 }
 
 impl Policy {
-    /// Returns whether `target` is allowed as the target of an alias. The mode is ignored: the caller records a denied
-    /// target itself.
+    /// Returns whether `target` is allowed as the target of an alias, whatever the policy's mode is.
     #[must_use]
     pub fn allows_target(&self, target: &LowerName) -> bool {
         matches!(decide_name(self, target), NameDecision::Allow(_) | NameDecision::AllowAll)

@@ -93,6 +93,7 @@ impl Groups {
     /// Merges the sets of two numbers.
     fn join(&mut self, one: usize, two: usize) {
         let (one, two) = (self.find(one), self.find(two));
+        // The smaller number is the root, so that groups do not depend on the order of joins.
         self.0[one.max(two)] = one.min(two);
     }
 }

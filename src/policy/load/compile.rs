@@ -31,7 +31,7 @@ pub(crate) struct Compiled {
     /// The policies and presets by id.
     policies: OrderedMap<Arc<str>, CompiledPolicy>,
     /// The lists from elsewhere by the addresses of their inputs: policies with the same includes share them.
-    lists_from_elsewhere: Arc<HashMap<Vec<usize>, Arc<ListsFromElsewhere>>>,
+    shared_lists: Arc<HashMap<Vec<usize>, Arc<IncludedLists>>>,
 }
 
 /// A policy with its inputs.
@@ -39,14 +39,14 @@ pub(crate) struct Compiled {
 struct CompiledPolicy {
     policy: Arc<Policy>,
     /// The lists that the policy gets from includes and list files.
-    from_elsewhere: Arc<ListsFromElsewhere>,
+    included_lists: Arc<IncludedLists>,
     /// The warnings about the policy's lists.
     warnings: Arc<[Diagnostic]>,
 }
 
 /// The lists that a policy gets from elsewhere, that is from includes and list files.
 #[derive(Debug, Default)]
-struct ListsFromElsewhere {
+struct IncludedLists {
     /// The inputs. They are kept so that the addresses in a key are not reused for other objects.
     inputs: ListInputs,
     /// The patterns that allow.
@@ -69,41 +69,41 @@ struct ListInputs {
 }
 
 /// The lists of policies that get none from elsewhere.
-static NO_LISTS: LazyLock<Arc<ListsFromElsewhere>> = LazyLock::new(Arc::default);
+static NO_LISTS: LazyLock<Arc<IncludedLists>> = LazyLock::new(Arc::default);
 
 impl Compiled {
     /// Compiles all definitions, and takes over from `self` what has not changed.
     pub(crate) fn next(&self, definitions: &Definitions, lists: &Lists) -> Self {
-        let (mut policies, mut lists_from_elsewhere) = (Vec::with_capacity(definitions.len()), HashMap::new());
+        let (mut policies, mut shared_lists) = (Vec::with_capacity(definitions.len()), HashMap::new());
         for (id, spec) in definitions {
             let before = self.policies.get(&**id);
             if let Some(before) = before.filter(|before| before.still_holds(spec, definitions, lists)) {
-                let key = before.from_elsewhere.inputs.key();
+                // Registered for the policies that follow in this walk and have the same includes.
+                let key = before.included_lists.inputs.key();
                 if !key.is_empty() {
-                    lists_from_elsewhere.entry(key).or_insert_with(|| Arc::clone(&before.from_elsewhere));
+                    shared_lists.entry(key).or_insert_with(|| Arc::clone(&before.included_lists));
                 }
                 policies.push((Arc::clone(id), before.clone()));
                 continue;
             }
             let inputs = ListInputs::gather(spec, definitions, lists);
             let key = inputs.key();
-            let from_elsewhere = if key.is_empty() {
+            let included_lists = if key.is_empty() {
                 Arc::clone(&NO_LISTS)
             } else {
-                let known =
-                    lists_from_elsewhere.get(&key).or_else(|| self.lists_from_elsewhere.get(&key)).map(Arc::clone);
-                known.unwrap_or_else(|| Arc::new(ListsFromElsewhere::make(inputs)))
+                let known = shared_lists.get(&key).or_else(|| self.shared_lists.get(&key)).map(Arc::clone);
+                known.unwrap_or_else(|| Arc::new(IncludedLists::make(inputs)))
             };
             let unchanged = before.filter(|before| {
-                Arc::ptr_eq(&before.policy.spec, spec) && Arc::ptr_eq(&before.from_elsewhere, &from_elsewhere)
+                Arc::ptr_eq(&before.policy.spec, spec) && Arc::ptr_eq(&before.included_lists, &included_lists)
             });
-            let compiled = unchanged.cloned().unwrap_or_else(|| CompiledPolicy::make(spec, &from_elsewhere));
+            let compiled = unchanged.cloned().unwrap_or_else(|| CompiledPolicy::make(spec, &included_lists));
             if !key.is_empty() {
-                lists_from_elsewhere.insert(key, from_elsewhere);
+                shared_lists.insert(key, included_lists);
             }
             policies.push((Arc::clone(id), compiled));
         }
-        Self { policies: policies.into_iter().collect(), lists_from_elsewhere: Arc::new(lists_from_elsewhere) }
+        Self { policies: policies.into_iter().collect(), shared_lists: Arc::new(shared_lists) }
     }
 
     /// Returns a copy with other versions of some policies. A changed policy must have the includes it had; a new one
@@ -115,10 +115,10 @@ impl Compiled {
         let mut next = self.clone();
         for ObjectChange { id, before, after, place: _ } in policies {
             if let Some(spec) = after {
-                let from_elsewhere = next.policies.get(*id).filter(|_| before.is_some());
-                let from_elsewhere =
-                    from_elsewhere.map_or_else(|| Arc::clone(&NO_LISTS), |policy| Arc::clone(&policy.from_elsewhere));
-                next.policies.insert(Arc::clone(&spec.id.value), CompiledPolicy::make(spec, &from_elsewhere));
+                let included_lists = next.policies.get(*id).filter(|_| before.is_some());
+                let included_lists =
+                    included_lists.map_or_else(|| Arc::clone(&NO_LISTS), |policy| Arc::clone(&policy.included_lists));
+                next.policies.insert(Arc::clone(&spec.id.value), CompiledPolicy::make(spec, &included_lists));
             } else {
                 next.policies.remove(*id);
             }
@@ -150,7 +150,7 @@ impl Compiled {
 impl CompiledPolicy {
     /// Returns whether none of the inputs has changed. Then the includes lead to the same policies as before, too.
     fn still_holds(&self, spec: &Arc<PolicySpec>, definitions: &Definitions, lists: &Lists) -> bool {
-        let ListInputs { included, allowed_lists, denied_lists, gone } = &self.from_elsewhere.inputs;
+        let ListInputs { included, allowed_lists, denied_lists, gone } = &self.included_lists.inputs;
         let is_definition = |spec: &Arc<PolicySpec>| {
             definitions.get(&spec.id.value).is_some_and(|definition| Arc::ptr_eq(definition, spec))
         };
@@ -162,22 +162,23 @@ impl CompiledPolicy {
     }
 
     /// Combines a policy's own entries with the lists that it gets from elsewhere.
-    fn make(spec: &Arc<PolicySpec>, from_elsewhere: &Arc<ListsFromElsewhere>) -> Self {
+    fn make(spec: &Arc<PolicySpec>, included_lists: &Arc<IncludedLists>) -> Self {
         let own: IncludePath = Arc::new([]);
         let (mut allowed, mut denied) = (Rules::default(), Rules::default());
         allowed.add(Arc::clone(&spec.allowed), Arc::clone(&own));
         denied.add(Arc::clone(&spec.denied), own);
-        allowed.extend(&from_elsewhere.allowed);
-        denied.extend(&from_elsewhere.denied);
+        allowed.extend(&included_lists.allowed);
+        denied.extend(&included_lists.denied);
+        // Now, on the thread that reloads, rather than in the first DS query.
         allowed.index_ancestors();
-        let gone = from_elsewhere.inputs.gone.clone();
+        let gone = included_lists.inputs.gone.clone();
         let policy = Policy::new(Arc::clone(spec), allowed, denied, gone);
         let lists = |lists: &[(IncludePath, Arc<ListFile>)]| -> Vec<Arc<ListFile>> {
             lists.iter().filter(|(via, _)| via.is_empty()).map(|(_, list)| Arc::clone(list)).collect()
         };
-        let ListInputs { allowed_lists, denied_lists, .. } = &from_elsewhere.inputs;
+        let ListInputs { allowed_lists, denied_lists, .. } = &included_lists.inputs;
         let warnings = lint::policy(&policy, &lists(allowed_lists), &lists(denied_lists)).into();
-        Self { policy: Arc::new(policy), from_elsewhere: Arc::clone(from_elsewhere), warnings }
+        Self { policy: Arc::new(policy), included_lists: Arc::clone(included_lists), warnings }
     }
 }
 
@@ -204,6 +205,7 @@ impl ListInputs {
                 found.included.push((Arc::clone(&via), Arc::clone(definition)));
                 included.push((via, Arc::clone(definition)));
             }
+            // Reversed, as `pop` takes the last one: the order is that in which a person reads the includes.
             rest.extend(included.into_iter().rev());
         }
         found
@@ -242,7 +244,7 @@ impl ListInputs {
     }
 }
 
-impl ListsFromElsewhere {
+impl IncludedLists {
     /// Builds the lists from their inputs.
     fn make(inputs: ListInputs) -> Self {
         let sets = |list: fn(&PolicySpec) -> &Arc<NameSet>, files: &[(IncludePath, Arc<ListFile>)]| {

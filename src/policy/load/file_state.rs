@@ -115,6 +115,7 @@ impl FileState<FileSpec> {
         // A text that was changed back to the one in force must become the same object again, or the reload would count
         // as a change.
         if let Some(spec) = in_force.as_ref().filter(|spec| *spec.source.text() == text) {
+            // Parsed once more for its warnings: the known ones are those of the text in between.
             let warnings = shared(read_file(&spec.source, role, shared_hasher()).1);
             let (seen, read) = (LastContent::Text(Arc::clone(spec.source.text())), in_force.clone());
             return Self { seen, read, is_good: true, diagnostics: warnings, in_force };

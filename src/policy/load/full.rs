@@ -91,6 +91,8 @@ impl Library {
         let usable_lists: Lists =
             lists.iter().filter_map(|(path, list)| Some((path.clone(), list.candidate()?))).collect();
         let budget = DiagnosticBudget::new();
+        // Nothing goes into force: the snapshot stays, and the library remembers what was read, which is not parsed
+        // again.
         let stop = |mut report: Report, files, lists| {
             report.diagnostics.extend(budget.rest(&tree.root).into_iter().chain(report.rest(&tree.root)));
             report.hold_back_all(&files, &in_force);
@@ -278,6 +280,7 @@ impl Library {
         }
         for (path, uses) in wanted {
             // A file is read once, however many uses it has.
+            // A list that could not be read has no known contents.
             let is_held = |named: &&ListUse| {
                 self.lists.get(*named).is_some_and(|before| matches!(before.seen, LastContent::Fingerprint(..)))
             };

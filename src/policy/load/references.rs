@@ -118,11 +118,11 @@ impl Links {
         for test in files.values().flat_map(|file| file.tests()) {
             *tested.entry(&test.client.value).or_default() += 1;
         }
-        let by_blueprint = files.values().flat_map(BlueprintClient::of);
+        let clients = files.values().flat_map(BlueprintClient::of);
         let tests = files.iter().filter(|(_, file)| !file.tests().is_empty());
         Self {
             policies: policies.into_iter().map(|(id, uses)| (Arc::clone(id), uses)).collect(),
-            by_blueprint: by_blueprint.map(|by_blueprint| (by_blueprint, ())).collect(),
+            by_blueprint: clients.map(|client| (client, ())).collect(),
             tested: tested.into_iter().map(|(id, count)| (Arc::clone(id), count)).collect(),
             tests: tests.map(|(path, _)| (path.clone(), ())).collect(),
         }
@@ -135,7 +135,7 @@ impl Links {
             *(if is_include { &mut uses.includes } else { &mut uses.others }) += 1;
             self.policies.insert(Arc::clone(&id.value), uses);
         }
-        BlueprintClient::of(file).for_each(|by_blueprint| self.by_blueprint.insert(by_blueprint, ()));
+        BlueprintClient::of(file).for_each(|client| self.by_blueprint.insert(client, ()));
         for test in file.tests() {
             let count = self.tested.get(&*test.client.value).copied().unwrap_or(0);
             self.tested.insert(Arc::clone(&test.client.value), count + 1);
@@ -157,7 +157,7 @@ impl Links {
                 self.policies.insert(Arc::clone(&id.value), uses);
             }
         }
-        BlueprintClient::of(file).for_each(|by_blueprint| self.by_blueprint.remove(&by_blueprint));
+        BlueprintClient::of(file).for_each(|client| self.by_blueprint.remove(&client));
         for test in file.tests() {
             match self.tested.get(&*test.client.value).copied() {
                 Some(count) if count > 1 => self.tested.insert(Arc::clone(&test.client.value), count - 1),
@@ -174,18 +174,18 @@ impl Links {
 
     /// Returns whether a client has this blueprint.
     pub(crate) fn has_clients(&self, blueprint: &str) -> bool {
-        let from = self.by_blueprint.iter_from(|by_blueprint| by_blueprint.key().0 < blueprint).next();
-        from.is_some_and(|(by_blueprint, ())| by_blueprint.key().0 == blueprint)
+        // The clients of a blueprint are neighbours: the first one at or after it decides.
+        let from = self.by_blueprint.iter_from(|client| client.key().0 < blueprint).next();
+        from.is_some_and(|(client, ())| client.key().0 == blueprint)
     }
 
     /// Returns the clients that get their policy from a blueprint for a phase, each by its file and its position there,
     /// in the order of the files.
     pub(crate) fn inheriting(&self, blueprint: &str, phase: Phase) -> impl Iterator<Item = (&Arc<FileSpec>, u32)> {
         let wanted = (blueprint, Some(phase));
-        let from = self.by_blueprint.iter_from(move |by_blueprint| by_blueprint.key() < wanted);
-        let all =
-            from.map(|(by_blueprint, ())| by_blueprint).take_while(move |by_blueprint| by_blueprint.key() == wanted);
-        all.map(|by_blueprint| (&by_blueprint.file, by_blueprint.number))
+        let from = self.by_blueprint.iter_from(move |client| client.key() < wanted);
+        let all = from.map(|(client, ())| client).take_while(move |client| client.key() == wanted);
+        all.map(|client| (&client.file, client.number))
     }
 
     /// Returns whether a test is about this client.

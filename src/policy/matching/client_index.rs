@@ -60,6 +60,7 @@ impl Hasher for FoldedMultiply {
 
     fn write_u128(&mut self, bits: u128) {
         let [low, high] = [bits, bits >> 64].map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(0));
+        // Prefixes of one network differ in the low half, those of several networks in the high one.
         self.write_u64(high);
         self.write_u64(low);
     }

@@ -166,6 +166,7 @@ impl Snapshot {
     /// Returns the API's data of the object with this id.
     #[must_use]
     pub fn record(&self, id: &str) -> Option<&ApiTable> {
+        // The id is part of the table, so the map has no key beside it.
         self.records.get_key_value(id).map(|(record, ())| record)
     }
 

@@ -2,11 +2,11 @@
 //! tenth of a second, as it looks at every file several times; this one looks at the changed files and at those that
 //! they affect.
 //!
-//! An incremental reload applies only where its result is that of a full reload, which `load::tests::incremental` compare: everything on
-//! disk was in force, except for files that are bad by themselves, and the changed files have no errors. The relations
-//! between files are looked up in [`Links`](crate::policy::load::references::Links), which are kept from reload to
-//! reload. All state is in [`OrderedMap`](crate::util::persistent_map::OrderedMap)s, whose next version shares what has
-//! not changed.
+//! An incremental reload applies only where its result is that of a full reload, which `load::tests::incremental`
+//! compare: everything on disk was in force, except for files that are bad by themselves, and the changed files have no
+//! errors. The relations between files are looked up in [`Links`](crate::policy::load::references::Links), which are
+//! kept from reload to reload. All state is in [`OrderedMap`](crate::util::persistent_map::OrderedMap)s, whose next
+//! version shares what has not changed.
 
 pub(crate) mod object_diff;
 

@@ -112,6 +112,7 @@ impl<'c> ObjectDiff<'c> {
                     && !has_lists(spec)
             }
             (Some(before), Some(after)) => {
+                // The lists of an included policy are part of others, which would have to be compiled again.
                 links.uses(change.id).includes == 0
                     && values(&before.include, &after.include)
                     && values(&before.allowed_lists, &after.allowed_lists)
@@ -136,6 +137,7 @@ impl<'c> ObjectDiff<'c> {
         let mut seen = HashSet::new();
         let sources = self.clients().filter_map(|change| change.after).flat_map(|client| &client.sources);
         sources.map(|source| source.value).all(|prefix| {
+            // A client in the diff gives up the prefixes it had.
             let holder = snapshot.clients.with_prefix(prefix);
             let is_free =
                 holder.is_none_or(|client| self.clients.get(client.id()).is_some_and(|it| it.before.is_some()));

@@ -26,6 +26,7 @@ pub(crate) fn read_line(text: &[u8], wire: &mut [u8; MAX_NAME]) -> Option<FastLi
         if text.starts_with(b"*.") { (PatternKind::Below, 2, MAX_NAME - 2) } else { (PatternKind::Exact, 0, MAX_NAME) };
     let (mut label, mut end) = (0, 1);
     loop {
+        // The last line may lack its line end.
         let octet = text.get(at).copied().unwrap_or(b'\n');
         let lower = LOWER[usize::from(octet)];
         if lower != 0 {

@@ -51,6 +51,7 @@ impl ListFile {
             let message = format!("the list is larger than {} MiB", Source::MAX_LEN >> 20);
             return Err(vec![Diagnostic::about_file(path, message).help("split it into several list files")]);
         }
+        // With an empty source, as the text of a list is not kept.
         let accepts = Accepts::find(&Source::new(Arc::clone(path), ""), text, Language::List);
         let (mut builders, mut findings) = (Vec::new(), Findings::of(accepts.as_ref()));
         for part in read_parts(&ListSettings { path, named, accepts: accepts.as_ref(), hasher }, text) {
@@ -403,6 +404,7 @@ fn on_line(number: u32, diagnostic: Diagnostic) -> Diagnostic {
 
 /// Returns the hostnames of a line without its comment: the first word, or in a hosts file the words after the address.
 fn hostnames(content: &str) -> impl Iterator<Item = &str> {
+    // Some editors begin a file with a byte order mark.
     let content = content.trim_start_matches('\u{feff}');
     let is_hosts = is_hosts_line(content);
     let skip = usize::from(is_hosts);

@@ -76,6 +76,7 @@ impl Pattern {
         if !below {
             return Ok(Self::Exact(name));
         }
+        // A label of one octet with its length octet has to fit below the name.
         if name.as_wire().len() + 2 > crate::dns::name::MAX_NAME {
             return Err(PatternError::new(text, "no name fits below it (253 characters is the longest)", "shorten it"));
         }

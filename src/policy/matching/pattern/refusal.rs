@@ -41,6 +41,7 @@ pub(super) fn foreign_syntax(text: &str, purpose: Purpose) -> Result<(), Pattern
         Some((_, rest)) => rest,
         None => text,
     };
+    // Browsers take a backslash in a URL for a slash (URL standard).
     let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or(rest);
     // The last `@`, as the user's part may hold one itself.
     let host_and_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
