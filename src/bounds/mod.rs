@@ -376,6 +376,7 @@ mod tests {
         ("telemetry::decision_log::pool", "KEPT"),
         ("policy::load::conflict", "MOST_DEPTH"),
         ("policy::decide", "MOST_LABELS"),
+        ("reload::disk_comparison", "MAX_CHANGES"),
         ("reload::files", "MAX_HOPS"),
         ("listen::takeover", "BACKLOG"),
     ];

@@ -1,6 +1,6 @@
 //! The configuration file `hostgate.toml`: its text is parsed into [`Config`].
 //!
-//! The reader is that of policy files ([`document`](crate::document)), so each error has a place and a `help`, and all
+//! The reader is that of policy files ([`document`]), so each error has a place and a `help`, and all
 //! errors are reported at once. The commented template `systemd/hostgate.toml` documents each key with its unit and
 //! default; a test loads it. A new key belongs there, in [`Config`], and in `change`, where it is decided whether a
 //! reload applies it.

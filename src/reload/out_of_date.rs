@@ -21,7 +21,7 @@ pub(crate) enum Kind {
     /// A file or directory cannot be read: its last good version is in force.
     Unreadable,
     /// The process started from the last good state, as a file on disk has errors.
-    LastGoodPlace,
+    LastGood,
     /// The next start would refuse an error that a reload does not.
     NextStart,
     /// A changed key of the configuration file takes a restart.
@@ -49,7 +49,7 @@ impl Kind {
     pub(crate) const ALL: [Self; 13] = [
         Self::HeldBack,
         Self::Unreadable,
-        Self::LastGoodPlace,
+        Self::LastGood,
         Self::NextStart,
         Self::Restart,
         Self::Address,
@@ -67,7 +67,7 @@ impl Kind {
         match self {
             Self::HeldBack => "held-back",
             Self::Unreadable => "unreadable",
-            Self::LastGoodPlace => "last-good",
+            Self::LastGood => "last-good",
             Self::NextStart => "next-start",
             Self::Restart => "restart",
             Self::Address => "address",
@@ -86,7 +86,7 @@ impl Kind {
         match self {
             Self::HeldBack => "it is bad, or does not go together with others: its last good version is in force",
             Self::Unreadable => "it cannot be read: its last good version is in force",
-            Self::LastGoodPlace => "the start took the last good state for something that is bad on disk",
+            Self::LastGood => "the start took the last good state for something that is bad on disk",
             Self::NextStart => "it runs, and the next start refuses it",
             Self::Restart => "a changed key takes a restart",
             Self::Address => "no interface has the address of a listener",

@@ -147,7 +147,7 @@ impl Reloader {
         }
         if let (Some(written), Some(path)) = (&self.last_good, &self.config_path) {
             let why = format!("started from the last good state, of {written}: what is bad on disk is not in force");
-            add(Kind::LastGoodPlace, Some(path.clone()), why);
+            add(Kind::LastGood, Some(path.clone()), why);
         }
         if let Some((directory, why)) = self.last_good_writer.failed() {
             add(Kind::NotKept, directory, why);
