@@ -1,8 +1,8 @@
 //! The schedule of probes: an upstream that may be gone is asked for the root's name servers once a second, whether clients ask
 //! or not, until it answers. While all work, nothing is sent.
 //!
-//! A client's question takes the place of a probe where one is at hand (see [`Upstreams::probe_others`]): either way an upstream
-//! is asked as often. A probe is a query like any other, and its reply is checked like any other.
+//! A client's question takes the place of a probe where one is at hand (see [`Upstreams::probe_others`] and [`search`]): either
+//! way an upstream is asked as often. A probe is a query like any other, and its reply is checked like any other.
 //!
 //! [`Upstreams::probe_others`]: super::Upstreams::probe_others
 
@@ -36,15 +36,26 @@ const MAX_PROBES: usize = 10;
 /// # Panics
 /// Outside of a tokio runtime, as all functions here.
 pub(super) fn probe_doubted(endpoints: &[Arc<Endpoint>], around: &Arc<Surroundings>) {
-    probe_those(endpoints, around, Health::is_doubted);
+    let root = Question {
+        qname: LowerName::root(),
+        qtype: RecordType::NS,
+        dnssec_ok: false,
+        checking_disabled: false,
+        authentic_data: false,
+        recursion_desired: true,
+        partition: 0,
+    };
+    probe_those(endpoints, &Arc::new(root), around, Health::is_doubted);
 }
 
-/// Probes all of these upstreams that are due if none is known to answer; returns whether it probed any. So one that answers
-/// among many that do not is found at once, and not one after the other by questions that clients wait for.
-pub(super) fn search(endpoints: &[Arc<Endpoint>], around: &Arc<Surroundings>) -> bool {
+/// Asks all of these upstreams that are due a client's question aside if none is known to answer; returns whether it asked any.
+/// So one that answers among many that do not is found at once, and not one after the other by questions that clients wait for.
+///
+/// A probe would not do: an upstream that refuses to answer for the root may well answer clients.
+pub(super) fn search(endpoints: &[Arc<Endpoint>], question: &Arc<Question>, around: &Arc<Surroundings>) -> bool {
     endpoints.len() >= WORTH_WHILE
         && endpoints.iter().all(|endpoint| !endpoint.health().is_answering())
-        && probe_those(endpoints, around, |_| true)
+        && probe_those(endpoints, question, around, |_| true)
 }
 
 /// Returns how often an upstream is probed.
@@ -52,8 +63,13 @@ pub(super) fn probe_every(around: &Surroundings) -> Duration {
     Duration::from_millis(around.probe_every.load(Ordering::Relaxed).max(PROBE_EVERY))
 }
 
-/// Probes the upstreams of this kind that are due; returns whether there were any.
-fn probe_those(endpoints: &[Arc<Endpoint>], around: &Arc<Surroundings>, is_meant: impl Fn(&Health) -> bool) -> bool {
+/// Asks the upstreams of this kind that are due `question` aside; returns whether there were any.
+fn probe_those(
+    endpoints: &[Arc<Endpoint>],
+    question: &Arc<Question>,
+    around: &Arc<Surroundings>,
+    is_meant: impl Fn(&Health) -> bool,
+) -> bool {
     let meant: Vec<_> = endpoints.iter().filter(|endpoint| is_meant(&endpoint.health())).collect();
     let times = u64::try_from(meant.len().div_ceil(MAX_PROBES)).unwrap_or(u64::MAX);
     around.probe_every.store(PROBE_EVERY.saturating_mul(times), Ordering::Relaxed);
@@ -64,16 +80,7 @@ fn probe_those(endpoints: &[Arc<Endpoint>], around: &Arc<Surroundings>, is_meant
         let is_measured = health.is_failing() && endpoints.len() > 1;
         health.claim_probe(if is_measured { every * 3 / 2 } else { every }, now)
     });
-    let root = Arc::new(Question {
-        qname: LowerName::root(),
-        qtype: RecordType::NS,
-        dnssec_ok: false,
-        checking_disabled: false,
-        authentic_data: false,
-        recursion_desired: true,
-        partition: 0,
-    });
-    due.map(|endpoint| ask_aside(endpoint, &root, around)).count() > 0
+    due.map(|endpoint| ask_aside(endpoint, question, around)).count() > 0
 }
 
 /// Asks one upstream aside: nobody waits for what it says, which is noted in its health. Several seconds are enough for one that

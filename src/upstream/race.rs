@@ -209,7 +209,7 @@ impl Race {
                     Err(_) => {}
                 },
                 () = sleep_until(next_at), if is_due => {
-                    let is_searching = search(&self.order, &self.around);
+                    let is_searching = search(&self.order, &self.question, &self.around);
                     // More may be known by now; of those that had as many turns, one that is known to answer comes first.
                     self.order[self.next..].sort_by_cached_key(|endpoint| {
                         let health = endpoint.health();

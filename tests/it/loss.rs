@@ -94,13 +94,15 @@ fn unanswered_question_costs_four_datagrams_and_one_more_for_each_further_server
         // The receiving thread asks for the one, a task of its own for the other.
         ask("udp.test", RecordType::A).udp(&server);
         let by_udp: Vec<usize> = upstreams.iter().map(|upstream| upstream.count("udp.test")).collect();
-        // Three and more of which nothing is known are probed besides, for the root.
-        assert_eq!(by_udp.iter().sum::<usize>(), 3 + servers, "{by_udp:?}");
+        // Three and more of which nothing is known are asked all at once besides: with a try, once a second at most.
+        let searched = if servers >= 3 { servers } else { 0 };
+        let (least, most) = (3 + servers + searched, 3 + servers + 2 * searched);
+        assert!((least..=most).contains(&by_udp.iter().sum::<usize>()), "{by_udp:?}");
         assert!(by_udp.iter().all(|count| (1..=4).contains(count)), "{by_udp:?}");
         let server = start(&upstreams.iter().collect::<Vec<_>>());
         ask("tcp.test", RecordType::A).tcp(&server);
         let by_tcp: Vec<usize> = upstreams.iter().map(|upstream| upstream.count("tcp.test")).collect();
-        assert_eq!(by_tcp.iter().sum::<usize>(), 3 + servers, "{by_tcp:?}");
+        assert!((least..=most).contains(&by_tcp.iter().sum::<usize>()), "{by_tcp:?}");
         assert!(by_tcp.iter().all(|count| (1..=4).contains(count)), "{by_tcp:?}");
     }
 }

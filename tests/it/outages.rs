@@ -184,6 +184,60 @@ fn one_that_answers_is_found_among_many_that_do_not() {
     }
 }
 
+/// Returns what upstreams that resolve names say of the root's name servers, by a word for each: not all answer that.
+fn replies_for_the_root() -> [(&'static str, Reply); 5] {
+    // Neither recursion nor records.
+    let empty = Reply::changed(Answer::new(), |bytes| bytes[3] &= 0x7f);
+    [
+        ("answer", Answer::new().soa("", 300, 300).into()),
+        ("refusal", Answer::rcode(ResponseCode::Refused).into()),
+        ("failure", Answer::rcode(ResponseCode::ServFail).into()),
+        ("empty", empty),
+        ("silence", Reply::silence()),
+    ]
+}
+
+/// Asks for a name and returns how long its answer took.
+fn time_answer(server: &Server, name: &str) -> Duration {
+    let begin = Instant::now();
+    ask(name, RecordType::A).udp(server).expect_addresses(&[GLOBAL.into()]);
+    begin.elapsed()
+}
+
+#[test]
+fn one_that_answers_is_found_among_many_that_do_not_whatever_it_says_of_the_root() {
+    let silent: Vec<_> = (0..40).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    for (root, reply) in replies_for_the_root() {
+        let living = FakeUpstream::start();
+        living.on("", reply);
+        let mut servers: Vec<_> = silent.iter().map(|socket| socket.local_addr().unwrap().to_string()).collect();
+        servers.push(living.address.to_string());
+        let server = setup(&servers.iter().map(String::as_str).collect::<Vec<_>>()).start();
+        let first = time_answer(&server, "first.test");
+        assert!(first < Duration::from_millis(1200), "{root}: {first:?}");
+        for number in 0..4 {
+            let later = time_answer(&server, &format!("n{number}.test"));
+            assert!(later < Duration::from_millis(600), "{root}: {number}: {later:?}");
+        }
+    }
+}
+
+#[test]
+fn the_one_that_still_answers_is_found_when_all_others_go_silent() {
+    for (root, reply) in replies_for_the_root() {
+        let upstreams: Vec<_> = (0..10).map(|_| FakeUpstream::switched()).collect();
+        upstreams[9].0.on("", reply);
+        let addresses: Vec<_> = upstreams.iter().map(|(one, _)| one.address.to_string()).collect();
+        let server = setup(&addresses.iter().map(String::as_str).collect::<Vec<_>>()).start();
+        time_answer(&server, "warm.test");
+        switch(&upstreams[..9], true);
+        for number in 0..4 {
+            let taken = time_answer(&server, &format!("n{number}.test"));
+            assert!(taken < Duration::from_millis(if number == 0 { 1200 } else { 600 }), "{root}: {number}: {taken:?}");
+        }
+    }
+}
+
 #[test]
 fn upstream_that_flaps_does_not_flood_the_log() {
     let address = "127.77.4.1:5391";

@@ -384,8 +384,9 @@ impl Health {
     pub(super) fn rank(&self) -> Rank {
         let units = self.round_trip().map_or(0, |time| time.as_millis() / RANK_UNIT.as_millis());
         let round_trip = u128::BITS - units.leading_zeros();
-        // One that was probed and not found is no better than a silent one.
-        let is_silent = self.is_silent || self.round_trip.is_none() && self.probed_at.is_some();
+        // One that was probed and not heard of since is no better than a silent one.
+        let is_unfound = self.round_trip.is_none() && self.probed_at.is_some_and(|at| self.heard_at <= at);
+        let is_silent = self.is_silent || is_unfound;
         Rank { is_down: self.is_down(), is_silent, round_trip }
     }
 

@@ -148,6 +148,15 @@ fn order_is_up_before_down_then_fast_before_slow_then_as_configured() {
 }
 
 #[test]
+fn one_that_was_probed_goes_after_those_that_were_not_until_it_replies() {
+    let (mut probed, untried) = (Health::new(ms(0)), Health::new(ms(0)));
+    assert!(probed.claim_probe(ms(1000), ms(10)));
+    assert!(probed.rank() > untried.rank());
+    probed.failed_at_root(true, ms(10), ms(11));
+    assert_eq!(probed.rank(), untried.rank(), "a refusal shows that it is there");
+}
+
+#[test]
 fn patience_follows_the_round_trip_and_leaves_time_for_a_second_try() {
     // One measurement: SRTT + 4 * (SRTT / 2).
     const CASES: &[(u64, u64, u64)] =

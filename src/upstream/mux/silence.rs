@@ -135,7 +135,7 @@ impl<W: Waits, C> Mux<W, C> {
         flight.again.push(Try { key, since: now, patience, casing, case: Case::Open, edns, is_garbled: false });
         flight.count += 1;
         if flight.count < most {
-            let is_searching = search(&upstreams.endpoints, upstreams.around());
+            let is_searching = search(&upstreams.endpoints, &flight.question, upstreams.around());
             flight.next_at = Some(now + if is_searching { FOUND_AFTER.min(patience) } else { patience });
         }
         Continue(())
