@@ -68,9 +68,10 @@ impl LastGoodWriter {
         }
     }
 
-    /// Plans a write after a reload, which may have changed the state.
+    /// Plans a write after a reload, which may have changed the state. Further changes do not put it off, so that the
+    /// state is written however often something changes.
     pub(super) fn note_change(&mut self) {
-        self.due = Some((Instant::now() + PAUSE).max(self.rested));
+        self.due.get_or_insert((Instant::now() + PAUSE).max(self.rested));
     }
 
     /// Returns the time of the next write or check; while a thread runs, the time to see whether it has finished.

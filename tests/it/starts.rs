@@ -313,6 +313,32 @@ fn a_bad_file_at_a_start_means_the_last_good_state_where_that_was_chosen() {
 }
 
 #[test]
+fn empty_configuration_file_is_no_start_by_the_defaults() {
+    let upstream = FakeUpstream::start();
+    let server = stop(keeping(&upstream));
+    let config = server.directory().join("hostgate.toml");
+    fs::write(&config, "").unwrap();
+    assert_eq!(next_start(&server, 1)["start"], "from-last-good");
+    fs::remove_dir_all(server.directory().join(".hostgate-last-good")).unwrap();
+    let told = next_start(&server, 78);
+    assert!(told.to_string().contains("the file is empty, as if half written"), "{told}");
+}
+
+#[test]
+fn last_good_state_is_written_while_changes_keep_coming() {
+    let upstream = FakeUpstream::start();
+    let server = keeping(&upstream);
+    let before = kept_at(&server);
+    let mut version = 0;
+    // Each change comes before a pause of half a second is over.
+    server.until("written between changes", || {
+        version += 1;
+        server.write("p.toml", &format!("[policy.p]\nallowed_hostnames = [\"p{version}.test\"]\n"));
+        (kept_at(&server) > before).then_some(())
+    });
+}
+
+#[test]
 fn without_the_choice_or_with_a_state_that_is_broken_a_bad_file_is_no_start() {
     let upstream = FakeUpstream::start();
     let server = stop(keeping(&upstream));
