@@ -162,7 +162,7 @@ fn list_that_is_no_text_in_utf8_or_no_file_says_what_it_is() {
         ("list.txt", &b"b\xfccher.example\n"[..], "it looks like Latin-1"),
         ("list.txt", b"\xff\xfea\0.\0b\0", "it is text in UTF-16"),
         ("list.txt", b"\x1f\x8b\x08\0\0", "it is compressed with gzip"),
-        ("https://lists.example/x.txt", b"", "is a URL, and list files are files on this machine"),
+        ("https://lists.example/x.txt", b"", "is a URL, but list files are files on this machine"),
         ("*.txt", b"", "patterns of file names are not expanded"),
         ("none.txt", b"", "paths are relative to the policy file"),
         ("{a,b}.txt", b"", "patterns of file names are not expanded"),

@@ -333,7 +333,8 @@ fn last_good_state_is_written_while_changes_keep_coming() {
     // Each change comes before a pause of half a second is over.
     server.until("written between changes", || {
         version += 1;
-        server.write("p.toml", &format!("[policy.p]\nallowed_hostnames = [\"p{version}.test\"]\n"));
+        let text = format!("[policy.p]\nallowed_hostnames = [\"p{version}.test\"]\n");
+        server.write("p.toml", text);
         (kept_at(&server) > before).then_some(())
     });
 }
