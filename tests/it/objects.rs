@@ -271,7 +271,7 @@ fn place_and_token_come_from_the_line_else_the_environment_else_the_configuratio
     refused(&["--config", &without], 78, &["without.toml: the table [control] is missing"]);
     refused(&[], 78, &["there is no configuration file here", "--config FILE"]);
     refused(&["--url", &api.url()], 64, &["no token", "--token-file FILE", "HOSTGATE_TOKEN"]);
-    refused(&["--config", &with, "--token-file", &hashed], 78, &["hashed: it has no token as it is"]);
+    refused(&["--config", &with, "--token-file", &hashed], 78, &["hashed: it has only hashes of tokens"]);
     refused(&["--config", &with, "--token-file", "/no/such/file"], 78, &["/no/such/file: "]);
     refused(&["--config", "/no/such/file"], 78, &["/no/such/file"]);
     refused(&["--limit", "0"], 64, &["--limit"]);

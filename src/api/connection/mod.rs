@@ -129,8 +129,9 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
             Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(_) => {
-                seats.make_room();
+                // The error says nothing of a waiting connection, so the ones that have just come get time to send a request.
                 sleep(ACCEPT_PAUSE).await;
+                seats.make_room();
                 continue;
             }
         };

@@ -129,8 +129,9 @@ async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Re
             Some(_) = connections.join_next() => continue,
         };
         let Ok((stream, source, (slot, loan))) = accepted else {
-            open.close_one();
+            // The error says nothing of a waiting connection, so the ones that have just come get time to send a request.
             tokio::time::sleep(ACCEPT_PAUSE).await;
+            open.close_one();
             continue;
         };
         let (routes, entry) = (TowerToHyperService::new(routes.clone()), open.add(source));
