@@ -74,11 +74,6 @@ pub(super) fn read_config(path: Option<PathBuf>, search: Search) -> Result<(Opti
         vec![Diagnostic::about_file(&path, format!("the configuration cannot be read: {error}")).help(help)]
     })?;
     let config = Config::parse(&path, text)?;
-    // A crash or a full disk leaves a file of no octets, and the defaults would answer at another address.
-    if config.is_blank {
-        let error = Diagnostic::about_file(&path, "the file is empty, as if half written");
-        return Err(vec![error.help("restore it; for the defaults, write a comment into it")]);
-    }
     Ok((Some(path), config))
 }
 

@@ -48,7 +48,6 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         control,
         accepts: _,
         start_from_last_good: _,
-        is_blank: _,
     } = new;
     let addresses = |listen: &[Listen]| {
         let mut addresses: Vec<_> = listen.iter().map(|listen| listen.address).collect();

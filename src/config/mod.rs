@@ -68,8 +68,6 @@ pub struct Config {
     pub accepts: Option<Arc<Accepts>>,
     /// Keeps the last good state on disk, to be used by a start that finds bad policy files.
     pub start_from_last_good: bool,
-    /// Set if the file has no text: that is valid, as all keys have defaults, but it may be half written.
-    pub is_blank: bool,
 }
 
 /// A `[[listen]]` table: an address for UDP and TCP.
@@ -140,10 +138,13 @@ impl Config {
     /// All errors in the file, and its warnings.
     pub fn parse(path: &Path, text: impl Into<Arc<str>>) -> Result<Self, Vec<Diagnostic>> {
         let source = Source::new(path, text);
-        let (mut config, diagnostics) =
-            document::read(&source, |root| read(root, path.parent().unwrap_or(Path::new(""))));
-        // An editor that truncates the file before it writes leaves it empty for a moment.
-        config.is_blank = source.text().trim().is_empty();
+        // An editor truncates the file before it writes, and a crash or a full disk can leave it so. Taken for the
+        // defaults, it would move the listener to another address.
+        if source.text().trim().is_empty() {
+            let error = Diagnostic::about_file(path, "the file is empty, as if half written");
+            return Err(vec![error.help("restore it; for the defaults, write a comment into it")]);
+        }
+        let (config, diagnostics) = document::read(&source, |root| read(root, path.parent().unwrap_or(Path::new(""))));
         if diagnostics.iter().any(Diagnostic::is_error) { Err(diagnostics) } else { Ok(config) }
     }
 
@@ -216,7 +217,6 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
         control,
         accepts: root.source().accepts().cloned(),
         start_from_last_good,
-        is_blank: false,
     }
 }
 

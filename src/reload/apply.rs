@@ -132,13 +132,6 @@ impl Reloader {
         let Some(path) = &self.config_path else { return self.config.clone() };
         let read = self.files.read(path).map_err(|reason| vec![Diagnostic::about_file(path, reason)]);
         match read.and_then(|text| Config::parse(path, text)) {
-            Ok(config) if config.is_blank && !self.config.is_blank => {
-                let error = Diagnostic::about_file(path, "the file is empty, as if half written");
-                let help = "what it said before stays in force; for the defaults, write a comment into it";
-                faults.errors.push(error.help(help));
-                faults.held_back.push(path.clone());
-                self.config.clone()
-            }
             Ok(config) => {
                 let changed = config::changed_keys(&self.started_with, &config);
                 for key in changed.iter().filter(|key| !self.warned.contains(key)) {
