@@ -58,11 +58,8 @@ impl Loaded {
         if !circular.is_empty() {
             return Err(circular);
         }
-        let (mut directory, mut files) = (Directory::default(), Files::default());
         let root = &config.policies;
-        let trusted = Trusted::of(config);
-        let read = directory.read(root, &Changes::Anything, &UnfinishedFiles::default(), &trusted);
-        files.trust(trusted);
+        let (directory, mut files, read) = read_all(config);
         read.map_err(|error| vec![unreadable(root, &error)])?;
         let is_empty = directory.tree.files.is_empty();
         if is_empty && config.control.is_none() {
@@ -84,20 +81,19 @@ impl Loaded {
         warnings.extend(Trusted::warnings(config));
         let complaints = config.complaints(warnings.iter());
         warnings.extend(complaints);
+        Ok(Self::new((directory, files, library), (errors, warnings), held_back))
+    }
+
+    /// Puts together what was loaded, and finds what is to be watched.
+    fn new(
+        (directory, files, library): (Directory, Files, Library),
+        (errors, warnings): (Vec<Diagnostic>, Vec<Diagnostic>),
+        held_back: Vec<PathBuf>,
+    ) -> Self {
         let mut followed = directory.followed.clone();
         library.list_paths().for_each(|path| followed.add_file(path));
-        Ok(Self {
-            directory,
-            files,
-            library,
-            followed,
-            warnings,
-            errors,
-            held_back,
-            last_good: None,
-            last_good_in: None,
-            refused: Vec::new(),
-        })
+        let (last_good, last_good_in, refused) = (None, None, Vec::new());
+        Self { directory, files, library, followed, warnings, errors, held_back, last_good, last_good_in, refused }
     }
 
     /// Begins with the last good state, and goes from there to what is on disk as a reload does: what is bad is held back.
@@ -110,10 +106,8 @@ impl Loaded {
         config: &Config,
         (path, on_disk): (&Path, Result<&Config, Vec<Diagnostic>>),
     ) -> Result<Self, Vec<Diagnostic>> {
-        let (mut directory, mut files) = (Directory::default(), Files::default());
-        let (root, trusted) = (&config.policies, Trusted::of(config));
-        let read = directory.read(root, &Changes::Anything, &UnfinishedFiles::default(), &trusted);
-        files.trust(trusted);
+        let root = &config.policies;
+        let (directory, mut files, read) = read_all(config);
         let base = kept.tree(root, &directory.tree);
         let mut read_kept = |path: &Path, _| kept.read_list(root, path);
         let Reloaded { mut library, .. } = Library::serve(&base, &mut read_kept, &bindings(config), false)?;
@@ -140,22 +134,9 @@ impl Loaded {
             library = reloaded.library;
         }
         warnings.extend(Trusted::warnings(wanted));
-        let mut followed = directory.followed.clone();
-        library.list_paths().for_each(|path| followed.add_file(path));
-        let last_good = Some(kept.written());
-        let last_good_in = Some(kept.directory().to_owned());
-        Ok(Self {
-            directory,
-            files,
-            library,
-            followed,
-            warnings,
-            errors,
-            held_back,
-            last_good,
-            last_good_in,
-            refused: Vec::new(),
-        })
+        let loaded = Self::new((directory, files, library), (errors, warnings), held_back);
+        let (last_good, last_good_in) = (Some(kept.written()), Some(kept.directory().to_owned()));
+        Ok(Self { last_good, last_good_in, ..loaded })
     }
 
     /// Returns what is wrong on disk: with what is held back, and with what was not started from.
@@ -184,6 +165,15 @@ impl Loaded {
     pub(crate) fn library(&self) -> &Library {
         &self.library
     }
+}
+
+/// Reads the whole policies directory for the first time; returns also whether it could be read.
+fn read_all(config: &Config) -> (Directory, Files, io::Result<()>) {
+    let (mut directory, mut files) = (Directory::default(), Files::default());
+    let trusted = Trusted::of(config);
+    let read = directory.read(&config.policies, &Changes::Anything, &UnfinishedFiles::default(), &trusted);
+    files.trust(trusted);
+    (directory, files, read)
 }
 
 /// Returns the keys of the configuration that go into force together with the policies.
