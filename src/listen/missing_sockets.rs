@@ -1,6 +1,6 @@
-//! Sockets besides those of DNS that cannot be had: of the admin endpoint, of the API and of take-overs.
+//! The sockets of the admin endpoint, the API and take-overs that could not be opened.
 //!
-//! That one is missing is no reason not to answer queries. It is told, and tried again each second.
+//! Queries are answered without them. A missing socket is logged, listed in the status, and tried again once a second.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::reload::out_of_date::{Entry, Kind};
 /// The pause between two tries.
 pub(crate) const AGAIN: Duration = Duration::from_secs(1);
 
-/// What a socket is for.
+/// The purpose of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Purpose {
     /// Metrics and status.
@@ -30,7 +30,7 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    /// Returns what it is called in the log.
+    /// Returns the name of the socket in the log.
     const fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin endpoint",
@@ -40,12 +40,12 @@ impl Purpose {
     }
 }
 
-/// The sockets that cannot be had now.
+/// The sockets that are missing now, each with since when and why.
 #[derive(Default)]
 pub(crate) struct Lacking(Mutex<BTreeMap<Purpose, Entry>>);
 
 impl Lacking {
-    /// Notes that a socket cannot be had; says so in the log, once for each reason.
+    /// Notes that a socket could not be opened, and logs it once for each reason.
     pub(crate) fn note(&self, purpose: Purpose, path: Option<&Path>, why: &str) {
         let mut all = self.lock();
         let known = all.get(&purpose);
@@ -58,7 +58,7 @@ impl Lacking {
         }
     }
 
-    /// Notes that a socket is there.
+    /// Notes that a socket is open, and logs for how long it was missing.
     pub(crate) fn end(&self, purpose: Purpose) {
         if let Some(entry) = self.lock().remove(&purpose) {
             let seconds = Timestamp::now().duration_since(entry.since).as_secs();
@@ -66,17 +66,16 @@ impl Lacking {
         }
     }
 
-    /// Returns what there is to tell.
+    /// Returns the entries for `out_of_date`.
     pub(crate) fn entries(&self) -> Vec<Entry> {
         self.lock().values().cloned().collect()
     }
 
-    /// Takes the lock.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Purpose, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a socket once it can be had; `None` if the process stops before.
+    /// Tries once a second to open a socket until that succeeds, and returns it. Returns `None` if the process stops before.
     pub(crate) async fn until_had<S: Send + 'static>(
         self: Arc<Self>,
         purpose: Purpose,
@@ -99,7 +98,7 @@ impl Lacking {
                 () = tokio::time::sleep(AGAIN) => {}
                 _ = stop.wait_for(|stop| *stop) => return None,
             }
-            // The file system of a path may not answer.
+            // Opening a Unix socket may block on a file system that does not answer.
             let tried = tokio::task::spawn_blocking(move || {
                 let bound = again();
                 (bound, again)

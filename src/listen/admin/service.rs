@@ -1,4 +1,4 @@
-//! What the admin endpoint tells: status, readiness and metrics of the running hostgate.
+//! The state of the running hostgate as the admin endpoint shows it: status, readiness and metrics.
 
 use std::collections::BTreeSet;
 use std::fmt;
