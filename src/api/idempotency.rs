@@ -1,7 +1,7 @@
 //! A request that comes again is not done again: the SDKs send the same `x-request-id` with every try of one call.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -15,6 +15,7 @@ use crate::api::request::error::ApiError;
 use crate::bounds::{MAX_RETRIES, MAX_RETRY_OCTETS};
 use crate::fair_share::{ByHolder, Holder};
 use crate::policy::ApiTable;
+use crate::util::lock;
 
 /// The answers of requests that may come again, for an hour.
 #[derive(Default)]
@@ -157,7 +158,7 @@ impl Retries {
 
     /// Locks what is kept.
     fn lock(&self) -> MutexGuard<'_, Answers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

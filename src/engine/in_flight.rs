@@ -1,12 +1,13 @@
 //! Questions in flight: whoever asks what is being asked already waits for that answer.
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hashbrown::HashTable;
 use tokio::sync::watch;
 
 use crate::bounds::{MAX_ASKERS, MAX_QUESTIONS};
+use crate::util::lock;
 
 /// How much may be in flight; beyond it, an asker is turned away at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,11 +259,6 @@ impl<Q: Eq + Hash, T> Drop for Claim<Q, T> {
             drop(self.take_out());
         }
     }
-}
-
-/// Locks the table. A panic elsewhere cannot leave it half changed, so a poisoned lock is as good.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

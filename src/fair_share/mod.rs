@@ -11,11 +11,12 @@
 
 pub(crate) mod quota;
 
+use crate::util::lock;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 /// The shards of a table, each with a lock of its own, so that threads seldom wait for each other.
 const SHARDS: usize = 16;
@@ -166,7 +167,7 @@ impl Shares {
     fn shard(&self, holder: Holder) -> MutexGuard<'_, ByHolder<usize>> {
         // The shard's own table takes its bucket and its tag from other bits.
         let index = usize::try_from(holder.number() >> 20).unwrap_or(0) % SHARDS;
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards[index])
     }
 }
 

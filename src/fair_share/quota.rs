@@ -5,13 +5,14 @@
 //! one holder delay another holder's by one at a time, and each waits until its own deadline at most.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::bounds::MAX_WAITING_RESERVATIONS;
 use crate::fair_share::{ByHolder, Holder};
+use crate::util::lock;
 
 /// The holder that requests a reservation, and whether it is an admin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +155,7 @@ impl Quota {
 
     /// Locks the state. A panic cannot leave it inconsistent, so poisoning is ignored.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, Semaphore};
 
@@ -20,6 +20,7 @@ use crate::bounds::{
     GUARANTEED_CONNECTIONS as GUARANTEED, MAX_CONNECTIONS, MAX_PIPELINED, MAX_UNREAD, RESERVED_CONNECTIONS as RESERVED,
 };
 use crate::fair_share::{ByHolder, Holder, Permit, Shares};
+use crate::util::lock;
 
 /// The connections of all TCP listeners of the process.
 pub(crate) struct Limits {
@@ -221,11 +222,6 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         lock(&self.limits.idle).remove(&self.number);
     }
-}
-
-/// Locks a value that each change leaves consistent.
-fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use super::sockets::{BindError, Feature};
 use crate::bounds::MAX_TOLD_LINE;
 use crate::document::shortened;
 use crate::reload::out_of_date::{Entry, Kind};
+use crate::util::lock;
 
 /// The pause between two tries.
 pub(crate) const AGAIN: Duration = Duration::from_secs(1);
@@ -72,7 +73,7 @@ impl Lacking {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Purpose, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Tries once a second to open a socket until that succeeds, and returns it. Returns `None` if the process stops before.

@@ -18,7 +18,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ use super::missing_sockets::{self, Lacking, Purpose};
 use super::sockets::Sockets;
 use super::unix;
 use crate::bounds::MAX_PASSED;
+use crate::util::lock;
 
 /// The first octet of a request: both sides must speak the same protocol.
 const PROTOCOL: u8 = 1;
@@ -445,7 +446,7 @@ impl Offered {
 
     /// Takes the lock.
     fn lock(&self) -> MutexGuard<'_, Given> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -22,6 +22,7 @@ use super::{ReloadStatus, Reloader, bindings};
 use crate::bounds::{MAX_CHANGE_QUEUE, MAX_MADE, MAX_TOLD_ERRORS};
 use crate::document::Diagnostic;
 use crate::policy::{Diagnostics, Reloaded, Tree};
+use crate::util::lock;
 
 /// A change of one policy file.
 #[derive(Clone, Debug)]
@@ -128,7 +129,7 @@ impl Changer {
         }
         let (answer, answered) = oneshot::channel();
         {
-            let mut queue = self.inbox.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut queue = lock(&self.inbox.0);
             if queue.is_closed {
                 return Err(Refused::Stopping);
             }
@@ -148,12 +149,12 @@ impl Changer {
 
 impl Inbox {
     fn next(&self) -> Option<PendingChange> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).changes.pop_front()
+        lock(&self.0).changes.pop_front()
     }
 
     /// Refuses the queued changes and all later ones.
     pub(super) fn close(&self) {
-        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&self.0);
         queue.is_closed = true;
         queue.changes.clear();
     }

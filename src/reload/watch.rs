@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind, RenameMode};
@@ -22,6 +22,7 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use super::files::{FileVersion, FollowedPaths};
 use crate::bounds::{MAX_CHANGED, MAX_WRITING};
 use crate::telemetry::heartbeat::Heartbeat;
+use crate::util::lock;
 
 /// The quiet time before a reload: an editor or a copy causes several events for one change.
 const QUIET: Duration = Duration::from_millis(50);
@@ -186,20 +187,20 @@ impl Signals {
         if (is_content || is_close) && !event.paths.is_empty() && !event.paths.iter().any(|path| self.matters(path)) {
             return;
         }
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner).take(&event);
+        lock(&self.watched).take(&event);
         if event.kind.is_access() && !is_close {
             return;
         }
         // The writer is recorded before the change, so that a reload that sees the change also sees that it is
         // unfinished.
         self.note_writer(&event);
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).take(&event);
+        lock(&self.changed).take(&event);
         self.raise(CHANGED);
     }
 
     /// Records the files whose writing begins or ends with an event.
     fn note_writer(&self, event: &Event) {
-        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writing = lock(&self.writing);
         match event.kind {
             EventKind::Modify(ModifyKind::Data(_)) if writing.len() < MAX_WRITING => {
                 let now = Instant::now();
@@ -217,17 +218,17 @@ impl Signals {
 
     /// Marks everything as changed.
     fn anything(&self) {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).changes = Changes::Anything;
+        lock(&self.changed).changes = Changes::Anything;
     }
 
     /// Returns whether every changed file is complete, so that the short quiet time is enough.
     fn is_complete(&self) -> bool {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).partial.is_empty() && !self.is_writing()
+        lock(&self.changed).partial.is_empty() && !self.is_writing()
     }
 
     /// Returns whether a change of the content at `path` causes a reload.
     fn matters(&self, path: &Path) -> bool {
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = lock(&self.names);
         path.extension().is_some_and(|extension| extension == "toml")
             || path.file_name().is_some_and(|name| names.contains(name))
             // A changed mode of a directory may make it readable.
@@ -241,7 +242,7 @@ impl Signals {
 
     /// Returns the files that are being written, without those that have been open for longer than [`MAX_OPEN`].
     fn writing(&self) -> HashSet<PathBuf> {
-        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writing = lock(&self.writing);
         writing.retain(|path, since| {
             let is_recent = since.elapsed() < MAX_OPEN;
             if !is_recent {
@@ -431,7 +432,7 @@ impl Watch {
     /// To be called before [`Watch::unfinished`]: a file whose writing begins in between is among the changes of the
     /// next reload.
     pub(crate) fn changes(&self) -> Changes {
-        let changed = std::mem::take(&mut *self.signals.changed.lock().unwrap_or_else(PoisonError::into_inner));
+        let changed = std::mem::take(&mut *lock(&self.signals.changed));
         // If a directory is not watched, the absence of an event says nothing.
         if self.incomplete || self.aliased || self.watcher.is_none() { Changes::Anything } else { changed.changes }
     }
@@ -447,7 +448,7 @@ impl Watch {
     /// more.
     pub(crate) fn follow(&mut self, followed: FollowedPaths) -> bool {
         let FollowedPaths { directories, names } = followed;
-        *self.signals.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        *lock(&self.signals.names) = names;
         self.begin();
         let Some(watcher) = &mut self.watcher else { return false };
         let wanted: BTreeSet<PathBuf> = directories.iter().map(|directory| existing(directory)).collect();
@@ -463,7 +464,7 @@ impl Watch {
         // `notify` makes the paths of its events absolute in the same way.
         let here = std::env::current_dir().unwrap_or_default();
         let lost = {
-            let mut watched = self.signals.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut watched = lock(&self.signals.watched);
             watched.all = wanted.iter().map(|path| here.join(path)).collect();
             std::mem::take(&mut watched.lost)
         };

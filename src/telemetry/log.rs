@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::bounds::MAX_LOG_QUEUE;
+use crate::util::lock;
 
 /// The pause before a full standard error is tried again, if another process has made it non-blocking.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -167,7 +168,7 @@ impl Write for LogWriter {
 impl Shared {
     /// Locks the queue. A panic cannot leave it inconsistent, so poisoning is ignored.
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     /// Writes lines as they are queued; the thread never ends before the process.

@@ -1,7 +1,7 @@
 //! One upstream: the ways to it, how it has been doing, and what a reply of it means.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -18,6 +18,7 @@ use super::udp::{self, Reply, UdpError};
 use super::{Event, FailureKind, Observer};
 use crate::dns::rebinding::Reach;
 use crate::dns::response::{Casing, Edns, Question, ReplyCheck, Response, is_reply_to};
+use crate::util::lock;
 
 /// An upstream in use; it outlives a change of the configuration that keeps it.
 pub(super) struct Endpoint {
@@ -133,7 +134,7 @@ impl Endpoint {
 
     /// Locks what is known of it. Each change is complete in itself, so a poisoned lock is as good.
     pub(super) fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.health)
     }
 
     /// Returns the case of the next query's QNAME; `bits` gives random ones.

@@ -13,9 +13,10 @@ use std::fs::{File, OpenOptions};
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
+use crate::util::lock;
 use crate::util::regular_file::is_resource_shortage;
 
 /// The reserve of the admin endpoint.
@@ -119,7 +120,7 @@ impl Reserve {
 
     /// Locks the state. A panic cannot leave it inconsistent, so poisoning is ignored.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The bearer tokens of `[control] token_file`, as the file has them now.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
@@ -14,6 +14,7 @@ use crate::api::auth::secret_file;
 use crate::api::hex;
 use crate::document::{Diagnostic, Place, Severity};
 use crate::reload::FileVersion;
+use crate::util::lock;
 use crate::util::regular_file::{self, is_resource_shortage};
 
 /// What a line begins with that has a token's hash instead of the token.
@@ -109,7 +110,7 @@ impl Tokens {
 
     /// Returns the tokens as the file has them now.
     fn current(&self) -> Result<Arc<[Token]>, Unreadable> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.held);
         let is_same = held.stamp.is_some() && held.stamp == FileVersion::at(&self.path);
         if !is_same {
             let (was_bad, was_read) = (self.told.load().is_some(), held.tokens.is_some());

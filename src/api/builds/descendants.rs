@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::util::lock;
 use rustix::process::{
     Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, waitpid,
 };
@@ -106,7 +107,7 @@ impl Builders {
 
     /// Locks the table, whose every state is whole.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, Arc<str>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

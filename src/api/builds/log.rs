@@ -1,13 +1,14 @@
 //! What a build says: its last lines.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::api::objects::id::now_ms;
 use crate::bounds::{MAX_BUILD_LINE, MAX_BUILD_LOG};
+use crate::util::lock;
 
 /// The last lines of a build.
 #[derive(Default)]
@@ -35,7 +36,7 @@ struct Line {
 impl Log {
     /// Adds a line.
     pub(in crate::api) fn add(&self, level: &'static str, text: &str) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = lock(&self.0);
         lines.octets += text.len() + OVERHEAD;
         lines.lines.push_back(Line { time: now_ms(), level, text: text.to_owned() });
         while lines.octets > MAX_BUILD_LOG
@@ -68,7 +69,7 @@ impl Log {
 
     /// Returns the lines as the API shows them.
     pub(in crate::api) fn lines(&self) -> Vec<Value> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = lock(&self.0);
         let shown = |line: &Line| json!({ "level": line.level, "message": line.text, "timestamp_ms": line.time });
         lines.lines.iter().map(shown).collect()
     }

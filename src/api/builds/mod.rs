@@ -8,7 +8,7 @@ pub(super) mod log;
 pub(super) mod process;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{collections::VecDeque, net::IpAddr};
 
@@ -26,6 +26,7 @@ use crate::api::request::error::ApiError;
 use crate::api::{Control, Edit};
 use crate::bounds::{MAX_BUILD_LOGS, MAX_BUILD_QUEUE, MAX_BUILDS};
 use crate::policy::Snapshot;
+use crate::util::lock;
 
 /// The builds under way.
 pub(super) struct Builds {
@@ -86,7 +87,7 @@ impl Builds {
 
     /// Returns what a build said, if that is still known.
     pub(super) fn lines(&self, id: &str) -> Vec<Value> {
-        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let logs = lock(&self.logs);
         let found = logs.iter().find(|(known, _)| **known == *id).map(|(_, log)| Arc::clone(log));
         drop(logs);
         found.map(|log| log.lines()).unwrap_or_default()
@@ -95,7 +96,7 @@ impl Builds {
     /// Begins to keep what a build says.
     fn log(&self, id: &Arc<str>) -> Arc<Log> {
         let log = Arc::new(Log::default());
-        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logs = lock(&self.logs);
         if logs.len() >= MAX_BUILD_LOGS {
             logs.pop_front();
         }

@@ -5,7 +5,7 @@
 //! here what happens, and the connection asks for the next moment at which it is late.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -15,6 +15,7 @@ use crate::api::quotas;
 use crate::bounds::MAX_REFUSED;
 use crate::fair_share::Holder;
 use crate::fair_share::quota::{Quota, Requester, Reservation};
+use crate::util::lock;
 
 /// How long a TLS handshake, the first request and each head may take.
 pub(in crate::api) const HEAD: Duration = Duration::from_secs(5);
@@ -145,7 +146,7 @@ impl Pulse {
 
     /// Locks the state, whose every value is whole.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Notes that the handshake is done: the first request has its own time.

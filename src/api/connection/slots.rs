@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -14,6 +14,7 @@ use crate::api::request::counts::{Closed, RequestCounts};
 use crate::bounds::capacity;
 use crate::bounds::{CONTROL_CONNECTIONS, MAX_CLOSING};
 use crate::fair_share::Holder;
+use crate::util::lock;
 
 /// How long a connection waits for a place before it looks for one to close again.
 const LOOK: Duration = Duration::from_millis(20);
@@ -86,7 +87,7 @@ impl Seats {
 
     /// Locks the table, whose every state is whole.
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.taken)
     }
 }
 

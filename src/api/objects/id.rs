@@ -1,10 +1,11 @@
 //! Ids of what the API creates: they sort by the time of creation.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::api::objects::kind::Kind;
 use crate::upstream::random::Random;
+use crate::util::lock;
 
 /// Makes ids, each greater than all before it.
 pub(in crate::api) struct Ids(Mutex<Source>);
@@ -29,7 +30,7 @@ impl Ids {
     /// Makes the next id.
     pub(in crate::api) fn next(&self, kind: Kind) -> String {
         let now = u128::from(now_ms());
-        let mut source = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = lock(&self.0);
         // The highest random bit stays clear, so that counting up within a millisecond does not change the time.
         let random = u128::from(source.random.next_bits() >> (65 - RANDOM_BITS));
         source.last = (source.last + 1).max(now << RANDOM_BITS | random);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -12,6 +12,7 @@ use crate::api::connection::deadlines::Pulse;
 use crate::api::quotas::Quotas;
 use crate::fair_share::Holder;
 use crate::fair_share::quota::{Quota, Requester, Reservation};
+use crate::util::lock;
 
 /// How long a long poll lasts at least before it is answered early: a client that asks again at once would keep us busy
 /// otherwise.
@@ -104,7 +105,7 @@ impl Waits {
 
     /// Locks the table, whose every state is whole.
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 }
 

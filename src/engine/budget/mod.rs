@@ -10,7 +10,7 @@ mod known;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use self::addresses::{Cost, Set};
@@ -22,6 +22,7 @@ use crate::dns::response::{Payload, Response};
 use crate::dns::rtype::RecordType;
 use crate::fair_share::{ByHolder, Holder};
 use crate::policy::model::budget::{Budget, DOMAINS, Limit, Scope};
+use crate::util::lock;
 
 /// The tables of ledgers, so that threads seldom wait for each other.
 const SHARDS: usize = 16;
@@ -237,7 +238,7 @@ impl Budgets {
     pub(crate) fn is_to_be_logged(&self, account: Account<'_>, spent: Limit, now: Duration) -> bool {
         let minute = minute(now);
         let is_first = self.with(account, now, |ledger, place| ledger.at(place).note_logged(spent, minute));
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = lock(&self.lines);
         if lines.minute != minute {
             *lines = Lines { minute, count: 0 };
         }
@@ -263,7 +264,7 @@ impl Budgets {
     fn shard(&self, holder: Holder) -> MutexGuard<'_, ByHolder<Box<Ledger>>> {
         // Bits that the table within does not take its bucket or its tag from.
         let index = usize::try_from(holder.number() >> 20).unwrap_or(0) % SHARDS;
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards[index])
     }
 }
 

@@ -7,7 +7,7 @@
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::mem::size_of;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::dns::name::LowerName;
@@ -17,6 +17,7 @@ use crate::dns::response::{Question, Response};
 use crate::dns::rtype::RecordType;
 use crate::fair_share::Holder;
 use crate::upstream::{Failure, FailureKind};
+use crate::util::lock;
 use sieve::{Keyed, Queues, Slot};
 
 mod sieve;
@@ -141,6 +142,7 @@ pub struct Cache {
     /// Hashes keys; the same for all shards.
     hasher: RandomState,
     /// The parts, each behind a lock of its own; a power of two of them.
+    // Within a shard, a panic can only come before the first change.
     shards: Box<[Mutex<Queues<Kept>>]>,
     /// Failures noted before this time, in milliseconds, count no more: others are asked now.
     failures_from: AtomicU64,
@@ -394,11 +396,6 @@ impl Cache {
         let middle = usize::try_from(hash >> 40 & 0xffff).expect("16 bits fit");
         (hash, lock(&self.shards[middle & (self.shards.len() - 1)]))
     }
-}
-
-/// Locks a shard. A poisoned lock is as good: a panic inside can only have come before the first change.
-fn lock(shard: &Mutex<Queues<Kept>>) -> MutexGuard<'_, Queues<Kept>> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns a time in whole milliseconds.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
 use crate::bounds::capacity;
 use crate::bounds::{ADMIN_CONNECTIONS, MAX_ADMIN_CLOSING};
 use crate::fair_share::{ByHolder, Holder};
+use crate::util::lock;
 
 /// The open connections.
 #[derive(Default)]
@@ -68,7 +69,7 @@ impl Connections {
 
     /// Locks the table, whose every state is whole.
     fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 }
 
@@ -99,7 +100,7 @@ impl Open {
 impl Entry {
     /// Notes that a request is under way, or that none is any more.
     pub(super) fn is_busy(&self, is_busy: bool) {
-        let mut number = self.number.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut number = lock(&self.number);
         let mut open = self.connections.lock();
         if is_busy {
             if let Some(number) = number.take() {

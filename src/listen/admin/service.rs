@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -23,6 +23,7 @@ use crate::telemetry::decision_log::DecisionLogCounts;
 use crate::telemetry::heartbeat::{HANG, Stall, ThreadKind};
 use crate::telemetry::log::LogWriter;
 use crate::upstream::Status as UpstreamStatus;
+use crate::util::lock;
 
 /// The longest list of upstreams in a line, in octets.
 const LISTED: usize = 256;
@@ -135,7 +136,7 @@ impl Service {
 
     /// Returns what it listens at.
     pub(crate) fn listening(&self) -> MutexGuard<'_, Listening> {
-        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.listening)
     }
 
     /// Notes an address for the status, while there are not too many.

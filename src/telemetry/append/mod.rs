@@ -9,12 +9,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::origin::Away;
 use self::origin::Origin;
+use crate::util::lock;
 use crate::util::regular_file;
 
 /// The pause before a full pipe is tried again.
@@ -225,7 +226,7 @@ impl Health {
 
     /// Locks the state. The lock is never held during work on the file, so it is always free within microseconds.
     fn lock(&self) -> MutexGuard<'_, Condition> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

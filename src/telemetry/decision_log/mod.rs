@@ -18,7 +18,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use self::pool::{Block, Pool};
 use self::writer::Writer;
 use super::append::Health;
 use super::record_file::{self, RecordKind};
+use crate::util::lock;
 
 /// The longest time that the first record of a block waits for the block to fill.
 const GATHER: Duration = Duration::from_millis(100);
@@ -61,6 +62,7 @@ pub struct DecisionLog(Arc<Shared>);
 struct Shared {
     /// The buffers. A thread always uses the same one, so its lock is nearly always free; it is held while a line is
     /// formatted or a block is exchanged.
+    // A line that a panic left incomplete is cut off by the next `Block::add`.
     buffers: Box<[Mutex<LineBuffer>]>,
     pool: Pool,
     /// The channel to the writer. It is unbounded, as the number of blocks is bounded and few other messages are sent.
@@ -208,11 +210,6 @@ impl Shared {
             self.pool.give(block);
         }
     }
-}
-
-/// Locks a mutex. Poisoning is ignored: a line that a panic left incomplete is cut off by the next [`Block::add`].
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::ControlFlow::{self, Break, Continue};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::StreamError;
 use crate::upstream::udp::MAX_IGNORED;
+use crate::util::lock;
 
 /// How many questions may wait on one connection, those that were given up and not answered included.
 const MAX_ACTIVE: usize = 1024;
@@ -112,7 +113,7 @@ impl Connection {
 impl Shared {
     /// Locks the state. Each change is complete in itself, so a poisoned lock is as good.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Adds a question that waits for its reply.

@@ -4,7 +4,7 @@ mod connection;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -15,6 +15,7 @@ use self::connection::Connection;
 use super::scope;
 use crate::bounds::capacity;
 use crate::dns::response::{Casing, Edns, Question, query_upstream};
+use crate::util::lock;
 
 /// How long opening a connection may take. A stub resolver has given up by then.
 const CONNECT_FOR: Duration = Duration::from_secs(5);
@@ -126,6 +127,6 @@ impl Stream {
 
     /// Locks the connection in use. It is only ever replaced whole, so a poisoned lock is as good.
     fn slot(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.current)
     }
 }

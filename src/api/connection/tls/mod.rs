@@ -3,7 +3,7 @@
 pub(crate) mod client;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
@@ -19,6 +19,7 @@ use crate::api::file_probe::Disk;
 use crate::config;
 use crate::document::Diagnostic;
 use crate::reload::FileVersion;
+use crate::util::lock;
 
 /// What is offered to clients (RFC 7301), the best first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -82,7 +83,7 @@ impl Tls {
 
     /// Reads the files again if they have changed.
     pub(in crate::api) fn look(&self) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.held);
         let now = [FileVersion::at(&self.files.certificate), FileVersion::at(&self.files.key)];
         if held.stamps.is_none_or(|stamps| stamps.map(Some) != now) {
             let path = self.files.certificate.display();
