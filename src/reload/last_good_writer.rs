@@ -15,8 +15,8 @@ use super::{Reloader, tick};
 const PAUSE: Duration = Duration::from_millis(500);
 /// The pause after a write, as a multiple of its duration: writing takes at most one percent of the time.
 const REST: u32 = 100;
-/// The longest pause after a write.
-const LONGEST_REST: Duration = Duration::from_mins(1);
+/// The longest pause after a write: until the next one, a start would go back to what was in force before it.
+const LONGEST_REST: Duration = Duration::from_secs(10);
 /// The interval of checks whether the thread has finished.
 const POLL: Duration = Duration::from_millis(100);
 /// The interval of checks that the saved state is unchanged: the next start may need it.
@@ -125,8 +125,9 @@ impl LastGoodWriter {
         // A panic has been reported by the panic hook.
         let Ok((place, kept, took)) = thread.join() else { return false };
         let now = Instant::now();
-        self.rested = now + (REST * took).min(LONGEST_REST);
-        self.check = now + CHECK.max(REST * took);
+        let rest = (REST * took).min(LONGEST_REST);
+        self.rested = now + rest;
+        self.check = now + CHECK.max(rest);
         if matches!(kept, Err(SaveError::Lost)) {
             // A state that was changed or removed on disk is written again at once.
             (self.is_lost, self.due) = (true, Some(now));
