@@ -140,7 +140,7 @@ impl Config {
         let source = Source::new(path, text);
         // An editor truncates the file before it writes, and a crash or a full disk can leave it so. Taken for the
         // defaults, it would move the listener to another address.
-        if source.text().trim().is_empty() {
+        if source.text().trim_start_matches('\u{feff}').trim().is_empty() {
             let error = Diagnostic::about_file(path, "the file is empty, as if half written");
             return Err(vec![error.help("restore it; for the defaults, write a comment into it")]);
         }

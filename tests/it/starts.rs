@@ -320,8 +320,11 @@ fn empty_configuration_file_is_no_start_by_the_defaults() {
     fs::write(&config, "").unwrap();
     assert_eq!(next_start(&server, 1)["start"], "from-last-good");
     fs::remove_dir_all(server.directory().join(".hostgate-last-good")).unwrap();
-    let told = next_start(&server, 78);
-    assert!(told.to_string().contains("the file is empty, as if half written"), "{told}");
+    for blank in ["", " \n\t\n", "\u{feff}"] {
+        fs::write(&config, blank).unwrap();
+        let told = next_start(&server, 78);
+        assert!(told.to_string().contains("the file is empty, as if half written"), "{blank:?}: {told}");
+    }
 }
 
 #[test]
@@ -333,8 +336,8 @@ fn last_good_state_is_written_while_changes_keep_coming() {
     // Each change comes before a pause of half a second is over.
     server.until("written between changes", || {
         version += 1;
-        let text = format!("[policy.p]\nallowed_hostnames = [\"p{version}.test\"]\n");
-        server.write("p.toml", text);
+        // Never half written: what is bad is not kept.
+        server.replace("p.toml", &format!("[policy.p]\nallowed_hostnames = [\"p{version}.test\"]\n"));
         (kept_at(&server) > before).then_some(())
     });
 }
