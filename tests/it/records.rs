@@ -402,8 +402,9 @@ fn file_that_is_still_written_is_told_by_what_became_of_its_place() {
     wait_well(&server);
     // Unmounted, and no file can be made in what is there then.
     server.inside(&format!("rm {shown}/*; mkdir {shown}/audit {shown}/decisions; mount -t tmpfs none {shown}"));
-    let inside = format!("/proc/{}/root{shown}/audit", server.id());
-    server.until("files on it", || Path::new(&inside).is_file().then_some(()));
+    let inside = format!("/proc/{}/root{shown}", server.id());
+    let is_file = |name| Path::new(&inside).join(name).is_file();
+    server.until("files on it", || (is_file("audit") && is_file("decisions")).then_some(()));
     server.inside(&format!("umount -l {shown}"));
     wait_told(&server, "whose file system was unmounted");
     assert_eq!(failures(&server), 0);
