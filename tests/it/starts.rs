@@ -337,7 +337,7 @@ fn last_good_state_is_written_while_changes_keep_coming() {
     server.until("written between changes", || {
         version += 1;
         // Never half written: what is bad is not kept.
-        server.replace("p.toml", &format!("[policy.p]\nallowed_hostnames = [\"p{version}.test\"]\n"));
+        server.replace("p.toml", format!("[policy.p]\nallowed_hostnames = [\"p{version}.test\"]\n"));
         (kept_at(&server) > before).then_some(())
     });
 }
