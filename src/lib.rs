@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   listen::udp            listen::tcp          cli        the command line
-//!   threads, batches       connections          daemon     starts, watches and stops all parts
+//!   threads, batches       connections          daemon     makes, starts, watches and stops all parts
 //!          \                   /                api        objects of the HTTP API, to files and back
 //!            engine::step                       reload     watches, reads, swaps
 //!              1 dns::query     parse           telemetry  metrics, logs, heartbeats
@@ -54,8 +54,8 @@
 //! | how are objects created and changed over HTTP | `api`; `reload::api_change`; from the shell, [`cli`]: `objects` |
 //! | when is a change in force | `reload` |
 //! | what is on disk and not in force, and since when | `reload`: `out_of_date`, `disk_comparison`, `tick` |
-//! | what does a start do about what is bad | `policy::load` (objects of the API), `reload::last_good`; [`cli`]: `prepare`, `next_start`; `listen::missing_sockets` |
-//! | what is started and stopped, in which order | `daemon` |
+//! | what does a start do about what is bad | `policy::load` (objects of the API), `reload::last_good`; `daemon::prepare`; [`cli`]: `next_start`, `try_start`; `listen::missing_sockets` |
+//! | what is made, started and stopped, in which order | `daemon` |
 //! | sockets and threads | `listen`, `datagram` |
 //! | how is a file opened in whose place there may be anything | `util::regular_file` |
 //! | what is systemd told | `daemon::systemd` |

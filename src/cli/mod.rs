@@ -14,12 +14,12 @@ mod man_pages;
 mod next_start;
 mod objects;
 mod output;
-mod prepare;
 mod serve;
 mod show;
 mod socket_owner;
 mod sources;
 mod status;
+mod try_start;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use self::output::Output;
+use crate::daemon::prepare::Start;
 use crate::dns::rtype::RecordType;
 
 /// The exit code for success, or yes.
@@ -267,9 +268,9 @@ pub fn run() -> u8 {
 fn execute(arguments: Arguments, output: &mut Output) -> u8 {
     let outer = arguments.config;
     match arguments.command {
-        None => serve::run(outer, serve::Start::Alone, output),
+        None => serve::run(outer, Start::Alone, output),
         Some(Command::Serve { config, takeover }) => {
-            let start = if takeover { serve::Start::TakeOver } else { serve::Start::Alone };
+            let start = if takeover { Start::TakeOver } else { Start::Alone };
             serve::run(config.or(outer), start, output)
         }
         Some(Command::Check { start: true, json, config, .. }) => next_start::run(config.or(outer), json, output),

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::output::{Output, count};
-use super::prepare::{InUse, StartRefusal, try_out};
 use super::sources::{self, Search};
+use super::try_start::{InUse, try_out};
 use super::{CONFIG, FAILED, OK};
 use crate::api;
 use crate::config::Config;
+use crate::daemon::prepare::StartRefusal;
 use crate::document::Diagnostic;
 use crate::reload::is_absent;
 use crate::telemetry::record_file::{self, RecordKind};

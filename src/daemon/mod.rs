@@ -1,15 +1,18 @@
-//! The running service: starting its threads and tasks in order, and stopping them without losing a query.
+//! The running service: [`Daemon::new`] makes its parts in order, [`Daemon::serve`] starts their threads and tasks, and
+//! stops them without losing a query.
 //!
-//! The main thread starts everything, becomes the `supervisor`, which handles signals and watches the other threads,
-//! and at the end stops everything at once.
+//! The main thread makes and starts everything, becomes the `supervisor`, which handles signals and watches the other
+//! threads, and at the end stops everything at once.
 
 mod outages;
+pub(crate) mod prepare;
+pub(crate) mod sizes;
 mod supervisor;
 mod systemd;
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
@@ -21,9 +24,15 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::prepare::{Prepared, Start, StartRefusal};
 use self::supervisor::{StopReason, Supervisor};
 use crate::api::connection::socket::ControlSocket;
-use crate::api::{self, Control};
+use crate::api::{self, Control, Opened, Reserved};
+use crate::bounds::{MAX_LOGGED, MAX_TOLD_LINE};
+use crate::config::Config;
+use crate::document::shortened;
+use crate::engine::cache::Settings;
+use crate::engine::{Engine, View};
 use crate::listen::admin;
 use crate::listen::admin::service::Service;
 use crate::listen::missing_sockets::Purpose;
@@ -31,56 +40,115 @@ use crate::listen::sockets::{Feature, Sockets, Threads};
 use crate::listen::takeover::{Offer, Offered, Takeover};
 use crate::listen::tcp;
 use crate::listen::udp::{Front, Shared};
-use crate::reload::Reloader;
+use crate::reload::upstreams::Chosen;
+use crate::reload::{Loaded, Reloader, SetLogFilter, log_warnings, log_without};
+use crate::telemetry::decision_log::{DecisionLog, DecisionLogCounts};
 use crate::telemetry::heartbeat::{Heartbeat, ThreadKind};
+use crate::telemetry::log::LogWriter;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::Upstreams;
 
-/// Serves until SIGTERM, SIGINT or a successor that serves, then answers the queries in flight, for at most five
-/// seconds. Returns the names of what had not ended by then. Runs on the main thread: see [`supervisor`].
-///
-/// # Errors
-/// The system refuses a thread, a socket or a signal handler, or the predecessor keeps its sockets.
-pub(crate) fn serve(
-    runtime: &Runtime,
-    service: &Arc<Service>,
-    sockets: (Sockets, Option<Arc<Control>>),
+/// The parts of a running hostgate, made but not yet started.
+pub(crate) struct Daemon {
+    service: Arc<Service>,
+    sockets: Sockets,
+    /// The API, if there is one.
+    control: Option<Arc<Control>>,
     takeover: Option<Takeover>,
     reloader: Reloader,
-) -> io::Result<Vec<&'static str>> {
-    let (events, happened) = mpsc::sync_channel(EVENTS);
-    runtime.spawn(outages::watch(Arc::clone(service)));
-    supervisor::listen_for_signals(events.clone())?;
-    let waker = reloader.waker();
-    let offered = takeover.as_ref().map(Takeover::offered);
-    if let Some(takeover) = &takeover {
-        service.note_address(format!("unix:{}", takeover.path().display()));
+    runtime: Runtime,
+}
+
+impl Daemon {
+    /// Makes the parts from the files that were read, each from those made before it, and has the sockets.
+    ///
+    /// # Errors
+    /// The files contradict each other, or the system refuses something.
+    pub(crate) fn new(
+        (path, config, mut loaded): (Option<PathBuf>, Config, Loaded),
+        how: Start,
+        log: LogWriter,
+        set_log_filter: SetLogFilter,
+    ) -> Result<Self, StartRefusal> {
+        let request_counts = Arc::new(api::RequestCounts::default());
+        let opened = config.control.clone().map(|settings| {
+            Opened::new(settings, Reserved::of(&config), Arc::clone(&request_counts)).map_err(StartRefusal::Files)
+        });
+        let opened = opened.transpose()?;
+        // All files have been read and are good at this point, so a successor with a bad file takes over nothing.
+        let Prepared { sizes, sockets, takeover, chosen } = prepare::prepare(&config, &mut loaded, how)?;
+        let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
+        let record_counts = Arc::new(DecisionLogCounts::default());
+        let decisions = config.decisions.as_ref().map(|path| {
+            DecisionLog::open(path, Arc::clone(&record_counts)).map_err(|error| {
+                StartRefusal::System(format!("decision log {}: no thread to write it: {error}", path.display()))
+            })
+        });
+        let decisions = decisions.transpose()?;
+        log_files(&config, path.as_deref(), &loaded);
+        sizes.log();
+        log_upstreams(&chosen);
+        let metrics = Arc::new(Metrics::default());
+        let observer: Arc<Metrics> = Arc::clone(&metrics);
+        let upstreams = Arc::new(Upstreams::new(&chosen.servers, chosen.settings(), observer));
+        let view = View {
+            snapshot: Arc::clone(loaded.library().snapshot()),
+            upstreams: Arc::clone(&upstreams),
+            denied_ttl: config.denied_ttl,
+        };
+        let cache =
+            Settings { size: sizes.cache[0], max_ttl: config.cache.max_ttl, serve_stale: config.cache.serve_stale };
+        let engine = Arc::new(Engine::new(view, cache, metrics, decisions));
+        let configuration = path.as_deref().and_then(|path| std::path::absolute(path).ok());
+        let reloader =
+            Reloader::new(loaded, (path, config), listeners, (upstreams, chosen), Arc::clone(&engine), set_log_filter);
+        let control =
+            opened.map(|opened| Control::new(Arc::clone(&engine), (reloader.changer(), reloader.status()), opened));
+        let api = (control.clone(), request_counts);
+        let service = Service::new(engine, reloader.status(), (record_counts, log), api, configuration);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(sizes.cpus.max(2))
+            .thread_name("runtime")
+            .enable_all()
+            .build()
+            .map_err(|error| StartRefusal::System(format!("runtime: {error}")))?;
+        Ok(Self { service, sockets, control, takeover, reloader, runtime })
     }
-    let serving = Serving::start(runtime, service, sockets, (reloader, offered))?;
-    {
-        let state = service.progress.state();
-        tracing::info!(
-            generation = state.generation,
-            hash = state.hash,
-            policies = state.policies,
-            blueprints = state.blueprints,
-            clients = state.clients,
-            "ready"
-        );
-    }
-    let mut supervisor = Supervisor::new(Arc::clone(service), waker.clone(), serving.heartbeats());
-    let offer = takeover.map(|takeover| takeover.serving(events, Arc::clone(&service.lacking))).transpose()?;
-    let watched = supervisor.watch(&happened);
-    supervisor.stopping();
-    waker.stop();
-    match watched {
-        Ok(why) => {
-            tracing::info!(why = why.as_str(), "stopping: answering what is in flight");
-            Ok(serving.stop(why, offer))
+
+    /// Serves until SIGTERM, SIGINT or a successor that serves, then answers the queries in flight, for at most five
+    /// seconds. Returns the names of what had not ended by then. Runs on the main thread: see [`supervisor`].
+    ///
+    /// # Errors
+    /// The system refuses a thread, a socket or a signal handler, or the predecessor keeps its sockets.
+    pub(crate) fn serve(self) -> io::Result<Vec<&'static str>> {
+        let Self { service, sockets, control, takeover, reloader, runtime } = self;
+        let (events, happened) = mpsc::sync_channel(EVENTS);
+        runtime.spawn(outages::watch(Arc::clone(&service)));
+        supervisor::listen_for_signals(events.clone())?;
+        let waker = reloader.waker();
+        let offered = takeover.as_ref().map(Takeover::offered);
+        if let Some(takeover) = &takeover {
+            service.note_address(format!("unix:{}", takeover.path().display()));
         }
-        Err(error) => {
+        let serving = Serving::start(&runtime, &service, (sockets, control), (reloader, offered))?;
+        log_ready(&service);
+        let mut supervisor = Supervisor::new(Arc::clone(&service), waker.clone(), serving.heartbeats());
+        let offer = takeover.map(|takeover| takeover.serving(events, Arc::clone(&service.lacking))).transpose()?;
+        let watched = supervisor.watch(&happened);
+        supervisor.stopping();
+        waker.stop();
+        let (why, offer) = match &watched {
+            Ok(why) => {
+                tracing::info!(why = why.as_str(), "stopping: answering what is in flight");
+                (*why, offer)
+            }
             // Queries received so far are answered. The sockets, and their paths, remain those of the predecessor.
-            serving.stop(StopReason::TakenOver, None);
-            Err(error)
-        }
+            Err(_) => (StopReason::TakenOver, None),
+        };
+        let unfinished = serving.stop(why, offer);
+        // Tasks that still run at the deadline are abandoned.
+        runtime.shutdown_background();
+        watched.map(|_| unfinished)
     }
 }
 
@@ -259,6 +327,53 @@ impl Serving {
         ];
         all.into_iter().filter(|(_, is_unfinished)| *is_unfinished).map(|(what, _)| what).collect()
     }
+}
+
+/// Logs which files are served.
+fn log_files(config: &Config, path: Option<&Path>, loaded: &Loaded) {
+    let config_file = path.map_or("none, using defaults".to_owned(), |path| path.display().to_string());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = config_file,
+        policies = %config.policies.display(),
+        "hostgate starts"
+    );
+    log_warnings(loaded.warnings.iter().filter(|warning| warning.is_warning()));
+    if let Some(written) = &loaded.last_good {
+        tracing::error!(written, "started from the last good state, as the files on disk are bad; fix them");
+    }
+    for error in loaded.wrong().iter().take(MAX_LOGGED) {
+        let error = error.to_string();
+        let error = &*shortened(&error, MAX_TOLD_LINE);
+        tracing::error!(error, "started without what is bad on disk");
+    }
+    log_without(loaded.library().snapshot());
+}
+
+/// Logs the upstreams to forward to, and the nameservers of a resolv.conf that cannot be used.
+fn log_upstreams(chosen: &Chosen) {
+    tracing::info!(upstream = &*shortened(&chosen.describe(), MAX_TOLD_LINE), "forwarding");
+    for skipped in chosen.skipped.iter().take(MAX_LOGGED) {
+        let skipped = &*shortened(skipped, MAX_TOLD_LINE);
+        tracing::warn!(skipped, "nameserver passed over");
+    }
+    if let Some(error) = &chosen.error {
+        let error = &*shortened(error, MAX_TOLD_LINE);
+        tracing::error!(error, "no upstream; denied names are denied, allowed ones answered SERVFAIL");
+    }
+}
+
+/// Logs what is in force at the start.
+fn log_ready(service: &Service) {
+    let state = service.progress.state();
+    tracing::info!(
+        generation = state.generation,
+        hash = state.hash,
+        policies = state.policies,
+        blueprints = state.blueprints,
+        clients = state.clients,
+        "ready"
+    );
 }
 
 /// The deadline for queries in flight, and for everything else, at shutdown.

@@ -1,76 +1,24 @@
-//! The steps of a start between reading files and serving. `hostgate check --start` runs the same steps, so its report
-//! cannot differ from a start: it only skips what the running hostgate has in use, and undoes everything.
+//! A start that is tried out for `hostgate check --start`: it runs the steps of a start, without the addresses that the
+//! running hostgate has in use, and undoes them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::thread::available_parallelism;
 
-use super::serve::{Sizes, Start, size};
 use super::socket_owner::{SocketOwner, socket_owner};
 use super::status;
 use crate::api::connection::socket::ControlSocket;
 use crate::config::Config;
 use crate::config::control::Endpoint;
-use crate::document::Diagnostic;
+use crate::daemon::prepare::{Prepared, Start, StartRefusal, prepare};
+use crate::daemon::sizes::size;
 use crate::listen::admin::service::Listening;
-use crate::listen::sockets::{self, BindError, Feature, Passed, Sockets};
-use crate::listen::takeover::{self, Takeover};
+use crate::listen::sockets::Feature;
+use crate::listen::takeover::Takeover;
 use crate::reload::Loaded;
 use crate::reload::upstreams::{Chosen, choose};
-
-/// The result of the steps, ready to serve.
-pub(super) struct Prepared {
-    /// The bounds derived from the limits of this process.
-    pub(super) sizes: Sizes,
-    pub(super) sockets: Sockets,
-    /// The socket for a take-over, and the predecessor if there is one.
-    pub(super) takeover: Option<Takeover>,
-    /// The upstreams.
-    pub(super) chosen: Chosen,
-}
-
-/// The reason why a start is refused.
-pub(super) enum StartRefusal {
-    /// The files contradict each other.
-    Files(Vec<Diagnostic>),
-    /// The limits of this process are too low.
-    Limits(String),
-    /// A listening socket is not available, or a predecessor does not hand over its sockets.
-    System(String),
-}
-
-/// Runs the steps of a start.
-///
-/// # Errors
-/// The first step that fails. A failure that DNS can do without is not an error: see [`lacking`].
-pub(super) fn prepare(config: &Config, loaded: &mut Loaded, how: Start) -> Result<Prepared, StartRefusal> {
-    let system = |error: BindError| StartRefusal::System(error.to_string());
-    let sizes = size(config).map_err(StartRefusal::Limits)?;
-    let mut passed = Passed::from_systemd().map_err(system)?;
-    // A predecessor is asked only if systemd has not passed the sockets.
-    let mut predecessor = None;
-    if let (Some(path), Start::TakeOver) = (&config.takeover, how)
-        && passed.is_empty()
-        && let Some((asked, fds)) = takeover::ask(path).map_err(|error| StartRefusal::System(error.to_string()))?
-    {
-        passed = Passed::from_predecessor(fds).map_err(system)?;
-        predecessor = Some(asked);
-    }
-    let sockets = sockets::bind(config, threads(config), passed).map_err(system)?;
-    let takeover = config.takeover.as_deref().map(|path| Takeover::prepare(path, predecessor, &sockets));
-    let takeover = takeover.transpose().map_err(|error| StartRefusal::System(error.to_string()))?;
-    let listeners: Vec<_> = sockets.listeners.iter().map(|listener| listener.address).collect();
-    let chosen = choose(&config.upstream, &listeners, &mut |path| loaded.read(path)).map_err(StartRefusal::Files)?;
-    Ok(Prepared { sizes, sockets, takeover, chosen })
-}
-
-/// Returns the number of threads for each listener.
-pub(super) fn threads(config: &Config) -> usize {
-    config.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from))
-}
 
 /// Returns an error for each socket other than those for DNS that is not available.
 pub(super) fn lacking(prepared: &Prepared) -> Vec<String> {
