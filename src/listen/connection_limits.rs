@@ -24,11 +24,11 @@ use crate::util::lock;
 
 /// The connections of all TCP listeners of the process.
 pub(crate) struct Limits {
-    /// Connections by client.
+    /// The number of open connections, client by client.
     shares: Arc<Shares>,
-    /// Connections there may be: [`MAX_CONNECTIONS`], or fewer where the limit on open files is low.
+    /// The maximum of open connections: [`MAX_CONNECTIONS`], or fewer where the limit on open files is low.
     most: usize,
-    /// Connections that wait for their client, the one that has waited longest first.
+    /// The connections that wait for their client, by the number of the wait: the one that has waited longest first.
     idle: Mutex<BTreeMap<u64, (Idle, Arc<Link>)>>,
     /// The number of the next wait.
     next: AtomicU64,
@@ -47,7 +47,7 @@ pub(crate) struct ConnectionCounts {
     pub(crate) failed: AtomicU64,
 }
 
-/// What a connection waits for from its client.
+/// The act of its client that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Idle {
     /// The next query, or the rest of it: the connection is idle when nothing else is under way on it.
@@ -56,9 +56,9 @@ pub(super) enum Idle {
     Reading,
 }
 
-/// A connection as the limits know it.
+/// An open connection, as far as the limits need to know it.
 pub(super) struct Link {
-    /// The client.
+    /// The client that the connection counts for.
     holder: Holder,
     /// The client's address: clients may be whole networks.
     host: Holder,
@@ -109,8 +109,9 @@ impl Limits {
         &self.counts
     }
 
-    /// Counts a new connection of a client in. At the client's share an idle connection is closed for it: its own longest
-    /// idle one, or one of the client with most if it has fewer than [`GUARANTEED`]. Returns `None` if none is idle.
+    /// Admits a new connection of a client. At the client's share, an idle connection is closed to make place: the client's
+    /// own longest idle one or, if the client has fewer than [`GUARANTEED`], one of the client with most connections.
+    /// Returns `None` if none is idle.
     pub(super) fn enter(&self, holder: Holder, source: IpAddr) -> Option<Arc<Link>> {
         let taken = self.take(holder).or_else(|| self.close_idle_of(holder)).or_else(|| self.claim(holder));
         let Some(permit) = taken else {
@@ -130,7 +131,7 @@ impl Limits {
     /// Takes a place of the client's share, if it has one left.
     fn take(&self, holder: Holder) -> Option<Permit> {
         let (count, free) = (self.shares.count(holder), self.most.saturating_sub(self.shares.used()));
-        // The same part of fewer connections.
+        // Where the limit on open files allows fewer connections, as large a part of them is reserved.
         let reserved = RESERVED * self.most / MAX_CONNECTIONS;
         (count < GUARANTEED || count + reserved < free).then(|| self.shares.take(holder)).flatten()
     }
@@ -149,7 +150,7 @@ impl Limits {
     /// Closes an idle connection of the client that has most connections, for a client that has few.
     fn claim(&self, holder: Holder) -> Option<Permit> {
         let count = self.shares.count(holder);
-        // One of two that have the same number, or nearly, gains nothing that the other does not lose.
+        // Between clients with the same number of connections, or nearly, one would only lose what the other gains.
         let mut permit = (count < GUARANTEED).then(|| self.close_idle_of_largest(count + 1)).flatten()?;
         permit.pass_to(holder);
         Some(permit)
@@ -168,7 +169,8 @@ impl Limits {
     /// Closes the longest idle connection of a client and returns its place.
     ///
     /// In a client that is a network, the host with most idle connections loses one, so that one host there does not take
-    /// them from its neighbours. The table has two entries a connection at most, and is only searched at a limit.
+    /// them from its neighbours. A search through the table is cheap enough, as it has at most two entries a connection
+    /// and is searched at a limit alone.
     fn close_one(&self, idle: &mut BTreeMap<u64, (Idle, Arc<Link>)>, holder: Holder) -> Option<Permit> {
         let found = idle.iter().filter(|(_, (kind, link))| link.holder == holder && link.is_idle(*kind));
         let found: Vec<(u64, Holder)> = found.map(|(number, (_, link))| (*number, link.host)).collect();
@@ -200,11 +202,11 @@ impl Limits {
 
 /// A connection's wait for its client.
 pub(super) struct Wait<'a> {
-    /// Where it is noted.
+    /// The limits that list the wait.
     limits: &'a Limits,
-    /// The connection.
+    /// The connection that waits.
     link: &'a Link,
-    /// Its number.
+    /// The key of the wait in [`Limits::idle`].
     number: u64,
 }
 
@@ -212,7 +214,7 @@ impl Wait<'_> {
     /// Ends the wait and returns whether the connection may go on: its place may have gone to another one meanwhile.
     pub(super) fn end(self) -> bool {
         let link = self.link;
-        // Out of the table before its place is looked at.
+        // Once out of the table, the connection cannot lose its place any more.
         drop(self);
         lock(&link.permit).is_some()
     }

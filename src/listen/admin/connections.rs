@@ -11,48 +11,49 @@ use crate::bounds::{ADMIN_CONNECTIONS, MAX_ADMIN_CLOSING};
 use crate::fair_share::{ByHolder, Holder};
 use crate::util::lock;
 
-/// The open connections.
+/// The connections to the admin endpoint, shared by the tasks that serve them.
 #[derive(Default)]
 pub(super) struct Connections {
-    /// Those that were not told to close.
+    /// The connections that have not been asked to close.
     open: Mutex<Open>,
 }
 
-/// The open connections.
+/// The connections that may be closed for a new one.
 #[derive(Default)]
 struct Open {
-    /// The connections, the one that has been without a request for longest first.
+    /// The connections without a request under way, by a number that grows: the one that has had none for longest first.
     connections: BTreeMap<u64, Connection>,
-    /// The number of the next one.
+    /// The number of the next entry.
     next: u64,
 }
 
-/// One connection.
+/// A connection without a request under way.
 struct Connection {
-    /// The source address.
+    /// The host at its other end.
     source: Holder,
-    /// Tells it to close.
+    /// Notified to make the task of the connection close it.
     close: Arc<Notify>,
 }
 
-/// An open connection's entry; dropping it takes it out.
+/// The handle of an open connection, which leaves the table when it is dropped.
 pub(super) struct Entry {
-    /// Where it is.
+    /// The table that the connection is in.
     connections: Arc<Connections>,
-    /// The source address.
+    /// The host at its other end.
     source: Holder,
-    /// Its number while no request is under way.
+    /// The number of the connection in [`Open::connections`]; `None` while a request is under way.
     number: Mutex<Option<u64>>,
-    /// Told when it has to close.
+    /// Notified when the connection has to close.
     close: Arc<Notify>,
 }
 
 impl Connections {
-    /// Adds a connection. At the limit, one of the source that has most is closed: its longest idle or half-sent one.
+    /// Adds a connection from `source`. At the limit, a connection of the host that has most is closed: the one that has
+    /// been idle, or half way through a request, for longest.
     pub(super) fn add(self: &Arc<Self>, source: IpAddr) -> Arc<Entry> {
         let (source, close) = (Holder::host(source), Arc::new(Notify::new()));
         let mut open = self.lock();
-        // The same part of fewer connections.
+        // Where the limit on open files allows fewer connections, the same part of them may be open here.
         let most = ADMIN_CONNECTIONS * capacity::granted().admin / (ADMIN_CONNECTIONS + MAX_ADMIN_CLOSING);
         if open.connections.len() >= most {
             open.close_one();
@@ -62,19 +63,19 @@ impl Connections {
         Arc::new(Entry { connections: Arc::clone(self), source, number, close })
     }
 
-    /// Closes a connection without a request under way, if there is one, as when no file descriptor is left.
+    /// Closes a connection without a request under way, if there is one. Used when no file descriptor is left.
     pub(super) fn close_one(&self) {
         self.lock().close_one();
     }
 
-    /// Locks the table, whose every state is whole.
+    /// Locks the table.
     fn lock(&self) -> MutexGuard<'_, Open> {
         lock(&self.open)
     }
 }
 
 impl Open {
-    /// Adds a connection as the last one to be closed; returns its number.
+    /// Adds a connection behind all others in the order of closing, and returns its number.
     fn add(&mut self, source: Holder, close: &Arc<Notify>) -> u64 {
         let number = self.next;
         self.next += 1;
@@ -82,7 +83,7 @@ impl Open {
         number
     }
 
-    /// Closes a connection, and forgets it.
+    /// Removes the first connection in the order of closing among those of the host that has most, and tells it to close.
     fn close_one(&mut self) {
         let mut counts = ByHolder::<usize>::default();
         for connection in self.connections.values() {
@@ -98,7 +99,7 @@ impl Open {
 }
 
 impl Entry {
-    /// Notes that a request is under way, or that none is any more.
+    /// Notes whether a request is under way: then the connection cannot be closed for another one.
     pub(super) fn is_busy(&self, is_busy: bool) {
         let mut number = lock(&self.number);
         let mut open = self.connections.lock();
@@ -111,7 +112,7 @@ impl Entry {
         }
     }
 
-    /// Waits until it has to close.
+    /// Waits until the connection has to close.
     pub(super) async fn told_to_close(&self) {
         self.close.notified().await;
     }

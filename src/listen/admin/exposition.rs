@@ -22,76 +22,77 @@ use crate::telemetry::heartbeat;
 use crate::telemetry::metrics::{FAILURES, LATENCY_BOUNDS, Metrics};
 use crate::upstream;
 
-/// Figures that live elsewhere and are read when `/metrics` is.
+/// The figures of a scrape that are not in [`Metrics`]: read from the parts that keep them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Gauges {
     /// The policy generation in force.
     pub(crate) generation: u64,
-    /// Reloads that swapped, since the start.
+    /// The number of reloads since the start that put a new generation into force.
     pub(crate) reloads: u64,
-    /// Reloads that held something back, since the start.
+    /// The number of reloads since the start that held a file back.
     pub(crate) reload_failures: u64,
     /// Whether everything on disk is in force.
     pub(crate) reload_ok: bool,
-    /// Seconds since the reload under way began; 0 where there is none.
+    /// Seconds since the reload under way began; 0 if there is none.
     pub(crate) reload_running: u64,
-    /// Whether it hangs.
+    /// Whether the reload under way hangs.
     pub(crate) reload_stuck: bool,
-    /// How much is out of date of each kind, and for how many seconds the oldest of it, in the order of [`Kind::ALL`].
+    /// The number of entries that are out of date and the age of the oldest one in seconds, for each of [`Kind::ALL`].
     pub(crate) out_of_date: [(u64, u64); Kind::ALL.len()],
-    /// Answers in the cache.
+    /// The number of answers in the cache.
     pub(crate) cache_entries: u64,
-    /// Octets the cache takes.
+    /// The octets that the cache takes.
     pub(crate) cache_bytes: u64,
-    /// Answers that made room for others.
+    /// The number of answers removed from the cache for others.
     pub(crate) cache_evictions: u64,
-    /// Open TCP connections.
+    /// The number of open TCP connections for queries.
     pub(crate) tcp_connections: u64,
-    /// TCP connections closed at a bound: idle ones for new ones, and those of a client that had too many.
+    /// The number of TCP connections closed at a bound: idle ones for new ones, and new ones of a client that has its
+    /// share.
     pub(crate) tcp_closed: [u64; 2],
-    /// TCP connections the system did not let us accept.
+    /// The number of accepts that the system refused.
     pub(crate) tcp_accepts_failed: u64,
-    /// Queries waiting for an upstream.
+    /// The number of queries that wait for an upstream.
     pub(crate) in_flight: u64,
-    /// Decision records written.
+    /// The number of decision records written.
     pub(crate) decisions_written: u64,
-    /// Decision records lost.
+    /// The number of decision records lost.
     pub(crate) decisions_dropped: u64,
-    /// Log lines lost.
+    /// The number of log lines lost.
     pub(crate) log_lines_dropped: u64,
-    /// Whether nothing is wrong with standard error, the decision log and the audit file.
+    /// Whether standard error, the decision log and the audit file can be written; one that is not configured can.
     pub(crate) logs_ok: [bool; 3],
-    /// Threads that hang, by [`heartbeat::ThreadKind`].
+    /// The number of threads that hang, for each of [`heartbeat::ThreadKind::ALL`].
     pub(crate) stalled: [u64; heartbeat::ThreadKind::ALL.len()],
-    /// Policies, blueprints and clients in force.
+    /// The numbers of policies, blueprints and clients in force.
     pub(crate) objects: [u64; 3],
 }
 
-/// What one upstream has been doing, for `/status` and `/metrics`.
+/// The state and the counts of an upstream, for `/status` and `/metrics`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct UpstreamState {
     /// The server, as configured.
     pub(crate) server: String,
     /// `up`, `down` after several failures in a row, or `new` before its first answer.
     pub(crate) state: &'static str,
-    /// Since when it is in this state (RFC 3339, UTC).
+    /// The time of the last change of `state` (RFC 3339, UTC).
     pub(crate) since: String,
-    /// Whether it is gone: no answer for longer than a question takes.
+    /// Whether the upstream is gone: it has not answered for longer than a question may wait.
     pub(crate) gone: bool,
-    /// How it fails while it is down or gone: `unreachable`, `silent` or `failing`, with the interface of its address where that
-    /// is not there; null while it does not.
+    /// The way in which it fails while it is down or gone: `unreachable`, `silent` or `failing`, with the interface of its
+    /// address if that does not exist; null otherwise.
     pub(crate) trouble: Option<Cow<'static, str>>,
-    /// How often it was gone.
+    /// The number of times that it was gone.
     pub(crate) outages: u64,
     /// The smoothed round-trip time, in milliseconds; null before the first answer.
     pub(crate) rtt_ms: Option<f64>,
-    /// Tries started.
+    /// The number of tries started.
     pub(crate) asked: u64,
-    /// Tries answered, NXDOMAIN among them.
+    /// The number of tries with a usable answer, NXDOMAIN included.
     pub(crate) answered: u64,
-    /// Tries that failed otherwise than by silence.
+    /// The number of tries that failed otherwise than by silence.
     pub(crate) failed: u64,
-    /// Tries that it let pass in silence.
+    /// The number of tries that timed out.
     pub(crate) silent: u64,
 }
 
@@ -142,7 +143,7 @@ pub(crate) fn encode(
     Ok(text)
 }
 
-/// Labels of one sample.
+/// The labels of a sample, each with its value.
 type Labels = Vec<(&'static str, String)>;
 
 /// One metric with all its samples.
@@ -156,14 +157,14 @@ struct Family {
     samples: Samples,
 }
 
-/// The samples of a metric.
+/// The samples of a metric, by its type.
 #[derive(Debug)]
 enum Samples {
-    /// Only ever grow.
+    /// Numbers that only grow.
     Counter(Vec<(Labels, u64)>),
-    /// Go up and down.
+    /// Numbers that grow and fall.
     Gauge(Vec<(Labels, u64)>),
-    /// Durations: their sum in seconds, and how many fell in each bucket.
+    /// Durations: their sum in seconds, and the number of those in each bucket.
     Latency(f64, Vec<u64>),
 }
 
@@ -178,7 +179,7 @@ impl Family {
         Self { name, help, samples: Samples::Gauge(vec![(Vec::new(), value)]) }
     }
 
-    /// Writes the family.
+    /// Writes the family in the text format.
     fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let (kind, unit) = match &self.samples {
             Samples::Counter(_) => (MetricType::Counter, None),
@@ -212,7 +213,8 @@ impl Family {
     }
 }
 
-/// Reads all counters; names and help texts are the documentation of each metric.
+/// Returns all metrics, with their values now. The names and help texts are also the documentation: a test compares the
+/// book with them.
 fn families(
     metrics: &Metrics,
     gauges: &Gauges,
@@ -226,7 +228,7 @@ fn families(
     families
 }
 
-/// Reads what was closed at the bounds of TCP.
+/// Returns the metric of TCP connections closed at a bound.
 fn tcp_closed(gauges: &Gauges) -> Family {
     let reasons = ["idle", "client"].into_iter().zip(gauges.tcp_closed);
     let samples = reasons.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)).collect();
@@ -238,7 +240,7 @@ fn tcp_closed(gauges: &Gauges) -> Family {
     )
 }
 
-/// Reads what became of queries.
+/// Returns the metrics of queries, the cache and TCP.
 fn about_queries(metrics: &Metrics, gauges: &Gauges) -> Vec<Family> {
     let mut queries = Vec::new();
     for (index, counter) in metrics.queries.iter().enumerate() {
@@ -325,7 +327,7 @@ fn about_queries(metrics: &Metrics, gauges: &Gauges) -> Vec<Family> {
     ]
 }
 
-/// Reads what upstreams have been doing.
+/// Returns the metrics of upstreams.
 fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family> {
     let by_server = |value: fn(&UpstreamState) -> u64| {
         upstreams.iter().map(|upstream| (vec![("server", upstream.server.clone())], value(upstream))).collect()
@@ -390,7 +392,7 @@ fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family
     ]
 }
 
-/// Reads what is in force, and what became of the decision log.
+/// Returns the metrics of the policies in force, reloads, threads and logs.
 fn about_state(gauges: &Gauges) -> Vec<Family> {
     let objects = ["policies", "blueprints", "clients"].into_iter().zip(gauges.objects);
     let objects = objects.map(|(kind, count)| (vec![("kind", kind.to_owned())], count)).collect();
@@ -452,13 +454,13 @@ fn about_state(gauges: &Gauges) -> Vec<Family> {
     ]
 }
 
-/// Makes a gauge by the kinds of what is out of date.
+/// Makes a gauge with a sample for each kind of entry that is out of date.
 fn out_of_date(name: &'static str, help: &'static str, values: [u64; Kind::ALL.len()]) -> Family {
     let samples = Kind::ALL.iter().zip(values).map(|(kind, value)| (vec![("kind", kind.as_str().to_owned())], value));
     family(name, help, Samples::Gauge(samples.collect()))
 }
 
-/// Reads what the API has done.
+/// Returns the metrics of the API.
 fn about_control(control: &api::RequestCounts) -> Vec<Family> {
     let by = |label: &'static str, counts: &mut dyn Iterator<Item = (&'static str, u64)>| {
         Samples::Counter(counts.map(|(value, count)| (vec![(label, value.to_owned())], count)).collect())
@@ -489,7 +491,7 @@ fn family(name: &'static str, help: &'static str, samples: Samples) -> Family {
     Family { name, help, samples }
 }
 
-/// Reads a counter.
+/// Returns the value of a counter.
 fn load(counter: &AtomicU64) -> u64 {
     counter.load(Relaxed)
 }
