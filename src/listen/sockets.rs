@@ -1,6 +1,6 @@
-//! Binding what the configuration names: all sockets or none.
+//! The listening sockets: those that systemd or a predecessor passed on, and the ones that are bound here.
 //!
-//! Sockets may come bound, from systemd or from a hostgate that is taken over; the rest is bound here.
+//! A start has the sockets of all listeners or of none, so that no listener stays unanswered unnoticed.
 
 use std::fs;
 use std::io;
@@ -19,25 +19,26 @@ use crate::bounds::{MAX_THREADED_LISTENERS, TCP_BACKLOG};
 use crate::config::Config;
 use crate::config::control::Endpoint;
 
-/// Ports tried when port 0 has to be the same for UDP and TCP.
+/// The number of ports tried for a listener with port 0, until one is free for UDP and TCP.
 const TRIES: usize = 16;
 
 /// The threads that answer queries over UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Threads {
-    /// One for each socket.
+    /// One thread for each socket.
     Each,
-    /// So many, which look after all sockets together: there are more listeners than is worth threads of their own.
+    /// This number of threads, which serve all sockets together: threads for each of so many listeners would only take
+    /// memory (200 listeners had 405 threads and 230 MB).
     Shared(usize),
 }
 
 impl Threads {
-    /// Returns which it is with so many listeners, of which each would have so many threads of its own.
+    /// Chooses by the number of listeners, and of the threads that each of them would have of its own.
     pub(crate) fn of(listeners: usize, threads: usize) -> Self {
         if listeners > MAX_THREADED_LISTENERS { Self::Shared(threads) } else { Self::Each }
     }
 
-    /// Returns how many there are in all.
+    /// Returns the number of threads for all listeners.
     pub(crate) fn count(self, listeners: usize, threads: usize) -> usize {
         match self {
             Self::Each => listeners * threads,
@@ -45,7 +46,7 @@ impl Threads {
         }
     }
 
-    /// Returns how many sockets a listener has.
+    /// Returns the number of UDP sockets of a listener.
     pub(crate) fn sockets(self, threads: usize) -> usize {
         match self {
             Self::Each => threads,
@@ -54,37 +55,38 @@ impl Threads {
     }
 }
 
-/// Bound sockets, not yet served.
+/// The bound sockets of a process, not yet served.
 pub(crate) struct Sockets {
-    /// The threads that serve them.
+    /// The threads that serve the UDP sockets.
     pub(crate) threads: Threads,
-    /// One per `[[listen]]`, in order.
+    /// The sockets of each `[[listen]]`, in the order of the configuration.
     pub(crate) listeners: Vec<Listener>,
-    /// Of the admin endpoint, unless it is off.
+    /// The socket of the admin endpoint, unless that is off.
     pub(crate) admin: Option<Feature<TcpListener>>,
-    /// Of the API, unless it is off.
+    /// The socket of the API, unless that is off.
     pub(crate) control: Option<Feature<ControlSocket>>,
 }
 
-/// The socket of something besides DNS. That it cannot be had is no reason not to answer queries: it is tried again.
+/// A socket for something other than DNS. Queries are answered without it, so a failed bind is no end of a start: it is
+/// tried again while hostgate serves.
 pub(crate) struct Feature<S> {
-    /// The socket, or why it cannot be had.
+    /// The result of the first try.
     pub(crate) first: Result<S, BindError>,
-    /// Tries again.
+    /// Tries to bind the socket again.
     pub(crate) again: Box<dyn FnMut() -> Result<S, BindError> + Send>,
 }
 
 /// The sockets of one `[[listen]]`.
 pub(crate) struct Listener {
-    /// The address with the port it really has.
+    /// The address, with the port that was chosen if it is configured as 0.
     pub(crate) address: SocketAddr,
-    /// One UDP socket per receiving thread: as many as asked for, or more where more came bound.
+    /// The UDP sockets, one for each receiving thread; more if more were passed on.
     pub(crate) udp: Vec<UdpSocket>,
     /// The TCP socket.
     pub(crate) tcp: TcpListener,
 }
 
-/// Why a socket cannot be had.
+/// The reason why a socket is not available.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BindError {
     /// The operating system refuses an address.
@@ -92,28 +94,28 @@ pub(crate) enum BindError {
     Address {
         /// `udp`, `tcp`, `admin` or `control`.
         transport: &'static str,
-        /// What was to be bound.
+        /// The address to bind.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
     /// The operating system refuses a path.
     #[error("bind control unix:{path}: {error}{mend}", path = path.display(), mend = mend_path(error))]
     Path {
-        /// What was to be bound.
+        /// The path to bind.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
-    /// A socket was passed in that no `[[listen]]` names.
+    /// A socket was passed on by systemd whose address no `[[listen]]` has.
     #[error("socket activation: {0} was passed in, but no [[listen]] has this address: make the two say the same")]
     Unlisted(String),
-    /// A file descriptor was passed in that is no socket we serve.
+    /// A file descriptor was passed on by systemd that is no socket hostgate can serve.
     #[error("socket activation: descriptor {0} is neither a datagram nor a listening stream socket")]
     Unusable(usize),
 }
 
-/// Says what to do about a failed bind.
+/// Returns the advice for a failed bind of an address.
 fn mend(error: &io::Error, transport: &str) -> &'static str {
     match (error.kind(), transport) {
         (io::ErrorKind::PermissionDenied, _) => {
@@ -131,7 +133,7 @@ fn mend(error: &io::Error, transport: &str) -> &'static str {
     }
 }
 
-/// Says what to do about a path that cannot be bound.
+/// Returns the advice for a failed bind of a path.
 fn mend_path(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -147,10 +149,10 @@ fn mend_path(error: &io::Error) -> &'static str {
     }
 }
 
-/// Binds everything the configuration names, taking those that were passed where there are some.
+/// Binds all sockets of the configuration, but for those that were passed on.
 ///
 /// # Errors
-/// The first socket of a listener that cannot be had; those bound before are closed again.
+/// The first socket of a listener that is not available; those bound before are closed.
 pub(crate) fn bind(config: &Config, threads: usize, mut passed: Passed) -> Result<Sockets, BindError> {
     let mut listeners = Vec::with_capacity(config.listen.len());
     let shared = Threads::of(config.listen.len(), threads);
@@ -169,13 +171,13 @@ pub(crate) fn bind(config: &Config, threads: usize, mut passed: Passed) -> Resul
     });
     match passed.left() {
         Some(address) if passed.by == By::Systemd => Err(BindError::Unlisted(address)),
-        // The predecessor answers what is left in those that the configuration does not name any more.
+        // A socket that the new configuration no longer has is served by the predecessor until its queue is empty.
         _ => Ok(Sockets { threads: shared, listeners, admin, control }),
     }
 }
 
 impl Sockets {
-    /// Returns a second descriptor of each, to be passed to a successor.
+    /// Returns a second descriptor of each socket, for a successor.
     ///
     /// # Errors
     /// No descriptors are left.
@@ -214,7 +216,7 @@ fn bind_control(endpoint: &Endpoint, passed: &mut Passed) -> Result<ControlSocke
     }
 }
 
-/// Binds UDP and TCP of one address; with port 0 both get the same free one.
+/// Binds the UDP and TCP sockets of a listener; with port 0 both get the same free port.
 fn bind_listener(address: SocketAddr, threads: usize, passed: &mut Passed) -> Result<Listener, BindError> {
     let mut tries = if address.port() == 0 { TRIES } else { 1 };
     loop {
@@ -239,10 +241,10 @@ fn bind_listener(address: SocketAddr, threads: usize, passed: &mut Passed) -> Re
     }
 }
 
-/// Binds the first UDP socket of an address; nobody else may have it.
+/// Binds the first UDP socket of an address, if no other process has bound it.
 ///
-/// `SO_REUSEPORT`, which our own threads need, would also let a second process of the same user share the port
-/// unnoticed, each answering some of the queries. A bind without it tells.
+/// `SO_REUSEPORT`, which the sockets of our own threads need, would also let a second process of the same user share the
+/// port unnoticed, each answering some of the queries. So the address is bound without it first, which fails then.
 fn bind_udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
     let failed = |error| BindError::Address { transport: "udp", address, error };
     if address.port() != 0 {
@@ -262,7 +264,7 @@ fn bind_tcp(transport: &'static str, address: SocketAddr, absent: Absent) -> Res
     tcp::bind(address, absent).map_err(|error| BindError::Address { transport, address, error })
 }
 
-/// Binds the admin endpoint. Where this machine has no such address, `instead` is tried, if there is one.
+/// Binds the admin endpoint. If this machine has no such address, as one without IPv4, `instead` is tried, if it is given.
 fn bind_admin(address: SocketAddr, instead: Option<SocketAddr>, passed: &mut Passed) -> Result<TcpListener, BindError> {
     let mut bind = |address| passed.tcp(address).map_or_else(|| bind_tcp("admin", address, Absent::Refused), Ok);
     let is_missing = |error: &BindError| match error {
@@ -281,7 +283,8 @@ fn bind_admin(address: SocketAddr, instead: Option<SocketAddr>, passed: &mut Pas
     Ok(listener)
 }
 
-/// Adds sockets on the same address for the other threads: new ones where the port can be shared, else duplicates.
+/// Adds sockets of the same address for the other threads: sockets of their own if the port can be shared, and otherwise
+/// duplicates of the first.
 fn more(sockets: &mut Vec<UdpSocket>, address: SocketAddr, threads: usize) -> Result<(), BindError> {
     let failed = |error| BindError::Address { transport: "udp", address, error };
     let shared = SockRef::from(&sockets[0]).reuse_port().map_err(failed)?;
@@ -292,29 +295,29 @@ fn more(sockets: &mut Vec<UdpSocket>, address: SocketAddr, threads: usize) -> Re
     Ok(())
 }
 
-/// Who passed sockets.
+/// The process that passed sockets on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
-    /// systemd (`sd_listen_fds(3)`): the configuration has to name each.
+    /// systemd (`sd_listen_fds(3)`): the configuration has to list each of them.
     Systemd,
-    /// The hostgate that is taken over: what the configuration does not name any more stays with it.
+    /// The hostgate that is taken over: sockets that the configuration does not list stay with it.
     Predecessor,
 }
 
-/// Sockets that were passed to this process, bound already.
+/// The bound sockets that were passed on to this process.
 pub(crate) struct Passed {
-    /// Who passed them.
+    /// The process that passed them on.
     by: By,
-    /// Datagram sockets by address; several of one address share its port.
+    /// The datagram sockets, with their addresses; several of one address share its port.
     udp: Vec<(SocketAddr, UdpSocket)>,
-    /// Listening stream sockets by address.
+    /// The listening stream sockets, with their addresses.
     tcp: Vec<(SocketAddr, TcpListener)>,
-    /// Listening Unix sockets by path.
+    /// The listening Unix sockets, with their paths.
     unix: Vec<(PathBuf, UnixListener)>,
 }
 
 impl Passed {
-    /// Takes what systemd passed, if anything.
+    /// Takes the sockets that systemd passed on, if there are any.
     ///
     /// # Errors
     /// A descriptor that is no socket we serve.
@@ -336,7 +339,8 @@ impl Passed {
         Ok(passed)
     }
 
-    /// Takes what a predecessor passed; what is none of the sockets we know is left out, as it may be newer than we are.
+    /// Takes the sockets that a predecessor passed on. Descriptors of an unknown kind are closed, as it may be of a newer
+    /// version.
     ///
     /// # Errors
     /// A socket that the system refuses to prepare.
@@ -348,18 +352,18 @@ impl Passed {
         Ok(passed)
     }
 
-    /// Begins with no socket.
+    /// Makes an empty collection.
     const fn none(by: By) -> Self {
         Self { by, udp: Vec::new(), tcp: Vec::new(), unix: Vec::new() }
     }
 
-    /// Returns whether nothing was passed.
+    /// Returns whether no socket was passed on.
     pub(crate) fn is_empty(&self) -> bool {
         self.udp.is_empty() && self.tcp.is_empty() && self.unix.is_empty()
     }
 
-    /// Sorts a descriptor in; returns whether it is a datagram or a listening stream socket with an IP address, or a
-    /// listening one with a path.
+    /// Adds a descriptor by its kind. Returns false if it is neither a datagram or listening stream socket with an IP
+    /// address nor a listening Unix socket with a path.
     fn add(&mut self, fd: OwnedFd) -> Result<bool, BindError> {
         let socket = Socket::from(fd);
         let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
@@ -383,18 +387,18 @@ impl Passed {
         Ok(true)
     }
 
-    /// Takes the datagram sockets of `address`.
+    /// Removes and returns the datagram sockets of `address`.
     fn udp(&mut self, address: SocketAddr) -> Vec<UdpSocket> {
         self.udp.extract_if(.., |(own, _)| *own == address).map(|(_, socket)| socket).collect()
     }
 
-    /// Takes the stream socket of `address`.
+    /// Removes and returns the stream socket of `address`.
     fn tcp(&mut self, address: SocketAddr) -> Option<TcpListener> {
         let index = self.tcp.iter().position(|(own, _)| *own == address)?;
         Some(self.tcp.swap_remove(index).1)
     }
 
-    /// Takes the Unix socket at `path`, however it was named when it was bound.
+    /// Removes and returns the Unix socket at `path`, even if it was bound by another path to the same file.
     fn unix(&mut self, path: &Path) -> Option<UnixListener> {
         let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let wanted = real(path);
@@ -402,7 +406,7 @@ impl Passed {
         Some(self.unix.swap_remove(index).1)
     }
 
-    /// Returns the address of a socket nobody asked for.
+    /// Returns the address of a socket that was not used.
     fn left(&self) -> Option<String> {
         let mut udp = self.udp.iter().map(|(address, _)| address.to_string());
         let mut tcp = self.tcp.iter().map(|(address, _)| address.to_string());
