@@ -43,7 +43,7 @@
 //! | what does a message look like | [`dns`] |
 //! | who may look up what | [`policy`]: `decide`, the single entry; `matching`, the patterns and tables it walks; `snapshot`, what is in force |
 //! | which names does hostgate answer itself | [`policy`]: `decide::devbox`, `matching::special_use` |
-//! | which names may a validator look up that no entry lists | [`policy`]: `matching::ancestors` |
+//! | which names may a validator look up that no entry lists | [`policy`]: `matching::name_set::ancestors` |
 //! | how do files become policies, and what happens to a bad one | [`policy`]: `load`, which reads (`read`), compares (`conflict`), compiles (`compile`) and checks (`lint`); `model`, the types |
 //! | how does an error get its place and its mend | [`document`] |
 //! | how is a query answered | [`engine`] |

@@ -71,7 +71,7 @@
 //! | a reload or a change by the API | ten seconds; twenty for a client that waits for it | it goes on, and the status says so; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
 //! | memory that a file takes while it is loaded | `reload::weight`: what is left of the limits of the process, of its control groups and of the machine | as above | the same |
-//! | errors, and warnings of a kind, reported of a file | `document::diagnostic::KEPT` | counted, "and N more" | |
+//! | errors, and warnings of a kind, reported of a file | `document::findings::KEPT` | counted, "and N more" | |
 //! | errors of single files, reported in all | `policy::load::report::MAX_ERRORS`; after a quarter one of each file | files are counted | |
 //! | errors of files that conflict, reported in all and of one file | `policy::load::conflict::MAX_CONFLICTS`, `policy::load::conflict::MAX_CONFLICTS_OF_FILE` | counted, "and N more" | |
 //! | references to objects whose file is gone, reported as what the next start refuses | `policy::load::full::MAX_DANGLING` | the rest is left out | `hostgate_out_of_date{kind="next-start"}` |
@@ -80,7 +80,7 @@
 //! | references that the next start would refuse | `policy::load::full::MAX_DANGLING` | the rest is left out | `hostgate_out_of_date{kind}` |
 //! | failing tests that are reported | `policy::load::file_tests::MAX_REPORTED` | the rest is not run, and nothing goes into force | the same |
 //! | list files that a key of a policy names | [`MAX_LISTS`] | an error | the same |
-//! | entries compared with those of list files | `policy::load::lint::entries::MAX_COMPARED` | a warning | |
+//! | entries compared with those of list files | `policy::load::lint::contradictions::MAX_COMPARED` | a warning | |
 //! | entries of list files and includes compared with what a policy denies | `policy::load::lint::contradictions::MAX_FOREIGN` | of more, only those that its own entries deny exactly are reported | |
 //! | octets of errors, of warnings and of held back files in the status and a line of the log | [`MAX_TOLD_ERRORS`], [`MAX_TOLD_WARNINGS`], [`MAX_TOLD_FILES`], each line [`MAX_TOLD_LINE`] | counted, "and N more" | |
 //! | clients without a policy that the status names | `reload::report::MOST_NAMED` | counted | |
@@ -371,7 +371,7 @@ mod tests {
         ("dns::response::tests", "MAX_LENGTH"),
         ("dns::response::inspection_cache", "MAX_UNCACHED"),
         ("dns::wire", "MAX_MESSAGE"),
-        ("document::place", "MAX_LEN"),
+        ("document::source", "MAX_LEN"),
         ("engine::cache", "MAX_SHARDS"),
         ("telemetry::decision_log::pool", "KEPT"),
         ("policy::load::conflict", "MOST_DEPTH"),

@@ -1,106 +1,14 @@
 //! Accepted warnings: the comment `# hostgate: accept CODE: REASON` accepts a warning where it occurs.
 //!
 //! A comment applies to its own line or, if it is alone on its line, to the next line that is not a comment. An
-//! accepted warning is kept with [`Severity::Accepted`], so that it can be listed. A malformed comment, and one that
-//! accepts nothing, is itself a warning.
+//! accepted warning is kept with [`Severity::Accepted`], so that it can be listed.
 
-use std::fmt;
-use std::ops::Range;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use super::diagnostic::{Diagnostic, Excerpt, Findings, Severity, quoted};
-use super::place::{Place, Source, Span};
-use super::suggest::closest;
-
-/// Declares the codes with their texts.
-macro_rules! codes {
-    ($($(#[$doc:meta])+ $name:ident = $text:literal),+ $(,)?) => {
-        /// The stable code of a kind of warning. It is printed with the warning, and comments accept warnings by it.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Code { $($(#[$doc])+ $name),+ }
-
-        impl Code {
-            /// The codes in alphabetical order.
-            pub const ALL: &[Self] = &[$(Self::$name),+];
-
-            /// Returns the text of the code.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $text),+ }
-            }
-        }
-    };
-}
-
-codes! {
-    /// A comment that is malformed or accepts nothing. This warning cannot be accepted.
-    Accept = "accept",
-    /// A name that is both allowed and denied.
-    AllowedAndDenied = "allowed-and-denied",
-    /// An entry that another entry covers.
-    Covered = "covered",
-    /// An entry that occurs twice.
-    Duplicate = "duplicate",
-    /// A reference to an object that was removed together with its file.
-    Gone = "gone",
-    /// An included policy that allows everything, of which only the lists count.
-    IncludedAllowAll = "included-allow-all",
-    /// An included policy with settings other than lists, of which only the lists count.
-    IncludedSetting = "included-setting",
-    /// A message that does not fit in an answer.
-    LongMessage = "long-message",
-    /// A configured directory that does not exist.
-    NoDirectory = "no-directory",
-    /// A policies directory without any policy file.
-    NoPolicyFile = "no-policy-file",
-    /// A list with too many entries to compare them all.
-    NotCompared = "not-compared",
-    /// A host that has different owners by path.
-    SharedHost = "shared-host",
-    /// A wildcard that matches names which strangers can register.
-    SharedSuffix = "shared-suffix",
-    /// A client with the address from which local programs use the API.
-    ShutApi = "shut-api",
-    /// A file below `presets/` that is not read.
-    StrayPreset = "stray-preset",
-    /// A test of an object that no longer exists.
-    TestNotRun = "test-not-run",
-    /// A policy that nothing refers to.
-    Unused = "unused",
-    /// A budget that limits nothing.
-    UnusedBudget = "unused-budget",
-    /// A denied wildcard that does not cover the name itself.
-    WildcardAlone = "wildcard-alone",
-    /// Clients without a policy for their phase.
-    WithoutPolicy = "without-policy",
-}
-
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Reads the text of a code. The error is the help for an unknown one.
-impl FromStr for Code {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let acceptable = || Self::ALL.iter().filter(|code| **code != Self::Accept).map(|code| code.as_str());
-        match Self::ALL.iter().find(|code| code.as_str() == text && **code != Self::Accept) {
-            Some(code) => Ok(*code),
-            None => Err(match closest(text, acceptable()) {
-                Some(code) => format!("did you mean `{code}`?"),
-                None => format!(
-                    "write the code that the warning shows, one of {}",
-                    acceptable().collect::<Vec<_>>().join(", ")
-                ),
-            }),
-        }
-    }
-}
+use super::code::Code;
+use super::diagnostic::{Diagnostic, Excerpt, Severity, Unquoted};
+use super::place::{Place, Span};
 
 /// The position of a warning, in the unit that its creator has.
 #[derive(Clone, Copy, Debug)]
@@ -117,15 +25,6 @@ impl From<Span> for At {
     }
 }
 
-/// The language of a text, which decides where comments are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Language {
-    /// TOML: a `#` in a string does not start a comment.
-    Toml,
-    /// A list of hostnames: every `#` starts a comment.
-    List,
-}
-
 /// A comment that accepts one kind of warning at one line.
 #[derive(Debug)]
 pub struct Accept {
@@ -136,95 +35,32 @@ pub struct Accept {
     /// The line that the comment applies to, from 1.
     pub line: u32,
     /// The bytes of that line.
-    span: Span,
-    comment: Comment,
+    pub(super) span: Span,
+    pub(super) comment: Comment,
 }
 
 /// The position of a comment.
 #[derive(Clone, Debug)]
-struct Comment {
-    line: u32,
-    column: u32,
-    excerpt: Excerpt,
+pub(super) struct Comment {
+    pub(super) line: u32,
+    pub(super) column: u32,
+    pub(super) excerpt: Excerpt,
 }
 
 /// The accepting comments of a text, in order.
 #[derive(Debug)]
 pub struct Accepts {
-    source: Source,
+    /// The file, and whether logs, status and API answers must not quote it.
+    pub(super) file: (Arc<Path>, bool),
     /// The well-formed comments.
-    right: Vec<Accept>,
+    pub(super) right: Vec<Accept>,
     /// The warnings about malformed comments.
-    wrong: Vec<Diagnostic>,
+    pub(super) wrong: Vec<Diagnostic>,
 }
 
-/// The start of a comment that is addressed to hostgate.
-const MARK: &str = "hostgate:";
-
 impl Accepts {
-    /// Finds the accepting comments of a text; `None` if there are none. `source` names the file and need not contain
-    /// the text.
-    #[must_use]
-    pub fn find(source: &Source, text: &str, language: Language) -> Option<Arc<Self>> {
-        let (mut accepts, mut findings) = (Vec::new(), Findings::default());
-        let (mut start, mut number, mut scanned, mut done) = (0, 1, 0, 0);
-        let mut scanner = (language == Language::Toml).then_some(Scanner { text: text.as_bytes(), at: 0 });
-        // The line below a block of comments is searched once for the block, so that a million comments take linear
-        // time.
-        let mut block: Option<(u32, (u32, Span))> = None;
-        for (at, _) in text.match_indices(MARK) {
-            // Further marks on a comment's line are part of that comment.
-            if at < done {
-                continue;
-            }
-            for (newline, _) in text[scanned..at].match_indices('\n') {
-                (number, start) = (number + 1, scanned + newline + 1);
-            }
-            scanned = at;
-            let before = text[start..at].trim_end_matches([' ', '\t']);
-            let Some(line) = before.strip_suffix('#') else { continue };
-            let hash = start + line.len();
-            if scanner.as_mut().is_some_and(|scanner| !scanner.is_comment(hash)) {
-                continue;
-            }
-            let end = line_end(text, at);
-            done = end;
-            let comment = Comment {
-                line: number,
-                column: u32::try_from(line.chars().count() + 1).unwrap_or(u32::MAX),
-                excerpt: Excerpt::cut(text, hash..end),
-            };
-            let target = match block {
-                // A byte order mark before the comment is not an entry that it could apply to.
-                _ if !line.trim_start_matches('\u{feff}').trim().is_empty() => (number, Span::from(start..end)),
-                Some((last, target)) if number <= last => target,
-                _ => {
-                    let target = line_below(text, end, number);
-                    block = Some((target.0.saturating_sub(1), target));
-                    target
-                }
-            };
-            let text = text[at + MARK.len()..end].trim();
-            for read in read(text) {
-                match read {
-                    Ok((code, reason)) => {
-                        let (line, span) = target;
-                        accepts.push(Accept { code, reason: reason.into(), line, span, comment: comment.clone() });
-                    }
-                    Err((message, help)) => {
-                        let warning = || comment.warning(source, message).help(help);
-                        findings.add(Severity::Warning, Some(Code::Accept), warning);
-                    }
-                }
-            }
-        }
-        let wrong = findings.into_diagnostics(source.path());
-        let is_empty = accepts.is_empty() && wrong.is_empty();
-        (!is_empty).then(|| Arc::new(Self { source: source.without_text(), right: accepts, wrong }))
-    }
-
     pub(crate) fn path(&self) -> &Path {
-        self.source.path()
+        &self.file.0
     }
 
     /// Returns the comment that accepts warnings of `code` at a place.
@@ -240,273 +76,15 @@ impl Accepts {
         });
         here.into_iter().find(|accept| accept.code == code)
     }
-
-    /// Returns the warnings about comments, including those that accepted nothing; `is_used` tells whether a comment
-    /// accepted something.
-    pub fn complaints(&self, is_used: impl Fn(u32, Code) -> bool) -> Vec<Diagnostic> {
-        let mut findings = Findings::default();
-        for wrong in &self.wrong {
-            findings.add(Severity::Warning, Some(Code::Accept), || wrong.clone());
-        }
-        let mut last = None;
-        for accept in &self.right {
-            // Comments are in order, so a second one for the same line and code directly follows the first.
-            let is_repeated = last.replace((accept.line, accept.code)) == Some((accept.line, accept.code));
-            // `ShutApi` depends on the configuration, which is checked after the policies.
-            let is_known = accept.code != Code::ShutApi;
-            if is_repeated || is_known && !is_used(accept.line, accept.code) {
-                findings.add(Severity::Warning, Some(Code::Accept), || {
-                    let message = format!("nothing here is warned of as `{}`", accept.code);
-                    accept.comment.warning(&self.source, message).help("remove the comment")
-                });
-            }
-        }
-        findings.into_diagnostics(self.source.path())
-    }
 }
 
 impl Comment {
     /// Creates a warning about the comment.
-    fn warning(&self, source: &Source, message: String) -> Diagnostic {
+    pub(super) fn warning(&self, (path, is_private): (&Arc<Path>, bool), message: String) -> Diagnostic {
         let Self { line, column, excerpt } = self.clone();
-        let place = Place { path: Arc::clone(source.path()), line, column };
-        let unquoted = source.unquoted(Severity::Warning);
-        let whole: &Path = source.path();
-        let warning = Diagnostic { place, excerpt: Some(excerpt), unquoted, ..Diagnostic::about_file(whole, message) };
+        let place = Place { path: Arc::clone(path), line, column };
+        let unquoted = is_private.then(|| Box::new(Unquoted::of_private(Severity::Warning)));
+        let warning = Diagnostic { place, excerpt: Some(excerpt), unquoted, ..Diagnostic::about_file(path, message) };
         Diagnostic { severity: Severity::Warning, ..warning }.code(Code::Accept)
-    }
-}
-
-/// A code with the reason to accept it, or the message and help of a malformed comment.
-type Read<'t> = Result<(Code, &'t str), (String, String)>;
-
-/// Parses the text after the mark.
-fn read(text: &str) -> Vec<Read<'_>> {
-    const FORM: &str = "write `# hostgate: accept CODE: REASON`";
-    let wrong = |message: &str| Err((message.to_owned(), FORM.to_owned()));
-    let (word, rest) = text.split_at(text.find(|character: char| !character.is_alphanumeric()).unwrap_or(text.len()));
-    if word != "accept" {
-        // Another word may be a sentence about hostgate, so only near misses are reported.
-        let is_slip = closest(word, ["accept"]).is_some();
-        return is_slip
-            .then(|| wrong(&format!("unknown word {} after `hostgate:`", quoted(word))))
-            .into_iter()
-            .collect();
-    }
-    let (codes, reason) = rest.split_once(':').unwrap_or((rest, ""));
-    let reason = reason.trim();
-    let codes: Vec<_> =
-        codes.split([',', ' ', '\t']).filter(|code| !code.is_empty()).map(|code| (code, code.parse())).collect();
-    if codes.is_empty() {
-        return vec![wrong("the comment accepts nothing")];
-    }
-    if reason.is_empty() && codes.iter().all(|(_, code)| code.is_ok()) {
-        return vec![wrong("the comment gives no reason, so it accepts nothing")];
-    }
-    let read = |(text, code): (&str, Result<Code, String>)| match code {
-        Ok(code) => Ok((code, reason)),
-        Err(help) => Err((format!("warning {} does not exist", quoted(text)), help)),
-    };
-    let is_told = |read: &Read<'_>| read.is_err() || !reason.is_empty();
-    codes.into_iter().map(read).filter(is_told).collect()
-}
-
-/// Returns the offset of the line feed that ends the line of `at`, or of the end of the text.
-fn line_end(text: &str, at: usize) -> usize {
-    text[at..].find('\n').map_or(text.len(), |newline| at + newline)
-}
-
-/// Returns the number and span of the first line after `end` that is not a comment; `number` is that of the line of
-/// `end`.
-fn line_below(text: &str, end: usize, number: u32) -> (u32, Span) {
-    let (mut start, mut number) = (end + 1, number + 1);
-    while start < text.len() {
-        let end = line_end(text, start);
-        if !text[start..end].trim_start().starts_with('#') {
-            return (number, (start..end).into());
-        }
-        (start, number) = (end + 1, number + 1);
-    }
-    (number, (text.len()..text.len()).into())
-}
-
-/// A cursor over a TOML text that distinguishes strings from comments.
-struct Scanner<'t> {
-    text: &'t [u8],
-    /// The offset of the cursor, always outside of strings and comments.
-    at: usize,
-}
-
-impl Scanner<'_> {
-    /// Returns whether the `#` at `hash` starts a comment or is within one. Offsets must be asked in rising order.
-    fn is_comment(&mut self, hash: usize) -> bool {
-        while self.at <= hash {
-            let rest = &self.text[self.at..];
-            let length = match rest {
-                [b'#', ..] => {
-                    let end = self.at + until(rest, b"\n", false);
-                    if hash < end {
-                        return true;
-                    }
-                    end - self.at
-                }
-                [b'"', b'"', b'"', ..] => 3 + until(&rest[3..], b"\"\"\"", true),
-                [b'\'', b'\'', b'\'', ..] => 3 + until(&rest[3..], b"'''", false),
-                [b'"', ..] => 1 + until(&rest[1..], b"\"", true),
-                [b'\'', ..] => 1 + until(&rest[1..], b"'", false),
-                _ => 1,
-            };
-            self.at += length;
-        }
-        false
-    }
-}
-
-/// Returns the ranges of lines in a TOML text that consist of exactly this comment, line feeds included.
-pub(crate) fn comment_lines<'t>(text: &'t str, comment: &'t str) -> impl Iterator<Item = Range<usize>> + 't {
-    let mut scanner = Scanner { text: text.as_bytes(), at: 0 };
-    text.match_indices(comment).filter_map(move |(at, _)| {
-        let before = text[..at].trim_end_matches([' ', '\t']);
-        let rest = text[at + comment.len()..].trim_start_matches([' ', '\t', '\r']);
-        let is_line = (before.is_empty() || before.ends_with('\n')) && (rest.is_empty() || rest.starts_with('\n'));
-        let end = text.len() - rest.strip_prefix('\n').unwrap_or(rest).len();
-        (is_line && scanner.is_comment(at)).then_some(before.len()..end)
-    })
-}
-
-/// Returns the length up to and including `close`. A single-line string ends with its line at the latest.
-fn until(text: &[u8], close: &[u8], has_escapes: bool) -> usize {
-    let mut at = 0;
-    while at < text.len() {
-        match text[at] {
-            b'\\' if has_escapes => at += 2,
-            b'\n' if close.len() == 1 => return at + 1,
-            _ if text[at..].starts_with(close) => return at + close.len(),
-            _ => at += 1,
-        }
-    }
-    text.len()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::*;
-
-    /// Returns the accepts of a text as `line code reason`, and the warnings about malformed comments.
-    fn found(text: &str, language: Language) -> (Vec<String>, Vec<String>) {
-        let Some(accepts) = Accepts::find(&Source::new(Path::new("f"), ""), text, language) else {
-            return Default::default();
-        };
-        let right = accepts.right.iter().map(|it| format!("{} {} {}", it.line, it.code, it.reason)).collect();
-        (right, accepts.complaints(|_, _| true).iter().map(ToString::to_string).collect())
-    }
-
-    #[test]
-    fn comment_applies_to_its_line_or_the_next_line_without_a_comment() {
-        const CASES: &[(&str, &[&str])] = &[
-            ("a.test # hostgate: accept covered: why", &["1 covered why"]),
-            ("a.test #hostgate:accept covered:why: so\n", &["1 covered why: so"]),
-            ("# hostgate: accept covered: why\na.test", &["2 covered why"]),
-            ("\u{feff}# hostgate: accept covered: why\r\na.test", &["2 covered why"]),
-            (
-                "# hostgate: accept covered: why\r\n  # more\r\n# hostgate: accept unused: x\na",
-                &["4 covered why", "4 unused x"],
-            ),
-            ("# hostgate: accept covered, duplicate: both\na", &["2 covered both", "2 duplicate both"]),
-            ("\n\na # note # hostgate: accept covered: why", &["3 covered why"]),
-            (
-                "# hostgate: accept covered: a # hostgate: accept unused: b\nx",
-                &["2 covered a # hostgate: accept unused: b"],
-            ),
-            ("# hostgate: the policies of team x\n# hostgate: see the manual\n", &[]),
-            ("hostgate: accept covered: why", &[]),
-            ("# hostgate: accept covered: the end", &["2 covered the end"]),
-        ];
-        for (text, expected) in CASES {
-            for language in [Language::List, Language::Toml] {
-                assert_eq!(
-                    found(text, language),
-                    (expected.iter().map(ToString::to_string).collect(), vec![]),
-                    "{text}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn comment_marks_in_toml_strings_are_ignored() {
-        const CASES: &[(&str, usize)] = &[
-            ("m = \"# hostgate: accept covered: x\"", 0),
-            ("m = '# hostgate: accept covered: x'", 0),
-            ("m = \"\"\"\n# hostgate: accept covered: x\n\"\"\"", 0),
-            ("m = '''\n# hostgate: accept covered: x\n'''", 0),
-            ("m = \"a\\\"# hostgate: accept covered: x\"", 0),
-            ("m = \"a\" # hostgate: accept covered: x", 1),
-            ("m = 'it' # it's \"\n# hostgate: accept covered: x\nn = 1", 1),
-            ("m = \"\"\"a\"\"\" # hostgate: accept covered: x", 1),
-            ("m = \"broken\n# hostgate: accept covered: x", 1),
-        ];
-        for (text, count) in CASES {
-            assert_eq!(found(text, Language::Toml).0.len(), *count, "{text}");
-        }
-    }
-
-    #[test]
-    fn comments_without_a_reason_or_a_known_code_are_warnings() {
-        const CASES: &[(&str, &str)] = &[
-            ("a # hostgate: accept covered", "f:1:3: the comment gives no reason, so it accepts nothing: write"),
-            ("# hostgate: accept covered:  ", "f:1:1: the comment gives no reason"),
-            ("# hostgate: accept", "f:1:1: the comment accepts nothing"),
-            ("# hostgate: accept: because", "f:1:1: the comment accepts nothing"),
-            ("# hostgate: accept coverd: x", "f:1:1: warning `coverd` does not exist: did you mean `covered`?"),
-            ("# hostgate: accept everything: x", "f:1:1: warning `everything` does not exist: write the code"),
-            ("# hostgate: accept accept: x", "f:1:1: warning `accept` does not exist"),
-            ("# hostgate: acept covered: x", "f:1:1: unknown word `acept` after `hostgate:`"),
-        ];
-        for (text, expected) in CASES {
-            let (right, wrong) = found(text, Language::List);
-            assert!(right.is_empty() && wrong.len() == 1 && wrong[0].starts_with(expected), "{text}: {wrong:?}");
-            assert!(wrong[0].ends_with("[accept]"), "{wrong:?}");
-        }
-        let (right, wrong) = found("# hostgate: accept covered, x: y\na", Language::List);
-        assert_eq!((right.len(), wrong.len()), (1, 1));
-    }
-
-    #[test]
-    fn stale_and_repeated_comments_are_warnings() {
-        let text = "a # hostgate: accept covered: x\n# hostgate: accept unused: y\n# hostgate: accept unused: z\nb\n";
-        let accepts = Accepts::find(&Source::new(Path::new("f"), ""), text, Language::List).unwrap();
-        let told: Vec<_> = accepts.complaints(|line, _| line == 4).iter().map(ToString::to_string).collect();
-        let expected = [
-            "f:1:3: nothing here is warned of as `covered`: remove the comment [accept]",
-            "f:3:1: nothing here is warned of as `unused`: remove the comment [accept]",
-        ];
-        assert_eq!(told, expected);
-        assert_eq!(&*accepts.at(Code::Covered, At::Line(1)).unwrap().reason, "x");
-        assert_eq!(&*accepts.at(Code::Unused, At::Offset(91)).unwrap().reason, "y");
-        assert!(accepts.at(Code::Covered, At::Line(4)).is_none() && accepts.at(Code::Unused, At::Line(2)).is_none());
-    }
-
-    #[test]
-    fn a_million_comments_are_found_in_one_pass() {
-        /// A generous deadline for one pass.
-        const AMPLE: Duration = Duration::from_secs(20);
-        for line in ["# hostgate: accept covered: x\n", "# hostgate: accept covered: x ", "x = '# hostgate:' "] {
-            let text = line.repeat(300_000);
-            let start = Instant::now();
-            let found = Accepts::find(&Source::new(Path::new("f"), ""), &text, Language::Toml);
-            assert_eq!(found.is_some(), line.starts_with('#'), "{line}");
-            assert!(start.elapsed() < AMPLE, "{line}: {:?}", start.elapsed());
-        }
-    }
-
-    #[test]
-    fn codes_round_trip_as_text() {
-        for code in Code::ALL.iter().filter(|code| **code != Code::Accept) {
-            assert_eq!(code.as_str().parse(), Ok(*code));
-            assert!(code.as_str().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{code}");
-        }
     }
 }

@@ -5,21 +5,29 @@
 //! filesystem. This module is the home of the crates `toml` and `annotate-snippets`.
 
 mod accept;
+mod accept_comments;
+mod code;
 mod diagnostic;
 mod escape;
+mod findings;
 mod place;
 mod reader;
 mod remark;
+mod source;
 mod suggest;
 mod text;
 
-pub(crate) use accept::comment_lines;
-pub use accept::{Accept, Accepts, At, Code, Language};
-pub use diagnostic::{Diagnostic, Findings, Related, Severity, Unquoted, quoted};
+pub use accept::{Accept, Accepts, At};
+pub use accept_comments::Language;
+pub(crate) use accept_comments::comment_lines;
+pub use code::Code;
+pub use diagnostic::{Diagnostic, Related, Severity, Unquoted, quoted};
 pub use escape::{escaped, escaped_json, escaped_lines, shortened};
+pub use findings::Findings;
 pub(crate) use place::line_ends;
-pub use place::{Locator, Place, Source, Span};
+pub use place::{Locator, Place, Span};
 pub use reader::{Element, Note, Placed, Table, read};
 pub use remark::Remarks;
+pub use source::Source;
 pub use suggest::closest;
 pub use text::text_of;

@@ -10,9 +10,11 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::accept::Code;
-use super::diagnostic::{Diagnostic, Excerpt, Findings, Related, Severity, quoted};
-use super::place::{Locator, Source, Span};
+use super::code::Code;
+use super::diagnostic::{Diagnostic, Excerpt, Related, Severity, quoted};
+use super::findings::Findings;
+use super::place::{Locator, Span};
+use super::source::Source;
 use super::suggest::closest;
 
 /// A value with its position in the text.

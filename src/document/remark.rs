@@ -1,6 +1,6 @@
 //! Comments on entries: the comment above a line, which explains the reason of the entry there.
 
-use super::place::Source;
+use super::source::Source;
 
 /// The lines of a text, indexed to find the comments above them.
 pub struct Remarks<'t> {

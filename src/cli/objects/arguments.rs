@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::change::Change;
 use super::fields::Fields;
+use super::query::Filter;
 use super::{Action, Command, ObjectKind};
 
 /// The subcommands of `hostgate policy`.
@@ -215,20 +216,6 @@ pub(in crate::cli) struct Object {
     /// The id, as `create` and `list` print it, or the name if no other object has the same.
     #[arg(value_name = "ID|NAME")]
     id: String,
-}
-
-/// The filter of a list.
-#[derive(Args)]
-pub(in crate::cli) struct Filter {
-    /// Only list objects whose name contains this text.
-    #[arg(long)]
-    pub(super) name: Option<String>,
-    /// Only list objects whose id or name contains this text.
-    #[arg(long)]
-    pub(super) search: Option<String>,
-    /// The most objects to list.
-    #[arg(long, value_name = "NUMBER", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(super) limit: u32,
 }
 
 /// The place of the API, and the token to use.

@@ -73,7 +73,7 @@ impl ObjectKind {
 /// The actions of a command.
 enum Action {
     Create(Fields),
-    List(arguments::Filter),
+    List(query::Filter),
     Show(String),
     /// Changes a blueprint or a devbox.
     Update(String, Fields),
@@ -238,13 +238,7 @@ fn update(api: &Api, kind: ObjectKind, id: &str, fields: &Fields) -> Result<Valu
 }
 
 /// Lists objects, page by page, up to the limit.
-fn list(
-    api: &Api,
-    kind: ObjectKind,
-    filter: &arguments::Filter,
-    json: bool,
-    output: &mut Output,
-) -> Result<(), HttpError> {
+fn list(api: &Api, kind: ObjectKind, filter: &query::Filter, json: bool, output: &mut Output) -> Result<(), HttpError> {
     let mut found = Vec::new();
     let mut has_more = true;
     let most = usize::try_from(filter.limit).unwrap_or(usize::MAX);

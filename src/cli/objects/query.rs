@@ -1,6 +1,20 @@
 //! Query strings of requests to the API, with their escapes.
 
-use super::arguments::Filter;
+use clap::Args;
+
+/// The filter of a list.
+#[derive(Args)]
+pub(in crate::cli) struct Filter {
+    /// Only list objects whose name contains this text.
+    #[arg(long)]
+    name: Option<String>,
+    /// Only list objects whose id or name contains this text.
+    #[arg(long)]
+    search: Option<String>,
+    /// The most objects to list.
+    #[arg(long, value_name = "NUMBER", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) limit: u32,
+}
 
 impl Filter {
     /// Returns the query string for one page.

@@ -5,7 +5,7 @@
 
 use super::names::NameId;
 use super::parse::{Message, Record, Section};
-use super::{ResponseError, order, svcb};
+use super::{ResponseError, svcb};
 use crate::dns::rebinding::Reach;
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::CLASS_IN;
@@ -137,7 +137,7 @@ impl Selector<'_> {
             }
             let place = self.marks[record.owner.index()].place;
             let is_signature = record.rtype == RecordType::RRSIG && qtype != RecordType::RRSIG;
-            let covers = if is_signature { self.covered(record) } else { record.rtype };
+            let covers = if is_signature { self.message.covered(record) } else { record.rtype };
             let makes_chain = covers == RecordType::DNAME && place.is_at_or_above();
             if record.class == CLASS_IN && (place == Place::On && answers(covers, qtype) || makes_chain) {
                 self.keep(index, record);
@@ -159,7 +159,7 @@ impl Selector<'_> {
                     RecordType::SOA | RecordType::NS | RecordType::DS => (!proofs, false),
                     RecordType::NSEC | RecordType::NSEC3 => (proofs, proofs),
                     RecordType::RRSIG => {
-                        let covered = self.covered(record);
+                        let covered = self.message.covered(record);
                         (proofs, proofs && matches!(covered, RecordType::NSEC | RecordType::NSEC3))
                     }
                     _ => continue,
@@ -179,7 +179,7 @@ impl Selector<'_> {
             if record.section != Section::Additional || record.class != CLASS_IN {
                 continue;
             }
-            let covers = if record.rtype == RecordType::RRSIG { self.covered(record) } else { record.rtype };
+            let covers = if record.rtype == RecordType::RRSIG { self.message.covered(record) } else { record.rtype };
             let owner = match covers {
                 RecordType::A | RecordType::AAAA | RecordType::SVCB | RecordType::HTTPS => record.owner,
                 // A TLSA record is two labels, port and protocol, below the name (RFC 6698 §3).
@@ -247,11 +247,6 @@ impl Selector<'_> {
     /// Returns whether `name` is at or below a zone apex that was found.
     fn is_in_zone(&self, name: NameId) -> bool {
         self.message.names.at_and_above(name).any(|name| self.marks[name.index()].apex)
-    }
-
-    /// Returns the type covered by an RRSIG record.
-    fn covered(&self, record: &Record) -> RecordType {
-        order::covered(self.message, record)
     }
 }
 

@@ -4,7 +4,7 @@ use super::chain::Selection;
 use super::names::NameId;
 use super::parse::{Message, Record, Section};
 use crate::dns::rtype::RecordType;
-use crate::dns::wire::{CLASS_IN, u16_at};
+use crate::dns::wire::CLASS_IN;
 
 /// The rank of records that are no alias: they come last in the answer section.
 const LAST: usize = usize::MAX;
@@ -44,7 +44,7 @@ pub(super) fn drop_signatures(message: &Message<'_>, keep: &mut [bool], changes:
     let mut changed: Vec<_> = changed.map(|(record, _)| key(record, record.rtype)).collect();
     changed.sort_unstable();
     for (record, keep) in message.records.iter().zip(keep).filter(|(record, _)| is_signature(record)) {
-        *keep &= changed.binary_search(&key(record, covered(message, record))).is_err();
+        *keep &= changed.binary_search(&key(record, message.covered(record))).is_err();
     }
 }
 
@@ -52,11 +52,6 @@ pub(super) fn drop_signatures(message: &Message<'_>, keep: &mut [bool], changes:
 /// is useless; `covered` is its type or, for a signature, the type covered.
 pub(super) const fn is_proof(covered: RecordType) -> bool {
     matches!(covered, RecordType::SOA | RecordType::NSEC | RecordType::NSEC3)
-}
-
-/// Returns the type covered by an RRSIG record (RFC 4034 §3.1.1).
-pub(super) fn covered(message: &Message<'_>, record: &Record) -> RecordType {
-    RecordType(u16_at(message.rdata(record), 0).unwrap_or_default())
 }
 
 /// The CNAME chain as a lookup table for ranks.
@@ -89,7 +84,7 @@ impl Chain {
     /// Returns the sort key of a record: its section and its rank within it.
     fn rank(&self, message: &Message<'_>, record: &Record) -> (usize, usize) {
         let is_signature = record.rtype == RecordType::RRSIG;
-        let covers = if is_signature { covered(message, record) } else { record.rtype };
+        let covers = if is_signature { message.covered(record) } else { record.rtype };
         let place = |hops: &[usize], owner: NameId, kind: usize| {
             // Four ranks for each hop: the DNAME record, its signature, the CNAME record, its signature.
             hops[owner.index()].checked_mul(4).map_or(LAST, |place| place + kind + usize::from(is_signature))

@@ -89,6 +89,11 @@ pub(super) struct OptRecord {
 }
 
 impl<'a> Message<'a> {
+    /// Returns the type covered by an RRSIG record (RFC 4034 §3.1.1).
+    pub(super) fn covered(&self, record: &Record) -> RecordType {
+        RecordType(u16_at(self.rdata(record), 0).unwrap_or_default())
+    }
+
     /// Parses a message whose header and question have been checked: one question, QNAME without a pointer.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, ResponseError> {
         let header = Header::read(bytes).ok_or(ResponseError::Malformed)?;

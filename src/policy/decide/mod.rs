@@ -15,7 +15,7 @@ use crate::dns::name::{LowerName, Suffixes};
 use crate::dns::rtype::RecordType;
 pub use crate::labels::{Action, Reason};
 
-use super::matching::name_set::PatternKind;
+use super::matching::pattern_kind::PatternKind;
 use super::matching::rules::Rule;
 use super::matching::special_use::{SpecialUse, is_localhost, loopback};
 use super::model::spec::Mode;
@@ -283,7 +283,7 @@ pub(super) fn decide_name<'p>(policy: &'p Policy, name: &LowerName) -> NameDecis
         }
         (None, Some((PatternKind::Exact, rule))) => NameDecision::Allow(rule),
         (None, Some((PatternKind::Below, rule))) if is_hostname(name, labels) => match SpecialUse::of(name) {
-            Some(special) if !special.is_named_by(&rule) => NameDecision::Special(special),
+            Some(special) if !special.is_opened_by(rule.wire()) => NameDecision::Special(special),
             _ => NameDecision::Allow(rule),
         },
         (None, _) if policy.spec.allow_all && reads_as_another(name) => NameDecision::NotHostname(None),

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::dns::name::{DisplayWire, LowerName, Suffixes};
 
 use super::{Decision, Reason};
-use crate::policy::matching::name_set::PatternKind;
+use crate::policy::matching::pattern_kind::PatternKind;
 use crate::policy::matching::rules::Rule;
 
 /// An entry of `allowed_hostnames` that is a near miss for a denied name.

@@ -1,7 +1,7 @@
 //! The budget that a query counts against, and its scope: the wildcard or the registrable domain that it is kept for.
 
 use crate::dns::name::LowerName;
-use crate::policy::matching::name_set::PatternKind;
+use crate::policy::matching::pattern_kind::PatternKind;
 use crate::policy::matching::shared_suffix::{Registry, registrable, registry_of_wire};
 use crate::policy::model::budget::{Budget, Scope};
 

@@ -21,7 +21,6 @@ use super::pasted::PastedEntries;
 use crate::policy::matching::client_index::canonical;
 use crate::policy::matching::name_set::{NameSet, Origin};
 use crate::policy::matching::pattern::{self, Pattern, Purpose};
-use crate::policy::matching::shared_suffix;
 use crate::policy::model::budget::Budget;
 use crate::policy::model::spec::{
     AllowedCidr, ApiTableSpec, BlueprintSpec, CacheSharing, ClientSpec, Cname, Covers, FileSpec, ListUse, Mode,
@@ -287,8 +286,13 @@ fn names(table: &mut Table<'_>, key: &'static str, purpose: Purpose, hasher: &Ra
             }
         };
         // Denying too much is safe, so a broad wildcard gets no warning there.
-        if let Some(shared) = shared_suffix::of_pattern(&pattern).filter(|_| purpose != Purpose::Deny) {
-            table.warning(shared.code(), text.span, shared.message(&pattern), Some(shared.help().to_owned()));
+        if let Some(shared) = pattern.shared().filter(|_| purpose != Purpose::Deny) {
+            table.warning(
+                shared.code(),
+                text.span,
+                shared.message(&pattern, pattern.name()),
+                Some(shared.help().to_owned()),
+            );
         }
         let (line, column) = table.locate(text.span);
         if let Err(first) = set.insert(&pattern, line, column) {

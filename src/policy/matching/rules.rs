@@ -11,7 +11,8 @@ use std::sync::Arc;
 use crate::dns::name::Suffixes;
 use crate::document::Place;
 
-use super::name_set::{IncludePath, Match, NameSet, PatternKind};
+use super::name_set::{IncludePath, Match, NameSet};
+use super::pattern_kind::PatternKind;
 
 /// A list of patterns, made of sets that other policies may share.
 #[derive(Clone, Debug, Default)]

@@ -6,6 +6,7 @@
 //! of the crate `psl`.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::LazyLock;
 
 use psl::Type;
@@ -13,8 +14,7 @@ use psl::Type;
 use crate::dns::name::{LowerName, MAX_LABELS, MAX_NAME, Suffixes};
 use crate::document::Code;
 
-use super::name_set::PatternKind;
-use super::pattern::Pattern;
+use super::pattern_kind::PatternKind;
 
 /// The kind of organisation that lets others have names below a suffix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,13 +44,10 @@ impl Shared {
     }
 
     /// Returns the message of the warning about such a pattern.
-    pub(crate) fn message(self, pattern: &Pattern) -> String {
+    pub(crate) fn message(self, pattern: impl Display, name: &LowerName) -> String {
         match self {
             Self::Names => {
-                format!(
-                    "`{pattern}` matches names that strangers can have: `{}` is shared by many owners",
-                    pattern.name()
-                )
+                format!("`{pattern}` matches names that strangers can have: `{name}` is shared by many owners")
             }
             Self::Host => {
                 format!("`{pattern}` holds what strangers put there: its owners differ by path, which DNS does not see")
@@ -75,13 +72,8 @@ impl Shared {
     }
 }
 
-/// Returns how a pattern matches something that several owners share; `None` if it does not.
-pub(crate) fn of_pattern(pattern: &Pattern) -> Option<Shared> {
-    let (kind, wire) = PatternKind::of(pattern);
-    of_wire(kind, wire)
-}
-
-/// Returns [`of_pattern`] of a pattern by its wire name. Allocates nothing, as a list may have a million patterns.
+/// Returns how a pattern, given as its kind and wire name, matches something that several owners share; `None` if it
+/// does not. Allocates nothing, as a list may have a million patterns.
 pub(crate) fn of_wire(kind: PatternKind, wire: &[u8]) -> Option<Shared> {
     match kind {
         PatternKind::Exact => is_shared_host(wire).then_some(Shared::Host),
@@ -288,6 +280,7 @@ static RULES: LazyLock<HashMap<Box<[u8]>, Vec<Rule>>> = LazyLock::new(|| {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::matching::pattern::Pattern;
 
     #[test]
     fn registries_and_providers_are_recognised() {
@@ -365,7 +358,7 @@ mod tests {
         ];
         for (name, expected) in CASES {
             let pattern = Pattern::Below(LowerName::from_text(name).unwrap());
-            assert_eq!(of_pattern(&pattern), expected.then_some(Shared::Names), "{pattern}");
+            assert_eq!(pattern.shared(), expected.then_some(Shared::Names), "{pattern}");
         }
     }
 
@@ -393,7 +386,7 @@ mod tests {
         ];
         for (name, expected) in CASES {
             let pattern = Pattern::Exact(LowerName::from_text(name).unwrap());
-            assert_eq!(of_pattern(&pattern), expected.then_some(Shared::Host), "{pattern}");
+            assert_eq!(pattern.shared(), expected.then_some(Shared::Host), "{pattern}");
         }
     }
 

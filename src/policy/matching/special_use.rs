@@ -5,7 +5,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::rules::Rule;
 use crate::dns::name::LowerName;
 use crate::dns::reverse;
 use crate::dns::rtype::RecordType;
@@ -16,7 +15,7 @@ pub(crate) enum SpecialUse {
     /// `localhost` or a name below it: the host itself.
     Localhost,
     /// A name at or below a local zone, with the length of the zone's wire name in octets. Such a name is forwarded
-    /// only if an allowed pattern is at or below that zone: see [`SpecialUse::is_named_by`].
+    /// only if an allowed pattern is at or below that zone: see [`SpecialUse::is_opened_by`].
     Local(usize),
 }
 
@@ -57,11 +56,11 @@ impl SpecialUse {
         zone.or_else(|| reverse::local_zone(name)).map(|zone| Self::Local(zone.len()))
     }
 
-    /// Returns whether an allowed pattern that matches the name was written for the zone: it is at or below it. A
-    /// wildcard above the zone does not open it, as its author hardly thought of the zone.
-    pub(crate) fn is_named_by(self, rule: &Rule<'_>) -> bool {
-        // Both the rule's name and the zone are suffixes of the same name, so the longer one is below the other.
-        matches!(self, Self::Local(length) if rule.wire().len() >= length)
+    /// Returns whether an allowed pattern that matches the name, given as the pattern's name in wire format, was written for
+    /// the zone: it is at or below it. A wildcard above the zone does not open it, as its author hardly thought of the zone.
+    pub(crate) fn is_opened_by(self, pattern: &[u8]) -> bool {
+        // Both the pattern's name and the zone are suffixes of the same name, so the longer one is below the other.
+        matches!(self, Self::Local(length) if pattern.len() >= length)
     }
 }
 

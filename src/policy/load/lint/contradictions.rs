@@ -7,8 +7,7 @@ use crate::dns::name::Suffixes;
 use crate::document::{At, Code, Findings, Severity, Span, quoted};
 
 use super::super::list::more;
-use super::entries::MAX_COMPARED;
-use crate::policy::matching::name_set::PatternKind;
+use crate::policy::matching::pattern_kind::PatternKind;
 use crate::policy::matching::rules::{Rule, Rules};
 use crate::policy::snapshot::Policy;
 
@@ -16,6 +15,10 @@ use crate::policy::snapshot::Policy;
 /// and lists of hosts have fewer. In longer lists only exact copies of the policy's own denied entries are looked for,
 /// so that changing one entry costs no walk over a million others.
 const MAX_FOREIGN: usize = 1 << 16;
+
+/// The most comparisons of a policy's own entries with its list files: a million entries and one list, or fewer entries
+/// and more lists.
+pub(super) const MAX_COMPARED: usize = 2 << 20;
 
 /// Allowed entries from one place that entries from another place deny.
 struct DeadEntry<'p> {

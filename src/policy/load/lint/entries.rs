@@ -8,8 +8,9 @@ use crate::dns::name::{DisplayWire, Suffixes};
 use crate::document::{At, Code, Diagnostic, Findings, Placed, Severity, quoted};
 
 use super::super::list::{ListFile, more};
-use super::contradictions::contradictions;
-use crate::policy::matching::name_set::{Match, NameSet, PatternKind};
+use super::contradictions::{MAX_COMPARED, contradictions};
+use crate::policy::matching::name_set::{Match, NameSet};
+use crate::policy::matching::pattern_kind::PatternKind;
 use crate::policy::matching::rules::Rules;
 use crate::policy::matching::shared_suffix::{self, Registry};
 use crate::policy::model::spec::{Covers, ListUse};
@@ -45,10 +46,6 @@ pub(crate) fn policy(
     contradictions(policy, &mut findings);
     findings.into_diagnostics(spec.source.path())
 }
-
-/// The most comparisons of a policy's own entries with its list files: a million entries and one list, or fewer entries
-/// and more lists.
-pub(super) const MAX_COMPARED: usize = 2 << 20;
 
 /// Warns about entries that another entry covers. Entries that the same list file covers get one warning.
 fn covered<'p>(

@@ -3,7 +3,7 @@
 
 use crate::dns::name::{MAX_LABEL, MAX_NAME};
 
-use crate::policy::matching::name_set::PatternKind;
+use crate::policy::matching::pattern_kind::PatternKind;
 
 /// The result of parsing a usual line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,7 @@ mod tests {
             if let Some((kind, wire, end)) = read(line.as_bytes()) {
                 prop_assert_eq!(end, line.len());
                 match Pattern::parse(&line) {
-                    Ok(pattern) => prop_assert_eq!((kind, &wire[..]), PatternKind::of(&pattern)),
+                    Ok(pattern) => prop_assert_eq!((kind, &wire[..]), pattern.kind_and_wire()),
                     // Wildcards on public suffixes are refused later.
                     Err(error) => prop_assert!(kind == PatternKind::Below && error.to_string().contains("public suffix")),
                 }

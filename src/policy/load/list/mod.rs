@@ -18,8 +18,9 @@ use crate::document::{Accepts, At, Code, Diagnostic, Findings, Language, Place, 
 use crate::list_format::{self, Guess};
 
 use self::fast_line::FastLine;
-use crate::policy::matching::name_set::{Builder, Duplicate, Match, NameSet, Origin, PatternKind};
+use crate::policy::matching::name_set::{Builder, Duplicate, Match, NameSet, Origin};
 use crate::policy::matching::pattern::{Pattern, PatternError, Purpose};
+use crate::policy::matching::pattern_kind::PatternKind;
 use crate::policy::matching::shared_suffix::{self, Registry, Shared};
 use crate::policy::model::spec::{Covers, ListUse};
 use crate::util::content_hash::content_hash;
@@ -52,7 +53,7 @@ impl ListFile {
             return Err(vec![Diagnostic::about_file(path, message).help("split it into several list files")]);
         }
         // With an empty source, as the text of a list is not kept.
-        let accepts = Accepts::find(&Source::new(Arc::clone(path), ""), text, Language::List);
+        let accepts = Accepts::find((path, false), text, Language::List);
         let (mut builders, mut findings) = (Vec::new(), Findings::of(accepts.as_ref()));
         for part in read_parts(&ListSettings { path, named, accepts: accepts.as_ref(), hasher }, text) {
             builders.push(part.builder);
@@ -304,15 +305,16 @@ impl ListPart<'_> {
             };
             let wildcard = Pattern::Below(pattern.name().clone());
             let widest = if named.covers == Covers::Subdomains { &wildcard } else { &pattern };
-            let shared = shared_suffix::of_pattern(widest).or_else(|| shared_suffix::of_pattern(&pattern));
+            let shared = widest.shared().or_else(|| pattern.shared());
             if let Some(shared) = shared.filter(|_| named.purpose != Purpose::Deny) {
                 self.findings.warn(shared.code(), At::Line(number), || {
                     let told = if shared == Shared::Names { widest } else { &pattern };
-                    let warning = diagnostic(Severity::Warning, word, shared.message(told)).help(shared.help());
+                    let warning =
+                        diagnostic(Severity::Warning, word, shared.message(told, told.name())).help(shared.help());
                     warning.unquoted(shared.unquoted(), Some(shared.help()))
                 });
             }
-            let (kind, wire) = PatternKind::of(&pattern);
+            let (kind, wire) = pattern.kind_and_wire();
             self.add(kind, wire, number, columns.of(word));
         }
         if let Some(word) = second_word(content) {

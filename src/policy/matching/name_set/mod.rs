@@ -10,11 +10,13 @@ use std::sync::{Arc, OnceLock};
 use crate::dns::name::{DisplayWire, LowerName, Suffixes};
 use crate::document::Place;
 
+use self::ancestors::Ancestors;
 use self::arena::Arena;
 use self::table::Table;
-use super::ancestors::Ancestors;
 use super::pattern::Pattern;
+use super::pattern_kind::PatternKind;
 
+mod ancestors;
 mod arena;
 mod builder;
 mod table;
@@ -42,15 +44,6 @@ pub struct NameSet {
     origins: Vec<(u32, Origin)>,
     /// The names above the patterns, built on first use after all patterns were added.
     ancestors: OnceLock<Ancestors>,
-}
-
-/// The kind of a pattern, without its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PatternKind {
-    /// `x`: the name itself.
-    Exact,
-    /// `*.x`: every name below `x`.
-    Below,
 }
 
 /// The ids of the policies and presets through which something was included, outermost first; empty for a policy's own
@@ -97,7 +90,7 @@ impl NameSet {
     /// # Panics
     /// If the names take more than 4 GiB, which texts of at most [`crate::document::Source::MAX_LEN`] cannot.
     pub fn insert(&mut self, pattern: &Pattern, line: u32, column: u32) -> Result<(), Match<'_>> {
-        let (kind, wire) = PatternKind::of(pattern);
+        let (kind, wire) = pattern.kind_and_wire();
         self.insert_wire(kind, wire, line, column).map_err(|at| Match { set: self, at, kind })
     }
 
@@ -188,7 +181,7 @@ impl NameSet {
     /// Returns the entry that equals this pattern.
     #[must_use]
     pub fn get(&self, pattern: &Pattern) -> Option<Match<'_>> {
-        let (kind, wire) = PatternKind::of(pattern);
+        let (kind, wire) = pattern.kind_and_wire();
         self.find_match(kind, wire, self.hash(wire))
     }
 
@@ -276,32 +269,6 @@ fn hash_of(key: &RandomState, wire: &[u8]) -> u64 {
     let mut hasher = key.build_hasher();
     hasher.write(wire);
     hasher.finish()
-}
-
-impl PatternKind {
-    /// Returns the kind and the wire name of a pattern.
-    pub(crate) fn of(pattern: &Pattern) -> (Self, &[u8]) {
-        match pattern {
-            Pattern::Exact(name) => (Self::Exact, name.as_wire()),
-            Pattern::Below(name) => (Self::Below, name.as_wire()),
-        }
-    }
-
-    /// Returns the index of the kind in an array of both.
-    pub(crate) const fn index(self) -> usize {
-        match self {
-            Self::Exact => 0,
-            Self::Below => 1,
-        }
-    }
-
-    /// Returns the other kind.
-    const fn other(self) -> Self {
-        match self {
-            Self::Exact => Self::Below,
-            Self::Below => Self::Exact,
-        }
-    }
 }
 
 /// A pattern of a set.

@@ -136,7 +136,7 @@ proptest! {
             if index == cuts.0 || index == cuts.1 {
                 parts.push(Builder::new(&hasher, 0, 0));
             }
-            let (kind, wire) = PatternKind::of(&pattern);
+            let (kind, wire) = pattern.kind_and_wire();
             parts.last_mut().unwrap().add(kind, wire, line, *column);
             if let Err(first) = expected.insert(&pattern, line, *column) {
                 twice.push((format!("{pattern} (list.txt:{line}:{column})"), format!("{first:?}")));

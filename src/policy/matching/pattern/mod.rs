@@ -8,7 +8,8 @@ use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use crate::dns::name::{LowerName, NameError};
 use crate::document::quoted;
 
-use super::shared_suffix::{self, Registry};
+use super::pattern_kind::PatternKind;
+use super::shared_suffix::{self, Registry, Shared};
 use super::special_use;
 
 mod refusal;
@@ -44,6 +45,20 @@ pub enum Pattern {
 }
 
 impl Pattern {
+    /// Returns the kind of the pattern and its name in wire format.
+    pub(crate) fn kind_and_wire(&self) -> (PatternKind, &[u8]) {
+        match self {
+            Self::Exact(name) => (PatternKind::Exact, name.as_wire()),
+            Self::Below(name) => (PatternKind::Below, name.as_wire()),
+        }
+    }
+
+    /// Returns how the pattern matches something that several owners share; `None` if it does not.
+    pub(crate) fn shared(&self) -> Option<Shared> {
+        let (kind, wire) = self.kind_and_wire();
+        shared_suffix::of_wire(kind, wire)
+    }
+
     /// Parses and canonicalises an entry of a list that allows names: [`Pattern::parse_for`] with [`Purpose::Allow`].
     ///
     /// # Errors

@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::super::shared_suffix;
 use super::{Pattern, PatternError, Purpose};
 use crate::dns::name::LowerName;
 use crate::document::quoted;
@@ -203,7 +202,7 @@ pub(super) fn public_suffix(text: &str, name: &LowerName) -> PatternError {
 /// Returns the pattern of a text if a help text may propose it: the text is a pattern, and no warning is about it.
 fn proposable(text: &str, purpose: Purpose) -> Option<Pattern> {
     let pattern = Pattern::parse_for(text, purpose).ok()?;
-    let is_fine = !purpose.opens() || purpose == Purpose::Question || shared_suffix::of_pattern(&pattern).is_none();
+    let is_fine = !purpose.opens() || purpose == Purpose::Question || pattern.shared().is_none();
     is_fine.then_some(pattern)
 }
 

@@ -3,8 +3,9 @@
 
 use hashbrown::HashTable;
 
-use super::name_set::{NameSet, PatternKind};
+use super::NameSet;
 use crate::dns::name::Suffixes;
+use crate::policy::matching::pattern_kind::PatternKind;
 
 /// The hashes of the names above the patterns of a set, without the root.
 ///
@@ -68,12 +69,12 @@ impl Ancestors {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::name_set::Origin;
-    use super::super::pattern::Pattern;
+    use super::super::Origin;
     use super::*;
     use crate::dns::rtype::RecordType;
     use crate::policy::decide::Decision;
     use crate::policy::load::preset::shared_hasher;
+    use crate::policy::matching::pattern::Pattern;
     use crate::policy::testing::{Directory, name};
 
     /// Returns the action and the reason of a query of a client whose policy has these lines.
