@@ -16,7 +16,8 @@ use crate::policy::model::spec::{ListUse, PolicySpec};
 use crate::policy::snapshot::Policy;
 use crate::util::persistent_map::OrderedMap;
 
-/// Sets with fewer patterns are copied into one set, so that a query searches few sets; larger ones are shared.
+/// The number of patterns from which a set is shared by all policies that include it. Smaller sets are copied into one
+/// for each policy, so that a query searches few sets.
 const SMALL: usize = 4096;
 
 /// All policies and presets by id.
@@ -30,7 +31,8 @@ pub(crate) type Lists = BTreeMap<ListUse, Arc<ListFile>>;
 pub(crate) struct Compiled {
     /// The policies and presets by id.
     policies: OrderedMap<Arc<str>, CompiledPolicy>,
-    /// The lists from elsewhere by the addresses of their inputs: policies with the same includes share them.
+    /// The included lists by the memory addresses of their inputs ([`ListInputs::key`]), so that policies with the same
+    /// includes share them.
     shared_lists: Arc<HashMap<Vec<usize>, Arc<IncludedLists>>>,
 }
 
@@ -44,10 +46,10 @@ struct CompiledPolicy {
     warnings: Arc<[Diagnostic]>,
 }
 
-/// The lists that a policy gets from elsewhere, that is from includes and list files.
+/// The lists that a policy gets from its includes and list files.
 #[derive(Debug, Default)]
 struct IncludedLists {
-    /// The inputs. They are kept so that the addresses in a key are not reused for other objects.
+    /// The inputs. They are kept alive so that the memory addresses in a key are not reused for other objects.
     inputs: ListInputs,
     /// The patterns that allow.
     allowed: Rules,
@@ -68,7 +70,7 @@ struct ListInputs {
     gone: Option<Arc<str>>,
 }
 
-/// The lists of policies that get none from elsewhere.
+/// The empty lists that all policies without includes and list files share.
 static NO_LISTS: LazyLock<Arc<IncludedLists>> = LazyLock::new(Arc::default);
 
 impl Compiled {
@@ -94,6 +96,7 @@ impl Compiled {
                 let known = shared_lists.get(&key).or_else(|| self.shared_lists.get(&key)).map(Arc::clone);
                 known.unwrap_or_else(|| Arc::new(IncludedLists::make(inputs)))
             };
+            // `still_holds` is never true of a policy with a missing input, so such a policy may be unchanged here.
             let unchanged = before.filter(|before| {
                 Arc::ptr_eq(&before.policy.spec, spec) && Arc::ptr_eq(&before.included_lists, &included_lists)
             });
@@ -106,8 +109,8 @@ impl Compiled {
         Self { policies: policies.into_iter().collect(), shared_lists: Arc::new(shared_lists) }
     }
 
-    /// Returns a copy with other versions of some policies. A changed policy must have the includes it had; a new one
-    /// must have none, and none of them may be included by another policy.
+    /// Returns a copy with other versions of some policies. A changed policy must have the same includes as before, a
+    /// new policy must have none, and no other policy may include one of them.
     pub(crate) fn with_changed<'c>(
         &self,
         policies: impl Iterator<Item = &'c ObjectChange<'c, Arc<PolicySpec>>>,
@@ -148,7 +151,10 @@ impl Compiled {
 }
 
 impl CompiledPolicy {
-    /// Returns whether none of the inputs has changed. Then the includes lead to the same policies as before, too.
+    /// Returns whether none of the policy's inputs has changed. It is `false` if one was missing, as that may exist
+    /// now.
+    ///
+    /// Comparing the inputs suffices: unchanged policies include the same ids as before.
     fn still_holds(&self, spec: &Arc<PolicySpec>, definitions: &Definitions, lists: &Lists) -> bool {
         let ListInputs { included, allowed_lists, denied_lists, gone } = &self.included_lists.inputs;
         let is_definition = |spec: &Arc<PolicySpec>| {
@@ -161,7 +167,7 @@ impl CompiledPolicy {
             && allowed_lists.iter().chain(denied_lists).all(|(_, list)| is_list(list))
     }
 
-    /// Combines a policy's own entries with the lists that it gets from elsewhere.
+    /// Combines a policy's own entries with the lists from its includes and list files.
     fn make(spec: &Arc<PolicySpec>, included_lists: &Arc<IncludedLists>) -> Self {
         let own: IncludePath = Arc::new([]);
         let (mut allowed, mut denied) = (Rules::default(), Rules::default());
@@ -169,10 +175,12 @@ impl CompiledPolicy {
         denied.add(Arc::clone(&spec.denied), own);
         allowed.extend(&included_lists.allowed);
         denied.extend(&included_lists.denied);
-        // Now, on the thread that reloads, rather than in the first DS query.
+        // Indexed here, on the thread that reloads, so that the first DS query does not have to. Only the ancestors of
+        // allowed patterns are ever looked up.
         allowed.index_ancestors();
         let gone = included_lists.inputs.gone.clone();
         let policy = Policy::new(Arc::clone(spec), allowed, denied, gone);
+        // The list files that the policy itself names. Those of an included policy are in that policy's warnings.
         let lists = |lists: &[(IncludePath, Arc<ListFile>)]| -> Vec<Arc<ListFile>> {
             lists.iter().filter(|(via, _)| via.is_empty()).map(|(_, list)| Arc::clone(list)).collect()
         };
@@ -205,7 +213,7 @@ impl ListInputs {
                 found.included.push((Arc::clone(&via), Arc::clone(definition)));
                 included.push((via, Arc::clone(definition)));
             }
-            // Reversed, as `pop` takes the last one: the order is that in which a person reads the includes.
+            // Reversed, as `pop` takes the last one: included policies come in the order in which they are written.
             rest.extend(included.into_iter().rev());
         }
         found
@@ -226,7 +234,8 @@ impl ListInputs {
         }
     }
 
-    /// Returns the addresses of all inputs, in order: equal as long as none has changed, empty if there are no inputs.
+    /// Returns the memory addresses of all inputs, in order. Keys are equal if the inputs are the same objects. The key
+    /// is empty if there are no inputs.
     fn key(&self) -> Vec<usize> {
         let Self { included, allowed_lists, denied_lists, gone } = self;
         if included.is_empty() && allowed_lists.is_empty() && denied_lists.is_empty() && gone.is_none() {
@@ -235,8 +244,8 @@ impl ListInputs {
         let included = included.iter().map(|(_, spec)| Arc::as_ptr(spec).addr());
         let allowed = allowed_lists.iter().map(|(_, list)| Arc::as_ptr(list).addr());
         let denied = denied_lists.iter().map(|(_, list)| Arc::as_ptr(list).addr());
-        // No object is at address 0, so it separates the kinds. A missing id is represented by its hash: it can only
-        // stay missing or come back.
+        // No object is at address 0, so 0 separates the kinds of inputs. A missing input has no address and is
+        // represented by the hash of its id, made odd: objects are aligned, so no address is odd.
         let gone = gone
             .iter()
             .map(|id| usize::try_from(crate::util::content_hash::content_hash(id.as_bytes()) | 1).unwrap_or(1));
@@ -261,7 +270,8 @@ impl IncludedLists {
 /// Copies small sets into one and leaves large ones as they are.
 fn merge(sets: Vec<(IncludePath, Arc<NameSet>)>) -> Rules {
     let mut rules = Rules::default();
-    // A query searches each set, so few sets make it fast; a large set is worth more shared than merged.
+    // A query searches each set, so few sets make it fast. A copy of a large set for each policy would take much
+    // memory.
     let (small, large): (Vec<_>, Vec<_>) = sets.into_iter().partition(|(_, set)| set.len() < SMALL);
     match small.as_slice() {
         [] => {}

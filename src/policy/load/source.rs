@@ -15,16 +15,16 @@ use crate::util::persistent_map::OrderedMap;
 pub struct Tree {
     /// The path of the directory, for messages and to recognise its `presets/` folder.
     pub root: PathBuf,
-    /// The text of each `*.toml` below the directory, `presets/` included, or why it cannot be read; by path, which
-    /// begins with `root`.
+    /// The `*.toml` files below the directory, those in `presets/` included, by path, which begins with `root`: the
+    /// text of each, or the reason why it cannot be read.
     pub files: Texts,
-    /// The files that are reached through symlinks out of the directory. Their contents are not quoted in logs, status
-    /// and API answers.
+    /// The files that are reached through symlinks out of the directory. Logs, status and API answers do not quote
+    /// their contents, as the author of a symlink could otherwise have any file shown there.
     pub private: Arc<BTreeSet<PathBuf>>,
     /// The folders that cannot be read, and why. Files known below them stay in force, as they may still exist.
     pub unreadable: BTreeMap<PathBuf, String>,
-    /// The files that differ from the tree that was loaded before; `None` if that is not known. If it is `Some`, no
-    /// folder is or was unreadable.
+    /// The files that differ from the tree that was loaded before; `None` if that is not known. It is `Some` only if
+    /// all folders could be read, both in this tree and in the one before.
     pub changed: Option<BTreeSet<PathBuf>>,
 }
 
@@ -66,7 +66,8 @@ impl Texts {
         self.0.remove(path.as_os_str());
     }
 
-    /// Makes the texts equal to `other`, keeping equal entries; returns the paths that differed.
+    /// Makes the texts equal to `other`, and returns the paths that differed. Equal texts keep their allocation, as in
+    /// [`Texts::insert`].
     pub(crate) fn become_as(&mut self, other: &Self) -> BTreeSet<PathBuf> {
         let gone = self.0.iter().filter(|(path, _)| other.get(path).is_none()).map(|(path, _)| path.clone());
         let gone: Vec<FilePath> = gone.collect();

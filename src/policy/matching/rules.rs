@@ -1,8 +1,8 @@
-//! The effective list of a policy: its own patterns and those that came by `include` and from list files.
+//! The effective patterns of a policy, allowed or denied: its own, and those from its includes and list files.
 //!
-//! A list is a few immutable [`NameSet`]s. Policies that include the same preset or list file share the set through an
-//! [`Arc`], so that a reload which changes one policy copies no patterns. All sets of a library have the same hash key:
-//! the hash of a suffix is computed once and used for each of them.
+//! They are stored as a few immutable [`NameSet`]s. Policies that include the same preset or list file share the set
+//! through an [`Arc`], so that a reload which changes one policy copies no patterns. All sets of a library have the
+//! same hash key: the hash of a suffix is computed once and used for each of them.
 
 use std::fmt;
 use std::path::Path;
@@ -19,8 +19,8 @@ use super::pattern_kind::PatternKind;
 pub struct Rules {
     /// The sets, all with the same hash key.
     sets: Vec<IncludedSet>,
-    /// A bit for each label count that occurs in any of the sets, the last bit for 63 labels and more: exact patterns,
-    /// then wildcards.
+    /// The label counts that occur in any of the sets, as a set of bits for each kind of pattern, indexed by
+    /// [`PatternKind::index`]. The last bit stands for 63 labels and more.
     depths: [u64; 2],
 }
 
@@ -54,8 +54,8 @@ impl Rules {
         }
     }
 
-    /// Returns whether a pattern of this kind has `labels` labels. Most suffixes of most names end here, without a
-    /// look-up.
+    /// Returns whether a pattern of this kind may have `labels` labels. This rejects most suffixes without a look-up.
+    /// The answer is exact below 63 labels.
     #[inline]
     pub(crate) fn has_depth(&self, kind: PatternKind, labels: usize) -> bool {
         self.depths[kind.index()] >> labels.min(LAST_BIT) & 1 == 1
@@ -89,8 +89,8 @@ impl Rules {
         }
     }
 
-    /// Returns the kind of pattern that `name`, in wire format, is above: [`PatternKind::Exact`] if it is above both
-    /// kinds.
+    /// Returns the kind of the patterns that are below `name`, which is in wire format: [`PatternKind::Exact`] if there
+    /// are both kinds, `None` if there are no patterns below it.
     pub(crate) fn kind_below(&self, name: &[u8]) -> Option<PatternKind> {
         let hash = self.sets.first()?.set.hash(name);
         let is_above = |kind: &PatternKind| match name {
@@ -101,7 +101,7 @@ impl Rules {
         [PatternKind::Exact, PatternKind::Below].into_iter().find(is_above)
     }
 
-    /// Returns whether a pattern equals this name or is at or below it; `name` is in wire format.
+    /// Returns whether a pattern is at or below `name`, which is in wire format.
     pub(crate) fn reach_below(&self, name: &[u8]) -> bool {
         let labels = Suffixes::of(name).count();
         self.kind_below(name).is_some() || self.find(PatternKind::Exact, name, labels, &mut None).is_some()

@@ -15,7 +15,7 @@ pub(crate) enum SpecialUse {
     /// `localhost` or a name below it: the host itself.
     Localhost,
     /// A name at or below a local zone, with the length of the zone's wire name in octets. Such a name is forwarded
-    /// only if an allowed pattern is at or below that zone: see [`SpecialUse::is_opened_by`].
+    /// only if the allowed pattern that matches it is at or below that zone: see [`SpecialUse::is_opened_by`].
     Local(usize),
 }
 
@@ -26,7 +26,8 @@ pub(crate) const LOCALHOST: &[u8] = b"\x09localhost\0";
 /// §2, RFC 8375 §4.
 const ZONES: [&[u8]; 5] = [b"\x05onion\0", b"\x07invalid\0", b"\x05local\0", b"\x03alt\0", b"\x04home\x04arpa\0"];
 
-/// Returns whether a wire name is a local zone, in which nobody can register names: a wildcard on it is not too broad.
+/// Returns whether a wire name is a local zone. Nobody can register names there, so a wildcard on it is accepted,
+/// unlike one on a public suffix.
 pub(crate) fn is_zone(wire: &[u8]) -> bool {
     ZONES.contains(&wire)
 }
@@ -35,8 +36,8 @@ impl SpecialUse {
     /// Returns the special use of a name. For nearly all names this costs a few comparisons.
     #[inline]
     pub(crate) fn of(name: &LowerName) -> Option<Self> {
-        // The last label of each special-use name ends in one of these. The zones share the test so that an ordinary
-        // name is rejected by one load and a few comparisons.
+        // The last four octets of every special-use name: the end of its last label and the root label. They are tested
+        // first, for all zones together, so that one load and a few comparisons reject an ordinary name.
         let may_be = matches!(
             name.as_wire().last_chunk(),
             Some(b"ost\0" | b"ion\0" | b"lid\0" | b"cal\0" | b"alt\0" | b"rpa\0")
@@ -50,14 +51,14 @@ impl SpecialUse {
         if is_localhost(name) {
             return Some(Self::Localhost);
         }
-        // The suffixes begin at labels: an octet comparison with the end of the name would also match in the middle of
-        // a longer label.
+        // Compares whole suffixes, which begin at a label: `ends_with` on the octets would also match within a label.
         let zone = name.suffixes().find(|suffix| ZONES.contains(suffix));
         zone.or_else(|| reverse::local_zone(name)).map(|zone| Self::Local(zone.len()))
     }
 
-    /// Returns whether an allowed pattern that matches the name, given as the pattern's name in wire format, was written for
-    /// the zone: it is at or below it. A wildcard above the zone does not open it, as its author hardly thought of the zone.
+    /// Returns whether the allowed pattern that matches the name was written for the local zone, that is, whether its
+    /// name, in wire format, is at or below the zone. A wildcard above the zone does not allow the zone's names, as its
+    /// author hardly thought of them.
     pub(crate) fn is_opened_by(self, pattern: &[u8]) -> bool {
         // Both the pattern's name and the zone are suffixes of the same name, so the longer one is below the other.
         matches!(self, Self::Local(length) if pattern.len() >= length)
@@ -70,7 +71,7 @@ pub(crate) fn is_localhost(name: &LowerName) -> bool {
     name.as_wire().last_chunk() == Some(b"ost\0") && name.suffixes().last() == Some(LOCALHOST)
 }
 
-/// Returns the loopback address of this type, `None` for other types.
+/// Returns the loopback address that answers a query of this type; `None` if the type is neither A nor AAAA.
 pub(crate) const fn loopback(qtype: RecordType) -> Option<IpAddr> {
     match qtype {
         RecordType::A => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -222,7 +223,7 @@ mod tests {
             ("'printer.local'", "scanner.local"),
             ("'*.corp.local'", "corp.local"),
             ("'*.local'", "local"),
-            // A wildcard above names the reverse names of all addresses, not of these.
+            // This wildcard also covers reverse names of public addresses, so it was not written for the private ones.
             ("'*.172.in-addr.arpa'", "1.1.16.172.in-addr.arpa"),
         ] {
             assert_eq!(rule(list, qname), "Deny special-use", "{list}: {qname}");

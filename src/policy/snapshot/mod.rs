@@ -34,10 +34,10 @@ pub struct Snapshot {
     pub hash: String,
     /// The policies by id, without presets.
     pub(super) policies: OrderedMap<Arc<str>, Arc<Policy>>,
-    /// The presets by id, with `preset:`.
+    /// The presets by id, which begins with `preset:`.
     pub(super) presets: OrderedMap<Arc<str>, Arc<Policy>>,
     pub(super) blueprints: OrderedMap<Arc<str>, Blueprint>,
-    /// The API's data of each object.
+    /// The API's data of each object, by the id in it.
     pub(super) records: OrderedMap<ApiTable, ()>,
     pub(super) clients: Clients,
     /// The policy for addresses in no client, by listener; `None` if the listener has none.
@@ -53,11 +53,11 @@ pub struct Snapshot {
 impl Snapshot {
     /// Returns the client and the policy of a query's source.
     ///
-    /// The client is the one with the longest prefix that holds `source`. If there is none, the policy of the listener
-    /// applies (an index into [`super::Bindings::listeners`]), else the default policy.
+    /// The client is the one with the longest prefix that contains `source`. If there is none, the policy of the
+    /// listener applies (`listener` is an index into [`super::Bindings::listeners`]), or else the default policy.
     #[must_use]
     pub fn asker(&self, source: IpAddr, listener: usize) -> Asker<'_> {
-        // A client's own policy takes precedence over the listener's.
+        // The listener's policy is for addresses in no client. A client for which no policy is named does not get it.
         if let Some(client) = self.clients.lookup(source) {
             return client.asker();
         }
@@ -74,7 +74,8 @@ impl Snapshot {
         self.policies.get(id).or_else(|| self.presets.get(id)).map(|policy| &**policy)
     }
 
-    /// Returns what applies if no policy is named: the id of the default policy, `unrestricted`, or `none`.
+    /// Returns a word for the policy of clients for which none is named: the id of the default policy, `unrestricted`,
+    /// or `none` if they are denied everything.
     #[must_use]
     pub fn without(&self) -> &str {
         match (&self.default, self.without_policy) {
@@ -91,7 +92,8 @@ impl Snapshot {
         (without.by_ref().take(most).collect(), without.count())
     }
 
-    /// Returns the explanation of the policy that applies to a client for which none is named; `None` if one is named.
+    /// Returns the explanation of the policy that applies to a client for which none is named; `None` if one is named,
+    /// or the client's policy or blueprint is gone.
     #[must_use]
     pub fn why_no_policy_is_named<'s>(&'s self, client: &'s Client) -> Option<String> {
         if self.policy_named_for(client).is_some() || matches!(client.bound, BoundPolicy::Gone) {
@@ -119,6 +121,7 @@ impl Snapshot {
             (None, WithoutPolicy::Unrestricted) => "unrestricted".to_owned(),
             (None, WithoutPolicy::Deny) => "denied everything".to_owned(),
         };
+        // If there is no default policy, a blueprint without a policy for a phase has a warning of its own.
         let is_told = |client: &&Client| self.default.is_none() && client.blueprint().is_some();
         let is_without =
             |client: &&Client| self.policy_named_for(client).is_none() && !matches!(client.bound, BoundPolicy::Gone);
@@ -215,18 +218,18 @@ impl Snapshot {
     }
 }
 
-/// The source of a query: its client and the policy that applies.
+/// The client that sent a query, and the policy that applies to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'s> {
-    /// The client that holds the source address; `None` if no client does.
+    /// The client whose `sources` contain the source address; `None` if there is none.
     pub client: Option<&'s Client>,
     /// The policy that applies to the client or address.
     pub effective: EffectivePolicy<'s>,
 }
 
 impl<'s> Asker<'s> {
-    /// Returns the holder that limits count the query for: the client, or the host that `source` belongs to if no
-    /// client holds it.
+    /// Returns the holder whose share of a limit the query counts against: the client, or the host of `source` if the
+    /// address is in no client.
     #[must_use]
     pub fn holder(&self, source: IpAddr) -> Holder {
         self.client.map_or_else(|| Holder::host(source), |client| client.holder)
@@ -306,7 +309,8 @@ pub struct Client {
     pub(super) file: Arc<FileSpec>,
     /// The client's position among the clients of the file.
     pub(super) number: u32,
-    /// The holder that limits count the client's queries for, made once as hashing the id costs more than a decision.
+    /// The holder whose share of a limit the client's queries count against. It is made once, as hashing the id costs
+    /// more than a decision.
     holder: Holder,
     /// The policy that applies to the client.
     pub(super) bound: BoundPolicy,
@@ -362,7 +366,7 @@ impl Client {
         self.spec().policy.as_ref().map(|id| &*id.value)
     }
 
-    /// Returns the client's phase.
+    /// Returns the client's phase, which selects one of the two policies of its blueprint.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.spec().phase
@@ -375,7 +379,7 @@ impl Client {
     }
 }
 
-/// A blueprint in force.
+/// A blueprint in force: the template that devboxes are created from, which can name a policy for each [`Phase`].
 #[derive(Clone, Debug)]
 pub struct Blueprint {
     pub(super) spec: Arc<BlueprintSpec>,
@@ -407,7 +411,8 @@ impl Blueprint {
     }
 }
 
-/// The API's data of an object, an `[api.ID]` table. Policies do not depend on it; only the API reads its keys.
+/// The API's data of an object, an `[api.ID]` table in the object's file. Only the API reads it; decisions do not
+/// depend on it.
 #[derive(Clone, Debug)]
 pub struct ApiTable {
     /// The file that holds the table.

@@ -11,7 +11,7 @@ use crate::policy::matching::special_use::LOCALHOST;
 use crate::policy::model::budget::{Budget, Limit, Scope};
 use crate::policy::model::spec::{AllowedCidr, CacheSharing, Cname, Mode, PolicySpec, PrivateAnswers, QueryTypes};
 
-/// A policy in force. A change of its file or of one it includes makes a new one.
+/// A policy in force. It is immutable: if its table or an included one changes, a new `Policy` replaces it.
 #[derive(Debug)]
 pub struct Policy {
     /// A number that no other policy has or had in this process.
@@ -22,11 +22,14 @@ pub struct Policy {
     pub(crate) allowed: Rules,
     /// The patterns that deny names, includes expanded.
     pub(crate) denied: Rules,
-    /// Whether an allowed pattern is localhost or below it. hostgate answers such names itself all the same.
+    /// Whether an allowed pattern is at or below localhost. hostgate answers such names itself nevertheless, and this
+    /// saves decisions about all other listed names the comparison with localhost.
     pub(crate) lists_localhost: bool,
-    /// The included id whose file was deleted, so that the policy denies everything; `None` normally.
+    /// The included id or list file that does not exist any more, so that the policy denies everything; `None`
+    /// normally.
     pub(crate) gone: Option<Arc<str>>,
-    /// The text of a denial because no entry matches. Most denials have it, and formatting it costs more than deciding.
+    /// The text that clients get with a denial if no entry matches the name. It is cached, as most denials have it and
+    /// formatting it costs more than deciding.
     pub(crate) not_listed: OnceLock<Box<str>>,
 }
 
@@ -48,8 +51,8 @@ impl Policy {
         &self.spec.id.value
     }
 
-    /// Returns a number that no other policy has or had in this process. A policy that changes gets a new one, so that
-    /// a cache by this number never holds results of an earlier version.
+    /// Returns a number that no other policy has or had in this process. A policy that changes gets a new one, so a
+    /// cache with this number in its key never returns results of an earlier version.
     #[must_use]
     pub const fn serial(&self) -> u64 {
         self.serial
@@ -115,7 +118,8 @@ impl Policy {
         }
     }
 
-    /// Returns a text for the client: the action, this policy's id, the reason, and the policy's message.
+    /// Returns a text for the client: `done` (such as "denied by"), this policy's id, the reason, and the policy's
+    /// message.
     #[must_use]
     pub fn text(&self, done: &str, why: &str) -> String {
         let message = self.message().map_or_else(String::new, |message| format!(". {message}"));
@@ -164,7 +168,7 @@ impl Policy {
         self.spec.include.iter().map(|id| &*id.value)
     }
 
-    /// Returns the included id whose file was deleted, for which the policy denies everything.
+    /// Returns the included id or list file that does not exist any more, which is why the policy denies everything.
     #[must_use]
     pub fn gone(&self) -> Option<&str> {
         self.gone.as_deref()

@@ -16,8 +16,8 @@ use crate::policy::snapshot::Policy;
 /// so that changing one entry costs no walk over a million others.
 const MAX_FOREIGN: usize = 1 << 16;
 
-/// The most comparisons of a policy's own entries with its list files: a million entries and one list, or fewer entries
-/// and more lists.
+/// The most look-ups of a policy's entries in its lists, so that a load takes a bounded time: those of a million own
+/// entries if there is one list file, or of fewer entries if there are more.
 pub(super) const MAX_COMPARED: usize = 2 << 20;
 
 /// Allowed entries from one place that entries from another place deny.

@@ -1,5 +1,5 @@
-//! Warnings about a policy's own entries: those that another entry covers, list files that add nothing, and denied
-//! wildcards without the name itself.
+//! Warnings about a policy's own entries and list files: entries that another entry covers, list files whose entries
+//! are all in another one, and denied wildcards `*.x` without `x` itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(crate) fn policy(
     }
     lists_in_lists(policy, (&spec.allowed_lists, allowed_lists), &mut findings);
     lists_in_lists(policy, (&spec.denied_lists, denied_lists), &mut findings);
-    // A preset omits the name above a wildcard on purpose: its tools do not ask for it.
+    // A preset omits the `x` of `*.x` on purpose: the tools that the preset is for do not look it up.
     if !spec.is_preset() {
         spec.denied.iter().for_each(|entry| denied_without_its_name(policy, entry, &mut findings));
     }
@@ -47,16 +47,18 @@ pub(crate) fn policy(
     findings.into_diagnostics(spec.source.path())
 }
 
-/// Warns about entries that another entry covers. Entries that the same list file covers get one warning.
+/// Warns about entries that another entry covers. Entries that are covered by the same list file share a warning.
 fn covered<'p>(
     policy: &Policy,
     entries: impl Iterator<Item = Match<'p>>,
     sets: &[&'p NameSet],
     findings: &mut Findings,
 ) {
+    // By the index of a list: the first entry that it covers, the covering entry, and the number of covered entries.
     let mut by_lists: BTreeMap<usize, (Match<'p>, Match<'p>, usize)> = BTreeMap::new();
     for entry in entries {
-        // A bypass is allowed only by its exact name, so a wildcard above it does not make the entry superfluous.
+        // A bypass, which leads clients to another way of resolving names, is allowed only by an exact entry, so a
+        // wildcard above it does not make that entry superfluous.
         if entry.kind() == PatternKind::Exact && crate::policy::decide::is_bypass(entry.wire()) {
             continue;
         }
@@ -83,6 +85,7 @@ fn covered<'p>(
             (Code::Covered, entry),
             findings,
             |diagnostic| {
+                // Readers of the log and the status may not be allowed to read the list file.
                 let message = format!("`{entry}` is covered by an entry of a list file{more}");
                 let diagnostic = diagnostic.help("remove it").related(other.place(), format!("`{other}` is here"));
                 diagnostic.unquoted(message, Some("remove it"))
@@ -92,8 +95,8 @@ fn covered<'p>(
     }
 }
 
-/// Warns about list files that add nothing to another one. Lists often overlap, so the comparison ends at the first
-/// entry that differs.
+/// Warns about list files whose entries are all covered by another list file. Lists often overlap, so the comparison of
+/// two lists ends at the first entry that is not covered.
 fn lists_in_lists(policy: &Policy, (named, lists): (&[Placed<ListUse>], &[Arc<ListFile>]), findings: &mut Findings) {
     let mut left = MAX_COMPARED;
     for (index, list) in lists.iter().enumerate() {
@@ -115,6 +118,7 @@ fn lists_in_lists(policy: &Policy, (named, lists): (&[Placed<ListUse>], &[Arc<Li
             let shown = |list: &ListFile| quoted(&list.named.path.to_string_lossy());
             let names = match list.named.covers {
                 Covers::AsWritten => list.set.len(),
+                // Each name is in the set twice, as `x` and as `*.x`.
                 Covers::Subdomains => list.set.len() / 2,
             };
             let message =
@@ -128,7 +132,8 @@ fn lists_in_lists(policy: &Policy, (named, lists): (&[Placed<ListUse>], &[Arc<Li
 fn denied_without_its_name(policy: &Policy, entry: Match<'_>, findings: &mut Findings) {
     let wire = entry.wire();
     let labels = Suffixes::of(wire).count();
-    // An exact allowed entry shows that the name was left out on purpose, and no host has the name of a public suffix.
+    // An exact allowed entry shows that the name was left out on purpose. No host has the name of a public suffix such
+    // as `com`, so it does not have to be denied.
     if entry.kind() == PatternKind::Exact
         || matches_name(&policy.denied, wire)
         || policy.allowed.find(PatternKind::Exact, wire, labels, &mut None).is_some()

@@ -1,5 +1,7 @@
-//! The names above the patterns of a set. A validating resolver behind an allow list asks for DS and DNSKEY records of
-//! these names, although no entry lists them (RFC 4035 §5), so they are allowed for these two types.
+//! The ancestors of an allow list: the names above its patterns in the domain name tree, which no entry lists.
+//!
+//! A validating resolver behind hostgate asks for their DS and DNSKEY records to validate a listed name (RFC 4035 §5).
+//! Queries of these two types are therefore allowed for them.
 
 use hashbrown::HashTable;
 
@@ -7,14 +9,15 @@ use super::NameSet;
 use crate::dns::name::Suffixes;
 use crate::policy::matching::pattern_kind::PatternKind;
 
-/// The hashes of the names above the patterns of a set, without the root.
+/// The hashes of the names above the patterns of a set. The root is left out, as it is above every pattern.
 ///
-/// A name is represented by 64 bits of a keyed hash (8 octets). Two names with the same hash would allow one DS query
-/// too many, which does no harm, and is improbable: about 10⁻¹³ for a name and a million patterns.
+/// Each name is stored as a keyed 64-bit hash, so it takes 8 octets. An unlisted name with the same hash as an ancestor
+/// would have its DS and DNSKEY queries allowed too. That is improbable (about 10⁻¹³ for a name and a million
+/// patterns), and a client that does not know the key cannot search for such a name.
 #[derive(Debug, Default)]
 pub(crate) struct Ancestors {
-    /// The sorted hashes of the names above the patterns of each kind, indexed by [`PatternKind::index`]. The name that
-    /// a wildcard is written on counts as above it.
+    /// The sorted hashes of the names above the patterns of each kind, indexed by [`PatternKind::index`]. The `x` of a
+    /// wildcard `*.x` counts as above it, as the wildcard does not match `x`.
     hashes: [Box<[u64]>; 2],
 }
 
@@ -28,10 +31,10 @@ impl Ancestors {
         let mut last: [&[u8]; 2] = [&[]; 2];
         for pattern in set.iter() {
             let index = pattern.kind().index();
-            // The name of `*.x` is above what the wildcard matches; an exact name is not above itself.
+            // `x` is above all names that `*.x` matches, so the suffixes of a wildcard include its own name. An exact
+            // name is not above itself.
             let above = Suffixes::of(pattern.wire()).skip(usize::from(pattern.kind() == PatternKind::Exact));
-            // Lists are often sorted, and neighbours have the same parent then: comparing it with the last one saves
-            // the hash.
+            // In a sorted list, neighbours often have the same parent. Comparing it with the last one saves the hash.
             let mut above = above.peekable();
             if above.peek().is_none_or(|parent| *parent == last[index]) {
                 continue;
@@ -45,7 +48,8 @@ impl Ancestors {
                 found[index].insert_unique(hash, hash, |other| *other);
             }
         }
-        // A sorted slice has no empty slots, and only DS and DNSKEY queries of unlisted names search it.
+        // A sorted slice is smaller than a hash table, which has free slots. Its search is slower, but only DS and
+        // DNSKEY queries for unlisted names need it.
         let sorted = |hashes: HashTable<u64>| {
             let mut hashes: Box<[u64]> = hashes.into_iter().collect();
             hashes.sort_unstable();
@@ -108,13 +112,13 @@ mod tests {
                     );
                 }
             }
-            // No other type: what leaves is what a validator asks.
+            // No validator has to ask for another type at these names, not even for RRSIG (46), NSEC (47) or CDS (59).
             for qtype in [1, 2, 5, 6, 12, 15, 16, 28, 33, 46, 47, 50, 51, 59, 60, 65, 255, 257, 32769] {
                 let found = decided(LISTS, above, RecordType(qtype));
                 assert_eq!(found, "deny not-listed", "{above} {qtype}");
             }
         }
-        // What is listed and what is below a wildcard is asked about as always.
+        // Listed names and names below a listed wildcard are allowed by their rule, as for any other type.
         for listed in ["www.a.example", "n.x.b.example", "m.n.x.b.example"] {
             assert_eq!(decided(LISTS, listed, RecordType::DS), "allow rule", "{listed}");
         }

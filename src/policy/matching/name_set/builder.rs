@@ -1,5 +1,5 @@
-//! Construction of large sets: several builders, one for each part of a file, collect patterns in parallel, and are
-//! then merged into one [`NameSet`]. Only the merge is sequential, so hashing and parsing use all cores.
+//! Construction of large sets: each part of a file is collected by a builder of its own, in parallel, and the builders
+//! are then merged into one [`NameSet`]. Only the merge is sequential; parsing and hashing use all cores.
 
 use std::hash::RandomState;
 
@@ -20,22 +20,23 @@ pub(crate) struct Builder {
     depths: [u128; 2],
 }
 
-/// A pattern that the set has already.
+/// A pattern that a file lists again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Duplicate {
     /// The offset of the repeated pattern's node.
     at: u32,
     kind: PatternKind,
-    /// The offset of the node that has the pattern since earlier.
+    /// The offset of the node of its first occurrence.
     first: u32,
 }
 
-/// The size from which glibc always maps a block from the system, and returns it when it is freed.
+/// The size in octets from which glibc always allocates a block with mmap(2), so that freeing it returns the memory.
 ///
-/// `M_MMAP_THRESHOLD` grows with the blocks that are freed, up to 32 MiB, and smaller blocks may then stay in the heap.
-/// Reserved memory that is not written to costs addresses, not pages.
+/// glibc raises its threshold (`M_MMAP_THRESHOLD`) to the size of each mapped block that is freed, up to 32 MiB, and
+/// smaller blocks may then stay in the heap after they are freed. The part of a mapped block that is never written to
+/// takes address space, but no memory.
 const ALWAYS_MAPPED: usize = 33 << 20;
-/// The size in octets above which a temporary buffer is made [`ALWAYS_MAPPED`] large.
+/// The size in octets above which the capacity of a temporary buffer is raised to [`ALWAYS_MAPPED`].
 const LARGE: usize = 1 << 20;
 
 /// Returns the capacity, in octets, for a buffer that needs `octets` and is freed soon.
@@ -57,7 +58,7 @@ impl Builder {
         }
     }
 
-    /// Adds a pattern.
+    /// Adds a pattern. `x` and `*.x` share a node of the arena if one follows the other.
     #[inline]
     pub(crate) fn add(&mut self, kind: PatternKind, wire: &[u8], line: u32, column: u32) {
         if !self.arena.extend_last(0, kind, wire, line, column) {
@@ -68,8 +69,8 @@ impl Builder {
         self.depths[kind.index()] |= 1 << Suffixes::of(wire).count().min(127);
     }
 
-    /// Merges the parts of one file, in their order. The second result lists the patterns that were there twice, in
-    /// order.
+    /// Merges the builders of a file, given in the order of its parts. Also returns the patterns that the file repeats,
+    /// in the order of the file.
     pub(crate) fn finish(parts: Vec<Self>, hasher: &RandomState, origin: Origin) -> (NameSet, Vec<Duplicate>) {
         let mut set = NameSet::with_capacity(hasher, parts.iter().map(|part| part.hashes.len()).sum());
         set.origins = vec![(0, origin)];
@@ -96,11 +97,13 @@ impl Builder {
 }
 
 impl NameSet {
-    /// Adds a node of the arena to the table, and removes those of its patterns that the set has already.
+    /// Adds a node of the arena to the table. Patterns of the node that the set has already are removed from it and
+    /// added to `duplicates`.
     fn enter(&mut self, hash: u64, at: u32, duplicates: &mut Vec<Duplicate>) {
         // Most names occur once. Their hash is not in the table yet, and no node has to be read from the arena.
         if self.table.find(hash, |_| true).is_some() {
             let node = self.arena.node(at);
+            // For each pattern of the node, its kind and its first occurrence; `None` if the pattern is new.
             let first = node.kinds.map(|kind| kind.and_then(|kind| Some((kind, self.find(kind, node.wire, hash)?))));
             let is_new = (0..2).any(|index| node.kinds[index].is_some() && first[index].is_none());
             for (kind, first) in first.into_iter().flatten() {
@@ -115,7 +118,7 @@ impl NameSet {
         self.table.insert(hash, at);
     }
 
-    /// Returns the repeated pattern and the one that came first.
+    /// Returns the repeated pattern and its first occurrence.
     pub(crate) fn duplicate(&self, duplicate: Duplicate) -> (Match<'_>, Match<'_>) {
         let Duplicate { at, kind, first } = duplicate;
         (Match { set: self, at, kind }, Match { set: self, at: first, kind })

@@ -1,10 +1,11 @@
-//! A hash table of arena offsets, made of buckets of one cache line (a Swiss table with twelve slots a bucket).
-//! hashbrown's table would read two lines for a look-up, one of tags and one of offsets.
+//! A hash table of arena offsets: a Swiss table whose tags and slots are together in buckets of one cache line.
+//! hashbrown's table would read two cache lines for a look-up, one of tags and one of offsets.
 
-/// Offsets by hash, in buckets of a cache line each; an offset whose bucket is full goes into the next bucket.
+/// The arena offsets of names, found by the hash of the name. An offset whose bucket is full goes into the next bucket.
 ///
-/// A bucket holds up to twelve offsets, each with eight bits of its name's hash, and eight on average if the table was
-/// made for the number it holds: 8 octets a name, and about one look-up in sixteen goes on to a second bucket.
+/// A bucket takes 64 octets and holds up to twelve offsets, each with a tag of eight bits of its name's hash. A table
+/// made for the right number of names holds eight a bucket on average, so a name takes 8 octets, and about one bucket
+/// in sixteen overflows into the next one.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// The buckets; none in a table made for no offsets.
@@ -17,16 +18,17 @@ pub(super) struct Table {
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Bucket {
-    /// The tag of each slot, 0 if the slot is free. The octet at [`OVERFLOWED`] is 1 if an offset went to the next
-    /// bucket; the others are unused.
+    /// The tag of each slot, 0 if the slot is free. Of the octets after those of the slots, [`OVERFLOWED`] is 1 if an
+    /// offset went to the next bucket, and the others are unused.
     tags: [u8; 16],
     /// The offsets.
     slots: [u32; SLOTS],
 }
 
-/// The number of slots in a bucket.
+/// The number of slots in a bucket: twelve offsets of four octets and sixteen octets of tags fill a cache line.
 const SLOTS: usize = 12;
-/// The average number of offsets in a bucket at which a table of more than one bucket counts as full.
+/// The average number of offsets in a bucket at which a table of more than one bucket counts as full. The free slots
+/// keep overflows rare.
 const FULL: usize = 8;
 /// The index of the octet in a bucket's tags that is 1 if an offset went to the next bucket.
 const OVERFLOWED: usize = 15;
@@ -117,8 +119,8 @@ impl Table {
     /// Returns the bucket where the search for a hash begins. The table must have a bucket.
     #[inline]
     fn home_bucket(&self, hash: u64) -> usize {
-        // The high half of the product is evenly distributed below the bucket count, as the hash is below 2^64: no
-        // division.
+        // The hash is evenly distributed below 2^64, so the high half of the product is evenly distributed below the
+        // number of buckets. It needs no division.
         let product = u128::from(hash) * self.buckets.len() as u128;
         usize::try_from(product >> 64).unwrap_or(0)
     }
@@ -146,7 +148,7 @@ mod tests {
 
     #[test]
     fn exactly_the_inserted_offsets_are_found_even_if_buckets_overflow() {
-        // All of one bucket, or evenly spread.
+        // Small hashes, which all begin at the first bucket, and hashes that are spread evenly.
         for spread in [0_u64, 0x9e37_79b9_7f4a_7c15] {
             for count in [0_u32, 1, 12, 13, 100, 1000] {
                 let hash = |number: u32| u64::from(number).wrapping_mul(spread) ^ (u64::from(number) % 251);
