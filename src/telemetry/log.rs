@@ -1,12 +1,12 @@
 //! The writer of the process's log: a bounded queue, and a thread that writes it to standard error.
 //!
-//! Standard error can be a pipe whose reader has stopped: a hung journald, Docker's log driver, a supervisor. So no
-//! thread that logs a line writes it. If the queue is full, or standard error cannot be written (a closed pipe, a full
-//! disk, a terminal that is gone), further lines are dropped and counted, and a line with their number is written once
-//! the reader reads again. That line is tried each second, so recovery shows even when nothing else is logged.
+//! Standard error can be a pipe whose reader has stopped: a hung journald, Docker's log driver, a supervisor. A thread
+//! that logs a line therefore only queues it. If the queue is full, or standard error cannot be written (a closed pipe,
+//! a full disk, a terminal that is gone), further lines are dropped and counted, and a line with their number is
+//! written once that is possible again. That is tried each second, so recovery shows even when nothing else is logged.
 //!
 //! `tracing-appender` has such a queue, too. But it is bounded by a number of lines instead of octets, does not report
-//! lost lines to the reader, and writes to standard output if its last flush fails, which may have the same reader.
+//! lost lines to the reader, and if its last flush fails, writes to standard output, which may have the same reader.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fs::File;
@@ -21,21 +21,22 @@ use std::time::{Duration, Instant};
 use crate::bounds::MAX_LOG_QUEUE;
 use crate::util::lock;
 
-/// The pause before a full standard error is tried again, if another process has made it non-blocking.
+/// The pause between attempts to write to a full pipe that another process with the same standard error has made
+/// non-blocking.
 const PAUSE: Duration = Duration::from_millis(20);
-/// The time after which a reader that takes nothing is reported as an error.
+/// The time without progress after which the reader of standard error is reported as an error.
 const UNREAD: Duration = Duration::from_secs(2);
 /// The interval between attempts to write the number of lost lines.
 const RETRY: Duration = Duration::from_secs(1);
 /// The time allowed for writing the message of a panic on the main thread.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// The capacity of the queue that is kept for reuse once the queue is written.
+/// The capacity, in octets, that a written queue keeps for reuse.
 const SPARE: usize = 64 << 10;
 
 /// The queue of log lines, together with the thread that writes them.
 pub(crate) struct Log(LogWriter);
 
-/// A handle that queues lines. No call of it waits for the reader.
+/// A handle that queues lines. Queueing a line never waits for the reader of standard error.
 #[derive(Clone)]
 pub(crate) struct LogWriter(Arc<Shared>);
 
@@ -56,7 +57,8 @@ struct Queue {
     octets: Vec<u8>,
     /// The number of lines lost since the last line that reported it.
     lost: u64,
-    /// The time since which the writing thread has been writing; `None` while it waits for lines.
+    /// The time at which the writing thread last took lines from the queue or wrote some of them; `None` while it waits
+    /// for lines.
     writing_since: Option<Instant>,
     /// The error of the last write; `None` if it succeeded.
     error: Option<String>,
@@ -149,11 +151,12 @@ impl LogWriter {
             (None, Some(error)) => format!("standard error cannot be written: {error}"),
             (None, None) => return None,
         };
-        Some(format!("{what}; {} log lines are lost since the start", self.lost()))
+        Some(format!("{what}; {} log lines have been lost since the start", self.lost()))
     }
 }
 
-/// Queues the octets of one call as a unit: both `tracing-subscriber` and the command line write whole lines.
+/// Queues the octets of a call together, or none of them. Both `tracing-subscriber` and the command line write whole
+/// lines with each call.
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -176,7 +179,7 @@ impl Shared {
         let mut octets = Vec::new();
         loop {
             octets.clear();
-            // Memory of a burst is freed.
+            // Frees the memory that a burst of lines took.
             octets.shrink_to(SPARE);
             let lost = {
                 let mut queue = self.lock();
@@ -184,7 +187,7 @@ impl Shared {
                 if queue.octets.is_empty() {
                     self.written.notify_all();
                 }
-                // While lines are lost, the report is tried again even if nothing is logged.
+                // Until lost lines are reported, the report is tried again even if nothing else is logged.
                 let longest = if queue.lost > 0 { RETRY } else { Duration::MAX };
                 let waited = self.queued.wait_timeout_while(queue, longest, |queue| queue.octets.is_empty());
                 (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -197,6 +200,8 @@ impl Shared {
                 octets.extend_from_slice(lost_message(lost).as_bytes());
             }
             if let Err((written, error)) = self.write_all(&mut out, &octets) {
+                // Counts the lines that were not written, except the report itself. The lines that it reports are in
+                // the total already, but have to be reported again.
                 let unwritten = octets[written..].iter().filter(|octet| **octet == b'\n').count();
                 let unwritten = u64::try_from(unwritten).unwrap_or(u64::MAX);
                 self.lost.fetch_add(unwritten.saturating_sub(u64::from(lost > 0)), Relaxed);
@@ -230,7 +235,7 @@ impl Shared {
     }
 }
 
-/// Returns the line that reports lost ones. It is not a `tracing` event, so that no filter can suppress it.
+/// Returns the line that reports lost lines. It is not a `tracing` event, so that no filter can suppress it.
 fn lost_message(lost: u64) -> String {
     format!("hostgate: {lost} log lines lost: nobody read standard error, or it could not be written\n")
 }
@@ -252,14 +257,14 @@ mod tests {
 
     use super::*;
 
-    /// Returns a log and the end of its pipe that a reader has.
+    /// Returns a log that writes to a socket, and the reading end of the socket.
     fn piped() -> (Log, UnixStream) {
         let (reader, writer) = UnixStream::pair().unwrap();
         reader.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         (Log::start_with(writer).unwrap(), reader)
     }
 
-    /// Reads until a text ends so.
+    /// Reads until the text ends in `end`.
     fn read_to(reader: &mut UnixStream, end: &str) -> String {
         let (mut octets, mut buffer) = (Vec::new(), [0; 4096]);
         while !octets.ends_with(end.as_bytes()) {
@@ -295,6 +300,7 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         assert!(!writer.flush(Duration::from_millis(10)), "it cannot be written");
         let lost = writer.lost();
+        // The queued lines, as many being written, and those in the buffer of the socket.
         let most = 2 * u64::try_from(MAX_LOG_QUEUE / 100).unwrap() + 10_000;
         assert!(lost > 0 && LINES - lost < most, "{lost} of {LINES}");
         let error = || writer.error();
@@ -303,7 +309,7 @@ mod tests {
             thread::park_timeout(PAUSE);
         }
         assert!(error().is_some_and(|error| error.contains(&format!("{lost} log lines"))), "{:?}", error());
-        // It reads again.
+        // The reader reads again.
         let message = lost_message(lost);
         let text = read_to(&mut reader, &message);
         assert_eq!(u64::try_from(text.lines().count()).unwrap(), LINES - lost + 1);
@@ -330,7 +336,7 @@ mod tests {
 
     #[test]
     fn lines_lost_without_a_reader_are_reported_to_the_next_one() {
-        /// Refuses while nobody is there.
+        /// A writer that fails until it is given a buffer.
         struct Out(Arc<Mutex<Option<Vec<u8>>>>);
         impl Write for Out {
             fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
@@ -357,7 +363,7 @@ mod tests {
             "{message}"
         );
         *out.lock().unwrap() = Some(Vec::new());
-        // Nothing more is logged.
+        // The lost lines are reported although nothing more is logged.
         let start = Instant::now();
         while writer.error().is_some() {
             assert!(start.elapsed() < Duration::from_secs(10), "{:?}", writer.error());

@@ -1,6 +1,8 @@
-//! Telemetry: metrics, the decision log, the files of records, the process's log, and the heartbeats of its threads.
+//! Telemetry: metrics, the decision log, the process's log, and the heartbeats of the process's threads.
 //!
-//! Nothing here may delay an answer: queries add to atomics or to memory, and threads of their own do the writing.
+//! Nothing here may delay an answer: a thread that answers a query only updates counters or appends to a buffer, and
+//! other threads write the files. `record_file` and `append` are what the decision log and the API's audit file
+//! have in common.
 
 pub(crate) mod append;
 pub mod decision_log;

@@ -1,8 +1,8 @@
-//! A file of records, the decision log or the audit file, with its faults reported to log and status.
+//! A file of records (the decision log or the audit file), whose faults are reported in the log and in `/status`.
 //!
-//! A fault is logged when it begins and when it ends, and is in the status in between. It never prevents a start or
-//! ends a running service: a file that cannot be opened at the start is opened later, in the same way as one that was
-//! removed while the service ran.
+//! A fault is logged when it begins and when it ends, and is in the status in between. It neither prevents a start nor
+//! ends a running service, as no client needs the records: a file that cannot be opened at the start is opened later,
+//! in the same way as one that was removed while the service ran.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -18,9 +18,11 @@ use rustix::fs::{Access, access};
 use super::append::{AppendError, Health, LineFile};
 
 /// The time without a refused write after which the file counts as working again. A full disk accepts a short line now
-/// and then.
+/// and then, and each would otherwise be logged as the end of the fault. Also the time that [`forecast`] waits for the
+/// file system.
 const SOUND_AFTER: Duration = Duration::from_secs(2);
-/// The time for which a start waits for the file to be opened.
+/// The longest time for which a start waits for the file to be opened. A file system that does not answer must not
+/// prevent the start.
 const OPEN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The kinds of record files.
@@ -56,7 +58,7 @@ impl RecordKind {
     }
 }
 
-/// A file of records and its present fault. It belongs on the thread that writes it.
+/// A file of records and its present fault. It is for one thread, which can block on the file system.
 pub(crate) struct RecordFile {
     kind: RecordKind,
     file: LineFile,
@@ -71,22 +73,22 @@ pub(crate) struct RecordFile {
 /// A fault of the file and its history.
 struct FaultState {
     fault: Fault,
-    /// The time at which it began.
+    /// The time at which the fault began.
     since: Instant,
-    /// The time of the last refused write.
+    /// The time of the last refused write; the beginning of the fault if no write was refused.
     refused: Instant,
-    /// Set if a write has succeeded since.
+    /// Set if a write has succeeded since the last refused one.
     is_written: bool,
-    /// The number of records lost since it began.
+    /// The number of records lost since the fault began.
     dropped: u64,
 }
 
 /// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// The path cannot be opened; records go to the file that was opened before.
+    /// The path cannot be opened, but records still go to the file that was opened before.
     Away,
-    /// The path cannot be opened, and no file is open.
+    /// The path cannot be opened, and no file is open: records are lost.
     Gone,
     /// The open file does not accept writes: the disk is full, or a pipe is not read.
     Refused,
@@ -107,14 +109,14 @@ impl RecordFile {
         self.trouble.as_ref().is_some_and(|trouble| trouble.fault == Fault::Refused && !trouble.is_written)
     }
 
-    /// Opens the path unless the open file is the one there.
+    /// Opens the path again if the file there is not the open one.
     pub(crate) fn follow(&mut self) {
         let followed = self.file.follow();
         self.opened(followed);
         self.end_if_sound();
     }
 
-    /// Opens the path again.
+    /// Opens the path again, even if the file there is the open one, as SIGUSR1 asks for.
     pub(crate) fn reopen(&mut self) {
         let reopened = self.file.reopen();
         self.opened(reopened.map(|()| true));
@@ -143,7 +145,8 @@ impl RecordFile {
         appended
     }
 
-    /// Ends or begins a fault, depending on the result of opening the path; `Ok(true)` if a new file was opened.
+    /// Ends or begins a fault, depending on the result of opening the path: `Ok(true)` if a file was opened,
+    /// `Ok(false)` if the open file is the one at the path.
     fn opened(&mut self, opened: io::Result<bool>) {
         match opened {
             Ok(is_new) => {
@@ -158,7 +161,7 @@ impl RecordFile {
                 }
                 self.was_open = true;
             }
-            // The fault `Refused` has been logged, and is worse.
+            // The present fault `Refused` is kept, as it is the worse one: it loses records.
             Err(_) if self.file.is_open() && self.is_refusing() => {}
             Err(error) => {
                 let fault = if self.file.is_open() { Fault::Away } else { Fault::Gone };
@@ -167,7 +170,8 @@ impl RecordFile {
         }
     }
 
-    /// Begins a fault: logs it unless it is known, and updates the status.
+    /// Begins a fault, or updates the present one. Updates the status, and logs the fault unless it is of the same kind
+    /// as the present one.
     fn begin(&mut self, fault: Fault, error: &io::Error) -> &mut FaultState {
         let is_known = self.trouble.as_ref().is_some_and(|trouble| trouble.fault == fault);
         let path = self.file.path().display();
@@ -217,7 +221,8 @@ impl RecordFile {
     }
 }
 
-/// Waits a bounded time at the start until the file's thread has tried to open it and dropped the sender of `opened`.
+/// Waits at the start until the thread of the file has tried to open it, for at most [`OPEN_TIMEOUT`]. The thread
+/// reports that by dropping the sender of `opened`.
 pub(crate) fn wait(kind: RecordKind, path: &Path, opened: &Receiver<()>) {
     if opened.recv_timeout(OPEN_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
         let (name, path) = (kind.name(), path.display());
@@ -225,19 +230,19 @@ pub(crate) fn wait(kind: RecordKind, path: &Path, opened: &Receiver<()>) {
     }
 }
 
-/// Returns the number of line ends.
+/// Returns the number of lines, not counting one without a line end.
 pub(crate) fn lines_in(octets: &[u8]) -> u64 {
     let count = octets.iter().filter(|octet| **octet == b'\n').count();
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// Returns a message if a file of records would not be written after a start, or `None`. It creates and changes
-/// nothing, so not every cause can be seen, and waits a bounded time for the file system.
+/// Returns a message if a file of records could not be written after a start; `None` if no obstacle is found. Creates
+/// and changes nothing, so it misses some obstacles, such as a full disk. Waits a bounded time for the file system.
 pub(crate) fn forecast(kind: RecordKind, path: &Path) -> Option<String> {
     let (answer, answered) = sync_channel(1);
     let looked = path.to_owned();
     let look = move || {
-        // The receiver may have given up by now.
+        // Sending fails if the receiver has stopped waiting.
         let _ = answer.send(try_open(&looked));
     };
     let started = thread::Builder::new().name("look".into()).spawn(look);
@@ -251,7 +256,7 @@ pub(crate) fn forecast(kind: RecordKind, path: &Path) -> Option<String> {
             None => error.to_string(),
         },
         Ok(Err(_)) => "its file system does not answer".to_owned(),
-        Err(error) => format!("no thread to look at it: {error}"),
+        Err(error) => format!("cannot start a thread to test it: {error}"),
     };
     Some(format!("the {} would not be written: {}: {why}", kind.name(), path.display()))
 }
@@ -303,7 +308,7 @@ fn help(error: &io::Error, kind: RecordKind) -> Option<String> {
             format!("make it and its directory writable for the user hostgate runs as, or change {key}")
         }
         ErrorKind::IsADirectory => format!("name a file in it as {key}"),
-        ErrorKind::NotADirectory => format!("a part of it is no directory: change {key}"),
+        ErrorKind::NotADirectory => format!("a part of the path is not a directory: change {key}"),
         _ => return None,
     };
     Some(help)
@@ -328,7 +333,7 @@ mod tests {
         assert_eq!(fs::read(at("file")).unwrap(), b"line\n");
         for (name, part) in [
             ("none/log", "make its directory"),
-            ("file/log", "a part of it is no directory"),
+            ("file/log", "a part of the path is not a directory"),
             (".", "name a file in it as `audit` under [control]"),
         ] {
             let message = forecast(RecordKind::Audit, &at(name)).unwrap();

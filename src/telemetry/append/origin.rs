@@ -1,7 +1,7 @@
-//! The place at which a file was opened, for telling later why another file, or none, is there.
+//! The place at which a file was opened. It shows later why the file is not at its path any more.
 //!
-//! A log line says whether the file was moved, or its file system mounted over or unmounted, as the operator does
-//! something else in each case.
+//! The log says whether the file was moved, something was mounted over it, or its file system was unmounted, as each
+//! needs something else to be done by the operator.
 
 use std::fs::{self, File};
 use std::io;
@@ -27,14 +27,14 @@ type Mount = (u64, u32, u32);
 pub(crate) enum Away {
     /// The file or a directory above it was moved.
     Moved,
-    /// Another file system was mounted over it, or its own was unmounted.
+    /// Another file system was mounted over the file, or its own was unmounted.
     Mounted,
     /// The reason is unknown; a directory of the path may have become inaccessible.
     Unknown,
 }
 
 impl Away {
-    /// Returns the message about a file that records still go to.
+    /// Returns a message about the file that records still go to.
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Moved => "records go to the old file, which was moved",
@@ -51,14 +51,17 @@ impl Origin {
     pub(super) fn of(file: &File, path: &Path) -> Option<Self> {
         let path = fs::canonicalize(path).ok()?;
         let (mount, inode) = look(&path).ok()?;
+        // Another file may be at the path by now.
         (inode == file.metadata().ok()?.ino()).then_some(Self { path, mount, inode })
     }
 
-    /// Returns the reason why the file is not at its path, from the nearest directory above that still exists.
+    /// Returns the reason why the file is not at its path. It follows from the file at the path, or from the nearest
+    /// directory above that still exists.
     pub(super) fn away(&self) -> Away {
         for path in self.path.ancestors() {
             match look(path) {
                 Ok((mount, _)) if mount != self.mount => return Away::Mounted,
+                // The file is there, so the path could not be opened for another reason.
                 Ok((_, inode)) if path == self.path && inode == self.inode => return Away::Unknown,
                 Ok(_) => return Away::Moved,
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}

@@ -1,4 +1,4 @@
-//! A clock for records that costs one reading of the monotonic clock and formats only the fraction of a second anew.
+//! A clock for records: a call reads only the monotonic clock, and formats only the fraction of the second.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,15 @@ const LENGTH: usize = 27;
 /// The index of the first digit of the fraction.
 const FRACTION: usize = 20;
 
-/// A clock that gives the time in microseconds as text (RFC 3339, UTC).
+/// A clock that returns the time as text with microseconds (RFC 3339, UTC).
 ///
-/// The wall clock is read again when its second is over, so a step of the wall clock shows within a second.
+/// The wall clock is read, and the whole text formatted, once a second, so a change of the wall clock shows within a
+/// second.
 #[derive(Debug)]
 pub(super) struct Clock {
-    /// The time of the last reading of the wall clock.
+    /// The time on the monotonic clock when the wall clock was read last.
     read: Instant,
-    /// The fraction of its second that the wall clock had reached then.
+    /// The fraction of a second in that reading of the wall clock.
     into: Duration,
     /// The last time returned; within a second only the fraction is rewritten.
     text: [u8; LENGTH],
@@ -52,20 +53,21 @@ impl Clock {
         Moment { now, text: &self.text }
     }
 
-    /// Sets the clock to a reading of the wall clock, or to 1970 if that is before 1970.
+    /// Sets the clock to a reading of the wall clock, or to 1970 if that is before 1970, as its fraction of a second
+    /// would be negative.
     #[cold]
     fn set(&mut self, read: Instant, wall: Timestamp) {
         let wall = wall.max(Timestamp::UNIX_EPOCH);
         self.read = read;
         self.into = Duration::from_nanos(u64::try_from(wall.subsec_nanosecond()).unwrap_or_default());
         let text = format!("{wall:.6}");
-        // A year of five digits does not fit; then the text keeps its old value.
+        // The text always has this length: jiff's last year is 9999.
         if let Some(text) = text.as_bytes().first_chunk() {
             self.text = *text;
         }
     }
 
-    /// Writes the fraction of the second into the text.
+    /// Writes `into`, the fraction of the second, into the text.
     #[inline]
     fn put(&mut self, into: Duration) {
         let mut rest = into.subsec_micros();

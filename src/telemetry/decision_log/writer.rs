@@ -1,4 +1,4 @@
-//! The thread that writes blocks to the file of the decision log.
+//! The thread that writes blocks of records to the file of the decision log.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,16 +30,17 @@ impl Writer {
         Self { file, shared, checked_at: Instant::now() }
     }
 
-    /// Opens the file, drops `opened` once that has succeeded or failed, and writes blocks until a message to stop.
+    /// Opens the file, drops `opened` once that has succeeded or failed, and writes blocks until [`Message::Stop`].
     pub(super) fn run(&mut self, messages: &Receiver<Message>, opened: SyncSender<()>) {
         self.check_path(Instant::now());
         drop(opened);
-        // The time at which to collect the begun blocks, if there are any.
+        // The time at which to collect the blocks that are being filled; `None` if there are none.
         let mut sweep: Option<Instant> = None;
         loop {
             let now = Instant::now();
             if sweep.is_some_and(|sweep| sweep <= now) {
                 sweep = None;
+                // Set before the buffers are locked: a record added after that sends a new `Begun`.
                 self.shared.idle.store(true, Ordering::Relaxed);
                 self.shared.sweep(false);
             }
@@ -51,7 +52,8 @@ impl Writer {
                 Ok(Message::Block(block)) => self.write_block(block),
                 Ok(Message::Begun) => sweep = Some(now.max(Instant::now()) + GATHER),
                 Ok(Message::Reopen) => {
-                    // Records from before the signal belong in the old file.
+                    // Records from before the signal belong in the old file. Their blocks are queued now, so the path
+                    // is opened by a message that is queued behind them.
                     self.shared.sweep(false);
                     self.shared.send(Message::ReopenNow);
                 }
@@ -66,7 +68,7 @@ impl Writer {
         }
     }
 
-    /// Stops recording, writes all blocks, and reports that on `done`.
+    /// Stops recording, writes all blocks, and then sends on `done`.
     fn stop(&mut self, messages: &Receiver<Message>, done: &Sender<()>) {
         // Closes the buffers under their locks, so every record is either written now or dropped and counted.
         self.shared.sweep(true);
@@ -75,7 +77,7 @@ impl Writer {
                 self.write_block(block);
             }
         }
-        // The receiver may have given up by now.
+        // Sending fails if the receiver has stopped waiting.
         let _ = done.send(());
     }
 
@@ -95,7 +97,7 @@ impl Writer {
         self.shared.pool.give(block);
     }
 
-    /// Opens the path unless the open file is the one there.
+    /// Opens the path again if the file there is not the open one.
     fn check_path(&mut self, now: Instant) {
         self.checked_at = now;
         let health = Arc::clone(&self.shared.counts.health);
