@@ -1,17 +1,17 @@
-//! Sorting the changes of `hostgate.toml` into those that a reload applies and those that need a restart.
+//! The changes of `hostgate.toml`, sorted into those that a reload applies and those that need a restart.
 
 use super::{Config, Listen};
 
-/// Returns the configuration that a process started with `running` can apply of `new`: keys that need a restart keep
-/// their value.
+/// Returns the configuration that a reload puts into force: `new`, with the values of `running` for all keys that need
+/// a restart.
 ///
-/// A listener keeps its socket, so its policy is looked up by its address, whatever the order of the tables. A listener
-/// whose table was removed keeps its policy too, as removing it takes a restart.
+/// The listeners stay those of `running`. The new policy of each is found by its address, whatever the order of the
+/// tables. A listener whose table was removed keeps its policy, as removing it needs a restart.
 #[must_use]
 pub fn in_place_of(running: &Config, new: &Config) -> Config {
     let mut tables: Vec<&Listen> = new.listen.iter().collect();
     let listen = running.listen.iter().map(|bound| {
-        // Several tables may name the same address with port 0; they are matched in their order.
+        // Several tables may have the same address with port 0. They are matched in their order.
         let found = tables.iter().position(|table| table.address == bound.address);
         let policy = found.map_or(&bound.policy, |index| &tables.remove(index).policy);
         Listen { address: bound.address, policy: policy.clone() }
@@ -27,7 +27,8 @@ pub fn in_place_of(running: &Config, new: &Config) -> Config {
 /// `devbox_suffix`, `start_from_last_good`, `[upstream]` and `log`, so these are never returned.
 #[must_use]
 pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
-    // Destructured exhaustively, so that a new key does not compile until it is sorted here.
+    // Destructured exhaustively, so that a new key does not compile until it is sorted here. `list_places`,
+    // `admin_instead` and `accepts` are no keys.
     let Config {
         policies,
         list_directories: _,

@@ -1,9 +1,9 @@
 //! The configuration file `hostgate.toml`: its text is parsed into [`Config`].
 //!
-//! The reader is that of policy files ([`document`]), so each error has a place and a `help`, and all
-//! errors are reported at once. The commented template `systemd/hostgate.toml` documents each key with its unit and
-//! default; a test loads it. A new key belongs there, in [`Config`], and in `change`, where it is decided whether a
-//! reload applies it.
+//! The parser is the one of policy files ([`document`]), so each error has a place and a `help`, and all errors are
+//! reported at once. The commented template `systemd/hostgate.toml` documents each key with its unit and default, and a
+//! test compares it with the defaults here. A new key belongs there, in [`Config`], and in `change`, which decides
+//! whether a reload applies it.
 
 mod change;
 pub mod control;
@@ -31,19 +31,21 @@ use crate::util::regular_file::is_in_kernel_tree;
 pub struct Config {
     /// The directory of the policy files.
     pub policies: PathBuf,
-    /// Further directories that list files may lie in, and policy files that symlinks lead to.
+    /// Directories, besides `policies`, that may contain list files and the targets of symlinked policy files.
     pub list_directories: Vec<PathBuf>,
     /// The place of each element of `list_directories` in the file, for messages.
     pub list_places: Vec<(Source, Span)>,
-    /// The policy of sources in no client, at listeners that name none.
+    /// The policy for which nothing more specific is named: for clients without a policy, and for addresses in no
+    /// client at a listener without a policy.
     pub default_policy: Option<Binding>,
     /// The treatment of clients without a policy if there is no default policy.
     pub without_policy: WithoutPolicy,
-    /// The TTL and MINIMUM of the SOA record in a denial, and the TTL of devboxes' records, in seconds.
+    /// The TTL and MINIMUM of the SOA record in a denial, which bound how long clients cache the denial (RFC 2308 §5),
+    /// and the TTL of devboxes' records, in seconds.
     pub denied_ttl: u32,
     /// The name below which devboxes look each other up.
     pub devbox_suffix: DevboxSuffix,
-    /// Threads that answer UDP queries on each listener; `None` is one for each CPU.
+    /// The number of threads that answer UDP queries on each listener; `None` is one for each CPU.
     pub threads: Option<usize>,
     /// The filter of log lines.
     pub log: Targets,
@@ -59,14 +61,14 @@ pub struct Config {
     pub decisions: Option<PathBuf>,
     /// The address of metrics and status; `None` is off.
     pub admin: Option<SocketAddr>,
-    /// The IPv6 address to use instead if the machine lacks the default address of `admin`; `None` unless that is the
-    /// default.
+    /// The IPv6 address to use if the machine has no IPv4 loopback address for the default of `admin`; `None` if
+    /// `admin` is not the default.
     pub admin_instead: Option<SocketAddr>,
     /// The API; `None` is off.
     pub control: Option<Control>,
-    /// The comments of the file that accept warnings.
+    /// The comments in the file that accept warnings.
     pub accepts: Option<Arc<Accepts>>,
-    /// Keeps the last good state on disk, to be used by a start that finds bad policy files.
+    /// Whether the last good state is kept on disk, for a start that finds bad policy files.
     pub start_from_last_good: bool,
 }
 
@@ -75,7 +77,7 @@ pub struct Config {
 pub struct Listen {
     /// The address and port; port 0 takes a free one.
     pub address: SocketAddr,
-    /// The policy of sources in no client that send queries to this listener.
+    /// The policy for source addresses in no client that send queries to this listener.
     pub policy: Option<Binding>,
 }
 
@@ -84,12 +86,14 @@ pub struct Listen {
 pub struct Upstream {
     /// The servers to forward to.
     pub servers: Servers,
-    /// The time for one question in all, over every server asked.
+    /// The time over which the tries of a question, at one server or several, are spread. Their answers are waited for
+    /// up to five seconds, or up to this time if it is longer.
     pub timeout: Duration,
-    /// Randomises the case of names in queries over UDP, which a forged reply has to match (draft-vixie-dnsext-dns0x20).
+    /// Randomises the case of names in queries over UDP, which a forged reply has to match
+    /// (draft-vixie-dnsext-dns0x20).
     pub case_randomisation: bool,
-    /// The addresses that count as globally reachable in answers; those in `nat64_prefixes` are judged by the IPv4
-    /// address in them.
+    /// The addresses that count as globally reachable in answers. An address in `nat64_prefixes` counts as the IPv4
+    /// address that it contains.
     pub reach: Reach,
 }
 
@@ -109,7 +113,7 @@ pub struct Cache {
     pub size: usize,
     /// The longest time for which an answer stays fresh; no record sent to a client has a larger TTL.
     pub max_ttl: Duration,
-    /// The time after its expiry for which an answer is used when no upstream answers (RFC 8767); zero is never.
+    /// The time after its expiry for which an answer is used if no upstream answers (RFC 8767). Zero turns that off.
     pub serve_stale: Duration,
 }
 
@@ -119,12 +123,13 @@ const MAX_TTL: u64 = (1 << 31) - 1;
 const MAX_THREADS: u64 = 1024;
 /// The listener of a configuration without `[[listen]]`.
 const DEFAULT_LISTEN: &str = "127.0.0.1:1053";
+/// The `listen` address of a configuration without an `[admin]` table.
 const DEFAULT_ADMIN: &str = "127.0.0.1:9153";
-/// The file with the system's resolvers.
+/// The file that names the upstreams if the configuration names none.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 impl Config {
-    /// Returns the configuration without a file. Relative paths are below `directory`.
+    /// Returns the defaults, which apply if there is no file. Relative paths are below `directory`.
     #[must_use]
     pub fn default_in(directory: &Path) -> Self {
         let source = Source::new(directory.join("hostgate.toml"), "");
@@ -138,8 +143,8 @@ impl Config {
     /// All errors in the file, and its warnings.
     pub fn parse(path: &Path, text: impl Into<Arc<str>>) -> Result<Self, Vec<Diagnostic>> {
         let source = Source::new(path, text);
-        // An editor truncates the file before it writes, and a crash or a full disk can leave it so. Taken for the
-        // defaults, it would move the listener to another address.
+        // An editor truncates the file before it writes to it, and a crash or a full disk can leave it empty. The
+        // defaults, which an empty file would mean, have another listener address.
         if source.text().trim_start_matches('\u{feff}').trim().is_empty() {
             let error = Diagnostic::about_file(path, "the file is empty, as if half written");
             return Err(vec![error.help("restore it; for the defaults, write a comment into it")]);
@@ -148,8 +153,8 @@ impl Config {
         if diagnostics.iter().any(Diagnostic::is_error) { Err(diagnostics) } else { Ok(config) }
     }
 
-    /// Returns complaints about comments of the file that accept warnings, among them comments that accept nothing.
-    /// `others` has all other diagnostics.
+    /// Returns the diagnostics about the comments in the file that accept warnings, such as one that accepts nothing.
+    /// `others` are all other diagnostics.
     pub(crate) fn complaints<'d>(&self, others: impl Iterator<Item = &'d Diagnostic>) -> Vec<Diagnostic> {
         let Some(accepts) = &self.accepts else { return Vec::new() };
         let accepted = others.filter(|it| it.severity == Severity::Accepted && *it.place.path == *accepts.path());
@@ -167,6 +172,7 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     let default_policy = root.string("default_policy").map(|id| reference(root, id));
     let choices = [("deny", WithoutPolicy::Deny), ("unrestricted", WithoutPolicy::Unrestricted)];
     let without_policy = root.one_of("without_policy", &choices).map(|choice| choice.value).unwrap_or_default();
+    // The default is short, because a client notices that a name was allowed only once the cached denial has expired.
     let denied_ttl = seconds(root, "denied_ttl", 0..=86_400, 5);
     let devbox_suffix = root.string("devbox_suffix").map_or_else(DevboxSuffix::default, |name| suffix(root, name));
     let threads = root.integer("threads", 1..=MAX_THREADS).map(|number| usize::try_from(number.value).unwrap_or(1));
@@ -220,10 +226,11 @@ fn read(root: &mut Table<'_>, directory: &Path) -> Config {
     }
 }
 
-/// Reads an element of `list_directories`. The root of the file system is refused: as a limit it would allow any file.
+/// Reads an element of `list_directories`. The root of the file system is refused, as it would allow any file as a
+/// list.
 fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Option<(PathBuf, (Source, Span))> {
     let path = directory.join(text.value);
-    // `/` and `/./` alike.
+    // Both `/` and `/./` are the root.
     let is_root = path.components().all(|part| matches!(part, Component::RootDir | Component::CurDir));
     if text.value.is_empty() || text.value.contains('\0') || (is_root && path.is_absolute()) {
         let message = format!("`list_directories`: {} names no directory for lists", quoted(text.value));
@@ -239,8 +246,7 @@ fn list_directory(root: &Table<'_>, directory: &Path, text: Placed<&str>) -> Opt
     Some((path, (root.source().clone(), text.span)))
 }
 
-/// Reads the path of a file of records. Whether that file can be written is for the start to find out, not for the
-/// configuration.
+/// Reads the path of a file of records. The start finds out whether the file can be written.
 fn record_file(table: &mut Table<'_>, key: &'static str, directory: &Path) -> Option<PathBuf> {
     let path = table.string(key)?;
     // No path with NUL can be passed to the kernel.
@@ -285,7 +291,7 @@ fn listen_address(table: &Table<'_>, text: Placed<&str>) -> Option<SocketAddr> {
     let address = bare.parse().ok().or_else(|| bare.parse().ok().map(|ip| SocketAddr::new(ip, 53)));
     if address.is_none() {
         let message = format!("`listen`: `{}` is not an address and port", text.value.escape_debug());
-        // Encrypted DNS may be expected to work, so its schemes get a help of their own.
+        // An operator may expect that encrypted DNS is supported, so a scheme gets a help text of its own.
         let help = match text.value.split_once("://") {
             Some((scheme, _)) => {
                 format!("`{scheme}://` listeners are not in this version; UDP and TCP are always both on")
@@ -421,7 +427,7 @@ fn suffix(root: &Table<'_>, text: Placed<&str>) -> DevboxSuffix {
     DevboxSuffix::default()
 }
 
-/// Makes a reference to a policy that remembers its place in the file.
+/// Makes a reference to a policy, with the place of the reference in the file.
 fn reference(table: &Table<'_>, id: Placed<&str>) -> Binding {
     Binding { policy: id.value.into(), written: Some((table.source().clone(), id.span)) }
 }
@@ -436,7 +442,7 @@ fn place(table: &Table<'_>, span: Span) -> Place {
 mod tests {
     use super::*;
 
-    /// Parses a configuration and returns its errors, one a line.
+    /// Parses a configuration and returns its errors, each as one line.
     fn complaints(text: &str) -> Vec<String> {
         let parsed = Config::parse(Path::new("h.toml"), text);
         parsed.err().unwrap_or_default().iter().map(ToString::to_string).collect()
