@@ -36,19 +36,20 @@ use crate::util::reserve;
 /// The media type of the text that `prometheus-client` writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// How long a request's head may take to arrive.
+/// The deadline for the head of a request.
 const HEAD: Duration = Duration::from_secs(5);
-/// How long a connection may last in all.
+/// The longest lifetime of a connection.
 const LIFETIME: Duration = Duration::from_mins(1);
-/// How often a runtime shows that it is alive.
+/// The interval between heartbeats of a runtime.
 const BEAT: Duration = Duration::from_secs(1);
-/// The pause after a failed accept, so that it does not spin.
+/// The pause after a failed accept, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves on a thread and a runtime of its own, so that it can tell when the others hang, until told to stop.
+/// Starts the admin endpoint on a thread and a runtime of its own, so that it still answers when other threads hang. It
+/// ends when `stop` becomes true. A socket that is bound only later is added to `offered`, for a take-over.
 ///
 /// # Errors
-/// The system gives no thread or no descriptors.
+/// No thread or no descriptor is available.
 pub(crate) fn start(
     socket: Feature<StdListener>,
     service: Arc<Service>,
@@ -65,11 +66,12 @@ pub(crate) fn start(
             }
         });
     };
-    // Never joined: nobody's query is in it.
+    // The thread is never joined: it answers no DNS query, so a stop does not have to wait for it.
     thread::Builder::new().name("admin".into()).spawn(serve).map(drop)
 }
 
-/// Returns the listener once it can be had; `None` if the process stops before.
+/// Waits until the socket is bound, and returns its listener. Returns `None` if the process stops before, or the
+/// runtime does not accept the socket.
 async fn listener(
     socket: Feature<StdListener>,
     service: &Arc<Service>,
@@ -77,6 +79,7 @@ async fn listener(
 ) -> Option<TcpListener> {
     let is_late = socket.first.is_err();
     let listener = Arc::clone(&service.lacking).until_had(Purpose::Admin, socket, stop).await?;
+    // Sockets that are bound at the start are logged and offered there.
     if is_late && let Ok(address) = listener.local_addr() {
         service.listens("admin", address);
         if let (Some(offered), Ok(listener)) = (offered, listener.try_clone()) {
@@ -87,7 +90,7 @@ async fn listener(
     ready.inspect_err(|error| service.lacking.note(Purpose::Admin, None, &error.to_string())).ok()
 }
 
-/// Shows that a runtime's threads take turns, or one of them does.
+/// Increases a runtime's heartbeat every second, which stops only when all threads of the runtime hang.
 pub(crate) async fn beat(heartbeat: Heartbeat) {
     let mut interval = tokio::time::interval(BEAT);
     loop {
@@ -96,7 +99,7 @@ pub(crate) async fn beat(heartbeat: Heartbeat) {
     }
 }
 
-/// Watches the main thread, which watches all others.
+/// Watches the main thread, which watches all other threads.
 async fn watch_main(service: Arc<Service>) {
     let mut looks = 0;
     loop {
@@ -105,7 +108,8 @@ async fn watch_main(service: Arc<Service>) {
     }
 }
 
-/// Serves until told to stop; what is under way then is cut off, as nobody's query is in it.
+/// Accepts connections and serves them until `stop` becomes true. Requests that are under way then are cut off, as they
+/// are no DNS queries.
 async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Receiver<bool>) {
     let routes = Router::new()
         .route("/metrics", get(metrics))
@@ -113,7 +117,7 @@ async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Re
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .with_state(service);
-    // Those that were told to close take a moment to do so.
+    // There are more permits than connections in `open`: those that were notified to close take a moment to do so.
     let slots = Arc::new(Semaphore::new(capacity::granted().admin));
     let open = Arc::new(Connections::default());
     let mut connections = JoinSet::new();
@@ -129,7 +133,8 @@ async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Re
             Some(_) = connections.join_next() => continue,
         };
         let Ok((stream, source, (slot, loan))) = accepted else {
-            // The error says nothing of a waiting connection, so the ones that have just come get time to send a request.
+            // Without a free descriptor, accept(2) fails even if no connection waits. So an accepted connection gets
+            // time to send its request before it may be closed for the next one.
             tokio::time::sleep(ACCEPT_PAUSE).await;
             open.close_one();
             continue;
@@ -137,6 +142,7 @@ async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Re
         let (routes, entry) = (TowerToHyperService::new(routes.clone()), open.add(source));
         connections.spawn(async move {
             let mut http = http1::Builder::new();
+            // A connection on a reserved descriptor gives it back after one answer.
             http.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(loan.is_none());
             let service = service_fn(|request| {
                 entry.is_busy(true);
@@ -144,18 +150,19 @@ async fn serve(listener: TcpListener, service: Arc<Service>, mut stop: watch::Re
                 let entry = Arc::clone(&entry);
                 async move {
                     let answer = answer.await;
-                    // An answer that is not taken keeps nobody out.
+                    // Once the answer is made, the connection counts as idle and can be closed for another one, even if
+                    // the client does not read the answer.
                     entry.is_busy(false);
                     answer
                 }
             });
             let served = timeout(LIFETIME, http.serve_connection(TokioIo::new(stream), service));
             tokio::select! {
-                // However it ends, it is the client's to notice.
+                // An error or the end of the lifetime matters to the client only.
                 _ = served => {}
                 () = entry.told_to_close() => {}
             }
-            // The connection is closed by now.
+            // Dropped only now that the connection is closed and its descriptor free.
             drop((slot, loan));
         });
     }
@@ -169,7 +176,7 @@ async fn metrics(State(service): State<Arc<Service>>) -> Response {
     }
 }
 
-/// Answers `/livez`: no thread hangs in a way that only a restart helps against.
+/// Answers `/livez`: 200, or 503 if a thread hangs and only a restart helps.
 async fn live(State(service): State<Arc<Service>>) -> Response {
     match service.dead() {
         None => "ok\n".into_response(),
@@ -177,7 +184,7 @@ async fn live(State(service): State<Arc<Service>>) -> Response {
     }
 }
 
-/// Answers `/readyz`: queries are taken and answered, and changes of policies go into force.
+/// Answers `/readyz`: 200 if queries are answered and changes of policies come into force, or else 503.
 async fn ready(State(service): State<Arc<Service>>) -> Response {
     match service.unready() {
         None => "ok\n".into_response(),

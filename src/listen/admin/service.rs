@@ -1,4 +1,4 @@
-//! The state of the running hostgate as the admin endpoint shows it: status, readiness and metrics.
+//! The state of the running process, from which the admin endpoint makes status, readiness and metrics.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,89 +25,90 @@ use crate::telemetry::log::LogWriter;
 use crate::upstream::Status as UpstreamStatus;
 use crate::util::lock;
 
-/// The longest list of upstreams in a line, in octets.
+/// The longest list of failed upstreams in `upstream_error`, in octets.
 const LISTED: usize = 256;
 
-/// Everything a running hostgate consists of, as far as others look into it.
+/// The parts of the running process that the admin endpoint and the supervisor read.
 pub(crate) struct Service {
-    /// Bytes in, bytes out.
+    /// The engine, which answers queries.
     pub(crate) engine: Arc<Engine>,
-    /// What is in force and what is held back.
+    /// The status of reloads: what is in force, and which files are held back.
     pub(crate) progress: Arc<ReloadStatus>,
-    /// Bounds of TCP.
+    /// The limits on TCP connections, with the connections counted against them.
     pub(crate) limits: Arc<Limits>,
-    /// What became of decision records.
+    /// The numbers of decision records written and dropped; zero if there is no decision log.
     pub(crate) decisions: Arc<DecisionLogCounts>,
-    /// What became of log lines.
+    /// The queue of log lines, which knows how many were lost.
     pub(crate) log: LogWriter,
-    /// What the API has done.
+    /// The numbers of API requests and connections; zero while the API is off.
     pub(crate) control: Arc<api::RequestCounts>,
-    /// The API, if there is one.
+    /// The API; `None` if it is off.
     pub(crate) api: Option<Arc<Control>>,
-    /// When the process began.
+    /// The time at which the process started.
     pub(crate) started: Instant,
-    /// Whether shutdown has begun.
+    /// Set once shutdown has begun.
     pub(crate) stopping: AtomicBool,
-    /// The threads that hang.
+    /// The threads that hung when the main thread checked the heartbeats last.
     pub(crate) stalls: ArcSwap<Vec<Stall>>,
-    /// How often the main thread has looked at them.
+    /// The number of checks of the heartbeats by the main thread.
     pub(crate) looks: AtomicU64,
-    /// Seconds for which it has not, as the admin endpoint counts them.
+    /// The number of seconds since `looks` last increased, counted by the admin endpoint.
     pub(crate) silent: AtomicU64,
-    /// The sockets besides those of DNS that cannot be had.
+    /// The sockets of the admin endpoint, the API and take-overs that could not be opened.
     pub(crate) lacking: Arc<Lacking>,
-    /// What it listens at, and by which configuration.
+    /// The addresses that the process listens on.
     pub(crate) listening: Mutex<Listening>,
 }
 
-/// What a process listens at, so that `hostgate check --start` tells what is free once it has ended.
+/// The addresses that a process listens on. `hostgate check --start` reads them from the running process, as they will
+/// be free once that process has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Listening {
-    /// The process.
+    /// The id of the process.
     pub(crate) pid: u32,
-    /// The absolute path of its configuration file; null where it has none.
+    /// The absolute path of the configuration file; null if there is none.
     pub(crate) configuration: Option<PathBuf>,
-    /// Its addresses, and `unix:` with the paths of its Unix sockets.
+    /// The addresses, and the paths of Unix sockets as `unix:PATH`.
     pub(crate) addresses: BTreeSet<String>,
-    /// Whether it listens at more than that.
+    /// Whether there are more addresses than `addresses` may hold.
     pub(crate) more: bool,
 }
 
-/// What `/status` says.
+/// The answer to `/status`.
 #[derive(Serialize)]
 pub(crate) struct Status {
-    /// The program's version.
+    /// The version of hostgate.
     version: &'static str,
-    /// Seconds since the start.
+    /// The time since the start, in seconds.
     uptime_seconds: u64,
-    /// Policies and upstreams.
+    /// The state of policies and upstreams.
     #[serde(flatten)]
     state: reload::State,
-    /// Why no change goes into force; null where nothing hangs.
+    /// The reason why no change comes into force; null if no reload hangs.
     reload_stuck: Option<String>,
-    /// The threads that hang, and since when.
+    /// The threads that hang, each with the time of its last heartbeat.
     stalled: Vec<Stall>,
-    /// Why log lines are lost; null while standard error is read and can be written.
+    /// The reason why log lines are lost; null while standard error is read and can be written.
     log_error: Option<String>,
-    /// Why decision records are lost; null while they are written, or there is no decision log.
+    /// The reason why decision records are lost; null while they are written, or if there is no decision log.
     decision_log_error: Option<String>,
-    /// Each upstream.
+    /// The first [`MAX_TOLD_UPSTREAMS`] upstreams.
     upstreams: Vec<UpstreamState>,
-    /// The API; null when it is off.
+    /// The state of the API; null if it is off.
     control: Option<ControlState>,
-    /// The process, and what it listens at.
+    /// The addresses that the process listens on.
     listening: Listening,
 }
 
-/// What `/status` says of the API.
+/// The state of the API in `/status`.
 #[derive(Serialize)]
 pub(crate) struct ControlState {
-    /// What is wrong with its files, a line each; null when nothing is.
+    /// The faults of the API's files, each as one line; null if there are none.
     error: Option<String>,
 }
 
 impl Service {
-    /// Makes the service around an engine.
+    /// Makes the service of a process that listens on no address yet.
     pub(crate) fn new(
         engine: Arc<Engine>,
         progress: Arc<ReloadStatus>,
@@ -134,12 +135,12 @@ impl Service {
         })
     }
 
-    /// Returns what it listens at.
+    /// Locks the addresses that the process listens on.
     pub(crate) fn listening(&self) -> MutexGuard<'_, Listening> {
         lock(&self.listening)
     }
 
-    /// Notes an address for the status, while there are not too many.
+    /// Adds an address to the status. Once there are [`MAX_TOLD_ADDRESSES`], it sets `more` instead.
     pub(crate) fn note_address(&self, address: String) {
         let mut listening = self.listening();
         listening.more |= listening.addresses.len() >= MAX_TOLD_ADDRESSES;
@@ -148,13 +149,15 @@ impl Service {
         }
     }
 
-    /// Notes an address, or the path of a Unix socket as `unix:PATH`, that it listens at, and says so.
+    /// Adds an address, or the path of a Unix socket as `unix:PATH`, to the status, and logs that hostgate listens on
+    /// it.
     pub(crate) fn listens(&self, transport: &'static str, address: impl fmt::Display) {
         self.note_address(address.to_string());
         tracing::info!(transport, %address, "listening");
     }
 
-    /// Returns why it is not ready; `None` where queries are taken, and changes of policies go into force.
+    /// Returns the reason why the process is not ready; `None` if queries are answered and changes of policies come
+    /// into force.
     pub(crate) fn unready(&self) -> Option<String> {
         if self.stopping.load(Ordering::Relaxed) {
             return Some("stopping".to_owned());
@@ -162,19 +165,22 @@ impl Service {
         self.progress.stuck().or_else(|| self.stalls().first().map(Stall::describe))
     }
 
-    /// Returns why only a restart helps; `None` where none is needed.
+    /// Returns the reason why only a restart helps; `None` if none is needed.
     pub(crate) fn dead(&self) -> Option<String> {
         self.stalls().iter().find(|stall| stall.needs_restart()).map(Stall::describe)
     }
 
-    /// Notes what the main thread saw when it looked at the other threads.
+    /// Stores the result of the main thread's check of the heartbeats, and counts the check.
     pub(crate) fn looked_at(&self, stalls: &Arc<Vec<Stall>>) {
         self.stalls.store(Arc::clone(stalls));
         self.looks.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a second in which the main thread has not looked, if it is the same number of looks as `before`; returns it.
-    /// Counted so, a process that was stopped as a whole has no thread that hangs.
+    /// Checks whether the main thread still checks heartbeats. Called each second with `before`, the number of its
+    /// checks that the last call returned; if that is the number still, a second of silence is counted.
+    ///
+    /// The seconds are counted instead of measured, so that a process that was stopped as a whole (SIGSTOP) has no
+    /// thread that hangs.
     pub(crate) fn watch_main(&self, before: u64) -> u64 {
         let looks = self.looks.load(Ordering::Relaxed);
         let silent = if looks == before && looks > 0 { self.silent.load(Ordering::Relaxed) + 1 } else { 0 };
@@ -182,7 +188,7 @@ impl Service {
         looks
     }
 
-    /// Returns the threads that hang, the main one among them.
+    /// Returns the threads that hang, among them the main thread if that does.
     pub(crate) fn stalls(&self) -> Vec<Stall> {
         let mut stalls = Vec::clone(&self.stalls.load());
         let silent = Duration::from_secs(self.silent.load(Ordering::Relaxed));
@@ -194,7 +200,7 @@ impl Service {
         stalls
     }
 
-    /// Returns what `/status` says.
+    /// Returns the answer to `/status`.
     pub(crate) async fn status(&self) -> Status {
         let control = match &self.api {
             Some(api) => Some(ControlState { error: Arc::clone(api).error().await }),
@@ -220,8 +226,8 @@ impl Service {
         }
     }
 
-    /// Returns what is out of date now: what the last look found, a look that takes long, the API's own files, and
-    /// sockets that are lacking.
+    /// Returns everything that is out of date now: what the last comparison with the disk found, a reload that takes
+    /// long, the API's own files, and sockets that could not be opened.
     pub(crate) fn out_of_date(&self) -> OutOfDate {
         let mut all = self.progress.state().out_of_date.clone();
         self.progress.late().into_iter().for_each(|entry| all.add(entry));
@@ -230,7 +236,7 @@ impl Service {
         all
     }
 
-    /// Returns what each upstream has been doing.
+    /// Returns the state of each upstream.
     pub(crate) fn upstreams(&self) -> Vec<UpstreamState> {
         self.engine.view().upstreams.status().map(UpstreamState::from).collect()
     }
@@ -272,7 +278,7 @@ impl Service {
     }
 }
 
-/// Returns why no upstream can be asked, if all of them are gone.
+/// Returns a message that no upstream answers; `None` unless all of them are gone.
 pub(crate) fn all_gone(upstreams: &[UpstreamStatus]) -> Option<String> {
     let are_gone = !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream.is_gone);
     are_gone.then(|| {
