@@ -1,8 +1,9 @@
 //! Policies: which client may look up which name.
 //!
-//! [`load`] turns policy files into a [`Snapshot`], [`decide()`] answers queries from it, [`matching`] has the patterns
-//! and indexes, [`model`] the contents of the files as types. Pure: no socket, clock, filesystem or log, so that
-//! `hostgate explain`, `check` and the fuzz targets run the same code as the daemon.
+//! [`load`] turns policy files into a [`Snapshot`], and [`decide()`] decides about queries by it. [`matching`] has the
+//! patterns and their indexes, [`model`] the types of what the files contain. Everything here is pure, without a
+//! socket, clock, file system or log, so that `hostgate explain`, `check` and the fuzz targets run the same code as the
+//! daemon.
 
 mod decide;
 mod load;

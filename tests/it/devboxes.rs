@@ -204,5 +204,5 @@ fn records_metrics_and_explain_say_the_same() {
     let found = explain("web.devbox.internal", "127.0.0.11");
     assert!(found.contains("devbox  Web (") && found.contains("answer  127.0.0.12"), "{found}");
     let missing = explain("web.devbox.internal", "127.0.0.13");
-    assert!(missing.contains("take allow_devbox_to_devbox, whatever allowed_hostnames says"), "{missing}");
+    assert!(missing.contains("need allow_devbox_to_devbox, whatever allowed_hostnames says"), "{missing}");
 }

@@ -1,9 +1,8 @@
 //! Names of devboxes, which hostgate answers itself, and their reverse names.
 //!
-//! No name at or below the suffix is ever forwarded, whatever a policy lists. Each client of phase runtime that has
-//! single addresses is `ID.SUFFIX` there, and its addresses resolve back to that name, for clients whose policy says
-//! `allow_devbox_to_devbox` or `allow_all` and does not deny the name. For all other clients none of these names
-//! exists.
+//! No name at or below `devbox_suffix` is ever forwarded, whatever a policy lists. A devbox is a client of phase
+//! runtime that has single addresses. Its name is `ID.SUFFIX`, and its addresses resolve back to that name. The names
+//! exist only for clients whose policy has `allow_devbox_to_devbox` or `allow_all` and does not deny the name.
 
 use std::net::IpAddr;
 
@@ -18,7 +17,7 @@ use crate::policy::model::spec::{Mode, Phase};
 use crate::policy::snapshot::name_index::first_ignoring_case;
 use crate::policy::snapshot::{Asker, Client, Snapshot};
 
-/// The most addresses of a devbox in an answer. So many fit a message over TCP, and no client needs more.
+/// The most addresses of a devbox in an answer. That many fit into a message over TCP, and no client needs more.
 const MAX_ADDRESSES: usize = 256;
 
 /// The result of looking a name up among the devboxes.
@@ -41,8 +40,8 @@ impl Snapshot {
     #[inline]
     #[must_use]
     pub fn decide<'s>(&'s self, asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> Decision<'s> {
-        // The last octets rule out nearly all other names, and PTR queries are rare: other queries do not pay for
-        // devboxes.
+        // Comparing the last octets rules out nearly all other names, and PTR queries are rare, so that other queries
+        // do not pay for the look-up of devboxes.
         if (self.devbox_suffix.may_hold(qname) || qtype == RecordType::PTR)
             && let Some(decision) = self.decide_here(asker, qname, qtype)
         {
@@ -178,12 +177,12 @@ fn decide_devbox<'s>(
     }
 }
 
-/// Returns whether a client can be looked up by name.
+/// Returns whether a client is a devbox, which other clients can look up by name.
 fn is_devbox(client: &Client) -> bool {
     client.phase() == Phase::Runtime && addresses(client).next().is_some()
 }
 
-/// Returns the single addresses of a client, without its longer ranges of addresses.
+/// Returns the single addresses of a client: its sources that are prefixes of full length.
 fn addresses(client: &Client) -> impl Iterator<Item = IpAddr> {
     client.sources().filter(|source| source.prefix_len() == source.max_prefix_len()).map(|source| source.addr())
 }
@@ -359,7 +358,7 @@ policy = 'audit-open'
             library.snapshot().decide(&asker, &name(qname), RecordType::A).explain().to_string()
         };
         let missing =
-            "denied by policy listed: names of devboxes take allow_devbox_to_devbox, whatever allowed_hostnames says";
+            "denied by policy listed: names of devboxes need allow_devbox_to_devbox, whatever allowed_hostnames says";
         assert_eq!(text("10.1.0.3", "one.devbox.internal"), missing);
         assert_eq!(text("10.1.0.1", "x.devbox.internal"), "denied by policy open: no devbox has this name");
         assert_eq!(text("10.1.0.1", "one.devbox.internal"), "allowed by policy open: it may look up devboxes");

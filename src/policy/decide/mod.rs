@@ -1,8 +1,8 @@
 //! The decision about a query: a pure function of the snapshot, the client, the name and the type.
 //!
-//! [`decide()`] applies a policy; [`devbox`] answers names of devboxes before that; [`scope`] tells which budget an
-//! allowed query counts against. It runs for every query, so nothing here allocates or formats text until somebody asks
-//! for it.
+//! [`decide()`] applies a policy. Before that, [`devbox`] answers names of devboxes. [`scope`] decides which budget an
+//! allowed query counts against. All of this runs for every query, so it allocates nothing, and texts are formatted
+//! only on request.
 
 pub(crate) mod devbox;
 pub(crate) mod near_miss;
@@ -68,7 +68,8 @@ pub fn decide<'s>(asker: &Asker<'s>, qname: &LowerName, qtype: RecordType) -> De
         }
         NameDecision::NotListed => return deny(Reason::NotListed, None),
         NameDecision::Special(special) => return decide_special(policy, special, qtype),
-        // These stay denied in audit mode, which is no reason to let a client go around the resolver.
+        // Both are denied in audit mode too: a client must not get around the resolver, and without one of its includes
+        // a policy's own decision is unknown.
         NameDecision::Bypass => return decision(Action::Deny, Reason::Bypass, None, false),
         NameDecision::Gone => return decision(Action::Deny, Reason::PolicyGone, None, false),
     };
@@ -91,8 +92,8 @@ fn proves_listed(policy: &Policy, qname: &LowerName) -> bool {
     policy.allowed.kind_below(qname.as_wire()).is_some()
 }
 
-/// Returns the decision of a policy in audit mode about a query that it denies: allowed and marked, unless no upstream
-/// has an answer to it.
+/// Returns the decision of a policy in audit mode about a query that it denies: allowed and marked as audited, unless
+/// the name has a special use, so that no upstream has an answer to it.
 #[cold]
 fn record_denial<'s>(
     policy: &'s Policy,
@@ -188,7 +189,7 @@ impl fmt::Display for Explanation<'_, '_> {
         match (reason, rule) {
             (Reason::Rule, Some(rule)) => write_pattern(f, "allowed by ", rule)?,
             (Reason::DeniedRule, Some(rule)) => write_pattern(f, "denied by ", rule)?,
-            (Reason::OddName, Some(rule)) => write_pattern(f, "no hostname, as needed for ", rule)?,
+            (Reason::OddName, Some(rule)) => write_pattern(f, "not a hostname, as required by ", rule)?,
             (Reason::PolicyGone, _) => write!(f, "it includes {}, which is gone", policy.gone().unwrap_or("a policy"))?,
             (reason, _) => f.write_str(match reason {
                 Reason::AllowAll | Reason::Unrestricted => "it allows everything",
@@ -196,14 +197,14 @@ impl fmt::Display for Explanation<'_, '_> {
                 Reason::Bypass => "the name leads around this resolver",
                 Reason::DnssecChain => "a validator needs this to check names below it that are listed",
                 Reason::SpecialUse if action.is_allow() => "it is the host itself, and no upstream is asked",
-                Reason::SpecialUse if *action == Action::NoData => "it is the host itself, which has addresses alone",
+                Reason::SpecialUse if *action == Action::NoData => "it is the host itself, which has only addresses",
                 Reason::SpecialUse => "the name is for local use, and no upstream is asked unless an entry names it",
                 Reason::QueryType => "the type is not in its query_types",
                 Reason::Devbox if action.is_allow() => "it may look up devboxes",
                 Reason::Devbox => "hostgate has no record of this type for the name",
                 Reason::NoDevbox => "no devbox has this name",
                 Reason::DevboxToDevbox => {
-                    "names of devboxes take allow_devbox_to_devbox, whatever allowed_hostnames says"
+                    "names of devboxes need allow_devbox_to_devbox, whatever allowed_hostnames says"
                 }
                 _ => "the name is not in its allowed_hostnames",
             })?,
@@ -245,7 +246,7 @@ pub(super) enum NameDecision<'p> {
     Special(SpecialUse),
     /// No pattern matches.
     NotListed,
-    /// The policy includes a policy that is gone, and so denies everything.
+    /// A policy or list file that the policy includes is gone, so it denies everything.
     Gone,
 }
 
@@ -357,7 +358,7 @@ mod tests {
 
     #[test]
     fn names_are_matched_by_labels() {
-        // The conformance vectors of the survey this grammar comes from: allow list, deny list, query, answer.
+        // Allowed pattern, denied pattern, query, expected decision.
         let cases = [
             ("github.com", "", "github.com", "allow rule"),
             ("github.com", "", "GITHUB.com.", "allow rule"),

@@ -44,7 +44,7 @@ pub(crate) fn snapshot(files: &Files, compiled: &Compiled, bindings: &Bindings) 
     let record = |(file, number): (&Arc<FileSpec>, u32)| (ApiTable { file: Arc::clone(file), number }, ());
     snapshot.records = records.map(record).collect();
     let bind = |binding: &Binding| bound(&binding.policy, compiled);
-    // Set before the clients, which it applies to.
+    // Set before the clients are made, as `bound_client` reads it.
     snapshot.default = bindings.default_policy.as_ref().map(bind);
     snapshot.without_policy = bindings.without_policy;
     let clients = files.values().flat_map(|file| file.clients.iter().zip(0..).map(move |it| (file, it)));
@@ -103,7 +103,7 @@ pub(crate) fn next(before: &Snapshot, diff: &ObjectDiff<'_>, compiled: &Compiled
     next
 }
 
-/// Inserts a client, or replaces the one with its id, with the policy that applies to it now.
+/// Inserts a client with the policy that applies to it, or replaces the client with the same id.
 pub(crate) fn bind(snapshot: &mut Snapshot, file: &Arc<FileSpec>, number: u32, compiled: &Compiled) {
     let mut client = Client::new(Arc::clone(file), number, BoundPolicy::Gone);
     client.bound = bound_client(client.spec(), snapshot, compiled);
@@ -123,8 +123,7 @@ pub(crate) fn below<'p>(root: &Path, path: &'p Path) -> &'p [u8] {
     path.strip_prefix(root).unwrap_or(path).as_os_str().as_encoded_bytes()
 }
 
-/// Returns the hash of everything that goes into force. Equal contents have equal hashes, in whatever directory they
-/// are.
+/// Returns the hash of everything that comes into force. It does not depend on where the policies directory is.
 pub(crate) fn hash(files: ContentSum, lists: ContentSum, bindings: &Bindings) -> String {
     let mut hasher = ContentHasher::new();
     hasher.add(&files.bits().to_be_bytes());
@@ -154,8 +153,8 @@ impl Snapshot {
     }
 }
 
-/// Returns the policy of a client: its own, else that of its blueprint for its phase, else the default policy, else
-/// what `without_policy` says.
+/// Returns the policy of a client: its own, else that of its blueprint for its phase, else the default policy, else the
+/// one that `without_policy` selects.
 fn bound_client(spec: &ClientSpec, snapshot: &Snapshot, compiled: &Compiled) -> BoundPolicy {
     if let Some(policy) = &spec.policy {
         return bound(&policy.value, compiled);

@@ -1,5 +1,5 @@
 //! Errors and warnings by the file they are about, in a persistent map: a copy is cheap, and an incremental reload
-//! replaces the diagnostics of one file without a look at the others.
+//! replaces the diagnostics of one file without reading the others.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -132,7 +132,7 @@ fn has_errors(diagnostics: &[Diagnostic]) -> bool {
 /// Returns diagnostics in the order of path and place, without duplicates. A count of further ones ("and 3 more") comes
 /// last of its file.
 pub(crate) fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    // By octets, the order of `FilePath`.
+    // Paths are compared by octets, which is the order of `FilePath`.
     diagnostics.sort_by(|one, two| {
         let key = |diagnostic: &Diagnostic| {
             let Place { line, column, path: _ } = diagnostic.place;

@@ -1,4 +1,4 @@
-//! The state of each file across reloads: its contents at the last look, and the version that is in force.
+//! The state of each file across reloads: the contents that were read last, and the version that is in force.
 //!
 //! The two differ while a file is held back. [`StoredFile`] is the compact form of [`FileState`], as there may be
 //! 100,000 files of which nearly all are in force as they are on disk.
@@ -18,9 +18,9 @@ use crate::policy::model::spec::{FileSpec, ListUse};
 /// The state of a policy file or of a list file's use.
 #[derive(Debug)]
 pub(super) struct FileState<T> {
-    /// The contents at the last look.
+    /// The contents that were read last.
     pub(super) seen: LastContent,
-    /// The parsed contents, as far as they were understood; `None` if the file was not read.
+    /// The parsed contents, without the parts that are wrong; `None` if the file could not be read or is a bad list.
     pub(super) read: Option<Arc<T>>,
     /// Whether the contents can go into force, as far as the file itself decides.
     pub(super) is_good: bool,
@@ -30,7 +30,7 @@ pub(super) struct FileState<T> {
     pub(super) in_force: Option<Arc<T>>,
 }
 
-/// The contents of a file at the last look, in a form that shows whether they have changed.
+/// The contents of a file that were read last, in a form that shows whether they have changed since.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LastContent {
     /// The text itself.
@@ -98,7 +98,7 @@ impl FileState<FileSpec> {
         matches!(&self.seen, LastContent::Text(seen) if Arc::ptr_eq(seen, text) || seen == text)
     }
 
-    /// Parses a policy file, unless its text is the one of the last look.
+    /// Parses a policy file, unless its text is the one that was read last.
     ///
     /// `share` replaces an id by a shared copy.
     pub(super) fn of_file(
@@ -115,7 +115,7 @@ impl FileState<FileSpec> {
         // A text that was changed back to the one in force must become the same object again, or the reload would count
         // as a change.
         if let Some(spec) = in_force.as_ref().filter(|spec| *spec.source.text() == text) {
-            // Parsed once more for its warnings: the known ones are those of the text in between.
+            // Parsed once more for its warnings: those in `before` are about the text in between.
             let warnings = shared(read_file(&spec.source, role, shared_hasher()).1);
             let (seen, read) = (LastContent::Text(Arc::clone(spec.source.text())), in_force.clone());
             return Self { seen, read, is_good: true, diagnostics: warnings, in_force };
@@ -148,7 +148,7 @@ impl FileState<FileSpec> {
 }
 
 impl FileState<ListFile> {
-    /// Parses a list file, unless its text is the one of the last look.
+    /// Parses a list file, unless its text is the one that was read last.
     ///
     /// A list that denies must hold a hostname: a truncated file would allow what it denied. A list that allows may be
     /// empty.
@@ -179,7 +179,7 @@ impl FileState<ListFile> {
     }
 }
 
-/// The stored form of a policy file's state. For a file that is in force little has to be stored, and nearly all are.
+/// The stored form of a policy file's state. Nearly all files are in force, and for these it is small.
 #[derive(Clone, Debug)]
 pub(super) enum StoredFile {
     /// A file whose contents on disk are in force, with its own warnings, if it has any.

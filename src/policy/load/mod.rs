@@ -1,9 +1,9 @@
-//! Loading: policy files as texts to the [`Snapshot`] in force, first at the start and then at each reload.
+//! Loading: makes the [`Snapshot`] in force from the texts of the policy files, at the start and at each reload.
 //!
-//! A change never allows anything because it is wrong. The files read are compared with those in force; a file that is
-//! bad, alone or together with others, is held back, and its version in force stays. Only then a snapshot is built,
-//! tested with the files' own `[[test]]`s, and returned to be swapped in. A deleted file is no longer in force, and
-//! what refers to its objects is denied.
+//! A bad change never allows anything. The files are compared with those in force. A file that is bad, by itself or
+//! together with others, is held back, and its version in force stays. Then a snapshot is built from the rest, tested
+//! with the files' own `[[test]]`s, and returned to be swapped in. A deleted file is no longer in force, and clients
+//! and policies that refer to its objects are denied everything.
 //!
 //! [`full`] looks at every file. [`incremental`] handles the usual change with the same result in a fraction of the
 //! time.
@@ -66,7 +66,7 @@ pub struct Library {
     /// The policies in force with their effective lists.
     compiled: Compiled,
     snapshot: Arc<Snapshot>,
-    /// The errors that [`Library::refused_at_start`] returns.
+    /// The references to objects whose file was deleted, as errors: see [`Library::refused_at_start`].
     dangling: Arc<[Diagnostic]>,
     /// The state that an incremental reload continues from; `None` if the next reload must be a full one.
     baseline: Option<Baseline>,
@@ -233,7 +233,7 @@ impl Library {
         self.lists.keys().map(|list| list.path.as_path()).filter(move |path| last.replace(*path) != Some(*path))
     }
 
-    /// Returns whether this text of a list file is in force, or no text of it.
+    /// Returns whether a list file is in force with this text wherever it is in force at all.
     pub(crate) fn has_list(&self, path: &Path, text: &str) -> bool {
         let seen = LastContent::fingerprint(text);
         self.uses_of(path).all(|(_, known)| known.in_force.is_none() || known.seen == seen && known.is_in_force())

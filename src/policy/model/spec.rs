@@ -1,4 +1,4 @@
-//! The contents of one policy file as types, each value with its place: parsed, but not yet compared with other files.
+//! The types of what a policy file contains, each value with its place: parsed, but not yet compared with other files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::policy::matching::pattern::Purpose;
 use crate::util::content_hash::content_hash;
 use crate::util::small_list::SmallList;
 
-/// The objects of one file. Most files hold one client and its API data, so that is what takes no heap blocks of its
-/// own.
+/// The objects of one file. Most files contain one client and its API data, which are stored inline, without an
+/// allocation.
 #[derive(Debug)]
 pub(crate) struct FileSpec {
     pub(crate) source: Source,
@@ -28,7 +28,7 @@ pub(crate) struct FileSpec {
     pub(crate) others: Option<Box<OtherTables>>,
 }
 
-/// The tables of a file that is more than one client, boxed so that the many files of clients stay small.
+/// The tables that a file of one client does not have. They are boxed, so that the many files of clients stay small.
 #[derive(Debug)]
 pub(crate) struct OtherTables {
     /// The `[policy.ID]` tables.
@@ -37,9 +37,9 @@ pub(crate) struct OtherTables {
     pub(crate) blueprints: Box<[Arc<BlueprintSpec>]>,
     /// The `[[test]]` tables.
     pub(crate) tests: Box<[TestSpec]>,
-    /// Whether the whole text was understood; if not, an object may be missing here that the file defines.
+    /// Whether the whole text could be parsed; if not, an object that the file defines may be missing here.
     pub(crate) is_whole: bool,
-    /// The hash of the text, stored as the text may be long.
+    /// The hash of the text. It is stored, as hashing a long text again takes time.
     pub(crate) hash: u64,
 }
 
@@ -64,7 +64,7 @@ impl FileSpec {
         self.others.as_ref().map_or_else(|| content_hash(self.source.text().as_bytes()), |others| others.hash)
     }
 
-    /// Returns whether the whole text was understood.
+    /// Returns whether the whole text could be parsed.
     pub(crate) fn is_whole(&self) -> bool {
         self.others.as_ref().is_none_or(|others| others.is_whole)
     }
@@ -89,7 +89,7 @@ pub(crate) struct PolicySpec {
     pub(crate) name: Option<Arc<str>>,
     /// The purpose of the policy, for people.
     pub(crate) description: Option<Arc<str>>,
-    /// Whether names that no list has are allowed.
+    /// Whether names that no pattern matches are allowed.
     pub(crate) allow_all: bool,
     /// The `allowed_hostnames`.
     pub(crate) allowed: Arc<NameSet>,
@@ -210,6 +210,7 @@ pub(crate) struct ApiTableSpec {
     pub(crate) status: Span,
 }
 
+/// A `[[test]]` table: a query and the decision that policies must have on it to come into force.
 #[derive(Debug)]
 pub(crate) struct TestSpec {
     /// The client that asks.
@@ -314,7 +315,7 @@ impl QueryTypes {
     }
 }
 
-/// The types of everyday lookups. Most queries of other types, NULL and unknown ones above all, are of tunnels.
+/// The types of everyday look-ups. Other types, above all NULL and unknown ones, are mostly used by tunnels.
 impl Default for QueryTypes {
     fn default() -> Self {
         use RecordType as T;
@@ -351,7 +352,7 @@ pub enum PrivateAnswers {
     Names(Arc<NameSet>),
 }
 
-/// A prefix that clients may connect to without a name; stored and shown, and enforced if `[enforce]` is on.
+/// A prefix that clients may connect to without a name. It is stored and shown, but not enforced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedCidr {
     /// The addresses.

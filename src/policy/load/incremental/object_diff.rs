@@ -27,11 +27,11 @@ pub(crate) struct FileChange {
 #[derive(Debug)]
 pub(crate) struct ObjectChange<'c, T> {
     pub(crate) id: &'c str,
-    /// The object in force.
+    /// The object in force; `None` if it is added.
     pub(crate) before: Option<&'c T>,
-    /// The new object.
+    /// The new object; `None` if it is removed.
     pub(crate) after: Option<&'c T>,
-    /// The file of the new object, and the object's position there among those of its kind.
+    /// The file of the new object, and the object's position there among those of its kind; `None` if it is removed.
     pub(crate) place: Option<(&'c Arc<FileSpec>, u32)>,
 }
 
@@ -94,8 +94,8 @@ impl<'c> ObjectDiff<'c> {
         links
     }
 
-    /// Returns whether the added objects are defined nowhere else, and nothing refers to them yet. If so, and no list
-    /// or include has changed, the change affects no other policy.
+    /// Returns whether the change affects no other policy: the added objects are defined nowhere else and nothing
+    /// refers to them yet, and no include, list file or prefix of another object is involved.
     pub(crate) fn fits_into(
         &self,
         snapshot: &Snapshot,
@@ -118,6 +118,7 @@ impl<'c> ObjectDiff<'c> {
                     && values(&before.allowed_lists, &after.allowed_lists)
                     && values(&before.denied_lists, &after.denied_lists)
             }
+            // An incremental reload does not update the list files in use.
             (before, _) => before.is_none_or(|spec| !has_lists(spec)),
         });
         let blueprints = self.blueprints().filter(|change| change.before.is_none());
@@ -226,7 +227,7 @@ fn has_lists(spec: &PolicySpec) -> bool {
     !spec.allowed_lists.is_empty() || !spec.denied_lists.is_empty()
 }
 
-/// Returns whether two lists hold equal values, at whatever places.
+/// Returns whether two lists contain equal values, ignoring their places.
 fn values<T: PartialEq>(one: &[Placed<T>], two: &[Placed<T>]) -> bool {
     one.iter().map(|placed| &placed.value).eq(two.iter().map(|placed| &placed.value))
 }

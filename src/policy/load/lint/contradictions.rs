@@ -11,30 +11,33 @@ use crate::policy::matching::pattern_kind::PatternKind;
 use crate::policy::matching::rules::{Rule, Rules};
 use crate::policy::snapshot::Policy;
 
-/// The number of entries from list files and includes up to which all are compared with the denied patterns; presets
-/// and lists of hosts have fewer. In longer lists only exact copies of the policy's own denied entries are looked for,
-/// so that changing one entry costs no walk over a million others.
+/// The number of entries from list files and includes up to which all of them are compared with the denied patterns.
+/// Presets and usual lists have fewer. Among more entries, only exact copies of the policy's own denied entries are
+/// looked for, so that a changed entry does not take a walk over a million others.
 const MAX_FOREIGN: usize = 1 << 16;
 
 /// The most look-ups of a policy's entries in its lists, so that a load takes a bounded time: those of a million own
 /// entries if there is one list file, or of fewer entries if there are more.
 pub(super) const MAX_COMPARED: usize = 2 << 20;
 
-/// Allowed entries from one place that entries from another place deny.
+/// The allowed entries without effect that one warning is about.
 struct DeadEntry<'p> {
     /// The first allowed entry.
     allowed: Rule<'p>,
     /// The pattern that denies the first entry.
     denied: Rule<'p>,
-    /// The number of entries.
+    /// The number of allowed entries.
     count: usize,
 }
 
 /// The source of an entry: the policy it was included from, its file, and whether that is a list.
 type Origin<'p> = (Option<&'p str>, &'p Path, bool);
 
-/// Warns about entries that allow a denied name, with both places. Each of the policy's own entries gets a warning;
-/// entries from elsewhere get one for each pair of sources.
+/// Warns about entries that allow a denied name, with both places.
+///
+/// If the policy's own list denies the name, each of the policy's own allowed entries gets a warning, and each other
+/// source of allowed entries gets one. Denied entries from list files and includes get one warning for each pair of
+/// sources.
 pub(super) fn contradictions<'p>(policy: &'p Policy, findings: &mut Findings) {
     if policy.denied.is_empty() {
         return;
@@ -66,6 +69,7 @@ pub(super) fn contradictions<'p>(policy: &'p Policy, findings: &mut Findings) {
         }
     }
     if foreign > MAX_FOREIGN {
+        // Only exact copies of the policy's own denied entries.
         for denied in policy.denied.iter().take_while(is_own) {
             let labels = Suffixes::of(denied.wire()).count();
             let allowed = policy.allowed.find(kind(&denied), denied.wire(), labels, &mut None);
@@ -111,6 +115,7 @@ impl DeadEntry<'_> {
                     warning = warning.related(rule.place(), format!("{word} here"));
                 }
             }
+            // Readers of the log and the status may not be allowed to read a list file.
             if !allowed.is_of_list() && !denied.is_of_list() {
                 return warning;
             }

@@ -61,8 +61,8 @@ impl ListFile {
         }
         let origin = Origin { path: Arc::clone(path), via: Arc::new([]), is_list: true };
         let (set, duplicates) = Builder::finish(builders, hasher, origin);
-        // With `subdomains = true` each name covers the names below it, and a list may still have some of these as
-        // entries.
+        // With `subdomains = true` each name covers the names below it. A list that was not written for that may have
+        // some of these as entries, so copies and covered entries are not reported.
         let is_as_written = named.covers == Covers::AsWritten;
         if is_as_written {
             warn_of_copies(&set, &duplicates, &mut Lines::new(path, text), &mut findings);
@@ -103,7 +103,7 @@ fn foreign(path: &Path, text: &str) -> Option<Diagnostic> {
     Some(Diagnostic::about_file(path, message).help(help))
 }
 
-/// Warns about entries that are listed twice or that others cover, once for each of the two.
+/// Adds a warning about entries that are listed twice, and one about entries that others cover.
 fn warn_of_copies(set: &NameSet, duplicates: &[Duplicate], lines: &mut Lines<'_>, findings: &mut Findings) {
     if let Some(first) = duplicates.first() {
         let (entry, first) = set.duplicate(*first);
@@ -118,6 +118,7 @@ fn warn_of_copies(set: &NameSet, duplicates: &[Duplicate], lines: &mut Lines<'_>
     let mut covered = entries.filter_map(|entry| Some((entry, set.wider(entry.wire())?)));
     if let Some((entry, wider)) = covered.next() {
         let more = more(covered.count());
+        // The entry can be above the last requested line.
         lines.restart();
         findings.warn(Code::Covered, At::Line(entry.line_and_column().0), || {
             let diagnostic = lines.warning(entry, format!("`{entry}` is covered by `{wider}`{more}"));
@@ -127,7 +128,7 @@ fn warn_of_copies(set: &NameSet, duplicates: &[Duplicate], lines: &mut Lines<'_>
     }
 }
 
-/// Warns about denied wildcards without the name itself, once for the whole list.
+/// Adds a warning about denied wildcards `*.x` without `x` itself, one for the whole list.
 fn warn_of_lone_wildcards(set: &NameSet, lines: &mut Lines<'_>, findings: &mut Findings) {
     if !set.has_wildcards() {
         return;
