@@ -1,6 +1,7 @@
-//! Sockets and what answers on them: UDP, TCP, the admin endpoint, take-overs.
+//! The listening sockets and the threads and tasks that serve them: UDP, TCP, the admin endpoint, take-overs.
 //!
-//! `udp` and `tcp` take queries to the engine and its answers back; `admin` serves metrics and status.
+//! `udp` and `tcp` receive queries, let the engine answer them and send the answers. `admin` serves metrics and status.
+//! `takeover` passes the sockets on to a successor process, so that a restart loses no query.
 
 pub(crate) mod admin;
 pub(crate) mod connection_limits;
@@ -14,13 +15,13 @@ mod unix;
 
 use std::io;
 
-/// What the main thread is told.
+/// An event that the main thread handles.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A signal came.
+    /// A signal with this number was received.
     Signal(i32),
-    /// A successor serves.
+    /// A successor process has taken over the sockets and serves, so this process ends.
     TakenOver,
-    /// The predecessor could not be told to end, and serves on.
+    /// This process could not make its predecessor end. As the predecessor continues to serve, this one must end.
     NotTakenOver(io::Error),
 }

@@ -1,66 +1,69 @@
-//! Fair dropping: when a receiving thread cannot keep up, those who cause it lose queries, not their neighbours.
+//! Fair dropping: when a receiving thread cannot keep up, it drops queries of the clients that cause the load, and
+//! answers all others.
 //!
-//! Approximate fair dropping (Pan, Breslau, Prabhakar, Shenker: "Approximate Fairness through Differential Dropping", ACM
-//! SIGCOMM CCR 33(2), 2003), with the time spent as the measure: a thread counts, client by client, what their queries cost
-//! it in an epoch, and a client that has used its share of the epoch gets no more of it. The share is found by trying:
-//! it shrinks as long as the socket is never empty, and grows as soon as it is. Dropping costs a tenth of answering, so
-//! the queue of the socket gets short again, and a client below the share waits for nobody.
+//! The algorithm is approximate fair dropping (Pan, Breslau, Prabhakar, Shenker: "Approximate Fairness through
+//! Differential Dropping", ACM SIGCOMM CCR 33(2), 2003), and what it measures is time. A thread adds up, for each
+//! client, the time that its queries take in an epoch, and drops the further queries of a client that has used its
+//! share of the epoch. The share is found by trial: it shrinks while the socket is never empty, and grows once it is.
+//! Dropping a query costs a tenth of answering it, so the queue of the socket gets short again, and a client below the
+//! share does not wait for the others.
 //!
-//! A thread that keeps up, and one with a single client, counts nothing.
+//! A thread that keeps up or has a single client counts nothing.
 
 use std::time::{Duration, Instant};
 
 use crate::fair_share::{ByHolder, Holder};
 
-/// How long costs are added up.
+/// The time over which the cost of a client's queries is added up.
 const EPOCH: Duration = Duration::from_millis(10);
 
-/// The part of an epoch that a client has at first.
+/// The time of an epoch that a client may use at first.
 const FIRST_SHARE: Duration = EPOCH.checked_div(2).expect("two is not zero");
 
-/// The least part of an epoch that a client has.
+/// The least time of an epoch that a client may use.
 const LEAST_SHARE: Duration = EPOCH.checked_div(64).expect("64 is not zero");
 
-/// What a share grows by in an epoch in which the socket was empty once.
+/// The growth of the share after an epoch in which the socket was empty once.
 const GROWTH: Duration = EPOCH.checked_div(256).expect("256 is not zero");
 
-/// What a query costs beside the time in which its answer is found: its part of the calls that receive and send.
+/// The cost of a query besides the time for finding its answer: its part of the system calls that receive and send.
 const AROUND: Duration = Duration::from_micros(2);
 
-/// What a query that waits for an upstream costs beside that: asking, and taking the reply.
+/// The additional cost of a query that waits for an upstream: asking the upstream and receiving the reply.
 const UPSTREAM: Duration = Duration::from_micros(4);
 
-/// What a dropped query costs.
+/// The cost of a dropped query.
 const DROPPED: Duration = Duration::from_nanos(500);
 
-/// What one receiving thread knows of its load.
+/// The load of one receiving thread, and the share that it grants each client.
 #[derive(Debug)]
 pub(super) struct Overload {
-    /// When the epoch ends.
+    /// The end of the epoch.
     end: Instant,
-    /// Whether every batch of the epoch was full, and how many there were.
+    /// The number of batches in this epoch; `None` once one of them was not full, that is, the socket was empty.
     full: Option<u32>,
-    /// Whether the last epoch's batches were all full: then costs are looked at.
+    /// Whether all batches of the last epoch were full, so that the thread did not keep up.
     is_congested: bool,
-    /// The client of the first query looked at in this epoch.
+    /// The client of the first query in this epoch.
     first: Option<Holder>,
-    /// Whether there was another one; in this epoch, in the last one.
+    /// Whether there were queries of other clients than the first, in this epoch and in the last one.
     is_mixed: [bool; 2],
-    /// What a client may cost in an epoch; `None` is as much as it likes.
+    /// The time of an epoch that each client may use; `None` is without a limit.
     share: Option<Duration>,
-    /// What clients cost in this epoch.
+    /// The time that each client has used in this epoch; counted only while there is a share.
     spent: ByHolder<Duration>,
 }
 
 impl Overload {
-    /// Begins without load.
+    /// Starts the first epoch, without a limit.
     pub(super) fn new(now: Instant) -> Self {
         let (full, first, share) = (Some(0), None, None);
         let spent = ByHolder::default();
         Self { end: now + EPOCH, full, is_congested: false, first, is_mixed: [false; 2], share, spent }
     }
 
-    /// Notes a batch, which was full or emptied the socket.
+    /// Notes that a batch was received, which was full or emptied the socket. After the end of an epoch, adjusts the
+    /// share and starts the next epoch.
     pub(super) fn note_batch(&mut self, is_full: bool, now: Instant) {
         self.full = self.full.filter(|_| is_full).map(|count| count + 1);
         if now < self.end {
@@ -68,10 +71,11 @@ impl Overload {
         }
         self.is_congested = self.full.is_some_and(|count| count > 0);
         self.share = match self.share {
-            // A lone client is in nobody's way.
+            // The share is for protecting other clients, and there are none.
             _ if !self.is_mixed[0] && !self.is_mixed[1] => None,
             None if self.is_congested => Some(FIRST_SHARE),
-            // Halved at once, so that the queue is soon short, and given back in small parts, so that it stays so.
+            // Halved at once, so that the queue of the socket soon gets short, and raised in small steps, so that it
+            // stays short.
             Some(share) if self.is_congested => Some((share / 2).max(LEAST_SHARE)),
             Some(share) => Some(share + GROWTH).filter(|share| *share < EPOCH),
             None => None,
@@ -81,12 +85,13 @@ impl Overload {
         self.spent.clear();
     }
 
-    /// Returns whether queries are to be looked at before they are answered.
+    /// Returns whether [`Overload::admits`] must be called for each query. While the thread keeps up, it need not be,
+    /// which saves looking up the client.
     pub(super) fn is_on(&self) -> bool {
         self.is_congested || self.share.is_some() || self.full.is_some_and(|count| count > 0)
     }
 
-    /// Returns whether a query of `holder` is answered; else it is dropped.
+    /// Returns whether a query of `holder` is to be answered. Otherwise it must be dropped; that cost is counted here.
     pub(super) fn admits(&mut self, holder: Holder) -> bool {
         self.is_mixed[0] |= *self.first.get_or_insert(holder) != holder;
         let Some(share) = self.share else { return true };
@@ -98,7 +103,8 @@ impl Overload {
         is_admitted
     }
 
-    /// Adds what a query cost; `waits` if it waits for an upstream.
+    /// Counts the cost of a query: `taken` for finding the answer, and a constant for the rest. `waits` means that it
+    /// waits for an upstream.
     pub(super) fn charge(&mut self, holder: Holder, taken: Duration, waits: bool) {
         if self.share.is_some() {
             let around = if waits { AROUND + UPSTREAM } else { AROUND };
@@ -111,9 +117,11 @@ impl Overload {
 mod tests {
     use super::*;
 
-    /// Lets clients send so many queries in each epoch, evenly, to a thread that takes `cost` for each; returns the parts of
-    /// their queries that were answered in the second of two seconds, and the longest that one of the last client's
-    /// waited.
+    /// Simulates two seconds in which clients send queries, evenly, to a thread that takes `cost` for each. `sent` has
+    /// the number of queries of each client in an epoch.
+    ///
+    /// Returns the part of each client's queries of the second half that was answered, and the longest time that a
+    /// query of the last client waited.
     fn run(sent: &[(&str, u32)], cost: Duration) -> (Vec<f64>, Duration) {
         let start = Instant::now();
         let (mut now, mut overload) = (start, Overload::new(start));
@@ -129,7 +137,7 @@ mod tests {
         while coming.peek().is_some() {
             while let Some((at, client)) = coming.next_if(|(at, _)| *at <= now) {
                 all[client] += u32::from(at > half);
-                // A socket holds so many; what comes when it is full is lost.
+                // The buffer of a socket holds a bounded number. Queries that come when it is full are lost.
                 if queue.len() < 5000 {
                     queue.push_back((at, client));
                 }

@@ -1,4 +1,4 @@
-//! Listening Unix sockets, for the owner alone.
+//! Listening Unix sockets that only their owner can connect to.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -8,16 +8,17 @@ use std::path::Path;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Makes the listening socket at `path`, mode 0600; one that nobody serves any more is replaced.
+/// Makes a listening socket at `path` with mode 0600. A socket there that no process listens on any more is replaced.
 ///
 /// # Errors
-/// Somebody serves there (`AddrInUse`), something else is there (`AlreadyExists`), or the path cannot be used.
+/// A process listens on the socket there (`AddrInUse`), the file there is not a socket (`AlreadyExists`), or the path
+/// cannot be used.
 pub(super) fn listen(path: &Path, backlog: i32) -> io::Result<UnixListener> {
     match bind(path, backlog) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
             if !is_socket {
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else is there"));
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file there is not a socket"));
             }
             if !is_left_behind(path) {
                 return Err(error);
@@ -28,17 +29,18 @@ pub(super) fn listen(path: &Path, backlog: i32) -> io::Result<UnixListener> {
     }
 }
 
-/// Binds a listening Unix socket for the owner alone.
+/// Binds a listening Unix socket that only the owner can connect to.
 fn bind(path: &Path, backlog: i32) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    // Before anybody can connect; who it is, is looked at besides.
+    // Set before `listen`, as nobody can connect until then. Both users of these sockets also authenticate their peers:
+    // a take-over by `SO_PEERCRED`, the API by tokens.
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     socket.listen(backlog)?;
     Ok(socket.into())
 }
 
-/// Returns whether the socket at `path` is one that a process left behind.
+/// Returns whether no process listens on the socket at `path` any more.
 fn is_left_behind(path: &Path) -> bool {
     UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
