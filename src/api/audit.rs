@@ -1,8 +1,8 @@
 //! Who changed what, when: one record a change, in the log and in a file of its own.
 //!
-//! A thread of its own writes the file, so that a full pipe or a file system that does not answer holds up no change for
-//! longer than [`WAIT`]. A change whose record is not in the file by then is counted and told; where records are required,
-//! a change is recorded before it is made, and refused where that is not possible.
+//! A thread of its own writes the file, so that a full pipe or a file system that does not answer holds up no change
+//! for longer than [`WAIT`]. A change whose record is not in the file by then is counted and told; where records are
+//! required, a change is recorded before it is made, and refused where that is not possible.
 
 use std::io;
 use std::path::Path;
@@ -108,7 +108,7 @@ impl Audit {
         counts: Arc<RequestCounts>,
     ) -> Result<Self, Box<Diagnostic>> {
         let journal = |path: &Path| {
-            let refused = |error| Box::new(Diagnostic::about_file(path, format!("no thread to write it: {error}")));
+            let refused = |error| Box::new(Diagnostic::about_file(path, format!("cannot start its thread: {error}")));
             Journal::open(path).map_err(refused)
         };
         Ok(Self { journal: path.map(journal).transpose()?, is_required, counts })
@@ -145,8 +145,8 @@ impl Audit {
 
     /// Records a change of an object: what its file held before and holds now.
     ///
-    /// The file is written when this returns, or that is counted and told. It is not synced: a crash of the machine may lose
-    /// the last records, which the log may have.
+    /// The file is written when this returns, or that is counted and told. It is not synced: a crash of the machine may
+    /// lose the last records, which the log may have.
     pub(super) async fn record(
         &self,
         principal: &Principal,
@@ -223,8 +223,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// Opens the file, tells `opened` that this came to an end, and writes lines until nobody has any more; follows the path
-    /// meanwhile.
+    /// Opens the file, tells `opened` that this came to an end, and writes lines until nobody has any more; follows the
+    /// path meanwhile.
     fn run(mut self, lines: &Receiver<Line>, opened: SyncSender<()>) {
         let health = Arc::clone(&self.health);
         health.during(|| self.file.follow());

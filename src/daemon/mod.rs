@@ -60,10 +60,10 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Makes the parts from the files that were read, each from those made before it, and has the sockets.
+    /// Makes the parts from the files that were read, and opens the sockets. Each part is made from those before it.
     ///
     /// # Errors
-    /// The files contradict each other, or the system refuses something.
+    /// The files contradict each other, or the system refuses a socket, a thread or memory.
     pub(crate) fn new(
         (path, config, mut loaded): (Option<PathBuf>, Config, Loaded),
         how: Start,
@@ -81,7 +81,7 @@ impl Daemon {
         let record_counts = Arc::new(DecisionLogCounts::default());
         let decisions = config.decisions.as_ref().map(|path| {
             DecisionLog::open(path, Arc::clone(&record_counts)).map_err(|error| {
-                StartRefusal::System(format!("decision log {}: no thread to write it: {error}", path.display()))
+                StartRefusal::System(format!("decision log {}: cannot start its thread: {error}", path.display()))
             })
         });
         let decisions = decisions.transpose()?;
@@ -164,7 +164,7 @@ async fn serve_api(
     let is_late = socket.first.is_err();
     let Some(socket) = Arc::clone(&service.lacking).until_had(Purpose::Api, socket, stop.clone()).await else { return };
     if let ControlSocket::Unix { path, is_ours: true, .. } = &socket {
-        // The only place that sets it, once.
+        // Succeeds, as nothing else sets it.
         let _ = made.set(path.clone());
     }
     if is_late {
@@ -200,6 +200,10 @@ struct Serving {
 }
 
 impl Serving {
+    /// Starts the threads and tasks.
+    ///
+    /// # Errors
+    /// The system refuses a thread or a socket option.
     fn start(
         runtime: &Runtime,
         service: &Arc<Service>,
@@ -329,7 +333,7 @@ impl Serving {
     }
 }
 
-/// Logs which files are served.
+/// Logs the files that are served, and the errors and warnings about them.
 fn log_files(config: &Config, path: Option<&Path>, loaded: &Loaded) {
     let config_file = path.map_or("none, using defaults".to_owned(), |path| path.display().to_string());
     tracing::info!(

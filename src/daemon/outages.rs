@@ -1,9 +1,9 @@
 //! Log lines about outages of upstreams: one when an upstream fails, one when it answers again, and separate ones for
 //! all upstreams together.
 //!
-//! Nothing here is on the path of a query: twice a second, the state of the upstreams is compared with what was last
-//! logged. So the number of lines is bounded however fast an upstream flaps, the next line counts the omitted outages,
-//! and the last line is always the present state.
+//! Nothing here is on the path of a query: twice a second, the state of the upstreams is compared with the state that
+//! was logged last. The number of lines is bounded however fast an upstream flaps: a line counts the outages that were
+//! omitted before it, and the last line is always the present state.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -22,7 +22,8 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// The longest list of upstreams in one line, in octets.
 const LISTED: usize = 256;
 
-/// Compares the upstreams for as long as the process serves, and logs the differences.
+/// Compares the upstreams for as long as the process serves, and logs the differences. Also logs a lack of descriptors
+/// for queries, at most once a minute, and probes the upstreams that may be gone, which is due at the same interval.
 pub(crate) async fn watch(service: Arc<Service>) {
     let mut outages = Outages::new(Instant::now());
     let (mut lacking, mut logged_at) = (0, None::<Instant>);
@@ -47,7 +48,7 @@ pub(crate) async fn watch(service: Arc<Service>) {
 struct Outages {
     /// The state of each upstream.
     known: HashMap<Server, LoggedState>,
-    /// The state of all together: an outage only while every one is down.
+    /// The state of all upstreams together, which is an outage while all of them are gone.
     all: LoggedState,
     /// The lines that may still be written in this minute.
     left: usize,
@@ -58,22 +59,23 @@ struct Outages {
 /// The logged state and the counters of one upstream, or of all together.
 #[derive(Clone, Copy, Default)]
 struct LoggedState {
-    /// Set if the last line was about an outage.
+    /// Set if the last logged line was about an outage, and not about its end.
     is_told: bool,
-    /// The time at which that outage began.
+    /// The time at which the present outage began; `None` if there is none.
     began: Option<Instant>,
-    /// The number of outages that no line was about.
+    /// The number of outages that have not been logged.
     untold: u64,
     /// The number of outages at the last comparison.
     outages: u64,
-    /// The number of queries answered SERVFAIL when it last worked.
+    /// The number of queries answered SERVFAIL, by all upstreams, when this one last worked.
     unanswered: u64,
 }
 
-/// A line for the log.
+/// A line for the log. `seconds` is the length of the outage, `unanswered` the number of queries answered SERVFAIL
+/// during it, and `untold` the number of earlier outages that were not logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum OutageLine {
-    /// A line about an upstream that does not answer.
+    /// A line about an upstream that does not answer. `others` is the number of upstreams that do.
     Gone { upstream: String, reason: Cow<'static, str>, seconds: u64, untold: u64, others: usize },
     /// A line about an upstream that answers again.
     Back { upstream: String, seconds: u64, unanswered: u64, untold: u64 },
@@ -127,6 +129,7 @@ impl LoggedState {
     fn tell(&mut self, is_gone: bool) -> u64 {
         self.is_told = is_gone;
         let untold = std::mem::take(&mut self.untold);
+        // The outage that is logged now is among them.
         if is_gone { untold.saturating_sub(1) } else { untold }
     }
 }
@@ -198,7 +201,7 @@ impl LoggedState {
         (seconds, unanswered.saturating_sub(self.unanswered))
     }
 
-    /// Remembers the time since which it is down, until a line about its return has been written.
+    /// Stores the time at which an outage began, until its end has been logged.
     fn note_begin(&mut self, is_gone: bool, since: Option<Instant>) {
         if is_gone {
             self.began = self.began.or(since);
@@ -213,7 +216,7 @@ mod tests {
     use super::*;
     use crate::listen::admin::service::all_gone;
 
-    /// Returns what is known of an upstream that is gone for so many seconds, or not.
+    /// Returns the status of an upstream that has been gone for this many seconds, or that answers.
     fn upstream(last: u8, gone: Option<u64>, outages: u64) -> Status {
         Status {
             server: format!("192.0.2.{last}").parse().unwrap(),

@@ -40,8 +40,8 @@ impl Manager {
         self.watchdog
     }
 
-    /// Sends what has changed: ready (once), the status line if it is another one, and with `is_alive` a watchdog
-    /// notification.
+    /// Sends what the manager does not know yet: ready (once) and a status line that differs from the last one. With
+    /// `is_alive`, sends a watchdog notification too.
     pub(crate) fn notify(&mut self, status: &str, is_alive: bool) {
         let mut states = Vec::new();
         if !self.is_ready {
