@@ -124,8 +124,8 @@ impl Capacity {
         if limit - fixed >= full {
             return Ok(Self::FULL);
         }
-        // Ports shrink last: a forger has to guess the port of a query (RFC 5452 §4.5), so each port less makes forging
-        // easier.
+        // Ports shrink last, so they get the first quarter of what is left: a forger has to guess the port of a query
+        // (RFC 5452 §4.5), so each port less makes forging easier.
         let left = limit - needed;
         let ports =
             (left / 4).checked_div(thread_upstream_pairs).map_or(PORTS, |each| Self::LEAST.ports + each).min(PORTS);
@@ -145,8 +145,8 @@ impl Capacity {
         })
     }
 
-    /// Opens the smallest reserve of descriptors, for use before anything else is opened: whether the endpoints are on
-    /// is not known yet.
+    /// Opens the smallest reserves of descriptors, for both endpoints, as it is not known yet which of them are on. To
+    /// be called before anything else is opened: see [`reserve`].
     pub(crate) fn reserve_first() {
         for reserve in [&reserve::ADMIN, &reserve::CONTROL] {
             reserve.resize(Self::LEAST.reserve);
@@ -158,7 +158,7 @@ impl Capacity {
         for (reserve, is_needed) in [(&reserve::ADMIN, needs.has_admin), (&reserve::CONTROL, needs.has_control)] {
             reserve.resize(if is_needed { self.reserve } else { 0 });
         }
-        // Tests start several servers in one process; the first one's bounds stay.
+        // Fails in tests that start several servers in one process: the bounds of the first one stay.
         let _ = GRANTED.set(self);
     }
 }
@@ -197,7 +197,7 @@ pub(crate) fn try_threads(needed: usize) -> Result<(), TooFewThreads> {
     for started in 0..needed {
         let held = std::sync::Arc::clone(&held);
         let wait = move || {
-            // Returns once the sender is dropped.
+            // `recv` returns once the sender is dropped.
             let _ = held.lock().map(|held| held.recv());
         };
         match std::thread::Builder::new().name("trial".into()).spawn(wait) {

@@ -1,5 +1,5 @@
-//! The memory still available to this process: below its resource limits, its control groups' limits, and on the
-//! machine.
+//! The memory still available to this process: what its resource limits and its control groups allow, and what the
+//! machine has left.
 //!
 //! Both versions of control groups are read: `memory.max` of version 2 and `memory.limit_in_bytes` of version 1. A
 //! parent group can have a lower limit than its child, so every group up to the root is read.
@@ -21,7 +21,8 @@ pub(crate) struct MemoryLeft {
     pub(crate) limit: u64,
     /// The name of the limit, for messages.
     pub(crate) limited_by: String,
-    /// Whether the limit counts address space (`RLIMIT_AS`, `RLIMIT_DATA`) and not only memory that has been written to.
+    /// Whether the limit counts address space (`RLIMIT_AS`, `RLIMIT_DATA`) and not only memory that has been written
+    /// to.
     pub(crate) is_of_addresses: bool,
 }
 
@@ -61,7 +62,8 @@ fn of_groups(root: &Path) -> Vec<MemoryLeft> {
     for line in read(&root.join("proc/self/cgroup")).unwrap_or_default().lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-        // Version 2 has one line without controllers, version 1 one for each hierarchy (cgroups(7)).
+        // Version 2 has one line without controllers, version 1 one for each hierarchy (cgroups(7)). The key ends in a
+        // space, so that it matches the whole key of a line.
         let (mount, names) = if controllers.is_empty() {
             ("sys/fs/cgroup", ["memory.max", "memory.current", "inactive_file "])
         } else if controllers.split(',').any(|controller| controller == "memory") {
@@ -106,7 +108,7 @@ fn kib(text: &str, key: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// Permits that only holders of fewer than `little` get.
+/// Reads a file that contains one number.
 fn number(path: &Path) -> Option<u64> {
     read(path)?.trim().parse().ok()
 }

@@ -1,10 +1,10 @@
-//! The share of one client in what all clients use: waiting queries, sockets, connections.
+//! The share of a limited resource that one client may use: waiting queries, sockets, connections.
 //!
 //! One rule holds for everything that is counted: **a client may hold at most as much as is still free**. It is the
 //! dynamic threshold of Choudhury and Hahne ("Dynamic Queue Length Thresholds for Shared-Memory Packet Switches",
 //! IEEE/ACM Transactions on Networking 6(2), 1998) with α = 1: one greedy client gets half of the capacity, two get a
 //! third each, and as much as the greediest one holds is always left for the next. No number of greedy clients shuts
-//! out another one, and a lone client is hardly limited.
+//! out another one, and a client that is alone may still use half.
 //!
 //! Words: a [`Holder`] is the client (or API token) that a share is counted for; a [`Permit`] is one unit that it
 //! holds, as of a semaphore; a [`quota::Reservation`] is an amount of a capacity with a queue.
@@ -44,8 +44,8 @@ impl Holder {
         Self::folded(NAME_KEY.hash_one(id))
     }
 
-    /// Returns the holder for a source address in no client: the IPv4 address, or the /64 prefix, from which one host
-    /// can choose IPv6 addresses.
+    /// Returns the holder for a source address in no client: the IPv4 address, or the /64 prefix of an IPv6 address, as
+    /// one host can use all addresses of its /64.
     #[must_use]
     pub fn host(source: IpAddr) -> Self {
         let network = match source.to_canonical() {
@@ -138,11 +138,15 @@ impl Shares {
     }
 
     /// Takes a permit. Returns `None` if the holder has as many as are free, or `most`.
+    ///
+    /// Threads that take permits at the same time do not see one another's, so there can be a few more than the
+    /// capacity.
     pub(crate) fn take(self: &Arc<Self>, holder: Holder) -> Option<Permit> {
         let mut shard = self.shard(holder);
         let free = self.capacity.saturating_sub(self.used.load(Relaxed));
         let count = shard.get(&holder).copied().unwrap_or(0);
-        // The limit follows what is free: a fixed one would be too low for a lone holder and too high for many.
+        // The limit of a holder depends on what is free. A fixed one would be too low for one holder or too high for
+        // many.
         let has_little = count < self.little && free > 0;
         if !has_little && count >= free.saturating_sub(self.kept).min(self.most) {
             return None;
@@ -172,7 +176,7 @@ impl Shares {
 }
 
 impl Permit {
-    /// Passes this permit on to another holder, whatever number that one has.
+    /// Passes this permit on to another holder, even if that has as many permits as it may take.
     pub(crate) fn pass_to(&mut self, holder: Holder) {
         self.leave();
         self.holder = holder;
