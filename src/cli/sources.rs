@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::output::Output;
 use crate::bounds::{MAX_FILE, MAX_LOGGED};
 use crate::config::control::Endpoint;
-use crate::config::{Config, in_place_of};
+use crate::config::{Config, with_restart_keys_of};
 use crate::document::{Code, Diagnostic, Severity};
 use crate::policy::{Bindings, Library, Snapshot, Tree};
 use crate::reload::last_good::LastGoodPlace;
@@ -148,7 +148,7 @@ fn from_last_good(
     if !is_chosen && !was.start_from_last_good {
         return Ok(None);
     }
-    let config = on_disk.as_ref().map_or_else(|_| was.clone(), |on_disk| in_place_of(on_disk, &was));
+    let config = on_disk.as_ref().map_or_else(|_| was.clone(), |on_disk| with_restart_keys_of(on_disk, &was));
     let loaded =
         Loaded::from_last_good(&kept, &config, (path, on_disk.as_ref().map_err(Clone::clone))).map_err(told)?;
     // The configuration on disk is in force, unless it names a policy that is not.

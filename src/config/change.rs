@@ -8,7 +8,7 @@ use super::{Config, Listen};
 /// The listeners stay those of `running`. The new policy of each is found by its address, whatever the order of the
 /// tables. A listener whose table was removed keeps its policy, as removing it needs a restart.
 #[must_use]
-pub fn in_place_of(running: &Config, new: &Config) -> Config {
+pub fn with_restart_keys_of(running: &Config, new: &Config) -> Config {
     let mut tables: Vec<&Listen> = new.listen.iter().collect();
     let listen = running.listen.iter().map(|bound| {
         // Several tables may have the same address with port 0. They are matched in their order.
@@ -84,7 +84,7 @@ mod tests {
             |port: u16, policy: &str| format!("[[listen]]\naddress = '127.0.0.1:{port}'\npolicy = '{policy}'\n");
         let running = read(&(table(1, "shut") + &table(2, "open")));
         let policies = |new: &Config| {
-            let adopted = in_place_of(&running, new);
+            let adopted = with_restart_keys_of(&running, new);
             let policy = |listen: &Listen| (listen.address.port(), listen.policy.as_ref().unwrap().policy.to_string());
             adopted.listen.iter().map(policy).collect::<Vec<_>>()
         };

@@ -138,7 +138,7 @@ impl Reloader {
                     tracing::warn!(key, "changed in the configuration file; takes a restart to go into force");
                 }
                 self.warned = changed;
-                config::in_place_of(&self.config, &config)
+                config::with_restart_keys_of(&self.config, &config)
             }
             Err(wrong) => {
                 faults.errors.extend(wrong);

@@ -145,7 +145,7 @@ impl Directory {
         }
         if self.tree.root == root && self.tree.unreadable.is_empty() && unreadable.is_empty() {
             // Only what differs is replaced, so that the compiled policies of the other files stay in use.
-            self.tree.changed = Some(self.tree.files.become_as(&files));
+            self.tree.changed = Some(self.tree.files.update_to(&files));
             self.tree.private = Arc::new(private);
         } else {
             let private = Arc::new(private);

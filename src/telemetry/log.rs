@@ -29,7 +29,7 @@ const UNREAD: Duration = Duration::from_secs(2);
 /// The interval between attempts to write the number of lost lines.
 const RETRY: Duration = Duration::from_secs(1);
 /// The time allowed for writing the message of a panic on the main thread.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The capacity, in octets, that a written queue keeps for reuse.
 const SPARE: usize = 64 << 10;
 
@@ -109,7 +109,7 @@ impl Drop for Log {
     /// Waits a bounded time for the message of a panic on the main thread.
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.flush(LAST_WORDS);
+            self.0.flush(PANIC_FLUSH_TIMEOUT);
         }
     }
 }

@@ -87,9 +87,9 @@ struct FaultState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     /// The path cannot be opened, but records still go to the file that was opened before.
-    Away,
+    PathLost,
     /// The path cannot be opened, and no file is open: records are lost.
-    Gone,
+    NoFile,
     /// The open file does not accept writes: the disk is full, or a pipe is not read.
     Refused,
 }
@@ -112,14 +112,14 @@ impl RecordFile {
     /// Opens the path again if the file there is not the open one.
     pub(crate) fn follow(&mut self) {
         let followed = self.file.follow();
-        self.opened(followed);
+        self.note_open_result(followed);
         self.end_if_sound();
     }
 
     /// Opens the path again, even if the file there is the open one, as SIGUSR1 asks for.
     pub(crate) fn reopen(&mut self) {
         let reopened = self.file.reopen();
-        self.opened(reopened.map(|()| true));
+        self.note_open_result(reopened.map(|()| true));
     }
 
     /// Appends whole lines, and waits up to `patience` for the reader of a full pipe.
@@ -135,7 +135,7 @@ impl RecordFile {
                 }
             }
             Err(AppendError { kept, error }) => {
-                let fault = if self.file.is_open() { Fault::Refused } else { Fault::Gone };
+                let fault = if self.file.is_open() { Fault::Refused } else { Fault::NoFile };
                 let trouble = self.begin(fault, error);
                 (trouble.refused, trouble.is_written) = (Instant::now(), false);
                 trouble.dropped += lines_in(&lines[(*kept).min(lines.len())..]);
@@ -147,7 +147,7 @@ impl RecordFile {
 
     /// Ends or begins a fault, depending on the result of opening the path: `Ok(true)` if a file was opened,
     /// `Ok(false)` if the open file is the one at the path.
-    fn opened(&mut self, opened: io::Result<bool>) {
+    fn note_open_result(&mut self, opened: io::Result<bool>) {
         match opened {
             Ok(is_new) => {
                 let is_back = |trouble: &mut FaultState| trouble.fault != Fault::Refused;
@@ -164,7 +164,7 @@ impl RecordFile {
             // The present fault `Refused` is kept, as it is the worse one: it loses records.
             Err(_) if self.file.is_open() && self.is_refusing() => {}
             Err(error) => {
-                let fault = if self.file.is_open() { Fault::Away } else { Fault::Gone };
+                let fault = if self.file.is_open() { Fault::PathLost } else { Fault::NoFile };
                 self.begin(fault, &error);
             }
         }
@@ -176,20 +176,22 @@ impl RecordFile {
         let is_known = self.trouble.as_ref().is_some_and(|trouble| trouble.fault == fault);
         let path = self.file.path().display();
         let error = match fault {
-            Fault::Away => format!("{error}; {}", self.file.away().describe()),
-            Fault::Gone => help(error, self.kind).map_or_else(|| error.to_string(), |help| format!("{error} ({help})")),
+            Fault::PathLost => format!("{error}; {}", self.file.away().describe()),
+            Fault::NoFile => {
+                help(error, self.kind).map_or_else(|| error.to_string(), |help| format!("{error} ({help})"))
+            }
             Fault::Refused => error.to_string(),
         };
         if !is_known {
             // A lost audit record is an error; decision records may be dropped by design.
             match (self.kind, fault) {
-                (RecordKind::Decisions, Fault::Away) => {
+                (RecordKind::Decisions, Fault::PathLost) => {
                     tracing::warn!(%path, error, "decision log not reopened; keeping the old file");
                 }
                 (RecordKind::Decisions, _) => {
                     tracing::warn!(%path, error, "decision log not written; dropping records");
                 }
-                (RecordKind::Audit, Fault::Away) => {
+                (RecordKind::Audit, Fault::PathLost) => {
                     tracing::error!(%path, error, "audit file not reopened; keeping the old one");
                 }
                 (RecordKind::Audit, _) => tracing::error!(%path, error, "audit file not written"),

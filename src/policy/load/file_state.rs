@@ -219,7 +219,7 @@ impl StoredFile {
     }
 
     /// Returns the full form of the state.
-    pub(super) fn known(&self) -> FileState<FileSpec> {
+    pub(super) fn to_state(&self) -> FileState<FileSpec> {
         match self {
             Self::InForce(file, warnings) => FileState {
                 seen: LastContent::Text(Arc::clone(file.source.text())),

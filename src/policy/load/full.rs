@@ -207,7 +207,7 @@ impl Library {
                 report.diagnostics.push(stray(&path));
                 continue;
             };
-            let before = before.map(|(_, kept)| kept.known());
+            let before = before.map(|(_, kept)| kept.to_state());
             let before = before.as_ref();
             let known = match text {
                 Ok(text) => {
@@ -240,7 +240,7 @@ impl Library {
                 continue;
             }
             if tree.unreadable.keys().any(|folder| path.starts_with(folder)) {
-                files.insert(path.clone(), known.known());
+                files.insert(path.clone(), known.to_state());
             } else if let Some(in_force) = known.in_force() {
                 // The file was deleted. The version in force is remembered in case the whole reload is refused.
                 files.insert(path.clone(), FileState { in_force: Some(Arc::clone(in_force)), ..FileState::absent() });

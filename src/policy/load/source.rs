@@ -68,7 +68,7 @@ impl Texts {
 
     /// Makes the texts equal to `other`, and returns the paths that differed. Equal texts keep their allocation, as in
     /// [`Texts::insert`].
-    pub(crate) fn become_as(&mut self, other: &Self) -> BTreeSet<PathBuf> {
+    pub(crate) fn update_to(&mut self, other: &Self) -> BTreeSet<PathBuf> {
         let gone = self.0.iter().filter(|(path, _)| other.get(path).is_none()).map(|(path, _)| path.clone());
         let gone: Vec<FilePath> = gone.collect();
         let new = other.0.iter().filter(|(path, text)| self.get(path) != Some(text));

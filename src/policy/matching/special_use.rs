@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn allow_all_and_wildcards_above_allow_no_special_name() {
+    fn allow_all_and_audit_mode_allow_no_special_name() {
         for lines in ["allow_all = true", "mode = \"audit\"", "mode = \"audit\"\nallow_all = true"] {
             for (qname, _) in SPECIAL {
                 for qtype in [RecordType::PTR, RecordType::A, RecordType::SOA] {

@@ -50,7 +50,7 @@ impl Writer {
             let next = sweep.into_iter().chain([self.checked_at + CHECK_EVERY]).min().unwrap_or(now);
             match messages.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Message::Block(block)) => self.write_block(block),
-                Ok(Message::Begun) => sweep = Some(now.max(Instant::now()) + GATHER),
+                Ok(Message::Begun) => sweep = Some(Instant::now() + GATHER),
                 Ok(Message::Reopen) => {
                     // Records from before the signal belong in the old file. Their blocks are queued now, so the path
                     // is opened by a message that is queued behind them.

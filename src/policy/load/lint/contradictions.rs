@@ -31,7 +31,7 @@ struct DeadEntry<'p> {
 }
 
 /// The source of an entry: the policy it was included from, its file, and whether that is a list.
-type Origin<'p> = (Option<&'p str>, &'p Path, bool);
+type EntrySource<'p> = (Option<&'p str>, &'p Path, bool);
 
 /// Warns about entries that allow a denied name, with both places.
 ///
@@ -42,7 +42,7 @@ pub(super) fn contradictions<'p>(policy: &'p Policy, findings: &mut Findings) {
     if policy.denied.is_empty() {
         return;
     }
-    let mut dead: BTreeMap<(Origin<'p>, Origin<'p>, (u32, u32)), DeadEntry<'p>> = BTreeMap::new();
+    let mut dead: BTreeMap<(EntrySource<'p>, EntrySource<'p>, (u32, u32)), DeadEntry<'p>> = BTreeMap::new();
     let mut add = |allowed: Rule<'p>, denied: Rule<'p>| {
         // If both come from the same included policy, that policy has the warning.
         if let (Some(one), Some(two)) = (allowed.via().next(), denied.via().next())
@@ -98,7 +98,7 @@ impl DeadEntry<'_> {
             (At::Offset(span.start), Err(span))
         };
         findings.warn(Code::AllowedAndDenied, at, || {
-            let (what, by) = (whose(allowed), whose(denied));
+            let (what, by) = (source_words(allowed), source_words(denied));
             let message = if denied.to_string() == allowed.to_string() {
                 format!("`{allowed}` is allowed{what} and denied{by}: denying wins{more}")
             } else {
@@ -144,12 +144,12 @@ fn is_own(rule: &Rule<'_>) -> bool {
 }
 
 /// Returns the source of an entry.
-fn origin<'p>(rule: &Rule<'p>) -> Origin<'p> {
+fn origin<'p>(rule: &Rule<'p>) -> EntrySource<'p> {
     (rule.via().next(), rule.position().0, rule.is_of_list())
 }
 
 /// Returns the source of an entry as words after a verb ("denied by …"); empty for the policy's own entries.
-fn whose(rule: &Rule<'_>) -> String {
+fn source_words(rule: &Rule<'_>) -> String {
     match rule.via().next() {
         Some(id) => format!(" by {}", quoted(id)),
         None if rule.is_of_list() => " by a list file".to_owned(),

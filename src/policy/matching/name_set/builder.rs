@@ -88,7 +88,7 @@ impl Builder {
         }
         for (moved, hashes) in hashes {
             for (hash, at) in hashes {
-                set.enter(hash, moved + at, &mut duplicates);
+                set.index_node(hash, moved + at, &mut duplicates);
             }
         }
         set.shrink();
@@ -99,7 +99,7 @@ impl Builder {
 impl NameSet {
     /// Adds a node of the arena to the table. Patterns of the node that the set has already are removed from it and
     /// added to `duplicates`.
-    fn enter(&mut self, hash: u64, at: u32, duplicates: &mut Vec<Duplicate>) {
+    fn index_node(&mut self, hash: u64, at: u32, duplicates: &mut Vec<Duplicate>) {
         // Most names occur once. Their hash is not in the table yet, and no node has to be read from the arena.
         if self.table.find(hash, |_| true).is_some() {
             let node = self.arena.node(at);

@@ -66,7 +66,7 @@ fn absorbed_patterns_keep_their_origin_and_the_first_place_wins() {
 }
 
 #[test]
-fn a_hostname_with_or_without_its_wildcard_takes_at_most_64_bytes() {
+fn a_hostname_with_or_without_its_wildcard_takes_at_most_64_octets() {
     for (form, most) in [("{}", 40), ("*.{}", 40), ("{}\n*.{}", 42)] {
         let hostnames = (0..20_000).map(|index| form.replace("{}", &format!("h{index:07}-a1b2.some.test")));
         let text = hostnames.collect::<Vec<_>>().join("\n");
