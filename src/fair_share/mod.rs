@@ -11,12 +11,13 @@
 
 pub(crate) mod quota;
 
-use crate::util::lock;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+
+use crate::util::{folded_multiply, lock};
 
 /// The shards of a table, each with a lock of its own, so that threads seldom wait for each other.
 const SHARDS: usize = 16;
@@ -53,10 +54,7 @@ impl Holder {
             // The top bit keeps IPv6 prefixes and IPv4 addresses apart.
             IpAddr::V6(v6) => u64::try_from(u128::from(v6) >> 64).unwrap_or(0) | 1 << 63,
         };
-        let product = u128::from(network ^ *HOST_KEY) * u128::from(*HOST_KEY);
-        Self::folded(
-            u64::try_from(product >> 64).unwrap_or(0) ^ u64::try_from(product & u128::from(u64::MAX)).unwrap_or(0),
-        )
+        Self::folded(folded_multiply(network ^ *HOST_KEY, *HOST_KEY))
     }
 
     /// Returns the identity as a number with uniformly random bits.

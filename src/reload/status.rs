@@ -16,6 +16,7 @@ use super::summary;
 use crate::bounds::MAX_TOLD_WARNINGS;
 use crate::policy::Diagnostics;
 use crate::telemetry::heartbeat::Heartbeat;
+use crate::util::millis;
 
 /// The state of the policies and upstreams, as `/status` has it; replaced as a whole after each reload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -185,7 +186,7 @@ impl ReloadStatus {
 
     /// Returns the milliseconds since `began`.
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.began.elapsed())
     }
 
     /// Replaces the state.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::dns::response::{Casing, Edns};
+use crate::util::millis;
 
 /// How long what an upstream does not do is remembered: one question is asked twice, or three times, then.
 const REMEMBERED_FOR: Duration = Duration::from_mins(10);
@@ -73,11 +74,6 @@ impl Capabilities {
             Edns::None => self.without_edns.set(now),
         }
     }
-}
-
-/// Returns a time in whole milliseconds.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

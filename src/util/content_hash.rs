@@ -4,16 +4,13 @@
 //! files of which one can be replaced without reading the others. Operators compare the hash of a snapshot between
 //! replicas, so a change of any constant here makes replicas of two releases look different. None is cryptographic.
 
+use super::{HASH_MULTIPLIER, folded_multiply};
+
 /// Returns a 64-bit hash of `bytes`, eight octets a round. It distinguishes contents for people and replicas; no
 /// security decision relies on it, as collisions can be constructed.
 #[must_use]
 pub(crate) fn content_hash(bytes: &[u8]) -> u64 {
-    // Both halves of the product are kept: with the lower one alone, the high bits of a word would stay high bits.
-    let fold = |hash: u64, word: u64| {
-        let product = u128::from(hash ^ word) * u128::from(MULTIPLIER);
-        let [low, high] = [product, product >> 64].map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(0));
-        low ^ high
-    };
+    let fold = |hash: u64, word: u64| folded_multiply(hash ^ word, HASH_MULTIPLIER);
     let (words, rest) = bytes.as_chunks::<8>();
     let hash = words.iter().fold(OFFSET_BASIS, |hash, word| fold(hash, u64::from_le_bytes(*word)));
     let mut last = [0; 8];
@@ -71,15 +68,12 @@ impl ContentSum {
 /// Combines a path with a content hash so that each output bit depends on all input bits (the finalizer of
 /// `MurmurHash3`). Without the mixing, the sums of similar paths and hashes would collide.
 fn mix(path: &[u8], hash: u64) -> u64 {
-    let mut bits = content_hash(path).wrapping_mul(MULTIPLIER) ^ hash.rotate_left(32);
+    let mut bits = content_hash(path).wrapping_mul(HASH_MULTIPLIER) ^ hash.rotate_left(32);
     for multiplier in [0xff51_afd7_ed55_8ccd_u64, 0xc4ce_b9fe_1a85_ec53] {
         bits = (bits ^ bits >> 33).wrapping_mul(multiplier);
     }
     bits ^ bits >> 33
 }
-
-/// The multiplier of [`content_hash`]: odd, half of its bits set.
-const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The initial value of all hashes here: the offset basis of 64-bit FNV-1a.
 const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;

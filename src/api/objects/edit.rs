@@ -19,6 +19,7 @@ use crate::api::{Control, Edit, kept};
 use crate::bounds::MAX_SHUT_DOWN;
 use crate::config;
 use crate::policy::{ApiTable, Snapshot};
+use crate::util::millis;
 
 /// Held from what a change is made of until it is in force.
 #[derive(Debug, Default)]
@@ -51,7 +52,7 @@ impl Writer {
             builds: settings.build_pool.map(|net| Pool::new(net, None)),
             unfinished: unfinished.map(|record| record.id().into()).collect(),
             retired: retired.into(),
-            kept_for: u64::try_from(settings.forget_after.as_millis()).unwrap_or(u64::MAX),
+            kept_for: millis(settings.forget_after),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::policy::model::budget::{ADDRESS_BURST, ANSWER_BURST, BURST, Budget, Limit, REPEAT_BURST};
+use crate::util::millis;
 
 /// What was used of one scope.
 #[derive(Clone, Copy, Debug, Default)]
@@ -118,9 +119,4 @@ fn rate(limit: u32, times: u32) -> u64 {
 /// Returns the minute of a time, counted from 1.
 pub(super) fn minute(time: Duration) -> u64 {
     millis(time) / MINUTE + 1
-}
-
-/// Returns a time in whole milliseconds.
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 2)
 }

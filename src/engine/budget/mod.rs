@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use self::addresses::{Cost, Set};
-use self::allowance::{Allowance, Use, millis, minute};
+use self::allowance::{Allowance, Use, minute};
 use self::known::Known;
 use crate::bounds::{MAX_ALLOWANCES, MAX_BUDGET_LINES, MAX_LEDGERS};
 use crate::dns::name::LowerName;
@@ -22,7 +22,7 @@ use crate::dns::response::{Payload, Response};
 use crate::dns::rtype::RecordType;
 use crate::fair_share::{ByHolder, Holder};
 use crate::policy::model::budget::{Budget, DOMAINS, Limit, Scope};
-use crate::util::lock;
+use crate::util::{lock, millis};
 
 /// The tables of ledgers, so that threads seldom wait for each other.
 const SHARDS: usize = 16;

@@ -17,7 +17,7 @@ use crate::dns::response::{Question, Response};
 use crate::dns::rtype::RecordType;
 use crate::fair_share::Holder;
 use crate::upstream::{Failure, FailureKind};
-use crate::util::lock;
+use crate::util::{lock, millis};
 use sieve::{Keyed, Queues, Slot};
 
 mod sieve;
@@ -396,11 +396,6 @@ impl Cache {
         let middle = usize::try_from(hash >> 40 & 0xffff).expect("16 bits fit");
         (hash, lock(&self.shards[middle & (self.shards.len() - 1)]))
     }
-}
-
-/// Returns a time in whole milliseconds.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Returns a time in whole seconds, rounded up.

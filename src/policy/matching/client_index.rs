@@ -8,6 +8,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::util::{HASH_MULTIPLIER, folded_multiply};
+
 /// Values by address prefix, in one hash table for each prefix length that occurs, longest first.
 ///
 /// A look-up costs one hash for each such length, however many prefixes there are. IPv4-mapped IPv6 addresses are
@@ -51,11 +53,7 @@ impl Hasher for FoldedMultiply {
     }
 
     fn write_u64(&mut self, bits: u64) {
-        /// 2⁶⁴ over the golden ratio, odd.
-        const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-        let product = u128::from(self.0 ^ bits).wrapping_mul(FACTOR.into());
-        let [low, high] = [product, product >> 64].map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(0));
-        self.0 = low ^ high;
+        self.0 = folded_multiply(self.0 ^ bits, HASH_MULTIPLIER);
     }
 
     fn write_u128(&mut self, bits: u128) {
