@@ -84,7 +84,8 @@ fn write_text(status: &Value, output: &mut Output) {
         let trouble = upstream["trouble"].as_str().map_or_else(String::new, |trouble| {
             format!(", {trouble} since {}", upstream["since"].as_str().unwrap_or_default())
         });
-        output.line(format!("upstream {server}: {state}{trouble}"));
+        let names = if upstream["names_fail"] == true { ", answers a probe and no name that is asked" } else { "" };
+        output.line(format!("upstream {server}: {state}{trouble}{names}"));
     }
     if let Some(why) = status["reload_stuck"].as_str() {
         output.line(format!("stuck: {why}"));

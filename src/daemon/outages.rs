@@ -222,6 +222,7 @@ mod tests {
             server: format!("192.0.2.{last}").parse().unwrap(),
             is_down: gone.is_some(),
             is_gone: gone.is_some(),
+            are_names_failing: false,
             since: Duration::from_secs(gone.unwrap_or(100)),
             trouble: "silent",
             outages,

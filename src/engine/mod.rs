@@ -433,7 +433,7 @@ impl Engine {
 
     /// Asks the upstreams for a holder and keeps what they say.
     async fn ask(&self, upstreams: &Upstreams, question: &Question, tried: Option<Tried>, holder: Holder) -> Lookup {
-        match upstreams.ask_after(question, tried).await {
+        match upstreams.ask_after(question, holder, tried).await {
             Ok(answered) => Ok(self.keep(question, answered.response, answered.upstream, holder)),
             Err(failure) => Err(self.keep_failure(question, failure, holder)),
         }

@@ -8,8 +8,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::capability::Capabilities;
-use super::health::{Health, Trouble};
+use super::health::{Health, Probe, Trouble};
 use super::pool::{QUESTION_TIME, Settings};
+use super::probe::probe_of;
 use super::race::hash;
 use super::reply::{TryError, read};
 use super::server::{Server, Transport};
@@ -18,6 +19,7 @@ use super::udp::{self, Reply, UdpError};
 use super::{Event, FailureKind, Observer};
 use crate::dns::rebinding::Reach;
 use crate::dns::response::{Casing, Edns, Question, ReplyCheck, Response, is_reply_to};
+use crate::fair_share::Holder;
 use crate::util::lock;
 
 /// An upstream in use; it outlives a change of the configuration that keeps it.
@@ -110,6 +112,8 @@ pub(super) struct Attempt {
     pub(super) stalled: Duration,
     /// Whether another try at the question has a socket already: then this one does without where few are left.
     pub(super) is_further: bool,
+    /// The client whose question it is, as evidence for an outage takes failures of several.
+    pub(super) client: Holder,
 }
 
 /// What one try brought.
@@ -200,7 +204,7 @@ impl Endpoint {
         let taken = watch.since.elapsed();
         match &result {
             Ok(success) => self.note_answered(question, success.transport, taken, around),
-            Err(error) => self.note_failed(question, error.kind, taken, around),
+            Err(error) => self.note_failed(question, attempt.client, error.kind, taken, around),
         }
         result
     }
@@ -219,28 +223,43 @@ impl Endpoint {
         around: &Surroundings,
     ) {
         self.counts.answered.fetch_add(1, Ordering::Relaxed);
-        let answered = if is_for_root(question) { Health::answered_root } else { Health::answered };
+        let answered = match probe_of(question) {
+            None => Health::answered,
+            Some(Probe::Root) => Health::answered_root,
+            Some(Probe::Name) => Health::answered_probe,
+        };
         self.change_health(around, |health, now| answered(health, taken, now));
         around.observer.observe(Event::Answered(transport, taken));
     }
 
-    /// Notes a try that failed after `taken`.
-    pub(super) fn note_failed(&self, question: &Question, kind: FailureKind, taken: Duration, around: &Surroundings) {
+    /// Notes a try at a client's question that failed after `taken`.
+    pub(super) fn note_failed(
+        &self,
+        question: &Question,
+        client: Holder,
+        kind: FailureKind,
+        taken: Duration,
+        around: &Surroundings,
+    ) {
         self.change_health(around, |health, now| {
             let sent = now.saturating_sub(taken);
-            match kind {
+            match (kind, probe_of(question)) {
                 // Not the upstream's doing.
-                FailureKind::Busy | FailureKind::NoUpstream => {}
-                FailureKind::Timeout => health.failed(Trouble::Silent, sent, now),
-                FailureKind::Network => health.failed(Trouble::Unreachable, sent, now),
-                kind if is_for_root(question) => {
+                (FailureKind::Busy | FailureKind::NoUpstream, _) => {}
+                // A reply that cannot be read may be forged, so for a probe it shows no more than silence does.
+                (FailureKind::Timeout, _) | (FailureKind::Malformed, Some(Probe::Root)) => {
+                    health.failed(Trouble::Silent, sent, now);
+                }
+                (FailureKind::Network, _) => health.failed(Trouble::Unreachable, sent, now),
+                (FailureKind::Malformed, Some(Probe::Name)) => health.failed_at_probe(false, sent, now),
+                (kind, Some(Probe::Root)) => {
                     let is_refusal = matches!(kind, FailureKind::Refused | FailureKind::Lame);
                     health.failed_at_root(is_refusal, sent, now);
                 }
-                FailureKind::Malformed | FailureKind::Lame | FailureKind::Refused => {
-                    health.failed(Trouble::Failed, sent, now);
+                (_, Some(Probe::Name)) => health.failed_at_probe(true, sent, now),
+                (FailureKind::Malformed | FailureKind::Lame | FailureKind::Refused | FailureKind::ServFail, None) => {
+                    health.failed_at_name(hash(zone(question)), client, sent, now);
                 }
-                FailureKind::ServFail => health.servfail(hash(zone(question)), sent, now),
             }
         });
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
@@ -273,7 +292,7 @@ impl Endpoint {
         }
     }
 
-    /// Notes that another upstream had the answer where this one said SERVFAIL: so it was not the name's doing.
+    /// Notes that another upstream had the answer where this one had none: so it was not the name's doing.
     pub(super) fn note_outdone(&self, around: &Surroundings) {
         self.change_health(around, |health, now| health.failed(Trouble::Failed, now, now));
     }
@@ -281,7 +300,13 @@ impl Endpoint {
     /// Notes a try that was given up after it was let pass in silence for `waited`.
     pub(super) fn note_silent(&self, question: &Question, waited: Duration, around: &Surroundings) {
         self.counts.silent.fetch_add(1, Ordering::Relaxed);
-        self.change_health(around, |health, now| health.failed(Trouble::Silent, now.saturating_sub(waited), now));
+        self.change_health(around, |health, now| {
+            let sent = now.saturating_sub(waited);
+            match probe_of(question) {
+                Some(Probe::Name) => health.failed_at_probe(false, sent, now),
+                Some(Probe::Root) | None => health.failed(Trouble::Silent, sent, now),
+            }
+        });
         observe_failure(question, FailureKind::Timeout, around);
     }
 
@@ -345,14 +370,9 @@ impl Endpoint {
 
 /// Counts a failed try; not one of a probe, of which there is one a second for as long as an outage lasts.
 fn observe_failure(question: &Question, kind: FailureKind, around: &Surroundings) {
-    if !is_for_root(question) {
+    if probe_of(question).is_none() {
         around.observer.observe(Event::Failed(kind));
     }
-}
-
-/// Returns whether a question is for the root itself, as probes are.
-fn is_for_root(question: &Question) -> bool {
-    question.qname.as_wire().len() == 1
 }
 
 /// Returns the last two labels of what is asked for, in wire form: most zones that fail on their own are that long.
@@ -363,7 +383,7 @@ fn zone(question: &Question) -> &[u8] {
 }
 
 /// Returns random bits from the kernel; none where it has none, and then the ID cannot be had either.
-fn random_bits() -> u64 {
+pub(super) fn random_bits() -> u64 {
     getrandom::u64().unwrap_or(0)
 }
 

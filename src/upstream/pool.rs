@@ -17,6 +17,7 @@ use super::{Answered, Failure, FailureKind, Observer, Tried};
 use crate::bounds::capacity;
 use crate::dns::rebinding::Reach;
 use crate::dns::response::Question;
+use crate::fair_share::Holder;
 
 /// How long a question may take in all, where no upstream may be silent for longer: as long as stub resolvers wait
 /// (resolv.conf(5), `timeout`). An upstream that is slow is waited for, and a client that asks again joins the question.
@@ -89,6 +90,8 @@ pub struct Status {
     pub is_gone: bool,
     /// How long it has been failing, if it is down or gone; else how long it has been answering, or known.
     pub since: Duration,
+    /// Whether names fail at it while it answers a probe, so that the names are to blame.
+    pub are_names_failing: bool,
     /// How it fails, in a word, if it does.
     pub trouble: &'static str,
     /// How often it was gone.
@@ -200,6 +203,7 @@ impl Upstreams {
                 server: endpoint.server,
                 is_down: health.is_down(),
                 is_gone: health.is_gone(),
+                are_names_failing: health.are_names_failing() && !health.is_gone(),
                 since: now.saturating_sub(health.since()),
                 trouble: health.trouble(),
                 outages: health.outages(),
@@ -224,11 +228,16 @@ impl Upstreams {
     /// # Panics
     /// Outside of a tokio runtime.
     pub async fn ask(&self, question: &Question) -> Result<Answered, Failure> {
-        self.ask_after(question, None).await
+        self.ask_after(question, Holder::NOBODY, None).await
     }
 
-    /// Asks as [`Upstreams::ask`] does, knowing what a first try came to.
-    pub(crate) async fn ask_after(&self, question: &Question, tried: Option<Tried>) -> Result<Answered, Failure> {
+    /// Asks as [`Upstreams::ask`] does for a client, knowing what a first try came to.
+    pub(crate) async fn ask_after(
+        &self,
+        question: &Question,
+        client: Holder,
+        tried: Option<Tried>,
+    ) -> Result<Answered, Failure> {
         if self.endpoints.is_empty() {
             let (kind, detail) = (FailureKind::NoUpstream, String::new());
             return Err(Failure { kind, is_passing: false, response: None, detail });
@@ -237,10 +246,10 @@ impl Upstreams {
         let order = self.order();
         let spent = tried.as_ref().map_or(Duration::ZERO, |tried| tried.spent);
         if tried.is_none() {
-            self.probe_others(&order[0], question);
+            self.probe_others(&order[0], question, client);
         }
         let question = Arc::new(question.clone());
-        let mut race = Race::new(order, question, spent, &self.around);
+        let mut race = Race::new(order, (question, client), spent, &self.around);
         if let Some(tried) = tried {
             race.begin_after(tried);
         }
@@ -263,12 +272,12 @@ impl Upstreams {
     ///
     /// # Panics
     /// Outside of a tokio runtime, when another upstream is to be measured.
-    pub(super) fn first_over_udp(&self, question: &Question) -> Option<First<'_>> {
+    pub(super) fn first_over_udp(&self, question: &Question, client: Holder) -> Option<First<'_>> {
         let first = match self.endpoints.as_slice() {
             [only] => only,
             several => {
                 let first = several.iter().min_by_key(|endpoint| endpoint.health().rank())?;
-                self.probe_others(first, question);
+                self.probe_others(first, question, client);
                 first
             }
         };
@@ -323,11 +332,11 @@ impl Upstreams {
     }
 
     /// Asks those that a client's question would not reach and that are due, aside: nobody waits for what they say.
-    fn probe_others(&self, first: &Arc<Endpoint>, question: &Question) {
+    fn probe_others(&self, first: &Arc<Endpoint>, question: &Question, client: Holder) {
         let (now, every) = (self.around.epoch.elapsed(), probe_every(&self.around));
         for endpoint in self.endpoints.iter().filter(|endpoint| !Arc::ptr_eq(endpoint, first)) {
             if endpoint.health().claim_measurement(every, now) {
-                ask_aside(endpoint, &Arc::new(question.clone()), &self.around);
+                ask_aside(endpoint, &Arc::new(question.clone()), client, &self.around);
             }
         }
     }

@@ -16,6 +16,7 @@ use super::server::Transport;
 use super::stream::STALLED_AFTER;
 use super::{Failure, FailureKind, Trial, Tried};
 use crate::dns::response::Question;
+use crate::fair_share::Holder;
 
 /// Tries of a question at one upstream that is silent; of several upstreams, each further one adds a try. After the last
 /// one there is only waiting, until the question's time is over.
@@ -65,6 +66,8 @@ pub(super) struct Race {
     order: Vec<Arc<Endpoint>>,
     /// The question.
     question: Arc<Question>,
+    /// The client whose it is.
+    client: Holder,
     /// What all tries share.
     around: Arc<Surroundings>,
     /// When the question was asked first.
@@ -91,8 +94,8 @@ pub(super) struct Race {
     back_at: Option<Instant>,
     /// Pauses made for their sake.
     pauses: u32,
-    /// Who said SERVFAIL: whether that was the name's doing shows when another answers.
-    servfails: Vec<Arc<Endpoint>>,
+    /// Who replied without an answer: whether that was the name's doing shows when another answers.
+    unwilling: Vec<Arc<Endpoint>>,
     /// Whether the first try goes over TCP, because the answer is known not to fit or ports are flooded.
     is_over_tcp: bool,
     /// The upstream whose ports are flooded, until it failed over TCP: not all have TCP, so it is asked over UDP then.
@@ -105,7 +108,7 @@ impl Race {
     /// `spent` is how long ago the question was asked first.
     pub(super) fn new(
         order: Vec<Arc<Endpoint>>,
-        question: Arc<Question>,
+        (question, client): (Arc<Question>, Holder),
         spent: Duration,
         around: &Arc<Surroundings>,
     ) -> Self {
@@ -115,6 +118,7 @@ impl Race {
             most: max_tries(order.len()),
             order,
             question,
+            client,
             around: Arc::clone(around),
             begun: now.checked_sub(spent).unwrap_or(now),
             asked: Vec::new(),
@@ -126,7 +130,7 @@ impl Race {
             refused: Vec::new(),
             back_at: None,
             pauses: 0,
-            servfails: Vec::new(),
+            unwilling: Vec::new(),
             is_over_tcp: false,
             flooded: None,
         }
@@ -183,7 +187,7 @@ impl Race {
                 biased;
                 Some(ended) = self.tries.join_next() => match ended {
                     Ok((endpoint, Ok(success))) => {
-                        for other in self.servfails.iter().filter(|other| !Arc::ptr_eq(other, &endpoint)) {
+                        for other in self.unwilling.iter().filter(|other| !Arc::ptr_eq(other, &endpoint)) {
                             other.note_outdone(&self.around);
                         }
                         return Some((endpoint.server.address, success));
@@ -209,7 +213,7 @@ impl Race {
                     Err(_) => {}
                 },
                 () = sleep_until(next_at), if is_due => {
-                    let is_searching = search(&self.order, &self.question, &self.around);
+                    let is_searching = search(&self.order, &self.question, self.client, &self.around);
                     // More may be known by now; of those that had as many turns, one that is known to answer comes first.
                     self.order[self.next..].sort_by_cached_key(|endpoint| {
                         let health = endpoint.health();
@@ -293,7 +297,8 @@ impl Race {
         // A further try is made because the one before is silent, and so may its connection be. Half of that time leaves
         // room for opening it.
         let stalled = if self.made > 1 { STALLED_AFTER.min(self.begun.elapsed() / 2) } else { STALLED_AFTER };
-        let attempt = Attempt { over, patience, stalled, is_further: !self.tries.is_empty() };
+        let (is_further, client) = (!self.tries.is_empty(), self.client);
+        let attempt = Attempt { over, patience, stalled, is_further, client };
         self.tries.spawn(async move {
             let result = endpoint.ask(&question, attempt, &around).await;
             (endpoint, result)
@@ -307,8 +312,8 @@ impl Race {
             self.order.remove(index);
             self.next -= usize::from(index < self.next);
         }
-        if error.kind == FailureKind::ServFail {
-            self.servfails.push(Arc::clone(endpoint));
+        if error.kind > FailureKind::Network {
+            self.unwilling.push(Arc::clone(endpoint));
         }
         self.is_passing |= error.kind.is_absence() || endpoint.health().is_down();
         if error.kind == FailureKind::Network && !endpoint.health().is_dead() {

@@ -410,6 +410,132 @@ fn failing(fails: fn(&str) -> bool) -> (FakeUpstream, Arc<AtomicBool>) {
     (upstream, is_failing)
 }
 
+/// Two clients that may look up everything without a budget, as 127.0.0.1 and 127.0.0.2.
+const TWO_CLIENTS: &str = "[policy.all]\nallow_all = true\nbudget = \"off\"\n\
+     [client.one]\nsources = [\"127.0.0.1\"]\npolicy = \"all\"\n[client.two]\nsources = [\"127.0.0.2\"]\npolicy = \"all\"\n";
+
+/// Starts a server for [`TWO_CLIENTS`].
+fn two_clients(upstreams: &[&FakeUpstream]) -> Server {
+    Setup::new(upstreams).file("two.toml", TWO_CLIENTS).start()
+}
+
+/// Asks for names of eight zones from these addresses in turn, ten a second, until `is_over`; none is answered.
+fn ask_in_vain(server: &Server, sources: &[&str], is_over: impl Fn(Duration) -> bool) {
+    let begin = Instant::now();
+    for number in 0.. {
+        let name = format!("n{number}.zone{}-broken.test", number % 8);
+        let heard = ask(&name, RecordType::A).from(sources[number % sources.len()]).udp(server);
+        assert_eq!(heard.rcode(), ResponseCode::ServFail);
+        pause(Duration::from_millis(100));
+        if is_over(begin.elapsed()) {
+            return;
+        }
+    }
+}
+
+/// Returns whether the zone of a name is broken.
+fn is_broken(qname: &str) -> bool {
+    qname.ends_with("-broken.test")
+}
+
+/// Asserts that no outage was told, and returns whether names are told to fail.
+fn names_fail(server: &Server) -> bool {
+    let told = server.status();
+    let upstream = &told["upstreams"][0];
+    assert!(told["upstream_error"].is_null() && upstream["gone"] == false && upstream["state"] != "down", "{told}");
+    assert_eq!(server.metric("hostgate_upstream_ok", &[]), 1);
+    assert_eq!(server.log_lines(&["upstream"]).iter().filter(|line| line.contains("gone")).count(), 0);
+    assert_eq!(server.log_lines(&["no upstream answers"]), [""; 0]);
+    let server_name = upstream["server"].as_str().unwrap();
+    let metric = server.metric("hostgate_upstream_names_fail", &[("server", server_name)]);
+    assert_eq!(upstream["names_fail"], metric == 1, "{told}");
+    metric == 1
+}
+
+#[test]
+fn zones_of_one_client_that_fail_are_no_outage_for_the_others() {
+    // SERVFAIL, a refusal, no answer without recursion, and a reply that cannot be read.
+    let replies = || {
+        [
+            Reply::from(Answer::rcode(ResponseCode::ServFail)),
+            Answer::rcode(ResponseCode::Refused).into(),
+            Reply::changed(Answer::new(), |bytes| bytes[3] &= 0x7f),
+            Reply::changed(Answer::new(), |bytes| bytes.truncate(13)),
+        ]
+    };
+    thread::scope(|scope| {
+        for (number, reply) in replies().into_iter().enumerate() {
+            scope.spawn(move || {
+                let upstream = FakeUpstream::start();
+                (0..8).for_each(|zone| {
+                    (0..200).for_each(|name| {
+                        upstream.on(&format!("n{name}.zone{zone}-broken.test"), reply.clone());
+                    });
+                });
+                let server = two_clients(&[&upstream]);
+                // Nobody else asks anything: not before it, nor while it lasts.
+                ask_in_vain(&server, &["127.0.0.2"], |taken| taken > Duration::from_secs(10));
+                assert!(names_fail(&server), "{number}");
+                assert!((1..=6).contains(&upstream.name_probes()), "{number}: {}", upstream.name_probes());
+                ask("fine.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+                assert!(!names_fail(&server), "{number}");
+            });
+        }
+    });
+}
+
+#[test]
+fn outage_that_begins_while_zones_of_a_client_fail_is_told_within_ten_seconds() {
+    let upstream = FakeUpstream::start();
+    upstream.on("", Answer::new().soa("", 300, 300));
+    let flag = Arc::new(AtomicBool::new(false));
+    let outage = Arc::clone(&flag);
+    upstream.otherwise(Reply::by(move |seen| {
+        let fails = is_broken(&seen.qname) || outage.load(Ordering::SeqCst);
+        let answer = if fails { Answer::rcode(ResponseCode::ServFail) } else { Answer::new().a(&seen.qname, GLOBAL) };
+        vec![answer.to(seen)]
+    }));
+    let server = two_clients(&[&upstream]);
+    ask_in_vain(&server, &["127.0.0.2"], |taken| taken > Duration::from_secs(8));
+    assert!(names_fail(&server));
+    flag.store(true, Ordering::SeqCst);
+    let is_told = || !server.log_lines(&["ERROR", "no upstream answers"]).is_empty();
+    ask_in_vain(&server, &["127.0.0.2"], |taken| {
+        assert!(taken < Duration::from_secs(10), "it is not told");
+        is_told()
+    });
+}
+
+#[test]
+fn outage_that_a_copy_of_the_root_hides_from_probes_is_told_where_two_clients_meet_it() {
+    for sources in [&["127.0.0.2"][..], &["127.0.0.1", "127.0.0.2"]] {
+        let (upstream, is_failing) = failing(|qname| !qname.is_empty() && !is_name_probe(qname));
+        is_failing.store(true, Ordering::SeqCst);
+        let server = two_clients(&[&upstream]);
+        let is_told = || !server.log_lines(&["ERROR", "no upstream answers"]).is_empty();
+        ask_in_vain(&server, sources, |taken| is_told() || taken > Duration::from_secs(10));
+        assert_eq!(is_told(), sources.len() == 2, "{sources:?}");
+    }
+}
+
+#[test]
+fn upstream_that_fails_at_every_probe_is_not_gone_because_of_one_client() {
+    for rcode in [ResponseCode::Refused, ResponseCode::ServFail] {
+        let upstream = FakeUpstream::start();
+        upstream.on("", Answer::rcode(rcode));
+        upstream.otherwise(Reply::by(move |seen| {
+            let fails = is_broken(&seen.qname) || is_name_probe(&seen.qname);
+            let answer = if fails { Answer::rcode(rcode) } else { Answer::new().a(&seen.qname, GLOBAL) };
+            vec![answer.to(seen)]
+        }));
+        let server = two_clients(&[&upstream]);
+        ask("fine.test", RecordType::A).udp(&server).expect_addresses(&[GLOBAL.into()]);
+        until("a probe shows what one is worth", || (upstream.name_probes() > 0).then_some(()));
+        ask_in_vain(&server, &["127.0.0.2"], |taken| taken > Duration::from_secs(9));
+        assert!(names_fail(&server), "{rcode}");
+    }
+}
+
 #[test]
 fn upstreams_that_answer_servfail_to_everything_are_told_like_any_outage() {
     for scheme in ["", "tcp://"] {
@@ -463,8 +589,8 @@ fn zone_that_fails_is_no_outage() {
         let told = server.status();
         assert!(told["upstream_error"].is_null() && told["upstreams"][0]["state"] != "down", "{told}");
         assert_eq!(server.log_lines(&["upstream gone"]), [""; 0]);
-        let probes = upstream.count("");
-        assert!((1..=10).contains(&probes), "{probes}");
+        let probes = upstream.name_probes();
+        assert!((1..=5).contains(&probes), "{probes}");
     }
 }
 

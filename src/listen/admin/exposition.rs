@@ -79,6 +79,8 @@ pub(crate) struct UpstreamState {
     pub(crate) since: String,
     /// Whether the upstream is gone: it has not answered for longer than a question may wait.
     pub(crate) gone: bool,
+    /// Whether names fail at it while it answers a probe: then the names are to blame, and no outage is reported.
+    pub(crate) names_fail: bool,
     /// The way in which it fails while it is down or gone: `unreachable`, `silent` or `failing`, with the interface of its
     /// address if that does not exist; null otherwise.
     pub(crate) trouble: Option<Cow<'static, str>>,
@@ -110,6 +112,7 @@ impl From<upstream::Status> for UpstreamState {
             state,
             since: format!("{since:.0}"),
             gone: status.is_gone,
+            names_fail: status.are_names_failing,
             trouble: (status.is_down || status.is_gone).then(|| status.reason()),
             outages: status.outages,
             rtt_ms: status.round_trip.map(|round_trip| round_trip.as_secs_f64() * 1000.0),
@@ -380,6 +383,11 @@ fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family
             Samples::Gauge(by_server(|up| u64::from(up.gone))),
         ),
         family(
+            "hostgate_upstream_names_fail",
+            "1 for an upstream that answers a probe and has answered none of the last names asked, so that the names are to blame",
+            Samples::Gauge(by_server(|up| u64::from(up.names_fail))),
+        ),
+        family(
             "hostgate_upstream_outages",
             "How often an upstream was gone",
             Samples::Counter(by_server(|up| up.outages)),
@@ -515,6 +523,7 @@ mod tests {
             state: "down",
             since: String::new(),
             gone: true,
+            names_fail: false,
             trouble: Some("silent".into()),
             outages: 2,
             rtt_ms: None,

@@ -1,14 +1,17 @@
 //! How an upstream has been doing, and what follows from it: its place in the order, the patience it is given,
 //! when it is probed. Pure: every method is told the time since the start of the process.
 //!
-//! Clients' questions show that an upstream is gone, and so does the root where it fails too. A probe asks for the root's name
-//! servers: its answer shows that an upstream which was silent or unreachable is there again. It says nothing of one that is
-//! there and fails at names, as it may come from its cache: only an answer to a client's question does.
+//! A probe asks an upstream that was silent or unreachable for the root's name servers: any reply shows that it is there
+//! again. Whether one that is there and fails at names fails itself is decided in [`names`].
 
+mod names;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
+
+use self::names::NameFailures;
+use crate::fair_share::Holder;
 
 /// The shortest time an upstream is given before it, or the next, is asked again.
 ///
@@ -34,13 +37,6 @@ const RANK_UNIT: Duration = Duration::from_millis(8);
 /// little: their names may take long, and a client asks for both kinds of address.
 const DEAD_AFTER: usize = 3;
 
-/// SERVFAILs in a row after which the root is asked for, as the names may be broken. If it fails as well, the upstream does.
-const DOUBT_AFTER: u32 = 3;
-
-/// Zones, told apart by the last two labels, of which nothing but SERVFAIL is heard, after which the upstream fails although it
-/// answers for the root: that may come from its cache, where it is for days.
-const BROKEN_ZONES: usize = 5;
-
 /// How long the network has to refuse before an upstream is known to be dead: a resolver that is started again takes less. Of
 /// the five seconds that a stub waits, half a one is left to say so.
 const REFUSED_FOR: Duration = Duration::from_millis(4500);
@@ -58,6 +54,15 @@ pub(super) enum Trouble {
     Failed,
     /// The network says that nobody is there.
     Unreachable,
+}
+
+/// The question of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// The root's name servers: whether the upstream is there.
+    Root,
+    /// A random name below the root, which no cache holds: whether it resolves names.
+    Name,
 }
 
 /// Where an upstream stands among the others: the least is asked first.
@@ -89,12 +94,8 @@ pub(super) struct Health {
     probed_at: Option<Duration>,
     /// The first questions that got no reply in their whole time, nothing else having been heard either.
     unanswered: Hashes<DEAD_AFTER>,
-    /// SERVFAILs since the last answer, the root's included.
-    servfails: u32,
-    /// The first zones of which SERVFAIL was heard since the last answer.
-    broken: Hashes<BROKEN_ZONES>,
-    /// What it last said of the root; `None` if it was not asked for that while it fails.
-    root: Option<Root>,
+    /// Its replies since the last answer that are no answers to names.
+    names: NameFailures,
     /// When the network first said that nobody is there; `None` if it never did, or something was heard since.
     refused_at: Option<Duration>,
     /// When the first of the failures in a row was noted; `None` without one.
@@ -107,17 +108,6 @@ pub(super) struct Health {
     up_since: Duration,
     /// Whether it was silent or unreachable, and has replied again since that was last asked for.
     has_returned: bool,
-}
-
-/// What an upstream that fails says of the root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Root {
-    /// An answer: it fails at names alone.
-    Answers,
-    /// It refuses that, which means little.
-    Refuses,
-    /// It fails at that as well.
-    Fails,
 }
 
 /// The hashes of a number of different things: each once, and 0 for a free place.
@@ -186,47 +176,66 @@ impl Health {
     /// Every try has an ID of its own, so it is known which one is answered: no measurement is ambiguous (Karn's rule,
     /// RFC 6298 §3).
     pub(super) fn answered(&mut self, round_trip: Duration, now: Duration) {
-        self.broken = Hashes::default();
         self.works(Some(round_trip), now);
     }
 
-    /// Notes an answer for the root.
+    /// Notes an answer for the root. It may come from a cache, so it says nothing of one that fails at names.
     pub(super) fn answered_root(&mut self, round_trip: Duration, now: Duration) {
-        self.note_there(Some(round_trip), now);
-    }
-
-    /// Notes that it failed at the root: a failure only where clients' questions failed as well. Not every server that resolves
-    /// names answers for the root, so a refusal shows that it is there, where that was in question.
-    pub(super) fn failed_at_root(&mut self, is_refusal: bool, sent: Duration, now: Duration) {
-        let is_lost = self.is_down() || self.is_gone;
-        let root = match is_refusal {
-            true if is_lost && self.is_failing() && self.root != Some(Root::Fails) => Root::Refuses,
-            false if is_lost || self.servfails >= DOUBT_AFTER => Root::Fails,
-            _ => return self.note_there(None, now),
-        };
-        self.root = Some(root);
-        self.failed(Trouble::Failed, sent, now);
-    }
-
-    /// Notes what the root shows: it is there, so if it was not, or if it failed at the root before, it works. Else that it fails
-    /// at names is still true.
-    fn note_there(&mut self, round_trip: Option<Duration>, now: Duration) {
-        if self.failures > 0 && self.is_failing() && matches!(self.root, None | Some(Root::Answers)) {
-            self.root = Some(Root::Answers);
-            self.servfails = 0;
+        if self.is_failing() && (self.is_down() || self.are_names_failing()) {
             self.replied(now);
         } else {
-            self.works(round_trip, now);
+            self.works(Some(round_trip), now);
         }
     }
 
-    /// Notes SERVFAIL for a name of this zone, known by its hash. Unless the root or several zones fail as well it may be the
-    /// zone's doing, as when its DNSSEC is broken.
-    pub(super) fn servfail(&mut self, zone: u64, sent: Duration, now: Duration) {
+    /// Notes that it did not answer for the root. Not every server that resolves names does, so a refusal shows that it is
+    /// there; SERVFAIL of one that was silent or unreachable shows that and no more.
+    pub(super) fn failed_at_root(&mut self, is_refusal: bool, sent: Duration, now: Duration) {
+        if !is_refusal
+            && !self.is_failing()
+            && (self.is_down() || self.is_gone)
+            && self.names.probe_failed(now).is_some()
+        {
+            return self.failed(Trouble::Failed, sent, now);
+        }
+        self.heard(now);
+    }
+
+    /// Notes an answer to a probe for a name that no cache holds: it resolves names.
+    pub(super) fn answered_probe(&mut self, round_trip: Duration, now: Duration) {
+        let has_failed = self.names.probe_answered();
+        if has_failed {
+            self.works(Some(round_trip), now);
+        } else {
+            self.heard(now);
+        }
+    }
+
+    /// Notes that a probe for a name got a reply that is no answer, or none. That says what such a probe is worth if clients'
+    /// names are answered, and else that the upstream fails.
+    pub(super) fn failed_at_probe(&mut self, is_reply: bool, sent: Duration, now: Duration) {
+        if !is_reply {
+            self.failed(Trouble::Silent, sent, now);
+        }
+        if !self.is_down() && !self.names.is_suspect() {
+            self.names.compare_failed();
+        } else if self.is_failing()
+            && let Some(since) = self.names.probe_failed(now)
+        {
+            self.failing_since = Some(self.failing_since.map_or(since, |known| known.min(since)));
+            self.note_failure(sent, now);
+        }
+        if is_reply {
+            self.heard(now);
+        }
+    }
+
+    /// Notes a reply that is no answer to a client's question for a name in this zone, known by its hash. Unless a probe fails or
+    /// several clients meet the same, it may be the zone's doing, as when its DNSSEC is broken.
+    pub(super) fn failed_at_name(&mut self, zone: u64, client: Holder, sent: Duration, now: Duration) {
         self.replied(now);
-        self.servfails = self.servfails.saturating_add(1);
-        self.broken.insert(zone);
-        if self.broken.is_full() || self.root == Some(Root::Fails) {
+        self.names.note(zone, client, now);
+        if self.names.is_confirmed() {
             self.failed(Trouble::Failed, sent, now);
         }
     }
@@ -242,8 +251,8 @@ impl Health {
             self.round_trip = Some(known.map_or_else(|| RoundTrip::first(measured), |known| known.with(measured)));
         }
         self.has_returned |= self.is_gone;
-        (self.failures, self.servfails, self.root) = (0, 0, None);
-        (self.is_gone, self.failing_since) = (false, None);
+        self.names.clear();
+        (self.failures, self.is_gone, self.failing_since) = (0, false, None);
         self.replied(now);
     }
 
@@ -321,16 +330,37 @@ impl Health {
         !self.is_silent && !self.is_lost()
     }
 
-    /// Returns whether it is to be probed: it is silent, unreachable or failing, and what it says of the root may change that.
-    pub(super) fn is_doubted(&self) -> bool {
-        let is_failing = self.is_down() || self.servfails >= DOUBT_AFTER;
-        !self.is_failing() || is_failing && self.root != Some(Root::Answers)
+    /// Returns whether names fail that are to blame for it themselves: it answers a probe.
+    pub(super) fn are_names_failing(&self) -> bool {
+        self.names.is_contradicted() || self.names.is_suspect()
+    }
+
+    /// Returns the probe that it needs, if any: it is silent or unreachable, it fails at names, or it is not known what it says
+    /// to a probe while all is well.
+    pub(super) fn wanted_probe(&self) -> Option<Probe> {
+        if !self.is_failing() {
+            return Some(Probe::Root);
+        }
+        let is_unknown = self.round_trip.is_some() && self.names.is_uncompared();
+        (is_unknown || self.names.wants_probe(self.is_down())).then_some(Probe::Name)
+    }
+
+    /// Returns whether the probe that it needs is to be sent now; the next call says no for a while. Probes for names have a
+    /// clock of their own: what clients' questions show in the meantime is no verdict.
+    pub(super) fn claim_wanted_probe(&mut self, every: Duration, now: Duration) -> bool {
+        match self.wanted_probe() {
+            None => false,
+            Some(Probe::Root) => self.claim_probe(every, now),
+            Some(Probe::Name) => self.names.claim_probe(every, now),
+        }
     }
 
     /// Notes that it is gone, if a failure just noted makes it so.
     fn note_outage(&mut self) {
         let failing = self.failing_since.map_or(Duration::ZERO, |since| self.failed_at.saturating_sub(since));
-        if !self.is_gone && (self.is_dead() || self.is_down() && failing >= GONE_AFTER) {
+        // One that replies and fails at names may be asked last because of one client, and others still get answers.
+        let is_sure = !self.is_failing() || self.names.is_confirmed();
+        if !self.is_gone && (self.is_dead() || self.is_down() && is_sure && failing >= GONE_AFTER) {
             self.is_gone = true;
             self.outages += 1;
         }
@@ -356,17 +386,25 @@ impl Health {
         if is_old {
             return;
         }
-        self.failed_at = now;
-        self.failures = self.failures.saturating_add(1);
-        self.failing_since.get_or_insert(now);
         match trouble {
             Trouble::Silent => self.is_silent = true,
             Trouble::Failed => self.replied(now),
             Trouble::Unreachable => {
-                self.failures = self.failures.max(DOWN_AFTER);
+                self.failures = self.failures.max(DOWN_AFTER - 1);
                 self.refused_at.get_or_insert(now);
             }
         }
+        self.note_failure(sent, now);
+    }
+
+    /// Counts a failure of a try of `sent`, if no later one is counted.
+    fn note_failure(&mut self, sent: Duration, now: Duration) {
+        if sent < self.failed_at {
+            return;
+        }
+        self.failed_at = now;
+        self.failures = self.failures.saturating_add(1);
+        self.failing_since.get_or_insert(now);
         self.note_outage();
     }
 

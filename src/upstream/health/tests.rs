@@ -49,79 +49,133 @@ fn one_that_left_a_question_unanswered_is_lost_until_something_is_heard() {
 fn one_that_is_doubted_is_asked_aside_every_second_and_one_that_works_now_and_then() {
     let mut health = Health::new(ms(0));
     let second = ms(1000);
-    assert!(!health.is_doubted() && !health.claim_measurement(second, ms(29_999)));
+    assert!(health.wanted_probe().is_none() && !health.claim_measurement(second, ms(29_999)));
     assert!(health.claim_measurement(second, ms(30_000)) && !health.claim_measurement(second, ms(59_999)));
     health.answered(ms(1), ms(60_000));
+    assert_eq!(health.wanted_probe(), Some(Probe::Name), "what it says to one in good times");
+    health.answered_probe(ms(9), ms(60_000));
+    assert_eq!((health.wanted_probe(), health.round_trip()), (None, Some(ms(1))));
     assert!(!health.claim_measurement(second, ms(89_999)), "it was heard");
     health.failed(Trouble::Silent, ms(90_000), ms(90_050));
-    let claims = (90_050..95_000).filter(|now| health.is_doubted() && health.claim_probe(second, ms(*now)));
+    let claims = (90_050..95_000)
+        .filter(|now| health.wanted_probe() == Some(Probe::Root) && health.claim_probe(second, ms(*now)));
     assert_eq!(claims.collect::<Vec<_>>(), [90_050, 91_050, 92_050, 93_050, 94_050]);
     assert!(!health.claim_measurement(second, ms(95_049)) && health.claim_measurement(second, ms(95_050)));
     health.answered_root(ms(1), ms(95_060));
-    assert!(!health.is_doubted() && health.is_answering());
+    assert!(health.wanted_probe().is_none() && health.is_answering());
 }
 
-#[test]
-fn servfail_is_an_outage_where_the_root_fails_too() {
+/// Returns an upstream that has answered a name and then a probe, or has failed at that.
+fn known(answers_probes: bool) -> Health {
     let mut health = Health::new(ms(0));
-    for now in 1..100 {
-        health.servfail(7, ms(now), ms(now));
+    health.answered(ms(1), ms(1));
+    if answers_probes {
+        health.answered_probe(ms(1), ms(2));
+    } else {
+        health.failed_at_probe(true, ms(2), ms(2));
     }
-    assert!(health.is_doubted() && !health.is_down(), "the zone may be broken");
-    health.answered_root(ms(1), ms(110));
-    assert!(!health.is_doubted() && !health.is_down(), "it is");
-    for (number, now) in [1000, 2000, 3000, 4000, 7000].into_iter().enumerate() {
-        (0..3).for_each(|_| health.servfail(7, ms(now), ms(now)));
-        health.failed_at_root(false, ms(now + 1), ms(now + 2));
-        assert_eq!((health.is_down(), health.is_gone()), (number >= 1, number == 4), "{now}");
-    }
-    assert_eq!((health.trouble(), health.since(), health.outages()), ("failing", ms(1002), 1));
-    assert!(health.is_doubted());
-    // That it refuses the root is enough, as that is not what it did while it failed.
-    let mut refuses = health;
-    refuses.failed_at_root(true, ms(7990), ms(8000));
-    health.answered_root(ms(1), ms(8000));
-    for mut back in [health, refuses] {
-        assert!(!back.is_gone() && !back.is_down() && !back.is_doubted() && back.take_return());
+    assert!(health.wanted_probe().is_none() && !health.is_down());
+    health
+}
+
+/// Notes failures at names in so many zones for each of so many clients.
+fn fail(health: &mut Health, zones: u64, clients: u64, now: u64) {
+    for client in 0..clients {
+        let client = Holder::named(&client.to_string());
+        (1..=zones).for_each(|zone| health.failed_at_name(zone, client, ms(now), ms(now)));
     }
 }
 
 #[test]
-fn servfail_for_all_of_several_zones_is_an_outage_that_only_the_answer_to_a_name_ends() {
-    let mut health = Health::new(ms(0));
-    for zone in 1..=4 {
-        (0..50).for_each(|now| health.servfail(zone, ms(zone * 50 + now), ms(zone * 50 + now)));
-        health.answered_root(ms(1), ms(zone * 50 + 49));
+fn names_of_one_client_that_fail_are_an_outage_where_a_probe_fails_too() {
+    for is_reply in [true, false] {
+        let mut health = known(true);
+        fail(&mut health, 40, 1, 1000);
+        assert_eq!((health.wanted_probe(), health.is_down()), (Some(Probe::Name), false), "the zones may be broken");
+        health.answered_probe(ms(9), ms(1100));
+        fail(&mut health, 2, 1, 2000);
+        assert!(health.wanted_probe().is_none() && health.are_names_failing(), "they are");
+        fail(&mut health, 40, 1, 3000);
+        assert_eq!(health.wanted_probe(), Some(Probe::Name));
+        let claims = (3000..10_000).filter(|now| health.claim_wanted_probe(ms(1000), ms(*now)));
+        assert_eq!(claims.collect::<Vec<_>>(), [3000, 6000, 9000], "less often, as the names are to blame");
+        // A reply comes at once; silence is known when names have failed since.
+        for now in [4000, 5000, 7000] {
+            health.failed_at_probe(is_reply, ms(if is_reply { now } else { 2999 }), ms(now));
+            fail(&mut health, 1, 1, now);
+        }
+        assert!(health.is_down() && !health.is_gone(), "that is too short");
+        fail(&mut health, 1, 1, 8001);
+        assert_eq!((health.is_gone(), health.trouble(), health.since()), (true, "failing", ms(2000)));
+        health.answered_root(ms(1), ms(9000));
+        assert!(health.is_gone(), "the root may come from a cache");
+        health.answered_probe(ms(9), ms(9001));
+        assert!(!health.is_gone() && !health.is_down() && health.wanted_probe().is_none() && health.take_return());
     }
-    assert!(!health.is_down());
+}
+
+#[test]
+fn probe_that_fails_in_good_times_too_says_nothing_of_failing_names() {
+    let mut health = known(false);
+    for now in 1..60 {
+        fail(&mut health, 9, 1, now * 500);
+        health.failed_at_probe(true, ms(now * 500), ms(now * 500));
+    }
+    assert!(!health.is_down() && !health.is_gone() && health.are_names_failing());
+    fail(&mut health, 9, 2, 40_000);
+    for now in [42_000, 44_000, 46_001] {
+        fail(&mut health, 9, 2, now);
+    }
+    assert!(health.is_gone(), "two clients meet the same");
+}
+
+#[test]
+fn names_of_several_clients_that_fail_are_an_outage_until_one_is_answered() {
+    let mut health = known(true);
     for now in [1000, 3000, 5000, 7001] {
-        health.servfail(5, ms(now), ms(now));
-        // From its cache.
-        health.answered_root(ms(1), ms(now + 10));
+        fail(&mut health, 3, 2, now);
+        // As one that has a copy of the root does.
+        health.answered_probe(ms(1), ms(now + 10));
     }
-    assert!(health.is_gone() && !health.is_doubted(), "more of that says no more");
+    assert!(health.is_gone() && health.wanted_probe().is_none(), "more of that says no more");
     assert!(health.claim_measurement(ms(1000), ms(8001)), "names do");
     health.answered(ms(1), ms(8011));
     assert!(!health.is_gone() && !health.is_down());
 }
 
 #[test]
-fn one_that_refuses_the_root_is_there_and_one_that_refuses_names_as_well_fails() {
+fn one_that_others_outdo_at_the_names_of_one_client_is_asked_last_and_not_gone() {
+    let mut health = known(true);
+    for now in [1000, 4000, 8000, 12_000] {
+        fail(&mut health, 1, 1, now);
+        health.failed(Trouble::Failed, ms(now), ms(now));
+    }
+    assert!(health.is_down() && !health.is_gone());
+    assert!(health.wanted_probe() == Some(Probe::Name) && health.claim_wanted_probe(ms(1000), ms(14_000)));
+    health.answered_probe(ms(9), ms(14_100));
+    assert!(health.is_down() && !health.is_gone() && health.claim_measurement(ms(1000), ms(15_000)));
+    fail(&mut health, 3, 1, 15_000);
+    health.failed_at_probe(true, ms(16_000), ms(16_001));
+    assert!(health.is_gone());
+}
+
+#[test]
+fn one_that_refuses_the_root_is_there_and_one_that_fails_at_it_is_there_and_fails() {
     for trouble in [Trouble::Silent, Trouble::Unreachable] {
-        let mut health = Health::new(ms(0));
+        let mut lost = Health::new(ms(0));
         for now in [1000, 4000, 8000] {
-            health.failed(trouble, ms(now), ms(now));
-            health.unanswered(now, ms(now));
+            lost.failed(trouble, ms(now), ms(now));
+            lost.unanswered(now, ms(now));
         }
-        assert!(health.is_gone() && health.is_dead());
+        assert!(lost.is_gone() && lost.is_dead() && lost.wanted_probe() == Some(Probe::Root));
+        let mut health = lost;
         health.failed_at_root(true, ms(9000), ms(9001));
         assert!(!health.is_gone() && !health.is_down() && health.take_return(), "{trouble:?}");
-        for now in [10_000, 11_000, 12_000] {
-            health.failed(Trouble::Failed, ms(now), ms(now));
-        }
-        assert!(health.is_down() && health.is_doubted());
-        health.failed_at_root(true, ms(17_000), ms(17_001));
-        assert!(health.is_gone(), "{trouble:?}");
+        let mut health = lost;
+        health.failed_at_root(false, ms(9000), ms(9001));
+        assert_eq!((health.is_gone(), health.trouble(), health.wanted_probe()), (true, "failing", Some(Probe::Name)));
+        health.answered_probe(ms(9), ms(10_000));
+        assert!(!health.is_gone() && !health.is_down(), "{trouble:?}");
     }
 }
 
@@ -189,7 +243,7 @@ fn one_silent_try_lets_the_others_go_first_and_is_looked_into_at_once() {
     health.answered(ms(4), ms(0));
     health.failed(Trouble::Silent, ms(10), ms(60));
     assert!(health.rank() > Health { round_trip: Some(RoundTrip::first(ms(900))), ..Health::default() }.rank());
-    assert!(!health.is_down() && health.is_doubted() && health.claim_probe(ms(1000), ms(60)));
+    assert!(!health.is_down() && health.wanted_probe().is_some() && health.claim_probe(ms(1000), ms(60)));
     health.answered(ms(4), ms(61));
     assert!(!health.rank().is_silent);
 }
@@ -234,7 +288,7 @@ fn outage_is_what_lasts_and_not_a_single_slow_name() {
     health.answered(ms(4), ms(9500));
     assert_eq!((health.is_gone(), health.since()), (false, ms(9500)));
     for sent in [10_000, 12_000, 14_000, 16_100] {
-        health.failed(Trouble::Failed, ms(sent), ms(sent));
+        fail(&mut health, 3, 2, sent);
     }
     assert_eq!((health.is_gone(), health.outages(), health.trouble()), (true, 2, "failing"));
 }

@@ -169,7 +169,7 @@ impl<W: Waits, C> Mux<W, C> {
         if self.by_question.len() >= MAX_FLIGHTS {
             return Err(waiter);
         }
-        let Some(First { endpoint, patience, are_dead }) = upstreams.first_over_udp(question) else {
+        let Some(First { endpoint, patience, are_dead }) = upstreams.first_over_udp(question, waiter.holder()) else {
             return Err(waiter);
         };
         let Some(key) = self.ports.choose(endpoint, upstreams.around(), waiter.holder()) else { return Err(waiter) };
@@ -399,7 +399,7 @@ impl<W: Waits, C> Mux<W, C> {
                 port.endpoint.note_edns::<()>(one.edns, Err(error), &port.around);
                 match error.kind {
                     FailureKind::Network if is_refused => port.endpoint.note_refused_again(taken, &port.around),
-                    kind => port.endpoint.note_failed(&flight.question, kind, taken, &port.around),
+                    kind => port.endpoint.note_failed(&flight.question, flight.holder, kind, taken, &port.around),
                 }
             }
             // What follows over TCP tells how the upstream does.

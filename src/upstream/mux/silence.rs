@@ -135,7 +135,7 @@ impl<W: Waits, C> Mux<W, C> {
         flight.again.push(Try { key, since: now, patience, casing, case: Case::Open, edns, is_garbled: false });
         flight.count += 1;
         if flight.count < most {
-            let is_searching = search(&upstreams.endpoints, &flight.question, upstreams.around());
+            let is_searching = search(&upstreams.endpoints, &flight.question, flight.holder, upstreams.around());
             flight.next_at = Some(now + if is_searching { FOUND_AFTER.min(patience) } else { patience });
         }
         Continue(())
@@ -175,7 +175,8 @@ impl<W: Waits, C> Mux<W, C> {
         let last = *flight.tries().last()?;
         let port = self.ports.get(last.key.port)?;
         if last.is_garbled {
-            port.endpoint.note_failed(&flight.question, FailureKind::Malformed, last.patience, &port.around);
+            let (kind, waited) = (FailureKind::Malformed, last.patience);
+            port.endpoint.note_failed(&flight.question, flight.holder, kind, waited, &port.around);
         } else {
             port.endpoint.note_silent(&flight.question, last.patience, &port.around);
         }

@@ -18,7 +18,7 @@ pub(crate) use client::{Heard, ask};
 pub(crate) use command::{Finished, run};
 pub(crate) use server::Server;
 pub(crate) use setup::Setup;
-pub(crate) use upstream::{FakeUpstream, Reply};
+pub(crate) use upstream::{FakeUpstream, Reply, is_name_probe};
 
 pub(crate) use hickory_proto::op::ResponseCode;
 pub(crate) use hickory_proto::rr::RecordType;

@@ -200,9 +200,14 @@ impl FakeUpstream {
         self.state.lock().unwrap().otherwise = None;
     }
 
-    /// Returns all queries so far.
+    /// Returns all queries so far but probes for random names.
     pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.state.lock().unwrap().seen.clone()
+        self.state.lock().unwrap().seen.iter().filter(|seen| !is_name_probe(&seen.qname)).cloned().collect()
+    }
+
+    /// Returns the number of probes for random names so far.
+    pub(crate) fn name_probes(&self) -> usize {
+        self.state.lock().unwrap().seen.iter().filter(|seen| is_name_probe(&seen.qname)).count()
     }
 
     /// Returns the queries for `qname` so far.
@@ -215,10 +220,15 @@ impl FakeUpstream {
         self.state.lock().unwrap().seen.iter().filter(|seen| seen.qname == qname).count()
     }
 
-    /// Returns the number of queries so far.
+    /// Returns the number of queries so far but probes for random names.
     pub(crate) fn total(&self) -> usize {
-        self.state.lock().unwrap().seen.len()
+        self.state.lock().unwrap().seen.iter().filter(|seen| !is_name_probe(&seen.qname)).count()
     }
+}
+
+/// Returns whether a name is the random one of a probe.
+pub(crate) fn is_name_probe(qname: &str) -> bool {
+    qname.starts_with("hostgate-probe.")
 }
 
 impl Drop for FakeUpstream {
