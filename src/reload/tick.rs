@@ -14,7 +14,7 @@ use super::files::ObservedState;
 use super::out_of_date::{Kind, Mismatch};
 use super::{Reloader, State};
 use crate::config::Servers;
-use crate::upstream::system::is_local;
+use crate::upstream::local_address::is_local;
 
 /// The first pause before a file that could not be read is tried again; each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -33,7 +33,7 @@ pub(super) struct Retry {
 /// interface to be looked up.
 pub(crate) fn is_absent(address: SocketAddr) -> bool {
     let is_link_local = matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
-    !address.ip().is_unspecified() && !is_link_local && !is_local(address.ip())
+    !address.ip().is_unspecified() && !is_link_local && is_local(address.ip()) == Some(false)
 }
 
 impl Reloader {

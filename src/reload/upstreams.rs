@@ -9,7 +9,8 @@ use std::path::Path;
 use super::files::Text;
 use crate::config::{Config, Servers, Upstream};
 use crate::document::{Diagnostic, Place, Severity};
-use crate::upstream::system::{is_local, nameservers};
+use crate::upstream::local_address::is_local;
+use crate::upstream::system::nameservers;
 use crate::upstream::{Server, Settings};
 
 /// The choice of upstream servers, with the errors of the list that it was made from.
@@ -90,9 +91,14 @@ pub(crate) fn circular_in(config: &Config) -> Vec<Diagnostic> {
     }
 }
 
+/// Returns whether a server is one of hostgate's own listeners.
+fn is_own(server: &Server, listeners: &[SocketAddr]) -> bool {
+    server.is_own(listeners, |ip| is_local(ip) == Some(true))
+}
+
 /// Returns an error for each server that is one of hostgate's own listeners.
 fn circular(servers: &[(Server, Place)], listeners: &[SocketAddr]) -> Vec<Diagnostic> {
-    let own = servers.iter().filter(|(server, _)| server.is_own(listeners, is_local));
+    let own = servers.iter().filter(|(server, _)| is_own(server, listeners));
     own.map(|(server, place)| Diagnostic {
         code: None,
         reason: None,
@@ -120,8 +126,7 @@ fn system(path: &Path, listeners: &[SocketAddr], settings: Settings, read: &mut 
     let found = nameservers(text.as_bytes());
     let mut skipped: Vec<String> =
         found.skipped.iter().map(|skipped| format!("{shown}:{}: {}", skipped.line, skipped.reason)).collect();
-    let (own, servers): (Vec<_>, Vec<_>) =
-        found.servers.into_iter().partition(|server| server.is_own(listeners, is_local));
+    let (own, servers): (Vec<_>, Vec<_>) = found.servers.into_iter().partition(|server| is_own(server, listeners));
     skipped.extend(own.iter().map(|server| format!("{shown}: `{server}` is hostgate's own listener")));
     let error = servers.is_empty().then(|| {
         let why = if skipped.is_empty() { String::new() } else { format!(" ({})", skipped.join("; ")) };

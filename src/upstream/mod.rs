@@ -6,6 +6,7 @@ pub mod system;
 mod capability;
 mod endpoint;
 mod health;
+pub(crate) mod local_address;
 pub(crate) mod mux;
 mod pool;
 mod probe;

@@ -1,6 +1,6 @@
 //! The system's upstreams: the nameservers of a resolv.conf. The home of hickory-resolver.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use hickory_resolver::system_conf::parse_resolv_conf;
 
@@ -71,23 +71,6 @@ fn server(value: &str) -> Result<Server, String> {
     Server::new(address, Transport::Udp).map_err(|error| error.to_string())
 }
 
-/// Returns whether `ip` is an address of this machine: then the kernel would send from it to it.
-///
-/// Nothing is sent. What cannot be told counts as not local.
-#[must_use]
-pub fn is_local(ip: IpAddr) -> bool {
-    let any: SocketAddr = match ip {
-        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let source = || {
-        let socket = UdpSocket::bind(any)?;
-        socket.connect((ip, 9))?;
-        socket.local_addr()
-    };
-    ip.is_loopback() || source().is_ok_and(|source| source.ip() == ip)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,11 +125,5 @@ mod tests {
             assert_eq!(found.servers.len(), 1, "{line}");
             assert_eq!(found.skipped, [Skipped { line: 2, reason: (*reason).to_owned() }], "{line}");
         }
-    }
-
-    #[test]
-    fn addresses_of_this_machine_are_known() {
-        assert!(is_local("127.0.0.1".parse().unwrap()) && is_local("127.0.0.53".parse().unwrap()));
-        assert!(!is_local("192.0.2.1".parse().unwrap()) && !is_local("2001:db8::1".parse().unwrap()));
     }
 }

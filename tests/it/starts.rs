@@ -189,6 +189,47 @@ fn a_listener_whose_address_comes_later_serves_once_it_is_there() {
     server.wait_out_of_date("address");
 }
 
+#[test]
+fn second_address_of_an_interface_is_this_machines_like_the_first() {
+    if !has_own_network("starts::second_address_of_an_interface_is_this_machines_like_the_first") {
+        return;
+    }
+    let ip = |arguments: &str| {
+        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "ip {arguments}");
+    };
+    ip("link add vx type veth peer name vy");
+    ip("link set vx up");
+    for address in ["198.51.100.1/24", "198.51.100.3/24", "2001:db8::1/64", "2001:db8::3/64"] {
+        let nodad = if address.contains("::") { " nodad" } else { "" };
+        ip(&format!("addr add {address} dev vx{nodad}"));
+    }
+    let own = ["198.51.100.1", "198.51.100.3", "[2001:db8::1]", "[2001:db8::3]"];
+    // With these any address can be bound, so that a socket says nothing about it.
+    for is_any_bound in ["0", "1"] {
+        for family in ["ipv4", "ipv6"] {
+            fs::write(format!("/proc/sys/net/{family}/ip_nonlocal_bind"), is_any_bound).unwrap();
+        }
+        let upstream = FakeUpstream::start();
+        let setup = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]");
+        let server = own.iter().fold(setup, |setup, address| setup.listen(&format!("{address}:0"), None)).start();
+        server.until("it is compared", || allows(&server, "127.0.0.1", "one.test").then_some(()));
+        assert_eq!(server.metric("hostgate_out_of_date", &[("kind", "address")]), 0, "{is_any_bound}");
+        next_start(&server, 0);
+        drop(server);
+        let setup = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]");
+        let server = setup.listen("198.51.100.77:0", None).listen("[2001:db8::77]:0", None).start();
+        server.wait_out_of_date("address");
+        assert_eq!(server.metric("hostgate_out_of_date", &[("kind", "address")]), 2, "{is_any_bound}");
+        drop(server);
+        for address in own {
+            let any = if address.starts_with('[') { "[::]" } else { "0.0.0.0" };
+            let setup = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]");
+            let setup = setup.listen_only(&format!("{any}:5391")).servers(&[&format!("{address}:5391")]);
+            setup.refused().expect_code(78).expect_text(&[&format!("{address}:5391"), "in a circle"]);
+        }
+    }
+}
+
 /// Runs `check --start` for the files of a server; returns what it says as JSON.
 #[track_caller]
 fn next_start(server: &Server, code: i32) -> Value {
