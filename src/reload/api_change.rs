@@ -193,6 +193,13 @@ impl Reloader {
         let Change { before, after, .. } = change;
         let status = Arc::clone(&self.status);
         let disk = status.disk();
+        let is_replaced = self.directory.is_replaced(&self.config.policies);
+        drop(disk);
+        if is_replaced {
+            // A file must not be written into a directory that only covers the one in force.
+            self.reload(Trigger::Comparison);
+        }
+        let disk = status.disk();
         if let Some(why) = self.directory.object_folder_fault(&self.config.policies) {
             if self.directory.tree.unreadable.is_empty() {
                 self.watch.assume_changes();

@@ -1,6 +1,7 @@
 //! The load of all policies at a start, from what is on disk or from the last good state.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use super::upstreams;
 use super::watch::Changes;
 use crate::config::Config;
 use crate::document::Diagnostic;
-use crate::policy::{Bindings, Library, Reloaded};
+use crate::policy::{Bindings, Library, OBJECT_FOLDER, Reloaded, Tree};
 
 /// The policies that a start loaded, before anything is bound or served.
 pub(crate) struct Loaded {
@@ -61,12 +62,10 @@ impl Loaded {
         let root = &config.policies;
         let (directory, mut files, read) = read_all(config);
         read.map_err(|error| vec![unreadable(root, &error)])?;
-        let is_empty = directory.tree.files.is_empty();
-        if is_empty && config.control.is_none() {
-            let message = "there is no policy file (*.toml) in this directory";
-            let help = "write one, as policies/example.toml of the sources shows; without a policy all would be denied";
-            return Err(vec![Diagnostic::about_file(root, message).help(help)]);
+        if let Some(error) = no_policy_file(config, &directory.tree) {
+            return Err(vec![error]);
         }
+        let is_empty = directory.tree.files.is_empty();
         let mut read_list = |path: &Path, held| files.read_list(path, held);
         let (tree, lists, bindings) = (&directory.tree, &mut read_list, bindings(config));
         let reloaded = if broken == Broken::LeaveOut {
@@ -107,8 +106,11 @@ impl Loaded {
         (path, on_disk): (&Path, Result<&Config, Vec<Diagnostic>>),
     ) -> Result<Self, Vec<Diagnostic>> {
         let root = &config.policies;
-        let (directory, mut files, read) = read_all(config);
+        let (mut directory, mut files, read) = read_all(config);
         let base = kept.tree(root, &directory.tree);
+        if read.is_ok() {
+            directory.note_last_good(root, &base.files);
+        }
         let mut read_kept = |path: &Path, _| kept.read_list(root, path);
         let Reloaded { mut library, .. } = Library::serve(&base, &mut read_kept, &bindings(config), false)?;
         let (mut errors, mut warnings, mut held_back) = (Vec::new(), Vec::new(), Vec::new());
@@ -184,6 +186,30 @@ pub(crate) fn bindings(config: &Config) -> Bindings {
         devbox_suffix: config.devbox_suffix.clone(),
         without_policy: config.without_policy,
     }
+}
+
+/// Returns the error that the policies directory has no policy file; `None` if it has one, or if it has the folder of the
+/// API's objects, which a new installation has before there is one.
+pub(super) fn no_policy_file(config: &Config, tree: &Tree) -> Option<Diagnostic> {
+    let root = &config.policies;
+    if !tree.files.is_empty() {
+        return None;
+    }
+    let (message, help) = if config.control.is_none() {
+        let help = "write one, as policies/example.toml of the sources shows; without a policy all would be denied";
+        ("there is no policy file (*.toml) in this directory", help.to_owned())
+    } else {
+        let folder = root.join(OBJECT_FOLDER);
+        if fs::symlink_metadata(&folder).is_ok() {
+            return None;
+        }
+        let help = format!(
+            "is its file system mounted? if the API is to make all policies: `mkdir {}`; else write a policy file",
+            folder.display()
+        );
+        ("there is no policy file (*.toml) in this directory, and no folder of the API's objects", help)
+    };
+    Some(Diagnostic::about_file(root, message).help(help))
 }
 
 /// Returns the error that the policies directory cannot be read.

@@ -6,6 +6,7 @@
 //!   watch               notice: events of the file system
 //!   disk_comparison     notice: a comparison every 1.5 s, for changes without an event
 //!   scan, files         read: the policies directory; list files and what else the configuration names
+//!   origins             read: whether a directory was replaced by one without policy files
 //!   apply               one reload: notice, read, compile and test, swap, report
 //!   api_change          a change over the API: one file, in force and on disk, or neither
 //!   report, status      what is in force and what is not, for log, status and metrics; out_of_date: since when
@@ -24,6 +25,7 @@ mod last_good_writer;
 mod load;
 mod log_rate_limit;
 mod object_folder;
+mod origins;
 pub(crate) mod out_of_date;
 mod report;
 mod scan;

@@ -10,15 +10,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::files::FileVersion;
-use crate::policy::{OBJECT_FOLDER, Texts, object_of};
+use crate::policy::{OBJECT_FOLDER, object_of};
 
 /// The folder of the API's objects as it was last read.
 #[derive(Default)]
 pub(super) struct ObjectFolder {
     /// The device and inode; `None` if the folder did not exist.
     id: Option<(u64, u64)>,
-    /// The policy files of the last successful read, while the folder cannot be read; else `None`.
-    before: Option<Texts>,
 }
 
 impl ObjectFolder {
@@ -28,17 +26,16 @@ impl ObjectFolder {
     }
 
     /// Returns why the path does not lead to the folder that was read, and how to fix it; `None` if it does. `files`
-    /// are the policy files as they were last read.
-    pub(super) fn fault(&self, root: &Path, files: &Texts) -> Option<String> {
+    /// are the paths of the policy files in force, those of the folder included while it cannot be read.
+    pub(super) fn fault<'a>(&self, root: &Path, files: impl Iterator<Item = &'a Path>) -> Option<String> {
         let folder = Self::of(root);
-        let files = self.before.as_ref().unwrap_or(files);
-        let objects = || files.iter().map(|(path, _)| &**path).filter(|path| object_of(root, path).is_some());
+        let mut objects = files.filter(|path| object_of(root, path).is_some());
         let target = fs::read_link(&folder).ok();
         match (fs::metadata(&folder), target) {
             (Ok(metadata), _) if metadata.is_dir() => {
                 let is_same = self.id.is_none_or(|id| id == FileVersion::of(&metadata).id());
                 let is_gone = |path: &&Path| fs::symlink_metadata(path).is_err();
-                let gone = if is_same { 0 } else { objects().filter(is_gone).count() };
+                let gone = if is_same { 0 } else { objects.filter(is_gone).count() };
                 (gone > 0).then(|| {
                     format!(
                         "it is another folder than before, without {gone} of the objects in force (is its file system not \
@@ -54,7 +51,7 @@ impl ObjectFolder {
                 "it is a link to {}, which is not there (is its file system mounted?): bring that folder back",
                 target.display()
             )),
-            (Err(error), None) if error.kind() == io::ErrorKind::NotFound && objects().next().is_some() => Some(
+            (Err(error), None) if error.kind() == io::ErrorKind::NotFound && objects.next().is_some() => Some(
                 "it is not there any more, and its objects are in force: bring it back; if they are to go, restart hostgate"
                     .to_owned(),
             ),
@@ -70,12 +67,7 @@ impl ObjectFolder {
 
     /// Records that the folder was read or created.
     pub(super) fn note_read(&mut self, root: &Path) {
-        (self.id, self.before) = (id_of(root), None);
-    }
-
-    /// Records that the folder cannot be read; `files` are the policy files as they were last read.
-    pub(super) fn note_unreadable(&mut self, files: &Texts) {
-        self.before.get_or_insert_with(|| files.clone());
+        self.id = id_of(root);
     }
 }
 

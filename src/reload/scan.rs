@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use super::files::{FileVersion, FollowedPaths, ObservedState, Text, UnfinishedFiles, is_temporary, read_unless};
 use super::object_folder::ObjectFolder;
+use super::origins::Origins;
 use super::trusted::{Trusted, Use};
 use super::watch::Changes;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
-use crate::policy::{FilePath, OrderedMap, Tree};
+use crate::policy::{FilePath, OrderedMap, Texts, Tree, object_of};
 use crate::util::regular_file::is_in_kernel_tree;
 
 /// The policies directory as it was last read, with what a partial read needs.
@@ -43,6 +44,8 @@ pub(crate) struct Directory {
     unaliased: Option<UnaliasedTree>,
     /// The folder of the API's objects as it was last read.
     object_folder: ObjectFolder,
+    /// The directories that the files in force were read from.
+    origins: Origins,
 }
 
 /// The state of a directory when its entries were read, or of a dangling symlink when it was found.
@@ -115,19 +118,33 @@ impl Directory {
         let object_folder = ObjectFolder::of(root);
         let mut walk = Walk {
             before: self,
-            object_folder: (&object_folder, self.object_folder.fault(root, &self.tree.files)),
+            object_folder: (&object_folder, self.object_folder.fault(root, self.origins.known(&self.tree.files))),
             unfinished,
             entries: 0,
             root: real,
+            shown: root,
             depth: 0,
+            is_in_other: false,
             visited: VisitedDirectories::default(),
             links: Vec::new(),
             found,
         };
         walk.read_all(root)?;
-        walk.report_object_folder_fault();
-        let WalkResult { files, private, unreadable, huge, followed, observed, folder_states, is_unaliased } =
-            walk.found;
+        if !walk.found.unreadable.contains_key(root) {
+            walk.report_object_folder_fault();
+        }
+        walk.log_replaced();
+        let WalkResult {
+            files,
+            private,
+            unreadable,
+            huge,
+            followed,
+            observed,
+            folder_states,
+            is_unaliased,
+            replaced: _,
+        } = walk.found;
         self.huge = huge;
         let is_temporary = |(path, state): &(&Path, ObservedState)| state.is_temporary().then(|| path.to_path_buf());
         let all = observed
@@ -138,11 +155,11 @@ impl Directory {
         self.unaliased =
             is_unaliased.then(|| UnaliasedTree::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
         let files = files.into_iter().collect();
-        if unreadable.contains_key(&object_folder) {
-            self.object_folder.note_unreadable(&self.tree.files);
-        } else {
+        if !unreadable.keys().any(|folder| object_folder.starts_with(folder)) {
             self.object_folder.note_read(root);
         }
+        let ids = folder_states.iter().filter_map(|(path, directory_state)| Some((path.clone(), directory_state.id?)));
+        self.origins.update(&self.tree.files, ids, &unreadable);
         if self.tree.root == root && self.tree.unreadable.is_empty() && unreadable.is_empty() {
             // Only what differs is replaced, so that the compiled policies of the other files stay in use.
             self.tree.changed = Some(self.tree.files.update_to(&files));
@@ -182,9 +199,27 @@ impl Directory {
         }
     }
 
-    /// Returns why the folder of the API's objects cannot be written: something else is at its path.
+    /// Returns why the folder of the API's objects cannot be written: something else is at its path, or at that of the
+    /// policies directory.
     pub(super) fn object_folder_fault(&self, root: &Path) -> Option<String> {
-        self.object_folder.fault(root, &self.tree.files)
+        let of_root = self.tree.unreadable.get(root).map(|why| format!("the policies directory: {why}"));
+        of_root.or_else(|| self.object_folder.fault(root, self.origins.known(&self.tree.files)))
+    }
+
+    /// Returns whether the policies directory was replaced by another one since it was read.
+    pub(super) fn is_replaced(&self, root: &Path) -> bool {
+        self.tree.root == root && !self.tree.unreadable.contains_key(root) && self.origins.is_other(root)
+    }
+
+    /// Records that a start took the files of the last good state. If the policies directory has none, they stay in force
+    /// until it has some.
+    pub(super) fn note_last_good(&mut self, root: &Path, kept: &Texts) {
+        if self.tree.files.iter().any(|(path, _)| object_of(root, path).is_none()) {
+            return;
+        }
+        self.origins.note_kept(root, kept);
+        let fault = self.origins.fault((root, root), &Texts::default());
+        self.tree.unreadable.extend(fault.map(|why| (root.to_owned(), why)));
     }
 
     /// Records that a file was written into the folder of the API's objects, which the write may have created.
@@ -220,8 +255,12 @@ impl Directory {
             let is_toml = shown.extension().is_some_and(|extension| extension == "toml");
             match fs::symlink_metadata(&shown) {
                 Ok(metadata) if metadata.is_file() && metadata.nlink() == 1 => {}
-                // A removed directory took its files along, which this partial read would not see.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !unaliased.directories.contains_key(path) => {}
+                // A removed directory took its files along, which this partial read would not see; nor would it see that
+                // another directory is in place of the file's.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        && !unaliased.directories.contains_key(path)
+                        && !self.origins.is_other(directory) => {}
                 _ => return None,
             }
             if is_toml {
@@ -280,6 +319,11 @@ struct Walk<'w> {
     entries: usize,
     /// The policies directory, with symlinks resolved.
     root: PathBuf,
+    /// The policies directory, as the configuration names it.
+    shown: &'w Path,
+    /// Whether the current directory is below one that is not the one that was read before: then that one is judged as a
+    /// whole.
+    is_in_other: bool,
     /// The number of directories from the root to the current one, at most [`MAX_DEPTH`].
     depth: usize,
     /// The directories that were read, so that none is read under two paths.
@@ -300,6 +344,8 @@ struct WalkResult {
     folder_states: BTreeMap<PathBuf, DirectoryState>,
     /// Whether no symlink and no hard link was found.
     is_unaliased: bool,
+    /// The directories that were read and are not those that were read before.
+    replaced: Vec<PathBuf>,
 }
 
 impl WalkResult {
@@ -315,6 +361,7 @@ impl WalkResult {
             folder_states: BTreeMap::new(),
             // Until the first symlink or hard link is found.
             is_unaliased: true,
+            replaced: Vec::new(),
         }
     }
 }
@@ -431,7 +478,12 @@ impl Walk<'_> {
     /// Reads the tree, and then the directories that symlinks in it lead to, so that a directory is known by its own
     /// path if it has one in the tree.
     fn read_all(&mut self, root: &Path) -> io::Result<()> {
-        self.read_directory(root)?;
+        let before = self.checkpoint();
+        if let Some(fault) = self.read_or_fault(root)? {
+            self.roll_back_to(&before);
+            self.found.unreadable.insert(root.to_owned(), fault);
+            return Ok(());
+        }
         let mut next = 0;
         // A directory behind a symlink may have symlinks of its own, which are appended while the list is walked.
         while let Some((depth, path)) = self.links.get(next).cloned() {
@@ -440,6 +492,49 @@ impl Walk<'_> {
             self.read_below(path, true)?;
         }
         Ok(())
+    }
+
+    /// Reads a directory as [`Walk::read_directory`] does. Returns why its content does not count: it is another directory
+    /// than before, and has no policy file.
+    fn read_or_fault(&mut self, directory: &Path) -> io::Result<Option<String>> {
+        let before = self.checkpoint();
+        let origins = &self.before.origins;
+        let is_other = !self.is_in_other && origins.is_other(directory);
+        self.is_in_other |= is_other;
+        let read = self.read_directory(directory);
+        self.is_in_other &= !is_other;
+        read?;
+        if !is_other {
+            return Ok(None);
+        }
+        let files = &self.found.files[before.files.min(self.found.files.len())..];
+        let has_policy_file = files.iter().any(|(path, _)| object_of(self.shown, path).is_none());
+        // A link to a directory, which is read later, counts as content.
+        let is_replacement = has_policy_file || self.links.len() > before.links;
+        if is_replacement {
+            if origins.has(directory) {
+                self.found.replaced.push(directory.to_owned());
+            }
+            return Ok(None);
+        }
+        Ok(origins.fault((self.shown, directory), &self.before.tree.files))
+    }
+
+    /// Logs the directories in place of which another one was read that does not have all of their policy files.
+    fn log_replaced(&self) {
+        if self.found.replaced.is_empty() {
+            return;
+        }
+        let found: HashSet<&Path> = self.found.files.iter().map(|(path, _)| &**path).collect();
+        let known = || self.before.origins.known(&self.before.tree.files);
+        for path in &self.found.replaced {
+            let is_gone = |file: &&Path| file.starts_with(path) && !found.contains(file);
+            let removed = known().filter(is_gone).count();
+            if removed > 0 {
+                let path = path.display();
+                tracing::warn!(%path, removed, "another directory is in place of this one; files it does not have are removed");
+            }
+        }
     }
 
     /// Reads a directory below another one.
@@ -463,7 +558,7 @@ impl Walk<'_> {
         } else if is_huge(self) {
             Err(too_many())
         } else {
-            self.read_directory(&path)
+            self.read_or_fault(&path).and_then(|fault| fault.map_or(Ok(()), |why| Err(io::Error::other(why))))
         };
         if is_whole {
             let below = std::mem::replace(&mut self.found.followed, followed);

@@ -12,7 +12,7 @@ use super::apply::Trigger;
 use super::disk_comparison::Compared;
 use super::files::ObservedState;
 use super::out_of_date::{Kind, Mismatch};
-use super::{Reloader, State};
+use super::{Reloader, State, load};
 use crate::config::Servers;
 use crate::upstream::local_address::is_local;
 
@@ -115,15 +115,15 @@ impl Reloader {
     /// Returns each way in which what is in force is not what is on disk.
     fn find_mismatches(&mut self) -> Vec<Mismatch> {
         let mut all = Vec::new();
-        let is_empty = self.config.control.is_none() && self.directory.tree.files.is_empty();
-        let is_refused = is_empty || !self.library.refused_at_start().is_empty();
+        let is_empty = load::no_policy_file(&self.config, &self.directory.tree);
+        let is_refused = is_empty.is_some() || !self.library.refused_at_start().is_empty();
         let instead = if is_refused { self.start_instead() } else { String::new() };
         let mut add = |kind, path: Option<PathBuf>, why: String| all.push(Mismatch { kind, path, why });
         for (path, why) in &self.reasons {
             let is_unreadable = self.directory.observed_at(path).is_some_and(ObservedState::is_failed)
                 || self.directory.tree.unreadable.contains_key(path)
                 || self.files.observed_at(path).is_some_and(ObservedState::is_failed)
-                || self.faults.is_temporary && *path == self.config.policies;
+                || *path == self.config.policies;
             let kind = if is_unreadable { Kind::Unreadable } else { Kind::HeldBack };
             // An unreadable list is an error of the policy that names it; the entry gives the reason for the list.
             let fault = self.files.list_fault(path).map(|why| format!("the list file cannot be read: {why}"));
@@ -136,9 +136,8 @@ impl Reloader {
         for error in self.library.refused_at_start() {
             add(Kind::NextStart, Some(error.place.path.to_path_buf()), format!("{error}: {instead}"));
         }
-        if is_empty {
-            let why = format!("there is no policy file (*.toml) in this directory: {instead}");
-            add(Kind::NextStart, Some(self.config.policies.clone()), why);
+        if let Some(error) = is_empty {
+            add(Kind::NextStart, Some(self.config.policies.clone()), format!("{}: {instead}", error.message));
         }
         if let (Servers::System(path), true) = (&self.config.upstream.servers, self.chosen.are_last()) {
             let why = "it names no nameserver: the last ones stay in use, and the next start would have no upstream: \

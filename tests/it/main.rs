@@ -23,6 +23,7 @@ mod control_policies;
 mod control_shares;
 mod control_store;
 mod control_tls;
+mod covered;
 mod decisions;
 mod devboxes;
 mod disk_full;

@@ -209,6 +209,12 @@ impl Setup {
         if !self.tables.contains("[admin]") {
             text += "[admin]\nlisten = \"127.0.0.1:0\"\n";
         }
+        // Policies that are all made over the API need its folder.
+        if self.tables.contains("[control]")
+            && fs::read_dir(self.policies()).is_ok_and(|mut found| found.next().is_none())
+        {
+            fs::create_dir(self.policies().join("api")).unwrap();
+        }
         let path = self.directory.path().join("hostgate.toml");
         fs::write(&path, text).unwrap();
         path
