@@ -3,10 +3,12 @@
 //! A conflict names the files that cause it. Of those, the ones that have changed are reverted by [`super::full`], so
 //! an error is shown in a changed file if there is a choice.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, LazyCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use crate::document::{Diagnostic, Placed, Source, Span, closest, quoted};
 
@@ -162,6 +164,17 @@ impl<'c> Ids<'c> {
                 && (id == UNRESTRICTED || built_in.iter().any(|preset| *preset.id.value == *id))
     }
 
+    /// Returns the file that defines an id, by the word for the kind of the id.
+    fn definer(&self, kind: &str, id: &str) -> Option<&'c FilePath> {
+        let ids = match kind {
+            "policy" => &self.policies,
+            "blueprint" => &self.blueprints,
+            "client" => &self.clients,
+            _ => &self.records,
+        };
+        ids.get(id).map(|site| site.path)
+    }
+
     /// Returns the place where an id is defined.
     fn find(&self, kind: ObjectKind, id: &str) -> Option<Site<'c>> {
         let ids = match kind {
@@ -208,10 +221,11 @@ impl<'c> Candidates<'c> {
     pub(crate) fn conflicts(&self) -> Vec<Conflict> {
         let mut conflicts = Vec::new();
         let ids = Ids::collect(self.files, |kind, one, two| {
-            let (first, second) = self.older_first(one, two);
+            let owner = self.ids_in_force.definer(kind, one.id);
+            let (first, second) = self.older_first(one, two, owner);
             let message = || format!("{kind} {} is defined twice", quoted(first.id));
             let (related, help) = (|| "first defined here".to_owned(), "rename or remove one of them");
-            conflicts.push(between(self.budget, first, second, message, related, help));
+            conflicts.push(between(self.budget, (first, second), owner, message, related, help));
         });
         self.equal_prefixes(&mut conflicts);
         let changed = self.changed();
@@ -255,24 +269,33 @@ impl<'c> Candidates<'c> {
         })
     }
 
-    /// Orders two places so that one in a changed file comes second, which is where the error is shown.
-    fn older_first(&self, one: Site<'c>, two: Site<'c>) -> (Site<'c>, Site<'c>) {
-        if self.is_in_force(two.path) && !self.is_in_force(one.path) { (two, one) } else { (one, two) }
+    /// Orders two places of a definition so that the file that is at fault comes second, which is where the error is
+    /// shown: the one that does not own the definition in force, else a changed one.
+    fn older_first(&self, one: Site<'c>, two: Site<'c>, owner: Option<&FilePath>) -> (Site<'c>, Site<'c>) {
+        let rank = |site: &Site<'c>| (owner == Some(site.path), self.is_in_force(site.path));
+        if rank(&two) > rank(&one) { (two, one) } else { (one, two) }
     }
 
     /// Finds prefixes that two clients have.
     fn equal_prefixes(&self, conflicts: &mut Vec<Conflict>) {
         let mut seen: HashMap<_, Site<'c>> = HashMap::new();
+        // The files that have each prefix in force, collected at the first conflict.
+        let in_force = LazyCell::new(|| -> HashMap<IpNet, &FilePath> {
+            let clients =
+                self.in_force.iter().flat_map(|(path, file)| file.clients.iter().map(move |spec| (path, spec)));
+            clients.flat_map(|(path, spec)| spec.sources.iter().map(move |source| (source.value, path))).collect()
+        });
         for (path, file) in self.files {
             for client in &file.clients {
                 for source in &client.sources {
                     let here = Site { path, source: &file.source, span: source.span, id: &client.id.value };
                     let Some(other) = seen.insert(source.value, here) else { continue };
-                    let (first, second) = self.older_first(other, here);
+                    let owner = in_force.get(&source.value).copied();
+                    let (first, second) = self.older_first(other, here, owner);
                     let message = || format!("source `{}` is in two clients", source.value);
                     let related = || format!("also in client {}", quoted(first.id));
                     let help = "give each client sources of its own; where prefixes overlap, the longer one wins";
-                    conflicts.push(between(self.budget, first, second, message, related, help));
+                    conflicts.push(between(self.budget, (first, second), owner, message, related, help));
                 }
             }
         }
@@ -462,10 +485,13 @@ fn missing_lists(changed: &Files, known: &Lists, conflicts: &mut Vec<Conflict>) 
 }
 
 /// Returns the conflict between two places; the error is shown at the second one.
+///
+/// The file that has the definition in force is not among those that cause the conflict: otherwise a file that claims
+/// what another one has would keep each new version of that other file out of force.
 fn between(
     budget: &DiagnosticBudget,
-    first: Site<'_>,
-    second: Site<'_>,
+    (first, second): (Site<'_>, Site<'_>),
+    owner: Option<&FilePath>,
     message: impl FnOnce() -> String,
     related: impl FnOnce() -> String,
     help: &str,
@@ -476,7 +502,11 @@ fn between(
     };
     Conflict {
         diagnostic: budget.report(second.path, diagnostic),
-        files: vec![first.path.clone(), second.path.clone()],
+        files: [first.path, second.path]
+            .into_iter()
+            .filter(|path| first.path == second.path || Some(*path) != owner)
+            .cloned()
+            .collect(),
         bindings: false,
     }
 }

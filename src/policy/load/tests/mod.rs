@@ -186,6 +186,34 @@ fn two_changed_files_with_the_same_new_id_are_both_held_back() {
 }
 
 #[test]
+fn file_that_claims_what_another_one_has_in_force_does_not_hold_that_one_back() {
+    let owner = format!("{B}[blueprint.b]\n[api.b]\nname = 'x'\n");
+    for claim in [
+        "[policy.b]\nallow_all = true\n",
+        "[blueprint.b]\n",
+        "[client.b]\nsources = ['192.0.2.9']\n",
+        "[client.x]\nsources = ['192.0.2.2']\npolicy = 'a'\n",
+        "[api.b]\n",
+    ] {
+        // The paths of the claiming file are before and after that of the owner.
+        for path in ["a.toml", "z.toml"] {
+            let mut directory = Directory::of(&[(path, A), ("b.toml", &owner)]);
+            let library = directory.library();
+            directory.write(path, &format!("{A}{claim}")).write("b.toml", &owner.replace("b.test", "y.test"));
+            let reloaded = directory.reload(&library);
+            assert_eq!(held_back(&reloaded), [path], "{claim}");
+            let text = reloaded.library.text_in_force(Path::new("p/b.toml")).unwrap();
+            assert!(reloaded.swapped && text.contains("y.test"), "{claim}");
+            let errors = errors(&reloaded);
+            assert!(
+                !errors.is_empty() && errors.iter().all(|error| error.starts_with(&format!("p/{path}:"))),
+                "{errors:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn blueprints_and_clients_cannot_be_defined_twice_either() {
     let client = "[client.c]\nsources = [\"192.0.2.1\"]\npolicy = \"unrestricted\"\n";
     let twin = "[client.c]\nsources = [\"192.0.2.2\"]\npolicy = \"unrestricted\"\n";
