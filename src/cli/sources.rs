@@ -65,16 +65,25 @@ fn find(path: Option<PathBuf>, search: Search) -> Option<PathBuf> {
 /// All errors in the file.
 pub(super) fn read_config(path: Option<PathBuf>, search: Search) -> Result<(Option<PathBuf>, Config), Vec<Diagnostic>> {
     let Some(path) = find(path, search) else { return Ok((None, Config::default_in(Path::new("")))) };
-    let text = regular_file::read_text(&path, MAX_FILE).map_err(|error| {
+    let (config, _) = read_config_text(&path)?;
+    Ok((Some(path), config))
+}
+
+/// Reads a configuration file, and returns its text as well.
+///
+/// # Errors
+/// All errors in the file.
+fn read_config_text(path: &Path) -> Result<(Config, Arc<str>), Vec<Diagnostic>> {
+    let text = regular_file::read_text(path, MAX_FILE).map_err(|error| {
         let help = match error.kind() {
             io::ErrorKind::NotFound => "check the path, or leave --config away to use the defaults",
             io::ErrorKind::PermissionDenied => "make it readable for the user hostgate runs as",
             _ => "it has to be a UTF-8 text file",
         };
-        vec![Diagnostic::about_file(&path, format!("the configuration cannot be read: {error}")).help(help)]
+        vec![Diagnostic::about_file(path, format!("the configuration cannot be read: {error}")).help(help)]
     })?;
-    let config = Config::parse(&path, text)?;
-    Ok((Some(path), config))
+    let text: Arc<str> = text.into();
+    Ok((Config::parse(path, Arc::clone(&text))?, text))
 }
 
 /// Loads configuration and policies to serve them. A broken object of the API is left out, and if the operator chose
@@ -87,15 +96,21 @@ pub(super) fn load(
     search: Search,
 ) -> Result<(Option<PathBuf>, Config, Loaded), Vec<Diagnostic>> {
     let path = find(path, search);
-    let read = read_config(path.clone(), search);
+    let read = match &path {
+        Some(path) => read_config_text(path).map(|(config, text)| (config, Some(text))),
+        None => Ok((Config::default_in(Path::new("")), None)),
+    };
     let started = match &read {
-        Ok((_, config)) => start(config, Broken::LeaveOut),
+        Ok((config, _)) => start(config, Broken::LeaveOut),
         Err(wrong) => Err(wrong.clone()),
     };
     match (started, read, path) {
-        (Ok(loaded), Ok((path, config)), _) => Ok((path, config, loaded)),
+        (Ok(mut loaded), Ok((config, text)), path) => {
+            loaded.config_text = text;
+            Ok((path, config, loaded))
+        }
         (Err(mut wrong), read, Some(path)) => {
-            match from_last_good(&path, read.map(|(_, config)| config), search) {
+            match from_last_good(&path, read, search) {
                 Ok(Some((config, mut loaded))) => {
                     loaded.refused = wrong;
                     return Ok((Some(path), config, loaded));
@@ -119,9 +134,10 @@ pub(super) fn load(
 /// There is no such state, or it cannot be used.
 fn from_last_good(
     path: &Path,
-    on_disk: Result<Config, Vec<Diagnostic>>,
+    on_disk: Result<(Config, Option<Arc<str>>), Vec<Diagnostic>>,
     search: Search,
 ) -> Result<Option<(Config, Loaded)>, String> {
+    let (on_disk, text) = on_disk.map_or_else(|wrong| (Err(wrong), None), |(config, text)| (Ok(config), text));
     if on_disk.as_ref().is_ok_and(|config| !config.start_from_last_good) {
         return Ok(None);
     }
@@ -149,12 +165,18 @@ fn from_last_good(
         return Ok(None);
     }
     let config = on_disk.as_ref().map_or_else(|_| was.clone(), |on_disk| with_restart_keys_of(on_disk, &was));
-    let loaded =
+    let mut loaded =
         Loaded::from_last_good(&kept, &config, (path, on_disk.as_ref().map_err(Clone::clone))).map_err(told)?;
     // The configuration on disk is in force, unless it names a policy that is not.
     let config = match on_disk {
-        Ok(on_disk) if !loaded.holds_back(path) => on_disk,
-        _ => config,
+        Ok(on_disk) if !loaded.holds_back(path) => {
+            loaded.config_text = text;
+            on_disk
+        }
+        _ => {
+            loaded.config_text = Some(kept.config().into());
+            config
+        }
     };
     Ok(Some((config, loaded)))
 }

@@ -54,6 +54,12 @@ impl Source {
         self.accepts.as_ref()
     }
 
+    /// Returns whether log, status and API answers must not quote the text.
+    #[must_use]
+    pub const fn is_private(&self) -> bool {
+        self.is_private
+    }
+
     /// Returns the replacement words for diagnostics of a private file; `None` for other files.
     pub(super) fn unquoted(&self, severity: Severity) -> Option<Box<Unquoted>> {
         self.is_private.then(|| Box::new(Unquoted::of_private(severity)))

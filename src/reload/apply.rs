@@ -78,6 +78,12 @@ impl Reloader {
             (false, true) => self.followed.clone(),
             (false, false) => FollowedPaths::default(),
         };
+        if let Some(path) = &self.config_path
+            && !faults.held_back.contains(path)
+            && !compiled.held_back.contains(path)
+        {
+            self.config_text = self.files.text(path).or(self.config_text.take());
+        }
         self.faults = faults;
         self.swap(&before);
         // Freeing the last versions of many files takes its time, so it comes after the swap.

@@ -1,7 +1,8 @@
 //! The last good state on disk, from which a start begins if what is on disk now has errors.
 //!
-//! It is a copy of hostgate.toml, of the policy files that people wrote, and of their lists, as they were when all of
-//! it was last in force: one state file with a checksum, written under a temporary name and renamed, and one file for
+//! It is a copy of what is in force, file by file: of hostgate.toml, of the policy files that people wrote, and of their
+//! lists. A file that is held back has the text that is in force instead of the one on disk; all others are as they are
+//! on disk, so a bad file keeps no other one at an old version. It is one state file with a checksum, written under a temporary name and renamed, and one file for
 //! each list, named by its SHA-256. Objects of the API are not in it: hostgate writes their files itself, and an error
 //! in one affects that object alone.
 
@@ -16,8 +17,10 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
+use super::ownership::distrust;
 use crate::bounds::{MAX_FILE, MAX_LAST_GOOD, MAX_LAST_GOOD_LISTS};
 use crate::policy::{Library, ListText, Texts, Tree, object_of};
 use crate::util::regular_file;
@@ -30,6 +33,8 @@ pub(crate) struct LastGoodPlace {
     configuration: PathBuf,
     /// The files as this process wrote or read them last; `None` before the first write.
     written: Option<Written>,
+    /// A user whose files are used, too: that of the service, for a command that root runs.
+    owner: Option<u32>,
 }
 
 /// The files of the state as they were last written or read.
@@ -39,6 +44,8 @@ struct Written {
     head: String,
     /// The fingerprint of each file, by its name.
     files: BTreeMap<String, FileFingerprint>,
+    /// The lists, as in [`Content`].
+    lists: BTreeMap<String, String>,
 }
 
 /// The fingerprint of a file: device, inode, size and modification time, but not the change time (ctime), which a
@@ -123,7 +130,7 @@ impl LastGoodPlace {
             None if absolute == Path::new(OF_UNIT.0) => vec![of_unit.join(BELOW), beside],
             None => vec![beside, of_unit.join(BELOW)],
         };
-        let place = |directory| Self { directory, configuration: absolute.clone(), written: None };
+        let place = |directory| Self { directory, configuration: absolute.clone(), written: None, owner: None };
         directories.into_iter().map(place).collect()
     }
 
@@ -132,7 +139,13 @@ impl LastGoodPlace {
     /// # Errors
     /// No place has a usable state: why, and where it was looked for.
     pub(crate) fn find(configuration: &Path) -> Result<Option<LastGoodState>, String> {
-        Self::newest(&Self::places(configuration, state_directory().as_deref(), Path::new(OF_UNIT.1)))
+        let mut places = Self::places(configuration, state_directory().as_deref(), Path::new(OF_UNIT.1));
+        // Root may read the state of a service that has a user of its own, to whom systemd gives the state directory.
+        for place in places.iter_mut().filter(|place| place.directory.ends_with(BELOW) && geteuid().is_root()) {
+            let above = place.directory.parent().and_then(|above| fs::metadata(above).ok());
+            place.owner = above.map(|metadata| metadata.uid());
+        }
+        Self::newest(&places)
     }
 
     /// Reads the newest state of the configuration file from some places. Errors count in the first place alone, as the
@@ -187,9 +200,12 @@ impl LastGoodPlace {
     /// Reads the state, whichever configuration file it belongs to; `None` if there is none.
     ///
     /// # Errors
-    /// The state cannot be read, is corrupt, or is of another version.
+    /// The state cannot be read, is corrupt, is of another version, or may be another user's.
     fn read_any(&self) -> Result<Option<LastGoodState>, String> {
         let path = self.directory.join(STATE);
+        if let Some(why) = distrust(&self.directory, Some(STATE), self.owner) {
+            return Err(why);
+        }
         // The file is larger than its texts, as JSON escapes line ends and quotation marks.
         let octets = match regular_file::read(&path, MAX_LAST_GOOD * 3) {
             Ok(octets) => octets,
@@ -222,35 +238,54 @@ impl LastGoodPlace {
         if is_same { Ok(()) } else { Err(SaveError::Lost) }
     }
 
-    /// Saves a state in which everything is in force; returns whether a file had to be written. `config` is the text of
-    /// the configuration file.
+    /// Saves what is in force; returns whether a file had to be written. `config` is the text of the configuration file,
+    /// and `root` the policies directory.
     ///
     /// # Errors
-    /// The state is not saved, and the one saved before stays.
-    pub(super) fn save(&mut self, config: &str, tree: &Tree, library: &Library) -> Result<bool, SaveError> {
+    /// The state is not saved, and the one saved before stays; or it is, with an older content of a list.
+    pub(super) fn save(&mut self, config: &str, root: &Path, library: &Library) -> Result<bool, SaveError> {
         let failed = |what: &Path, why: &dyn std::fmt::Display| SaveError::Failed(format!("{}: {why}", what.display()));
-        let mut content = self.content(config, tree)?;
+        if let Some(why) = distrust(&self.directory, None, None) {
+            return Err(SaveError::Failed(why));
+        }
+        let mut content = self.content(config, root, library)?;
+        let saved = self.saved_lists();
+        let mut older = None;
         let mut lists = BTreeMap::new();
         let mut octets = 0_u64;
         for path in library.list_paths().filter(|path| library.uses_list(path)) {
-            let text = regular_file::read_text(path, MAX_FILE).map_err(|_| SaveError::Changed)?;
-            if !library.has_list(path, &text) {
-                return Err(SaveError::Changed);
-            }
+            let key = key(root, path).ok_or_else(|| failed(path, &NOT_UTF8))?;
+            let on_disk = regular_file::read_text(path, MAX_FILE).ok().filter(|text| library.has_list(path, text));
+            let (path, text) = match on_disk {
+                Some(text) => (path.to_owned(), text),
+                None if library.holds_list_back(path) => {
+                    let kept = saved.get(&key).map(|hash| self.directory.join(hash));
+                    let text = kept.as_ref().and_then(|kept| regular_file::read_text(kept, MAX_FILE).ok());
+                    let (Some(kept), Some(text)) = (kept, text) else {
+                        return Err(failed(path, &"the list is bad on disk, and its content in force was never kept"));
+                    };
+                    if !library.has_list(path, &text) {
+                        let why = "the list is bad on disk, and an older content of it is kept than is in force";
+                        older = Some(failed(path, &why));
+                    }
+                    (kept, text)
+                }
+                None => return Err(SaveError::Changed),
+            };
             octets = octets.saturating_add(text.len().try_into().unwrap_or(u64::MAX));
             if octets > MAX_LAST_GOOD_LISTS {
                 let why = format!("the lists have more than {} MiB, the most that is kept", MAX_LAST_GOOD_LISTS >> 20);
                 return Err(SaveError::Failed(why));
             }
             let hash = hex(text.as_bytes());
-            content.lists.insert(key(&tree.root, path).ok_or_else(|| failed(path, &NOT_UTF8))?, hash.clone());
-            lists.insert(hash, (path.to_owned(), text.len()));
+            content.lists.insert(key, hash.clone());
+            lists.insert(hash, (path, text.len()));
         }
         let body = serde_json::to_vec(&content).map_err(|error| failed(&self.directory, &error))?;
         let head = format!("{SCHEMA}{}", hex(&body));
         let path = self.directory.join(STATE);
         if self.written.as_ref().is_some_and(|written| written.head == head) && self.check().is_ok() {
-            return Ok(false);
+            return older.map_or(Ok(false), Err);
         }
         if !self.directory.is_dir() {
             // For the owner alone: the state has copies of private policy files.
@@ -280,7 +315,10 @@ impl LastGoodPlace {
         }
         let found = self.found(STATE);
         let kept = regular_file::read(&path, MAX_LAST_GOOD * 3).unwrap_or_default();
-        let is_there = kept.strip_prefix(head.as_bytes()).and_then(|rest| rest.strip_prefix(b"\n")) == Some(&*body);
+        // A file of another user is replaced, as it would not be used.
+        let is_ours = distrust(&self.directory, Some(STATE), None).is_none();
+        let is_there =
+            is_ours && kept.strip_prefix(head.as_bytes()).and_then(|rest| rest.strip_prefix(b"\n")) == Some(&*body);
         let written = if let Some(found) = found.filter(|_| is_there) {
             found
         } else {
@@ -289,8 +327,16 @@ impl LastGoodPlace {
         };
         files.insert(STATE.to_owned(), written);
         self.remove_others(&lists.into_keys().collect());
-        self.written = Some(Written { head, files });
-        Ok(is_written)
+        self.written = Some(Written { head, files, lists: content.lists });
+        older.map_or(Ok(is_written), Err)
+    }
+
+    /// Returns the lists of the state that was saved last, by this process or by one before.
+    fn saved_lists(&self) -> BTreeMap<String, String> {
+        match &self.written {
+            Some(written) => written.lists.clone(),
+            None => self.read().ok().flatten().map(|kept| kept.content.lists).unwrap_or_default(),
+        }
     }
 
     /// Returns the fingerprint of a saved file; `None` if it does not exist.
@@ -305,7 +351,7 @@ impl LastGoodPlace {
     }
 
     /// Returns the content of the state file, without the lists.
-    fn content(&self, config: &str, tree: &Tree) -> Result<Content, SaveError> {
+    fn content(&self, config: &str, root: &Path, library: &Library) -> Result<Content, SaveError> {
         let text = |path: &Path| path.to_str().map(str::to_owned);
         let not_utf8 = |path: &Path| SaveError::Failed(format!("{}: {NOT_UTF8}", path.display()));
         let mut content = Content {
@@ -316,15 +362,14 @@ impl LastGoodPlace {
             lists: BTreeMap::new(),
         };
         let mut octets = config.len();
-        for (path, read) in tree.files.iter().filter(|(path, _)| object_of(&tree.root, path).is_none()) {
-            let below = path.strip_prefix(&tree.root).unwrap_or(path);
+        for (path, source) in library.texts_in_force().filter(|(path, _)| object_of(root, path).is_none()) {
+            let below = path.strip_prefix(root).unwrap_or(path);
             let below = text(below).ok_or_else(|| not_utf8(path))?;
-            let Ok(read) = read else { return Err(SaveError::Changed) };
-            octets += read.len();
-            if tree.private.contains(&**path) {
+            octets += source.text().len();
+            if source.is_private() {
                 content.private.insert(below.clone());
             }
-            content.files.insert(below, Arc::clone(read));
+            content.files.insert(below, Arc::clone(source.text()));
         }
         if octets as u64 > MAX_LAST_GOOD {
             let why = format!("the policy files have more than {} MiB, the most that is kept", MAX_LAST_GOOD >> 20);
@@ -472,13 +517,13 @@ mod tests {
         let (tree, library) = loaded(root, "a.test\n");
         // A state of another service is ignored.
         let other = LastGoodPlace { configuration: root.join("other.toml"), ..places().swap_remove(1) };
-        other.clone().save("log = 'other'", &tree, &library).unwrap();
+        other.clone().save("log = 'other'", &tree.root, &library).unwrap();
         assert!(LastGoodPlace::newest(&places()).unwrap().is_none());
         let with = LastGoodPlace::places(&configuration, Some(&unit), Path::new("/none"));
         assert!(LastGoodPlace::newest(&with).unwrap_err().contains("another configuration file"));
         for (place, text) in [(1, "log = 'unit'"), (0, "log = 'beside'"), (1, "log = 'newer'")] {
             let before = SystemTime::now();
-            places().swap_remove(place).save(text, &tree, &library).unwrap();
+            places().swap_remove(place).save(text, &tree.root, &library).unwrap();
             let state = places()[place].directory.join(STATE);
             let later = before + std::time::Duration::from_secs(if text.contains("newer") { 20 } else { 10 });
             fs::File::options().write(true).open(&state).unwrap().set_modified(later).unwrap();
@@ -492,12 +537,16 @@ mod tests {
     fn saved_state_is_read_back_and_a_corrupt_one_is_an_error() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
-        let mut place =
-            LastGoodPlace { directory: root.join("kept"), configuration: root.join("h.toml"), written: None };
+        let mut place = LastGoodPlace {
+            directory: root.join("kept"),
+            configuration: root.join("h.toml"),
+            written: None,
+            owner: None,
+        };
         assert!(place.read().unwrap().is_none());
         let (tree, library) = loaded(root, "a.test\n");
-        assert!(place.save("log = 'info'", &tree, &library).unwrap());
-        assert!(!place.save("log = 'info'", &tree, &library).unwrap(), "the same is not written again");
+        assert!(place.save("log = 'info'", root, &library).unwrap());
+        assert!(!place.save("log = 'info'", root, &library).unwrap(), "the same is not written again");
         let kept = place.read().unwrap().unwrap();
         assert_eq!(kept.config(), "log = 'info'");
         // In another directory, and without the API's objects, except those that exist now.
@@ -509,9 +558,9 @@ mod tests {
         assert!(kept.read_list(root, &root.join("other.txt")).is_err());
         // A list that changed since the reload is not saved as if it were in force.
         fs::write(root.join("list.txt"), "b.test\n").unwrap();
-        assert!(matches!(place.save("log = 'warn'", &tree, &library), Err(SaveError::Changed)));
-        let (tree, library) = loaded(root, "b.test\n");
-        assert!(place.save("log = 'info'", &tree, &library).unwrap());
+        assert!(matches!(place.save("log = 'warn'", root, &library), Err(SaveError::Changed)));
+        let (_, library) = loaded(root, "b.test\n");
+        assert!(place.save("log = 'info'", root, &library).unwrap());
         assert_eq!(fs::read_dir(root.join("kept")).unwrap().count(), 2, "the old list is gone");
         let other = LastGoodPlace { configuration: root.join("other.toml"), ..place.clone() };
         assert!(other.read().unwrap_err().contains("another configuration file"));

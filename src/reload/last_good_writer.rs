@@ -1,10 +1,9 @@
-//! The schedule of writing the last good state: half a second after a reload that put everything on disk into force.
+//! The schedule of writing the last good state: at once after a start, and half a second after a reload.
 //!
 //! A thread of its own writes the state, and every two seconds checks that it is unchanged, as a disk that hangs must
 //! not hold up reloads. At most one such thread runs.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -27,7 +26,16 @@ const REPORT_AFTER: Duration = Duration::from_secs(10);
 const MAX_EXIT_WAIT: Duration = Duration::from_millis(500);
 
 /// A thread that writes or checks the state; it returns the place, the outcome, and the duration.
-type WriterThread = JoinHandle<(LastGoodPlace, Result<(), SaveError>, Duration)>;
+type WriterThread = JoinHandle<(LastGoodPlace, Result<Work, SaveError>, Duration)>;
+
+/// The work that a thread has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// It wrote the state.
+    Write,
+    /// It checked that the saved state is unchanged, which says nothing about what could not be saved.
+    Check,
+}
 
 /// A version of the state file, with the time at which it was written, or why it is unusable.
 type KnownState = (Option<StateVersion>, Result<String, String>);
@@ -40,8 +48,6 @@ pub(super) struct LastGoodWriter {
     rested: Instant,
     /// The time of the next check.
     check: Instant,
-    /// Whether the last check found the saved state changed or removed.
-    is_lost: bool,
     /// The place of the state; `None` while the thread has it, or if none is to be saved.
     place: Option<LastGoodPlace>,
     /// The thread, and the time at which it began.
@@ -53,19 +59,10 @@ pub(super) struct LastGoodWriter {
 }
 
 impl LastGoodWriter {
-    /// Plans the first write, after the start.
+    /// Plans the first write at once, before a reload can find something bad.
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self {
-            due: Some(now + PAUSE),
-            rested: now,
-            check: now,
-            is_lost: false,
-            place: None,
-            running: None,
-            failed: None,
-            found: None,
-        }
+        Self { due: Some(now), rested: now, check: now, place: None, running: None, failed: None, found: None }
     }
 
     /// Plans a write after a reload, which may have changed the state. Further changes do not put it off, so that the
@@ -110,7 +107,7 @@ impl LastGoodWriter {
     /// Starts the thread, which never holds up the caller, even if the disk hangs.
     fn run(
         &mut self,
-        work: impl FnOnce() -> (LastGoodPlace, Result<(), SaveError>, Duration) + Send + 'static,
+        work: impl FnOnce() -> (LastGoodPlace, Result<Work, SaveError>, Duration) + Send + 'static,
     ) -> std::io::Result<()> {
         let thread = thread::Builder::new().name("last-good".into()).spawn(work)?;
         self.running = Some((thread, Instant::now()));
@@ -130,12 +127,11 @@ impl LastGoodWriter {
         self.check = now + CHECK.max(rest);
         if matches!(kept, Err(SaveError::Lost)) {
             // A state that was changed or removed on disk is written again at once.
-            (self.is_lost, self.due) = (true, Some(now));
-        } else {
-            self.is_lost &= kept.is_err();
+            self.due = Some(now);
+        } else if !matches!(kept, Ok(Work::Check)) {
             self.failed = match kept {
                 Err(SaveError::Failed(why)) => Some((place.directory().to_owned(), why)),
-                Ok(()) | Err(SaveError::Changed | SaveError::Lost) => None,
+                Ok(_) | Err(SaveError::Changed | SaveError::Lost) => None,
             };
         }
         if self.failed.is_some() {
@@ -181,32 +177,19 @@ impl Reloader {
         }
     }
 
-    /// Starts a write, if everything on disk is in force and the next start would accept all of it.
+    /// Starts a write of what is in force.
     fn begin_writing(&mut self) {
-        let Some(path) = self.config_path.clone().filter(|_| self.config.start_from_last_good) else {
-            (self.last_good_writer.place, self.last_good_writer.failed, self.last_good_writer.is_lost) =
-                (None, None, false);
-            return;
-        };
-        let is_good = self.status.state().error.is_none()
-            && self.held_back.is_empty()
-            && self.warned.is_empty()
-            && self.library.refused_at_start().is_empty()
-            && !self.directory.tree.files.is_empty();
-        let Some(text) = self.files.text(&path).filter(|_| is_good) else {
-            if let Some(place) = self.last_good_writer.place.as_ref().filter(|_| self.last_good_writer.is_lost) {
-                let why =
-                    "the last good state was changed or removed on disk, and is written again once all on disk is good";
-                self.last_good_writer.failed = Some((place.directory().to_owned(), why.to_owned()));
-            }
+        let path = self.config_path.clone().filter(|_| self.config.start_from_last_good);
+        let (Some(path), Some(text)) = (path, self.config_text.clone()) else {
+            (self.last_good_writer.place, self.last_good_writer.failed) = (None, None);
             return;
         };
         let mut place = self.last_good_writer.place.take().unwrap_or_else(|| LastGoodPlace::of(&path));
-        let (tree, library, text) = (self.directory.tree.clone(), self.library.clone(), Arc::clone(&text));
+        let (root, library) = (self.directory.tree.root.clone(), self.library.clone());
         let directory = place.directory().to_owned();
         if let Err(error) = self.last_good_writer.run(move || {
             let start = Instant::now();
-            let kept = place.save(&text, &tree, &library).map(|_| ());
+            let kept = place.save(&text, &root, &library).map(|_| Work::Write);
             (place, kept, start.elapsed())
         }) {
             self.last_good_writer.failed = Some((directory, error.to_string()));
@@ -220,7 +203,7 @@ impl Reloader {
         // If no thread can be started, the next check comes after the interval.
         let _ = self.last_good_writer.run(move || {
             let start = Instant::now();
-            let kept = place.check();
+            let kept = place.check().map(|()| Work::Check);
             (place, kept, start.elapsed())
         });
     }

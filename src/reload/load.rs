@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::files::{Files, FollowedPaths, Text, UnfinishedFiles};
 use super::last_good::LastGoodState;
@@ -37,6 +38,8 @@ pub(crate) struct Loaded {
     pub(crate) last_good_in: Option<PathBuf>,
     /// The errors on disk for which the start took the last good state.
     pub(crate) refused: Vec<Diagnostic>,
+    /// The text of the configuration in force; `None` without a configuration file.
+    pub(crate) config_text: Option<Arc<str>>,
 }
 
 /// The treatment of a broken object of the API by a load of everything.
@@ -92,11 +95,22 @@ impl Loaded {
         let mut followed = directory.followed.clone();
         library.list_paths().for_each(|path| followed.add_file(path));
         let (last_good, last_good_in, refused) = (None, None, Vec::new());
-        Self { directory, files, library, followed, warnings, errors, held_back, last_good, last_good_in, refused }
+        Self {
+            directory,
+            files,
+            library,
+            followed,
+            warnings,
+            errors,
+            held_back,
+            last_good,
+            last_good_in,
+            refused,
+            config_text: None,
+        }
     }
 
-    /// Begins with the last good state, and goes from there to what is on disk as a reload does: what is bad is held back.
-    /// `config` is that in force, and `on_disk` what the configuration file at `path` says now.
+    /// Begins with the last good state, and goes from there to what is on disk, as [`Library::resume`] says. `config` is that in force, and `on_disk` what the configuration file at `path` says now.
     ///
     /// # Errors
     /// The last good state does not load: why.
@@ -112,7 +126,6 @@ impl Loaded {
             directory.note_last_good(root, &base.files);
         }
         let mut read_kept = |path: &Path, _| kept.read_list(root, path);
-        let Reloaded { mut library, .. } = Library::serve(&base, &mut read_kept, &bindings(config), false)?;
         let (mut errors, mut warnings, mut held_back) = (Vec::new(), Vec::new(), Vec::new());
         let wanted = match on_disk {
             Ok(config) => config,
@@ -122,19 +135,19 @@ impl Loaded {
                 config
             }
         };
-        if let Err(error) = read {
+        let base = (&base, &bindings(config));
+        let Reloaded { library, diagnostics, held_back: held, .. } = if let Err(error) = read {
             errors.push(unreadable(root, &error));
             held_back.push(root.clone());
+            Library::again(base.0, &mut read_kept, base.1)?
         } else {
             let mut read_list = |path: &Path, held| files.read_list(path, held);
-            let reloaded = library.reload(&directory.tree, &mut read_list, &bindings(wanted));
-            held_back.extend(reloaded.held_back);
-            let all = reloaded.diagnostics.iter().cloned();
-            let (wrong, others): (Vec<_>, Vec<_>) = all.partition(Diagnostic::is_error);
-            errors.extend(wrong);
-            warnings.extend(others);
-            library = reloaded.library;
-        }
+            Library::resume(base, &mut read_kept, (&directory.tree, &bindings(wanted)), &mut read_list)?
+        };
+        held_back.extend(held);
+        let (wrong, others): (Vec<_>, Vec<_>) = diagnostics.iter().cloned().partition(Diagnostic::is_error);
+        errors.extend(wrong);
+        warnings.extend(others);
         warnings.extend(Trusted::warnings(wanted));
         let loaded = Self::new((directory, files, library), (errors, warnings), held_back);
         let (last_good, last_good_in) = (Some(kept.written()), Some(kept.directory().to_owned()));

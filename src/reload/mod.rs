@@ -27,6 +27,7 @@ mod log_rate_limit;
 mod object_folder;
 mod origins;
 pub(crate) mod out_of_date;
+mod ownership;
 mod report;
 mod scan;
 mod status;
@@ -80,6 +81,8 @@ pub(crate) struct Reloader {
     started_with: Config,
     /// The configuration in force.
     config: Config,
+    /// The text of the configuration file that was last taken as a whole; `None` without a configuration file.
+    config_text: Option<Arc<str>>,
     /// The addresses of the listeners, which must not be upstreams.
     listeners: Vec<SocketAddr>,
     /// The policies directory as it was last read.
@@ -150,6 +153,7 @@ impl Reloader {
             config_path,
             started_with: config.clone(),
             config,
+            config_text: loaded.config_text,
             listeners,
             directory: loaded.directory,
             files: loaded.files,
@@ -199,6 +203,8 @@ impl Reloader {
     /// Runs the thread: reloads and API changes, one after the other, until [`Waker::stop`].
     pub(crate) fn run(mut self) {
         yield_to_queries();
+        // What the start loaded is kept before a reload: a file may be bad by then.
+        self.write_last_good_when_due();
         // A change between the load at the start and the first watch caused no event.
         self.watch.assume_changes();
         loop {

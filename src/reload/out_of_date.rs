@@ -22,7 +22,7 @@ pub(crate) enum Kind {
     Unreadable,
     /// The process started from the last good state, as a file on disk has errors.
     LastGood,
-    /// The next start would refuse an error that a reload does not.
+    /// The next start would refuse an error that a reload does not, or begin with older texts than are in force.
     NextStart,
     /// A changed key of the configuration file takes a restart.
     Restart,
@@ -30,7 +30,7 @@ pub(crate) enum Kind {
     Address,
     /// A socket other than those for DNS cannot be opened; it is tried again.
     Socket,
-    /// The last good state cannot be written, or it was removed while a file on disk has errors.
+    /// The last good state cannot be written.
     NotKept,
     /// The API is closed, as its token file has errors.
     Tokens,

@@ -112,12 +112,27 @@ impl Reloader {
         }
     }
 
+    /// Returns the directory of the last good state and a reason, if a start would begin with it now and it is older than
+    /// what is in force, as it cannot be written.
+    fn older_start(&mut self) -> Option<(Option<PathBuf>, String)> {
+        let path = self.config_path.clone().filter(|_| self.config.start_from_last_good)?;
+        let (directory, why) = self.last_good_writer.failed()?;
+        let status = Arc::clone(&self.status);
+        let _disk = status.disk();
+        let written = self.last_good_writer.time_written(&path).ok()?;
+        let told = format!(
+            "a start now would begin with the last good state, of {written}, which is older than what is in force"
+        );
+        Some((directory, format!("{told}: {why}")))
+    }
+
     /// Returns each way in which what is in force is not what is on disk.
     fn find_mismatches(&mut self) -> Vec<Mismatch> {
         let mut all = Vec::new();
         let is_empty = load::no_policy_file(&self.config, &self.directory.tree);
         let is_refused = is_empty.is_some() || !self.library.refused_at_start().is_empty();
         let instead = if is_refused { self.start_instead() } else { String::new() };
+        let older = (is_refused || !self.reasons.is_empty()).then(|| self.older_start()).flatten();
         let mut add = |kind, path: Option<PathBuf>, why: String| all.push(Mismatch { kind, path, why });
         for (path, why) in &self.reasons {
             let is_unreadable = self.directory.observed_at(path).is_some_and(ObservedState::is_failed)
@@ -138,6 +153,9 @@ impl Reloader {
         }
         if let Some(error) = is_empty {
             add(Kind::NextStart, Some(self.config.policies.clone()), format!("{}: {instead}", error.message));
+        }
+        if let Some((directory, why)) = older {
+            add(Kind::NextStart, directory, why);
         }
         if let (Servers::System(path), true) = (&self.config.upstream.servers, self.chosen.are_last()) {
             let why = "it names no nameserver: the last ones stay in use, and the next start would have no upstream: \

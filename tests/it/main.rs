@@ -58,6 +58,7 @@ mod reload_files;
 mod reload_scale;
 mod replies;
 mod resolv_conf;
+mod rollback;
 mod seeds;
 mod service;
 mod shape;

@@ -232,7 +232,7 @@ fn second_address_of_an_interface_is_this_machines_like_the_first() {
 
 /// Runs `check --start` for the files of a server; returns what it says as JSON.
 #[track_caller]
-fn next_start(server: &Server, code: i32) -> Value {
+pub(crate) fn next_start(server: &Server, code: i32) -> Value {
     let config = server.directory().join("hostgate.toml");
     let finished = run(["check", "--start", "--json", "--config", config.to_str().unwrap()]).expect_code(code);
     run(["check", "--start", "--config", config.to_str().unwrap()]).expect_code(code);
@@ -241,7 +241,7 @@ fn next_start(server: &Server, code: i32) -> Value {
 
 /// Ends a server and waits until it is gone.
 #[track_caller]
-fn stop(mut server: Server) -> Server {
+pub(crate) fn stop(mut server: Server) -> Server {
     server.signal("TERM");
     assert_eq!(server.wait_exit().code(), Some(0));
     server
@@ -265,13 +265,17 @@ fn what_the_next_start_would_begin_with_instead_is_told() {
     let upstream = FakeUpstream::start();
     let server = keeping(&upstream);
     server.remove("p.toml");
-    let entry = server.wait_out_of_date("next-start");
-    let report = next_start(&server, 1);
-    let written = report["last_good"].as_str().unwrap();
-    let told = format!(
-        "policy `p` is gone with its file: define it again, or refer to something else: the next start begins with the last good state, of {written}, instead"
-    );
-    assert!(entry["why"].as_str().unwrap().ends_with(&told), "{entry}");
+    // The state is written again, as one in which the policy is gone.
+    let written = server.until("told", || {
+        let state = fs::read_to_string(server.directory().join(".hostgate-last-good/state")).unwrap();
+        let entry = server.out_of_date("next-start").filter(|_| !state.contains("p.test"))?;
+        let report = next_start(&server, 1);
+        let written = report["last_good"].as_str().unwrap().to_owned();
+        let told = format!(
+            "policy `p` is gone with its file: define it again, or refer to something else: the next start begins with the last good state, of {written}, instead"
+        );
+        entry["why"].as_str().unwrap().ends_with(&told).then_some(written)
+    });
     let config = server.directory().join("hostgate.toml");
     let place = server.directory().join(".hostgate-last-good");
     run(["check", "--start", "--config", config.to_str().unwrap()]).expect_code(1).expect_text(&[
@@ -279,7 +283,8 @@ fn what_the_next_start_would_begin_with_instead_is_told() {
         "client.toml:3:10",
     ]);
     // Where that is of no use, it is refused.
-    fs::write(place.join("state"), "broken").unwrap();
+    fs::remove_dir_all(&place).unwrap();
+    fs::write(&place, "in the way").unwrap();
     server.until("refused", || {
         let entry = server.out_of_date("next-start")?;
         entry["why"]
@@ -334,7 +339,6 @@ fn a_bad_file_at_a_start_means_the_last_good_state_where_that_was_chosen() {
         let entry = next.wait_out_of_date(if case == "in use and gone" { "next-start" } else { "last-good" });
         assert!(entry["since"].is_string(), "{case}: {entry}");
         run(["status", "--admin", &next.admin().to_string()]).expect_code(1);
-        let before = kept_at(&next);
         // Mended, it is as if nothing had been.
         match case {
             "half" | "empty" => next.write("test.toml", "[policy.test]\nallowed_hostnames = [\"v2.test\"]\n"),
@@ -348,7 +352,17 @@ fn a_bad_file_at_a_start_means_the_last_good_state_where_that_was_chosen() {
             next.wait_not_out_of_date(kind);
         }
         next.wait_no_error();
-        next.until("kept again", || (kept_at(&next) > before).then_some(()));
+        let kept = match case {
+            "half" | "empty" => "v2.test",
+            "a list that is gone" => "l2.test",
+            _ => "p.test",
+        };
+        let directory = next.directory().join(".hostgate-last-good");
+        let is_kept = || {
+            let mut texts = fs::read_dir(&directory).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()));
+            texts.any(|text| text.is_ok_and(|text| text.contains(kept)))
+        };
+        next.until("kept again", || is_kept().then_some(()));
         assert_eq!(next_start(&next, 0)["start"], "as-on-disk", "{case}");
     }
 }
@@ -467,14 +481,26 @@ fn last_good_state_that_is_lost_on_disk_is_written_again_or_told() {
     fs::remove_dir_all(&state).unwrap();
     server.wait_not_out_of_date("not-kept");
     assert!(is_back());
-    // Where there is nothing good to write.
+    // While files are bad on disk, their texts in force are written again, and the list that it has already.
     server.write("p.toml", "[policy.p");
+    server.remove("list.txt");
+    server.until("both are bad", || {
+        (server.metric("hostgate_out_of_date", &[("kind", "unreadable")]) == 1).then_some(())
+    });
     server.wait_out_of_date("held-back");
     fs::write(&state, flipped(&texts[0])).unwrap();
+    server.until("both are bad", || is_back().then_some(()));
+    assert!(server.out_of_date("not-kept").is_none());
+    // A list that is bad on disk and lost in the state, too, is in force alone.
+    fs::write(&list, "else.test\n").unwrap();
     let entry = server.wait_out_of_date("not-kept");
-    assert!(entry["why"].as_str().unwrap().contains("written again once all on disk is good"), "{entry}");
+    assert!(entry["why"].as_str().unwrap().contains("an older content of it is kept"), "{entry}");
+    let entry = server.wait_out_of_date("next-start");
+    assert!(entry["why"].as_str().unwrap().contains("which is older than what is in force"), "{entry}");
     server.write("p.toml", "[policy.p]\nallowed_hostnames = [\"p.test\"]\n");
+    server.write("list.txt", "l1.test\n");
     server.wait_not_out_of_date("not-kept");
+    server.wait_not_out_of_date("next-start");
     assert!(is_back());
 }
 

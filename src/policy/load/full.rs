@@ -42,6 +42,9 @@ pub(super) enum LoadMode {
         /// Whether a broken object of the API is left out instead of failing the load.
         leaves_out: bool,
     },
+    /// The first load of texts that were in force before. All of them were good together, so a reference to something
+    /// that is gone by now denies, as it did then, and tests are not run.
+    Again,
     /// A reload: the version in force stays where the new one is bad.
     Reload,
 }
@@ -54,16 +57,21 @@ impl LoadMode {
 
     /// Returns the id of the object in a file of the API, if a broken object is left out in this mode.
     fn left_out<'p>(self, root: &Path, path: &'p Path) -> Option<&'p str> {
-        object_of(root, path).filter(|_| matches!(self, Self::Start { leaves_out: true, .. }))
+        object_of(root, path).filter(|_| self.leaves_out())
+    }
+
+    /// Returns whether a broken object of the API is left out.
+    const fn leaves_out(self) -> bool {
+        matches!(self, Self::Start { leaves_out: true, .. } | Self::Again)
     }
 
     /// Returns whether files that are bad by themselves make a first load fail. Errors that files cause together are
     /// judged later: one may be caused by an object of the API and be reported for another file.
     fn is_refused(self, root: &Path, files: &BTreeMap<FilePath, FileState<FileSpec>>, report: &Report) -> bool {
         // If the API's folder cannot be read, none of its objects can be.
-        let leaves_out = matches!(self, Self::Start { leaves_out: true, .. });
-        let is_folder =
-            |path: &Path| leaves_out && path.strip_prefix(root).is_ok_and(|path| path == Path::new(OBJECT_FOLDER));
+        let is_folder = |path: &Path| {
+            self.leaves_out() && path.strip_prefix(root).is_ok_and(|path| path == Path::new(OBJECT_FOLDER))
+        };
         let is_final = |path: &Path| self.left_out(root, path).is_none() && !is_folder(path);
         // The report does not contain all errors of very many bad files, so the states of the files are checked as
         // well.
@@ -120,7 +128,7 @@ impl Library {
             let definitions = assemble::definitions(&candidates, built_in());
             let compiled = self.compiled.next(&definitions, &used);
             let snapshot = assemble::snapshot(&candidates, &compiled, &chosen_bindings);
-            let tested = candidates.values().map(|file| &**file);
+            let tested = candidates.values().map(|file| &**file).filter(|_| mode != LoadMode::Again);
             let failures = file_tests::run(tested, &snapshot, &mut report.diagnostics);
             if failures.files.is_empty() {
                 break (chosen_bindings, used, compiled, snapshot);
@@ -230,7 +238,7 @@ impl Library {
             let error = Diagnostic::about_file(folder, message);
             let help = match mode {
                 LoadMode::Reload => "what it held stays in force until it can be read again",
-                LoadMode::Start { .. } => "none of its files is in force until it can be read",
+                LoadMode::Start { .. } | LoadMode::Again => "none of its files is in force until it can be read",
             };
             report.diagnostics.push(error.help(help));
             report.hold_back(folder);
@@ -251,7 +259,7 @@ impl Library {
         };
         if !files.iter().any(is_policy_file) && tree.unreadable.is_empty() {
             let mut diagnostic = Diagnostic::about_file(&tree.root, "there is no policy file, so everything is denied");
-            if mode == LoadMode::Reload || matches!(mode, LoadMode::Start { may_be_empty: true, .. }) {
+            if !matches!(mode, LoadMode::Start { may_be_empty: false, .. }) {
                 diagnostic.severity = Severity::Warning;
                 diagnostic.code = Some(Code::NoPolicyFile);
             }
@@ -343,13 +351,13 @@ impl Library {
         let objects = report.held_back.iter().filter_map(|path| mode.left_out(root, path).map(str::to_owned));
         let mut left_out: BTreeSet<String> = objects.collect();
         // If the API's folder cannot be read, the ids of its objects are unknown.
-        let is_folder_left_out = matches!(mode, LoadMode::Start { leaves_out: true, .. })
-            && report.held_back.contains(&root.join(OBJECT_FOLDER));
+        let is_folder_left_out = mode.leaves_out() && report.held_back.contains(&root.join(OBJECT_FOLDER));
         for round in 1.. {
             let bindings_in_force = mode == LoadMode::Reload && chosen.ids() == self.bindings.ids();
             let current = files.clone();
             let is_excused = |path: Option<&Path>, id: &str| {
-                left_out.contains(id)
+                mode == LoadMode::Again
+                    || left_out.contains(id)
                     || is_folder_left_out && OBJECT_PREFIXES.iter().any(|prefix| id.starts_with(prefix))
                     || path.is_some_and(|path| mode.left_out(root, path).is_some())
             };
@@ -449,9 +457,9 @@ fn kept(files: BTreeMap<FilePath, FileState<FileSpec>>) -> OrderedMap<FilePath, 
 fn candidates(root: &Path, files: &BTreeMap<FilePath, FileState<FileSpec>>, mode: LoadMode) -> Files {
     let candidate = |path: &FilePath, file: &FileState<FileSpec>| match (mode, &file.seen) {
         (_, LastContent::Absent) => None,
-        (LoadMode::Start { .. }, _) if !file.is_good && mode.left_out(root, path).is_some() => None,
-        (LoadMode::Start { .. }, _) => file.read.clone(),
         (LoadMode::Reload, _) => file.candidate(),
+        _ if !file.is_good && mode.left_out(root, path).is_some() => None,
+        _ => file.read.clone(),
     };
     files.iter().filter_map(|(path, file)| Some((path.clone(), candidate(path, file)?))).collect()
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::document::Diagnostic;
+use crate::document::{Diagnostic, Source};
 
 use self::compile::Compiled;
 use self::diagnostics::Diagnostics;
@@ -26,7 +26,7 @@ use super::matching::pattern::Purpose;
 use super::model::spec::{Covers, ListUse};
 use super::snapshot::Snapshot;
 use crate::policy::model::bindings::Bindings;
-use crate::util::content_hash::ContentSum;
+use crate::util::content_hash::{ContentSum, content_hash};
 use crate::util::persistent_map::OrderedMap;
 
 /// A function that reads a list file by its path: its text, or why it cannot be read.
@@ -146,6 +146,16 @@ impl Library {
         if reloaded.swapped { Ok(reloaded) } else { Err(reloaded.diagnostics.iter().cloned().collect()) }
     }
 
+    /// Loads texts that were in force before, in an earlier process. References to objects that are gone deny, as they
+    /// did then; [`Library::serve`] says what becomes of the API's objects.
+    ///
+    /// # Errors
+    /// All errors, as of a text that this version does not accept any more.
+    pub fn again(tree: &Tree, lists: ReadList<'_>, bindings: &Bindings) -> Result<Reloaded, Vec<Diagnostic>> {
+        let reloaded = Self::empty().advance(tree, lists, bindings, LoadMode::Again);
+        if reloaded.swapped { Ok(reloaded) } else { Err(reloaded.diagnostics.iter().cloned().collect()) }
+    }
+
     /// Returns the errors that the files in force would have if they were loaded for the first time: references to
     /// objects whose file was deleted. References from the API's objects are not among them.
     #[must_use]
@@ -226,6 +236,11 @@ impl Library {
         self.files.get(path.as_os_str())?.in_force().map(|file| file.source.text())
     }
 
+    /// Returns the policy files in force, each with its text in force.
+    pub(crate) fn texts_in_force(&self) -> impl Iterator<Item = (&Arc<Path>, &Source)> {
+        self.files.iter().filter_map(|(path, file)| Some((&path.0, &file.in_force()?.source)))
+    }
+
     /// Returns the paths of the list files that are in use, by files in force or held back.
     pub fn list_paths(&self) -> impl Iterator<Item = &Path> {
         // The keys are ordered by path, so the uses of one file are neighbours.
@@ -235,8 +250,14 @@ impl Library {
 
     /// Returns whether a list file is in force with this text wherever it is in force at all.
     pub(crate) fn has_list(&self, path: &Path, text: &str) -> bool {
-        let seen = LastContent::fingerprint(text);
-        self.uses_of(path).all(|(_, known)| known.in_force.is_none() || known.seen == seen && known.is_in_force())
+        let hash = content_hash(text.as_bytes());
+        let is_this = |list: &Arc<ListFile>| list.length == text.len() && list.hash == hash;
+        self.uses_of(path).all(|(_, known)| known.in_force.as_ref().is_none_or(is_this))
+    }
+
+    /// Returns whether the content of a list file at the last look is not in force.
+    pub(crate) fn holds_list_back(&self, path: &Path) -> bool {
+        self.uses_of(path).any(|(_, known)| known.in_force.is_some() && !known.is_in_force())
     }
 
     /// Returns whether a list file is in force.
@@ -299,6 +320,7 @@ pub(crate) mod preset;
 pub(crate) mod read;
 pub(crate) mod references;
 mod report;
+mod resume;
 pub(crate) mod source;
 #[cfg(test)]
 mod tests;

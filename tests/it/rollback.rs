@@ -1,0 +1,139 @@
+//! A bad file of one author brings no old text of another one back: not at a start, and not by a take-over.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::starts::{next_start, stop};
+use crate::support::*;
+
+/// Returns whether a name is allowed to a client.
+fn allows(server: &Server, source: &str, name: &str) -> bool {
+    !ask(name, RecordType::A).from(source).udp(server).addresses().is_empty()
+}
+
+/// Two authors' files of which each has a policy and a client.
+const OF_A: &str =
+    "[policy.a]\nallowed_hostnames = [\"a.test\"]\n[client.a]\nsources = [\"127.0.0.12\"]\npolicy = \"a\"\n";
+const OF_B: &str =
+    "[policy.b]\nallowed_hostnames = [\"b.test\"]\n[client.b]\nsources = [\"127.0.0.13\"]\npolicy = \"b\"\n";
+
+/// Texts of `a.toml` that are bad, or claim what `b.toml` has.
+fn bad_texts() -> [(&'static str, String); 5] {
+    [
+        ("broken", "[policy.a".to_owned()),
+        ("a policy of another file", format!("{OF_A}[policy.b]\nallow_all = true\n")),
+        ("a client of another file", format!("{OF_A}[client.b]\nsources = [\"127.0.0.14\"]\n")),
+        ("a source of another file", format!("{OF_A}[client.a2]\nsources = [\"127.0.0.13\"]\npolicy = \"a\"\n")),
+        ("a test", format!("{OF_A}[[test]]\nclient = \"b\"\nname = \"bad.test\"\nexpect = \"allow\"\n")),
+    ]
+}
+
+/// Starts a server that keeps its last good state, in which the file of `b` allows more than it later does.
+fn two_authors(upstream: &FakeUpstream) -> Server {
+    let lax = OF_B.replace("b.test", "*.test");
+    let setup = Setup::new(&[upstream]).top("start_from_last_good = true\ntakeover = \"takeover\"");
+    let server = setup.file("a.toml", OF_A).file("b.toml", &lax).start();
+    server.keep_addresses();
+    let state = server.directory().join(".hostgate-last-good/state");
+    server.until("kept", || state.exists().then_some(()));
+    server
+}
+
+/// Waits until the last good state has the stricter text of `b`.
+fn wait_kept(server: &Server) {
+    let state = server.directory().join(".hostgate-last-good/state");
+    server.until("kept", || fs::read_to_string(&state).is_ok_and(|text| text.contains("b.test")).then_some(()));
+}
+
+#[test]
+fn bad_file_of_one_author_brings_no_old_text_of_another_back_at_a_start() {
+    let upstream = FakeUpstream::start();
+    for (case, bad) in bad_texts() {
+        let mut server = two_authors(&upstream);
+        assert!(allows(&server, "127.0.0.13", "bad.test"));
+        // One file is bad for a while, and the other one becomes stricter meanwhile.
+        server.write("a.toml", "[policy.a");
+        server.wait_out_of_date("held-back");
+        server.write("b.toml", OF_B);
+        server.until(case, || (!allows(&server, "127.0.0.13", "bad.test")).then_some(()));
+        wait_kept(&server);
+        server.replace("a.toml", &bad);
+        server.signal("KILL");
+        server.wait_exit();
+        assert_eq!(next_start(&server, 1)["start"], "from-last-good", "{case}");
+        let next = server.restarted();
+        assert!(!allows(&next, "127.0.0.13", "bad.test") && allows(&next, "127.0.0.13", "b.test"), "{case}");
+        assert!(allows(&next, "127.0.0.12", "a.test"), "{case}");
+        let held = next.wait_out_of_date("held-back");
+        assert!(held["path"].as_str().unwrap().ends_with("a.toml"), "{case}: {held}");
+        assert_eq!(next.metric("hostgate_out_of_date", &[("kind", "held-back")]), 1, "{case}");
+    }
+}
+
+#[test]
+fn file_that_claims_what_another_one_has_does_not_keep_that_one_from_being_changed() {
+    let upstream = FakeUpstream::start();
+    let server = two_authors(&upstream);
+    for (case, bad) in bad_texts() {
+        server.write("b.toml", OF_B.replace("b.test", "*.test"));
+        server.until(case, || allows(&server, "127.0.0.13", "bad.test").then_some(()));
+        server.write("a.toml", bad);
+        if case != "a test" {
+            server.wait_out_of_date("held-back");
+            server.write("b.toml", OF_B);
+            server.until(case, || (!allows(&server, "127.0.0.13", "bad.test")).then_some(()));
+        }
+        server.write("a.toml", OF_A);
+        server.wait_not_out_of_date("held-back");
+    }
+}
+
+#[test]
+fn first_state_is_written_at_once() {
+    let upstream = FakeUpstream::start();
+    let server = two_authors(&upstream);
+    let directory = server.directory().join(".hostgate-last-good");
+    let server = stop(server);
+    fs::remove_dir_all(&directory).unwrap();
+    let mut next = server.restarted();
+    next.write("a.toml", "[policy.a");
+    next.until("kept", || directory.join("state").exists().then_some(()));
+    next.signal("KILL");
+    next.wait_exit();
+    let again = next.restarted();
+    assert!(allows(&again, "127.0.0.12", "a.test"));
+}
+
+#[test]
+fn last_good_state_that_others_may_write_is_not_used() {
+    let upstream = FakeUpstream::start();
+    let server = stop(two_authors(&upstream));
+    server.write("a.toml", "[policy.a");
+    let directory = server.directory().join(".hostgate-last-good");
+    let state = directory.join("state");
+    let mode = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (path, wrong, right) in [(&directory, 0o770, 0o700), (&directory, 0o703, 0o700), (&state, 0o622, 0o600)] {
+        mode(path, wrong);
+        server.refused_plainly().expect_code(78).expect_text(&["may be written by others", "chmod go-w"]);
+        let told = next_start(&server, 78);
+        assert!(told.to_string().contains("may be written by others"), "{told}");
+        mode(path, right);
+        assert_eq!(next_start(&server, 1)["start"], "from-last-good");
+    }
+    if rustix::process::geteuid().is_root() {
+        for path in [&directory, &state] {
+            std::os::unix::fs::chown(path, Some(65_534), None).unwrap();
+            server.refused_plainly().expect_code(78).expect_text(&["belongs to user 65534"]);
+            next_start(&server, 78);
+            std::os::unix::fs::chown(path, Some(0), None).unwrap();
+        }
+    }
+    // While it runs, it is not written to where others may change it, which is told.
+    server.write("a.toml", OF_A);
+    mode(&directory, 0o770);
+    let next = server.restarted();
+    let entry = next.wait_out_of_date("not-kept");
+    assert!(entry["why"].as_str().unwrap().contains("may be written by others"), "{entry}");
+    mode(&directory, 0o700);
+    next.wait_not_out_of_date("not-kept");
+}
