@@ -1,193 +1,175 @@
-//! A request that comes again is not done again: the SDKs send the same `x-request-id` with every try of one call.
+//! Idempotent requests: the SDKs send one `x-request-id` with every retry of a call, and it is executed once.
+//!
+//! A retry that comes while the first request runs waits for its response. After a failure the next retry is executed. The
+//! responses are kept in memory, for an hour and within bounds.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use crate::api::objects::id::{made_at, now_ms};
-use crate::api::objects::object_file::{Fields, kept_of};
 use crate::api::request::error::ApiError;
 use crate::bounds::{MAX_RETRIES, MAX_RETRY_OCTETS};
 use crate::fair_share::{ByHolder, Holder};
-use crate::policy::ApiTable;
 use crate::util::lock;
 
-/// The answers of requests that may come again, for an hour.
-#[derive(Default)]
-pub(super) struct Retries(Mutex<Answers>);
+/// The time for which a response is kept.
+const KEEP: Duration = Duration::from_hours(1);
 
-/// What is kept.
+/// The responses by request id.
 #[derive(Default)]
-struct Answers {
-    /// By request id.
-    requests: HashMap<Arc<str>, Request>,
-    /// What each token has of them.
-    owned: ByHolder<Owned>,
+pub(super) struct IdempotencyCache {
+    entries: Mutex<Entries>,
+    /// The hash function of [`RequestKey::fingerprint`].
+    hasher: RandomState,
+}
+
+/// The identity of a request that may be retried.
+pub(super) struct RequestKey {
+    /// The token that the response counts for.
+    holder: Holder,
+    id: Arc<str>,
+    /// A hash of token, path and body, which differs if a client uses an id for two requests.
+    fingerprint: u64,
+}
+
+/// The response of a request that was executed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum CachedResponse {
+    /// The id of a created object. Its view is made again for a retry, as that of a large object would take much memory.
+    Created(Arc<str>),
+    Body(Bytes),
+}
+
+#[derive(Default)]
+struct Entries {
+    by_id: HashMap<Arc<str>, CacheEntry>,
+    owned: ByHolder<OwnedEntries>,
     /// The octets of all bodies.
     octets: usize,
 }
 
-/// The requests of one token.
+/// The entries of one token.
 #[derive(Default)]
-struct Owned {
+struct OwnedEntries {
     /// The ids, oldest first.
     order: VecDeque<(Arc<str>, Instant)>,
-    /// The octets of their bodies.
     octets: usize,
 }
 
-/// A request.
-struct Request {
-    /// The token that it counts for.
+struct CacheEntry {
     holder: Holder,
-    /// What it was: who asked what.
     fingerprint: u64,
-    /// How far it is.
-    state: State,
+    /// The octets of the response's body.
+    octets: usize,
+    /// Empty while the request is executed.
+    response: Arc<OnceCell<CachedResponse>>,
 }
 
-/// How far a request is.
-#[derive(Clone)]
-enum State {
-    /// It is under way; this gets its answer. A channel takes half a kilobyte, so it goes with the answer.
-    UnderWay(watch::Receiver<Option<Answer>>),
-    /// It is done.
-    Done(Answer),
+/// One request with its entry. The entry of a request that failed is removed, unless a retry already waits for it.
+struct Attempt<'c> {
+    cache: &'c IdempotencyCache,
+    key: &'c RequestKey,
+    response: Arc<OnceCell<CachedResponse>>,
 }
 
-/// The answer to a request that was done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// An object was created.
-    Created(Arc<str>),
-    /// Something else was done.
-    Body(Bytes),
-}
+impl IdempotencyCache {
+    /// Returns the key of a request by `token`.
+    pub(super) fn key(&self, token: &str, id: &str, path: &str, body: &[u8]) -> RequestKey {
+        let fingerprint = self.hasher.hash_one((token, path, body));
+        RequestKey { holder: Holder::named(token), id: id.into(), fingerprint }
+    }
 
-/// What a request is that begins.
-pub(super) enum Begun {
-    /// It is the first of its id.
-    First(Ticket),
-    /// It came before, and this was the answer.
-    Again(Answer),
-}
-
-/// The right to answer a request; dropped without an answer, the request may be tried again.
-pub(super) struct Ticket {
-    /// Where it is kept.
-    retries: Arc<Retries>,
-    /// Its id.
-    id: Arc<str>,
-    /// Gets the answer.
-    answer: watch::Sender<Option<Answer>>,
-}
-
-/// The request that created an object, as its file has it.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Restored {
-    /// The request's id.
-    request: Arc<str>,
-    /// What it was.
-    fingerprint: u64,
-    /// When it was, in milliseconds since 1970 began.
-    at: u64,
-    /// What it made.
-    object: Arc<str>,
-}
-
-impl Retries {
-    /// Begins a request: waits if the same one is under way.
+    /// Executes a request unless it was executed before, and returns the response of the execution.
     ///
     /// # Errors
-    /// The id is that of another request.
-    pub(super) async fn begin(self: &Arc<Self>, holder: Holder, id: &str, fingerprint: u64) -> Result<Begun, ApiError> {
-        loop {
-            let state = {
-                let mut answers = self.lock();
-                answers.expire(holder);
-                match answers.requests.get(id) {
-                    None => {
-                        let id: Arc<str> = id.into();
-                        let (answer, receiver) = watch::channel(None);
-                        let request = Request { holder, fingerprint, state: State::UnderWay(receiver) };
-                        answers.add(&id, request, Instant::now());
-                        return Ok(Begun::First(Ticket { retries: Arc::clone(self), id, answer }));
-                    }
-                    Some(request) if request.fingerprint != fingerprint => {
-                        let message =
-                            "x-request-id: it came with another request already: make a new one for each call";
-                        return Err(ApiError::bad(message));
-                    }
-                    Some(request) => request.state.clone(),
-                }
-            };
-            let mut under_way = match state {
-                State::Done(answer) => return Ok(Begun::Again(answer)),
-                State::UnderWay(under_way) => under_way,
-            };
-            // When the first one failed, this one is tried as if it were the first.
-            if let Ok(answer) = under_way.wait_for(Option::is_some).await
-                && let Some(answer) = &*answer
-            {
-                return Ok(Begun::Again(answer.clone()));
-            }
-        }
+    /// The error of `execute`, or the id is that of another request.
+    pub(super) async fn once(
+        &self,
+        key: &RequestKey,
+        execute: impl Future<Output = Result<CachedResponse, ApiError>>,
+    ) -> Result<CachedResponse, ApiError> {
+        let attempt = Attempt { cache: self, key, response: self.response(key)? };
+        let executed = attempt.response.get_or_try_init(|| async {
+            let response = execute.await?;
+            lock(&self.entries).count(key, &attempt.response, &response);
+            Ok(response)
+        });
+        executed.await.cloned()
     }
 
-    /// Takes over what created objects before the process was started.
-    pub(super) fn restore(&self, mut restored: Vec<Restored>) {
-        restored.sort_unstable_by_key(|request| request.at);
-        // Their files do not have the token: together they count as one.
-        let holder = Holder::named("");
-        let (now, now_ms) = (Instant::now(), now_ms());
-        let mut answers = self.lock();
-        for Restored { request, fingerprint, at, object } in restored {
-            let age = Duration::from_millis(now_ms.saturating_sub(at));
-            if let Some(at) = now.checked_sub(age).filter(|_| age < KEEP) {
-                let done = State::Done(Answer::Created(object));
-                answers.add(&request, Request { holder, fingerprint, state: done }, at);
-                answers.expire(holder);
+    /// Returns the entry of a request, added if it is the first one with its id.
+    fn response(&self, key: &RequestKey) -> Result<Arc<OnceCell<CachedResponse>>, ApiError> {
+        let mut entries = lock(&self.entries);
+        entries.expire(key.holder);
+        if let Some(entry) = entries.by_id.get(&key.id) {
+            if entry.fingerprint == key.fingerprint {
+                return Ok(Arc::clone(&entry.response));
             }
+            return Err(ApiError::bad(
+                "x-request-id: it came with another request already: make a new one for each call",
+            ));
         }
-    }
-
-    /// Locks what is kept.
-    fn lock(&self) -> MutexGuard<'_, Answers> {
-        lock(&self.0)
+        let response = Arc::<OnceCell<_>>::default();
+        entries.owned.entry(key.holder).or_default().order.push_back((Arc::clone(&key.id), Instant::now()));
+        let (holder, fingerprint) = (key.holder, key.fingerprint);
+        let entry = CacheEntry { holder, fingerprint, octets: 0, response: Arc::clone(&response) };
+        entries.by_id.insert(Arc::clone(&key.id), entry);
+        Ok(response)
     }
 }
 
-impl Answers {
-    /// Adds a request.
-    fn add(&mut self, id: &Arc<str>, request: Request, at: Instant) {
-        self.owned.entry(request.holder).or_default().order.push_back((Arc::clone(id), at));
-        self.requests.insert(Arc::clone(id), request);
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let mut entries = lock(&self.cache.entries);
+        // Dropped before the lock is released, so that the last of two attempts that end together sees that it is.
+        let response = std::mem::take(&mut self.response);
+        let is_own = |entry: &CacheEntry| Arc::ptr_eq(&entry.response, &response);
+        // One reference is the entry's and one this attempt's: no retry waits.
+        let is_last = !response.initialized() && Arc::strong_count(&response) == 2;
+        if is_last && entries.by_id.get(&self.key.id).is_some_and(is_own) {
+            entries.by_id.remove(&self.key.id);
+            if let Some(owned) = entries.owned.get_mut(&self.key.holder) {
+                owned.order.retain(|(id, _)| *id != self.key.id);
+            }
+        }
+    }
+}
+
+impl Entries {
+    /// Counts the octets of a response, unless its entry was evicted while the request was executed.
+    fn count(&mut self, key: &RequestKey, cell: &Arc<OnceCell<CachedResponse>>, response: &CachedResponse) {
+        let CachedResponse::Body(body) = response else { return };
+        if let Some(entry) = self.by_id.get_mut(&key.id).filter(|entry| Arc::ptr_eq(&entry.response, cell)) {
+            entry.octets = body.len();
+            self.octets += body.len();
+            self.owned.entry(entry.holder).or_default().octets += body.len();
+        }
     }
 
-    /// Removes what is too old, and then the oldest of a token as long as it has as much as is free, so that none drives
-    /// out what others may ask for again.
+    /// Evicts what is too old, and then the oldest entries of a token as long as it has as many as are free, so that no
+    /// token evicts another one's.
     fn expire(&mut self, holder: Holder) {
         let holders: Vec<Holder> = self.owned.keys().copied().collect();
         for known in holders {
             while self.oldest(known).is_some_and(|at| at.elapsed() >= KEEP) {
-                self.forget(known);
+                self.evict(known);
             }
         }
         loop {
             let own = self.owned.get(&holder).map_or((0, 0), |own| (own.order.len(), own.octets));
-            let free = (MAX_RETRIES.saturating_sub(self.requests.len()), MAX_RETRY_OCTETS.saturating_sub(self.octets));
+            let free = (MAX_RETRIES.saturating_sub(self.by_id.len()), MAX_RETRY_OCTETS.saturating_sub(self.octets));
             if own.0 < free.0 && own.1 <= free.1 {
                 return;
             }
             let most = self.owned.iter().max_by_key(|(_, owned)| owned.order.len()).map(|(most, _)| *most);
-            // A token that has none takes from the one that has most; there are more tokens than anybody has then.
+            // A token without entries evicts one of the token that has most: there are more tokens than entries then.
             match most.filter(|_| own.0 == 0).or_else(|| (own.0 > 0).then_some(holder)) {
-                Some(from) => self.forget(from),
+                Some(from) => self.evict(from),
                 None => return,
             }
         }
@@ -198,11 +180,11 @@ impl Answers {
         self.owned.get(&holder)?.order.front().map(|(_, at)| *at)
     }
 
-    /// Forgets the oldest request of a token.
-    fn forget(&mut self, holder: Holder) {
+    /// Evicts the oldest entry of a token.
+    fn evict(&mut self, holder: Holder) {
         let Some(owned) = self.owned.get_mut(&holder) else { return };
-        let removed = owned.order.pop_front().and_then(|(id, _)| self.requests.remove(&id));
-        let octets = removed.map_or(0, |request| request.octets());
+        let removed = owned.order.pop_front().and_then(|(id, _)| self.by_id.remove(&id));
+        let octets = removed.map_or(0, |entry| entry.octets);
         owned.octets -= octets;
         self.octets -= octets;
         if owned.order.is_empty() {
@@ -211,168 +193,78 @@ impl Answers {
     }
 }
 
-impl Request {
-    /// Returns the octets of the answer's body.
-    fn octets(&self) -> usize {
-        match &self.state {
-            State::Done(Answer::Body(body)) => body.len(),
-            State::Done(Answer::Created(_)) | State::UnderWay(_) => 0,
-        }
-    }
-}
-
-impl Ticket {
-    /// Answers the request, for those that wait and those that come.
-    pub(super) fn answer(self, answer: Answer) {
-        let mut answers = self.retries.lock();
-        // It may have been pushed out meanwhile; then only those that wait already hear of it.
-        if let Some(request) = answers.requests.get_mut(&self.id).filter(|request| self.is_mine(request)) {
-            request.state = State::Done(answer.clone());
-            let (holder, octets) = (request.holder, request.octets());
-            answers.octets += octets;
-            answers.owned.entry(holder).or_default().octets += octets;
-        }
-        self.answer.send_replace(Some(answer));
-    }
-
-    /// Returns whether a request is the one that this is for.
-    fn is_mine(&self, request: &Request) -> bool {
-        matches!(&request.state, State::UnderWay(answer) if self.answer.subscribe().same_channel(answer))
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if self.answer.borrow().is_some() {
-            return;
-        }
-        let mut answers = self.retries.lock();
-        if answers.requests.get(&self.id).is_some_and(|request| self.is_mine(request)) {
-            let holder = answers.requests.remove(&self.id).map(|request| request.holder);
-            if let Some(owned) = holder.and_then(|holder| answers.owned.get_mut(&holder)) {
-                owned.order.retain(|(id, _)| *id != self.id);
-            }
-        }
-    }
-}
-
-impl Restored {
-    /// Reads the request that created an object from what the API keeps of it; none where its id says that it was made too
-    /// long ago for its answer to be kept, which takes no reading.
-    pub(super) fn of(record: &ApiTable) -> Option<Self> {
-        let is_old = |made: u64| Duration::from_millis(now_ms().saturating_sub(made)) >= KEEP;
-        if made_at(record.id()).is_some_and(is_old) {
-            return None;
-        }
-        Self::read(record.id(), &kept_of(record))
-    }
-
-    /// Reads it from these fields.
-    fn read(object: &str, fields: &Fields) -> Option<Self> {
-        let text = |key| fields.get(key).and_then(Value::as_str);
-        let fingerprint = u64::from_str_radix(text("request_hash")?, 16).ok()?;
-        let at = fields.get("create_time_ms").and_then(Value::as_u64)?;
-        Some(Self { request: text("request_id")?.into(), fingerprint, at, object: object.into() })
-    }
-}
-
-/// Returns what a request is, the same in every process and release: FNV-1a over who asks and what.
-pub(super) fn fingerprint(principal: &str, path: &str, body: &[u8]) -> u64 {
-    let pieces = [principal.as_bytes(), b"\0", path.as_bytes(), b"\0", body];
-    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    pieces.into_iter().flatten().fold(0xcbf2_9ce4_8422_2325, mix)
-}
-
-/// How long an answer is kept.
-const KEEP: Duration = Duration::from_hours(1);
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A token.
-    fn token() -> Holder {
-        Holder::named("token")
+    /// Executes a request of a token at once.
+    async fn once(cache: &IdempotencyCache, token: &str, id: &str, body: &[u8], response: CachedResponse) -> bool {
+        let key = cache.key(token, id, "/", body);
+        cache.once(&key, async { Ok(response.clone()) }).await.is_ok_and(|answered| answered == response)
     }
 
-    /// Begins a request that is the first of its id.
-    async fn first(retries: &Arc<Retries>, id: &str, fingerprint: u64) -> Ticket {
-        match retries.begin(token(), id, fingerprint).await {
-            Ok(Begun::First(ticket)) => ticket,
-            _ => panic!("{id} came before"),
-        }
+    /// Returns a response that creates an object.
+    fn created(id: &str) -> CachedResponse {
+        CachedResponse::Created(id.into())
     }
 
     #[tokio::test]
-    async fn the_same_request_gets_the_first_answer_also_while_it_is_under_way() {
-        let retries = Arc::new(Retries::default());
-        let ticket = first(&retries, "a", 1).await;
-        let again = tokio::spawn({
-            let retries = Arc::clone(&retries);
-            async move { retries.begin(token(), "a", 1).await }
+    async fn a_retry_gets_the_first_response_also_while_that_request_runs() {
+        let cache = IdempotencyCache::default();
+        let key = cache.key("token", "a", "/", b"1");
+        let (proceed, wait) = tokio::sync::oneshot::channel();
+        let first = cache.once(&key, async {
+            wait.await.unwrap();
+            Ok(created("npol_1"))
         });
-        assert!(retries.begin(token(), "a", 2).await.is_err_and(|error| error.status == 400));
-        tokio::task::yield_now().await;
-        ticket.answer(Answer::Created("npol_1".into()));
-        let Ok(Begun::Again(answer)) = again.await.unwrap() else { panic!("it was done again") };
-        assert_eq!(answer, Answer::Created("npol_1".into()));
-        first(&retries, "b", 1).await;
+        let retry = cache.once(&key, async { Err(ApiError::bad("executed twice")) });
+        let other = async {
+            assert!(!once(&cache, "token", "a", b"2", created("npol_2")).await, "another body under the same id");
+            proceed.send(()).unwrap();
+        };
+        let (first, retry, ()) = tokio::join!(first, retry, other);
+        assert_eq!((first.unwrap(), retry.unwrap()), (created("npol_1"), created("npol_1")));
+        assert!(once(&cache, "token", "b", b"1", created("npol_3")).await);
     }
 
     #[tokio::test]
-    async fn what_failed_may_be_tried_again() {
-        let retries = Arc::new(Retries::default());
-        let ticket = first(&retries, "a", 1).await;
-        let again = tokio::spawn({
-            let retries = Arc::clone(&retries);
-            async move { first(&retries, "a", 1).await.answer(Answer::Body("x".into())) }
+    async fn a_request_that_failed_is_executed_again() {
+        let cache = IdempotencyCache::default();
+        let key = cache.key("token", "a", "/", b"1");
+        let first = cache.once(&key, async {
+            tokio::task::yield_now().await;
+            Err(ApiError::bad("no"))
         });
-        tokio::task::yield_now().await;
-        drop(ticket);
-        again.await.unwrap();
-        assert!(matches!(retries.begin(token(), "a", 1).await, Ok(Begun::Again(Answer::Body(_)))));
-        let answers = retries.lock();
-        assert_eq!((answers.requests.len(), answers.owned[&token()].order.len(), answers.octets), (1, 1, 1));
+        let retry = cache.once(&key, async { Ok(CachedResponse::Body("x".into())) });
+        let (first, retry) = tokio::join!(first, retry);
+        assert!(first.is_err() && retry.is_ok());
+        let state = || {
+            let entries = lock(&cache.entries);
+            (entries.by_id.len(), entries.owned[&key.holder].order.len(), entries.octets)
+        };
+        assert_eq!(state(), (1, 1, 1));
+        let key = cache.key("token", "b", "/", b"1");
+        assert!(cache.once(&key, async { Err(ApiError::bad("no")) }).await.is_err());
+        assert!(once(&cache, "token", "b", b"2", created("npol_1")).await, "the id of a failed request is free");
     }
 
     #[tokio::test]
-    async fn what_is_kept_is_bounded_by_token() {
-        let retries = Arc::new(Retries::default());
-        let other = Holder::named("other");
-        let Ok(Begun::First(ticket)) = retries.begin(other, "mine", 1).await else { panic!("it came before") };
-        ticket.answer(Answer::Created("x".into()));
+    async fn each_token_has_its_share_of_the_cache() {
+        let cache = IdempotencyCache::default();
+        assert!(once(&cache, "other", "mine", b"", created("x")).await);
         let body = Bytes::from(vec![0; 1 << 20]);
         for number in 0..40 {
-            first(&retries, &format!("large-{number}"), 1).await.answer(Answer::Body(body.clone()));
+            assert!(once(&cache, "token", &format!("large-{number}"), b"", CachedResponse::Body(body.clone())).await);
         }
-        assert!(retries.lock().octets <= MAX_RETRY_OCTETS / 2 + body.len(), "one greedy token leaves half");
+        assert!(lock(&cache.entries).octets <= MAX_RETRY_OCTETS / 2 + body.len(), "one greedy token leaves half");
         for number in 0..MAX_RETRIES {
-            first(&retries, &format!("small-{number}"), 1).await.answer(Answer::Created("x".into()));
+            assert!(once(&cache, "token", &format!("small-{number}"), b"", created("x")).await);
         }
-        assert!(matches!(retries.begin(other, "mine", 1).await, Ok(Begun::Again(_))), "another token's stays");
-        let answers = retries.lock();
-        let owned = &answers.owned[&token()];
-        assert_eq!((owned.order.len(), answers.requests.len()), (MAX_RETRIES / 2, MAX_RETRIES / 2 + 1));
-        assert_eq!((owned.octets, answers.octets), (0, 0));
-    }
-
-    #[tokio::test]
-    async fn what_created_an_object_is_known_after_a_restart_for_an_hour() {
-        let fields = |at: u64| {
-            let fields =
-                serde_json::json!({ "request_id": format!("r-{at}"), "request_hash": "ff", "create_time_ms": at });
-            Restored::read("npol_1", fields.as_object().unwrap()).unwrap()
-        };
-        let (recent, old) = (now_ms() - 1_000, now_ms() - 3_700_000);
-        let retries = Arc::new(Retries::default());
-        retries.restore(vec![fields(recent), fields(old)]);
-        assert!(matches!(retries.begin(token(), &format!("r-{recent}"), 0xff).await, Ok(Begun::Again(_))));
-        first(&retries, &format!("r-{old}"), 0xff).await;
-    }
-
-    #[test]
-    fn a_fingerprint_never_changes() {
-        assert_eq!(fingerprint("", "", b""), 0x0832_8807_b4eb_6fed);
-        assert_ne!(fingerprint("a", "b", b"c"), fingerprint("a", "bc", b""));
+        let again = cache.key("other", "mine", "/", b"");
+        assert!(cache.once(&again, async { Err(ApiError::bad("evicted")) }).await.is_ok(), "another token's stays");
+        let entries = lock(&cache.entries);
+        let owned = &entries.owned[&Holder::named("token")];
+        assert_eq!((owned.order.len(), entries.by_id.len()), (MAX_RETRIES / 2, MAX_RETRIES / 2 + 1));
+        assert_eq!((owned.octets, entries.octets), (0, 0));
     }
 }

@@ -40,7 +40,7 @@ use self::auth::{Access, Principal};
 use self::builds::Builds;
 use self::connection::tls::Tls;
 use self::file_probe::Disk;
-use self::idempotency::{Restored, Retries};
+use self::idempotency::IdempotencyCache;
 use self::objects::edit::Writer;
 use self::objects::id::Ids;
 use self::objects::kind::Kind;
@@ -87,8 +87,8 @@ pub(crate) struct Control {
     changed: watch::Sender<()>,
     /// Builds under way.
     builds: Builds,
-    /// Answers to requests that may come again.
-    retries: Arc<Retries>,
+    /// The responses to requests that may be retried.
+    idempotency: IdempotencyCache,
     /// The capacities that callers share.
     quotas: Quotas,
     /// The addresses that are given to nobody.
@@ -187,9 +187,7 @@ impl Control {
         let Opened { settings, access, tls, audit, counts, reserved } = opened;
         let snapshot = Arc::clone(&engine.view().snapshot);
         let ids = Ids::after(snapshot.records().map(ApiTable::id));
-        let retries = Arc::new(Retries::default());
         let kept: Vec<&ApiTable> = snapshot.records().filter(|record| is_kept(record)).collect();
-        retries.restore(kept.iter().filter_map(|record| Restored::of(record)).collect());
         let (changed, writer) = (watch::Sender::default(), Mutex::new(Writer::new(&snapshot, &kept, &settings)));
         Arc::new(Self {
             engine,
@@ -205,7 +203,7 @@ impl Control {
             writer,
             changed,
             builds: Builds::default(),
-            retries,
+            idempotency: IdempotencyCache::default(),
             quotas: Quotas::default(),
             reserved,
         })
@@ -314,9 +312,8 @@ impl Control {
         call: &Call,
         action: &'static str,
         (kind, id): (Kind, &Arc<str>),
-        mut file: File,
+        file: File,
     ) -> Result<Done, ApiError> {
-        call.sign(&mut file, id);
         let text: Arc<str> = sealed(&file.text(), kind.word()).into();
         let edit = |_: &Snapshot| Ok(Edit { id: Arc::clone(id), before: None, after: Some(Arc::clone(&text)) });
         self.change(&call.principal, action, edit).await?;

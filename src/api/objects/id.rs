@@ -38,11 +38,6 @@ impl Ids {
     }
 }
 
-/// Returns when an id was made, in milliseconds since 1970 began, if the API made it.
-pub(in crate::api) fn made_at(id: &str) -> Option<u64> {
-    number(id).and_then(|number| u64::try_from(number >> RANDOM_BITS).ok())
-}
-
 /// Returns the time in milliseconds since 1970 began.
 pub(in crate::api) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

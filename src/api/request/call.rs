@@ -12,9 +12,9 @@ use tokio::time::sleep;
 
 use crate::api::Control;
 use crate::api::auth::Principal;
-use crate::api::idempotency::{Answer, Begun, fingerprint};
+use crate::api::idempotency::{CachedResponse, RequestKey};
 use crate::api::objects::kind::Kind;
-use crate::api::objects::object_file::{Fields, File};
+use crate::api::objects::object_file::Fields;
 use crate::api::quotas::{deadline, units};
 use crate::api::request::error::ApiError;
 use crate::api::request::json;
@@ -33,18 +33,10 @@ pub(in crate::api) struct Call {
     pub(in crate::api) query: String,
     /// The fields of the body.
     pub(in crate::api) fields: Fields,
-    /// What tells the same request again.
-    mark: Option<Mark>,
+    /// The identity of a request that may be retried.
+    key: Option<RequestKey>,
     /// Its part of the octets that parsed bodies take.
     _parsed: Option<Reservation>,
-}
-
-/// What tells that a request is the same again.
-struct Mark {
-    /// The client's id of it.
-    id: String,
-    /// Who asks what.
-    fingerprint: u64,
 }
 
 /// What a change did.
@@ -85,7 +77,7 @@ impl FromRequest<Arc<Control>> for Call {
         let request_id = parts.headers.get("x-request-id").map(request_id).transpose()?;
         let body = Bytes::from_request(Request::from_parts(parts, body), &()).await;
         let body = body.map_err(|error| ApiError::new(error.status(), error.body_text()))?;
-        let mark = request_id.map(|id| Mark { id, fingerprint: fingerprint(&principal.name, &path, &body) });
+        let key = request_id.map(|id| control.idempotency.key(&principal.name, &id, &path, &body));
         let mut parsed = None;
         if !body.is_empty() {
             let most = units(json::worst(body.len()));
@@ -98,7 +90,7 @@ impl FromRequest<Arc<Control>> for Call {
         if let Some(parsed) = &mut parsed {
             parsed.shrink(units(octets));
         }
-        Ok(Self { control: Arc::clone(control), principal, id, query, fields, mark, _parsed: parsed })
+        Ok(Self { control: Arc::clone(control), principal, id, query, fields, key, _parsed: parsed })
     }
 }
 
@@ -136,20 +128,21 @@ impl Call {
         W: Fn(Arc<Self>) -> F,
         F: Future<Output = Result<Done, ApiError>>,
     {
-        let Some(mark) = &self.mark else {
+        let Some(key) = &self.key else {
             return Ok(body_of(&self.patiently(work).await?.view));
         };
-        match self.control.retries.begin(self.principal.requester().holder, &mark.id, mark.fingerprint).await? {
-            Begun::Again(Answer::Body(body)) => Ok(body),
-            Begun::Again(Answer::Created(id)) => {
+        let mut executed = None;
+        let execute = async {
+            let Done { view, created } = self.patiently(work).await?;
+            let body = executed.insert(body_of(&view)).clone();
+            Ok(created.map_or(CachedResponse::Body(body), CachedResponse::Created))
+        };
+        let response = self.control.idempotency.once(key, execute).await?;
+        match (executed, response) {
+            (Some(body), _) | (None, CachedResponse::Body(body)) => Ok(body),
+            (None, CachedResponse::Created(id)) => {
                 let kind = Kind::of(&id).unwrap_or(Kind::Policy);
                 self.view(kind, &id).await.map(|view| body_of(&view))
-            }
-            Begun::First(ticket) => {
-                let Done { view, created } = self.patiently(work).await?;
-                let body = body_of(&view);
-                ticket.answer(created.map_or_else(|| Answer::Body(body.clone()), Answer::Created));
-                Ok(body)
             }
         }
     }
@@ -179,14 +172,6 @@ impl Call {
     pub(in crate::api) async fn view(&self, kind: Kind, id: &str) -> Result<Value, ApiError> {
         let (control, id) = (Arc::clone(&self.control), id.to_owned());
         self.control.read(self.principal.requester(), move || control.view(kind, &id)).await
-    }
-
-    /// Keeps in the file of a new object which request created it.
-    pub(in crate::api) fn sign(&self, file: &mut File, id: &str) {
-        if let Some(mark) = &self.mark {
-            file.set("api", id, "request_id", &mark.id.as_str().into());
-            file.set("api", id, "request_hash", &format!("{:016x}", mark.fingerprint).into());
-        }
     }
 }
 
