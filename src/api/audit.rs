@@ -1,8 +1,8 @@
-//! Who changed what, when: one record a change, in the log and in a file of its own.
+//! The audit log: one record of each change, in the log and in a file.
 //!
-//! A thread of its own writes the file, so that a full pipe or a file system that does not answer holds up no change
-//! for longer than [`WAIT`]. A change whose record is not in the file by then is counted and told; where records are
-//! required, a change is recorded before it is made, and refused where that is not possible.
+//! A thread writes the file, so that a full pipe or a file system that hangs delays a change by [`WAIT`] at most. A change
+//! whose record is not in the file by then is counted and logged. If records are required, a change is announced in the
+//! file before it is made, and refused if that fails.
 
 use std::io;
 use std::path::Path;
@@ -13,219 +13,227 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use ring::digest::{SHA256, digest};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::hex;
 use crate::api::auth::Principal;
+use crate::api::objects::{ObjectKind, revision};
 use crate::api::request::counts::RequestCounts;
 use crate::bounds::MAX_AUDIT_QUEUE;
 use crate::document::Diagnostic;
 use crate::telemetry::append::{AppendError, Health};
 use crate::telemetry::record_file::{self, RecordFile, RecordKind};
 
-/// Where records go.
-pub(super) struct Audit {
-    /// The file, besides the log.
-    journal: Option<Journal>,
+/// The time for which a change waits for its record.
+const WAIT: Duration = Duration::from_secs(2);
+/// The time for which the reader of a pipe is waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The interval of checking that the open file is the one at the path.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The action of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::api) enum AuditAction {
+    Create,
+    Update,
+    Delete,
+    Shutdown,
+    /// The removal of a devbox that was shut down long ago.
+    Forget,
+    /// A change of a build's status.
+    Build,
+}
+
+impl AuditAction {
+    /// Returns the action on an object as records have it, such as `network_policy.create`.
+    fn on(self, id: &str) -> String {
+        let kind = ObjectKind::of_id(id).map_or("file", ObjectKind::name).replace(' ', "_");
+        let verb = match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Shutdown => "shutdown",
+            Self::Forget => "forget",
+            Self::Build => "build",
+        };
+        format!("{kind}.{verb}")
+    }
+}
+
+/// The destinations of audit records.
+pub(super) struct AuditLog {
+    /// The file; `None` if only the log has the records.
+    file: Option<AuditFile>,
     /// Whether a change that cannot be recorded is refused.
     is_required: bool,
-    /// What could not be written is counted there.
     counts: Arc<RequestCounts>,
 }
 
-/// The way to the thread that writes the file.
-struct Journal {
-    /// Lines to write.
-    lines: SyncSender<Line>,
-    /// How that thread gets on.
+/// The queue of the thread that writes the file.
+struct AuditFile {
+    lines: SyncSender<AuditLine>,
+    /// The state of the thread.
     health: Arc<Health>,
 }
 
-/// A line for the file.
-struct Line {
-    /// The record, with a line end.
+struct AuditLine {
     octets: Vec<u8>,
-    /// Gets what came of it.
-    answer: oneshot::Sender<io::Result<()>>,
-    /// Whether nothing is to be written once nobody waits for it: a change that was refused meanwhile.
-    is_void_alone: bool,
+    written: oneshot::Sender<io::Result<()>>,
+    /// Whether the line announces a change. It is not written once the change was refused for want of an answer.
+    is_announcement: bool,
 }
 
-/// One change.
+/// A record in the file.
 #[derive(Serialize)]
-struct Record<'r> {
-    /// When it was in force, UTC.
+struct AuditRecord<'r> {
+    /// The time at which the change was in force, in UTC.
     time: String,
-    /// Whose token it was made with: role and the beginning of the token's SHA-256.
+    /// The role and the beginning of the SHA-256 of the token.
     who: &'r str,
-    /// Where the request came from: an address, or `unix`.
-    source: &'r str,
-    /// What was done, as `network_policy.create`.
-    action: &'r str,
-    /// With what.
+    /// The address that the request came from, or `unix`.
+    source: String,
+    action: String,
     id: &'r str,
-    /// SHA-256 of the file before; null when there was none.
+    /// The SHA-256 of the object's file before; null if there was none.
     before: Option<String>,
-    /// SHA-256 of the file now; null when there is none any more.
+    /// The SHA-256 of the object's file after; null if it was removed.
     after: Option<String>,
-    /// The generation that has it in force; null in the record that announces it.
+    /// The generation with the change; null in an announcement.
     generation: Option<u64>,
 }
 
-impl<'r> Record<'r> {
-    /// Makes the record of a change: what the object's file held before and holds now.
+impl<'r> AuditRecord<'r> {
     fn new(
         principal: &'r Principal,
-        source: &'r str,
-        (action, id): (&'r str, &'r str),
+        (action, id): (AuditAction, &'r str),
         texts: [Option<&str>; 2],
         generation: Option<u64>,
     ) -> Self {
-        let [before, after] = texts.map(|text| text.map(|text| hex(digest(&SHA256, text.as_bytes()).as_ref())));
-        Self { time: Timestamp::now().to_string(), who: &principal.name, source, action, id, before, after, generation }
-    }
-
-    /// Returns it as a line.
-    fn line(&self) -> io::Result<Vec<u8>> {
-        let mut line = serde_json::to_vec(self).map_err(io::Error::other)?;
-        line.push(b'\n');
-        Ok(line)
+        let [before, after] = texts.map(|text| text.map(revision));
+        let source = principal.source.map_or_else(|| "unix".to_owned(), |address| address.to_string());
+        let (time, action) = (Timestamp::now().to_string(), action.on(id));
+        Self { time, who: &principal.name, source, action, id, before, after, generation }
     }
 }
 
-impl Audit {
-    /// Begins to write the file of `[control] audit`, if there is one; where `is_required`, what cannot be recorded is
-    /// refused. What cannot be opened is logged, is in [`Audit::error`], and is tried again each second.
+impl AuditLog {
+    /// Opens the file of `[control] audit`. A file that cannot be opened is logged, is in [`AuditLog::error`], and is tried
+    /// again each second.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system has no thread for it.
     pub(super) fn open(
         path: Option<&Path>,
         is_required: bool,
         counts: Arc<RequestCounts>,
     ) -> Result<Self, Box<Diagnostic>> {
-        let journal = |path: &Path| {
+        let file = |path: &Path| {
             let refused = |error| Box::new(Diagnostic::about_file(path, format!("cannot start its thread: {error}")));
-            Journal::open(path).map_err(refused)
+            AuditFile::open(path).map_err(refused)
         };
-        Ok(Self { journal: path.map(journal).transpose()?, is_required, counts })
+        Ok(Self { file: path.map(file).transpose()?, is_required, counts })
     }
 
-    /// Returns what is wrong with the file.
+    /// Returns the present error of the file.
     pub(super) fn error(&self) -> Option<String> {
-        self.journal.as_ref()?.health.error()
+        self.file.as_ref()?.health.error()
     }
 
-    /// Records, where records are required, a change that is about to be made.
+    /// Announces a change before it is made, if records are required. `texts` are those of the object's file before and
+    /// after.
     ///
     /// # Errors
-    /// It cannot be recorded, and must not be made: why.
+    /// The change cannot be recorded and must not be made.
     pub(super) async fn announce(
         &self,
         principal: &Principal,
-        (action, id): (&str, &str),
+        (action, id): (AuditAction, &str),
         texts: [Option<&str>; 2],
     ) -> Result<(), String> {
-        let Some(journal) = self.journal.as_ref().filter(|_| self.is_required) else { return Ok(()) };
-        let source = source(principal);
-        let line = Record::new(principal, &source, (action, id), texts, None).line();
-        let written = match line {
-            Ok(line) => journal.write(line, true).await,
-            Err(error) => Err(error),
-        };
-        written.map_err(|error| {
+        let Some(file) = self.file.as_ref().filter(|_| self.is_required) else { return Ok(()) };
+        let record = AuditRecord::new(principal, (action, id), texts, None);
+        file.write(&record, true).await.map_err(|error| {
             self.counts.audit_failures.fetch_add(1, Relaxed);
-            tracing::error!(action, id, %error, "refused: the audit record cannot be written");
+            tracing::error!(action = record.action, id, %error, "refused: the audit record cannot be written");
             format!("the audit record cannot be written: {error}: nothing is changed: make the audit file writable")
         })
     }
 
-    /// Records a change of an object: what its file held before and holds now.
-    ///
-    /// The file is written when this returns, or that is counted and told. It is not synced: a crash of the machine may
-    /// lose the last records, which the log may have.
-    pub(super) async fn record(
+    /// Records a change. On return the record is in the file, or its absence is counted and logged. The file is not
+    /// synced: a crash of the machine may lose the last records, which the log may have.
+    pub(super) async fn append(
         &self,
         principal: &Principal,
-        (action, id): (&str, &str),
+        (action, id): (AuditAction, &str),
         texts: [Option<&str>; 2],
         generation: u64,
     ) {
-        let source = source(principal);
-        let record = Record::new(principal, &source, (action, id), texts, Some(generation));
+        let record = AuditRecord::new(principal, (action, id), texts, Some(generation));
         let hash = |hash: &Option<String>| hash.clone().unwrap_or_else(|| "none".to_owned());
         tracing::info!(
             who = record.who,
-            source,
-            action,
+            source = record.source,
+            action = record.action,
             id,
             before = hash(&record.before),
             after = hash(&record.after),
             generation,
             "changed by the API"
         );
-        let Some(journal) = &self.journal else { return };
-        let written = match record.line() {
-            Ok(line) => journal.write(line, false).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
+        let Some(file) = &self.file else { return };
+        if let Err(error) = file.write(&record, false).await {
             self.counts.audit_failures.fetch_add(1, Relaxed);
             tracing::error!(%error, "audit record not written; the log has it");
         }
     }
 }
 
-impl Journal {
-    /// Starts the thread that opens and writes the file, and waits for that thread to open it, but not for long.
+impl AuditFile {
+    /// Starts the thread and waits, for a bounded time, until it has opened the file.
     fn open(path: &Path) -> io::Result<Self> {
         let (lines, queue) = sync_channel(MAX_AUDIT_QUEUE);
         let health = Arc::<Health>::default();
         let file = RecordFile::new(RecordKind::Audit, path, Arc::clone(&health));
-        let writer = Writer { file, health: Arc::clone(&health) };
+        let thread = AuditThread { file, health: Arc::clone(&health) };
         let (opened, first) = sync_channel(0);
-        thread::Builder::new().name("audit".into()).spawn(move || writer.run(&queue, opened))?;
+        thread::Builder::new().name("audit".into()).spawn(move || thread.run(&queue, opened))?;
         record_file::wait(RecordKind::Audit, path, &first);
         Ok(Self { lines, health })
     }
 
-    /// Has a line written, and waits for that, but not where the thread hangs.
-    async fn write(&self, octets: Vec<u8>, is_void_alone: bool) -> io::Result<()> {
-        let hangs = || io::Error::new(io::ErrorKind::TimedOut, "the audit file does not answer");
-        if self.health.hangs() {
-            // It may go on: what waits for it is written then.
-            let (answer, _) = oneshot::channel();
-            if !is_void_alone {
-                let _ = self.lines.try_send(Line { octets, answer, is_void_alone });
-            }
-            return Err(hangs());
+    /// Writes a record and waits for that, unless the thread hangs.
+    async fn write(&self, record: &AuditRecord<'_>, is_announcement: bool) -> io::Result<()> {
+        let mut octets = serde_json::to_vec(record).map_err(io::Error::other)?;
+        octets.push(b'\n');
+        let hangs = self.health.hangs();
+        let error = || io::Error::new(io::ErrorKind::TimedOut, "the audit file does not answer");
+        if hangs && is_announcement {
+            return Err(error());
         }
-        let (answer, answered) = oneshot::channel();
-        if self.lines.try_send(Line { octets, answer, is_void_alone }).is_err() {
-            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many audit records wait"));
+        let (written, answer) = oneshot::channel();
+        let queued = self.lines.try_send(AuditLine { octets, written, is_announcement });
+        if hangs {
+            // The record of a change that was made stays queued: the file system may answer again.
+            return Err(error());
         }
-        match timeout(WAIT, answered).await {
+        queued.map_err(|_| io::Error::new(io::ErrorKind::QuotaExceeded, "too many audit records wait"))?;
+        match timeout(WAIT, answer).await {
             Ok(Ok(written)) => written,
-            Ok(Err(_)) | Err(_) => Err(hangs()),
+            Ok(Err(_)) | Err(_) => Err(error()),
         }
     }
 }
 
 /// The thread that writes the file.
-struct Writer {
-    /// The file.
+struct AuditThread {
     file: RecordFile,
-    /// How it gets on.
     health: Arc<Health>,
 }
 
-impl Writer {
-    /// Opens the file, tells `opened` that this came to an end, and writes lines until nobody has any more; follows the
-    /// path meanwhile.
-    fn run(mut self, lines: &Receiver<Line>, opened: SyncSender<()>) {
+impl AuditThread {
+    /// Opens the file, drops `opened`, and writes lines until the queue is closed.
+    fn run(mut self, lines: &Receiver<AuditLine>, opened: SyncSender<()>) {
         let health = Arc::clone(&self.health);
         health.during(|| self.file.follow());
         drop(opened);
@@ -234,8 +242,7 @@ impl Writer {
             match lines.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     let written = health.during(|| self.write(&line));
-                    // Nobody may be waiting any more.
-                    let _ = line.answer.send(written);
+                    let _ = line.written.send(written);
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     health.during(|| self.file.follow());
@@ -246,10 +253,10 @@ impl Writer {
         }
     }
 
-    /// Appends a line to what is at the path now.
-    fn write(&mut self, line: &Line) -> io::Result<()> {
+    /// Appends a line to the file that is at the path now.
+    fn write(&mut self, line: &AuditLine) -> io::Result<()> {
         self.file.follow();
-        if line.is_void_alone && line.answer.is_closed() {
+        if line.is_announcement && line.written.is_closed() {
             return Ok(());
         }
         let patience = if self.file.is_refusing() { Duration::ZERO } else { PATIENCE };
@@ -259,18 +266,6 @@ impl Writer {
         })
     }
 }
-
-/// Returns where a request came from.
-fn source(principal: &Principal) -> String {
-    principal.source.map_or_else(|| "unix".to_owned(), |address| address.to_string())
-}
-
-/// How long a change waits for its record.
-const WAIT: Duration = Duration::from_secs(2);
-/// How long the reader of a pipe is waited for.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How long at most between looks whether the file is still where its path says.
-const LOOK: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -288,10 +283,10 @@ mod tests {
     }
 
     /// Records the creation of an object with the text `new`, or its removal.
-    fn record(audit: &Audit, id: &str, texts: [Option<&str>; 2]) {
+    fn record(audit: &AuditLog, id: &str, texts: [Option<&str>; 2]) {
         let source = Some("192.0.2.7".parse().unwrap());
         let principal = Principal { name: "admin:0123abcd".into(), role: Role::Admin, source };
-        block_on(audit.record(&principal, ("network_policy.create", id), texts, 7));
+        block_on(audit.append(&principal, (AuditAction::Create, id), texts, 7));
     }
 
     /// Returns the records of a file.
@@ -304,7 +299,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
         let counts = Arc::new(RequestCounts::default());
-        let audit = Audit::open(Some(&path), false, Arc::clone(&counts)).unwrap();
+        let audit = AuditLog::open(Some(&path), false, Arc::clone(&counts)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         record(&audit, "npol_1", [None, Some("test")]);
         record(&audit, "npol_1", [Some("test"), None]);
@@ -337,12 +332,12 @@ mod tests {
     fn a_record_that_cannot_be_written_is_counted() {
         let counts = Arc::new(RequestCounts::default());
         // Every write to it fails for want of room (full(4)).
-        let audit = Audit::open(Some(Path::new("/dev/full")), false, Arc::clone(&counts)).unwrap();
+        let audit = AuditLog::open(Some(Path::new("/dev/full")), false, Arc::clone(&counts)).unwrap();
         record(&audit, "npol_1", [None, Some("a")]);
         record(&audit, "npol_2", [None, Some("a")]);
         assert_eq!(counts.audit_failures(), 2);
         assert!(audit.error().unwrap().starts_with("/dev/full: "));
-        let told = Audit::open(Some(Path::new("/nowhere/audit")), false, counts).unwrap().error().unwrap();
+        let told = AuditLog::open(Some(Path::new("/nowhere/audit")), false, counts).unwrap().error().unwrap();
         assert!(told.starts_with("/nowhere/audit: ") && told.contains("make its directory"), "{told}");
     }
 }

@@ -22,14 +22,14 @@ type Look = Box<dyn FnOnce() + Send>;
 
 /// Looks at files of one kind on a thread for them, so that no thread that serves waits for a file system.
 #[derive(Default)]
-pub(super) struct Disk {
+pub(super) struct FileProbe {
     /// What it is to look at; `None` where the system gave no thread.
     looks: OnceLock<Option<SyncSender<Look>>>,
     /// How it gets on.
     health: Arc<Health>,
 }
 
-impl Disk {
+impl FileProbe {
     /// Looks at files on the other thread; `None` where that takes too long, at once where it is known to.
     ///
     /// The calling thread waits for a look that takes microseconds, so that nothing comes between a request and its
@@ -90,7 +90,7 @@ mod tests {
 
     #[tokio::test]
     async fn file_system_that_does_not_answer_is_waited_for_once() {
-        let disk = Disk::default();
+        let disk = FileProbe::default();
         assert_eq!(disk.look(|| 1).await, Some(1));
         let (answers, answer) = mpsc::channel::<()>();
         let start = Instant::now();

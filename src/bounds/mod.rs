@@ -126,7 +126,7 @@
 //! | addresses passed over in a pool as this machine's own | `api::objects::address::MOST_RESERVED` | refused: 400, as if all were in use | |
 //! | names of a policy that a person wrote, as shown | `api::objects::egress::MOST_SHOWN` | the rest is left out | |
 //! | addresses of a client that a person wrote, as shown | `api::objects::address::MOST_SHOWN` | the rest is left out | |
-//! | users of an object, errors of a file, that a message names | `api::MOST_NAMED`, `api::MOST_TOLD` | counted, or left out | |
+//! | users of an object, errors of a file, errors of a request, that a message names | `api::objects::MOST_NAMED`, `api::objects::writer::MOST_TOLD`, `api::request::fields::MOST_ERRORS` | counted, or left out | |
 //! | builds at once, and those that wait | [`MAX_BUILDS`], [`MAX_BUILD_QUEUE`] | the next ones wait; then refused: 503 | |
 //! | octets of a build's output, and of a line of it | [`MAX_BUILD_LOG`], [`MAX_BUILD_LINE`] | the oldest lines go; the rest of the line | |
 //! | builds whose output is kept | [`MAX_BUILD_LOGS`] | the oldest one's is deleted | |

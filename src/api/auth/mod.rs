@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header, request::Parts};
 use jiff::Timestamp;
 
 use self::tokens::{Tokens, Unreadable};
-use crate::api::file_probe::Disk;
+use crate::api::file_probe::FileProbe;
 use crate::api::request::counts::Outcome;
 use crate::api::request::error::ApiError;
 use crate::config;
@@ -72,7 +72,7 @@ pub(super) struct Access {
     /// Who has a token.
     tokens: Arc<Tokens>,
     /// Looks at their file.
-    disk: Disk,
+    disk: FileProbe,
     /// Whether those whom a policy is for are let in, too.
     allow_clients: bool,
 }
@@ -110,7 +110,7 @@ impl Access {
     /// Reads the tokens. While their file is bad, nobody is let in.
     pub(super) fn open(settings: &config::Control) -> Self {
         let tokens = Arc::new(Tokens::open(&settings.token_file));
-        Self { tokens, disk: Disk::default(), allow_clients: settings.allow_clients }
+        Self { tokens, disk: FileProbe::default(), allow_clients: settings.allow_clients }
     }
 
     /// Looks at the file of the tokens.

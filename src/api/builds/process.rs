@@ -1,4 +1,4 @@
-//! A command in a process group of its own: its input, its output, its time and its end.
+//! The command of a build: its input, its output, its time limit and its end.
 
 use std::io;
 use std::process::ExitStatus;
@@ -13,62 +13,58 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::api::builds::descendants::Builders;
-use crate::api::builds::log::Log;
+use crate::api::builds::log::BuildLog;
 use crate::config;
 
-/// How a command ended.
-pub(in crate::api) enum Ended {
-    /// By itself.
+/// The time between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+/// The time for which the output of an ended command is read. A process outside may hold the pipe open.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
+/// The end of a command.
+pub(in crate::api) enum BuildEnd {
     Exited(ExitStatus),
-    /// It took too long and was killed.
-    Late,
-    /// The process stops, and it was killed.
+    /// The command took too long and was killed.
+    TimedOut,
+    /// The command was killed because the process stops.
     Stopped,
-    /// It did not begin.
     NotRun(io::Error),
 }
 
-/// Runs the command of a build with `input` on its standard input; what it says goes into `log`. When this returns, all that
-/// it started has ended.
+/// Runs the command of a build with `input` on its standard input and its output in `log`. On return all processes that
+/// it started have ended.
 pub(in crate::api) async fn run(
     (builder, builders): (&config::control::Builder, &Arc<Builders>),
     id: &str,
     input: Vec<u8>,
-    log: &Arc<Log>,
+    log: &Arc<BuildLog>,
     stop: &mut watch::Receiver<bool>,
-) -> Ended {
+) -> BuildEnd {
     let mut child = match builders.start(&builder.command, id) {
         Ok(child) => child,
-        Err(error) => return Ended::NotRun(error),
+        Err(error) => return BuildEnd::NotRun(error),
     };
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let mut output = JoinSet::new();
+    let mut pipes = JoinSet::new();
     if let Some(mut stdin) = child.stdin.take() {
-        // Who does not read it need not.
-        output.spawn(async move { drop(stdin.write_all(&input).await) });
+        // A command need not read its input.
+        pipes.spawn(async move { drop(stdin.write_all(&input).await) });
     }
-    for (level, stream) in
-        [("info", child.stdout.take().map(Output::Out)), ("warn", child.stderr.take().map(Output::Err))]
-    {
-        let log = Arc::clone(log);
-        output.spawn(async move {
-            match stream {
-                Some(Output::Out(stream)) => log.listen(level, stream).await,
-                Some(Output::Err(stream)) => log.listen(level, stream).await,
-                None => {}
-            }
-        });
+    if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
+        let [out, err] = [Arc::clone(log), Arc::clone(log)];
+        pipes.spawn(async move { out.read("info", stdout).await });
+        pipes.spawn(async move { err.read("warn", stderr).await });
     }
-    let ended = tokio::select! {
-        status = child.wait() => Some(status.map_or_else(Ended::NotRun, Ended::Exited)),
+    let exited = tokio::select! {
+        status = child.wait() => Some(status.map_or_else(BuildEnd::NotRun, BuildEnd::Exited)),
         () = tokio::time::sleep(builder.timeout) => None,
         _ = stop.wait_for(|stop| *stop) => None,
     };
-    let ended = if let Some(ended) = ended {
-        ended
+    let end = if let Some(end) = exited {
+        end
     } else {
         kill(&mut child, group).await;
-        if *stop.borrow() { Ended::Stopped } else { Ended::Late }
+        if *stop.borrow() { BuildEnd::Stopped } else { BuildEnd::TimedOut }
     };
     if let Some(group) = group {
         let left = builders.end(group).await;
@@ -76,25 +72,15 @@ pub(in crate::api) async fn run(
             tracing::error!(id, left, "processes of a build do not end although they were killed");
         }
     }
-    // Somebody else may have been handed its output: that is not waited for.
-    let all = async { while output.join_next().await.is_some() {} };
-    let _ = timeout(LAST_WORDS, all).await;
-    ended
+    let _ = timeout(LAST_OUTPUT, async { while pipes.join_next().await.is_some() {} }).await;
+    end
 }
 
-/// One of a command's two outputs.
-enum Output {
-    /// What it says.
-    Out(tokio::process::ChildStdout),
-    /// What it complains of.
-    Err(tokio::process::ChildStderr),
-}
-
-/// Asks a command's process group to end, and kills what does not.
+/// Asks a command's process group to end, and kills it if it does not.
 async fn kill(child: &mut Child, group: Option<Pid>) {
     let signal = |signal| {
         if let Some(group) = group {
-            // Nobody is left in it then.
+            // An empty group is no error: all of it has ended.
             let _ = kill_process_group(group, signal);
         }
     };
@@ -103,9 +89,3 @@ async fn kill(child: &mut Child, group: Option<Pid>) {
     signal(Signal::KILL);
     let _ = child.wait().await;
 }
-
-/// How long a command has to end when it is asked to.
-const GRACE: Duration = Duration::from_secs(2);
-
-/// How long its output is waited for when it has ended.
-const LAST_WORDS: Duration = Duration::from_secs(1);

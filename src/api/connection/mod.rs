@@ -114,7 +114,7 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
     let probing = tokio::spawn(Arc::clone(&control).probe_files());
     // Nobody is told of a build that ended with the last process as if it ran; where that cannot be written down, the
     // API does not wait for it.
-    let _ = timeout(RECOVERY, tokio::spawn(Arc::clone(&control).recover())).await;
+    let _ = timeout(RECOVERY, tokio::spawn(Arc::clone(&control).fail_unfinished_builds())).await;
     let forgetting = tokio::spawn(Arc::clone(&control).forget(stop.clone()));
     let api = Api::new(control, stop.clone());
     let http = Arc::new(protocols());
@@ -223,7 +223,7 @@ impl Connection {
 
     /// Shakes hands, where there is a certificate, and serves.
     async fn secure(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let Some(tls) = &self.api.control().tls else { return self.speak(stream).await };
+        let Some(tls) = &self.api.control().certificate else { return self.speak(stream).await };
         // Without a certificate nothing can be said to it.
         let Some(acceptor) = tls.acceptor().await else { return };
         let pulse = Arc::clone(self.seat.pulse());

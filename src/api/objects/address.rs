@@ -1,26 +1,31 @@
-//! Addresses of devboxes and build containers: named in `metadata`, or from a pool.
+//! The addresses of devboxes and build containers: named in `metadata`, or from a pool.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::api::is_made;
+use crate::api::objects::is_of_api;
 use crate::api::objects::object_file::Fields;
 use crate::api::objects::reserved::Reserved;
 use crate::api::request::call::Call;
 use crate::api::request::error::ApiError;
 use crate::policy::{Client, Snapshot};
 
-/// The key of `metadata` that holds an address.
+/// The key of `metadata` with an address.
 pub(in crate::api) const KEY: &str = "hostgate.address";
+/// The offset of the first address that a pool gives out, after the network's and the gateway's.
+const FIRST: u128 = 2;
+/// The reserved addresses that are passed over in a pool at most: a machine may have many of its own.
+const MOST_RESERVED: usize = 256;
+/// The addresses of a client that a view shows: a person may have written thousands.
+const MOST_SHOWN: usize = 10;
 
-/// A pool of addresses. They are given out in a row, so that a released one is not used again soon.
+/// A pool of addresses. It gives them out in order, so that one which was released is not used again soon.
 #[derive(Debug)]
 pub(in crate::api) struct Pool {
-    /// All of them; the first two and the last one are not given out.
     net: IpNet,
-    /// The one to be tried next, counted from the network's own.
+    /// The offset of the next address.
     next: u128,
 }
 
@@ -31,10 +36,10 @@ impl Pool {
         Self { net, next: last.map_or(FIRST, |last| last + 1) }
     }
 
-    /// Takes an address that is nobody's and not reserved.
-    pub(in crate::api) fn take(&mut self, snapshot: &Snapshot, reserved: &Reserved) -> Option<IpAddr> {
+    /// Returns the next address that no client has and that is not reserved.
+    fn take(&mut self, snapshot: &Snapshot, reserved: &Reserved) -> Option<IpAddr> {
         let last = (1_u128 << (self.net.max_prefix_len() - self.net.prefix_len()).min(127)) - 2;
-        // Each that is taken is some client's or reserved, so that one more try than there are of both finds one that is not.
+        // Each address that is passed over is a client's or reserved: one more try than both finds a free one.
         for _ in 0..=snapshot.clients().len() + MOST_RESERVED {
             if !(FIRST..=last).contains(&self.next) {
                 self.next = FIRST;
@@ -49,39 +54,53 @@ impl Pool {
     }
 }
 
-/// Chooses the address of something new: the one that its `metadata` names, or one of the pool; `what` is what it is for
-/// and `key` how `[control]` calls the pool. Never `caller`, who could not use the API any more, nor a reserved one.
+/// Returns the address of a new object: the one in its metadata, or the next of the pool. Messages name the object and
+/// the key of the pool in `[control]`.
+///
+/// The caller's own address is refused unless clients may use the API: its caller would lose access.
 ///
 /// # Errors
-/// The address is none, the caller's, reserved or somebody's; there is no pool; the pool has none left.
+/// The address is not valid, reserved or in use, or the pool is absent or used up.
 pub(in crate::api) fn choose(
-    (snapshot, reserved): (&Snapshot, &Reserved),
+    call: &Call,
+    snapshot: &Snapshot,
+    metadata: &Fields,
+    pool: Option<&mut Pool>,
+    names: (&str, &str),
+) -> Result<IpAddr, ApiError> {
+    let caller = call.principal.source.filter(|_| !call.control.settings.allow_clients);
+    choose_except(caller, (snapshot, &call.control.reserved), metadata, pool, names)
+}
+
+fn choose_except(
     caller: Option<IpAddr>,
+    (snapshot, reserved): (&Snapshot, &Reserved),
     metadata: &Fields,
     pool: Option<&mut Pool>,
     (what, key): (&str, &str),
 ) -> Result<IpAddr, ApiError> {
     let caller = caller.map(|caller| caller.to_canonical());
+    let wrong = |message: String| ApiError::bad(format!("metadata[\"{KEY}\"]: {message}"));
     if let Some(text) = metadata.get(KEY).and_then(Value::as_str) {
-        let address = named(snapshot, text)?;
+        let address = named(snapshot, text).map_err(wrong)?;
         if Some(address) == caller {
-            let why = "the address this request comes from, which could not use the API any more";
-            let mend = "use another, or ask from elsewhere";
-            return Err(ApiError::bad(format!("metadata[\"{KEY}\"]: `{address}` is {why}: {mend}")));
+            return Err(wrong(format!(
+                "`{address}` is the address this request comes from, which could not use the API any more: use another, \
+                 or ask from elsewhere"
+            )));
         }
-        if let Some(role) = reserved.role(address) {
-            let message = format!("metadata[\"{KEY}\"]: `{address}` is {role}, which no {what} can have: use another");
-            return Err(ApiError::bad(message));
-        }
-        return Ok(address);
+        return match reserved.role(address) {
+            Some(role) => Err(wrong(format!("`{address}` is {role}, which no {what} can have: use another"))),
+            None => Ok(address),
+        };
     }
     let Some(pool) = pool else {
-        return Err(ApiError::bad(format!(
-            "metadata[\"{KEY}\"]: a {what} needs an address: write it there, or set `{key}` under [control] of hostgate.toml"
+        return Err(wrong(format!(
+            "a {what} needs an address: write it there, or set `{key}` under [control] of hostgate.toml"
         )));
     };
     let net = pool.net;
-    // Another one comes after the caller's, unless that is the last that is free.
+    // After the caller's address comes another one, unless it is the last free one.
     let mut take = || pool.take(snapshot, reserved).filter(|address| Some(*address) != caller);
     take().or_else(take).ok_or_else(|| {
         ApiError::bad(format!(
@@ -90,42 +109,31 @@ pub(in crate::api) fn choose(
     })
 }
 
-/// Returns the address of who asks, where it would be shut out of the API if it were a client's.
-pub(in crate::api) fn not_for(call: &Call) -> Option<IpAddr> {
-    call.principal.source.filter(|_| !call.control.settings.allow_clients)
-}
-
-/// Reads the address that `metadata` names.
-fn named(snapshot: &Snapshot, text: &str) -> Result<IpAddr, ApiError> {
+/// Parses the address in metadata and checks that no client has it.
+fn named(snapshot: &Snapshot, text: &str) -> Result<IpAddr, String> {
     let shown = text.escape_debug();
     let address = text.parse::<IpAddr>().ok().map(|address| address.to_canonical());
     let Some(address) = address.filter(|address| !address.is_unspecified() && !address.is_multicast()) else {
-        let message =
-            format!("metadata[\"{KEY}\"]: `{shown}` is no address that a client can have: write one as `10.88.0.7`");
-        return Err(ApiError::bad(message));
+        return Err(format!("`{shown}` is no address that a client can have: write one as `10.88.0.7`"));
     };
-    match owner(snapshot, address) {
-        None => Ok(address),
-        Some(client) => {
-            let id = client.id();
-            let by = if is_made(snapshot, id, client.source()) {
-                format!("devbox `{id}`: shut it down first")
-            } else {
-                format!("client `{id}` ({}): change it there", client.place())
-            };
-            Err(ApiError::bad(format!("metadata[\"{KEY}\"]: `{shown}` is the address of {by}, or use another")))
-        }
-    }
+    let Some(client) = owner(snapshot, address) else { return Ok(address) };
+    let id = client.id();
+    let owner = if is_of_api(snapshot, id, client.source()) {
+        format!("devbox `{id}`: shut it down first")
+    } else {
+        format!("client `{id}` ({}): change it there", client.place())
+    };
+    Err(format!("`{shown}` is the address of {owner}, or use another"))
 }
 
 /// Returns the client that has exactly this address.
 fn owner(snapshot: &Snapshot, address: IpAddr) -> Option<&Client> {
-    // No listener is meant: who is found is a client or nobody.
+    // A listener that does not exist, so that no policy of a listener applies.
     let client = snapshot.asker(address, usize::MAX).client?;
     client.sources().any(|source| source == IpNet::from(address)).then_some(client)
 }
 
-/// Returns the addresses in force of a client, as `metadata` has them: one, unless a person wrote more.
+/// Returns the addresses of a client as `metadata` shows them.
 pub(in crate::api) fn of(client: &Client) -> Value {
     let sources = client.sources().take(MOST_SHOWN).map(|source| {
         let is_one = source.prefix_len() == source.max_prefix_len();
@@ -134,7 +142,6 @@ pub(in crate::api) fn of(client: &Client) -> Value {
     sources.collect::<Vec<_>>().join(", ").into()
 }
 
-/// Returns an address as a number.
 fn bits(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_bits().into(),
@@ -142,23 +149,13 @@ fn bits(address: IpAddr) -> u128 {
     }
 }
 
-/// Returns the address of a number, in the family of a network.
+/// Returns the address with these bits in the family of a network.
 fn from_bits(net: IpNet, bits: u128) -> IpAddr {
     match net {
-        // What is in the network fits.
         IpNet::V4(_) => IpAddr::V4(u32::try_from(bits).unwrap_or(u32::MAX).into()),
         IpNet::V6(_) => IpAddr::V6(bits.into()),
     }
 }
-
-/// The first address that is given out: before it are the network's own and the gateway's.
-const FIRST: u128 = 2;
-
-/// How many addresses of a pool are reserved at most, as when the machine has many of them.
-const MOST_RESERVED: usize = 256;
-
-/// How many addresses of a client are shown: one that a person wrote may have thousands.
-const MOST_SHOWN: usize = 10;
 
 #[cfg(test)]
 mod tests {
@@ -222,13 +219,8 @@ mod tests {
         let nobody = snapshot(&["192.0.2.1"]);
         let mut pool = Pool::new("10.0.0.0/29".parse().unwrap(), None);
         let choose = |caller, pool: &mut Pool| {
-            choose(
-                (&nobody, &Reserved::default()),
-                Some(address(caller)),
-                &Fields::new(),
-                Some(pool),
-                ("devbox", "devbox_pool"),
-            )
+            let place = (&*nobody, &Reserved::default());
+            choose_except(Some(address(caller)), place, &Fields::new(), Some(pool), ("devbox", "devbox_pool"))
         };
         assert_eq!(choose("10.0.0.2", &mut pool).unwrap(), address("10.0.0.3"));
         assert_eq!(choose("10.0.0.5", &mut pool).unwrap(), address("10.0.0.4"));
@@ -242,7 +234,7 @@ mod tests {
         let caller = Some(address("::ffff:10.0.0.9"));
         let choose = |text: &str| {
             let metadata = Fields::from_iter([(KEY.to_owned(), text.into())]);
-            choose((&taken, &Reserved::default()), caller, &metadata, None, ("devbox", "devbox_pool"))
+            choose_except(caller, (&taken, &Reserved::default()), &metadata, None, ("devbox", "devbox_pool"))
                 .map_err(|error| error.message)
         };
         assert_eq!(choose("::ffff:10.0.0.8"), Ok(address("10.0.0.8")));

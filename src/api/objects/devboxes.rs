@@ -7,411 +7,26 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::api::objects::address;
-use crate::api::objects::blueprints;
-use crate::api::objects::id::now_ms;
-use crate::api::objects::kind::Kind;
-use crate::api::objects::object_file::{Fields, File, kept_of, object};
-use crate::api::objects::revision;
-use crate::api::request::call::{Call, Done, Text};
-use crate::api::request::error::{ApiError, Wrongs};
-use crate::api::request::fields;
-use crate::api::request::list::{Listed, Query};
-use crate::api::{Edit, by_hand, is_kept, is_made, kept};
+use crate::api::audit::AuditAction;
+use crate::api::now_ms;
+use crate::api::objects::blueprints::{self, LAUNCH_POLICY};
+use crate::api::objects::object_file::{Fields, ObjectFile, api_fields, object};
+use crate::api::objects::writer::Edit;
+use crate::api::objects::{
+    Object, ObjectKind, REVISION, address, api_table, by_hand, is_in_own_file, is_of_api, revision, view,
+};
+use crate::api::request::call::{Call, Done};
+use crate::api::request::error::ApiError;
+use crate::api::request::fields::{LaunchParameters, RequestFields, or_null};
+use crate::api::request::list::{ListEntry, ListQuery};
+use crate::document::Source;
 use crate::policy::{ApiTable, Blueprint, Client, Phase, Policy, Snapshot};
-
-/// Creates a devbox.
-pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
-    let mut fields = call.fields.clone();
-    revision::take(&mut fields)?;
-    let mut wanted = Wanted::read(fields)?;
-    let control = &call.control;
-    let mut writer = control.write(&call.principal).await?;
-    let snapshot = control.snapshot();
-    let blueprint = wanted.blueprint(&snapshot)?.map(|blueprint| blueprint.id().to_owned());
-    if let Some(policy) = &wanted.policy {
-        blueprints::check_policy(&snapshot, "launch_parameters.network_policy_id", policy)?;
-    }
-    let pool = writer.devboxes.as_mut();
-    let address = address::choose(
-        (&snapshot, &control.reserved),
-        address::not_for(&call),
-        &wanted.metadata,
-        pool,
-        ("devbox", "devbox_pool"),
-    )?;
-    // Its client has it.
-    wanted.metadata.remove(address::KEY);
-    let id: Arc<str> = control.ids.next(Kind::Devbox).into();
-    let file = wanted.file(&id, blueprint.as_deref(), address, now_ms());
-    control.make(&call, "devbox.create", (Kind::Devbox, &id), file).await
-}
-
-/// Changes what people call a devbox.
-pub(in crate::api) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
-    let (control, id) = (&call.control, call.id.as_str());
-    let _writing = control.write(&call.principal).await?;
-    made(&control.snapshot(), id)?;
-    let mut given = call.fields.clone();
-    let revision = revision::take(&mut given)?;
-    let mut wrongs = Wrongs::default();
-    // An empty name clears it, as the API this follows says.
-    let is_cleared = given.get("name").is_some_and(|name| name == "");
-    let name = if is_cleared {
-        given.remove("name").map(|_| Value::Null)
-    } else {
-        fields::label(&mut given, "name", &mut wrongs)
-    };
-    let metadata = fields::metadata(&mut given, &mut wrongs);
-    for key in NAMING.map(|(key, _)| key) {
-        if given.remove(key).is_some() {
-            wrongs.add(format!("{key}: a devbox keeps it: change the policy itself, or make another devbox"));
-        }
-    }
-    fields::near_misses(&given, "", &NAMING, &mut wrongs);
-    wrongs.check()?;
-    let edit = |snapshot: &Snapshot| {
-        let record = made(snapshot, id)?;
-        let kept = kept_of(record);
-        let mut metadata = metadata.clone();
-        if let Some(metadata) = &mut metadata {
-            let client = snapshot.client(id);
-            let mut before = metadata_of(client, kept.get("metadata").cloned());
-            let (wanted, has) = (metadata.remove(address::KEY), before.remove_entry(address::KEY));
-            if wanted.is_some() && wanted.as_ref() != has.as_ref().map(|(_, address)| address) {
-                let message =
-                    format!("metadata[\"{}\"]: a devbox keeps its address: make another devbox", address::KEY);
-                return Err(ApiError::bad(message));
-            }
-            if client.is_none() {
-                metadata.extend(has);
-            }
-        }
-        revision::check(revision.as_deref(), Kind::Devbox, id, record.source().text())?;
-        Edit::of(id, record.source().text(), |file| {
-            if let Some(name) = &name {
-                file.set("api", id, "name", name);
-            }
-            if let Some(metadata) = metadata {
-                file.set("api", id, "metadata", &metadata.into());
-            }
-            if !given.is_empty() {
-                let mut others = object(kept.get("fields").cloned());
-                others.extend(given.clone());
-                file.set("api", id, "fields", &others.into());
-            }
-        })
-    };
-    control.change(&call.principal, "devbox.update", edit).await?;
-    control.view(Kind::Devbox, id).map(Done::changed)
-}
-
-/// Shuts a devbox down: from then on its address is bound to nothing.
-pub(in crate::api) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiError> {
-    let (control, id) = (&call.control, call.id.as_str());
-    let mut writer = control.write(&call.principal).await?;
-    let is_down = |record: &ApiTable| record.status() == SHUTDOWN;
-    if !is_down(made(&control.snapshot(), id)?) {
-        let edit = |snapshot: &Snapshot| {
-            let record = made(snapshot, id)?;
-            let views = Views::new(snapshot);
-            let launch = views.launch_parameters(snapshot.client(id), &kept_of(record));
-            let blueprint = snapshot.client(id).and_then(Client::blueprint);
-            let metadata = metadata_of(snapshot.client(id), kept_of(record).remove("metadata"));
-            Edit::of(id, record.source().text(), |file| {
-                file.remove("client", id);
-                for (key, value) in [
-                    ("status", SHUTDOWN.into()),
-                    ("end_time_ms", now_ms().into()),
-                    ("shutdown_reason", "api_shutdown".into()),
-                    ("blueprint_id", blueprint.into()),
-                    ("launch_parameters", launch.into()),
-                    ("metadata", metadata.into()),
-                ] {
-                    file.set("api", id, key, &value);
-                }
-            })
-        };
-        control.change(&call.principal, "devbox.shutdown", edit).await?;
-        writer.retire(control, &call.principal, id).await;
-    }
-    control.view(Kind::Devbox, id).map(Done::changed)
-}
-
-/// Returns a page of devboxes.
-pub(in crate::api) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text, ApiError> {
-    let query = Query::parse(&call.query, &STATUSES)?;
-    let reached = query.policy.as_deref().map(|policy| changed_with(snapshot, policy));
-    let is_reached = |client: Option<&Client>| {
-        let policy = client.and_then(|client| client.asker().policy());
-        reached.as_ref().is_none_or(|ids| policy.is_some_and(|policy| ids.contains(policy.id())))
-    };
-    let made = snapshot.records().filter(|record| Kind::of(record.id()) == Some(Kind::Devbox) && is_kept(record));
-    let made = made.filter(|record| is_reached(snapshot.client(record.id())));
-    let of_made = made.filter_map(|record| {
-        let status = match snapshot.client(record.id()) {
-            Some(client) if is_made(snapshot, record.id(), client.source()) => RUNNING,
-            Some(client) if is_devbox_by_hand(snapshot, client) => return None,
-            _ => SHUTDOWN,
-        };
-        Some(Listed { is_made: true, id: record.id(), name: record.name(), status: status.into() })
-    });
-    let by_hand = snapshot.clients().filter(|client| is_devbox_by_hand(snapshot, client) && is_reached(Some(client)));
-    let by_hand = by_hand.map(|client| Listed::by_hand(client.id(), client.id(), RUNNING));
-    let views = Views::new(snapshot);
-    Ok(query.page(Kind::Devbox, of_made.chain(by_hand))?.answer("devboxes", |id| views.view(id)))
-}
-
-/// Returns the ids of the policies that change with one: itself, and those that include it, directly or not.
-fn changed_with<'s>(snapshot: &'s Snapshot, policy: &'s str) -> HashSet<&'s str> {
-    let mut including: HashMap<&str, Vec<&str>> = HashMap::new();
-    for including_policy in snapshot.policies() {
-        for included in including_policy.include() {
-            including.entry(included).or_default().push(including_policy.id());
-        }
-    }
-    let (mut changed, mut next) = (HashSet::from([policy]), vec![policy]);
-    while let Some(id) = next.pop() {
-        next.extend(including.get(id).into_iter().flatten().copied().filter(|id| changed.insert(id)));
-    }
-    changed
-}
-
-/// Returns a devbox as the API shows it.
-pub(in crate::api) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
-    Views::new(snapshot).view(id)
-}
-
-/// Makes views of many devboxes, which have few blueprints.
-struct Views<'s> {
-    /// What is in force.
-    snapshot: &'s Snapshot,
-    /// The launch parameters of blueprints.
-    launch: RefCell<HashMap<String, Fields>>,
-}
-
-impl<'s> Views<'s> {
-    /// Begins.
-    fn new(snapshot: &'s Snapshot) -> Self {
-        Self { snapshot, launch: RefCell::default() }
-    }
-
-    /// Returns the view of a devbox.
-    fn view(&self, id: &str) -> Option<Value> {
-        let client = self.snapshot.client(id);
-        // What is in force is shown: a person may have moved the table of a client into another file.
-        if let Some(client) = client.filter(|client| is_devbox_by_hand(self.snapshot, client)) {
-            return Some(self.written(client));
-        }
-        let record = kept(self.snapshot, id).filter(|_| Kind::of(id) == Some(Kind::Devbox))?;
-        let client = client.filter(|client| is_made(self.snapshot, id, client.source()));
-        let mut kept = kept_of(record);
-        let launch = self.launch_parameters(client, &kept);
-        let mut view = object(kept.remove("fields"));
-        let blueprint = client.and_then(Client::blueprint).map(Value::from).or_else(|| kept.remove("blueprint_id"));
-        let created = kept.remove("create_time_ms").unwrap_or_else(|| 0.into());
-        let ended = kept.remove("end_time_ms").filter(|_| client.is_none());
-        let mut transitions = vec![json!({ "status": RUNNING, "transition_time_ms": created })];
-        if let Some(ended) = &ended {
-            transitions.push(json!({ "status": SHUTDOWN, "transition_time_ms": ended }));
-        }
-        let known = json!({
-            "id": id, "name": kept.remove("name"), "status": if client.is_some() { RUNNING } else { SHUTDOWN },
-            "hostgate_policy": self.policy(client),
-            "blueprint_id": blueprint, "capabilities": [], "create_time_ms": created, "end_time_ms": ended,
-            "launch_parameters": launch, "metadata": metadata_of(client, kept.remove("metadata")),
-            "shutdown_reason": kept.remove("shutdown_reason").filter(|_| client.is_none()),
-            "state_transitions": transitions, revision::KEY: revision::of(record.source().text()),
-        });
-        view.extend(object(Some(known)));
-        Some(view.into())
-    }
-
-    /// Returns the view of a client that a person wrote.
-    fn written(&self, client: &Client) -> Value {
-        json!({
-            "id": client.id(), "name": client.id(), "status": RUNNING, "blueprint_id": client.blueprint(),
-            "hostgate_policy": self.policy(Some(client)),
-            "capabilities": [], "create_time_ms": 0, "end_time_ms": null, "shutdown_reason": null,
-            "launch_parameters": self.launch_parameters(Some(client), &Fields::new()),
-            "metadata": metadata_of(Some(client), None), "state_transitions": [],
-        })
-    }
-
-    /// Returns what applies to a devbox, and why where no policy is named for it; null once it is shut down.
-    fn policy(&self, client: Option<&Client>) -> Value {
-        let Some(client) = client else { return Value::Null };
-        let id = client.asker().policy().map(Policy::id);
-        json!({ "id": id, "reason": self.snapshot.why_no_policy_is_named(client) })
-    }
-
-    /// Returns the launch parameters in force: the blueprint's, the devbox's own over them, and the policy that applies.
-    fn launch_parameters(&self, client: Option<&Client>, kept: &Fields) -> Fields {
-        let own = object(kept.get("launch_parameters").cloned());
-        let Some(client) = client else { return own };
-        let blueprint = client.blueprint().and_then(|id| self.snapshot.blueprint(id));
-        let mut launch = blueprint.map(|blueprint| self.of_blueprint(blueprint)).unwrap_or_default();
-        launch.extend(own);
-        let policy = client.policy().or_else(|| blueprint.and_then(|blueprint| blueprint.policy(Phase::Runtime)));
-        if let Some(policy) = policy {
-            launch.insert("network_policy_id".to_owned(), policy.into());
-        }
-        launch
-    }
-
-    /// Returns the launch parameters of a blueprint.
-    fn of_blueprint(&self, blueprint: &Blueprint) -> Fields {
-        let mut launch = self.launch.borrow_mut();
-        if let Some(known) = launch.get(blueprint.id()) {
-            return known.clone();
-        }
-        let read = blueprints::launch_parameters(self.snapshot, blueprint);
-        launch.insert(blueprint.id().to_owned(), read.clone());
-        read
-    }
-}
-
-/// Returns metadata with the address in force, which is the client's: it is among what is kept once there is no client.
-fn metadata_of(client: Option<&Client>, kept: Option<Value>) -> Fields {
-    let mut metadata = object(kept);
-    if let Some(client) = client {
-        metadata.insert(address::KEY.to_owned(), address::of(client));
-    }
-    metadata
-}
-
-/// Returns whether a devbox of the API runs: its address is bound.
-pub(in crate::api) fn is_running(snapshot: &Snapshot, id: &str) -> bool {
-    snapshot.client(id).is_some_and(|client| is_made(snapshot, id, client.source()))
-}
-
-/// Returns whether a client that a person wrote is shown as a devbox: one that is built is none.
-fn is_devbox_by_hand(snapshot: &Snapshot, client: &Client) -> bool {
-    client.phase() == Phase::Runtime && !is_made(snapshot, client.id(), client.source())
-}
-
-/// Returns what is kept of a devbox that the API made.
-///
-/// # Errors
-/// There is none, or a person wrote it.
-fn made<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s ApiTable, ApiError> {
-    let client = snapshot.client(id);
-    if let Some(client) = client.filter(|client| is_devbox_by_hand(snapshot, client)) {
-        return Err(by_hand("devbox", id, &client.place()));
-    }
-    let record = snapshot.record(id).filter(|_| Kind::of(id) == Some(Kind::Devbox));
-    let record = record.ok_or_else(|| ApiError::unknown(Kind::Devbox, id))?;
-    if is_kept(record) { Ok(record) } else { Err(by_hand("devbox", id, &record.place())) }
-}
-
-/// What a request wants a devbox to be.
-#[derive(Debug)]
-struct Wanted {
-    /// Its name.
-    name: Option<Value>,
-    /// The id of its blueprint.
-    blueprint_id: Option<Value>,
-    /// The name of its blueprint.
-    blueprint_name: Option<Value>,
-    /// Its own policy.
-    policy: Option<Value>,
-    /// The rest of its own launch parameters.
-    launch: Fields,
-    /// Free text by key.
-    metadata: Fields,
-    /// What the API does not know.
-    others: Fields,
-}
-
-impl Wanted {
-    /// Reads the fields of a request.
-    fn read(mut given: Fields) -> Result<Self, ApiError> {
-        let mut wrongs = Wrongs::default();
-        let name = fields::label(&mut given, "name", &mut wrongs);
-        let blueprint_id = fields::text(&mut given, "blueprint_id", &mut wrongs);
-        let blueprint_name = fields::text(&mut given, "blueprint_name", &mut wrongs);
-        if blueprint_id.is_some() && blueprint_name.is_some() {
-            wrongs.add("blueprint_name: there is a blueprint_id already: leave one of them out".to_owned());
-        }
-        if given.remove("network_policy_id").is_some() {
-            let mend = "write it into launch_parameters";
-            wrongs.add(format!("network_policy_id: it would have no effect here: {mend}"));
-        }
-        let metadata = fields::metadata(&mut given, &mut wrongs).unwrap_or_default();
-        let mut launch = fields::object(&mut given, "launch_parameters", &mut wrongs).unwrap_or_default();
-        let policy = fields::launch_policy(&mut launch, &mut wrongs);
-        for key in OURS {
-            given.remove(key);
-        }
-        fields::near_misses(&given, "", &NAMING, &mut wrongs);
-        fields::near_misses(&launch, "launch_parameters.", &NAMING, &mut wrongs);
-        wrongs.check()?;
-        Ok(Self { name, blueprint_id, blueprint_name, policy, launch, metadata, others: given })
-    }
-
-    /// Finds its blueprint, if it has one.
-    fn blueprint<'s>(&self, snapshot: &'s Snapshot) -> Result<Option<&'s Blueprint>, ApiError> {
-        if let Some(id) = self.blueprint_id.as_ref().and_then(Value::as_str) {
-            let Some(blueprint) = snapshot.blueprint(id) else {
-                let id = id.escape_debug();
-                return Err(ApiError::bad(format!("blueprint_id: there is no blueprint `{id}`: create it first")));
-            };
-            let status = blueprints::status(snapshot, blueprint);
-            if status != blueprints::COMPLETE {
-                let message =
-                    format!("blueprint_id: blueprint `{id}` is {status}: only one that is build_complete will do");
-                return Err(ApiError::bad(message));
-            }
-            return Ok(Some(blueprint));
-        }
-        let Some(name) = self.blueprint_name.as_ref().and_then(Value::as_str) else { return Ok(None) };
-        let newest = snapshot.blueprints().filter(|blueprint| match blueprints::record(snapshot, blueprint) {
-            Some(record) => record.name() == name && record.status() == blueprints::COMPLETE,
-            None => blueprint.id() == name,
-        });
-        let newest =
-            newest.max_by_key(|blueprint| (is_made(snapshot, blueprint.id(), blueprint.source()), blueprint.id()));
-        let name = name.escape_debug();
-        let none =
-            || ApiError::bad(format!("blueprint_name: no blueprint `{name}` is build_complete: create it first"));
-        newest.map(Some).ok_or_else(none)
-    }
-
-    /// Writes the file of a new devbox.
-    fn file(&self, id: &str, blueprint: Option<&str>, address: IpAddr, now: u64) -> File {
-        let mut file = File::new(COMMENT);
-        let client: [(&str, Value); 3] = [
-            ("sources", json!([address.to_string()])),
-            ("blueprint", blueprint.into()),
-            // Without one, `default_policy` and `without_policy` of hostgate.toml say what applies.
-            ("policy", self.policy.clone().unwrap_or_default()),
-        ];
-        for (key, value) in &client {
-            file.set("client", id, key, value);
-        }
-        let not_empty = |fields: &Fields| if fields.is_empty() { Value::Null } else { fields.clone().into() };
-        // That it runs is said by its client being there.
-        let kept = [
-            ("name", self.name.clone().unwrap_or_default()),
-            ("create_time_ms", now.into()),
-            ("metadata", not_empty(&self.metadata)),
-            ("launch_parameters", not_empty(&self.launch)),
-            ("fields", not_empty(&self.others)),
-        ];
-        for (key, value) in &kept {
-            file.set("api", id, key, value);
-        }
-        file
-    }
-}
 
 /// The status of a devbox whose address is bound.
 pub(in crate::api) const RUNNING: &str = "running";
-
 /// The status of a devbox that was shut down.
 pub(in crate::api) const SHUTDOWN: &str = "shutdown";
-
-/// All that a devbox can have.
+/// The statuses of Runloop's API, which requests may name.
 pub(in crate::api) const STATUSES: [&str; 10] = [
     "scheduled",
     "queued",
@@ -425,17 +40,16 @@ pub(in crate::api) const STATUSES: [&str; 10] = [
     SHUTDOWN,
 ];
 
-/// Fields that say which policy applies, and where each is to be written.
-const NAMING: [(&str, &str); 5] = [
+/// The fields that choose the policy, their misspellings, and the place of each.
+const POLICY_FIELDS: [(&str, &str); 5] = [
     ("launch_parameters", "launch_parameters"),
-    ("network_policy_id", "launch_parameters.network_policy_id"),
-    ("policy_id", "launch_parameters.network_policy_id"),
+    ("network_policy_id", LAUNCH_POLICY),
+    ("policy_id", LAUNCH_POLICY),
     ("blueprint_id", "blueprint_id"),
     ("blueprint_name", "blueprint_name"),
 ];
-
-/// Fields of responses that a request does not set.
-const OURS: [&str; 9] = [
+/// The fields of views that a request does not set.
+const VIEW_FIELDS: [&str; 9] = [
     "hostgate_policy",
     "id",
     "status",
@@ -447,25 +61,362 @@ const OURS: [&str; 9] = [
     "object",
 ];
 
-/// The first line of a devbox's file.
-pub(in crate::api) const COMMENT: &str = "A devbox of the API.";
+/// The kind of object that is a devbox.
+pub(in crate::api) struct Devboxes;
+
+/// Creates a devbox, which runs at once.
+pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
+    let mut fields = call.fields();
+    fields.take::<String>(REVISION);
+    let mut devbox = NewDevbox::read(fields)?;
+    let control = &call.control;
+    let mut writing = control.write(&call.principal).await?;
+    let snapshot = control.snapshot();
+    let blueprint = devbox.blueprint(&snapshot)?.map(|blueprint| blueprint.id().to_owned());
+    blueprints::check_policy(&snapshot, LAUNCH_POLICY, devbox.launch.network_policy_id.as_deref())?;
+    let reason = ("devbox", "devbox_pool");
+    let address = address::choose(&call, &snapshot, &devbox.metadata, writing.devbox_pool.as_mut(), reason)?;
+    // Views take the address from the client.
+    devbox.metadata.remove(address::KEY);
+    let id: Arc<str> = control.ids.next(ObjectKind::Devbox).into();
+    let file = devbox.file(&id, blueprint.as_deref(), address);
+    control.create(&call, (ObjectKind::Devbox, &id), &file).await
+}
+
+/// Shuts a devbox down: its address is bound to nothing from then on.
+pub(in crate::api) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiError> {
+    let (control, id) = (&call.control, call.id.as_str());
+    let mut writing = control.write(&call.principal).await?;
+    if devbox_table(&control.snapshot(), id)?.status() != SHUTDOWN {
+        let edit = |snapshot: &Snapshot| {
+            let table = devbox_table(snapshot, id)?;
+            let (client, mut api) = (snapshot.client(id), api_fields(table));
+            let launch = Views::new(snapshot).launch_parameters(client, &api);
+            let metadata = metadata_of(client, api.remove("metadata"));
+            let mut file = ObjectFile::parse(table.source().text())?;
+            file.remove("client", id);
+            for (key, value) in [
+                ("status", SHUTDOWN.into()),
+                ("end_time_ms", now_ms().into()),
+                ("shutdown_reason", "api_shutdown".into()),
+                ("blueprint_id", client.and_then(Client::blueprint).into()),
+                ("launch_parameters", launch.into()),
+                ("metadata", metadata.into()),
+            ] {
+                file.set("api", id, key, &value);
+            }
+            Ok(Edit::update(id, table.source().text(), &file))
+        };
+        control.apply(&call.principal, AuditAction::Shutdown, edit).await?;
+        writing.add_shut_down(control, &call.principal, id).await;
+    }
+    view(&control.snapshot(), ObjectKind::Devbox, id).map(Done::changed)
+}
+
+/// The fields of a request that changes a devbox.
+#[derive(Debug)]
+pub(in crate::api) struct DevboxUpdate {
+    /// The name; null clears it.
+    name: Option<Value>,
+    metadata: Option<Fields>,
+    /// The fields that only views show.
+    others: Fields,
+}
+
+impl Object for Devboxes {
+    const KIND: ObjectKind = ObjectKind::Devbox;
+    const STATUSES: &'static [&'static str] = &STATUSES;
+    type Update = DevboxUpdate;
+
+    fn read_update(mut fields: RequestFields) -> Result<DevboxUpdate, ApiError> {
+        let name = if fields.takes_empty_name() { Some(Value::Null) } else { fields.name().map(Value::from) };
+        let metadata = fields.metadata();
+        for (key, _) in POLICY_FIELDS {
+            fields.refuse(key, "a devbox keeps it: change the policy itself, or make another devbox");
+        }
+        fields.check_spelling(&POLICY_FIELDS);
+        Ok(DevboxUpdate { name, metadata, others: fields.finish()? })
+    }
+
+    fn apply(update: &DevboxUpdate, snapshot: &Snapshot, id: &str, file: &mut ObjectFile) -> Result<(), ApiError> {
+        let mut api = file.fields("api", id).unwrap_or_default();
+        if let Some(name) = &update.name {
+            file.set("api", id, "name", name);
+        }
+        if let Some(mut metadata) = update.metadata.clone() {
+            let client = snapshot.client(id);
+            let own = metadata_of(client, api.remove("metadata")).remove_entry(address::KEY);
+            let sent = metadata.remove(address::KEY);
+            if sent.is_some() && sent.as_ref() != own.as_ref().map(|(_, address)| address) {
+                let key = address::KEY;
+                return Err(ApiError::bad(format!(
+                    "metadata[\"{key}\"]: a devbox keeps its address: make another devbox"
+                )));
+            }
+            if client.is_none() {
+                metadata.extend(own);
+            }
+            file.set("api", id, "metadata", &metadata.into());
+        }
+        if !update.others.is_empty() {
+            let mut others = object(api.remove("fields"));
+            others.extend(update.others.clone());
+            file.set("api", id, "fields", &others.into());
+        }
+        Ok(())
+    }
+
+    fn source<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s Source, ApiError> {
+        devbox_table(snapshot, id).map(ApiTable::source)
+    }
+
+    fn entries<'s>(snapshot: &'s Snapshot, query: &ListQuery) -> Box<dyn Iterator<Item = ListEntry<'s>> + 's> {
+        let policies = query.policy.as_deref().map(|policy| including(snapshot, policy));
+        let policies = Arc::new(policies);
+        let is_under = move |client: Option<&Client>| {
+            let policy = client.and_then(|client| client.asker().policy());
+            policies.as_ref().as_ref().is_none_or(|ids| policy.is_some_and(|policy| ids.contains(policy.id())))
+        };
+        let of_api = snapshot.records().filter_map({
+            let is_under = is_under.clone();
+            move |table| {
+                let client = snapshot.client(table.id());
+                let is_devbox = ObjectKind::of_id(table.id()) == Some(Self::KIND) && is_in_own_file(table);
+                let status = match client.filter(|_| is_devbox) {
+                    _ if !is_devbox || !is_under(client) => return None,
+                    Some(client) if is_of_api(snapshot, table.id(), client.source()) => RUNNING,
+                    Some(client) if is_devbox_by_hand(snapshot, client) => return None,
+                    _ => SHUTDOWN,
+                };
+                Some(ListEntry { is_of_api: true, id: table.id(), name: table.name(), status: status.into() })
+            }
+        });
+        let by_hand =
+            snapshot.clients().filter(move |client| is_devbox_by_hand(snapshot, client) && is_under(Some(client)));
+        Box::new(of_api.chain(by_hand.map(|client| ListEntry::by_hand(client.id(), RUNNING))))
+    }
+
+    fn viewer(snapshot: &Snapshot) -> impl Fn(&str) -> Option<Value> {
+        let views = Views::new(snapshot);
+        move |id| views.view(id)
+    }
+}
+
+/// Returns the ids of a policy and of those that include it, directly or not.
+fn including(snapshot: &Snapshot, policy: &str) -> HashSet<String> {
+    let mut including: HashMap<&str, Vec<&str>> = HashMap::new();
+    for policy in snapshot.policies() {
+        for included in policy.include() {
+            including.entry(included).or_default().push(policy.id());
+        }
+    }
+    let (mut all, mut next) = (HashSet::from([policy.to_owned()]), vec![policy]);
+    while let Some(id) = next.pop() {
+        next.extend(including.get(id).into_iter().flatten().copied().filter(|id| all.insert((*id).to_owned())));
+    }
+    all
+}
+
+/// The views of devboxes. It remembers the launch parameters of blueprints: many devboxes have the same one.
+struct Views<'s> {
+    snapshot: &'s Snapshot,
+    launch: RefCell<HashMap<String, Fields>>,
+}
+
+impl<'s> Views<'s> {
+    fn new(snapshot: &'s Snapshot) -> Self {
+        Self { snapshot, launch: RefCell::default() }
+    }
+
+    fn view(&self, id: &str) -> Option<Value> {
+        let client = self.snapshot.client(id);
+        // The client in force is shown, also if a person moved its table into another file.
+        if let Some(client) = client.filter(|client| is_devbox_by_hand(self.snapshot, client)) {
+            return Some(self.by_hand(client));
+        }
+        let table = api_table(self.snapshot, id).filter(|_| ObjectKind::of_id(id) == Some(ObjectKind::Devbox))?;
+        let client = client.filter(|client| is_of_api(self.snapshot, id, client.source()));
+        let mut api = api_fields(table);
+        let launch = self.launch_parameters(client, &api);
+        let mut view = object(api.remove("fields"));
+        let blueprint = client.and_then(Client::blueprint).map(Value::from).or_else(|| api.remove("blueprint_id"));
+        let created = api.remove("create_time_ms").unwrap_or_else(|| 0.into());
+        let ended = api.remove("end_time_ms").filter(|_| client.is_none());
+        let mut transitions = vec![json!({ "status": RUNNING, "transition_time_ms": created })];
+        if let Some(ended) = &ended {
+            transitions.push(json!({ "status": SHUTDOWN, "transition_time_ms": ended }));
+        }
+        view.extend(object(Some(json!({
+            "id": id, "name": api.remove("name"), "status": if client.is_some() { RUNNING } else { SHUTDOWN },
+            "hostgate_policy": self.policy(client),
+            "blueprint_id": blueprint, "capabilities": [], "create_time_ms": created, "end_time_ms": ended,
+            "launch_parameters": launch, "metadata": metadata_of(client, api.remove("metadata")),
+            "shutdown_reason": api.remove("shutdown_reason").filter(|_| client.is_none()),
+            "state_transitions": transitions, REVISION: revision(table.source().text()),
+        }))));
+        Some(view.into())
+    }
+
+    /// Returns the view of a client that a person wrote.
+    fn by_hand(&self, client: &Client) -> Value {
+        json!({
+            "id": client.id(), "name": client.id(), "status": RUNNING, "blueprint_id": client.blueprint(),
+            "hostgate_policy": self.policy(Some(client)),
+            "capabilities": [], "create_time_ms": 0, "end_time_ms": null, "shutdown_reason": null,
+            "launch_parameters": self.launch_parameters(Some(client), &Fields::new()),
+            "metadata": metadata_of(Some(client), None), "state_transitions": [],
+        })
+    }
+
+    /// Returns the policy that applies to a devbox, and the reason if none is named for it; null after the shutdown.
+    fn policy(&self, client: Option<&Client>) -> Value {
+        let Some(client) = client else { return Value::Null };
+        let id = client.asker().policy().map(Policy::id);
+        json!({ "id": id, "reason": self.snapshot.why_no_policy_is_named(client) })
+    }
+
+    /// Returns the launch parameters in force: the blueprint's, overridden by the devbox's, with the policy that applies.
+    fn launch_parameters(&self, client: Option<&Client>, api: &Fields) -> Fields {
+        let own = object(api.get("launch_parameters").cloned());
+        let Some(client) = client else { return own };
+        let blueprint = client.blueprint().and_then(|id| self.snapshot.blueprint(id));
+        let mut launch = blueprint.map(|blueprint| self.of_blueprint(blueprint)).unwrap_or_default();
+        launch.extend(own);
+        let policy = client.policy().or_else(|| blueprint.and_then(|blueprint| blueprint.policy(Phase::Runtime)));
+        launch.extend(policy.map(|policy| ("network_policy_id".to_owned(), policy.into())));
+        launch
+    }
+
+    /// Returns the launch parameters of a blueprint.
+    fn of_blueprint(&self, blueprint: &Blueprint) -> Fields {
+        let mut launch = self.launch.borrow_mut();
+        let read = || blueprints::launch_parameters(self.snapshot, blueprint);
+        launch.entry(blueprint.id().to_owned()).or_insert_with(read).clone()
+    }
+}
+
+/// Returns metadata with the address: the client's while it is bound, the one in the file after the shutdown.
+fn metadata_of(client: Option<&Client>, metadata: Option<Value>) -> Fields {
+    let mut metadata = object(metadata);
+    metadata.extend(client.map(|client| (address::KEY.to_owned(), address::of(client))));
+    metadata
+}
+
+/// Returns whether a devbox of the API runs: its address is bound.
+pub(in crate::api) fn is_running(snapshot: &Snapshot, id: &str) -> bool {
+    snapshot.client(id).is_some_and(|client| is_of_api(snapshot, id, client.source()))
+}
+
+/// Returns whether a client that a person wrote is shown as a devbox: a build container is not.
+fn is_devbox_by_hand(snapshot: &Snapshot, client: &Client) -> bool {
+    client.phase() == Phase::Runtime && !is_of_api(snapshot, client.id(), client.source())
+}
+
+/// Returns the API table of a devbox that the API created.
+fn devbox_table<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s ApiTable, ApiError> {
+    if let Some(client) = snapshot.client(id).filter(|client| is_devbox_by_hand(snapshot, client)) {
+        return Err(by_hand(ObjectKind::Devbox, id, &client.place()));
+    }
+    let table = snapshot.record(id).filter(|_| ObjectKind::of_id(id) == Some(ObjectKind::Devbox));
+    let table = table.ok_or_else(|| ApiError::not_found(ObjectKind::Devbox, id))?;
+    if is_in_own_file(table) { Ok(table) } else { Err(by_hand(ObjectKind::Devbox, id, &table.place())) }
+}
+
+/// The fields of a request that creates a devbox.
+#[derive(Debug)]
+struct NewDevbox {
+    name: Option<String>,
+    blueprint_id: Option<String>,
+    blueprint_name: Option<String>,
+    launch: LaunchParameters,
+    metadata: Fields,
+    /// The fields that only views show.
+    others: Fields,
+}
+
+impl NewDevbox {
+    fn read(mut fields: RequestFields) -> Result<Self, ApiError> {
+        let name = fields.name();
+        let [blueprint_id, blueprint_name] = ["blueprint_id", "blueprint_name"].map(|key| fields.take::<String>(key));
+        if blueprint_id.is_some() && blueprint_name.is_some() {
+            fields.error("blueprint_name: there is a blueprint_id already: leave one of them out".to_owned());
+        }
+        // Runloop's API removed the field from devboxes: launch parameters have it.
+        fields.refuse("network_policy_id", "it would have no effect here: write it into launch_parameters");
+        let metadata = fields.metadata().unwrap_or_default();
+        let launch = fields.launch_parameters(&POLICY_FIELDS).unwrap_or_default();
+        fields.ignore(&VIEW_FIELDS);
+        fields.check_spelling(&POLICY_FIELDS);
+        Ok(Self { name, blueprint_id, blueprint_name, launch, metadata, others: fields.finish()? })
+    }
+
+    /// Returns the blueprint that the request names: the newest complete one if it does so by name.
+    fn blueprint<'s>(&self, snapshot: &'s Snapshot) -> Result<Option<&'s Blueprint>, ApiError> {
+        if let Some(id) = &self.blueprint_id {
+            let Some(blueprint) = snapshot.blueprint(id) else {
+                let id = id.escape_debug();
+                return Err(ApiError::bad(format!("blueprint_id: there is no blueprint `{id}`: create it first")));
+            };
+            let status = blueprints::status(snapshot, blueprint);
+            if status != blueprints::COMPLETE {
+                return Err(ApiError::bad(format!(
+                    "blueprint_id: blueprint `{id}` is {status}: only one that is build_complete will do"
+                )));
+            }
+            return Ok(Some(blueprint));
+        }
+        let Some(name) = &self.blueprint_name else { return Ok(None) };
+        let named = snapshot.blueprints().filter(|blueprint| match blueprints::own_api_table(snapshot, blueprint) {
+            Some(table) => table.name() == *name && table.status() == blueprints::COMPLETE,
+            None => blueprint.id() == name,
+        });
+        let newest =
+            named.max_by_key(|blueprint| (is_of_api(snapshot, blueprint.id(), blueprint.source()), blueprint.id()));
+        let name = name.escape_debug();
+        let none =
+            || ApiError::bad(format!("blueprint_name: no blueprint `{name}` is build_complete: create it first"));
+        newest.map(Some).ok_or_else(none)
+    }
+
+    /// Makes the file of the devbox. The table of its client says that it runs.
+    fn file(&self, id: &str, blueprint: Option<&str>, address: IpAddr) -> ObjectFile {
+        let mut file = ObjectFile::default();
+        let not_empty = |fields: &Fields| if fields.is_empty() { Value::Null } else { fields.clone().into() };
+        for (table, key, value) in [
+            ("client", "sources", json!([address.to_string()])),
+            ("client", "blueprint", blueprint.into()),
+            // Without a policy, `default_policy` and `without_policy` of hostgate.toml decide.
+            ("client", "policy", or_null(self.launch.network_policy_id.clone())),
+            ("api", "name", or_null(self.name.clone())),
+            ("api", "create_time_ms", now_ms().into()),
+            ("api", "metadata", not_empty(&self.metadata)),
+            ("api", "launch_parameters", not_empty(&self.launch.others)),
+            ("api", "fields", not_empty(&self.others)),
+        ] {
+            file.set(table, id, key, &value);
+        }
+        file
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::api::objects::object_file::tests::{any_fields, errors};
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn no_request_panics_and_what_is_taken_loads(given in crate::api::objects::object_file::tests::any_fields(&[
+        fn no_request_panics_and_every_file_loads(fields in any_fields(&[
             "name", "blueprint_id", "launch_parameters", "metadata", "environment_variables", "x",
         ])) {
-            if let Ok(mut wanted) = Wanted::read(given) {
-                wanted.policy = wanted.policy.map(|_| crate::policy::UNRESTRICTED.into());
-                let text = wanted.file("dbx_1", None, IpAddr::from([192, 0, 2, 1]), 1).text();
-                let errors = crate::api::objects::object_file::tests::errors(&text);
+            if let Ok(mut devbox) = NewDevbox::read(RequestFields::new(fields)) {
+                let launch = &mut devbox.launch;
+                launch.network_policy_id = launch.network_policy_id.take().map(|_| crate::policy::UNRESTRICTED.into());
+                let text = devbox.file("dbx_1", None, IpAddr::from([192, 0, 2, 1])).text();
+                let errors = errors(&text);
                 prop_assert!(errors.is_empty(), "{}\n{:?}", text, errors);
             }
         }

@@ -1,273 +1,233 @@
 //! Network policies.
 
 use std::collections::BTreeSet;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::api::objects::egress;
-use crate::api::objects::id::now_ms;
-use crate::api::objects::kind::Kind;
-use crate::api::objects::object_file::{Fields, File, object, tables, without};
-use crate::api::objects::revision;
-use crate::api::request::call::{Call, Done, Text};
-use crate::api::request::error::{ApiError, Wrongs};
-use crate::api::request::fields;
-use crate::api::request::list::{Listed, Query};
-use crate::api::{Edit, by_hand, is_made, named};
-use crate::policy::{Phase, Policy, Snapshot};
+use crate::api::now_ms;
+use crate::api::objects::egress::{self, AllowedCidr, FLAGS};
+use crate::api::objects::object_file::{Fields, ObjectFile, object, tables};
+use crate::api::objects::{Deletable, Object, ObjectKind, REVISION, by_hand, is_of_api, revision};
+use crate::api::request::call::{Call, Done};
+use crate::api::request::error::ApiError;
+use crate::api::request::fields::{RequestFields, or_null};
+use crate::api::request::list::{ListEntry, ListQuery};
+use crate::document::{Place, Source};
+use crate::policy::{Phase, Snapshot};
+
+/// The field of views with a policy's own hostnames, if others come from includes or list files.
+const OWN_HOSTNAMES: &str = "hostgate_own_hostnames";
+
+/// The kind of object that is a network policy.
+pub(in crate::api) struct Policies;
 
 /// Creates a policy.
 pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
-    let mut fields = call.fields.clone();
-    revision::take(&mut fields)?;
-    let wanted = Wanted::read(fields, Some("name"))?;
+    let mut fields = call.fields();
+    fields.take::<String>(REVISION);
+    fields.require_name();
+    let policy = PolicyFields::read(fields)?;
     let control = &call.control;
     let _writing = control.write(&call.principal).await?;
-    let id: Arc<str> = control.ids.next(Kind::Policy).into();
-    let mut file = File::new(COMMENT);
+    let id: Arc<str> = control.ids.next(ObjectKind::Policy).into();
+    let mut file = ObjectFile::default();
     file.add("policy", &id);
-    wanted.write(&mut file, &id, now_ms());
-    control.make(&call, "network_policy.create", (Kind::Policy, &id), file).await
+    policy.write(&mut file, &id, policy.hostnames.clone());
+    control.create(&call, (ObjectKind::Policy, &id), &file).await
 }
 
-/// Changes a policy: what is absent stays. A request that names the revision it has seen changes that one alone, so that
-/// nobody overwrites what another one changed meanwhile.
-pub(in crate::api) async fn update(call: Arc<Call>) -> Result<Done, ApiError> {
-    let (control, id) = (&call.control, call.id.as_str());
-    let _writing = control.write(&call.principal).await?;
-    // Whether there is such a policy is told first.
-    made(&control.snapshot(), id)?;
-    let mut fields = call.fields.clone();
-    let revision = revision::take(&mut fields)?;
-    let wanted = Wanted::read(fields, None)?;
-    let edit = |snapshot: &Snapshot| {
-        let policy = made(snapshot, id)?;
-        let text = policy.source().text();
-        revision::check(revision.as_deref(), Kind::Policy, id, text)?;
-        Edit::of(id, text, |file| wanted.beside_included(policy, file).write(file, id, now_ms()))
-    };
-    control.change(&call.principal, "network_policy.update", edit).await?;
-    control.view(Kind::Policy, id).map(Done::changed)
-}
+impl Object for Policies {
+    const KIND: ObjectKind = ObjectKind::Policy;
+    const STATUSES: &'static [&'static str] = &[];
+    type Update = PolicyFields;
 
-/// Deletes a policy that nobody uses; what else a person wrote into its file stays there.
-pub(in crate::api) async fn delete(call: Arc<Call>) -> Result<Done, ApiError> {
-    let (control, id) = (&call.control, call.id.as_str());
-    let _writing = control.write(&call.principal).await?;
-    let mut last = Value::Null;
-    let edit = |snapshot: &Snapshot| {
-        let policy = made(snapshot, id)?;
-        let users = users(snapshot, id);
-        if !users.is_empty() {
-            let users = named(&users);
-            return Err(ApiError::bad(format!(
-                "network policy `{id}` is in use by {users}: give them another policy, or delete them or shut them down first"
-            )));
+    fn read_update(fields: RequestFields) -> Result<PolicyFields, ApiError> {
+        PolicyFields::read(fields)
+    }
+
+    fn apply(update: &PolicyFields, snapshot: &Snapshot, id: &str, file: &mut ObjectFile) -> Result<(), ApiError> {
+        let mut hostnames = update.hostnames.clone();
+        // Views show included hostnames, too: a client that adds one and sends all of them back does not make them the
+        // policy's own.
+        if let (Some(hostnames), Some(policy)) = (&mut hostnames, snapshot.policy(id)) {
+            egress::leave_out_included(hostnames, policy, &file.fields("policy", id).unwrap_or_default());
         }
-        last = view(snapshot, id).unwrap_or_default();
-        let text = policy.source().text();
-        let after = without(text, COMMENT, &[("policy", id), ("api", id)])?;
-        Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after })
-    };
-    control.change(&call.principal, "network_policy.delete", edit).await?;
-    Ok(Done::changed(last))
+        update.write(file, id, hostnames);
+        Ok(())
+    }
+
+    fn source<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s Source, ApiError> {
+        let policy = snapshot.policy(id).ok_or_else(|| ApiError::not_found(Self::KIND, id))?;
+        let is_of_api = is_of_api(snapshot, id, policy.source());
+        is_of_api.then(|| policy.source()).ok_or_else(|| by_hand(Self::KIND, id, &policy.place()))
+    }
+
+    fn entries<'s>(snapshot: &'s Snapshot, _: &ListQuery) -> Box<dyn Iterator<Item = ListEntry<'s>> + 's> {
+        Box::new(snapshot.policies().map(|policy| ListEntry {
+            is_of_api: is_of_api(snapshot, policy.id(), policy.source()),
+            id: policy.id(),
+            name: policy.name().into(),
+            status: "".into(),
+        }))
+    }
+
+    fn viewer(snapshot: &Snapshot) -> impl Fn(&str) -> Option<Value> {
+        move |id| view(snapshot, id)
+    }
 }
 
-/// Returns a page of policies.
-pub(in crate::api) fn list(call: &Call, snapshot: &Snapshot) -> Result<Text, ApiError> {
-    let query = Query::parse(&call.query, &[])?;
-    let listed = snapshot.policies().map(|policy| Listed {
-        is_made: is_made(snapshot, policy.id(), policy.source()),
-        id: policy.id(),
-        name: policy.name().into(),
-        status: "".into(),
-    });
-    Ok(query.page(Kind::Policy, listed)?.answer("network_policies", |id| view(snapshot, id)))
+impl Deletable for Policies {
+    const IN_USE_HELP: &'static str = "give them another policy, or delete them or shut them down first";
+
+    fn users(snapshot: &Snapshot, id: &str) -> Vec<String> {
+        let named = |kind: &str, user: &str, source, place: &dyn Fn() -> Place| {
+            let place = if is_of_api(snapshot, user, source) { String::new() } else { format!(" ({})", place()) };
+            format!("{kind} `{user}`{place}")
+        };
+        let phases = [Phase::Build, Phase::Runtime];
+        let blueprints =
+            snapshot.blueprints().filter(|used| phases.iter().any(|&phase| used.policy(phase) == Some(id)));
+        let blueprints = blueprints.map(|used| named("blueprint", used.id(), used.source(), &|| used.place()));
+        let clients = snapshot.clients().filter(|used| used.policy() == Some(id)).map(|used| {
+            let kind = if is_of_api(snapshot, used.id(), used.source()) { "devbox" } else { "client" };
+            named(kind, used.id(), used.source(), &|| used.place())
+        });
+        let including = snapshot.policies().filter(|used| used.include().any(|included| included == id));
+        let including = including.map(|used| named("network policy", used.id(), used.source(), &|| used.place()));
+        let bound: BTreeSet<String> = snapshot.bound_to(id).map(|key| format!("`{key}` of hostgate.toml")).collect();
+        blueprints.chain(clients).chain(including).chain(bound).collect()
+    }
+
+    /// Returns the policy as it was: Runloop's API does the same.
+    fn deleted(snapshot: &Snapshot, id: &str) -> Value {
+        view(snapshot, id).unwrap_or_default()
+    }
 }
 
-/// Returns a policy as the API shows it; presets too.
-pub(in crate::api) fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
+/// Returns the view of a policy or a preset.
+fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
     let policy = snapshot.policy(id)?;
-    if !is_made(snapshot, id, policy.source()) {
-        let mut view = egress::beyond(policy);
-        view.extend(object(Some(json!({
-            "id": id, "name": policy.name(), "description": policy.description(), "egress": egress::written(policy),
-            "create_time_ms": 0, "update_time_ms": 0,
-        }))));
-        return Some(view.into());
+    let mut view;
+    let (egress, times);
+    if is_of_api(snapshot, id, policy.source()) {
+        let [fields, api] = tables(policy.source().text(), ["policy", "api"], id);
+        let (fields, mut api) = (fields?, api?);
+        view = object(api.remove("fields"));
+        // A key of files that was sent as an unknown field is not in force.
+        view.retain(|key, _| !egress::FILE_KEYS.contains(&&**key));
+        if egress::is_extended(&fields) {
+            let own = fields.get("allowed_hostnames").cloned();
+            view.insert(OWN_HOSTNAMES.to_owned(), own.unwrap_or_else(|| json!([])));
+        }
+        view.insert(REVISION.to_owned(), revision(policy.source().text()).into());
+        egress = egress::view(policy, &fields, &api);
+        times = ["create_time_ms", "update_time_ms"].map(|key| api.remove(key).unwrap_or_else(|| 0.into()));
+    } else {
+        (view, egress, times) = (Fields::new(), egress::view_by_hand(policy), [0, 0].map(Value::from));
     }
-    let [fields, kept] = tables(policy.source().text(), ["policy", "api"], id);
-    let (fields, mut kept) = (fields?, kept?);
-    let mut view = object(kept.remove("fields"));
-    // What is not in force is not shown as if it were.
-    view.retain(|key, _| !egress::OF_FILES.contains(&&**key));
-    view.extend(egress::beyond(policy));
-    view.insert("id".to_owned(), id.into());
-    view.insert("name".to_owned(), policy.name().into());
-    view.insert("description".to_owned(), policy.description().into());
-    view.insert("egress".to_owned(), egress::view(policy, &fields, &kept));
-    if egress::is_extended(&fields) {
-        let own = fields.get("allowed_hostnames").cloned();
-        view.insert(OWN.to_owned(), own.unwrap_or_else(|| json!([])));
-    }
-    view.insert(revision::KEY.to_owned(), revision::of(policy.source().text()).into());
-    for key in ["create_time_ms", "update_time_ms"] {
-        view.insert(key.to_owned(), kept.remove(key).unwrap_or_else(|| 0.into()));
-    }
+    view.extend(egress::beyond_runloop(policy));
+    view.extend(object(Some(json!({
+        "id": id, "name": policy.name(), "description": policy.description(), "egress": egress,
+        "create_time_ms": times[0], "update_time_ms": times[1],
+    }))));
     Some(view.into())
 }
 
-/// What a request wants a policy to be.
-#[derive(Clone, Debug)]
-struct Wanted {
-    /// What is enforced or shown by the policy engine.
-    policy: Vec<(&'static str, Value)>,
-    /// What is kept besides.
-    kept: Vec<(&'static str, Value)>,
-    /// What the API does not know.
+/// The fields of a request that creates or changes a policy.
+#[derive(Debug)]
+pub(in crate::api) struct PolicyFields {
+    name: Option<String>,
+    description: Option<String>,
+    /// The values of [`FLAGS`].
+    flags: [Option<bool>; FLAGS.len()],
+    hostnames: Option<Vec<String>>,
+    cidrs: Option<Vec<AllowedCidr>>,
+    /// The fields that only views show.
     others: Fields,
 }
 
-impl Wanted {
-    /// Reads the fields of a request, of which one may be required.
-    fn read(mut given: Fields, required: Option<&str>) -> Result<Self, ApiError> {
-        let mut wrongs = Wrongs::default();
-        fields::require(&given, required, &mut wrongs);
-        let mut policy = Vec::new();
-        policy.extend(fields::label(&mut given, "name", &mut wrongs).map(|name| ("name", name)));
-        policy.extend(fields::text(&mut given, "description", &mut wrongs).map(|text| ("description", text)));
-        let mut kept = Vec::new();
-        for (key, is_enforced) in egress::FLAGS {
-            let flag = fields::flag(&mut given, key, &mut wrongs).map(|flag| (key, flag.into()));
-            if is_enforced { &mut policy } else { &mut kept }.extend(flag);
+impl PolicyFields {
+    fn read(mut fields: RequestFields) -> Result<Self, ApiError> {
+        let (name, description) = (fields.name(), fields.take("description"));
+        let flags = FLAGS.map(|(key, _)| fields.take(key));
+        let hostnames = fields.take("allowed_hostnames").map(|names| egress::check_hostnames(names, &mut fields));
+        let cidrs: Option<Vec<AllowedCidr>> = fields.take("allowed_cidrs");
+        egress::check_cidrs(cidrs.as_deref().unwrap_or_default(), &mut fields);
+        fields.refuse("egress", "it is a field of responses: write what is in it beside `name`");
+        for key in egress::FILE_KEYS {
+            fields.refuse(key, "it cannot be set here: write it into the policy's file, api/ID.toml");
         }
-        policy.extend(egress::hostnames(&mut given, &mut wrongs).map(|names| ("allowed_hostnames", names)));
-        policy.extend(egress::cidrs(&mut given, &mut wrongs).map(|cidrs| ("allowed_cidrs", cidrs)));
-        if given.remove("egress").is_some() {
-            wrongs.add("egress: it is a field of responses: write what is in it beside `name`".to_owned());
-        }
-        egress::of_files(&mut given, &mut wrongs);
-        for key in ["id", "create_time_ms", "update_time_ms", OWN] {
-            given.remove(key);
-        }
-        let restricting = ["allowed_hostnames", "allowed_cidrs"].into_iter().chain(egress::FLAGS.map(|(key, _)| key));
-        let restricting = restricting.chain(egress::OF_FILES).map(|key| (key, key));
-        let restricting: Vec<(&str, &str)> = restricting.chain(egress::OTHER_WORDS).collect();
-        fields::near_misses(&given, "", &restricting, &mut wrongs);
-        wrongs.check()?;
-        Ok(Self { policy, kept, others: given })
+        fields.ignore(&["id", "create_time_ms", "update_time_ms", OWN_HOSTNAMES]);
+        let restricting = ["allowed_hostnames", "allowed_cidrs"].into_iter().chain(FLAGS.map(|(key, _)| key));
+        let restricting = restricting.chain(egress::FILE_KEYS).map(|key| (key, key));
+        fields.check_spelling(&restricting.chain(egress::SYNONYMS).collect::<Vec<_>>());
+        Ok(Self { name, description, flags, hostnames, cidrs, others: fields.finish()? })
     }
 
-    /// Leaves out of `allowed_hostnames` what the policy has from elsewhere: views show that too, and whoever adds a name to
-    /// what a view shows does not mean to make all of it the policy's own.
-    fn beside_included(&self, in_force: &Policy, file: &File) -> Self {
-        let mut wanted = self.clone();
-        let before = file.fields("policy", in_force.id()).unwrap_or_default();
-        for (key, value) in &mut wanted.policy {
-            if let ("allowed_hostnames", Value::Array(names)) = (*key, value) {
-                egress::leave_out_included(names, in_force, &before);
+    /// Writes the fields, with these hostnames, into the policy's file.
+    fn write(&self, file: &mut ObjectFile, id: &str, hostnames: Option<Vec<String>>) {
+        let [policy, mut api] = ["policy", "api"].map(|table| file.fields(table, id).unwrap_or_default());
+        let now = now_ms();
+        let mut set = |table, before: &Fields, key: &str, value: Value| {
+            // A default is not written, but it replaces another value.
+            let is_default = value.is_null() || value == false || value == json!([]);
+            if !is_default || (before.contains_key(key) && !value.is_null()) {
+                file.set(table, id, key, &value);
             }
+        };
+        set("policy", &policy, "name", or_null(self.name.clone()));
+        set("policy", &policy, "description", or_null(self.description.clone()));
+        let flags = || FLAGS.into_iter().zip(self.flags.map(or_null));
+        for ((key, _), value) in flags().filter(|((_, is_enforced), _)| *is_enforced) {
+            set("policy", &policy, key, value);
         }
-        wanted
-    }
-
-    /// Writes what is wanted into the policy's file.
-    fn write(&self, file: &mut File, id: &str, now: u64) {
-        let before = file.fields("policy", id).unwrap_or_default();
-        let mut kept = file.fields("api", id).unwrap_or_default();
-        for (key, value) in &self.policy {
-            // What is the default need not be said.
-            if before.contains_key(*key) || *value != Value::Bool(false) && *value != json!([]) {
-                file.set("policy", id, key, value);
-            }
+        set("policy", &policy, "allowed_hostnames", or_null(hostnames));
+        set("policy", &policy, "allowed_cidrs", json!(self.cidrs));
+        if !api.contains_key("create_time_ms") {
+            set("api", &api, "create_time_ms", now.into());
         }
-        if !kept.contains_key("create_time_ms") {
-            file.set("api", id, "create_time_ms", &now.into());
-        }
-        file.set("api", id, "update_time_ms", &now.into());
-        for (key, value) in &self.kept {
-            if kept.contains_key(*key) || *value != Value::Bool(false) {
-                file.set("api", id, key, value);
-            }
+        set("api", &api, "update_time_ms", now.into());
+        for ((key, _), value) in flags().filter(|((_, is_enforced), _)| !is_enforced) {
+            set("api", &api, key, value);
         }
         if !self.others.is_empty() {
-            let mut others = object(kept.remove("fields"));
+            let mut others = object(api.remove("fields"));
             others.extend(self.others.clone());
-            file.set("api", id, "fields", &others.into());
+            set("api", &api, "fields", others.into());
         }
     }
 }
-
-/// Returns a policy that the API made.
-///
-/// # Errors
-/// There is none, or a person wrote it.
-fn made<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s Policy, ApiError> {
-    let policy = snapshot.policy(id).ok_or_else(|| ApiError::unknown(Kind::Policy, id))?;
-    if is_made(snapshot, id, policy.source()) {
-        return Ok(policy);
-    }
-    Err(by_hand("network policy", id, &policy.place()))
-}
-
-/// Returns who uses a policy.
-fn users(snapshot: &Snapshot, id: &str) -> Vec<String> {
-    let told = |kind: &str, user: &str, source, place: &dyn Fn() -> crate::document::Place| {
-        if is_made(snapshot, user, source) {
-            format!("{kind} `{user}`")
-        } else {
-            format!("{kind} `{user}` ({})", place())
-        }
-    };
-    let phases = [Phase::Build, Phase::Runtime];
-    let blueprints = snapshot.blueprints().filter(|used| phases.iter().any(|&phase| used.policy(phase) == Some(id)));
-    let blueprints = blueprints.map(|used| told("blueprint", used.id(), used.source(), &|| used.place()));
-    let clients = snapshot.clients().filter(|used| used.policy() == Some(id));
-    let clients = clients.map(|used| {
-        let kind = if is_made(snapshot, used.id(), used.source()) { "devbox" } else { "client" };
-        told(kind, used.id(), used.source(), &|| used.place())
-    });
-    let including = snapshot.policies().filter(|used| used.include().any(|included| included == id));
-    let including = including.map(|used| told("network policy", used.id(), used.source(), &|| used.place()));
-    let bound: BTreeSet<String> = snapshot.bound_to(id).map(|place| format!("`{place}` of hostgate.toml")).collect();
-    blueprints.chain(clients).chain(including).chain(bound).collect()
-}
-
-/// The field of views for a policy's own names, where others are shown with them.
-const OWN: &str = "hostgate_own_hostnames";
-
-/// The first line of a policy's file.
-const COMMENT: &str = "A network policy of the API.";
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::api::objects::object_file::tests::{any_fields, errors};
 
-    /// Reads the fields of a request to create a policy.
-    fn wanted(fields: Value) -> Result<Wanted, String> {
-        let Value::Object(fields) = fields else { panic!("{fields}") };
-        Wanted::read(fields, Some("name")).map_err(|error| error.message)
+    /// Reads the fields of a request that creates a policy.
+    fn read(fields: &Value) -> Result<PolicyFields, String> {
+        let mut fields = RequestFields::new(fields.as_object().unwrap().clone());
+        fields.require_name();
+        PolicyFields::read(fields).map_err(|error| error.message)
     }
 
     #[test]
-    fn everything_that_is_wrong_is_told_at_once() {
-        let told = wanted(json!({
-            "description": 7, "allow_all": "yes", "egress": {}, "allowed_hostnames": ["a.test", 1, "*.com"],
-            "allowed_cidrs": ["10.0.0.0/8", { "cidr": "10.0.0.1/8" }, { "cidr": "192.0.2.0/24", "ports": [{ "port": 0 }] }],
+    fn all_errors_of_a_request_are_reported_at_once() {
+        let told = read(&json!({
+            "description": 7, "allow_all": "yes", "egress": {}, "allowed_hostnames": ["a.test", "*.com"],
+            "allowed_cidrs": [{ "cidr": "10.0.0.1/8" }, { "cidr": "x" }],
         }))
         .unwrap_err();
         let expected = [
             "name: it is missing",
-            "description: it must be a string, not a number",
-            "allow_all: it must be true or false, not a string",
-            "allowed_hostnames[1]: it must be a string, not a number",
-            "allowed_hostnames[2]: pattern `*.com`: `com` is a public suffix, under which anyone can register a name: name the",
-            "allowed_cidrs[0]: it must be an object, not a string",
-            "allowed_cidrs[1].cidr: `10.0.0.1/8` has bits behind its prefix length: write `10.0.0.0/8`",
-            "allowed_cidrs[2].ports[0].port: `0` is no port: write a number from 1 to 65535",
+            "description: it must be a string, not integer `7`",
+            "allow_all: it must be a boolean, not string \"yes\"",
+            "allowed_hostnames[1]: pattern `*.com`: `com` is a public suffix, under which anyone can register a name: name the",
+            "allowed_cidrs[0].cidr: `10.0.0.1/8` has bits behind its prefix length: write `10.0.0.0/8`",
+            "allowed_cidrs[1].cidr: `x` is no prefix",
             "egress: it is a field of responses",
         ];
         let mut from = 0;
@@ -277,31 +237,52 @@ mod tests {
     }
 
     #[test]
-    fn names_are_one_line_of_text() {
-        for (name, expected) in [
-            (json!(""), "name: it is empty"),
-            (json!("a\nb"), "name: it holds a control character"),
-            (json!("x".repeat(257)), "name: it is longer"),
-            (json!(["a"]), "name: it must be a string, not an array"),
+    fn an_error_within_a_field_has_its_place() {
+        for (fields, expected) in [
+            (
+                json!({ "allowed_hostnames": ["a.test", 1] }),
+                "allowed_hostnames[1]: it must be a string, not integer `1`",
+            ),
+            (json!({ "allowed_hostnames": "a" }), "allowed_hostnames: it must be an array, not string \"a\""),
+            (json!({ "allowed_cidrs": ["10.0.0.0/8"] }), "allowed_cidrs[0]: it must be an object, not string"),
+            (json!({ "allowed_cidrs": [{}] }), "allowed_cidrs[0]: missing field `cidr`"),
+            (json!({ "allowed_cidrs": [{ "cidr": 1 }] }), "allowed_cidrs[0].cidr: it must be a string, not integer"),
+            (json!({ "allowed_cidrs": [{ "cidr": "::/0", "x": 1 }] }), "allowed_cidrs[0].x: unknown field `x`"),
+            (
+                json!({ "allowed_cidrs": [{ "cidr": "::/0", "ports": [{ "port": 0 }] }] }),
+                "allowed_cidrs[0].ports[0].port: it must be a port (1 to 65535), not",
+            ),
+            (
+                json!({ "allowed_cidrs": [{ "cidr": "::/0", "ports": [{ "port": 2, "end_port": 1 }] }] }),
+                "allowed_cidrs[0].ports[0].end_port: 1 is below `port` 2: swap them",
+            ),
+            (
+                json!({ "allowed_cidrs": [{ "cidr": "::/0", "ports": [{ "port": 1, "protocol": "tcp" }] }] }),
+                "allowed_cidrs[0].ports[0].protocol: unknown variant `tcp`, expected `TCP` or `UDP`",
+            ),
+            (json!({ "name": "" }), "name: it is empty"),
+            (json!({ "name": "a\nb" }), "name: it holds a control character"),
+            (json!({ "name": "x".repeat(257) }), "name: it is longer"),
+            (json!({ "name": ["a"] }), "name: it must be a string, not sequence"),
         ] {
-            let told = wanted(json!({ "name": name })).unwrap_err();
-            assert!(told.starts_with(expected), "{told}");
+            let told = PolicyFields::read(RequestFields::new(fields.as_object().unwrap().clone())).unwrap_err();
+            assert!(told.message.starts_with(expected), "{fields}: {}", told.message);
         }
-        assert!(wanted(json!({ "name": "é".repeat(256) })).is_ok());
+        assert!(read(&json!({ "name": "é".repeat(256) })).is_ok());
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn no_request_panics_and_what_is_taken_loads(fields in crate::api::objects::object_file::tests::any_fields(&[
+        fn no_request_panics_and_every_file_loads(fields in any_fields(&[
             "name", "description", "allow_all", "allow_mcp_gateway", "allowed_hostnames", "allowed_cidrs", "x",
         ])) {
-            if let Ok(wanted) = Wanted::read(fields, None) {
-                let mut file = File::new(COMMENT);
+            if let Ok(policy) = PolicyFields::read(RequestFields::new(fields)) {
+                let mut file = ObjectFile::default();
                 file.add("policy", "npol_1");
-                wanted.write(&mut file, "npol_1", 1);
+                policy.write(&mut file, "npol_1", policy.hostnames.clone());
                 let text = file.text();
-                let errors = crate::api::objects::object_file::tests::errors(&text);
+                let errors = errors(&text);
                 prop_assert!(errors.is_empty(), "{}\n{:?}", text, errors);
             }
         }

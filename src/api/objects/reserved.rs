@@ -1,4 +1,4 @@
-//! Addresses that no devbox and no build container may have: those hostgate and its machine are reached at.
+//! Reserved addresses, which no devbox or build container can have: those of hostgate and its machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -11,17 +11,16 @@ use crate::config::control::Endpoint;
 const NOBODYS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 254)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0xfffe))];
 
-/// The addresses that are given to nobody.
+/// The reserved addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reserved {
-    /// The addresses that something of hostgate is served at.
+    /// The addresses that hostgate listens on.
     served: Vec<IpAddr>,
-    /// The pools.
     pools: Vec<IpNet>,
 }
 
 impl Reserved {
-    /// Collects what a configuration reserves.
+    /// Makes the reserved addresses of a configuration.
     pub(crate) fn of(config: &Config) -> Self {
         let api = config.control.as_ref().and_then(|control| match &control.listen {
             Endpoint::Address(address) => Some(*address),
@@ -30,7 +29,7 @@ impl Reserved {
         let listen = config.listen.iter().map(|listen| listen.address);
         let all = listen.chain(config.admin).chain(api).map(|address: SocketAddr| address.ip().to_canonical());
         let mut served: Vec<IpAddr> = all.collect();
-        // What is served on every address, or on one of loopback, is used at the usual ones.
+        // A service on every address, or on any of loopback, is reached at the usual ones.
         if served.iter().any(|address| address.is_unspecified() || address.is_loopback()) {
             served.extend([IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]);
         }
@@ -38,7 +37,7 @@ impl Reserved {
         Self { served, pools: pools.collect() }
     }
 
-    /// Returns what an address is, where it is given to nobody.
+    /// Returns the role of a reserved address; `None` if an address is not reserved.
     pub(in crate::api) fn role(&self, address: IpAddr) -> Option<&'static str> {
         if self.served.contains(&address) {
             return Some("an address that hostgate itself is served at");
@@ -58,10 +57,10 @@ impl Reserved {
     }
 }
 
-/// Returns whether an interface has an address. Those of loopback are all this machine's: people try things with them.
+/// Returns whether an interface has an address. Those of loopback do not count, as people try hostgate with them.
 fn is_of_machine(address: IpAddr) -> bool {
     let can_bind = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
-    // Where any address can be bound (`net.ipv4.ip_nonlocal_bind`), that says nothing.
+    // With `net.ipv4.ip_nonlocal_bind` every address can be bound.
     let [v4, v6] = NOBODYS;
     !address.is_loopback() && can_bind(address) && !can_bind(if address.is_ipv4() { v4 } else { v6 })
 }

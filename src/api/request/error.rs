@@ -1,65 +1,61 @@
-//! What a client of the API is told when something is not done.
+//! Errors of API requests, as clients see them: a status and `{"message": ...}`.
 
 use std::time::Duration;
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde_json::json;
 
-use crate::api::objects::kind::Kind;
+use crate::api::objects::ObjectKind;
 use crate::api::request::counts::Outcome;
 use crate::reload::Refused;
 
-/// Why a request was not done.
+/// The error of a request.
 ///
-/// Never 409 or 429: the SDKs ask again five times at those, for half a minute.
+/// The status is never 409 or 429: Runloop's SDKs retry those five times, for half a minute.
 #[derive(Debug)]
 pub(in crate::api) struct ApiError {
-    /// The status.
     pub(in crate::api) status: StatusCode,
-    /// What is wrong, why, and what to do.
+    /// The reason, and what to do.
     pub(in crate::api) message: String,
-    /// The longest pause after which it is tried again before the client is told; zero is never.
+    /// The longest pause after which the request is executed again before this is the response; zero for never.
     pub(in crate::api) last_pause: Duration,
-    /// Whether it is refused for what others are doing.
-    pub(in crate::api) is_busy: bool,
-}
-
-/// The body of an error.
-#[derive(Serialize)]
-struct Body<'b> {
-    /// What is wrong.
-    message: &'b str,
+    /// Whether other requests are the reason.
+    is_busy: bool,
 }
 
 impl ApiError {
-    /// Makes an error that is told at once.
     pub(in crate::api) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), last_pause: Duration::ZERO, is_busy: false }
     }
 
-    /// Makes an error of what a request asks for.
+    /// Makes the error for a request that is wrong.
     pub(in crate::api) fn bad(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// Makes the error for an id that nothing has.
-    pub(in crate::api) fn unknown(kind: Kind, id: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("there is no {} `{}`", kind.word(), id.escape_debug()))
+    /// Makes the error for an object that does not exist.
+    pub(in crate::api) fn not_found(kind: ObjectKind, id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("there is no {} `{}`", kind.name(), id.escape_debug()))
     }
 
-    /// Makes the error for what cannot be done now and can be later: the clients ask again.
+    /// Makes the error for a request that may succeed later; the SDKs retry it.
     pub(in crate::api) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 
-    /// Makes the error for a capacity of which the caller has its share.
+    /// Makes the error for a capacity of which the token has its share.
     pub(in crate::api) fn busy(message: impl Into<String>) -> Self {
         Self { is_busy: true, ..Self::unavailable(message) }
     }
 
-    /// Makes the error for our own faults; the panic hook has told more.
+    /// Executes the request again, after pauses up to this one, before the error is the response.
+    pub(in crate::api) fn after_retries(self, last_pause: Duration) -> Self {
+        Self { last_pause, ..self }
+    }
+
+    /// Makes the error for a panic, which the panic hook has logged.
     pub(in crate::api) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "this request hit a fault in hostgate: see its log")
     }
@@ -70,7 +66,6 @@ impl From<Refused> for ApiError {
         let message = refused.to_string();
         match refused {
             Refused::Bad(_) | Refused::Full => Self::bad(message),
-            // All of them may pass.
             Refused::Stale
             | Refused::HeldBack
             | Refused::Busy
@@ -84,36 +79,11 @@ impl From<Refused> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(Body { message: &self.message })).into_response();
+        let mut response = (self.status, Json(json!({ "message": self.message }))).into_response();
         if self.is_busy {
-            // The status alone does not tell it from a fault of ours.
+            // The status 503 alone may also be a fault of ours.
             response.extensions_mut().insert(Outcome::Busy);
         }
         response
-    }
-}
-
-/// What is wrong with the fields of a request: everything, told at once.
-#[derive(Debug, Default)]
-pub(in crate::api) struct Wrongs(Vec<String>);
-
-impl Wrongs {
-    /// Adds something.
-    pub(in crate::api) fn add(&mut self, wrong: String) {
-        self.0.push(wrong);
-    }
-
-    /// Returns the error there is.
-    ///
-    /// # Errors
-    /// Something was added.
-    pub(in crate::api) fn check(self) -> Result<(), ApiError> {
-        /// How many are told.
-        const MOST: usize = 20;
-        match self.0.len() {
-            0 => Ok(()),
-            1..=MOST => Err(ApiError::bad(self.0.join("; "))),
-            all => Err(ApiError::bad(format!("{}; and {} more", self.0[..MOST].join("; "), all - MOST))),
-        }
     }
 }

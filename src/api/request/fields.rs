@@ -1,132 +1,171 @@
-//! Fields of requests, checked one by one; what is wrong is noted and the rest goes on.
+//! The fields of a request, read one by one into types. All errors are collected, each with its place in the body.
 
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api::objects::object_file::Fields;
-use crate::api::request::error::Wrongs;
-use crate::document::{closest, quoted};
+use crate::api::request::error::ApiError;
+use crate::bounds::MAX_TOLD_LINE;
+use crate::document::{closest, quoted, shortened};
 
-/// Notes that a field is missing which is what people call an object.
-pub(in crate::api) fn require(fields: &Fields, key: Option<&str>, wrongs: &mut Wrongs) {
-    if let Some(key) = key.filter(|key| !fields.contains_key(*key)) {
-        wrongs.add(format!("{key}: it is missing: write what people are to call it"));
-    }
+/// The longest name of an object, in characters.
+const LONGEST_NAME: usize = 256;
+/// The number of errors that a response lists.
+const MOST_ERRORS: usize = 20;
+
+/// The fields that were not read yet, and the errors of those that were.
+pub(in crate::api) struct RequestFields {
+    fields: Fields,
+    errors: Vec<String>,
 }
 
-/// Takes a text out of the fields: a label for people, of one line.
-pub(in crate::api) fn label(fields: &mut Fields, key: &str, wrongs: &mut Wrongs) -> Option<Value> {
-    let value = fields.remove(key)?;
-    match value.as_str() {
-        None => wrongs.add(not(key, "a string", &value)),
-        Some("") => wrongs.add(format!("{key}: it is empty: write what people are to call it")),
-        Some(text) if text.chars().count() > LONGEST_LABEL => {
-            wrongs.add(format!("{key}: it is longer than {LONGEST_LABEL} characters: shorten it"));
+/// The launch parameters of a blueprint or devbox.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(expecting = "an object")]
+pub(in crate::api) struct LaunchParameters {
+    pub(in crate::api) network_policy_id: Option<String>,
+    /// The parameters that only views show.
+    #[serde(flatten)]
+    pub(in crate::api) others: Fields,
+}
+
+impl RequestFields {
+    pub(in crate::api) fn new(fields: Fields) -> Self {
+        Self { fields, errors: Vec::new() }
+    }
+
+    /// Adds an error, which begins with the field.
+    pub(in crate::api) fn error(&mut self, error: String) {
+        self.errors.push(error);
+    }
+
+    /// Reads a field. Returns `None` if it is absent, null or of another type.
+    pub(in crate::api) fn take<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
+        let value = self.fields.remove(key)?;
+        let error = match serde_path_to_error::deserialize(value) {
+            Ok(read) => return Some(read),
+            Err(error) => error,
+        };
+        let dot = match &*error.path().to_string() {
+            "." => String::new(),
+            path if path.starts_with('[') => path.to_owned(),
+            path => format!(".{path}"),
+        };
+        self.error(format!("{key}{}: {}", shortened(&dot, MAX_TOLD_LINE), type_error(error.inner())));
+        None
+    }
+
+    /// Reads the name of an object, which is one line.
+    pub(in crate::api) fn name(&mut self) -> Option<String> {
+        let name: String = self.take("name")?;
+        if name.is_empty() {
+            self.error("name: it is empty: write what people are to call it".to_owned());
+        } else if name.chars().count() > LONGEST_NAME {
+            self.error(format!("name: it is longer than {LONGEST_NAME} characters: shorten it"));
+        } else if name.chars().any(char::is_control) {
+            self.error("name: it holds a control character: remove it".to_owned());
+        } else {
+            return Some(name);
         }
-        Some(text) if text.chars().any(char::is_control) => {
-            wrongs.add(format!("{key}: it holds a control character: remove it"));
-        }
-        Some(_) => return Some(value),
+        None
     }
-    None
-}
 
-/// Takes a text of any length out of the fields.
-pub(in crate::api) fn text(fields: &mut Fields, key: &str, wrongs: &mut Wrongs) -> Option<Value> {
-    typed(fields, key, "a string", wrongs, Value::is_string)
-}
-
-/// Takes a flag out of the fields.
-pub(in crate::api) fn flag(fields: &mut Fields, key: &str, wrongs: &mut Wrongs) -> Option<bool> {
-    typed(fields, key, "true or false", wrongs, Value::is_boolean)?.as_bool()
-}
-
-/// Takes an object out of the fields; nulls in it are absent.
-pub(in crate::api) fn object(fields: &mut Fields, key: &str, wrongs: &mut Wrongs) -> Option<Fields> {
-    match typed(fields, key, "an object", wrongs, Value::is_object) {
-        Some(Value::Object(mut object)) => {
-            object.retain(|_, value| !value.is_null());
-            Some(object)
-        }
-        _ => None,
-    }
-}
-
-/// Takes an array out of the fields.
-pub(in crate::api) fn array(fields: &mut Fields, key: &str, wrongs: &mut Wrongs) -> Option<Vec<Value>> {
-    match typed(fields, key, "an array", wrongs, Value::is_array) {
-        Some(Value::Array(values)) => Some(values),
-        _ => None,
-    }
-}
-
-/// Takes free text by key out of the fields.
-pub(in crate::api) fn metadata(fields: &mut Fields, wrongs: &mut Wrongs) -> Option<Fields> {
-    let metadata = object(fields, "metadata", wrongs)?;
-    for (key, value) in metadata.iter().filter(|(_, value)| !value.is_string()) {
-        wrongs.add(not(&format!("metadata.{}", key.escape_debug()), "a string", value));
-    }
-    Some(metadata)
-}
-
-/// Takes the id of a policy out of launch parameters.
-pub(in crate::api) fn launch_policy(launch: &mut Fields, wrongs: &mut Wrongs) -> Option<Value> {
-    let id = launch.remove("network_policy_id")?;
-    if id.is_string() {
-        return Some(id);
-    }
-    wrongs.add(not("launch_parameters.network_policy_id", "a string", &id));
-    None
-}
-
-/// Refuses fields that are slips of those that say which policy applies or what it allows: kept as unknown ones they
-/// would restrict nobody, and nobody would be told. `meant` has each such field and where it is to be written; `at` is where
-/// `fields` are.
-pub(in crate::api) fn near_misses(fields: &Fields, at: &str, meant: &[(&str, &str)], wrongs: &mut Wrongs) {
-    // As `closest` folds case and `-`, only `_` is left to be folded.
-    let folded = |name: &str| name.replace(['_', '-', ' ', '.'], "").to_lowercase();
-    let known: Vec<(String, &str)> = meant.iter().map(|(name, place)| (folded(name), *place)).collect();
-    for key in fields.keys() {
-        let word = folded(key);
-        if let Some(close) = closest(&word, known.iter().map(|(name, _)| name.as_str()))
-            && let Some((_, place)) = known.iter().find(|(name, _)| name == close)
-        {
-            let key = quoted(key);
-            wrongs.add(format!(
-                "{at}{}: it is not known, and would restrict nothing: write `{place}`",
-                key.trim_matches('`')
-            ));
+    /// Adds an error if the request has no name.
+    pub(in crate::api) fn require_name(&mut self) {
+        if !self.fields.contains_key("name") {
+            self.error("name: it is missing: write what people are to call it".to_owned());
         }
     }
+
+    /// Returns whether the request clears the name. Runloop's API lets an empty name of a devbox do that.
+    pub(in crate::api) fn takes_empty_name(&mut self) -> bool {
+        let is_empty = self.fields.get("name").is_some_and(|name| name == "");
+        if is_empty {
+            self.fields.remove("name");
+        }
+        is_empty
+    }
+
+    /// Reads the metadata: strings by key.
+    pub(in crate::api) fn metadata(&mut self) -> Option<Fields> {
+        let metadata: BTreeMap<String, Option<String>> = self.take("metadata")?;
+        Some(metadata.into_iter().filter_map(|(key, value)| Some((key, value?.into()))).collect())
+    }
+
+    /// Reads the launch parameters; `known` are the fields that [`RequestFields::check_spelling`] compares with.
+    pub(in crate::api) fn launch_parameters(&mut self, known: &[(&str, &str)]) -> Option<LaunchParameters> {
+        let mut launch: LaunchParameters = self.take("launch_parameters")?;
+        launch.others.retain(|_, value| !value.is_null());
+        self.errors.extend(misspelt(&launch.others, "launch_parameters.", known));
+        Some(launch)
+    }
+
+    /// Refuses a field for a reason.
+    pub(in crate::api) fn refuse(&mut self, key: &str, why: &str) {
+        if self.fields.remove(key).is_some() {
+            self.error(format!("{key}: {why}"));
+        }
+    }
+
+    /// Drops fields of views, which a client may send back.
+    pub(in crate::api) fn ignore(&mut self, keys: &[&str]) {
+        self.fields.retain(|key, _| !keys.contains(&&**key));
+    }
+
+    /// Refuses unknown fields that look like one of `known`, which has the place to write each. Kept as an unknown field, a
+    /// misspelt restriction would restrict nothing, and nobody would notice.
+    pub(in crate::api) fn check_spelling(&mut self, known: &[(&str, &str)]) {
+        self.errors.extend(misspelt(&self.fields, "", known));
+    }
+
+    /// Returns the unknown fields, which views show.
+    ///
+    /// # Errors
+    /// All errors of the fields, if there are any.
+    pub(in crate::api) fn finish(self) -> Result<Fields, ApiError> {
+        match self.errors.len() {
+            0 => Ok(self.fields),
+            1..=MOST_ERRORS => Err(ApiError::bad(self.errors.join("; "))),
+            all => {
+                let more = all - MOST_ERRORS;
+                Err(ApiError::bad(format!("{}; and {more} more", self.errors[..MOST_ERRORS].join("; "))))
+            }
+        }
+    }
 }
 
-/// Says that a field is of another type than it must be.
-pub(in crate::api) fn not(field: &str, what: &str, value: &Value) -> String {
-    let is = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+/// Returns the message of a value of another type: serde's, in the words of JSON.
+fn type_error(error: &serde_json::Error) -> String {
+    let error = error.to_string();
+    let parts = error.strip_prefix("invalid type: ").or_else(|| error.strip_prefix("invalid value: "));
+    let message = match parts.and_then(|parts| parts.rsplit_once(", expected ")) {
+        Some((found, "a map")) => format!("it must be an object, not {found}"),
+        Some((found, "a sequence")) => format!("it must be an array, not {found}"),
+        Some((found, expected)) => format!("it must be {expected}, not {found}"),
+        None => error,
     };
-    format!("{field}: it must be {what}, not {is}")
+    shortened(&message, MAX_TOLD_LINE).into_owned()
 }
 
-/// Takes a value of a type out of the fields.
-fn typed(
-    fields: &mut Fields,
-    key: &str,
-    what: &str,
-    wrongs: &mut Wrongs,
-    is: impl FnOnce(&Value) -> bool,
-) -> Option<Value> {
-    let value = fields.remove(key)?;
-    if is(&value) {
-        return Some(value);
-    }
-    wrongs.add(not(key, what, &value));
-    None
+/// Returns the errors of fields that look like one of `known`.
+fn misspelt(fields: &Fields, place: &str, known: &[(&str, &str)]) -> Vec<String> {
+    // `closest` folds case and `-` itself.
+    let folded = |name: &str| name.replace(['_', '-', ' ', '.'], "").to_lowercase();
+    let known: Vec<(String, &str)> = known.iter().map(|(name, place)| (folded(name), *place)).collect();
+    let errors = fields.keys().filter_map(|key| {
+        let close = closest(&folded(key), known.iter().map(|(name, _)| name.as_str()))?;
+        let (_, meant) = known.iter().find(|(name, _)| name == close)?;
+        let key = quoted(key);
+        let key = key.trim_matches('`');
+        Some(format!("{place}{key}: it is not known, and would restrict nothing: write `{meant}`"))
+    });
+    errors.collect()
 }
 
-/// The longest label, in characters.
-const LONGEST_LABEL: usize = 256;
+/// Returns a value, or null if it is absent.
+pub(in crate::api) fn or_null(value: Option<impl Into<Value>>) -> Value {
+    value.map_or(Value::Null, Into::into)
+}

@@ -1,72 +1,68 @@
-//! Lists: which objects, and which page of them.
+//! Lists of objects: filters and pages.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
 
 use serde_json::Value;
 
-use crate::api::objects::kind::Kind;
-use crate::api::request::call::Text;
+use crate::api::objects::ObjectKind;
+use crate::api::request::call::JsonText;
 use crate::api::request::error::ApiError;
 use crate::bounds::MAX_PAGE_OCTETS;
 
-/// What a list is asked for.
-#[derive(Debug, PartialEq, Eq)]
-pub(in crate::api) struct Query {
-    /// Only this id.
+/// The objects on a page by default, as in Runloop's API.
+const DEFAULT_PAGE: usize = 20;
+/// The objects on a page at most, as in Runloop's API.
+const MAX_PAGE: usize = 5_000;
+
+/// The filters and the page that a request asks for.
+#[derive(Debug)]
+pub(in crate::api) struct ListQuery {
     id: Option<String>,
-    /// Only names that hold this, in lower case.
+    /// A part of the name, in lower case.
     name: Option<String>,
-    /// Only ids or names that hold this, in lower case.
+    /// A part of the id or the name, in lower case.
     search: Option<String>,
-    /// Only this status.
     status: Option<String>,
-    /// Only what this policy applies to; for lists of devboxes.
+    /// The policy that devboxes have to be under.
     pub(in crate::api) policy: Option<String>,
-    /// How many at most.
     limit: usize,
-    /// The last id of the page before.
+    /// The last id of the previous page.
     starting_after: Option<String>,
-    /// Whether the number of all is wanted.
     counts: bool,
 }
 
-/// An object that may be listed.
+/// An object as lists filter and sort it.
 #[derive(Debug)]
-pub(in crate::api) struct Listed<'s> {
-    /// Whether the API made it; what people wrote comes last.
-    pub(in crate::api) is_made: bool,
-    /// Its id.
+pub(in crate::api) struct ListEntry<'s> {
+    pub(in crate::api) is_of_api: bool,
     pub(in crate::api) id: &'s str,
-    /// Its name.
     pub(in crate::api) name: Cow<'s, str>,
-    /// Its status.
     pub(in crate::api) status: Cow<'s, str>,
 }
 
-impl<'s> Listed<'s> {
-    /// Returns one that a person wrote.
-    pub(in crate::api) fn by_hand(id: &'s str, name: &'s str, status: &'s str) -> Self {
-        Self { is_made: false, id, name: name.into(), status: status.into() }
+impl<'s> ListEntry<'s> {
+    /// Makes the entry of an object that a person wrote.
+    pub(in crate::api) fn by_hand(id: &'s str, status: &'s str) -> Self {
+        Self { is_of_api: false, id, name: id.into(), status: status.into() }
     }
 }
 
-/// A page of a list.
+/// The ids on one page.
 #[derive(Debug)]
-pub(in crate::api) struct Page<'s> {
-    /// The ids on it.
-    pub(in crate::api) ids: Vec<&'s str>,
-    /// Whether there are more behind it.
+pub(in crate::api) struct ListPage<'s> {
+    ids: Vec<&'s str>,
     has_more: bool,
-    /// How many match in all, if that is wanted.
+    /// The number of matching objects; `None` if the request does not ask for it.
     total: Option<usize>,
 }
 
-impl Query {
-    /// Reads the query of a request; `statuses` are those that objects of the list can have.
+impl ListQuery {
+    /// Parses a query string; `statuses` are those that a filter may name. Unknown parameters are ignored, as the SDKs
+    /// send those of later versions.
     ///
     /// # Errors
-    /// A value that cannot be meant.
+    /// A value is not valid.
     pub(in crate::api) fn parse(query: &str, statuses: &[&str]) -> Result<Self, ApiError> {
         let mut read = Self {
             id: None,
@@ -74,11 +70,12 @@ impl Query {
             search: None,
             status: None,
             policy: None,
-            limit: USUAL_PAGE,
+            limit: DEFAULT_PAGE,
             starting_after: None,
             counts: true,
         };
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            let wrong = |why: String| ApiError::bad(format!("{key}: `{}` is {why}", value.escape_debug()));
             match &*key {
                 "id" => read.id = Some(value.into_owned()),
                 "name" => read.name = Some(value.to_lowercase()),
@@ -87,49 +84,41 @@ impl Query {
                 "starting_after" => read.starting_after = Some(value.into_owned()),
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
-                    read.limit = limit.ok_or_else(|| {
-                        let value = value.escape_debug();
-                        ApiError::bad(format!("limit: `{value}` is no number from 1 to {MAX_PAGE}"))
-                    })?;
+                    read.limit = limit.ok_or_else(|| wrong(format!("no number from 1 to {MAX_PAGE}")))?;
                 }
                 "include_total_count" => {
-                    read.counts = value.parse().map_err(|_| {
-                        let value = value.escape_debug();
-                        ApiError::bad(format!("include_total_count: `{value}` is neither `true` nor `false`"))
-                    })?;
+                    read.counts = value.parse().map_err(|_| wrong("neither `true` nor `false`".to_owned()))?;
                 }
                 "status" if !statuses.is_empty() => {
                     if !statuses.contains(&&*value) {
-                        let (value, known) = (value.escape_debug(), statuses.join(", "));
-                        return Err(ApiError::bad(format!("status: `{value}` is none: use one of {known}")));
+                        return Err(wrong(format!("none: use one of {}", statuses.join(", "))));
                     }
                     read.status = Some(value.into_owned());
                 }
-                // What is not known is not asked for.
                 _ => {}
             }
         }
         Ok(read)
     }
 
-    /// Chooses the page: newest first, as ids sort by time, and what people wrote at the end. An id of the kind is a
-    /// position also once its object is gone: who deletes what is listed goes on behind it.
+    /// Returns the page: objects of the API first, newest first, as their ids sort by time. An id stays a valid position
+    /// after its object is deleted, so that a client can delete what it lists.
     ///
     /// # Errors
-    /// The page is to start after what was never on one.
+    /// `starting_after` is not the id of an object of this kind.
     pub(in crate::api) fn page<'s>(
         &self,
-        kind: Kind,
-        listed: impl Iterator<Item = Listed<'s>>,
-    ) -> Result<Page<'s>, ApiError> {
-        let gone = self.starting_after.as_deref().filter(|id| Kind::of(id) == Some(kind));
-        let (mut start, mut matching) = (gone.map(|id| Reverse((true, id))), Vec::new());
-        for listed in listed {
-            let rank = Reverse((listed.is_made, listed.id));
-            if self.starting_after.as_deref() == Some(listed.id) {
+        kind: ObjectKind,
+        entries: impl Iterator<Item = ListEntry<'s>>,
+    ) -> Result<ListPage<'s>, ApiError> {
+        let deleted = self.starting_after.as_deref().filter(|id| ObjectKind::of_id(id) == Some(kind));
+        let (mut start, mut matching) = (deleted.map(|id| Reverse((true, id))), Vec::new());
+        for entry in entries {
+            let rank = Reverse((entry.is_of_api, entry.id));
+            if self.starting_after.as_deref() == Some(entry.id) {
                 start = Some(rank);
             }
-            if self.matches(&listed) {
+            if self.matches(&entry) {
                 matching.push(rank);
             }
         }
@@ -142,24 +131,25 @@ impl Query {
         matching.sort_unstable();
         let has_more = matching.len() > self.limit;
         let ids = matching.into_iter().take(self.limit).map(|Reverse((_, id))| id).collect();
-        Ok(Page { ids, has_more, total })
+        Ok(ListPage { ids, has_more, total })
     }
 
-    /// Returns whether an object is asked for.
-    fn matches(&self, listed: &Listed<'_>) -> bool {
+    /// Returns whether all filters match.
+    fn matches(&self, entry: &ListEntry<'_>) -> bool {
         let holds = |text: &str, part: &String| text.to_lowercase().contains(part);
-        self.id.as_ref().is_none_or(|id| listed.id == id)
-            && self.status.as_ref().is_none_or(|status| listed.status == *status)
-            && self.name.as_ref().is_none_or(|part| holds(&listed.name, part))
-            && self.search.as_ref().is_none_or(|part| holds(listed.id, part) || holds(&listed.name, part))
+        self.id.as_ref().is_none_or(|id| entry.id == id)
+            && self.status.as_ref().is_none_or(|status| entry.status == *status)
+            && self.name.as_ref().is_none_or(|part| holds(&entry.name, part))
+            && self.search.as_ref().is_none_or(|part| holds(entry.id, part) || holds(&entry.name, part))
     }
 }
 
-impl Page<'_> {
-    /// Makes the response: the views under `key`. Each is written when it is made, as a tree of all of them takes ten times
-    /// the room of the text. The page ends early, with one object at least, when its text is longer than
+impl ListPage<'_> {
+    /// Renders the response with the views under `key`. It ends early, but after one object, once its text is longer than
     /// [`MAX_PAGE_OCTETS`].
-    pub(in crate::api) fn answer(&self, key: &str, mut view: impl FnMut(&str) -> Option<Value>) -> Text {
+    ///
+    /// Each view is written before the next is made: as JSON values all of them take ten times the memory of the text.
+    pub(in crate::api) fn render(&self, key: &str, view: impl Fn(&str) -> Option<Value>) -> JsonText {
         let mut text = format!("{{\"{key}\":[");
         let (mut has_more, mut separator) = (self.has_more, "");
         for id in &self.ids {
@@ -173,15 +163,9 @@ impl Page<'_> {
             separator = ",";
         }
         let total = self.total.map_or(Value::Null, Value::from);
-        Text(text + &format!("],\"has_more\":{has_more},\"total_count\":{total}}}"))
+        JsonText(text + &format!("],\"has_more\":{has_more},\"total_count\":{total}}}"))
     }
 }
-
-/// How many objects a page has unless told otherwise.
-const USUAL_PAGE: usize = 20;
-
-/// How many it may have.
-const MAX_PAGE: usize = 5_000;
 
 #[cfg(test)]
 mod tests {
@@ -198,12 +182,12 @@ mod tests {
             ("z", "z", false),
             ("hand", "two", false),
         ];
-        let listed = rows.map(|(id, name, is_made)| Listed {
-            is_made,
-            ..Listed::by_hand(id, name, if is_made { "up" } else { "down" })
+        let listed = rows.map(|(id, name, is_of_api)| {
+            let status = if is_of_api { "up" } else { "down" };
+            ListEntry { is_of_api, id, name: name.into(), status: status.into() }
         });
-        let query = Query::parse(query, &["up", "down"]).map_err(|error| error.message)?;
-        let page = query.page(Kind::Blueprint, listed.into_iter()).map_err(|error| error.message)?;
+        let query = ListQuery::parse(query, &["up", "down"]).map_err(|error| error.message)?;
+        let page = query.page(ObjectKind::Blueprint, listed.into_iter()).map_err(|error| error.message)?;
         Ok((page.ids, page.has_more, page.total))
     }
 
@@ -229,21 +213,21 @@ mod tests {
 
     #[test]
     fn a_page_is_written_with_the_views_that_there_are() {
-        let page = |ids: &[&'static str], total| Page { ids: ids.to_vec(), has_more: true, total };
+        let page = |ids: &[&'static str], total| ListPage { ids: ids.to_vec(), has_more: true, total };
         let view = |id: &str| (id != "gone").then(|| json!({ "id": id }));
-        let read = |text: Text| serde_json::from_str::<Value>(&text.0).unwrap();
-        let of_all = read(page(&["a\"", "gone", "b"], Some(3)).answer("boxes", view));
+        let read = |text: JsonText| serde_json::from_str::<Value>(&text.0).unwrap();
+        let of_all = read(page(&["a\"", "gone", "b"], Some(3)).render("boxes", view));
         assert_eq!(of_all, json!({ "boxes": [{ "id": "a\"" }, { "id": "b" }], "has_more": true, "total_count": 3 }));
-        let of_none = read(page(&["gone"], None).answer("boxes", view));
+        let of_none = read(page(&["gone"], None).render("boxes", view));
         assert_eq!(of_none, json!({ "boxes": [], "has_more": true, "total_count": null }));
     }
 
     #[test]
     fn a_page_ends_when_it_is_long_and_has_one_object_at_least() {
         let ids = |octets: usize| {
-            let page = Page { ids: vec!["c", "b", "a"], has_more: false, total: Some(3) };
+            let page = ListPage { ids: vec!["c", "b", "a"], has_more: false, total: Some(3) };
             let view = |id: &str| Some(json!({ "id": id, "x": "x".repeat(octets) }));
-            let read: Value = serde_json::from_str(&page.answer("boxes", view).0).unwrap();
+            let read: Value = serde_json::from_str(&page.render("boxes", view).0).unwrap();
             assert_eq!(read["total_count"], 3);
             (read["boxes"].as_array().unwrap().len(), read["has_more"].as_bool().unwrap())
         };

@@ -1,4 +1,4 @@
-//! Waiting for the status of a devbox: the request is held until it has one of those asked for.
+//! Long polls: a request that is answered once its devbox has one of some statuses.
 
 use std::time::Duration;
 
@@ -7,105 +7,95 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use crate::api::kept;
-use crate::api::objects::devboxes::{RUNNING, SHUTDOWN, STATUSES, is_running, view};
-use crate::api::objects::kind::Kind;
-use crate::api::objects::object_file::Fields;
+use crate::api::objects::devboxes::{Devboxes, RUNNING, SHUTDOWN, STATUSES, is_running};
+use crate::api::objects::{Object as _, ObjectKind, api_table};
 use crate::api::request::call::{Call, json_response};
-use crate::api::request::error::{ApiError, Wrongs};
-use crate::api::request::fields;
+use crate::api::request::error::ApiError;
+use crate::api::request::fields::RequestFields;
 use crate::policy::Snapshot;
 
-/// Answers when the devbox has one of the statuses, or that the time is over.
+/// The default of `timeout_seconds`, as in Runloop's API.
+const DEFAULT: f64 = 10.0;
+/// The longest poll in seconds, as in Runloop's API.
+const LONGEST: f64 = 30.0;
+/// The interval of looking for changes that a person made to a file.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Responds with the devbox once it has one of the statuses, or with 408 at the end of the time.
 pub(in crate::api) async fn wait(call: Call) -> Response {
-    match until(&call).await {
+    match wait_for_status(&call).await {
         Ok(view) => json_response(view.to_string().into()),
         Err(error) => error.into_response(),
     }
 }
 
-/// Waits; returns the view of the devbox.
-async fn until(call: &Call) -> Result<Value, ApiError> {
+async fn wait_for_status(call: &Call) -> Result<Value, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let mut changed = control.changed.subscribe();
-    let look = || status(&control.snapshot(), id).ok_or_else(|| ApiError::unknown(Kind::Devbox, id));
-    let mut status = look()?;
-    let Wanted { statuses, time } = Wanted::read(call.fields.clone())?;
-    let end = Instant::now() + time;
+    let present = || status(&control.snapshot(), id).ok_or_else(|| ApiError::not_found(ObjectKind::Devbox, id));
+    let mut status = present()?;
+    let poll = StatusPoll::read(call.fields())?;
+    let end = Instant::now() + poll.time;
     loop {
-        if statuses.contains(&status) {
-            return call.view(Kind::Devbox, id).await;
+        if poll.statuses.contains(&status) {
+            return call.view(ObjectKind::Devbox, id).await;
         }
         let (was_running, start) = (is_running(&control.snapshot(), id), Instant::now());
         if start >= end {
-            let seconds = time.as_secs_f64();
+            let seconds = poll.time.as_secs_f64();
             let message = format!("devbox `{id}` is {status} after {seconds} s: ask again, or for that status");
             return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message));
         }
-        // Changes of the API wake us; those that people make to files are looked for.
         while Instant::now() < end && is_running(&control.snapshot(), id) == was_running {
-            let look = timeout(LOOK.min(end - start), changed.changed());
-            // Whichever it was, we look.
-            let _ = look.await;
+            // Changes of the API end the wait; those that people make to files are looked for when it times out.
+            let _ = timeout(LOOK.min(end - start), changed.changed()).await;
         }
-        status = look()?;
+        status = present()?;
     }
 }
 
-/// Returns the status of a devbox. Nothing is read for it or kept, as many wait.
+/// Returns the status of a devbox. It parses and keeps nothing of the file, as a thousand requests may wait.
 fn status(snapshot: &Snapshot, id: &str) -> Option<String> {
-    let status = match kept(snapshot, id).filter(|_| Kind::of(id) == Some(Kind::Devbox)) {
+    let status = match api_table(snapshot, id).filter(|_| ObjectKind::of_id(id) == Some(ObjectKind::Devbox)) {
         Some(_) if is_running(snapshot, id) => RUNNING.to_owned(),
         Some(_) => SHUTDOWN.to_owned(),
-        // What a person wrote has nothing to be read.
-        None => view(snapshot, id)?["status"].as_str()?.to_owned(),
+        // An object that a person wrote has no API table to parse.
+        None => Devboxes::viewer(snapshot)(id)?["status"].as_str()?.to_owned(),
     };
     Some(status)
 }
 
-/// What is waited for.
-#[derive(Debug, PartialEq)]
-struct Wanted {
-    /// The statuses.
+/// The body of a long poll.
+#[derive(Debug)]
+struct StatusPoll {
     statuses: Vec<String>,
-    /// For how long.
     time: Duration,
 }
 
-impl Wanted {
-    /// Reads the fields of a request.
-    fn read(mut given: Fields) -> Result<Self, ApiError> {
-        let mut wrongs = Wrongs::default();
-        let mut statuses = Vec::new();
-        for (index, value) in fields::array(&mut given, "statuses", &mut wrongs).into_iter().flatten().enumerate() {
-            match value.as_str() {
-                Some(status) if STATUSES.contains(&status) => statuses.push(status.to_owned()),
-                _ => wrongs.add(format!("statuses[{index}]: {value} is none: use some of {}", STATUSES.join(", "))),
+impl StatusPoll {
+    /// Reads the fields of a request. The time is a float, as the SDKs send the rest of their own time-out.
+    fn read(mut fields: RequestFields) -> Result<Self, ApiError> {
+        let statuses: Vec<Value> = fields.take("statuses").unwrap_or_default();
+        for (index, status) in statuses.iter().enumerate() {
+            if !status.as_str().is_some_and(|status| STATUSES.contains(&status)) {
+                fields.error(format!("statuses[{index}]: {status} is none: use some of {}", STATUSES.join(", ")));
             }
         }
-        let seconds = match given.remove("timeout_seconds") {
+        let seconds: f64 = match fields.take::<Value>("timeout_seconds") {
             None => DEFAULT,
             Some(value) => value.as_f64().filter(|&seconds| seconds >= 0.0).unwrap_or_else(|| {
-                wrongs.add(format!("timeout_seconds: {value} is no time: write a number from 0 to {LONGEST}"));
+                fields.error(format!("timeout_seconds: {value} is no time: write a number from 0 to {LONGEST}"));
                 DEFAULT
             }),
         };
-        wrongs.check()?;
+        fields.finish()?;
         if statuses.is_empty() {
             return Err(ApiError::bad("statuses: it names none: write those to wait for, as `[\"shutdown\"]`"));
         }
+        let statuses = statuses.iter().filter_map(Value::as_str).map(str::to_owned).collect();
         Ok(Self { statuses, time: Duration::from_secs_f64(seconds.min(LONGEST)) })
     }
 }
-
-/// How long is waited unless told otherwise, in seconds.
-const DEFAULT: f64 = 10.0;
-
-/// How long is waited at most, in seconds.
-const LONGEST: f64 = 30.0;
-
-/// How often somebody looks whether a person changed the file.
-const LOOK: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
@@ -114,8 +104,8 @@ mod tests {
     use super::*;
 
     /// Reads the fields of a request.
-    fn read(fields: &Value) -> Result<Wanted, String> {
-        Wanted::read(fields.as_object().unwrap().clone()).map_err(|error| error.message)
+    fn read(fields: &Value) -> Result<StatusPoll, String> {
+        StatusPoll::read(RequestFields::new(fields.as_object().unwrap().clone())).map_err(|error| error.message)
     }
 
     #[test]

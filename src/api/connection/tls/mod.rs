@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 
 use crate::api::auth::secret_file;
-use crate::api::file_probe::Disk;
+use crate::api::file_probe::FileProbe;
 use crate::config;
 use crate::document::Diagnostic;
 use crate::reload::FileVersion;
@@ -25,7 +25,7 @@ use crate::util::lock;
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// The certificate, read again whenever its files have changed, so that a renewal takes no restart.
-pub(in crate::api) struct Tls {
+pub(in crate::api) struct Certificate {
     /// The files.
     files: config::control::Tls,
     /// What they held.
@@ -35,7 +35,7 @@ pub(in crate::api) struct Tls {
     /// What was wrong when they were last looked at, and since when.
     told: ArcSwapOption<(String, Timestamp)>,
     /// Looks at the files.
-    disk: Disk,
+    disk: FileProbe,
 }
 
 /// What the files held when they were last good.
@@ -45,7 +45,7 @@ struct Held {
     stamps: Option<[FileVersion; 2]>,
 }
 
-impl Tls {
+impl Certificate {
     /// Reads certificate and key. While they have not been good yet, no connection is accepted.
     pub(in crate::api) fn open(files: &config::control::Tls) -> Arc<Self> {
         let tls = Self {
@@ -53,7 +53,7 @@ impl Tls {
             held: Mutex::default(),
             in_force: ArcSwapOption::empty(),
             told: ArcSwapOption::empty(),
-            disk: Disk::default(),
+            disk: FileProbe::default(),
         };
         tls.look();
         Arc::new(tls)

@@ -1,8 +1,7 @@
-//! Objects to files and back.
+//! The TOML files of objects, read and changed in place.
 //!
-//! A file is changed in place: comments, the order of keys and what people added stay as they are, and only the keys that
-//! are set change. Values are JSON's, which TOML can say but for nulls and very large integers: those are kept as JSON
-//! text in a table of one key, [`MARK`].
+//! Comments, the order of keys and what people added stay; only the keys that are set change. Values are JSON. What TOML
+//! cannot express, nulls in arrays and very large integers, is JSON text in a table with one key, [`MARK`].
 
 mod comments;
 
@@ -11,32 +10,34 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use toml_edit::{Array, Document, DocumentMut, InlineTable, Item, Table, TableLike};
 
+use crate::api::objects::ObjectKind;
 use crate::api::request::error::ApiError;
 use crate::policy::{ApiTable, unsealed};
 
-/// Keys and values.
+/// The key of a table that holds a value as JSON text.
+const MARK: &str = "$json";
+/// The depth from which values are JSON text, as TOML parsers limit the depth.
+const DEEPEST: usize = 16;
+/// The length of a line above which an array has one line for each value.
+const LONG_LINE: usize = 90;
+
+/// The keys and values of a table.
 pub(in crate::api) type Fields = Map<String, Value>;
 
 /// The file of an object.
-pub(in crate::api) struct File(DocumentMut);
+#[derive(Default)]
+pub(in crate::api) struct ObjectFile(DocumentMut);
 
-impl File {
-    /// Starts a file that begins with a comment.
-    pub(in crate::api) fn new(comment: &str) -> Self {
-        let mut document = DocumentMut::new();
-        document.decor_mut().set_prefix(format!("# {comment}\n"));
-        Self(document)
-    }
-
-    /// Reads a file.
+impl ObjectFile {
+    /// Parses a file.
     ///
     /// # Errors
-    /// It is no TOML; what is in force always is.
-    pub(in crate::api) fn read(text: &str) -> Result<Self, ApiError> {
+    /// It is not TOML; a file in force always is.
+    pub(in crate::api) fn parse(text: &str) -> Result<Self, ApiError> {
         text.parse().map(Self).map_err(|error: toml_edit::TomlError| ApiError::bad(error.message()))
     }
 
-    /// Returns the keys and values of `[kind.id]`; nothing when there is no such table.
+    /// Returns the keys and values of `[kind.id]`; `None` if there is no such table.
     pub(in crate::api) fn fields(&self, kind: &str, id: &str) -> Option<Fields> {
         find(self.0.as_table(), kind, id)
     }
@@ -66,7 +67,7 @@ impl File {
         self.table(kind, id);
     }
 
-    /// Removes the table `[kind.id]`. What stands above it stays: above the first table are the words about the file.
+    /// Removes the table `[kind.id]`. The comment above it stays, as the one above the first table is about the file.
     pub(in crate::api) fn remove(&mut self, kind: &str, id: &str) {
         let Some(tables) = self.0.get_mut(kind).and_then(Item::as_table_like_mut) else { return };
         let removed = tables.remove(id);
@@ -83,7 +84,6 @@ impl File {
         }
     }
 
-    /// Returns the text of the file.
     pub(in crate::api) fn text(&self) -> Arc<str> {
         self.0.to_string().into()
     }
@@ -100,18 +100,18 @@ impl File {
     }
 }
 
-/// Returns what is left of a file when the tables of an object go, and the comment that it began with: what people wrote
-/// besides. Nothing where that is no table.
+/// Returns the text of a file without some tables of an object of this kind, and without the API's comment. Returns
+/// `None` if no other table is left; one that a person added stays.
 ///
 /// # Errors
-/// It is no TOML; what is in force always is.
+/// It is not TOML; a file in force always is.
 pub(in crate::api) fn without(
     text: &str,
-    comment: &str,
+    kind: ObjectKind,
     tables: &[(&str, &str)],
 ) -> Result<Option<Arc<str>>, ApiError> {
-    let mut file = File::read(&unsealed(text))?;
-    let comment = format!("# {comment}\n");
+    let mut file = ObjectFile::parse(&unsealed(text))?;
+    let comment = format!("# A {} of the API.\n", kind.name());
     for (kind, id) in tables {
         if let Some(Item::Table(table)) = file.0.get_mut(kind).and_then(|tables| tables.get_mut(id)) {
             let above = table.decor().prefix().and_then(|above| above.as_str()).unwrap_or_default();
@@ -124,20 +124,20 @@ pub(in crate::api) fn without(
     Ok((!is_empty).then(|| file.text().trim_start_matches('\n').into()))
 }
 
-/// Returns the keys and values of some tables `[kind.id]` of a file, none where there is no such table; in half the time
-/// that [`File::read`] takes, as nothing is to be changed.
+/// Returns the keys and values of some tables `[kind.id]` of a file. It takes half the time of [`ObjectFile::parse`], as a
+/// document to be changed keeps the format of every value.
 pub(in crate::api) fn tables<const N: usize>(text: &str, kinds: [&str; N], id: &str) -> [Option<Fields>; N] {
     let document = Document::parse(text).ok();
     kinds.map(|kind| find(document.as_ref()?.as_table(), kind, id))
 }
 
-/// Returns what the API keeps of an object.
-pub(in crate::api) fn kept_of(record: &ApiTable) -> Fields {
-    let [kept] = tables(record.source().text(), ["api"], record.id());
-    kept.unwrap_or_default()
+/// Returns the keys and values of an API table.
+pub(in crate::api) fn api_fields(table: &ApiTable) -> Fields {
+    let [fields] = tables(table.source().text(), ["api"], table.id());
+    fields.unwrap_or_default()
 }
 
-/// Returns the fields of an object; none where it is absent or something else.
+/// Returns the fields of a JSON object; none if the value is absent or something else.
 pub(in crate::api) fn object(value: Option<Value>) -> Fields {
     match value {
         Some(Value::Object(fields)) => fields,
@@ -155,7 +155,6 @@ fn fields_of(table: &dyn TableLike) -> Fields {
     table.iter().map(|(key, item)| (key.to_owned(), from_item(item))).collect()
 }
 
-/// Returns what a key holds.
 fn from_item(item: &Item) -> Value {
     match item {
         Item::None => Value::Null,
@@ -170,7 +169,7 @@ fn from_toml(value: &toml_edit::Value) -> Value {
     match value {
         toml_edit::Value::String(text) => Value::from(text.value().as_str()),
         toml_edit::Value::Integer(integer) => Value::from(*integer.value()),
-        // What is no number in JSON was written by a person.
+        // JSON has no NaN and no infinity; a person wrote those.
         toml_edit::Value::Float(float) => {
             serde_json::Number::from_f64(*float.value()).map_or_else(|| float.value().to_string().into(), Value::Number)
         }
@@ -181,7 +180,7 @@ fn from_toml(value: &toml_edit::Value) -> Value {
     }
 }
 
-/// Returns what a table stands for: itself, or the value that it marks.
+/// Returns a table as a value, or the value that its JSON text is.
 fn unmarked(fields: Fields) -> Value {
     let marked = match fields.get(MARK) {
         Some(Value::String(text)) if fields.len() == 1 => serde_json::from_str(text).ok(),
@@ -202,7 +201,7 @@ fn to_toml(value: &Value, depth: usize) -> toml_edit::Value {
         },
         Value::Null => marked(value),
         Value::Array(_) | Value::Object(_) if depth >= DEEPEST => marked(value),
-        // A table for each value that TOML does not have would take a kilobyte of memory in the place of five octets.
+        // The whole array is marked: a table for each null would take a kilobyte of memory instead of five octets.
         Value::Array(values) if values.iter().any(is_beyond) => marked(value),
         Value::Array(values) => {
             let mut array: Array = values.iter().map(|value| to_toml(value, depth + 1)).collect();
@@ -222,24 +221,15 @@ fn to_toml(value: &Value, depth: usize) -> toml_edit::Value {
     }
 }
 
-/// Returns whether TOML has no such value.
+/// Returns whether TOML cannot express a value.
 fn is_beyond(value: &Value) -> bool {
     value.is_null() || value.as_u64().is_some_and(|number| i64::try_from(number).is_err())
 }
 
-/// Returns a value as the JSON text that it is marked as.
+/// Returns a table with the JSON text of a value.
 fn marked(value: &Value) -> toml_edit::Value {
     InlineTable::from_iter([(MARK, value.to_string())]).into()
 }
-
-/// The key of a table that stands for the value in its JSON text.
-const MARK: &str = "$json";
-
-/// How deep values are nested as TOML; what is below is JSON text, for those who read it have a limit.
-const DEEPEST: usize = 16;
-
-/// Arrays that make a longer line have a line for each value.
-const LONG_LINE: usize = 90;
 
 #[cfg(test)]
 pub(in crate::api) mod tests {
@@ -321,7 +311,7 @@ pub(in crate::api) mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn any_object_survives(key in any::<String>(), value in any_json(), other in any_json()) {
-            let mut file = File::new("An object.");
+            let mut file = ObjectFile::default();
             file.set("api", "x", "first", &json!(1));
             file.set("api", "x", &key, &other);
             file.set("api", "x", &key, &value);
@@ -329,7 +319,7 @@ pub(in crate::api) mod tests {
             let source = crate::document::Source::new(std::path::Path::new("x.toml"), Arc::clone(&text));
             let (_, diagnostics) = crate::document::read(&source, |root| root.tables("api").len());
             prop_assert!(diagnostics.is_empty(), "{}\n{:?}", text, diagnostics);
-            let read = File::read(&text).unwrap().fields("api", "x").unwrap();
+            let read = ObjectFile::parse(&text).unwrap().fields("api", "x").unwrap();
             let expected = without_nulls(&value, 0);
             prop_assert_eq!(read.get(&key).unwrap_or(&Value::Null), &expected, "{}", text);
         }
@@ -338,7 +328,7 @@ pub(in crate::api) mod tests {
     #[test]
     fn what_people_wrote_stays() {
         let text = "# Mine.\n[policy.npol_1] # here\nmode = \"audit\"\n# For builds.\nallowed_hostnames = [\n  \"a.test\", # why\n]  # list\nname = 'n' # a label\n\n[other]\nx = 1\n";
-        let mut file = File::read(text).unwrap();
+        let mut file = ObjectFile::parse(text).unwrap();
         file.set("policy", "npol_1", "allowed_hostnames", &json!(["a.test"]));
         file.set("policy", "npol_1", "name", &json!("m"));
         file.set("policy", "npol_1", "allow_all", &Value::Null);
@@ -357,7 +347,7 @@ pub(in crate::api) mod tests {
     fn what_stands_above_a_table_that_goes_stays() {
         let text =
             "# A devbox.\n[client.dbx_1]\nsources = [\"192.0.2.1\"]\n\n# Kept.\n[api.dbx_1]\nstatus = \"running\"\n";
-        let mut file = File::read(text).unwrap();
+        let mut file = ObjectFile::parse(text).unwrap();
         file.remove("client", "dbx_1");
         file.remove("client", "dbx_2");
         assert_eq!(&*file.text(), "# A devbox.\n# Kept.\n[api.dbx_1]\nstatus = \"running\"\n");
@@ -365,9 +355,9 @@ pub(in crate::api) mod tests {
 
     #[test]
     fn an_object_goes_without_what_people_wrote_beside_it() {
-        let own = "# A policy.\n[policy.npol_1]\nallow_all = true\n\n[api.npol_1]\nx = 1\n";
+        let own = "# A network policy of the API.\n[policy.npol_1]\nallow_all = true\n\n[api.npol_1]\nx = 1\n";
         let tables = [("policy", "npol_1"), ("api", "npol_1")];
-        let left = |text: &str| without(text, "A policy.", &tables).unwrap();
+        let left = |text: &str| without(text, ObjectKind::Policy, &tables).unwrap();
         assert_eq!(left(own), None);
         assert_eq!(left(&format!("# Ours.\n{own}# The end.\n")), None);
         for other in ["# Mine.\n[policy.mine]\nallow_all = true\n", "[[test]]\nname = \"a.test\"\n"] {
@@ -380,14 +370,11 @@ pub(in crate::api) mod tests {
 
     #[test]
     fn long_lists_have_a_line_each() {
-        let mut file = File::new("A policy.");
+        let mut file = ObjectFile::default();
         let names: Vec<String> = (0..9).map(|number| format!("host-{number}.example.test")).collect();
         file.set("policy", "npol_1", "allowed_hostnames", &json!(names));
         let text = file.text();
-        assert!(
-            text.starts_with("# A policy.\n[policy.npol_1]\nallowed_hostnames = [\n    \"host-0.example.test\",\n"),
-            "{text}"
-        );
+        assert!(text.starts_with("[policy.npol_1]\nallowed_hostnames = [\n    \"host-0.example.test\",\n"), "{text}");
         assert!(text.ends_with("\"host-8.example.test\",\n]\n"), "{text}");
     }
 }
