@@ -1,5 +1,5 @@
-//! Detection of truncated object files of the API. A crash of the machine may leave a part of a file, and a part that
-//! is valid TOML may allow more than the whole.
+//! Detection of truncated object files, in each of which the API stores one object. A crash of the machine may leave a
+//! part of a file, and a part that is valid TOML may allow more than the whole.
 //!
 //! The first line of a file that the API writes says that the last line is [`END`]. A file without such a first line
 //! was written by a person, or by an earlier version, whose files have the table `[api.ID]` last.
@@ -16,9 +16,9 @@ const HEAD: &str = " of the API. Its last line is \"# end\".";
 const OLD_HEAD: &str = " of the API.";
 /// The help about a truncated file.
 const HELP: &str =
-    "most likely a crash of the machine cut it off: restore it from a copy, or remove it, and the object is deleted";
+    "most likely a crash of the machine cut it off: restore it from a copy, or remove it, which deletes the object";
 
-/// Returns the sign that a file is truncated, and the help; `None` if the file is whole.
+/// Returns the error message and the help if a file is truncated; `None` if the file is whole.
 pub(super) fn fault(text: &str) -> Option<(&'static str, &'static str)> {
     if text.trim().is_empty() {
         return Some(("the file is empty", HELP));
@@ -27,22 +27,23 @@ pub(super) fn fault(text: &str) -> Option<(&'static str, &'static str)> {
     if text.contains('\0') {
         return Some(("there are zero octets (NUL) in the file", HELP));
     }
+    // `END` may be anywhere, as a person may have added lines after it.
     let is_cut = head(text).any(|(_, line)| line.ends_with(HEAD)) && comment_lines(text, END).next().is_none();
     is_cut.then_some((
         "the file ends before its last line, `# end`",
-        "most likely a crash of the machine cut it off: restore it from a copy, or remove it, and the object is deleted (a \
-         person who took that line out writes it again)",
+        "most likely a crash of the machine cut it off: restore it from a copy, or remove it, which deletes the object (if \
+         you removed that line by hand, add it again)",
     ))
 }
 
-/// Returns the sign that a file without the table `[api.ID]` is truncated, and the help; `None` unless an earlier
-/// version wrote the file.
+/// Returns the error message and the help for a file without the table `[api.ID]`, which is truncated if an earlier
+/// version wrote it; `None` if none did.
 pub(super) fn old_fault(text: &str) -> Option<(&'static str, &'static str)> {
     let is_cut = head(text).any(|(_, line)| line.ends_with(OLD_HEAD));
     is_cut.then_some((
         "the file ends before its table `[api.ID]`",
-        "most likely a crash of the machine cut it off: restore it from a copy, or remove it, and the object is deleted (a \
-         person who took that table out removes the first line too)",
+        "most likely a crash of the machine cut it off: restore it from a copy, or remove it, which deletes the object (if \
+         you removed that table by hand, remove the first line too)",
     ))
 }
 
@@ -55,7 +56,7 @@ pub(crate) fn sealed(text: &str, what: &str) -> String {
 }
 
 /// Returns the text of a file without the lines that [`sealed`] adds. The API uses it when it removes its object from a
-/// file: the rest belongs to a person.
+/// file in which a person has written more.
 pub(crate) fn unsealed(text: &str) -> String {
     let mut rest = String::with_capacity(text.len());
     let mut from = 0;
@@ -71,7 +72,8 @@ pub(crate) fn unsealed(text: &str) -> String {
     rest
 }
 
-/// Returns the comments before the first table that may be the API's: the range and the text of each line.
+/// Returns the comment lines before the first table that begin as the API's first line does: the range and the text of
+/// each.
 fn head(text: &str) -> impl Iterator<Item = (Range<usize>, &str)> {
     let rest = text.trim_start_matches('\u{feff}');
     let mut start = text.len() - rest.len();

@@ -12,7 +12,7 @@ use crate::policy::matching::rules::Rule;
 /// An entry of `allowed_hostnames` that is a near miss for a denied name.
 #[derive(Clone, Copy, Debug)]
 pub struct NearMiss<'p> {
-    /// The entry.
+    /// The entry that nearly matches.
     pub rule: Rule<'p>,
 }
 

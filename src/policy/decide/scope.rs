@@ -8,8 +8,8 @@ use crate::policy::model::budget::{Budget, Scope};
 use super::{Action, Decision, Reason};
 
 impl<'s> Decision<'s> {
-    /// Returns whether the query counts against a budget, at the cost of a few comparisons. For DS and DNSKEY queries
-    /// it may return `true` although [`Decision::budget`] returns `None`.
+    /// Returns whether the query counts against a budget, at the cost of a few comparisons. [`Decision::budget`], which
+    /// is exact, still returns `None` for some DS and DNSKEY queries.
     #[must_use]
     pub fn is_budgeted(&self) -> bool {
         let is_listed = self.reason == Reason::Rule && self.rule.is_some_and(|rule| !rule.is_wildcard());
@@ -29,14 +29,14 @@ impl<'s> Decision<'s> {
         let scope = match (self.reason, &self.rule) {
             (Reason::Rule, Some(rule)) => Scope::Wildcard(rule.wire()),
             (Reason::DnssecChain, _) if self.is_chain_of_listed(qname) => return None,
-            // A name under `allow_all`, or one that `mode = "audit"` lets through.
+            // A name under `allow_all`, one that `mode = "audit"` lets through, or one above a wildcard for DNSSEC.
             _ => Scope::Domain(registrable(qname)),
         };
         Some((budget, scope))
     }
 
-    /// Returns whether a DS or DNSKEY query carries no more to the name's owner than one for a listed name: the name is
-    /// above a name that is listed without a wildcard, or it belongs to a registry.
+    /// Returns whether a DS or DNSKEY query is no channel to the owner of a wildcard: the name is above a name that is
+    /// listed without a wildcard, as for the validation of that name, or a domain registry or the root answers for it.
     fn is_chain_of_listed(&self, qname: &LowerName) -> bool {
         let wire = qname.as_wire();
         let is_above_exact =

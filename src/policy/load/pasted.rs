@@ -13,14 +13,15 @@ pub(crate) struct PastedEntries(BTreeMap<Format, Entries>);
 /// The entries of one format.
 #[derive(Default)]
 struct Entries {
-    /// The places of the first ones, with the error and the help of each.
+    /// The places of the first [`PastedEntries::REPORTED_SINGLY`] entries, with the error and the help of each.
     first: Vec<(Span, String, String)>,
     /// The number of entries.
     count: usize,
 }
 
 impl PastedEntries {
-    /// The most entries of a format that are reported one by one, as they may be typing errors.
+    /// The number of entries of a format up to which each is reported with its own error: so few may be typing errors
+    /// instead of a pasted list.
     const REPORTED_SINGLY: usize = 2;
 
     /// Adds a refused entry with its error and help; returns `false` if it is not in another system's format.
@@ -35,7 +36,7 @@ impl PastedEntries {
         true
     }
 
-    /// Reports the errors.
+    /// Reports the entries of `key` to `table`: one or two of a format with an error each, more with one error for all.
     pub(crate) fn report(self, table: &Table<'_>, key: &str) {
         for (format, Entries { first, count }) in self.0 {
             for (span, message, help) in first {

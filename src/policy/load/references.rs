@@ -1,5 +1,5 @@
-//! The references between objects as persistent maps, kept from reload to reload: they tell which other files a change
-//! concerns, without a look at these files.
+//! The references between objects as persistent maps, kept from reload to reload: an incremental reload finds in them
+//! the other files that a change affects, and need not look at all files.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use crate::util::persistent_map::OrderedMap;
 pub(crate) struct Links {
     /// The number of references to each policy.
     policies: OrderedMap<Arc<str>, Uses>,
-    /// The clients that have a blueprint, ordered by it.
+    /// The clients that have a blueprint, in the order of [`BlueprintClient`].
     by_blueprint: OrderedMap<BlueprintClient, ()>,
     /// The number of tests of each client.
     tested: OrderedMap<Arc<str>, u32>,
@@ -58,8 +58,8 @@ impl BlueprintClient {
         clients.map(|(_, number)| Self { file: Arc::clone(file), number })
     }
 
-    /// Returns the id of the blueprint, and the phase that selects one of its policies; `None` if the client has its
-    /// own.
+    /// Returns the id of the blueprint, and the phase that selects one of its policies; `None` if the client has a
+    /// policy of its own.
     fn key(&self) -> (&str, Option<Phase>) {
         let client = usize::try_from(self.number).ok().and_then(|number| self.file.clients.get(number));
         let blueprint = client.and_then(|client| client.blueprint.as_ref()).map_or("", |id| &id.value);
@@ -174,7 +174,7 @@ impl Links {
 
     /// Returns whether a client has this blueprint.
     pub(crate) fn has_clients(&self, blueprint: &str) -> bool {
-        // The clients of a blueprint are neighbours: the first one at or after it decides.
+        // The clients of a blueprint are next to each other, so the first client whose blueprint is not less decides.
         let from = self.by_blueprint.iter_from(|client| client.key().0 < blueprint).next();
         from.is_some_and(|(client, ())| client.key().0 == blueprint)
     }

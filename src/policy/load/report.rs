@@ -1,4 +1,5 @@
-//! The findings of a full load: diagnostics, and the files that are held back.
+//! The findings of a full load: diagnostics, and the files that are held back, of which the previous version stays in
+//! force.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,22 +21,24 @@ pub(super) struct Report {
     pub(super) diagnostics: Vec<Diagnostic>,
     /// The files whose contents on disk are not in force.
     pub(super) held_back: BTreeSet<PathBuf>,
-    /// The number of reported errors that files have by themselves.
+    /// The number of reported diagnostics that bad files have by themselves, without a look at other files.
     errors_of_files: usize,
     /// The number of files with errors that were not reported.
     left_out: usize,
 }
 
-/// The number of errors that files have by themselves above which each further file reports only its first one.
+/// The number of errors that files have by themselves above which each further file reports only its first one. Without
+/// such limits, the status and a log line had up to 11 MB (2026-11-30).
 const MANY_ERRORS: usize = 500;
 /// The number of errors that files have by themselves above which further files are only counted.
 const MAX_ERRORS: usize = 2_000;
 
 impl Report {
-    /// Adds the errors and warnings that a file or list has by itself. Of many, only the first error of a file is kept,
-    /// and of very many, the file is only counted.
+    /// Adds the errors and warnings that a bad file or list has by itself. After [`MANY_ERRORS`], only the first error
+    /// of a file is kept, in `known` too; after [`MAX_ERRORS`], the file is only counted.
     pub(super) fn add_errors_of<T>(&mut self, known: &mut FileState<T>) {
         if self.errors_of_files >= MANY_ERRORS && known.diagnostics.len() > 1 {
+            // An error with a line is preferred: those about the whole file may only count others.
             let first = known.diagnostics.iter().find(|it| it.is_error() && it.place.line > 0);
             let first = first.or_else(|| known.diagnostics.first()).cloned();
             let more = known.diagnostics.len() - 1;
@@ -64,7 +67,7 @@ impl Report {
         self.held_back.insert(path.to_owned());
     }
 
-    /// Marks every changed file as held back.
+    /// Marks every file as held back whose contents on disk are not the version in force.
     pub(super) fn hold_back_all(&mut self, files: &BTreeMap<FilePath, FileState<FileSpec>>, in_force: &Files) {
         for (path, file) in files {
             let is_in_force = match (&file.read, in_force.get(path)) {
@@ -101,6 +104,7 @@ impl Report {
         lists: &Lists,
         mut accepted: HashSet<(Arc<Path>, u32, Code)>,
     ) {
+        // `accepted` has the comments that accept warnings of lists; those of all other accepted warnings are added.
         let here = self.diagnostics.iter().filter(|it| it.severity == Severity::Accepted);
         accepted.extend(here.filter_map(|it| Some((Arc::clone(&it.place.path), it.place.line, it.code?))));
         let is_used = |path: &Arc<Path>, line, code| accepted.contains(&(Arc::clone(path), line, code));

@@ -1,12 +1,14 @@
-//! The incremental reload of a few files that were added, changed or deleted. With 10,000 files a full reload takes a
-//! tenth of a second, as it looks at every file several times; this one looks at the changed files and at those that
-//! they affect.
+//! The incremental reload of a few files that were added, changed or deleted. With 10,000 files a full reload took 46
+//! to 120 ms of CPU time (2026-11-24), as it looks at every file some fifteen times; this one looks at the changed
+//! files and at those that they affect.
 //!
-//! An incremental reload applies only where its result is that of a full reload, which `load::tests::incremental`
-//! compare: everything on disk was in force, except for files that are bad by themselves, and the changed files have no
-//! errors. The relations between files are looked up in [`Links`](crate::policy::load::references::Links), which are
-//! kept from reload to reload. All state is in [`OrderedMap`](crate::util::persistent_map::OrderedMap)s, whose next
-//! version shares what has not changed.
+//! An incremental reload is made only if its result equals that of a full reload; the tests in
+//! `load::tests::incremental` compare both. The conditions: everything on disk was in force, except for files that are
+//! bad by themselves, and the changed files have no errors.
+//!
+//! The relations between files are looked up in [`Links`](crate::policy::load::references::Links), which are kept from
+//! reload to reload. All state is in [`OrderedMap`](crate::util::persistent_map::OrderedMap)s, whose next version
+//! shares what has not changed.
 
 pub(crate) mod object_diff;
 
@@ -41,10 +43,10 @@ impl Library {
         bindings: &Bindings,
     ) -> Option<Reloaded> {
         let baseline = self.baseline.as_ref().filter(|baseline| baseline.root == tree.root)?;
+        // The sources of hostgate.toml, old and new: a change of it may move the line that a diagnostic is about.
         let mut config = bindings.iter().chain(self.bindings.iter()).filter_map(|binding| binding.written.as_ref());
-        // A diagnostic about hostgate.toml may have another place in it now.
         let is_dangling = |path: &Path| self.dangling.iter().any(|error| *error.place.path == *path);
-        // With very many dangling references, not all are known.
+        // At the limit some dangling references were left out, so it is unknown which of them the change removes.
         if bindings.ids() != self.bindings.ids()
             || self.dangling.len() >= MAX_DANGLING
             || config.any(|(source, _)| {
@@ -98,8 +100,8 @@ impl Library {
         if !file_tests::run(tested, &snapshot, &mut not_run).files.is_empty() || !not_run.is_empty() {
             return None;
         }
-        // The new objects refer to nothing that is gone, and nothing dangling refers to them, so only the errors of
-        // these files go.
+        // As checked above, no changed file has a dangling reference now, and no added object is the target of one in
+        // another file. So only errors in the changed files disappear.
         if files.iter().any(|changed| is_dangling(&changed.path)) {
             let is_left = |error: &&Diagnostic| !files.iter().any(|changed| *changed.path.0 == *error.place.path);
             library.dangling = self.dangling.iter().filter(is_left).cloned().collect();

@@ -1,5 +1,5 @@
-//! Lints: warnings about policies that are valid and probably not meant. Those about one policy's entries are in
-//! [`entries`]; those that depend on several files are here, and run again for the files that a change concerns.
+//! Lints: warnings about policies that are valid but probably not intended. Lints about one policy's entries are in
+//! [`entries`]; those that depend on several files are here, and run again for the files that a change affects.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,8 +44,8 @@ impl CrossFileLints<'_> {
         diagnostics.extend(findings.into_diagnostics(file.source.path()));
     }
 
-    /// Warns about includes of policies with settings beside their lists, if the including policy does not have the
-    /// same settings. Settings apply to a policy's own clients and are not included.
+    /// Warns about includes of policies that have settings other than lists, if the including policy does not set the
+    /// same keys. Settings apply to a policy's own clients and are not included.
     fn included(&self, policy: &PolicySpec, findings: &mut Findings) {
         for included in &policy.include {
             let Some(definition) = self.compiled.policy(&included.value) else { continue };
@@ -64,14 +64,15 @@ impl CrossFileLints<'_> {
                     let keys = settings.iter().map(|(key, _)| &**key).collect::<Vec<_>>().join(", ");
                     let message = format!("{id} sets {keys}, but only its lists are included");
                     let place = definition.spec.source.place(first.start);
-                    let warning = policy.source.warning(included.span, message).help("write here what is meant here");
+                    let warning = policy.source.warning(included.span, message).help("set them here too if needed");
                     warning.related(place, "set here")
                 });
             }
         }
     }
 
-    /// Warns about a budget without effect, because neither the policy nor its includes have a wildcard.
+    /// Warns about a budget without effect: the policy has no `allow_all`, and neither it nor its includes have a
+    /// wildcard. With an include that is gone, this is unknown.
     fn unused_budget(&self, policy: &PolicySpec, findings: &mut Findings) {
         let (Some(span), Some(compiled)) = (policy.setting("budget"), self.compiled.policy(&policy.id.value)) else {
             return;
@@ -93,7 +94,8 @@ impl CrossFileLints<'_> {
         !self.links.uses(policy).is_none() || self.bindings.refer_to(policy)
     }
 
-    /// Warns about policies that nothing refers to, and about preset files that replace no preset and are not included.
+    /// Warns about policies that nothing refers to, and about preset files that nothing includes and that replace no
+    /// built-in preset.
     fn unused(&self, file: &FileSpec, findings: &mut Findings) {
         // The API creates a policy before the objects that refer to it.
         let recorded: HashSet<&str> = file.records.iter().map(|record| &*record.id.value).collect();
@@ -153,7 +155,7 @@ impl CrossFileLints<'_> {
         };
         for policy in file.policies() {
             for id in policy.include.iter().filter(|id| self.is_gone(&id.value)) {
-                warn(&policy.source, id, &|| format!("policy {} has", quoted(&policy.id.value)));
+                warn(&policy.source, id, &|| format!("clients of policy {} are", quoted(&policy.id.value)));
             }
         }
         for blueprint in file.blueprints() {
@@ -186,7 +188,8 @@ impl CrossFileLints<'_> {
         }
     }
 
-    /// Returns whether no policy has this id.
+    /// Returns whether no policy has this id. For a reference in force, this means that the policy's file was deleted:
+    /// any other unknown id is an error.
     fn is_gone(&self, policy: &str) -> bool {
         policy != UNRESTRICTED && self.compiled.policy(policy).is_none()
     }
@@ -411,7 +414,7 @@ mod tests {
             told.sort_unstable();
             let mut expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
             expected.sort_unstable();
-            // In a list, comments are about its own lines.
+            // A comment in a list accepts warnings about lines of that list only.
             assert_eq!(told.len(), expected.len(), "{text}: {told:?}");
             assert_eq!(told, expected, "{text}");
         }
@@ -433,7 +436,7 @@ mod tests {
                 "include = [\"q\"]",
                 "allowed_hostnames = [\"*.a.test\"]\nbudget = { names = 500 }\ncname = \"inspect\"",
                 &[
-                    "p/p.toml:2:12: `q` sets `budget`, `cname`, but only its lists are included: write here what is meant here (p/p.toml:5:1: set here) [included-setting]",
+                    "p/p.toml:2:12: `q` sets `budget`, `cname`, but only its lists are included: set them here too if needed (p/p.toml:5:1: set here) [included-setting]",
                 ],
             ),
             (

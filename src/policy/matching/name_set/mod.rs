@@ -188,7 +188,7 @@ impl NameSet {
     /// Returns the most specific wildcard above `wire` that covers everything a pattern of this name matches.
     pub(crate) fn wider(&self, wire: &[u8]) -> Option<Match<'_>> {
         let labels = Suffixes::of(wire).count();
-        // `*.x` does not match `x`, and of the wildcard `*.x` it would be the entry itself.
+        // `*.x` is skipped: it does not match `x`, and it covers the wildcard `*.x` only as that entry itself.
         Suffixes::of(wire).enumerate().skip(1).find_map(|(above, suffix)| {
             let may_be = self.has_depth(PatternKind::Below, labels - above);
             may_be.then(|| self.find_match(PatternKind::Below, suffix, self.hash(suffix))).flatten()
@@ -213,8 +213,8 @@ impl NameSet {
         self.depths[kind.index()] >> (labels & 127) & 1 == 1
     }
 
-    /// Returns whether one of the names can be above another one. If not, [`NameSet::wider`] finds nothing and need not
-    /// be called.
+    /// Returns whether a wildcard of the set has fewer labels than another pattern. If not, [`NameSet::wider`] finds
+    /// nothing for the set's own patterns and need not be called.
     pub(crate) fn has_wider(&self) -> bool {
         let all = self.depths[0] | self.depths[1];
         self.depths[PatternKind::Below.index()].trailing_zeros()

@@ -1,4 +1,4 @@
-//! One hostname or wildcard of a list, in canonical form, and why text is none.
+//! A hostname or wildcard of a list in canonical form, and the reason if a text is neither.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -53,7 +53,7 @@ impl Pattern {
         }
     }
 
-    /// Returns how the pattern matches something that several owners share; `None` if it does not.
+    /// Returns how the pattern matches names, or a host, that several owners share; `None` if no other owner is known.
     pub(crate) fn shared(&self) -> Option<Shared> {
         let (kind, wire) = self.kind_and_wire();
         shared_suffix::of_wire(kind, wire)
@@ -144,7 +144,7 @@ pub struct PatternError {
     why: String,
     /// The help, which tells how to fix the entry.
     pub help: String,
-    /// Whether the entry stands for every name. Each kind of list has another help for that.
+    /// Whether the entry stands for every name. List files and imports have another help for that.
     pub is_everything: bool,
 }
 
@@ -161,8 +161,7 @@ impl PatternError {
     }
 }
 
-/// Parses a name to ask for as people type it, with the help that an entry of a list gets for a URL, a port or an
-/// address.
+/// Parses a name that a person wants to look up. A URL, a port or an address gets the help that it gets in a list.
 ///
 /// # Errors
 /// The reason and the help, for text that is not a hostname.
@@ -180,6 +179,7 @@ pub fn question(text: &str) -> Result<LowerName, (String, String)> {
 /// # Errors
 /// The reason and the help, for text that is not a name.
 pub fn any_question(text: &str) -> Result<LowerName, (String, String)> {
+    // The excluded characters are signs of a URL, a port, a user or an address, for which `question` has a better help.
     let is_of_names = |byte: u8| byte.is_ascii_graphic() && !b":@[]?#".contains(&byte);
     question(text).or_else(|refused| {
         let is_reverse = text.trim_end_matches('.').to_ascii_lowercase().ends_with(".arpa");
@@ -231,6 +231,7 @@ fn hostname_for(text: &str, purpose: Purpose) -> Result<LowerName, (String, Stri
     if ascii.ends_with(|last: char| last.is_ascii_digit()) && ascii.parse::<IpAddr>().is_ok() {
         return why_and_help(refusal::IS_ADDRESS, refusal::address_help(purpose));
     }
+    // A client may ask for a name with any last label, though no host has such a name.
     if let Some((why, help)) = refusal::last_label(&ascii, purpose).filter(|_| purpose != Purpose::Question) {
         return why_and_help(why, help);
     }
@@ -248,6 +249,7 @@ fn hostname_for(text: &str, purpose: Purpose) -> Result<LowerName, (String, Stri
 fn refuse_foreign_format(text: &str) -> Result<(), PatternError> {
     use crate::list_format::{Format, of_entry};
     match of_entry(text) {
+        // `refusal` has a help of its own for a port, a URL and a leading dot.
         None | Some(Format::HostPort | Format::Url) => Ok(()),
         Some(Format::Squid) if text.starts_with('.') => Ok(()),
         Some(format) => {
@@ -285,7 +287,7 @@ mod tests {
             ("a--b.example", "a--b.example"),
             ("*.github.io", "*.github.io"),
             ("*.10.in-addr.arpa", "*.10.in-addr.arpa"),
-            // Labels before the last one are as the world has them.
+            // Labels before the last one may break the rules for hostnames, as those of real names do.
             ("-sso.example.com", "-sso.example.com"),
             ("*.-a-.example", "*.-a-.example"),
             ("r3---sn-x.example.com", "r3---sn-x.example.com"),
