@@ -1,4 +1,5 @@
-//! Reading of the comments that accept warnings. A malformed comment, and one that accepts nothing, is itself a warning.
+//! Reading of the comments `# hostgate: accept CODE: REASON`, which accept warnings. A malformed comment, and one that
+//! accepts nothing, is itself a warning.
 
 use std::ops::Range;
 use std::path::Path;
@@ -24,15 +25,17 @@ pub enum Language {
 const MARK: &str = "hostgate:";
 
 impl Accepts {
-    /// Finds the accepting comments of a text; `None` if there are none. `file` is its path, and whether
+    /// Finds the accepting comments of a text; `None` if there are none. `file` is the path of the text, and `true` if
     /// logs, status and API answers must not quote it.
     #[must_use]
     pub fn find(file: (&Arc<Path>, bool), text: &str, language: Language) -> Option<Arc<Self>> {
         let (mut accepts, mut findings) = (Vec::new(), Findings::default());
+        // The offset and the number of the current line; the offset up to which line feeds are counted; the end of the
+        // last comment.
         let (mut start, mut number, mut scanned, mut done) = (0, 1, 0, 0);
         let mut scanner = (language == Language::Toml).then_some(Scanner { text: text.as_bytes(), at: 0 });
-        // The line below a block of comments is searched once for the block, so that a million comments take linear
-        // time.
+        // The last line of a block of comments, and the line below it, which all comments of the block apply to. It is
+        // searched once for the block, so that a million comments take linear time.
         let mut block: Option<(u32, (u32, Span))> = None;
         for (at, _) in text.match_indices(MARK) {
             // Further marks on a comment's line are part of that comment.
@@ -57,7 +60,7 @@ impl Accepts {
                 excerpt: Excerpt::cut(text, hash..end),
             };
             let target = match block {
-                // A byte order mark before the comment is not an entry that it could apply to.
+                // A comment after an entry applies to its own line. A byte order mark is not an entry.
                 _ if !line.trim_start_matches('\u{feff}').trim().is_empty() => (number, Span::from(start..end)),
                 Some((last, target)) if number <= last => target,
                 _ => {
@@ -85,8 +88,8 @@ impl Accepts {
         (!is_empty).then(|| Arc::new(Self { file: (Arc::clone(file.0), file.1), right: accepts, wrong }))
     }
 
-    /// Returns the warnings about comments, including those that accepted nothing; `is_used` tells whether a comment
-    /// accepted something.
+    /// Returns the warnings about malformed comments and about those that accepted nothing; `is_used` returns whether a
+    /// warning of a code was accepted on a line.
     pub fn complaints(&self, is_used: impl Fn(u32, Code) -> bool) -> Vec<Diagnostic> {
         let mut findings = Findings::default();
         for wrong in &self.wrong {
@@ -94,13 +97,14 @@ impl Accepts {
         }
         let mut last = None;
         for accept in &self.right {
-            // Comments are in order, so a second one for the same line and code directly follows the first.
+            // Comments are in order, so a second one for the same line and code mostly follows the first directly; with
+            // another code between them it is not noticed.
             let is_repeated = last.replace((accept.line, accept.code)) == Some((accept.line, accept.code));
-            // `ShutApi` depends on the configuration, which is checked after the policies.
+            // `ShutApi` depends on the configuration, which is checked after the policies, so a use of it is not known.
             let is_known = accept.code != Code::ShutApi;
             if is_repeated || is_known && !is_used(accept.line, accept.code) {
                 findings.add(Severity::Warning, Some(Code::Accept), || {
-                    let message = format!("nothing here is warned of as `{}`", accept.code);
+                    let message = format!("the comment accepts no warning `{}`", accept.code);
                     accept.comment.warning((&self.file.0, self.file.1), message).help("remove the comment")
                 });
             }
@@ -139,6 +143,7 @@ fn read(text: &str) -> Vec<Read<'_>> {
         Ok(code) => Ok((code, reason)),
         Err(help) => Err((format!("warning {} does not exist", quoted(text)), help)),
     };
+    // With an unknown code and no reason, only the unknown code is reported.
     let is_told = |read: &Read<'_>| read.is_err() || !reason.is_empty();
     codes.into_iter().map(read).filter(is_told).collect()
 }
@@ -206,7 +211,8 @@ pub(crate) fn comment_lines<'t>(text: &'t str, comment: &'t str) -> impl Iterato
     })
 }
 
-/// Returns the length up to and including `close`. A single-line string ends with its line at the latest.
+/// Returns the length up to and including `close`. A single-line string ends with its line at the latest, so that one
+/// that is not closed (a syntax error) does not hide the comments below it.
 fn until(text: &[u8], close: &[u8], has_escapes: bool) -> usize {
     let mut at = 0;
     while at < text.len() {
@@ -313,8 +319,8 @@ mod tests {
         let accepts = Accepts::find((&Path::new("f").into(), false), text, Language::List).unwrap();
         let told: Vec<_> = accepts.complaints(|line, _| line == 4).iter().map(ToString::to_string).collect();
         let expected = [
-            "f:1:3: nothing here is warned of as `covered`: remove the comment [accept]",
-            "f:3:1: nothing here is warned of as `unused`: remove the comment [accept]",
+            "f:1:3: the comment accepts no warning `covered`: remove the comment [accept]",
+            "f:3:1: the comment accepts no warning `unused`: remove the comment [accept]",
         ];
         assert_eq!(told, expected);
         assert_eq!(&*accepts.at(Code::Covered, At::Line(1)).unwrap().reason, "x");

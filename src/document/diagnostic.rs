@@ -94,7 +94,8 @@ pub struct Excerpt {
 }
 
 impl Excerpt {
-    /// The number of bytes kept before the start of the span; twice as many are kept after it.
+    /// The number of bytes of a long line that are kept before the start of the span; after it, twice as many, for the
+    /// span and what follows.
     const REACH: usize = 160;
 
     /// Cuts the line in which `span` starts out of `text`. A span over several lines ends with its first line.
@@ -144,7 +145,7 @@ impl Diagnostic {
         }
     }
 
-    /// Sets the fix, which messages introduce as help.
+    /// Sets the fix, which a rendered diagnostic shows as `help`.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
@@ -206,7 +207,8 @@ impl Diagnostic {
         }
     }
 
-    /// Returns whether the diagnostic only counts others that were omitted.
+    /// Returns whether the diagnostic only counts others that were omitted: it is about a whole file or directory, and
+    /// its message begins with "and ".
     #[must_use]
     pub fn is_count(&self) -> bool {
         self.place.line == 0 && self.message.starts_with("and ")

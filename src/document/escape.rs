@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 
 /// Escapes every character that a terminal acts on or does not show: control characters (line feeds too), bidirectional
-/// overrides, invisible and unassigned characters.
+/// overrides, invisible and unassigned characters. Backslashes stay as they are, so the result is for people, not for a
+/// parser.
 ///
 /// Every text from a file or a client goes through here before it is printed or logged.
 #[must_use]
@@ -33,8 +34,8 @@ pub fn escaped_lines(text: &str) -> Cow<'_, str> {
     text.split('\n').map(escaped).collect::<Vec<_>>().join("\n").into()
 }
 
-/// Escapes the same characters in JSON text, in JSON's own notation. In serialised JSON they occur only within strings,
-/// except line feeds.
+/// Escapes the characters that [`escaped`] escapes in JSON text, in JSON's own notation. In serialised JSON they occur
+/// only within strings, except line feeds, which are kept.
 #[must_use]
 pub fn escaped_json(text: &str) -> Cow<'_, str> {
     let needs_escape = |character: char| character != '\n' && needs_escape(character);

@@ -23,7 +23,7 @@ pub struct Findings {
     accepted_at: HashSet<(u32, Code)>,
     /// The number of errors beyond those kept.
     more_errors: usize,
-    /// The number of warnings by code, including those not kept.
+    /// The number of warnings by code (`None`: without one), including those not kept.
     warned: BTreeMap<Option<Code>, usize>,
 }
 

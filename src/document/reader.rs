@@ -130,7 +130,7 @@ pub struct Table<'r> {
 }
 
 impl<'r> Table<'r> {
-    /// Returns the span of the table's name.
+    /// Returns the span of the table's name; for an element of an array, of the whole element.
     #[must_use]
     pub fn span(&self) -> Span {
         self.span
@@ -197,7 +197,6 @@ impl<'r> Table<'r> {
 
     /// Reports that `key` is missing, unless the text has a syntax error that may have hidden it.
     pub fn missing(&self, key: &str, help: impl Into<String>) {
-        // After a syntax error the key may be in the part that was not parsed.
         if self.is_whole() {
             self.error(self.span, format!("{}missing key `{key}`", self.prefix()), Some(help.into()));
         }
@@ -302,12 +301,12 @@ impl<'r> Table<'r> {
             let table = Table { reader: self.reader, entries: table, span, what, asked: Vec::new() };
             tables.push((Placed { value: &**name.get_ref(), span }, table));
         }
-        // The parser sorts keys by name; diagnostics and conflicts go by the order of the file.
+        // The parser sorts keys by name; diagnostics and conflicts are reported in the order of the file.
         tables.sort_by_key(|(name, _)| name.span);
         tables
     }
 
-    /// Returns the elements of the array of tables `[[key]]`.
+    /// Returns the elements of the array of tables `[[key]]`. Elements of another type are reported and skipped.
     pub fn array_of_tables(&mut self, key: &'static str) -> Vec<Self> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let Some(array) = self.typed(key, value, "an array of tables", DeValue::as_array) else { return Vec::new() };
@@ -338,7 +337,8 @@ impl<'r> Table<'r> {
         self.asked.push(key);
     }
 
-    /// Returns the elements of an array that may mix strings and tables.
+    /// Returns the elements of an array that may mix strings and tables. Elements of another type are reported and
+    /// skipped.
     pub fn strings_or_tables(&mut self, key: &'static str) -> Vec<Element<'r>> {
         let Some(value) = self.value(key) else { return Vec::new() };
         if let DeValue::String(text) = value.get_ref() {
@@ -383,7 +383,7 @@ impl<'r> Table<'r> {
         }
     }
 
-    /// Returns a table for one element of the array `key`, or for its table.
+    /// Returns the reader of a table without a name of its own: an element of the array `key`, or the value of `key`.
     fn element(&self, key: &str, element: &Spanned<DeValue<'r>>, entries: &'r DeTable<'r>) -> Self {
         let (span, what) = (element.span().into(), format!("`{key}`"));
         Table { reader: self.reader, entries, span, what, asked: Vec::new() }
@@ -419,7 +419,7 @@ impl<'r> Table<'r> {
         self.entries.get(key)
     }
 
-    /// Returns the value as `convert` extracts it; reports another type than `expected`.
+    /// Returns the result of `convert` for a value; reports a value of another type than `expected`.
     fn typed<T>(
         &self,
         key: &str,
@@ -444,7 +444,7 @@ impl<'r> Table<'r> {
     }
 }
 
-/// An element of an array that may mix strings and tables.
+/// A value that may be a string or a table.
 pub enum Element<'r> {
     /// A string element with its span.
     Text(Placed<&'r str>),

@@ -1,4 +1,5 @@
-//! Comments on entries: the comment above a line, which explains the reason of the entry there.
+//! Comments on entries: the comment above a line, in which a policy author gives the reason for the entry there. The
+//! JSON output of `hostgate show` has it as `reason`.
 
 use super::source::Source;
 

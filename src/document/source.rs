@@ -25,7 +25,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// The size limit of a text in bytes: spans are 32 bits, and a TOML tree takes many times its text.
+    /// The size limit of a text in bytes: spans are 32 bits, and a TOML tree takes many times the memory of its text.
     pub const MAX_LEN: usize = 256 << 20;
 
     /// Creates a source from a path and a text.
@@ -95,7 +95,8 @@ impl Source {
         }
     }
 
-    /// Returns the place of the byte `offset`. Walks the text up to there; use a [`Locator`](super::Locator) for many places.
+    /// Returns the place of the byte `offset`. Walks the text up to there; use a [`Locator`](super::Locator) for many
+    /// places.
     #[must_use]
     pub fn place(&self, offset: u32) -> Place {
         let at = to_usize(offset).min(self.text.len());
@@ -128,7 +129,8 @@ impl Source {
         }
     }
 
-    /// Creates a diagnostic about the string or word at `line` and `column`, for callers that did not keep the span.
+    /// Creates a diagnostic about the string or word at `line` and `column`, for callers that did not keep the span. It
+    /// is underlined up to the closing quote, a space or a comment.
     #[must_use]
     pub fn diagnostic_at(&self, severity: Severity, line: u32, column: u32, message: impl Into<String>) -> Diagnostic {
         let mut start = 0;

@@ -8,7 +8,7 @@ pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
     if word.len() > LONGEST {
         return None;
     }
-    // One edit for three characters, and three at most: short words are close to too many others.
+    // One edit for every three characters, from one to three in all: short words are close to too many others.
     let bound = (word.chars().count() / 3).clamp(1, 3);
     // Table names are singular, so a plural in -ies is compared as its singular in -y too.
     let singular = word.strip_suffix("ies").map(|stem| format!("{stem}y"));
@@ -25,7 +25,8 @@ pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// Returns whether one word is a prefix of the other, such as `allowed` of `allowed_hostnames`.
+/// Returns whether one word is a prefix of the other, such as `allowed` of `allowed_hostnames`. Words
+/// of fewer than four octets do not count, as they are prefixes of too many others.
 fn is_start_of(word: &str, candidate: &str) -> bool {
     word.len() >= 4 && candidate.len() >= 4 && (candidate.starts_with(word) || word.starts_with(candidate))
 }

@@ -61,7 +61,7 @@ fn comments_that_accept_nothing_fail_strict() {
     for (comment, told) in [
         ("# hostgate: accept shared-suffix", "the comment gives no reason"),
         ("# hostgate: accept shared-sufix: x", "did you mean `shared-suffix`?"),
-        ("# hostgate: accept covered: x", "nothing here is warned of as `covered`"),
+        ("# hostgate: accept covered: x", "the comment accepts no warning `covered`"),
         ("# hostgate: acept shared-suffix: x", "unknown word `acept` after `hostgate:`"),
     ] {
         let text = format!("[policy.p]\nallowed_hostnames = ['a.test'] {comment}\n{CLIENT}");
@@ -86,7 +86,7 @@ fn comments_of_the_configuration_are_told_as_those_of_policies_are() {
     for (config, told) in [
         (
             "# hostgate: accept no-directory: x\nlist_directories = ['there']\n",
-            "nothing here is warned of as `no-directory`",
+            "the comment accepts no warning `no-directory`",
         ),
         ("denied_ttl = 5 # hostgate: accept covered: x\n", "hostgate.toml:1:16"),
         ("# hostgate: accept no-dir: x\nlist_directories = ['none']\n", "warning `no-dir` does not exist"),
