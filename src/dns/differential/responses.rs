@@ -19,7 +19,7 @@ use crate::dns::wire::u32_at;
 enum Difference {
     /// The RDATA of most types and options other than EDE are not read: interpreting them is the client's matter (RFC
     /// 3597). Hickory reads those it knows. A name that was read before is not read again through a pointer; hickory
-    /// rejects it if it starts before a pointer that leads there, though all pointers lead backwards.
+    /// reads it again, and rejects it if its labels reach past the start of those before the pointer.
     Unread,
     /// Names that hickory accepts are refused: pointers into the header, where no name is (RFC 1035 §4.1.4), and a
     /// compressed QNAME.
@@ -57,10 +57,10 @@ fn line(section: usize, record: &Record) -> Line {
     (section, record.name.to_string().to_lowercase(), record.record_type(), record.ttl, text)
 }
 
-/// Returns the records of a response that must be kept, in order, and the targets of its chain. A naive second
-/// implementation of [`crate::dns::response`] over hickory's types, with linear searches only, for the types that
-/// [`is_modelled`] accepts.
+/// Returns the records of a response that must be kept, in order, and the targets of its CNAME chain.
 ///
+/// This is a naive second implementation of [`crate::dns::response`] over hickory's types, with linear searches only,
+/// for the types that [`is_modelled`] accepts.
 fn model(message: &Message, qtype: HickoryType) -> (Vec<Line>, Vec<Name>) {
     let (answers, authorities) = (&message.answers, &message.authorities);
     let alias = |name: &Name| {
@@ -73,6 +73,7 @@ fn model(message: &Message, qtype: HickoryType) -> (Vec<Line>, Vec<Name>) {
     };
     let mut chain = vec![message.queries[0].name.clone()];
     let (mut followed, mut targets) = (Vec::new(), Vec::new());
+    // The limit of 32 is `MAX_HOPS` in `response::chain`.
     while let Some((record, target)) = chain.last().and_then(alias).filter(|_| targets.len() < 32) {
         followed.push(record);
         targets.push(target.clone());
@@ -127,7 +128,7 @@ fn is_modelled(rtype: HickoryType) -> bool {
     matches!(rtype, T::A | T::AAAA | T::CNAME | T::NS | T::SOA | T::MX | T::TXT | T::SRV | T::PTR | T::HINFO | T::CAA)
 }
 
-/// Returns the kept records of modelled types.
+/// Returns the records of a message whose types the model covers.
 fn lines(message: &Message) -> Vec<Line> {
     let sections = [(1, &message.answers), (2, &message.authorities), (3, &message.additionals)];
     let records = sections.iter().flat_map(|(section, records)| records.iter().map(|record| (*section, record)));
@@ -135,7 +136,7 @@ fn lines(message: &Message) -> Vec<Line> {
     records.map(|(section, record)| line(section, record)).collect()
 }
 
-/// Compares how both read the reply `bytes`. Returns the intended difference, if any.
+/// Compares how hostgate and hickory read the reply `bytes`. Returns the intended difference, if any.
 fn compare(bytes: &[u8]) -> Result<Option<Difference>, String> {
     let Some(question) = question(bytes) else { return Ok(None) };
     let ours = Response::parse(bytes, &question);
@@ -219,7 +220,7 @@ fn is_address(line: &Line) -> bool {
     matches!(line.2, HickoryType::A | HickoryType::AAAA)
 }
 
-/// Returns the question that a message holds.
+/// Returns the question of a message, with fixed flags.
 fn question(bytes: &[u8]) -> Option<Question> {
     let (qname, length) = LowerName::from_uncompressed(bytes.get(12..)?).ok()?;
     let qtype = RecordType(naive::word(bytes, 12 + length)?);
@@ -282,7 +283,7 @@ fn recorded_responses_are_kept_as_the_model_keeps_them() {
     assert!(kept > 90, "most are kept: {kept} of {}", responses.len());
 }
 
-/// The names of generated responses; so few that owners and targets often coincide.
+/// The names of generated responses. There are so few that owners and targets often coincide.
 const NAMES: &[&str] =
     &["www.example.", "WWW.EXAMPLE.", "a.example.", "b.a.example.", "example.", "c.test.", "ns.c.test.", "test.", "."];
 

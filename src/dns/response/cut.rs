@@ -20,14 +20,14 @@ pub(in crate::dns) struct Cut {
     pub(in crate::dns) is_truncated: bool,
 }
 
-/// The limit of owner name comparisons per cut. If a record set spells its owner in more ways than that, all of it is
-/// left out.
+/// The limit of owner name comparisons per cut, so that its cost does not depend on the number of records. If a record
+/// set spells its owner in more ways than that, all of it is left out.
 const MAX_COMPARED: usize = 4;
 
 impl Response {
-    /// Returns the number of leading records that a client cannot do without: the answer and the proof of a negative
-    /// answer, which precedes the rest of the authority section. In a referral (RFC 1034 §4.3.2), the whole authority
-    /// section.
+    /// Returns the number of leading records that a client cannot do without: the answer, and the proof of a negative
+    /// answer, which precedes the rest of the authority section. In a referral (RFC 1034 §4.3.2) the client needs the
+    /// whole authority section.
     pub(super) fn count_required(
         message: &[u8],
         qtype: RecordType,
@@ -112,8 +112,8 @@ impl<'a> RecordList<'a> {
         )
     }
 
-    /// Returns the highest number of leading records, at most `count`, that splits no record set; at least `section`,
-    /// where a record set begins.
+    /// Returns the highest number of leading records, at most `count`, that splits no record set. At least `section`,
+    /// the number of records before the current section, as a record set never begins in an earlier one.
     fn last_rrset_end(&self, count: usize, section: usize) -> usize {
         let (mut end, mut compared) = (count, 0);
         while end > section && end < self.ttl_offsets.len() && self.are_of_one_rrset(end - 1, end, &mut compared) {
@@ -256,7 +256,7 @@ mod tests {
         };
         let name_servers = |sample| signed(sample, "example", RecordType::NS, &wire("ns.example"));
         let nsec = |sample| signed(sample, "a.example", RecordType::NSEC, &wire("z.example"));
-        // A wildcard's answer, and that the name itself does not exist, behind the name servers.
+        // The answer of a wildcard; the proof that the name itself does not exist comes after the name servers.
         let wildcard =
             || nsec(name_servers(Sample::response("www.example", A, 0).record(1, "www.example", A, 60, &[8; 4])));
         let whole = given(wildcard(), A, None, 512).0;

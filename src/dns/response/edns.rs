@@ -1,5 +1,5 @@
-//! Fallback for upstreams without full EDNS support: they reject queries with an OPT record or the DO bit with various
-//! RCODEs (RFC 6891 §7), and are asked again with less.
+//! Fallback for upstreams without full EDNS support: they reject queries that have an OPT record or the DO bit, with
+//! various RCODEs (RFC 6891 §7). The query is then repeated without the DO bit, or without the OPT record.
 
 use crate::dns::rcode::Rcode;
 use crate::dns::wire::OPT_DO;
@@ -44,6 +44,7 @@ impl Edns {
     }
 
     /// Returns the level at which to repeat a query that was rejected at this one; `None` if there is no lower level.
+    /// [`Edns::WithoutDo`] is skipped unless the question has the DO bit (`dnssec_ok`), as it would be the same query.
     #[must_use]
     pub fn less(self, dnssec_ok: bool) -> Option<Self> {
         match self {
@@ -54,7 +55,7 @@ impl Edns {
     }
 
     /// Returns whether an upstream rejects a query with this response code, possibly because of its OPT record (RFC
-    /// 6891 §6.2.2, §7).
+    /// 6891 §6.1.3, §6.2.2, §7).
     #[must_use]
     pub fn is_rejected_by(rcode: Rcode) -> bool {
         matches!(rcode, Rcode::FORMERR | Rcode::NOTIMP | Rcode::BADVERS)

@@ -73,7 +73,7 @@ fn first_denied(response: &Response, serial: u64, rules: &impl ResponseRules) ->
             let find = || {
                 response.targets().chain(response.service_targets()).position(|target| !rules.allows_target(&target))
             };
-            // The cache has the number of the target; its name is read again, which only a denial costs.
+            // The cache stores the index of the denied target. Its name is read from the response, only for denials.
             targets.nth(inspections.first_denied(serial, find)?)
         }
     }
@@ -114,7 +114,7 @@ fn without_private(response: &Response, reach: &Reach) -> Result<Reachable, Resp
     }
     drop(answers);
     drop_signatures(&message, &mut keep, |record| holds_private_hint(&message, record, reach));
-    // AD spoke about the complete sections that were validated.
+    // The AD bit was set for the sections as validated, and they are not complete any more.
     let flags = message.header.flags & !flag::AD;
     let KeptMessage { message, ttl_offsets } =
         rebuild(&mut message, &keep, Hints::KeepReachable(*reach), flags, response.qtype)?;
@@ -137,7 +137,8 @@ fn holds_private_hint(message: &Message<'_>, record: &Record, reach: &Reach) -> 
         && summarise(params(message.rdata(record)), reach).is_some_and(|summary| summary.has_private_hint)
 }
 
-/// Returns whether a record is an address record whose address is not globally reachable, or malformed.
+/// Returns whether a record is an address record whose address is not globally reachable. A malformed address counts as
+/// one that is not.
 pub(super) fn holds_private_address(message: &Message<'_>, record: &Record, reach: &Reach) -> bool {
     matches!(record.rtype, RecordType::A | RecordType::AAAA)
         && address(message.rdata(record)).is_none_or(|address| !reach.is_global(address))

@@ -67,6 +67,7 @@ pub struct Question {
     pub partition: u32,
 }
 
+/// Hashes all fields but the name as a single word: each write to the hasher costs time in every look-up of the cache.
 impl Hash for Question {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.qname.hash(state);
@@ -127,6 +128,7 @@ pub enum ReplyCheck {
 #[must_use]
 pub fn is_reply_to(message: &[u8], id: u16, question: &Question, casing: Casing) -> ReplyCheck {
     let qname = question.qname.as_wire();
+    // The reply to a query in lower case may have any case (RFC 4343): there is no random case to verify.
     let is_cased = || message.get(HEADER..HEADER + qname.len()).is_some_and(|echo| casing.matches_case_of(echo, qname));
     match Header::read(message) {
         Some(header)
@@ -152,7 +154,8 @@ fn echoes(message: &[u8], header: &Header, question: &Question) -> bool {
         && u16_at(message, end + 2) == Some(CLASS_IN)
 }
 
-/// An upstream's response, reduced to what belongs to its question and ready to be sent to any client after patching.
+/// An upstream's response, reduced to what belongs to its question. It can be sent to any client once the ID, the
+/// flags, the case of the question and the TTLs are set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// The message without an OPT record (ID 0, question in lower case), and tables about it.
@@ -276,7 +279,7 @@ impl Response {
     /// Assembles a response and computes everything that depends on the response alone, so that the cost of a cache hit
     /// does not depend on its records.
     ///
-    /// `private` is `Some` if the response has an address that is not globally reachable under it.
+    /// `private` is `None` if all addresses of the response are globally reachable; otherwise it defines which ones are.
     fn new(packed: Packed, ttl: u32, rcode: Rcode, qtype: RecordType, private: Option<&Reach>) -> Self {
         let inspections =
             InspectionCache::for_targets(names(packed.targets()).chain(names(packed.service_targets())).count());
@@ -442,8 +445,8 @@ fn copy(message: &Message<'_>, flags: u16) -> KeptMessage {
 
 /// Returns the time that the response may be cached in seconds, and lowers the SOA's TTL to it.
 ///
-/// The lowest TTL of the answer section. A negative response also counts the SOA's TTL and MINIMUM, and is not cached
-/// without a SOA record (RFC 2308 §5). RCODEs other than NOERROR and NXDOMAIN give 0.
+/// That is the lowest TTL of the answer section. For a negative response, the SOA's TTL and MINIMUM count too, and it
+/// is not cached without a SOA record (RFC 2308 §5). RCODEs other than NOERROR and NXDOMAIN give 0.
 fn limit_ttls(message: &mut Message<'_>, selection: &Selection, rcode: Rcode, qtype: RecordType) -> u32 {
     let kept = |section| {
         let records = message.records.iter().zip(&selection.keep).enumerate();
@@ -457,6 +460,7 @@ fn limit_ttls(message: &mut Message<'_>, selection: &Selection, rcode: Rcode, qt
         Rcode::NOERROR | Rcode::NXDOMAIN => {
             let soa = kept(Section::Authority).find(|(_, record)| record.rtype == RecordType::SOA);
             let Some((index, soa)) = soa else { return 0 };
+            // MINIMUM is the last field of the RDATA (RFC 1035 §3.3.13).
             let minimum = u32_at(message.bytes, soa.rdata.end - 4).unwrap_or(0);
             let negative_ttl = soa.ttl.min(minimum);
             message.records[index].ttl = negative_ttl;

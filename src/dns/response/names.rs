@@ -85,7 +85,7 @@ impl<'a> Names<'a> {
         let (mut at, mut lowest) = (at, at);
         let mut after = None;
         let base = loop {
-            // Only after a pointer: bytes in line are read for the first time.
+            // Before the first pointer there is nothing to find: those bytes are read for the first time.
             if let Some(known) = after.and_then(|_| *self.seen.get(at)?) {
                 break known;
             }

@@ -6,7 +6,8 @@ use super::parse::{Message, Record, Section};
 use crate::dns::rtype::RecordType;
 use crate::dns::wire::CLASS_IN;
 
-/// The rank of records that are no alias: they come last in the answer section.
+/// The rank of records that are not CNAME or DNAME records: they come last in the answer section. In a [`Chain`], the
+/// value for a name without a hop.
 const LAST: usize = usize::MAX;
 
 /// Sorts the records of `message`: in the answer section the aliases in chain order, then the data; in the authority
@@ -56,9 +57,10 @@ pub(super) const fn is_proof(covered: RecordType) -> bool {
 
 /// The CNAME chain as a lookup table for ranks.
 struct Chain {
-    /// The hop of which each name is the alias, indexed by name.
+    /// For each name, by index, the number of the hop whose CNAME record it owns; [`LAST`] if there is none.
     aliases: Vec<usize>,
-    /// The first hop whose alias is below each name, indexed by name; DNAME records sort by it.
+    /// For each name, by index, the number of the first hop whose CNAME record has an owner below it; [`LAST`] if there
+    /// is none. A DNAME record is sorted by it, as its CNAME records are synthesised for names below its owner.
     below: Vec<usize>,
 }
 
@@ -71,7 +73,7 @@ impl Chain {
         for (hop, alias) in aliases.enumerate() {
             chain.aliases[alias.index()] = hop.min(chain.aliases[alias.index()]);
             for above in names.at_and_above(*alias).skip(1) {
-                // The names above were numbered together with this one.
+                // If this name has a number, all names above it have one.
                 if chain.below[above.index()] != LAST {
                     break;
                 }
@@ -154,7 +156,7 @@ mod tests {
         let lines = chain();
         let expected: Vec<_> = lines.iter().map(|(_, owner, rtype, _)| format!("an {owner}. {rtype}")).collect();
         assert_eq!(kept(&lines, RecordType::A), expected);
-        // Signatures after everything else harm nobody.
+        // Signatures after all other records are no reason to sort.
         let mut behind = lines.clone();
         behind.sort_by_key(|(_, _, rtype, _)| *rtype == RecordType::RRSIG);
         let expected: Vec<_> = behind.iter().map(|(_, owner, rtype, _)| format!("an {owner}. {rtype}")).collect();
@@ -186,7 +188,7 @@ mod tests {
         let broken: &[(u16, &[u8])] = &[(4, b"")];
         let both = ["an www.example. HTTPS", "an www.example. RRSIG"];
         assert_eq!(kept(&[service(plain), over_https.clone()], https), both);
-        // What is changed, or goes, takes the signature with it, wherever that stands.
+        // If a record is changed or removed, its signature is removed, whether before or after it.
         assert_eq!(kept(&[service(ech), over_https.clone()], https), both[..1]);
         assert_eq!(kept(&[over_https.clone(), service(ech)], https), both[..1]);
         assert_eq!(kept(&[service(plain), service(broken), over_https.clone()], https), both[..1]);

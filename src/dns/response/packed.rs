@@ -19,7 +19,7 @@ pub(super) struct Parts<'a> {
     pub(super) ede_options: &'a [u8],
     /// The targets of the CNAME chain in wire format, one after the other.
     pub(super) targets: &'a [u8],
-    /// The names that MX, NAPTR, SRV, SVCB and HTTPS records lead to, in the same form.
+    /// The names that MX, NAPTR, SRV, SVCB and HTTPS records lead to, in wire format, one after the other.
     pub(super) service_targets: &'a [u8],
 }
 
@@ -49,6 +49,7 @@ impl Packed {
         Self { bytes: bytes.into(), ends: [message_end, offsets_end, edes_end, targets_end] }
     }
 
+    /// Returns the whole message.
     pub(super) fn message(&self) -> &[u8] {
         self.part(0, self.ends[0])
     }

@@ -146,7 +146,7 @@ impl<'a> Message<'a> {
             return Ok(());
         }
         let mut target = NameId::ROOT;
-        // The format of RDATA is defined per class. Records of other classes are removed later anyway.
+        // The format of RDATA depends on the class. Records of classes other than IN are removed later.
         if class == CLASS_IN {
             walk_rdata(&mut self.names, self.bytes, rtype, rdata.clone(), |_, part| {
                 if let RdataPart::Name { name, .. } = part {
@@ -165,7 +165,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// A piece of a record's RDATA, as [`walk_rdata`] finds them.
+/// A piece of a record's RDATA, as [`walk_rdata`] finds it.
 pub(super) enum RdataPart<'a> {
     /// Octets without names, which are copied unchanged.
     Bytes(&'a [u8]),

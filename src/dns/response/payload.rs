@@ -35,8 +35,9 @@ pub struct PayloadPart {
     pub content: u64,
 }
 
-/// True if a budget withheld a response from a client, which makes it count each time it is sent. Shared by all clients
-/// of the cached response.
+/// True if a budget withheld a response from a client. Small responses from the cache are not counted against budgets,
+/// as they were counted when the upstream sent them; one that was withheld is counted then too. The flag is shared by
+/// all clients of the cached response.
 #[derive(Debug, Default)]
 pub(super) struct Withheld(AtomicBool);
 
@@ -58,7 +59,7 @@ impl Clone for Withheld {
     }
 }
 
-/// Compares as equal: delivery is no property of a response.
+/// Compares as equal: whether it was withheld is no property of a response.
 impl PartialEq for Withheld {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -91,7 +92,7 @@ impl Payload {
 }
 
 impl PayloadPart {
-    /// Adds a record. The multiplication makes the hash depend on the order.
+    /// Adds a record. The multiplication (by 2⁶⁴ divided by the golden ratio) makes the hash depend on the order.
     fn add(&mut self, octets: usize, content: u64) {
         self.octets = self.octets.saturating_add(u32::try_from(octets).unwrap_or(u32::MAX));
         self.content = self.content.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(content);

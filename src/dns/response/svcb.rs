@@ -45,8 +45,8 @@ pub(super) fn params(rdata: &[u8]) -> &[u8] {
     }
 }
 
-/// Examines `SvcParams`. Returns `None` if they are malformed: keys not in strictly increasing order, or lengths that do
-/// not fit.
+/// Examines `SvcParams`. Returns `None` if they are malformed: keys not in strictly increasing order (RFC 9460 §2.2),
+/// or lengths that do not fit (RFC 9460 §7.3, §8).
 pub(super) fn summarise(params: &[u8], reach: &Reach) -> Option<Summary> {
     let mut summary = Summary::default();
     let mut last = None;
@@ -56,6 +56,7 @@ pub(super) fn summarise(params: &[u8], reach: &Reach) -> Option<Summary> {
             return None;
         }
         last = Some(key);
+        // The size of one element of the value.
         let unit = match key {
             MANDATORY => 2,
             IPV4HINT => 4,
@@ -107,6 +108,7 @@ pub(super) fn rewrite(params: &[u8], keep: Hints, out: &mut Vec<u8>) {
     }
 }
 
+/// Returns whether a hint with this address is kept.
 fn stays(keep: Hints, address: IpAddr) -> bool {
     match keep {
         Hints::Keep => true,
@@ -119,6 +121,7 @@ fn hints(key: u16, value: &[u8]) -> impl Iterator<Item = (IpAddr, &[u8])> {
     let unit = match key {
         IPV4HINT => 4,
         IPV6HINT => 16,
+        // No value is that long, so it has no chunk.
         _ => usize::MAX,
     };
     value.chunks_exact(unit).filter_map(|octets| Some((address(octets)?, octets)))
@@ -132,7 +135,7 @@ pub(super) fn address(octets: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(octets).ok().map(|octets| IpAddr::V6(Ipv6Addr::from(octets)))
 }
 
-/// An iterator over `SvcParams`: key and value of each, or one `None` at a malformed one and then the end.
+/// An iterator over `SvcParams`: the key and the value of each. At a malformed one it yields one `None` and ends.
 struct Params<'a>(&'a [u8]);
 
 impl<'a> Iterator for Params<'a> {

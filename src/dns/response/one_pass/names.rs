@@ -5,7 +5,8 @@ use crate::dns::wire::{PAYLOAD, u16_at};
 /// The size limit of messages that are parsed in one pass, in octets: the UDP payload size announced to upstreams.
 const MAX_MESSAGE_LENGTH: usize = PAYLOAD as usize;
 
-/// The capacity of each list of names: the chain, service targets, expected addresses.
+/// The capacity of each list of names: the CNAME chain, the service targets, the names whose addresses may follow in
+/// the additional section. A response with more takes the general path.
 const MAX_NAMES: usize = 16;
 
 /// The names of a message, identified by the offset of their first label, or of the root's zero.
@@ -54,6 +55,7 @@ impl<'a> OffsetNames<'a> {
             left -= 1 + label;
             here += 1 + usize::from(label);
         }
+        // The name ends with a root label of its own, not with a pointer.
         if after == end + 1 {
             *self.lengths.get_mut(end)? = 1;
         }
