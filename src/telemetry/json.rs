@@ -1,4 +1,6 @@
-//! A JSON writer for lines that are written for every query: the output of serde, at a fraction of its cost.
+//! A JSON writer for lines that are written for every query: the output of serde at a fraction of its cost. When
+//! records were queued one by one and written with serde, a query cost 1.6 to 1.7 times as much with the decision log
+//! on as without (2026-11-24).
 //!
 //! Each function appends one value to a buffer. Tests compare the output with that of serde and `Display`.
 
@@ -53,7 +55,8 @@ pub(crate) fn wire_name(out: &mut Vec<u8>, wire: &[u8]) {
     if inside.is_empty() {
         return out.push(b'.');
     }
-    // All labels are copied at once, and then the length octets overwritten by dots; that is right for most names.
+    // All labels are copied at once, and the length octets are overwritten by dots. That is the result, unless an octet
+    // needs an escape, as in few names.
     out.extend_from_slice(inside);
     let mut is_plain = true;
     let mut at = start;
@@ -153,6 +156,7 @@ fn address_v4(out: &mut Vec<u8>, address: Ipv4Addr) {
 
 /// Appends an IPv6 address with its longest run of zero groups left out (RFC 5952 §4.2).
 fn address_v6(out: &mut Vec<u8>, address: Ipv6Addr) {
+    // IPv4-mapped addresses end in dotted decimal (RFC 5952 §5).
     if let Some(mapped) = address.to_ipv4_mapped() {
         out.extend_from_slice(b"::ffff:");
         return address_v4(out, mapped);
@@ -210,8 +214,9 @@ fn is_plain(bytes: &[u8]) -> bool {
 const fn has_escape(octets: u64) -> bool {
     /// The value with 1 in each octet.
     const ONES: u64 = u64::MAX / 0xff;
-    // An octet below 0x20 borrows in the subtraction, which sets its high bit, clear before; the other two become 0 by
-    // XOR.
+    // Subtracting 0x20 from each octet sets the high bit of those that are smaller; `& !octets` leaves out octets whose
+    // high bit was set before. The same with 1 finds zero octets, to which XOR turns the other two characters. A borrow
+    // from the next octet starts at an octet that is found itself, so the result is never wrong.
     let control = octets.wrapping_sub(ONES * 0x20) & !octets;
     let quote = octets ^ (ONES * b'"' as u64);
     let backslash = octets ^ (ONES * b'\\' as u64);

@@ -44,19 +44,19 @@ pub(crate) struct Metrics {
     pub(crate) panics: AtomicU64,
     /// The time from sending a query to an upstream to its answer.
     pub(crate) latency: Histogram,
-    /// Failed tries of upstreams, in the order of [`FAILURES`].
+    /// Failed tries at upstreams, in the order of [`FAILURES`]. A query may have several.
     pub(crate) upstream_failures: [AtomicU64; FAILURES.len()],
     /// Datagrams from upstreams that were not the expected reply.
     pub(crate) upstream_ignored: AtomicU64,
     /// Upstream answers that were truncated over UDP.
     pub(crate) upstream_truncated: AtomicU64,
-    /// Replies whose case differs from that of the query.
+    /// Replies whose QNAME is in another letter case than was sent (DNS 0x20).
     pub(crate) upstream_other_case: AtomicU64,
     /// Queries retransmitted because their answer took long.
     pub(crate) upstream_retransmitted: AtomicU64,
 }
 
-/// The kinds of upstream failure, in the order of their counters.
+/// Every kind of upstream failure, in the order of [`Metrics::upstream_failures`].
 pub(crate) const FAILURES: [FailureKind; 8] = [
     FailureKind::NoUpstream,
     FailureKind::Busy,
@@ -71,6 +71,7 @@ pub(crate) const FAILURES: [FailureKind; 8] = [
 impl Observer for Metrics {
     fn observe(&self, event: Event) {
         match event {
+            // Each upstream counts its own tries.
             Event::Sent(_) => {}
             Event::Answered(_, elapsed) => self.latency.observe(elapsed),
             Event::Failed(kind) => {
@@ -120,6 +121,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts an answered query.
     pub(crate) fn query(&self, action: Action, reason: Reason, transport: Transport) {
         let index = (action.index() * Reason::ALL.len() + reason.index()) * Transport::ALL.len() + transport.index();
         self.queries[index].fetch_add(1, Relaxed);
