@@ -1,12 +1,14 @@
-//! The limits on TCP connections: a client's share of them, and the connection that is closed when the share is used up.
+//! The limits on TCP connections: a client's share, and the connection that is closed when the share is used up.
 //!
-//! A client may have as many connections as are still free (see [`share`](crate::fair_share)). At its share, the place of its
-//! own longest idle connection goes to its new one, at once and without waiting for the old one to end.
+//! A client may have at most as many connections as are still free (see [`fair_share`](crate::fair_share)). If a client
+//! that has its share opens another connection, the one of its own that has been idle longest is closed. The new
+//! connection gets its permit at once, without waiting for the old one to end.
 //!
-//! That rule alone does not keep greedy clients from taking everything one after the other: half, then half of the rest,
-//! and so on, until nothing is left. So [`RESERVED`] connections are not counted as free but for clients that have fewer
-//! than [`GUARANTEED`]. Where these are used up as well, such a client gets the place of an idle connection of whichever
-//! client has most (known as push-out). No other connection of another client is closed.
+//! That rule alone does not keep greedy clients from taking everything one after the other: half, then half of the
+//! rest, and so on, until nothing is left. So [`RESERVED`] connections are counted as free only for clients that have
+//! fewer than [`GUARANTEED`]. If the reserve is used up too, an idle connection of the client that has most is closed
+//! for such a client (push-out). Apart from that, a connection is closed for one of another client only if file
+//! descriptors run out ([`Limits::close_idle`]).
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -28,9 +30,10 @@ pub(crate) struct Limits {
     shares: Arc<Shares>,
     /// The maximum of open connections: [`MAX_CONNECTIONS`], or fewer where the limit on open files is low.
     most: usize,
-    /// The connections that wait for their client, by the number of the wait: the one that has waited longest first.
+    /// The connections that wait for their client. The keys are serial numbers of the waits, so the one that has waited
+    /// longest is first.
     idle: Mutex<BTreeMap<u64, (Idle, Arc<Link>)>>,
-    /// The number of the next wait.
+    /// The serial number of the next wait.
     next: AtomicU64,
     /// Events at the limits.
     counts: ConnectionCounts,
@@ -41,13 +44,13 @@ pub(crate) struct Limits {
 pub(crate) struct ConnectionCounts {
     /// Idle connections closed for new ones.
     pub(crate) closed_idle: AtomicU64,
-    /// New connections closed because their client has its share and none of its connections is idle.
+    /// New connections closed because their client has its share and no connection that may be closed for it is idle.
     pub(crate) closed_client: AtomicU64,
     /// Connections the system did not let us accept.
     pub(crate) failed: AtomicU64,
 }
 
-/// The act of its client that a connection waits for.
+/// The action of the client that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Idle {
     /// The next query, or the rest of it: the connection is idle when nothing else is under way on it.
@@ -60,7 +63,7 @@ pub(super) enum Idle {
 pub(super) struct Link {
     /// The client that the connection counts for.
     holder: Holder,
-    /// The client's address: clients may be whole networks.
+    /// The holder for the source address, as a client may be a whole network.
     host: Holder,
     /// The connection's part of the client's share; `None` once it is closed for another connection.
     permit: Mutex<Option<Permit>>,
@@ -73,7 +76,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Returns whether nothing but the client can make the connection go on.
+    /// Returns whether the connection is open and makes no progress unless its client acts. `kind` is the action that
+    /// it waits for.
     fn is_idle(&self, kind: Idle) -> bool {
         let is_quiet =
             || (self.pipelined.available_permits(), self.unread.available_permits()) == (MAX_PIPELINED, MAX_UNREAD);
@@ -87,7 +91,7 @@ impl Link {
 }
 
 impl Limits {
-    /// Makes the limits of as many connections as there may be.
+    /// Makes the limits for as many connections as the limit on open files allows.
     pub(crate) fn new() -> Arc<Self> {
         let most = capacity::granted().connections;
         Arc::new(Self {
@@ -109,9 +113,9 @@ impl Limits {
         &self.counts
     }
 
-    /// Admits a new connection of a client. At the client's share, an idle connection is closed to make place: the client's
-    /// own longest idle one or, if the client has fewer than [`GUARANTEED`], one of the client with most connections.
-    /// Returns `None` if none is idle.
+    /// Admits a new connection of a client. If the client has its share, an idle connection is closed to make room: the
+    /// client's own that has been idle longest or, if the client has fewer than [`GUARANTEED`], one of the client with
+    /// most connections. Returns `None` if none is idle.
     pub(super) fn enter(&self, holder: Holder, source: IpAddr) -> Option<Arc<Link>> {
         let taken = self.take(holder).or_else(|| self.close_idle_of(holder)).or_else(|| self.claim(holder));
         let Some(permit) = taken else {
@@ -128,21 +132,21 @@ impl Limits {
         }))
     }
 
-    /// Takes a place of the client's share, if it has one left.
+    /// Takes a permit if the client's share has one left.
     fn take(&self, holder: Holder) -> Option<Permit> {
         let (count, free) = (self.shares.count(holder), self.most.saturating_sub(self.shares.used()));
-        // Where the limit on open files allows fewer connections, as large a part of them is reserved.
+        // If the limit on open files allows fewer connections, the reserve shrinks in proportion.
         let reserved = RESERVED * self.most / MAX_CONNECTIONS;
         (count < GUARANTEED || count + reserved < free).then(|| self.shares.take(holder)).flatten()
     }
 
-    /// Closes an idle connection of the client that has most, if one is idle: descriptors have run out, so nobody knows
-    /// whose the next connection is.
+    /// Closes an idle connection of the client that has most, if one is idle. To be called when descriptors run out:
+    /// the client of the next connection is unknown until it is accepted, so its share cannot decide.
     pub(super) fn close_idle(&self) {
         drop(self.close_idle_of_largest(0));
     }
 
-    /// Closes the longest idle connection of a client and returns its place.
+    /// Closes the longest idle connection of a client and returns its permit.
     fn close_idle_of(&self, holder: Holder) -> Option<Permit> {
         self.close_one(&mut lock(&self.idle), holder)
     }
@@ -150,14 +154,14 @@ impl Limits {
     /// Closes an idle connection of the client that has most connections, for a client that has few.
     fn claim(&self, holder: Holder) -> Option<Permit> {
         let count = self.shares.count(holder);
-        // Between clients with the same number of connections, or nearly, one would only lose what the other gains.
+        // A client with as many connections, or one more, keeps them: it would only lose what this one gains.
         let mut permit = (count < GUARANTEED).then(|| self.close_idle_of_largest(count + 1)).flatten()?;
         permit.pass_to(holder);
         Some(permit)
     }
 
-    /// Closes an idle connection of the client that has most connections of those with an idle one, if these are more than
-    /// `floor`; returns its place.
+    /// Finds the client with most connections among those with an idle one. If it has more than `floor`, closes its
+    /// longest idle one and returns the permit.
     fn close_idle_of_largest(&self, floor: usize) -> Option<Permit> {
         let mut idle = lock(&self.idle);
         let holders: HashSet<Holder> =
@@ -166,11 +170,11 @@ impl Limits {
         (largest.0 > floor).then(|| self.close_one(&mut idle, largest.1)).flatten()
     }
 
-    /// Closes the longest idle connection of a client and returns its place.
+    /// Closes the longest idle connection of a client and returns its permit.
     ///
-    /// In a client that is a network, the host with most idle connections loses one, so that one host there does not take
-    /// them from its neighbours. A search through the table is cheap enough, as it has at most two entries a connection
-    /// and is searched at a limit alone.
+    /// If the client is a network, it is that of the host with most idle connections, so that one host does not take
+    /// them from its neighbours. A search through the table is cheap enough: it has at most two entries for each
+    /// connection, and is searched only at a limit.
     fn close_one(&self, idle: &mut BTreeMap<u64, (Idle, Arc<Link>)>, holder: Holder) -> Option<Permit> {
         let found = idle.iter().filter(|(_, (kind, link))| link.holder == holder && link.is_idle(*kind));
         let found: Vec<(u64, Holder)> = found.map(|(number, (_, link))| (*number, link.host)).collect();
@@ -192,7 +196,7 @@ impl Limits {
         self.counts.failed.fetch_add(1, Relaxed);
     }
 
-    /// Notes that a connection waits for its client, until the returned value is dropped.
+    /// Lists a connection as waiting for its client until the returned value is dropped.
     pub(super) fn wait<'a>(&'a self, link: &'a Arc<Link>, kind: Idle) -> Wait<'a> {
         let number = self.next.fetch_add(1, Relaxed);
         lock(&self.idle).insert(number, (kind, Arc::clone(link)));
@@ -211,10 +215,10 @@ pub(super) struct Wait<'a> {
 }
 
 impl Wait<'_> {
-    /// Ends the wait and returns whether the connection may go on: its place may have gone to another one meanwhile.
+    /// Ends the wait and returns whether the connection may go on: it may have been closed for another one meanwhile.
     pub(super) fn end(self) -> bool {
         let link = self.link;
-        // Once out of the table, the connection cannot lose its place any more.
+        // A connection that is not in the table cannot be closed for another one any more.
         drop(self);
         lock(&link.permit).is_some()
     }

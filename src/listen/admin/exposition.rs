@@ -1,6 +1,6 @@
-//! The metrics as Prometheus reads them: the home of prometheus-client.
+//! The metrics in the Prometheus text format. Only this module uses prometheus-client.
 //!
-//! Names, labels and help texts come in only when `/metrics` is read; the query path knows nothing of them.
+//! Names, labels and help texts are added when `/metrics` is read; the query path knows nothing of them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -47,10 +47,10 @@ pub(crate) struct Gauges {
     pub(crate) cache_evictions: u64,
     /// The number of open TCP connections for queries.
     pub(crate) tcp_connections: u64,
-    /// The number of TCP connections closed at a bound: idle ones for new ones, and new ones of a client that has its
-    /// share.
+    /// The numbers of TCP connections closed at a limit: idle ones in favour of new ones; new ones, because their
+    /// client had its share and none was idle.
     pub(crate) tcp_closed: [u64; 2],
-    /// The number of accepts that the system refused.
+    /// The number of connections that the system did not let us accept.
     pub(crate) tcp_accepts_failed: u64,
     /// The number of queries that wait for an upstream.
     pub(crate) in_flight: u64,
@@ -60,7 +60,7 @@ pub(crate) struct Gauges {
     pub(crate) decisions_dropped: u64,
     /// The number of log lines lost.
     pub(crate) log_lines_dropped: u64,
-    /// Whether standard error, the decision log and the audit file can be written; one that is not configured can.
+    /// Whether standard error, the decision log and the audit file can be written; true for one that is not configured.
     pub(crate) logs_ok: [bool; 3],
     /// The number of threads that hang, for each of [`heartbeat::ThreadKind::ALL`].
     pub(crate) stalled: [u64; heartbeat::ThreadKind::ALL.len()],
@@ -81,10 +81,10 @@ pub(crate) struct UpstreamState {
     pub(crate) gone: bool,
     /// Whether names fail at it while it answers a probe: then the names are to blame, and no outage is reported.
     pub(crate) names_fail: bool,
-    /// The way in which it fails while it is down or gone: `unreachable`, `silent` or `failing`, with the interface of its
-    /// address if that does not exist; null otherwise.
+    /// How the upstream fails: `unreachable`, `silent` or `failing`, with the interface of its address if that does
+    /// not exist. Null unless the upstream is down or gone.
     pub(crate) trouble: Option<Cow<'static, str>>,
-    /// The number of times that it was gone.
+    /// The number of times that the upstream was gone.
     pub(crate) outages: u64,
     /// The smoothed round-trip time, in milliseconds; null before the first answer.
     pub(crate) rtt_ms: Option<f64>,
@@ -131,7 +131,7 @@ pub(crate) fn encode(
     upstreams: &[UpstreamState],
     control: &api::RequestCounts,
 ) -> Result<String, fmt::Error> {
-    /// Makes the collector own plain numbers, as the registry asks for `'static`.
+    /// A collector that owns the values, as the registry requires `'static`.
     #[derive(Debug)]
     struct Scrape(Vec<Family>);
     impl Collector for Scrape {
@@ -163,9 +163,9 @@ struct Family {
 /// The samples of a metric, by its type.
 #[derive(Debug)]
 enum Samples {
-    /// Numbers that only grow.
+    /// Numbers that only increase.
     Counter(Vec<(Labels, u64)>),
-    /// Numbers that grow and fall.
+    /// Numbers that increase and decrease.
     Gauge(Vec<(Labels, u64)>),
     /// Durations: their sum in seconds, and the number of those in each bucket.
     Latency(f64, Vec<u64>),
@@ -216,8 +216,8 @@ impl Family {
     }
 }
 
-/// Returns all metrics, with their values now. The names and help texts are also the documentation: a test compares the
-/// book with them.
+/// Returns all metrics with their current values. A test requires that the metrics page of the manual names each of
+/// them.
 fn families(
     metrics: &Metrics,
     gauges: &Gauges,
@@ -231,14 +231,14 @@ fn families(
     families
 }
 
-/// Returns the metric of TCP connections closed at a bound.
+/// Returns the metric of TCP connections closed at a limit.
 fn tcp_closed(gauges: &Gauges) -> Family {
     let reasons = ["idle", "client"].into_iter().zip(gauges.tcp_closed);
     let samples = reasons.map(|(reason, count)| (vec![("reason", reason.to_owned())], count)).collect();
     family(
         "hostgate_tcp_closed",
-        "TCP connections closed at a bound: `idle` for a new one when all places were taken, `client` because it had too \
-         many",
+        "TCP connections closed at a limit: `idle` ones in favour of new ones, and new ones whose `client` had its share \
+         while none was idle",
         Samples::Counter(samples),
     )
 }
@@ -249,7 +249,7 @@ fn about_queries(metrics: &Metrics, gauges: &Gauges) -> Vec<Family> {
     for (index, counter) in metrics.queries.iter().enumerate() {
         let (rest, transport) = (index / Transport::ALL.len(), Transport::ALL[index % Transport::ALL.len()]);
         let (action, reason) = (Action::ALL[rest / Reason::ALL.len()], Reason::ALL[rest % Reason::ALL.len()]);
-        // Combinations that never happen would be hundreds of zero lines.
+        // Combinations that have not occurred are left out: most never do, and would be hundreds of lines.
         if load(counter) > 0 {
             let labels = [("action", action.as_str()), ("reason", reason.as_str()), ("transport", transport.as_str())];
             queries.push((labels.map(|(name, value)| (name, value.to_owned())).to_vec(), load(counter)));
@@ -270,37 +270,37 @@ fn about_queries(metrics: &Metrics, gauges: &Gauges) -> Vec<Family> {
             Samples::Counter(dropped),
         ),
         Family::counter("hostgate_cache_hits", "Answers from the cache", origin(Origin::Hit)),
-        Family::counter("hostgate_cache_misses", "Answers that took an upstream", origin(Origin::Miss)),
+        Family::counter("hostgate_cache_misses", "Answers fetched from an upstream", origin(Origin::Miss)),
         Family::counter(
             "hostgate_cache_stale",
-            "Answers past their time, because no upstream could answer",
+            "Expired answers that were given because no upstream could answer",
             origin(Origin::Stale),
         ),
         Family::counter(
             "hostgate_cache_renewals",
-            "Answers asked for anew shortly before they expired, because they are in use",
+            "Answers requested again shortly before they expired, because they are in use",
             load(&metrics.renewals),
         ),
         Family::gauge("hostgate_cache_entries", "Answers in the cache", gauges.cache_entries),
-        Family::gauge("hostgate_cache_size_bytes", "Octets the cache takes", gauges.cache_bytes),
+        Family::gauge("hostgate_cache_size_bytes", "Octets that the cache takes", gauges.cache_bytes),
         Family::counter(
             "hostgate_cache_evictions",
-            "Answers that made room for others in the cache",
+            "Answers removed from the cache to make room for others",
             gauges.cache_evictions,
         ),
         Family::counter(
             "hostgate_failed_answers",
-            "Answers SERVFAIL because no upstream could answer and nothing stale was there",
+            "Answers of SERVFAIL because no upstream could answer and the cache had no expired answer",
             load(&metrics.failed),
         ),
         Family::counter(
             "hostgate_cached_failures",
-            "Answers SERVFAIL from the cache, because an upstream had failed at the question a moment before",
+            "Answers of SERVFAIL because the upstreams had failed a moment before and were not asked again",
             load(&metrics.cached_failures),
         ),
         Family::counter(
             "hostgate_queries_turned_away",
-            "Queries not asked upstream, because too many of this client or of all waited",
+            "Queries not forwarded because too many of their client, or of all clients, were waiting",
             load(&metrics.turned_away),
         ),
         Family::gauge("hostgate_queries_in_flight", "Queries waiting for an upstream", gauges.in_flight),
@@ -308,7 +308,7 @@ fn about_queries(metrics: &Metrics, gauges: &Gauges) -> Vec<Family> {
         tcp_closed(gauges),
         Family::counter(
             "hostgate_tcp_accepts_failed",
-            "TCP connections the system did not let us accept, as for want of file descriptors",
+            "TCP connections that the system did not let us accept, for example for lack of file descriptors",
             gauges.tcp_accepts_failed,
         ),
         Family::counter(
@@ -321,10 +321,10 @@ fn about_queries(metrics: &Metrics, gauges: &Gauges) -> Vec<Family> {
             "Sockets and connections for which the system had no file descriptor",
             load(&metrics.descriptors_lacking),
         ),
-        Family::counter("hostgate_replies_unsent", "Replies the kernel did not take", load(&metrics.unsent)),
+        Family::counter("hostgate_replies_unsent", "Replies that the kernel did not accept", load(&metrics.unsent)),
         Family::counter(
             "hostgate_panics",
-            "Queries that made hostgate panic, answered SERVFAIL",
+            "Queries that made hostgate panic, which were answered SERVFAIL",
             load(&metrics.panics),
         ),
     ]
@@ -348,28 +348,28 @@ fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family
         family("hostgate_upstream_failures", "Failed tries at upstreams, by kind", Samples::Counter(failures)),
         Family::counter(
             "hostgate_upstream_ignored",
-            "Datagrams from upstreams that were not the reply to what was asked",
+            "Datagrams from upstreams that were not the expected reply",
             load(&metrics.upstream_ignored),
         ),
         Family::counter(
             "hostgate_upstream_truncated",
-            "Answers truncated over UDP, and asked for again over TCP",
+            "Answers truncated over UDP, and requested again over TCP",
             load(&metrics.upstream_truncated),
         ),
         Family::counter(
             "hostgate_upstream_retransmissions",
-            "Questions sent again over UDP because their answer took long",
+            "Queries sent again over UDP because their answer took long",
             load(&metrics.upstream_retransmitted),
         ),
         Family::counter(
             "hostgate_upstream_other_case",
-            "Replies with the name in another case than the query: forged, or an upstream that does not keep it",
+            "Replies with the name in another letter case than was sent: forged, or an upstream that does not keep it",
             load(&metrics.upstream_other_case),
         ),
         family("hostgate_upstream_tries", "Tries at each upstream", Samples::Counter(by_server(|up| up.asked))),
         family(
             "hostgate_upstream_answers",
-            "Usable answers of each upstream, NXDOMAIN among them",
+            "Usable answers of each upstream, NXDOMAIN included",
             Samples::Counter(by_server(|up| up.answered)),
         ),
         family(
@@ -379,7 +379,7 @@ fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family
         ),
         family(
             "hostgate_upstream_gone",
-            "1 for an upstream that has not answered for longer than a question takes, 0 for any other",
+            "1 for an upstream that has not answered for longer than a query may wait, 0 for any other",
             Samples::Gauge(by_server(|up| u64::from(up.gone))),
         ),
         family(
@@ -389,7 +389,7 @@ fn about_upstreams(metrics: &Metrics, upstreams: &[UpstreamState]) -> Vec<Family
         ),
         family(
             "hostgate_upstream_outages",
-            "How often an upstream was gone",
+            "Number of times that each upstream was gone",
             Samples::Counter(by_server(|up| up.outages)),
         ),
         Family::gauge(
@@ -430,18 +430,18 @@ fn about_state(gauges: &Gauges) -> Vec<Family> {
         ),
         out_of_date(
             "hostgate_out_of_date",
-            "What is in force and not what is on disk, or may not be for seconds (`polling`), by kind",
+            "Entries of the status that are out of date, or may be for some seconds (`polling`), by kind",
             gauges.out_of_date.map(|(count, _)| count),
         ),
         out_of_date(
             "hostgate_out_of_date_seconds",
-            "For how long the oldest of it is out of date, 0 when nothing is",
+            "Seconds since the oldest of these entries went out of date, 0 when there is none",
             gauges.out_of_date.map(|(_, seconds)| seconds),
         ),
         Family::counter("hostgate_decision_records", "Decision records written", gauges.decisions_written),
         Family::counter(
             "hostgate_decision_records_dropped",
-            "Decision records lost: there was no room for them or the disk refused them",
+            "Decision records lost because the buffers were full or the disk refused them",
             gauges.decisions_dropped,
         ),
         family(
@@ -449,11 +449,7 @@ fn about_state(gauges: &Gauges) -> Vec<Family> {
             "0 for the log lines on standard error, the decision log or the audit file while they cannot be written",
             Samples::Gauge(logs_ok),
         ),
-        family(
-            "hostgate_thread_stalled",
-            "Threads that hang: those that answer over UDP, that reload, that serve the API and TCP, and so on",
-            Samples::Gauge(stalled.collect()),
-        ),
+        family("hostgate_thread_stalled", "Threads that hang, by their task", Samples::Gauge(stalled.collect())),
         Family::counter(
             "hostgate_log_lines_dropped",
             "Log lines lost because nobody read standard error, or it could not be written",
@@ -476,14 +472,14 @@ fn about_control(control: &api::RequestCounts) -> Vec<Family> {
     vec![
         family(
             "hostgate_control_requests",
-            "Requests to the API, by what became of them",
+            "Requests to the API, by outcome",
             by("outcome", &mut control.requests_by_outcome()),
         ),
         Family::gauge("hostgate_control_connections", "Open connections to the API", control.open()),
         family(
             "hostgate_control_closed",
-            "Connections to the API closed before their client did: to make `room` for a new one, or because it was too \
-             `slow`",
+            "Connections to the API closed before their client closed them: to make `room` for a new one, or because the \
+             client was too `slow`",
             by("reason", &mut control.closed_by_reason()),
         ),
         Family::counter(
