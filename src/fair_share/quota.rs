@@ -107,7 +107,7 @@ impl Quota {
         self.state().used
     }
 
-    /// Returns whether a requester may have `amount` more in the present state.
+    /// Returns whether a requester may have `amount` more in this state.
     fn allows(&self, state: &State, requester: Requester, amount: usize) -> bool {
         let kept = if requester.is_admin { 0 } else { self.kept };
         let free = self.capacity.saturating_sub(state.used).saturating_sub(kept);
@@ -212,7 +212,8 @@ struct QueueGuard<'q> {
 impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         self.granted.close();
-        // A reservation sent too late is released when the receiver is dropped, after the lock below.
+        // If a reservation was sent before, it is released when `granted` is dropped: after this function has unlocked
+        // the state.
         let mut state = self.quota.state();
         let mut gone = 0;
         if let Some((_, requests)) = state.waiting.iter_mut().find(|(holder, _)| *holder == self.holder) {
