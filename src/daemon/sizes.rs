@@ -1,4 +1,4 @@
-//! The sizes of a process that serves: threads, descriptors and memory, by the limits that the system sets.
+//! The sizing of a serving process: the threads, descriptors and memory that it may use under the limits of the system.
 
 use std::path::Path;
 use std::thread::available_parallelism;
@@ -19,12 +19,12 @@ const SYSTEM_SERVERS: usize = 3;
 pub(crate) struct Sizes {
     open_files: usize,
     capacity: Capacity,
-    /// The CPUs to run on, a quota of the control group taken into account.
+    /// The number of CPUs that the process may use, by its affinity and the quota of its control group.
     pub(super) cpus: usize,
     threads: usize,
     /// The memory limit of the control group; `None` if it has none.
     group: Option<MemoryLeft>,
-    /// The size of the cache in octets: the one in force, and the configured one.
+    /// The sizes of the cache in octets: the one in force, and the configured one.
     pub(super) cache: [usize; 2],
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn size(config: &Config) -> Result<Sizes, String> {
     let how = Threads::of(listeners, threads);
     let (answering, sockets) = (how.count(listeners, threads), listeners * how.sockets(threads));
     let listening = sockets + config.listen.len() + count(config.admin.is_some()) + count(config.control.is_some());
-    // Sockets offered to a successor are duplicated.
+    // Sockets offered to a successor are duplicated; the offer has a Unix socket of its own and a connection.
     let listening = if config.takeover.is_some() { 2 * listening + 2 } else { listening };
     let upstreams = match &config.upstream.servers {
         config::Servers::Listed(servers) => servers.len(),
@@ -51,6 +51,7 @@ pub(crate) fn size(config: &Config) -> Result<Sizes, String> {
     let needs = Needs { listening, threads: sockets, upstreams, has_admin, has_control };
     let capacity = Capacity::of(open_files, needs).map_err(|error| error.to_string())?;
     capacity.grant(needs);
+    // The runtime has a thread for each CPU, and at least two.
     let needed = answering + cpus.max(2) + OTHER_THREADS;
     capacity::try_threads(needed).map_err(|error| error.to_string())?;
     let group = group_limit(Path::new("/"));
