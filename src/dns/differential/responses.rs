@@ -141,6 +141,7 @@ fn compare(bytes: &[u8]) -> Result<Option<Difference>, String> {
     let Some(question) = question(bytes) else { return Ok(None) };
     let ours = Response::parse(bytes, &question);
     let theirs = Message::from_vec(bytes);
+    // A third, naive reading tells which intended difference it is.
     let message = naive::Message::read_start(bytes);
     match (ours, theirs) {
         (Err(ResponseError::NotOurs | ResponseError::Truncated), _) | (Err(_), Err(_)) => Ok(None),
@@ -241,7 +242,7 @@ fn lower_name(name: &Name) -> LowerName {
     LowerName::from_uncompressed(&labels.chain([0]).collect::<Vec<_>>()).expect("hickory read it").0
 }
 
-/// Returns whether there is a malformed OPT record.
+/// Returns whether there is a malformed OPT record, or more than one.
 fn has_odd_opt(message: &naive::Message, bytes: &[u8]) -> bool {
     let odd = |opt: &naive::Record| opt.section != 3 || opt.owner != [0];
     let options = message.options(bytes);

@@ -50,7 +50,7 @@ impl Response {
         answers + u16::try_from(authority.position(is_rest).unwrap_or(authorities.into())).unwrap_or_default()
     }
 
-    /// Returns the records that fit in `room` octets; the whole message is longer (RFC 2181 §9).
+    /// Returns the records that fit in `room` octets, for a message that is longer as a whole (RFC 2181 §9).
     ///
     /// Additional records are dropped first, by whole record sets, then all authority records that are not required: a
     /// signed one must not appear without its signature (RFC 4035 §3.1.1). If the answer or a proof does not fit, TC is
@@ -105,6 +105,7 @@ impl<'a> RecordList<'a> {
 
     /// Returns the offset of a record, or the end of the last record for the index after it.
     fn start(&self, index: usize) -> usize {
+        // The first record follows the question: QNAME, which is not compressed, QTYPE and QCLASS.
         let before = index.checked_sub(1).and_then(|before| self.get(before));
         before.map_or_else(
             || HEADER + 4 + uncompressed_length(self.message.get(HEADER..).unwrap_or_default()).unwrap_or_default(),

@@ -127,6 +127,7 @@ fn without_private(response: &Response, reach: &Reach) -> Result<Reachable, Resp
     });
     let Response { ttl, rcode, qtype, payload, .. } = *response;
     let required = Response::count_required(packed.message(), qtype, packed.ttl_offsets());
+    // The original response is filtered and inspected; this one is only sent.
     let (reachable, inspections, withheld) = (None, None, Withheld::default());
     Ok(Reachable::Rest(Response { packed, ttl, rcode, qtype, required, reachable, inspections, payload, withheld }))
 }

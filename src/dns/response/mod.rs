@@ -158,7 +158,7 @@ fn echoes(message: &[u8], header: &Header, question: &Question) -> bool {
 /// flags, the case of the question and the TTLs are set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// The message without an OPT record (ID 0, question in lower case), and tables about it.
+    /// The message without an OPT record (ID 0, question in lower case), and the other [`Parts`].
     packed: Packed,
     /// The time that it may be cached, in seconds.
     ttl: u32,
@@ -174,7 +174,7 @@ pub struct Response {
     inspections: Option<Box<InspectionCache>>,
     /// The amount of data that the sender chose, for budgets.
     payload: Payload,
-    /// True if a budget withheld it from a client.
+    /// True if a budget withheld the response from a client.
     withheld: Withheld,
 }
 
@@ -279,7 +279,7 @@ impl Response {
     /// Assembles a response and computes everything that depends on the response alone, so that the cost of a cache hit
     /// does not depend on its records.
     ///
-    /// `private` is `None` if all addresses of the response are globally reachable; otherwise it defines which ones are.
+    /// `private` is `None` if all addresses of the response are globally reachable; otherwise it defines which are.
     fn new(packed: Packed, ttl: u32, rcode: Rcode, qtype: RecordType, private: Option<&Reach>) -> Self {
         let inspections =
             InspectionCache::for_targets(names(packed.targets()).chain(names(packed.service_targets())).count());
@@ -391,7 +391,7 @@ struct Contents {
     rebuild: bool,
     /// True if a record that the AD bit covers (answer and authority, RFC 4035 §3.1.6) is removed or changed.
     changes_validated: bool,
-    /// True if it has an address that is not globally reachable.
+    /// True if a kept record has an address that is not globally reachable.
     private_address: bool,
 }
 
@@ -434,6 +434,7 @@ fn copy(message: &Message<'_>, flags: u16) -> KeptMessage {
     let mut out = Vec::with_capacity(end);
     Header { id: 0, flags, counts: [questions, answers, authorities, additionals] }.write(&mut out);
     message.names.write_lower(message.qname, &mut out);
+    // QTYPE and QCLASS precede the first record.
     out.extend_from_slice(&message.bytes[message.body - 4..end]);
     for record in &message.records {
         out[record.ttl_at..record.ttl_at + 4].copy_from_slice(&record.ttl.to_be_bytes());

@@ -40,7 +40,7 @@ pub(super) struct Names<'a> {
     stray_pointer: bool,
 }
 
-/// A name below the root.
+/// A name as its first label and its parent. The root's node has no label.
 struct Node {
     /// The hash of first label and parent.
     hash: u64,
@@ -140,6 +140,7 @@ impl<'a> Names<'a> {
         let Self { message, nodes, children, hasher, .. } = self;
         let label = label_at(message, at);
         let length = nodes[parent.index()].length + label.len();
+        // `read` has checked the labels before the first known name, but not their sum with that name.
         if length > MAX_NAME {
             return Err(ResponseError::Malformed);
         }

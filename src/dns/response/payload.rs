@@ -117,6 +117,7 @@ pub fn content_of_addresses<'a>(addresses: impl Iterator<Item = &'a [u8]>) -> Pa
 pub(super) fn addresses(message: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     let mut reader = Reader { message, at: HEADER };
     let header = Header::read(message).filter(|_| reader.name(&mut |_| {}).is_some());
+    // QTYPE and QCLASS.
     reader.at += 4;
     let answers = header.map_or(0, |header| header.counts[1]);
     let records = (0..answers).map_while(move |_| {
@@ -159,6 +160,7 @@ impl Reader<'_> {
     fn read(&mut self, payload: &mut Payload) -> Option<()> {
         let header = Header::read(self.message)?;
         self.name(&mut |_| {})?;
+        // QTYPE and QCLASS.
         self.at += 4;
         for section in Section::ALL {
             for _ in 0..header.counts[section.index()] {

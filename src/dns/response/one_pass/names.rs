@@ -28,6 +28,7 @@ impl<'a> OffsetNames<'a> {
     /// Every pointer must lead to a name that was read before, so no walk is longer than a name.
     pub(super) fn read(&mut self, at: usize) -> Option<(usize, usize)> {
         let mut end = at;
+        // The length of the name that follows the labels at `at`: the root, or the target of a pointer.
         let (above, after) = loop {
             match usize::from(*self.bytes.get(end)?) {
                 0 => break (1, end + 1),
