@@ -35,7 +35,7 @@ type Read = (FileChange, Vec<Diagnostic>);
 
 impl Library {
     /// Loads the tree if only the texts in `changed` may differ and the lists are unchanged. Returns `None` if a full
-    /// reload is needed: the change affects more than that, or may be wrong.
+    /// reload is needed: the change affects more than that, or may have errors.
     pub(super) fn advance_incrementally(
         &self,
         tree: &Tree,
@@ -95,6 +95,7 @@ impl Library {
                 assemble::bind(&mut snapshot, file, number, &library.compiled);
             }
         }
+        // A test that fails, or cannot be run, is left to the full reload.
         let tested = links.tests().filter_map(|path| library.files.get(path)?.in_force().map(|file| &**file));
         let mut not_run = Vec::new();
         if !file_tests::run(tested, &snapshot, &mut not_run).files.is_empty() || !not_run.is_empty() {
@@ -163,7 +164,7 @@ impl Library {
         Some(files)
     }
 
-    /// Replaces an id by the shared copy of the policy or blueprint in force.
+    /// Replaces an id by the equal id of a blueprint or policy in force, so that they share memory.
     fn share_id(&self, id: &mut Arc<str>) {
         let blueprint = self.snapshot.blueprints.get_key_value(&**id).map(|(known, _)| known);
         let known = blueprint.or_else(|| self.snapshot.policies.get_key_value(&**id).map(|(known, _)| known));

@@ -97,7 +97,8 @@ impl CrossFileLints<'_> {
     /// Warns about policies that nothing refers to, and about preset files that nothing includes and that replace no
     /// built-in preset.
     fn unused(&self, file: &FileSpec, findings: &mut Findings) {
-        // The API creates a policy before the objects that refer to it.
+        // Policies of the API, which have a record `[api.ID]`, are left out: the API creates a policy before the
+        // objects that refer to it.
         let recorded: HashSet<&str> = file.records.iter().map(|record| &*record.id.value).collect();
         let unused = file.policies().iter().filter(|policy| !self.is_used(&policy.id.value));
         for policy in unused.filter(|policy| !recorded.contains(&*policy.id.value)) {
@@ -142,7 +143,7 @@ impl CrossFileLints<'_> {
                         "add `{key}` (\"{UNRESTRICTED}\" allows everything), or set `default_policy` or \
                          `without_policy` in hostgate.toml"
                     );
-                    warning.help(help).related(place, format!("as client {}", quoted(&client.id.value)))
+                    warning.help(help).related(place, format!("such as client {}", quoted(&client.id.value)))
                 });
             }
         }
@@ -489,7 +490,7 @@ mod tests {
             "p/presets/own.toml:1:9: nothing refers to preset `preset:own`",
             "p/x.toml:2:9: nothing refers to policy `unused`",
             "p/x.toml:6:12: `all` allows all, but only its lists are included",
-            "p/x.toml:7:12: blueprint `b` has no `runtime_policy`, so its runtime clients are denied everything: add `runtime_policy` (\"unrestricted\" allows everything), or set `default_policy` or `without_policy` in hostgate.toml (p/x.toml:12:9: as client `d`)",
+            "p/x.toml:7:12: blueprint `b` has no `runtime_policy`, so its runtime clients are denied everything: add `runtime_policy` (\"unrestricted\" allows everything), or set `default_policy` or `without_policy` in hostgate.toml (p/x.toml:12:9: such as client `d`)",
         ];
         assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
         for (warning, start) in warnings.iter().zip(expected) {

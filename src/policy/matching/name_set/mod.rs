@@ -94,12 +94,13 @@ impl NameSet {
         self.insert_wire(kind, wire, line, column).map_err(|at| Match { set: self, at, kind })
     }
 
-    /// Adds a pattern by its wire name. Returns the offset of the node that has the pattern already as an error.
+    /// Adds a pattern by its wire name. If a node has the pattern already, returns its offset as an error.
     fn insert_wire(&mut self, kind: PatternKind, wire: &[u8], line: u32, column: u32) -> Result<(), u32> {
         let hash = self.hash(wire);
         if let Some(at) = self.find(kind, wire, hash) {
             return Err(at);
         }
+        // `x` and `*.x` become one node only if both are from the same file.
         let origin = self.origins.last().map_or(0, |(start, _)| *start);
         if !self.arena.extend_last(origin, kind, wire, line, column) {
             if self.table.is_full() {
@@ -216,6 +217,7 @@ impl NameSet {
     /// Returns whether a wildcard of the set has fewer labels than another pattern. If not, [`NameSet::wider`] finds
     /// nothing for the set's own patterns and need not be called.
     pub(crate) fn has_wider(&self) -> bool {
+        // The lowest label count of a wildcard is compared with the highest of all patterns.
         let all = self.depths[0] | self.depths[1];
         self.depths[PatternKind::Below.index()].trailing_zeros()
             < u128::BITS - 1 - all.leading_zeros().min(u128::BITS - 1)

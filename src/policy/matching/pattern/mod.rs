@@ -70,8 +70,8 @@ impl Pattern {
     /// Parses and canonicalises an entry: lower case, no trailing dot, A-labels (UTS-46).
     ///
     /// # Errors
-    /// Text that is neither a hostname nor `*.` before one and, unless the purpose is to deny, a wildcard on an ICANN
-    /// public suffix. Each error has its help.
+    /// Fails for text that is neither a hostname nor `*.` and a hostname. Unless the purpose is to deny, also fails for
+    /// a wildcard on an ICANN public suffix. Each error has its help.
     pub fn parse_for(text: &str, purpose: Purpose) -> Result<Self, PatternError> {
         let has_only_usual_octets =
             text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*'));
@@ -113,8 +113,7 @@ impl Pattern {
         }
     }
 
-    /// Returns whether the pattern matches `qname`. For single patterns; lists are searched as
-    /// [`super::name_set::NameSet`]s.
+    /// Returns whether the pattern matches `qname`. To search a list, use a [`super::name_set::NameSet`].
     #[must_use]
     pub fn matches(&self, qname: &LowerName) -> bool {
         match self {
