@@ -34,7 +34,8 @@ impl Source {
         Self { path: path.into(), text: text.into(), is_private: false, accepts: None }
     }
 
-    /// Sets whether log, status and API answers must not quote the text.
+    /// Sets whether log, status and API answers must not quote the text, as for a file that a symlink in the policies
+    /// directory leads out to.
     #[must_use]
     pub fn private(mut self, is_private: bool) -> Self {
         self.is_private = is_private;
