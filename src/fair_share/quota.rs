@@ -1,8 +1,8 @@
 //! A shared capacity that is reserved in amounts (octets, requests), with a queue for requests that have to wait.
 //!
 //! The rule is that of [`Shares`](super::Shares): a holder may have at most as much as is still free. A part of the
-//! capacity can be kept for admins. Waiting requests are served round robin by holder, so that a thousand requests of
-//! one holder delay another holder's by one at a time, and each waits until its own deadline at most.
+//! capacity can be kept for admins. Waiting requests are served round robin by holder, so that of a thousand requests
+//! of one holder only one is served before the next request of another. Each waits until its own deadline at most.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
