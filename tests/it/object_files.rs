@@ -94,7 +94,7 @@ fn file_of_an_object_that_is_cut_off_at_any_line_is_held_back() {
             fs::write(&path, [0; 512]).unwrap();
             let told = held_back(server, &path);
             let parts =
-                ["filled with zero octets (NUL), most likely by a crash", "remove it, and the object is deleted"];
+                ["filled with zero octets (NUL), most likely by a crash", "remove it, which deletes the object"];
             assert!(parts.iter().all(|part| told.contains(part)), "{told}");
             fs::write(&path, &before).unwrap();
             let config = server.directory().join("hostgate.toml");

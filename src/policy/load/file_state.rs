@@ -137,9 +137,9 @@ impl FileState<FileSpec> {
         let error = Diagnostic::about_file(path, format!("the file cannot be read: {why}"));
         let help = match (role, in_force.is_some()) {
             (Role::Object(_), true) => {
-                "what it said before stays in force; restore the file, or remove it, and the object is deleted"
+                "what it said before stays in force; restore the file, or remove it, which deletes the object"
             }
-            (Role::Object(_), false) => "restore the file, or remove it, and the object is deleted",
+            (Role::Object(_), false) => "restore the file, or remove it, which deletes the object",
             (_, true) => "what it said before stays in force",
             (_, false) => "fix it, or remove the file",
         };
