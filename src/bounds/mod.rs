@@ -378,6 +378,7 @@ mod tests {
         ("policy::decide", "MOST_LABELS"),
         ("reload::disk_comparison", "MAX_CHANGES"),
         ("reload::files", "MAX_HOPS"),
+        ("util::trusted_link", "MAX_HOPS"),
         ("listen::takeover", "BACKLOG"),
     ];
 

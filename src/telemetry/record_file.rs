@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Access, access};
 
 use super::append::{AppendError, Health, LineFile};
+use crate::util::trusted_link::{self, Resolved};
 
 /// The time without a refused write after which the file counts as working again. A full disk accepts a short line now
 /// and then, and each would otherwise be logged as the end of the fault. Also the time that [`forecast`] waits for the
@@ -276,14 +277,19 @@ enum AppendTarget {
 /// # Errors
 /// The error that opening it would give.
 fn try_open(path: &Path) -> io::Result<AppendTarget> {
-    match fs::metadata(path) {
-        Ok(found) if found.file_type().is_fifo() => {
-            access(path, Access::WRITE_OK)?;
-            return Ok(AppendTarget::Fifo);
-        }
-        Ok(_) => {
+    let Resolved { path, flag } = trusted_link::resolve(path)?;
+    match fs::metadata(&path) {
+        Ok(found) if found.is_file() || found.is_dir() => {
             // Without `create`, opening shows the permissions and changes nothing.
-            OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+            let flags = libc::O_NONBLOCK | libc::O_NOCTTY | flag;
+            OpenOptions::new().append(true).custom_flags(flags).open(&path)?;
+        }
+        // Opening a device can have an effect, and closing a FIFO too.
+        Ok(found) => {
+            access(&path, Access::WRITE_OK)?;
+            if found.file_type().is_fifo() {
+                return Ok(AppendTarget::Fifo);
+            }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());

@@ -5,6 +5,7 @@ pub(crate) mod persistent_map;
 pub(crate) mod regular_file;
 pub(crate) mod reserve;
 pub(crate) mod small_list;
+pub(crate) mod trusted_link;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

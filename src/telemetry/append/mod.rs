@@ -17,6 +17,7 @@ pub(crate) use self::origin::Away;
 use self::origin::Origin;
 use crate::util::lock;
 use crate::util::regular_file;
+use crate::util::trusted_link::{self, Resolved};
 
 /// The pause before a full pipe is tried again.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -241,8 +242,10 @@ fn has_name(file: &File) -> bool {
 /// # Errors
 /// The file can be neither opened nor created.
 fn open(path: &Path, mode: u32) -> io::Result<(File, bool)> {
+    let Resolved { path: real, flag } = trusted_link::resolve(path)?;
     // Without O_NONBLOCK, opening a FIFO would wait for a reader.
-    let file = OpenOptions::new().append(true).create(true).mode(mode).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | flag;
+    let file = OpenOptions::new().append(true).create(true).mode(mode).custom_flags(flags).open(real)?;
     let is_torn = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
         && last_octet(path).is_ok_and(|octet| octet != b'\n');
     Ok((file, is_torn))
