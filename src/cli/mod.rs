@@ -15,6 +15,7 @@ mod next_start;
 mod objects;
 mod output;
 mod serve;
+mod service_user;
 mod show;
 mod socket_owner;
 mod sources;
@@ -97,9 +98,16 @@ does not serve.")]
         /// The policies directory [default: from the configuration].
         dir: Option<PathBuf>,
         /// Report what the next start would do, by running the same steps with the rights and limits of this user. Sockets of the
-        /// running hostgate count as free; all others are bound for a moment.
+        /// running hostgate count as free; all other addresses are bound for a moment, without listening. No file is changed.
         #[arg(long, conflicts_with_all = ["dir", "strict", "verbose"])]
         start: bool,
+        /// With --start, as root: judge the files with the rights of this user [default: the user that the running hostgate has,
+        /// else the owner of `$STATE_DIRECTORY` or of the shipped unit's state directory, else root].
+        #[arg(long, value_name = "NAME|NUMBER", requires = "start", value_parser = NonEmptyStringValueParser::new())]
+        user: Option<String>,
+        /// The outcome of trying the addresses, from the process of root that runs this one as another user.
+        #[arg(long, hide = true, requires = "start", value_name = "JSON")]
+        address_trial: Option<String>,
         /// Count warnings as errors, except those that a comment accepts: `# hostgate: accept CODE: REASON`.
         #[arg(long)]
         strict: bool,
@@ -273,8 +281,10 @@ fn execute(arguments: Arguments, output: &mut Output) -> u8 {
             let start = if takeover { Start::TakeOver } else { Start::Alone };
             serve::run(config.or(outer), start, output)
         }
-        Some(Command::Check { start: true, json, config, .. }) => next_start::run(config.or(outer), json, output),
-        Some(Command::Check { dir, strict, verbose, json, config, start: false }) => {
+        Some(Command::Check { start: true, user, address_trial: trial, json, config, .. }) => {
+            next_start::run(config.or(outer), next_start::Options { user, trial, json }, output)
+        }
+        Some(Command::Check { dir, strict, verbose, json, config, .. }) => {
             check::run(config.or(outer), dir, &check::Options { strict, json, verbose }, output)
         }
         Some(Command::Explain { name, client, record_type, policies, config, listener, json }) => {

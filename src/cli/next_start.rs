@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::process::geteuid;
 use serde::Serialize;
 
 use super::output::{Output, count};
+use super::service_user::ServiceUser;
 use super::sources::{self, Search};
-use super::try_start::{InUse, try_out};
-use super::{CONFIG, FAILED, OK};
+use super::try_start::{AddressTrial, try_out};
+use super::{CONFIG, FAILED, OK, USAGE};
 use crate::api;
 use crate::config::Config;
 use crate::daemon::prepare::StartRefusal;
@@ -113,21 +115,21 @@ impl Report {
     }
 }
 
-/// Runs the steps of a start. Returns the report, and a line about the files that were read.
-fn run_steps(config: Option<PathBuf>) -> (Report, Option<String>) {
+/// Runs the steps of a start, for which the addresses may have been tried already. Returns the report, and a line about
+/// the files that were read and the user by whose rights that was done.
+fn run_steps(config: Option<PathBuf>, (trial, by): (Option<AddressTrial>, &str)) -> (Report, Option<String>) {
     let (path, config, mut loaded) = match sources::load(config, Search::HereOrSystem) {
         Ok(loaded) => loaded,
         Err(diagnostics) => return (Report::refused(diagnostics), None),
     };
     let origin = sources::origin(path.as_deref());
-    let read = format!("reading {origin} and the policies in {}, as a start does", config.policies.display());
-    let in_use = InUse::find(path.as_deref(), &config);
-    let taken = in_use.taken(&config);
-    let tried = try_out(&config, &mut loaded, &in_use);
+    let read = format!("reading {origin} and the policies in {}, as {by} does", config.policies.display());
+    let trial = trial.unwrap_or_else(|| AddressTrial::run(path.as_deref(), &config));
+    let tried = try_out(&config, &mut loaded, &trial);
     let held_back = loaded.held_back().iter().map(|path| path.display().to_string()).collect();
     let diagnostics = loaded.wrong().into_iter().chain(loaded.warnings).collect();
     let mut report = Report {
-        taken,
+        taken: trial.taken,
         held_back,
         last_good: loaded.last_good,
         last_good_in: loaded.last_good_in,
@@ -154,9 +156,46 @@ fn run_steps(config: Option<PathBuf>) -> (Report, Option<String>) {
     (report, Some(read))
 }
 
+/// The options of the command.
+pub(super) struct Options {
+    /// The user by whose rights the files are judged.
+    pub(super) user: Option<String>,
+    /// The outcome of [`AddressTrial`] as JSON, from the process of root that started this one.
+    pub(super) trial: Option<String>,
+    pub(super) json: bool,
+}
+
 /// Runs the steps of a start, writes the report, and returns the exit code.
-pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u8 {
-    let (mut report, read) = run_steps(config);
+///
+/// Whether a token file or a log can be opened depends on the user. So root has the steps run by a process of the user
+/// that the service runs as.
+pub(super) fn run(config: Option<PathBuf>, options: Options, output: &mut Output) -> u8 {
+    let Options { user, trial, json } = options;
+    let own = geteuid();
+    let (trial, by) = if let Some(trial) = trial {
+        match serde_json::from_str(&trial) {
+            Ok(trial) => (Some(trial), format!("a start by user {}", own.as_raw())),
+            Err(error) => {
+                output.error(format!("check: --address-trial: {error}"));
+                return USAGE;
+            }
+        }
+    } else if user.is_some() || own.is_root() {
+        match run_as_service_user(config.clone(), user, json) {
+            Ok(Ran::Other(code)) => return code,
+            Ok(Ran::Not(trial)) if own.is_root() => {
+                (trial, "a start by root (`--user NAME`: by another user)".to_owned())
+            }
+            Ok(Ran::Not(trial)) => (trial, "a start".to_owned()),
+            Err(error) => {
+                output.error(format!("check: {error}"));
+                return FAILED;
+            }
+        }
+    } else {
+        (None, "a start".to_owned())
+    };
+    let (mut report, read) = run_steps(config, (trial, &by));
     let code = match report.start {
         Start::AsOnDisk => OK,
         Start::WithoutWhatIsBad | Start::FromLastGood => FAILED,
@@ -180,6 +219,33 @@ pub(super) fn run(config: Option<PathBuf>, json: bool, output: &mut Output) -> u
     report.lines().for_each(|line| output.line(line));
     output.line(report.outcome(errors.len()));
     code
+}
+
+/// The outcome of looking for another user to run the command as.
+enum Ran {
+    /// A process of that user ran it, with this exit code.
+    Other(u8),
+    /// The user is that of this process. The addresses may have been tried.
+    Not(Option<AddressTrial>),
+}
+
+/// Runs the command in a process of the user that the service runs as, unless that is the user of this process.
+///
+/// # Errors
+/// The user does not exist, or this process may not become that user.
+fn run_as_service_user(config: Option<PathBuf>, user: Option<String>, json: bool) -> Result<Ran, String> {
+    let named = user.map(|name| ServiceUser::named(&name)).transpose()?;
+    if named.is_some_and(|user| user.is(geteuid())) {
+        return Ok(Ran::Not(None));
+    }
+    let read = sources::read_config(config.clone(), Search::HereOrSystem).ok();
+    let path = read.as_ref().and_then(|(path, _)| path.clone()).or(config);
+    let trial = read.as_ref().map(|(path, config)| AddressTrial::run(path.as_deref(), config));
+    let running = trial.as_ref().and_then(|trial| trial.in_use.pid);
+    let Some(user) = named.or_else(|| ServiceUser::infer(running, path.as_deref())) else { return Ok(Ran::Not(trial)) };
+    let trial = serde_json::to_string(&trial.unwrap_or_default()).map_err(|error| error.to_string())?;
+    let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));
+    user.run_check(path.as_deref(), &trial, json).map(Ran::Other)
 }
 
 /// Returns the faults of the decision log and the audit file, one a line.

@@ -4,6 +4,7 @@
 //! `takeover` passes the sockets on to a successor process, so that a restart loses no query.
 
 pub(crate) mod admin;
+pub(crate) mod bind_trial;
 pub(crate) mod connection_limits;
 pub(crate) mod missing_sockets;
 mod overload;

@@ -245,7 +245,7 @@ fn bind_listener(address: SocketAddr, threads: usize, passed: &mut Passed) -> Re
 ///
 /// `SO_REUSEPORT`, which the sockets of our own threads need, would also let a second process of the same user share the
 /// port unnoticed, each answering some of the queries. So the address is bound without it first, which fails then.
-fn bind_udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
+pub(super) fn bind_udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
     let failed = |error| BindError::Address { transport: "udp", address, error };
     if address.port() != 0 {
         let probe = Socket::new(Domain::for_address(address), Type::DGRAM, None);
@@ -266,7 +266,16 @@ fn bind_tcp(transport: &'static str, address: SocketAddr, absent: Absent) -> Res
 
 /// Binds the admin endpoint. If this machine has no such address, as one without IPv4, `instead` is tried, if it is given.
 fn bind_admin(address: SocketAddr, instead: Option<SocketAddr>, passed: &mut Passed) -> Result<TcpListener, BindError> {
-    let mut bind = |address| passed.tcp(address).map_or_else(|| bind_tcp("admin", address, Absent::Refused), Ok);
+    let bind = |address| passed.tcp(address).map_or_else(|| bind_tcp("admin", address, Absent::Refused), Ok);
+    at_either(address, instead, bind)
+}
+
+/// Binds `address`, or, if this machine has no such address, `instead`.
+pub(super) fn at_either<S>(
+    address: SocketAddr,
+    instead: Option<SocketAddr>,
+    mut bind: impl FnMut(SocketAddr) -> Result<S, BindError>,
+) -> Result<S, BindError> {
     let is_missing = |error: &BindError| match error {
         BindError::Address { error, .. } => {
             error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)

@@ -105,7 +105,8 @@ fn mend(error: &io::Error) -> &'static str {
         io::ErrorKind::NotFound => " (make its directory, writable for the user hostgate runs as)",
         io::ErrorKind::AlreadyExists => " (move it away, or set another `takeover`)",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            " (make its directory writable for the user hostgate runs as; a unit has one with `RuntimeDirectory=hostgate`)"
+            " (its directory has to belong to the user hostgate runs as, and others must not write to it; a unit has one with \
+             `RuntimeDirectory=hostgate`)"
         }
         io::ErrorKind::InvalidInput => " (a Unix socket's path has 107 octets at most: set a shorter one)",
         _ => "",
@@ -190,11 +191,6 @@ impl Takeover {
         Ok(Self { stream, listener, path: path.to_owned(), offered: Offered::new(sockets) })
     }
 
-    /// Returns why nobody can take over for now.
-    pub(crate) fn error(&self) -> Option<&TakeoverError> {
-        self.listener.as_ref().err()
-    }
-
     /// Returns where it is offered.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -267,7 +263,7 @@ impl Offer {
     /// # Errors
     /// Somebody serves there, or the path cannot be used.
     fn bind(path: &Path) -> Result<UnixListener, TakeoverError> {
-        unix::listen(path, BACKLOG).map_err(|error| TakeoverError::Path { path: path.to_owned(), error })
+        unix::listen_private(path, BACKLOG).map_err(|error| TakeoverError::Path { path: path.to_owned(), error })
     }
 
     /// Offers what is `offered`, and `listener` itself, on a thread of their own, unless `begin` says on it that there is
@@ -481,6 +477,12 @@ fn hand_over(mut stream: &UnixStream, asked: &Asked, offered: &Offered) -> io::R
 fn stranger(stream: &UnixStream) -> io::Result<Option<u32>> {
     let uid = socket_peercred(stream)?.uid;
     Ok((uid != geteuid() && !uid.is_root()).then(|| uid.as_raw()))
+}
+
+/// Returns whether a hostgate of this user or of root seems to listen at `path`, as far as that can be told without asking
+/// it.
+pub(crate) fn is_served(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok_and(|stream| stranger(&stream).is_ok_and(|stranger| stranger.is_none()))
 }
 
 /// Returns the number of the process that listens at the other side.

@@ -47,6 +47,16 @@ pub(crate) enum Absent {
 /// # Errors
 /// The address is in use or not ours, or the port needs a capability.
 pub(crate) fn bind(address: SocketAddr, absent: Absent) -> io::Result<StdListener> {
+    let socket = bind_only(address, absent)?;
+    socket.listen(TCP_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Binds a TCP socket that does not listen.
+///
+/// # Errors
+/// Those of [`bind`].
+pub(super) fn bind_only(address: SocketAddr, absent: Absent) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -57,8 +67,7 @@ pub(crate) fn bind(address: SocketAddr, absent: Absent) -> io::Result<StdListene
         may_be_absent(&socket, address)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(TCP_BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Accepts connections until told to stop, then those that had come by then, and lets their queries be answered.

@@ -1,11 +1,14 @@
 //! What `check --start` says is what the start does; what DNS does without is tried again and refuses no start.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::api::{TOKEN, Wire, head};
 use crate::support::*;
@@ -207,6 +210,127 @@ fn the_running_one_holds_no_start_up_and_is_not_disturbed() {
     let next = server.successor();
     assert_eq!(server.wait_exit().code(), Some(0));
     assert!(serves(&next));
+}
+
+#[test]
+fn check_changes_no_file_and_believes_no_stranger() {
+    let upstream = FakeUpstream::start();
+    let setup = Setup::policy(&upstream, POLICY).top("takeover = \"run/takeover\"");
+    let setup = setup.control("allow_clients = true\nlisten = \"unix:run/api.sock\"");
+    let run_directory = setup.directory().join("run");
+    fs::create_dir(&run_directory).unwrap();
+    let server = setup.start();
+    server.keep_addresses();
+    let server = stop(server);
+    let state = || -> Vec<String> {
+        let entries = fs::read_dir(&run_directory).unwrap().map(Result::unwrap);
+        let paths = entries.map(|entry| entry.path()).chain([run_directory.clone()]);
+        let version = |path: &Path| {
+            let found = fs::symlink_metadata(path).unwrap();
+            format!("{path:?} {:?} {} {} {:?}", found.file_type(), found.ino(), found.mode(), found.modified().unwrap())
+        };
+        let mut all: Vec<_> = paths.map(|path| version(&path)).collect();
+        all.sort();
+        all
+    };
+    // What is left behind, or is in the way, or is a link to somewhere.
+    let elsewhere = server.directory().join("elsewhere");
+    fs::write(&elsewhere, "text").unwrap();
+    for (case, code) in [("nothing", 0), ("stale", 0), ("files", 1), ("links", 1), ("dangling links", 1)] {
+        for name in ["takeover", "api.sock"] {
+            let path = run_directory.join(name);
+            let _ = fs::remove_file(&path);
+            match case {
+                "stale" => drop(UnixListener::bind(&path).unwrap()),
+                "files" => fs::write(&path, "text").unwrap(),
+                "links" => symlink(&elsewhere, &path).unwrap(),
+                "dangling links" => symlink("nowhere", &path).unwrap(),
+                _ => {}
+            }
+        }
+        let before = state();
+        let (told, _, text) = asked(server.directory());
+        assert_eq!((told, state()), (code, before), "{case}: {text}");
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "text", "{case}");
+    }
+    for name in ["takeover", "api.sock"] {
+        fs::remove_file(run_directory.join(name)).unwrap();
+    }
+    // A program that answers as hostgate does and is none.
+    let taken = UdpSocket::bind(server.address()).unwrap();
+    let admin = TcpListener::bind(server.admin()).unwrap();
+    let config = server.directory().join("hostgate.toml");
+    let addresses = [server.address(), server.admin()].map(|address| address.to_string());
+    let answer = |pid: u32| {
+        let listening = json!({ "pid": pid, "configuration": config, "addresses": addresses, "more": true });
+        format!("HTTP/1.0 200 OK\r\n\r\n{}", json!({ "listening": listening }))
+    };
+    let mut sleep = Command::new("sleep").arg("60").spawn().unwrap();
+    let answers = [answer(std::process::id()), answer(sleep.id()), answer(1)];
+    let lies = answers.len();
+    let lying = std::thread::spawn(move || {
+        // Two commands ask for each.
+        for answer in answers.into_iter().flat_map(|answer| [answer.clone(), answer]) {
+            let (mut stream, _) = admin.accept().unwrap();
+            let _ = stream.read(&mut [0; 1 << 10]);
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+        admin
+    });
+    for lie in 0..lies {
+        let (code, report, text) = asked(server.directory());
+        assert_eq!((code, &report["start"]), (78, &"refused".into()), "{lie}: {text}");
+        assert!(report["refused"].as_str().unwrap().contains(&server.address().to_string()), "{lie}: {text}");
+    }
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
+    drop((taken, lying.join().unwrap()));
+    assert_eq!(asked(server.directory()).0, 0);
+    // A Unix socket at which another program listens.
+    let other = UnixListener::bind(run_directory.join("takeover")).unwrap();
+    let (code, report, text) = asked(server.directory());
+    assert_eq!((code, report["lacking"].as_array().unwrap().len()), (1, 1), "{text}");
+    drop(other);
+}
+
+#[test]
+fn root_judges_by_the_user_of_the_service() {
+    const USER: u32 = 61_725;
+    if !rustix::process::geteuid().is_root() {
+        return skip("it needs root");
+    }
+    let upstream = FakeUpstream::start();
+    let server = stop(server(&upstream));
+    let at = server.directory();
+    server.reconfigure("token_file", "audit = \"logs/audit.jsonl\"\ntoken_file");
+    let config = at.join("hostgate.toml");
+    let config = config.to_str().unwrap();
+    fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["logs", "state"] {
+        fs::create_dir(at.join(name)).unwrap();
+    }
+    let check = |arguments: &[&str], state: Option<&Path>| {
+        let state: Vec<_> = state.iter().map(|state| ("STATE_DIRECTORY", state.to_str().unwrap())).collect();
+        command::run_with(["check", "--start", "--config", config].iter().chain(arguments), &state)
+    };
+    // The files are root's.
+    check(&[], None).expect_code(0).expect_text(&["as a start by root", "--user NAME"]);
+    let refused = check(&["--user", "61725"], None).expect_code(1);
+    refused.expect_text(&["as a start by user 61725", "token", "chown", "the audit file would not be written"]);
+    for name in ["token", "logs", "state", "run"] {
+        chown(at.join(name), Some(USER), Some(USER)).unwrap();
+    }
+    // They are the service's, as systemd leaves them.
+    check(&["--user", "61725"], None).expect_code(0);
+    check(&[], Some(&at.join("state"))).expect_code(0).expect_text(&["as a start by user 61725"]);
+    let report = check(&["--json"], Some(&at.join("state"))).expect_code(0).json();
+    assert_eq!(report["start"], "as-on-disk");
+    // The ports are tried by root.
+    let taken = UdpSocket::bind(server.address()).unwrap();
+    let told = check(&[], Some(&at.join("state"))).expect_code(78);
+    told.expect_text(&[&server.address().to_string(), &format!("process {}", std::process::id())]);
+    drop(taken);
+    check(&["--user", "no-such-user"], None).expect_code(1).expect_text(&["`no-such-user` does not exist"]);
 }
 
 #[test]
