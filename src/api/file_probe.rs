@@ -1,4 +1,4 @@
-//! Looks at files whose file system may not answer, away from the threads that serve.
+//! Reads of files whose file system may hang, on a thread of their own.
 
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -10,31 +10,30 @@ use tokio::time::{sleep, timeout};
 use crate::bounds::MAX_LOOKS;
 use crate::telemetry::append::Health;
 
-/// How long one look may take.
+/// The time limit of one read.
 const WAIT: Duration = Duration::from_secs(2);
-/// How long a thread that serves waits for the other one: a look takes microseconds, and on a busy machine it takes its turn.
+/// The time for which the calling thread is blocked. A read takes microseconds; a busy machine may take longer to schedule
+/// the other thread.
 const AT_ONCE: Duration = Duration::from_millis(100);
-/// How often a look that takes longer is asked for.
+/// The interval of asking for the result after that.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// A look.
 type Look = Box<dyn FnOnce() + Send>;
 
-/// Looks at files of one kind on a thread for them, so that no thread that serves waits for a file system.
+/// A thread that reads files of one kind, so that no thread which serves requests waits for a file system.
 #[derive(Default)]
 pub(super) struct FileProbe {
-    /// What it is to look at; `None` where the system gave no thread.
+    /// The queue of the thread; `None` if the system has no thread for it.
     looks: OnceLock<Option<SyncSender<Look>>>,
-    /// How it gets on.
+    /// The state of the thread.
     health: Arc<Health>,
 }
 
 impl FileProbe {
-    /// Looks at files on the other thread; `None` where that takes too long, at once where it is known to.
+    /// Returns the result of a read on the other thread; `None` if that takes too long, at once if it hangs already.
     ///
-    /// The calling thread waits for a look that takes microseconds, so that nothing comes between a request and its
-    /// admission; for one that takes longer the task waits alone. It never looks itself: whether a file system answers is
-    /// known only afterwards.
+    /// The calling thread is blocked for the first part of the time, so that no other task runs between a request and its
+    /// admission. It never reads itself, as nobody can know beforehand that a file system hangs.
     pub(super) async fn look<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         if self.health.hangs() {
             return None;
@@ -43,7 +42,7 @@ impl FileProbe {
         let (answer, answered) = sync_channel(1);
         let health = Arc::clone(&self.health);
         let look = Box::new(move || {
-            // Nobody may be waiting any more.
+            // The caller may have given up.
             let _ = answer.send(health.during(look));
         });
         self.looks.get_or_init(start).as_ref()?.try_send(look).ok()?;
@@ -67,7 +66,7 @@ impl FileProbe {
     }
 }
 
-/// Starts the thread.
+/// Starts the thread of a probe.
 fn start() -> Option<SyncSender<Look>> {
     let (looks, queue) = sync_channel::<Look>(MAX_LOOKS);
     let run = move || {

@@ -146,7 +146,9 @@ impl Control {
         let this = Arc::clone(&self);
         let look = move || {
             this.access.look();
-            this.certificate.iter().for_each(|certificate| certificate.look());
+            if let Some(certificate) = &this.certificate {
+                certificate.look();
+            }
         };
         let looked = self.probe.look(look).await;
         let errors = [

@@ -1,4 +1,4 @@
-//! The capacities of the API that its callers share by token.
+//! The capacities of the API, which tokens share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,44 +12,44 @@ use crate::bounds::{
 };
 use crate::fair_share::quota::Quota;
 
-/// The time that a request waits for each of the capacities it needs.
+/// The time for which a request waits for each share.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// The time that a change waits for those of other tokens, and of its own, to be made.
+/// The time for which a request waits for its turn to write.
 const WRITE_WAIT: Duration = Duration::from_secs(30);
 
-/// The octets that are one unit of the quotas in octets.
+/// The octets of one unit in the quotas of memory.
 pub(super) const UNIT: usize = 1 << 10;
 
-/// A quota of each scarce capacity.
+/// The quotas of all capacities.
 pub(super) struct Quotas {
-    /// Connections with requests under way that were let in, other than long polls.
+    /// Connections with admitted requests other than long polls.
     pub(super) connections: Arc<Quota>,
-    /// Requests under way, from their heads until the clients have their answers.
+    /// Requests, from the head until the answer is read.
     pub(super) requests: Arc<Quota>,
-    /// Octets of bodies, in [`UNIT`]s.
+    /// The memory of bodies, in [`UNIT`]s.
     pub(super) bodies: Arc<Quota>,
-    /// Octets that parsed bodies take in memory, in [`UNIT`]s.
+    /// The memory of parsed bodies, in [`UNIT`]s.
     pub(super) parsed: Arc<Quota>,
     /// Requests that change something.
     pub(super) changing: Arc<Quota>,
-    /// Requests that make an answer from what is in force.
+    /// Requests that read the snapshot.
     pub(super) reading: Arc<Quota>,
-    /// Octets of answers that their clients have not taken yet, in [`UNIT`]s.
+    /// The memory of answers that are not read yet, in [`UNIT`]s.
     pub(super) answers: Arc<Quota>,
-    /// Threads that read files for answers.
+    /// Threads that parse files for answers.
     pub(super) readers: Arc<Quota>,
-    /// The right to make a change, which is one at a time.
+    /// The turn to write, one at a time.
     pub(super) writers: Arc<Quota>,
     /// Long polls.
     pub(super) waits: Arc<Quota>,
-    /// Connections with long polls under way.
+    /// Connections with long polls.
     pub(super) waiting_connections: Arc<Quota>,
 }
 
 impl Default for Quotas {
     fn default() -> Self {
-        // A quarter is for admins: viewers are dashboards and scripts that many may run.
+        // A quarter is for admins: of viewers, such as dashboards, there may be many.
         let part = |connections: usize| (connections * capacity::granted().control / CONTROL_CONNECTIONS).max(1);
         let quota = |capacity: usize| Quota::new(capacity, capacity.div_ceil(4));
         Self {
@@ -68,17 +68,17 @@ impl Default for Quotas {
     }
 }
 
-/// Returns the moment until which a request waits for a capacity.
+/// Returns the end of a wait for a share that begins now.
 pub(super) fn deadline() -> Instant {
     Instant::now() + WAIT
 }
 
-/// Returns the moment until which a change waits for its turn.
+/// Returns the end of a wait for the turn to write that begins now.
 pub(super) fn write_deadline() -> Instant {
     Instant::now() + WRITE_WAIT
 }
 
-/// Returns how many [`UNIT`]s `octets` are.
+/// Returns the [`UNIT`]s of memory of `octets`.
 pub(super) fn units(octets: usize) -> usize {
     octets.div_ceil(UNIT)
 }

@@ -1,4 +1,4 @@
-//! Who may use the API: nobody whom a policy is for, and of the others those with a token.
+//! Access to the API: a token is needed, and clients of a policy have none.
 
 pub(super) mod secret_file;
 pub(super) mod tokens;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, Method, StatusCode, header, request::Parts};
 use jiff::Timestamp;
 
-use self::tokens::{Tokens, Unreadable};
+use self::tokens::{TokenFile, Unreadable};
 use crate::api::file_probe::FileProbe;
 use crate::api::request::counts::Outcome;
 use crate::api::request::error::ApiError;
@@ -19,66 +19,61 @@ use crate::fair_share::Holder;
 use crate::fair_share::quota::Requester;
 use crate::policy::Snapshot;
 
-/// Whoever a token belongs to; with each request that was let in.
+/// The caller of a request with a token.
 #[derive(Clone, Debug)]
 pub(crate) struct Principal {
-    /// What it is called in audit records: the role and the beginning of the token's hash.
+    /// The name in audit records: the role and the beginning of the token's SHA-256.
     pub(crate) name: Arc<str>,
-    /// What the token lets its owner do.
     pub(crate) role: Role,
-    /// Where the request came from; `None` on a Unix socket.
+    /// The address of the client; `None` on a Unix socket.
     pub(crate) source: Option<IpAddr>,
 }
 
 impl Principal {
-    /// Makes the one in whose name the process itself changes something.
+    /// Returns the principal of changes that the process makes itself.
     pub(crate) fn own() -> Self {
         Self { name: "hostgate".into(), role: Role::Admin, source: None }
     }
 
-    /// Returns what its claims on the API's capacities count for.
+    /// Returns the holder of the principal's shares of the quotas.
     pub(crate) fn requester(&self) -> Requester {
         Requester { holder: Holder::named(&self.name), is_admin: self.role == Role::Admin }
     }
 }
 
-/// What a token lets its owner do.
+/// The role of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Everything.
+    /// Reads and changes.
     Admin,
-    /// Reading.
+    /// Reads.
     Viewer,
 }
 
-/// What a request is for, as far as access and the end of the process are concerned.
+/// The purpose of a request, by which access, limits and the end of the process treat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// The description of the API, which is no secret.
+    /// The `OpenAPI` document, which needs no token.
     Describe,
-    /// To see something.
     Read,
-    /// To see something once it is as wanted.
+    /// A long poll.
     Wait,
-    /// To change something.
     Change,
 }
 
-/// Why a request is not let in, or goes no further: what is counted, and what is told.
+/// A request that is not executed: the outcome for the metrics, and the error.
 pub(super) type Refusal = (Outcome, ApiError);
 
-/// Decides who is let in.
+/// The admission of requests.
 pub(super) struct Access {
-    /// Who has a token.
-    tokens: Arc<Tokens>,
-    /// Looks at their file.
-    disk: FileProbe,
-    /// Whether those whom a policy is for are let in, too.
+    tokens: Arc<TokenFile>,
+    probe: FileProbe,
+    /// Whether clients of policies are admitted.
     allow_clients: bool,
 }
 
 impl Role {
-    /// Returns what it is called.
+    /// Returns the name in token files and audit records.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin",
@@ -88,7 +83,6 @@ impl Role {
 }
 
 impl Purpose {
-    /// Returns what a request is for.
     pub(super) fn of(head: &Parts) -> Self {
         let path = head.uri.path();
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
@@ -107,33 +101,33 @@ impl Purpose {
 }
 
 impl Access {
-    /// Reads the tokens. While their file is bad, nobody is let in.
+    /// Reads the tokens. While their file is bad, only the `OpenAPI` document is served.
     pub(super) fn open(settings: &config::Control) -> Self {
-        let tokens = Arc::new(Tokens::open(&settings.token_file));
-        Self { tokens, disk: FileProbe::default(), allow_clients: settings.allow_clients }
+        let tokens = Arc::new(TokenFile::open(&settings.token_file));
+        Self { tokens, probe: FileProbe::default(), allow_clients: settings.allow_clients }
     }
 
-    /// Looks at the file of the tokens.
+    /// Reads the token file if it has changed.
     pub(super) fn look(&self) {
         self.tokens.look();
     }
 
-    /// Looks whether the file of the tokens answers.
+    /// Reads the token file if it has changed, and notices a file system that hangs.
     pub(super) async fn probe(&self) {
         let tokens = Arc::clone(&self.tokens);
-        self.disk.look(move || tokens.look()).await;
+        self.probe.look(move || tokens.look()).await;
     }
 
-    /// Returns why nobody was let in at the last look, with the file of the tokens and since when.
+    /// Returns the token file, its error, and the time at which that began.
     pub(super) fn error(&self) -> Option<(&Path, String, Timestamp)> {
         let (why, since) = self.tokens.error()?;
         Some((self.tokens.path(), why, since))
     }
 
-    /// Lets a request in; returns whose it is, or nobody where no token is needed.
+    /// Returns the principal of a request; `None` if it needs no token.
     ///
     /// # Errors
-    /// It comes from a policy's own address, has no token of the file, or wants more than its token is for.
+    /// It comes from a client's address, has no token of the file, or its token does not suffice.
     pub(super) async fn admit(
         &self,
         snapshot: &Snapshot,
@@ -141,7 +135,7 @@ impl Access {
         head: &Parts,
     ) -> Result<Option<Principal>, Refusal> {
         let purpose = Purpose::of(head);
-        // Before the token is looked at: one that a devbox has got hold of is of no use to it.
+        // Before the token, so that a devbox cannot use one that leaked.
         if let Some(source) = source.filter(|_| !self.allow_clients)
             && let Some(client) = snapshot.asker(source, 0).client
         {
@@ -160,7 +154,7 @@ impl Access {
             return Err(refuse(Outcome::NoToken, StatusCode::UNAUTHORIZED, message));
         };
         let (tokens, token) = (Arc::clone(&self.tokens), token.to_owned());
-        let (role, name) = match self.disk.look(move || tokens.find(&token)).await {
+        let (role, name) = match self.probe.look(move || tokens.find(&token)).await {
             Some(Ok(Some(found))) => found,
             None => {
                 let message = "the file system of the token file does not answer: try again";
@@ -174,7 +168,7 @@ impl Access {
                 let told = self.tokens.error().map_or_else(String::new, |(told, _)| told);
                 let message = match why {
                     Unreadable::Bad => format!("the token file is bad, so nobody is let in: {told}"),
-                    Unreadable::Passing => format!("the token file cannot be read just now, try again: {told}"),
+                    Unreadable::Shortage => format!("the token file cannot be read just now, try again: {told}"),
                 };
                 return Err(refuse(Outcome::Failed, StatusCode::SERVICE_UNAVAILABLE, message));
             }
@@ -187,7 +181,7 @@ impl Access {
     }
 }
 
-/// Returns the token of a request; none where there is no `Authorization` of the scheme `Bearer`, or more than one.
+/// Returns the token of a request; `None` without an `Authorization: Bearer`, or with several.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (value, None) = (values.next()?.as_bytes(), values.next()) else { return None };
@@ -196,12 +190,11 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     (!token.is_empty()).then_some(token)
 }
 
-/// Refuses a request.
 fn refuse(outcome: Outcome, status: StatusCode, message: impl Into<String>) -> Refusal {
     (outcome, ApiError::new(status, message))
 }
 
-/// Where the API is described.
+/// The path of the `OpenAPI` document.
 const DESCRIPTION: &str = "/openapi.json";
 /// The scheme of RFC 6750; schemes are compared without regard to case (RFC 9110 §11.1).
 const SCHEME: &[u8] = b"Bearer";

@@ -1,10 +1,13 @@
-//! Files that nobody else may read: tokens, and the key of a certificate.
+//! Files of secrets, which no other user may read: tokens, and the key of a certificate.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
 use rustix::process::geteuid;
 
 use crate::bounds::MAX_SECRET;
@@ -12,10 +15,33 @@ use crate::document::Diagnostic;
 use crate::reload::FileVersion;
 use crate::util::regular_file;
 
-/// Reads a file that nobody but us, its owner or root, may read; symlinks are followed, and the target is looked at.
+/// The present error of a file that is read again whenever it changes, and the time at which it began.
+#[derive(Default)]
+pub(in crate::api) struct FileError(ArcSwapOption<(String, Timestamp)>);
+
+impl FileError {
+    pub(in crate::api) fn get(&self) -> Option<(String, Timestamp)> {
+        self.0.load_full().map(|error| (*error).clone())
+    }
+
+    /// Sets the error. Returns whether it is another one, which belongs in the log.
+    pub(in crate::api) fn set(&self, error: &str) -> bool {
+        let before = self.0.load_full();
+        let since = before.as_ref().map_or_else(Timestamp::now, |before| before.1);
+        self.0.store(Some(Arc::new((error.to_owned(), since))));
+        before.is_none_or(|before| before.0 != error)
+    }
+
+    /// Clears the error. Returns whether there was one.
+    pub(in crate::api) fn clear(&self) -> bool {
+        self.0.swap(None).is_some()
+    }
+}
+
+/// Reads a file that only its owner, we or root, may read. Symlinks are followed.
 ///
 /// # Errors
-/// It cannot be read, others may read it, or it is too long: the reason, and what to do.
+/// It cannot be read, other users may read it, or it is too long.
 pub(in crate::api) fn read(path: &Path) -> Result<(Vec<u8>, FileVersion), Box<Diagnostic>> {
     let (file, metadata) = open(path)?;
     let wrong = |message: String, help: String| Err(Box::new(Diagnostic::about_file(path, message).help(help)));
@@ -33,16 +59,15 @@ pub(in crate::api) fn read(path: &Path) -> Result<(Vec<u8>, FileVersion), Box<Di
     Ok((bounded(path, &file)?, FileVersion::of(&metadata)))
 }
 
-/// Reads a file that anybody may read.
+/// Reads a file that any user may read.
 ///
 /// # Errors
-/// It cannot be read or is too long: the reason, and what to do.
+/// It cannot be read or is too long.
 pub(in crate::api) fn read_public(path: &Path) -> Result<(Vec<u8>, FileVersion), Box<Diagnostic>> {
     let (file, metadata) = open(path)?;
     Ok((bounded(path, &file)?, FileVersion::of(&metadata)))
 }
 
-/// Opens a regular file.
 fn open(path: &Path) -> Result<(File, Metadata), Box<Diagnostic>> {
     regular_file::open(path).map_err(|error| unreadable(path, &error))
 }
@@ -59,7 +84,7 @@ fn bounded(path: &Path, file: &File) -> Result<Vec<u8>, Box<Diagnostic>> {
     Ok(octets)
 }
 
-/// Says why a file cannot be read, and what to do.
+/// Makes the error of a file that cannot be read.
 fn unreadable(path: &Path, error: &io::Error) -> Box<Diagnostic> {
     let diagnostic = |message: &str, help: &str| Diagnostic::about_file(path, message).help(help);
     Box::new(match error.kind() {
@@ -71,8 +96,8 @@ fn unreadable(path: &Path, error: &io::Error) -> Box<Diagnostic> {
     })
 }
 
-/// Returns whether systemd has put the file there for this process alone (`LoadCredential=`): it is root's, and the
-/// group's bits are the mask of an access list that names our user.
+/// Returns whether a file is a credential of systemd (`LoadCredential=`): it is root's, and the bits of the group are the
+/// mask of an access list with our user.
 fn is_credential(path: &Path, metadata: &Metadata) -> bool {
     let real = |path: &Path| std::fs::canonicalize(path).ok();
     let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from) else { return false };

@@ -1,86 +1,79 @@
-//! The bearer tokens of `[control] token_file`, as the file has them now.
+//! The bearer tokens of `[control] token_file`, read again whenever the file has changed.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use crate::api::auth::Role;
-use crate::api::auth::secret_file;
+use crate::api::auth::secret_file::{self, FileError};
 use crate::api::hex;
 use crate::document::{Diagnostic, Place, Severity};
 use crate::reload::FileVersion;
 use crate::util::lock;
 use crate::util::regular_file::{self, is_resource_shortage};
 
-/// What a line begins with that has a token's hash instead of the token.
+/// The prefix of a line with the hash of a token.
 const HASHED: &str = "sha256:";
-/// The fewest characters of a token: 96 random bits, if they are random.
-const FEWEST: usize = 16;
-/// The hexadecimal digits of its hash that a token is called by.
+/// The shortest token: 96 random bits in hexadecimal would be 24 characters, in base 64 sixteen.
+const SHORTEST: usize = 16;
+/// The hexadecimal digits of the hash that audit records name a token by.
 const NAMED_BY: usize = 8;
 
-/// The tokens, read again whenever the file has changed.
-pub(in crate::api) struct Tokens {
-    /// The file.
+/// The token file and its tokens.
+pub(in crate::api) struct TokenFile {
     path: PathBuf,
-    /// What it held.
-    held: Mutex<Held>,
-    /// What was wrong when it was last looked at, and since when.
-    told: ArcSwapOption<(String, Timestamp)>,
+    read: Mutex<ReadTokens>,
+    error: FileError,
 }
 
-/// What the file held when it was last read.
-struct Held {
-    /// The state it was read in; none where a further change could go unnoticed, or it could not be read.
-    stamp: Option<FileVersion>,
-    /// The tokens; none while the file is bad, so that nobody comes in by what may have been revoked.
+struct ReadTokens {
+    /// The version of the file that was read; `None` if a later change might have the same one, or it could not be read.
+    version: Option<FileVersion>,
+    /// The tokens; `None` while the file is bad: one that was revoked in it must not be accepted.
     tokens: Option<Arc<[Token]>>,
-    /// Whether that was the system's, and not the file's.
-    is_passing: bool,
+    /// Whether a shortage of the system is the reason for `None`.
+    is_shortage: bool,
 }
 
-/// One token.
 #[derive(Debug, PartialEq, Eq)]
 struct Token {
-    /// SHA-256 of it.
+    /// The SHA-256 of the token.
     hash: [u8; SHA256_OUTPUT_LEN],
-    /// What it lets its owner do.
     role: Role,
 }
 
-/// Why nobody is let in.
+/// The reason why no token is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::api) enum Unreadable {
     /// The file is bad.
     Bad,
-    /// The system could not read it just now: it has no file descriptors or no memory left, or the disk fails.
-    Passing,
+    /// The system has no file descriptors or no memory left, or the disk fails.
+    Shortage,
 }
 
-impl Tokens {
-    /// Reads the file. While it is bad, nobody is let in.
+impl TokenFile {
+    /// Reads the file. While it is bad, no token is accepted.
     pub(in crate::api) fn open(path: &Path) -> Self {
-        let held = Held { stamp: None, tokens: None, is_passing: false };
-        let tokens = Self { path: path.to_owned(), held: Mutex::new(held), told: ArcSwapOption::empty() };
-        tokens.look();
-        tokens
+        let read = ReadTokens { version: None, tokens: None, is_shortage: false };
+        let file = Self { path: path.to_owned(), read: Mutex::new(read), error: FileError::default() };
+        file.look();
+        file
     }
 
-    /// Returns the role of a token, and what its owner is called; none when the file does not have it now.
+    /// Returns the role and the name of a token; `None` if the file does not have it now.
     ///
-    /// The file is looked at each time, which takes a microsecond: a token that is taken out lets nobody in from then on.
+    /// The file's version is checked each time, which takes a microsecond, so that a removed token is refused at once.
     ///
     /// # Errors
-    /// The file is bad.
+    /// The file is bad or cannot be read.
     pub(in crate::api) fn find(&self, token: &[u8]) -> Result<Option<(Role, String)>, Unreadable> {
         let tokens = self.current()?;
         let hash = digest(&SHA256, token);
-        // Every token is compared, each in the same time: how long it takes says nothing of how near a guess is.
+        // All tokens are compared in constant time, so that the time says nothing about how close a guess is.
         let mut found = 0_u64;
         for (number, token) in (1..).zip(tokens.iter()) {
             let same: Choice = token.hash.as_slice().ct_eq(hash.as_ref());
@@ -93,73 +86,68 @@ impl Tokens {
         }))
     }
 
-    /// Returns the file.
     pub(in crate::api) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Looks at the file; what is wrong with it is kept and told.
+    /// Reads the file if it has changed.
     pub(in crate::api) fn look(&self) {
         let _ = self.current();
     }
 
-    /// Returns what was wrong with the file at the last look, and since when.
+    /// Returns the error of the file, and the time at which it began.
     pub(in crate::api) fn error(&self) -> Option<(String, Timestamp)> {
-        self.told.load_full().map(|told| (*told).clone())
+        self.error.get()
     }
 
-    /// Returns the tokens as the file has them now.
+    /// Returns the tokens in the file.
     fn current(&self) -> Result<Arc<[Token]>, Unreadable> {
-        let mut held = lock(&self.held);
-        let is_same = held.stamp.is_some() && held.stamp == FileVersion::at(&self.path);
+        let mut read = lock(&self.read);
+        let is_same = read.version.is_some() && read.version == FileVersion::at(&self.path);
         if !is_same {
-            let (was_bad, was_read) = (self.told.load().is_some(), held.tokens.is_some());
-            match held.read(&self.path) {
-                Ok(is_new) if is_new && was_read || was_bad => {
-                    let count = held.tokens.as_ref().map_or(0, |tokens| tokens.len());
-                    tracing::info!(path = %self.path.display(), count, "tokens read anew");
-                    self.told.store(None);
+            let (was_read, path) = (read.tokens.is_some(), self.path.display());
+            match read.update(&self.path) {
+                Ok(is_new) => {
+                    if self.error.clear() || is_new && was_read {
+                        let count = read.tokens.as_ref().map_or(0, |tokens| tokens.len());
+                        tracing::info!(%path, count, "tokens read anew");
+                    }
                 }
-                Ok(_) => {}
                 Err(wrong) => {
-                    let told = wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                    let before = self.told.load_full();
-                    if before.as_ref().is_none_or(|before| before.0 != told) {
-                        let path = self.path.display();
-                        if held.is_passing {
-                            tracing::error!(%path, error = told, "token file cannot be read now; nobody is let in to the API");
+                    let error = wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                    if self.error.set(&error) {
+                        if read.is_shortage {
+                            tracing::error!(%path, error, "token file cannot be read now; nobody is let in to the API");
                         } else {
-                            tracing::error!(%path, error = told, "token file is bad; nobody is let in to the API");
+                            tracing::error!(%path, error, "token file is bad; nobody is let in to the API");
                         }
                     }
-                    let since = before.map_or_else(Timestamp::now, |before| before.1);
-                    self.told.store(Some(Arc::new((told, since))));
                 }
             }
         }
-        held.tokens.clone().ok_or(if held.is_passing { Unreadable::Passing } else { Unreadable::Bad })
+        read.tokens.clone().ok_or(if read.is_shortage { Unreadable::Shortage } else { Unreadable::Bad })
     }
 }
 
-impl Held {
-    /// Reads the file; returns whether it holds other tokens than before.
-    fn read(&mut self, path: &Path) -> Result<bool, Vec<Diagnostic>> {
+impl ReadTokens {
+    /// Reads the file. Returns whether its tokens are others than before.
+    fn update(&mut self, path: &Path) -> Result<bool, Vec<Diagnostic>> {
         let now = SystemTime::now();
         let before = self.tokens.take();
-        self.stamp = None;
+        self.version = None;
         let read = secret_file::read(path);
-        self.is_passing = read.is_err() && regular_file::open(path).is_err_and(|error| is_resource_shortage(&error));
-        let (octets, stamp) = read.map_err(|wrong| vec![*wrong])?;
+        self.is_shortage = read.is_err() && regular_file::open(path).is_err_and(|error| is_resource_shortage(&error));
+        let (octets, version) = read.map_err(|wrong| vec![*wrong])?;
         let tokens: Arc<[Token]> = parse(path, &octets)?.into();
-        // Written to while it was read, or just now, it is read again the next time.
-        self.stamp = Some(stamp).filter(|stamp| !stamp.is_racy(now) && FileVersion::at(path) == Some(*stamp));
+        // A file that was written just now, or while it was read, is read again the next time.
+        self.version = Some(version).filter(|version| !version.is_racy(now) && FileVersion::at(path) == Some(*version));
         let is_new = before.as_ref() != Some(&tokens);
         self.tokens = Some(tokens);
         Ok(is_new)
     }
 }
 
-/// Reads the lines of a token file. No message has anything of a token in it.
+/// Parses a token file. No message contains a part of a token.
 fn parse(path: &Path, octets: &[u8]) -> Result<Vec<Token>, Vec<Diagnostic>> {
     let path: Arc<Path> = path.into();
     let mut wrong = Vec::new();
@@ -208,7 +196,7 @@ fn parse(path: &Path, octets: &[u8]) -> Result<Vec<Token>, Vec<Diagnostic>> {
     if wrong.is_empty() { Ok(tokens) } else { Err(wrong) }
 }
 
-/// Reads one line; an error is what is wrong and what to do.
+/// Parses one line. An error has the reason and the help.
 fn parse_line(line: &[u8]) -> Result<Token, (&'static str, &'static str)> {
     const SHAPE: &str = "a line is `[ROLE ]TOKEN`; ROLE is `admin` or `viewer`";
     let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
@@ -227,7 +215,7 @@ fn parse_line(line: &[u8]) -> Result<Token, (&'static str, &'static str)> {
     if !token.iter().all(u8::is_ascii_graphic) {
         return Err(("the token has characters that are not visible ASCII, which no HTTP header carries", help));
     }
-    if token.len() < FEWEST {
+    if token.len() < SHORTEST {
         return Err(("the token is shorter than 16 characters, so it could be guessed", help));
     }
     let mut hash = [0; SHA256_OUTPUT_LEN];
@@ -235,7 +223,7 @@ fn parse_line(line: &[u8]) -> Result<Token, (&'static str, &'static str)> {
     Ok(Token { hash, role })
 }
 
-/// Reads the hexadecimal digits of a SHA-256.
+/// Parses a SHA-256 in hexadecimal.
 fn unhex(digits: &[u8]) -> Option<[u8; SHA256_OUTPUT_LEN]> {
     let digit = |octet: u8| char::from(octet).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut hash = [0; SHA256_OUTPUT_LEN];
@@ -253,7 +241,7 @@ fn unhex(digits: &[u8]) -> Option<[u8; SHA256_OUTPUT_LEN]> {
 mod tests {
     use super::*;
 
-    /// Reads a file's text; returns the roles, or what is told.
+    /// Parses a file; returns the roles, or the errors.
     fn read(text: &str) -> Result<Vec<Role>, Vec<String>> {
         let tokens = parse(Path::new("token"), text.as_bytes());
         let roles = tokens.map(|tokens| tokens.iter().map(|token| token.role).collect());

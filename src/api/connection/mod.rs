@@ -1,13 +1,12 @@
-//! The API's connections.
+//! The API's connections: accepted, secured by TLS, and served with HTTP/1.1 and HTTP/2.
 
-pub(super) mod deadlines;
-pub(super) mod slots;
+pub(super) mod limit;
 pub(crate) mod socket;
+pub(super) mod state;
 pub(super) mod stream;
 pub(crate) mod tls;
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -22,60 +21,44 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
-use self::deadlines::{GRACE, HEAD, Late};
-use self::slots::{Seat, Seats};
+use self::limit::{ConnectionLimit, ConnectionPermit};
 use self::socket::ControlSocket;
-use self::stream::Stream;
+use self::state::{Expiry, HEAD};
+use self::stream::WatchedStream;
 use crate::api::Control;
-use crate::api::request::Api;
-use crate::api::request::counts::Closed;
+use crate::api::request::ApiService;
+use crate::api::request::counts::CloseReason;
 use crate::bounds::{MAX_HEAD, MAX_HEADERS, MAX_STREAMS};
 use crate::fair_share::Holder;
 use crate::util::reserve::{CONTROL, Loan};
 
-/// How long the API waits for builds that ended with the last process to be written down as failed.
+/// The time for which the API waits until unfinished builds are written down as failed.
 const RECOVERY: Duration = Duration::from_secs(2);
-/// The pause after a failed accept, as for want of file descriptors, so that it does not spin.
+/// The pause after a failed accept, as for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What a client may send of one HTTP/2 stream, and of all streams of a connection, before it is read: 64 KiB less one,
-/// as every connection begins with (RFC 9113 §6.9.2).
+/// The HTTP/2 flow-control window of a stream and of a connection: 64 KiB less one, the initial value (RFC 9113 §6.9.2).
 const WINDOW: u32 = (64 << 10) - 1;
-/// What of one HTTP/2 stream may wait to be sent.
+/// The octets of one HTTP/2 stream that may wait to be sent.
 const UNSENT: usize = 32 << 10;
 
-/// The socket the API is served on.
+/// The listening socket of the API.
 pub(crate) enum Listener {
-    /// With an address.
     Tcp(TcpListener),
-    /// In the file system.
     Unix(UnixListener),
 }
 
-/// A connection just accepted.
 enum Accepted {
-    /// From an address.
     Tcp(TcpStream, IpAddr),
-    /// From this machine.
     Unix(UnixStream),
 }
 
-impl Accepted {
-    /// Returns what it counts for until it shows a token.
-    fn holder(&self) -> Holder {
-        match self {
-            Self::Tcp(_, source) => Holder::host(*source),
-            Self::Unix(_) => Holder::named("unix"),
-        }
-    }
-}
-
 impl Listener {
-    /// Makes a bound socket ready to be served.
+    /// Makes a listener of a bound socket.
     ///
     /// # Errors
-    /// What the system says.
+    /// The runtime cannot register the socket.
     pub(crate) fn from_socket(socket: ControlSocket) -> io::Result<Self> {
         match socket {
             ControlSocket::Tcp(listener) => {
@@ -89,16 +72,15 @@ impl Listener {
         }
     }
 
-    /// Accepts a connection, with a descriptor of the reserve where there is no other.
+    /// Accepts a connection, with a reserved descriptor if no other is left.
     async fn accept(&self) -> io::Result<(Accepted, Option<Loan>)> {
         CONTROL.wait(|context| self.poll_accept(context)).await
     }
 
-    /// Accepts a connection that waits.
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         Poll::Ready(match self {
             Self::Tcp(listener) => ready!(listener.poll_accept(context)).map(|(stream, peer)| {
-                // Answers are small and waited for. Where the client is gone already, that shows soon enough.
+                // Answers are small and waited for. A client that is gone already is noticed later.
                 let _ = stream.set_nodelay(true);
                 Accepted::Tcp(stream, peer.ip().to_canonical())
             }),
@@ -107,16 +89,14 @@ impl Listener {
     }
 }
 
-/// Serves until told to stop, and then until what is under way is done.
+/// Serves connections until the process stops, and then finishes the running requests.
 pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: watch::Receiver<bool>) {
-    let seats = Seats::new(Arc::clone(&control.counts));
-    let builds = Arc::clone(&control);
+    let limit = ConnectionLimit::new(Arc::clone(&control.counts));
     let probing = tokio::spawn(Arc::clone(&control).probe_files());
-    // Nobody is told of a build that ended with the last process as if it ran; where that cannot be written down, the
-    // API does not wait for it.
+    // No client should see a build of the last process as running; if that cannot be written now, it is later.
     let _ = timeout(RECOVERY, tokio::spawn(Arc::clone(&control).fail_unfinished_builds())).await;
     let forgetting = tokio::spawn(Arc::clone(&control).forget(stop.clone()));
-    let api = Api::new(control, stop.clone());
+    let service = ApiService::new(Arc::clone(&control), stop.clone());
     let http = Arc::new(protocols());
     let mut connections = JoinSet::new();
     'serving: loop {
@@ -129,39 +109,46 @@ pub(crate) async fn serve(listener: Listener, control: Arc<Control>, mut stop: w
             Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(_) => {
-                // The error says nothing of a waiting connection, so the ones that have just come get time to send a request.
+                // Connections that were just accepted have a moment to send a request before one is closed.
                 sleep(ACCEPT_PAUSE).await;
-                seats.make_room();
+                limit.evict_one();
                 continue;
             }
         };
-        let mut seat = pin!(seats.seat(accepted.holder()));
-        let seat = loop {
+        let (source, holder) = match &accepted {
+            Accepted::Tcp(_, source) => (Some(*source), Holder::host(*source)),
+            Accepted::Unix(_) => (None, Holder::named("unix")),
+        };
+        let mut permit = pin!(limit.acquire(holder));
+        let permit = loop {
             tokio::select! {
                 biased;
-                seat = &mut seat => break seat,
+                permit = &mut permit => break permit,
                 _ = stop.wait_for(|stop| *stop) => break 'serving,
                 Some(_) = connections.join_next() => {}
             }
         };
-        let connection =
-            Connection { api: Arc::clone(&api), http: Arc::clone(&http), seat, source: None, stop: stop.clone() };
+        let (service, http, stop) = (Arc::clone(&service), Arc::clone(&http), stop.clone());
+        let connection = Connection { service, http, permit, source, stop };
         connections.spawn(async move {
-            connection.serve(accepted).await;
+            match accepted {
+                Accepted::Tcp(stream, _) => connection.secure(stream).await,
+                Accepted::Unix(stream) => connection.secure(stream).await,
+            }
             drop(loan);
         });
     }
     drop(listener);
     probing.abort();
-    builds.builds.stop();
+    control.builds.stop();
     while connections.join_next().await.is_some() {}
-    // It changes nothing any more.
+    // Stopped above; it may still sleep.
     forgetting.abort();
-    api.settled().await;
-    builds.builds.stopped().await;
+    service.settled().await;
+    control.builds.stopped().await;
 }
 
-/// Returns both versions of HTTP with their bounds; the times are those of the [`self::deadlines::Pulse`].
+/// Returns both versions of HTTP with their bounds. Their time limits are those of [`state::ConnectionState`].
 fn protocols() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS).header_read_timeout(None);
@@ -176,132 +163,63 @@ fn protocols() -> auto::Builder<TokioExecutor> {
 
 /// One connection.
 struct Connection {
-    /// What is served.
-    api: Arc<Api>,
-    /// How it is spoken.
+    service: Arc<ApiService>,
     http: Arc<auto::Builder<TokioExecutor>>,
-    /// Its place.
-    seat: Seat,
-    /// Where it comes from; `None` is a Unix socket.
+    permit: ConnectionPermit,
+    /// The client's address; `None` on a Unix socket.
     source: Option<IpAddr>,
-    /// Becomes true when the process stops.
     stop: watch::Receiver<bool>,
 }
 
-/// How far a connection is from its end.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Requests are served one after another.
-    Serving,
-    /// The process stops: one that is on its way is served yet.
-    LastCall,
-    /// What is under way is served, and nothing else.
-    Leaving,
-}
-
-/// What a connection came to.
-enum Event {
-    /// It ended.
-    Ended,
-    /// A request came after the last call.
-    Asked,
-    /// Its time is up.
-    Late(Late),
-}
-
 impl Connection {
-    /// Serves a connection to its end.
-    async fn serve(mut self, accepted: Accepted) {
-        match accepted {
-            Accepted::Tcp(stream, source) => {
-                self.source = Some(source);
-                self.secure(stream).await;
-            }
-            Accepted::Unix(stream) => self.secure(stream).await,
-        }
-    }
-
-    /// Shakes hands, where there is a certificate, and serves.
+    /// Serves a connection, after a TLS handshake if there is a certificate.
     async fn secure(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let Some(tls) = &self.api.control().certificate else { return self.speak(stream).await };
-        // Without a certificate nothing can be said to it.
-        let Some(acceptor) = tls.acceptor().await else { return };
-        let pulse = Arc::clone(self.seat.pulse());
+        let Some(certificate) = &self.service.control().certificate else { return self.speak(stream).await };
+        // Until there is a good certificate, a client cannot be answered.
+        let Some(acceptor) = certificate.acceptor().await else { return };
+        let state = Arc::clone(self.permit.state());
+        state.awaits();
         let stream = tokio::select! {
             stream = timeout(HEAD, acceptor.accept(stream)) => stream,
-            () = pulse.told_to_close() => return,
-            () = stopped_for(&mut self.stop, GRACE) => return,
+            () = state.evicted() => return,
+            () = state.last_call(&mut self.stop) => return,
         };
         match stream {
             Ok(Ok(stream)) => {
-                pulse.shook_hands();
+                state.handshake_done();
                 self.speak(stream).await;
             }
             Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake with the API"),
-            Err(_) => self.seat.count(Closed::Slow),
+            Err(_) => self.permit.count(CloseReason::Slow),
         }
     }
 
-    /// Speaks HTTP until the connection ends, is late, has to make room or the process stops.
+    /// Speaks HTTP until the connection ends, expires, is evicted, or the process stops.
     async fn speak(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let pulse = Arc::clone(self.seat.pulse());
-        let (api, source) = (Arc::clone(&self.api), self.source);
-        let stream = TokioIo::new(Stream::new(stream, Arc::clone(&pulse)));
-        let answered = Arc::clone(&pulse);
-        let service = service_fn(move |request| {
-            let answer = Arc::clone(&api).answer(Arc::clone(&answered), source, request);
+        let state = Arc::clone(self.permit.state());
+        let (service, source, of_request) = (Arc::clone(&self.service), self.source, Arc::clone(&state));
+        let answer = service_fn(move |request| {
+            let answer = Arc::clone(&service).answer(Arc::clone(&of_request), source, request);
             async { Ok::<_, Infallible>(answer.await) }
         });
-        let mut http = Box::pin(self.http.serve_connection(stream, service));
-        let mut alarm = Box::pin(sleep_until(pulse.due().0));
-        let mut phase = Phase::Serving;
+        let stream = TokioIo::new(WatchedStream::new(stream, Arc::clone(&state)));
+        let mut http = Box::pin(self.http.serve_connection(stream, answer));
+        let mut is_closing = false;
         loop {
-            let event = poll_fn(|context| {
-                if http.as_mut().poll(context).is_ready() {
-                    return Poll::Ready(Event::Ended);
-                }
-                if phase == Phase::LastCall && pulse.came_after_last_call() {
-                    return Poll::Ready(Event::Asked);
-                }
-                loop {
-                    // A later moment is seen when the earlier one has come.
-                    let (at, _) = pulse.due();
-                    if at < alarm.deadline() {
-                        alarm.as_mut().reset(at);
-                    }
-                    ready!(alarm.as_mut().poll(context));
-                    let (at, why) = pulse.due();
-                    if at <= Instant::now() {
-                        return Poll::Ready(Event::Late(why));
-                    }
-                    alarm.as_mut().reset(at);
-                }
-            });
             tokio::select! {
-                event = event => match (event, phase) {
-                    (Event::Asked, _) | (Event::Late(Late::Idle), Phase::Serving) => {}
-                    (Event::Late(Late::Slow), Phase::Serving | Phase::LastCall) => return self.seat.count(Closed::Slow),
-                    // However it ends, it is the client's to notice.
-                    _ => return,
+                // An error of the protocol is the client's to notice.
+                _ = http.as_mut() => return,
+                () = state.evicted() => return self.permit.count(CloseReason::Room),
+                expiry = state.expired() => match expiry {
+                    _ if is_closing => return,
+                    Expiry::Slow => return self.permit.count(CloseReason::Slow),
+                    Expiry::Idle => {}
                 },
-                () = pulse.told_to_close() => return self.seat.count(Closed::Room),
-                _ = self.stop.wait_for(|stop| *stop), if phase == Phase::Serving => {
-                    if pulse.last_call() {
-                        phase = Phase::LastCall;
-                        continue;
-                    }
-                }
+                () = state.last_call(&mut self.stop), if !is_closing => {}
             }
-            phase = Phase::Leaving;
-            pulse.leave();
+            is_closing = true;
+            state.closing();
             http.as_mut().graceful_shutdown();
         }
     }
-}
-
-/// Waits until the process has been stopping for a while.
-async fn stopped_for(stop: &mut watch::Receiver<bool>, time: Duration) {
-    // A sender that is gone has nothing to say but that.
-    let _ = stop.wait_for(|stop| *stop).await;
-    sleep(time).await;
 }

@@ -7,23 +7,19 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-/// The socket of the API.
+/// The socket of the API before it is served.
 pub(crate) enum ControlSocket {
-    /// With an address.
     Tcp(TcpListener),
-    /// In the file system.
     Unix {
-        /// The socket.
         listener: UnixListener,
-        /// Where it is.
         path: PathBuf,
-        /// Whether the path goes when the process does; systemd keeps its own.
+        /// Whether the path is removed at the end of the process; systemd keeps its own.
         is_ours: bool,
     },
 }
 
 impl ControlSocket {
-    /// Returns a second descriptor of it, to be passed to a successor.
+    /// Returns a second descriptor, to be passed to a successor.
     ///
     /// # Errors
     /// No descriptors are left.
@@ -35,7 +31,7 @@ impl ControlSocket {
     }
 }
 
-/// Writes where it is, as the configuration does.
+/// Writes the address or path as in the configuration.
 impl fmt::Display for ControlSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

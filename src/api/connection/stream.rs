@@ -1,4 +1,4 @@
-//! A connection's octets, whose coming and going the [`Pulse`] hears of.
+//! A connection's stream, which reports to the [`ConnectionState`] when octets come and when the client reads none.
 
 use std::io;
 use std::pin::Pin;
@@ -7,76 +7,72 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::api::connection::deadlines::Pulse;
+use crate::api::connection::state::ConnectionState;
 
-/// What HTTP/2 begins with (RFC 9113 §3.4).
+/// The first octets of HTTP/2 (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A stream that is watched.
-pub(in crate::api) struct Stream<S> {
-    /// The stream.
+/// A stream that reports to the state of its connection.
+pub(in crate::api) struct WatchedStream<S> {
     inner: S,
-    /// Who hears of it.
-    pulse: Arc<Pulse>,
-    /// How much of [`PREFACE`] has come; none when something else did.
+    state: Arc<ConnectionState>,
+    /// The octets of [`PREFACE`] that have come; `None` once it is complete or other octets came.
     preface: Option<usize>,
-    /// Whether the last write came to nothing.
+    /// Whether the last write wrote nothing.
     is_blocked: bool,
-    /// Whether all is sent that will be.
+    /// Whether the sending side is shut down.
     is_shut: bool,
 }
 
-impl<S> Stream<S> {
-    /// Watches a stream.
-    pub(in crate::api) fn new(inner: S, pulse: Arc<Pulse>) -> Self {
-        Self { inner, pulse, preface: Some(0), is_blocked: false, is_shut: false }
+impl<S> WatchedStream<S> {
+    pub(in crate::api) fn new(inner: S, state: Arc<ConnectionState>) -> Self {
+        Self { inner, state, preface: Some(0), is_blocked: false, is_shut: false }
     }
 
-    /// Notes what came in.
-    fn heard(&mut self, octets: &[u8]) {
+    /// Reports octets that came, and HTTP/2 once its preface is complete.
+    fn received(&mut self, octets: &[u8]) {
         if let Some(matched) = self.preface {
             let rest = &PREFACE[matched..];
             let common = rest.len().min(octets.len());
-            let is_it = rest[..common] == octets[..common];
-            self.preface = is_it.then_some(matched + common).filter(|matched| *matched < PREFACE.len());
-            if is_it && self.preface.is_none() {
-                self.pulse.speaks_http2();
+            let is_preface = rest[..common] == octets[..common];
+            self.preface = is_preface.then_some(matched + common).filter(|matched| *matched < PREFACE.len());
+            if is_preface && self.preface.is_none() {
+                self.state.speaks_http2();
             }
         }
-        self.pulse.heard();
+        self.state.received();
     }
 
-    /// Notes whether the client took anything.
-    fn wrote<T>(&mut self, polled: &Poll<io::Result<T>>) {
-        let is_blocked = polled.is_pending();
-        if is_blocked != self.is_blocked {
-            self.is_blocked = is_blocked;
-            self.pulse.blocked(is_blocked);
+    /// Reports whether the client reads.
+    fn wrote<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_pending() != self.is_blocked {
+            self.is_blocked = polled.is_pending();
+            self.state.blocked(self.is_blocked);
         }
+        polled
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = into.filled().len();
         let polled = Pin::new(&mut this.inner).poll_read(context, into);
         let came = &into.filled()[before..];
         if !came.is_empty() {
-            this.heard(came);
+            this.received(came);
         } else if polled.is_pending() {
-            this.pulse.awaits();
+            this.state.awaits();
         }
         polled
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_write(context, octets);
-        this.wrote(&polled);
-        polled
+        this.wrote(polled)
     }
 
     fn poll_write_vectored(
@@ -86,8 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_write_vectored(context, parts);
-        this.wrote(&polled);
-        polled
+        this.wrote(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -97,27 +92,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_flush(context);
-        this.wrote(&polled);
-        polled
+        this.wrote(polled)
     }
 
-    /// Ends what is sent, and reads what the client still sends: a socket that is closed with something unread in it
-    /// resets the connection, and the client may lose the answer (RFC 9112 §9.6).
+    /// Shuts the sending side down, and reads what the client still sends: closing a socket with unread octets resets the
+    /// connection, and the client may lose the answer (RFC 9112 §9.6).
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.is_shut {
             let polled = Pin::new(&mut this.inner).poll_shutdown(context);
-            this.wrote(&polled);
-            ready!(polled)?;
+            ready!(this.wrote(polled))?;
             this.is_shut = true;
-            this.pulse.leave();
+            this.state.closing();
         }
         let mut space = [0; 2048];
         loop {
             let mut into = ReadBuf::new(&mut space);
             match ready!(Pin::new(&mut this.inner).poll_read(context, &mut into)) {
                 Ok(()) if !into.filled().is_empty() => {}
-                // Whatever ends it, the end was wanted.
+                // An error ends the connection as well.
                 _ => return Poll::Ready(Ok(())),
             }
         }

@@ -1,69 +1,57 @@
-//! What the API has done, for the metrics.
+//! The counters of the API, for the metrics.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use axum::http::StatusCode;
 
-/// Counters of the API; all zero while it is off.
+/// The counters; all are zero while the API is off.
 #[derive(Debug, Default)]
 pub(crate) struct RequestCounts {
-    /// Requests by [`Outcome`].
-    requests: [AtomicU64; Outcome::ALL.len()],
-    /// Open connections.
+    requests: [AtomicU64; OUTCOMES.len()],
+    /// The open connections.
     pub(in crate::api) connections: AtomicUsize,
-    /// Connections closed at a bound, by [`Closed`].
-    closed: [AtomicU64; Closed::ALL.len()],
-    /// Audit records that could not be written.
+    closed: [AtomicU64; CLOSE_REASONS.len()],
+    /// The audit records that could not be written.
     pub(in crate::api) audit_failures: AtomicU64,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::api) enum Outcome {
-    /// It was done.
     Done,
-    /// It could not be done as it was asked: any other status of 4xx.
+    /// Any status of 4xx that no other outcome has.
     Wrong,
-    /// We failed, or are stopping.
+    /// A fault of ours, or the process stops.
     Failed,
-    /// Too many others were under way.
+    /// Other requests of the token are the reason.
     Busy,
-    /// It had no token, or a wrong one.
     NoToken,
-    /// Its token lets it read only.
+    /// The token only reads.
     Viewer,
-    /// It came from an address that a policy is for.
+    /// The request came from an address of a client.
     ClientAddress,
-    /// Its body was too long.
     TooLarge,
-    /// Its body took too long.
+    /// The body took too long.
     Slow,
 }
 
-/// Why a connection was closed before its client did.
+/// The names of the outcomes in the metrics, in their order.
+const OUTCOMES: [&str; 9] =
+    ["done", "wrong", "failed", "busy", "no-token", "viewer", "client-address", "too-large", "slow"];
+
+/// The reason why a connection was closed before its client closed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::api) enum Closed {
-    /// For a new one, as all places were taken.
+pub(in crate::api) enum CloseReason {
+    /// A new connection, at the limit.
     Room,
-    /// Its client was too slow.
     Slow,
 }
+
+/// The names of the reasons in the metrics, in their order.
+const CLOSE_REASONS: [&str; 2] = ["room", "slow"];
 
 impl Outcome {
-    /// All of them.
-    pub(in crate::api) const ALL: [Self; 9] = [
-        Self::Done,
-        Self::Wrong,
-        Self::Failed,
-        Self::Busy,
-        Self::NoToken,
-        Self::Viewer,
-        Self::ClientAddress,
-        Self::TooLarge,
-        Self::Slow,
-    ];
-
-    /// Returns what a status means.
+    /// Returns the outcome of a response.
     pub(in crate::api) fn of(status: StatusCode) -> Self {
         match status.as_u16() {
             400..500 => Self::Wrong,
@@ -71,59 +59,26 @@ impl Outcome {
             _ => Self::Done,
         }
     }
-
-    /// Returns what it is called in the metrics.
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Wrong => "wrong",
-            Self::Failed => "failed",
-            Self::Busy => "busy",
-            Self::NoToken => "no-token",
-            Self::Viewer => "viewer",
-            Self::ClientAddress => "client-address",
-            Self::TooLarge => "too-large",
-            Self::Slow => "slow",
-        }
-    }
-}
-
-impl Closed {
-    /// All of them.
-    const ALL: [Self; 2] = [Self::Room, Self::Slow];
-
-    /// Returns what it is called in the metrics.
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Room => "room",
-            Self::Slow => "slow",
-        }
-    }
 }
 
 impl RequestCounts {
-    /// Counts a request.
     pub(in crate::api) fn count(&self, outcome: Outcome) {
-        if let Some(index) = Outcome::ALL.iter().position(|known| *known == outcome) {
-            self.requests[index].fetch_add(1, Relaxed);
-        }
+        self.requests[outcome as usize].fetch_add(1, Relaxed);
     }
 
     /// Counts a connection that was closed.
-    pub(in crate::api) fn closed(&self, why: Closed) {
-        if let Some(index) = Closed::ALL.iter().position(|known| *known == why) {
-            self.closed[index].fetch_add(1, Relaxed);
-        }
+    pub(in crate::api) fn closed(&self, why: CloseReason) {
+        self.closed[why as usize].fetch_add(1, Relaxed);
     }
 
-    /// Returns the requests by what became of them.
+    /// Returns the requests by outcome.
     pub(crate) fn requests_by_outcome(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Outcome::ALL.into_iter().map(Outcome::as_str).zip(self.requests.iter().map(|counter| counter.load(Relaxed)))
+        OUTCOMES.into_iter().zip(self.requests.iter().map(|counter| counter.load(Relaxed)))
     }
 
-    /// Returns the closed connections by why they were.
+    /// Returns the closed connections by reason.
     pub(crate) fn closed_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Closed::ALL.into_iter().map(Closed::as_str).zip(self.closed.iter().map(|counter| counter.load(Relaxed)))
+        CLOSE_REASONS.into_iter().zip(self.closed.iter().map(|counter| counter.load(Relaxed)))
     }
 
     /// Returns the number of open connections.

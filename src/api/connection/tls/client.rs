@@ -1,4 +1,4 @@
-//! TLS towards the API, for the command line.
+//! TLS of the command line as a client of the API.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,16 +12,15 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// Trusts the certificates that are named, and those they have signed.
+/// A verifier that trusts the certificates of `--ca` and those they have signed.
 ///
-/// The usual rules let a certificate be that of a signer or of a server, not both; the self-signed one that people make in
-/// one line is both. Whoever names it means it, so the very certificate that is named is trusted as it is, for the names
-/// it has.
+/// The usual rules refuse a certificate that is both a signer's and a server's, as one made by a single command of openssl
+/// is. The certificates of `--ca` themselves are therefore trusted as they are, for their names.
 #[derive(Debug)]
 struct Verifier {
-    /// The certificates that are named.
+    /// The certificates of `--ca`.
     named: Vec<CertificateDer<'static>>,
-    /// The usual rules, with these as roots.
+    /// The usual rules, with these certificates as roots.
     usual: Arc<WebPkiServerVerifier>,
 }
 
@@ -64,11 +63,10 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Makes what connects to servers whose certificate is one of those in the PEM file `ca` or signed by one of them, and to
-/// no others.
+/// Returns a connector to servers whose certificate is in the PEM file `ca`, or signed by one of those.
 ///
 /// # Errors
-/// The file cannot be read, or holds none.
+/// The file cannot be read, or has no certificate.
 pub(crate) fn trusting(ca: &Path) -> Result<TlsConnector, String> {
     let told =
         |error: &dyn std::fmt::Display| format!("{}: {error} (--ca takes certificates in PEM form)", ca.display());
@@ -93,10 +91,10 @@ pub(crate) fn trusting(ca: &Path) -> Result<TlsConnector, String> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// Returns the name or address that the server's certificate has to be for.
+/// Parses the name or address that the server's certificate has to be for.
 ///
 /// # Errors
-/// It is neither.
+/// The text is neither.
 pub(crate) fn name(host: &str) -> Result<ServerName<'static>, String> {
     let name = ServerName::try_from(host.to_owned());
     name.map_err(|_| format!("`{host}` is no name that a certificate could be for"))
