@@ -40,6 +40,10 @@ fmt:
 man:
     HOSTGATE_WRITE_MAN=yes cargo test --locked --lib man_pages
 
+# Writes the OpenAPI document again.
+openapi:
+    HOSTGATE_WRITE_OPENAPI=yes cargo test --locked --lib openapi
+
 # Licences, sources, duplicates and advisories of dependencies.
 deny:
     cargo deny --workspace --locked check

@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")"
 export SCHEMATHESIS_HOOKS=hooks PYTHONPATH=. PYTHONDONTWRITEBYTECODE=1
-if timeout 60 schemathesis --config-file schemathesis.toml run ../../src/api/openapi.json --url "$HOSTGATE_URL" \
+if timeout 60 schemathesis --config-file schemathesis.toml run ../../docs/src/openapi.json --url "$HOSTGATE_URL" \
     >"$HOSTGATE_DIRECTORY/schemathesis" 2>&1; then
     echo "ok   openapi: what the description says holds ($(grep -Eo '[0-9]+ generated' "$HOSTGATE_DIRECTORY/schemathesis" | head -n 1))"
 else

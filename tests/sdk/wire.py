@@ -21,7 +21,7 @@ def description(checks, hostgate):
     with checks.check("the description that is served is the one in the sources"):
         status, document = hostgate.call("GET", "/openapi.json")
         equal(status, 200, "status")
-        equal(document, json.loads((HERE.parent.parent / "src/api/openapi.json").read_text()), "document")
+        equal(document, json.loads((HERE.parent.parent / "docs/src/openapi.json").read_text()), "document")
     with checks.check("every operation of it is 401 without a token; those that change something, 403 for a viewer"):
         for path, methods in document["paths"].items():
             for method in methods.keys() & {"get", "post"}:
