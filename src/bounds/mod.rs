@@ -92,6 +92,8 @@
 //! | entries about out-of-date files in the status, octets of the path and of the reason of each | [`MAX_OUT_OF_DATE`], [`MAX_OUT_OF_DATE_TEXT`] | counted | `hostgate_out_of_date{kind}` |
 //! | files compared with what was read at a time, four times a second | [`MAX_COMPARED_AT_ONCE`] | the rest is compared later; events tell of changes in time | |
 //! | octets of the policy files, and of the lists, in the last good state on disk | [`MAX_LAST_GOOD`], [`MAX_LAST_GOOD_LISTS`] | the previous state stays, which is reported | `hostgate_out_of_date{kind="not-kept"}` |
+//! | changed files that a start from the last good state tries one by one, if a test in force fails | `policy::load::resume::MOST_TRIED` | the others are held back together | `hostgate_out_of_date{kind="held-back"}` |
+//! | addresses of an object whose file is gone, in the report of that | `reload::held_objects::MOST_SHOWN` | left out | |
 //! | files remembered as being written to | [`MAX_WRITING`] | a reload does not wait for writers | |
 //! | changed files remembered between reloads | [`MAX_CHANGED`] | everything is read again | |
 //!

@@ -12,6 +12,7 @@ use crate::config::{Config, with_restart_keys_of};
 use crate::document::{Code, Diagnostic, Severity};
 use crate::policy::{Bindings, Library, Snapshot, Tree};
 use crate::reload::last_good::LastGoodPlace;
+use crate::reload::object_record::ObjectRecord;
 use crate::reload::upstreams::circular_in;
 use crate::reload::{Broken, Loaded};
 use crate::util::regular_file;
@@ -96,23 +97,26 @@ pub(super) fn load(
     search: Search,
 ) -> Result<(Option<PathBuf>, Config, Loaded), Vec<Diagnostic>> {
     let path = find(path, search);
+    let record = path.as_deref().map(|path| LastGoodPlace::objects(path, search == Search::Here));
     let read = match &path {
         Some(path) => read_config_text(path).map(|(config, text)| (config, Some(text))),
         None => Ok((Config::default_in(Path::new("")), None)),
     };
     let started = match &read {
-        Ok((config, _)) => start(config, Broken::LeaveOut),
+        Ok((config, _)) => start(config, Broken::LeaveOut(record.as_ref())),
         Err(wrong) => Err(wrong.clone()),
     };
     match (started, read, path) {
         (Ok(mut loaded), Ok((config, text)), path) => {
-            loaded.config_text = text;
+            loaded.errors.extend(record.as_ref().and_then(ObjectRecord::error));
+            (loaded.config_text, loaded.object_record) = (text, record);
             Ok((path, config, loaded))
         }
         (Err(mut wrong), read, Some(path)) => {
-            match from_last_good(&path, read, search) {
+            match from_last_good(&path, read, (search, record.as_ref())) {
                 Ok(Some((config, mut loaded))) => {
-                    loaded.refused = wrong;
+                    loaded.errors.extend(record.as_ref().and_then(ObjectRecord::error));
+                    (loaded.refused, loaded.object_record) = (wrong, record);
                     return Ok((Some(path), config, loaded));
                 }
                 Ok(None) => {}
@@ -135,7 +139,7 @@ pub(super) fn load(
 fn from_last_good(
     path: &Path,
     on_disk: Result<(Config, Option<Arc<str>>), Vec<Diagnostic>>,
-    search: Search,
+    (search, record): (Search, Option<&ObjectRecord>),
 ) -> Result<Option<(Config, Loaded)>, String> {
     let (on_disk, text) = on_disk.map_or_else(|wrong| (Err(wrong), None), |(config, text)| (Ok(config), text));
     if on_disk.as_ref().is_ok_and(|config| !config.start_from_last_good) {
@@ -165,8 +169,8 @@ fn from_last_good(
         return Ok(None);
     }
     let config = on_disk.as_ref().map_or_else(|_| was.clone(), |on_disk| with_restart_keys_of(on_disk, &was));
-    let mut loaded =
-        Loaded::from_last_good(&kept, &config, (path, on_disk.as_ref().map_err(Clone::clone))).map_err(told)?;
+    let mut loaded = Loaded::from_last_good(&kept, (&config, record), (path, on_disk.as_ref().map_err(Clone::clone)))
+        .map_err(told)?;
     // The configuration on disk is in force, unless it names a policy that is not.
     let config = match on_disk {
         Ok(on_disk) if !loaded.holds_back(path) => {
@@ -256,7 +260,7 @@ pub(super) fn load_presets(
 ///
 /// # Errors
 /// All errors in the policies.
-fn start(config: &Config, broken: Broken) -> Result<Loaded, Vec<Diagnostic>> {
+fn start(config: &Config, broken: Broken<'_>) -> Result<Loaded, Vec<Diagnostic>> {
     let mut loaded = Loaded::start(config, broken)?;
     let shut = shut_api(config, &loaded);
     loaded.warnings.extend(shut);

@@ -16,6 +16,7 @@ mod testing;
 
 pub use self::decide::near_miss::NearMiss;
 pub use self::load::diagnostics::Diagnostics;
+pub(crate) use self::load::held::object_path;
 pub(crate) use self::load::list::is_own_name;
 pub use self::load::preset::BUILT_IN;
 pub(crate) use self::load::source::FilePath;

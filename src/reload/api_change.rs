@@ -33,6 +33,8 @@ pub(crate) struct Change {
     pub(crate) before: Option<Arc<str>>,
     /// The new text; `None` removes the file.
     pub(crate) after: Option<Arc<str>>,
+    /// Whether the addresses of the object are held, as its file is bad or gone: the change replaces whatever is on disk.
+    pub(crate) is_held: bool,
 }
 
 /// The error of a change. Nothing of it is in force or on disk, except that a change that is late or hangs may still be
@@ -190,7 +192,7 @@ impl Reloader {
 
     /// Makes one change, unless the text on disk is not the expected one.
     fn try_change(&mut self, path: &Path, change: &Change) -> Result<u64, Refused> {
-        let Change { before, after, .. } = change;
+        let Change { before, after, is_held, .. } = change;
         let status = Arc::clone(&self.status);
         let disk = status.disk();
         let is_replaced = self.directory.is_replaced(&self.config.policies);
@@ -206,7 +208,12 @@ impl Reloader {
             }
             return Err(Refused::Unwritable(format!("write {}: its folder: {why}", path.display())));
         }
-        if !atomic_write::holds(path, before.as_deref())? {
+        let root = &self.config.policies;
+        if *is_held {
+            if self.library.object_in_force(root, path).is_none_or(|(_, _, is_held)| !is_held) {
+                return Err(Refused::Stale);
+            }
+        } else if !atomic_write::holds(path, before.as_deref())? {
             return Err(Refused::Stale);
         }
         drop(disk);
@@ -220,12 +227,19 @@ impl Reloader {
         put(&mut self.directory.tree, path, after.as_deref().map(|text| Ok(Arc::from(text))));
         let written = self.next_with(path).and_then(|reloaded| {
             let _disk = status.disk();
-            self.object_writer.put(path, before.as_deref(), after.as_deref())?;
+            if *is_held {
+                self.object_writer.replace(path, after.as_deref())?;
+            } else {
+                self.object_writer.put(path, before.as_deref(), after.as_deref())?;
+            }
             Ok(reloaded)
         });
         match written {
             Ok(reloaded) => {
-                self.directory.note_object_written(&self.config.policies);
+                self.directory.note_object_written(&self.config.policies, path);
+                let disk = status.disk();
+                self.record_object(path, &reloaded.library);
+                drop(disk);
                 let replaced = std::mem::replace(&mut self.library, reloaded.library);
                 self.swap(&snapshot);
                 drop(replaced);

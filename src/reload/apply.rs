@@ -67,6 +67,10 @@ impl Reloader {
         let config = self.read_config(&mut faults);
         let is_read = self.read_policies(&config, &changes, &mut faults);
         drop(disk);
+        if let Some((folder, error)) = self.directory.lost_objects() {
+            faults.held_back.push(folder);
+            faults.errors.push(error);
+        }
         let compiled = if is_read { self.compile(config) } else { Compiled::default() };
         let disk = status.disk();
         self.choose_upstreams(&mut faults);

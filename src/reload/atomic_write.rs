@@ -43,6 +43,24 @@ impl AtomicWriter {
     /// # Errors
     /// The file has another text, or cannot be written.
     pub(super) fn put(&mut self, path: &Path, before: Option<&str>, after: Option<&str>) -> Result<(), WriteError> {
+        self.write(path, after, || holds(path, before))
+    }
+
+    /// Replaces whatever is at a path, or nothing, by the text `after`; `None` removes it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn replace(&mut self, path: &Path, after: Option<&str>) -> Result<(), WriteError> {
+        self.write(path, after, || Ok(true))
+    }
+
+    /// Writes the text `after` of a file, or removes it, if it `is_as_expected` right before.
+    fn write(
+        &mut self,
+        path: &Path,
+        after: Option<&str>,
+        is_as_expected: impl FnOnce() -> Result<bool, WriteError>,
+    ) -> Result<(), WriteError> {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(failed(path, &io::Error::other("it is no file's path")));
         };
@@ -56,11 +74,15 @@ impl AtomicWriter {
             })?;
         }
         // The file may have been edited while the temporary one was written.
-        let done = holds(path, before).and_then(|holds| {
-            if !holds {
+        let done = is_as_expected().and_then(|is_as_expected| {
+            if !is_as_expected {
                 return Err(WriteError::Stale);
             }
-            let done = if after.is_some() { fs::rename(&temporary, path) } else { fs::remove_file(path) };
+            let remove = || match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+            let done = if after.is_some() { fs::rename(&temporary, path) } else { remove() };
             done.and_then(|()| sync(folder)).map_err(|error| failed(path, &error))
         });
         if done.is_err() && after.is_some() {

@@ -20,6 +20,7 @@ use ring::digest::{SHA256, digest};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
+use super::object_record::ObjectRecord;
 use super::ownership::distrust;
 use crate::bounds::{MAX_FILE, MAX_LAST_GOOD, MAX_LAST_GOOD_LISTS};
 use crate::policy::{Library, ListText, Texts, Tree, object_of};
@@ -134,18 +135,39 @@ impl LastGoodPlace {
         directories.into_iter().map(place).collect()
     }
 
-    /// Reads the newest state of a configuration file, for a command, from every possible place.
-    ///
-    /// # Errors
-    /// No place has a usable state: why, and where it was looked for.
-    pub(crate) fn find(configuration: &Path) -> Result<Option<LastGoodState>, String> {
+    /// Returns the possible places of a configuration file, for a command that does not have the environment of the
+    /// service.
+    fn searched(configuration: &Path) -> Vec<Self> {
         let mut places = Self::places(configuration, state_directory().as_deref(), Path::new(OF_UNIT.1));
         // Root may read the state of a service that has a user of its own, to whom systemd gives the state directory.
         for place in places.iter_mut().filter(|place| place.directory.ends_with(BELOW) && geteuid().is_root()) {
             let above = place.directory.parent().and_then(|above| fs::metadata(above).ok());
             place.owner = above.map(|metadata| metadata.uid());
         }
-        Self::newest(&places)
+        places
+    }
+
+    /// Reads the newest state of a configuration file, for a command, from every possible place.
+    ///
+    /// # Errors
+    /// No place has a usable state: why, and where it was looked for.
+    pub(crate) fn find(configuration: &Path) -> Result<Option<LastGoodState>, String> {
+        Self::newest(&Self::searched(configuration))
+    }
+
+    /// Reads the record of the API's objects of a configuration file: the one that the service writes, or, for a command,
+    /// the first that exists.
+    pub(crate) fn objects(configuration: &Path, is_service: bool) -> ObjectRecord {
+        let of_service = || vec![Self::of(configuration)];
+        let places = if is_service { of_service() } else { Self::searched(configuration) };
+        // The directory may be that of several configurations.
+        let directory = |place: &Self| {
+            let name = hex(place.configuration.as_os_str().as_encoded_bytes());
+            place.directory.join(format!("{OBJECTS}{}", &name[..16]))
+        };
+        let found = places.iter().find(|place| directory(place).exists()).or(places.first());
+        let (directory, owner) = found.map_or_else(Default::default, |place| (directory(place), place.owner));
+        ObjectRecord::read(directory, owner)
     }
 
     /// Reads the newest state of the configuration file from some places. Errors count in the first place alone, as the
@@ -431,7 +453,7 @@ impl LastGoodState {
         let objects = objects.map(|(path, text)| (path.to_path_buf(), text.clone()));
         let files: Texts = kept.chain(objects).collect();
         let private = Arc::new(self.content.private.iter().map(|below| root.join(below)).collect());
-        Tree { root: root.to_owned(), files, private, ..Tree::default() }
+        Tree { root: root.to_owned(), files, private, held: Arc::clone(&now.held), ..Tree::default() }
     }
 
     /// Reads a list of the state.
@@ -474,6 +496,8 @@ fn hex(octets: &[u8]) -> String {
 
 /// The beginning of the first line; the number is the version of the format.
 const SCHEMA: &str = "hostgate-last-good 1 ";
+/// The beginning of the name of the directory that has the record of the API's objects.
+const OBJECTS: &str = "objects-";
 /// The name of the state file.
 const STATE: &str = "state";
 /// The temporary name of a file that is being written.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::files::{Files, FollowedPaths, Text, UnfinishedFiles};
 use super::last_good::LastGoodState;
+use super::object_record::ObjectRecord;
 use super::scan::Directory;
 use super::trusted::Trusted;
 use super::upstreams;
@@ -40,15 +41,18 @@ pub(crate) struct Loaded {
     pub(crate) refused: Vec<Diagnostic>,
     /// The text of the configuration in force; `None` without a configuration file.
     pub(crate) config_text: Option<Arc<str>>,
+    /// The record of the API's objects; `None` without a configuration file.
+    pub(crate) object_record: Option<ObjectRecord>,
 }
 
 /// The treatment of a broken object of the API by a load of everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Broken {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Broken<'r> {
     /// The object is an error.
     Refuse,
-    /// The object is left out, and clients that refer to it are denied.
-    LeaveOut,
+    /// The object is left out, and clients that refer to it are denied. Its addresses, which the record of the objects
+    /// has, are held.
+    LeaveOut(Option<&'r ObjectRecord>),
 }
 
 impl Loaded {
@@ -57,29 +61,36 @@ impl Loaded {
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub(crate) fn start(config: &Config, broken: Broken) -> Result<Self, Vec<Diagnostic>> {
+    pub(crate) fn start(config: &Config, broken: Broken<'_>) -> Result<Self, Vec<Diagnostic>> {
         let circular = upstreams::circular_in(config);
         if !circular.is_empty() {
             return Err(circular);
         }
         let root = &config.policies;
-        let (directory, mut files, read) = read_all(config);
+        let (mut directory, mut files, read) = read_all(config);
         read.map_err(|error| vec![unreadable(root, &error)])?;
         if let Some(error) = no_policy_file(config, &directory.tree) {
             return Err(vec![error]);
         }
         let is_empty = directory.tree.files.is_empty();
+        if let Broken::LeaveOut(Some(record)) = broken {
+            directory.hold(root, record.objects());
+        }
         let mut read_list = |path: &Path, held| files.read_list(path, held);
         let (tree, lists, bindings) = (&directory.tree, &mut read_list, bindings(config));
-        let reloaded = if broken == Broken::LeaveOut {
+        let reloaded = if matches!(broken, Broken::LeaveOut(_)) {
             Library::serve(tree, lists, &bindings, is_empty)?
         } else {
             let start = if is_empty { Library::start_empty } else { Library::start };
             let (library, warnings) = start(tree, lists, &bindings)?;
             Reloaded { library, swapped: true, diagnostics: warnings.into(), held_back: Vec::new() }
         };
-        let Reloaded { library, diagnostics, held_back, .. } = reloaded;
-        let (errors, mut warnings): (Vec<_>, Vec<_>) = diagnostics.iter().cloned().partition(Diagnostic::is_error);
+        let Reloaded { library, diagnostics, mut held_back, .. } = reloaded;
+        let (mut errors, mut warnings): (Vec<_>, Vec<_>) = diagnostics.iter().cloned().partition(Diagnostic::is_error);
+        if let Some((folder, error)) = directory.lost_objects() {
+            held_back.push(folder);
+            errors.insert(0, error);
+        }
         warnings.extend(Trusted::warnings(config));
         let complaints = config.complaints(warnings.iter());
         warnings.extend(complaints);
@@ -107,6 +118,7 @@ impl Loaded {
             last_good_in,
             refused,
             config_text: None,
+            object_record: None,
         }
     }
 
@@ -116,11 +128,14 @@ impl Loaded {
     /// The last good state does not load: why.
     pub(crate) fn from_last_good(
         kept: &LastGoodState,
-        config: &Config,
+        (config, record): (&Config, Option<&ObjectRecord>),
         (path, on_disk): (&Path, Result<&Config, Vec<Diagnostic>>),
     ) -> Result<Self, Vec<Diagnostic>> {
         let root = &config.policies;
         let (mut directory, mut files, read) = read_all(config);
+        if let Some(record) = record {
+            directory.hold(root, record.objects());
+        }
         let base = kept.tree(root, &directory.tree);
         if read.is_ok() {
             directory.note_last_good(root, &base.files);
@@ -144,6 +159,10 @@ impl Loaded {
             let mut read_list = |path: &Path, held| files.read_list(path, held);
             Library::resume(base, &mut read_kept, (&directory.tree, &bindings(wanted)), &mut read_list)?
         };
+        if let Some((folder, error)) = directory.lost_objects() {
+            held_back.push(folder);
+            errors.push(error);
+        }
         held_back.extend(held);
         let (wrong, others): (Vec<_>, Vec<_>) = diagnostics.iter().cloned().partition(Diagnostic::is_error);
         errors.extend(wrong);

@@ -13,6 +13,7 @@
 //!   tick                tasks without an event: comparisons, retries, missing addresses
 //!   load, last_good     the load at a start, from disk or from the last good state
 //!   last_good_writer    the schedule of writing the last good state
+//!   object_record       the addresses of the API's objects, for a start at which a file of them is bad
 //! ```
 
 mod api_change;
@@ -20,11 +21,13 @@ mod apply;
 mod atomic_write;
 mod disk_comparison;
 mod files;
+mod held_objects;
 pub(crate) mod last_good;
 mod last_good_writer;
 mod load;
 mod log_rate_limit;
 mod object_folder;
+pub(crate) mod object_record;
 mod origins;
 pub(crate) mod out_of_date;
 mod ownership;
@@ -55,6 +58,7 @@ use self::files::{Files, FollowedPaths};
 use self::last_good_writer::LastGoodWriter;
 pub(crate) use self::load::{Broken, Loaded, bindings};
 use self::log_rate_limit::LogRateLimit;
+use self::object_record::ObjectRecord;
 use self::out_of_date::StartTimes;
 pub(crate) use self::report::{log_warnings, log_without};
 use self::scan::Directory;
@@ -126,6 +130,8 @@ pub(crate) struct Reloader {
     last_good: Option<String>,
     /// The schedule of writing the last good state.
     last_good_writer: LastGoodWriter,
+    /// The record of the API's objects; `None` without a configuration file.
+    object_record: Option<ObjectRecord>,
     /// The keys that take a restart and have been warned about.
     warned: Vec<&'static str>,
     /// The rate limit of log lines about reloads that changed nothing.
@@ -176,11 +182,13 @@ impl Reloader {
             absent: Vec::new(),
             last_good: loaded.last_good,
             last_good_writer: LastGoodWriter::new(),
+            object_record: loaded.object_record,
             warned: Vec::new(),
             log_rate_limit: LogRateLimit::new(),
         };
         reloader.follow(loaded.followed);
         reloader.find_absent_addresses();
+        reloader.record_objects();
         reloader.report_out_of_date();
         reloader
     }

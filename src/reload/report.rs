@@ -12,7 +12,7 @@ use super::upstreams::Chosen;
 use super::{Reloader, summary};
 use crate::bounds::{MAX_LOGGED, MAX_TOLD_ERRORS, MAX_TOLD_LINE};
 use crate::document::{Diagnostic, escaped, shortened};
-use crate::policy::{Diagnostics, Library, Snapshot};
+use crate::policy::{Diagnostics, Library, Snapshot, object_of};
 
 impl Reloader {
     /// Reports the outcome of a reload to status, metrics and log.
@@ -47,6 +47,9 @@ impl Reloader {
         let asked = trigger == Trigger::Request;
         if trigger != Trigger::ApiChange {
             self.last_good_writer.note_change();
+        }
+        if swapped && trigger != Trigger::ApiChange {
+            self.record_objects();
         }
         if swapped {
             let State { generation, hash, policies, blueprints, clients, .. } = &state;
@@ -92,6 +95,26 @@ impl Reloader {
             self.status.set(state);
         }
         self.report_out_of_date();
+    }
+}
+
+impl Reloader {
+    /// Records the API's objects in force on disk.
+    pub(super) fn record_objects(&mut self) {
+        let status = Arc::clone(&self.status);
+        let _disk = status.disk();
+        if let Some(record) = &mut self.object_record {
+            record.update(&self.library, &self.config.policies, self.directory.lost_objects().is_some());
+        }
+    }
+
+    /// Records the object at a path that an API change wrote.
+    pub(super) fn record_object(&mut self, path: &Path, library: &Library) {
+        let Some(record) = &mut self.object_record else { return };
+        let root = &self.config.policies;
+        if let Some(id) = object_of(root, path) {
+            record.update_one(id, library.object_in_force(root, path).map(|(_, addresses, _)| addresses));
+        }
     }
 }
 

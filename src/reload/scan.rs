@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::files::{FileVersion, FollowedPaths, ObservedState, Text, UnfinishedFiles, is_temporary, read_unless};
+use super::held_objects::HeldObjects;
 use super::object_folder::ObjectFolder;
 use super::origins::Origins;
 use super::trusted::{Trusted, Use};
@@ -46,6 +47,8 @@ pub(crate) struct Directory {
     object_folder: ObjectFolder,
     /// The directories that the files in force were read from.
     origins: Origins,
+    /// The objects of the API that are gone since the last run.
+    pub(super) held: HeldObjects,
 }
 
 /// The state of a directory when its entries were read, or of a dangling symlink when it was found.
@@ -118,7 +121,7 @@ impl Directory {
         let object_folder = ObjectFolder::of(root);
         let mut walk = Walk {
             before: self,
-            object_folder: (&object_folder, self.object_folder.fault(root, self.origins.known(&self.tree.files))),
+            object_folder: (&object_folder, self.object_folder.fault(root, self.objects_known())),
             unfinished,
             entries: 0,
             root: real,
@@ -154,7 +157,8 @@ impl Directory {
         self.temporary = all.filter_map(|entry| is_temporary(&entry)).collect();
         self.unaliased =
             is_unaliased.then(|| UnaliasedTree::of(root, &followed)).flatten().filter(|_| unreadable.is_empty());
-        let files = files.into_iter().collect();
+        let mut files: Texts = files.into_iter().collect();
+        self.held.add_to(&mut files);
         if !unreadable.keys().any(|folder| object_folder.starts_with(folder)) {
             self.object_folder.note_read(root);
         }
@@ -166,9 +170,10 @@ impl Directory {
             self.tree.private = Arc::new(private);
         } else {
             let private = Arc::new(private);
-            self.tree = Tree { root: root.to_owned(), files, private, unreadable, changed: None };
+            self.tree = Tree { root: root.to_owned(), files, private, unreadable, ..Tree::default() };
         }
         (self.followed, self.observed, self.folder_states) = (followed, observed.into_iter().collect(), folder_states);
+        self.note_objects();
         Ok(())
     }
 
@@ -203,7 +208,12 @@ impl Directory {
     /// policies directory.
     pub(super) fn object_folder_fault(&self, root: &Path) -> Option<String> {
         let of_root = self.tree.unreadable.get(root).map(|why| format!("the policies directory: {why}"));
-        of_root.or_else(|| self.object_folder.fault(root, self.origins.known(&self.tree.files)))
+        of_root.or_else(|| self.object_folder.fault(root, self.objects_known()))
+    }
+
+    /// Returns the paths of the policy files in force, without those that were gone at the start.
+    fn objects_known(&self) -> impl Iterator<Item = &Path> {
+        self.origins.known(&self.tree.files).filter(|path| !self.held.is_gone(path))
     }
 
     /// Returns whether the policies directory was replaced by another one since it was read.
@@ -223,7 +233,8 @@ impl Directory {
     }
 
     /// Records that a file was written into the folder of the API's objects, which the write may have created.
-    pub(super) fn note_object_written(&mut self, root: &Path) {
+    pub(super) fn note_object_written(&mut self, root: &Path, path: &Path) {
+        self.held.forget(path);
         if !self.object_folder.is_same(root) {
             self.object_folder.note_read(root);
         }
@@ -268,6 +279,9 @@ impl Directory {
             }
         }
         for path in &changed {
+            if self.held.is_gone(path) {
+                return None;
+            }
             let read = read_unless(path, None, unfinished, (&self.trusted, Use::Policies));
             // A private file lies outside of the trusted directories: the path has become a symlink since.
             if read.is_private == Some(true) {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::apply::Trigger;
 use super::disk_comparison::Compared;
 use super::files::ObservedState;
+use super::object_record::ObjectRecord;
 use super::out_of_date::{Kind, Mismatch};
 use super::{Reloader, State, load};
 use crate::config::Servers;
@@ -67,6 +68,9 @@ impl Reloader {
                     self.follow(self.followed.clone());
                 }
                 self.find_absent_addresses();
+                if self.object_record.as_ref().is_some_and(|record| record.fault().is_some()) {
+                    self.record_objects();
+                }
                 self.report_out_of_date();
             }
         }
@@ -133,9 +137,11 @@ impl Reloader {
         let is_refused = is_empty.is_some() || !self.library.refused_at_start().is_empty();
         let instead = if is_refused { self.start_instead() } else { String::new() };
         let older = (is_refused || !self.reasons.is_empty()).then(|| self.older_start()).flatten();
+        let lost = self.directory.lost_objects().map(|(folder, _)| folder);
         let mut add = |kind, path: Option<PathBuf>, why: String| all.push(Mismatch { kind, path, why });
         for (path, why) in &self.reasons {
-            let is_unreadable = self.directory.observed_at(path).is_some_and(ObservedState::is_failed)
+            let is_unreadable = lost.as_ref() == Some(path)
+                || self.directory.observed_at(path).is_some_and(ObservedState::is_failed)
                 || self.directory.tree.unreadable.contains_key(path)
                 || self.files.observed_at(path).is_some_and(ObservedState::is_failed)
                 || *path == self.config.policies;
@@ -168,6 +174,9 @@ impl Reloader {
         }
         if let Some((directory, why)) = self.last_good_writer.failed() {
             add(Kind::NotKept, directory, why);
+        }
+        if let Some((directory, why)) = self.object_record.as_ref().and_then(ObjectRecord::fault) {
+            add(Kind::NotKept, Some(directory.to_owned()), why.to_owned());
         }
         if !self.warned.is_empty() {
             let why = format!("changed, and takes a restart: {}", self.warned.join(", "));

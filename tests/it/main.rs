@@ -30,6 +30,7 @@ mod disk_full;
 mod edns;
 mod hangs;
 mod harness;
+mod held_addresses;
 mod import;
 mod in_flight;
 mod in_force;

@@ -168,8 +168,16 @@ fn objects_deleted_by_hand_are_gone_and_a_restart_takes_what_is_there() {
     server.signal("TERM");
     assert_eq!(server.wait_exit().code(), Some(0));
     let server = server.restarted();
-    assert!(server.status()["clients"] == 1 && server.out_of_date("unreadable").is_none());
+    // The address of the devbox is held, and the loss of the folder is told, until somebody decides.
+    let entry = server.wait_out_of_date("unreadable");
+    assert!(entry["why"].as_str().unwrap().contains("none of the 3 objects of the API"), "{entry}");
+    assert!(!server.allows(DEVBOX, "a.test"));
+    let held = server.api_get("/v1/devboxes?status=failure").done();
+    let held = id(&held["devboxes"][0]);
+    server.api_post(&format!("/v1/devboxes/{held}/shutdown"), &Value::Null).done();
     make_objects(&server);
+    server.wait_not_out_of_date("unreadable");
+    server.wait_no_error();
 }
 
 #[test]

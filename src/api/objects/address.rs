@@ -118,7 +118,9 @@ fn named(snapshot: &Snapshot, text: &str) -> Result<IpAddr, String> {
     };
     let Some(client) = owner(snapshot, address) else { return Ok(address) };
     let id = client.id();
-    let owner = if is_of_api(snapshot, id, client.source()) {
+    let owner = if client.is_held() {
+        format!("`{id}`, whose file is bad or gone: mend it, or shut it down first")
+    } else if is_of_api(snapshot, id, client.source()) {
         format!("devbox `{id}`: shut it down first")
     } else {
         format!("client `{id}` ({}): change it there", client.place())

@@ -13,17 +13,19 @@ use crate::api::objects::blueprints::{self, LAUNCH_POLICY};
 use crate::api::objects::object_file::{Fields, ObjectFile, api_fields, object};
 use crate::api::objects::writer::Edit;
 use crate::api::objects::{
-    Object, ObjectKind, REVISION, address, api_table, by_hand, is_in_own_file, is_of_api, revision, view,
+    Object, ObjectKind, REVISION, address, api_table, by_hand, held, is_in_own_file, is_of_api, revision, view,
 };
 use crate::api::request::call::{Call, Done};
 use crate::api::request::error::ApiError;
 use crate::api::request::fields::{LaunchParameters, RequestFields, or_null};
 use crate::api::request::list::{ListEntry, ListQuery};
 use crate::document::Source;
-use crate::policy::{ApiTable, Blueprint, Client, Phase, Policy, Snapshot};
+use crate::policy::{ApiTable, Blueprint, Client, Phase, Policy, Snapshot, sealed};
 
 /// The status of a devbox whose address is bound.
 pub(in crate::api) const RUNNING: &str = "running";
+/// The status of a devbox whose file is bad or gone: its addresses are held.
+const FAILURE: &str = "failure";
 /// The status of a devbox that was shut down.
 pub(in crate::api) const SHUTDOWN: &str = "shutdown";
 /// The statuses of Runloop's API, which requests may name.
@@ -36,7 +38,7 @@ pub(in crate::api) const STATUSES: [&str; 10] = [
     "suspending",
     "suspended",
     "resuming",
-    "failure",
+    FAILURE,
     SHUTDOWN,
 ];
 
@@ -87,7 +89,12 @@ pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
 pub(in crate::api) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let mut writing = control.write(&call.principal).await?;
-    if devbox_table(&control.snapshot(), id)?.status() != SHUTDOWN {
+    if let Some(client) = held(&control.snapshot(), ObjectKind::Devbox, id) {
+        let text = shut_down_file(id, address::of(client));
+        let edit = |snapshot: &Snapshot| Edit::of_held(snapshot, ObjectKind::Devbox, id, Some(Arc::clone(&text)));
+        control.apply(&call.principal, AuditAction::Shutdown, edit).await?;
+        writing.add_shut_down(control, &call.principal, id).await;
+    } else if devbox_table(&control.snapshot(), id)?.status() != SHUTDOWN {
         let edit = |snapshot: &Snapshot| {
             let table = devbox_table(snapshot, id)?;
             let (client, mut api) = (snapshot.client(id), api_fields(table));
@@ -111,6 +118,22 @@ pub(in crate::api) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiError>
         writing.add_shut_down(control, &call.principal, id).await;
     }
     view(&control.snapshot(), ObjectKind::Devbox, id).map(Done::changed)
+}
+
+/// Returns the file of a devbox that was shut down while its addresses were held: what else it had is not known.
+fn shut_down_file(id: &str, address: Value) -> Arc<str> {
+    let mut file = ObjectFile::default();
+    let (now, metadata) = (now_ms(), Fields::from_iter([(address::KEY.to_owned(), address)]));
+    for (key, value) in [
+        ("status", SHUTDOWN.into()),
+        ("create_time_ms", now.into()),
+        ("end_time_ms", now.into()),
+        ("shutdown_reason", "api_shutdown".into()),
+        ("metadata", metadata.into()),
+    ] {
+        file.set("api", id, key, &value);
+    }
+    sealed(&file.text(), ObjectKind::Devbox.name()).into()
 }
 
 /// The fields of a request that changes a devbox.
@@ -191,9 +214,15 @@ impl Object for Devboxes {
                 Some(ListEntry { is_of_api: true, id: table.id(), name: table.name(), status: status.into() })
             }
         });
-        let by_hand =
-            snapshot.clients().filter(move |client| is_devbox_by_hand(snapshot, client) && is_under(Some(client)));
-        Box::new(of_api.chain(by_hand.map(|client| ListEntry::by_hand(client.id(), RUNNING))))
+        let others = snapshot.clients().filter_map(move |client| {
+            let status = match held(snapshot, Self::KIND, client.id()) {
+                Some(_) => FAILURE,
+                None if is_devbox_by_hand(snapshot, client) => RUNNING,
+                None => return None,
+            };
+            is_under(Some(client)).then(|| ListEntry::by_hand(client.id(), status))
+        });
+        Box::new(of_api.chain(others))
     }
 
     fn viewer(snapshot: &Snapshot) -> impl Fn(&str) -> Option<Value> {
@@ -232,7 +261,10 @@ impl<'s> Views<'s> {
         let client = self.snapshot.client(id);
         // The client in force is shown, also if a person moved its table into another file.
         if let Some(client) = client.filter(|client| is_devbox_by_hand(self.snapshot, client)) {
-            return Some(self.by_hand(client));
+            return Some(self.by_hand(client, RUNNING));
+        }
+        if let Some(client) = held(self.snapshot, ObjectKind::Devbox, id) {
+            return Some(self.by_hand(client, FAILURE));
         }
         let table = api_table(self.snapshot, id).filter(|_| ObjectKind::of_id(id) == Some(ObjectKind::Devbox))?;
         let client = client.filter(|client| is_of_api(self.snapshot, id, client.source()));
@@ -257,10 +289,10 @@ impl<'s> Views<'s> {
         Some(view.into())
     }
 
-    /// Returns the view of a client that a person wrote.
-    fn by_hand(&self, client: &Client) -> Value {
+    /// Returns the view of a client that a person wrote, or whose file is bad or gone.
+    fn by_hand(&self, client: &Client, status: &str) -> Value {
         json!({
-            "id": client.id(), "name": client.id(), "status": RUNNING, "blueprint_id": client.blueprint(),
+            "id": client.id(), "name": client.id(), "status": status, "blueprint_id": client.blueprint(),
             "hostgate_policy": self.policy(Some(client)),
             "capabilities": [], "create_time_ms": 0, "end_time_ms": null, "shutdown_reason": null,
             "launch_parameters": self.launch_parameters(Some(client), &Fields::new()),
@@ -282,7 +314,10 @@ impl<'s> Views<'s> {
         let blueprint = client.blueprint().and_then(|id| self.snapshot.blueprint(id));
         let mut launch = blueprint.map(|blueprint| self.of_blueprint(blueprint)).unwrap_or_default();
         launch.extend(own);
-        let policy = client.policy().or_else(|| blueprint.and_then(|blueprint| blueprint.policy(Phase::Runtime)));
+        let policy = client
+            .policy()
+            .filter(|_| !client.is_held())
+            .or_else(|| blueprint.and_then(|blueprint| blueprint.policy(Phase::Runtime)));
         launch.extend(policy.map(|policy| ("network_policy_id".to_owned(), policy.into())));
         launch
     }
@@ -309,7 +344,7 @@ pub(in crate::api) fn is_running(snapshot: &Snapshot, id: &str) -> bool {
 
 /// Returns whether a client that a person wrote is shown as a devbox: a build container is not.
 fn is_devbox_by_hand(snapshot: &Snapshot, client: &Client) -> bool {
-    client.phase() == Phase::Runtime && !is_of_api(snapshot, client.id(), client.source())
+    client.phase() == Phase::Runtime && !client.is_held() && !is_of_api(snapshot, client.id(), client.source())
 }
 
 /// Returns the API table of a devbox that the API created.

@@ -33,7 +33,7 @@ use crate::api::request::error::ApiError;
 use crate::api::request::fields::RequestFields;
 use crate::api::request::list::{ListEntry, ListQuery};
 use crate::document::{Place, Source};
-use crate::policy::{ApiTable, BUILT_IN, Snapshot};
+use crate::policy::{ApiTable, BUILT_IN, Client, Snapshot};
 
 /// The field with the revision of an object: the SHA-256 of its file.
 pub(in crate::api) const REVISION: &str = "hostgate_revision";
@@ -183,6 +183,11 @@ pub(in crate::api) async fn update<O: Object>(call: Arc<Call>) -> Result<Done, A
 pub(in crate::api) async fn delete<O: Deletable>(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let _writing = control.write(&call.principal).await?;
+    if held(&control.snapshot(), O::KIND, id).is_some() {
+        let edit = |snapshot: &Snapshot| Edit::of_held(snapshot, O::KIND, id, None);
+        control.apply(&call.principal, AuditAction::Delete, edit).await?;
+        return Ok(Done::changed(Value::Object(object_file::Fields::new())));
+    }
     let mut response = Value::Null;
     let edit = |snapshot: &Snapshot| {
         let text = O::source(snapshot, id)?.text();
@@ -193,7 +198,7 @@ pub(in crate::api) async fn delete<O: Deletable>(call: Arc<Call>) -> Result<Done
         }
         response = O::deleted(snapshot, id);
         let after = without(text, O::KIND, &[(O::KIND.table(), id), ("api", id)])?;
-        Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after })
+        Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after, is_held: false })
     };
     control.apply(&call.principal, AuditAction::Delete, edit).await?;
     Ok(Done::changed(response))
@@ -215,6 +220,11 @@ pub(in crate::api) fn view(snapshot: &Snapshot, kind: ObjectKind, id: &str) -> R
 /// Returns the revision of an object whose file holds `text`; audit records have the same hash.
 pub(in crate::api) fn revision(text: &str) -> String {
     hex(digest(&SHA256, text.as_bytes()).as_ref())
+}
+
+/// Returns the client that has the addresses of an object whose file is bad or gone.
+fn held<'s>(snapshot: &'s Snapshot, kind: ObjectKind, id: &str) -> Option<&'s Client> {
+    snapshot.client(id).filter(|client| client.is_held() && ObjectKind::of_id(id) == Some(kind))
 }
 
 /// Returns the path of the file of an object that the API created, relative to the policies directory.

@@ -16,7 +16,7 @@ use crate::api::objects::address::{self, Pool};
 use crate::api::objects::blueprints::{BUILDING, QUEUED};
 use crate::api::objects::devboxes::SHUTDOWN;
 use crate::api::objects::object_file::{ObjectFile, api_fields, without};
-use crate::api::objects::{ObjectKind, api_table, path_of, view};
+use crate::api::objects::{ObjectKind, api_table, held, path_of, view};
 use crate::api::request::call::{Call, Done};
 use crate::api::request::error::ApiError;
 use crate::api::{Control, now_ms, quotas};
@@ -49,6 +49,8 @@ pub(in crate::api) struct Edit {
     pub(in crate::api) before: Option<Arc<str>>,
     /// The text after; `None` removes the file.
     pub(in crate::api) after: Option<Arc<str>>,
+    /// Whether the object's addresses are held, as its file is bad or gone: whatever is there is replaced.
+    pub(in crate::api) is_held: bool,
 }
 
 impl Edit {
@@ -57,7 +59,21 @@ impl Edit {
         let after = file.text();
         let kind = ObjectKind::of_id(id).map_or("file", ObjectKind::name);
         let after = if after == *before { after } else { sealed(&after, kind).into() };
-        Self { id: id.into(), before: Some(Arc::clone(before)), after: Some(after) }
+        Self { id: id.into(), before: Some(Arc::clone(before)), after: Some(after), is_held: false }
+    }
+
+    /// Makes the edit that writes the file of an object whose addresses are held, or removes it.
+    ///
+    /// # Errors
+    /// They are not held any more.
+    pub(in crate::api) fn of_held(
+        snapshot: &Snapshot,
+        kind: ObjectKind,
+        id: &str,
+        after: Option<Arc<str>>,
+    ) -> Result<Self, ApiError> {
+        held(snapshot, kind, id).ok_or_else(|| ApiError::not_found(kind, id))?;
+        Ok(Self { id: id.into(), before: None, after, is_held: true })
     }
 }
 
@@ -138,7 +154,7 @@ impl WriterState {
             };
             let edit = |_: &Snapshot| {
                 let after = without(&before, ObjectKind::Devbox, &[("api", &id)])?;
-                Ok(Edit { id: Arc::clone(&id), before: Some(Arc::clone(&before)), after })
+                Ok(Edit { id: Arc::clone(&id), before: Some(Arc::clone(&before)), after, is_held: false })
             };
             // A file that a person edits is left to that person.
             if let Err(error) = control.apply(principal, AuditAction::Forget, edit).await {
@@ -177,7 +193,9 @@ impl Control {
         file: &ObjectFile,
     ) -> Result<Done, ApiError> {
         let text: Arc<str> = sealed(&file.text(), kind.name()).into();
-        let edit = |_: &Snapshot| Ok(Edit { id: Arc::clone(id), before: None, after: Some(Arc::clone(&text)) });
+        let edit = |_: &Snapshot| {
+            Ok(Edit { id: Arc::clone(id), before: None, after: Some(Arc::clone(&text)), is_held: false })
+        };
         self.apply(&call.principal, AuditAction::Create, edit).await?;
         Ok(Done { view: view(&self.snapshot(), kind, id)?, created: Some(Arc::clone(id)) })
     }
@@ -198,15 +216,15 @@ impl Control {
     ) -> Result<(), ApiError> {
         let mut path = PathBuf::new();
         for _ in 0..ATTEMPTS {
-            let Edit { id, before, after } = plan(&self.snapshot())?;
-            if before == after {
+            let Edit { id, before, after, is_held } = plan(&self.snapshot())?;
+            if before == after && !is_held {
                 return Ok(());
             }
             check_size(action, &id, before.as_deref(), after.as_deref())?;
             path = path_of(&id);
             let texts = [before.as_deref(), after.as_deref()];
             self.audit.announce(principal, (action, &id), texts).await.map_err(ApiError::unavailable)?;
-            let change = Change { path: path.clone(), before: before.clone(), after: after.clone() };
+            let change = Change { path: path.clone(), before: before.clone(), after: after.clone(), is_held };
             match self.changer.apply(change).await {
                 Ok(generation) => {
                     self.audit.append(principal, (action, &id), texts, generation).await;

@@ -139,7 +139,9 @@ impl FileState<FileSpec> {
             (Role::Object(_), true) => {
                 "what it said before stays in force; restore the file, or remove it, which deletes the object"
             }
-            (Role::Object(_), false) => "restore the file, or remove it, which deletes the object",
+            (Role::Object(_), false) => {
+                "restore the file, or remove it, which deletes the object; if it is gone, delete the object over the API"
+            }
             (_, true) => "what it said before stays in force",
             (_, false) => "fix it, or remove the file",
         };

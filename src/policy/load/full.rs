@@ -26,7 +26,7 @@ use crate::policy::load::preset::built_in;
 use crate::policy::load::read::Role;
 use crate::policy::load::references::Links;
 use crate::policy::load::source::{FilePath, Tree};
-use crate::policy::load::{assemble, file_tests};
+use crate::policy::load::{assemble, file_tests, held};
 use crate::policy::model::bindings::Bindings;
 use crate::policy::model::spec::{FileSpec, ListUse};
 use crate::util::content_hash::ContentSum;
@@ -94,7 +94,7 @@ impl Library {
         let mut files = self.read_files(tree, mode, &mut report);
         let in_force = self.files.iter().filter_map(|(path, file)| Some((path.clone(), Arc::clone(file.in_force()?))));
         let in_force: Files = in_force.collect();
-        let mut candidates = candidates(&tree.root, &files, mode);
+        let mut candidates = candidates(tree, &files, mode);
         let mut lists = self.read_lists((&tree.root, &candidates), &in_force, read_list, &mut report);
         let usable_lists: Lists =
             lists.iter().filter_map(|(path, list)| Some((path.clone(), list.candidate()?))).collect();
@@ -116,7 +116,7 @@ impl Library {
         let (chosen_bindings, used, compiled, mut snapshot) = loop {
             let chosen_bindings = self.resolve_conflicts(
                 &mut candidates,
-                (&tree.root, &in_force, &usable_lists),
+                (tree, &files, &in_force, &usable_lists),
                 (bindings, mode),
                 (&budget, &mut report),
             );
@@ -341,10 +341,11 @@ impl Library {
     fn resolve_conflicts(
         &self,
         files: &mut Files,
-        (root, in_force, lists): (&Path, &Files, &Lists),
+        (tree, states, in_force, lists): (&Tree, &BTreeMap<FilePath, FileState<FileSpec>>, &Files, &Lists),
         (bindings, mode): (&Bindings, LoadMode),
         (budget, report): (&DiagnosticBudget, &mut Report),
     ) -> Option<Bindings> {
+        let root = tree.root.as_path();
         let ids_in_force = Ids::of(in_force);
         let mut chosen = bindings.clone();
         // The ids of the API's objects that are left out. A reference to one of them is no error: it denies.
@@ -413,6 +414,7 @@ impl Library {
                 for path in &objects {
                     take_back(path, report);
                 }
+                hold(files, &objects.iter().collect::<Vec<_>>(), (tree, mode), states);
                 report.diagnostics.extend(conflicts.into_iter().filter_map(|conflict| conflict.diagnostic));
                 left_out.extend(objects.iter().filter_map(|path| object_of(root, path)).map(str::to_owned));
                 continue;
@@ -454,14 +456,35 @@ fn kept(files: BTreeMap<FilePath, FileState<FileSpec>>) -> OrderedMap<FilePath, 
 
 /// Returns the version of each file that is to go into force, as far as the file itself decides. At a first load a bad
 /// file contributes the objects that were understood, so that references to them are not reported as errors as well.
-fn candidates(root: &Path, files: &BTreeMap<FilePath, FileState<FileSpec>>, mode: LoadMode) -> Files {
+///
+/// The addresses of the API's objects that are left out are held.
+fn candidates(tree: &Tree, files: &BTreeMap<FilePath, FileState<FileSpec>>, mode: LoadMode) -> Files {
     let candidate = |path: &FilePath, file: &FileState<FileSpec>| match (mode, &file.seen) {
         (_, LastContent::Absent) => None,
         (LoadMode::Reload, _) => file.candidate(),
-        _ if !file.is_good && mode.left_out(root, path).is_some() => None,
+        _ if !file.is_good && mode.left_out(&tree.root, path).is_some() => None,
         _ => file.read.clone(),
     };
-    files.iter().filter_map(|(path, file)| Some((path.clone(), candidate(path, file)?))).collect()
+    let mut all: Files = files.iter().filter_map(|(path, file)| Some((path.clone(), candidate(path, file)?))).collect();
+    if mode.leaves_out() {
+        let left_out: Vec<_> = files.keys().filter(|path| !all.contains_key(*path)).collect();
+        hold(&mut all, &left_out, (tree, mode), files);
+    }
+    all
+}
+
+/// Holds the addresses of objects that are left out, if `mode` leaves broken objects out.
+fn hold(
+    candidates: &mut Files,
+    left_out: &[&FilePath],
+    (tree, mode): (&Tree, LoadMode),
+    files: &BTreeMap<FilePath, FileState<FileSpec>>,
+) {
+    let objects = left_out.iter().copied().filter_map(|path| {
+        let id = mode.left_out(&tree.root, path)?;
+        Some((path, id, held::sources(tree, path, files.get(path)?)))
+    });
+    held::hold(candidates, objects);
 }
 
 /// Returns whether everything on disk is in force, except for files that are bad by themselves.

@@ -312,6 +312,7 @@ pub(crate) mod diagnostics;
 mod file_state;
 pub(crate) mod file_tests;
 mod full;
+pub(crate) mod held;
 mod incremental;
 pub(crate) mod lint;
 pub(crate) mod list;

@@ -8,6 +8,8 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::util::persistent_map::OrderedMap;
 
 /// The contents of the policies directory.
@@ -26,6 +28,9 @@ pub struct Tree {
     /// The files that differ from the tree that was loaded before; `None` if that is not known. It is `Some` only if
     /// all folders could be read, both in this tree and in the one before.
     pub changed: Option<BTreeSet<PathBuf>>,
+    /// The addresses that objects of the API had when they were in force last, by the paths of their files, for the first
+    /// load: those of a bad file are held.
+    pub held: Arc<BTreeMap<PathBuf, Vec<IpNet>>>,
 }
 
 /// The text of a file, or why it cannot be read.

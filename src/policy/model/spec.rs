@@ -199,6 +199,16 @@ pub(crate) struct ClientSpec {
     pub(crate) policy: Option<Placed<Arc<str>>>,
 }
 
+/// The policy of a client whose addresses are held. No policy can have this id, so all its queries are denied.
+pub(crate) const HELD: &str = "(held)";
+
+impl ClientSpec {
+    /// Returns whether the client has the addresses of an object whose file is bad.
+    pub(crate) fn is_held(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| *policy.value == *HELD)
+    }
+}
+
 /// An `[api.ID]` table: data of an object that the API stores and returns. Only the API interprets it, except for the
 /// places of two strings that the API's listings need of every object.
 #[derive(Debug)]

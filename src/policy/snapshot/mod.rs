@@ -366,6 +366,13 @@ impl Client {
         self.spec().policy.as_ref().map(|id| &*id.value)
     }
 
+    /// Returns whether the client has the addresses of an object of the API whose file is bad or gone, and is denied
+    /// everything.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.spec().is_held()
+    }
+
     /// Returns the client's phase, which selects one of the two policies of its blueprint.
     #[must_use]
     pub fn phase(&self) -> Phase {
