@@ -141,7 +141,7 @@
 //! |---|---|---|---|
 //! | connections to the admin endpoint | [`ADMIN_CONNECTIONS`], and [`MAX_ADMIN_CLOSING`] that are closing; five seconds for a head, a minute each | the longest idle or half-sent one of the address that has most is closed | |
 //! | descriptors in reserve to accept connections to the admin endpoint with, and as many for the API | [`MAX_ACCEPT_RESERVE`] | with no other descriptor left, a further connection takes the place of one without a request, or waits | |
-//! | sockets of a take-over | [`MAX_PASSED`] | refused; the old one serves on | |
+//! | sockets of a take-over, octets of what is said about the texts in force | [`MAX_PASSED`], [`MAX_SERVED`] | refused; the old one serves on | |
 //! | octets of log lines that standard error has not taken yet | [`MAX_LOG_QUEUE`], and as many being written | further lines are dropped, and their number is written once it is read again | `hostgate_log_lines_dropped_total` |
 //! | octets that `hostgate status` reads | [`MAX_STATUS`] | an error | |
 //! | octets of a file that `hostgate import` reads; lists and maps within one another there | [`MAX_FILE`]; `import::yaml::MAX_NESTING` | an error | |
@@ -340,6 +340,8 @@ pub(crate) const MAX_ADMIN_CLOSING: usize = 128;
 pub(crate) const MAX_ACCEPT_RESERVE: usize = 8;
 /// Sockets that a successor takes over at most; 128 listeners of 64 threads have fewer.
 pub(crate) const MAX_PASSED: usize = 16_384;
+/// Octets of the hashes of the texts in force that a successor reads in a take-over.
+pub(crate) const MAX_SERVED: u32 = 64 << 20;
 /// Octets of log lines that wait for standard error, about 7,000 lines; as many more can be in the process of being
 /// written.
 pub(crate) const MAX_LOG_QUEUE: usize = 1 << 20;

@@ -151,7 +151,9 @@ fn run_steps(config: Option<PathBuf>, (trial, by): (Option<AddressTrial>, &str))
             };
         }
         Err(StartRefusal::Files(wrong)) => report.diagnostics.extend(wrong),
-        Err(StartRefusal::Limits(why) | StartRefusal::System(why)) => report.refused = Some(why),
+        Err(StartRefusal::Limits(why) | StartRefusal::Older(why) | StartRefusal::System(why)) => {
+            report.refused = Some(why);
+        }
     }
     (report, Some(read))
 }

@@ -65,7 +65,9 @@ fn serve(config: Option<PathBuf>, how: Start, log: &Log, output: &mut Output) ->
         Err(refused) => {
             match &refused {
                 StartRefusal::Files(diagnostics) => output.diagnostics_unquoted(diagnostics),
-                StartRefusal::Limits(error) | StartRefusal::System(error) => output.error(error),
+                StartRefusal::Limits(error) | StartRefusal::Older(error) | StartRefusal::System(error) => {
+                    output.error(error);
+                }
             }
             return if matches!(refused, StartRefusal::System(_)) { FAILED } else { CONFIG };
         }

@@ -178,7 +178,7 @@ fn from_last_good(
             on_disk
         }
         _ => {
-            loaded.config_text = Some(kept.config().into());
+            (loaded.config_text, loaded.is_config_old) = (Some(kept.config().into()), true);
             config
         }
     };

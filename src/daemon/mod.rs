@@ -133,7 +133,9 @@ impl Daemon {
         let serving = Serving::start(&runtime, &service, (sockets, control), (reloader, offered))?;
         log_ready(&service);
         let mut supervisor = Supervisor::new(Arc::clone(&service), waker.clone(), serving.heartbeats());
-        let offer = takeover.map(|takeover| takeover.serving(events, Arc::clone(&service.lacking))).transpose()?;
+        let offer = takeover
+            .map(|takeover| takeover.serving(events, (Arc::clone(&service.lacking), Arc::clone(&service.progress))))
+            .transpose()?;
         let watched = supervisor.watch(&happened);
         supervisor.stopping();
         waker.stop();

@@ -33,13 +33,16 @@ use super::Event;
 use super::missing_sockets::{self, Lacking, Purpose};
 use super::sockets::Sockets;
 use super::unix;
-use crate::bounds::MAX_PASSED;
+use crate::bounds::{MAX_PASSED, MAX_SERVED};
+use crate::reload::{ReloadStatus, ServedTexts};
 use crate::util::lock;
 
 /// The first octet of a request: both sides must speak the same protocol.
 const PROTOCOL: u8 = 1;
 /// The octet by which the successor says that it serves.
 const SERVING: u8 = b'S';
+/// The octet by which a successor first asks for the hashes of the texts in force.
+const QUESTION: u8 = 2;
 /// More descriptors follow, or none do.
 const MORE: [u8; 2] = [b'M', b'.'];
 /// Descriptors in one message; the kernel's limit is 253 (`SCM_MAX_FD`).
@@ -86,6 +89,18 @@ pub(crate) enum TakeoverError {
         /// Its number, if it is one of this process's namespace.
         pid: Option<i32>,
     },
+    /// The successor would put older texts into force than the one that runs serves.
+    #[error(
+        "takeover {path}: {what} (it serves on; mend the files on disk, which `hostgate check` shows, then take over; or stop \
+         it, and start without --takeover)",
+        path = path.display()
+    )]
+    Older {
+        /// Where it was asked.
+        path: PathBuf,
+        /// The text that would be older.
+        what: String,
+    },
     /// The one that runs did not hand over.
     #[error("takeover {path}: {error} (the running hostgate did not hand over; its log says more)", path = path.display())]
     Refused {
@@ -121,11 +136,18 @@ pub(crate) struct Predecessor {
     listener: UnixListener,
 }
 
-/// Asks the hostgate that offers its sockets at `path` for them; none when nobody is there.
+/// Finds the first text that is older than those with these hashes.
+pub(crate) type FindOlder<'f> = &'f dyn Fn(&ServedTexts) -> Option<String>;
+
+/// Asks the hostgate that offers its sockets at `path` for them; none when nobody is there. With `find_older`, it is
+/// asked first what it serves.
 ///
 /// # Errors
-/// Somebody is there and does not hand over.
-pub(crate) fn ask(path: &Path) -> Result<Option<(Predecessor, Vec<OwnedFd>)>, TakeoverError> {
+/// Somebody is there and does not hand over, or serves newer texts.
+pub(crate) fn ask(
+    path: &Path,
+    find_older: Option<FindOlder<'_>>,
+) -> Result<Option<(Predecessor, Vec<OwnedFd>)>, TakeoverError> {
     let stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
         // Never started, or ended without taking the socket away.
@@ -138,6 +160,9 @@ pub(crate) fn ask(path: &Path) -> Result<Option<(Predecessor, Vec<OwnedFd>)>, Ta
     if let Some(uid) = stranger(&stream).map_err(refused)? {
         return Err(TakeoverError::Stranger { path: path.to_owned(), uid });
     }
+    if let Some(what) = find_older.and_then(|find_older| older_text(&stream, find_older)) {
+        return Err(TakeoverError::Older { path: path.to_owned(), what });
+    }
     let (listener, sockets) = request(&stream).map_err(|error| match error.kind() {
         // What a socket whose time is over says (socket(7), SO_RCVTIMEO).
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
@@ -146,6 +171,41 @@ pub(crate) fn ask(path: &Path) -> Result<Option<(Predecessor, Vec<OwnedFd>)>, Ta
         _ => refused(error),
     })?;
     Ok(Some((Predecessor { stream, listener: listener.into() }, sockets)))
+}
+
+/// Asks what the predecessor serves. Returns why its successor would serve something older, or cannot know that.
+fn older_text(stream: &UnixStream, find_older: FindOlder<'_>) -> Option<String> {
+    match question(stream) {
+        Ok(served) => find_older(&served).map(|what| {
+            format!("this start has a text of {what} that is older than the one that the running hostgate serves")
+        }),
+        Err(error) => Some(format!(
+            "this start begins with the last good state, and the running hostgate does not say what it serves: {error}"
+        )),
+    }
+}
+
+/// Asks for the hashes of the texts in force.
+fn question(mut stream: &UnixStream) -> io::Result<ServedTexts> {
+    set_patience(stream)?;
+    stream.write_all(&[QUESTION])?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length);
+    if length > MAX_SERVED {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is too long"));
+    }
+    let mut octets = Vec::new();
+    stream.take(length.into()).read_to_end(&mut octets)?;
+    Ok(serde_json::from_slice(&octets)?)
+}
+
+/// Answers the question for the hashes of the texts in force.
+fn answer(mut stream: &UnixStream, served: &ServedTexts) -> io::Result<()> {
+    let octets = serde_json::to_vec(served)?;
+    let length = u32::try_from(octets.len()).unwrap_or(u32::MAX);
+    stream.write_all(&length.to_be_bytes())?;
+    stream.write_all(&octets)
 }
 
 /// Asks for the descriptors; returns the offer and the others.
@@ -203,11 +263,15 @@ impl Takeover {
 
     /// Tells the predecessor that this process serves, so that it answers what it has and ends, and offers the sockets
     /// to a successor. `events` hear of the successor that serves, or that the predecessor serves on; `lacking` is told while
-    /// nobody can ask for them.
+    /// nobody can ask for them; `status` knows the texts in force.
     ///
     /// # Errors
     /// The system gives no thread or no descriptors.
-    pub(crate) fn serving(self, events: SyncSender<Event>, lacking: Arc<Lacking>) -> io::Result<Offer> {
+    pub(crate) fn serving(
+        self,
+        events: SyncSender<Event>,
+        (lacking, status): (Arc<Lacking>, Arc<ReloadStatus>),
+    ) -> io::Result<Offer> {
         let Self { stream, listener, path, offered } = self;
         let at = path.clone();
         let begin = move |events: &SyncSender<Event>| {
@@ -226,7 +290,8 @@ impl Takeover {
                 }
             }
         };
-        Offer::start(listener, &path, offered, begin, (events, lacking))
+        let served = move || status.served();
+        Offer::start(listener, &path, (offered, served), begin, (events, lacking))
     }
 }
 
@@ -274,7 +339,7 @@ impl Offer {
     fn start(
         listener: Result<UnixListener, TakeoverError>,
         path: &Path,
-        offered: Offered,
+        (offered, served): (Offered, impl Fn() -> ServedTexts + Send + 'static),
         begin: impl FnOnce(&SyncSender<Event>) -> bool + Send + 'static,
         (events, lacking): (SyncSender<Event>, Arc<Lacking>),
     ) -> io::Result<Self> {
@@ -296,7 +361,7 @@ impl Offer {
                     Look::Ended => return,
                     Look::Wait(listener) => asked = listener,
                     Look::Came(stream, listener) => {
-                        match hand_over(&stream, &listener, &given) {
+                        match hand_over(&stream, &listener, &given, &served) {
                             // Whoever asks now is the successor's, who has the same listener.
                             Ok(()) => {
                                 // Nobody hears when the process stops by itself just now.
@@ -447,13 +512,22 @@ impl Offered {
 }
 
 /// Hands everything to a successor; returns once it serves.
-fn hand_over(mut stream: &UnixStream, asked: &Asked, offered: &Offered) -> io::Result<()> {
+fn hand_over(
+    mut stream: &UnixStream,
+    asked: &Asked,
+    offered: &Offered,
+    served: impl Fn() -> ServedTexts,
+) -> io::Result<()> {
     set_patience(stream)?;
     if let Some(uid) = stranger(stream)? {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {uid} asked for the sockets")));
     }
     let mut word = [0];
     stream.read_exact(&mut word)?;
+    if word == [QUESTION] {
+        answer(stream, &served())?;
+        stream.read_exact(&mut word)?;
+    }
     if word != [PROTOCOL] {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the successor is of another version"));
     }
@@ -551,7 +625,14 @@ mod tests {
         let sockets = (0..count).map(|_| socket.try_clone().unwrap().into()).collect();
         let (events, heard) = sync_channel(1);
         let offered = Offered::new(sockets);
-        let offer = Offer::start(Offer::bind(&path), &path, offered, |_| true, (events, Arc::default())).unwrap();
+        let offer = Offer::start(
+            Offer::bind(&path),
+            &path,
+            (offered, ServedTexts::default),
+            |_| true,
+            (events, Arc::default()),
+        )
+        .unwrap();
         (directory, path, offer, heard)
     }
 
@@ -565,15 +646,16 @@ mod tests {
     fn many_sockets_are_passed_and_the_offer_with_them() {
         let (_directory, path, offer, heard) = offer(FDS_A_MESSAGE * 2 + 1);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let (predecessor, sockets) = ask(&path).unwrap().unwrap();
+        let (predecessor, sockets) = ask(&path, None).unwrap().unwrap();
         assert_eq!(sockets.len(), FDS_A_MESSAGE * 2 + 1);
         let listener = leave(predecessor);
         assert!(matches!(heard.recv(), Ok(Event::TakenOver)));
         offer.end();
         // The next one asks at the same path and is heard by the successor.
         let told = (sync_channel(1).0, Arc::default());
-        let second = Offer::start(Ok(listener), &path, Offered::new(sockets), |_| true, told).unwrap();
-        let (_predecessor, sockets) = ask(&path).unwrap().unwrap();
+        let second =
+            Offer::start(Ok(listener), &path, (Offered::new(sockets), ServedTexts::default), |_| true, told).unwrap();
+        let (_predecessor, sockets) = ask(&path, None).unwrap().unwrap();
         assert_eq!(sockets.len(), FDS_A_MESSAGE * 2 + 1);
         second.end();
     }
@@ -582,10 +664,10 @@ mod tests {
     fn successor_that_fails_changes_nothing() {
         let (_directory, path, _offer, heard) = offer(1);
         for _ in 0..3 {
-            drop(ask(&path).unwrap().unwrap());
+            drop(ask(&path, None).unwrap().unwrap());
         }
         heard.try_recv().unwrap_err();
-        let (predecessor, _) = ask(&path).unwrap().unwrap();
+        let (predecessor, _) = ask(&path, None).unwrap().unwrap();
         leave(predecessor);
         assert!(matches!(heard.recv(), Ok(Event::TakenOver)));
     }
@@ -617,9 +699,9 @@ mod tests {
         let told = Offer::bind(&path).unwrap_err().to_string();
         assert!(told.contains("a hostgate serves there"), "{told}");
         offer.end();
-        assert!(ask(&path).unwrap().is_none(), "a path without a socket is nobody");
+        assert!(ask(&path, None).unwrap().is_none(), "a path without a socket is nobody");
         drop(Offer::bind(&path).unwrap());
-        assert!(path.exists() && ask(&path).unwrap().is_none(), "a socket without a listener is nobody");
+        assert!(path.exists() && ask(&path, None).unwrap().is_none(), "a socket without a listener is nobody");
         Offer::bind(&path).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "a file").unwrap();
@@ -628,10 +710,23 @@ mod tests {
     }
 
     #[test]
+    fn successor_with_older_texts_gets_no_socket() {
+        let (_directory, path, _offer, heard) = offer(1);
+        let is_older = |served: &ServedTexts| (*served == ServedTexts::default()).then(|| "a.toml".to_owned());
+        let told = ask(&path, Some(&is_older)).err().unwrap().to_string();
+        assert!(told.contains("a text of a.toml that is older"), "{told}");
+        heard.try_recv().unwrap_err();
+        let (predecessor, sockets) = ask(&path, Some(&|_| None)).unwrap().unwrap();
+        assert_eq!(sockets.len(), 1);
+        leave(predecessor);
+        assert!(matches!(heard.recv(), Ok(Event::TakenOver)));
+    }
+
+    #[test]
     fn word_of_another_protocol_gets_no_socket() {
         let (_directory, path, _offer, heard) = offer(1);
         let mut stream = UnixStream::connect(&path).unwrap();
-        stream.write_all(&[PROTOCOL + 1]).unwrap();
+        stream.write_all(&[PROTOCOL + 2]).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         heard.try_recv().unwrap_err();
     }

@@ -480,13 +480,13 @@ fn state_directory() -> Option<PathBuf> {
 }
 
 /// Returns the key of a list in the state: its path below the policies directory, or else its absolute path.
-fn key(root: &Path, path: &Path) -> Option<String> {
+pub(super) fn key(root: &Path, path: &Path) -> Option<String> {
     let below = path.strip_prefix(root).ok().map(Path::to_owned);
     below.or_else(|| std::path::absolute(path).ok())?.to_str().map(str::to_owned)
 }
 
 /// Returns the SHA-256 of octets in hexadecimal.
-fn hex(octets: &[u8]) -> String {
+pub(super) fn hex(octets: &[u8]) -> String {
     digest(&SHA256, octets).as_ref().iter().fold(String::new(), |mut text, octet| {
         // A string takes whatever is written.
         let _ = write!(text, "{octet:02x}");

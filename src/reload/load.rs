@@ -10,6 +10,7 @@ use super::files::{Files, FollowedPaths, Text, UnfinishedFiles};
 use super::last_good::LastGoodState;
 use super::object_record::ObjectRecord;
 use super::scan::Directory;
+use super::served::{InForce, ServedTexts};
 use super::trusted::Trusted;
 use super::upstreams;
 use super::watch::Changes;
@@ -43,6 +44,8 @@ pub(crate) struct Loaded {
     pub(crate) config_text: Option<Arc<str>>,
     /// The record of the API's objects; `None` without a configuration file.
     pub(crate) object_record: Option<ObjectRecord>,
+    /// Whether the configuration in force is that of the last good state.
+    pub(crate) is_config_old: bool,
 }
 
 /// The treatment of a broken object of the API by a load of everything.
@@ -119,6 +122,7 @@ impl Loaded {
             refused,
             config_text: None,
             object_record: None,
+            is_config_old: false,
         }
     }
 
@@ -188,6 +192,16 @@ impl Loaded {
     /// Returns the files that are held back.
     pub(crate) fn held_back(&self) -> &[PathBuf] {
         &self.held_back
+    }
+
+    /// Returns the first file of which this start has an older text than a process that serves `before`: not the one on
+    /// disk, but another one than that process has.
+    pub(crate) fn older_than(&self, before: &ServedTexts) -> Option<String> {
+        let root = self.directory.tree.root.as_path();
+        let in_force = InForce { library: self.library.clone(), root: root.into(), config: self.config_text.clone() };
+        let is_held = |path: &Path| self.held_back.iter().any(|held| path.starts_with(held));
+        let is_on_disk = |name: &Path| !is_held(&root.join(name));
+        ServedTexts::of(&in_force).older_than(before, !self.is_config_old, is_on_disk)
     }
 
     /// Reads a file that the configuration names besides the policies.

@@ -33,6 +33,7 @@ pub(crate) mod out_of_date;
 mod ownership;
 mod report;
 mod scan;
+mod served;
 mod status;
 pub(crate) mod summary;
 mod tick;
@@ -62,6 +63,7 @@ use self::object_record::ObjectRecord;
 use self::out_of_date::StartTimes;
 pub(crate) use self::report::{log_warnings, log_without};
 use self::scan::Directory;
+pub(crate) use self::served::ServedTexts;
 pub(crate) use self::status::{ReloadStatus, State, Work};
 use self::tick::Retry;
 pub(crate) use self::tick::is_absent;
@@ -189,6 +191,7 @@ impl Reloader {
         reloader.follow(loaded.followed);
         reloader.find_absent_addresses();
         reloader.record_objects();
+        reloader.share_in_force();
         reloader.report_out_of_date();
         reloader
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::apply::Trigger;
 use super::out_of_date::OutOfDate;
+use super::served::InForce;
 use super::status::{ClientsWithoutPolicy, State};
 use super::upstreams::Chosen;
 use super::{Reloader, summary};
@@ -48,6 +49,7 @@ impl Reloader {
         if trigger != Trigger::ApiChange {
             self.last_good_writer.note_change();
         }
+        self.share_in_force();
         if swapped && trigger != Trigger::ApiChange {
             self.record_objects();
         }
@@ -99,6 +101,12 @@ impl Reloader {
 }
 
 impl Reloader {
+    /// Shares what is in force with the thread that hands over to a successor.
+    pub(super) fn share_in_force(&self) {
+        let root = self.config.policies.as_path().into();
+        self.status.share(InForce { library: self.library.clone(), root, config: self.config_text.clone() });
+    }
+
     /// Records the API's objects in force on disk.
     pub(super) fn record_objects(&mut self) {
         let status = Arc::clone(&self.status);

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::{Serialize, Serializer};
 
 use super::out_of_date::{Entry, Kind, OutOfDate};
+use super::served::{InForce, ServedTexts};
 use super::summary;
 use crate::bounds::MAX_TOLD_WARNINGS;
 use crate::policy::Diagnostics;
@@ -91,6 +92,8 @@ pub(crate) struct ReloadStatus {
     heartbeat: Heartbeat,
     /// Whether the reload thread reads or writes files.
     on_disk: AtomicBool,
+    /// What is in force, for a successor; `None` before the start is over.
+    in_force: ArcSwapOption<InForce>,
 }
 
 /// The work of the reload thread, for the supervisor, which allows each kind another time without a heartbeat.
@@ -115,12 +118,23 @@ impl ReloadStatus {
             failures: AtomicU64::new(0),
             heartbeat: Heartbeat::default(),
             on_disk: AtomicBool::new(false),
+            in_force: ArcSwapOption::empty(),
         }
     }
 
     /// Returns the state after the last reload.
     pub(crate) fn state(&self) -> Arc<State> {
         self.state.load_full()
+    }
+
+    /// Sets what is in force, for a successor.
+    pub(super) fn share(&self, in_force: InForce) {
+        self.in_force.store(Some(Arc::new(in_force)));
+    }
+
+    /// Returns the hashes of the texts in force.
+    pub(crate) fn served(&self) -> ServedTexts {
+        self.in_force.load_full().map(|in_force| ServedTexts::of(&in_force)).unwrap_or_default()
     }
 
     /// Records the beginning of a reload or an API change, which ends when the guard is dropped.

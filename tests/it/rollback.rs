@@ -137,3 +137,68 @@ fn last_good_state_that_others_may_write_is_not_used() {
     mode(&directory, 0o700);
     next.wait_not_out_of_date("not-kept");
 }
+
+#[test]
+fn successor_serves_what_its_predecessor_serves_whatever_is_bad_on_disk() {
+    let upstream = FakeUpstream::start();
+    for (case, bad) in bad_texts() {
+        let mut server = two_authors(&upstream);
+        server.write("a.toml", "[policy.a");
+        server.wait_out_of_date("held-back");
+        server.write("b.toml", OF_B);
+        server.until(case, || (!allows(&server, "127.0.0.13", "bad.test")).then_some(()));
+        wait_kept(&server);
+        server.replace("a.toml", &bad);
+        let next = server.successor();
+        assert_eq!(server.wait_exit().code(), Some(0), "{case}");
+        assert!(!allows(&next, "127.0.0.13", "bad.test") && allows(&next, "127.0.0.13", "b.test"), "{case}");
+        assert!(allows(&next, "127.0.0.12", "a.test"), "{case}");
+    }
+}
+
+#[test]
+fn successor_with_older_texts_than_its_predecessor_is_refused() {
+    let upstream = FakeUpstream::start();
+    let server = two_authors(&upstream);
+    // A last good state that is older than what is in force, as one that could not be written.
+    let directory = server.directory();
+    let old = directory.join("old/last-good");
+    fs::create_dir_all(&old).unwrap();
+    fs::set_permissions(&old, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::copy(directory.join(".hostgate-last-good/state"), old.join("state")).unwrap();
+    server.write("b.toml", OF_B);
+    server.until("stricter", || (!allows(&server, "127.0.0.13", "bad.test")).then_some(()));
+    let config = directory.join("hostgate.toml");
+    let successor = |code, parts: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hostgate"));
+        command.args(["serve", "--takeover", "--config"]).arg(&config).current_dir(directory);
+        let ended = command.env("STATE_DIRECTORY", directory.join("old")).output().unwrap();
+        let told = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{told}");
+        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        server.wait_log(&["not taken over; serving on"]);
+        assert!(!allows(&server, "127.0.0.13", "bad.test") && allows(&server, "127.0.0.13", "b.test"));
+    };
+    let older = "that is older than the one that the running hostgate serves";
+    server.write("b.toml", "[policy.b");
+    server.wait_out_of_date("held-back");
+    successor(78, &["a text of b.toml", older, "serves on"]);
+    // A file of which the old state has nothing.
+    server.write("c.toml", "[client.c]\nsources = [\"127.0.0.14\"]\npolicy = \"a\"\n");
+    server.write("b.toml", OF_B);
+    server.wait_not_out_of_date("held-back");
+    server.until("c", || allows(&server, "127.0.0.14", "a.test").then_some(()));
+    server.write("c.toml", "[client.c");
+    server.wait_out_of_date("held-back");
+    successor(78, &["a text of c.toml", older]);
+    // The configuration.
+    server.remove("c.toml");
+    server.wait_not_out_of_date("held-back");
+    server.reconfigure("start_from_last_good = true", "start_from_last_good = true\ndenied_ttl = 7");
+    server.until("the configuration", || {
+        fs::read_to_string(directory.join(".hostgate-last-good/state")).unwrap().contains("denied_ttl").then_some(())
+    });
+    server.reconfigure("denied_ttl = 7", "denied_ttl = ");
+    server.wait_out_of_date("held-back");
+    successor(78, &["a text of the configuration", older]);
+}

@@ -255,6 +255,12 @@ impl Library {
         self.uses_of(path).all(|(_, known)| known.in_force.as_ref().is_none_or(is_this))
     }
 
+    /// Returns the hash of the text of a list file in force, the same in every process; `None` if it is not in force.
+    pub(crate) fn list_hash(&self, path: &Path) -> Option<String> {
+        let list = self.uses_of(path).find_map(|(_, known)| known.in_force.as_ref())?;
+        Some(format!("{:016x}-{}", list.hash, list.length))
+    }
+
     /// Returns whether the content of a list file at the last look is not in force.
     pub(crate) fn holds_list_back(&self, path: &Path) -> bool {
         self.uses_of(path).any(|(_, known)| known.in_force.is_some() && !known.is_in_force())
