@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -49,6 +49,8 @@ const MORE: [u8; 2] = [b'M', b'.'];
 const FDS_A_MESSAGE: usize = 128;
 /// How long either side waits for the other's next word; a successor that is silent for longer is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The part of [`PATIENCE`] in which a closed conversation may mean that the other side has given up.
+const GIVEN_UP_MARGIN: Duration = Duration::from_secs(1);
 /// Successors that wait for their turn; there is rarely more than one.
 const BACKLOG: i32 = 4;
 
@@ -134,6 +136,8 @@ pub(crate) struct Predecessor {
     stream: UnixStream,
     /// The offer, to be gone on with.
     listener: UnixListener,
+    /// The time at which the sockets came.
+    since: Instant,
 }
 
 /// Finds the first text that is older than those with these hashes.
@@ -160,17 +164,42 @@ pub(crate) fn ask(
     if let Some(uid) = stranger(&stream).map_err(refused)? {
         return Err(TakeoverError::Stranger { path: path.to_owned(), uid });
     }
+    let ended = || {
+        tracing::warn!(path = %path.display(), "the predecessor ended while it was asked; starting without it");
+        Ok(None)
+    };
     if let Some(what) = find_older.and_then(|find_older| older_text(&stream, find_older)) {
-        return Err(TakeoverError::Older { path: path.to_owned(), what });
+        return if is_abandoned(path) { ended() } else { Err(TakeoverError::Older { path: path.to_owned(), what }) };
     }
-    let (listener, sockets) = request(&stream).map_err(|error| match error.kind() {
+    let requested = request(&stream);
+    let has_closed = |error: &io::Error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof
+        )
+    };
+    if requested.as_ref().is_err_and(has_closed) && is_abandoned(path) {
+        return ended();
+    }
+    let (listener, sockets) = requested.map_err(|error| match error.kind() {
         // What a socket whose time is over says (socket(7), SO_RCVTIMEO).
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             TakeoverError::Silent { path: path.to_owned(), pid: pid(&stream) }
         }
         _ => refused(error),
     })?;
-    Ok(Some((Predecessor { stream, listener: listener.into() }, sockets)))
+    Ok(Some((Predecessor { stream, listener: listener.into(), since: Instant::now() }, sockets)))
+}
+
+/// Returns whether nobody listens at `path` any more. A process that ends closes its descriptors one after the other, so
+/// that is looked at three times.
+fn is_abandoned(path: &Path) -> bool {
+    const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(400)];
+    PAUSES.into_iter().any(|pause| {
+        thread::park_timeout(pause);
+        let is_gone = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+        UnixStream::connect(path).is_err_and(|error| is_gone.contains(&error.kind()))
+    })
 }
 
 /// Asks what the predecessor serves. Returns why its successor would serve something older, or cannot know that.
@@ -222,8 +251,8 @@ fn request(mut stream: &UnixStream) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
 
 /// How this process takes over and is taken over, made ready before it serves.
 pub(crate) struct Takeover {
-    /// Whom it takes over from, if anybody.
-    stream: Option<UnixStream>,
+    /// Whom it takes over from, if anybody, and the time at which the sockets came.
+    stream: Option<(UnixStream, Instant)>,
     /// The offer's socket, or why it cannot be had.
     listener: Result<UnixListener, TakeoverError>,
     /// Where it is.
@@ -243,7 +272,7 @@ impl Takeover {
         sockets: &Sockets,
     ) -> Result<Self, TakeoverError> {
         let (stream, listener) = match predecessor {
-            Some(Predecessor { stream, listener }) => (Some(stream), Ok(listener)),
+            Some(Predecessor { stream, listener, since }) => (Some((stream, since)), Ok(listener)),
             None => (None, Offer::bind(path)),
         };
         let sockets = sockets.duplicates();
@@ -275,8 +304,8 @@ impl Takeover {
         let Self { stream, listener, path, offered } = self;
         let at = path.clone();
         let begin = move |events: &SyncSender<Event>| {
-            let Some(stream) = stream else { return true };
-            match replace(&stream) {
+            let Some((stream, since)) = stream else { return true };
+            match replace(&stream, since) {
                 Ok(()) => {
                     tracing::info!(path = %at.display(), "taken over");
                     true
@@ -298,13 +327,19 @@ impl Takeover {
 /// Tells the predecessor that this process serves, and waits until it has heard that: then it closes the conversation.
 ///
 /// # Errors
-/// It has given up waiting, and serves on.
-fn replace(mut stream: &UnixStream) -> io::Result<()> {
+/// It has given up waiting, and serves on. `since` is the time at which the sockets came.
+fn replace(mut stream: &UnixStream, since: Instant) -> io::Result<()> {
     set_patience(stream)?;
-    stream.write_all(&[SERVING])?;
-    match stream.read(&mut [0]) {
-        // Closed before it had read the word, or after.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(error),
+    let answer = stream.write_all(&[SERVING]).and_then(|()| stream.read(&mut [0]));
+    match answer {
+        // Closed before it had read the word. It waits for some time, so before that it has ended or is about to.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+            if since.elapsed() + GIVEN_UP_MARGIN >= PATIENCE {
+                return Err(error);
+            }
+            tracing::warn!("the predecessor ended while it handed over");
+            Ok(())
+        }
         Ok(_) => Ok(()),
         // It hangs, and finds the word when it goes on.
         Err(error) => {
@@ -675,12 +710,15 @@ mod tests {
     #[test]
     fn predecessor_that_gave_up_is_told_from_one_that_ends() {
         let pair = || UnixStream::pair().unwrap();
-        let (ours, theirs) = pair();
-        drop(theirs);
-        replace(&ours).unwrap_err();
+        let long_ago = Instant::now().checked_sub(PATIENCE).unwrap();
+        for (since, has_given_up) in [(long_ago, true), (Instant::now(), false)] {
+            let (ours, theirs) = pair();
+            drop(theirs);
+            assert_eq!(replace(&ours, since).is_err(), has_given_up);
+        }
         // It gives up after the word was sent, and does not read it.
         let (ours, theirs) = pair();
-        let replaced = thread::spawn(move || replace(&ours));
+        let replaced = thread::spawn(move || replace(&ours, long_ago));
         theirs.set_read_timeout(Some(PATIENCE)).unwrap();
         recvmsg(&theirs, &mut [IoSliceMut::new(&mut [0])], &mut RecvAncillaryBuffer::default(), RecvFlags::PEEK)
             .unwrap();
@@ -689,8 +727,32 @@ mod tests {
         let (ours, mut theirs) = pair();
         thread::scope(|scope| {
             scope.spawn(move || theirs.read_exact(&mut [0]).unwrap());
-            replace(&ours).unwrap();
+            replace(&ours, long_ago).unwrap();
         });
+    }
+
+    #[test]
+    fn predecessor_that_dies_while_it_is_asked_is_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("takeover");
+        for lives_on in [false, true] {
+            let _ = fs::remove_file(&path);
+            let listener = UnixListener::bind(&path).unwrap();
+            let dying = thread::spawn(move || {
+                // What it was sent is not read, as by a process that is killed.
+                let (stream, _) = listener.accept().unwrap();
+                drop(stream);
+                lives_on.then_some(listener)
+            });
+            let asked = ask(&path);
+            match asked {
+                Ok(None) => assert!(!lives_on),
+                Err(TakeoverError::Refused { .. }) => assert!(lives_on),
+                Ok(Some(_)) => panic!("it has no sockets"),
+                Err(other) => panic!("{other}"),
+            }
+            drop(dying.join().unwrap());
+        }
     }
 
     #[test]

@@ -165,3 +165,23 @@ fn taking_over_needs_a_path() {
     let setup = Setup::policy(&upstream, POLICY).arguments(&["serve", "--takeover"]);
     setup.refused().expect_code(78).expect_text(&["takeover"]);
 }
+
+#[test]
+fn successor_serves_although_its_predecessor_dies_while_it_hands_over() {
+    let upstream = FakeUpstream::start();
+    let setup = Setup::policy(&upstream, POLICY).top("takeover = \"takeover\"");
+    let config = setup.directory().join("hostgate.toml");
+    let setup = setup.arguments(&["serve", "--takeover", "--config", config.to_str().unwrap()]);
+    let path = setup.directory().join("takeover");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let dying = thread::spawn(move || drop((listener.accept().unwrap(), listener)));
+    let server = setup.start();
+    dying.join().unwrap();
+    assert!(!ask("a.test", RecordType::A).udp(&server).addresses().is_empty());
+    server.wait_log(&["WARN", "the predecessor ended while it was asked"]);
+    // It offers its own sockets.
+    let mut server = server;
+    let next = server.successor();
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert!(!ask("a.test", RecordType::A).udp(&next).addresses().is_empty());
+}
