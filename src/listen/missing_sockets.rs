@@ -7,13 +7,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::sockets::{BindError, Feature};
 use crate::bounds::MAX_TOLD_LINE;
 use crate::document::shortened;
-use crate::reload::out_of_date::{Entry, Kind};
+use crate::reload::out_of_date::{Beginning, Entry, Kind};
 use crate::util::lock;
 
 /// The pause between two tries.
@@ -50,7 +49,7 @@ impl Lacking {
     pub(crate) fn note(&self, purpose: Purpose, path: Option<&Path>, why: &str) {
         let mut all = self.lock();
         let known = all.get(&purpose);
-        let since = known.map_or_else(Timestamp::now, |known| known.since);
+        let since = known.map_or_else(Beginning::now, |known| known.since);
         let entry = Entry::new(Kind::Socket, path, since, why);
         if known != Some(&entry) {
             let error = &*shortened(why, MAX_TOLD_LINE);
@@ -62,7 +61,7 @@ impl Lacking {
     /// Notes that a socket is open, and logs for how long it was missing.
     pub(crate) fn end(&self, purpose: Purpose) {
         if let Some(entry) = self.lock().remove(&purpose) {
-            let seconds = Timestamp::now().duration_since(entry.since).as_secs();
+            let seconds = entry.since.seconds();
             tracing::info!(seconds, "{} is there again", purpose.as_str());
         }
     }

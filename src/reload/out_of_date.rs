@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -117,6 +118,40 @@ pub(super) struct Mismatch {
     pub(super) why: String,
 }
 
+/// The time at which an entry began, for people and, as the wall clock may be set, on the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Beginning {
+    wall: Timestamp,
+    monotonic: Instant,
+}
+
+impl Beginning {
+    pub(crate) fn now() -> Self {
+        Self { wall: Timestamp::now(), monotonic: Instant::now() }
+    }
+
+    /// Returns the time a duration ago.
+    pub(crate) fn ago(duration: Duration) -> Self {
+        let Self { wall, monotonic } = Self::now();
+        Self {
+            wall: wall.checked_sub(duration).unwrap_or(wall),
+            monotonic: monotonic.checked_sub(duration).unwrap_or(monotonic),
+        }
+    }
+
+    /// Returns the seconds since then.
+    pub(crate) fn seconds(self) -> u64 {
+        self.monotonic.elapsed().as_secs()
+    }
+}
+
+/// Serialised as the other times of the status (RFC 3339, UTC).
+impl Serialize for Beginning {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.wall)
+    }
+}
+
 /// An entry of `out_of_date`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Entry {
@@ -124,15 +159,14 @@ pub(crate) struct Entry {
     /// The file or directory; null if the cause is none.
     pub(crate) path: Option<String>,
     /// The time at which it began (RFC 3339, UTC).
-    #[serde(serialize_with = "time")]
-    pub(crate) since: Timestamp,
+    pub(crate) since: Beginning,
     /// The reason, never empty.
     why: String,
 }
 
 impl Entry {
     /// Makes an entry of bounded length; without a reason, it has that of its kind.
-    pub(crate) fn new(kind: Kind, path: Option<&std::path::Path>, since: Timestamp, why: &str) -> Self {
+    pub(crate) fn new(kind: Kind, path: Option<&std::path::Path>, since: Beginning, why: &str) -> Self {
         let bounded = |text: &str| shortened(&escaped(text), MAX_OUT_OF_DATE_TEXT).into_owned();
         let why = if why.trim().is_empty() { kind.meaning() } else { why };
         Self { kind, path: path.map(|path| bounded(&path.to_string_lossy())), since, why: bounded(why) }
@@ -145,7 +179,7 @@ pub(crate) struct OutOfDate {
     /// The first entries, at most [`MAX_OUT_OF_DATE`].
     entries: Vec<Entry>,
     /// The number of entries of each kind, and the time at which the oldest began.
-    counts: BTreeMap<Kind, (usize, Timestamp)>,
+    counts: BTreeMap<Kind, (usize, Beginning)>,
 }
 
 impl OutOfDate {
@@ -153,7 +187,9 @@ impl OutOfDate {
     pub(crate) fn add(&mut self, entry: Entry) {
         let (count, since) = self.counts.entry(entry.kind).or_insert((0, entry.since));
         *count += 1;
-        *since = entry.since.min(*since);
+        if entry.since.monotonic < since.monotonic {
+            *since = entry.since;
+        }
         if self.entries.len() < MAX_OUT_OF_DATE {
             self.entries.push(entry);
         }
@@ -162,8 +198,7 @@ impl OutOfDate {
     /// Returns the number of entries of a kind, and the age of the oldest in seconds.
     pub(crate) fn count(&self, kind: Kind) -> (u64, u64) {
         let Some((count, since)) = self.counts.get(&kind) else { return (0, 0) };
-        let seconds = Timestamp::now().duration_since(*since).as_secs();
-        (u64::try_from(*count).unwrap_or(u64::MAX), u64::try_from(seconds).unwrap_or(0))
+        (u64::try_from(*count).unwrap_or(u64::MAX), since.seconds())
     }
 
     /// Returns the number of all entries, in the list or only counted.
@@ -180,12 +215,12 @@ impl Serialize for OutOfDate {
 
 /// The time at which each entry began, by kind and path.
 #[derive(Default)]
-pub(super) struct StartTimes(BTreeMap<(Kind, String), (Timestamp, String)>);
+pub(super) struct StartTimes(BTreeMap<(Kind, String), (Beginning, String)>);
 
 impl StartTimes {
     /// Returns the list for what was found now, and logs the entries that begin or end.
     pub(super) fn update(&mut self, found: Vec<Mismatch>) -> OutOfDate {
-        let now = Timestamp::now();
+        let now = Beginning::now();
         let mut before = std::mem::take(&mut self.0);
         let mut list = OutOfDate::default();
         for Mismatch { kind, path, why } in found {
@@ -210,17 +245,12 @@ impl StartTimes {
             list.add(entry);
         }
         for ((kind, what), (since, _)) in before.into_iter().filter(|((kind, _), _)| kind.is_logged()) {
-            let seconds = now.duration_since(since).as_secs();
+            let seconds = since.seconds();
             let what = shortened(&escaped(&what), MAX_OUT_OF_DATE_TEXT).into_owned();
             tracing::info!(kind = kind.as_str(), what, seconds, "no longer out of date");
         }
         list
     }
-}
-
-/// Serialises a time as the other times of the status (RFC 3339, UTC).
-fn time<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(time)
 }
 
 #[cfg(test)]
@@ -242,6 +272,19 @@ mod tests {
         assert_eq!((list.len(), list.count(Kind::Unreadable).0, list.count(Kind::HeldBack).0), (10_000, 10_000, 0));
         let json = serde_json::to_string(&list).unwrap();
         assert!(json.len() < 16 << 10, "{} octets", json.len());
+    }
+
+    #[test]
+    fn age_does_not_follow_the_wall_clock() {
+        let mut list = OutOfDate::default();
+        for (seconds, years) in [(5, 20), (90, -50)] {
+            // As if the wall clock had been set since.
+            let Beginning { wall, monotonic } = Beginning::ago(Duration::from_secs(seconds));
+            let wall = wall.checked_sub(jiff::SignedDuration::from_hours(years * 24 * 365)).unwrap();
+            list.add(Entry::new(Kind::Polling, None, Beginning { wall, monotonic }, "none"));
+        }
+        assert_eq!(list.count(Kind::Polling), (2, 90));
+        assert_eq!(list.count(Kind::Socket), (0, 0));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::{Serialize, Serializer};
 
-use super::out_of_date::{Entry, Kind, OutOfDate};
+use super::out_of_date::{Beginning, Entry, Kind, OutOfDate};
 use super::served::{InForce, ServedTexts};
 use super::summary;
 use crate::bounds::MAX_TOLD_WARNINGS;
@@ -185,7 +185,7 @@ impl ReloadStatus {
     /// Returns the entry of `out_of_date` for a reload that is slow or hangs.
     pub(crate) fn late(&self) -> Option<Entry> {
         let running = self.running();
-        let since = jiff::Timestamp::now().checked_sub(running).ok()?;
+        let since = Beginning::ago(running);
         match self.stuck() {
             Some(why) => Some(Entry::new(Kind::Stuck, None, since, &why)),
             None if running >= SLOW => Some(Entry::new(

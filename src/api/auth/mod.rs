@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method, StatusCode, header, request::Parts};
-use jiff::Timestamp;
 
 use self::tokens::{TokenFile, Unreadable};
 use crate::api::file_probe::FileProbe;
@@ -18,6 +17,7 @@ use crate::config;
 use crate::fair_share::Holder;
 use crate::fair_share::quota::Requester;
 use crate::policy::Snapshot;
+use crate::reload::out_of_date::Beginning;
 
 /// The caller of a request with a token.
 #[derive(Clone, Debug)]
@@ -119,7 +119,7 @@ impl Access {
     }
 
     /// Returns the token file, its error, and the time at which that began.
-    pub(super) fn error(&self) -> Option<(&Path, String, Timestamp)> {
+    pub(super) fn error(&self) -> Option<(&Path, String, Beginning)> {
         let (why, since) = self.tokens.error()?;
         Some((self.tokens.path(), why, since))
     }

@@ -7,27 +7,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use jiff::Timestamp;
 use rustix::process::geteuid;
 
 use crate::bounds::MAX_SECRET;
 use crate::document::Diagnostic;
 use crate::reload::FileVersion;
+use crate::reload::out_of_date::Beginning;
 use crate::util::regular_file;
 
 /// The present error of a file that is read again whenever it changes, and the time at which it began.
 #[derive(Default)]
-pub(in crate::api) struct FileError(ArcSwapOption<(String, Timestamp)>);
+pub(in crate::api) struct FileError(ArcSwapOption<(String, Beginning)>);
 
 impl FileError {
-    pub(in crate::api) fn get(&self) -> Option<(String, Timestamp)> {
+    pub(in crate::api) fn get(&self) -> Option<(String, Beginning)> {
         self.0.load_full().map(|error| (*error).clone())
     }
 
     /// Sets the error. Returns whether it is another one, which belongs in the log.
     pub(in crate::api) fn set(&self, error: &str) -> bool {
         let before = self.0.load_full();
-        let since = before.as_ref().map_or_else(Timestamp::now, |before| before.1);
+        let since = before.as_ref().map_or_else(Beginning::now, |before| before.1);
         self.0.store(Some(Arc::new((error.to_owned(), since))));
         before.is_none_or(|before| before.0 != error)
     }

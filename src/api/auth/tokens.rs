@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use jiff::Timestamp;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
@@ -13,6 +12,7 @@ use crate::api::auth::secret_file::{self, FileError};
 use crate::api::hex;
 use crate::document::{Diagnostic, Place, Severity};
 use crate::reload::FileVersion;
+use crate::reload::out_of_date::Beginning;
 use crate::util::lock;
 use crate::util::regular_file::{self, is_resource_shortage};
 
@@ -96,7 +96,7 @@ impl TokenFile {
     }
 
     /// Returns the error of the file, and the time at which it began.
-    pub(in crate::api) fn error(&self) -> Option<(String, Timestamp)> {
+    pub(in crate::api) fn error(&self) -> Option<(String, Beginning)> {
         self.error.get()
     }
 

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
-use jiff::Timestamp;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -19,6 +18,7 @@ use crate::api::file_probe::FileProbe;
 use crate::config;
 use crate::document::Diagnostic;
 use crate::reload::FileVersion;
+use crate::reload::out_of_date::Beginning;
 use crate::util::lock;
 
 /// The protocols offered to clients (RFC 7301), the preferred one first.
@@ -56,7 +56,7 @@ impl Certificate {
     }
 
     /// Returns the certificate's file, the error, and the time at which that began.
-    pub(in crate::api) fn error(&self) -> Option<(&Path, String, Timestamp)> {
+    pub(in crate::api) fn error(&self) -> Option<(&Path, String, Beginning)> {
         let (error, since) = self.error.get()?;
         let is_closed = self.in_force.load().is_none();
         let state = if is_closed { "the API is closed" } else { "the certificate is as it was" };
