@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::output::Output;
 use crate::bounds::{MAX_FILE, MAX_LOGGED};
@@ -87,6 +88,21 @@ fn read_config_text(path: &Path) -> Result<(Config, Arc<str>), Vec<Diagnostic>> 
     Ok((Config::parse(path, Arc::clone(&text))?, text))
 }
 
+/// The pauses before files that are being saved are read again, in milliseconds.
+const WHILE_SAVED: [u64; 5] = [50, 100, 150, 200, 250];
+
+/// Returns whether one of the files with errors is being saved: it was changed just now, or a moment ago and is empty. Many
+/// programs empty a file before they write it.
+fn is_being_saved(errors: &[Diagnostic]) -> bool {
+    const JUST_NOW: Duration = Duration::from_millis(200);
+    const A_MOMENT_AGO: Duration = Duration::from_secs(1);
+    errors.iter().any(|error| {
+        let found = std::fs::metadata(&*error.place.path).ok().filter(std::fs::Metadata::is_file);
+        let age = found.as_ref().and_then(|found| found.modified().ok()?.elapsed().ok());
+        age.is_some_and(|age| age < JUST_NOW || age < A_MOMENT_AGO && found.is_some_and(|found| found.len() == 0))
+    })
+}
+
 /// Loads configuration and policies to serve them. A broken object of the API is left out, and if the operator chose
 /// so, bad files are replaced by the last good state.
 ///
@@ -98,14 +114,25 @@ pub(super) fn load(
 ) -> Result<(Option<PathBuf>, Config, Loaded), Vec<Diagnostic>> {
     let path = find(path, search);
     let record = path.as_deref().map(|path| LastGoodPlace::objects(path, search == Search::Here));
-    let read = match &path {
-        Some(path) => read_config_text(path).map(|(config, text)| (config, Some(text))),
-        None => Ok((Config::default_in(Path::new("")), None)),
+    let once = || {
+        let read = match &path {
+            Some(path) => read_config_text(path).map(|(config, text)| (config, Some(text))),
+            None => Ok((Config::default_in(Path::new("")), None)),
+        };
+        let started = match &read {
+            Ok((config, _)) => start(config, Broken::LeaveOut(record.as_ref())),
+            Err(wrong) => Err(wrong.clone()),
+        };
+        (read, started)
     };
-    let started = match &read {
-        Ok((config, _)) => start(config, Broken::LeaveOut(record.as_ref())),
-        Err(wrong) => Err(wrong.clone()),
-    };
+    let (mut read, mut started) = once();
+    for pause in WHILE_SAVED {
+        if !started.as_ref().is_err_and(|wrong| is_being_saved(wrong)) {
+            break;
+        }
+        std::thread::park_timeout(Duration::from_millis(pause));
+        (read, started) = once();
+    }
     match (started, read, path) {
         (Ok(mut loaded), Ok((config, text)), path) => {
             loaded.errors.extend(record.as_ref().and_then(ObjectRecord::error));
