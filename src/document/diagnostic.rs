@@ -101,13 +101,19 @@ impl Excerpt {
     /// Cuts the line in which `span` starts out of `text`. A span over several lines ends with its first line.
     pub(super) fn cut(text: &str, span: Range<usize>) -> Self {
         let at = floor_boundary(text, span.start);
-        let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
-        let end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
-        // A carriage return belongs to the line end.
-        let end = if text[start..end].ends_with('\r') { end - 1 } else { end }.max(at);
-        // Of a very long line only a part is kept: a diagnostic must stay small whatever the file holds.
-        let from = floor_boundary(text, at.saturating_sub(Self::REACH)).max(start);
-        let to = floor_boundary(text, at + 2 * Self::REACH).min(end).max(at);
+        // Of a very long line only a part is kept, and looked at: a diagnostic must stay small whatever the file holds.
+        let from = floor_boundary(text, at.saturating_sub(Self::REACH));
+        let to = floor_boundary(text, at + 2 * Self::REACH);
+        // One octet more on each side, and two for a carriage return, which belongs to the line end.
+        let octets = text.as_bytes();
+        let start = match octets[from.saturating_sub(1)..at].iter().rposition(|octet| *octet == b'\n') {
+            Some(newline) => from.saturating_sub(1) + newline + 1,
+            None => from.saturating_sub(1),
+        };
+        let most = (to + 2).min(text.len());
+        let end = octets[at..most].iter().position(|octet| *octet == b'\n').map_or(most, |newline| at + newline);
+        let end = if octets[start..end].ends_with(b"\r") { end - 1 } else { end }.max(at);
+        let (from, to) = (from.max(start), to.min(end).max(at));
         let until = floor_boundary(text, span.end.clamp(at, to));
         Self { line: text[from..to].to_owned(), span: at - from..until - from, cut: from > start || to < end }
     }

@@ -6,6 +6,7 @@
 
 mod accept;
 mod accept_comments;
+mod block_index;
 mod code;
 mod diagnostic;
 mod escape;

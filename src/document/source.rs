@@ -2,15 +2,16 @@
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use toml::de::DeValue;
 
 use super::accept::{Accepts, At};
 use super::accept_comments::Language;
+use super::block_index::BlockIndex;
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Excerpt, Severity, Unquoted};
-use super::place::{Place, Span, characters, last_line_end, line_ends, to_u32, to_usize};
+use super::place::{Place, Span, to_u32, to_usize};
 
 /// The text of a file with its path. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Source {
     is_private: bool,
     /// The comments that accept warnings; `None` if there are none, or if the text has not been searched.
     accepts: Option<Arc<Accepts>>,
+    /// The index of the text, made on first use; `None` if the text is short.
+    index: Option<Arc<OnceLock<BlockIndex>>>,
 }
 
 impl Source {
@@ -31,7 +34,9 @@ impl Source {
     /// Creates a source from a path and a text.
     #[must_use]
     pub fn new(path: impl Into<Arc<Path>>, text: impl Into<Arc<str>>) -> Self {
-        Self { path: path.into(), text: text.into(), is_private: false, accepts: None }
+        let text: Arc<str> = text.into();
+        let index = (text.len() > BlockIndex::BLOCK).then(Arc::default);
+        Self { path: path.into(), text, is_private: false, accepts: None, index }
     }
 
     /// Sets whether log, status and API answers must not quote the text, as for a file that a symlink in the policies
@@ -96,14 +101,20 @@ impl Source {
         }
     }
 
-    /// Returns the place of the byte `offset`. Walks the text up to there; use a [`Locator`](super::Locator) for many
-    /// places.
+    /// Returns the place of the byte `offset`.
     #[must_use]
     pub fn place(&self, offset: u32) -> Place {
         let at = to_usize(offset).min(self.text.len());
-        let bytes = self.text.as_bytes();
-        let start = last_line_end(&bytes[..at]).map_or(0, |newline| newline + 1);
-        self.at(to_u32(line_ends(&bytes[..start]) + 1), to_u32(characters(&bytes[start..at]) + 1))
+        let (line, column) = self.indexed(|index| index.place(&self.text, at));
+        self.at(to_u32(line), to_u32(column))
+    }
+
+    /// Calls `find` with the index of the text. That of a short text is made for each call.
+    fn indexed<T>(&self, find: impl FnOnce(&BlockIndex) -> T) -> T {
+        match &self.index {
+            Some(index) => find(index.get_or_init(|| BlockIndex::new(&self.text))),
+            None => find(&BlockIndex::new(&self.text)),
+        }
     }
 
     /// Returns the place at `line` and `column` of this file.
@@ -134,12 +145,7 @@ impl Source {
     /// is underlined up to the closing quote, a space or a comment.
     #[must_use]
     pub fn diagnostic_at(&self, severity: Severity, line: u32, column: u32, message: impl Into<String>) -> Diagnostic {
-        let mut start = 0;
-        for _ in 1..line {
-            start += self.text[start..].find('\n').map_or(self.text.len() - start, |newline| newline + 1);
-        }
-        let columns = self.text[start..].char_indices().map(|(at, _)| at);
-        start += columns.chain([self.text.len() - start]).nth(to_usize(column.saturating_sub(1))).unwrap_or(0);
+        let start = self.indexed(|index| index.offset(&self.text, to_usize(line), to_usize(column)));
         let mut rest = self.text[start..].char_indices();
         let length = match rest.next() {
             Some((_, quote @ ('"' | '\''))) => rest.find(|&(_, other)| other == quote).map(|(at, _)| at + 1),
@@ -177,8 +183,31 @@ impl Diagnostic {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::super::place::Locator;
     use super::*;
+
+    #[test]
+    fn places_in_a_large_text_are_found_without_a_walk_from_its_start() {
+        /// A generous deadline; the walks took minutes.
+        const AMPLE: Duration = Duration::from_secs(20);
+        const LINE: &str = "[policy.x] # ü\n";
+        let lines = 1 << 18;
+        for text in [LINE.repeat(lines), LINE.trim_end().repeat(lines)] {
+            let source = Source::new(Path::new("p.toml"), text.as_str());
+            let (length, is_long) = (text.len() / lines, !text.contains('\n'));
+            let start = Instant::now();
+            for number in (0..lines).rev().step_by(64) {
+                let place = source.place(to_u32(number * length + 1));
+                let expected = if is_long { (1, to_u32(number * (length - 1)) + 2) } else { (to_u32(number) + 1, 2) };
+                assert_eq!((place.line, place.column), expected);
+                let told = source.diagnostic_at(Severity::Warning, place.line, place.column, "m");
+                assert_eq!(told.place, place);
+            }
+            assert!(start.elapsed() < AMPLE, "{:?}", start.elapsed());
+        }
+    }
 
     #[test]
     fn places_count_lines_and_characters_from_1() {

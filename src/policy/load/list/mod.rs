@@ -5,6 +5,7 @@
 
 pub(crate) mod fast_line;
 
+use std::cell::OnceCell;
 use std::hash::RandomState;
 use std::net::IpAddr;
 use std::num::NonZero;
@@ -269,9 +270,11 @@ impl ListPart<'_> {
     /// Parses a line of any form: the slow path, with all checks and messages.
     fn read_line(&mut self, line: &str, number: u32) {
         let ListSettings { path, named, .. } = self.settings;
+        // One copy of a line that may be long, however many errors it has.
+        let source = OnceCell::new();
         let diagnostic = |severity, word: &str, message: String| {
             let start = offset_in(line, word);
-            let source = Source::new(Arc::clone(path), line);
+            let source = source.get_or_init(|| Source::new(Arc::clone(path), line));
             let found = source.diagnostic(severity, (start..start + word.len()).into(), message);
             on_line(number, found)
         };
@@ -348,12 +351,14 @@ struct Lines<'t> {
     rest: &'t str,
     /// The number of the last requested line.
     number: u32,
+    /// The last line that a warning is about, with its number.
+    last: Option<(u32, Source)>,
 }
 
 impl<'t> Lines<'t> {
     /// Returns a search that begins at the first line.
     fn new(path: &'t Arc<Path>, text: &'t str) -> Self {
-        Self { path, text, rest: text, number: 1 }
+        Self { path, text, rest: text, number: 1, last: None }
     }
 
     /// Goes back to the first line.
@@ -368,8 +373,13 @@ impl<'t> Lines<'t> {
             self.rest = self.rest.split_once('\n').map_or("", |(_, behind)| behind);
             self.number += 1;
         }
-        let text = self.rest.split('\n').next().unwrap_or_default();
-        let source = Source::new(Arc::clone(self.path), text);
+        let (_, source) = match self.last.take() {
+            Some(last) if last.0 == line => self.last.insert(last),
+            _ => {
+                let text = self.rest.split('\n').next().unwrap_or_default();
+                self.last.insert((line, Source::new(Arc::clone(self.path), text)))
+            }
+        };
         on_line(line, source.diagnostic_at(Severity::Warning, 1, column, message))
     }
 }
