@@ -42,7 +42,7 @@ pub fn read<T>(source: &Source, take: impl FnOnce(&mut Table<'_>) -> T) -> (T, V
     let source = &if readable { source.clone().with_accepts() } else { source.clone() };
     let text = source.text();
     // A text that is too large is read as an empty one, and reported at the end.
-    let (root, errors) = DeTable::parse_recoverable(if readable { text } else { "" });
+    let (root, errors) = parse(if readable { text } else { "" });
     let reader = Reader {
         source,
         locator: Locator::new(if readable { text } else { "" }),
@@ -72,6 +72,29 @@ pub fn read<T>(source: &Source, take: impl FnOnce(&mut Table<'_>) -> T) -> (T, V
     }
     (taken, diagnostics)
 }
+
+/// Parses a text; returns what could be understood, and the syntax errors.
+///
+/// The parser keeps each error in 600 octets of memory, and any two octets can be one. So from a long text with an error,
+/// only a part is read: up to [`ERRORS_WITHIN`] octets after the first error.
+fn parse(text: &str) -> (Spanned<DeTable<'_>>, Vec<toml::de::Error>) {
+    if text.len() <= ERRORS_WITHIN {
+        return DeTable::parse_recoverable(text);
+    }
+    match DeTable::parse(text) {
+        Ok(root) => (root, Vec::new()),
+        Err(first) => {
+            let at = first.span().map_or(0, |span| span.start).saturating_add(ERRORS_WITHIN).min(text.len());
+            let end = text.as_bytes()[..at].iter().rposition(|octet| *octet == b'\n').unwrap_or(0);
+            let (root, errors) = DeTable::parse_recoverable(&text[..end]);
+            // An error of the last line may be one of the whole text alone.
+            (root, if errors.is_empty() { vec![first] } else { errors })
+        }
+    }
+}
+
+/// The octets after the first syntax error of a text in which further errors are looked for.
+const ERRORS_WITHIN: usize = 16 << 10;
 
 /// The state that all tables of one document share.
 struct Reader<'t> {
