@@ -70,7 +70,9 @@
 //! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error of the folder right below, or of the link by which it came; what was in force of it stays | `hostgate_reload_ok` |
 //! | a reload or a change by the API | ten seconds; twenty for a client that waits for it | it goes on, and the status says so; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
-//! | memory that a file takes while it is loaded | `reload::weight`: what is left of the limits of the process, of its control groups and of the machine | as above | the same |
+//! | tables of a policy file | [`MAX_TABLES`] | as above | the same |
+//! | policies, blueprints and clients in all | [`MAX_OBJECTS`] | an error of the changed files that add most | the same |
+//! | memory that the files of a reload take while they are loaded | `reload::weight`: what is left of the limits of the process, of its control groups and of the machine | as above, for the files that do not fit beside the others; they are tried again | the same |
 //! | errors, and warnings of a kind, reported of a file | `document::findings::KEPT` | counted, "and N more" | |
 //! | errors of single files, reported in all | `policy::load::report::MAX_ERRORS`; after a quarter one of each file | files are counted | |
 //! | errors of files that conflict, reported in all and of one file | `policy::load::conflict::MAX_CONFLICTS`, `policy::load::conflict::MAX_CONFLICTS_OF_FILE` | counted, "and N more" | |
@@ -297,6 +299,12 @@ pub(crate) const MAX_FILE: u64 = 64 << 20;
 pub(crate) const MAX_DEPTH: usize = 32;
 /// Files and directories read below the policies directory.
 pub(crate) const MAX_ENTRIES: usize = 200_000;
+/// Tables of one policy file: headers, inline tables and dotted keys. Loading so many takes a second or two, and some 200
+/// MiB.
+pub(crate) const MAX_TABLES: u64 = 100_000;
+/// Policies, blueprints and clients of all files together: the [`MAX_MADE`] of the API, and more than as many that people
+/// wrote.
+pub(crate) const MAX_OBJECTS: usize = 400_000;
 /// List files that one key of a policy names.
 pub(crate) const MAX_LISTS: usize = 1_000;
 /// Octets of the errors in `/status` and in a line of the log.

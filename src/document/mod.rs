@@ -2,7 +2,8 @@
 //!
 //! A [`Source`] is a text with the path it came from. [`read`] parses it and passes its root [`Table`] on; the getters
 //! of a table report errors and continue, so that all errors of a file are reported at once. Nothing here touches the
-//! filesystem. This module is the home of the crates `toml` and `annotate-snippets`.
+//! filesystem. This module is the home of the crates `toml`, `toml_parser` and
+//! `annotate-snippets`.
 
 mod accept;
 mod accept_comments;
@@ -14,6 +15,7 @@ mod findings;
 mod place;
 mod reader;
 mod remark;
+mod shape;
 mod source;
 mod suggest;
 mod text;
@@ -29,6 +31,7 @@ pub(crate) use place::line_ends;
 pub use place::{Locator, Place, Span};
 pub use reader::{Element, Note, Placed, Table, read};
 pub use remark::Remarks;
+pub(crate) use shape::{Contents, Shape};
 pub use source::Source;
 pub use suggest::closest;
 pub use text::text_of;

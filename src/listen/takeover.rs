@@ -744,7 +744,7 @@ mod tests {
                 drop(stream);
                 lives_on.then_some(listener)
             });
-            let asked = ask(&path);
+            let asked = ask(&path, None);
             match asked {
                 Ok(None) => assert!(!lives_on),
                 Err(TakeoverError::Refused { .. }) => assert!(lives_on),

@@ -194,6 +194,7 @@ impl Reloader {
     fn try_change(&mut self, path: &Path, change: &Change) -> Result<u64, Refused> {
         let Change { before, after, is_held, .. } = change;
         let status = Arc::clone(&self.status);
+        self.files.budget.restart(self.library.snapshot().objects());
         let disk = status.disk();
         let is_replaced = self.directory.is_replaced(&self.config.policies);
         drop(disk);

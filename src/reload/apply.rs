@@ -63,6 +63,7 @@ impl Reloader {
         let before = Arc::clone(self.library.snapshot());
         let mut faults = Faults::default();
         let changes = self.notice(trigger);
+        self.files.budget.restart(before.objects());
         let disk = status.disk();
         let config = self.read_config(&mut faults);
         let is_read = self.read_policies(&config, &changes, &mut faults);
@@ -109,7 +110,8 @@ impl Reloader {
     /// Reads the policies directory, as far as it changed; returns whether it could be read.
     fn read_policies(&mut self, config: &Config, changes: &Changes, faults: &mut Faults) -> bool {
         let trusted = Trusted::of(config);
-        let read = self.directory.read(&self.config.policies, changes, &self.files.unfinished, &trusted);
+        let beside = (&self.files.unfinished, &self.files.budget);
+        let read = self.directory.read(&self.config.policies, changes, beside, &trusted);
         self.files.trust(trusted);
         if let Err(error) = &read {
             faults.held_back.push(self.config.policies.clone());

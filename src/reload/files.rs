@@ -18,10 +18,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use super::trusted::{Trusted, Use};
-use super::weight;
+use super::weight::{MemoryBudget, Refusal, Weight};
 use crate::bounds::MAX_FILE;
 use crate::document::text_of;
 use crate::policy::{ListText, MayBeUnchanged, NO_SUCH_FILE};
+use crate::util::content_hash::content_hash;
 use crate::util::regular_file;
 
 /// The size in octets above which a file is read into a buffer for the largest file: glibc returns a block of that size
@@ -81,8 +82,8 @@ const READ_TRIES: usize = 3;
 pub(crate) struct Files {
     /// The files that the configuration names, each with its state and, if it could be read, its text.
     known: HashMap<PathBuf, (ObservedState, Option<Arc<str>>)>,
-    /// The states of list files, whose texts are not kept.
-    lists: HashMap<PathBuf, ObservedState>,
+    /// The states of list files and the hashes of their texts, which are not kept.
+    lists: HashMap<PathBuf, (ObservedState, u64)>,
     /// The reason for each list file that could not be read.
     unusable_lists: HashMap<PathBuf, String>,
     /// The paths that were read since the last [`Files::forget_unused`].
@@ -91,6 +92,8 @@ pub(crate) struct Files {
     pub(super) unfinished: UnfinishedFiles,
     /// The directories in which list files may be.
     trusted: Trusted,
+    /// The memory that the files of one reload may take.
+    pub(super) budget: MemoryBudget,
 }
 
 /// The files that are open for writing, which are not read until they are closed.
@@ -308,7 +311,7 @@ impl Files {
         self.used.insert(path.to_owned());
         let known = self.known.get(path).cloned();
         let version_hash = known.as_ref().and_then(|(observed, text)| observed.clean_hash().filter(|_| text.is_some()));
-        let read = read_unless(path, version_hash, &self.unfinished, (&self.trusted, Use::Named));
+        let read = read_unless(path, version_hash, &self.unfinished, (&self.trusted, Use::Named, &self.budget));
         let text = read.text_or(known.and_then(|(_, text)| text));
         self.known.insert(path.to_owned(), (read.observed, text.clone().ok()));
         text
@@ -319,10 +322,22 @@ impl Files {
     /// The errors are those of [`Files::read`].
     pub(crate) fn read_list(&mut self, path: &Path, held: MayBeUnchanged) -> Result<ListText, String> {
         self.used.insert(path.to_owned());
-        let known =
-            self.lists.get(path).and_then(|observed| observed.clean_hash()).filter(|_| held == MayBeUnchanged::Yes);
-        let read = read_unless(path, known, &self.unfinished, (&self.trusted, Use::List));
-        self.lists.insert(path.to_owned(), read.observed);
+        let known = self.lists.get(path).copied().filter(|_| held == MayBeUnchanged::Yes);
+        let version_hash = known.and_then(|(observed, _)| observed.clean_hash());
+        let mut read = read_unless(path, version_hash, &self.unfinished, (&self.trusted, Use::List, &self.budget));
+        let known = known.map(|(_, hash)| hash);
+        let hash = match &read.text {
+            Ok(Some(text)) => {
+                let hash = content_hash(text.as_bytes());
+                // What was made of the same text is used again.
+                if known != Some(hash) {
+                    read.weigh(|octets, _| self.budget.admit(Weight::of_list(octets)).map_err(Refusal::TooHeavy));
+                }
+                hash
+            }
+            _ => known.unwrap_or_default(),
+        };
+        self.lists.insert(path.to_owned(), (read.observed, hash));
         match read.text {
             Ok(text) => {
                 self.unusable_lists.remove(path);
@@ -343,7 +358,7 @@ impl Files {
     /// Returns the files and lists that are in use, each with its state when it was read.
     pub(super) fn observed(&self) -> impl Iterator<Item = (&Path, ObservedState)> {
         let known = self.known.iter().map(|(path, (observed, _))| (path.as_path(), *observed));
-        known.chain(self.lists.iter().map(|(path, observed)| (path.as_path(), *observed)))
+        known.chain(self.lists.iter().map(|(path, (observed, _))| (path.as_path(), *observed)))
     }
 
     /// Returns the text that [`Files::read`] read last.
@@ -353,7 +368,10 @@ impl Files {
 
     /// Returns the state that a file or list was in when it was read.
     pub(super) fn observed_at(&self, path: &Path) -> Option<ObservedState> {
-        self.known.get(path).map(|(observed, _)| *observed).or_else(|| self.lists.get(path).copied())
+        self.known
+            .get(path)
+            .map(|(observed, _)| *observed)
+            .or_else(|| self.lists.get(path).map(|(observed, _)| *observed))
     }
 
     /// Forgets the files that were not read since the last call.
@@ -377,6 +395,30 @@ pub(super) struct FileRead {
 }
 
 impl FileRead {
+    /// Turns a text that `admit` refuses into an error. A file that is too heavy is tried again, as other files may be
+    /// freed.
+    fn weigh(&mut self, admit: impl FnOnce(u64, &str) -> Result<(), Refusal>) {
+        let Ok(Some(text)) = &self.text else { return };
+        let octets = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        let (why, outcome) = match admit(octets, text) {
+            Ok(()) => return,
+            Err(Refusal::TooMany(why)) => (why, ReadOutcome::Unusable),
+            Err(Refusal::TooHeavy(why)) => (why, ReadOutcome::Temporary),
+        };
+        self.observed.outcome = outcome;
+        self.text = Err(Unusable { why, outcome });
+    }
+
+    /// Turns the text of a policy file into an error if it does not fit into the memory left, unless it is the `known`
+    /// one, which is in use already.
+    pub(super) fn weigh_policies(&mut self, known: Option<&Arc<str>>, budget: &MemoryBudget) {
+        if let Ok(Some(text)) = &self.text
+            && known.is_none_or(|known| **known != **text)
+        {
+            self.weigh(|_, text| budget.admit_policies(text));
+        }
+    }
+
     /// Returns the text that was read, as the allocation of `known` if they are equal.
     pub(super) fn text_or(&self, known: Option<Arc<str>>) -> Text {
         match &self.text {
@@ -392,7 +434,7 @@ pub(super) fn read_unless(
     path: &Path,
     known: Option<VersionHash>,
     unfinished: &UnfinishedFiles,
-    (trusted, as_what): (&Trusted, Use),
+    (trusted, as_what, budget): (&Trusted, Use, &MemoryBudget),
 ) -> FileRead {
     // The clock is read before the file: a change during the read then counts as racy.
     let now = SystemTime::now();
@@ -408,7 +450,7 @@ pub(super) fn read_unless(
     if known.is_some() && known == version.map(FileVersion::version_hash) {
         return FileRead { text: Ok(None), is_private: None, version, observed: state(version, ReadOutcome::Clean) };
     }
-    let mut text = read_text(path, trusted, as_what);
+    let mut text = read_text(path, trusted, as_what, budget);
     for _ in 0..READ_TRIES {
         let after = FileVersion::at(path);
         if after == version {
@@ -416,7 +458,7 @@ pub(super) fn read_unless(
         }
         // A file that changed while it was read may have given a part of each version.
         version = after;
-        text = read_text(path, trusted, as_what);
+        text = read_text(path, trusted, as_what, budget);
     }
     let observed = state(
         version,
@@ -432,7 +474,7 @@ pub(super) fn read_unless(
 
 /// Reads a regular file of at most [`MAX_FILE`] octets as UTF-8, if `trusted` allows this use; returns the text, and
 /// whether it is private.
-fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bool), Unusable> {
+fn read_text(path: &Path, trusted: &Trusted, as_what: Use, budget: &MemoryBudget) -> Result<(String, bool), Unusable> {
     let failed = |error: io::Error| {
         let why = match error.kind() {
             io::ErrorKind::NotFound => NO_SUCH_FILE.to_owned(),
@@ -457,7 +499,7 @@ fn read_text(path: &Path, trusted: &Trusted, as_what: Use) -> Result<(String, bo
         return Err(why.into());
     }
     // A lack of memory is temporary: other files may be freed.
-    weight::check(metadata.len(), as_what).map_err(|why| Unusable { why, outcome: ReadOutcome::Temporary })?;
+    budget.check_size(metadata.len()).map_err(|why| Unusable { why, outcome: ReadOutcome::Temporary })?;
     let bytes = read_bounded(&file, metadata.len()).map_err(failed)?;
     Ok((text_of(bytes)?, is_private))
 }
@@ -483,12 +525,12 @@ mod tests {
         let path = root.path().join("a.toml");
         fs::write(&path, b"a = 1\nb = \xff").unwrap();
         assert_eq!(
-            read_text(&path, &Trusted::default(), Use::Named).unwrap_err().why,
+            read_text(&path, &Trusted::default(), Use::Named, &MemoryBudget::default()).unwrap_err().why,
             "not UTF-8 at line 2, column 5: it looks like Latin-1: save the file as UTF-8, as with `iconv -f LATIN1 -t UTF-8`"
         );
         File::create(&path).unwrap().set_len(1 << 30).unwrap();
         assert!(
-            read_text(&path, &Trusted::default(), Use::Named)
+            read_text(&path, &Trusted::default(), Use::Named, &MemoryBudget::default())
                 .unwrap_err()
                 .why
                 .starts_with("1073741824 octets are too many")

@@ -219,7 +219,8 @@ impl Loaded {
 fn read_all(config: &Config) -> (Directory, Files, io::Result<()>) {
     let (mut directory, mut files) = (Directory::default(), Files::default());
     let trusted = Trusted::of(config);
-    let read = directory.read(&config.policies, &Changes::Anything, &UnfinishedFiles::default(), &trusted);
+    let read =
+        directory.read(&config.policies, &Changes::Anything, (&UnfinishedFiles::default(), &files.budget), &trusted);
     files.trust(trusted);
     (directory, files, read)
 }

@@ -19,6 +19,7 @@ use super::object_folder::ObjectFolder;
 use super::origins::Origins;
 use super::trusted::{Trusted, Use};
 use super::watch::Changes;
+use super::weight::MemoryBudget;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
 use crate::policy::{FilePath, OrderedMap, Texts, Tree, object_of};
 use crate::util::regular_file::is_in_kernel_tree;
@@ -97,7 +98,7 @@ impl Directory {
         &mut self,
         root: &Path,
         changes: &Changes,
-        unfinished: &UnfinishedFiles,
+        (unfinished, budget): (&UnfinishedFiles, &MemoryBudget),
         trusted: &Trusted,
     ) -> io::Result<()> {
         // Other trusted directories change which files may be used or quoted, so all of them are read again.
@@ -109,7 +110,7 @@ impl Directory {
         if let Changes::Files(paths) = changes
             && is_same_rule
             && self.tree.root == root
-            && let Some(changed) = self.read_changed(paths, unfinished)
+            && let Some(changed) = self.read_changed(paths, unfinished, budget)
         {
             self.tree.changed = Some(changed);
             return Ok(());
@@ -123,6 +124,7 @@ impl Directory {
             before: self,
             object_folder: (&object_folder, self.object_folder.fault(root, self.objects_known())),
             unfinished,
+            budget,
             entries: 0,
             root: real,
             shown: root,
@@ -247,7 +249,12 @@ impl Directory {
 
     /// Reads the policy files among `paths` and returns their paths; `None` if something else may have changed, so that
     /// a walk of the whole tree is needed.
-    fn read_changed(&mut self, paths: &HashSet<PathBuf>, unfinished: &UnfinishedFiles) -> Option<BTreeSet<PathBuf>> {
+    fn read_changed(
+        &mut self,
+        paths: &HashSet<PathBuf>,
+        unfinished: &UnfinishedFiles,
+        budget: &MemoryBudget,
+    ) -> Option<BTreeSet<PathBuf>> {
         let unaliased = self.unaliased.as_ref().filter(|_| self.object_folder.is_same(&self.tree.root))?;
         let mut changed = BTreeSet::new();
         for path in paths {
@@ -282,11 +289,14 @@ impl Directory {
             if self.held.is_gone(path) {
                 return None;
             }
-            let read = read_unless(path, None, unfinished, (&self.trusted, Use::Policies));
+            let mut read = read_unless(path, None, unfinished, (&self.trusted, Use::Policies, budget));
             // A private file lies outside of the trusted directories: the path has become a symlink since.
             if read.is_private == Some(true) {
                 return None;
             }
+            let known = self.tree.files.get_key_value(path.as_path());
+            let known = known.map(|(path, text)| (Arc::clone(path), text.clone().ok()));
+            read.weigh_policies(known.as_ref().and_then(|(_, text)| text.as_ref()), budget);
             self.temporary.remove(path);
             if read.observed.is_temporary() {
                 self.temporary.insert(path.clone());
@@ -297,9 +307,8 @@ impl Directory {
                 self.temporary.remove(path);
                 continue;
             }
-            let known = self.tree.files.get_key_value(path.as_path());
-            let text = read.text_or(known.and_then(|(_, text)| text.clone().ok()));
-            let path = known.map_or_else(|| path.as_path().into(), |(path, _)| Arc::clone(path));
+            let (path, text) = known.unwrap_or_else(|| (path.as_path().into(), None));
+            let text = read.text_or(text);
             self.observed.insert(FilePath(Arc::clone(&path)), read.observed);
             self.tree.files.insert(path, text);
         }
@@ -329,6 +338,8 @@ struct Walk<'w> {
     object_folder: (&'w Path, Option<String>),
     /// The files that are open for writing, which are not read.
     unfinished: &'w UnfinishedFiles,
+    /// The memory that the files may take.
+    budget: &'w MemoryBudget,
     /// The number of directory entries so far, at most [`MAX_ENTRIES`].
     entries: usize,
     /// The policies directory, with symlinks resolved.
@@ -657,12 +668,13 @@ impl Walk<'_> {
         let state = known.and_then(|(path, text)| self.before.observed.get(path.as_os_str()).filter(|_| text.is_ok()));
         let text = known.and_then(|(_, text)| text.clone().ok());
         let path = known.map_or_else(|| path.into(), |(path, _)| Arc::clone(path));
-        let read = read_unless(
+        let mut read = read_unless(
             &path,
             state.and_then(|state| state.clean_hash()),
             self.unfinished,
-            (&self.before.trusted, Use::Policies),
+            (&self.before.trusted, Use::Policies, self.budget),
         );
+        read.weigh_policies(text.as_ref(), self.budget);
         if read.is_private.unwrap_or_else(|| self.before.tree.private.contains(&*path)) {
             self.found.private.insert(path.to_path_buf());
         }
@@ -683,7 +695,8 @@ mod tests {
     /// Reads the directory and returns the tree.
     fn read(directory: &mut Directory, root: &Path, changes: &Changes) -> Tree {
         let trusted = Trusted::directories(vec![root.to_owned()]);
-        directory.read(root, changes, &UnfinishedFiles::default(), &trusted).unwrap();
+        let unfinished = UnfinishedFiles::default();
+        directory.read(root, changes, (&unfinished, &MemoryBudget::default()), &trusted).unwrap();
         directory.tree.clone()
     }
 

@@ -30,6 +30,7 @@ mod disk_full;
 mod edns;
 mod hangs;
 mod harness;
+mod heavy_files;
 mod held_addresses;
 mod import;
 mod in_flight;

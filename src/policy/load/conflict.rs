@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::bounds::MAX_OBJECTS;
 use crate::document::{Diagnostic, Placed, Source, Span, closest, quoted};
 
 use super::compile::Lists;
@@ -231,6 +232,7 @@ impl<'c> Candidates<'c> {
         let changed = self.changed();
         self.unknown_references(&ids, &changed, &mut conflicts);
         missing_lists(&changed, self.lists, &mut conflicts);
+        self.too_many_objects(&changed, &mut conflicts);
         self.cycles(&ids, &changed, &mut conflicts);
         conflicts
     }
@@ -256,6 +258,25 @@ impl<'c> Candidates<'c> {
             }
         }
         changed
+    }
+
+    /// Finds the changed files that add most objects, if there are more than [`MAX_OBJECTS`] in all.
+    fn too_many_objects(&self, changed: &Files, conflicts: &mut Vec<Conflict>) {
+        let all = self.files.values().map(|file| objects(file)).sum();
+        let added = changed.iter().map(|(path, file)| {
+            let before = self.in_force.get(path.as_os_str()).map_or(0, |before| objects(before));
+            (path, objects(file).saturating_sub(before))
+        });
+        for path in excess(all, added.collect(), MAX_OBJECTS) {
+            let error = || {
+                let message = format!(
+                    "there would be {all} policies, blueprints and clients, and at most {MAX_OBJECTS} are loaded"
+                );
+                Diagnostic::about_file(path, message).help("remove what nobody needs")
+            };
+            let diagnostic = self.budget.report(path, error);
+            conflicts.push(Conflict { diagnostic, files: vec![path.clone()], bindings: false });
+        }
     }
 
     /// Returns whether a changed file no longer defines something that is in force.
@@ -511,6 +532,23 @@ fn between(
     }
 }
 
+/// Returns the number of policies, blueprints and clients that a file defines.
+fn objects(file: &FileSpec) -> usize {
+    file.policies().len() + file.blueprints().len() + file.clients.len()
+}
+
+/// Returns the files to leave out so that at most `most` objects remain of `all`: those that add most.
+fn excess(all: usize, mut added: Vec<(&FilePath, usize)>, most: usize) -> Vec<&FilePath> {
+    let mut left = all;
+    added.sort_by_key(|(_, added)| std::cmp::Reverse(*added));
+    let files = added.into_iter().take_while(|(_, added)| {
+        let is_too_many = left > most && *added > 0;
+        left = left.saturating_sub(*added);
+        is_too_many
+    });
+    files.map(|(path, _)| path).collect()
+}
+
 /// The most includes in a chain. A longer one costs each policy that includes it time quadratic in its length.
 const MOST_DEPTH: usize = 16;
 
@@ -591,3 +629,22 @@ pub(crate) fn references(file: &FileSpec) -> impl Iterator<Item = (ObjectKind, &
 
 /// The help about a definition that was removed although something refers to it.
 const STILL_USED: &str = "define it again, or refer to something else; until then its file stays as it was";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_add_most_objects_are_left_out_until_the_rest_fits() {
+        let paths: Vec<FilePath> = ["a", "b", "c", "d"].map(|name| FilePath(Path::new(name).into())).into();
+        let added: Vec<(&FilePath, usize)> = paths.iter().zip([5, 60, 0, 30]).collect();
+        let names = |all| -> Vec<String> {
+            excess(all, added.clone(), 100).iter().map(|path| path.to_string_lossy().into_owned()).collect()
+        };
+        assert_eq!(names(100), [""; 0]);
+        assert_eq!(names(101), ["b"]);
+        assert_eq!(names(160), ["b"]);
+        assert_eq!(names(161), ["b", "d"]);
+        assert_eq!(names(1000), ["b", "d", "a"], "a file that adds nothing is not to blame");
+    }
+}

@@ -202,6 +202,12 @@ impl Snapshot {
         self.clients.iter()
     }
 
+    /// Returns the number of policies, blueprints and clients.
+    #[must_use]
+    pub fn objects(&self) -> usize {
+        self.policies().len() + self.blueprints().len() + self.clients().len()
+    }
+
     /// Returns the API's data of all objects, in the order of their ids.
     #[must_use]
     pub fn records(&self) -> impl ExactSizeIterator<Item = &ApiTable> {

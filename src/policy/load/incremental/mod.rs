@@ -16,6 +16,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::bounds::MAX_OBJECTS;
 use crate::document::{Diagnostic, Severity, Source};
 
 use self::object_diff::{FileChange, ObjectDiff};
@@ -70,7 +71,7 @@ impl Library {
         let links = diff.links_after(&baseline.links);
         library.compiled = self.compiled.with_changed(diff.policies());
         let mut snapshot = assemble::next(&self.snapshot, &diff, &library.compiled);
-        if !diff.is_complete(&snapshot, &library.compiled, &links, bindings) {
+        if snapshot.objects() > MAX_OBJECTS || !diff.is_complete(&snapshot, &library.compiled, &links, bindings) {
             return None;
         }
         let mut file_hash = baseline.file_hash;
