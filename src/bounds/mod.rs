@@ -80,7 +80,7 @@
 //! | ids compared with an unknown one | `policy::load::conflict::MAX_COMPARISONS` | no suggestion | |
 //! | rounds in which conflicting files are taken back | `policy::load::full::MAX_ROUNDS` | all that hangs together with a conflict is held back | `hostgate_reload_ok` |
 //! | references that the next start would refuse | `policy::load::full::MAX_DANGLING` | the rest is left out | `hostgate_out_of_date{kind}` |
-//! | failing tests that are reported | `policy::load::file_tests::MAX_REPORTED` | the rest is not run, and nothing goes into force | the same |
+//! | failing tests that are reported | `policy::load::file_tests::MAX_REPORTED` | the rest of a file with one is not run, and is counted | `hostgate_out_of_date{kind}` |
 //! | list files that a key of a policy names | [`MAX_LISTS`] | an error | the same |
 //! | entries compared with those of list files | `policy::load::lint::contradictions::MAX_COMPARED` | a warning | |
 //! | entries of list files and includes compared with what a policy denies | `policy::load::lint::contradictions::MAX_FOREIGN` | of more, only those that its own entries deny exactly are reported | |

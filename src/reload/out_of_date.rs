@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     LastGood,
     /// The next start would refuse an error that a reload does not, or begin with older texts than are in force.
     NextStart,
+    /// A test in force fails, because something other than its file has changed.
+    FailedTest,
     /// A changed key of the configuration file takes a restart.
     Restart,
     /// No interface has the address of a listener.
@@ -47,11 +49,12 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, for metrics that show each.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::HeldBack,
         Self::Unreadable,
         Self::LastGood,
         Self::NextStart,
+        Self::FailedTest,
         Self::Restart,
         Self::Address,
         Self::Socket,
@@ -70,6 +73,7 @@ impl Kind {
             Self::Unreadable => "unreadable",
             Self::LastGood => "last-good",
             Self::NextStart => "next-start",
+            Self::FailedTest => "failed-test",
             Self::Restart => "restart",
             Self::Address => "address",
             Self::Socket => "socket",
@@ -89,6 +93,7 @@ impl Kind {
             Self::Unreadable => "it cannot be read: its last good version is in force",
             Self::LastGood => "the start took the last good state for something that is bad on disk",
             Self::NextStart => "it runs, and the next start refuses it",
+            Self::FailedTest => "a test of it fails",
             Self::Restart => "a changed key takes a restart",
             Self::Address => "no interface has the address of a listener",
             Self::Socket => "a socket cannot be had, and is tried again each second",

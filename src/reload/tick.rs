@@ -157,6 +157,9 @@ impl Reloader {
         for error in self.library.refused_at_start() {
             add(Kind::NextStart, Some(error.place.path.to_path_buf()), format!("{error}: {instead}"));
         }
+        for error in self.library.failing_tests() {
+            add(Kind::FailedTest, Some(error.place.path.to_path_buf()), error.to_string());
+        }
         if let Some(error) = is_empty {
             add(Kind::NextStart, Some(self.config.policies.clone()), format!("{}: {instead}", error.message));
         }

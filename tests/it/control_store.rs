@@ -38,14 +38,24 @@ fn a_test_that_fails_in_a_persons_file_keeps_nobody_from_tightening_a_policy() {
     server.until("the failing test is told still", held_back);
     server.write("hand.toml", wrong.replace("b.test", "a.test"));
     server.until("it is in force", || server.status()["error"].is_null().then_some(()));
-    // A test that holds is kept by the API too.
+    // A test of a person keeps nobody from denying or shutting down what the API made.
     let guarded = format!("[[test]]\nclient = \"{}\"\nname = \"c.test\"\nexpect = \"deny\"\n", box_of("127.0.0.23"));
     let generation = server.status()["generation"].as_u64().unwrap();
     server.write("guard.toml", guarded);
     server.wait_generation(generation + 1);
-    let opened = server.api_post(&format!("{POLICIES}/{policy}"), &json!({ "allowed_hostnames": ["c.test"] }));
-    opened.refused(400, &["test failed", "guard.toml:4:10"]);
-    assert!(!server.allows("127.0.0.23", "c.test"));
+    server.api_post(&format!("{POLICIES}/{policy}"), &json!({ "allowed_hostnames": ["c.test"] })).done();
+    assert!(server.allows("127.0.0.23", "c.test"));
+    let entry = server.wait_out_of_date("failed-test");
+    assert!(entry["why"].as_str().unwrap().contains("guard.toml:4:10: test failed"), "{entry}");
+    let pinned = box_of("127.0.0.24");
+    server.replace("guard.toml", format!("[[test]]\nclient = \"{pinned}\"\nname = \"c.test\"\nexpect = \"allow\"\n"));
+    server.wait_not_out_of_date("failed-test");
+    server.api_post(&format!("{POLICIES}/{policy}"), &json!({ "allowed_hostnames": [] })).done();
+    assert!(!server.allows("127.0.0.24", "c.test"));
+    server.wait_out_of_date("failed-test");
+    server.api_post(&format!("/v1/devboxes/{pinned}/shutdown"), &json!({})).done();
+    server.wait_not_out_of_date("failed-test");
+    assert!(server.out_of_date("next-start").is_none() && server.status()["error"].is_null());
 }
 
 #[test]

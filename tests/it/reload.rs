@@ -155,7 +155,7 @@ fn new_reference_to_nothing_is_never_an_allow() {
 }
 
 #[test]
-fn failing_test_refuses_the_whole_reload() {
+fn test_that_another_file_breaks_is_reported_and_holds_back_nothing() {
     let upstream = FakeUpstream::start();
     let server = Setup::new(&[&upstream])
         .file("a.toml", one_policy("a", "127.0.0.11", "a.test"))
@@ -165,13 +165,37 @@ fn failing_test_refuses_the_whole_reload() {
     server.replace("b.toml", one_policy("b", "127.0.0.12", "b2.test"));
     server.wait_generation(2);
     server.replace("a.toml", one_policy("a", "127.0.0.11", "other.test"));
-    let error = server.wait_error();
-    assert!(error.contains("tests.toml:") && error.contains("a.test"), "{error}");
+    let entry = server.wait_out_of_date("failed-test");
+    assert!(entry["path"].as_str().unwrap().ends_with("tests.toml"), "{entry}");
+    let why = entry["why"].as_str().unwrap();
+    assert!(why.contains("tests.toml:4:10: test failed: `a.test` A for client `a`"), "{why}");
+    server.wait_log(&["ERROR", "out of date", "failed-test", "tests.toml:4:10"]);
+    assert_eq!(server.metric("hostgate_out_of_date", &[("kind", "failed-test")]), 1);
+    assert!(!allows(&server, "127.0.0.11", "a.test") && allows(&server, "127.0.0.11", "other.test"));
+    server.wait_no_error();
     server.replace("b.toml", one_policy("b", "127.0.0.12", "b3.test"));
-    server.wait_metric("hostgate_reload_failures_total", &[], 2);
-    assert!(allows(&server, "127.0.0.11", "a.test") && allows(&server, "127.0.0.12", "b2.test"), "nothing changed");
+    server.until("other changes go into force", || allows(&server, "127.0.0.12", "b3.test").then_some(()));
+    // The start of another process serves the same, and reports the test as well.
+    let other = server.restarted();
+    other.wait_out_of_date("failed-test");
+    assert!(!allows(&other, "127.0.0.11", "a.test"));
+    drop(other);
     server.replace("a.toml", one_policy("a", "127.0.0.11", "a.test"));
-    server.until("all in force", || allows(&server, "127.0.0.12", "b3.test").then_some(()));
+    server.wait_not_out_of_date("failed-test");
+    // A test guards the file that it is in.
+    let guarded = |name: &str| {
+        let test = "[[test]]\nclient = \"b\"\nname = \"b3.test\"\nexpect = \"allow\"\n";
+        format!("{}{test}", one_policy("b", "127.0.0.12", name))
+    };
+    let generation = server.status()["generation"].as_u64().unwrap();
+    server.replace("b.toml", guarded("b3.test"));
+    server.wait_generation(generation + 1);
+    server.replace("b.toml", guarded("b4.test"));
+    let error = server.wait_error();
+    assert!(error.contains("b.toml:") && error.contains("test failed"), "{error}");
+    assert!(allows(&server, "127.0.0.12", "b3.test") && !allows(&server, "127.0.0.12", "b4.test"));
+    // Of two files that change together, the one with the test is held back.
+    server.replace("b.toml", guarded("b3.test"));
     server.wait_no_error();
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct Candidates<'c> {
     /// Returns whether a reference to an undefined id is no error. The path is that of the referring file, `None` for
     /// hostgate.toml.
     pub(crate) is_excused: &'c dyn Fn(Option<&Path>, &str) -> bool,
+    /// Whether a test of a client that is not defined is an error of its file.
+    pub(crate) refuses_tests: bool,
     /// The limit on reported errors.
     pub(crate) budget: &'c DiagnosticBudget,
 }
@@ -230,9 +232,9 @@ impl<'c> Candidates<'c> {
         });
         self.equal_prefixes(&mut conflicts);
         let changed = self.changed();
+        self.too_many_objects(&changed, &mut conflicts);
         self.unknown_references(&ids, &changed, &mut conflicts);
         missing_lists(&changed, self.lists, &mut conflicts);
-        self.too_many_objects(&changed, &mut conflicts);
         self.cycles(&ids, &changed, &mut conflicts);
         conflicts
     }
@@ -354,6 +356,22 @@ impl<'c> Candidates<'c> {
                         bindings: false,
                     });
                 }
+            }
+        }
+        // A test holds back its own file only: a client that others remove is gone for the tests of files in force.
+        for (path, file) in changed.iter().filter(|_| self.refuses_tests) {
+            for client in file.tests().iter().map(|test| &test.client) {
+                if self.is_defined(ids, ObjectKind::Client, &client.value)
+                    || (self.is_excused)(Some(path), &client.value)
+                {
+                    continue;
+                }
+                let unknown = || self.unknown(ids, ObjectKind::Client, &file.source, client);
+                conflicts.push(Conflict {
+                    diagnostic: self.budget.report(path, unknown),
+                    files: vec![path.clone()],
+                    bindings: false,
+                });
             }
         }
         for binding in self.bindings.iter().filter(|binding| !self.is_defined(ids, ObjectKind::Policy, &binding.policy))
@@ -505,6 +523,23 @@ fn missing_lists(changed: &Files, known: &Lists, conflicts: &mut Vec<Conflict>) 
     }
 }
 
+/// Returns the number of policies, blueprints and clients that a file defines.
+fn objects(file: &FileSpec) -> usize {
+    file.policies().len() + file.blueprints().len() + file.clients.len()
+}
+
+/// Returns the files to leave out so that at most `most` objects remain of `all`: those that add most.
+fn excess(all: usize, mut added: Vec<(&FilePath, usize)>, most: usize) -> Vec<&FilePath> {
+    let mut left = all;
+    added.sort_by_key(|(_, added)| std::cmp::Reverse(*added));
+    let files = added.into_iter().take_while(|(_, added)| {
+        let is_too_many = left > most && *added > 0;
+        left = left.saturating_sub(*added);
+        is_too_many
+    });
+    files.map(|(path, _)| path).collect()
+}
+
 /// Returns the conflict between two places; the error is shown at the second one.
 ///
 /// The file that has the definition in force is not among those that cause the conflict: otherwise a file that claims
@@ -530,23 +565,6 @@ fn between(
             .collect(),
         bindings: false,
     }
-}
-
-/// Returns the number of policies, blueprints and clients that a file defines.
-fn objects(file: &FileSpec) -> usize {
-    file.policies().len() + file.blueprints().len() + file.clients.len()
-}
-
-/// Returns the files to leave out so that at most `most` objects remain of `all`: those that add most.
-fn excess(all: usize, mut added: Vec<(&FilePath, usize)>, most: usize) -> Vec<&FilePath> {
-    let mut left = all;
-    added.sort_by_key(|(_, added)| std::cmp::Reverse(*added));
-    let files = added.into_iter().take_while(|(_, added)| {
-        let is_too_many = left > most && *added > 0;
-        left = left.saturating_sub(*added);
-        is_too_many
-    });
-    files.map(|(path, _)| path).collect()
 }
 
 /// The most includes in a chain. A longer one costs each policy that includes it time quadratic in its length.
@@ -611,7 +629,7 @@ fn cycle(stack: &[IncludeFrame<'_>], reference: &Placed<Arc<str>>, changed: &Fil
     error
 }
 
-/// Returns the references of a file to ids.
+/// Returns the references of a file's objects to ids, not those of its tests.
 pub(crate) fn references(file: &FileSpec) -> impl Iterator<Item = (ObjectKind, &Source, &Placed<Arc<str>>)> {
     let included =
         file.policies().iter().flat_map(|spec| spec.include.iter().map(|id| (ObjectKind::Policy, &spec.source, id)));
@@ -623,8 +641,7 @@ pub(crate) fn references(file: &FileSpec) -> impl Iterator<Item = (ObjectKind, &
         let policy = spec.policy.iter().map(|id| (ObjectKind::Policy, &file.source, id));
         policy.chain(spec.blueprint.iter().map(|id| (ObjectKind::Blueprint, &file.source, id)))
     });
-    let of_tests = file.tests().iter().map(|test| (ObjectKind::Client, &file.source, &test.client));
-    included.chain(of_blueprints).chain(of_clients).chain(of_tests)
+    included.chain(of_blueprints).chain(of_clients)
 }
 
 /// The help about a definition that was removed although something refers to it.

@@ -1,7 +1,11 @@
 //! The `[[test]]` tables of policy files, run on a snapshot before it goes into force.
+//!
+//! A failed test holds back the file that it is in, if that has changed. A test that fails because of another file, or
+//! because of the API, holds back nothing: an author of one file must not be able to veto what others deny.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::document::{Code, Diagnostic, Severity, quoted};
 
@@ -11,8 +15,7 @@ use crate::policy::snapshot::Snapshot;
 
 /// Runs all tests and returns the failures.
 ///
-/// A test about an object whose file was deleted is skipped with a warning in `warnings`: a deletion goes into force,
-/// and a test must not prevent it.
+/// A test about an object that does not exist any more is skipped with a warning in `warnings`.
 pub(crate) fn run<'f>(
     files: impl Iterator<Item = &'f FileSpec>,
     snapshot: &Snapshot,
@@ -83,6 +86,22 @@ pub(crate) fn run<'f>(
     Failures { reported: failures, files: files_that_fail }
 }
 
+impl Failures {
+    /// Returns the first failure of each file, of the first [`MAX_REPORTED`] failures.
+    pub(crate) fn first_of_each(self) -> Vec<Diagnostic> {
+        let mut first = BTreeMap::new();
+        for failure in self.reported {
+            first.entry(Arc::clone(&failure.place.path)).or_insert(failure);
+        }
+        first.into_values().collect()
+    }
+
+    /// Removes the reports about the files that `is_kept` returns false for.
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(&Path) -> bool) {
+        self.reported.retain(|failure| is_kept(&failure.place.path));
+    }
+}
+
 /// The failed tests.
 #[derive(Debug)]
 pub(crate) struct Failures {
@@ -97,4 +116,4 @@ pub(crate) struct Failures {
 const MAX_REPORTED: usize = 100;
 
 /// The help about a failed test.
-const HELP: &str = "fix the policy or the test; until then no change goes into force";
+const HELP: &str = "fix the policy or the test";

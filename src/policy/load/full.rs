@@ -20,6 +20,7 @@ use crate::policy::load::change_groups::{FilePathRef, connected};
 use crate::policy::load::compile::Lists;
 use crate::policy::load::conflict::{Candidates, Conflict, DiagnosticBudget, Files, Ids, ObjectKind, references};
 use crate::policy::load::diagnostics::Diagnostics;
+use crate::policy::load::file_tests::Failures;
 use crate::policy::load::lint::CrossFileLints;
 use crate::policy::load::list::ListFile;
 use crate::policy::load::preset::built_in;
@@ -113,7 +114,7 @@ impl Library {
         let is_refused = mode.is_refused(&tree.root, &files, &report);
         let mut round = 0;
         // Reverting files whose tests fail may make others conflict, so all checks are repeated until nothing fails.
-        let (chosen_bindings, used, compiled, mut snapshot) = loop {
+        let (chosen_bindings, used, compiled, mut snapshot, failing) = loop {
             let chosen_bindings = self.resolve_conflicts(
                 &mut candidates,
                 (tree, &files, &in_force, &usable_lists),
@@ -129,28 +130,23 @@ impl Library {
             let compiled = self.compiled.next(&definitions, &used);
             let snapshot = assemble::snapshot(&candidates, &compiled, &chosen_bindings);
             let tested = candidates.values().map(|file| &**file).filter(|_| mode != LoadMode::Again);
-            let failures = file_tests::run(tested, &snapshot, &mut report.diagnostics);
-            if failures.files.is_empty() {
-                break (chosen_bindings, used, compiled, snapshot);
+            let mut warnings = Vec::new();
+            let mut failures = file_tests::run(tested, &snapshot, &mut warnings);
+            let failed = failed(&failures, (&candidates, &in_force), mode, round + 1 == MAX_ROUNDS);
+            if failed.is_empty() {
+                report.diagnostics.extend(warnings);
+                break (chosen_bindings, used, compiled, snapshot, failures.first_of_each());
             }
+            failures.retain(|path| failed.iter().any(|failed| failed == path));
             report.diagnostics.extend(failures.reported);
-            // A changed file with a failing test holds back itself. A test in force guards everything: any of the
-            // changed files may be what makes it fail.
-            let is_in_force = |path: &PathBuf| match (candidates.get(path.as_os_str()), in_force.get(path.as_os_str()))
-            {
-                (Some(now), Some(before)) => Arc::ptr_eq(now, before),
-                _ => false,
-            };
-            round += 1;
-            if mode != LoadMode::Reload || round == MAX_ROUNDS || failures.files.iter().any(is_in_force) {
+            if mode != LoadMode::Reload {
+                report.diagnostics.extend(warnings);
                 return stop(report, files, lists);
             }
-            for path in &failures.files {
+            round += 1;
+            for path in &failed {
                 report.hold_back(path);
-                match in_force.get_key_value(path.as_os_str()) {
-                    Some((path, before)) => _ = candidates.insert(path.clone(), Arc::clone(before)),
-                    None => _ = candidates.remove(path.as_os_str()),
-                }
+                revert(&mut candidates, &in_force, path);
             }
         };
         report.diagnostics.extend(budget.rest(&tree.root).into_iter().chain(report.rest(&tree.root)));
@@ -195,7 +191,8 @@ impl Library {
         });
         let dangling = dangling(&tree.root, &candidates, &chosen_bindings).into();
         let (files, lists) = (kept(files), Arc::new(lists));
-        let library = Self { files, lists, bindings: chosen_bindings, compiled, snapshot, dangling, baseline };
+        let failing = failing.into();
+        let library = Self { files, lists, bindings: chosen_bindings, compiled, snapshot, dangling, failing, baseline };
         Reloaded { library, swapped: !unchanged, diagnostics, held_back }
     }
 
@@ -364,6 +361,7 @@ impl Library {
             };
             let candidates = Candidates {
                 is_excused: &is_excused,
+                refuses_tests: !mode.leaves_out(),
                 files: &current,
                 in_force,
                 ids_in_force: &ids_in_force,
@@ -449,6 +447,40 @@ impl Library {
 /// reverted at once.
 const MAX_ROUNDS: usize = 8;
 
+/// Replaces a file by its version in force, or removes it if there is none.
+fn revert(files: &mut Files, in_force: &Files, path: &Path) {
+    match in_force.get_key_value(path.as_os_str()) {
+        Some((path, before)) => files.insert(path.clone(), Arc::clone(before)),
+        None => files.remove(path.as_os_str()),
+    };
+}
+
+/// Returns the files that are not to go into force because of their failing tests.
+///
+/// A changed file with a failing test holds back itself, and only itself. In the last round, all changed files with tests
+/// are held back. A start that serves has nothing to fall back to: the tests are only reported.
+fn failed(
+    failures: &Failures,
+    (candidates, in_force): (&Files, &Files),
+    mode: LoadMode,
+    is_last_round: bool,
+) -> Vec<PathBuf> {
+    let is_changed = |path: &Path| match (candidates.get(path.as_os_str()), in_force.get(path.as_os_str())) {
+        (Some(now), Some(before)) => !Arc::ptr_eq(now, before),
+        _ => true,
+    };
+    let mut failed: Vec<PathBuf> = match mode {
+        LoadMode::Reload => failures.files.iter().filter(|path| is_changed(path)).cloned().collect(),
+        LoadMode::Start { leaves_out: true, .. } | LoadMode::Again => Vec::new(),
+        LoadMode::Start { .. } => failures.files.iter().cloned().collect(),
+    };
+    if is_last_round && !failed.is_empty() && mode == LoadMode::Reload {
+        let with_tests = candidates.iter().filter(|(_, file)| !file.tests().is_empty());
+        failed.extend(with_tests.map(|(path, _)| path.to_path_buf()).filter(|path| is_changed(path)));
+    }
+    failed
+}
+
 /// Returns the stored form of the files' states.
 fn kept(files: BTreeMap<FilePath, FileState<FileSpec>>) -> OrderedMap<FilePath, StoredFile> {
     files.into_iter().map(|(path, known)| (path, known.into())).collect()
@@ -502,7 +534,7 @@ fn is_baseline(
 }
 
 /// Returns an error for each reference to an object whose file was deleted, except for references from the API's
-/// objects.
+/// objects, and from tests, which no start refuses.
 fn dangling(root: &Path, files: &Files, bindings: &Bindings) -> Vec<Diagnostic> {
     let ids = Ids::of(files);
     let mut all: Vec<Diagnostic> = Vec::new();

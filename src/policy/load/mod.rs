@@ -68,6 +68,8 @@ pub struct Library {
     snapshot: Arc<Snapshot>,
     /// The references to objects whose file was deleted, as errors: see [`Library::refused_at_start`].
     dangling: Arc<[Diagnostic]>,
+    /// The errors that [`Library::failing_tests`] returns.
+    failing: Arc<[Diagnostic]>,
     /// The state that an incremental reload continues from; `None` if the next reload must be a full one.
     baseline: Option<Baseline>,
 }
@@ -130,7 +132,7 @@ impl Library {
     }
 
     /// Loads everything for the first time, to serve: a broken object of the API is left out, and what refers to it is
-    /// denied. The files of such objects are held back. `may_be_empty` accepts a directory without policy files as
+    /// denied. The files of such objects are held back. A failing test is only reported. `may_be_empty` accepts a directory without policy files as
     /// [`Library::start_empty`] does.
     ///
     /// # Errors
@@ -163,6 +165,13 @@ impl Library {
         &self.dangling
     }
 
+    /// Returns the first failure of each file in force with a test that fails, because another file, a list, the API or
+    /// hostgate.toml has changed since.
+    #[must_use]
+    pub fn failing_tests(&self) -> &[Diagnostic] {
+        &self.failing
+    }
+
     /// Returns the number of tests in the files in force.
     #[must_use]
     pub fn tests(&self) -> usize {
@@ -178,6 +187,7 @@ impl Library {
             compiled: Compiled::default(),
             snapshot: Arc::new(Snapshot::empty()),
             dangling: Arc::default(),
+            failing: Arc::default(),
             baseline: None,
         }
     }
@@ -193,8 +203,8 @@ impl Library {
     /// Loads everything again; texts that have not changed are not parsed again.
     ///
     /// A bad file holds back only itself: its last good version stays in force. Errors that several files cause
-    /// together hold back those that changed, and so do failing tests: a changed file with a failing test holds back
-    /// itself, and if a test in force fails, everything is held back. Objects of deleted files are gone.
+    /// together hold back those that changed. A changed file with a failing test holds back itself; a failing test of
+    /// a file that has not changed is only reported. Objects of deleted files are gone.
     #[must_use]
     pub fn reload(&self, tree: &Tree, lists: ReadList<'_>, bindings: &Bindings) -> Reloaded {
         // A list that is read here must not be read again for the full reload: it could have changed in between.

@@ -96,12 +96,15 @@ impl Library {
                 assemble::bind(&mut snapshot, file, number, &library.compiled);
             }
         }
-        // A test that fails, or cannot be run, is left to the full reload.
         let tested = links.tests().filter_map(|path| library.files.get(path)?.in_force().map(|file| &**file));
         let mut not_run = Vec::new();
-        if !file_tests::run(tested, &snapshot, &mut not_run).files.is_empty() || !not_run.is_empty() {
+        let failures = file_tests::run(tested, &snapshot, &mut not_run);
+        // A failing test holds back its own file, if that has changed, which is left to the full reload; as is a test that
+        // cannot be run.
+        if files.iter().any(|changed| failures.files.contains(&*changed.path.0)) || !not_run.is_empty() {
             return None;
         }
+        library.failing = failures.first_of_each().into();
         // As checked above, no changed file has a dangling reference now, and no added object is the target of one in
         // another file. So only errors in the changed files disappear.
         if files.iter().any(|changed| is_dangling(&changed.path)) {

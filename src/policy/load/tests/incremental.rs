@@ -52,6 +52,7 @@ fn outcome(reloaded: &Reloaded) -> Vec<String> {
     all.extend(lines(reloaded.diagnostics.iter()));
     all.push(format!("{:?}", reloaded.held_back));
     all.extend(lines(reloaded.library.refused_at_start()));
+    all.extend(lines(reloaded.library.failing_tests()));
     for source in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.9", "192.0.2.10", "192.0.2.20"] {
         for name in ["a.test", "other.test", "base.test", "base2.test", "l.test", "m.test"] {
             let decision = ask(snapshot, source, name);

@@ -406,51 +406,94 @@ fn renaming_a_file_keeps_its_policies() {
 }
 
 #[test]
-fn failing_tests_refuse_the_whole_reload() {
+fn change_that_breaks_a_test_of_another_file_goes_into_force() {
     let test = "[[test]]\nclient = \"a\"\nname = \"a.test\"\nexpect = \"allow\"\n[[test]]\nclient = \"a\"\nname = \"x.test\"\nexpect = \"deny\"\n";
     let mut directory = both();
     let library = directory.write("tests.toml", test).library();
     let changed = A.replace("[\"a.test\"]", "[\"x.test\"]");
     directory.write("a.toml", &changed).write("b.toml", &B.replace("b.test", "new.test"));
-    let refused = directory.reload(&library);
-    assert!(!refused.swapped);
-    assert!(Arc::ptr_eq(refused.library.snapshot(), library.snapshot()));
-    assert_eq!(held_back(&refused), ["a.toml", "b.toml"]);
-    let found = errors(&refused);
+    let reloaded = directory.reload(&library);
+    assert!(reloaded.swapped && reloaded.held_back.is_empty() && errors(&reloaded).is_empty());
+    assert_eq!(verdict(reloaded.library.snapshot(), "192.0.2.1", "a.test"), "deny not-listed");
+    assert_eq!(verdict(reloaded.library.snapshot(), "192.0.2.2", "new.test"), "allow rule");
+    let failing = |library: &Library| lines(library.failing_tests().iter());
+    assert_eq!(failing(&reloaded.library).len(), 1, "one of each file");
     assert!(
-        found[0].starts_with("p/tests.toml:4:10: test failed: `a.test` A for client `a`: denied by policy a: "),
+        failing(&reloaded.library)[0]
+            .starts_with("p/tests.toml:4:10: test failed: `a.test` A for client `a`: denied by policy a: "),
+        "{:?}",
+        failing(&reloaded.library)
+    );
+    // A check reports all of them as errors; a start serves.
+    let Err(found) = directory.start() else { panic!("a failing test is an error") };
+    let found = lines(found.iter().filter(|told| told.is_error()));
+    assert!(
+        found.len() == 2
+            && found[1].starts_with("p/tests.toml:8:10: test failed: `x.test` A for client `a`: allowed by policy a: "),
         "{found:?}"
     );
-    assert!(
-        found[1].starts_with("p/tests.toml:8:10: test failed: `x.test` A for client `a`: allowed by policy a: "),
-        "{found:?}"
-    );
-    assert!(directory.start().is_err());
-    // The next change is compared with what is in force; the files held back go into force with it.
-    let mended = directory.write("a.toml", A).reload(&refused.library);
-    assert!(mended.swapped && mended.held_back.is_empty());
-    assert_eq!(verdict(mended.library.snapshot(), "192.0.2.2", "new.test"), "allow rule");
-    assert_eq!(mended.library.snapshot().generation, 2);
+    let lists = &mut |path: &Path, held| directory.list(path, held);
+    let served = Library::serve(&directory.tree, lists, &directory.bindings, false).unwrap();
+    assert_eq!((served.held_back.len(), failing(&served.library).len()), (0, 1));
+    // Further changes go into force, and the failure is reported until it is fixed.
+    directory.write("b.toml", B);
+    let next = directory.reload(&reloaded.library);
+    assert!(next.swapped && failing(&next.library).len() == 1);
+    let mended = directory.write("a.toml", A).reload(&next.library);
+    assert!(mended.swapped && mended.held_back.is_empty() && failing(&mended.library).is_empty());
 }
 
 #[test]
-fn a_refused_reload_keeps_deleted_files_and_lists() {
+fn of_files_changed_together_the_one_with_the_failing_test_is_held_back() {
+    let test = |name: &str| format!("[[test]]\nclient = \"a\"\nname = \"{name}\"\nexpect = \"allow\"\n");
+    let mut directory = both();
+    let library = directory.write("tests.toml", &test("a.test")).library();
+    let stricter = A.replace("[\"a.test\"]", "[]");
+    directory.write("a.toml", &stricter).write("tests.toml", &format!("# changed\n{}", test("a.test")));
+    let reloaded = directory.reload(&library);
+    assert_eq!(held_back(&reloaded), ["tests.toml"]);
+    assert_eq!(verdict(reloaded.library.snapshot(), "192.0.2.1", "a.test"), "deny not-listed");
+    assert_eq!(reloaded.library.failing_tests().len(), 1, "the test that stays in force fails too");
+    // A test in the same file as the policy guards it.
+    let guarded = format!("{A}{}", test("a.test"));
+    let mut directory = both();
+    let library = directory.write("a.toml", &guarded).library();
+    let reloaded = directory.write("a.toml", &guarded.replacen("\"a.test\"", "\"o.test\"", 1)).reload(&library);
+    assert!(!reloaded.swapped && held_back(&reloaded) == ["a.toml"]);
+}
+
+#[test]
+fn test_does_not_prevent_the_removal_of_a_client() {
+    let test = "[[test]]\nclient = \"a\"\nname = \"a.test\"\nexpect = \"allow\"\n";
+    let mut directory = both();
+    let library = directory.write("tests.toml", test).library();
+    let without = A.split("[client").next().unwrap().to_owned();
+    let reloaded = directory.write("a.toml", &without).reload(&library);
+    assert!(reloaded.swapped && reloaded.held_back.is_empty(), "{:?}", errors(&reloaded));
+    assert_eq!(verdict(reloaded.library.snapshot(), "192.0.2.1", "a.test"), "deny no-client");
+    assert_eq!(reloaded.library.refused_at_start().len(), 0);
+    let lists = &mut |path: &Path, held| directory.list(path, held);
+    assert!(Library::serve(&directory.tree, lists, &directory.bindings, false).is_ok());
+    // A changed file with a test of an unknown client is held back.
+    let changed = directory.write("tests.toml", &format!("# changed\n{test}")).reload(&reloaded.library);
+    assert_eq!(held_back(&changed), ["tests.toml"]);
+}
+
+#[test]
+fn a_test_of_another_file_does_not_keep_deleted_files_and_lists() {
     let test = "[[test]]\nclient = \"b\"\nname = \"b.test\"\nexpect = \"allow\"\n";
     let listed = "[policy.l]\nallowed_hostnames_files = [\"l.txt\"]\n";
     let mut directory =
         Directory::of(&[("a.toml", A), ("b.toml", B), ("t.toml", test), ("l.toml", listed), ("l.txt", "l.test\n")]);
     let library = directory.default_policy("l").library();
     directory.remove("a.toml").write("l.txt", "m.test\n").write("b.toml", &B.replace("b.test", "c.test"));
-    let refused = directory.reload(&library);
-    assert!(!refused.swapped && !errors(&refused).is_empty());
-    let again = directory.reload(&refused.library);
-    assert!(!again.swapped);
-    assert_eq!(verdict(again.library.snapshot(), "192.0.2.1", "a.test"), "allow rule");
-    assert_eq!(verdict(again.library.snapshot(), "192.0.2.9", "l.test"), "allow rule");
-    let mended = directory.write("b.toml", B).reload(&again.library);
-    assert!(mended.swapped);
-    assert_eq!(verdict(mended.library.snapshot(), "192.0.2.1", "a.test"), "deny not-listed");
-    assert_eq!(verdict(mended.library.snapshot(), "192.0.2.9", "m.test"), "allow rule");
+    let reloaded = directory.reload(&library);
+    assert!(reloaded.swapped && errors(&reloaded).is_empty());
+    assert_eq!(reloaded.library.failing_tests().len(), 1);
+    let again = directory.reload(&reloaded.library);
+    assert!(!again.swapped && again.library.failing_tests().len() == 1);
+    assert_eq!(verdict(again.library.snapshot(), "192.0.2.1", "a.test"), "deny not-listed");
+    assert_eq!(verdict(again.library.snapshot(), "192.0.2.9", "m.test"), "allow rule");
 }
 
 #[test]
@@ -687,7 +730,7 @@ fn only_files_connected_with_a_conflict_are_held_back() {
 }
 
 #[test]
-fn a_changed_file_whose_tests_fail_holds_back_itself_and_a_test_in_force_everything() {
+fn a_changed_file_whose_tests_fail_holds_back_itself_and_a_test_in_force_nothing() {
     let test = |name: &str| format!("[[test]]\nclient = \"a\"\nname = \"{name}\"\nexpect = \"allow\"\n");
     let mut directory = both();
     directory.write("good.toml", &test("a.test"));
@@ -700,8 +743,10 @@ fn a_changed_file_whose_tests_fail_holds_back_itself_and_a_test_in_force_everyth
     assert_eq!(verdict(reloaded.library.snapshot(), "192.0.2.2", "new.test"), "allow rule");
     directory.write("a.toml", &A.replace("a.test", "other.test")).write("b.toml", B);
     let broken = directory.reload(&reloaded.library);
-    assert!(!broken.swapped);
-    assert_eq!(verdict(broken.library.snapshot(), "192.0.2.2", "new.test"), "allow rule");
+    assert!(broken.swapped && broken.held_back.is_empty(), "{:?}", broken.held_back);
+    assert_eq!(verdict(broken.library.snapshot(), "192.0.2.2", "new.test"), "deny not-listed");
+    let failing = lines(broken.library.failing_tests().iter());
+    assert!(failing.len() == 1 && failing[0].starts_with("p/good.toml:4:10: test failed"), "{failing:?}");
 }
 
 #[test]
