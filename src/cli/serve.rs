@@ -18,6 +18,7 @@ use super::{CONFIG, DEADLINE, FAILED, OK};
 use crate::bounds::capacity::{self, Capacity};
 use crate::daemon::Daemon;
 use crate::daemon::prepare::{Start, StartRefusal};
+use crate::daemon::systemd::SlowStart;
 use crate::document::escaped;
 use crate::reload::SetLogFilter;
 use crate::telemetry::log::{Log, LogWriter};
@@ -46,7 +47,10 @@ pub(super) fn run(config: Option<PathBuf>, how: Start, output: &mut Output) -> u
 
 /// Loads the files and serves.
 fn serve(config: Option<PathBuf>, how: Start, log: &Log, output: &mut Output) -> u8 {
-    let (path, config, loaded) = match sources::load(config, Search::Here) {
+    let slow_start = SlowStart::begin();
+    let loaded = sources::load(config, Search::Here);
+    drop(slow_start);
+    let (path, config, loaded) = match loaded {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
             output.diagnostics_unquoted(&diagnostics);

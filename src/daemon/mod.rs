@@ -8,7 +8,7 @@ mod outages;
 pub(crate) mod prepare;
 pub(crate) mod sizes;
 mod supervisor;
-mod systemd;
+pub(crate) mod systemd;
 
 use std::fs;
 use std::io;

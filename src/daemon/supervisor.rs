@@ -17,13 +17,16 @@ use crate::daemon::systemd::Manager;
 use crate::listen::Event;
 use crate::listen::admin::service::Service;
 use crate::reload::{Waker, Work};
+use crate::telemetry::cpu_time::CpuTime;
 use crate::telemetry::heartbeat::{HANG, Heartbeat, Monitor, Stall, ThreadKind};
 
 /// The interval at which heartbeats are checked.
 const CHECK: Duration = Duration::from_millis(500);
-/// The time without a heartbeat allowed for a reload that computes, with up to a million names and 200,000 files to
-/// process.
+/// The time without a heartbeat after which a reload that computes counts as hanging, unless its thread uses CPU time.
 const RELOAD_HANG: Duration = Duration::from_mins(1);
+/// The same for a thread that does use CPU time. A large change may take minutes on a machine with other work, and a
+/// restart would only begin it again; but a thread in an endless loop must be noticed.
+const RELOAD_COMPUTING: Duration = Duration::from_mins(15);
 
 /// The reason for the end of serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,17 @@ impl StopReason {
             Self::Signal(name) => name,
             Self::TakenOver => "taken over",
         }
+    }
+}
+
+/// Returns the time without a heartbeat after which the reload thread counts as hanging, and whether it waits for a file
+/// system. `uses_cpu` says whether its CPU time grows.
+const fn patience(work: Work, uses_cpu: bool) -> (Duration, bool) {
+    match (work, uses_cpu) {
+        (Work::Idle, _) => (HANG, false),
+        (Work::Disk, _) => (HANG, true),
+        (Work::Compute, false) => (RELOAD_HANG, false),
+        (Work::Compute, true) => (RELOAD_COMPUTING, false),
     }
 }
 
@@ -71,6 +85,8 @@ pub(crate) struct Supervisor {
     /// The threads that hung at the last check.
     stalls: Arc<Vec<Stall>>,
     manager: Manager,
+    /// The CPU time of the reload thread; `None` until it runs.
+    reload_cpu: Option<CpuTime>,
     /// The interval between checks: half of systemd's watchdog interval, within bounds.
     interval: Duration,
 }
@@ -81,7 +97,7 @@ impl Supervisor {
         let manager = Manager::find();
         let interval = manager.watchdog().map_or(CHECK, |allowed| (allowed / 2).clamp(CHECK / 10, CHECK));
         let monitor = Monitor::new(threads, Instant::now());
-        Self { service, waker, monitor, stalls: Arc::default(), manager, interval }
+        Self { service, waker, monitor, stalls: Arc::default(), manager, reload_cpu: None, interval }
     }
 
     /// Handles signals and checks heartbeats until an event ends serving.
@@ -113,11 +129,13 @@ impl Supervisor {
     /// Checks the heartbeats, logs changes, and notifies systemd.
     fn check(&mut self, now: Instant) {
         let progress = &self.service.progress;
-        let stalls = self.monitor.check(now, |kind| match (kind, progress.work()) {
-            (ThreadKind::Reload, Work::Compute) => (RELOAD_HANG, false),
-            (ThreadKind::Reload, Work::Disk) => (HANG, true),
-            _ => (HANG, false),
-        });
+        if self.reload_cpu.is_none() {
+            self.reload_cpu = progress.thread().map(|thread| CpuTime::of(thread, now));
+        }
+        let work = progress.work();
+        let mut is_computing = || self.reload_cpu.as_mut().is_some_and(|cpu| cpu.silent(now) < HANG);
+        let reload = patience(work, work == Work::Compute && is_computing());
+        let stalls = self.monitor.check(now, |kind| if kind == ThreadKind::Reload { reload } else { (HANG, false) });
         let is_new = |stall: &&Stall| !self.stalls.iter().any(|old| old.thread == stall.thread);
         for stall in stalls.iter().filter(is_new) {
             tracing::error!(thread = stall.thread, since = %stall.since, on_disk = stall.on_disk, "thread hangs");
@@ -134,5 +152,18 @@ impl Supervisor {
     /// Notifies systemd that the process is stopping.
     pub(crate) fn stopping(&self) {
         self.manager.stopping();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reload_that_computes_is_no_reason_for_a_restart_while_it_uses_cpu_time() {
+        assert_eq!(patience(Work::Compute, true), (RELOAD_COMPUTING, false));
+        assert_eq!(patience(Work::Compute, false), (RELOAD_HANG, false));
+        assert_eq!(patience(Work::Idle, true), (HANG, false));
+        assert_eq!(patience(Work::Disk, false), (HANG, true));
     }
 }

@@ -72,7 +72,9 @@ impl Reloader {
             faults.held_back.push(folder);
             faults.errors.push(error);
         }
+        status.heartbeat().beat();
         let compiled = if is_read { self.compile(config) } else { Compiled::default() };
+        status.heartbeat().beat();
         let disk = status.disk();
         self.choose_upstreams(&mut faults);
         drop(disk);
@@ -93,6 +95,7 @@ impl Reloader {
         self.swap(&before);
         // Freeing the last versions of many files takes its time, so it comes after the swap.
         drop(compiled.replaced);
+        status.heartbeat().beat();
         self.report(&before, compiled.held_back, compiled.diagnostics, trigger);
         self.library.list_paths().for_each(|path| followed.add_file(path));
         self.follow(followed);

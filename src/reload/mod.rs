@@ -214,6 +214,7 @@ impl Reloader {
     /// Runs the thread: reloads and API changes, one after the other, until [`Waker::stop`].
     pub(crate) fn run(mut self) {
         yield_to_queries();
+        self.status.runs_here();
         // What the start loaded is kept before a reload: a file may be bad by then.
         self.write_last_good_when_due();
         // A change between the load at the start and the first watch caused no event.

@@ -4,8 +4,8 @@
 //! [`State`] is immutable and swapped as a whole, so a reader never sees a part of an update. The work in progress is
 //! in atomics beside it, so that a reload that hangs in a file system can still be seen.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,6 +16,7 @@ use super::served::{InForce, ServedTexts};
 use super::summary;
 use crate::bounds::MAX_TOLD_WARNINGS;
 use crate::policy::Diagnostics;
+use crate::telemetry::cpu_time::ThreadId;
 use crate::telemetry::heartbeat::Heartbeat;
 use crate::util::millis;
 
@@ -90,6 +91,8 @@ pub(crate) struct ReloadStatus {
     failures: AtomicU64,
     /// The heartbeat of the reload thread.
     heartbeat: Heartbeat,
+    /// The reload thread, once it runs.
+    thread: OnceLock<ThreadId>,
     /// Whether the reload thread reads or writes files.
     on_disk: AtomicBool,
     /// What is in force, for a successor; `None` before the start is over.
@@ -117,6 +120,7 @@ impl ReloadStatus {
             swaps: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             heartbeat: Heartbeat::default(),
+            thread: OnceLock::new(),
             on_disk: AtomicBool::new(false),
             in_force: ArcSwapOption::empty(),
         }
@@ -145,6 +149,17 @@ impl ReloadStatus {
 
     pub(crate) fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
+    }
+
+    /// Records that the calling thread is the reload thread.
+    pub(super) fn runs_here(&self) {
+        // A second call cannot happen, and would change nothing.
+        let _ = self.thread.set(ThreadId::current());
+    }
+
+    /// Returns the reload thread; `None` before it runs.
+    pub(crate) fn thread(&self) -> Option<ThreadId> {
+        self.thread.get().copied()
     }
 
     /// Records that the reload thread reads or writes files, until the guard is dropped.

@@ -1,6 +1,8 @@
 //! Policy files that would take more memory than there is, or more time than a reload may have.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
 
 use crate::support::*;
 
@@ -160,4 +162,33 @@ fn weight_of_a_policy_file_is_an_upper_bound() {
             "{kind}: {taken} MiB taken, {estimated} estimated"
         );
     }
+}
+
+#[test]
+fn start_that_takes_long_asks_systemd_for_more_time() {
+    let upstream = FakeUpstream::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let setup = Setup::policy(&upstream, "allowed_hostnames = ['first.test']").file("long.toml", dense(90_000));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hostgate"))
+        .args(["serve", "--config"])
+        .arg(setup.write_configuration())
+        .env("NOTIFY_SOCKET", &path)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer).unwrap();
+    let first = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    assert!(first.contains("EXTEND_TIMEOUT_USEC=30000000") && first.contains("STATUS=loading the policies"), "{first}");
+    let ready = until_within(6 * DEADLINE, || {
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).contains("READY=1").then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    ready.unwrap();
 }
