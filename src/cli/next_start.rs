@@ -1,7 +1,9 @@
 //! The command `hostgate check --start`: reports what the next start would do with the present files, on this machine.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use rustix::process::geteuid;
 use serde::Serialize;
 
@@ -15,6 +17,7 @@ use crate::config::Config;
 use crate::daemon::prepare::StartRefusal;
 use crate::document::Diagnostic;
 use crate::reload::is_absent;
+use crate::reload::last_good::LastGoodPlace;
 use crate::telemetry::record_file::{self, RecordKind};
 
 /// The report that `--json` writes.
@@ -34,6 +37,8 @@ struct Report {
     lacking: Vec<String>,
     /// The listening addresses that no interface has at present.
     absent: Vec<String>,
+    /// The addresses of the running hostgate at which the start would not listen.
+    unlisted: Vec<String>,
     /// The addresses that other processes use, with the process.
     taken: Vec<String>,
     /// The files of records that could not be written, and why; queries would be answered without them.
@@ -71,6 +76,7 @@ impl Report {
             api: Vec::new(),
             lacking: Vec::new(),
             absent: Vec::new(),
+            unlisted: Vec::new(),
             taken: Vec::new(),
             unwritten: Vec::new(),
             upstream_error: None,
@@ -85,7 +91,9 @@ impl Report {
         let held_back = self.held_back.iter().map(|path| format!("would not be in force: {path}"));
         let lacking = self.lacking.iter().map(|why| format!("would be tried again each second: {why}"));
         let upstream = self.upstream_error.iter().map(|why| format!("allowed names would be answered SERVFAIL: {why}"));
-        api.chain(held_back).chain(lacking).chain(upstream)
+        let served = "would not be served, and is now: no key of the configuration has it any more";
+        let unlisted = self.unlisted.iter().map(move |address| format!("{address} {served}"));
+        api.chain(held_back).chain(lacking).chain(upstream).chain(unlisted)
     }
 
     /// Returns the outcome in one line. `errors` is the number of errors in the files.
@@ -129,7 +137,7 @@ fn run_steps(config: Option<PathBuf>, (trial, by): (Option<AddressTrial>, &str))
     let held_back = loaded.held_back().iter().map(|path| path.display().to_string()).collect();
     let diagnostics = loaded.wrong().into_iter().chain(loaded.warnings).collect();
     let mut report = Report {
-        taken: trial.taken,
+        taken: trial.taken.clone(),
         held_back,
         last_good: loaded.last_good,
         last_good_in: loaded.last_good_in,
@@ -139,6 +147,8 @@ fn run_steps(config: Option<PathBuf>, (trial, by): (Option<AddressTrial>, &str))
         Ok((chosen, lacking)) => {
             report.api = config.control.as_ref().map(api::closed_by).unwrap_or_default();
             report.unwritten = unwritten(&config);
+            report.unwritten.extend(path.as_deref().and_then(|path| not_kept(path, &config)));
+            report.unlisted = trial.in_use.unlisted;
             report.lacking = lacking;
             let listeners = config.listen.iter().map(|listen| listen.address);
             report.absent = listeners.filter(|address| is_absent(*address)).map(|it| it.to_string()).collect();
@@ -255,4 +265,25 @@ fn unwritten(config: &Config) -> Vec<String> {
     let audit = config.control.as_ref().and_then(|control| control.audit.as_deref());
     let files = [(RecordKind::Decisions, config.decisions.as_deref()), (RecordKind::Audit, audit)];
     files.into_iter().filter_map(|(kind, path)| record_file::forecast(kind, path?)).collect()
+}
+
+/// Returns why the last good state of the configuration file at `path` would not be kept; `None` if it would be, or need not
+/// be.
+fn not_kept(path: &Path, config: &Config) -> Option<String> {
+    if !config.start_from_last_good {
+        return None;
+    }
+    let place = LastGoodPlace::of(path);
+    let directory = place.directory();
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_there = fs::symlink_metadata(directory).is_ok();
+    let looked = access(if is_there { directory } else { parent }, Access::WRITE_OK | Access::EXEC_OK);
+    let why = match looked {
+        Ok(()) if is_there && !directory.is_dir() => "something else is there: move it away".to_owned(),
+        Ok(()) => return None,
+        Err(error) => {
+            format!("{} (make its directory writable for the user hostgate runs as)", std::io::Error::from(error))
+        }
+    };
+    Some(format!("the last good state would not be kept: {}: {why}", directory.display()))
 }

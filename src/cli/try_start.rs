@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::socket_owner::{SocketOwner, SocketOwners, is_hostgate, unix};
 use super::status;
-use crate::config::Config;
 use crate::config::control::Endpoint;
+use crate::config::{Config, covers};
 use crate::daemon::prepare::StartRefusal;
 use crate::daemon::sizes::size;
 use crate::listen::admin::service::Listening;
@@ -30,6 +30,8 @@ pub(super) struct InUse {
     is_unknown: bool,
     /// The addresses among those that other processes have.
     foreign: BTreeSet<String>,
+    /// The addresses of the running hostgate that the configuration does not have.
+    pub(super) unlisted: Vec<String>,
 }
 
 /// The process id of systemd, which listens for the services that it activates.
@@ -76,7 +78,8 @@ impl InUse {
             !holders.is_empty() && !holders.iter().any(is_ours)
         };
         let foreign = of(config).map(|address| address.to_string()).filter(is_foreign).collect();
-        Self { pid, addresses, is_unknown, foreign }
+        let unlisted = addresses.iter().filter(|address| !is_listed(address, config)).cloned().collect();
+        Self { pid, addresses, is_unknown, foreign, unlisted }
     }
 
     /// Returns whether an address, or `unix:PATH`, is available to a start. A Unix socket whose file was removed is
@@ -110,6 +113,21 @@ impl InUse {
         });
         config.takeover = config.takeover.take().filter(|path| !self.has(&unix(path)));
     }
+}
+
+/// Returns whether a start with a configuration listens at an address, or at `unix:PATH`.
+fn is_listed(address: &str, config: &Config) -> bool {
+    let control = config.control.as_ref().map(|control| &control.listen);
+    if let Some(path) = address.strip_prefix("unix:") {
+        let control = control.and_then(|it| if let Endpoint::Unix(path) = it { Some(path) } else { None });
+        // A running hostgate may know a path by another name.
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        return control.into_iter().chain(&config.takeover).any(|it| real(it) == real(Path::new(path)));
+    }
+    let Ok(address) = address.parse() else { return true };
+    let control = control.and_then(|it| if let Endpoint::Address(address) = it { Some(*address) } else { None });
+    let others = [config.admin, config.admin_instead, control].into_iter().flatten();
+    config.listen.iter().map(|listen| listen.address).chain(others).any(|it| covers(it, address))
 }
 
 /// Returns the addresses that a configuration listens on.

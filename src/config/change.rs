@@ -1,5 +1,7 @@
 //! The changes of `hostgate.toml`, sorted into those that a reload applies and those that need a restart.
 
+use std::net::SocketAddr;
+
 use super::{Config, Listen};
 
 /// Returns the configuration that a reload puts into force: `new`, with the values of `running` for all keys that need
@@ -71,6 +73,21 @@ pub fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     .collect()
 }
 
+/// Returns the addresses among `served` that no listener in `new` answers at.
+#[must_use]
+pub fn unlisted(served: &[SocketAddr], new: &Config) -> Vec<SocketAddr> {
+    let is_listed = |address: &SocketAddr| new.listen.iter().any(|listen| covers(listen.address, *address));
+    served.iter().filter(|address| !is_listed(address)).copied().collect()
+}
+
+/// Returns whether a listener at `listener` answers at `address` too.
+#[must_use]
+pub fn covers(listener: SocketAddr, address: SocketAddr) -> bool {
+    let has_port = listener.port() == address.port() || listener.port() == 0;
+    let is_any = listener.ip().is_unspecified() && listener.is_ipv4() == address.is_ipv4();
+    has_port && (listener.ip() == address.ip() || is_any)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -111,5 +128,12 @@ mod tests {
         );
         assert_eq!(changed_keys(&old, &new), ["admin.listen"]);
         assert_eq!(changed_keys(&old, &read("[[listen]]\naddress = '127.0.0.1:54'")), ["listen.address"]);
+        let lost = |text: &str| unlisted(&["127.0.0.1:53".parse().unwrap()], &read(text)).len();
+        for kept in ["127.0.0.1:53", "0.0.0.0:53", "127.0.0.1:0"] {
+            assert_eq!(lost(&format!("[[listen]]\naddress = '{kept}'")), 0, "{kept}");
+        }
+        for other in ["# none", "[[listen]]\naddress = '127.0.0.1:54'", "[[listen]]\naddress = '[::]:53'"] {
+            assert_eq!(lost(other), 1, "{other}");
+        }
     }
 }

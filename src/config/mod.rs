@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::Targets;
 
-pub use self::change::{changed_keys, with_restart_keys_of};
+pub use self::change::{changed_keys, covers, unlisted, with_restart_keys_of};
 pub use self::control::Control;
 use crate::dns::rebinding::Reach;
 use crate::document::{self, Accepts, Code, Diagnostic, Place, Placed, Severity, Source, Span, Table, quoted};

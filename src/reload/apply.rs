@@ -153,6 +153,7 @@ impl Reloader {
                     tracing::warn!(key, "changed in the configuration file; takes a restart to go into force");
                 }
                 self.warned = changed;
+                self.unlisted = config::unlisted(&self.listeners, &config);
                 config::with_restart_keys_of(&self.config, &config)
             }
             Err(wrong) => {

@@ -136,6 +136,8 @@ pub(crate) struct Reloader {
     object_record: Option<ObjectRecord>,
     /// The keys that take a restart and have been warned about.
     warned: Vec<&'static str>,
+    /// The addresses of listeners that the configuration file does not have any more.
+    unlisted: Vec<SocketAddr>,
     /// The rate limit of log lines about reloads that changed nothing.
     log_rate_limit: LogRateLimit,
 }
@@ -186,6 +188,7 @@ impl Reloader {
             last_good_writer: LastGoodWriter::new(),
             object_record: loaded.object_record,
             warned: Vec::new(),
+            unlisted: Vec::new(),
             log_rate_limit: LogRateLimit::new(),
         };
         reloader.follow(loaded.followed);

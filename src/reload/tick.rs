@@ -185,6 +185,12 @@ impl Reloader {
             let why = format!("changed, and takes a restart: {}", self.warned.join(", "));
             add(Kind::Restart, self.config_path.clone(), why);
         }
+        for address in &self.unlisted {
+            let why =
+                format!("the next start would not serve {address}, which is served now: no [[listen]] has it any more");
+            // One entry for each kind and path, so this one is known by its text.
+            add(Kind::NextStart, None, why);
+        }
         for address in &self.absent {
             let why = format!("no interface has the address of the listener {address}: it serves once one has");
             add(Kind::Address, None, why);

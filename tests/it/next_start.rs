@@ -348,3 +348,75 @@ fn limits_that_are_too_low_are_told_before_the_start() {
     assert!(refused.stderr.contains("file"), "{refused:#?}");
     told.expect_text(&["the next start is refused", "file"]);
 }
+
+#[test]
+fn address_that_a_start_would_not_serve_any_more_is_told() {
+    let upstream = FakeUpstream::start();
+    let server = server(&upstream);
+    let address = server.address().to_string();
+    // As a file that is cut off between two lines.
+    let text = fs::read_to_string(server.directory().join("hostgate.toml")).unwrap();
+    let listener = format!("[[listen]]\naddress = \"{address}\"\n");
+    assert!(text.contains(&listener), "{text}");
+    server.reconfigure(&listener, "");
+    let entry = server.wait_out_of_date("next-start");
+    let why = entry["why"].as_str().unwrap();
+    assert!(why.contains(&format!("the next start would not serve {address}, which is served now")), "{entry}");
+    let (code, report, text) = asked(server.directory());
+    assert_eq!((code, &report["unlisted"]), (1, &json!([address])), "{text}");
+    assert!(text.contains(&format!("{address} would not be served, and is now")), "{text}");
+    assert!(serves(&server));
+    server.reconfigure("[upstream]", &format!("{listener}[upstream]"));
+    server.wait_not_out_of_date("next-start");
+    assert_eq!(asked(server.directory()).0, 0);
+}
+
+#[test]
+fn last_good_state_that_could_not_be_kept_is_told() {
+    let upstream = FakeUpstream::start();
+    let setup = Setup::policy(&upstream, POLICY).top("start_from_last_good = true");
+    let config = setup.write_configuration();
+    let check = |expected: bool| {
+        let told = run(["check", "--start", "--config", config.to_str().unwrap()]).expect_code(0);
+        assert_eq!(told.stdout.contains("the last good state would not be kept"), expected, "{told:#?}");
+    };
+    check(false);
+    let state = setup.directory().join(".hostgate-last-good");
+    fs::write(&state, "in the way").unwrap();
+    check(true);
+    let server = setup.start();
+    let entry = server.wait_out_of_date("not-kept");
+    assert!(entry["path"].as_str().unwrap().ends_with(".hostgate-last-good"), "{entry}");
+    fs::remove_file(&state).unwrap();
+    server.wait_not_out_of_date("not-kept");
+    check(false);
+}
+
+#[test]
+fn start_reads_a_file_again_that_is_being_saved() {
+    let upstream = FakeUpstream::start();
+    for name in ["hostgate.toml", "policies/test.toml"] {
+        let setup = Setup::policy(&upstream, POLICY);
+        let path = setup.directory().join(name);
+        let saving = std::cell::Cell::new(None);
+        let server = setup.start_with(|_| {
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, "").unwrap();
+            let path = path.clone();
+            saving.set(Some(std::thread::spawn(move || {
+                // Long enough for the start to have read it, in the usual case.
+                pause(std::time::Duration::from_millis(200));
+                fs::write(path, text).unwrap();
+            })));
+        });
+        saving.take().unwrap().join().unwrap();
+        assert!(serves(&server), "{name}");
+        // One that stays empty is refused.
+        let empty = Setup::policy(&upstream, POLICY);
+        let path = empty.directory().join(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hostgate"));
+        let config = empty.write_configuration();
+        fs::write(path, "").unwrap();
+        command::finish(command.arg("serve").arg("--config").arg(config)).expect_code(78);
+    }
+}
