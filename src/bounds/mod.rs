@@ -68,7 +68,8 @@
 //! | decision records not written yet | `telemetry::decision_log::pool::BLOCKS` of 128 KiB, and one more for each of `telemetry::decision_log::BUFFERS_PER_CPU` a CPU | dropped | `hostgate_decision_records_dropped_total` |
 //! | hops of an alias in a record | `engine::decision_record::MAX_HOPS` | the rest is left out | |
 //! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error of the folder right below, or of the link by which it came; what was in force of it stays | `hostgate_reload_ok` |
-//! | a reload or a change by the API | ten seconds; twenty for a client that waits for it | it goes on, and the status says so; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
+//! | a reload | ten seconds; twenty for a client whose change has begun | it goes on, and the status says so; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
+//! | a write of an API's file | five seconds; ten if the file is being replaced | given up, and others are refused: 503 | `hostgate_out_of_date{kind="stuck"}` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |
 //! | tables of a policy file | [`MAX_TABLES`] | as above | the same |
 //! | policies, blueprints and clients in all | [`MAX_OBJECTS`] | an error of the changed files that add most | the same |

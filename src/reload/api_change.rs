@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::apply::Trigger;
-use super::atomic_write::{self, WriteError};
+use super::atomic_write::{self, Expected, WriteError};
+use super::status::WRITE_PATIENCE;
 use super::summary;
 use super::watch::Waker;
 use super::{ReloadStatus, Reloader, bindings};
@@ -37,8 +38,8 @@ pub(crate) struct Change {
     pub(crate) is_held: bool,
 }
 
-/// The error of a change. Nothing of it is in force or on disk, except that a change that is late or hangs may still be
-/// made.
+/// The error of a change. Nothing of it is in force or on disk, nor is it later, except for a change that is late or whose
+/// outcome is unknown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
     /// The text on disk is not `before`, as someone edits the file. A reload has read it since, unless it is still open
@@ -61,9 +62,12 @@ pub(crate) enum Refused {
     Busy,
     #[error("hostgate is stopping")]
     Stopping,
-    /// A reload or another change hangs.
+    /// A file system does not answer a reload, this change or another one; the change is not made later either.
     #[error("{0}")]
     Stuck(String),
+    /// A file system does not answer, and the change may be made once it does.
+    #[error("{0}")]
+    Unknown(String),
     /// The change was not made within [`LONGEST_WAIT`], and may still be.
     #[error(
         "it is not in force after {} s, and may be later: see `hostgate status` and /readyz before it is asked for again",
@@ -72,13 +76,21 @@ pub(crate) enum Refused {
     Late,
 }
 
-/// The longest wait of an API request for its change; clients wait for at least half a minute.
+/// The longest wait of an API request for its change; clients wait for at least half a minute. It covers both waits for
+/// a write, and the time after which a reload counts as hanging.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
+const _: () = assert!(LONGEST_WAIT.as_secs() >= 2 * WRITE_PATIENCE.as_secs() + 5);
+
+/// The interval at which a waiting request checks whether a file system hangs.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 impl From<WriteError> for Refused {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::Stale => Self::Stale,
+            WriteError::Hangs(why) => Self::Stuck(why),
+            WriteError::Unknown(why) => Self::Unknown(why),
+            WriteError::GivenUp => Self::Stuck(error.to_string()),
             WriteError::Io(_) | WriteError::Taken(_) => Self::Unwritable(error.to_string()),
         }
     }
@@ -106,10 +118,14 @@ struct Queue {
     changes: VecDeque<PendingChange>,
     /// Whether the reload thread has ended.
     is_closed: bool,
+    /// The number of the last change.
+    last: u64,
 }
 
 /// A queued change, and the sender for its outcome.
 struct PendingChange {
+    /// The number by which it is withdrawn.
+    number: u64,
     change: Change,
     /// The sender for the generation that has the change in force.
     answer: oneshot::Sender<Result<u64, Refused>>,
@@ -120,17 +136,17 @@ impl Changer {
         Self { inbox, waker, status }
     }
 
-    /// Makes a change and returns the generation that has it in force. Once queued, it is made even if the caller
-    /// disconnects.
+    /// Makes a change and returns the generation that has it in force. One that has not begun when the caller is told that
+    /// it was not made, is never made.
     ///
     /// # Errors
     /// The change was not made, or not in time: see [`Refused`].
     pub(crate) async fn apply(&self, change: Change) -> Result<u64, Refused> {
-        if let Some(why) = self.status.stuck() {
+        if let Some(why) = self.status.refuses_changes() {
             return Err(Refused::Stuck(why));
         }
-        let (answer, answered) = oneshot::channel();
-        {
+        let (answer, mut answered) = oneshot::channel();
+        let number = {
             let mut queue = lock(&self.inbox.0);
             if queue.is_closed {
                 return Err(Refused::Stopping);
@@ -138,13 +154,25 @@ impl Changer {
             if queue.changes.len() >= MAX_CHANGE_QUEUE {
                 return Err(Refused::Busy);
             }
-            queue.changes.push_back(PendingChange { change, answer });
-        }
+            queue.last += 1;
+            let number = queue.last;
+            queue.changes.push_back(PendingChange { number, change, answer });
+            number
+        };
         self.waker.announce_api_change();
-        match timeout(LONGEST_WAIT, answered).await {
-            Ok(made) => made.unwrap_or(Err(Refused::Stopping)),
-            // The change stays queued: it may be in progress, and is made once the file system answers.
-            Err(_) => Err(Refused::Late),
+        let deadline = Instant::now() + LONGEST_WAIT;
+        loop {
+            if let Ok(made) = timeout(CHECK_EVERY, &mut answered).await {
+                return made.unwrap_or(Err(Refused::Stopping));
+            }
+            let (stuck, is_late) = (self.status.refuses_changes(), Instant::now() >= deadline);
+            if (stuck.is_some() || is_late) && self.inbox.withdraw(number) {
+                return Err(stuck.map_or(Refused::Busy, Refused::Stuck));
+            }
+            // It is in progress, and may be made once the file system answers.
+            if is_late {
+                return Err(Refused::Late);
+            }
         }
     }
 }
@@ -152,6 +180,13 @@ impl Changer {
 impl Inbox {
     fn next(&self) -> Option<PendingChange> {
         lock(&self.0).changes.pop_front()
+    }
+
+    /// Removes a change from the queue; returns `false` if it has begun.
+    fn withdraw(&self, number: u64) -> bool {
+        let mut queue = lock(&self.0);
+        let place = queue.changes.iter().position(|change| change.number == number);
+        place.is_some_and(|place| queue.changes.remove(place).is_some())
     }
 
     /// Refuses the queued changes and all later ones.
@@ -165,7 +200,7 @@ impl Inbox {
 impl Reloader {
     /// Makes the queued changes, in order.
     pub(super) fn make_changes(&mut self) {
-        while let Some(PendingChange { change, answer }) = self.inbox.next() {
+        while let Some(PendingChange { change, answer, .. }) = self.inbox.next() {
             let busy = self.status.begin();
             let made = self.make_change(&change);
             drop(busy);
@@ -228,11 +263,8 @@ impl Reloader {
         put(&mut self.directory.tree, path, after.as_deref().map(|text| Ok(Arc::from(text))));
         let written = self.next_with(path).and_then(|reloaded| {
             let _disk = status.disk();
-            if *is_held {
-                self.object_writer.replace(path, after.as_deref())?;
-            } else {
-                self.object_writer.put(path, before.as_deref(), after.as_deref())?;
-            }
+            let expected = if *is_held { Expected::Anything } else { Expected::Text(before.clone()) };
+            self.object_writer.put(path, expected, after.as_ref())?;
             Ok(reloaded)
         });
         match written {

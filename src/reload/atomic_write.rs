@@ -8,12 +8,13 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::files::FileVersion;
 use crate::bounds::MAX_FILE;
 use crate::util::regular_file;
 
-/// The error of a write; the file is unchanged.
+/// The error of a write; the file is unchanged but for one variant that says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WriteError {
     /// The file does not have the expected text.
@@ -28,6 +29,15 @@ pub(super) enum WriteError {
         .0.display()
     )]
     Taken(PathBuf),
+    /// The file system does not answer; the file stays as it is.
+    #[error("{0}")]
+    Hangs(String),
+    /// The file system does not answer, and the file may be replaced once it does.
+    #[error("{0}")]
+    Unknown(String),
+    /// The write was given up before it replaced the file.
+    #[error("it was given up")]
+    GivenUp,
 }
 
 /// The writer of files in one folder, which holds an advisory lock on it.
@@ -37,29 +47,39 @@ pub(super) struct AtomicWriter {
     held: Option<(PathBuf, File)>,
 }
 
+/// The contents of a path for which a write was made.
+#[derive(Clone, Debug)]
+pub(super) enum Expected {
+    /// This text; `None` is no file.
+    Text(Option<Arc<str>>),
+    /// Anything, or nothing.
+    Anything,
+}
+
+impl Expected {
+    /// Returns whether the path holds them.
+    fn is_met(&self, path: &Path) -> Result<bool, WriteError> {
+        match self {
+            Self::Text(text) => holds(path, text.as_deref()),
+            Self::Anything => Ok(true),
+        }
+    }
+}
+
 impl AtomicWriter {
-    /// Replaces the text `before` of a file by `after`, where `None` is no file. A crash leaves the one or the other.
+    /// Replaces what is expected at a path by the text `after`, where `None` is no file. A crash leaves the one or the other.
+    ///
+    /// `commit` is called when the file system has taken the temporary file, before the file is replaced; nothing is
+    /// changed if it returns `false`.
     ///
     /// # Errors
     /// The file has another text, or cannot be written.
-    pub(super) fn put(&mut self, path: &Path, before: Option<&str>, after: Option<&str>) -> Result<(), WriteError> {
-        self.write(path, after, || holds(path, before))
-    }
-
-    /// Replaces whatever is at a path, or nothing, by the text `after`; `None` removes it.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub(super) fn replace(&mut self, path: &Path, after: Option<&str>) -> Result<(), WriteError> {
-        self.write(path, after, || Ok(true))
-    }
-
-    /// Writes the text `after` of a file, or removes it, if it `is_as_expected` right before.
-    fn write(
+    pub(super) fn put(
         &mut self,
         path: &Path,
+        expected: &Expected,
         after: Option<&str>,
-        is_as_expected: impl FnOnce() -> Result<bool, WriteError>,
+        commit: &dyn Fn() -> bool,
     ) -> Result<(), WriteError> {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(failed(path, &io::Error::other("it is no file's path")));
@@ -72,11 +92,18 @@ impl AtomicWriter {
                 let _ = fs::remove_file(&temporary);
                 failed(path, &error)
             })?;
+        } else {
+            // A file system that does not answer shows here and not with the removal, which could not be given up. A full one
+            // refuses this and allows the removal.
+            let _ = File::create(&temporary).and_then(|_| fs::remove_file(&temporary));
         }
         // The file may have been edited while the temporary one was written.
-        let done = is_as_expected().and_then(|is_as_expected| {
+        let done = expected.is_met(path).and_then(|is_as_expected| {
             if !is_as_expected {
                 return Err(WriteError::Stale);
+            }
+            if !commit() {
+                return Err(WriteError::GivenUp);
             }
             let remove = || match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -212,17 +239,22 @@ mod tests {
 
     use super::*;
 
+    /// Returns the expectation of a text, or of no file.
+    fn text(text: Option<&str>) -> Expected {
+        Expected::Text(text.map(Arc::from))
+    }
+
     #[test]
     fn only_one_process_writes_and_it_removes_what_a_crash_left() {
         let root = tempfile::tempdir().unwrap();
         let (folder, path) = (root.path().join("api"), root.path().join("api/a.toml"));
         let (mut one, mut other) = (AtomicWriter::default(), AtomicWriter::default());
-        one.put(&path, None, Some("one")).unwrap();
+        one.put(&path, &text(None), Some("one"), &|| true).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "one");
-        assert!(matches!(other.put(&path, Some("one"), Some("two")), Err(WriteError::Taken(_))));
+        assert!(matches!(other.put(&path, &text(Some("one")), Some("two"), &|| true), Err(WriteError::Taken(_))));
         fs::write(folder.join(".new/left.toml"), "half").unwrap();
         drop(one);
-        other.put(&path, Some("one"), None).unwrap();
+        other.put(&path, &text(Some("one")), None, &|| true).unwrap();
         assert!(!path.exists());
         let left: Vec<_> = fs::read_dir(folder.join(".new")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, [LOCK]);
@@ -233,14 +265,29 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("api/a.toml");
         let mut store = AtomicWriter::default();
-        store.put(&path, None, Some("one")).unwrap();
+        store.put(&path, &text(None), Some("one"), &|| true).unwrap();
         fs::write(&path, "mine").unwrap();
         for after in [Some("two"), None] {
-            assert!(matches!(store.put(&path, Some("one"), after), Err(WriteError::Stale)));
+            assert!(matches!(store.put(&path, &text(Some("one")), after, &|| true), Err(WriteError::Stale)));
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
-        assert!(matches!(store.put(&path, None, Some("two")), Err(WriteError::Stale)));
+        assert!(matches!(store.put(&path, &text(None), Some("two"), &|| true), Err(WriteError::Stale)));
         assert!(!root.path().join("api/.new/a.toml").exists());
+    }
+
+    #[test]
+    fn write_that_is_given_up_changes_nothing_and_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("api/a.toml");
+        let mut store = AtomicWriter::default();
+        store.put(&path, &text(None), Some("one"), &|| true).unwrap();
+        for after in [Some("two"), None] {
+            assert!(matches!(store.put(&path, &text(Some("one")), after, &|| false), Err(WriteError::GivenUp)));
+            assert_eq!(fs::read_to_string(&path).unwrap(), "one");
+            assert!(!root.path().join("api/.new/a.toml").exists());
+        }
+        store.put(&path, &text(Some("one")), None, &|| true).unwrap();
+        assert!(!path.exists() && !root.path().join("api/.new/a.toml").exists());
     }
 
     #[test]
@@ -250,15 +297,15 @@ mod tests {
         let path = policies.join("api/a.toml");
         let mut store = AtomicWriter::default();
         fs::create_dir(&policies).unwrap();
-        store.put(&path, None, Some("one")).unwrap();
+        store.put(&path, &text(None), Some("one"), &|| true).unwrap();
         fs::rename(&policies, &gone).unwrap();
-        let message = store.put(&path, None, Some("two")).unwrap_err().to_string();
+        let message = store.put(&path, &text(None), Some("two"), &|| true).unwrap_err().to_string();
         assert!(message.ends_with("(the policies directory is not there: bring it back)"), "{message}");
         assert!(!policies.exists());
         fs::rename(&gone, &policies).unwrap();
-        store.put(&path, Some("one"), Some("two")).unwrap();
+        store.put(&path, &text(Some("one")), Some("two"), &|| true).unwrap();
         fs::remove_dir_all(policies.join("api")).unwrap();
-        store.put(&path, None, Some("three")).unwrap();
+        store.put(&path, &text(None), Some("three"), &|| true).unwrap();
     }
 
     #[test]
@@ -268,13 +315,16 @@ mod tests {
         fs::write(&victim, "victim").unwrap();
         fs::create_dir_all(folder.join(".new")).unwrap();
         symlink(&victim, folder.join(".new/a.toml")).unwrap();
-        AtomicWriter::default().put(&folder.join("a.toml"), None, Some("one")).unwrap();
+        AtomicWriter::default().put(&folder.join("a.toml"), &text(None), Some("one"), &|| true).unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "victim");
         assert!(!fs::symlink_metadata(folder.join("a.toml")).unwrap().is_symlink());
         let other = root.path().join("other");
         fs::create_dir(&other).unwrap();
         symlink(root.path(), other.join(".new")).unwrap();
-        let message = AtomicWriter::default().put(&other.join("a.toml"), None, Some("one")).unwrap_err().to_string();
+        let message = AtomicWriter::default()
+            .put(&other.join("a.toml"), &text(None), Some("one"), &|| true)
+            .unwrap_err()
+            .to_string();
         assert!(message.ends_with("/other: .new in it is no folder: remove it"), "{message}");
     }
 }

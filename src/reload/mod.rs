@@ -9,6 +9,7 @@
 //!   origins             read: whether a directory was replaced by one without policy files
 //!   apply               one reload: notice, read, compile and test, swap, report
 //!   api_change          a change over the API: one file, in force and on disk, or neither
+//!   object_writer       the thread that writes such a file, which a disk that hangs keeps
 //!   report, status      what is in force and what is not, for log, status and metrics; out_of_date: since when
 //!   tick                tasks without an event: comparisons, retries, missing addresses
 //!   load, last_good     the load at a start, from disk or from the last good state
@@ -28,6 +29,7 @@ mod load;
 mod log_rate_limit;
 mod object_folder;
 pub(crate) mod object_record;
+mod object_writer;
 mod origins;
 pub(crate) mod out_of_date;
 mod ownership;
@@ -52,7 +54,6 @@ use tracing_subscriber::filter::Targets;
 use self::api_change::Inbox;
 pub(crate) use self::api_change::{Change, Changer, Refused};
 use self::apply::{Faults, Trigger};
-use self::atomic_write::AtomicWriter;
 use self::disk_comparison::DiskComparison;
 pub(crate) use self::files::FileVersion;
 use self::files::{Files, FollowedPaths};
@@ -60,6 +61,7 @@ use self::last_good_writer::LastGoodWriter;
 pub(crate) use self::load::{Broken, Loaded, bindings};
 use self::log_rate_limit::LogRateLimit;
 use self::object_record::ObjectRecord;
+use self::object_writer::ObjectWriter;
 use self::out_of_date::StartTimes;
 pub(crate) use self::report::{log_warnings, log_without};
 use self::scan::Directory;
@@ -111,7 +113,7 @@ pub(crate) struct Reloader {
     inbox: Arc<Inbox>,
     set_log_filter: SetLogFilter,
     /// The writer of the API's files.
-    object_writer: AtomicWriter,
+    object_writer: ObjectWriter,
     /// The faults outside of policy files that the last reload found.
     faults: Faults,
     /// The policy files whose last good version is in force instead of the one on disk.
@@ -158,6 +160,7 @@ impl Reloader {
         state.held_back = summary::paths(loaded.held_back.iter());
         let reasons = report::reasons(loaded.held_back.iter(), loaded.errors.iter());
         let status = Arc::new(ReloadStatus::new(state));
+        let object_writer = ObjectWriter::new(Arc::clone(&status));
         let watch = Watch::new(status.heartbeat().clone());
         let mut reloader = Self {
             config_path,
@@ -175,7 +178,7 @@ impl Reloader {
             watch,
             inbox: Arc::default(),
             set_log_filter,
-            object_writer: AtomicWriter::default(),
+            object_writer,
             faults: Faults::default(),
             held_back: loaded.held_back,
             followed: FollowedPaths::default(),

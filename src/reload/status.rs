@@ -4,8 +4,9 @@
 //! [`State`] is immutable and swapped as a whole, so a reader never sees a part of an update. The work in progress is
 //! in atomics beside it, so that a reload that hangs in a file system can still be seen.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -18,7 +19,7 @@ use crate::bounds::MAX_TOLD_WARNINGS;
 use crate::policy::Diagnostics;
 use crate::telemetry::cpu_time::ThreadId;
 use crate::telemetry::heartbeat::Heartbeat;
-use crate::util::millis;
+use crate::util::{lock, millis};
 
 /// The state of the policies and upstreams, as `/status` has it; replaced as a whole after each reload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -97,6 +98,8 @@ pub(crate) struct ReloadStatus {
     on_disk: AtomicBool,
     /// What is in force, for a successor; `None` before the start is over.
     in_force: ArcSwapOption<InForce>,
+    /// The write of an API's file that is in progress, and when it began.
+    write: Mutex<Option<(PathBuf, Instant)>>,
 }
 
 /// The work of the reload thread, for the supervisor, which allows each kind another time without a heartbeat.
@@ -123,6 +126,7 @@ impl ReloadStatus {
             thread: OnceLock::new(),
             on_disk: AtomicBool::new(false),
             in_force: ArcSwapOption::empty(),
+            write: Mutex::new(None),
         }
     }
 
@@ -197,8 +201,48 @@ impl ReloadStatus {
         })
     }
 
-    /// Returns the entry of `out_of_date` for a reload that is slow or hangs.
-    pub(crate) fn late(&self) -> Option<Entry> {
+    /// Records the beginning of a write of an API's file.
+    pub(super) fn begin_write(&self, path: &Path) {
+        *lock(&self.write) = Some((path.to_owned(), Instant::now()));
+    }
+
+    /// Records the end of that write; returns its duration.
+    pub(super) fn end_write(&self) -> Duration {
+        lock(&self.write).take().map_or(Duration::ZERO, |(_, began)| began.elapsed())
+    }
+
+    /// Returns the duration of the write of an API's file that is in progress; zero if there is none.
+    pub(super) fn writing(&self) -> Duration {
+        lock(&self.write).as_ref().map_or(Duration::ZERO, |(_, began)| began.elapsed())
+    }
+
+    /// Returns the folder and the duration of a write of an API's file that hangs.
+    fn hanging_write(&self) -> Option<(PathBuf, Duration)> {
+        let write = lock(&self.write);
+        let (path, began) = write.as_ref()?;
+        let time = began.elapsed();
+        (time >= WRITE_PATIENCE).then(|| (path.clone(), time))
+    }
+
+    /// Returns the message for changes over the API that no file system takes: a reload or a write hangs.
+    pub(super) fn refuses_changes(&self) -> Option<String> {
+        self.stuck().or_else(|| self.hanging_write().map(|(path, time)| hangs(&path, time)))
+    }
+
+    /// Returns the entries of `out_of_date` for a reload that is slow or hangs, and for a write that hangs.
+    pub(crate) fn late(&self) -> impl Iterator<Item = Entry> {
+        self.late_reload().into_iter().chain(self.late_write())
+    }
+
+    /// Returns the entry for a write of an API's file that hangs.
+    fn late_write(&self) -> Option<Entry> {
+        let (path, time) = self.hanging_write()?;
+        let why = hangs(&path, time);
+        Some(Entry::new(Kind::Stuck, path.parent(), Beginning::ago(time), &why))
+    }
+
+    /// Returns the entry for a reload that is slow or hangs.
+    fn late_reload(&self) -> Option<Entry> {
         let running = self.running();
         let since = Beginning::ago(running);
         match self.stuck() {
@@ -266,6 +310,19 @@ impl Drop for OnDisk<'_> {
 /// The duration from which a reload or API change counts as hanging; reading all that the bounds allow takes a few
 /// seconds.
 const STUCK: Duration = Duration::from_secs(10);
+
+/// The longest wait for a write until it replaces the file, and again for that. A disk under load takes a second or two to
+/// sync.
+pub(super) const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Returns the message for a file system that has not answered a write for so long.
+pub(super) fn hangs(path: &Path, time: Duration) -> String {
+    let folder = path.parent().unwrap_or(path).display();
+    format!(
+        "the disk of {folder} has not answered for {} s: nothing was changed, nor is it later; changes are refused until it answers",
+        time.as_secs()
+    )
+}
 
 /// Serialises the warnings as texts; the errors are in [`State::error`].
 fn warnings<S: Serializer>(diagnostics: &Diagnostics, serializer: S) -> Result<S::Ok, S::Error> {

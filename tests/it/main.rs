@@ -32,6 +32,7 @@ mod hangs;
 mod harness;
 mod heavy_files;
 mod held_addresses;
+mod hung_disk;
 mod import;
 mod in_flight;
 mod in_force;

@@ -71,6 +71,7 @@ impl From<Refused> for ApiError {
             | Refused::Busy
             | Refused::Stopping
             | Refused::Stuck(_)
+            | Refused::Unknown(_)
             | Refused::Late
             | Refused::Unwritable(_) => Self::unavailable(message),
         }

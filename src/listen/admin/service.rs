@@ -230,7 +230,7 @@ impl Service {
     /// long, the API's own files, and sockets that could not be opened.
     pub(crate) fn out_of_date(&self) -> OutOfDate {
         let mut all = self.progress.state().out_of_date.clone();
-        self.progress.late().into_iter().for_each(|entry| all.add(entry));
+        self.progress.late().for_each(|entry| all.add(entry));
         self.api.iter().flat_map(|api| api.out_of_date()).for_each(|entry| all.add(entry));
         self.lacking.entries().into_iter().for_each(|entry| all.add(entry));
         all

@@ -1,7 +1,8 @@
 //! Faults of the kind that wake operators: threads that hang, file systems that do not answer.
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::Server;
@@ -78,4 +79,53 @@ impl Drop for Fault {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A small disk with a journal, mounted at a directory, that can be frozen as for a snapshot: reads are answered, and writes wait.
+pub(crate) struct Disk {
+    /// The directory.
+    at: PathBuf,
+    /// The file that it is in.
+    _image: tempfile::NamedTempFile,
+}
+
+impl Disk {
+    /// Makes the disk and mounts it; `None` where that is not allowed.
+    pub(crate) fn mount(at: &Path) -> Option<Self> {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(24 << 20).unwrap();
+        std::fs::create_dir(at).unwrap();
+        let made = run("mkfs.ext4", &[OsStr::new("-q"), image.path().as_os_str()]);
+        let options = [OsStr::new("-o"), OsStr::new("loop"), image.path().as_os_str(), at.as_os_str()];
+        if !made || !run("mount", &options) {
+            // Few machines that run tests allow it, also where nothing else is skipped.
+            let _ = writeln!(std::io::stderr(), "SKIPPED: it needs root, mkfs.ext4 and a loop device");
+            return None;
+        }
+        Some(Self { at: at.to_owned(), _image: image })
+    }
+
+    /// Lets writes wait.
+    pub(crate) fn freeze(&self) {
+        assert!(run("fsfreeze", &[OsStr::new("-f"), self.at.as_os_str()]));
+    }
+
+    /// Lets writes go on.
+    pub(crate) fn thaw(&self) {
+        assert!(run("fsfreeze", &[OsStr::new("-u"), self.at.as_os_str()]));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run("fsfreeze", &[OsStr::new("-u"), self.at.as_os_str()]);
+        run("umount", &[OsStr::new("-l"), self.at.as_os_str()]);
+    }
+}
+
+/// Runs a program in silence; returns whether it succeeded.
+fn run(program: &str, arguments: &[&OsStr]) -> bool {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new(program).args(arguments).env("PATH", path).output();
+    output.is_ok_and(|output| output.status.success())
 }
