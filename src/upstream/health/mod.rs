@@ -4,13 +4,17 @@
 //! A probe asks an upstream that was silent or unreachable for the root's name servers: any reply shows that it is there
 //! again. Whether one that is there and fails at names fails itself is decided in [`names`].
 
+mod hashes;
 mod names;
+mod round_trip;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
+use self::hashes::Hashes;
 use self::names::NameFailures;
+use self::round_trip::RoundTrip;
 use crate::fair_share::Holder;
 
 /// The shortest time an upstream is given before it, or the next, is asked again.
@@ -108,60 +112,6 @@ pub(super) struct Health {
     up_since: Duration,
     /// Whether it was silent or unreachable, and has replied again since that was last asked for.
     has_returned: bool,
-}
-
-/// The hashes of a number of different things: each once, and 0 for a free place.
-#[derive(Clone, Copy, Debug)]
-struct Hashes<const N: usize>([u64; N]);
-
-impl<const N: usize> Default for Hashes<N> {
-    fn default() -> Self {
-        Self([0; N])
-    }
-}
-
-impl<const N: usize> Hashes<N> {
-    /// Takes a hash in, if it is new and there is a place.
-    fn insert(&mut self, hash: u64) {
-        let hash = hash.max(1);
-        if !self.0.contains(&hash)
-            && let Some(free) = self.0.iter_mut().find(|place| **place == 0)
-        {
-            *free = hash;
-        }
-    }
-
-    /// Returns whether there is none.
-    fn is_empty(&self) -> bool {
-        self.0.iter().all(|hash| *hash == 0)
-    }
-
-    /// Returns whether all places are taken.
-    fn is_full(&self) -> bool {
-        !self.0.contains(&0)
-    }
-}
-
-/// A smoothed round-trip time and its variation, as TCP has them (RFC 6298 §2).
-#[derive(Clone, Copy, Debug)]
-struct RoundTrip {
-    /// SRTT.
-    smoothed: Duration,
-    /// RTTVAR.
-    variation: Duration,
-}
-
-impl RoundTrip {
-    /// Returns what the first measurement says (RFC 6298 §2.2).
-    fn first(measured: Duration) -> Self {
-        Self { smoothed: measured, variation: measured / 2 }
-    }
-
-    /// Returns it with a measurement more (RFC 6298 §2.3: a quarter and an eighth are new).
-    fn with(self, measured: Duration) -> Self {
-        let variation = (self.variation * 3 + self.smoothed.abs_diff(measured)) / 4;
-        Self { smoothed: (self.smoothed * 7 + measured) / 8, variation }
-    }
 }
 
 impl Health {
