@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use super::object_folder::ObjectFolder;
-use super::scan::Directory;
 use crate::document::Diagnostic;
-use crate::policy::{Texts, object_of, object_path};
+use crate::policy::{Texts, Tree, object_of, object_path};
 
 /// The objects whose files are gone since the last run.
 #[derive(Default)]
@@ -34,41 +33,31 @@ impl HeldObjects {
         self.gone.remove(path);
     }
 
-    /// Adds the files that are gone to those that were read, as unreadable ones; those that are back are forgotten.
-    pub(super) fn add_to(&mut self, files: &mut Texts) {
-        self.gone.retain(|path, _| files.get(path).is_none());
-        for (path, why) in &self.gone {
-            files.insert(path.as_path(), Err(why.clone()));
-        }
-    }
-}
-
-impl Directory {
-    /// Compares what was read of `root` with the objects of the last run and their addresses, and holds those addresses
-    /// whose files are bad or gone.
-    pub(super) fn hold(&mut self, root: &Path, objects: &BTreeMap<String, Vec<IpNet>>) {
-        root.clone_into(&mut self.tree.root);
-        let has_objects = self.tree.files.iter().any(|(path, _)| object_of(root, path).is_some());
-        let is_unreadable = self.tree.unreadable.contains_key(&ObjectFolder::of(root));
-        self.held.lost = (!objects.is_empty() && !has_objects && !is_unreadable).then_some(objects.len());
+    /// Compares a tree that was read of `root` with the objects of the last run and their addresses, and holds those
+    /// addresses whose files are bad or gone.
+    pub(super) fn hold(&mut self, tree: &mut Tree, root: &Path, objects: &BTreeMap<String, Vec<IpNet>>) {
+        root.clone_into(&mut tree.root);
+        let has_objects = tree.files.iter().any(|(path, _)| object_of(root, path).is_some());
+        let is_unreadable = tree.unreadable.contains_key(&ObjectFolder::of(root));
+        self.lost = (!objects.is_empty() && !has_objects && !is_unreadable).then_some(objects.len());
         let addressed = objects.iter().filter(|(_, addresses)| !addresses.is_empty());
         let held: BTreeMap<PathBuf, Vec<IpNet>> =
             addressed.map(|(id, addresses)| (object_path(root, id), addresses.clone())).collect();
-        for (path, addresses) in held.iter().filter(|(path, _)| self.tree.files.get(path).is_none()) {
+        for (path, addresses) in held.iter().filter(|(path, _)| tree.files.get(path).is_none()) {
             let shown: Vec<String> = addresses.iter().take(MOST_SHOWN).map(shown_as).collect();
             let why = format!("it is gone since the last run, and queries from {} are denied", shown.join(", "));
-            self.held.gone.insert(path.clone(), why);
+            self.gone.insert(path.clone(), why);
         }
-        self.held.add_to(&mut self.tree.files);
-        self.tree.held = held.into();
+        self.add_to(&mut tree.files);
+        tree.held = held.into();
     }
 
     /// Returns the folder of the API's objects and the error that it has none of the objects of the last run, if so.
-    pub(super) fn lost_objects(&self) -> Option<(PathBuf, Diagnostic)> {
-        let root = &self.tree.root;
-        let count = self.held.lost?;
-        let mut objects = self.tree.files.iter().filter(|(path, _)| object_of(root, path).is_some());
-        if objects.any(|(path, _)| !self.held.is_gone(path)) {
+    pub(super) fn lost_objects(&self, tree: &Tree) -> Option<(PathBuf, Diagnostic)> {
+        let root = &tree.root;
+        let count = self.lost?;
+        let mut objects = tree.files.iter().filter(|(path, _)| object_of(root, path).is_some());
+        if objects.any(|(path, _)| !self.is_gone(path)) {
             return None;
         }
         let folder = ObjectFolder::of(root);
@@ -80,9 +69,17 @@ impl Directory {
     }
 
     /// Forgets that the folder had no objects, once it has some.
-    pub(super) fn note_objects(&mut self) {
-        if self.lost_objects().is_none() {
-            self.held.lost = None;
+    pub(super) fn note_objects(&mut self, tree: &Tree) {
+        if self.lost_objects(tree).is_none() {
+            self.lost = None;
+        }
+    }
+
+    /// Adds the files that are gone to those that were read, as unreadable ones; those that are back are forgotten.
+    pub(super) fn add_to(&mut self, files: &mut Texts) {
+        self.gone.retain(|path, _| files.get(path).is_none());
+        for (path, why) in &self.gone {
+            files.insert(path.as_path(), Err(why.clone()));
         }
     }
 }

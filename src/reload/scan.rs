@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use super::files::{FileVersion, FollowedPaths, ObservedState, Text, UnfinishedFiles, is_temporary, read_unless};
 use super::held_objects::HeldObjects;
 use super::object_folder::ObjectFolder;
@@ -21,6 +23,7 @@ use super::trusted::{Trusted, Use};
 use super::watch::Changes;
 use super::weight::MemoryBudget;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
+use crate::document::Diagnostic;
 use crate::policy::{FilePath, OrderedMap, Texts, Tree, object_of};
 use crate::util::regular_file::is_in_kernel_tree;
 
@@ -49,7 +52,7 @@ pub(crate) struct Directory {
     /// The directories that the files in force were read from.
     origins: Origins,
     /// The objects of the API that are gone since the last run.
-    pub(super) held: HeldObjects,
+    held: HeldObjects,
 }
 
 /// The state of a directory when its entries were read, or of a dangling symlink when it was found.
@@ -175,7 +178,7 @@ impl Directory {
             self.tree = Tree { root: root.to_owned(), files, private, unreadable, ..Tree::default() };
         }
         (self.followed, self.observed, self.folder_states) = (followed, observed.into_iter().collect(), folder_states);
-        self.note_objects();
+        self.held.note_objects(&self.tree);
         Ok(())
     }
 
@@ -211,6 +214,16 @@ impl Directory {
     pub(super) fn object_folder_fault(&self, root: &Path) -> Option<String> {
         let of_root = self.tree.unreadable.get(root).map(|why| format!("the policies directory: {why}"));
         of_root.or_else(|| self.object_folder.fault(root, self.objects_known()))
+    }
+
+    /// Holds the addresses of objects of the last run whose files are bad or gone: see [`HeldObjects::hold`].
+    pub(super) fn hold(&mut self, root: &Path, objects: &BTreeMap<String, Vec<IpNet>>) {
+        self.held.hold(&mut self.tree, root, objects);
+    }
+
+    /// Returns the folder of the API's objects and the error that it has none of those of the last run, if so.
+    pub(super) fn lost_objects(&self) -> Option<(PathBuf, Diagnostic)> {
+        self.held.lost_objects(&self.tree)
     }
 
     /// Returns the paths of the policy files in force, without those that were gone at the start.
