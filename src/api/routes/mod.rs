@@ -88,7 +88,14 @@ impl Route {
 
 /// Returns the table of routes.
 fn routes() -> Vec<Route> {
-    vec![
+    let document = Route::get("/openapi.json", get(document), "retrieveDescription")
+        .about("This description", "")
+        .returns("", "An OpenAPI 3.1 document.");
+    policy_routes().into_iter().chain(blueprint_routes()).chain(devbox_routes()).chain([document]).collect()
+}
+
+fn policy_routes() -> [Route; 5] {
+    [
         Route::post("/v1/network-policies", change(policies::create), "createNetworkPolicy")
             .about(
                 "Create a network policy",
@@ -122,6 +129,11 @@ fn routes() -> Vec<Route> {
                      who.",
             )
             .returns("NetworkPolicyView", "The policy as it was."),
+    ]
+}
+
+fn blueprint_routes() -> [Route; 6] {
+    [
         Route::post("/v1/blueprints", change(blueprints::create), "createBlueprint")
             .about(
                 "Create a blueprint",
@@ -155,6 +167,11 @@ fn routes() -> Vec<Route> {
         Route::get("/v1/blueprints/{id}/logs", read(blueprints::logs), "listBlueprintLogs")
             .about("What a blueprint's build said", "")
             .returns("BlueprintLogs", "The lines."),
+    ]
+}
+
+fn devbox_routes() -> [Route; 7] {
+    [
         Route::post("/v1/devboxes", change(devboxes::create), "createDevbox")
             .about("Create a devbox", NEW_DEVBOX)
             .body("DevboxCreate", false)
@@ -193,9 +210,6 @@ fn routes() -> Vec<Route> {
                      retrieved.",
             )
             .returns("DevboxView", "The devbox, shut down."),
-        Route::get("/openapi.json", get(document), "retrieveDescription")
-            .about("This description", "")
-            .returns("", "An OpenAPI 3.1 document."),
     ]
 }
 
