@@ -7,15 +7,15 @@
 //!   listen::udp            listen::tcp          cli        the command line
 //!   threads, batches       connections          daemon     makes, starts, watches and stops all parts
 //!          \                   /                api        objects of the HTTP API, to files and back
-//!            engine::step                       reload     watches, reads, swaps
+//!            engine::begin                      reload     watches, reads, swaps
 //!              1 dns::query     parse           telemetry  metrics, logs, heartbeats
 //!              2 policy         decide          listen     admin endpoint, sockets, take-over
 //!              3 dns::answer    deny            config     hostgate.toml
 //!              4 engine::cache  hit             document   TOML with positions; diagnostics
 //!            upstream::mux                      import     lists of other systems
 //!              5 dns::response read, keep       bounds     every bound, in one table
-//!            engine::answer                     util       what several folders need
-//!              6 dns::response filter for this client, answer
+//!            engine::complete                   util       what several folders need
+//!              6 dns::response judge for this client, answer
 //!
 //!   engine::finish, upstream::pool: questions that need TCP or another upstream
 //! ```

@@ -4,21 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Asked, Lookup, View};
+use crate::dns::query::OwnedQuery;
 use crate::dns::response::Question;
 use crate::fair_share::{Holder, Permit};
-use crate::policy::Limit;
+use crate::policy::{Limit, OwnedDecision};
 use crate::upstream::{STALE_AFTER, Upstreams};
 
 /// A query that waits for an upstream.
 pub(crate) struct Pending {
-    /// The query without what does not matter; parsed again when the answer is there.
-    pub(super) bytes: Box<[u8]>,
+    /// What was asked.
+    pub(super) query: OwnedQuery,
     /// Who asks.
     pub(super) asked: Asked,
     /// What the answer depends on.
     pub(super) view: Arc<View>,
-    /// What is asked upstream.
-    pub(super) question: Arc<Question>,
+    /// What the policy says.
+    pub(super) decision: OwnedDecision,
     /// Whose share it, and what comes of it, counts in.
     pub(super) holder: Holder,
     /// Whether stale data is there that serves if no answer comes soon.
@@ -55,7 +56,7 @@ impl Pending {
 
     /// Returns what is asked upstream.
     pub(crate) fn question(&self) -> &Arc<Question> {
-        &self.question
+        self.query.asked()
     }
 
     /// Returns whose share the answer counts in.

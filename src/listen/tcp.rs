@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connection_limits::{Idle, Limits, Link};
 use super::udp::may_be_absent;
 use crate::bounds::{MAX_UNREAD, TCP_BACKLOG};
-use crate::engine::{Asked, Engine, Step, Transport};
+use crate::engine::{Asked, Begun, Engine, Transport};
 
 /// How long a connection may be silent between queries (RFC 7766 §6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
@@ -225,26 +225,26 @@ impl Connection {
         let mut out = Vec::new();
         let since = std::time::Instant::now();
         let asked = Asked { source: self.source, transport: Transport::Tcp, listener: self.listener, since };
-        let step = {
+        let begun = {
             let view = self.engine.view();
-            self.engine.step(&view, query, asked, &mut out)
+            self.engine.begin(&view, query, asked, &mut out)
         };
-        let step = match step {
-            Step::Renew(pending) => {
+        let begun = match begun {
+            Begun::Renew(pending) => {
                 let engine = Arc::clone(&self.engine);
                 tokio::spawn(async move { engine.look_ahead(&pending).await });
-                Step::Answer
+                Begun::Answer
             }
-            step => step,
+            begun => begun,
         };
-        match step {
-            Step::Answer | Step::Renew(_) => match answers.send((out, room)).await {
+        match begun {
+            Begun::Answer | Begun::Renew(_) => match answers.send((out, room)).await {
                 Ok(()) => Continue(()),
                 Err(_) => Break(()),
             },
             // Over TCP a message that is no query ends the connection: its framing cannot be trusted.
-            Step::Drop => Break(()),
-            Step::Wait(pending) => {
+            Begun::Drop => Break(()),
+            Begun::Wait(pending) => {
                 drop(room);
                 let Ok(permit) = Arc::clone(&self.link.pipelined).acquire_owned().await else { return Break(()) };
                 let engine = Arc::clone(&self.engine);
@@ -255,7 +255,7 @@ impl Connection {
                     // The answer is made only when there is room for it; what it is made of is shared.
                     if let Ok(room) = unread.acquire_owned().await {
                         let mut out = Vec::with_capacity(512);
-                        engine.answer(&pending, &lookup, &mut out);
+                        engine.complete(&pending, &lookup, &mut out);
                         // The send fails when the client is gone, and then nobody misses the answer.
                         let _ = answers.send((out, room)).await;
                     }

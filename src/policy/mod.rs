@@ -15,6 +15,7 @@ mod snapshot;
 mod testing;
 
 pub use self::decide::near_miss::NearMiss;
+pub(crate) use self::decide::owned::OwnedDecision;
 pub use self::load::diagnostics::Diagnostics;
 pub(crate) use self::load::held::object_path;
 pub(crate) use self::load::list::is_own_name;

@@ -22,7 +22,7 @@ use super::overload::Overload;
 use crate::bounds::UDP_BUFFER;
 use crate::datagram::{self, BATCH, LocalAddress, Receiver, Sender, Wait};
 use crate::dns::response::Question;
-use crate::engine::{Asked, Claim, Engine, Lookup, Pending, Step, Transport};
+use crate::engine::{Asked, Begun, Claim, Engine, Lookup, Pending, Transport};
 use crate::fair_share::Holder;
 use crate::telemetry::heartbeat::Heartbeat;
 use crate::upstream::Upstreams;
@@ -313,14 +313,14 @@ impl Worker {
             }
             let begin = holder.map(|holder| (holder, Instant::now()));
             let mut waits = false;
-            match self.shared.engine.step(&view, datagram.bytes, asked, sender.next()) {
-                Step::Answer => sender.queue(datagram.source, datagram.local),
-                Step::Renew(pending) => {
+            match self.shared.engine.begin(&view, datagram.bytes, asked, sender.next()) {
+                Begun::Answer => sender.queue(datagram.source, datagram.local),
+                Begun::Renew(pending) => {
                     sender.queue(datagram.source, datagram.local);
                     self.renew(mux, pending);
                 }
-                Step::Drop => {}
-                Step::Wait(pending) => {
+                Begun::Drop => {}
+                Begun::Wait(pending) => {
                     let client = Some((datagram.source, datagram.local));
                     self.ask(mux, Waiter { pending, client });
                     waits = true;
@@ -403,7 +403,7 @@ impl Worker {
             if sender.is_full() {
                 self.send(sender);
             }
-            self.shared.engine.answer(&pending, lookup, sender.next());
+            self.shared.engine.complete(&pending, lookup, sender.next());
             sender.queue(source, local);
         }
     }

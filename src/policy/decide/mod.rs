@@ -6,6 +6,7 @@
 
 pub(crate) mod devbox;
 pub(crate) mod near_miss;
+pub(crate) mod owned;
 mod scope;
 
 use std::borrow::Cow;

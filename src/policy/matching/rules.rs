@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::dns::name::Suffixes;
 use crate::document::Place;
 
-use super::name_set::{IncludePath, Match, NameSet};
+use super::name_set::{IncludePath, Match, MatchId, NameSet};
 use super::pattern_kind::PatternKind;
 
 /// A list of patterns, made of sets that other policies may share.
@@ -82,6 +82,18 @@ impl Rules {
         self.sets.iter().flat_map(|included| included.set.iter().map(|found| Rule { included, found }))
     }
 
+    /// Returns the position of a pattern in this list, for [`Rules::get`]; `None` if it is of another list.
+    pub(crate) fn id(&self, rule: Rule<'_>) -> Option<RuleId> {
+        let set = self.sets.iter().position(|included| std::ptr::eq(included, rule.included))?;
+        Some(RuleId { set, found: rule.found.id() })
+    }
+
+    /// Returns the pattern at a position of this list.
+    pub(crate) fn get(&self, id: RuleId) -> Option<Rule<'_>> {
+        let included = self.sets.get(id.set)?;
+        Some(Rule { included, found: included.set.at(id.found) })
+    }
+
     /// Builds the index of ancestors of every set during the load, so that the first DS query does not have to.
     pub(crate) fn index_ancestors(&self) {
         for included in &self.sets {
@@ -149,6 +161,15 @@ fn folded(depths: u128) -> u64 {
 pub struct Rule<'p> {
     included: &'p IncludedSet,
     found: Match<'p>,
+}
+
+/// The position of a pattern in its list: a [`Rule`] without the borrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RuleId {
+    /// The index of the set in the list.
+    set: usize,
+    /// The pattern's position in that set.
+    found: MatchId,
 }
 
 impl<'p> Rule<'p> {

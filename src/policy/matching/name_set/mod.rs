@@ -240,6 +240,11 @@ impl NameSet {
         self.find(kind, wire, hash).map(|at| Match { set: self, at, kind })
     }
 
+    /// Returns the pattern at a position of this set.
+    pub(crate) const fn at(&self, MatchId { at, kind }: MatchId) -> Match<'_> {
+        Match { set: self, at, kind }
+    }
+
     /// Returns the arena's offset of the node that has the pattern of this kind and wire name.
     #[inline]
     fn find(&self, kind: PatternKind, wire: &[u8], hash: u64) -> Option<u32> {
@@ -282,7 +287,20 @@ pub struct Match<'s> {
     kind: PatternKind,
 }
 
+/// The position of a pattern in its set: a [`Match`] without the borrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MatchId {
+    /// The arena's offset of the pattern's node.
+    at: u32,
+    kind: PatternKind,
+}
+
 impl<'s> Match<'s> {
+    /// Returns the position of this pattern, for [`NameSet::at`].
+    pub(crate) const fn id(self) -> MatchId {
+        MatchId { at: self.at, kind: self.kind }
+    }
+
     /// Returns the kind of the pattern.
     pub(crate) const fn kind(self) -> PatternKind {
         self.kind
