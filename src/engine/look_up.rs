@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::in_flight::InFlightError;
 use super::pending::Pending;
-use super::{Attending, Claim, Engine, Lookup, TOO_MANY};
+use super::{Engine, Lookup, TOO_MANY};
 use crate::dns::response::Question;
 use crate::fair_share::Holder;
-use crate::upstream::{Failure, Tried, Upstreams};
+use crate::upstream::{Failure, Upstreams};
 
 impl Engine {
     /// Asks the upstreams, or joins whoever already does, and answers.
@@ -17,39 +17,6 @@ impl Engine {
         let mut out = Vec::with_capacity(512);
         self.complete(&pending, &lookup, &mut out);
         out
-    }
-
-    /// Joins those who wait for a question that somebody has the claim to, before it is asked on: else its answer might
-    /// be out before they come, and they would ask once more.
-    pub(crate) fn attend(&self, question: &Question) -> Attending {
-        self.in_flight.attend(question).unwrap_or(Err(InFlightError::Lost))
-    }
-
-    /// Waits for what the question comes to that was joined, and answers.
-    pub(crate) async fn finish_attending(&self, pending: &Pending, attending: Attending) -> Vec<u8> {
-        let lookup = match attending {
-            Ok(attending) => pending.wait(async { attending.result().await.unwrap_or_else(lost) }).await,
-            Err(error) => Some(lost(error)),
-        };
-        let lookup =
-            lookup.unwrap_or_else(|| self.note_overdue(pending.question(), Failure::overdue(), pending.holder));
-        let mut out = Vec::with_capacity(512);
-        self.complete(pending, &lookup, &mut out);
-        out
-    }
-
-    /// Asks on, in a task of its own, where a first try brought no answer; who joins the question waits for that.
-    pub(crate) fn ask_on(self: &Arc<Self>, claim: Claim, first: &Pending, tried: Tried) {
-        let holder = first.holder;
-        let Some(permit) = self.asking.take(holder) else {
-            return claim.settle(Err(Arc::new(Failure::busy(TOO_MANY))));
-        };
-        let (engine, upstreams) = (Arc::clone(self), Arc::clone(&first.view.upstreams));
-        tokio::spawn(async move {
-            let lookup = engine.ask(&upstreams, claim.question(), Some(tried), holder).await;
-            claim.settle(lookup);
-            drop(permit);
-        });
     }
 
     /// Asks for what the cache has, but not for long: whoever gets the answer first has it counted.
@@ -80,7 +47,7 @@ impl Engine {
             let question = Arc::clone(pending.question());
             async move {
                 let Some(_permit) = permit else { return Err(Arc::new(Failure::busy(TOO_MANY))) };
-                engine.ask(&upstreams, &question, None, holder).await
+                engine.ask(&upstreams, &question, holder).await
             }
         };
         let joined = self.in_flight.join(pending.question(), asking).await;
@@ -88,8 +55,8 @@ impl Engine {
     }
 
     /// Asks the upstreams for a holder and keeps what they say.
-    async fn ask(&self, upstreams: &Upstreams, question: &Question, tried: Option<Tried>, holder: Holder) -> Lookup {
-        match upstreams.ask_after(question, holder, tried).await {
+    async fn ask(&self, upstreams: &Upstreams, question: &Question, holder: Holder) -> Lookup {
+        match upstreams.ask_after(question, holder, None).await {
             Ok(answered) => Ok(self.keep(question, answered.response, answered.upstream, holder)),
             Err(failure) => Err(self.keep_failure(question, failure, holder)),
         }

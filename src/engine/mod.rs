@@ -26,7 +26,7 @@ use arc_swap::ArcSwap;
 pub(crate) use self::begin::Begun;
 use self::budget::Budgets;
 use self::cache::Cache;
-use self::in_flight::{Attendance, InFlight, InFlightError, Limits};
+use self::in_flight::{InFlight, Limits};
 pub(crate) use self::pending::Pending;
 use crate::bounds::capacity;
 use crate::bounds::{MAX_ASKING, MAX_ASKING_OF_CLIENT, MAX_PENDING, MAX_PENDING_OF_CLIENT};
@@ -93,9 +93,6 @@ pub(crate) struct Engine {
 /// What asking the upstreams came to.
 pub(crate) type Lookup = Result<Found, Arc<Failure>>;
 
-/// A place among those who wait for a question, or that there was none.
-pub(crate) type Attending = Result<Attendance<Lookup>, InFlightError>;
-
 /// The right and duty to ask a question.
 pub(crate) type Claim = in_flight::Claim<Question, Lookup>;
 
@@ -149,6 +146,11 @@ impl Engine {
     /// Returns the counters.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Returns what counts the questions that go the general way.
+    pub(crate) fn asking(&self) -> Arc<Shares> {
+        Arc::clone(&self.asking)
     }
 
     /// Returns the claim to ask `question`, if nobody asks it.

@@ -72,8 +72,8 @@ struct Turn {
 
 impl Turn {
     /// Begins without a question; `poll` is told by `token` when an upstream replies.
-    fn new(poll: &Poll, token: Token) -> Self {
-        let watched = Mux::new().and_then(|mux| {
+    fn new(worker: &Worker, poll: &Poll, token: Token) -> Self {
+        let watched = Mux::new(worker.shared.engine.asking()).and_then(|mux| {
             poll.registry().register(&mut SourceFd(&mux.descriptor()), token, Interest::READABLE).map(|()| mux)
         });
         let mux =
@@ -97,7 +97,8 @@ fn run(workers: &[Worker], mut poll: Poll) {
     // Tries that go the general way are started from here.
     let _runtime = first.shared.runtime.enter();
     // Tokens after those of the sockets.
-    let mut turns: Vec<Turn> = (0..workers.len()).map(|place| Turn::new(&poll, Token(workers.len() + place))).collect();
+    let turn = |(place, worker)| Turn::new(worker, &poll, Token(workers.len() + place));
+    let mut turns: Vec<Turn> = workers.iter().enumerate().map(turn).collect();
     let mut events = Events::with_capacity(EVENTS);
     // Sockets that were not emptied: they are not told of again.
     let mut is_left = vec![false; workers.len()];

@@ -180,13 +180,6 @@ struct Waiter {
     client: Option<(SocketAddr, Option<LocalAddress>)>,
 }
 
-impl Waiter {
-    /// Returns whether a client waits for the answer.
-    fn is_awaited(&self) -> bool {
-        self.client.is_some()
-    }
-}
-
 impl Waits for Waiter {
     fn question(&self) -> &Arc<Question> {
         self.pending.question()
@@ -203,6 +196,10 @@ impl Waits for Waiter {
     fn has_stale(&self) -> bool {
         self.pending.has_stale()
     }
+
+    fn is_awaited(&self) -> bool {
+        self.client.is_some()
+    }
 }
 
 impl Worker {
@@ -213,7 +210,8 @@ impl Worker {
         }
         // Tries that go the general way are started from here.
         let _runtime = self.shared.runtime.enter();
-        let mut mux = match Mux::new().and_then(|mux| mux.watch(&self.socket).map(|()| mux)) {
+        let mut mux = match Mux::new(self.shared.engine.asking()).and_then(|mux| mux.watch(&self.socket).map(|()| mux))
+        {
             Ok(mux) => Some(mux),
             Err(error) => {
                 tracing::warn!(%error, "no epoll; every cache miss goes the slow way");
@@ -355,7 +353,7 @@ impl Worker {
         let engine = &self.shared.engine;
         mux.wait(limit, |landed| match (landed.fate, landed.claim) {
             (Fate::Answered(response, upstream), Some(claim)) => {
-                let (holder, is_awaited) = (holder(&landed.waiters), landed.waiters.iter().any(Waiter::is_awaited));
+                let (holder, is_awaited) = (holder(&landed.waiters), landed.waiters.iter().any(Waits::is_awaited));
                 let lookup = Ok(if is_awaited {
                     engine.keep(&landed.question, response, upstream, holder)
                 } else {
@@ -368,25 +366,12 @@ impl Worker {
                 let lookup = Err(engine.keep_failure(&landed.question, failure, holder(&landed.waiters)));
                 self.settle(claim, lookup, landed.waiters, sender);
             }
-            (Fate::Elsewhere(tried), Some(claim)) => {
-                let attending: Vec<_> = landed.waiters.iter().map(|_| engine.attend(&landed.question)).collect();
-                if let Some(first) = landed.waiters.first() {
-                    engine.ask_on(claim, &first.pending, tried);
-                }
-                for (waiter, attending) in landed.waiters.into_iter().zip(attending) {
-                    let engine = Arc::clone(engine);
-                    self.answer_later(
-                        waiter,
-                        |pending| async move { engine.finish_attending(&pending, attending).await },
-                    );
-                }
-            }
             (Fate::Overdue(failure), _) => {
                 let lookup = engine.note_overdue(&landed.question, failure, holder(&landed.waiters));
                 self.answer(&lookup, landed.waiters, sender);
             }
             // A late failure says nothing new.
-            (Fate::Failed(_) | Fate::Elsewhere(_), None) => {}
+            (Fate::Failed(_), None) => {}
         });
     }
 

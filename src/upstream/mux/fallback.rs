@@ -16,7 +16,7 @@ impl<W: Waits, C> Mux<W, C> {
     pub(super) fn ask_with_less(&mut self, place: usize, one: Try, less: Edns, is_bare: bool) -> bool {
         let Some(port) = self.ports.get(one.key.port) else { return false };
         let (endpoint, around) = (Arc::clone(&port.endpoint), Arc::clone(&port.around));
-        let Some(flight) = self.flights[place].as_mut().filter(|flight| flight.claim.is_some()) else { return false };
+        let Some(flight) = self.flights[place].as_mut().filter(|flight| flight.is_asked_here()) else { return false };
         let server = endpoint.server.address;
         let is_asked = flight.tries().any(|other| {
             let is_there = self.ports.get(other.key.port).is_some_and(|port| port.endpoint.server.address == server);

@@ -3,10 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Waits;
 use super::ports::Key;
 use super::refused::Refused;
 use crate::dns::response::{Casing, Edns, Question};
 use crate::fair_share::Holder;
+use crate::upstream::pool::REVIEW_EVERY;
+
+/// How much longer than a question's time its task is waited for, which keeps to that time by itself.
+pub(super) const OVERTIME: Duration = Duration::from_secs(1);
 
 /// One question in flight.
 pub(super) struct Flight<W, C> {
@@ -16,8 +21,10 @@ pub(super) struct Flight<W, C> {
     pub(super) hash: u64,
     /// Who asked it first.
     pub(super) holder: Holder,
-    /// The right to ask it; none once that is handed on, and then only a late answer is welcome.
+    /// The right to ask it; `None` once it has ended, and then only a late answer is welcome.
     pub(super) claim: Option<C>,
+    /// Whether a task asks on.
+    pub(super) is_elsewhere: bool,
     /// Who waits for it.
     pub(super) waiters: Vec<W>,
     /// The first try, while it is in flight.
@@ -73,13 +80,47 @@ pub(super) enum Case {
     Tested,
 }
 
+impl<W: Waits, C> Flight<W, C> {
+    /// Makes a question that no try was made at, asked now by `waiter`.
+    pub(super) fn new(waiter: W, hash: u64, claim: C) -> Self {
+        let since = Instant::now();
+        Self {
+            question: Arc::clone(waiter.question()),
+            hash,
+            holder: waiter.holder(),
+            claim: Some(claim),
+            is_elsewhere: false,
+            time: waiter.upstreams().around().question_time(),
+            waiters: vec![waiter],
+            first: None,
+            again: Vec::new(),
+            count: 0,
+            is_moved: false,
+            refused: None,
+            repeated: 0,
+            since,
+            next_at: None,
+            review_at: since + REVIEW_EVERY,
+        }
+    }
+}
+
 impl<W, C> Flight<W, C> {
     /// Returns the next time at which something is to be done about it.
     pub(super) fn due(&self) -> Instant {
         let end = self.since + self.time;
         let next = self.next_at.map_or(self.review_at, |next| next.min(self.review_at));
-        // One that was handed on is only kept for a late answer.
-        if self.claim.is_some() { next.min(end) } else { end }
+        match self.claim {
+            Some(_) if self.is_elsewhere => self.review_at.min(end + OVERTIME),
+            Some(_) => next.min(end),
+            // It has ended and is only kept for a late answer.
+            None => end,
+        }
+    }
+
+    /// Returns whether this thread makes the tries at it.
+    pub(super) fn is_asked_here(&self) -> bool {
+        self.claim.is_some() && !self.is_elsewhere
     }
 
     /// Returns when the last try was made.

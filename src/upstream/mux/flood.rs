@@ -51,7 +51,7 @@ impl<W: Waits, C> Mux<W, C> {
                 continue;
             }
             self.ports.set_apart(flight.holder, endpoint.server.address);
-            let is_asked_again = flight.claim.is_some() && !flight.is_moved;
+            let is_asked_again = flight.is_asked_here() && !flight.is_moved;
             let key = is_asked_again.then(|| self.ports.choose(&endpoint, &around, flight.holder)).flatten();
             let Some(key) = key else {
                 self.hand_over(place, endpoint.server.address, Trial::Flooded, landed);

@@ -3,8 +3,8 @@
 //! A thread has a few connected sockets to an upstream and many questions on each, told apart by ID. A question that
 //! is not answered within the patience its upstream is given goes out again, to the next upstream or to the same, with
 //! an ID of its own and by chance from another port; whichever try is answered first counts. So a lost datagram costs
-//! one patience, and no other thread has to do with it. What is out of the ordinary (a failure, an answer that needs
-//! TCP) is handed back, and goes the general way of [`Upstreams::ask`] with a [`Tried`] that says what is known.
+//! one patience, and no other thread has to do with it. For what is out of the ordinary (a failure, an answer that needs
+//! TCP) a task asks on in the general way of [`Upstreams::ask`], with a [`Tried`] that says what is known: see [`elsewhere`].
 //!
 //! Deadlines are kept by a [`Wheel`], which says why.
 //!
@@ -14,6 +14,7 @@
 //! at once: what is in flight on it is asked again from a new port, its client's own, and over TCP when that one is flooded as
 //! well. Replies that come too late are told from guesses by what was asked from their port.
 
+mod elsewhere;
 mod fallback;
 mod flight;
 mod flood;
@@ -32,9 +33,10 @@ use std::time::{Duration, Instant};
 use hashbrown::HashTable;
 use mio::{Events, Token};
 
+use self::elsewhere::Mailbox;
 use self::flight::{Case, Flight, Try};
 use self::ports::{Key, Ports};
-use super::pool::{DEAD_TIME, First, REVIEW_EVERY};
+use super::pool::{DEAD_TIME, First};
 use super::reply::{self, TryError};
 use super::scope::Shown;
 use super::udp;
@@ -43,7 +45,7 @@ use super::{Event, Failure, FailureKind, Transport, Trial, Tried, Upstreams};
 use crate::bounds::MAX_QUESTIONS;
 use crate::datagram::{Receiver, Wait};
 use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
-use crate::fair_share::Holder;
+use crate::fair_share::{Holder, Shares};
 
 /// Questions a thread has in flight; further ones go the general way. As many as there may be in all, of which each client has a
 /// share: else those that nobody answers fill a thread, and all others have to share the few sockets of the general way.
@@ -63,6 +65,9 @@ pub(crate) trait Waits {
 
     /// Returns whether stale data is there that serves if no answer comes within [`STALE_AFTER`](super::STALE_AFTER).
     fn has_stale(&self) -> bool;
+
+    /// Returns whether a client waits for the answer.
+    fn is_awaited(&self) -> bool;
 }
 
 /// The questions that one thread has in flight, and the queries that wait for each.
@@ -87,6 +92,8 @@ pub(crate) struct Mux<W, C> {
     hasher: RandomState,
     /// Buffers for replies.
     receiver: Receiver,
+    /// What tasks found that ask for this thread.
+    mailbox: Mailbox,
 }
 
 /// What became of a question.
@@ -105,8 +112,6 @@ pub(crate) struct Landed<W, C> {
 pub(crate) enum Fate {
     /// An answer, and who gave it.
     Answered(Response, SocketAddr),
-    /// It goes the general way, which should know this.
-    Elsewhere(Tried),
     /// Nothing by the deadline.
     Failed(Failure),
     /// Nothing for as long as stale data is kept back; the question is still in flight.
@@ -114,13 +119,16 @@ pub(crate) enum Fate {
 }
 
 impl<W: Waits, C> Mux<W, C> {
-    /// Makes one without sockets.
+    /// Makes one without sockets, whose tasks ask as many questions as `asking` has room for.
     ///
     /// # Errors
     /// The system gives no epoll instance.
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(asking: Arc<Shares>) -> io::Result<Self> {
+        let ports = Ports::new()?;
+        let mailbox = Mailbox::new(ports.waker(POSTED), asking)?;
         Ok(Self {
-            ports: Ports::new()?,
+            ports,
+            mailbox,
             events: Events::with_capacity(64),
             flights: Vec::new(),
             free: Vec::new(),
@@ -158,53 +166,66 @@ impl<W: Waits, C> Mux<W, C> {
         let (question, upstreams) = (waiter.question(), waiter.upstreams());
         let hash = self.hasher.hash_one(&**question);
         if let Some(&place) = self.by_question.find(hash, |&place| self.is_at(place, question)) {
-            let Some(flight) = self.flights[place].as_mut() else { return Err(waiter) };
-            if flight.claim.is_none() || flight.waiters.len() >= MAX_WAITERS {
-                return Err(waiter);
-            }
-            flight.waiters.push(waiter);
-            self.ask_for_repeat(place);
-            return Ok(());
+            return self.join(place, waiter, claim);
         }
         if self.by_question.len() >= MAX_FLIGHTS {
             return Err(waiter);
         }
-        let Some(First { endpoint, patience, are_dead }) = upstreams.first_over_udp(question, waiter.holder()) else {
-            return Err(waiter);
+        let Some((key, First { endpoint, patience, are_dead })) = upstreams
+            .first_over_udp(question, waiter.holder())
+            .and_then(|first| Some((self.ports.choose(first.endpoint, upstreams.around(), waiter.holder())?, first)))
+        else {
+            return self.ask_elsewhere_at_once(hash, waiter, claim);
         };
-        let Some(key) = self.ports.choose(endpoint, upstreams.around(), waiter.holder()) else { return Err(waiter) };
         let Some(claim) = claim(question) else { return Err(waiter) };
-        let place = self.free.pop().unwrap_or_else(|| {
+        let around = upstreams.around();
+        let (casing, edns) = (endpoint.casing(|| self.ports.bits(), around), endpoint.edns(around));
+        let place = self.free_place();
+        self.ports.send(key, question, (casing, edns), place);
+        let mut flight = Flight::new(waiter, hash, claim);
+        let since = flight.since;
+        if are_dead {
+            flight.review_at = since + DEAD_TIME;
+        }
+        flight.next_at = Some(since + patience);
+        flight.first = Some(Try { key, since, patience, casing, case: Case::Open, edns, is_garbled: false });
+        flight.count = 1;
+        self.add(place, flight);
+        Ok(())
+    }
+
+    /// Lets `waiter` wait for a question that is in flight. One that has ended, and is kept for a late answer, is asked again
+    /// by a task.
+    fn join(&mut self, place: usize, waiter: W, claim: impl FnOnce(&Arc<Question>) -> Option<C>) -> Result<(), W> {
+        let Some(flight) = self.flights[place].as_mut() else { return Err(waiter) };
+        if flight.claim.is_none() {
+            return self.ask_once_more(place, waiter, claim);
+        }
+        if flight.waiters.len() >= MAX_WAITERS {
+            return Err(waiter);
+        }
+        flight.waiters.push(waiter);
+        if !flight.is_elsewhere {
+            self.ask_for_repeat(place);
+        }
+        Ok(())
+    }
+
+    /// Returns a place that no question has.
+    fn free_place(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
             self.flights.push(None);
             self.flights.len() - 1
-        });
-        let casing = endpoint.casing(|| self.ports.bits(), upstreams.around());
-        let edns = endpoint.edns(upstreams.around());
-        self.ports.send(key, question, (casing, edns), place);
-        let since = Instant::now();
-        let around = upstreams.around();
-        let flight = Flight {
-            question: Arc::clone(question),
-            hash,
-            holder: waiter.holder(),
-            claim: Some(claim),
-            time: around.question_time(),
-            next_at: Some(since + patience),
-            review_at: since + if are_dead { DEAD_TIME } else { REVIEW_EVERY },
-            waiters: vec![waiter],
-            first: Some(Try { key, since, patience, casing, case: Case::Open, edns, is_garbled: false }),
-            again: Vec::new(),
-            count: 1,
-            is_moved: false,
-            refused: None,
-            repeated: 0,
-            since,
-        };
+        })
+    }
+
+    /// Puts a question at a free place.
+    fn add(&mut self, place: usize, flight: Flight<W, C>) {
+        let hash = flight.hash;
         self.deadlines.set(place, flight.due().duration_since(self.epoch));
         self.flights[place] = Some(flight);
         let flights = &self.flights;
         self.by_question.insert_unique(hash, place, |&place| flights[place].as_ref().map_or(0, |flight| flight.hash));
-        Ok(())
     }
 
     /// Sends the queries asked since the last time.
@@ -219,8 +240,12 @@ impl<W: Waits, C> Mux<W, C> {
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         // Interrupted by a signal: the caller comes again.
         if self.ports.wait(&mut events, timeout).is_ok() {
-            for event in events.iter().filter(|event| event.token() != WATCHED) {
-                self.receive(event.token().0, &mut landed);
+            for event in &events {
+                match event.token() {
+                    WATCHED => {}
+                    POSTED => self.collect(&mut landed),
+                    Token(token) => self.receive(token, &mut landed),
+                }
             }
         }
         self.events = events;
@@ -307,7 +332,7 @@ impl<W: Waits, C> Mux<W, C> {
         landed: &mut impl FnMut(Landed<W, C>),
     ) -> ControlFlow<()> {
         let Some(flight) = self.flights[place].as_mut() else { return Continue(()) };
-        let may_doubt = flight.claim.is_some() && !flight.tries().any(|one| one.case == Case::Tested);
+        let may_doubt = flight.is_asked_here() && !flight.tries().any(|one| one.case == Case::Tested);
         let Some(one) = flight.try_of(key).filter(|one| may_doubt && one.case == Case::Open) else {
             return self.ignore(key.port, bytes, landed);
         };
@@ -323,9 +348,16 @@ impl<W: Waits, C> Mux<W, C> {
         Continue(())
     }
 
-    /// Hands a flight's waiters to the general way, for what came of the try at `server`; while tries are left that may
-    /// bring a late answer, the flight stays.
+    /// Lets a task ask on for what came of the try at `server`, unless one does already, or there is nobody else to ask.
     fn hand_over(&mut self, place: usize, server: SocketAddr, trial: Trial, landed: &mut impl FnMut(Landed<W, C>)) {
+        let Some(flight) = self.flights[place].as_mut() else { return };
+        if !flight.is_asked_here() {
+            // It is kept as long as there is something to wait for.
+            if flight.claim.is_none() && flight.tries().next().is_none() {
+                self.remove(place);
+            }
+            return;
+        }
         let trial = match trial {
             Trial::Failed(error) => match self.wait_for_return(place, server, error) {
                 Some(error) => Trial::Failed(error),
@@ -334,29 +366,19 @@ impl<W: Waits, C> Mux<W, C> {
             trial => trial,
         };
         let silent: Vec<SocketAddr> = self.asked(place).collect();
-        let Some(flight) = self.flights[place].as_mut() else { return };
-        let (question, claim, waiters) =
-            (Arc::clone(&flight.question), flight.claim.take(), std::mem::take(&mut flight.waiters));
-        let lone = waiters.first().map(W::upstreams).filter(|upstreams| upstreams.is_lone());
-        let fate = match (trial, lone) {
+        let Some(flight) = self.flights[place].as_ref() else { return };
+        let lone = flight.waiters.first().map(W::upstreams).filter(|upstreams| upstreams.is_lone());
+        match (trial, lone) {
             // There is nobody else to ask.
             (Trial::Failed(error), Some(lone)) => {
                 let failure = error.at(Shown(server));
-                Fate::Failed(Failure { is_passing: failure.is_passing || lone.are_down(), ..failure })
+                let fate = Fate::Failed(Failure { is_passing: failure.is_passing || lone.are_down(), ..failure });
+                self.end(place, fate, landed);
             }
             (trial, _) => {
-                Fate::Elsewhere(Tried { server, trial, silent, tries: flight.count, spent: flight.since.elapsed() })
+                let tried = Tried { server, trial, silent, tries: flight.count, spent: flight.since.elapsed() };
+                self.ask_elsewhere(place, tried, landed);
             }
-        };
-        // One that was handed on is kept for a late answer.
-        let due = flight.due();
-        if flight.tries().next().is_none() {
-            self.remove(place);
-        } else {
-            self.deadlines.set(place, due.duration_since(self.epoch));
-        }
-        if claim.is_some() {
-            landed(Landed { question, claim, waiters, fate });
         }
     }
 
@@ -431,3 +453,5 @@ impl<W: Waits, C> Mux<W, C> {
 
 /// The token of sockets that only wake.
 const WATCHED: Token = Token(usize::MAX);
+/// The token of the mailbox.
+const POSTED: Token = Token(usize::MAX - 1);

@@ -42,7 +42,8 @@ impl<W: Waits, C> Mux<W, C> {
         let Some(flight) = self.flights[place].as_mut() else { return Some(error) };
         let upstreams = flight.waiters.first().map(|first| Arc::clone(first.upstreams()));
         let may_return = |upstreams: &Arc<Upstreams>| upstreams.are_refusing() && !upstreams.are_dead();
-        if error.kind != FailureKind::Network || flight.claim.is_none() || !upstreams.as_ref().is_some_and(may_return) {
+        if error.kind != FailureKind::Network || !flight.is_asked_here() || !upstreams.as_ref().is_some_and(may_return)
+        {
             return Some(error);
         }
         let pauses = flight.refused.as_ref().map_or(0, |refused| refused.pauses);

@@ -5,7 +5,8 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::flight::{Case, Flight, Try};
+use super::elsewhere::lost;
+use super::flight::{Case, Flight, OVERTIME, Try};
 use super::ports::Key;
 use super::{Fate, Landed, Mux, Waits};
 use crate::upstream::pool::REVIEW_EVERY;
@@ -31,8 +32,13 @@ impl<W: Waits, C> Mux<W, C> {
             let Some(flight) = self.flights[place].as_mut() else { continue };
             let is_over = now.duration_since(flight.since) >= flight.time;
             match &flight.claim {
-                // Handed on before, and no late answer came.
+                // It has ended, and no late answer came.
                 None => drop(self.remove(place)),
+                // The task keeps to the question's time, so it has been lost.
+                Some(_) if flight.is_elsewhere && now >= flight.since + flight.time + OVERTIME => {
+                    self.end(place, Fate::Failed(lost()), landed);
+                }
+                Some(_) if flight.is_elsewhere => self.go_on(place, now, landed),
                 Some(_) if is_over => self.time_out(place, landed),
                 Some(_) => self.go_on(place, now, landed),
             }
@@ -44,7 +50,8 @@ impl<W: Waits, C> Mux<W, C> {
 
     /// Does what is due for a question that is silent.
     fn go_on(&mut self, place: usize, now: Instant, landed: &mut impl FnMut(Landed<W, C>)) {
-        if self.flights[place].as_ref().is_some_and(|flight| flight.next_at.is_some_and(|next| next <= now))
+        let is_due = |flight: &Flight<W, C>| flight.is_asked_here() && flight.next_at.is_some_and(|next| next <= now);
+        if self.flights[place].as_ref().is_some_and(is_due)
             && self.ask_after_pause(place, now).is_continue()
             && self.ask_again(place, now, landed).is_break()
         {
@@ -76,7 +83,7 @@ impl<W: Waits, C> Mux<W, C> {
             }
         }
         let Some(flight) = self.flights[place].as_mut() else { return Break(()) };
-        if flight.waiters.first().is_none_or(|first| !first.upstreams().are_dead()) {
+        if flight.is_elsewhere || flight.waiters.first().is_none_or(|first| !first.upstreams().are_dead()) {
             return Continue(());
         }
         self.time_out(place, landed);
@@ -156,7 +163,7 @@ impl<W: Waits, C> Mux<W, C> {
         if let Some(one) = flight.try_of(key) {
             one.is_garbled = true;
         }
-        if flight.claim.is_none() || !flight.tries().all(|one| one.is_garbled) {
+        if !flight.is_asked_here() || !flight.tries().all(|one| one.is_garbled) {
             return Continue(());
         }
         if flight.next_at.is_none() {

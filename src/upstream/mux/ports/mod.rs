@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 
 use self::apart::Apart;
 use crate::bounds::MAX_UPSTREAM_PORTS as LANE;
@@ -150,6 +150,14 @@ impl Ports {
     /// The system refuses.
     pub(super) fn watch(&self, socket: &UdpSocket, token: Token) -> io::Result<()> {
         self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
+    }
+
+    /// Returns what ends [`Ports::wait`] from another thread, under `token`.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(super) fn waker(&self, token: Token) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), token)
     }
 
     /// Returns the descriptor that is readable when a socket is ready.
