@@ -17,7 +17,7 @@
 //!            engine::complete                   util       what several folders need
 //!              6 dns::response judge for this client, answer
 //!
-//!   engine::finish, upstream::pool: questions that need TCP or another upstream
+//!   upstream::pool: questions that need TCP or another upstream; engine::finish: what another thread asks, or TCP asked
 //! ```
 //!
 //! # Principles

@@ -1,4 +1,4 @@
-//! Questions that go the general way: asked from tasks of the runtime, or joined there.
+//! Questions that a task waits for: of queries over TCP, and of those that another thread asks or that found a thread full.
 
 use std::sync::Arc;
 

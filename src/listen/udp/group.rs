@@ -19,7 +19,7 @@ use crate::datagram::{BATCH, Receiver, Sender, Wait};
 use crate::engine::Claim;
 use crate::listen::overload::Overload;
 use crate::telemetry::heartbeat::Heartbeat;
-use crate::upstream::mux::Mux;
+use crate::upstream::mux::{Mux, Readiness};
 
 /// Events taken at once.
 const EVENTS: usize = 256;
@@ -47,12 +47,20 @@ impl Front {
         }
         for (index, (workers, heartbeat)) in groups.into_iter().zip(heartbeats).enumerate() {
             let poll = Poll::new()?;
+            let register = |descriptor, token| {
+                poll.registry().register(&mut SourceFd(&descriptor), Token(token), Interest::READABLE)
+            };
+            let mut upstreams = Vec::with_capacity(workers.len());
             for (place, worker) in workers.iter().enumerate() {
-                let mut source = SourceFd(&worker.socket.as_raw_fd());
-                poll.registry().register(&mut source, Token(place), Interest::READABLE)?;
+                register(worker.socket.as_raw_fd(), place)?;
+                let readiness = Readiness::new()?;
+                // Tokens after those of the sockets.
+                register(readiness.descriptor(), workers.len() + place)?;
+                upstreams.push(readiness);
             }
             let name = format!("udp-{index}");
-            front.threads.push((thread::Builder::new().name(name).spawn(move || run(&workers, poll))?, heartbeat));
+            let thread = thread::Builder::new().name(name).spawn(move || run(&workers, upstreams, poll))?;
+            front.threads.push((thread, heartbeat));
         }
         Ok(front)
     }
@@ -60,8 +68,8 @@ impl Front {
 
 /// What a worker keeps from one turn to the next.
 struct Turn {
-    /// Its questions to upstreams; none without an epoll instance for them.
-    mux: Option<Mux<Waiter, Claim>>,
+    /// Its questions to upstreams.
+    mux: Mux<Waiter, Claim>,
     /// Buffers for queries.
     receiver: Receiver,
     /// Answers that wait to be sent.
@@ -71,34 +79,23 @@ struct Turn {
 }
 
 impl Turn {
-    /// Begins without a question; `poll` is told by `token` when an upstream replies.
-    fn new(worker: &Worker, poll: &Poll, token: Token) -> Self {
-        let watched = Mux::new(worker.shared.engine.asking()).and_then(|mux| {
-            poll.registry().register(&mut SourceFd(&mux.descriptor()), token, Interest::READABLE).map(|()| mux)
-        });
-        let mux =
-            watched.inspect_err(|error| tracing::warn!(%error, "no epoll; every cache miss goes the slow way")).ok();
-        let overload = Overload::new(Instant::now());
+    /// Begins without a question.
+    fn new(worker: &Worker, readiness: Readiness) -> Self {
+        let (mux, overload) = (Mux::new(readiness, worker.shared.engine.asking()), Overload::new(Instant::now()));
         Self { mux, receiver: Receiver::new(), sender: Sender::new(), overload }
-    }
-
-    /// Returns whether nothing is in flight.
-    fn is_idle(&self) -> bool {
-        self.mux.as_ref().is_none_or(Mux::is_idle)
     }
 }
 
 /// Looks after the sockets of these workers until told to stop; then answers what is in flight.
-fn run(workers: &[Worker], mut poll: Poll) {
+fn run(workers: &[Worker], upstreams: Vec<Readiness>, mut poll: Poll) {
     let Some(first) = workers.first() else { return };
     if let Some(cpu) = first.cpu {
         stay_on(cpu);
     }
     // Tries that go the general way are started from here.
     let _runtime = first.shared.runtime.enter();
-    // Tokens after those of the sockets.
-    let turn = |(place, worker)| Turn::new(worker, &poll, Token(workers.len() + place));
-    let mut turns: Vec<Turn> = workers.iter().enumerate().map(turn).collect();
+    let turns = workers.iter().zip(upstreams).map(|(worker, readiness)| Turn::new(worker, readiness));
+    let mut turns: Vec<Turn> = turns.collect();
     let mut events = Events::with_capacity(EVENTS);
     // Sockets that were not emptied: they are not told of again.
     let mut is_left = vec![false; workers.len()];
@@ -124,7 +121,7 @@ fn run(workers: &[Worker], mut poll: Poll) {
         worker.empty_queue(&mut turn.receiver, &mut turn.mux, &mut turn.sender);
     }
     let end = Instant::now() + DRAIN;
-    while turns.iter().any(|turn| !turn.is_idle()) && Instant::now() < end {
+    while turns.iter().any(|turn| !turn.mux.is_idle()) && Instant::now() < end {
         thread::park_timeout(until_next(&turns));
         workers.iter().zip(&mut turns).for_each(|(worker, turn)| worker.hear_upstream(turn));
     }
@@ -134,7 +131,7 @@ fn run(workers: &[Worker], mut poll: Poll) {
 fn until_next(turns: &[Turn]) -> Duration {
     /// A small part of the time after which a question is asked again.
     const HEAR_EVERY: Duration = Duration::from_millis(10);
-    if turns.iter().all(Turn::is_idle) { TICK } else { HEAR_EVERY }
+    if turns.iter().all(|turn| turn.mux.is_idle()) { TICK } else { HEAR_EVERY }
 }
 
 impl Worker {
@@ -162,7 +159,7 @@ impl Worker {
     /// Takes what upstreams say by now, and answers those who wait for it.
     fn hear_upstream(&self, turn: &mut Turn) {
         let Turn { mux, sender, .. } = turn;
-        if let Some(mux) = mux.as_mut().filter(|mux| !mux.is_idle()) {
+        if !mux.is_idle() {
             self.wait_upstream(mux, Duration::ZERO, sender);
             self.send(sender);
         }

@@ -1,9 +1,9 @@
 //! UDP: threads that take queries in batches, answer what needs no upstream at once, and ask upstreams for the rest.
 //!
-//! What is out of the ordinary with an upstream (TCP, a failure where another may do better) is handed to the runtime with
-//! everything the answer needs, and answered from the same socket. That is bounded thrice: a task belongs to a query that
-//! waits, of which the engine lets in so many in all and of one client; so many questions of one client are asked there
-//! at a time; and sockets to upstreams are counted. What is beyond a bound is answered SERVFAIL at once.
+//! What is out of the ordinary with an upstream (TCP, a failure where another may do better) is asked by a task of the runtime,
+//! while those that wait for it stay with their thread. That is bounded thrice: each of them is a query that waits, of which
+//! the engine lets in so many in all and of one client; so many questions of one client are asked by tasks at a time; and
+//! sockets to upstreams are counted. What is beyond a bound is answered SERVFAIL at once.
 
 mod group;
 
@@ -26,7 +26,7 @@ use crate::engine::{Asked, Begun, Claim, Engine, Lookup, Pending, Transport};
 use crate::fair_share::Holder;
 use crate::telemetry::heartbeat::Heartbeat;
 use crate::upstream::Upstreams;
-use crate::upstream::mux::{Fate, Mux, Waits};
+use crate::upstream::mux::{Fate, Mux, Readiness, Waits};
 
 /// How long a thread waits for a datagram before it looks whether it should stop.
 const TICK: Duration = Duration::from_millis(200);
@@ -63,7 +63,7 @@ impl Front {
     /// Starts one thread per socket for listener number `listener`.
     ///
     /// # Errors
-    /// The operating system refuses a thread or a socket option.
+    /// The operating system refuses a thread, an epoll instance or a socket option.
     pub(crate) fn start(sockets: Vec<UdpSocket>, listener: usize, shared: &Shared) -> io::Result<Self> {
         let mut front = Self { threads: Vec::new() };
         let cpus = own_cpus(sockets.len());
@@ -78,8 +78,11 @@ impl Front {
                 heartbeat: heartbeat.clone(),
                 cpu: cpus.get(index).copied(),
             };
+            let readiness = Readiness::new()?;
+            readiness.watch(&worker.socket)?;
             let name = format!("udp-{listener}-{index}");
-            front.threads.push((thread::Builder::new().name(name).spawn(move || worker.run())?, heartbeat));
+            let thread = thread::Builder::new().name(name).spawn(move || worker.run(readiness))?;
+            front.threads.push((thread, heartbeat));
         }
         Ok(front)
     }
@@ -204,20 +207,13 @@ impl Waits for Waiter {
 
 impl Worker {
     /// Receives, answers and sends batches until told to stop; then answers what is in flight.
-    fn run(self) {
+    fn run(self, readiness: Readiness) {
         if let Some(cpu) = self.cpu {
             stay_on(cpu);
         }
         // Tries that go the general way are started from here.
         let _runtime = self.shared.runtime.enter();
-        let mut mux = match Mux::new(self.shared.engine.asking()).and_then(|mux| mux.watch(&self.socket).map(|()| mux))
-        {
-            Ok(mux) => Some(mux),
-            Err(error) => {
-                tracing::warn!(%error, "no epoll; every cache miss goes the slow way");
-                None
-            }
-        };
+        let mut mux = Mux::new(readiness, self.shared.engine.asking());
         let mut receiver = Receiver::new();
         let mut sender = Sender::new();
         let mut overload = Overload::new(Instant::now());
@@ -225,14 +221,14 @@ impl Worker {
         while !self.shared.stopping.load(Ordering::Relaxed) {
             self.heartbeat.beat();
             // With nothing in flight one call both waits and receives; otherwise upstreams are listened to as well.
-            let wait = match mux.as_mut().filter(|mux| !mux.is_idle()) {
-                Some(_) if (1..=IN_A_ROW).contains(&in_a_row) => Wait::Never,
-                Some(mux) => {
-                    self.wait_upstream(mux, if is_busy { Duration::ZERO } else { TICK }, &mut sender);
+            let wait = if mux.is_idle() {
+                Wait::First
+            } else {
+                if !(1..=IN_A_ROW).contains(&in_a_row) {
+                    self.wait_upstream(&mut mux, if is_busy { Duration::ZERO } else { TICK }, &mut sender);
                     in_a_row = 0;
-                    Wait::Never
                 }
-                None => Wait::First,
+                Wait::Never
             };
             is_busy = false;
             match receiver.receive(&self.socket, wait) {
@@ -254,10 +250,8 @@ impl Worker {
         }
         self.empty_queue(&mut receiver, &mut mux, &mut sender);
         let end = Instant::now() + DRAIN;
-        while let Some(mux) = mux.as_mut().filter(|mux| !mux.is_idle())
-            && Instant::now() < end
-        {
-            self.wait_upstream(mux, TICK, &mut sender);
+        while !mux.is_idle() && Instant::now() < end {
+            self.wait_upstream(&mut mux, TICK, &mut sender);
             self.send(&mut sender);
         }
     }
@@ -265,7 +259,7 @@ impl Worker {
     /// Takes what had come in when the thread was told to stop: those who asked have been waiting since.
     ///
     /// Under load the queue is never empty; what comes later than [`LAST_CALL`] is left to whoever has the socket next.
-    fn empty_queue(&self, receiver: &mut Receiver, mux: &mut Option<Mux<Waiter, Claim>>, sender: &mut Sender) {
+    fn empty_queue(&self, receiver: &mut Receiver, mux: &mut Mux<Waiter, Claim>, sender: &mut Sender) {
         let end = Instant::now() + LAST_CALL;
         let mut overload = Overload::new(Instant::now());
         while Instant::now() < end {
@@ -286,7 +280,7 @@ impl Worker {
         &self,
         receiver: &Receiver,
         count: usize,
-        mux: &mut Option<Mux<Waiter, Claim>>,
+        mux: &mut Mux<Waiter, Claim>,
         sender: &mut Sender,
         overload: &mut Overload,
     ) {
@@ -331,8 +325,7 @@ impl Worker {
     }
 
     /// Asks the upstream for a query from this thread, or, where that cannot be, from the runtime.
-    fn ask(&self, mux: &mut Option<Mux<Waiter, Claim>>, waiter: Waiter) {
-        let Some(mux) = mux else { return self.ask_elsewhere(waiter) };
+    fn ask(&self, mux: &mut Mux<Waiter, Claim>, waiter: Waiter) {
         if let Err(waiter) = mux.ask(waiter, |question| self.shared.engine.claim(question)) {
             self.ask_elsewhere(waiter);
         }
@@ -340,11 +333,9 @@ impl Worker {
 
     /// Asks the upstream for what the cache has, but not for long; not if anybody asks it already, or that needs more
     /// than this thread.
-    fn renew(&self, mux: &mut Option<Mux<Waiter, Claim>>, pending: Box<Pending>) {
-        if let Some(mux) = mux {
-            let waiter = Waiter { pending, client: None };
-            drop(mux.ask(waiter, |question| self.shared.engine.claim(question)));
-        }
+    fn renew(&self, mux: &mut Mux<Waiter, Claim>, pending: Box<Pending>) {
+        let waiter = Waiter { pending, client: None };
+        drop(mux.ask(waiter, |question| self.shared.engine.claim(question)));
     }
 
     /// Asks upstreams what is to be asked, takes what they say, for `limit` at most, and answers those who wait for it.

@@ -3,7 +3,6 @@
 //! A task of the runtime asks on and posts what comes of it to the thread's mailbox. Until then the question, and all that
 //! wait for it, stay where they are: who asks for it meanwhile joins them, and a late reply to a try before is as good.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
@@ -64,9 +63,9 @@ impl Drop for Errand {
 
 impl Mailbox {
     /// Makes one whose posts `waker` tells of.
-    pub(super) fn new(waker: io::Result<Waker>, asking: Arc<Shares>) -> io::Result<Self> {
+    pub(super) fn new(waker: Arc<Waker>, asking: Arc<Shares>) -> Self {
         let (sender, receiver) = mpsc::channel();
-        Ok(Self { sender, receiver, waker: Arc::new(waker?), asking })
+        Self { sender, receiver, waker, asking }
     }
 }
 

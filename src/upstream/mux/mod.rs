@@ -19,14 +19,14 @@ mod fallback;
 mod flight;
 mod flood;
 mod ports;
+mod readiness;
 mod refused;
 mod silence;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::ops::ControlFlow::{self, Continue};
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ use mio::{Events, Token};
 use self::elsewhere::Mailbox;
 use self::flight::{Case, Flight, Try};
 use self::ports::{Key, Ports};
+pub(crate) use self::readiness::Readiness;
+use self::readiness::{POSTED, WATCHED};
 use super::pool::{DEAD_TIME, First};
 use super::reply::{self, TryError};
 use super::scope::Shown;
@@ -120,15 +122,11 @@ pub(crate) enum Fate {
 
 impl<W: Waits, C> Mux<W, C> {
     /// Makes one without sockets, whose tasks ask as many questions as `asking` has room for.
-    ///
-    /// # Errors
-    /// The system gives no epoll instance.
-    pub(crate) fn new(asking: Arc<Shares>) -> io::Result<Self> {
-        let ports = Ports::new()?;
-        let mailbox = Mailbox::new(ports.waker(POSTED), asking)?;
-        Ok(Self {
-            ports,
-            mailbox,
+    pub(crate) fn new(readiness: Readiness, asking: Arc<Shares>) -> Self {
+        let Readiness { poll, waker } = readiness;
+        Self {
+            ports: Ports::new(poll),
+            mailbox: Mailbox::new(waker, asking),
             events: Events::with_capacity(64),
             flights: Vec::new(),
             free: Vec::new(),
@@ -138,20 +136,7 @@ impl<W: Waits, C> Mux<W, C> {
             epoch: Instant::now(),
             hasher: RandomState::new(),
             receiver: Receiver::new(),
-        })
-    }
-
-    /// Adds a socket whose readiness ends [`Mux::wait`] too, under a token of its own.
-    ///
-    /// # Errors
-    /// The system refuses.
-    pub(crate) fn watch(&self, socket: &UdpSocket) -> io::Result<()> {
-        self.ports.watch(socket, WATCHED)
-    }
-
-    /// Returns the descriptor that is readable when there is something to take by [`Mux::wait`].
-    pub(crate) fn descriptor(&self) -> RawFd {
-        self.ports.descriptor()
+        }
     }
 
     /// Returns whether nothing is in flight.
@@ -450,8 +435,3 @@ impl<W: Waits, C> Mux<W, C> {
         self.flights[place].as_ref().is_some_and(|flight| *flight.question == *question)
     }
 }
-
-/// The token of sockets that only wake.
-const WATCHED: Token = Token(usize::MAX);
-/// The token of the mailbox.
-const POSTED: Token = Token(usize::MAX - 1);

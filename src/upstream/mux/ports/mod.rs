@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 
 use self::apart::Apart;
 use crate::bounds::MAX_UPSTREAM_PORTS as LANE;
@@ -132,37 +132,13 @@ pub(super) struct Port {
 }
 
 impl Ports {
-    /// Makes one without sockets.
-    ///
-    /// # Errors
-    /// The system gives no epoll instance.
-    pub(super) fn new() -> io::Result<Self> {
+    /// Makes one without sockets, whose readiness `poll` tells.
+    pub(super) fn new(poll: Poll) -> Self {
         let (flights, random) = (HashMap::default(), Random::default());
         let (lanes, apart, unsent) = (Vec::new(), Vec::new(), Vec::new());
         let (sockets, retired) = (Vec::new(), Vec::new());
         let (width, most_apart) = (capacity::granted().ports, capacity::granted().apart);
-        Ok(Self { poll: Poll::new()?, sockets, lanes, apart, unsent, flights, retired, random, width, most_apart })
-    }
-
-    /// Adds a socket that only wakes, under `token`.
-    ///
-    /// # Errors
-    /// The system refuses.
-    pub(super) fn watch(&self, socket: &UdpSocket, token: Token) -> io::Result<()> {
-        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
-    }
-
-    /// Returns what ends [`Ports::wait`] from another thread, under `token`.
-    ///
-    /// # Errors
-    /// The system refuses.
-    pub(super) fn waker(&self, token: Token) -> io::Result<Waker> {
-        Waker::new(self.poll.registry(), token)
-    }
-
-    /// Returns the descriptor that is readable when a socket is ready.
-    pub(super) fn descriptor(&self) -> RawFd {
-        self.poll.as_raw_fd()
+        Self { poll, sockets, lanes, apart, unsent, flights, retired, random, width, most_apart }
     }
 
     /// Waits until a socket is ready.

@@ -29,7 +29,7 @@ fn endpoint(socket: &UdpSocket) -> (Arc<Endpoint>, Arc<Surroundings>) {
 fn late_replies_are_known_by_their_question_and_ports_with_many_take_no_new_queries() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let (endpoint, around) = endpoint(&socket);
-    let mut ports = Ports::new().unwrap();
+    let mut ports = Ports::new(Poll::new().unwrap());
     let qname = LowerName::from_text("late.example").unwrap();
     let question = Arc::new(Question {
         qname,
@@ -75,7 +75,7 @@ fn holder_that_is_set_apart_has_ports_of_its_own() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let (endpoint, around) = endpoint(&socket);
     let server = endpoint.server.address;
-    let mut ports = Ports::new().unwrap();
+    let mut ports = Ports::new(Poll::new().unwrap());
     let holders: Vec<_> = (0..=MAX_APART).map(|number| Holder::named(&number.to_string())).collect();
     let shared = ports.choose(&endpoint, &around, holders[0]).unwrap().port;
     for &holder in &holders[..MAX_APART] {
