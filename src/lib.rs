@@ -17,7 +17,8 @@
 //!            engine::complete                   util       what several folders need
 //!              6 dns::response judge for this client, answer
 //!
-//!   upstream::pool: questions that need TCP or another upstream; engine::finish: what another thread asks, or TCP asked
+//!   listen::resolver: queries that wait, each with the thread that asks its question
+//!   upstream::pool: questions that need TCP or another upstream, in a task
 //! ```
 //!
 //! # Principles

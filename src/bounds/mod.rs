@@ -43,8 +43,6 @@
 //! |---|---|---|---|
 //! | sockets of a thread to an upstream | [`MAX_UPSTREAM_PORTS`] | shared by more questions | |
 //! | clients of a thread with a socket of their own, after floods of wrong replies | [`MAX_APART`] | the one of them that got it first shares again | |
-//! | questions of a thread in flight | `upstream::mux::MAX_FLIGHTS` | the question goes the general way, on a socket of its own | |
-//! | queries of a thread that wait for one question | `upstream::mux::MAX_WAITERS` | as above | |
 //! | tries of a question | `upstream::race::MAX_TRIES`, and one for each further upstream; over UDP `upstream::mux::silence::MAX_REPEATED` more for clients that ask again | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
 //! | given-up queries that a port remembers | `upstream::mux::ports::MAX_GIVEN_UP`, and those in flight | it takes no new ones and is closed | |
 //! | sockets of the general way, of which three quarters are for first tries | [`MAX_UPSTREAM_SOCKETS`] | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
@@ -246,7 +244,7 @@ pub(crate) const MAX_RENEWALS: usize = MAX_PENDING / 16;
 /// the clients' shares limit them.
 pub(crate) const MAX_QUESTIONS: usize = MAX_PENDING + MAX_RENEWALS;
 /// Queries that wait for the same question, including the first.
-pub(crate) const MAX_ASKERS: usize = 1000;
+pub(crate) const MAX_ASKERS: usize = 2000;
 /// Questions asked at once over TCP, or over UDP after a first try without an answer: each takes sockets of its own.
 pub(crate) const MAX_ASKING: usize = 384;
 /// Of those, the questions of one client: its share when it is alone, so that queries that a forger drives to TCP do

@@ -36,6 +36,7 @@ use crate::engine::{Engine, View};
 use crate::listen::admin;
 use crate::listen::admin::service::Service;
 use crate::listen::missing_sockets::Purpose;
+use crate::listen::resolver::{self, TcpThread};
 use crate::listen::sockets::{Feature, Sockets, Threads};
 use crate::listen::takeover::{Offer, Offered, Takeover};
 use crate::listen::tcp;
@@ -215,29 +216,40 @@ impl Serving {
         let _in_runtime = runtime.enter();
         let (stop, stopped) = watch::channel(false);
         let stopping = Arc::<AtomicBool>::default();
+        let (inboxes, mut posts) = resolver::open(sockets.listeners.iter().map(|listener| listener.udp.len()).sum())?;
         let shared = Shared {
             engine: Arc::clone(&service.engine),
             runtime: runtime.handle().clone(),
+            inboxes,
             stopping: Arc::clone(&stopping),
         };
         let (mut fronts, mut grouped, mut tcp) = (Vec::new(), Vec::new(), Vec::new());
+        let first = posts.next().ok_or(io::ErrorKind::InvalidInput)?;
+        let tcp_thread = TcpThread::start(first, &shared.engine, &shared.inboxes, shared.runtime.clone())?;
         for (number, listener) in sockets.listeners.into_iter().enumerate() {
             let address = listener.address;
             match sockets.threads {
-                Threads::Each => fronts.push(Front::start(listener.udp, number, &shared)?),
+                Threads::Each => fronts.push(Front::start(listener.udp, number, &shared, &mut posts)?),
                 Threads::Shared(_) => grouped.extend(listener.udp.into_iter().map(|socket| (socket, number))),
             }
             service.listens("udp", address);
             listener.tcp.set_nonblocking(true)?;
             let listener = TcpListener::from_std(listener.tcp)?;
             let (engine, limits) = (Arc::clone(&service.engine), Arc::clone(&service.limits));
-            tcp.push(runtime.spawn(tcp::serve(listener, number, engine, limits, stopped.clone())));
+            tcp.push(runtime.spawn(tcp::serve(
+                listener,
+                number,
+                engine,
+                shared.inboxes[0].clone(),
+                limits,
+                stopped.clone(),
+            )));
             service.listens("tcp", address);
         }
         if let Threads::Shared(threads) = sockets.threads {
-            fronts.push(Front::start_shared(grouped, threads, &shared)?);
+            fronts.push(Front::start_shared(grouped, threads, &shared, &mut posts)?);
         }
-        let mut runtimes = vec![(ThreadKind::Runtime, Heartbeat::default())];
+        let mut runtimes = vec![(ThreadKind::Runtime, Heartbeat::default()), (ThreadKind::Tcp, tcp_thread.heartbeat)];
         runtime.spawn(admin::beat(runtimes[0].1.clone()));
         if let Some(socket) = sockets.admin {
             let heartbeat = Heartbeat::default();

@@ -1,6 +1,7 @@
 //! The completion of a query that waited: judged and answered with what the upstreams said, as it was decided at its beginning.
 
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
 
 use super::cache::Hit;
 use super::exchange::Exchange;
@@ -18,6 +19,16 @@ impl Engine {
         let answered = panic::catch_unwind(AssertUnwindSafe(|| self.try_complete(pending, lookup, out)));
         if answered.is_err() {
             self.answer_panic(pending.asked, out, || Some(pending.query.as_query()));
+        }
+    }
+
+    /// Returns what the question of a pending query came to while the query was on its way to another thread: if an answer is
+    /// in the cache, its completion finds it there.
+    pub(crate) fn known(&self, pending: &Pending) -> Option<Lookup> {
+        match self.cache.get(&**pending.question(), pending.holder, self.now()) {
+            Hit::Fresh { .. } => Some(Err(Arc::new(Failure::overdue()))),
+            Hit::Failed(failure) => Some(Err(failure)),
+            Hit::Stale { .. } | Hit::Lapsed { .. } | Hit::Miss => None,
         }
     }
 

@@ -1,10 +1,9 @@
 //! The engine: query bytes and a source in, answer bytes out.
 //!
 //! [`Engine::begin`] is everything that needs no upstream: parse, decide, deny, answer from the cache. It never waits.
-//! What is left is a [`Pending`] query, which owns what was parsed and decided. Whoever asks the upstream for it (the
-//! receiving thread, or a task) keeps what comes back by [`Engine::keep`] and answers by [`Engine::complete`];
-//! [`Engine::finish`] does both. All of it answers from the [`View`] the query began with, taken once a batch, so that no
-//! query is answered by half a policy.
+//! What is left is a [`Pending`] query, which owns what was parsed and decided. The thread that asks the upstream for it keeps
+//! what comes back by [`Engine::keep`] and answers by [`Engine::complete`]. All of it answers from the [`View`] the query
+//! began with, taken once a batch, so that no query is answered by half a policy.
 
 mod begin;
 mod budget;
@@ -12,8 +11,7 @@ pub mod cache;
 mod complete;
 pub mod decision_record;
 mod exchange;
-pub mod in_flight;
-mod look_up;
+mod in_flight;
 mod pending;
 
 use std::net::{IpAddr, SocketAddr};
@@ -26,16 +24,17 @@ use arc_swap::ArcSwap;
 pub(crate) use self::begin::Begun;
 use self::budget::Budgets;
 use self::cache::Cache;
-use self::in_flight::{InFlight, Limits};
+use self::in_flight::InFlight;
 pub(crate) use self::pending::Pending;
 use crate::bounds::capacity;
-use crate::bounds::{MAX_ASKING, MAX_ASKING_OF_CLIENT, MAX_PENDING, MAX_PENDING_OF_CLIENT};
+use crate::bounds::{MAX_ASKING, MAX_ASKING_OF_CLIENT, MAX_PENDING, MAX_PENDING_OF_CLIENT, MAX_QUESTIONS};
 pub(crate) use crate::dns::query::Transport;
 use crate::dns::response::{Question, Response};
 use crate::fair_share::{Holder, Shares};
 use crate::policy::Snapshot;
 use crate::telemetry::decision_log::DecisionLog;
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::mux::Unclaimed;
 use crate::upstream::{Failure, Upstreams};
 
 /// Everything an answer depends on, as it was when the query came: replaced whole, never changed.
@@ -73,7 +72,7 @@ pub(crate) struct Engine {
     /// What clients looked up that is new.
     budgets: Budgets,
     /// Questions being asked.
-    in_flight: InFlight<Question, Lookup>,
+    in_flight: InFlight<Question>,
     /// Answers being renewed ahead of time.
     renewals: Arc<AtomicUsize>,
     /// Queries that wait for upstreams.
@@ -94,7 +93,7 @@ pub(crate) struct Engine {
 pub(crate) type Lookup = Result<Found, Arc<Failure>>;
 
 /// The right and duty to ask a question.
-pub(crate) type Claim = in_flight::Claim<Question, Lookup>;
+pub(crate) type Claim = in_flight::Claim<Question>;
 
 /// An upstream's answer to a question.
 #[derive(Clone)]
@@ -118,7 +117,7 @@ impl Engine {
             view: ArcSwap::from_pointee(view),
             cache: Cache::new(bounds),
             budgets: Budgets::new(),
-            in_flight: InFlight::new(Limits::default()),
+            in_flight: InFlight::new(MAX_QUESTIONS),
             renewals: Arc::default(),
             pending: Shares::with_reserve(MAX_PENDING, MAX_PENDING_OF_CLIENT),
             asking: Shares::with_reserve(asking, asking.div_ceil(2).min(MAX_ASKING_OF_CLIENT)),
@@ -153,9 +152,18 @@ impl Engine {
         Arc::clone(&self.asking)
     }
 
-    /// Returns the claim to ask `question`, if nobody asks it.
-    pub(crate) fn claim(&self, question: &Arc<Question>) -> Option<Claim> {
-        self.in_flight.claim(question)
+    /// Gives thread `owner` the claim to the question of a query, or hands the query to the thread that has it.
+    ///
+    /// # Errors
+    /// The query got no claim.
+    pub(crate) fn enter<W>(
+        &self,
+        query: W,
+        question: impl Fn(&W) -> &Arc<Question>,
+        owner: usize,
+        hand: impl FnOnce(usize, W),
+    ) -> Result<(Claim, W), Unclaimed<W>> {
+        self.in_flight.enter(query, question, owner, hand)
     }
 
     /// Keeps what an upstream said to `question`, as the holder's, no TTL longer than the configured one: clients are not
@@ -212,10 +220,9 @@ impl Engine {
         Err(self.keep_failure(question, failure, holder))
     }
 
-    /// Keeps an answer that came after its question was handed on; who waits for it there gets it too.
+    /// Keeps an answer that came after its question had ended.
     pub(crate) fn keep_late(&self, question: &Question, response: Response, upstream: SocketAddr) {
-        let found = self.keep_uncounted(question, response, upstream, Holder::NOBODY);
-        self.in_flight.offer(question, &Ok(found));
+        self.keep_uncounted(question, response, upstream, Holder::NOBODY);
     }
 
     /// Returns whether a policy applies to who asks; else all they get is denials.

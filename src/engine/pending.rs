@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Asked, Lookup, View};
+use super::{Asked, View};
 use crate::dns::query::OwnedQuery;
 use crate::dns::response::Question;
 use crate::fair_share::{Holder, Permit};
 use crate::policy::{Limit, OwnedDecision};
-use crate::upstream::{STALE_AFTER, Upstreams};
+use crate::upstream::Upstreams;
 
 /// A query that waits for an upstream.
 pub(crate) struct Pending {
@@ -45,15 +45,6 @@ pub(super) enum Counted {
 }
 
 impl Pending {
-    /// Waits for what a question comes to; where there is stale data, not for longer than that is kept back: then it is `None`.
-    pub(super) async fn wait(&self, asking: impl Future<Output = Lookup>) -> Option<Lookup> {
-        if !self.has_stale {
-            return Some(asking.await);
-        }
-        let left = STALE_AFTER.saturating_sub(self.asked.since.elapsed());
-        tokio::time::timeout(left, asking).await.ok()
-    }
-
     /// Returns what is asked upstream.
     pub(crate) fn question(&self) -> &Arc<Question> {
         self.query.asked()
@@ -64,7 +55,7 @@ impl Pending {
         self.holder
     }
 
-    /// Returns whether stale data is there that serves if no answer comes within [`STALE_AFTER`].
+    /// Returns whether stale data is there that serves if no answer comes soon.
     pub(crate) fn has_stale(&self) -> bool {
         self.has_stale
     }

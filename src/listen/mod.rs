@@ -8,6 +8,7 @@ pub(crate) mod bind_trial;
 pub(crate) mod connection_limits;
 pub(crate) mod missing_sockets;
 mod overload;
+pub(crate) mod resolver;
 pub(crate) mod sockets;
 pub(crate) mod takeover;
 pub(crate) mod tcp;

@@ -11,14 +11,16 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::connection_limits::{Idle, Limits, Link};
+use super::resolver::{Client, Waiter};
 use super::udp::may_be_absent;
 use crate::bounds::{MAX_UNREAD, TCP_BACKLOG};
 use crate::engine::{Asked, Begun, Engine, Transport};
+use crate::upstream::mux::Inbox;
 
 /// How long a connection may be silent between queries (RFC 7766 §6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
@@ -75,6 +77,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     number: usize,
     engine: Arc<Engine>,
+    inbox: Inbox<Waiter>,
     limits: Arc<Limits>,
     stop: watch::Receiver<bool>,
 ) {
@@ -88,7 +91,8 @@ pub(crate) async fn serve(
             return None;
         };
         let (engine, limits, stop) = (Arc::clone(&engine), Arc::clone(&limits), stop.clone());
-        Some(Connection { engine, limits, link, source, listener: number, stop, last_call: None })
+        let inbox = inbox.clone();
+        Some(Connection { engine, limits, inbox, link, source, listener: number, stop, last_call: None })
     };
     let mut stopped = stop.clone();
     loop {
@@ -131,6 +135,8 @@ struct Connection {
     engine: Arc<Engine>,
     /// The limits, which are notified when it waits for its client.
     limits: Arc<Limits>,
+    /// Where queries go that wait for an upstream.
+    inbox: Inbox<Waiter>,
     /// The connection as the limits know it.
     link: Arc<Link>,
     /// Who asks.
@@ -231,8 +237,7 @@ impl Connection {
         };
         let begun = match begun {
             Begun::Renew(pending) => {
-                let engine = Arc::clone(&self.engine);
-                tokio::spawn(async move { engine.look_ahead(&pending).await });
+                self.inbox.post(Waiter { pending, client: Client::Nobody });
                 Begun::Answer
             }
             begun => begun,
@@ -249,11 +254,13 @@ impl Connection {
                 let Ok(permit) = Arc::clone(&self.link.pipelined).acquire_owned().await else { return Break(()) };
                 let engine = Arc::clone(&self.engine);
                 let (answers, unread) = (answers.clone(), Arc::clone(&self.link.unread));
+                let (sender, receiver) = oneshot::channel();
+                self.inbox.post(Waiter { pending, client: Client::Stream(sender) });
                 tokio::spawn(async move {
-                    let pending = Arc::from(pending);
-                    let lookup = engine.look_up_in_time(&pending).await;
                     // The answer is made only when there is room for it; what it is made of is shared.
-                    if let Ok(room) = unread.acquire_owned().await {
+                    if let Ok((pending, lookup)) = receiver.await
+                        && let Ok(room) = unread.acquire_owned().await
+                    {
                         let mut out = Vec::with_capacity(512);
                         engine.complete(&pending, &lookup, &mut out);
                         // The send fails when the client is gone, and then nobody misses the answer.

@@ -38,6 +38,8 @@ impl Heartbeat {
 pub(crate) enum ThreadKind {
     /// A thread that answers queries over UDP.
     Udp,
+    /// The thread that asks upstreams for queries over TCP.
+    Tcp,
     /// The thread that reads policies and makes the API's changes.
     Reload,
     /// The runtime of TCP and the API, with all its threads.
@@ -49,12 +51,13 @@ pub(crate) enum ThreadKind {
 }
 
 impl ThreadKind {
-    pub(crate) const ALL: [Self; 5] = [Self::Udp, Self::Reload, Self::Runtime, Self::Admin, Self::Main];
+    pub(crate) const ALL: [Self; 6] = [Self::Udp, Self::Tcp, Self::Reload, Self::Runtime, Self::Admin, Self::Main];
 
     /// Returns the name in the metrics.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Udp => "udp",
+            Self::Tcp => "tcp",
             Self::Reload => "reload",
             Self::Runtime => "runtime",
             Self::Admin => "admin",

@@ -83,7 +83,7 @@ fn watched(upstream: &FakeUpstream) -> (Server, Systemd, tempfile::TempDir) {
 fn thread_that_hangs_is_told_with_its_name_until_it_goes_on() {
     let upstream = FakeUpstream::start();
     std::thread::scope(|scope| {
-        for (name, kind) in [("udp-0-0", "udp"), ("reload", "reload"), ("runtime", "runtime")] {
+        for (name, kind) in [("udp-0-0", "udp"), ("tcp", "tcp"), ("reload", "reload"), ("runtime", "runtime")] {
             let upstream = &upstream;
             scope.spawn(move || {
                 let (server, systemd, _directory) = watched(upstream);

@@ -14,12 +14,11 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use super::{DRAIN, Front, IN_A_ROW, Shared, TICK, Waiter, Worker, own_cpus, stay_on};
+use super::{DRAIN, Front, IN_A_ROW, Shared, TICK, Worker, own_cpus, stay_on};
 use crate::datagram::{BATCH, Receiver, Sender, Wait};
-use crate::engine::Claim;
 use crate::listen::overload::Overload;
+use crate::listen::resolver::{Post, Resolver};
 use crate::telemetry::heartbeat::Heartbeat;
-use crate::upstream::mux::{Mux, Readiness};
 
 /// Events taken at once.
 const EVENTS: usize = 256;
@@ -29,7 +28,12 @@ impl Front {
     ///
     /// # Errors
     /// The operating system refuses a thread, an epoll instance or a socket option.
-    pub(crate) fn start_shared(sockets: Vec<(UdpSocket, usize)>, threads: usize, shared: &Shared) -> io::Result<Self> {
+    pub(crate) fn start_shared(
+        sockets: Vec<(UdpSocket, usize)>,
+        threads: usize,
+        shared: &Shared,
+        posts: &mut impl Iterator<Item = Post>,
+    ) -> io::Result<Self> {
         let mut front = Self { threads: Vec::new() };
         let mut groups: Vec<Vec<Worker>> = Vec::new();
         groups.resize_with(threads.max(1).min(sockets.len()), Vec::new);
@@ -53,10 +57,10 @@ impl Front {
             let mut upstreams = Vec::with_capacity(workers.len());
             for (place, worker) in workers.iter().enumerate() {
                 register(worker.socket.as_raw_fd(), place)?;
-                let readiness = Readiness::new()?;
+                let post = posts.next().ok_or(io::ErrorKind::InvalidInput)?;
                 // Tokens after those of the sockets.
-                register(readiness.descriptor(), workers.len() + place)?;
-                upstreams.push(readiness);
+                register(post.1.descriptor(), workers.len() + place)?;
+                upstreams.push(post);
             }
             let name = format!("udp-{index}");
             let thread = thread::Builder::new().name(name).spawn(move || run(&workers, upstreams, poll))?;
@@ -69,7 +73,7 @@ impl Front {
 /// What a worker keeps from one turn to the next.
 struct Turn {
     /// Its questions to upstreams.
-    mux: Mux<Waiter, Claim>,
+    resolver: Resolver,
     /// Buffers for queries.
     receiver: Receiver,
     /// Answers that wait to be sent.
@@ -80,21 +84,23 @@ struct Turn {
 
 impl Turn {
     /// Begins without a question.
-    fn new(worker: &Worker, readiness: Readiness) -> Self {
-        let (mux, overload) = (Mux::new(readiness, worker.shared.engine.asking()), Overload::new(Instant::now()));
-        Self { mux, receiver: Receiver::new(), sender: Sender::new(), overload }
+    fn new(worker: &Worker, post: Post) -> Self {
+        let Shared { engine, inboxes, .. } = &worker.shared;
+        let resolver = Resolver::new(post, engine, inboxes, Some(&worker.socket));
+        let overload = Overload::new(Instant::now());
+        Self { resolver, receiver: Receiver::new(), sender: Sender::new(), overload }
     }
 }
 
 /// Looks after the sockets of these workers until told to stop; then answers what is in flight.
-fn run(workers: &[Worker], upstreams: Vec<Readiness>, mut poll: Poll) {
+fn run(workers: &[Worker], upstreams: Vec<Post>, mut poll: Poll) {
     let Some(first) = workers.first() else { return };
     if let Some(cpu) = first.cpu {
         stay_on(cpu);
     }
     // Tries that go the general way are started from here.
     let _runtime = first.shared.runtime.enter();
-    let turns = workers.iter().zip(upstreams).map(|(worker, readiness)| Turn::new(worker, readiness));
+    let turns = workers.iter().zip(upstreams).map(|(worker, post)| Turn::new(worker, post));
     let mut turns: Vec<Turn> = turns.collect();
     let mut events = Events::with_capacity(EVENTS);
     // Sockets that were not emptied: they are not told of again.
@@ -118,12 +124,16 @@ fn run(workers: &[Worker], upstreams: Vec<Readiness>, mut poll: Poll) {
         }
     }
     for (worker, turn) in workers.iter().zip(&mut turns) {
-        worker.empty_queue(&mut turn.receiver, &mut turn.mux, &mut turn.sender);
+        worker.empty_queue(&mut turn.receiver, &mut turn.resolver, &mut turn.sender);
     }
     let end = Instant::now() + DRAIN;
-    while turns.iter().any(|turn| !turn.mux.is_idle()) && Instant::now() < end {
+    while turns.iter().any(|turn| !turn.resolver.is_idle()) && Instant::now() < end {
         thread::park_timeout(until_next(&turns));
         workers.iter().zip(&mut turns).for_each(|(worker, turn)| worker.hear_upstream(turn));
+    }
+    for (worker, Turn { resolver, mut sender, .. }) in workers.iter().zip(turns) {
+        resolver.close(&mut worker.here(&mut sender));
+        worker.send(&mut sender);
     }
 }
 
@@ -131,17 +141,17 @@ fn run(workers: &[Worker], upstreams: Vec<Readiness>, mut poll: Poll) {
 fn until_next(turns: &[Turn]) -> Duration {
     /// A small part of the time after which a question is asked again.
     const HEAR_EVERY: Duration = Duration::from_millis(10);
-    if turns.iter().all(|turn| turn.mux.is_idle()) { TICK } else { HEAR_EVERY }
+    if turns.iter().all(|turn| turn.resolver.is_idle()) { TICK } else { HEAR_EVERY }
 }
 
 impl Worker {
     /// Takes and answers some batches; returns whether the socket was not emptied.
     fn receive_some(&self, turn: &mut Turn) -> bool {
         for _ in 0..=IN_A_ROW {
-            let Turn { mux, receiver, sender, overload } = &mut *turn;
+            let Turn { resolver, receiver, sender, overload } = &mut *turn;
             match receiver.receive(&self.socket, Wait::Never) {
                 Ok(count) => {
-                    self.answer_batch(receiver, count, mux, sender, overload);
+                    self.answer_batch(receiver, count, resolver, sender, overload);
                     self.send(sender);
                     if count < BATCH {
                         // Edge-triggered: a batch that is not full has emptied the socket.
@@ -158,9 +168,9 @@ impl Worker {
 
     /// Takes what upstreams say by now, and answers those who wait for it.
     fn hear_upstream(&self, turn: &mut Turn) {
-        let Turn { mux, sender, .. } = turn;
-        if !mux.is_idle() {
-            self.wait_upstream(mux, Duration::ZERO, sender);
+        let Turn { resolver, sender, .. } = turn;
+        if !resolver.is_idle() {
+            resolver.wait(Duration::ZERO, &mut self.here(sender));
             self.send(sender);
         }
     }

@@ -19,14 +19,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
 
 use super::overload::Overload;
+use super::resolver::{Client, Inboxes, Post, Resolver, Waiter};
 use crate::bounds::UDP_BUFFER;
 use crate::datagram::{self, BATCH, LocalAddress, Receiver, Sender, Wait};
-use crate::dns::response::Question;
-use crate::engine::{Asked, Begun, Claim, Engine, Lookup, Pending, Transport};
-use crate::fair_share::Holder;
+use crate::engine::{Asked, Begun, Engine, Lookup, Pending, Transport};
 use crate::telemetry::heartbeat::Heartbeat;
-use crate::upstream::Upstreams;
-use crate::upstream::mux::{Fate, Mux, Readiness, Waits};
 
 /// How long a thread waits for a datagram before it looks whether it should stop.
 const TICK: Duration = Duration::from_millis(200);
@@ -53,8 +50,10 @@ pub(crate) struct Front {
 pub(crate) struct Shared {
     /// Bytes in, bytes out.
     pub(crate) engine: Arc<Engine>,
-    /// Where queries wait for an upstream.
+    /// Where tasks ask upstreams.
     pub(crate) runtime: Handle,
+    /// Where queries are handed to other threads.
+    pub(crate) inboxes: Inboxes,
     /// Set once to stop all of them; they see it within a tick.
     pub(crate) stopping: Arc<AtomicBool>,
 }
@@ -64,7 +63,12 @@ impl Front {
     ///
     /// # Errors
     /// The operating system refuses a thread, an epoll instance or a socket option.
-    pub(crate) fn start(sockets: Vec<UdpSocket>, listener: usize, shared: &Shared) -> io::Result<Self> {
+    pub(crate) fn start(
+        sockets: Vec<UdpSocket>,
+        listener: usize,
+        shared: &Shared,
+        posts: &mut impl Iterator<Item = Post>,
+    ) -> io::Result<Self> {
         let mut front = Self { threads: Vec::new() };
         let cpus = own_cpus(sockets.len());
         for (index, socket) in sockets.into_iter().enumerate() {
@@ -78,10 +82,10 @@ impl Front {
                 heartbeat: heartbeat.clone(),
                 cpu: cpus.get(index).copied(),
             };
-            let readiness = Readiness::new()?;
-            readiness.watch(&worker.socket)?;
+            let post = posts.next().ok_or(io::ErrorKind::InvalidInput)?;
+            post.1.watch(&worker.socket)?;
             let name = format!("udp-{listener}-{index}");
-            let thread = thread::Builder::new().name(name).spawn(move || worker.run(readiness))?;
+            let thread = thread::Builder::new().name(name).spawn(move || worker.run(post))?;
             front.threads.push((thread, heartbeat));
         }
         Ok(front)
@@ -156,11 +160,6 @@ fn stay_on(cpu: usize) {
     }
 }
 
-/// Returns whose share the answer counts in that these wait for: the one's that asked first.
-fn holder(waiters: &[Waiter]) -> Holder {
-    waiters.first().map_or(Holder::NOBODY, |first| first.pending.holder())
-}
-
 /// One receiving thread.
 struct Worker {
     /// The socket, shared with the replies that had to wait elsewhere.
@@ -175,45 +174,15 @@ struct Worker {
     cpu: Option<usize>,
 }
 
-/// A query that waits for an upstream, and where its answer goes.
-struct Waiter {
-    /// The query.
-    pending: Box<Pending>,
-    /// The client and the address it asked; none where only the cache waits for the answer.
-    client: Option<(SocketAddr, Option<LocalAddress>)>,
-}
-
-impl Waits for Waiter {
-    fn question(&self) -> &Arc<Question> {
-        self.pending.question()
-    }
-
-    fn upstreams(&self) -> &Arc<Upstreams> {
-        self.pending.upstreams()
-    }
-
-    fn holder(&self) -> Holder {
-        self.pending.holder()
-    }
-
-    fn has_stale(&self) -> bool {
-        self.pending.has_stale()
-    }
-
-    fn is_awaited(&self) -> bool {
-        self.client.is_some()
-    }
-}
-
 impl Worker {
     /// Receives, answers and sends batches until told to stop; then answers what is in flight.
-    fn run(self, readiness: Readiness) {
+    fn run(self, post: Post) {
         if let Some(cpu) = self.cpu {
             stay_on(cpu);
         }
         // Tries that go the general way are started from here.
         let _runtime = self.shared.runtime.enter();
-        let mut mux = Mux::new(readiness, self.shared.engine.asking());
+        let mut resolver = Resolver::new(post, &self.shared.engine, &self.shared.inboxes, Some(&self.socket));
         let mut receiver = Receiver::new();
         let mut sender = Sender::new();
         let mut overload = Overload::new(Instant::now());
@@ -221,11 +190,11 @@ impl Worker {
         while !self.shared.stopping.load(Ordering::Relaxed) {
             self.heartbeat.beat();
             // With nothing in flight one call both waits and receives; otherwise upstreams are listened to as well.
-            let wait = if mux.is_idle() {
+            let wait = if resolver.is_idle() {
                 Wait::First
             } else {
                 if !(1..=IN_A_ROW).contains(&in_a_row) {
-                    self.wait_upstream(&mut mux, if is_busy { Duration::ZERO } else { TICK }, &mut sender);
+                    resolver.wait(if is_busy { Duration::ZERO } else { TICK }, &mut self.here(&mut sender));
                     in_a_row = 0;
                 }
                 Wait::Never
@@ -233,7 +202,7 @@ impl Worker {
             is_busy = false;
             match receiver.receive(&self.socket, wait) {
                 Ok(count) => {
-                    self.answer_batch(&receiver, count, &mut mux, &mut sender, &mut overload);
+                    self.answer_batch(&receiver, count, &mut resolver, &mut sender, &mut overload);
                     is_busy = count == BATCH;
                     in_a_row = if count >= MANY { in_a_row + 1 } else { 0 };
                 }
@@ -248,24 +217,26 @@ impl Worker {
             }
             self.send(&mut sender);
         }
-        self.empty_queue(&mut receiver, &mut mux, &mut sender);
+        self.empty_queue(&mut receiver, &mut resolver, &mut sender);
         let end = Instant::now() + DRAIN;
-        while !mux.is_idle() && Instant::now() < end {
-            self.wait_upstream(&mut mux, TICK, &mut sender);
+        while !resolver.is_idle() && Instant::now() < end {
+            resolver.wait(TICK, &mut self.here(&mut sender));
             self.send(&mut sender);
         }
+        resolver.close(&mut self.here(&mut sender));
+        self.send(&mut sender);
     }
 
     /// Takes what had come in when the thread was told to stop: those who asked have been waiting since.
     ///
     /// Under load the queue is never empty; what comes later than [`LAST_CALL`] is left to whoever has the socket next.
-    fn empty_queue(&self, receiver: &mut Receiver, mux: &mut Mux<Waiter, Claim>, sender: &mut Sender) {
+    fn empty_queue(&self, receiver: &mut Receiver, resolver: &mut Resolver, sender: &mut Sender) {
         let end = Instant::now() + LAST_CALL;
         let mut overload = Overload::new(Instant::now());
         while Instant::now() < end {
             match receiver.receive(&self.socket, Wait::Never) {
                 Ok(count) => {
-                    self.answer_batch(receiver, count, mux, sender, &mut overload);
+                    self.answer_batch(receiver, count, resolver, sender, &mut overload);
                     self.send(sender);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -280,7 +251,7 @@ impl Worker {
         &self,
         receiver: &Receiver,
         count: usize,
-        mux: &mut Mux<Waiter, Claim>,
+        resolver: &mut Resolver,
         sender: &mut Sender,
         overload: &mut Overload,
     ) {
@@ -309,12 +280,12 @@ impl Worker {
                 Begun::Answer => sender.queue(datagram.source, datagram.local),
                 Begun::Renew(pending) => {
                     sender.queue(datagram.source, datagram.local);
-                    self.renew(mux, pending);
+                    resolver.ask(Waiter { pending, client: Client::Nobody }, &mut self.here(sender));
                 }
                 Begun::Drop => {}
                 Begun::Wait(pending) => {
-                    let client = Some((datagram.source, datagram.local));
-                    self.ask(mux, Waiter { pending, client });
+                    let client = Client::Here(datagram.source, datagram.local);
+                    resolver.ask(Waiter { pending, client }, &mut self.here(sender));
                     waits = true;
                 }
             }
@@ -324,62 +295,16 @@ impl Worker {
         }
     }
 
-    /// Asks the upstream for a query from this thread, or, where that cannot be, from the runtime.
-    fn ask(&self, mux: &mut Mux<Waiter, Claim>, waiter: Waiter) {
-        if let Err(waiter) = mux.ask(waiter, |question| self.shared.engine.claim(question)) {
-            self.ask_elsewhere(waiter);
-        }
-    }
-
-    /// Asks the upstream for what the cache has, but not for long; not if anybody asks it already, or that needs more
-    /// than this thread.
-    fn renew(&self, mux: &mut Mux<Waiter, Claim>, pending: Box<Pending>) {
-        let waiter = Waiter { pending, client: None };
-        drop(mux.ask(waiter, |question| self.shared.engine.claim(question)));
-    }
-
-    /// Asks upstreams what is to be asked, takes what they say, for `limit` at most, and answers those who wait for it.
-    fn wait_upstream(&self, mux: &mut Mux<Waiter, Claim>, limit: Duration, sender: &mut Sender) {
-        mux.flush();
-        let engine = &self.shared.engine;
-        mux.wait(limit, |landed| match (landed.fate, landed.claim) {
-            (Fate::Answered(response, upstream), Some(claim)) => {
-                let (holder, is_awaited) = (holder(&landed.waiters), landed.waiters.iter().any(Waits::is_awaited));
-                let lookup = Ok(if is_awaited {
-                    engine.keep(&landed.question, response, upstream, holder)
-                } else {
-                    engine.keep_uncounted(&landed.question, response, upstream, holder)
-                });
-                self.settle(claim, lookup, landed.waiters, sender);
-            }
-            (Fate::Answered(response, upstream), None) => engine.keep_late(&landed.question, response, upstream),
-            (Fate::Failed(failure), Some(claim)) => {
-                let lookup = Err(engine.keep_failure(&landed.question, failure, holder(&landed.waiters)));
-                self.settle(claim, lookup, landed.waiters, sender);
-            }
-            (Fate::Overdue(failure), _) => {
-                let lookup = engine.note_overdue(&landed.question, failure, holder(&landed.waiters));
-                self.answer(&lookup, landed.waiters, sender);
-            }
-            // A late failure says nothing new.
-            (Fate::Failed(_), None) => {}
-        });
-    }
-
-    /// Answers all who wait for a question, also those elsewhere.
-    fn settle(&self, claim: Claim, lookup: Lookup, waiters: Vec<Waiter>, sender: &mut Sender) {
-        self.answer(&lookup, waiters, sender);
-        claim.settle(lookup);
-    }
-
-    /// Answers these.
-    fn answer(&self, lookup: &Lookup, waiters: Vec<Waiter>, sender: &mut Sender) {
-        for Waiter { pending, client } in waiters {
-            let Some((source, local)) = client else { continue };
+    /// Returns what answers clients of this socket.
+    fn here<'a>(
+        &'a self,
+        sender: &'a mut Sender,
+    ) -> impl FnMut(&Pending, &Lookup, SocketAddr, Option<LocalAddress>) + 'a {
+        |pending, lookup, source, local| {
             if sender.is_full() {
                 self.send(sender);
             }
-            self.shared.engine.complete(&pending, lookup, sender.next());
+            self.shared.engine.complete(pending, lookup, sender.next());
             sender.queue(source, local);
         }
     }
@@ -390,29 +315,5 @@ impl Worker {
         if lost > 0 {
             self.shared.engine.metrics().unsent(lost);
         }
-    }
-
-    /// Hands a query that needs an upstream to the runtime, which answers it from the same socket.
-    fn ask_elsewhere(&self, waiter: Waiter) {
-        let engine = Arc::clone(&self.shared.engine);
-        self.answer_later(waiter, |pending| async move { engine.finish(pending).await });
-    }
-
-    /// Starts a task that answers a query with what `finish` writes. There are never more than queries may wait: the
-    /// query's permit goes with it.
-    fn answer_later<F>(&self, waiter: Waiter, finish: impl FnOnce(Box<Pending>) -> F)
-    where
-        F: Future<Output = Vec<u8>> + Send + 'static,
-    {
-        let Waiter { pending, client } = waiter;
-        let Some((source, local)) = client else { return };
-        let (socket, engine, finishing) = (Arc::clone(&self.socket), Arc::clone(&self.shared.engine), finish(pending));
-        self.shared.runtime.spawn(async move {
-            let answer = finishing.await;
-            if let Err(error) = datagram::send_one(&socket, &answer, source, local) {
-                tracing::debug!(%error, %source, "reply not sent");
-                engine.metrics().unsent(1);
-            }
-        });
     }
 }

@@ -4,31 +4,16 @@
 //! wait for it, stay where they are: who asks for it meanwhile joins them, and a late reply to a try before is as good.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
-
-use mio::Waker;
 
 use super::flight::Flight;
-use super::{Fate, Landed, Mux, Waits};
+use super::readiness::{Inbox, Mail};
+use super::{Fate, Landed, Mux, Unclaimed, Waits};
 use crate::dns::response::Question;
-use crate::fair_share::{Permit, Shares};
-use crate::upstream::{Answered, Failure, Tried, Upstreams};
-
-/// The outcomes of a thread's questions that tasks ask. It needs no bound of its own: tasks are counted, and a thread that has
-/// questions in flight looks into it each time it wakes.
-pub(super) struct Mailbox {
-    /// The end that tasks have.
-    sender: Sender<Outcome>,
-    /// The thread's end.
-    receiver: Receiver<Outcome>,
-    /// Ends the thread's waiting.
-    waker: Arc<Waker>,
-    /// How many questions tasks may ask, over all threads.
-    asking: Arc<Shares>,
-}
+use crate::fair_share::Permit;
+use crate::upstream::{Answered, Failure, FailureKind, Tried, Upstreams};
 
 /// What a task came to.
-struct Outcome {
+pub(super) struct Outcome {
     /// The place of its question.
     place: usize,
     /// The question; another one may be at the place by now.
@@ -38,34 +23,20 @@ struct Outcome {
 }
 
 /// The duty of a task to post an outcome, which it does when dropped: also where the task panics.
-struct Errand {
+struct Errand<W> {
     /// What is posted.
     outcome: Option<Outcome>,
-    /// Where to.
-    sender: Sender<Outcome>,
-    /// Wakes the thread.
-    waker: Arc<Waker>,
+    /// The thread.
+    to: Inbox<W>,
     /// The part of the client's share that it takes.
     _share: Permit,
 }
 
-impl Drop for Errand {
+impl<W> Drop for Errand<W> {
     fn drop(&mut self) {
-        let Some(outcome) = self.outcome.take() else { return };
-        // A thread that has ended waits for nothing.
-        if self.sender.send(outcome).is_ok()
-            && let Err(error) = self.waker.wake()
-        {
-            tracing::debug!(%error, "thread not woken; it looks again within a tick");
+        if let Some(outcome) = self.outcome.take() {
+            self.to.send(Mail::Outcome(outcome));
         }
-    }
-}
-
-impl Mailbox {
-    /// Makes one whose posts `waker` tells of.
-    pub(super) fn new(waker: Arc<Waker>, asking: Arc<Shares>) -> Self {
-        let (sender, receiver) = mpsc::channel();
-        Self { sender, receiver, waker, asking }
     }
 }
 
@@ -77,7 +48,7 @@ impl<W: Waits, C> Mux<W, C> {
             // Stale data served all that waited here.
             return self.end(place, Fate::Failed(lost()), landed);
         };
-        let Some(share) = self.mailbox.asking.take(flight.holder) else {
+        let Some(share) = self.asking.take(flight.holder) else {
             let failure = Failure::busy("too many questions of this client, or of all, need a socket of their own");
             return self.end(place, Fate::Failed(failure), landed);
         };
@@ -89,9 +60,10 @@ impl<W: Waits, C> Mux<W, C> {
         &mut self,
         hash: u64,
         waiter: W,
-        claim: impl FnOnce(&Arc<Question>) -> Option<C>,
-    ) -> Result<(), W> {
-        let Some((share, claim)) = self.admit(&waiter, claim) else { return Err(waiter) };
+        enter: impl FnOnce(W) -> Result<(C, W), Unclaimed<W>>,
+    ) -> Result<(), Unclaimed<W>> {
+        let Some(share) = self.asking.take(waiter.holder()) else { return Err(Unclaimed::Full(waiter)) };
+        let (claim, waiter) = enter(waiter)?;
         let upstreams = Arc::clone(waiter.upstreams());
         let place = self.free_place();
         self.add(place, Flight::new(waiter, hash, claim));
@@ -104,22 +76,17 @@ impl<W: Waits, C> Mux<W, C> {
         &mut self,
         place: usize,
         waiter: W,
-        claim: impl FnOnce(&Arc<Question>) -> Option<C>,
-    ) -> Result<(), W> {
-        let Some((share, claim)) = self.admit(&waiter, claim) else { return Err(waiter) };
+        enter: impl FnOnce(W) -> Result<(C, W), Unclaimed<W>>,
+    ) -> Result<(), Unclaimed<W>> {
+        let Some(share) = self.asking.take(waiter.holder()) else { return Err(Unclaimed::Full(waiter)) };
+        let (claim, waiter) = enter(waiter)?;
         let upstreams = Arc::clone(waiter.upstreams());
-        let Some(ended) = self.flights[place].as_mut() else { return Err(waiter) };
+        let Some(ended) = self.flights[place].as_mut() else { return Err(Unclaimed::Full(waiter)) };
         let again = Flight::new(waiter, ended.hash, claim);
         let Flight { first, again: tries, is_moved, .. } = std::mem::replace(ended, again);
         (ended.first, ended.again, ended.is_moved) = (first, tries, is_moved);
         self.start(place, upstreams, None, share);
         Ok(())
-    }
-
-    /// Returns what a question that a task is to ask needs. What no client waits for is not worth it.
-    fn admit(&self, waiter: &W, claim: impl FnOnce(&Arc<Question>) -> Option<C>) -> Option<(Permit, C)> {
-        let share = self.mailbox.asking.take(waiter.holder()).filter(|_| waiter.is_awaited())?;
-        Some((share, claim(waiter.question())?))
     }
 
     /// Starts the task that asks for the question at a place.
@@ -130,8 +97,7 @@ impl<W: Waits, C> Mux<W, C> {
         self.deadlines.set(place, flight.due().duration_since(self.epoch));
         let mut errand = Errand {
             outcome: Some(Outcome { place, question: Arc::clone(&question), result: Err(lost()) }),
-            sender: self.mailbox.sender.clone(),
-            waker: Arc::clone(&self.mailbox.waker),
+            to: self.inbox.clone(),
             _share: share,
         };
         tokio::spawn(async move {
@@ -142,12 +108,24 @@ impl<W: Waits, C> Mux<W, C> {
         });
     }
 
-    /// Takes what tasks posted.
+    /// Takes what was posted: outcomes of tasks, and queries of others, which [`Mux::take_posted`] gives out.
     pub(super) fn collect(&mut self, landed: &mut impl FnMut(Landed<W, C>)) {
-        while let Ok(Outcome { place, question, result }) = self.mailbox.receiver.try_recv() {
-            let flight = self.flights.get(place).and_then(Option::as_ref);
+        while let Ok(mail) = self.mail.try_recv() {
+            let Outcome { place, question, result } = match mail {
+                Mail::Outcome(outcome) => outcome,
+                Mail::Query(query) => {
+                    self.posted.push(query);
+                    continue;
+                }
+            };
+            let flight = self.flights.get_mut(place).and_then(Option::as_mut);
             // One that a late reply ended is gone.
-            if !flight.is_some_and(|flight| flight.is_elsewhere && Arc::ptr_eq(&flight.question, &question)) {
+            let is_of = |flight: &&mut Flight<W, C>| flight.is_elsewhere && Arc::ptr_eq(&flight.question, &question);
+            let Some(flight) = flight.filter(is_of) else { continue };
+            if result.as_ref().is_err_and(|error| error.kind == FailureKind::Busy) && flight.tries().next().is_some() {
+                // Out of sockets, but an earlier try has one: it may still bring the answer.
+                (flight.is_elsewhere, flight.next_at) = (false, None);
+                self.deadlines.set(place, flight.due().duration_since(self.epoch));
                 continue;
             }
             let fate = match result {

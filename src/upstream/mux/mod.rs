@@ -27,35 +27,30 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow::{self, Continue};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 use mio::{Events, Token};
 
-use self::elsewhere::Mailbox;
+use self::elsewhere::lost;
 use self::flight::{Case, Flight, Try};
 use self::ports::{Key, Ports};
-pub(crate) use self::readiness::Readiness;
-use self::readiness::{POSTED, WATCHED};
+pub(crate) use self::readiness::{Inbox, Readiness};
+use self::readiness::{Mail, POSTED, WATCHED};
 use super::pool::{DEAD_TIME, First};
 use super::reply::{self, TryError};
 use super::scope::Shown;
 use super::udp;
 use super::wheel::Wheel;
 use super::{Event, Failure, FailureKind, Transport, Trial, Tried, Upstreams};
-use crate::bounds::MAX_QUESTIONS;
+use crate::bounds::MAX_ASKERS;
 use crate::datagram::{Receiver, Wait};
 use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
 use crate::fair_share::{Holder, Shares};
 
-/// Questions a thread has in flight; further ones go the general way. As many as there may be in all, of which each client has a
-/// share: else those that nobody answers fill a thread, and all others have to share the few sockets of the general way.
-const MAX_FLIGHTS: usize = MAX_QUESTIONS;
-/// Queries of one thread that wait for one question; further ones are handed back at once.
-const MAX_WAITERS: usize = 1000;
 /// A query that waits for an upstream.
-pub(crate) trait Waits {
+pub(crate) trait Waits: Send + 'static {
     /// Returns what is asked.
     fn question(&self) -> &Arc<Question>;
 
@@ -67,9 +62,6 @@ pub(crate) trait Waits {
 
     /// Returns whether stale data is there that serves if no answer comes within [`STALE_AFTER`](super::STALE_AFTER).
     fn has_stale(&self) -> bool;
-
-    /// Returns whether a client waits for the answer.
-    fn is_awaited(&self) -> bool;
 }
 
 /// The questions that one thread has in flight, and the queries that wait for each.
@@ -94,8 +86,23 @@ pub(crate) struct Mux<W, C> {
     hasher: RandomState,
     /// Buffers for replies.
     receiver: Receiver,
-    /// What tasks found that ask for this thread.
-    mailbox: Mailbox,
+    /// What is posted to this thread.
+    mail: mpsc::Receiver<Mail<W>>,
+    /// Where it is posted.
+    inbox: Inbox<W>,
+    /// Queries of others that were posted and not given out.
+    posted: Vec<W>,
+    /// How many questions tasks may ask, over all threads.
+    asking: Arc<Shares>,
+}
+
+/// Why a query does not wait on the thread it came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unclaimed<W> {
+    /// Another thread asks its question, and the query has been handed to that.
+    Handed,
+    /// As many questions, or queries for this one, wait as may.
+    Full(W),
 }
 
 /// What became of a question.
@@ -122,11 +129,14 @@ pub(crate) enum Fate {
 
 impl<W: Waits, C> Mux<W, C> {
     /// Makes one without sockets, whose tasks ask as many questions as `asking` has room for.
-    pub(crate) fn new(readiness: Readiness, asking: Arc<Shares>) -> Self {
-        let Readiness { poll, waker } = readiness;
+    pub(crate) fn new(readiness: Readiness<W>, asking: Arc<Shares>) -> Self {
+        let Readiness { poll, inbox, mail } = readiness;
         Self {
             ports: Ports::new(poll),
-            mailbox: Mailbox::new(waker, asking),
+            mail,
+            inbox,
+            posted: Vec::new(),
+            asking,
             events: Events::with_capacity(64),
             flights: Vec::new(),
             free: Vec::new(),
@@ -144,29 +154,33 @@ impl<W: Waits, C> Mux<W, C> {
         self.by_question.is_empty()
     }
 
-    /// Lets `waiter` wait for its question, which is asked unless it is in flight on this thread already; gives the
-    /// waiter back when that has to go the general way, as when somebody else has the claim. Queries leave with
-    /// [`Mux::flush`].
-    pub(crate) fn ask(&mut self, waiter: W, claim: impl FnOnce(&Arc<Question>) -> Option<C>) -> Result<(), W> {
-        let (question, upstreams) = (waiter.question(), waiter.upstreams());
-        let hash = self.hasher.hash_one(&**question);
-        if let Some(&place) = self.by_question.find(hash, |&place| self.is_at(place, question)) {
-            return self.join(place, waiter, claim);
+    /// Lets `waiter` wait for its question, which is asked unless it is in flight on this thread already; `enter` gives the
+    /// claim to it, or hands the query to the thread that has it. Queries leave with [`Mux::flush`].
+    ///
+    /// # Errors
+    /// The query waits elsewhere, or there is no room for it.
+    pub(crate) fn ask(
+        &mut self,
+        waiter: W,
+        enter: impl FnOnce(W) -> Result<(C, W), Unclaimed<W>>,
+    ) -> Result<(), Unclaimed<W>> {
+        let hash = self.hasher.hash_one(&**waiter.question());
+        if let Some(place) = self.find(hash, waiter.question()) {
+            return self.join(place, waiter, enter);
         }
-        if self.by_question.len() >= MAX_FLIGHTS {
-            return Err(waiter);
-        }
+        let upstreams = Arc::clone(waiter.upstreams());
+        let question = waiter.question();
         let Some((key, First { endpoint, patience, are_dead })) = upstreams
             .first_over_udp(question, waiter.holder())
             .and_then(|first| Some((self.ports.choose(first.endpoint, upstreams.around(), waiter.holder())?, first)))
         else {
-            return self.ask_elsewhere_at_once(hash, waiter, claim);
+            return self.ask_elsewhere_at_once(hash, waiter, enter);
         };
-        let Some(claim) = claim(question) else { return Err(waiter) };
+        let (claim, waiter) = enter(waiter)?;
         let around = upstreams.around();
         let (casing, edns) = (endpoint.casing(|| self.ports.bits(), around), endpoint.edns(around));
         let place = self.free_place();
-        self.ports.send(key, question, (casing, edns), place);
+        self.ports.send(key, waiter.question(), (casing, edns), place);
         let mut flight = Flight::new(waiter, hash, claim);
         let since = flight.since;
         if are_dead {
@@ -181,19 +195,40 @@ impl<W: Waits, C> Mux<W, C> {
 
     /// Lets `waiter` wait for a question that is in flight. One that has ended, and is kept for a late answer, is asked again
     /// by a task.
-    fn join(&mut self, place: usize, waiter: W, claim: impl FnOnce(&Arc<Question>) -> Option<C>) -> Result<(), W> {
-        let Some(flight) = self.flights[place].as_mut() else { return Err(waiter) };
+    fn join(
+        &mut self,
+        place: usize,
+        waiter: W,
+        enter: impl FnOnce(W) -> Result<(C, W), Unclaimed<W>>,
+    ) -> Result<(), Unclaimed<W>> {
+        let Some(flight) = self.flights[place].as_mut() else { return Err(Unclaimed::Full(waiter)) };
         if flight.claim.is_none() {
-            return self.ask_once_more(place, waiter, claim);
+            return self.ask_once_more(place, waiter, enter);
         }
-        if flight.waiters.len() >= MAX_WAITERS {
-            return Err(waiter);
+        if flight.waiters.len() >= MAX_ASKERS {
+            return Err(Unclaimed::Full(waiter));
         }
         flight.waiters.push(waiter);
         if !flight.is_elsewhere {
             self.ask_for_repeat(place);
         }
         Ok(())
+    }
+
+    /// Returns whether a question is in flight on this thread.
+    pub(crate) fn is_asking(&self, question: &Question) -> bool {
+        let place = self.find(self.hasher.hash_one(question), question);
+        place.and_then(|place| self.flights[place].as_ref()).is_some_and(|flight| flight.claim.is_some())
+    }
+
+    /// Returns the place of a question in flight.
+    fn find(&self, hash: u64, question: &Question) -> Option<usize> {
+        self.by_question.find(hash, |&place| self.is_at(place, question)).copied()
+    }
+
+    /// Takes the queries that others posted.
+    pub(crate) fn take_posted(&mut self) -> Vec<W> {
+        std::mem::take(&mut self.posted)
     }
 
     /// Returns a place that no question has.
@@ -227,14 +262,25 @@ impl<W: Waits, C> Mux<W, C> {
         if self.ports.wait(&mut events, timeout).is_ok() {
             for event in &events {
                 match event.token() {
-                    WATCHED => {}
-                    POSTED => self.collect(&mut landed),
+                    WATCHED | POSTED => {}
                     Token(token) => self.receive(token, &mut landed),
                 }
             }
         }
         self.events = events;
         self.expire(&mut landed);
+        // At last, and whatever woke: what was posted before a claim was given back is here by now, and an idle thread would
+        // not look again.
+        self.collect(&mut landed);
+    }
+
+    /// Ends all questions without an answer, as the thread ends, and takes what was posted until then.
+    pub(crate) fn close(&mut self, mut landed: impl FnMut(Landed<W, C>)) {
+        for place in 0..self.flights.len() {
+            self.end(place, Fate::Failed(lost()), &mut landed);
+        }
+        // After the claims were given back: so nothing is posted any more.
+        self.collect(&mut landed);
     }
 
     /// Takes all replies of a socket.

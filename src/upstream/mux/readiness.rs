@@ -4,27 +4,75 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token, Waker};
 
-/// An epoll instance, which other threads can wake.
-pub(crate) struct Readiness {
+use super::elsewhere::Outcome;
+
+/// An epoll instance, and what other threads and tasks post to this one.
+pub(crate) struct Readiness<W> {
     /// The instance.
     pub(super) poll: Poll,
-    /// Ends the thread's waiting.
-    pub(super) waker: Arc<Waker>,
+    /// The end that others have.
+    pub(super) inbox: Inbox<W>,
+    /// The thread's end.
+    pub(super) mail: Receiver<Mail<W>>,
 }
 
-impl Readiness {
+/// What is posted to a thread.
+pub(super) enum Mail<W> {
+    /// A query for a question that it asks, or is to ask.
+    Query(W),
+    /// What a task found.
+    Outcome(Outcome),
+}
+
+/// Where others post to a thread. It needs no bound of its own: queries that wait are counted, and so are tasks.
+pub(crate) struct Inbox<W> {
+    /// The way there.
+    sender: Sender<Mail<W>>,
+    /// Ends the thread's waiting.
+    waker: Arc<Waker>,
+}
+
+impl<W> Clone for Inbox<W> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), waker: Arc::clone(&self.waker) }
+    }
+}
+
+impl<W> Inbox<W> {
+    /// Hands a query to the thread.
+    pub(crate) fn post(&self, query: W) {
+        self.send(Mail::Query(query));
+    }
+
+    /// Sends to the thread; one that has ended waits for nothing.
+    pub(super) fn send(&self, mail: Mail<W>) {
+        if self.sender.send(mail).is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::debug!(%error, "thread not woken; it looks again within a tick");
+        }
+    }
+}
+
+impl<W> Readiness<W> {
     /// Makes one.
     ///
     /// # Errors
     /// The system has no descriptor left.
     pub(crate) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), POSTED)?);
-        Ok(Self { poll, waker })
+        let (waker, (sender, mail)) = (Arc::new(Waker::new(poll.registry(), POSTED)?), mpsc::channel());
+        Ok(Self { poll, inbox: Inbox { sender, waker }, mail })
+    }
+
+    /// Returns where others post to the thread.
+    pub(crate) fn inbox(&self) -> Inbox<W> {
+        self.inbox.clone()
     }
 
     /// Adds a socket whose readiness ends waiting too.
