@@ -49,6 +49,15 @@ pub(super) struct UpstreamCounts {
     pub(super) silent: AtomicU64,
 }
 
+/// The counts of upstreams that were heard again; all views of a process share them.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    /// Replies after silence, be it as short as one lost datagram: questions that still wait are worth another try.
+    pub(super) from_silence: AtomicU64,
+    /// Replies after a question got none in its whole time, or after the network refused: failures in the cache are out of date.
+    pub(super) from_loss: AtomicU64,
+}
+
 /// What all tries share.
 pub(super) struct Surroundings {
     /// When the process started: the clock of [`Health`].
@@ -66,8 +75,8 @@ pub(super) struct Surroundings {
     pub(super) sockets_of_first_tries: usize,
     /// Who watches.
     pub(super) observer: Arc<dyn Observer>,
-    /// How often an upstream replied again after it had been silent or unreachable.
-    pub(super) returns: Arc<AtomicU64>,
+    /// The counts of upstreams that were heard again.
+    pub(super) returns: Arc<Returns>,
     /// The time between two probes of an upstream, in milliseconds: longer where there are many to probe.
     pub(super) probe_every: AtomicU64,
 }
@@ -78,7 +87,7 @@ impl Surroundings {
         settings: Settings,
         sockets: Arc<Semaphore>,
         observer: Arc<dyn Observer>,
-        (epoch, returns): (Instant, Arc<AtomicU64>),
+        (epoch, returns): (Instant, Arc<Returns>),
     ) -> Self {
         let Settings { timeout, max_sockets, case_randomisation, reach } = settings;
         let sockets_of_first_tries = max_sockets / 4 * 3;
@@ -286,9 +295,13 @@ impl Endpoint {
     /// Changes what is known of its health, and counts it if it replied again after it was gone.
     fn change_health(&self, around: &Surroundings, change: impl FnOnce(&mut Health, Duration)) {
         let mut health = self.health();
+        let was_silent = health.is_silent();
         change(&mut health, around.epoch.elapsed());
+        if was_silent && !health.is_silent() {
+            around.returns.from_silence.fetch_add(1, Ordering::Relaxed);
+        }
         if health.take_return() {
-            around.returns.fetch_add(1, Ordering::Relaxed);
+            around.returns.from_loss.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -13,6 +13,7 @@ mod probe;
 mod race;
 pub(crate) mod random;
 mod reply;
+mod schedule;
 pub(crate) mod scope;
 mod stream;
 mod udp;

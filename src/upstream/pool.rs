@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout};
 
 use super::endpoint::{Endpoint, Success, Surroundings};
 use super::probe::{ask_aside, probe_doubted, probe_every};
-use super::race::{Race, max_tries};
+use super::race::Race;
+use super::schedule::max_tries;
 use super::server::{Server, Transport};
 use super::{Answered, Failure, FailureKind, Observer, Tried};
 use crate::bounds::capacity;
@@ -191,7 +192,7 @@ impl Upstreams {
     /// Returns how often an upstream replied again after it had been silent or unreachable. What was remembered of failures
     /// before the last time says nothing any more.
     pub(crate) fn returns(&self) -> u64 {
-        self.around.returns.load(Ordering::Relaxed)
+        self.around.returns.from_loss.load(Ordering::Relaxed)
     }
 
     /// Returns how each upstream has been doing, as configured.

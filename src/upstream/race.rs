@@ -12,47 +12,12 @@ use super::endpoint::{Attempt, Endpoint, Success, Surroundings};
 use super::pool::{DEAD_TIME, REVIEW_EVERY};
 use super::probe::{FOUND_AFTER, search};
 use super::reply::TryError;
+use super::schedule::{MAX_PAUSE, interval, max_tries, pause};
 use super::server::Transport;
 use super::stream::STALLED_AFTER;
 use super::{Failure, FailureKind, Trial, Tried};
 use crate::dns::response::Question;
 use crate::fair_share::Holder;
-
-/// Tries of a question at one upstream that is silent; of several upstreams, each further one adds a try. After the last
-/// one there is only waiting, until the question's time is over.
-const MAX_TRIES: usize = 4;
-
-/// The least time between the last two tries: glibc and dig ask again only after five seconds, when the question's time is over,
-/// so an upstream that is gone for two, as in a restart, would be found gone for them.
-const LAST_INTERVAL: Duration = Duration::from_secs(2);
-
-/// The first pause after a refusal.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// The longest pause after a refusal.
-const MAX_PAUSE: Duration = Duration::from_millis(400);
-
-/// Returns how many tries a question may have at so many upstreams.
-pub(super) fn max_tries(upstreams: usize) -> usize {
-    MAX_TRIES + upstreams.saturating_sub(1)
-}
-
-/// Returns the time between a try and the next one, of an upstream with this patience that was tried `turns` times before.
-///
-/// A lost datagram costs one patience. A second one in a row is rare (one question of 400 at a loss of 5 %), so the try after
-/// it comes late: it also helps where the upstream or the network was gone for a moment.
-pub(super) fn interval(patience: Duration, turns: u32, timeout: Duration) -> Duration {
-    match turns {
-        0 => patience,
-        1 => patience.saturating_mul(2).max(timeout / 4),
-        _ => patience.saturating_mul(1 << turns.min(8)).max(LAST_INTERVAL),
-    }
-}
-
-/// Returns the time for which a question that everybody refused waits before it is asked again, after so many such pauses:
-/// short at first, as an upstream that is started again is back soon, and never so long that it is missed.
-pub(super) fn pause(pauses: u32) -> Duration {
-    (FIRST_PAUSE * (1 << pauses.min(8))).min(MAX_PAUSE)
-}
 
 /// Returns a hash by which questions and zones are told apart when failures are counted; the key is of this process.
 pub(super) fn hash(value: impl Hash) -> u64 {

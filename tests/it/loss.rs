@@ -79,7 +79,7 @@ fn patience_for_a_name_grows_and_ends_when_stubs_give_up() {
     assert_eq!((heard.rcode(), heard.ede_codes()), (ResponseCode::ServFail, vec![22]));
     let taken = start.elapsed();
     assert!(taken >= Duration::from_secs(5) && taken < Duration::from_millis(6500), "{taken:?}");
-    // After 0, 50, 550 and 2,550 ms.
+    // After 0, 50, 550 and 3,500 ms.
     assert_eq!(upstream.count("silent.test"), 4);
 }
 
@@ -141,6 +141,29 @@ fn upstream_that_is_gone_for_two_seconds_answers_before_stubs_give_up() {
         heard.expect_addresses(&[GLOBAL.into()]);
         assert!(begun.elapsed() < Duration::from_secs(4), "{transport}: {:?}", begun.elapsed());
     }
+}
+
+#[test]
+fn upstream_that_is_silent_every_other_second_leaves_no_question_unanswered() {
+    const CYCLE: u128 = 2000;
+    let upstream = FakeUpstream::start();
+    upstream.otherwise(by_count(|_| Some(Duration::ZERO)));
+    let server = start(&[&upstream]);
+    warm_up(&server);
+    let begun = Instant::now();
+    upstream.otherwise(Reply::by(move |seen| {
+        let answer = || Answer::new().a(&seen.qname, GLOBAL).to(seen);
+        (begun.elapsed().as_millis() % CYCLE >= CYCLE / 2).then(answer).into_iter().collect()
+    }));
+    std::thread::scope(|scope| {
+        for number in 0..80 {
+            let server = &server;
+            scope.spawn(move || time(server, &format!("name{number}.test")));
+            pause(Duration::from_millis(50));
+        }
+    });
+    let most = (0..80).map(|number| upstream.count(&format!("name{number}.test"))).max();
+    assert!(most <= Some(4), "{most:?}");
 }
 
 #[test]

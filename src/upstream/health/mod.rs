@@ -246,6 +246,11 @@ impl Health {
         self.refused_at.is_some()
     }
 
+    /// Returns whether the last try was met with silence and nothing was heard since.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
     /// Returns whether it is known to answer.
     pub(super) fn is_answering(&self) -> bool {
         self.round_trip.is_some() && !self.is_silent && !self.is_down()

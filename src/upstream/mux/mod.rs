@@ -38,6 +38,7 @@ use self::flight::{Case, Flight, Try};
 use self::ports::{Key, Ports};
 pub(crate) use self::readiness::{Inbox, Readiness};
 use self::readiness::{Mail, POSTED, WATCHED};
+use super::endpoint::Returns;
 use super::pool::{DEAD_TIME, First};
 use super::reply::{self, TryError};
 use super::scope::Shown;
@@ -94,6 +95,10 @@ pub(crate) struct Mux<W, C> {
     posted: Vec<W>,
     /// How many questions tasks may ask, over all threads.
     asking: Arc<Shares>,
+    /// The counts of upstreams that were heard again; `None` before the first question.
+    returns: Option<Arc<Returns>>,
+    /// The count of returns from silence when questions were last asked again for it.
+    returns_seen: u64,
 }
 
 /// Why a query does not wait on the thread it came to.
@@ -137,6 +142,8 @@ impl<W: Waits, C> Mux<W, C> {
             inbox,
             posted: Vec::new(),
             asking,
+            returns: None,
+            returns_seen: 0,
             events: Events::with_capacity(64),
             flights: Vec::new(),
             free: Vec::new(),
@@ -179,6 +186,9 @@ impl<W: Waits, C> Mux<W, C> {
         let (claim, waiter) = enter(waiter)?;
         let around = upstreams.around();
         let (casing, edns) = (endpoint.casing(|| self.ports.bits(), around), endpoint.edns(around));
+        if self.returns.is_none() {
+            self.returns = Some(Arc::clone(&around.returns));
+        }
         let place = self.free_place();
         self.ports.send(key, waiter.question(), (casing, edns), place);
         let mut flight = Flight::new(waiter, hash, claim);
@@ -268,6 +278,7 @@ impl<W: Waits, C> Mux<W, C> {
             }
         }
         self.events = events;
+        self.note_returns();
         self.expire(&mut landed);
         // At last, and whatever woke: what was posted before a claim was given back is here by now, and an idle thread would
         // not look again.

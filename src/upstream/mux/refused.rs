@@ -9,8 +9,8 @@ use std::time::Instant;
 use super::flight::{Case, Flight, Try};
 use super::{Fate, Mux, Waits};
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::race::pause;
 use crate::upstream::reply::TryError;
+use crate::upstream::schedule::pause;
 use crate::upstream::scope::Shown;
 use crate::upstream::{FailureKind, Transport, Upstreams};
 

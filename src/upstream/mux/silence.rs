@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::elsewhere::lost;
@@ -11,8 +12,9 @@ use super::ports::Key;
 use super::{Fate, Landed, Mux, Waits};
 use crate::upstream::pool::REVIEW_EVERY;
 use crate::upstream::probe::{FOUND_AFTER, search};
-use crate::upstream::race::{hash, interval};
+use crate::upstream::race::hash;
 use crate::upstream::reply::TryError;
+use crate::upstream::schedule::{Progress, interval};
 use crate::upstream::scope::Shown;
 use crate::upstream::{Event, Failure, FailureKind, STALE_AFTER, Transport, Trial};
 
@@ -21,6 +23,16 @@ const REPEAT_AFTER: Duration = Duration::from_secs(1);
 
 /// How many tries of a question clients buy by asking again.
 const MAX_REPEATED: usize = 2;
+
+/// The silence after which a question is asked again when an upstream is heard again: its reply may be on the way before.
+const RETURNED_AFTER: Duration = Duration::from_millis(100);
+
+/// The time between two questions of a thread that are asked again when an upstream is heard again, so that it is not silent
+/// once more for their number.
+const RETURN_PACE: Duration = Duration::from_micros(250);
+
+/// The longest delay that this pace comes to: of more questions than that, the rest is asked at once.
+const MAX_RETURN_DELAY: Duration = Duration::from_millis(500);
 
 impl<W: Waits, C> Mux<W, C> {
     /// Asks again what was silent too long, and gives up what had all its time or what nobody is left to answer.
@@ -104,6 +116,27 @@ impl<W: Waits, C> Mux<W, C> {
         }
     }
 
+    /// Makes the next try of questions that wait for a silent upstream due now if one is heard again, instead of when it is
+    /// planned: an upstream that is silent every other second is then asked while it answers.
+    pub(super) fn note_returns(&mut self) {
+        let Some(returns) = self.returns.as_ref().map(|returns| returns.from_silence.load(Ordering::Relaxed)) else {
+            return;
+        };
+        if std::mem::replace(&mut self.returns_seen, returns) == returns {
+            return;
+        }
+        let (now, mut due) = (Instant::now(), Duration::ZERO);
+        for (place, flight) in self.flights.iter_mut().enumerate() {
+            let Some(flight) = flight.as_mut().filter(|flight| flight.is_asked_here()) else { continue };
+            let is_silent = flight.last_try().is_some_and(|last| now.duration_since(last) >= RETURNED_AFTER);
+            if is_silent && flight.next_at.is_some_and(|next| next > now + due) {
+                flight.next_at = Some(now + due);
+                self.deadlines.set(place, flight.due().duration_since(self.epoch));
+                due = (due + RETURN_PACE).min(MAX_RETURN_DELAY);
+            }
+        }
+    }
+
     /// Asks a silent flight's question once more: whoever had the fewest turns, the best of them. Breaks when it is handed on.
     fn ask_again(&mut self, place: usize, now: Instant, landed: &mut impl FnMut(Landed<W, C>)) -> ControlFlow<()> {
         let last = self.note_silence(place);
@@ -141,9 +174,10 @@ impl<W: Waits, C> Mux<W, C> {
         upstreams.around().observer.observe(Event::Retransmitted);
         flight.again.push(Try { key, since: now, patience, casing, case: Case::Open, edns, is_garbled: false });
         flight.count += 1;
-        if flight.count < most {
-            let is_searching = search(&upstreams.endpoints, &flight.question, flight.holder, upstreams.around());
-            flight.next_at = Some(now + if is_searching { FOUND_AFTER.min(patience) } else { patience });
+        let progress = Progress { made: flight.count, most, since: flight.since, time: flight.time };
+        flight.next_at = progress.next_at(now, patience);
+        if flight.next_at.is_some() && search(&upstreams.endpoints, &flight.question, flight.holder, upstreams.around()) {
+            flight.next_at = Some(now + FOUND_AFTER.min(patience));
         }
         Continue(())
     }
