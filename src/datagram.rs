@@ -161,6 +161,8 @@ impl Receiver {
     }
 
     /// Returns datagram `index` of the last batch; `None` for an address family that is neither IPv4 nor IPv6.
+    // Called for each query from another codegen unit, where it was copied out through memory (42 instructions a query).
+    #[inline]
     pub(crate) fn datagram(&self, index: usize) -> Option<Datagram<'_>> {
         let bytes = self.bytes(index)?;
         let control = self.headers[index].msg_hdr.msg_controllen.min(CONTROL);
