@@ -12,14 +12,25 @@
 //!              2 policy         decide          listen     admin endpoint, sockets, take-over
 //!              3 dns::answer    deny            config     hostgate.toml
 //!              4 engine::cache  hit             document   TOML with positions; diagnostics
-//!            upstream::mux                      import     lists of other systems
+//!            listen::resolver, upstream::mux    import     lists of other systems
 //!              5 dns::response read, keep       bounds     every bound, in one table
 //!            engine::complete                   util       what several folders need
-//!              6 dns::response judge for this client, answer
-//!
-//!   listen::resolver: queries that wait, each with the thread that asks its question
-//!   upstream::pool: questions that need TCP or another upstream, in a task
+//!              6 dns::response filter for this client, answer
 //! ```
+//!
+//! # A cache miss
+//!
+//! Four files are the path of a query that needs an upstream:
+//!
+//! 1. `engine/begin.rs` parses and decides the query and finds no answer in the cache. The result is a `Pending` query,
+//!    which owns what was parsed and decided.
+//! 2. `listen/resolver.rs` lets it wait with all other queries for the same question. Each question has one owner, the
+//!    thread that asked it first; a query that came to another thread, or over TCP, is handed to the owner's inbox.
+//! 3. `upstream/mux/mod.rs` sends the question through the thread's sockets, repeats it by `upstream/schedule.rs`, and
+//!    reads the reply. If it needs TCP or fails at one of several upstreams, a task asks on (`upstream/mux/elsewhere.rs`)
+//!    and posts the outcome to the owner's inbox.
+//! 4. `engine/complete.rs` answers each query that waited: it filters the response for the client, by the decision of
+//!    step 1.
 //!
 //! # Principles
 //!
