@@ -17,15 +17,15 @@ use crate::labels::{Action, Origin};
 use crate::policy::Limit;
 use crate::upstream::Failure;
 
-/// What is to be done with a query after [`Engine::begin`].
+/// The next step for a query after [`Engine::begin`].
 pub(crate) enum Begun {
-    /// The answer is in the buffer.
+    /// The answer is in the buffer; it is sent.
     Answer,
-    /// The answer is in the buffer, and an upstream should be asked for the next one: hand this to whoever asks.
+    /// The answer is in the buffer, and the upstream is asked for a new one, as the cached one is about to expire.
     Renew(Box<Pending>),
-    /// Nothing is sent back.
+    /// The message gets no answer.
     Drop,
-    /// An upstream has to be asked: what comes of that goes to [`Engine::complete`].
+    /// The query waits for an upstream; the outcome goes to [`Engine::complete`].
     Wait(Box<Pending>),
 }
 

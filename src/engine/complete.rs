@@ -1,4 +1,4 @@
-//! The completion of a query that waited: judged and answered with what the upstreams said, as it was decided at its beginning.
+//! The completion of a query that waited for an upstream: its answer, by the decision made at its beginning.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::labels::{Action, Origin, Reason};
 use crate::upstream::Failure;
 
 impl Engine {
-    /// Answers a pending query with what asking the upstreams came to; a panic on the way is one SERVFAIL.
+    /// Answers a pending query with the outcome of its question. A panic on the way is caught and answered SERVFAIL.
     pub(crate) fn complete(&self, pending: &Pending, lookup: &Lookup, out: &mut Vec<u8>) {
         let answered = panic::catch_unwind(AssertUnwindSafe(|| self.try_complete(pending, lookup, out)));
         if answered.is_err() {

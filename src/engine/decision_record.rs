@@ -18,16 +18,16 @@ use crate::upstream::scope::{self, Shown};
 /// of 40 KB for a query of 33 octets.
 const MAX_HOPS: usize = 8;
 
-/// What became of a query: the policy's decision, or what judging the answer made of it.
+/// The outcome for a query: the policy's decision, or the result of filtering the upstream's answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Verdict {
-    /// What was done.
+    /// The action taken.
     pub action: Action,
-    /// Why.
+    /// The reason for the action.
     pub reason: Reason,
-    /// The limit of the budget that is spent, where that is why.
+    /// The limit of the budget that is spent, if that is the reason.
     pub limit: Option<Limit>,
-    /// Whether it would have been denied but for `mode = "audit"`.
+    /// `true` if `mode = "audit"` alone kept the query from being denied.
     pub audited: bool,
 }
 
@@ -36,25 +36,25 @@ pub struct Verdict {
 pub struct Record<'a> {
     /// The number of the policies it was answered by.
     pub generation: u64,
-    /// Whose policy applied.
+    /// The client by configuration, with its policy.
     pub asker: Asker<'a>,
-    /// Who asked.
+    /// The source of the query and its transport.
     pub asked: Asked,
-    /// The name asked for.
+    /// The name in the question.
     pub qname: &'a LowerName,
     /// The type asked for.
     pub qtype: RecordType,
-    /// What the policy says.
+    /// The policy's decision on the question.
     pub decision: Decision<'a>,
-    /// What became of it.
+    /// The outcome of the query.
     pub verdict: Verdict,
     /// The response code given.
     pub rcode: Rcode,
-    /// Where the data came from.
+    /// The source of the data: cache, upstream or none.
     pub origin: Origin,
-    /// Who gave it, when it was asked for this query.
+    /// The upstream that answered; `None` unless it was asked for this query.
     pub upstream: Option<SocketAddr>,
-    /// What the upstream said, for the CNAME chain.
+    /// The upstream's response, which has the CNAME chain.
     pub response: Option<&'a Response>,
 }
 

@@ -13,7 +13,7 @@ use crate::util::lock;
 pub(crate) struct InFlight<Q: Eq + Hash> {
     /// The questions in flight.
     table: Arc<Table<Q>>,
-    /// How many there may be.
+    /// The limit of questions in flight.
     most: usize,
     /// Hashes questions; the key is random.
     hasher: RandomState,
@@ -25,9 +25,8 @@ type Table<Q> = Mutex<HashTable<Entry<Q>>>;
 /// One question in flight.
 #[derive(Debug)]
 struct Entry<Q> {
-    /// The question.
     question: Arc<Q>,
-    /// Its hash.
+    /// The hash of the question.
     hash: u64,
     /// The number of the thread that asks it.
     owner: usize,
@@ -76,11 +75,9 @@ impl<Q: Eq + Hash> InFlight<Q> {
 /// The right to ask a question; dropped, the question is no longer in flight.
 #[derive(Debug)]
 pub(crate) struct Claim<Q: Eq + Hash> {
-    /// The table.
     table: Arc<Table<Q>>,
-    /// The question.
     question: Arc<Q>,
-    /// Its hash.
+    /// The hash of the question.
     hash: u64,
 }
 

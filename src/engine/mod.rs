@@ -41,66 +41,64 @@ use crate::upstream::{Failure, Upstreams};
 pub(crate) struct View {
     /// The policies in force.
     pub(crate) snapshot: Arc<Snapshot>,
-    /// Whom to ask for what is allowed.
+    /// The upstreams, which are asked for allowed names.
     pub(crate) upstreams: Arc<Upstreams>,
     /// TTL and MINIMUM of a denial's SOA, in seconds.
     pub(crate) denied_ttl: u32,
 }
 
-/// Who asks, and how.
+/// The origin of a query: client, transport, listener, time.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
-    /// The client's address.
+    /// The address of the client.
     pub source: IpAddr,
-    /// What the query came over.
+    /// The transport of the query.
     pub transport: Transport,
-    /// The number of the listener it came in by.
+    /// The number of the listener that received the query.
     pub listener: usize,
-    /// When it was received; the same for a whole batch, as reading the clock takes about as long as parsing a query.
+    /// The time of receipt, one for all of a batch: reading the clock takes about as long as parsing a query.
     pub since: Instant,
 }
 
-/// Said when too many queries wait.
+/// The failure text for a query beyond the limits of waiting queries.
 const TOO_MANY: &str = "too many queries of this client, or of all, wait for upstreams";
 
 /// The engine; one for all transports.
 pub(crate) struct Engine {
-    /// What answers depend on.
+    /// The view that answers depend on.
     view: ArcSwap<View>,
-    /// Answers by question.
+    /// The cache of upstreams' answers.
     cache: Cache,
-    /// What clients looked up that is new.
+    /// The accounts of clients' new lookups.
     budgets: Budgets,
-    /// Questions being asked.
+    /// The questions being asked upstream, with the thread that asks each.
     in_flight: InFlight<Question>,
-    /// Answers being renewed ahead of time.
+    /// The number of answers being renewed before they expire.
     renewals: Arc<AtomicUsize>,
-    /// Queries that wait for upstreams.
+    /// The limits of queries that wait for upstreams.
     pending: Arc<Shares>,
-    /// Questions that go the general way.
+    /// The limits of questions that tasks ask: over TCP, or of another upstream after a failure.
     asking: Arc<Shares>,
-    /// Counters.
     metrics: Arc<Metrics>,
-    /// The decision log, when there is one.
+    /// The decision log, if one is configured.
     decisions: Option<DecisionLog>,
-    /// How often an upstream had returned when failures were last forgotten for it.
+    /// The count of upstreams' returns at which failures of silence were last forgotten.
     returns: AtomicU64,
     /// The cache's zero time.
     epoch: Instant,
 }
 
-/// What asking the upstreams came to.
+/// The outcome of a question to upstreams.
 pub(crate) type Lookup = Result<Found, Arc<Failure>>;
 
-/// The right and duty to ask a question.
+/// The exclusive right to ask a question; dropping it ends the question.
 pub(crate) type Claim = in_flight::Claim<Question>;
 
 /// An upstream's answer to a question.
 #[derive(Clone)]
 pub(crate) struct Found {
-    /// What it said.
     response: Arc<Response>,
-    /// Who said it.
+    /// The upstream that answered.
     upstream: SocketAddr,
 }
 
@@ -128,7 +126,7 @@ impl Engine {
         }
     }
 
-    /// Returns what queries are answered from now; take it once a batch.
+    /// Returns the view in force, to be taken once for a batch of queries.
     pub(crate) fn view(&self) -> arc_swap::Guard<Arc<View>> {
         self.view.load()
     }
@@ -142,12 +140,12 @@ impl Engine {
         }
     }
 
-    /// Returns the counters.
+    /// Returns the counters of queries and answers.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Returns what counts the questions that go the general way.
+    /// Returns the limits of questions that tasks ask.
     pub(crate) fn asking(&self) -> Arc<Shares> {
         Arc::clone(&self.asking)
     }
@@ -220,7 +218,7 @@ impl Engine {
         Err(self.keep_failure(question, failure, holder))
     }
 
-    /// Keeps an answer that came after its question had ended.
+    /// Keeps an answer that came after its question had ended; no client waits for it.
     pub(crate) fn keep_late(&self, question: &Question, response: Response, upstream: SocketAddr) {
         self.keep_uncounted(question, response, upstream, Holder::NOBODY);
     }
@@ -235,7 +233,7 @@ impl Engine {
         self.epoch.elapsed()
     }
 
-    /// Returns what the cache holds.
+    /// Returns the size and the counters of the cache.
     pub(crate) fn cache_stats(&self) -> cache::Stats {
         self.cache.stats()
     }

@@ -1,4 +1,4 @@
-//! A query that waits for an upstream, and what it is counted by meanwhile.
+//! A query that waits for an upstream, counted against the limits of waiting queries meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,55 +12,55 @@ use crate::upstream::Upstreams;
 
 /// A query that waits for an upstream.
 pub(crate) struct Pending {
-    /// What was asked.
+    /// The query as it was parsed.
     pub(super) query: OwnedQuery,
-    /// Who asks.
+    /// The source of the query and its transport.
     pub(super) asked: Asked,
-    /// What the answer depends on.
+    /// The view with which the query began.
     pub(super) view: Arc<View>,
-    /// What the policy says.
+    /// The policy's decision on the question.
     pub(super) decision: OwnedDecision,
-    /// Whose share it, and what comes of it, counts in.
+    /// The holder of the share that the query, and its answer in the cache, counts in.
     pub(super) holder: Holder,
-    /// Whether stale data is there that serves if no answer comes soon.
+    /// `true` if the cache has stale data, which is the answer if no upstream replies soon.
     pub(super) has_stale: bool,
-    /// The limit of the policy's budget that is spent, where that is recorded and no more.
+    /// The spent limit of the budget, if the policy only records that.
     pub(super) over: Option<Limit>,
-    /// Counts it while it waits.
+    /// The count of waiting queries that this one is in.
     pub(super) _counted: Counted,
 }
 
-/// What a pending query is counted by.
+/// The count that a pending query is in until it is dropped.
 pub(super) enum Counted {
-    /// A client waits for it.
+    /// Queries that clients wait for.
     Client {
-        /// A part of the client's share.
+        /// The permit, a part of the client's share.
         _permit: Permit,
     },
-    /// Nobody waits for it: its answer is renewed ahead of time.
+    /// Renewals of cached answers, which no client waits for.
     Renewal {
-        /// Of all renewals.
+        /// The place in the count of all renewals.
         _all: Waiting,
     },
 }
 
 impl Pending {
-    /// Returns what is asked upstream.
+    /// Returns the question to ask upstream.
     pub(crate) fn question(&self) -> &Arc<Question> {
         self.query.asked()
     }
 
-    /// Returns whose share the answer counts in.
+    /// Returns the holder of the share that the answer counts in.
     pub(crate) fn holder(&self) -> Holder {
         self.holder
     }
 
-    /// Returns whether stale data is there that serves if no answer comes soon.
+    /// Returns whether the cache has stale data, which is the answer if no upstream replies soon.
     pub(crate) fn has_stale(&self) -> bool {
         self.has_stale
     }
 
-    /// Returns whom to ask.
+    /// Returns the upstreams to ask.
     pub(crate) fn upstreams(&self) -> &Arc<Upstreams> {
         &self.view.upstreams
     }
@@ -70,7 +70,7 @@ impl Pending {
 pub(super) struct Waiting(Arc<AtomicUsize>);
 
 impl Waiting {
-    /// Counts one in.
+    /// Adds one to the count, until this is dropped.
     pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(count))

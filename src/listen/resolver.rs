@@ -1,8 +1,9 @@
-//! Queries that wait for upstreams, and where their answers go.
+//! Queries that wait for upstreams, and the destinations of their answers.
 //!
-//! Each question has one owner, a thread with a [`Resolver`]. What asks for it on another thread, or over TCP, is handed to the
-//! owner by its inbox; so all that wait for a question wait in one place. What came over TCP and is asked by nobody is asked by
-//! a thread of its own, as those that receive may sleep where nothing wakes them but a datagram.
+//! Each question has one owner, a thread with a [`Resolver`]. A query for it that came to another thread, or over TCP, is
+//! handed to the owner's inbox, so that all queries for a question wait in one place and the upstream is asked once. A
+//! query over TCP whose question is not in flight is asked by a thread of its own: a receiving thread that is idle sleeps
+//! in `recvmmsg`, which only a datagram ends.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -23,13 +24,12 @@ use crate::upstream::{Failure, Upstreams};
 
 /// A query that waits for an upstream, and where its answer goes.
 pub(crate) struct Waiter {
-    /// The query.
     pub(super) pending: Box<Pending>,
-    /// Who waits.
+    /// The client that gets the answer.
     pub(super) client: Client,
 }
 
-/// Where an answer goes.
+/// The destination of an answer.
 pub(crate) enum Client {
     /// Only the cache waits for it.
     Nobody,
@@ -62,7 +62,7 @@ impl Waits for Waiter {
 /// The inboxes of all resolvers, by number; the first is that of the thread for TCP.
 pub(crate) type Inboxes = Arc<[Inbox<Waiter>]>;
 
-/// What a thread needs to be an owner of questions: its number, and what is posted to it.
+/// The number of a resolver, and its epoll instance with the inbox of that number.
 pub(crate) type Post = (usize, Readiness<Waiter>);
 
 /// Makes so many inboxes, and one for TCP, which is the first.
@@ -203,9 +203,8 @@ fn answer(engine: &Engine, lookup: &Lookup, waiters: impl IntoIterator<Item = Wa
 
 /// The thread that asks upstreams for queries over TCP.
 pub(crate) struct TcpThread {
-    /// The thread.
     _thread: thread::JoinHandle<()>,
-    /// Its heartbeat.
+    /// The heartbeat, which the supervisor watches.
     pub(crate) heartbeat: Heartbeat,
 }
 
@@ -229,7 +228,7 @@ impl TcpThread {
     }
 }
 
-/// How long the thread waits before its heart beats again.
+/// The longest time between two heartbeats of the thread.
 const TICK: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
@@ -333,7 +332,7 @@ mod tests {
             }
         }
 
-        /// Ends a resolver.
+        /// Ends a resolver as its thread does.
         fn close(&mut self, resolver: usize) {
             let answered = &mut self.answered;
             self.resolvers.remove(resolver).close(&mut |_, lookup, source, _| {

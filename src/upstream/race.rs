@@ -1,4 +1,4 @@
-//! The tries of one question that goes the general way: which upstream is asked next, and when.
+//! The tries of one question in a task: which upstream is asked next, and when.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::net::SocketAddr;

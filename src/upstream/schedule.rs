@@ -45,7 +45,7 @@ pub(super) struct Progress {
     pub(super) made: usize,
     /// The number of tries that there may be.
     pub(super) most: usize,
-    /// When the question was asked first.
+    /// The time of the first try.
     pub(super) since: Instant,
     /// The time for the question, over all tries.
     pub(super) time: Duration,

@@ -8,14 +8,14 @@
 
 use std::time::Duration;
 
-/// How coarse deadlines are.
+/// The resolution of deadlines.
 const TICK: Duration = Duration::from_millis(4);
 /// Slots: with [`TICK`] they span two seconds, longer than nearly every question takes. What is further off is passed
 /// over once every turn of the wheel.
 const SLOTS: usize = 512;
 /// Slots told of by one word of [`Wheel::occupied`].
 const WORD: usize = 64;
-/// No place.
+/// The index that stands for no place.
 const NIL: u32 = u32::MAX;
 
 /// Deadlines by place: a place has one or none.
@@ -24,7 +24,7 @@ pub(super) struct Wheel {
     slots: [u32; SLOTS],
     /// A bit for each slot that holds something.
     occupied: [u64; SLOTS / WORD],
-    /// What is known of each place.
+    /// The timer of each place.
     timers: Vec<Timer>,
     /// The last tick whose deadlines were taken out.
     done: u64,

@@ -1,4 +1,4 @@
-//! What new addresses count: as much as whoever chose them can say by them.
+//! The cost of new addresses in octets: the amount of information that their sender can encode in them.
 //!
 //! Networks for content delivery answer with other addresses each time, out of few prefixes and in changing order; a tunnel
 //! uses every bit. So an address that the client knows counts one octet, one with a known prefix what comes behind that and one
@@ -32,10 +32,9 @@ pub(super) struct Set<'a, I> {
     pub(super) part: PayloadPart,
 }
 
-/// What a set of addresses counts, and what the client knows once it was given it.
+/// The cost of a set of addresses, and the hashes that the client knows after receiving it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Cost {
-    /// Octets.
     pub(super) octets: u32,
     /// Hashes of the set, its addresses and their prefixes.
     pub(super) entries: Vec<u64>,

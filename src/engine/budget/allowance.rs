@@ -6,16 +6,16 @@ use std::time::Duration;
 use crate::policy::model::budget::{ADDRESS_BURST, ANSWER_BURST, BURST, Budget, Limit, REPEAT_BURST};
 use crate::util::millis;
 
-/// What was used of one scope.
+/// The used part of the budget of one scope.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Allowance {
-    /// New names.
+    /// New names that were asked for.
     names: Meter,
-    /// Their octets.
+    /// Octets of the names that were asked for.
     octets: Meter,
     /// Known names asked for again.
     repeats: Meter,
-    /// Octets of answers.
+    /// Octets of data in answers.
     answers: Meter,
     /// Octets of addresses and of DNSSEC records.
     addresses: Meter,
@@ -25,10 +25,10 @@ pub(super) struct Allowance {
     logged_limits: u8,
 }
 
-/// How much of the addresses' allowance may be used.
+/// The part of the addresses' allowance that may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
-    /// What is there for whole answers.
+    /// The part for complete answers.
     Whole,
     /// The minute's worth that is kept for answers of a single address, too.
     Reserve,

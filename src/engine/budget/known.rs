@@ -1,4 +1,4 @@
-//! What was seen before, in bounded memory.
+//! A set of hashes of names and answers seen before, in bounded memory.
 //!
 //! Two Bloom filters (Bloom: "Space/Time Trade-offs in Hash Coding with Allowable Errors", CACM 13(7), 1970) that take
 //! turns (Yoon: "Aging Bloom Filter with Two Active Buffers for Dynamic Sets", IEEE TKDE 22(1), 2010): new entries go into
@@ -52,7 +52,7 @@ impl Known {
         false
     }
 
-    /// Enters `hash`.
+    /// Adds a hash to the set.
     pub(super) fn insert(&mut self, hash: u64) {
         if self.active.is_none() && self.first.len() < FIRST {
             return self.first.push(hash);

@@ -27,7 +27,7 @@ use crate::util::{lock, millis};
 /// The tables of ledgers, so that threads seldom wait for each other.
 const SHARDS: usize = 16;
 
-/// How long a ledger is kept that is not used: all its meters are full by then.
+/// The time after which an unused ledger is dropped: all its meters are full by then.
 const KEPT_FOR: Duration = Duration::from_mins(10);
 
 /// The octets of an answer that is looked at again when it comes from the cache: less than that was counted by whoever
@@ -37,7 +37,6 @@ const HEAVY: u32 = 128;
 /// The ledgers of all clients; bounded, the one that was not used for longest goes.
 #[derive(Debug)]
 pub(crate) struct Budgets {
-    /// The ledgers.
     shards: [Mutex<ByHolder<Box<Ledger>>>; SHARDS],
     /// Hashes names and scopes with a random key: a client must not be able to choose names that look known.
     hasher: RandomState,
@@ -45,7 +44,7 @@ pub(crate) struct Budgets {
     lines: Mutex<Lines>,
 }
 
-/// How many log lines there were in a minute.
+/// The number of log lines in the current minute.
 #[derive(Debug, Default)]
 struct Lines {
     /// The number of the minute.
@@ -54,31 +53,28 @@ struct Lines {
     count: usize,
 }
 
-/// What one client used.
+/// The ledger of one client.
 #[derive(Debug, Default)]
 struct Ledger {
     /// The names and answers it knows.
     known: Known,
-    /// What it used of each scope, by the scope's hash.
+    /// The used allowance of each scope, by the scope's hash.
     allowances: HashMap<u64, Allowance>,
-    /// What it used of all scopes for which there was no room in `allowances`, as if they were one.
+    /// The used allowance of all scopes that did not fit into `allowances`, counted as one.
     overflow: Allowance,
-    /// What it used of all domains under `allow_all`.
+    /// The used allowance of all domains under `allow_all`.
     domains: Allowance,
-    /// When allowances that are full again were last taken out.
+    /// The time at which allowances that are full again were last removed.
     swept: Duration,
-    /// When it was last used.
+    /// The time of the last use.
     used: Duration,
 }
 
 /// A client and a scope that something is counted for, and by which budget.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Account<'a> {
-    /// The client.
     pub(crate) holder: Holder,
-    /// Its budget.
     pub(crate) budget: &'a Budget,
-    /// The scope.
     pub(crate) scope: Scope<'a>,
 }
 
@@ -87,11 +83,11 @@ pub(crate) struct Account<'a> {
 pub(crate) struct Given<'a, I> {
     /// The name that was asked for.
     pub(crate) qname: &'a LowerName,
-    /// What the answer carries.
+    /// The payload of the answer.
     pub(crate) payload: &'a Payload,
     /// The addresses in it, in the sender's order.
     pub(crate) addresses: I,
-    /// Whether it comes from an upstream just now.
+    /// `true` if the answer is from an upstream, `false` if it is from the cache.
     pub(crate) is_fresh: bool,
 }
 
@@ -268,10 +264,10 @@ impl Budgets {
     }
 }
 
-/// Where the allowance of a scope is.
+/// The place of a scope's allowance in a ledger.
 #[derive(Clone, Copy)]
 enum Place {
-    /// It has one of its own, by this hash.
+    /// The allowance of its own, by the scope's hash.
     Own(u64),
     /// There was no room for it.
     Overflow,
@@ -293,7 +289,7 @@ impl Ledger {
     /// No allowance makes room for another one before it is full again: a client that uses many scopes must not get more
     /// of one of them by that.
     fn place(&mut self, scope: u64, now: Duration) -> Place {
-        /// How long allowances are left alone at least: to look through all of them takes longer than to find one.
+        /// The least time between two removals of full allowances: walking through all takes longer than finding one.
         const PAUSE: Duration = Duration::from_secs(10);
         if self.allowances.contains_key(&scope) {
             return Place::Own(scope);

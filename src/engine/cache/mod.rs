@@ -1,5 +1,5 @@
-//! What upstreams said, kept by question for as long as its TTL allows, or for a moment that none could say anything:
-//! one cache for all policies.
+//! The answer cache: upstreams' responses by question until their TTL ends, and failures for a moment. All policies share
+//! it.
 //!
 //! It stands behind the decision and before the judging of answers, so nothing in it depends on who asked, and a
 //! reload of policies leaves it alone. Every method is told the time since the start of the process.
@@ -22,21 +22,21 @@ use sieve::{Keyed, Queues, Slot};
 
 mod sieve;
 
-/// How long a failed attempt to refresh stale data keeps the next one away (the failure recheck timer,
+/// The pause after a failed attempt to refresh stale data, before the next one (the failure recheck timer,
 /// RFC 8767 §5: "30 seconds").
 const RECHECK: Duration = Duration::from_secs(30);
 
-/// How long it is remembered that upstreams cannot resolve a name, at first.
+/// The time for which the first failure to resolve a name is remembered.
 ///
 /// RFC 9520 §3.2: at least 1 second and at most 5 minutes, 5 seconds at first as its example has it, longer with every
 /// failure that follows.
 const FIRST_FAILURE: Duration = Duration::from_secs(5);
 
-/// The same when nobody could be reached: the least RFC 9520 allows, as that is seldom the name's doing and may be over
-/// any moment.
+/// The same if no upstream could be reached: the least that RFC 9520 allows, as that seldom depends on the name and may
+/// end any moment.
 const FIRST_SILENCE: Duration = Duration::from_secs(1);
 
-/// The longest a failure is remembered: a fifth of what RFC 9520 §3.2 allows, as a devbox has nobody else to ask.
+/// The longest time a failure is remembered: a fifth of what RFC 9520 §3.2 allows, as a devbox has no other resolver.
 const MAX_FAILURE: Duration = Duration::from_mins(1);
 
 /// Answers that live shorter are not renewed ahead of time: they would be asked for all the time.
@@ -45,13 +45,13 @@ const MIN_RENEWED: Duration = Duration::from_secs(10);
 /// The part of its TTL, at its end, in which an answer in use is renewed: the last tenth, as unbound has it.
 const RENEWED_PART: u32 = 10;
 
-/// How long an answer whose TTL is 0 may serve others that ask for the same.
+/// The time for which an answer with a TTL of 0 may be given to other queries for the same.
 const BRIEF: Duration = Duration::from_secs(1);
 
-/// How long such an answer is kept for those that must not ask again.
+/// The time for which such an answer is kept for clients whose budget does not allow to ask again.
 const LAPSED: Duration = Duration::from_mins(1);
 
-/// How often such an answer is asked for within [`BRIEF`].
+/// The number of times such an answer is asked for within [`BRIEF`].
 const MAX_BRIEF: u8 = 8;
 
 /// The least budget of a shard, in bytes: a small cache has fewer shards rather than shards that hold nothing.
@@ -60,18 +60,18 @@ const MIN_SHARD: usize = 1 << 20;
 /// The most shards: enough that threads seldom wait for each other.
 const MAX_SHARDS: usize = 16;
 
-/// How much the cache keeps, and for how long.
+/// The bounds of the cache in memory and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The budget in bytes: messages, keys and what it takes to find them.
     pub size: usize,
     /// The longest an answer counts as fresh, whatever its TTL.
     pub max_ttl: Duration,
-    /// How long past its expiry an answer may serve when no upstream answers (RFC 8767); zero is off.
+    /// The time past its expiry for which an answer may serve if no upstream answers (RFC 8767); zero is off.
     pub serve_stale: Duration,
 }
 
-/// What the cache knows of a question.
+/// The content of the cache for a question.
 #[derive(Clone, Debug)]
 pub enum Hit {
     /// An answer within its TTL.
@@ -82,14 +82,14 @@ pub enum Hit {
         age: Duration,
         /// The time until it expires.
         left: Duration,
-        /// Whether it should be asked for anew already; said once.
+        /// The advice to ask for a new one already, given once.
         renewal: Renewal,
     },
     /// An answer past its TTL, for when no upstream answers.
     Stale {
         /// The answer as it came.
         response: Arc<Response>,
-        /// Whether to try an upstream before it is used.
+        /// The advice to ask an upstream before the data is used.
         refresh: Refresh,
     },
     /// An answer that was for one query alone, a moment ago: for one that must not be asked upstream.
@@ -99,32 +99,32 @@ pub enum Hit {
     },
     /// No upstream could answer, a moment ago: asking again so soon would bring the same (RFC 9520).
     Failed(Arc<Failure>),
-    /// Nothing.
+    /// No entry for the question.
     Miss,
 }
 
-/// Whether stale data should be refreshed before it is used.
+/// The advice on asking an upstream before stale data is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refresh {
-    /// Ask upstream first.
+    /// An upstream is to be asked first.
     Due,
-    /// That failed a moment ago: use the data at once (RFC 8767 §5).
+    /// An attempt failed a moment ago: the data is to be used at once (RFC 8767 §5).
     FailedLately,
 }
 
-/// Whether an answer in use should be asked for anew before it expires.
+/// The advice on renewing an answer in use before it expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// Not now.
+    /// No renewal now.
     No,
-    /// It is about to expire, and was asked for before.
+    /// A renewal is due: the answer is about to expire, and was asked for before.
     Due,
 }
 
-/// What the cache holds and has done.
+/// The size and the counters of the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Answers held.
+    /// The number of answers held.
     pub entries: usize,
     /// Bytes of the budget in use.
     pub bytes: usize,
@@ -132,7 +132,7 @@ pub struct Stats {
     pub evictions: u64,
 }
 
-/// The answer cache.
+/// The answer cache, in shards with a lock each.
 ///
 /// The hash of its keys is seeded at random for each cache, so that nobody outside can make names collide.
 #[derive(Debug)]
@@ -150,58 +150,53 @@ pub struct Cache {
     silences_from: AtomicU64,
 }
 
-/// What is known of a question, in its slot: small, as a hit reads it all, and the table is as large as memory allows.
+/// An entry of the cache. It is small, as a hit reads all of it, and the table is as large as memory allows.
 #[derive(Debug)]
 struct Kept {
-    /// What it is.
     what: What,
-    /// When it came, in milliseconds.
+    /// The time of insertion, in milliseconds.
     inserted: u64,
-    /// How long it is fresh, in seconds; at least one.
+    /// The time for which it is fresh, in seconds; at least one.
     ttl: u32,
-    /// Until when a refresh that failed keeps the next one away, in seconds.
+    /// The end of the pause after a refresh that failed, in seconds.
     recheck_at: u32,
     /// The partition of its question.
     partition: u32,
     /// The flags of its question.
     flags: u8,
-    /// How often an answer that is not for keeping was asked for since `inserted`; 0 for all others.
+    /// The number of queries since `inserted` for an answer with a TTL of 0; 0 for all others.
     brief: u8,
-    /// Whether it was used since it came.
+    /// `true` after the first use.
     is_used: bool,
-    /// Whether it is being renewed ahead of time.
+    /// `true` while it is being renewed before it expires.
     is_renewing: bool,
 }
 
-/// What can be known of a question.
+/// The content of an entry.
 #[derive(Debug)]
 enum What {
-    /// The answer.
     Answer(Arc<Response>),
-    /// That there is none.
     Failure(Box<Failed>),
 }
 
-/// A question to which there is no answer.
+/// A question that no upstream could answer.
 #[derive(Debug)]
 struct Failed {
-    /// The name.
     qname: Box<[u8]>,
-    /// The type.
     qtype: RecordType,
-    /// Why there is none.
+    /// The reason, which decides how long the failure is remembered.
     failure: Arc<Failure>,
-    /// How many times in a row it has been so.
+    /// The number of failures in a row.
     times: u32,
 }
 
 impl Kept {
-    /// Returns how long ago it came.
+    /// Returns the time since its insertion.
     fn age(&self, now: Duration) -> Duration {
         now.saturating_sub(Duration::from_millis(self.inserted))
     }
 
-    /// Returns how long it is fresh.
+    /// Returns the time for which it is fresh.
     fn ttl(&self) -> Duration {
         Duration::from_secs(self.ttl.into())
     }
@@ -403,7 +398,7 @@ fn seconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
 }
 
-/// What an `Arc` holds beside its value.
+/// The size of the two counters that an `Arc` holds beside its value.
 const COUNTS: usize = 2 * size_of::<usize>();
 
 /// Returns the bytes that what is known of a question takes, with all it needs to be found: its slot (twice, as a vector
@@ -415,12 +410,10 @@ fn cost(size: usize) -> usize {
     2 * size_of::<Slot<Kept>>() + TABLE + ALLOCATIONS + size
 }
 
-/// What an answer is found by.
+/// The key of an entry: the question without a copy of its name.
 #[derive(Clone, Copy, Debug)]
 pub struct Key<'a> {
-    /// The name.
     qname: &'a LowerName,
-    /// The type.
     qtype: RecordType,
     /// The flags, a bit each.
     flags: u8,
@@ -442,7 +435,7 @@ impl<'a> From<&'a Question> for Key<'a> {
     }
 }
 
-/// What [`Query::to_question`] has, without a copy of the name.
+/// The key of a query equals that of its [`Query::to_question`].
 impl<'a> From<&'a Query<'_>> for Key<'a> {
     fn from(query: &'a Query<'_>) -> Self {
         let (dnssec_ok, authentic_data) = (query.dnssec_ok(), query.wants_authentic());

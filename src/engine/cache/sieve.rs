@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 
 use crate::fair_share::{ByHolder, Holder};
 
-/// No slot.
+/// The index that stands for no slot.
 const NIL: u32 = u32::MAX;
 
 /// A value that knows its key: a table of its own for keys would be one more place in memory for every hit to read.
@@ -39,13 +39,13 @@ pub(super) struct Queues<V> {
     heaviest: Option<Holder>,
     /// The sum of the costs.
     cost: usize,
-    /// What the sum may be.
+    /// The limit of the sum.
     budget: usize,
     /// Slots emptied to make room.
     evictions: u64,
 }
 
-/// What one holder brought in, in the order of arrival.
+/// The values that one holder inserted, in the order of arrival.
 #[derive(Clone, Copy, Debug)]
 struct Queue {
     /// The slot that arrived last.
@@ -61,11 +61,10 @@ struct Queue {
 /// A value and its place in its holder's queue.
 #[derive(Debug)]
 pub(super) struct Slot<V> {
-    /// The value.
     value: V,
-    /// The key's hash.
+    /// The hash of the key.
     hash: u64,
-    /// What it takes of the budget.
+    /// The part of the budget that it takes.
     cost: u32,
     /// The slot that arrived next.
     newer: u32,
@@ -75,7 +74,7 @@ pub(super) struct Slot<V> {
     holder: Holder,
     /// The holder that used it last.
     user: Holder,
-    /// Whether it was used since the hand last passed.
+    /// `true` if it was used since the hand last passed.
     visited: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The budget of a query: what is counted against it, and what is answered when a limit is spent.
+//! The budget of a query: counting questions and answers against it, and answering when a limit is spent.
 
 use std::time::Duration;
 

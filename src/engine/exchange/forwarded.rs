@@ -1,4 +1,4 @@
-//! Answers made of what upstreams said, now or before: judged for this client, cut to size, or that there are none.
+//! Answers made from upstreams' responses, fresh or cached: filtered for the client, cut to size; and failures.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ impl<'a> Exchange<'a> {
         self.answer_from(response, TtlMode::Fixed(STALE_TTL), Origin::Stale, None, out);
     }
 
-    /// Answers with an upstream's data, after judging it for this client.
+    /// Answers with an upstream's data, filtered for this client.
     pub(in crate::engine) fn answer_from(
         &mut self,
         response: &Arc<Response>,
@@ -165,9 +165,8 @@ impl<'a> Exchange<'a> {
 
 /// The policy's say on what came back for one query.
 struct Rules<'a> {
-    /// The query.
     exchange: &'a Exchange<'a>,
-    /// Whether CNAME targets are let through although the policy inspects them: it only audits.
+    /// `true` if CNAME targets pass although the policy inspects them, as in audit mode.
     lets_pass: bool,
 }
 

@@ -1,4 +1,4 @@
-//! One query and its answer: what the policy says, what came back, what is written and what is recorded.
+//! One query with all that its answer depends on, and the answers to it: written, counted and recorded.
 
 mod budget;
 mod forwarded;
@@ -23,17 +23,16 @@ use crate::policy::{Asker, Decision, Limit, OwnedDecision};
 pub(super) struct Exchange<'a> {
     /// The engine, for counting and recording.
     pub(super) engine: &'a Engine,
-    /// What the answer depends on.
+    /// The view that the answer depends on.
     pub(super) view: &'a Arc<View>,
-    /// The parsed query.
     pub(super) query: &'a Query<'a>,
-    /// Where it came from.
+    /// The source of the query and its transport.
     pub(super) asked: Asked,
-    /// Whose policy applies.
+    /// The client by configuration, with its policy.
     pub(super) asker: Asker<'a>,
-    /// What the policy says.
+    /// The policy's decision on the question.
     pub(super) decision: Decision<'a>,
-    /// Whose share it counts in.
+    /// The holder of the share that the query counts in.
     pub(super) holder: Holder,
     /// The limit of the policy's budget that is spent, where the policy audits only: it is recorded, and no more.
     pub(super) over: Option<Limit>,

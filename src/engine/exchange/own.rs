@@ -1,4 +1,4 @@
-//! Answers that take no upstream: denials, types the policy does not let through, devboxes, the host itself.
+//! Answers that take no upstream: denials, types that the policy denies, records of devboxes and of the host itself.
 
 use std::borrow::Cow;
 
@@ -11,6 +11,8 @@ use crate::labels::{Action, Origin, Reason};
 impl Exchange<'_> {
     /// Answers what takes no upstream: a denial, a type the policy does not let through, a question for all types, a
     /// devbox, the host itself.
+    // The usual end of a denied query, in another module than its beginning.
+    #[inline]
     pub(in crate::engine) fn answer_here(&self, out: &mut Vec<u8>) {
         let verdict = match self.decision.action {
             Action::Deny | Action::Refuse => {

@@ -98,7 +98,7 @@ fn run(workers: &[Worker], upstreams: Vec<Post>, mut poll: Poll) {
     if let Some(cpu) = first.cpu {
         stay_on(cpu);
     }
-    // Tries that go the general way are started from here.
+    // Tasks that ask over TCP, or another upstream after a failure, are spawned from this thread.
     let _runtime = first.shared.runtime.enter();
     let turns = workers.iter().zip(upstreams).map(|(worker, post)| Turn::new(worker, post));
     let mut turns: Vec<Turn> = turns.collect();

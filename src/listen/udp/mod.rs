@@ -162,7 +162,7 @@ fn stay_on(cpu: usize) {
 
 /// One receiving thread.
 struct Worker {
-    /// The socket, shared with the replies that had to wait elsewhere.
+    /// The socket, shared with other threads, which answer queries that were handed to them.
     socket: Arc<UdpSocket>,
     /// The listener's number, which may have a policy of its own.
     listener: usize,
@@ -180,7 +180,7 @@ impl Worker {
         if let Some(cpu) = self.cpu {
             stay_on(cpu);
         }
-        // Tries that go the general way are started from here.
+        // Tasks that ask over TCP, or another upstream after a failure, are spawned from this thread.
         let _runtime = self.shared.runtime.enter();
         let mut resolver = Resolver::new(post, &self.shared.engine, &self.shared.inboxes, Some(&self.socket));
         let mut receiver = Receiver::new();

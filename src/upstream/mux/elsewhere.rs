@@ -12,21 +12,21 @@ use crate::dns::response::Question;
 use crate::fair_share::Permit;
 use crate::upstream::{Answered, Failure, FailureKind, Tried, Upstreams};
 
-/// What a task came to.
+/// The outcome of a task.
 pub(super) struct Outcome {
     /// The place of its question.
     place: usize,
     /// The question; another one may be at the place by now.
     question: Arc<Question>,
-    /// What was found.
+    /// The answer, or the failure after all tries.
     result: Result<Answered, Failure>,
 }
 
 /// The duty of a task to post an outcome, which it does when dropped: also where the task panics.
 struct Errand<W> {
-    /// What is posted.
+    /// The outcome to post; a failure until the task ends.
     outcome: Option<Outcome>,
-    /// The thread.
+    /// The inbox of the thread that has the question.
     to: Inbox<W>,
     /// The part of the client's share that it takes.
     _share: Permit,

@@ -1,4 +1,4 @@
-//! What a thread does when an upstream does not understand EDNS: it asks again with less of it, at once.
+//! The fallback for upstreams that do not understand EDNS: the question is repeated at once, with less of it.
 
 use std::sync::Arc;
 use std::time::Instant;

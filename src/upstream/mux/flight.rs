@@ -10,22 +10,21 @@ use crate::dns::response::{Casing, Edns, Question};
 use crate::fair_share::Holder;
 use crate::upstream::pool::REVIEW_EVERY;
 
-/// How much longer than a question's time its task is waited for, which keeps to that time by itself.
+/// The time for which a task is awaited beyond its question's time, which it keeps by itself.
 pub(super) const OVERTIME: Duration = Duration::from_secs(1);
 
 /// One question in flight.
 pub(super) struct Flight<W, C> {
-    /// The question.
     pub(super) question: Arc<Question>,
-    /// The question's hash.
+    /// The hash of the question.
     pub(super) hash: u64,
-    /// Who asked it first.
+    /// The holder of the share of the query that asked first.
     pub(super) holder: Holder,
     /// The right to ask it; `None` once it has ended, and then only a late answer is welcome.
     pub(super) claim: Option<C>,
-    /// Whether a task asks on.
+    /// `true` while a task asks on.
     pub(super) is_elsewhere: bool,
-    /// Who waits for it.
+    /// The queries that wait for it.
     pub(super) waiters: Vec<W>,
     /// The first try, while it is in flight.
     pub(super) first: Option<Try>,
@@ -33,46 +32,46 @@ pub(super) struct Flight<W, C> {
     pub(super) again: Vec<Try>,
     /// Tries made, not counting those that follow from a datagram of somebody else's: in lower case, from another port.
     pub(super) count: usize,
-    /// Whether it was asked again from another port already, because the one before was flooded.
+    /// `true` if it was repeated from another port because the first one was flooded.
     pub(super) is_moved: bool,
     /// The refusals it met, if any.
     pub(super) refused: Option<Refused>,
-    /// Tries that clients bought who asked again.
+    /// Further tries for clients that asked again.
     pub(super) repeated: usize,
-    /// When it was asked first.
+    /// The time of the first try.
     pub(super) since: Instant,
     /// The time for it, over all tries.
     pub(super) time: Duration,
-    /// When it is asked again; `None` if no more tries are left.
+    /// The time of the next try; `None` after the last one.
     pub(super) next_at: Option<Instant>,
-    /// When it is looked at whether anybody can still answer.
+    /// The time of the next check whether an upstream can still answer.
     pub(super) review_at: Instant,
 }
 
 /// One query in flight.
 #[derive(Clone, Copy)]
 pub(super) struct Try {
-    /// What its reply is told by.
+    /// The socket and ID by which its reply is recognised.
     pub(super) key: Key,
-    /// When it was sent.
+    /// The time of sending.
     pub(super) since: Instant,
-    /// How long silence is nothing to speak of.
+    /// The time without a reply after which the upstream counts as silent.
     pub(super) patience: Duration,
     /// The case of its QNAME.
     pub(super) casing: Casing,
-    /// What is known of the upstream's keeping it.
+    /// The knowledge on whether the upstream preserves case.
     pub(super) case: Case,
-    /// How much of EDNS it has.
+    /// The EDNS options in the query.
     pub(super) edns: Edns,
-    /// Whether a reply with its ID came that cannot be used. It may be forged, so the true one is waited for; but the
+    /// `true` if a reply with its ID came that cannot be used. It may be forged, so the true one is awaited; but the
     /// upstream is not silent.
     pub(super) is_garbled: bool,
 }
 
-/// What a try says of an upstream's keeping the case of names.
+/// The knowledge from a try on whether the upstream preserves the case of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Case {
-    /// Nothing yet.
+    /// No reply yet.
     Open,
     /// A reply in another case came, so the question was sent in lower case as well.
     Doubted,

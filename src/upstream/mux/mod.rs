@@ -4,7 +4,7 @@
 //! is not answered within the patience its upstream is given goes out again, to the next upstream or to the same, with
 //! an ID of its own and by chance from another port; whichever try is answered first counts. So a lost datagram costs
 //! one patience, and no other thread has to do with it. For what is out of the ordinary (a failure, an answer that needs
-//! TCP) a task asks on in the general way of [`Upstreams::ask`], with a [`Tried`] that says what is known: see [`elsewhere`].
+//! TCP) a task asks on by [`Upstreams::ask_after`], with a [`Tried`] that says what is known: see [`elsewhere`].
 //!
 //! Deadlines are kept by a [`Wheel`], which says why.
 //!
@@ -58,7 +58,7 @@ pub(crate) trait Waits: Send + 'static {
     /// Returns whom to ask.
     fn upstreams(&self) -> &Arc<Upstreams>;
 
-    /// Returns who asks.
+    /// Returns the holder of the share that the query counts in.
     fn holder(&self) -> Holder;
 
     /// Returns whether stale data is there that serves if no answer comes within [`STALE_AFTER`](super::STALE_AFTER).
@@ -67,9 +67,9 @@ pub(crate) trait Waits: Send + 'static {
 
 /// The questions that one thread has in flight, and the queries that wait for each.
 pub(crate) struct Mux<W, C> {
-    /// The sockets.
+    /// The sockets to upstreams.
     ports: Ports,
-    /// What was ready last.
+    /// The buffer for readiness events.
     events: Events,
     /// Questions in flight; a place is used again.
     flights: Vec<Option<Flight<W, C>>>,
@@ -77,7 +77,7 @@ pub(crate) struct Mux<W, C> {
     free: Vec<usize>,
     /// Places in `flights` by question.
     by_question: HashTable<usize>,
-    /// When to ask again or to give up, by place in `flights`.
+    /// The deadlines for the next try or the end, by place in `flights`.
     deadlines: Wheel,
     /// Places whose deadline is over; empty but while they are looked after.
     expired: Vec<usize>,
@@ -85,15 +85,15 @@ pub(crate) struct Mux<W, C> {
     epoch: Instant,
     /// Hashes questions; the key is random.
     hasher: RandomState,
-    /// Buffers for replies.
+    /// The buffers for replies.
     receiver: Receiver,
-    /// What is posted to this thread.
+    /// The receiving end of the thread's inbox.
     mail: mpsc::Receiver<Mail<W>>,
-    /// Where it is posted.
+    /// The inbox, of which each task gets a copy.
     inbox: Inbox<W>,
     /// Queries of others that were posted and not given out.
     posted: Vec<W>,
-    /// How many questions tasks may ask, over all threads.
+    /// The limits of questions that tasks ask, shared by all threads.
     asking: Arc<Shares>,
     /// The counts of upstreams that were heard again; `None` before the first question.
     returns: Option<Arc<Returns>>,
@@ -110,25 +110,23 @@ pub(crate) enum Unclaimed<W> {
     Full(W),
 }
 
-/// What became of a question.
+/// A question that has ended, or is no longer awaited.
 pub(crate) struct Landed<W, C> {
-    /// The question.
     pub(crate) question: Arc<Question>,
     /// The right to ask it; none for a late answer.
     pub(crate) claim: Option<C>,
-    /// Who waits for it.
+    /// The queries that wait for it.
     pub(crate) waiters: Vec<W>,
-    /// What it came to.
     pub(crate) fate: Fate,
 }
 
-/// What a question came to.
+/// The outcome of a question.
 pub(crate) enum Fate {
     /// An answer, and who gave it.
     Answered(Response, SocketAddr),
-    /// Nothing by the deadline.
+    /// No answer by the deadline, or a failure of all upstreams.
     Failed(Failure),
-    /// Nothing for as long as stale data is kept back; the question is still in flight.
+    /// No answer for so long that stale data is given instead; the question is still in flight.
     Overdue(Failure),
 }
 

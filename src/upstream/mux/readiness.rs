@@ -13,25 +13,23 @@ use super::elsewhere::Outcome;
 
 /// An epoll instance, and what other threads and tasks post to this one.
 pub(crate) struct Readiness<W> {
-    /// The instance.
     pub(super) poll: Poll,
-    /// The end that others have.
+    /// The sending end, for other threads and tasks.
     pub(super) inbox: Inbox<W>,
-    /// The thread's end.
+    /// The receiving end, for the thread.
     pub(super) mail: Receiver<Mail<W>>,
 }
 
-/// What is posted to a thread.
+/// A message to a thread.
 pub(super) enum Mail<W> {
     /// A query for a question that it asks, or is to ask.
     Query(W),
-    /// What a task found.
+    /// The outcome of a task for one of its questions.
     Outcome(Outcome),
 }
 
-/// Where others post to a thread. It needs no bound of its own: queries that wait are counted, and so are tasks.
+/// The sending end of a thread's channel. It needs no bound of its own: waiting queries are counted, and so are tasks.
 pub(crate) struct Inbox<W> {
-    /// The way there.
     sender: Sender<Mail<W>>,
     /// Ends the thread's waiting.
     waker: Arc<Waker>,
@@ -60,7 +58,7 @@ impl<W> Inbox<W> {
 }
 
 impl<W> Readiness<W> {
-    /// Makes one.
+    /// Makes an epoll instance and a channel to its thread.
     ///
     /// # Errors
     /// The system has no descriptor left.

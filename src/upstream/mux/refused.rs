@@ -1,4 +1,4 @@
-//! What a thread does when every upstream refuses, as one that is being started again does: the question waits, and is asked
+//! The handling of refusals by every upstream, as one refuses that is being restarted: the question waits, and is asked
 //! again after short, growing pauses, until an upstream is back or all are known to be dead.
 
 use std::net::SocketAddr;
@@ -19,13 +19,13 @@ const AT_ONCE: usize = 3;
 
 /// The refusals that a question has met.
 pub(super) struct Refused {
-    /// Who refused last.
+    /// The upstream that refused last.
     server: SocketAddr,
-    /// What was said.
+    /// The last refusal.
     error: TryError,
-    /// Pauses made.
+    /// The number of pauses made.
     pauses: u32,
-    /// Whether the next pause is on.
+    /// `true` during a pause.
     is_waiting: bool,
 }
 

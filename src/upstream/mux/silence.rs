@@ -1,4 +1,4 @@
-//! What a thread does about silence: it asks again, and in the end gives up.
+//! Retransmission and timeouts: a question that gets no reply is repeated, and fails at the end of its time.
 
 use std::net::SocketAddr;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -18,10 +18,10 @@ use crate::upstream::schedule::{Progress, interval};
 use crate::upstream::scope::Shown;
 use crate::upstream::{Event, Failure, FailureKind, STALE_AFTER, Transport, Trial};
 
-/// How long after the last try a client that asks again buys one more.
+/// The time since the last try after which a client that asks again gets a further one.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
 
-/// How many tries of a question clients buy by asking again.
+/// The number of further tries that a question gets because clients ask again.
 const MAX_REPEATED: usize = 2;
 
 /// The silence after which a question is asked again when an upstream is heard again: its reply may be on the way before.

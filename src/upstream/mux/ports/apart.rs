@@ -13,18 +13,16 @@ use super::Ports;
 use crate::fair_share::Holder;
 use crate::upstream::endpoint::{Endpoint, Surroundings};
 
-/// How long a client asks through a socket of its own after a flood.
+/// The time for which a client asks through a socket of its own after a flood.
 const APART_FOR: Duration = Duration::from_mins(1);
 
 /// One client that asks an upstream through a socket of its own.
 pub(super) struct Apart {
-    /// The client.
     holder: Holder,
-    /// The upstream.
     server: SocketAddr,
     /// The token of its socket; none before its first use.
     pub(super) port: Option<usize>,
-    /// When it asks with the others again.
+    /// The time at which it shares sockets again.
     until: Instant,
 }
 

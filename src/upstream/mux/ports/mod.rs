@@ -42,7 +42,7 @@ const MAX_GIVEN_UP: usize = 1024;
 pub(super) struct Key {
     /// The token of the socket.
     pub(super) port: usize,
-    /// The ID.
+    /// The DNS message ID.
     pub(super) id: u16,
 }
 
@@ -85,7 +85,7 @@ pub(super) struct Ports {
     apart: Vec<Apart>,
     /// Tokens of sockets with queries that have not left.
     unsent: Vec<usize>,
-    /// Whose a query in flight is.
+    /// The place of the question of each query in flight.
     flights: HashMap<Key, usize, BuildHasherDefault<KeyHasher>>,
     /// Tokens of sockets that take no new queries and are closed once nothing is in flight on them.
     retired: Vec<usize>,
@@ -93,13 +93,12 @@ pub(super) struct Ports {
     random: Random,
     /// Places of a lane that are in use.
     width: usize,
-    /// How many clients may have a socket of their own.
+    /// The limit of clients with a socket of their own.
     most_apart: usize,
 }
 
 /// The sockets to one upstream.
 struct Lane {
-    /// The upstream.
     server: SocketAddr,
     /// Tokens, one a place; none before its first use.
     ports: [Option<usize>; LANE],
@@ -107,27 +106,25 @@ struct Lane {
     chosen: Option<usize>,
 }
 
-/// One connected socket.
+/// A UDP socket that is connected to an upstream.
 pub(super) struct Port {
-    /// The socket.
     pub(super) socket: UdpSocket,
-    /// Where it is connected to.
+    /// The address it is connected to.
     target: SocketAddr,
-    /// The upstream.
     pub(super) endpoint: Arc<Endpoint>,
-    /// Its clock and who watches.
+    /// The settings and counters that all tries share.
     pub(super) around: Arc<Surroundings>,
-    /// Queries of this batch.
+    /// The queries of this batch, not sent yet.
     sender: Sender,
-    /// Queries sent.
+    /// The number of queries sent.
     sent: u32,
-    /// Queries in flight.
+    /// The number of queries in flight.
     in_flight: usize,
     /// Queries that were given up, by ID: their replies may still come.
     given_up: HashMap<u16, Arc<Question>>,
     /// Datagrams that were no reply to anything asked.
     ignored: usize,
-    /// When it was opened.
+    /// The time of its opening.
     opened: Instant,
 }
 
@@ -149,7 +146,7 @@ impl Ports {
         self.poll.poll(events, Some(limit))
     }
 
-    /// Returns a socket.
+    /// Returns the socket with this token.
     pub(super) fn get(&self, token: usize) -> Option<&Port> {
         self.sockets.get(token)?.as_ref()
     }
