@@ -27,7 +27,7 @@
 //! 2. `listen/resolver.rs` lets it wait with all other queries for the same question. Each question has one owner, the
 //!    thread that asked it first; a query that came to another thread, or over TCP, is handed to the owner's inbox.
 //! 3. `upstream/mux/mod.rs` sends the question through the thread's sockets, repeats it by `upstream/schedule.rs`, and
-//!    reads the reply. If it needs TCP or fails at one of several upstreams, a task asks on (`upstream/mux/elsewhere.rs`)
+//!    reads the reply. If it needs TCP or fails at one of several upstreams, a task asks on (`upstream/mux/task.rs`)
 //!    and posts the outcome to the owner's inbox.
 //! 4. `engine/complete.rs` answers each query that waited: it filters the response for the client, by the decision of
 //!    step 1.

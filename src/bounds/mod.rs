@@ -43,7 +43,7 @@
 //! |---|---|---|---|
 //! | sockets of a thread to an upstream | [`MAX_UPSTREAM_PORTS`] | shared by more questions | |
 //! | clients of a thread with a socket of their own, after floods of wrong replies | [`MAX_APART`] | the one of them that got it first shares again | |
-//! | tries of a question | `upstream::schedule::MAX_TRIES`, and one for each further upstream; over UDP `upstream::mux::silence::MAX_REPEATED` more for clients that ask again | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
+//! | tries of a question | `upstream::schedule::MAX_TRIES`, and one for each further upstream; over UDP `upstream::mux::retransmission::MAX_REPEATED` more for clients that ask again | no more tries: what has been asked is waited for | `hostgate_upstream_retransmissions_total` |
 //! | given-up queries that a port remembers | `upstream::mux::ports::MAX_GIVEN_UP`, and those in flight | it takes no new ones and is closed | |
 //! | sockets of questions that tasks ask, of which three quarters are for first tries | [`MAX_UPSTREAM_SOCKETS`] | SERVFAIL, or stale data | `hostgate_upstream_failures_total{kind="busy"}` |
 //! | TCP connections to an upstream | [`MAX_UPSTREAM_STREAMS`] | the next one waits, within the time of its question | |

@@ -216,7 +216,7 @@ impl Serving {
         let _in_runtime = runtime.enter();
         let (stop, stopped) = watch::channel(false);
         let stopping = Arc::<AtomicBool>::default();
-        let (inboxes, mut posts) = resolver::open(sockets.listeners.iter().map(|listener| listener.udp.len()).sum())?;
+        let (inboxes, mut inputs) = resolver::open(sockets.listeners.iter().map(|listener| listener.udp.len()).sum())?;
         let shared = Shared {
             engine: Arc::clone(&service.engine),
             runtime: runtime.handle().clone(),
@@ -224,12 +224,12 @@ impl Serving {
             stopping: Arc::clone(&stopping),
         };
         let (mut fronts, mut grouped, mut tcp) = (Vec::new(), Vec::new(), Vec::new());
-        let first = posts.next().ok_or(io::ErrorKind::InvalidInput)?;
+        let first = inputs.next().ok_or(io::ErrorKind::InvalidInput)?;
         let tcp_thread = TcpThread::start(first, &shared.engine, &shared.inboxes, shared.runtime.clone())?;
         for (number, listener) in sockets.listeners.into_iter().enumerate() {
             let address = listener.address;
             match sockets.threads {
-                Threads::Each => fronts.push(Front::start(listener.udp, number, &shared, &mut posts)?),
+                Threads::Each => fronts.push(Front::start(listener.udp, number, &shared, &mut inputs)?),
                 Threads::Shared(_) => grouped.extend(listener.udp.into_iter().map(|socket| (socket, number))),
             }
             service.listens("udp", address);
@@ -247,7 +247,7 @@ impl Serving {
             service.listens("tcp", address);
         }
         if let Threads::Shared(threads) = sockets.threads {
-            fronts.push(Front::start_shared(grouped, threads, &shared, &mut posts)?);
+            fronts.push(Front::start_shared(grouped, threads, &shared, &mut inputs)?);
         }
         let mut runtimes = vec![(ThreadKind::Runtime, Heartbeat::default()), (ThreadKind::Tcp, tcp_thread.heartbeat)];
         runtime.spawn(admin::beat(runtimes[0].1.clone()));

@@ -19,7 +19,7 @@ use crate::dns::response::Question;
 use crate::engine::{Claim, Engine, Lookup, Pending};
 use crate::fair_share::Holder;
 use crate::telemetry::heartbeat::Heartbeat;
-use crate::upstream::mux::{Fate, Inbox, Landed, Mux, Readiness, Unclaimed, Waits};
+use crate::upstream::mux::{Ended, Inbox, Mux, Outcome, Readiness, Unclaimed, Waits};
 use crate::upstream::{Failure, Upstreams};
 
 /// A query that waits for an upstream, and where its answer goes.
@@ -34,11 +34,11 @@ pub(crate) enum Client {
     /// Only the cache waits for it.
     Nobody,
     /// To a client of the thread's own socket, from the address that it asked.
-    Here(SocketAddr, Option<LocalAddress>),
+    OwnSocket(SocketAddr, Option<LocalAddress>),
     /// To a client of another thread's socket.
-    Datagram(Arc<UdpSocket>, SocketAddr, Option<LocalAddress>),
+    OtherSocket(Arc<UdpSocket>, SocketAddr, Option<LocalAddress>),
     /// To a TCP connection, which writes it when it has room.
-    Stream(oneshot::Sender<(Box<Pending>, Lookup)>),
+    Tcp(oneshot::Sender<(Box<Pending>, Lookup)>),
 }
 
 impl Waits for Waiter {
@@ -63,20 +63,20 @@ impl Waits for Waiter {
 pub(crate) type Inboxes = Arc<[Inbox<Waiter>]>;
 
 /// The number of a resolver, and its epoll instance with the inbox of that number.
-pub(crate) type Post = (usize, Readiness<Waiter>);
+pub(crate) type ResolverInput = (usize, Readiness<Waiter>);
 
 /// Makes so many inboxes, and one for TCP, which is the first.
 ///
 /// # Errors
 /// The system has no descriptors left.
-pub(crate) fn open(count: usize) -> io::Result<(Inboxes, impl Iterator<Item = Post>)> {
-    let posts = (0..=count).map(|_| Readiness::new()).collect::<io::Result<Vec<_>>>()?;
-    let inboxes = posts.iter().map(Readiness::inbox).collect();
-    Ok((inboxes, posts.into_iter().enumerate()))
+pub(crate) fn open(count: usize) -> io::Result<(Inboxes, impl Iterator<Item = ResolverInput>)> {
+    let inputs = (0..=count).map(|_| Readiness::new()).collect::<io::Result<Vec<_>>>()?;
+    let inboxes = inputs.iter().map(Readiness::inbox).collect();
+    Ok((inboxes, inputs.into_iter().enumerate()))
 }
 
 /// Writes an answer to a client of the thread's own socket: the query, what it came to, the client and the address it asked.
-pub(super) type Here<'a> = dyn FnMut(&Pending, &Lookup, SocketAddr, Option<LocalAddress>) + 'a;
+pub(super) type WriteAnswer<'a> = dyn FnMut(&Pending, &Lookup, SocketAddr, Option<LocalAddress>) + 'a;
 
 /// The questions that one thread asks.
 pub(super) struct Resolver {
@@ -95,7 +95,7 @@ pub(super) struct Resolver {
 impl Resolver {
     /// Makes one without questions.
     pub(super) fn new(
-        (number, readiness): Post,
+        (number, readiness): ResolverInput,
         engine: &Arc<Engine>,
         inboxes: &Inboxes,
         socket: Option<&Arc<UdpSocket>>,
@@ -110,12 +110,14 @@ impl Resolver {
     }
 
     /// Lets a query wait for its question, here or where that is asked already; answers it where there is no room.
-    pub(super) fn ask(&mut self, waiter: Waiter, here: &mut Here<'_>) {
+    pub(super) fn ask(&mut self, waiter: Waiter, write: &mut WriteAnswer<'_>) {
         let (engine, inboxes, socket, number) = (&self.engine, &self.inboxes, &self.socket, self.number);
         let hand = |owner: usize, waiter: Waiter| {
             let Waiter { pending, client } = waiter;
             let client = match (client, socket) {
-                (Client::Here(source, local), Some(socket)) => Client::Datagram(Arc::clone(socket), source, local),
+                (Client::OwnSocket(source, local), Some(socket)) => {
+                    Client::OtherSocket(Arc::clone(socket), source, local)
+                }
                 (client, _) => client,
             };
             if let Some(inbox) = inboxes.get(owner) {
@@ -125,44 +127,44 @@ impl Resolver {
         let asked = self.mux.ask(waiter, |waiter| engine.enter(waiter, Waits::question, number, hand));
         if let Err(Unclaimed::Full(waiter)) = asked {
             let full = Failure::busy("too many questions, or too many queries for the same one, are in flight");
-            answer(&self.engine, &Err(Arc::new(full)), [waiter], here);
+            answer(&self.engine, &Err(Arc::new(full)), [waiter], write);
         }
     }
 
     /// Sends the queries to upstreams, takes what they and other threads send within `limit`, and answers.
-    pub(super) fn wait(&mut self, limit: Duration, here: &mut Here<'_>) {
+    pub(super) fn wait(&mut self, limit: Duration, write: &mut WriteAnswer<'_>) {
         self.mux.flush();
         let engine = &self.engine;
-        self.mux.wait(limit, |landed| finish(engine, landed, here));
+        self.mux.wait(limit, |ended| finish(engine, ended, write));
         for waiter in self.mux.take_posted() {
-            self.take_in(waiter, here);
+            self.take_in(waiter, write);
         }
     }
 
     /// Answers all queries that still wait with a failure, as the thread ends.
-    pub(super) fn close(mut self, here: &mut Here<'_>) {
+    pub(super) fn close(mut self, write: &mut WriteAnswer<'_>) {
         let engine = &self.engine;
-        self.mux.close(|landed| finish(engine, landed, here));
+        self.mux.close(|ended| finish(engine, ended, write));
         let stopped = Err(Arc::new(Failure::busy("the process stops")));
-        answer(engine, &stopped, self.mux.take_posted(), here);
+        answer(engine, &stopped, self.mux.take_posted(), write);
     }
 
     /// Lets a query of another thread wait. Its question may have ended while it came here.
-    fn take_in(&mut self, waiter: Waiter, here: &mut Here<'_>) {
+    fn take_in(&mut self, waiter: Waiter, write: &mut WriteAnswer<'_>) {
         let is_asking = self.mux.is_asking(waiter.pending.question());
         match if is_asking { None } else { self.engine.known(&waiter.pending) } {
-            Some(lookup) => answer(&self.engine, &lookup, [waiter], here),
-            None => self.ask(waiter, here),
+            Some(lookup) => answer(&self.engine, &lookup, [waiter], write),
+            None => self.ask(waiter, write),
         }
     }
 }
 
 /// Keeps the outcome of a question in the cache and answers the queries that waited for it.
-fn finish(engine: &Engine, landed: Landed<Waiter, Claim>, here: &mut Here<'_>) {
-    let Landed { question, claim, waiters, fate } = landed;
+fn finish(engine: &Engine, ended: Ended<Waiter, Claim>, write: &mut WriteAnswer<'_>) {
+    let Ended { question, claim, waiters, outcome } = ended;
     let holder = waiters.first().map_or(Holder::NOBODY, |first| first.pending.holder());
-    let lookup = match (fate, &claim) {
-        (Fate::Answered(response, upstream), Some(_)) => {
+    let lookup = match (outcome, &claim) {
+        (Outcome::Answered(response, upstream), Some(_)) => {
             let is_awaited = waiters.iter().any(|waiter| !matches!(waiter.client, Client::Nobody));
             Ok(if is_awaited {
                 engine.keep(&question, response, upstream, holder)
@@ -170,24 +172,24 @@ fn finish(engine: &Engine, landed: Landed<Waiter, Claim>, here: &mut Here<'_>) {
                 engine.keep_uncounted(&question, response, upstream, holder)
             })
         }
-        (Fate::Answered(response, upstream), None) => return engine.keep_late(&question, response, upstream),
-        (Fate::Failed(failure), Some(_)) => Err(engine.keep_failure(&question, failure, holder)),
-        (Fate::Overdue(failure), _) => engine.note_overdue(&question, failure, holder),
+        (Outcome::Answered(response, upstream), None) => return engine.keep_late(&question, response, upstream),
+        (Outcome::Failed(failure), Some(_)) => Err(engine.keep_failure(&question, failure, holder)),
+        (Outcome::Overdue(failure), _) => engine.note_overdue(&question, failure, holder),
         // A late failure says nothing new.
-        (Fate::Failed(_), None) => return,
+        (Outcome::Failed(_), None) => return,
     };
     // Only now that the outcome is in the cache: else a query that comes meanwhile would ask the question again.
     drop(claim);
-    answer(engine, &lookup, waiters, here);
+    answer(engine, &lookup, waiters, write);
 }
 
 /// Answers queries, those of the thread's own socket by `here`.
-fn answer(engine: &Engine, lookup: &Lookup, waiters: impl IntoIterator<Item = Waiter>, here: &mut Here<'_>) {
+fn answer(engine: &Engine, lookup: &Lookup, waiters: impl IntoIterator<Item = Waiter>, write: &mut WriteAnswer<'_>) {
     for Waiter { pending, client } in waiters {
         match client {
             Client::Nobody => {}
-            Client::Here(source, local) => here(&pending, lookup, source, local),
-            Client::Datagram(socket, source, local) => {
+            Client::OwnSocket(source, local) => write(&pending, lookup, source, local),
+            Client::OtherSocket(socket, source, local) => {
                 let mut out = Vec::with_capacity(512);
                 engine.complete(&pending, lookup, &mut out);
                 if let Err(error) = datagram::send_one(&socket, &out, source, local) {
@@ -196,7 +198,7 @@ fn answer(engine: &Engine, lookup: &Lookup, waiters: impl IntoIterator<Item = Wa
                 }
             }
             // A connection that is gone misses nothing.
-            Client::Stream(connection) => drop(connection.send((pending, lookup.clone()))),
+            Client::Tcp(connection) => drop(connection.send((pending, lookup.clone()))),
         }
     }
 }
@@ -213,12 +215,17 @@ impl TcpThread {
     ///
     /// # Errors
     /// The operating system refuses a thread.
-    pub(crate) fn start(post: Post, engine: &Arc<Engine>, inboxes: &Inboxes, runtime: Handle) -> io::Result<Self> {
+    pub(crate) fn start(
+        input: ResolverInput,
+        engine: &Arc<Engine>,
+        inboxes: &Inboxes,
+        runtime: Handle,
+    ) -> io::Result<Self> {
         let (heartbeat, engine, inboxes) = (Heartbeat::default(), Arc::clone(engine), Arc::clone(inboxes));
         let beats = heartbeat.clone();
         let run = move || {
             let _runtime = runtime.enter();
-            let mut resolver = Resolver::new(post, &engine, &inboxes, None);
+            let mut resolver = Resolver::new(input, &engine, &inboxes, None);
             loop {
                 beats.beat();
                 resolver.wait(TICK, &mut |_, _, _, _| {});
@@ -275,12 +282,12 @@ mod tests {
             let hour = Duration::from_hours(1);
             let bounds = CacheSettings { size: 1 << 20, max_ttl: hour, serve_stale: hour };
             let engine = Arc::new(Engine::new(view, bounds, Arc::new(Metrics::default()), None));
-            let (inboxes, posts) = open(2).unwrap();
-            let resolver = |post: Post| {
-                let socket = (post.0 > 0).then(|| Arc::new(UdpSocket::bind((CLIENT, 0)).unwrap()));
-                Resolver::new(post, &engine, &inboxes, socket.as_ref())
+            let (inboxes, inputs) = open(2).unwrap();
+            let resolver = |input: ResolverInput| {
+                let socket = (input.0 > 0).then(|| Arc::new(UdpSocket::bind((CLIENT, 0)).unwrap()));
+                Resolver::new(input, &engine, &inboxes, socket.as_ref())
             };
-            let resolvers = posts.map(resolver).collect();
+            let resolvers = inputs.map(resolver).collect();
             Self { engine, inboxes, resolvers, answered: Vec::new() }
         }
 
@@ -296,7 +303,7 @@ mod tests {
 
         /// Lets a client of a resolver's own socket ask.
         fn ask(&mut self, resolver: usize, client: &UdpSocket) {
-            let client = Client::Here(client.local_addr().unwrap(), None);
+            let client = Client::OwnSocket(client.local_addr().unwrap(), None);
             let waiter = Waiter { pending: self.pending(Transport::Udp), client };
             self.ask_by(resolver, waiter);
         }
@@ -311,7 +318,7 @@ mod tests {
         /// Lets a client ask over TCP.
         fn ask_over_tcp(&self) -> oneshot::Receiver<(Box<Pending>, Lookup)> {
             let (sender, receiver) = oneshot::channel();
-            self.inboxes[0].post(Waiter { pending: self.pending(Transport::Tcp), client: Client::Stream(sender) });
+            self.inboxes[0].post(Waiter { pending: self.pending(Transport::Tcp), client: Client::Tcp(sender) });
             receiver
         }
 
@@ -442,7 +449,7 @@ mod tests {
         assert_eq!(scene.answered, [(port(&one), false)]);
         assert_eq!(rcode(&two), 2);
         assert!(stream.try_recv().is_ok_and(|(_, lookup)| lookup.is_err()));
-        scene.ask_by(1, Waiter { pending: again, client: Client::Here(one.local_addr().unwrap(), None) });
+        scene.ask_by(1, Waiter { pending: again, client: Client::OwnSocket(one.local_addr().unwrap(), None) });
         scene.turn(1, Duration::ZERO);
         let (answer, source) = answer_to_query(&upstream);
         upstream.send_to(&answer, source).unwrap();

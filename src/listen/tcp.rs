@@ -255,7 +255,7 @@ impl Connection {
                 let engine = Arc::clone(&self.engine);
                 let (answers, unread) = (answers.clone(), Arc::clone(&self.link.unread));
                 let (sender, receiver) = oneshot::channel();
-                self.inbox.post(Waiter { pending, client: Client::Stream(sender) });
+                self.inbox.post(Waiter { pending, client: Client::Tcp(sender) });
                 tokio::spawn(async move {
                     // The answer is made only when there is room for it; what it is made of is shared.
                     if let Ok((pending, lookup)) = receiver.await

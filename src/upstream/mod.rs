@@ -47,11 +47,11 @@ pub struct Answered {
 
 /// What the tries of a question came to that a thread made itself, for those that follow.
 #[derive(Debug)]
-pub(crate) struct Tried {
+pub(crate) struct PreviousTries {
     /// Whose try ended it.
     server: SocketAddr,
     /// What came of that.
-    trial: Trial,
+    unanswered: Unanswered,
     /// Who was asked as well and has not answered.
     silent: Vec<SocketAddr>,
     /// How many tries were made.
@@ -62,7 +62,7 @@ pub(crate) struct Tried {
 
 /// What a try came to that brought no answer.
 #[derive(Debug)]
-enum Trial {
+enum Unanswered {
     /// Silence, longer than it is given; and the next upstream is not asked over UDP.
     Silent,
     /// An answer that did not fit: it is to be asked for over TCP.

@@ -14,7 +14,7 @@ use super::probe::{ask_aside, probe_doubted, probe_every};
 use super::race::Race;
 use super::schedule::max_tries;
 use super::server::{Server, Transport};
-use super::{Answered, Failure, FailureKind, Observer, Tried};
+use super::{Answered, Failure, FailureKind, Observer, PreviousTries};
 use crate::bounds::capacity;
 use crate::dns::rebinding::Reach;
 use crate::dns::response::Question;
@@ -237,7 +237,7 @@ impl Upstreams {
         &self,
         question: &Question,
         client: Holder,
-        tried: Option<Tried>,
+        tried: Option<PreviousTries>,
     ) -> Result<Answered, Failure> {
         if self.endpoints.is_empty() {
             let (kind, detail) = (FailureKind::NoUpstream, String::new());

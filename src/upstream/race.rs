@@ -15,7 +15,7 @@ use super::reply::TryError;
 use super::schedule::{MAX_PAUSE, interval, max_tries, pause};
 use super::server::Transport;
 use super::stream::STALLED_AFTER;
-use super::{Failure, FailureKind, Trial, Tried};
+use super::{Failure, FailureKind, PreviousTries, Unanswered};
 use crate::dns::response::Question;
 use crate::fair_share::Holder;
 
@@ -102,8 +102,8 @@ impl Race {
     }
 
     /// Takes account of tries that were made before.
-    pub(super) fn begin_after(&mut self, tried: Tried) {
-        let Tried { server, trial, silent, tries, spent: _ } = tried;
+    pub(super) fn begin_after(&mut self, tried: PreviousTries) {
+        let PreviousTries { server, unanswered, silent, tries, spent: _ } = tried;
         self.made = tries;
         // Who is silent had a turn.
         for address in silent {
@@ -114,19 +114,19 @@ impl Race {
             }
         }
         let Some(index) = self.order.iter().position(|other| other.server.address == server) else { return };
-        match trial {
-            Trial::Silent if index < self.next => {}
-            Trial::Silent => {
+        match unanswered {
+            Unanswered::Silent if index < self.next => {}
+            Unanswered::Silent => {
                 self.order[self.next..=index].rotate_right(1);
                 self.next += 1;
             }
-            Trial::Truncated | Trial::Flooded => {
-                self.flooded = matches!(trial, Trial::Flooded).then(|| Arc::clone(&self.order[index]));
+            Unanswered::Truncated | Unanswered::Flooded => {
+                self.flooded = matches!(unanswered, Unanswered::Flooded).then(|| Arc::clone(&self.order[index]));
                 self.order[..=index].rotate_right(1);
                 self.next = 0;
                 self.is_over_tcp = true;
             }
-            Trial::Failed(error) => {
+            Unanswered::Failed(error) => {
                 let endpoint = Arc::clone(&self.order[index]);
                 self.exclude(&endpoint, error);
             }

@@ -17,7 +17,7 @@ use mio::{Events, Interest, Poll, Token};
 use super::{DRAIN, Front, IN_A_ROW, Shared, TICK, Worker, own_cpus, stay_on};
 use crate::datagram::{BATCH, Receiver, Sender, Wait};
 use crate::listen::overload::Overload;
-use crate::listen::resolver::{Post, Resolver};
+use crate::listen::resolver::{Resolver, ResolverInput};
 use crate::telemetry::heartbeat::Heartbeat;
 
 /// Events taken at once.
@@ -32,7 +32,7 @@ impl Front {
         sockets: Vec<(UdpSocket, usize)>,
         threads: usize,
         shared: &Shared,
-        posts: &mut impl Iterator<Item = Post>,
+        inputs: &mut impl Iterator<Item = ResolverInput>,
     ) -> io::Result<Self> {
         let mut front = Self { threads: Vec::new() };
         let mut groups: Vec<Vec<Worker>> = Vec::new();
@@ -57,10 +57,10 @@ impl Front {
             let mut upstreams = Vec::with_capacity(workers.len());
             for (place, worker) in workers.iter().enumerate() {
                 register(worker.socket.as_raw_fd(), place)?;
-                let post = posts.next().ok_or(io::ErrorKind::InvalidInput)?;
+                let input = inputs.next().ok_or(io::ErrorKind::InvalidInput)?;
                 // Tokens after those of the sockets.
-                register(post.1.descriptor(), workers.len() + place)?;
-                upstreams.push(post);
+                register(input.1.descriptor(), workers.len() + place)?;
+                upstreams.push(input);
             }
             let name = format!("udp-{index}");
             let thread = thread::Builder::new().name(name).spawn(move || run(&workers, upstreams, poll))?;
@@ -84,23 +84,23 @@ struct Turn {
 
 impl Turn {
     /// Begins without a question.
-    fn new(worker: &Worker, post: Post) -> Self {
+    fn new(worker: &Worker, input: ResolverInput) -> Self {
         let Shared { engine, inboxes, .. } = &worker.shared;
-        let resolver = Resolver::new(post, engine, inboxes, Some(&worker.socket));
+        let resolver = Resolver::new(input, engine, inboxes, Some(&worker.socket));
         let overload = Overload::new(Instant::now());
         Self { resolver, receiver: Receiver::new(), sender: Sender::new(), overload }
     }
 }
 
 /// Looks after the sockets of these workers until told to stop; then answers what is in flight.
-fn run(workers: &[Worker], upstreams: Vec<Post>, mut poll: Poll) {
+fn run(workers: &[Worker], upstreams: Vec<ResolverInput>, mut poll: Poll) {
     let Some(first) = workers.first() else { return };
     if let Some(cpu) = first.cpu {
         stay_on(cpu);
     }
     // Tasks that ask over TCP, or another upstream after a failure, are spawned from this thread.
     let _runtime = first.shared.runtime.enter();
-    let turns = workers.iter().zip(upstreams).map(|(worker, post)| Turn::new(worker, post));
+    let turns = workers.iter().zip(upstreams).map(|(worker, input)| Turn::new(worker, input));
     let mut turns: Vec<Turn> = turns.collect();
     let mut events = Events::with_capacity(EVENTS);
     // Sockets that were not emptied: they are not told of again.
@@ -132,7 +132,7 @@ fn run(workers: &[Worker], upstreams: Vec<Post>, mut poll: Poll) {
         workers.iter().zip(&mut turns).for_each(|(worker, turn)| worker.hear_upstream(turn));
     }
     for (worker, Turn { resolver, mut sender, .. }) in workers.iter().zip(turns) {
-        resolver.close(&mut worker.here(&mut sender));
+        resolver.close(&mut worker.writer(&mut sender));
         worker.send(&mut sender);
     }
 }
@@ -170,7 +170,7 @@ impl Worker {
     fn hear_upstream(&self, turn: &mut Turn) {
         let Turn { resolver, sender, .. } = turn;
         if !resolver.is_idle() {
-            resolver.wait(Duration::ZERO, &mut self.here(sender));
+            resolver.wait(Duration::ZERO, &mut self.writer(sender));
             self.send(sender);
         }
     }

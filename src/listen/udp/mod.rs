@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
 
 use super::overload::Overload;
-use super::resolver::{Client, Inboxes, Post, Resolver, Waiter};
+use super::resolver::{Client, Inboxes, Resolver, ResolverInput, Waiter};
 use crate::bounds::UDP_BUFFER;
 use crate::datagram::{self, BATCH, LocalAddress, Receiver, Sender, Wait};
 use crate::engine::{Asked, Begun, Engine, Lookup, Pending, Transport};
@@ -67,7 +67,7 @@ impl Front {
         sockets: Vec<UdpSocket>,
         listener: usize,
         shared: &Shared,
-        posts: &mut impl Iterator<Item = Post>,
+        inputs: &mut impl Iterator<Item = ResolverInput>,
     ) -> io::Result<Self> {
         let mut front = Self { threads: Vec::new() };
         let cpus = own_cpus(sockets.len());
@@ -82,10 +82,10 @@ impl Front {
                 heartbeat: heartbeat.clone(),
                 cpu: cpus.get(index).copied(),
             };
-            let post = posts.next().ok_or(io::ErrorKind::InvalidInput)?;
-            post.1.watch(&worker.socket)?;
+            let input = inputs.next().ok_or(io::ErrorKind::InvalidInput)?;
+            input.1.watch(&worker.socket)?;
             let name = format!("udp-{listener}-{index}");
-            let thread = thread::Builder::new().name(name).spawn(move || worker.run(post))?;
+            let thread = thread::Builder::new().name(name).spawn(move || worker.run(input))?;
             front.threads.push((thread, heartbeat));
         }
         Ok(front)
@@ -176,13 +176,13 @@ struct Worker {
 
 impl Worker {
     /// Receives, answers and sends batches until told to stop; then answers what is in flight.
-    fn run(self, post: Post) {
+    fn run(self, input: ResolverInput) {
         if let Some(cpu) = self.cpu {
             stay_on(cpu);
         }
         // Tasks that ask over TCP, or another upstream after a failure, are spawned from this thread.
         let _runtime = self.shared.runtime.enter();
-        let mut resolver = Resolver::new(post, &self.shared.engine, &self.shared.inboxes, Some(&self.socket));
+        let mut resolver = Resolver::new(input, &self.shared.engine, &self.shared.inboxes, Some(&self.socket));
         let mut receiver = Receiver::new();
         let mut sender = Sender::new();
         let mut overload = Overload::new(Instant::now());
@@ -194,7 +194,7 @@ impl Worker {
                 Wait::First
             } else {
                 if !(1..=IN_A_ROW).contains(&in_a_row) {
-                    resolver.wait(if is_busy { Duration::ZERO } else { TICK }, &mut self.here(&mut sender));
+                    resolver.wait(if is_busy { Duration::ZERO } else { TICK }, &mut self.writer(&mut sender));
                     in_a_row = 0;
                 }
                 Wait::Never
@@ -220,10 +220,10 @@ impl Worker {
         self.empty_queue(&mut receiver, &mut resolver, &mut sender);
         let end = Instant::now() + DRAIN;
         while !resolver.is_idle() && Instant::now() < end {
-            resolver.wait(TICK, &mut self.here(&mut sender));
+            resolver.wait(TICK, &mut self.writer(&mut sender));
             self.send(&mut sender);
         }
-        resolver.close(&mut self.here(&mut sender));
+        resolver.close(&mut self.writer(&mut sender));
         self.send(&mut sender);
     }
 
@@ -280,12 +280,12 @@ impl Worker {
                 Begun::Answer => sender.queue(datagram.source, datagram.local),
                 Begun::Renew(pending) => {
                     sender.queue(datagram.source, datagram.local);
-                    resolver.ask(Waiter { pending, client: Client::Nobody }, &mut self.here(sender));
+                    resolver.ask(Waiter { pending, client: Client::Nobody }, &mut self.writer(sender));
                 }
                 Begun::Drop => {}
                 Begun::Wait(pending) => {
-                    let client = Client::Here(datagram.source, datagram.local);
-                    resolver.ask(Waiter { pending, client }, &mut self.here(sender));
+                    let client = Client::OwnSocket(datagram.source, datagram.local);
+                    resolver.ask(Waiter { pending, client }, &mut self.writer(sender));
                     waits = true;
                 }
             }
@@ -296,7 +296,7 @@ impl Worker {
     }
 
     /// Returns what answers clients of this socket.
-    fn here<'a>(
+    fn writer<'a>(
         &'a self,
         sender: &'a mut Sender,
     ) -> impl FnMut(&Pending, &Lookup, SocketAddr, Option<LocalAddress>) + 'a {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::flight::{Case, Try};
+use super::outstanding::{Case, Try};
 use super::{Mux, Waits};
 use crate::dns::response::{Casing, Edns};
 
@@ -16,25 +16,25 @@ impl<W: Waits, C> Mux<W, C> {
     pub(super) fn ask_with_less(&mut self, place: usize, one: Try, less: Edns, is_bare: bool) -> bool {
         let Some(port) = self.ports.get(one.key.port) else { return false };
         let (endpoint, around) = (Arc::clone(&port.endpoint), Arc::clone(&port.around));
-        let Some(flight) = self.flights[place].as_mut().filter(|flight| flight.is_asked_here()) else { return false };
+        let Some(asked) = self.outstanding[place].as_mut().filter(|asked| asked.is_asked_here()) else { return false };
         let server = endpoint.server.address;
-        let is_asked = flight.tries().any(|other| {
+        let is_asked = asked.tries().any(|other| {
             let is_there = self.ports.get(other.key.port).is_some_and(|port| port.endpoint.server.address == server);
             is_there && other.key != one.key && other.edns >= less
         });
         if !is_asked {
-            let Some(key) = self.ports.choose(&endpoint, &around, flight.holder) else { return false };
+            let Some(key) = self.ports.choose(&endpoint, &around, asked.holder) else { return false };
             let (casing, case) = match one.case {
                 Case::Tested => (Casing::LOWER, Case::Tested),
                 Case::Open | Case::Doubted => (endpoint.casing(|| self.ports.bits(), &around), Case::Open),
             };
-            self.ports.send(key, &flight.question, (casing, less), place);
-            flight.again.push(Try { key, since: Instant::now(), casing, case, edns: less, is_garbled: false, ..one });
+            self.ports.send(key, &asked.question, (casing, less), place);
+            asked.again.push(Try { key, since: Instant::now(), casing, case, edns: less, is_garbled: false, ..one });
         }
         endpoint.note_heard(&around);
         if !is_bare {
-            flight.take(one.key);
-            self.ports.land(one.key);
+            asked.take(one.key);
+            self.ports.release(one.key);
         }
         true
     }

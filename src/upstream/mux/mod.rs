@@ -4,7 +4,7 @@
 //! is not answered within the patience its upstream is given goes out again, to the next upstream or to the same, with
 //! an ID of its own and by chance from another port; whichever try is answered first counts. So a lost datagram costs
 //! one patience, and no other thread has to do with it. For what is out of the ordinary (a failure, an answer that needs
-//! TCP) a task asks on by [`Upstreams::ask_after`], with a [`Tried`] that says what is known: see [`elsewhere`].
+//! TCP) a task asks on by [`Upstreams::ask_after`], with a [`PreviousTries`] that says what is known: see [`task`].
 //!
 //! Deadlines are kept by a [`Wheel`], which says why.
 //!
@@ -14,14 +14,14 @@
 //! at once: what is in flight on it is asked again from a new port, its client's own, and over TCP when that one is flooded as
 //! well. Replies that come too late are told from guesses by what was asked from their port.
 
-mod elsewhere;
 mod fallback;
-mod flight;
 mod flood;
+mod outstanding;
 mod ports;
 mod readiness;
 mod refused;
-mod silence;
+mod retransmission;
+mod task;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -33,18 +33,18 @@ use std::time::{Duration, Instant};
 use hashbrown::HashTable;
 use mio::{Events, Token};
 
-use self::elsewhere::lost;
-use self::flight::{Case, Flight, Try};
+use self::outstanding::{Case, Outstanding, Try};
 use self::ports::{Key, Ports};
 pub(crate) use self::readiness::{Inbox, Readiness};
-use self::readiness::{Mail, POSTED, WATCHED};
+use self::readiness::{Message, POSTED, WATCHED};
+use self::task::lost;
 use super::endpoint::Returns;
 use super::pool::{DEAD_TIME, First};
 use super::reply::{self, TryError};
 use super::scope::Shown;
 use super::udp;
 use super::wheel::Wheel;
-use super::{Event, Failure, FailureKind, Transport, Trial, Tried, Upstreams};
+use super::{Event, Failure, FailureKind, PreviousTries, Transport, Unanswered, Upstreams};
 use crate::bounds::MAX_ASKERS;
 use crate::datagram::{Receiver, Wait};
 use crate::dns::response::{Casing, Question, ReplyCheck, Response, is_reply_to};
@@ -72,12 +72,12 @@ pub(crate) struct Mux<W, C> {
     /// The buffer for readiness events.
     events: Events,
     /// Questions in flight; a place is used again.
-    flights: Vec<Option<Flight<W, C>>>,
-    /// Free places in `flights`.
+    outstanding: Vec<Option<Outstanding<W, C>>>,
+    /// Free places in `outstanding`.
     free: Vec<usize>,
-    /// Places in `flights` by question.
+    /// Places in `outstanding` by question.
     by_question: HashTable<usize>,
-    /// The deadlines for the next try or the end, by place in `flights`.
+    /// The deadlines for the next try or the end, by place in `outstanding`.
     deadlines: Wheel,
     /// Places whose deadline is over; empty but while they are looked after.
     expired: Vec<usize>,
@@ -88,7 +88,7 @@ pub(crate) struct Mux<W, C> {
     /// The buffers for replies.
     receiver: Receiver,
     /// The receiving end of the thread's inbox.
-    mail: mpsc::Receiver<Mail<W>>,
+    messages: mpsc::Receiver<Message<W>>,
     /// The inbox, of which each task gets a copy.
     inbox: Inbox<W>,
     /// Queries of others that were posted and not given out.
@@ -111,17 +111,17 @@ pub(crate) enum Unclaimed<W> {
 }
 
 /// A question that has ended, or is no longer awaited.
-pub(crate) struct Landed<W, C> {
+pub(crate) struct Ended<W, C> {
     pub(crate) question: Arc<Question>,
     /// The right to ask it; none for a late answer.
     pub(crate) claim: Option<C>,
     /// The queries that wait for it.
     pub(crate) waiters: Vec<W>,
-    pub(crate) fate: Fate,
+    pub(crate) outcome: Outcome,
 }
 
 /// The outcome of a question.
-pub(crate) enum Fate {
+pub(crate) enum Outcome {
     /// An answer, and who gave it.
     Answered(Response, SocketAddr),
     /// No answer by the deadline, or a failure of all upstreams.
@@ -133,17 +133,17 @@ pub(crate) enum Fate {
 impl<W: Waits, C> Mux<W, C> {
     /// Makes one without sockets, whose tasks ask as many questions as `asking` has room for.
     pub(crate) fn new(readiness: Readiness<W>, asking: Arc<Shares>) -> Self {
-        let Readiness { poll, inbox, mail } = readiness;
+        let Readiness { poll, inbox, messages } = readiness;
         Self {
             ports: Ports::new(poll),
-            mail,
+            messages,
             inbox,
             posted: Vec::new(),
             asking,
             returns: None,
             returns_seen: 0,
             events: Events::with_capacity(64),
-            flights: Vec::new(),
+            outstanding: Vec::new(),
             free: Vec::new(),
             by_question: HashTable::new(),
             deadlines: Wheel::new(),
@@ -179,7 +179,7 @@ impl<W: Waits, C> Mux<W, C> {
             .first_over_udp(question, waiter.holder())
             .and_then(|first| Some((self.ports.choose(first.endpoint, upstreams.around(), waiter.holder())?, first)))
         else {
-            return self.ask_elsewhere_at_once(hash, waiter, enter);
+            return self.ask_in_task_at_once(hash, waiter, enter);
         };
         let (claim, waiter) = enter(waiter)?;
         let around = upstreams.around();
@@ -189,15 +189,15 @@ impl<W: Waits, C> Mux<W, C> {
         }
         let place = self.free_place();
         self.ports.send(key, waiter.question(), (casing, edns), place);
-        let mut flight = Flight::new(waiter, hash, claim);
-        let since = flight.since;
+        let mut asked = Outstanding::new(waiter, hash, claim);
+        let since = asked.since;
         if are_dead {
-            flight.review_at = since + DEAD_TIME;
+            asked.review_at = since + DEAD_TIME;
         }
-        flight.next_at = Some(since + patience);
-        flight.first = Some(Try { key, since, patience, casing, case: Case::Open, edns, is_garbled: false });
-        flight.count = 1;
-        self.add(place, flight);
+        asked.next_at = Some(since + patience);
+        asked.first = Some(Try { key, since, patience, casing, case: Case::Open, edns, is_garbled: false });
+        asked.count = 1;
+        self.add(place, asked);
         Ok(())
     }
 
@@ -209,15 +209,15 @@ impl<W: Waits, C> Mux<W, C> {
         waiter: W,
         enter: impl FnOnce(W) -> Result<(C, W), Unclaimed<W>>,
     ) -> Result<(), Unclaimed<W>> {
-        let Some(flight) = self.flights[place].as_mut() else { return Err(Unclaimed::Full(waiter)) };
-        if flight.claim.is_none() {
+        let Some(asked) = self.outstanding[place].as_mut() else { return Err(Unclaimed::Full(waiter)) };
+        if asked.claim.is_none() {
             return self.ask_once_more(place, waiter, enter);
         }
-        if flight.waiters.len() >= MAX_ASKERS {
+        if asked.waiters.len() >= MAX_ASKERS {
             return Err(Unclaimed::Full(waiter));
         }
-        flight.waiters.push(waiter);
-        if !flight.is_elsewhere {
+        asked.waiters.push(waiter);
+        if !asked.is_in_task {
             self.ask_for_repeat(place);
         }
         Ok(())
@@ -226,7 +226,7 @@ impl<W: Waits, C> Mux<W, C> {
     /// Returns whether a question is in flight on this thread.
     pub(crate) fn is_asking(&self, question: &Question) -> bool {
         let place = self.find(self.hasher.hash_one(question), question);
-        place.and_then(|place| self.flights[place].as_ref()).is_some_and(|flight| flight.claim.is_some())
+        place.and_then(|place| self.outstanding[place].as_ref()).is_some_and(|asked| asked.claim.is_some())
     }
 
     /// Returns the place of a question in flight.
@@ -242,18 +242,18 @@ impl<W: Waits, C> Mux<W, C> {
     /// Returns a place that no question has.
     fn free_place(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {
-            self.flights.push(None);
-            self.flights.len() - 1
+            self.outstanding.push(None);
+            self.outstanding.len() - 1
         })
     }
 
     /// Puts a question at a free place.
-    fn add(&mut self, place: usize, flight: Flight<W, C>) {
-        let hash = flight.hash;
-        self.deadlines.set(place, flight.due().duration_since(self.epoch));
-        self.flights[place] = Some(flight);
-        let flights = &self.flights;
-        self.by_question.insert_unique(hash, place, |&place| flights[place].as_ref().map_or(0, |flight| flight.hash));
+    fn add(&mut self, place: usize, asked: Outstanding<W, C>) {
+        let hash = asked.hash;
+        self.deadlines.set(place, asked.due().duration_since(self.epoch));
+        self.outstanding[place] = Some(asked);
+        let outstanding = &self.outstanding;
+        self.by_question.insert_unique(hash, place, |&place| outstanding[place].as_ref().map_or(0, |asked| asked.hash));
     }
 
     /// Sends the queries asked since the last time.
@@ -262,7 +262,7 @@ impl<W: Waits, C> Mux<W, C> {
     }
 
     /// Waits until a socket is ready, a deadline comes or `limit` is over, and hands out what landed.
-    pub(crate) fn wait(&mut self, limit: Duration, mut landed: impl FnMut(Landed<W, C>)) {
+    pub(crate) fn wait(&mut self, limit: Duration, mut on_end: impl FnMut(Ended<W, C>)) {
         let until_deadline = self.deadlines.until_next(self.epoch.elapsed());
         let timeout = until_deadline.map_or(limit, |deadline| deadline.min(limit));
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
@@ -271,29 +271,29 @@ impl<W: Waits, C> Mux<W, C> {
             for event in &events {
                 match event.token() {
                     WATCHED | POSTED => {}
-                    Token(token) => self.receive(token, &mut landed),
+                    Token(token) => self.receive(token, &mut on_end),
                 }
             }
         }
         self.events = events;
         self.note_returns();
-        self.expire(&mut landed);
+        self.expire(&mut on_end);
         // At last, and whatever woke: what was posted before a claim was given back is here by now, and an idle thread would
         // not look again.
-        self.collect(&mut landed);
+        self.collect(&mut on_end);
     }
 
     /// Ends all questions without an answer, as the thread ends, and takes what was posted until then.
-    pub(crate) fn close(&mut self, mut landed: impl FnMut(Landed<W, C>)) {
-        for place in 0..self.flights.len() {
-            self.end(place, Fate::Failed(lost()), &mut landed);
+    pub(crate) fn close(&mut self, mut on_end: impl FnMut(Ended<W, C>)) {
+        for place in 0..self.outstanding.len() {
+            self.end(place, Outcome::Failed(lost()), &mut on_end);
         }
         // After the claims were given back: so nothing is posted any more.
-        self.collect(&mut landed);
+        self.collect(&mut on_end);
     }
 
     /// Takes all replies of a socket.
-    fn receive(&mut self, token: usize, landed: &mut impl FnMut(Landed<W, C>)) {
+    fn receive(&mut self, token: usize, on_end: &mut impl FnMut(Ended<W, C>)) {
         let mut receiver = std::mem::replace(&mut self.receiver, Receiver::empty());
         'port: while let Some(port) = self.ports.get(token) {
             match receiver.receive(&port.socket, Wait::Never) {
@@ -301,7 +301,7 @@ impl<W: Waits, C> Mux<W, C> {
                     for index in 0..count {
                         // The rest of a batch is for nobody when its port has been left; another one may have the token.
                         let Some(bytes) = receiver.bytes(index) else { continue };
-                        if self.take_reply(token, bytes, receiver.is_cut(index), landed).is_break() {
+                        if self.take_reply(token, bytes, receiver.is_cut(index), on_end).is_break() {
                             break 'port;
                         }
                     }
@@ -314,7 +314,7 @@ impl<W: Waits, C> Mux<W, C> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The network says that nobody is there: all that is in flight here is lost.
                 Err(error) => {
-                    self.give_up_port(token, &|| TryError::network(&error), landed);
+                    self.give_up_port(token, &|| TryError::network(&error), on_end);
                     break;
                 }
             }
@@ -328,37 +328,37 @@ impl<W: Waits, C> Mux<W, C> {
         token: usize,
         bytes: &[u8],
         is_cut: bool,
-        landed: &mut impl FnMut(Landed<W, C>),
+        on_end: &mut impl FnMut(Ended<W, C>),
     ) -> ControlFlow<()> {
         let key = bytes.first_chunk().map(|id| Key { port: token, id: u16::from_be_bytes(*id) });
         let found = key.and_then(|key| Some((key, self.ports.find(key)?)));
-        let flight = found.and_then(|(key, place)| Some((key, place, self.flights[place].as_ref()?)));
-        let Some((key, place, flight)) = flight else { return self.ignore(token, bytes, landed) };
-        let Some(one) = flight.tries().find(|one| one.key == key).copied() else { return Continue(()) };
+        let asked = found.and_then(|(key, place)| Some((key, place, self.outstanding[place].as_ref()?)));
+        let Some((key, place, asked)) = asked else { return self.ignore(token, bytes, on_end) };
+        let Some(one) = asked.tries().find(|one| one.key == key).copied() else { return Continue(()) };
         let casing = one.casing;
         let mut is_bare = false;
-        let outcome = match is_reply_to(bytes, key.id, &flight.question, casing) {
-            ReplyCheck::OtherCase => return self.doubt_case(place, key, bytes, landed),
-            ReplyCheck::Ours { truncated, .. } if truncated || is_cut => Err(Trial::Truncated),
+        let outcome = match is_reply_to(bytes, key.id, &asked.question, casing) {
+            ReplyCheck::OtherCase => return self.doubt_case(place, key, bytes, on_end),
+            ReplyCheck::Ours { truncated, .. } if truncated || is_cut => Err(Unanswered::Truncated),
             ReplyCheck::Ours { .. } => match self.ports.get(token) {
-                Some(port) => reply::read(bytes, &flight.question, &port.around.reach).map_err(Trial::Failed),
+                Some(port) => reply::read(bytes, &asked.question, &port.around.reach).map_err(Unanswered::Failed),
                 None => return Continue(()),
             },
             ReplyCheck::NotOurs => match udp::bare_failure(bytes, key.id) {
                 Some(rcode) => {
                     is_bare = true;
-                    Err(Trial::Failed(TryError::unwilling(rcode, None)))
+                    Err(Unanswered::Failed(TryError::unwilling(rcode, None)))
                 }
-                None => return self.note_garbled(place, key, bytes, landed),
+                None => return self.note_garbled(place, key, bytes, on_end),
             },
         };
-        if let Err(Trial::Failed(error)) = &outcome
-            && let Some(less) = error.less(one.edns, &flight.question)
+        if let Err(Unanswered::Failed(error)) = &outcome
+            && let Some(less) = error.less(one.edns, &asked.question)
             && self.ask_with_less(place, one, less, is_bare)
         {
             return Continue(());
         }
-        self.land(place, key, outcome, landed);
+        self.end_try(place, key, outcome, on_end);
         Continue(())
     }
 
@@ -369,124 +369,131 @@ impl<W: Waits, C> Mux<W, C> {
         place: usize,
         key: Key,
         bytes: &[u8],
-        landed: &mut impl FnMut(Landed<W, C>),
+        on_end: &mut impl FnMut(Ended<W, C>),
     ) -> ControlFlow<()> {
-        let Some(flight) = self.flights[place].as_mut() else { return Continue(()) };
-        let may_doubt = flight.is_asked_here() && !flight.tries().any(|one| one.case == Case::Tested);
-        let Some(one) = flight.try_of(key).filter(|one| may_doubt && one.case == Case::Open) else {
-            return self.ignore(key.port, bytes, landed);
+        let Some(asked) = self.outstanding[place].as_mut() else { return Continue(()) };
+        let may_doubt = asked.is_asked_here() && !asked.tries().any(|one| one.case == Case::Tested);
+        let Some(one) = asked.try_of(key).filter(|one| may_doubt && one.case == Case::Open) else {
+            return self.ignore(key.port, bytes, on_end);
         };
         one.case = Case::Doubted;
         let one = *one;
         let Some(port) = self.ports.get(key.port) else { return Continue(()) };
         let (endpoint, around) = (Arc::clone(&port.endpoint), Arc::clone(&port.around));
         around.observer.observe(Event::OtherCase);
-        let Some(key) = self.ports.choose(&endpoint, &around, flight.holder) else { return Continue(()) };
-        self.ports.send(key, &flight.question, (Casing::LOWER, one.edns), place);
+        let Some(key) = self.ports.choose(&endpoint, &around, asked.holder) else { return Continue(()) };
+        self.ports.send(key, &asked.question, (Casing::LOWER, one.edns), place);
         let (since, casing, case) = (Instant::now(), Casing::LOWER, Case::Tested);
-        flight.again.push(Try { key, since, casing, case, is_garbled: false, ..one });
+        asked.again.push(Try { key, since, casing, case, is_garbled: false, ..one });
         Continue(())
     }
 
     /// Lets a task ask on for what came of the try at `server`, unless one does already, or there is nobody else to ask.
-    fn hand_over(&mut self, place: usize, server: SocketAddr, trial: Trial, landed: &mut impl FnMut(Landed<W, C>)) {
-        let Some(flight) = self.flights[place].as_mut() else { return };
-        if !flight.is_asked_here() {
+    fn ask_on_or_fail(
+        &mut self,
+        place: usize,
+        server: SocketAddr,
+        unanswered: Unanswered,
+        on_end: &mut impl FnMut(Ended<W, C>),
+    ) {
+        let Some(asked) = self.outstanding[place].as_mut() else { return };
+        if !asked.is_asked_here() {
             // It is kept as long as there is something to wait for.
-            if flight.claim.is_none() && flight.tries().next().is_none() {
+            if asked.claim.is_none() && asked.tries().next().is_none() {
                 self.remove(place);
             }
             return;
         }
-        let trial = match trial {
-            Trial::Failed(error) => match self.wait_for_return(place, server, error) {
-                Some(error) => Trial::Failed(error),
+        let unanswered = match unanswered {
+            Unanswered::Failed(error) => match self.wait_for_return(place, server, error) {
+                Some(error) => Unanswered::Failed(error),
                 None => return,
             },
-            trial => trial,
+            unanswered => unanswered,
         };
         let silent: Vec<SocketAddr> = self.asked(place).collect();
-        let Some(flight) = self.flights[place].as_ref() else { return };
-        let lone = flight.waiters.first().map(W::upstreams).filter(|upstreams| upstreams.is_lone());
-        match (trial, lone) {
+        let Some(asked) = self.outstanding[place].as_ref() else { return };
+        let lone = asked.waiters.first().map(W::upstreams).filter(|upstreams| upstreams.is_lone());
+        match (unanswered, lone) {
             // There is nobody else to ask.
-            (Trial::Failed(error), Some(lone)) => {
+            (Unanswered::Failed(error), Some(lone)) => {
                 let failure = error.at(Shown(server));
-                let fate = Fate::Failed(Failure { is_passing: failure.is_passing || lone.are_down(), ..failure });
-                self.end(place, fate, landed);
+                let outcome = Outcome::Failed(Failure { is_passing: failure.is_passing || lone.are_down(), ..failure });
+                self.end(place, outcome, on_end);
             }
-            (trial, _) => {
-                let tried = Tried { server, trial, silent, tries: flight.count, spent: flight.since.elapsed() };
-                self.ask_elsewhere(place, tried, landed);
+            (unanswered, _) => {
+                let tried =
+                    PreviousTries { server, unanswered, silent, tries: asked.count, spent: asked.since.elapsed() };
+                self.ask_in_task(place, tried, on_end);
             }
         }
     }
 
     /// Ends all tries of a socket, and the socket.
-    fn give_up_port(&mut self, token: usize, error: &dyn Fn() -> TryError, landed: &mut impl FnMut(Landed<W, C>)) {
+    fn give_up_port(&mut self, token: usize, error: &dyn Fn() -> TryError, on_end: &mut impl FnMut(Ended<W, C>)) {
         for (key, place) in self.ports.in_flight_on(token) {
-            self.land(place, key, Err(Trial::Failed(error())), landed);
+            self.end_try(place, key, Err(Unanswered::Failed(error())), on_end);
         }
         self.ports.close(token);
     }
 
     /// Ends a try, tells its upstream's health, and ends its flight.
-    fn land(
+    fn end_try(
         &mut self,
         place: usize,
         key: Key,
-        outcome: Result<Response, Trial>,
-        landed: &mut impl FnMut(Landed<W, C>),
+        outcome: Result<Response, Unanswered>,
+        on_end: &mut impl FnMut(Ended<W, C>),
     ) {
-        self.ports.land(key);
-        let Some(flight) = self.flights[place].as_mut() else { return };
-        let is_refused = flight.is_refused();
-        let Some(one) = flight.take(key) else { return };
+        self.ports.release(key);
+        let Some(asked) = self.outstanding[place].as_mut() else { return };
+        let is_refused = asked.is_refused();
+        let Some(one) = asked.take(key) else { return };
         let Some(port) = self.ports.get(key.port) else { return };
         let (server, taken) = (port.endpoint.server.address, one.since.elapsed());
-        let trial = match outcome {
+        let unanswered = match outcome {
             Ok(response) => {
-                port.endpoint.note_answered(&flight.question, Transport::Udp, taken, &port.around);
+                port.endpoint.note_answered(&asked.question, Transport::Udp, taken, &port.around);
                 port.endpoint.note_edns(one.edns, Ok(&response), &port.around);
                 if one.case == Case::Tested {
                     port.endpoint.note_loses_case(&port.around);
                 }
-                let Some(Flight { question, claim, waiters, .. }) = self.remove(place) else { return };
-                return landed(Landed { question, claim, waiters, fate: Fate::Answered(response, server) });
+                let Some(Outstanding { question, claim, waiters, .. }) = self.remove(place) else { return };
+                return on_end(Ended { question, claim, waiters, outcome: Outcome::Answered(response, server) });
             }
-            Err(trial) => trial,
+            Err(unanswered) => unanswered,
         };
-        match &trial {
-            Trial::Failed(error) => {
+        match &unanswered {
+            Unanswered::Failed(error) => {
                 port.endpoint.note_edns::<()>(one.edns, Err(error), &port.around);
                 match error.kind {
                     FailureKind::Network if is_refused => port.endpoint.note_refused_again(taken, &port.around),
-                    kind => port.endpoint.note_failed(&flight.question, flight.holder, kind, taken, &port.around),
+                    kind => port.endpoint.note_failed(&asked.question, asked.holder, kind, taken, &port.around),
                 }
             }
             // What follows over TCP tells how the upstream does.
-            Trial::Truncated => port.around.observer.observe(Event::Truncated),
-            Trial::Silent | Trial::Flooded => {}
+            Unanswered::Truncated => port.around.observer.observe(Event::Truncated),
+            Unanswered::Silent | Unanswered::Flooded => {}
         }
-        self.hand_over(place, server, trial, landed);
+        self.ask_on_or_fail(place, server, unanswered, on_end);
     }
 
     /// Takes a flight out of all tables.
-    fn remove(&mut self, place: usize) -> Option<Flight<W, C>> {
-        let flight = self.flights[place].take()?;
+    fn remove(&mut self, place: usize) -> Option<Outstanding<W, C>> {
+        let asked = self.outstanding[place].take()?;
         self.free.push(place);
         self.deadlines.cancel(place);
-        for one in flight.tries() {
-            self.ports.give_up(one.key, &flight.question);
+        for one in asked.tries() {
+            self.ports.give_up(one.key, &asked.question);
         }
-        if let Ok(entry) = self.by_question.find_entry(flight.hash, |&other| other == place) {
+        if let Ok(entry) = self.by_question.find_entry(asked.hash, |&other| other == place) {
             entry.remove();
         }
-        Some(flight)
+        Some(asked)
     }
 
     /// Returns whether the flight at a place is of this question.
     fn is_at(&self, place: usize, question: &Question) -> bool {
-        self.flights[place].as_ref().is_some_and(|flight| *flight.question == *question)
+        self.outstanding[place].as_ref().is_some_and(|asked| *asked.question == *question)
     }
 }

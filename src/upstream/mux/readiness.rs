@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token, Waker};
 
-use super::elsewhere::Outcome;
+use super::task::TaskOutcome;
 
 /// An epoll instance, and what other threads and tasks post to this one.
 pub(crate) struct Readiness<W> {
@@ -17,20 +17,20 @@ pub(crate) struct Readiness<W> {
     /// The sending end, for other threads and tasks.
     pub(super) inbox: Inbox<W>,
     /// The receiving end, for the thread.
-    pub(super) mail: Receiver<Mail<W>>,
+    pub(super) messages: Receiver<Message<W>>,
 }
 
 /// A message to a thread.
-pub(super) enum Mail<W> {
+pub(super) enum Message<W> {
     /// A query for a question that it asks, or is to ask.
     Query(W),
     /// The outcome of a task for one of its questions.
-    Outcome(Outcome),
+    Outcome(TaskOutcome),
 }
 
 /// The sending end of a thread's channel. It needs no bound of its own: waiting queries are counted, and so are tasks.
 pub(crate) struct Inbox<W> {
-    sender: Sender<Mail<W>>,
+    sender: Sender<Message<W>>,
     /// Ends the thread's waiting.
     waker: Arc<Waker>,
 }
@@ -44,12 +44,12 @@ impl<W> Clone for Inbox<W> {
 impl<W> Inbox<W> {
     /// Hands a query to the thread.
     pub(crate) fn post(&self, query: W) {
-        self.send(Mail::Query(query));
+        self.send(Message::Query(query));
     }
 
     /// Sends to the thread; one that has ended waits for nothing.
-    pub(super) fn send(&self, mail: Mail<W>) {
-        if self.sender.send(mail).is_ok()
+    pub(super) fn send(&self, messages: Message<W>) {
+        if self.sender.send(messages).is_ok()
             && let Err(error) = self.waker.wake()
         {
             tracing::debug!(%error, "thread not woken; it looks again within a tick");
@@ -64,8 +64,8 @@ impl<W> Readiness<W> {
     /// The system has no descriptor left.
     pub(crate) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let (waker, (sender, mail)) = (Arc::new(Waker::new(poll.registry(), POSTED)?), mpsc::channel());
-        Ok(Self { poll, inbox: Inbox { sender, waker }, mail })
+        let (waker, (sender, messages)) = (Arc::new(Waker::new(poll.registry(), POSTED)?), mpsc::channel());
+        Ok(Self { poll, inbox: Inbox { sender, waker }, messages })
     }
 
     /// Returns where others post to the thread.

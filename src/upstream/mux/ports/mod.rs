@@ -16,7 +16,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use self::apart::Apart;
-use crate::bounds::MAX_UPSTREAM_PORTS as LANE;
+use crate::bounds::MAX_UPSTREAM_PORTS as SET_SIZE;
 use crate::bounds::capacity;
 use crate::datagram::Sender;
 use crate::dns::response::{Casing, Edns, Question, ReplyCheck, is_reply_to, query_upstream};
@@ -80,13 +80,13 @@ pub(super) struct Ports {
     /// The sockets, by token; a place is used again.
     sockets: Vec<Option<Port>>,
     /// The sockets of each upstream that was asked. There are few: to look through them costs less than a hash.
-    lanes: Vec<Lane>,
+    socket_sets: Vec<SocketSet>,
     /// The sockets of those clients whose questions were in flight on a flooded one.
     apart: Vec<Apart>,
     /// Tokens of sockets with queries that have not left.
     unsent: Vec<usize>,
     /// The place of the question of each query in flight.
-    flights: HashMap<Key, usize, BuildHasherDefault<KeyHasher>>,
+    places: HashMap<Key, usize, BuildHasherDefault<KeyHasher>>,
     /// Tokens of sockets that take no new queries and are closed once nothing is in flight on them.
     retired: Vec<usize>,
     /// IDs and choices of port.
@@ -98,10 +98,10 @@ pub(super) struct Ports {
 }
 
 /// The sockets to one upstream.
-struct Lane {
+struct SocketSet {
     server: SocketAddr,
     /// Tokens, one a place; none before its first use.
-    ports: [Option<usize>; LANE],
+    ports: [Option<usize>; SET_SIZE],
     /// The place that queries of this batch go through.
     chosen: Option<usize>,
 }
@@ -131,11 +131,11 @@ pub(super) struct Port {
 impl Ports {
     /// Makes one without sockets, whose readiness `poll` tells.
     pub(super) fn new(poll: Poll) -> Self {
-        let (flights, random) = (HashMap::default(), Random::default());
-        let (lanes, apart, unsent) = (Vec::new(), Vec::new(), Vec::new());
+        let (places, random) = (HashMap::default(), Random::default());
+        let (socket_sets, apart, unsent) = (Vec::new(), Vec::new(), Vec::new());
         let (sockets, retired) = (Vec::new(), Vec::new());
         let (width, most_apart) = (capacity::granted().ports, capacity::granted().apart);
-        Self { poll, sockets, lanes, apart, unsent, flights, retired, random, width, most_apart }
+        Self { poll, sockets, socket_sets, apart, unsent, places, retired, random, width, most_apart }
     }
 
     /// Waits until a socket is ready.
@@ -153,7 +153,7 @@ impl Ports {
 
     /// Returns which flight a query belongs to, if it is in flight.
     pub(super) fn find(&self, key: Key) -> Option<usize> {
-        self.flights.get(&key).copied()
+        self.places.get(&key).copied()
     }
 
     /// Returns a socket to an upstream for a question of this holder, and an ID that is free on it; `None` when there is none.
@@ -174,7 +174,7 @@ impl Ports {
         // The reply to a query that was given up must not be taken for one to another question.
         let given_up = self.sockets[port].as_ref().map(|port| &port.given_up);
         keys.find(|key| {
-            !self.flights.contains_key(key) && given_up.is_none_or(|given_up| !given_up.contains_key(&key.id))
+            !self.places.contains_key(key) && given_up.is_none_or(|given_up| !given_up.contains_key(&key.id))
         })
     }
 
@@ -199,7 +199,7 @@ impl Ports {
         port.in_flight += 1;
         port.around.observer.observe(Event::Sent(Transport::Udp));
         port.endpoint.note_asked();
-        self.flights.insert(key, flight);
+        self.places.insert(key, flight);
     }
 
     /// Sends what was queued since the last time.
@@ -209,8 +209,8 @@ impl Ports {
                 port.sender.send(&port.socket);
             }
         }
-        for lane in &mut self.lanes {
-            lane.chosen = None;
+        for socket_set in &mut self.socket_sets {
+            socket_set.chosen = None;
         }
         self.retired.retain(|&token| {
             let is_needed = self.sockets[token].as_ref().is_some_and(|port| port.in_flight > 0);
@@ -222,8 +222,8 @@ impl Ports {
     }
 
     /// Takes a query out of flight.
-    pub(super) fn land(&mut self, key: Key) {
-        if self.flights.remove(&key).is_some()
+    pub(super) fn release(&mut self, key: Key) {
+        if self.places.remove(&key).is_some()
             && let Some(port) = self.sockets.get_mut(key.port).and_then(Option::as_mut)
         {
             port.in_flight -= 1;
@@ -232,7 +232,7 @@ impl Ports {
 
     /// Takes a query out of flight that is given up, and remembers its question: its reply may still come.
     pub(super) fn give_up(&mut self, key: Key, question: &Arc<Question>) {
-        self.land(key);
+        self.release(key);
         if let Some(port) = self.sockets.get_mut(key.port).and_then(Option::as_mut) {
             port.given_up.insert(key.id, Arc::clone(question));
         }
@@ -260,7 +260,7 @@ impl Ports {
 
     /// Returns what is in flight on a socket.
     pub(super) fn in_flight_on(&self, token: usize) -> Vec<(Key, usize)> {
-        self.flights.iter().filter(|(key, _)| key.port == token).map(|(key, flight)| (*key, *flight)).collect()
+        self.places.iter().filter(|(key, _)| key.port == token).map(|(key, flight)| (*key, *flight)).collect()
     }
 
     /// Closes a socket nothing is in flight on; closing takes it out of the poll.
@@ -284,11 +284,11 @@ impl Ports {
         for apart in self.apart.iter_mut().filter(|apart| apart.port == Some(token)) {
             apart.port = None;
         }
-        for lane in &mut self.lanes {
-            for (place, port) in lane.ports.iter_mut().enumerate() {
+        for socket_set in &mut self.socket_sets {
+            for (place, port) in socket_set.ports.iter_mut().enumerate() {
                 if *port == Some(token) {
                     *port = None;
-                    lane.chosen = lane.chosen.filter(|chosen| *chosen != place);
+                    socket_set.chosen = socket_set.chosen.filter(|chosen| *chosen != place);
                 }
             }
         }
@@ -297,19 +297,19 @@ impl Ports {
     /// Returns the socket that this batch's queries to an upstream go through.
     fn port(&mut self, endpoint: &Arc<Endpoint>, around: &Arc<Surroundings>) -> io::Result<usize> {
         let address = endpoint.server.address;
-        let index = self.lanes.iter().position(|lane| lane.server == address).unwrap_or_else(|| {
-            self.lanes.push(Lane { server: address, ports: [None; LANE], chosen: None });
-            self.lanes.len() - 1
+        let index = self.socket_sets.iter().position(|socket_set| socket_set.server == address).unwrap_or_else(|| {
+            self.socket_sets.push(SocketSet { server: address, ports: [None; SET_SIZE], chosen: None });
+            self.socket_sets.len() - 1
         });
-        let lane = &mut self.lanes[index];
-        let place = *lane.chosen.get_or_insert_with(|| usize::from(self.random.next()) % self.width);
-        if let Some(token) = lane.ports[place].filter(|&token| self.may_take_more(token, endpoint)) {
+        let socket_set = &mut self.socket_sets[index];
+        let place = *socket_set.chosen.get_or_insert_with(|| usize::from(self.random.next()) % self.width);
+        if let Some(token) = socket_set.ports[place].filter(|&token| self.may_take_more(token, endpoint)) {
             return Ok(token);
         }
         let token = self.open(endpoint, around)?;
         // Closing the one before has forgotten the choice.
-        let lane = &mut self.lanes[index];
-        (lane.ports[place], lane.chosen) = (Some(token), Some(place));
+        let socket_set = &mut self.socket_sets[index];
+        (socket_set.ports[place], socket_set.chosen) = (Some(token), Some(place));
         Ok(token)
     }
 

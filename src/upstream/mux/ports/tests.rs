@@ -65,7 +65,7 @@ fn late_replies_are_known_by_their_question_and_ports_with_many_take_no_new_quer
     assert_ne!(next.port, token, "a port of its own");
     ports.flush();
     assert!(ports.get(token).is_some(), "a reply is awaited on it");
-    ports.land(last);
+    ports.release(last);
     ports.flush();
     assert!(ports.get(token).is_none() && ports.retired.is_empty());
 }

@@ -1,4 +1,4 @@
-//! One question of a thread, and its queries in flight.
+//! An outstanding question of a thread, with the queries to upstreams that are in flight for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use crate::upstream::pool::REVIEW_EVERY;
 /// The time for which a task is awaited beyond its question's time, which it keeps by itself.
 pub(super) const OVERTIME: Duration = Duration::from_secs(1);
 
-/// One question in flight.
-pub(super) struct Flight<W, C> {
+/// An outstanding question.
+pub(super) struct Outstanding<W, C> {
     pub(super) question: Arc<Question>,
     /// The hash of the question.
     pub(super) hash: u64,
@@ -23,7 +23,7 @@ pub(super) struct Flight<W, C> {
     /// The right to ask it; `None` once it has ended, and then only a late answer is welcome.
     pub(super) claim: Option<C>,
     /// `true` while a task asks on.
-    pub(super) is_elsewhere: bool,
+    pub(super) is_in_task: bool,
     /// The queries that wait for it.
     pub(super) waiters: Vec<W>,
     /// The first try, while it is in flight.
@@ -48,7 +48,7 @@ pub(super) struct Flight<W, C> {
     pub(super) review_at: Instant,
 }
 
-/// One query in flight.
+/// A query in flight to an upstream.
 #[derive(Clone, Copy)]
 pub(super) struct Try {
     /// The socket and ID by which its reply is recognised.
@@ -79,7 +79,7 @@ pub(super) enum Case {
     Tested,
 }
 
-impl<W: Waits, C> Flight<W, C> {
+impl<W: Waits, C> Outstanding<W, C> {
     /// Makes a question that no try was made at, asked now by `waiter`.
     pub(super) fn new(waiter: W, hash: u64, claim: C) -> Self {
         let since = Instant::now();
@@ -88,7 +88,7 @@ impl<W: Waits, C> Flight<W, C> {
             hash,
             holder: waiter.holder(),
             claim: Some(claim),
-            is_elsewhere: false,
+            is_in_task: false,
             time: waiter.upstreams().around().question_time(),
             waiters: vec![waiter],
             first: None,
@@ -104,13 +104,13 @@ impl<W: Waits, C> Flight<W, C> {
     }
 }
 
-impl<W, C> Flight<W, C> {
+impl<W, C> Outstanding<W, C> {
     /// Returns the next time at which something is to be done about it.
     pub(super) fn due(&self) -> Instant {
         let end = self.since + self.time;
         let next = self.next_at.map_or(self.review_at, |next| next.min(self.review_at));
         match self.claim {
-            Some(_) if self.is_elsewhere => self.review_at.min(end + OVERTIME),
+            Some(_) if self.is_in_task => self.review_at.min(end + OVERTIME),
             Some(_) => next.min(end),
             // It has ended and is only kept for a late answer.
             None => end,
@@ -119,7 +119,7 @@ impl<W, C> Flight<W, C> {
 
     /// Returns whether this thread makes the tries at it.
     pub(super) fn is_asked_here(&self) -> bool {
-        self.claim.is_some() && !self.is_elsewhere
+        self.claim.is_some() && !self.is_in_task
     }
 
     /// Returns when the last try was made.
