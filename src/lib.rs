@@ -83,8 +83,7 @@
 //! | how are log lines filtered and written | `telemetry::log_filter`; `telemetry::log`, a thread of its own |
 //!
 //! Each third-party crate with an interface of its own has one home: `toml`, `toml_parser` and
-//! `annotate-snippets` in [`document`], `psl` and `idna` in [`policy`], `saphyr-parser` in `import::yaml`, hickory in [`upstream`], `notify` in
-//! `reload::watch`, `axum` in `listen::admin` and `api`, rustls in `api::connection::tls`, `toml_edit` in
+//! `annotate-snippets` in [`document`], `psl` and `idna` in [`policy`], `saphyr-parser` in `import::yaml`, `notify` in `reload::watch`, `axum` in `listen::admin` and `api`, rustls in `api::connection::tls`, `toml_edit` in
 //! `api::objects::object_file`, `prometheus-client` in `listen::admin::exposition`, `signal-hook` in
 //! `daemon::supervisor`, `sd-notify` in `daemon::systemd`, `clap` in [`cli`]. `unsafe` code is in `datagram` alone.
 

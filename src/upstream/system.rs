@@ -1,8 +1,6 @@
-//! The system's upstreams: the nameservers of a resolv.conf. The home of hickory-resolver.
+//! The system's upstreams: the nameservers of a resolv.conf (resolv.conf(5)).
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-
-use hickory_resolver::system_conf::parse_resolv_conf;
 
 use super::scope;
 use super::server::{Server, Transport};
@@ -27,10 +25,9 @@ pub struct Skipped {
 
 /// Returns the upstreams that the text of a resolv.conf names.
 ///
-/// Only `nameserver` lines are shown to hickory, one at a time: a `search` domain it cannot read would fail the
-/// whole text, and one bad line must not take the good ones with it. It drops the scope of a link-local address
-/// (`fe80::1%eth0`, hickory-resolver 0.26.3), so that is read here. All lines are used, not the first three that the C library
-/// takes.
+/// Only `nameserver` lines are read, each by itself: one bad line must not take the good ones with it, and a `search`
+/// domain that is none must not take the text. All lines are used, not the first three that the C library takes. Crates
+/// for the format read the text as a whole, or drop the scope of a link-local address (`fe80::1%eth0`).
 #[must_use]
 pub fn nameservers(text: &[u8]) -> Nameservers {
     let mut found = Nameservers::default();
@@ -54,12 +51,7 @@ pub fn nameservers(text: &[u8]) -> Nameservers {
 fn server(value: &str) -> Result<Server, String> {
     let (address, scope) = value.split_once('%').map_or((value, None), |(address, scope)| (address, Some(scope)));
     let no_address = || format!("`{value}`: not an address");
-    // hickory logs what it cannot read, by a line number of its own; what is wrong is told once, and by us.
-    if address.parse::<IpAddr>().is_err() {
-        return Err(no_address());
-    }
-    let config = parse_resolv_conf(format!("nameserver {address}")).map_err(|_| no_address())?.0;
-    let ip = config.name_servers().first().ok_or_else(no_address)?.ip;
+    let ip: IpAddr = address.parse().map_err(|_| no_address())?;
     let server = Server::at(ip).map_err(|error| error.to_string())?;
     let (v6, scope) = match (ip, scope) {
         (_, None) => return Ok(server),
