@@ -24,7 +24,8 @@ const REPEAT_AFTER: Duration = Duration::from_secs(1);
 /// The number of further tries that a question gets because clients ask again.
 const MAX_REPEATED: usize = 2;
 
-/// The silence after which a question is asked again when an upstream is heard again: its reply may be on the way before.
+/// The least time between a question's last try and the next one when an upstream is heard again: the reply to the last
+/// one may be on the way.
 const RETURNED_AFTER: Duration = Duration::from_millis(100);
 
 /// The time between two questions of a thread that are asked again when an upstream is heard again, so that it is not silent
@@ -128,9 +129,10 @@ impl<W: Waits, C> Mux<W, C> {
         let (now, mut due) = (Instant::now(), Duration::ZERO);
         for (place, asked) in self.outstanding.iter_mut().enumerate() {
             let Some(asked) = asked.as_mut().filter(|asked| asked.is_asked_here()) else { continue };
-            let is_silent = asked.last_try().is_some_and(|last| now.duration_since(last) >= RETURNED_AFTER);
-            if is_silent && asked.next_at.is_some_and(|next| next > now + due) {
-                asked.next_at = Some(now + due);
+            let Some(last) = asked.last_try() else { continue };
+            let at = (now + due).max(last + RETURNED_AFTER);
+            if asked.next_at.is_some_and(|next| next > at) {
+                asked.next_at = Some(at);
                 self.deadlines.set(place, asked.due().duration_since(self.epoch));
                 due = (due + RETURN_PACE).min(MAX_RETURN_DELAY);
             }
