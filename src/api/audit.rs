@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::api::auth::Principal;
-use crate::api::objects::{ObjectKind, revision};
+use crate::api::objects::{ApiKind, revision};
 use crate::api::request::counts::RequestCounts;
 use crate::bounds::MAX_AUDIT_QUEUE;
 use crate::document::Diagnostic;
@@ -48,7 +48,7 @@ pub(in crate::api) enum AuditAction {
 impl AuditAction {
     /// Returns the action on an object as records have it, such as `network_policy.create`.
     fn on(self, id: &str) -> String {
-        let kind = ObjectKind::of_id(id).map_or("file", ObjectKind::name).replace(' ', "_");
+        let kind = ApiKind::of_id(id).map_or("file", ApiKind::name).replace(' ', "_");
         let verb = match self {
             Self::Create => "create",
             Self::Update => "update",
@@ -259,6 +259,7 @@ impl AuditThread {
         if line.is_announcement && line.written.is_closed() {
             return Ok(());
         }
+        // A pipe that was full a moment ago costs the next change no time.
         let patience = if self.file.is_refusing() { Duration::ZERO } else { PATIENCE };
         let written = self.file.append(&line.octets, patience);
         written.map_err(|AppendError { error, .. }| {
@@ -275,7 +276,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::auth::Role;
+    use crate::api::auth::TokenRole;
 
     /// Waits for something that needs no other tasks.
     fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -285,7 +286,7 @@ mod tests {
     /// Records the creation of an object with the text `new`, or its removal.
     fn record(audit: &AuditLog, id: &str, texts: [Option<&str>; 2]) {
         let source = Some("192.0.2.7".parse().unwrap());
-        let principal = Principal { name: "admin:0123abcd".into(), role: Role::Admin, source };
+        let principal = Principal { name: "admin:0123abcd".into(), role: TokenRole::Admin, source };
         block_on(audit.append(&principal, (AuditAction::Create, id), texts, 7));
     }
 

@@ -23,7 +23,7 @@ const KEEP: Duration = Duration::from_hours(1);
 /// The responses by request id.
 #[derive(Default)]
 pub(super) struct IdempotencyCache {
-    entries: Mutex<Entries>,
+    entries: Mutex<CacheEntries>,
     /// The hash function of [`RequestKey::fingerprint`].
     hasher: RandomState,
 }
@@ -46,7 +46,7 @@ pub(super) enum CachedResponse {
 }
 
 #[derive(Default)]
-struct Entries {
+struct CacheEntries {
     by_id: HashMap<Arc<str>, CacheEntry>,
     owned: ByHolder<OwnedEntries>,
     /// The octets of all bodies.
@@ -71,7 +71,7 @@ struct CacheEntry {
 }
 
 /// One request with its entry. The entry of a request that failed is removed, unless a retry already waits for it.
-struct Attempt<'c> {
+struct RequestAttempt<'c> {
     cache: &'c IdempotencyCache,
     key: &'c RequestKey,
     response: Arc<OnceCell<CachedResponse>>,
@@ -93,7 +93,7 @@ impl IdempotencyCache {
         key: &RequestKey,
         execute: impl Future<Output = Result<CachedResponse, ApiError>>,
     ) -> Result<CachedResponse, ApiError> {
-        let attempt = Attempt { cache: self, key, response: self.response(key)? };
+        let attempt = RequestAttempt { cache: self, key, response: self.response(key)? };
         let executed = attempt.response.get_or_try_init(|| async {
             let response = execute.await?;
             lock(&self.entries).count(key, &attempt.response, &response);
@@ -107,6 +107,7 @@ impl IdempotencyCache {
         let mut entries = lock(&self.entries);
         entries.expire(key.holder);
         if let Some(entry) = entries.by_id.get(&key.id) {
+            // The same id with another body is a mistake of the client: any response would be wrong for one of the two.
             if entry.fingerprint == key.fingerprint {
                 return Ok(Arc::clone(&entry.response));
             }
@@ -123,7 +124,7 @@ impl IdempotencyCache {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for RequestAttempt<'_> {
     fn drop(&mut self) {
         let mut entries = lock(&self.cache.entries);
         // Dropped before the lock is released, so that the last of two attempts that end together sees that it is.
@@ -140,7 +141,7 @@ impl Drop for Attempt<'_> {
     }
 }
 
-impl Entries {
+impl CacheEntries {
     /// Counts the octets of a response, unless its entry was evicted while the request was executed.
     fn count(&mut self, key: &RequestKey, cell: &Arc<OnceCell<CachedResponse>>, response: &CachedResponse) {
         let CachedResponse::Body(body) = response else { return };
@@ -162,6 +163,7 @@ impl Entries {
         }
         loop {
             let own = self.owned.get(&holder).map_or((0, 0), |own| (own.order.len(), own.octets));
+            // The rule of all shares: a holder may have as much as is still free.
             let free = (MAX_RETRIES.saturating_sub(self.by_id.len()), MAX_RETRY_OCTETS.saturating_sub(self.octets));
             if own.0 < free.0 && own.1 <= free.1 {
                 return;

@@ -38,7 +38,7 @@ use self::builds::Builds;
 use self::connection::tls::Certificate;
 use self::file_probe::FileProbe;
 use self::idempotency::IdempotencyCache;
-use self::objects::id::Ids;
+use self::objects::id::ObjectIds;
 pub(crate) use self::objects::reserved::Reserved;
 use self::objects::writer::WriterState;
 use self::quotas::Quotas;
@@ -57,7 +57,7 @@ use crate::reload::{Changer, ReloadStatus};
 const PROBE: Duration = Duration::from_secs(1);
 
 /// The state that all requests share.
-pub(crate) struct Control {
+pub(crate) struct ApiState {
     engine: Arc<Engine>,
     /// The handle that writes files and puts them into force.
     changer: Changer,
@@ -70,8 +70,8 @@ pub(crate) struct Control {
     progress: Arc<ReloadStatus>,
     /// The probe of the token file and the certificate for the status.
     probe: FileProbe,
-    ids: Ids,
-    /// The lock on writes, held until a change is in force: see [`Control::write`].
+    ids: ObjectIds,
+    /// The lock on writes, held until a change is in force: see [`ApiState::write`].
     writer: Mutex<WriterState>,
     /// The channel that reports each change to long polls.
     changed: watch::Sender<()>,
@@ -109,7 +109,7 @@ impl Opened {
     }
 }
 
-impl Control {
+impl ApiState {
     /// Makes the state from the objects in force.
     pub(crate) fn new(
         engine: Arc<Engine>,
@@ -118,7 +118,8 @@ impl Control {
     ) -> Arc<Self> {
         let Opened { settings, access, certificate, audit, counts, reserved } = opened;
         let snapshot = Arc::clone(&engine.view().snapshot);
-        let ids = Ids::after(snapshot.records().map(ApiTable::id));
+        // Of files that a person wrote into the folder, too: an id is never given out twice.
+        let ids = ObjectIds::after(snapshot.records().map(ApiTable::id));
         let writer = Mutex::new(WriterState::new(&snapshot, &settings));
         Arc::new(Self {
             engine,
@@ -150,6 +151,7 @@ impl Control {
                 certificate.look();
             }
         };
+        // The status must not hang with the file system: it is what an operator looks at first.
         let looked = self.probe.look(look).await;
         let errors = [
             looked.is_none().then(|| "the file system of the token file or the certificate does not answer".to_owned()),

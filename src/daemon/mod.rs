@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use self::prepare::{Prepared, Start, StartRefusal};
 use self::supervisor::{StopReason, Supervisor};
 use crate::api::connection::socket::ControlSocket;
-use crate::api::{self, Control, Opened, Reserved};
+use crate::api::{self, ApiState, Opened, Reserved};
 use crate::bounds::{MAX_LOGGED, MAX_TOLD_LINE};
 use crate::config::Config;
 use crate::document::shortened;
@@ -54,7 +54,7 @@ pub(crate) struct Daemon {
     service: Arc<Service>,
     sockets: Sockets,
     /// The API, if there is one.
-    control: Option<Arc<Control>>,
+    control: Option<Arc<ApiState>>,
     takeover: Option<Takeover>,
     reloader: Reloader,
     runtime: Runtime,
@@ -104,7 +104,7 @@ impl Daemon {
         let reloader =
             Reloader::new(loaded, (path, config), listeners, (upstreams, chosen), Arc::clone(&engine), set_log_filter);
         let control =
-            opened.map(|opened| Control::new(Arc::clone(&engine), (reloader.changer(), reloader.status()), opened));
+            opened.map(|opened| ApiState::new(Arc::clone(&engine), (reloader.changer(), reloader.status()), opened));
         let api = (control.clone(), request_counts);
         let service = Service::new(engine, reloader.status(), (record_counts, log), api, configuration);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -160,7 +160,7 @@ impl Daemon {
 async fn serve_api(
     service: Arc<Service>,
     socket: Feature<ControlSocket>,
-    control: Arc<Control>,
+    control: Arc<ApiState>,
     (stop, offered): (watch::Receiver<bool>, Option<Offered>),
     made: Arc<OnceLock<PathBuf>>,
 ) {
@@ -176,7 +176,7 @@ async fn serve_api(
             offered.add(socket);
         }
     }
-    match api::connection::Listener::from_socket(socket) {
+    match api::connection::ApiListener::from_socket(socket) {
         Ok(listener) => api::connection::serve(listener, control, stop).await,
         Err(error) => service.lacking.note(Purpose::Api, None, &error.to_string()),
     }
@@ -210,7 +210,7 @@ impl Serving {
     fn start(
         runtime: &Runtime,
         service: &Arc<Service>,
-        (sockets, control): (Sockets, Option<Arc<Control>>),
+        (sockets, control): (Sockets, Option<Arc<ApiState>>),
         (reloader, offered): (Reloader, Option<Offered>),
     ) -> io::Result<Self> {
         let _in_runtime = runtime.enter();

@@ -24,7 +24,7 @@ use crate::reload::out_of_date::Beginning;
 pub(crate) struct Principal {
     /// The name in audit records: the role and the beginning of the token's SHA-256.
     pub(crate) name: Arc<str>,
-    pub(crate) role: Role,
+    pub(crate) role: TokenRole,
     /// The address of the client; `None` on a Unix socket.
     pub(crate) source: Option<IpAddr>,
 }
@@ -32,18 +32,18 @@ pub(crate) struct Principal {
 impl Principal {
     /// Returns the principal of changes that the process makes itself.
     pub(crate) fn own() -> Self {
-        Self { name: "hostgate".into(), role: Role::Admin, source: None }
+        Self { name: "hostgate".into(), role: TokenRole::Admin, source: None }
     }
 
     /// Returns the holder of the principal's shares of the quotas.
     pub(crate) fn requester(&self) -> Requester {
-        Requester { holder: Holder::named(&self.name), is_admin: self.role == Role::Admin }
+        Requester { holder: Holder::named(&self.name), is_admin: self.role == TokenRole::Admin }
     }
 }
 
 /// The role of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum TokenRole {
     /// Reads and changes.
     Admin,
     /// Reads.
@@ -52,7 +52,7 @@ pub(crate) enum Role {
 
 /// The purpose of a request, by which access, limits and the end of the process treat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum RequestPurpose {
     /// The `OpenAPI` document, which needs no token.
     Describe,
     Read,
@@ -72,7 +72,7 @@ pub(super) struct Access {
     allow_clients: bool,
 }
 
-impl Role {
+impl TokenRole {
     /// Returns the name in token files and audit records.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
@@ -82,7 +82,7 @@ impl Role {
     }
 }
 
-impl Purpose {
+impl RequestPurpose {
     pub(super) fn of(head: &Parts) -> Self {
         let path = head.uri.path();
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
@@ -134,7 +134,7 @@ impl Access {
         source: Option<IpAddr>,
         head: &Parts,
     ) -> Result<Option<Principal>, Refusal> {
-        let purpose = Purpose::of(head);
+        let purpose = RequestPurpose::of(head);
         // Before the token, so that a devbox cannot use one that leaked.
         if let Some(source) = source.filter(|_| !self.allow_clients)
             && let Some(client) = snapshot.asker(source, 0).client
@@ -146,7 +146,7 @@ impl Access {
             );
             return Err(refuse(Outcome::ClientAddress, StatusCode::FORBIDDEN, message));
         }
-        if purpose == Purpose::Describe {
+        if purpose == RequestPurpose::Describe {
             return Ok(None);
         }
         let Some(token) = bearer(&head.headers) else {
@@ -154,6 +154,7 @@ impl Access {
             return Err(refuse(Outcome::NoToken, StatusCode::UNAUTHORIZED, message));
         };
         let (tokens, token) = (Arc::clone(&self.tokens), token.to_owned());
+        // On the other thread: the token file may be on a network file system that hangs.
         let (role, name) = match self.probe.look(move || tokens.find(&token)).await {
             Some(Ok(Some(found))) => found,
             None => {
@@ -173,7 +174,7 @@ impl Access {
                 return Err(refuse(Outcome::Failed, StatusCode::SERVICE_UNAVAILABLE, message));
             }
         };
-        if role == Role::Viewer && purpose == Purpose::Change {
+        if role == TokenRole::Viewer && purpose == RequestPurpose::Change {
             let message = "this token is a viewer's, which only reads: use an admin's";
             return Err(refuse(Outcome::Viewer, StatusCode::FORBIDDEN, message));
         }
@@ -207,22 +208,22 @@ mod tests {
 
     #[test]
     fn only_reading_and_waiting_is_no_change() {
-        const CASES: &[(&str, &str, Purpose)] = &[
-            ("GET", "/v1/devboxes", Purpose::Read),
-            ("HEAD", "/openapi.json", Purpose::Describe),
-            ("POST", "/openapi.json", Purpose::Change),
-            ("GET", "/openapi.json/", Purpose::Read),
-            ("POST", "/v1/devboxes/dbx_1/wait_for_status", Purpose::Wait),
-            ("POST", "/v1/devboxes//wait_for_status", Purpose::Change),
-            ("PUT", "/v1/devboxes/dbx_1/wait_for_status", Purpose::Change),
-            ("POST", "/v1/devboxes/dbx_1/wait_for_status/", Purpose::Change),
-            ("POST", "/v1/network-policies/wait_for_status", Purpose::Change),
-            ("POST", "/v1/network-policies/x/wait_for_status", Purpose::Change),
-            ("OPTIONS", "/v1/devboxes", Purpose::Change),
+        const CASES: &[(&str, &str, RequestPurpose)] = &[
+            ("GET", "/v1/devboxes", RequestPurpose::Read),
+            ("HEAD", "/openapi.json", RequestPurpose::Describe),
+            ("POST", "/openapi.json", RequestPurpose::Change),
+            ("GET", "/openapi.json/", RequestPurpose::Read),
+            ("POST", "/v1/devboxes/dbx_1/wait_for_status", RequestPurpose::Wait),
+            ("POST", "/v1/devboxes//wait_for_status", RequestPurpose::Change),
+            ("PUT", "/v1/devboxes/dbx_1/wait_for_status", RequestPurpose::Change),
+            ("POST", "/v1/devboxes/dbx_1/wait_for_status/", RequestPurpose::Change),
+            ("POST", "/v1/network-policies/wait_for_status", RequestPurpose::Change),
+            ("POST", "/v1/network-policies/x/wait_for_status", RequestPurpose::Change),
+            ("OPTIONS", "/v1/devboxes", RequestPurpose::Change),
         ];
         for (method, path, purpose) in CASES {
             let (head, ()) = Request::builder().method(*method).uri(*path).body(()).unwrap().into_parts();
-            assert_eq!(Purpose::of(&head), *purpose, "{method} {path}");
+            assert_eq!(RequestPurpose::of(&head), *purpose, "{method} {path}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-use crate::api::auth::Role;
+use crate::api::auth::TokenRole;
 use crate::api::auth::secret_file::{self, FileError};
 use crate::api::hex;
 use crate::document::{Diagnostic, Place, Severity};
@@ -43,7 +43,7 @@ struct ReadTokens {
 struct Token {
     /// The SHA-256 of the token.
     hash: [u8; SHA256_OUTPUT_LEN],
-    role: Role,
+    role: TokenRole,
 }
 
 /// The reason why no token is accepted.
@@ -70,10 +70,11 @@ impl TokenFile {
     ///
     /// # Errors
     /// The file is bad or cannot be read.
-    pub(in crate::api) fn find(&self, token: &[u8]) -> Result<Option<(Role, String)>, Unreadable> {
+    pub(in crate::api) fn find(&self, token: &[u8]) -> Result<Option<(TokenRole, String)>, Unreadable> {
         let tokens = self.current()?;
         let hash = digest(&SHA256, token);
         // All tokens are compared in constant time, so that the time says nothing about how close a guess is.
+        // The index is selected without a branch, too.
         let mut found = 0_u64;
         for (number, token) in (1..).zip(tokens.iter()) {
             let same: Choice = token.hash.as_slice().ct_eq(hash.as_ref());
@@ -201,8 +202,8 @@ fn parse_line(line: &[u8]) -> Result<Token, (&'static str, &'static str)> {
     const SHAPE: &str = "a line is `[ROLE ]TOKEN`; ROLE is `admin` or `viewer`";
     let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     let (role, token) = match (words.next(), words.next(), words.next()) {
-        (Some(token), None, _) | (Some(b"admin"), Some(token), None) => (Role::Admin, token),
-        (Some(b"viewer"), Some(token), None) => (Role::Viewer, token),
+        (Some(token), None, _) | (Some(b"admin"), Some(token), None) => (TokenRole::Admin, token),
+        (Some(b"viewer"), Some(token), None) => (TokenRole::Viewer, token),
         (_, Some(_), None) => return Err(("the first word is no role", SHAPE)),
         _ => return Err(("there are more than two words", SHAPE)),
     };
@@ -242,7 +243,7 @@ mod tests {
     use super::*;
 
     /// Parses a file; returns the roles, or the errors.
-    fn read(text: &str) -> Result<Vec<Role>, Vec<String>> {
+    fn read(text: &str) -> Result<Vec<TokenRole>, Vec<String>> {
         let tokens = parse(Path::new("token"), text.as_bytes());
         let roles = tokens.map(|tokens| tokens.iter().map(|token| token.role).collect());
         roles.map_err(|wrong| wrong.iter().map(ToString::to_string).collect())
@@ -252,7 +253,7 @@ mod tests {
     fn a_line_is_a_role_and_a_token_or_its_hash() {
         let text = "# people\r\n\r\n0123456789abcdef\r\n  viewer\tviewer-0123456789 \nadmin admin-0123456789abc\n\
                     viewer sha256:9F86D081884C7D659A2FEAA0C55AD015A3BF4F1B2B0B822CD15D6C15B0F00A08";
-        assert_eq!(read(text), Ok(vec![Role::Admin, Role::Viewer, Role::Admin, Role::Viewer]));
+        assert_eq!(read(text), Ok(vec![TokenRole::Admin, TokenRole::Viewer, TokenRole::Admin, TokenRole::Viewer]));
         let hashed = parse_line(b"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08").unwrap();
         assert_eq!(hashed.hash.as_slice(), digest(&SHA256, b"test").as_ref());
     }

@@ -71,6 +71,7 @@ impl Builds {
     /// Returns the output of a build as the API shows it; empty if it is not kept any more.
     pub(super) fn lines(&self, id: &str) -> Vec<Value> {
         let logs = lock(&self.logs);
+        // The lines are formatted without the lock: a build that writes a lot must not wait for a reader.
         let found = logs.iter().find(|(known, _)| **known == *id).map(|(_, log)| Arc::clone(log));
         drop(logs);
         found.map(|log| log.lines()).unwrap_or_default()

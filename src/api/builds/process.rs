@@ -55,6 +55,7 @@ pub(in crate::api) async fn run(
         pipes.spawn(async move { out.read("info", stdout).await });
         pipes.spawn(async move { err.read("warn", stderr).await });
     }
+    // A builder that reads nothing and closes its output still runs: only its exit counts.
     let exited = tokio::select! {
         status = child.wait() => Some(status.map_or_else(BuildEnd::NotRun, BuildEnd::Exited)),
         () = tokio::time::sleep(builder.timeout) => None,

@@ -71,6 +71,7 @@ impl ConnectionLimit {
 
     fn permit(self: &Arc<Self>, open: &mut OpenConnections, source: Holder) -> Option<ConnectionPermit> {
         let (count, most) = (open.by_number.len(), capacity::granted().control);
+        // Closing connections do not hold up new ones, but a flood of both must end: their number is bounded.
         if count >= most || count - open.closing >= most - most_closing() {
             return None;
         }
@@ -92,6 +93,7 @@ fn most_closing() -> usize {
 fn evict_for_another(open: &mut OpenConnections) -> bool {
     let now = Instant::now();
     let ranked: Vec<_> = open.by_number.values().filter_map(|state| Some((state.eviction_rank()?, state))).collect();
+    // A holder is judged by all its connections of a class, also those that cannot be closed yet.
     let mut counts = HashMap::new();
     for (rank, _) in &ranked {
         *counts.entry((rank.is_known, rank.holder)).or_insert(0_usize) += 1;

@@ -40,14 +40,14 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The state of a connection, shared by its stream, its requests and its answers.
 pub(in crate::api) struct ConnectionState {
-    state: Mutex<State>,
+    state: Mutex<InnerState>,
     /// Notified to close the connection for a new one.
     evict: Notify,
     /// Notified when a request begins.
     begun: Notify,
 }
 
-struct State {
+struct InnerState {
     /// The beginning of the present period with requests, or without.
     since: Instant,
     /// The time at which the first octet of a head came.
@@ -111,7 +111,7 @@ pub(in crate::api) struct EvictionRank {
 impl ConnectionState {
     /// Makes the state of a connection that was just accepted from `source`.
     pub(in crate::api) fn new(source: Holder) -> Arc<Self> {
-        let state = State {
+        let state = InnerState {
             since: Instant::now(),
             head_since: None,
             blocked_since: None,
@@ -131,7 +131,7 @@ impl ConnectionState {
         Arc::new(Self { state: Mutex::new(state), evict: Notify::new(), begun: Notify::new() })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, InnerState> {
         lock(&self.state)
     }
 
@@ -180,6 +180,7 @@ impl ConnectionState {
             state.since = Instant::now();
         }
         state.running += 1;
+        // A client that was known stays so: its next request may lack a token by mistake.
         state.client = state.client.max(ClientState::Unknown);
         state.head_since = None;
         let number = state.next;
@@ -205,6 +206,7 @@ impl ConnectionState {
         let state = self.state();
         let answers = state.answers.values().map(|(end, next)| *end.min(next)).min();
         let blocked = state.blocked_since.map(|since| since + STALL);
+        // A blocked socket covers HTTP/1; an HTTP/2 client with a window of one octet blocks nothing.
         let stalled = [blocked, answers].into_iter().flatten().map(|at| (at, Expiry::Slow));
         let idle = (state.running == 0).then(|| match (state.closing_since, state.head_since) {
             (Some(since), _) => (since + LINGER, Expiry::Idle),

@@ -23,13 +23,13 @@ const MOST_SHOWN: usize = 10;
 
 /// A pool of addresses. It gives them out in order, so that one which was released is not used again soon.
 #[derive(Debug)]
-pub(in crate::api) struct Pool {
+pub(in crate::api) struct AddressPool {
     net: IpNet,
     /// The offset of the next address.
     next: u128,
 }
 
-impl Pool {
+impl AddressPool {
     /// Makes a pool whose addresses were given out up to `last`.
     pub(in crate::api) fn new(net: IpNet, last: Option<IpAddr>) -> Self {
         let last = last.filter(|last| net.contains(last)).map(|last| bits(last) - bits(net.network()));
@@ -65,7 +65,7 @@ pub(in crate::api) fn choose(
     call: &Call,
     snapshot: &Snapshot,
     metadata: &Fields,
-    pool: Option<&mut Pool>,
+    pool: Option<&mut AddressPool>,
     names: (&str, &str),
 ) -> Result<IpAddr, ApiError> {
     let caller = call.principal.source.filter(|_| !call.control.settings.allow_clients);
@@ -76,7 +76,7 @@ fn choose_except(
     caller: Option<IpAddr>,
     (snapshot, reserved): (&Snapshot, &Reserved),
     metadata: &Fields,
-    pool: Option<&mut Pool>,
+    pool: Option<&mut AddressPool>,
     (what, key): (&str, &str),
 ) -> Result<IpAddr, ApiError> {
     let caller = caller.map(|caller| caller.to_canonical());
@@ -111,6 +111,7 @@ fn choose_except(
 
 /// Parses the address in metadata and checks that no client has it.
 fn named(snapshot: &Snapshot, text: &str) -> Result<IpAddr, String> {
+    // IPv4 in IPv6 form is the same client: queries over a dual-stack socket come from there.
     let shown = text.escape_debug();
     let address = text.parse::<IpAddr>().ok().map(|address| address.to_canonical());
     let Some(address) = address.filter(|address| !address.is_unspecified() && !address.is_multicast()) else {
@@ -185,13 +186,13 @@ mod tests {
 
     #[test]
     fn a_pool_gives_out_what_is_free_in_a_row_and_begins_again() {
-        let mut pool = Pool::new("10.0.0.0/29".parse().unwrap(), None);
+        let mut pool = AddressPool::new("10.0.0.0/29".parse().unwrap(), None);
         let wide = snapshot(&["10.0.0.4", "10.0.0.0/29"]);
         let taken: Vec<_> = (0..5).map(|_| pool.take(&wide, &Reserved::default()).unwrap().to_string()).collect();
         assert_eq!(taken, ["10.0.0.2", "10.0.0.3", "10.0.0.5", "10.0.0.6", "10.0.0.2"]);
         let full = snapshot(&["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
         assert_eq!(pool.take(&full, &Reserved::default()), None);
-        let mut after = Pool::new("10.0.0.0/29".parse().unwrap(), Some(address("10.0.0.5")));
+        let mut after = AddressPool::new("10.0.0.0/29".parse().unwrap(), Some(address("10.0.0.5")));
         assert_eq!(after.take(&wide, &Reserved::default()), Some(address("10.0.0.6")));
         assert_eq!(after.take(&wide, &Reserved::default()), Some(address("10.0.0.2")));
     }
@@ -206,10 +207,10 @@ mod tests {
             ("2001:db8::/64", "2001:db8::2"),
             ("::/0", "::2"),
         ] {
-            let mut pool = Pool::new(net.parse().unwrap(), None);
+            let mut pool = AddressPool::new(net.parse().unwrap(), None);
             assert_eq!(pool.take(&nobody, &Reserved::default()), Some(address(first)), "{net}");
         }
-        let mut small = Pool::new("10.0.0.0/30".parse().unwrap(), Some(address("10.0.0.3")));
+        let mut small = AddressPool::new("10.0.0.0/30".parse().unwrap(), Some(address("10.0.0.3")));
         assert_eq!(
             (small.take(&nobody, &Reserved::default()), small.take(&nobody, &Reserved::default())),
             (Some(address("10.0.0.2")), Some(address("10.0.0.2")))
@@ -219,14 +220,14 @@ mod tests {
     #[test]
     fn a_pool_never_gives_callers_their_own_address() {
         let nobody = snapshot(&["192.0.2.1"]);
-        let mut pool = Pool::new("10.0.0.0/29".parse().unwrap(), None);
-        let choose = |caller, pool: &mut Pool| {
+        let mut pool = AddressPool::new("10.0.0.0/29".parse().unwrap(), None);
+        let choose = |caller, pool: &mut AddressPool| {
             let place = (&*nobody, &Reserved::default());
             choose_except(Some(address(caller)), place, &Fields::new(), Some(pool), ("devbox", "devbox_pool"))
         };
         assert_eq!(choose("10.0.0.2", &mut pool).unwrap(), address("10.0.0.3"));
         assert_eq!(choose("10.0.0.5", &mut pool).unwrap(), address("10.0.0.4"));
-        let mut one = Pool::new("10.0.0.0/30".parse().unwrap(), None);
+        let mut one = AddressPool::new("10.0.0.0/30".parse().unwrap(), None);
         assert!(choose("10.0.0.2", &mut one).unwrap_err().message.contains("all addresses of 10.0.0.0/30 are in use"));
     }
 

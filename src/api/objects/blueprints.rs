@@ -1,4 +1,4 @@
-//! Blueprints.
+//! Blueprints: a build policy, and the policy of the devboxes created from it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api::now_ms;
 use crate::api::objects::build_run::bind;
 use crate::api::objects::object_file::{Fields, ObjectFile, api_fields, object};
-use crate::api::objects::{Deletable, Object, ObjectKind, REVISION, address, by_hand, is_of_api, revision};
+use crate::api::objects::{ApiKind, ApiObject, Deletable, REVISION, address, by_hand, is_of_api, revision};
 use crate::api::request::call::{Call, Done};
 use crate::api::request::error::ApiError;
 use crate::api::request::fields::{LaunchParameters, RequestFields};
@@ -43,7 +43,7 @@ const LAUNCH_FIELDS: [(&str, &str); 3] =
     [("network_policy_id", LAUNCH_POLICY), ("policy_id", LAUNCH_POLICY), ("runtime_policy", LAUNCH_POLICY)];
 
 /// The kind of object that is a blueprint.
-pub(in crate::api) struct Blueprints;
+pub(in crate::api) struct BlueprintKind;
 
 /// Creates a blueprint, and starts its build if a builder is configured.
 pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
@@ -62,7 +62,7 @@ pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
                 ApiError::unavailable(format!("{MAX_BUILD_QUEUE} builds wait already: try again later"))
             })?),
         };
-    let id: Arc<str> = control.ids.next(ObjectKind::Blueprint).into();
+    let id: Arc<str> = control.ids.next(ApiKind::Blueprint).into();
     let mut file = ObjectFile::default();
     file.add("blueprint", &id);
     if permit.is_some() {
@@ -74,6 +74,7 @@ pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     blueprint.write(&mut file, &id);
     let status = match &permit {
         None => COMPLETE,
+        // The SDKs send at least one GET after the POST, whatever the status in its answer.
         Some(permit) if permit.is_running() => BUILDING,
         Some(_) => QUEUED,
     };
@@ -82,7 +83,7 @@ pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     if permit.is_none() {
         file.set("api", &id, "build_finish_time_ms", &now_ms().into());
     }
-    let done = control.create(&call, (ObjectKind::Blueprint, &id), &file).await?;
+    let done = control.create(&call, (ApiKind::Blueprint, &id), &file).await?;
     if let Some(permit) = permit {
         tokio::spawn(Arc::clone(control).build(id, call.principal.clone(), permit));
     }
@@ -91,12 +92,12 @@ pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
 
 /// Returns the last lines of a blueprint's build.
 pub(in crate::api) fn logs(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
-    let blueprint = snapshot.blueprint(&call.id).ok_or_else(|| ApiError::not_found(ObjectKind::Blueprint, &call.id))?;
+    let blueprint = snapshot.blueprint(&call.id).ok_or_else(|| ApiError::not_found(ApiKind::Blueprint, &call.id))?;
     Ok(json!({ "blueprint_id": blueprint.id(), "logs": call.control.builds.lines(blueprint.id()) }))
 }
 
-impl Object for Blueprints {
-    const KIND: ObjectKind = ObjectKind::Blueprint;
+impl ApiObject for BlueprintKind {
+    const KIND: ApiKind = ApiKind::Blueprint;
     const STATUSES: &'static [&'static str] = &[QUEUED, "provisioning", BUILDING, "awaiting_upload", FAILED, COMPLETE];
     type Update = BlueprintFields;
 
@@ -128,7 +129,7 @@ impl Object for Blueprints {
     }
 }
 
-impl Deletable for Blueprints {
+impl Deletable for BlueprintKind {
     const IN_USE_HELP: &'static str = "shut devboxes down first, and let builds end";
 
     fn users(snapshot: &Snapshot, id: &str) -> Vec<String> {
@@ -136,6 +137,7 @@ impl Deletable for Blueprints {
         let users = snapshot.clients().filter(|client| client.blueprint() == Some(id));
         let users = users.map(|client| match (is_of_api(snapshot, client.id(), client.source()), client.phase()) {
             (true, _) => format!("devbox `{}`", client.id()),
+            // The build container is in the blueprint's own file; a client elsewhere is a person's.
             (false, Phase::Build) if Some(client.source().text()) == text => "its build".to_owned(),
             (false, _) => format!("client `{}` ({})", client.id(), client.place()),
         });
@@ -172,6 +174,7 @@ fn view(snapshot: &Snapshot, id: &str) -> Option<Value> {
     // A blueprint that a person wrote is complete, and was so before there were times.
     let finished = if table.is_some() { take("build_finish_time_ms") } else { Some(0.into()) };
     let mut view = json!({
+        // A deleted blueprint is not found, so that Runloop's other state, `deleted`, never occurs.
         "id": id, "name": name, "status": take("status").unwrap_or_else(|| COMPLETE.into()), "state": "created",
         "create_time_ms": take("create_time_ms").unwrap_or_else(|| 0.into()),
         "build_finish_time_ms": finished, "failure_reason": take("failure_reason"),
@@ -240,6 +243,7 @@ impl BlueprintFields {
     }
 
     fn check_policies(&self, snapshot: &Snapshot) -> Result<(), ApiError> {
+        // In the request's order, so that the first error is the one that a client reads first.
         check_policy(snapshot, "network_policy_id", self.build_policy.as_deref())?;
         check_policy(snapshot, LAUNCH_POLICY, self.runtime_policy())
     }

@@ -14,11 +14,11 @@ use crate::api::audit::AuditAction;
 use crate::api::auth::Principal;
 use crate::api::builds::BuildPermit;
 use crate::api::builds::process::{BuildEnd, run};
-use crate::api::objects::blueprints::{BUILDING, Blueprints, COMPLETE, FAILED, build_client};
+use crate::api::objects::blueprints::{BUILDING, BlueprintKind, COMPLETE, FAILED, build_client};
 use crate::api::objects::object_file::ObjectFile;
-use crate::api::objects::writer::Edit;
-use crate::api::objects::{Object as _, ObjectKind, path_of, view};
-use crate::api::{Control, now_ms};
+use crate::api::objects::writer::FileEdit;
+use crate::api::objects::{ApiKind, ApiObject as _, path_of, view};
+use crate::api::{ApiState, now_ms};
 use crate::policy::Snapshot;
 
 /// The first pause before a status is written again; each further one is twice as long.
@@ -34,7 +34,7 @@ pub(in crate::api) fn bind(file: &mut ObjectFile, id: &str, address: IpAddr) {
     }
 }
 
-impl Control {
+impl ApiState {
     /// Builds a blueprint whose address is bound.
     pub(in crate::api) async fn build(self: Arc<Self>, id: Arc<str>, principal: Principal, mut permit: BuildPermit) {
         let mut stop = self.builds.stopping();
@@ -46,7 +46,8 @@ impl Control {
             self.set_status(&id, &principal, &[("status", BUILDING.into())], &mut stop).await;
         }
         let Some(builder) = &self.settings.builder else { return };
-        let Ok(view) = view(&self.snapshot(), ObjectKind::Blueprint, &id) else { return };
+        // The builder gets the view, so that it sees what clients see: metadata, and the address among it.
+        let Ok(view) = view(&self.snapshot(), ApiKind::Blueprint, &id) else { return };
         let log = self.builds.log(&id);
         tracing::info!(id = &*id, command = builder.command.join(" "), "build begins");
         let input = view.to_string().into_bytes();
@@ -90,7 +91,7 @@ impl Control {
     ) {
         let has_ended = keys.iter().any(|(key, _)| *key == "build_finish_time_ms");
         let edit = |snapshot: &Snapshot| {
-            let text = Blueprints::source(snapshot, id)?.text();
+            let text = BlueprintKind::source(snapshot, id)?.text();
             let mut file = ObjectFile::parse(text)?;
             if has_ended {
                 file.remove("client", &build_client(id));
@@ -98,7 +99,7 @@ impl Control {
             for (key, value) in keys {
                 file.set("api", id, key, value);
             }
-            Ok(Edit::update(id, text, &file))
+            Ok(FileEdit::update(id, text, &file))
         };
         let mut pause = FIRST_PAUSE;
         loop {
@@ -108,7 +109,7 @@ impl Control {
             };
             let Err(error) = written else { return };
             // A person may have removed the blueprint or made it their own.
-            if Blueprints::source(&self.snapshot(), id).is_err() {
+            if BlueprintKind::source(&self.snapshot(), id).is_err() {
                 return;
             }
             tracing::error!(path = %path_of(id).display(), error = error.message, "state of a build not written; tried again");
@@ -122,6 +123,7 @@ impl Control {
 
 /// Returns the keys of a build that has ended.
 fn ended(is_complete: bool) -> [(&'static str, Value); 3] {
+    // Runloop's other reasons are out_of_memory and out_of_disk, which an exit status does not tell apart.
     let (status, reason) = if is_complete { (COMPLETE, Value::Null) } else { (FAILED, Value::from("build_failed")) };
     [("status", status.into()), ("build_finish_time_ms", now_ms().into()), ("failure_reason", reason)]
 }

@@ -11,9 +11,9 @@ use crate::api::audit::AuditAction;
 use crate::api::now_ms;
 use crate::api::objects::blueprints::{self, LAUNCH_POLICY};
 use crate::api::objects::object_file::{Fields, ObjectFile, api_fields, object};
-use crate::api::objects::writer::Edit;
+use crate::api::objects::writer::FileEdit;
 use crate::api::objects::{
-    Object, ObjectKind, REVISION, address, api_table, by_hand, held, is_in_own_file, is_of_api, revision, view,
+    ApiKind, ApiObject, REVISION, address, api_table, by_hand, held, is_in_own_file, is_of_api, revision, view,
 };
 use crate::api::request::call::{Call, Done};
 use crate::api::request::error::ApiError;
@@ -64,7 +64,7 @@ const VIEW_FIELDS: [&str; 9] = [
 ];
 
 /// The kind of object that is a devbox.
-pub(in crate::api) struct Devboxes;
+pub(in crate::api) struct DevboxKind;
 
 /// Creates a devbox, which runs at once.
 pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
@@ -80,20 +80,21 @@ pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     let address = address::choose(&call, &snapshot, &devbox.metadata, writing.devbox_pool.as_mut(), reason)?;
     // Views take the address from the client.
     devbox.metadata.remove(address::KEY);
-    let id: Arc<str> = control.ids.next(ObjectKind::Devbox).into();
+    let id: Arc<str> = control.ids.next(ApiKind::Devbox).into();
     let file = devbox.file(&id, blueprint.as_deref(), address);
-    control.create(&call, (ObjectKind::Devbox, &id), &file).await
+    control.create(&call, (ApiKind::Devbox, &id), &file).await
 }
 
 /// Shuts a devbox down: its address is bound to nothing from then on.
 pub(in crate::api) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let mut writing = control.write(&call.principal).await?;
-    if let Some(client) = held(&control.snapshot(), ObjectKind::Devbox, id) {
+    if let Some(client) = held(&control.snapshot(), ApiKind::Devbox, id) {
         let text = shut_down_file(id, address::of(client));
-        let edit = |snapshot: &Snapshot| Edit::of_held(snapshot, ObjectKind::Devbox, id, Some(Arc::clone(&text)));
+        let edit = |snapshot: &Snapshot| FileEdit::of_held(snapshot, ApiKind::Devbox, id, Some(Arc::clone(&text)));
         control.apply(&call.principal, AuditAction::Shutdown, edit).await?;
         writing.add_shut_down(control, &call.principal, id).await;
+    // The Python SDK shuts down a devbox at the end of `async with`, also one that was shut down already.
     } else if devbox_table(&control.snapshot(), id)?.status() != SHUTDOWN {
         let edit = |snapshot: &Snapshot| {
             let table = devbox_table(snapshot, id)?;
@@ -112,12 +113,12 @@ pub(in crate::api) async fn shut_down(call: Arc<Call>) -> Result<Done, ApiError>
             ] {
                 file.set("api", id, key, &value);
             }
-            Ok(Edit::update(id, table.source().text(), &file))
+            Ok(FileEdit::update(id, table.source().text(), &file))
         };
         control.apply(&call.principal, AuditAction::Shutdown, edit).await?;
         writing.add_shut_down(control, &call.principal, id).await;
     }
-    view(&control.snapshot(), ObjectKind::Devbox, id).map(Done::changed)
+    view(&control.snapshot(), ApiKind::Devbox, id).map(Done::changed)
 }
 
 /// Returns the file of a devbox that was shut down while its addresses were held: what else it had is not known.
@@ -133,7 +134,7 @@ fn shut_down_file(id: &str, address: Value) -> Arc<str> {
     ] {
         file.set("api", id, key, &value);
     }
-    sealed(&file.text(), ObjectKind::Devbox.name()).into()
+    sealed(&file.text(), ApiKind::Devbox.name()).into()
 }
 
 /// The fields of a request that changes a devbox.
@@ -146,8 +147,8 @@ pub(in crate::api) struct DevboxUpdate {
     others: Fields,
 }
 
-impl Object for Devboxes {
-    const KIND: ObjectKind = ObjectKind::Devbox;
+impl ApiObject for DevboxKind {
+    const KIND: ApiKind = ApiKind::Devbox;
     const STATUSES: &'static [&'static str] = &STATUSES;
     type Update = DevboxUpdate;
 
@@ -204,7 +205,7 @@ impl Object for Devboxes {
             let is_under = is_under.clone();
             move |table| {
                 let client = snapshot.client(table.id());
-                let is_devbox = ObjectKind::of_id(table.id()) == Some(Self::KIND) && is_in_own_file(table);
+                let is_devbox = ApiKind::of_id(table.id()) == Some(Self::KIND) && is_in_own_file(table);
                 let status = match client.filter(|_| is_devbox) {
                     _ if !is_devbox || !is_under(client) => return None,
                     Some(client) if is_of_api(snapshot, table.id(), client.source()) => RUNNING,
@@ -263,10 +264,10 @@ impl<'s> Views<'s> {
         if let Some(client) = client.filter(|client| is_devbox_by_hand(self.snapshot, client)) {
             return Some(self.by_hand(client, RUNNING));
         }
-        if let Some(client) = held(self.snapshot, ObjectKind::Devbox, id) {
+        if let Some(client) = held(self.snapshot, ApiKind::Devbox, id) {
             return Some(self.by_hand(client, FAILURE));
         }
-        let table = api_table(self.snapshot, id).filter(|_| ObjectKind::of_id(id) == Some(ObjectKind::Devbox))?;
+        let table = api_table(self.snapshot, id).filter(|_| ApiKind::of_id(id) == Some(ApiKind::Devbox))?;
         let client = client.filter(|client| is_of_api(self.snapshot, id, client.source()));
         let mut api = api_fields(table);
         let launch = self.launch_parameters(client, &api);
@@ -274,6 +275,7 @@ impl<'s> Views<'s> {
         let blueprint = client.and_then(Client::blueprint).map(Value::from).or_else(|| api.remove("blueprint_id"));
         let created = api.remove("create_time_ms").unwrap_or_else(|| 0.into());
         let ended = api.remove("end_time_ms").filter(|_| client.is_none());
+        // Its address is bound when the file is in force: there is no time in which it is provisioned.
         let mut transitions = vec![json!({ "status": RUNNING, "transition_time_ms": created })];
         if let Some(ended) = &ended {
             transitions.push(json!({ "status": SHUTDOWN, "transition_time_ms": ended }));
@@ -292,6 +294,7 @@ impl<'s> Views<'s> {
     /// Returns the view of a client that a person wrote, or whose file is bad or gone.
     fn by_hand(&self, client: &Client, status: &str) -> Value {
         json!({
+            // Clients of the SDK read all of these fields, so that a client of a file has them, too.
             "id": client.id(), "name": client.id(), "status": status, "blueprint_id": client.blueprint(),
             "hostgate_policy": self.policy(Some(client)),
             "capabilities": [], "create_time_ms": 0, "end_time_ms": null, "shutdown_reason": null,
@@ -350,11 +353,11 @@ fn is_devbox_by_hand(snapshot: &Snapshot, client: &Client) -> bool {
 /// Returns the API table of a devbox that the API created.
 fn devbox_table<'s>(snapshot: &'s Snapshot, id: &str) -> Result<&'s ApiTable, ApiError> {
     if let Some(client) = snapshot.client(id).filter(|client| is_devbox_by_hand(snapshot, client)) {
-        return Err(by_hand(ObjectKind::Devbox, id, &client.place()));
+        return Err(by_hand(ApiKind::Devbox, id, &client.place()));
     }
-    let table = snapshot.record(id).filter(|_| ObjectKind::of_id(id) == Some(ObjectKind::Devbox));
-    let table = table.ok_or_else(|| ApiError::not_found(ObjectKind::Devbox, id))?;
-    if is_in_own_file(table) { Ok(table) } else { Err(by_hand(ObjectKind::Devbox, id, &table.place())) }
+    let table = snapshot.record(id).filter(|_| ApiKind::of_id(id) == Some(ApiKind::Devbox));
+    let table = table.ok_or_else(|| ApiError::not_found(ApiKind::Devbox, id))?;
+    if is_in_own_file(table) { Ok(table) } else { Err(by_hand(ApiKind::Devbox, id, &table.place())) }
 }
 
 /// The fields of a request that creates a devbox.

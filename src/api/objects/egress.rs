@@ -54,15 +54,15 @@ pub(in crate::api) const SYNONYMS: [(&str, &str); 8] = [
 /// A prefix that a policy allows. A rule with an unknown field is refused: it must not allow more than its author meant.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
-pub(in crate::api) struct AllowedCidr {
+pub(in crate::api) struct CidrField {
     cidr: String,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_empty")]
-    ports: Option<Vec<PortRule>>,
+    ports: Option<Vec<PortField>>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
-struct PortRule {
+struct PortField {
     #[serde(deserialize_with = "port")]
     port: NonZeroU16,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_port")]
@@ -79,8 +79,8 @@ enum PortProtocol {
 }
 
 /// Reads the ports of a prefix. An empty list means all ports, as none does.
-fn not_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<PortRule>>, D::Error> {
-    Ok(Option::<Vec<PortRule>>::deserialize(deserializer)?.filter(|ports| !ports.is_empty()))
+fn not_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<PortField>>, D::Error> {
+    Ok(Option::<Vec<PortField>>::deserialize(deserializer)?.filter(|ports| !ports.is_empty()))
 }
 
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroU16, D::Error> {
@@ -89,6 +89,7 @@ fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroU16, D::Err
 
 fn optional_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU16>, D::Error> {
     let Some(value) = Option::<Value>::deserialize(deserializer)? else { return Ok(None) };
+    // Through u64, so that 70000 and -1 have the same message as 0.
     let port = value.as_u64().and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new);
     port.map(Some).ok_or_else(|| serde::de::Error::custom(format!("it must be a port (1 to 65535), not `{value}`")))
 }
@@ -111,10 +112,11 @@ pub(in crate::api) fn check_hostnames(names: Vec<String>, fields: &mut RequestFi
 }
 
 /// Checks prefixes: in canonical form, as Runloop's API wants them, with ports in order.
-pub(in crate::api) fn check_cidrs(cidrs: &[AllowedCidr], fields: &mut RequestFields) {
-    for (index, AllowedCidr { cidr, ports }) in cidrs.iter().enumerate() {
+pub(in crate::api) fn check_cidrs(cidrs: &[CidrField], fields: &mut RequestFields) {
+    for (index, CidrField { cidr, ports }) in cidrs.iter().enumerate() {
         let at = format!("allowed_cidrs[{index}]");
         match cidr.parse::<IpNet>() {
+            // Runloop wants IPv4 prefixes "in canonical form (host bits zero)"; IPv6 ones are accepted here, too.
             Ok(net) if net.trunc() == net => {}
             Ok(net) => {
                 let net = net.trunc();
@@ -157,6 +159,7 @@ pub(in crate::api) fn view(in_force: &Policy, policy: &Fields, api: &Fields) -> 
     }
     json!({
         "allow_all": flag("allow_all"),
+        // Runloop: "If allow_all is true, this is automatically set to true."
         "allow_devbox_to_devbox": flag("allow_devbox_to_devbox") || flag("allow_all"),
         "allow_agent_gateway": flag("allow_agent_gateway"),
         "allow_mcp_gateway": flag("allow_mcp_gateway"),
@@ -176,10 +179,10 @@ pub(in crate::api) fn view_by_hand(policy: &Policy) -> Value {
                 Protocol::Udp => PortProtocol::Udp,
             });
             let end_port = NonZeroU16::new(rule.last).filter(|_| rule.last != rule.first);
-            Some(PortRule { port: NonZeroU16::new(rule.first)?, end_port, protocol })
+            Some(PortField { port: NonZeroU16::new(rule.first)?, end_port, protocol })
         });
         let ports = Some(ports.collect::<Vec<_>>()).filter(|ports| !ports.is_empty());
-        AllowedCidr { cidr: allowed.prefix.to_string(), ports }
+        CidrField { cidr: allowed.prefix.to_string(), ports }
     });
     json!({
         "allow_all": policy.allow_all(),

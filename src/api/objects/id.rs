@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use crate::api::now_ms;
-use crate::api::objects::ObjectKind;
+use crate::api::objects::ApiKind;
 use crate::upstream::random::Random;
 use crate::util::lock;
 
@@ -18,14 +18,14 @@ const RANDOM_BITS: usize = 45;
 const FURTHEST: u64 = 24 * 60 * 60 * 1000;
 
 /// A generator of ids, each greater than all before it.
-pub(in crate::api) struct Ids(Mutex<IdState>);
+pub(in crate::api) struct ObjectIds(Mutex<IdState>);
 
 struct IdState {
     last: u128,
     random: Random,
 }
 
-impl Ids {
+impl ObjectIds {
     /// Makes ids that follow those in use, as the clock may have been set back. Ids from beyond [`FURTHEST`] do not count:
     /// a person made them up, and ids after them would not have the time of creation.
     pub(in crate::api) fn after<'i>(ids: impl Iterator<Item = &'i str>) -> Self {
@@ -35,7 +35,7 @@ impl Ids {
     }
 
     /// Returns the next id.
-    pub(in crate::api) fn next(&self, kind: ObjectKind) -> String {
+    pub(in crate::api) fn next(&self, kind: ApiKind) -> String {
         let now = u128::from(now_ms());
         let mut state = lock(&self.0);
         // The highest random bit is clear, so that counting up within a millisecond does not change the time.
@@ -46,7 +46,7 @@ impl Ids {
 }
 
 /// Returns the id with a number.
-fn text(kind: ObjectKind, number: u128) -> String {
+fn text(kind: ApiKind, number: u128) -> String {
     let digit = |place: usize| {
         let value = usize::try_from(number >> (DIGIT_BITS * (DIGITS - 1 - place)) & 0x1f).unwrap_or_default();
         char::from(ALPHABET[value])
@@ -56,7 +56,7 @@ fn text(kind: ObjectKind, number: u128) -> String {
 
 /// Returns the number in an id; `None` unless the API made it.
 fn number(id: &str) -> Option<u128> {
-    let digits = ObjectKind::of_id(id).and_then(|kind| id.strip_prefix(kind.prefix()))?;
+    let digits = ApiKind::of_id(id).and_then(|kind| id.strip_prefix(kind.prefix()))?;
     let value = |digit: u8| ALPHABET.iter().position(|&other| other == digit);
     let number = digits.bytes().try_fold(0_u128, |number, digit| Some(number << DIGIT_BITS | value(digit)? as u128))?;
     (digits.len() == DIGITS).then_some(number)
@@ -68,23 +68,23 @@ mod tests {
 
     #[test]
     fn ids_sort_by_the_time_of_their_creation_and_after_those_in_use() {
-        let ids = Ids::after(std::iter::empty());
-        let made: Vec<_> = (0..10_000).map(|_| ids.next(ObjectKind::Devbox)).collect();
+        let ids = ObjectIds::after(std::iter::empty());
+        let made: Vec<_> = (0..10_000).map(|_| ids.next(ApiKind::Devbox)).collect();
         assert!(made.is_sorted_by(|one, two| one < two));
         assert!(made.iter().all(|id| id.len() == 4 + DIGITS && id.starts_with("dbx_")), "{}", made[0]);
         let elapsed = (number(&made[9_999]).unwrap() >> RANDOM_BITS).abs_diff(u128::from(now_ms()));
         assert!(elapsed < 60_000, "{elapsed}");
         // The clock was set back some hours since.
-        let late = text(ObjectKind::Policy, u128::from(now_ms() + FURTHEST - 60_000) << RANDOM_BITS);
-        let ids = Ids::after(["agent", "npol_", "npol_u", &late].into_iter());
-        assert!(ids.next(ObjectKind::Policy) > late);
+        let late = text(ApiKind::Policy, u128::from(now_ms() + FURTHEST - 60_000) << RANDOM_BITS);
+        let ids = ObjectIds::after(["agent", "npol_", "npol_u", &late].into_iter());
+        assert!(ids.next(ApiKind::Policy) > late);
     }
 
     #[test]
     fn ids_from_the_future_do_not_count() {
-        let far = text(ObjectKind::Policy, u128::from(now_ms() + FURTHEST + 60_000) << RANDOM_BITS);
-        let ids = Ids::after(["dbx_zzzzzzzzzzzzzzzzzz", &far].into_iter());
-        let id = ids.next(ObjectKind::Policy);
+        let far = text(ApiKind::Policy, u128::from(now_ms() + FURTHEST + 60_000) << RANDOM_BITS);
+        let ids = ObjectIds::after(["dbx_zzzzzzzzzzzzzzzzzz", &far].into_iter());
+        let id = ids.next(ApiKind::Policy);
         let elapsed = (number(&id).unwrap() >> RANDOM_BITS).abs_diff(u128::from(now_ms()));
         assert!(elapsed < 60_000, "{id}");
     }
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn an_id_is_its_number() {
         for id in [0, 1, (1 << 90) - 1, 0x1234_5678_9abc_def0_1234_u128] {
-            assert_eq!(number(&text(ObjectKind::Blueprint, id)), Some(id));
+            assert_eq!(number(&text(ApiKind::Blueprint, id)), Some(id));
         }
         assert_eq!(number("bpt_00000000000000000i"), None);
         assert_eq!(number("bpt_0000000000000000000"), None);

@@ -1,6 +1,6 @@
 //! Network policies, blueprints and devboxes: the requests about them, their views, and their files.
 //!
-//! [`Object`] is what the three kinds have in common. Lists, retrieval, changes and deletions are written once for it.
+//! [`ApiObject`] is what the three kinds have in common. Lists, retrieval, changes and deletions are written once for it.
 
 pub(super) mod address;
 pub(super) mod blueprints;
@@ -21,11 +21,11 @@ use axum::http::StatusCode;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
-use self::blueprints::Blueprints;
-use self::devboxes::Devboxes;
+use self::blueprints::BlueprintKind;
+use self::devboxes::DevboxKind;
 use self::object_file::without;
-use self::policies::Policies;
-use self::writer::Edit;
+use self::policies::PolicyKind;
+use self::writer::FileEdit;
 use crate::api::audit::AuditAction;
 use crate::api::hex;
 use crate::api::request::call::{Call, Done, JsonText};
@@ -44,17 +44,18 @@ const MOST_NAMED: usize = 10;
 
 /// A kind of object, by which it is named in ids, files, responses and audit records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::api) enum ObjectKind {
+pub(in crate::api) enum ApiKind {
     Policy,
     Blueprint,
     Devbox,
 }
 
-impl ObjectKind {
+impl ApiKind {
     const ALL: [Self; 3] = [Self::Policy, Self::Blueprint, Self::Devbox];
 
     /// Returns the kind of an object that the API created, by its id.
     pub(in crate::api) fn of_id(id: &str) -> Option<Self> {
+        // The prefixes are in Runloop's public examples; programs tell ids apart by them.
         Self::ALL.into_iter().find(|kind| id.starts_with(kind.prefix()))
     }
 
@@ -96,8 +97,8 @@ impl ObjectKind {
 }
 
 /// The operations of one kind of object.
-pub(in crate::api) trait Object {
-    const KIND: ObjectKind;
+pub(in crate::api) trait ApiObject {
+    const KIND: ApiKind;
     /// The statuses that a list can be filtered by.
     const STATUSES: &'static [&'static str];
     /// The fields of a request that changes an object.
@@ -131,7 +132,7 @@ pub(in crate::api) trait Object {
 }
 
 /// A kind of object that clients delete; a devbox is shut down instead.
-pub(in crate::api) trait Deletable: Object {
+pub(in crate::api) trait Deletable: ApiObject {
     /// The help of the error that an object is in use.
     const IN_USE_HELP: &'static str;
 
@@ -143,19 +144,19 @@ pub(in crate::api) trait Deletable: Object {
 }
 
 /// Returns the page of a list that a request asks for.
-pub(in crate::api) fn list<O: Object>(call: &Call, snapshot: &Snapshot) -> Result<JsonText, ApiError> {
+pub(in crate::api) fn list<O: ApiObject>(call: &Call, snapshot: &Snapshot) -> Result<JsonText, ApiError> {
     let query = ListQuery::parse(&call.query, O::STATUSES)?;
     Ok(query.page(O::KIND, O::entries(snapshot, &query))?.render(O::KIND.collection(), O::viewer(snapshot)))
 }
 
 /// Returns the view of one object.
-pub(in crate::api) fn retrieve<O: Object>(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
+pub(in crate::api) fn retrieve<O: ApiObject>(call: &Call, snapshot: &Snapshot) -> Result<Value, ApiError> {
     O::viewer(snapshot)(&call.id).ok_or_else(|| ApiError::not_found(O::KIND, &call.id))
 }
 
 /// Changes an object: fields that the request does not have stay. A request with a revision changes that one alone, so
 /// that it overwrites no change its client has not seen.
-pub(in crate::api) async fn update<O: Object>(call: Arc<Call>) -> Result<Done, ApiError> {
+pub(in crate::api) async fn update<O: ApiObject>(call: Arc<Call>) -> Result<Done, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let _writing = control.write(&call.principal).await?;
     // A missing object is reported before any field, as Runloop's API does.
@@ -173,7 +174,7 @@ pub(in crate::api) async fn update<O: Object>(call: Arc<Call>) -> Result<Done, A
             let message = format!("{REVISION}: {kind} `{id}` was changed meanwhile: read it again, and change that");
             return Err(ApiError::new(StatusCode::PRECONDITION_FAILED, message));
         }
-        Ok(Edit::update(id, source.text(), &file))
+        Ok(FileEdit::update(id, source.text(), &file))
     };
     control.apply(&call.principal, AuditAction::Update, edit).await?;
     view(&control.snapshot(), O::KIND, id).map(Done::changed)
@@ -184,7 +185,7 @@ pub(in crate::api) async fn delete<O: Deletable>(call: Arc<Call>) -> Result<Done
     let (control, id) = (&call.control, call.id.as_str());
     let _writing = control.write(&call.principal).await?;
     if held(&control.snapshot(), O::KIND, id).is_some() {
-        let edit = |snapshot: &Snapshot| Edit::of_held(snapshot, O::KIND, id, None);
+        let edit = |snapshot: &Snapshot| FileEdit::of_held(snapshot, O::KIND, id, None);
         control.apply(&call.principal, AuditAction::Delete, edit).await?;
         return Ok(Done::changed(Value::Object(object_file::Fields::new())));
     }
@@ -192,13 +193,14 @@ pub(in crate::api) async fn delete<O: Deletable>(call: Arc<Call>) -> Result<Done
     let edit = |snapshot: &Snapshot| {
         let text = O::source(snapshot, id)?.text();
         let users = O::users(snapshot, id);
+        // Runloop answers with 400 as well: the SDKs would retry a 409 for half a minute.
         if !users.is_empty() {
             let (kind, users, help) = (O::KIND.name(), named(&users), O::IN_USE_HELP);
             return Err(ApiError::bad(format!("{kind} `{id}` is in use by {users}: {help}")));
         }
         response = O::deleted(snapshot, id);
         let after = without(text, O::KIND, &[(O::KIND.table(), id), ("api", id)])?;
-        Ok(Edit { id: id.into(), before: Some(Arc::clone(text)), after, is_held: false })
+        Ok(FileEdit { id: id.into(), before: Some(Arc::clone(text)), after, is_held: false })
     };
     control.apply(&call.principal, AuditAction::Delete, edit).await?;
     Ok(Done::changed(response))
@@ -208,11 +210,11 @@ pub(in crate::api) async fn delete<O: Deletable>(call: Arc<Call>) -> Result<Done
 ///
 /// # Errors
 /// No such object exists.
-pub(in crate::api) fn view(snapshot: &Snapshot, kind: ObjectKind, id: &str) -> Result<Value, ApiError> {
+pub(in crate::api) fn view(snapshot: &Snapshot, kind: ApiKind, id: &str) -> Result<Value, ApiError> {
     let view = match kind {
-        ObjectKind::Policy => Policies::viewer(snapshot)(id),
-        ObjectKind::Blueprint => Blueprints::viewer(snapshot)(id),
-        ObjectKind::Devbox => Devboxes::viewer(snapshot)(id),
+        ApiKind::Policy => PolicyKind::viewer(snapshot)(id),
+        ApiKind::Blueprint => BlueprintKind::viewer(snapshot)(id),
+        ApiKind::Devbox => DevboxKind::viewer(snapshot)(id),
     };
     view.ok_or_else(|| ApiError::not_found(kind, id))
 }
@@ -223,8 +225,8 @@ pub(in crate::api) fn revision(text: &str) -> String {
 }
 
 /// Returns the client that has the addresses of an object whose file is bad or gone.
-fn held<'s>(snapshot: &'s Snapshot, kind: ObjectKind, id: &str) -> Option<&'s Client> {
-    snapshot.client(id).filter(|client| client.is_held() && ObjectKind::of_id(id) == Some(kind))
+fn held<'s>(snapshot: &'s Snapshot, kind: ApiKind, id: &str) -> Option<&'s Client> {
+    snapshot.client(id).filter(|client| client.is_held() && ApiKind::of_id(id) == Some(kind))
 }
 
 /// Returns the path of the file of an object that the API created, relative to the policies directory.
@@ -256,7 +258,7 @@ pub(in crate::api) fn is_in_own_file(table: &ApiTable) -> bool {
 }
 
 /// Makes the error for a change of an object that a person wrote.
-fn by_hand(kind: ObjectKind, id: &str, place: &Place) -> ApiError {
+fn by_hand(kind: ApiKind, id: &str, place: &Place) -> ApiError {
     let (kind, id) = (kind.name(), id.escape_debug());
     if place.path.starts_with(BUILT_IN) {
         let file = place.path.strip_prefix(BUILT_IN).unwrap_or(&place.path).display();

@@ -1,4 +1,4 @@
-//! Network policies.
+//! Network policies: egress rules under a name, for blueprints and devboxes.
 
 use std::collections::BTreeSet;
 
@@ -7,9 +7,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::api::now_ms;
-use crate::api::objects::egress::{self, AllowedCidr, FLAGS};
+use crate::api::objects::egress::{self, CidrField, FLAGS};
 use crate::api::objects::object_file::{Fields, ObjectFile, object, tables};
-use crate::api::objects::{Deletable, Object, ObjectKind, REVISION, by_hand, is_of_api, revision};
+use crate::api::objects::{ApiKind, ApiObject, Deletable, REVISION, by_hand, is_of_api, revision};
 use crate::api::request::call::{Call, Done};
 use crate::api::request::error::ApiError;
 use crate::api::request::fields::{RequestFields, or_null};
@@ -21,7 +21,7 @@ use crate::policy::{Phase, Snapshot};
 const OWN_HOSTNAMES: &str = "hostgate_own_hostnames";
 
 /// The kind of object that is a network policy.
-pub(in crate::api) struct Policies;
+pub(in crate::api) struct PolicyKind;
 
 /// Creates a policy.
 pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
@@ -31,15 +31,15 @@ pub(in crate::api) async fn create(call: Arc<Call>) -> Result<Done, ApiError> {
     let policy = PolicyFields::read(fields)?;
     let control = &call.control;
     let _writing = control.write(&call.principal).await?;
-    let id: Arc<str> = control.ids.next(ObjectKind::Policy).into();
+    let id: Arc<str> = control.ids.next(ApiKind::Policy).into();
     let mut file = ObjectFile::default();
     file.add("policy", &id);
     policy.write(&mut file, &id, policy.hostnames.clone());
-    control.create(&call, (ObjectKind::Policy, &id), &file).await
+    control.create(&call, (ApiKind::Policy, &id), &file).await
 }
 
-impl Object for Policies {
-    const KIND: ObjectKind = ObjectKind::Policy;
+impl ApiObject for PolicyKind {
+    const KIND: ApiKind = ApiKind::Policy;
     const STATUSES: &'static [&'static str] = &[];
     type Update = PolicyFields;
 
@@ -78,7 +78,7 @@ impl Object for Policies {
     }
 }
 
-impl Deletable for Policies {
+impl Deletable for PolicyKind {
     const IN_USE_HELP: &'static str = "give them another policy, or delete them or shut them down first";
 
     fn users(snapshot: &Snapshot, id: &str) -> Vec<String> {
@@ -143,7 +143,7 @@ pub(in crate::api) struct PolicyFields {
     /// The values of [`FLAGS`].
     flags: [Option<bool>; FLAGS.len()],
     hostnames: Option<Vec<String>>,
-    cidrs: Option<Vec<AllowedCidr>>,
+    cidrs: Option<Vec<CidrField>>,
     /// The fields that only views show.
     others: Fields,
 }
@@ -151,9 +151,10 @@ pub(in crate::api) struct PolicyFields {
 impl PolicyFields {
     fn read(mut fields: RequestFields) -> Result<Self, ApiError> {
         let (name, description) = (fields.name(), fields.take("description"));
+        // All optional fields are nullable, and null or absent keeps the value (Runloop, 2026-07-28).
         let flags = FLAGS.map(|(key, _)| fields.take(key));
         let hostnames = fields.take("allowed_hostnames").map(|names| egress::check_hostnames(names, &mut fields));
-        let cidrs: Option<Vec<AllowedCidr>> = fields.take("allowed_cidrs");
+        let cidrs: Option<Vec<CidrField>> = fields.take("allowed_cidrs");
         egress::check_cidrs(cidrs.as_deref().unwrap_or_default(), &mut fields);
         fields.refuse("egress", "it is a field of responses: write what is in it beside `name`");
         for key in egress::FILE_KEYS {

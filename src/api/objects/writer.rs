@@ -12,14 +12,14 @@ use tokio::sync::{MutexGuard, watch};
 
 use crate::api::audit::AuditAction;
 use crate::api::auth::Principal;
-use crate::api::objects::address::{self, Pool};
+use crate::api::objects::address::{self, AddressPool};
 use crate::api::objects::blueprints::{BUILDING, QUEUED};
 use crate::api::objects::devboxes::SHUTDOWN;
 use crate::api::objects::object_file::{ObjectFile, api_fields, without};
-use crate::api::objects::{ObjectKind, api_table, held, path_of, view};
+use crate::api::objects::{ApiKind, api_table, held, path_of, view};
 use crate::api::request::call::{Call, Done};
 use crate::api::request::error::ApiError;
-use crate::api::{Control, now_ms, quotas};
+use crate::api::{ApiState, now_ms, quotas};
 use crate::bounds::{MAX_OBJECT, MAX_SHUT_DOWN};
 use crate::config;
 use crate::fair_share::quota::Reservation;
@@ -43,7 +43,7 @@ const FORGOTTEN_IN_A_ROW: usize = 20;
 const FORGET_EVERY: Duration = Duration::from_secs(1);
 
 /// A write to one object's file.
-pub(in crate::api) struct Edit {
+pub(in crate::api) struct FileEdit {
     pub(in crate::api) id: Arc<str>,
     /// The text of the file before; `None` if no file exists.
     pub(in crate::api) before: Option<Arc<str>>,
@@ -53,11 +53,11 @@ pub(in crate::api) struct Edit {
     pub(in crate::api) is_held: bool,
 }
 
-impl Edit {
+impl FileEdit {
     /// Makes the edit that replaces the text of an object's file.
     pub(in crate::api) fn update(id: &str, before: &Arc<str>, file: &ObjectFile) -> Self {
         let after = file.text();
-        let kind = ObjectKind::of_id(id).map_or("file", ObjectKind::name);
+        let kind = ApiKind::of_id(id).map_or("file", ApiKind::name);
         let after = if after == *before { after } else { sealed(&after, kind).into() };
         Self { id: id.into(), before: Some(Arc::clone(before)), after: Some(after), is_held: false }
     }
@@ -68,7 +68,7 @@ impl Edit {
     /// They are not held any more.
     pub(in crate::api) fn of_held(
         snapshot: &Snapshot,
-        kind: ObjectKind,
+        kind: ApiKind,
         id: &str,
         after: Option<Arc<str>>,
     ) -> Result<Self, ApiError> {
@@ -80,8 +80,8 @@ impl Edit {
 /// The state that a write needs besides the snapshot. Its lock serialises writes.
 #[derive(Debug, Default)]
 pub(in crate::api) struct WriterState {
-    pub(in crate::api) devbox_pool: Option<Pool>,
-    pub(in crate::api) build_pool: Option<Pool>,
+    pub(in crate::api) devbox_pool: Option<AddressPool>,
+    pub(in crate::api) build_pool: Option<AddressPool>,
     /// The blueprints whose build was running when the last process ended.
     pub(in crate::api) unfinished: Vec<Arc<str>>,
     /// The devboxes that were shut down, oldest first, with the time in milliseconds since 1970.
@@ -117,17 +117,18 @@ impl WriterState {
     /// Of the devboxes' files, only those that were shut down and the newest one are parsed: there may be thousands.
     pub(in crate::api) fn new(snapshot: &Snapshot, settings: &config::Control) -> Self {
         let tables: Vec<&ApiTable> = snapshot.records().filter(|table| super::is_in_own_file(table)).collect();
-        let of_kind = |kind| tables.iter().copied().filter(move |table| ObjectKind::of_id(table.id()) == Some(kind));
-        let unfinished = of_kind(ObjectKind::Blueprint).filter(|table| matches!(&*table.status(), QUEUED | BUILDING));
-        let shut_down = of_kind(ObjectKind::Devbox).filter(|table| table.status() == SHUTDOWN);
+        let of_kind = |kind| tables.iter().copied().filter(move |table| ApiKind::of_id(table.id()) == Some(kind));
+        let unfinished = of_kind(ApiKind::Blueprint).filter(|table| matches!(&*table.status(), QUEUED | BUILDING));
+        let shut_down = of_kind(ApiKind::Devbox).filter(|table| table.status() == SHUTDOWN);
         let ended = |table: &ApiTable| api_fields(table).get("end_time_ms").and_then(Value::as_u64).unwrap_or_default();
         let mut shut_down: Vec<(u64, Arc<str>)> = shut_down.map(|table| (ended(table), table.id().into())).collect();
         shut_down.sort_unstable();
-        let devboxes: Vec<&ApiTable> = of_kind(ObjectKind::Devbox).collect();
+        let devboxes: Vec<&ApiTable> = of_kind(ApiKind::Devbox).collect();
+        // Ids sort by time: the last address given out is that of the last devbox.
         let last = devboxes.into_iter().rev().find_map(|table| address_of(snapshot, table));
         Self {
-            devbox_pool: settings.devbox_pool.map(|net| Pool::new(net, last)),
-            build_pool: settings.build_pool.map(|net| Pool::new(net, None)),
+            devbox_pool: settings.devbox_pool.map(|net| AddressPool::new(net, last)),
+            build_pool: settings.build_pool.map(|net| AddressPool::new(net, None)),
             unfinished: unfinished.map(|table| table.id().into()).collect(),
             shut_down: shut_down.into(),
             kept_for: millis(settings.forget_after),
@@ -135,14 +136,14 @@ impl WriterState {
     }
 
     /// Adds a devbox that was shut down, and forgets those that are due.
-    pub(in crate::api) async fn add_shut_down(&mut self, control: &Control, principal: &Principal, id: &str) {
+    pub(in crate::api) async fn add_shut_down(&mut self, control: &ApiState, principal: &Principal, id: &str) {
         self.shut_down.push_back((now_ms(), id.into()));
         self.forget(control, principal, FORGOTTEN_AT_ONCE).await;
     }
 
     /// Removes up to `most` devboxes that were shut down long ago or are more than [`MAX_SHUT_DOWN`]. Their audit records
     /// stay. Returns whether more are due.
-    async fn forget(&mut self, control: &Control, principal: &Principal, most: usize) -> bool {
+    async fn forget(&mut self, control: &ApiState, principal: &Principal, most: usize) -> bool {
         for _ in 0..most {
             if !self.is_one_due() {
                 return false;
@@ -153,8 +154,8 @@ impl WriterState {
                 continue;
             };
             let edit = |_: &Snapshot| {
-                let after = without(&before, ObjectKind::Devbox, &[("api", &id)])?;
-                Ok(Edit { id: Arc::clone(&id), before: Some(Arc::clone(&before)), after, is_held: false })
+                let after = without(&before, ApiKind::Devbox, &[("api", &id)])?;
+                Ok(FileEdit { id: Arc::clone(&id), before: Some(Arc::clone(&before)), after, is_held: false })
             };
             // A file that a person edits is left to that person.
             if let Err(error) = control.apply(principal, AuditAction::Forget, edit).await {
@@ -171,7 +172,7 @@ impl WriterState {
     }
 }
 
-impl Control {
+impl ApiState {
     /// Waits for the turn to write. Tokens take turns, so that one token's writes delay another one's by one at most.
     ///
     /// # Errors
@@ -185,16 +186,16 @@ impl Control {
     /// Writes the file of a new object.
     ///
     /// # Errors
-    /// The errors of [`Control::apply`].
+    /// The errors of [`ApiState::apply`].
     pub(in crate::api) async fn create(
         &self,
         call: &Call,
-        (kind, id): (ObjectKind, &Arc<str>),
+        (kind, id): (ApiKind, &Arc<str>),
         file: &ObjectFile,
     ) -> Result<Done, ApiError> {
         let text: Arc<str> = sealed(&file.text(), kind.name()).into();
         let edit = |_: &Snapshot| {
-            Ok(Edit { id: Arc::clone(id), before: None, after: Some(Arc::clone(&text)), is_held: false })
+            Ok(FileEdit { id: Arc::clone(id), before: None, after: Some(Arc::clone(&text)), is_held: false })
         };
         self.apply(&call.principal, AuditAction::Create, edit).await?;
         Ok(Done { view: view(&self.snapshot(), kind, id)?, created: Some(Arc::clone(id)) })
@@ -212,22 +213,24 @@ impl Control {
         &self,
         principal: &Principal,
         action: AuditAction,
-        mut plan: impl FnMut(&Snapshot) -> Result<Edit, ApiError>,
+        mut plan: impl FnMut(&Snapshot) -> Result<FileEdit, ApiError>,
     ) -> Result<(), ApiError> {
         let mut path = PathBuf::new();
         for _ in 0..ATTEMPTS {
-            let Edit { id, before, after, is_held } = plan(&self.snapshot())?;
+            let FileEdit { id, before, after, is_held } = plan(&self.snapshot())?;
             if before == after && !is_held {
                 return Ok(());
             }
             check_size(action, &id, before.as_deref(), after.as_deref())?;
             path = path_of(&id);
             let texts = [before.as_deref(), after.as_deref()];
+            // Before the file is written: with `audit_required`, no change may be in force without a record.
             self.audit.announce(principal, (action, &id), texts).await.map_err(ApiError::unavailable)?;
             let change = Change { path: path.clone(), before: before.clone(), after: after.clone(), is_held };
             match self.changer.apply(change).await {
                 Ok(generation) => {
                     self.audit.append(principal, (action, &id), texts, generation).await;
+                    // After the record, so that a client that waits for a status never sees a change without one.
                     self.changed.send_replace(());
                     return Ok(());
                 }

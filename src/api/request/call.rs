@@ -10,11 +10,11 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::api::Control;
+use crate::api::ApiState;
 use crate::api::auth::Principal;
 use crate::api::idempotency::{CachedResponse, RequestKey};
 use crate::api::objects::object_file::Fields;
-use crate::api::objects::{self, ObjectKind};
+use crate::api::objects::{self, ApiKind};
 use crate::api::quotas::{deadline, units};
 use crate::api::request::error::ApiError;
 use crate::api::request::fields::RequestFields;
@@ -29,7 +29,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// A request.
 pub(in crate::api) struct Call {
-    pub(in crate::api) control: Arc<Control>,
+    pub(in crate::api) control: Arc<ApiState>,
     pub(in crate::api) principal: Principal,
     /// The id in the path; empty if the path has none.
     pub(in crate::api) id: String,
@@ -64,20 +64,23 @@ impl From<Value> for JsonText {
     }
 }
 
-impl FromRequest<Arc<Control>> for Call {
+impl FromRequest<Arc<ApiState>> for Call {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, control: &Arc<Control>) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, control: &Arc<ApiState>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let principal = parts.extensions.get::<Principal>().cloned().ok_or_else(ApiError::internal)?;
+        // Axum refuses a path that is not UTF-8 after decoding, such as `/v1/devboxes/%ff`.
         let path = RawPathParams::from_request_parts(&mut parts, &()).await;
         let path = path.map_err(|error| ApiError::bad(format!("path: {}", error.body_text())))?;
         let id = path.iter().next().map(|(_, id)| id.to_owned()).unwrap_or_default();
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let path = parts.uri.path().to_owned();
+        // SDK 3.0.0 sends `stainless-python-retry-UUID`, the same with each retry of a call, on every request but GET.
         let request_id = parts.headers.get("x-request-id").map(request_id).transpose()?;
         let body = Bytes::from_request(Request::from_parts(parts, body), &()).await;
         let body = body.map_err(|error| ApiError::new(error.status(), error.body_text()))?;
+        // The body as it came, not its fields: a retry repeats it octet by octet.
         let key = request_id.map(|id| control.idempotency.key(&principal.name, &id, &path, &body));
         let mut parsed = None;
         if !body.is_empty() {
@@ -144,7 +147,7 @@ impl Call {
         match (executed, response) {
             (Some(body), _) | (None, CachedResponse::Body(body)) => Ok(body),
             (None, CachedResponse::Created(id)) => {
-                let kind = ObjectKind::of_id(&id).unwrap_or(ObjectKind::Policy);
+                let kind = ApiKind::of_id(&id).unwrap_or(ApiKind::Policy);
                 self.view(kind, &id).await.map(|view| view.to_string().into())
             }
         }
@@ -171,7 +174,7 @@ impl Call {
     ///
     /// # Errors
     /// No such object exists.
-    pub(in crate::api) async fn view(&self, kind: ObjectKind, id: &str) -> Result<Value, ApiError> {
+    pub(in crate::api) async fn view(&self, kind: ApiKind, id: &str) -> Result<Value, ApiError> {
         let (control, id) = (Arc::clone(&self.control), id.to_owned());
         self.control.read(self.principal.requester(), move || objects::view(&control.snapshot(), kind, &id)).await
     }

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::api::objects::ObjectKind;
+use crate::api::objects::ApiKind;
 use crate::api::request::counts::Outcome;
 use crate::reload::Refused;
 
@@ -36,7 +36,7 @@ impl ApiError {
     }
 
     /// Makes the error for an object that does not exist.
-    pub(in crate::api) fn not_found(kind: ObjectKind, id: &str) -> Self {
+    pub(in crate::api) fn not_found(kind: ApiKind, id: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, format!("there is no {} `{}`", kind.name(), id.escape_debug()))
     }
 

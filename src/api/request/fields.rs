@@ -50,6 +50,7 @@ impl RequestFields {
             Err(error) => error,
         };
         let dot = match &*error.path().to_string() {
+            // The path is relative to the field, and serde_path_to_error calls the field itself `.`.
             "." => String::new(),
             path if path.starts_with('[') => path.to_owned(),
             path => format!(".{path}"),
@@ -60,6 +61,8 @@ impl RequestFields {
 
     /// Reads the name of an object, which is one line.
     pub(in crate::api) fn name(&mut self) -> Option<String> {
+        // Names may repeat: Runloop's samples create two policies `build-policy`, and its API says since 2.0.0 that names are
+        // labels.
         let name: String = self.take("name")?;
         if name.is_empty() {
             self.error("name: it is empty: write what people are to call it".to_owned());
@@ -154,6 +157,7 @@ fn type_error(error: &serde_json::Error) -> String {
 fn misspelt(fields: &Fields, place: &str, known: &[(&str, &str)]) -> Vec<String> {
     // `closest` folds case and `-` itself.
     let folded = |name: &str| name.replace(['_', '-', ' ', '.'], "").to_lowercase();
+    // With `allowed_hosts` among the unknown fields, a policy would deny everything, or a devbox have no policy at all.
     let known: Vec<(String, &str)> = known.iter().map(|(name, place)| (folded(name), *place)).collect();
     let errors = fields.keys().filter_map(|key| {
         let close = closest(&folded(key), known.iter().map(|(name, _)| name.as_str()))?;

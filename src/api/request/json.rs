@@ -48,11 +48,13 @@ pub(in crate::api) fn weight(body: &[u8]) -> Result<usize, String> {
 /// # Errors
 /// The body is not a JSON object.
 pub(in crate::api) fn parse(body: &[u8]) -> Result<Fields, String> {
+    // A deletion comes from the Python SDK with an empty body and a JSON content type, and from the TypeScript SDK with `{}`.
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Fields::new());
     }
     match serde_json::from_slice(body).map_err(|error| format!("body: it is no JSON: {error}"))? {
         Value::Object(mut fields) => {
+            // The SDKs send null for an argument that is `None`, and Runloop's API treats it as absent.
             fields.retain(|_, value| !value.is_null());
             Ok(fields)
         }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use serde_json::Value;
 
-use crate::api::objects::ObjectKind;
+use crate::api::objects::ApiKind;
 use crate::api::request::call::JsonText;
 use crate::api::request::error::ApiError;
 use crate::bounds::MAX_PAGE_OCTETS;
@@ -79,6 +79,7 @@ impl ListQuery {
             match &*key {
                 "id" => read.id = Some(value.into_owned()),
                 "name" => read.name = Some(value.to_lowercase()),
+                // Runloop matches parts of names; case is ignored here, as people search for what they remember.
                 "search" => read.search = Some(value.to_lowercase()),
                 "network_policy_id" => read.policy = Some(value.into_owned()),
                 "starting_after" => read.starting_after = Some(value.into_owned()),
@@ -108,10 +109,10 @@ impl ListQuery {
     /// `starting_after` is not the id of an object of this kind.
     pub(in crate::api) fn page<'s>(
         &self,
-        kind: ObjectKind,
+        kind: ApiKind,
         entries: impl Iterator<Item = ListEntry<'s>>,
     ) -> Result<ListPage<'s>, ApiError> {
-        let deleted = self.starting_after.as_deref().filter(|id| ObjectKind::of_id(id) == Some(kind));
+        let deleted = self.starting_after.as_deref().filter(|id| ApiKind::of_id(id) == Some(kind));
         let (mut start, mut matching) = (deleted.map(|id| Reverse((true, id))), Vec::new());
         for entry in entries {
             let rank = Reverse((entry.is_of_api, entry.id));
@@ -126,6 +127,7 @@ impl ListQuery {
             let id = id.escape_debug();
             return Err(ApiError::bad(format!("starting_after: there is no `{id}`: use the last id of a page")));
         }
+        // Counted before the position is applied: the total is that of the list, not of the rest of it.
         let total = self.counts.then_some(matching.len());
         matching.retain(|Reverse(rank)| start.is_none_or(|Reverse(start)| *rank < start));
         matching.sort_unstable();
@@ -187,7 +189,7 @@ mod tests {
             ListEntry { is_of_api, id, name: name.into(), status: status.into() }
         });
         let query = ListQuery::parse(query, &["up", "down"]).map_err(|error| error.message)?;
-        let page = query.page(ObjectKind::Blueprint, listed.into_iter()).map_err(|error| error.message)?;
+        let page = query.page(ApiKind::Blueprint, listed.into_iter()).map_err(|error| error.message)?;
         Ok((page.ids, page.has_more, page.total))
     }
 

@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use crate::api::objects::devboxes::{Devboxes, RUNNING, SHUTDOWN, STATUSES, is_running};
-use crate::api::objects::{Object as _, ObjectKind, api_table};
+use crate::api::objects::devboxes::{DevboxKind, RUNNING, SHUTDOWN, STATUSES, is_running};
+use crate::api::objects::{ApiKind, ApiObject as _, api_table};
 use crate::api::request::call::{Call, json_response};
 use crate::api::request::error::ApiError;
 use crate::api::request::fields::RequestFields;
@@ -32,17 +32,19 @@ pub(in crate::api) async fn wait(call: Call) -> Response {
 async fn wait_for_status(call: &Call) -> Result<Value, ApiError> {
     let (control, id) = (&call.control, call.id.as_str());
     let mut changed = control.changed.subscribe();
-    let present = || status(&control.snapshot(), id).ok_or_else(|| ApiError::not_found(ObjectKind::Devbox, id));
+    let present = || status(&control.snapshot(), id).ok_or_else(|| ApiError::not_found(ApiKind::Devbox, id));
     let mut status = present()?;
+    // After the status, as a devbox that does not exist is 404 whatever the body says.
     let poll = StatusPoll::read(call.fields())?;
     let end = Instant::now() + poll.time;
     loop {
         if poll.statuses.contains(&status) {
-            return call.view(ObjectKind::Devbox, id).await;
+            return call.view(ApiKind::Devbox, id).await;
         }
         let (was_running, start) = (is_running(&control.snapshot(), id), Instant::now());
         if start >= end {
             let seconds = poll.time.as_secs_f64();
+            // The SDKs ask again after 408; any other error, or a status that is not a booting one, is final for them.
             let message = format!("devbox `{id}` is {status} after {seconds} s: ask again, or for that status");
             return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message));
         }
@@ -56,11 +58,11 @@ async fn wait_for_status(call: &Call) -> Result<Value, ApiError> {
 
 /// Returns the status of a devbox. It parses and keeps nothing of the file, as a thousand requests may wait.
 fn status(snapshot: &Snapshot, id: &str) -> Option<String> {
-    let status = match api_table(snapshot, id).filter(|_| ObjectKind::of_id(id) == Some(ObjectKind::Devbox)) {
+    let status = match api_table(snapshot, id).filter(|_| ApiKind::of_id(id) == Some(ApiKind::Devbox)) {
         Some(_) if is_running(snapshot, id) => RUNNING.to_owned(),
         Some(_) => SHUTDOWN.to_owned(),
         // An object that a person wrote has no API table to parse.
-        None => Devboxes::viewer(snapshot)(id)?["status"].as_str()?.to_owned(),
+        None => DevboxKind::viewer(snapshot)(id)?["status"].as_str()?.to_owned(),
     };
     Some(status)
 }
@@ -81,6 +83,7 @@ impl StatusPoll {
                 fields.error(format!("statuses[{index}]: {status} is none: use some of {}", STATUSES.join(", ")));
             }
         }
+        // SDK 3.0.0 sends 30.0 and then the rest of its own limit, such as 0.03811502456665039.
         let seconds: f64 = match fields.take::<Value>("timeout_seconds") {
             None => DEFAULT,
             Some(value) => value.as_f64().filter(|&seconds| seconds >= 0.0).unwrap_or_else(|| {

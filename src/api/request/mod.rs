@@ -29,8 +29,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use self::counts::Outcome;
 use self::error::ApiError;
 use self::long_poll_limit::{LongPollLimit, LongPollPermit};
-use crate::api::Control;
-use crate::api::auth::{Principal, Purpose, Refusal};
+use crate::api::ApiState;
+use crate::api::auth::{Principal, Refusal, RequestPurpose};
 use crate::api::connection::state::{ConnectionState, RequestGuard};
 use crate::api::quotas::{deadline, units};
 use crate::bounds::{MAX_BODY, MAX_SMALL_BODY};
@@ -53,7 +53,7 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// The service that all connections share.
 pub(super) struct ApiService {
-    control: Arc<Control>,
+    control: Arc<ApiState>,
     routes: TowerToHyperService<Router>,
     long_polls: Arc<LongPollLimit>,
     /// Becomes true when the process stops.
@@ -61,13 +61,13 @@ pub(super) struct ApiService {
 }
 
 impl ApiService {
-    pub(super) fn new(control: Arc<Control>, stop: watch::Receiver<bool>) -> Arc<Self> {
+    pub(super) fn new(control: Arc<ApiState>, stop: watch::Receiver<bool>) -> Arc<Self> {
         let routes = TowerToHyperService::new(crate::api::routes::router(Arc::clone(&control)));
         let long_polls = LongPollLimit::new(&control.quotas);
         Arc::new(Self { control, routes, long_polls, stop })
     }
 
-    pub(super) fn control(&self) -> &Control {
+    pub(super) fn control(&self) -> &ApiState {
         &self.control
     }
 
@@ -91,6 +91,7 @@ impl ApiService {
         let snapshot = self.control.snapshot();
         let answered = match self.control.access.admit(&snapshot, source, &head).await {
             Ok(Some(principal)) => {
+                // Before anything is waited for: at the limit, connections with a token are closed last.
                 guard.has_token(principal.requester());
                 self.run((&connection, &mut guard), principal, head, body).await
             }
@@ -149,16 +150,18 @@ impl ApiService {
         principal: Principal,
         head: Parts,
         body: Incoming,
-    ) -> Result<(Response, Option<Shares>), Refusal> {
-        let (purpose, requester, quotas) = (Purpose::of(&head), principal.requester(), &self.control.quotas);
+    ) -> Result<(Response, Option<AnswerShares>), Refusal> {
+        let (purpose, requester, quotas) = (RequestPurpose::of(&head), principal.requester(), &self.control.quotas);
+        // Not waited for: HTTP/2 would let one client queue a hundred requests for each connection.
         let Some(request) = quotas.requests.take(requester, 1) else {
             return Err(busy("this token has as many requests under way as it may: try again"));
         };
-        let most = if purpose == Purpose::Change { MAX_BODY } else { MAX_SMALL_BODY };
-        if purpose == Purpose::Wait {
+        let most = if purpose == RequestPurpose::Change { MAX_BODY } else { MAX_SMALL_BODY };
+        if purpose == RequestPurpose::Wait {
             let Some(permit) = self.long_polls.acquire(connection, requester) else {
                 return Err(busy("too many requests wait for a status: try again"));
             };
+            // Its share of connections is part of the permit.
             guard.admit();
             let (octets, share) = self.read(requester, &head, body, most).await?;
             let handling = self.handle(head, octets, Some(principal));
@@ -167,13 +170,13 @@ impl ApiService {
                 drop(share);
                 response
             });
-            return Ok((response.await?, Some(Shares { _request: request, _answer: None })));
+            return Ok((response.await?, Some(AnswerShares { _request: request, _answer: None })));
         }
         if !guard.admit_busy(&quotas.connections, requester).await {
             return Err(busy("this token has as many busy connections as it may: try again"));
         }
         let (octets, share) = self.read(requester, &head, body, most).await?;
-        let running = if purpose == Purpose::Change { &quotas.changing } else { &quotas.reading };
+        let running = if purpose == RequestPurpose::Change { &quotas.changing } else { &quotas.reading };
         let Some(running) = running.wait(requester, 1, deadline()).await else {
             return Err(busy("too many requests wait: try again"));
         };
@@ -187,7 +190,7 @@ impl ApiService {
             // The answer takes memory until it is read: the next request runs once that is within the share.
             let answer = answers.wait(requester, units(octets), deadline()).await;
             drop(running);
-            answer.map(|answer| (response, Shares { _request: request, _answer: Some(answer) }))
+            answer.map(|answer| (response, AnswerShares { _request: request, _answer: Some(answer) }))
         });
         let answered = task.await.map_err(|_| broken())?;
         let (response, shares) = answered.ok_or_else(|| busy("earlier answers are not taken yet: read them first"))?;
@@ -306,7 +309,7 @@ fn broken() -> Refusal {
 }
 
 /// The shares of the quotas that an answer holds until it is read.
-struct Shares {
+struct AnswerShares {
     _request: Reservation,
     /// The share of the memory for answers. The answer of a long poll is small and has none.
     _answer: Option<Reservation>,
@@ -315,7 +318,7 @@ struct Shares {
 /// The request of an answer, with its shares.
 struct Held {
     guard: RequestGuard,
-    _shares: Option<Shares>,
+    _shares: Option<AnswerShares>,
 }
 
 /// The octets of an answer, with its request: HTTP/2 queues pieces after the last one was handed over.

@@ -10,11 +10,11 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, any, get, post};
 
-use crate::api::Control;
-use crate::api::objects::blueprints::{self, Blueprints};
-use crate::api::objects::devboxes::{self, Devboxes};
-use crate::api::objects::policies::{self, Policies};
-use crate::api::objects::{Object, delete, list, retrieve, update};
+use crate::api::ApiState;
+use crate::api::objects::blueprints::{self, BlueprintKind};
+use crate::api::objects::devboxes::{self, DevboxKind};
+use crate::api::objects::policies::{self, PolicyKind};
+use crate::api::objects::{ApiObject, delete, list, retrieve, update};
 use crate::api::request::call::{Call, Done, JsonText};
 use crate::api::request::error::ApiError;
 use crate::api::request::long_poll;
@@ -28,15 +28,15 @@ const NEW_DEVBOX: &str = "The devbox gets its address from metadata[\"hostgate.a
      none: unrestricted.";
 
 /// A route: its handler, and its operation in the `OpenAPI` document.
-struct Route {
+struct ApiRoute {
     method: &'static str,
     path: &'static str,
-    handler: MethodRouter<Arc<Control>>,
+    handler: MethodRouter<Arc<ApiState>>,
     operation: &'static str,
     summary: &'static str,
     /// More about the operation; empty if the summary says all.
     description: &'static str,
-    body: Body,
+    body: RequestBody,
     /// The schema of the response, and its description.
     response: (&'static str, &'static str),
     /// The query parameters; `None` unless the route is a list.
@@ -44,7 +44,7 @@ struct Route {
 }
 
 /// The body of a request.
-enum Body {
+enum RequestBody {
     None,
     /// The body is read, but has no fields: the Python SDK sends none, the TypeScript SDK an empty object.
     Ignored,
@@ -59,14 +59,14 @@ struct Filters {
     others: &'static [&'static str],
 }
 
-impl Route {
-    fn get(path: &'static str, handler: MethodRouter<Arc<Control>>, operation: &'static str) -> Self {
-        let (summary, description, response, body) = ("", "", ("", ""), Body::None);
+impl ApiRoute {
+    fn get(path: &'static str, handler: MethodRouter<Arc<ApiState>>, operation: &'static str) -> Self {
+        let (summary, description, response, body) = ("", "", ("", ""), RequestBody::None);
         Self { method: "get", path, handler, operation, summary, description, body, response, filters: None }
     }
 
-    fn post(path: &'static str, handler: MethodRouter<Arc<Control>>, operation: &'static str) -> Self {
-        Self { method: "post", body: Body::Ignored, ..Self::get(path, handler, operation) }
+    fn post(path: &'static str, handler: MethodRouter<Arc<ApiState>>, operation: &'static str) -> Self {
+        Self { method: "post", body: RequestBody::Ignored, ..Self::get(path, handler, operation) }
     }
 
     fn about(self, summary: &'static str, description: &'static str) -> Self {
@@ -74,29 +74,29 @@ impl Route {
     }
 
     fn body(self, schema: &'static str, is_required: bool) -> Self {
-        Self { body: Body::Schema(schema, is_required), ..self }
+        Self { body: RequestBody::Schema(schema, is_required), ..self }
     }
 
     fn returns(self, schema: &'static str, description: &'static str) -> Self {
         Self { response: (schema, description), ..self }
     }
 
-    fn filters<O: Object>(self, others: &'static [&'static str]) -> Self {
+    fn filters<O: ApiObject>(self, others: &'static [&'static str]) -> Self {
         Self { filters: Some(Filters { statuses: O::STATUSES, others }), ..self }
     }
 }
 
 /// Returns the table of routes.
-fn routes() -> Vec<Route> {
-    let document = Route::get("/openapi.json", get(document), "retrieveDescription")
+fn routes() -> Vec<ApiRoute> {
+    let document = ApiRoute::get("/openapi.json", get(document), "retrieveDescription")
         .about("This description", "")
         .returns("", "An OpenAPI 3.1 document.");
     policy_routes().into_iter().chain(blueprint_routes()).chain(devbox_routes()).chain([document]).collect()
 }
 
-fn policy_routes() -> [Route; 5] {
+fn policy_routes() -> [ApiRoute; 5] {
     [
-        Route::post("/v1/network-policies", change(policies::create), "createNetworkPolicy")
+        ApiRoute::post("/v1/network-policies", change(policies::create), "createNetworkPolicy")
             .about(
                 "Create a network policy",
                 "A policy without lists and without allow_all denies everything. The answer comes after it \
@@ -104,14 +104,14 @@ fn policy_routes() -> [Route; 5] {
             )
             .body("NetworkPolicyCreate", true)
             .returns("NetworkPolicyView", "The policy, in force."),
-        Route::get("/v1/network-policies", read(list::<Policies>), "listNetworkPolicies")
+        ApiRoute::get("/v1/network-policies", read(list::<PolicyKind>), "listNetworkPolicies")
             .about("List network policies", "")
-            .filters::<Policies>(&["only_id"])
+            .filters::<PolicyKind>(&["only_id"])
             .returns("NetworkPolicyList", PAGE),
-        Route::get("/v1/network-policies/{id}", read(retrieve::<Policies>), "retrieveNetworkPolicy")
+        ApiRoute::get("/v1/network-policies/{id}", read(retrieve::<PolicyKind>), "retrieveNetworkPolicy")
             .about("Retrieve a network policy", "")
             .returns("NetworkPolicyView", "The policy."),
-        Route::post("/v1/network-policies/{id}", change(update::<Policies>), "updateNetworkPolicy")
+        ApiRoute::post("/v1/network-policies/{id}", change(update::<PolicyKind>), "updateNetworkPolicy")
             .about(
                 "Change a network policy",
                 "A field that is absent or null stays as it is; a value replaces the whole field, lists too. \
@@ -122,7 +122,7 @@ fn policy_routes() -> [Route; 5] {
             )
             .body("NetworkPolicyUpdate", false)
             .returns("NetworkPolicyView", "The policy as it is in force now."),
-        Route::post("/v1/network-policies/{id}/delete", change(delete::<Policies>), "deleteNetworkPolicy")
+        ApiRoute::post("/v1/network-policies/{id}/delete", change(delete::<PolicyKind>), "deleteNetworkPolicy")
             .about(
                 "Delete a network policy",
                 "Refused with 400 while a blueprint, a devbox or another policy uses it; the message names \
@@ -132,9 +132,9 @@ fn policy_routes() -> [Route; 5] {
     ]
 }
 
-fn blueprint_routes() -> [Route; 6] {
+fn blueprint_routes() -> [ApiRoute; 6] {
     [
-        Route::post("/v1/blueprints", change(blueprints::create), "createBlueprint")
+        ApiRoute::post("/v1/blueprints", change(blueprints::create), "createBlueprint")
             .about(
                 "Create a blueprint",
                 "network_policy_id is in force for the build alone; launch_parameters.network_policy_id for \
@@ -143,14 +143,14 @@ fn blueprint_routes() -> [Route; 6] {
             )
             .body("BlueprintCreate", true)
             .returns("BlueprintView", "The blueprint."),
-        Route::get("/v1/blueprints", read(list::<Blueprints>), "listBlueprints")
+        ApiRoute::get("/v1/blueprints", read(list::<BlueprintKind>), "listBlueprints")
             .about("List blueprints", "")
-            .filters::<Blueprints>(&[])
+            .filters::<BlueprintKind>(&[])
             .returns("BlueprintList", PAGE),
-        Route::get("/v1/blueprints/{id}", read(retrieve::<Blueprints>), "retrieveBlueprint")
+        ApiRoute::get("/v1/blueprints/{id}", read(retrieve::<BlueprintKind>), "retrieveBlueprint")
             .about("Retrieve a blueprint", "")
             .returns("BlueprintView", "The blueprint."),
-        Route::post("/v1/blueprints/{id}", change(update::<Blueprints>), "updateBlueprint")
+        ApiRoute::post("/v1/blueprints/{id}", change(update::<BlueprintKind>), "updateBlueprint")
             .about(
                 "Change a blueprint",
                 "Not in the modelled API. A field that is absent or null stays as it is. Devboxes that \
@@ -158,36 +158,41 @@ fn blueprint_routes() -> [Route; 6] {
             )
             .body("BlueprintUpdate", false)
             .returns("BlueprintView", "The blueprint as it is in force now."),
-        Route::post("/v1/blueprints/{id}/delete", change(delete::<Blueprints>), "deleteBlueprint")
+        ApiRoute::post("/v1/blueprints/{id}/delete", change(delete::<BlueprintKind>), "deleteBlueprint")
             .about(
                 "Delete a blueprint",
                 "Refused with 400 while a devbox was made from it and runs; the message names it.",
             )
             .returns("", "An empty object."),
-        Route::get("/v1/blueprints/{id}/logs", read(blueprints::logs), "listBlueprintLogs")
+        ApiRoute::get("/v1/blueprints/{id}/logs", read(blueprints::logs), "listBlueprintLogs")
             .about("What a blueprint's build said", "")
             .returns("BlueprintLogs", "The lines."),
     ]
 }
 
-fn devbox_routes() -> [Route; 7] {
+fn devbox_routes() -> [ApiRoute; 7] {
     [
-        Route::post("/v1/devboxes", change(devboxes::create), "createDevbox")
+        ApiRoute::post("/v1/devboxes", change(devboxes::create), "createDevbox")
             .about("Create a devbox", NEW_DEVBOX)
             .body("DevboxCreate", false)
             .returns("DevboxView", "The devbox; its policy is in force."),
-        Route::get("/v1/devboxes", read(list::<Devboxes>), "listDevboxes")
+        ApiRoute::get("/v1/devboxes", read(list::<DevboxKind>), "listDevboxes")
             .about("List devboxes", "")
-            .filters::<Devboxes>(&["network_policy_id"])
+            .filters::<DevboxKind>(&["network_policy_id"])
             .returns("DevboxList", PAGE),
-        Route::post("/v1/devboxes/create_and_await_running", change(devboxes::create), "createDevboxAndAwaitRunning")
-            .about("Create a devbox and wait until it runs", NEW_DEVBOX)
-            .body("DevboxCreate", false)
-            .returns("DevboxView", "The devbox; its policy is in force."),
-        Route::get("/v1/devboxes/{id}", read(retrieve::<Devboxes>), "retrieveDevbox")
+        // The SDKs use this route from 1.32 on, without a fallback; older ones use `/v1/devboxes`.
+        ApiRoute::post(
+            "/v1/devboxes/create_and_await_running",
+            change(devboxes::create),
+            "createDevboxAndAwaitRunning",
+        )
+        .about("Create a devbox and wait until it runs", NEW_DEVBOX)
+        .body("DevboxCreate", false)
+        .returns("DevboxView", "The devbox; its policy is in force."),
+        ApiRoute::get("/v1/devboxes/{id}", read(retrieve::<DevboxKind>), "retrieveDevbox")
             .about("Retrieve a devbox", "")
             .returns("DevboxView", "The devbox."),
-        Route::post("/v1/devboxes/{id}", change(update::<Devboxes>), "updateDevbox")
+        ApiRoute::post("/v1/devboxes/{id}", change(update::<DevboxKind>), "updateDevbox")
             .about(
                 "Change a devbox's name or metadata",
                 "A field that is absent or null stays as it is. Metadata is replaced whole; the address \
@@ -195,7 +200,7 @@ fn devbox_routes() -> [Route; 7] {
             )
             .body("DevboxUpdate", false)
             .returns("DevboxView", "The devbox."),
-        Route::post("/v1/devboxes/{id}/wait_for_status", post(long_poll::wait), "waitForDevboxStatus")
+        ApiRoute::post("/v1/devboxes/{id}/wait_for_status", post(long_poll::wait), "waitForDevboxStatus")
             .about(
                 "Wait until a devbox has one of some statuses",
                 "Holds the request for timeout_seconds, 10 unless told and 30 at most, and then answers \
@@ -203,7 +208,7 @@ fn devbox_routes() -> [Route; 7] {
             )
             .body("WaitForStatus", true)
             .returns("DevboxView", "The devbox, in one of them."),
-        Route::post("/v1/devboxes/{id}/shutdown", change(devboxes::shut_down), "shutdownDevbox")
+        ApiRoute::post("/v1/devboxes/{id}/shutdown", change(devboxes::shut_down), "shutdownDevbox")
             .about(
                 "Shut a devbox down",
                 "Its address is bound to nothing from then on, and denied. The devbox can still be \
@@ -214,7 +219,7 @@ fn devbox_routes() -> [Route; 7] {
 }
 
 /// Returns the router. Each request carries its [`crate::api::auth::Principal`] as an extension.
-pub(super) fn router(control: Arc<Control>) -> Router {
+pub(super) fn router(control: Arc<ApiState>) -> Router {
     let router = routes().into_iter().fold(Router::new(), |router, route| router.route(route.path, route.handler));
     router
         .route("/v1/devboxes/{id}/{*rest}", any(no_container))
@@ -224,7 +229,7 @@ pub(super) fn router(control: Arc<Control>) -> Router {
 }
 
 /// Returns the handler of a change.
-fn change<W, F>(work: W) -> MethodRouter<Arc<Control>>
+fn change<W, F>(work: W) -> MethodRouter<Arc<ApiState>>
 where
     W: Fn(Arc<Call>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Done, ApiError>> + Send + 'static,
@@ -233,7 +238,7 @@ where
 }
 
 /// Returns the handler of a request that reads the snapshot.
-fn read<W, T>(work: W) -> MethodRouter<Arc<Control>>
+fn read<W, T>(work: W) -> MethodRouter<Arc<ApiState>>
 where
     W: Fn(&Call, &Snapshot) -> Result<T, ApiError> + Clone + Send + Sync + 'static,
     T: Into<JsonText> + 'static,

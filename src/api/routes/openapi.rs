@@ -2,15 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::{Body, Route};
+use super::{ApiRoute, RequestBody};
 
 /// Returns the document in `OpenAPI` 3.1.
-pub(super) fn document(routes: &[Route]) -> Value {
+pub(super) fn document(routes: &[ApiRoute]) -> Value {
     let mut document: Value =
         serde_json::from_str(include_str!("components.json")).expect("a test parses the components");
     for route in routes {
         let path = &mut document["paths"][route.path];
         path[route.method] = operation(route, routes);
+        // Once for both methods of a path.
         if route.path.contains("{id}") {
             path["parameters"] = json!([reference("parameters", "id")]);
         }
@@ -18,7 +19,7 @@ pub(super) fn document(routes: &[Route]) -> Value {
     document
 }
 
-fn operation(route: &Route, routes: &[Route]) -> Value {
+fn operation(route: &ApiRoute, routes: &[ApiRoute]) -> Value {
     let mut operation = json!({ "operationId": route.operation, "tags": [tag(route.path)], "summary": route.summary });
     if !route.description.is_empty() {
         operation["description"] = route.description.into();
@@ -39,15 +40,15 @@ fn operation(route: &Route, routes: &[Route]) -> Value {
         operation["parameters"] = parameters.into();
     }
     let body = match route.body {
-        Body::None => None,
-        Body::Ignored => Some((json!({ "type": ["object", "null"] }), false)),
-        Body::Schema(name, is_required) => Some((reference("schemas", name), is_required)),
+        RequestBody::None => None,
+        RequestBody::Ignored => Some((json!({ "type": ["object", "null"] }), false)),
+        RequestBody::Schema(name, is_required) => Some((reference("schemas", name), is_required)),
     };
     if let Some((schema, is_required)) = body {
         operation["requestBody"] =
             json!({ "required": is_required, "content": { "application/json": { "schema": schema } } });
     }
-    if matches!(route.body, Body::Ignored) {
+    if matches!(route.body, RequestBody::Ignored) {
         operation["requestBody"]["description"] = "Ignored; may be empty.".into();
     }
     let (schema, description) = route.response;
@@ -65,7 +66,7 @@ fn operation(route: &Route, routes: &[Route]) -> Value {
 }
 
 /// Returns the error responses of an operation. Which there are follows from its method and path.
-fn errors(route: &Route) -> Value {
+fn errors(route: &ApiRoute) -> Value {
     let (is_change, has_id) = (route.method == "post", route.path.contains("{id}"));
     let is_public = route.path == "/openapi.json";
     let all = [
@@ -75,6 +76,7 @@ fn errors(route: &Route) -> Value {
         ("404", "NotFound", has_id),
         ("408", "Timeout", is_change),
         ("412", "Changed", is_change && route.path.ends_with("{id}")),
+        // A GET with a body of more than a few KiB is refused, too, but no client sends one.
         ("413", "TooLarge", is_change),
         ("503", "Unavailable", true),
     ];
@@ -85,7 +87,7 @@ fn errors(route: &Route) -> Value {
 }
 
 /// Returns the links from a created object to the operations on it.
-fn links(route: &Route, routes: &[Route]) -> Value {
+fn links(route: &ApiRoute, routes: &[ApiRoute]) -> Value {
     let with_id = routes.iter().filter(|other| other.path.contains("{id}") && tag(other.path) == tag(route.path));
     let links = with_id.map(|other| {
         let link = json!({

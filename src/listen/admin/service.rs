@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
 use super::exposition::{self, Gauges, UpstreamState};
-use crate::api::{self, Control};
+use crate::api::{self, ApiState};
 use crate::bounds::{MAX_TOLD_ADDRESSES, MAX_TOLD_UPSTREAMS};
 use crate::document::shortened;
 use crate::engine::Engine;
@@ -43,7 +43,7 @@ pub(crate) struct Service {
     /// The numbers of API requests and connections; zero while the API is off.
     pub(crate) control: Arc<api::RequestCounts>,
     /// The API; `None` if it is off.
-    pub(crate) api: Option<Arc<Control>>,
+    pub(crate) api: Option<Arc<ApiState>>,
     /// The time at which the process started.
     pub(crate) started: Instant,
     /// Set once shutdown has begun.
@@ -113,7 +113,7 @@ impl Service {
         engine: Arc<Engine>,
         progress: Arc<ReloadStatus>,
         (decisions, log): (Arc<DecisionLogCounts>, LogWriter),
-        (api, control): (Option<Arc<Control>>, Arc<api::RequestCounts>),
+        (api, control): (Option<Arc<ApiState>>, Arc<api::RequestCounts>),
         configuration: Option<PathBuf>,
     ) -> Arc<Self> {
         let listening = Listening { pid: std::process::id(), configuration, addresses: BTreeSet::new(), more: false };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use toml_edit::{Array, Document, DocumentMut, InlineTable, Item, Table, TableLike};
 
-use crate::api::objects::ObjectKind;
+use crate::api::objects::ApiKind;
 use crate::api::request::error::ApiError;
 use crate::policy::{ApiTable, unsealed};
 
@@ -107,7 +107,7 @@ impl ObjectFile {
 /// It is not TOML; a file in force always is.
 pub(in crate::api) fn without(
     text: &str,
-    kind: ObjectKind,
+    kind: ApiKind,
     tables: &[(&str, &str)],
 ) -> Result<Option<Arc<str>>, ApiError> {
     let mut file = ObjectFile::parse(&unsealed(text))?;
@@ -357,7 +357,7 @@ pub(in crate::api) mod tests {
     fn an_object_goes_without_what_people_wrote_beside_it() {
         let own = "# A network policy of the API.\n[policy.npol_1]\nallow_all = true\n\n[api.npol_1]\nx = 1\n";
         let tables = [("policy", "npol_1"), ("api", "npol_1")];
-        let left = |text: &str| without(text, ObjectKind::Policy, &tables).unwrap();
+        let left = |text: &str| without(text, ApiKind::Policy, &tables).unwrap();
         assert_eq!(left(own), None);
         assert_eq!(left(&format!("# Ours.\n{own}# The end.\n")), None);
         for other in ["# Mine.\n[policy.mine]\nallow_all = true\n", "[[test]]\nname = \"a.test\"\n"] {
