@@ -146,7 +146,8 @@ class Hostgate:
     def __init__(self, builder=False):
         self.directory = Path(tempfile.mkdtemp(prefix="hgsdk-"))
         self.policies = self.directory / "policies"
-        self.policies.mkdir()
+        # Without a policy file or this folder, hostgate takes an empty directory for one that is not mounted.
+        (self.policies / "api").mkdir(parents=True)
         self.upstream = Upstream()
         configuration = CONFIGURATION.format(upstream=self.upstream.port)
         if builder:
