@@ -1,14 +1,16 @@
 //! Blueprints: a build policy, and the policy of the devboxes created from it.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::api::now_ms;
-use crate::api::objects::build_run::bind;
 use crate::api::objects::object_file::{Fields, ObjectFile, api_fields, object};
-use crate::api::objects::{ApiKind, ApiObject, Deletable, REVISION, address, by_hand, is_of_api, revision};
+use crate::api::objects::{
+    ApiKind, ApiObject, BUILDING, COMPLETE, Deletable, FAILED, QUEUED, REVISION, address, by_hand, is_of_api, revision,
+};
 use crate::api::request::call::{Call, Done};
 use crate::api::request::error::ApiError;
 use crate::api::request::fields::{LaunchParameters, RequestFields};
@@ -16,17 +18,6 @@ use crate::api::request::list::{ListEntry, ListQuery};
 use crate::bounds::MAX_BUILD_QUEUE;
 use crate::document::Source;
 use crate::policy::{ApiTable, Blueprint, Phase, Snapshot, UNRESTRICTED};
-
-// The statuses of Runloop's API. Its SDKs wait while a blueprint is queued, provisioning or building, and take any other
-// status for final.
-/// The status of a blueprint whose build waits.
-pub(in crate::api) const QUEUED: &str = "queued";
-/// The status of a blueprint whose build runs.
-pub(in crate::api) const BUILDING: &str = "building";
-/// The status of a blueprint whose build failed.
-pub(in crate::api) const FAILED: &str = "failed";
-/// The status of a blueprint that devboxes can be created from.
-pub(in crate::api) const COMPLETE: &str = "build_complete";
 
 /// The place of the devboxes' policy in a request.
 pub(in crate::api) const LAUNCH_POLICY: &str = "launch_parameters.network_policy_id";
@@ -206,6 +197,15 @@ pub(in crate::api) fn own_api_table<'s>(snapshot: &'s Snapshot, blueprint: &Blue
 /// Returns the id of the client that is a blueprint's build container.
 pub(in crate::api) fn build_client(id: &str) -> String {
     format!("{id}-build")
+}
+
+/// Binds the address of a build container in a blueprint's file.
+fn bind(file: &mut ObjectFile, id: &str, address: IpAddr) {
+    let client = build_client(id);
+    for (key, value) in [("sources", json!([address.to_string()])), ("blueprint", id.into()), ("phase", "build".into())]
+    {
+        file.set("client", &client, key, &value);
+    }
 }
 
 /// Checks that a policy exists.

@@ -3,36 +3,26 @@
 //! The address is bound before the command starts and released with the final status: each is one change of the
 //! blueprint's file. A build that was running when a process ended has failed; the next process writes that down.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::api::audit::AuditAction;
 use crate::api::auth::Principal;
 use crate::api::builds::BuildPermit;
 use crate::api::builds::process::{BuildEnd, run};
-use crate::api::objects::blueprints::{BUILDING, BlueprintKind, COMPLETE, FAILED, build_client};
+use crate::api::objects::blueprints::{BlueprintKind, build_client};
 use crate::api::objects::object_file::ObjectFile;
 use crate::api::objects::writer::FileEdit;
-use crate::api::objects::{ApiKind, ApiObject as _, path_of, view};
+use crate::api::objects::{ApiKind, ApiObject as _, BUILDING, COMPLETE, FAILED, path_of, view};
 use crate::api::{ApiState, now_ms};
 use crate::policy::Snapshot;
 
 /// The first pause before a status is written again; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-
-/// Binds the address of a build container in a blueprint's file.
-pub(in crate::api) fn bind(file: &mut ObjectFile, id: &str, address: IpAddr) {
-    let client = build_client(id);
-    for (key, value) in [("sources", json!([address.to_string()])), ("blueprint", id.into()), ("phase", "build".into())]
-    {
-        file.set("client", &client, key, &value);
-    }
-}
 
 impl ApiState {
     /// Builds a blueprint whose address is bound.

@@ -13,7 +13,8 @@ use crate::api::objects::blueprints::{self, LAUNCH_POLICY};
 use crate::api::objects::object_file::{Fields, ObjectFile, api_fields, object};
 use crate::api::objects::writer::FileEdit;
 use crate::api::objects::{
-    ApiKind, ApiObject, REVISION, address, api_table, by_hand, held, is_in_own_file, is_of_api, revision, view,
+    ApiKind, ApiObject, COMPLETE, FAILURE, REVISION, RUNNING, SHUTDOWN, address, api_table, by_hand, held,
+    is_in_own_file, is_of_api, revision, view,
 };
 use crate::api::request::call::{Call, Done};
 use crate::api::request::error::ApiError;
@@ -22,12 +23,6 @@ use crate::api::request::list::{ListEntry, ListQuery};
 use crate::document::Source;
 use crate::policy::{ApiTable, Blueprint, Client, Phase, Policy, Snapshot, sealed};
 
-/// The status of a devbox whose address is bound.
-pub(in crate::api) const RUNNING: &str = "running";
-/// The status of a devbox whose file is bad or gone: its addresses are held.
-const FAILURE: &str = "failure";
-/// The status of a devbox that was shut down.
-pub(in crate::api) const SHUTDOWN: &str = "shutdown";
 /// The statuses of Runloop's API, which requests may name.
 pub(in crate::api) const STATUSES: [&str; 10] = [
     "scheduled",
@@ -396,7 +391,7 @@ impl NewDevbox {
                 return Err(ApiError::bad(format!("blueprint_id: there is no blueprint `{id}`: create it first")));
             };
             let status = blueprints::status(snapshot, blueprint);
-            if status != blueprints::COMPLETE {
+            if status != COMPLETE {
                 return Err(ApiError::bad(format!(
                     "blueprint_id: blueprint `{id}` is {status}: only one that is build_complete will do"
                 )));
@@ -405,7 +400,7 @@ impl NewDevbox {
         }
         let Some(name) = &self.blueprint_name else { return Ok(None) };
         let named = snapshot.blueprints().filter(|blueprint| match blueprints::own_api_table(snapshot, blueprint) {
-            Some(table) => table.name() == *name && table.status() == blueprints::COMPLETE,
+            Some(table) => table.name() == *name && table.status() == COMPLETE,
             None => blueprint.id() == name,
         });
         let newest =

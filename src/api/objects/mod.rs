@@ -37,6 +37,23 @@ use crate::policy::{ApiTable, BUILT_IN, Client, Snapshot};
 
 /// The field with the revision of an object: the SHA-256 of its file.
 pub(in crate::api) const REVISION: &str = "hostgate_revision";
+// The statuses of Runloop's API. Its SDKs wait while a blueprint is queued, provisioning or building, and take any other
+// status for final.
+/// The status of a blueprint whose build waits.
+pub(in crate::api) const QUEUED: &str = "queued";
+/// The status of a blueprint whose build runs.
+pub(in crate::api) const BUILDING: &str = "building";
+/// The status of a blueprint whose build failed.
+pub(in crate::api) const FAILED: &str = "failed";
+/// The status of a blueprint that devboxes can be created from.
+pub(in crate::api) const COMPLETE: &str = "build_complete";
+/// The status of a devbox whose address is bound.
+pub(in crate::api) const RUNNING: &str = "running";
+/// The status of a devbox whose file is bad or gone: its addresses are held.
+const FAILURE: &str = "failure";
+/// The status of a devbox that was shut down.
+pub(in crate::api) const SHUTDOWN: &str = "shutdown";
+
 /// The folder of the API's files in the policies directory.
 const FOLDER: &str = "api";
 /// The number of users of an object that a message names.

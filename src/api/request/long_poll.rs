@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use crate::api::objects::devboxes::{DevboxKind, RUNNING, SHUTDOWN, STATUSES, is_running};
-use crate::api::objects::{ApiKind, ApiObject as _, api_table};
+use crate::api::objects::devboxes::{DevboxKind, STATUSES, is_running};
+use crate::api::objects::{ApiKind, ApiObject as _, RUNNING, SHUTDOWN, api_table};
 use crate::api::request::call::{Call, json_response};
 use crate::api::request::error::ApiError;
 use crate::api::request::fields::RequestFields;
