@@ -1,7 +1,7 @@
-//! Whether an address is one of this machine's, so that packets to it arrive here.
+//! The check whether an address belongs to this machine, so that packets to it arrive here.
 //!
-//! The kernel knows, and says so when a socket is bound. The source address that it would choose for a packet to the address
-//! says less: for a second address of an interface in the same network that is the first one.
+//! Binding a socket to the address tells. The source address that the kernel would choose for a packet to it does not: for
+//! a second address of an interface in the same network, it chooses the first one.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,12 +11,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 const NOBODYS_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(255, 255, 255, 254));
 /// An address of the discard-only prefix, which no interface has (RFC 6666).
 const NOBODYS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1));
-
-/// The routes of IPv4 by address, those to this machine included. `/proc/net` of this process is there where the rest of
-/// `/proc` is hidden, as in a unit with `ProcSubset=pid`.
-const ROUTES_V4: &str = "/proc/self/net/fib_trie";
-/// The routes of IPv6.
-const ROUTES_V6: &str = "/proc/self/net/ipv6_route";
 
 /// Returns whether packets to `ip` arrive at this machine; `None` if the system does not say, as without a free file
 /// descriptor, or for a link-local address, which needs an interface.
@@ -45,11 +39,12 @@ fn can_bind(ip: IpAddr) -> Option<bool> {
     }
 }
 
-/// Returns whether the kernel has a route by which packets to an address arrive here.
+/// Returns whether the kernel has a route by which packets to an address arrive here. The tables of routes are read below
+/// `/proc/self`, which is visible even if the rest of `/proc` is hidden, as in a unit with `ProcSubset=pid`.
 fn has_route(ip: IpAddr) -> Option<bool> {
     match ip {
-        IpAddr::V4(v4) => fs::read_to_string(ROUTES_V4).ok().map(|routes| is_among_v4(v4, &routes)),
-        IpAddr::V6(v6) => fs::read_to_string(ROUTES_V6).ok().map(|routes| is_among_v6(v6, &routes)),
+        IpAddr::V4(v4) => fs::read_to_string("/proc/self/net/fib_trie").ok().map(|routes| is_among_v4(v4, &routes)),
+        IpAddr::V6(v6) => fs::read_to_string("/proc/self/net/ipv6_route").ok().map(|routes| is_among_v6(v6, &routes)),
     }
 }
 

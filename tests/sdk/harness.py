@@ -98,7 +98,10 @@ class Upstream:
             wire, source = self.socket.recvfrom(4096)
             query = dns.message.from_wire(wire)
             question = query.question[0]
-            self.names.append(question.name.to_text(omit_final_dot=True).lower())
+            name = question.name.to_text(omit_final_dot=True).lower()
+            # hostgate's own question whether an upstream answers is no client's.
+            if not name.startswith("hostgate-probe."):
+                self.names.append(name)
             response = dns.message.make_response(query, recursion_available=True)
             if question.rdtype == dns.rdatatype.A:
                 response.answer.append(dns.rrset.from_text(question.name, 60, "IN", "A", GLOBAL))
