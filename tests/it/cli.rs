@@ -279,6 +279,8 @@ fn an_answer_that_cannot_be_written_is_a_failure() {
     let upstream = FakeUpstream::start();
     let server = Setup::policy(&upstream, "allowed_hostnames = [\"*.test\"]").control("allow_clients = true").start();
     server.keep_addresses();
+    // The exit code of `status` says it, too.
+    server.wait_out_of_date("restart");
     let [directory, admin] = [server.directory().display().to_string(), server.admin().to_string()];
     let list = server.directory().join("names.txt");
     fs::write(&list, "a.example\n").unwrap();
