@@ -104,7 +104,7 @@ impl Report {
         };
         match (self.start, &self.last_good, &self.refused) {
             (Start::AsOnDisk, ..) => "the next start serves what is on disk".to_owned(),
-            // The only deviation is an address that an interface will get later.
+            // The only deviation is an address that an interface will get later, or a test that fails.
             (Start::WithoutWhatIsBad, ..) if self.lines().next().is_none() => {
                 format!("the next start serves what is on disk{later}")
             }
@@ -135,7 +135,9 @@ fn run_steps(config: Option<PathBuf>, (trial, by): (Option<AddressTrial>, &str))
     let trial = trial.unwrap_or_else(|| AddressTrial::run(path.as_deref(), &config));
     let tried = try_out(&config, &mut loaded, &trial);
     let held_back = loaded.held_back().iter().map(|path| path.display().to_string()).collect();
-    let diagnostics = loaded.wrong().into_iter().chain(loaded.warnings).collect();
+    let failing = loaded.library().failing_tests().to_vec();
+    let has_failing = !failing.is_empty();
+    let diagnostics = loaded.wrong().into_iter().chain(failing).chain(loaded.warnings).collect();
     let mut report = Report {
         taken: trial.taken.clone(),
         held_back,
@@ -153,7 +155,7 @@ fn run_steps(config: Option<PathBuf>, (trial, by): (Option<AddressTrial>, &str))
             let listeners = config.listen.iter().map(|listen| listen.address);
             report.absent = listeners.filter(|address| is_absent(*address)).map(|it| it.to_string()).collect();
             report.upstream_error = chosen.error;
-            let is_whole = report.lines().next().is_none() && report.absent.is_empty();
+            let is_whole = report.lines().next().is_none() && report.absent.is_empty() && !has_failing;
             report.start = match (&report.last_good, is_whole) {
                 (Some(_), _) => Start::FromLastGood,
                 (None, true) => Start::AsOnDisk,

@@ -59,10 +59,13 @@ fn log_filter_is_taken_anew_and_a_bad_one_is_held_back() {
         .file("p.toml", policy("one.test"))
         .top("default_policy = \"one\"\nlog = \"info\"\ndenied_ttl = 5")
         .start();
+    let generation = || server.status()["generation"].as_u64().unwrap();
     let swap = |name: &str| {
+        let before = generation();
         server.write("p.toml", policy(name));
         server.until(name, || allows(&server, "127.0.0.11", name).then_some(()));
-        server.status()["generation"].as_u64().unwrap()
+        // The status is told after the answers have changed.
+        server.until("its generation", || Some(generation()).filter(|now| *now > before))
     };
     let lines = |generation: u64| server.log_lines(&["policies swapped", &format!("generation={generation} ")]).len();
     let reconfigured = |from: &str, to: &str, ttl: u32| {

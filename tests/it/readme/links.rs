@@ -113,7 +113,7 @@ fn summary_lists_every_page() {
 fn warnings_page_has_every_code() {
     let pages = pages();
     let (_, page) = pages.iter().find(|(path, _)| path == "docs/src/warnings.md").unwrap();
-    let source = include_str!("../../../src/document/accept.rs");
+    let source = include_str!("../../../src/document/code.rs");
     let codes: Vec<_> = source.lines().filter_map(|line| line.split_once(" = \"")?.1.strip_suffix("\",")).collect();
     assert!(codes.len() >= 15, "{codes:?}");
     for code in codes {
