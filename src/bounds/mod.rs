@@ -66,6 +66,7 @@
 //! | decision records not written yet | `telemetry::decision_log::pool::BLOCKS` of 128 KiB, and one more for each of `telemetry::decision_log::BUFFERS_PER_CPU` a CPU | dropped | `hostgate_decision_records_dropped_total` |
 //! | hops of an alias in a record | `engine::decision_record::MAX_HOPS` | the rest is left out | |
 //! | files below the policies directory | [`MAX_ENTRIES`], [`MAX_DEPTH`] deep | an error of the folder right below, or of the link by which it came; what was in force of it stays | `hostgate_reload_ok` |
+//! | entries looked at behind links, to tell whether another policies directory has files | `reload::scan::MAX_PROBED` | it counts as without: `unreadable` | `hostgate_out_of_date{kind="unreadable"}` |
 //! | a reload | ten seconds; twenty for a client whose change has begun | it goes on, and the status says so; changes are refused: 503 | `hostgate_reload_stuck`, `/readyz` |
 //! | a write of an API's file | five seconds; ten if the file is being replaced | given up, and others are refused: 503 | `hostgate_out_of_date{kind="stuck"}` |
 //! | octets of a file | [`MAX_FILE`] | an error in this file; its last good version stays | the same |

@@ -3,12 +3,15 @@
 //! A person who deletes policy files deletes them in their directory, or deletes the directory, and then they are removed.
 //! A directory at the same path that is another one (device and inode) and has no policy file was as a rule not made to
 //! delete them: its file system is not mounted, an empty one is mounted over it, or a link leads to an empty directory.
+//! Below the policies directory, only another file system or mount counts, as `git checkout` deletes and makes directories.
 //! Such a directory counts as unreadable, so that its files stay in force. Another directory with at least one policy
 //! file replaces the one before as a whole, as deployments do: files that it does not have are removed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::files::FileVersion;
 use crate::policy::{Texts, object_of};
@@ -26,6 +29,16 @@ impl Origins {
     /// Returns whether the directory at `path` is not the one that its files were read from; `false` if nothing is there.
     pub(super) fn is_other(&self, path: &Path) -> bool {
         FileVersion::at(path).is_some_and(|version| self.ids.get(path) != Some(&version.id()))
+    }
+
+    /// Returns whether a directory at `path` may hide the one that its files were read from. Below the policies directory,
+    /// `root`, one that was made anew on the same file system hides nothing: the one before was deleted.
+    pub(super) fn may_hide(&self, root: &Path, path: &Path) -> bool {
+        let is_on_other_device = || {
+            let version = FileVersion::at(path);
+            version.is_some_and(|version| self.ids.get(path).is_none_or(|(device, _)| *device != version.id().0))
+        };
+        self.is_other(path) && (path == root || is_on_other_device() || is_mount_point(path))
     }
 
     /// Returns whether files were read from a directory at `path`.
@@ -81,4 +94,33 @@ impl Origins {
         self.ids.remove(root);
         self.hidden = kept.iter().map(|(path, _)| Arc::clone(path)).collect();
     }
+}
+
+/// Returns whether something is mounted at a path; `false` if the system does not say (before Linux 5.8).
+fn is_mount_point(path: &Path) -> bool {
+    let id = |path: &Path| {
+        let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+        StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID).then_some(found.stx_mnt_id)
+    };
+    let Ok(real) = path.canonicalize() else { return false };
+    let (own, above) = (id(&real), real.parent().and_then(id));
+    own.is_some() && above.is_some() && own != above
+}
+
+/// Returns whether there may be a policy file in or below a directory. At most `left` entries are looked at.
+pub(super) fn may_have_policy_file(directory: &Path, left: &mut usize) -> bool {
+    let Ok(entries) = directory.read_dir() else { return false };
+    for entry in entries.flatten() {
+        if *left == 0 {
+            return false;
+        }
+        *left -= 1;
+        let path = entry.path();
+        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+        if !is_hidden && (is_toml || path.is_dir() && may_have_policy_file(&path, left)) {
+            return true;
+        }
+    }
+    false
 }

@@ -18,13 +18,13 @@ use ipnet::IpNet;
 use super::files::{FileVersion, FollowedPaths, ObservedState, Text, UnfinishedFiles, is_temporary, read_unless};
 use super::held_objects::HeldObjects;
 use super::object_folder::ObjectFolder;
-use super::origins::Origins;
+use super::origins::{Origins, may_have_policy_file};
 use super::trusted::{Trusted, Use};
 use super::watch::Changes;
 use super::weight::MemoryBudget;
 use crate::bounds::{MAX_DEPTH, MAX_ENTRIES};
 use crate::document::Diagnostic;
-use crate::policy::{FilePath, OrderedMap, Texts, Tree, object_of};
+use crate::policy::{FilePath, OBJECT_FOLDER, OrderedMap, Texts, Tree, object_of};
 use crate::util::regular_file::is_in_kernel_tree;
 
 /// The policies directory as it was last read, with what a partial read needs.
@@ -447,6 +447,9 @@ struct Checkpoint {
 /// The time for which a directory with too many entries is not read again: reading that many takes long.
 const HUGE_PAUSE: Duration = Duration::from_mins(1);
 
+/// The most entries looked at behind links, to tell whether another directory has policy files.
+const MAX_PROBED: usize = 1_000;
+
 /// Returns the error for more than [`MAX_ENTRIES`] entries.
 fn too_many() -> io::Error {
     io::Error::new(io::ErrorKind::QuotaExceeded, format!("more than {MAX_ENTRIES} files and directories"))
@@ -537,7 +540,7 @@ impl Walk<'_> {
     fn read_or_fault(&mut self, directory: &Path) -> io::Result<Option<String>> {
         let before = self.checkpoint();
         let origins = &self.before.origins;
-        let is_other = !self.is_in_other && origins.is_other(directory);
+        let is_other = !self.is_in_other && origins.may_hide(self.shown, directory);
         self.is_in_other |= is_other;
         let read = self.read_directory(directory);
         self.is_in_other &= !is_other;
@@ -547,8 +550,11 @@ impl Walk<'_> {
         }
         let files = &self.found.files[before.files.min(self.found.files.len())..];
         let has_policy_file = files.iter().any(|(path, _)| object_of(self.shown, path).is_none());
-        // A link to a directory, which is read later, counts as content.
-        let is_replacement = has_policy_file || self.links.len() > before.links;
+        // A link to a directory is read later, and counts as its content. The API's folder has a rule of its own.
+        let objects = self.shown.join(OBJECT_FOLDER);
+        let mut left = MAX_PROBED;
+        let mut links = self.links[before.links.min(self.links.len())..].iter().filter(|(_, path)| *path != objects);
+        let is_replacement = has_policy_file || links.any(|(_, path)| may_have_policy_file(path, &mut left));
         if is_replacement {
             if origins.has(directory) {
                 self.found.replaced.push(directory.to_owned());

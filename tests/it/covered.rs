@@ -68,7 +68,7 @@ fn expect_kept(server: &Server, case: &str, path: &str, files: usize) {
 /// A way to put an empty directory in place of one with files, and the way back.
 type Change = fn(&Path);
 
-const COVERED: [(&str, &str, usize, Change, Change); 4] = [
+const COVERED: [(&str, &str, usize, Change, Change); 3] = [
     (
         "the link leads to an empty directory",
         "policies",
@@ -97,31 +97,24 @@ const COVERED: [(&str, &str, usize, Change, Change); 4] = [
         },
     ),
     (
-        "the folder was renamed, and an empty one is in its place",
-        "policies/team",
-        1,
+        "the directory was renamed, and there is one with links to directories without policy files in its place",
+        "policies",
+        2,
         |at| {
-            fs::rename(at.join("v1/team"), at.join("away")).unwrap();
-            fs::create_dir(at.join("v1/team")).unwrap();
-        },
-        |at| {
-            fs::remove_dir(at.join("v1/team")).unwrap();
-            fs::rename(at.join("away"), at.join("v1/team")).unwrap();
-        },
-    ),
-    (
-        "the folder is a link to an empty directory",
-        "policies/team",
-        1,
-        |at| {
-            fs::rename(at.join("v1/team"), at.join("away")).unwrap();
-            fs::create_dir(at.join("empty")).unwrap();
+            fs::rename(at.join("v1"), at.join("away")).unwrap();
+            fs::create_dir_all(at.join("v1")).unwrap();
+            fs::create_dir_all(at.join("empty/below")).unwrap();
+            fs::create_dir_all(at.join("objects")).unwrap();
+            fs::write(at.join("objects/stray.toml"), "").unwrap();
             symlink("../empty", at.join("v1/team")).unwrap();
+            // The API's folder has a rule of its own.
+            symlink("../objects", at.join("v1/api")).unwrap();
         },
         |at| {
-            fs::remove_file(at.join("v1/team")).unwrap();
-            fs::remove_dir(at.join("empty")).unwrap();
-            fs::rename(at.join("away"), at.join("v1/team")).unwrap();
+            fs::remove_dir_all(at.join("v1")).unwrap();
+            fs::remove_dir_all(at.join("empty")).unwrap();
+            fs::remove_dir_all(at.join("objects")).unwrap();
+            fs::rename(at.join("away"), at.join("v1")).unwrap();
         },
     ),
 ];
@@ -200,6 +193,36 @@ fn directory_with_policy_files_replaces_the_one_before_at_once() {
     retarget(&at.join("policies"), "v5");
     wait_allows(&server, 0, "v2.test", true);
     assert_eq!(server.out_of_date("unreadable"), None);
+}
+
+/// Ways to delete the files of a folder by making it anew, as `git checkout` does.
+const EMPTIED: [(&str, Change); 3] = [
+    ("an empty one", |at| {
+        fs::create_dir(at.join("v1/team")).unwrap();
+    }),
+    ("one with a README", |at| {
+        fs::create_dir(at.join("v1/team")).unwrap();
+        fs::write(at.join("v1/team/README"), "").unwrap();
+    }),
+    ("a link to an empty one", |at| {
+        fs::create_dir_all(at.join("empty")).unwrap();
+        symlink("../empty", at.join("v1/team")).unwrap();
+    }),
+];
+
+#[test]
+fn folder_that_was_made_anew_on_the_same_file_system_has_lost_its_files() {
+    let upstream = FakeUpstream::start();
+    for (case, empty) in EMPTIED {
+        let server = setup(&upstream).start();
+        let at = server.directory();
+        // The inode of the folder stays in use, so that the new one has another.
+        fs::rename(at.join("v1/team"), at.join("away")).unwrap();
+        empty(at);
+        wait_allows(&server, 1, "v1.test", false);
+        assert_eq!(server.out_of_date("unreadable"), None, "{case}");
+        assert!(server.allows(CLIENTS[0], "v1.test"), "{case}");
+    }
 }
 
 #[test]
