@@ -43,40 +43,40 @@ const PROTOCOL: u8 = 1;
 const SERVING: u8 = b'S';
 /// The octet by which a successor first asks for the hashes of the texts in force.
 const QUESTION: u8 = 2;
-/// More descriptors follow, or none do.
+/// The octets after descriptors: more follow, or none do.
 const MORE: [u8; 2] = [b'M', b'.'];
-/// Descriptors in one message; the kernel's limit is 253 (`SCM_MAX_FD`).
+/// The number of descriptors in one message; the kernel's limit is 253 (`SCM_MAX_FD`).
 const FDS_A_MESSAGE: usize = 128;
-/// How long either side waits for the other's next word; a successor that is silent for longer is given up.
+/// The time for which either side waits for the other's next message. A successor that is silent for longer is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The part of [`PATIENCE`] in which a closed conversation may mean that the other side has given up.
 const GIVEN_UP_MARGIN: Duration = Duration::from_secs(1);
-/// Successors that wait for their turn; there is rarely more than one.
+/// The number of successors that may wait for their turn; there is rarely more than one.
 const BACKLOG: i32 = 4;
 
-/// Why a take-over is not possible; the one that runs goes on.
+/// The reason why a take-over is not possible. The running hostgate continues.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TakeoverError {
-    /// The Unix socket cannot be had.
+    /// The Unix socket is not available.
     #[error("takeover {path}: {error}{mend}", path = path.display(), mend = mend(error))]
     Path {
-        /// Where it should be.
+        /// The path of the socket.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
-    /// The other side is somebody else.
+    /// A process of another user listens there.
     #[error(
         "takeover {path}: user {uid} serves there, not the user of this process nor root: run both as the same user",
         path = path.display()
     )]
     Stranger {
-        /// Where it is.
+        /// The path of the socket.
         path: PathBuf,
-        /// Who it is.
+        /// The other user.
         uid: u32,
     },
-    /// The one that runs does not answer at all.
+    /// The process that listens there does not answer.
     #[error(
         "takeover {path}: {who} there did not answer within {seconds} s: it hangs, or is stopped (look at it; end it with `{kill}`, \
          then start without --takeover)",
@@ -86,9 +86,9 @@ pub(crate) enum TakeoverError {
         kill = pid.map_or_else(|| "kill -9 PID".to_owned(), |pid| format!("kill -9 {pid}")),
     )]
     Silent {
-        /// Where it was asked.
+        /// The path of the socket.
         path: PathBuf,
-        /// Its number, if it is one of this process's namespace.
+        /// The process, if it is in the PID namespace of this one.
         pid: Option<i32>,
     },
     /// The successor would put older texts into force than the one that runs serves.
@@ -98,22 +98,22 @@ pub(crate) enum TakeoverError {
         path = path.display()
     )]
     Older {
-        /// Where it was asked.
+        /// The path of the socket.
         path: PathBuf,
         /// The text that would be older.
         what: String,
     },
-    /// The one that runs did not hand over.
+    /// The running hostgate did not hand over its sockets.
     #[error("takeover {path}: {error} (the running hostgate did not hand over; its log says more)", path = path.display())]
     Refused {
-        /// Where it was asked.
+        /// The path of the socket.
         path: PathBuf,
-        /// What came instead.
+        /// The error in place of the sockets.
         error: io::Error,
     },
 }
 
-/// Says what to do about a path that cannot be used.
+/// Returns the advice for a path that cannot be used.
 fn mend(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -130,11 +130,11 @@ fn mend(error: &io::Error) -> &'static str {
     }
 }
 
-/// What the one that runs has given: its sockets, and the way to tell it to leave.
+/// The predecessor of this process after it gave its sockets: the means to tell it that this process serves.
 pub(crate) struct Predecessor {
-    /// The conversation.
+    /// The connection to it.
     stream: UnixStream,
-    /// The offer, to be gone on with.
+    /// The socket of its offer, which this process continues.
     listener: UnixListener,
     /// The time at which the sockets came.
     since: Instant,
@@ -249,15 +249,15 @@ fn request(mut stream: &UnixStream) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
     Ok((listener, fds))
 }
 
-/// How this process takes over and is taken over, made ready before it serves.
+/// The take-over from a predecessor and the offer to a successor, prepared before this process serves.
 pub(crate) struct Takeover {
-    /// Whom it takes over from, if anybody, and the time at which the sockets came.
+    /// The connection to the predecessor, if there is one, and the time at which its sockets came.
     stream: Option<(UnixStream, Instant)>,
-    /// The offer's socket, or why it cannot be had.
+    /// The socket of the offer, or the error in its place.
     listener: Result<UnixListener, TakeoverError>,
-    /// Where it is.
+    /// The path of the offer.
     path: PathBuf,
-    /// What is to be offered.
+    /// The sockets to offer.
     offered: Offered,
 }
 
@@ -327,7 +327,7 @@ impl Takeover {
 /// Tells the predecessor that this process serves, and waits until it has heard that: then it closes the conversation.
 ///
 /// # Errors
-/// It has given up waiting, and serves on. `since` is the time at which the sockets came.
+/// The predecessor has given up waiting, and continues. `since` is the time at which the sockets came.
 fn replace(mut stream: &UnixStream, since: Instant) -> io::Result<()> {
     set_patience(stream)?;
     let answer = stream.write_all(&[SERVING]).and_then(|()| stream.read(&mut [0]));
@@ -349,11 +349,11 @@ fn replace(mut stream: &UnixStream, since: Instant) -> io::Result<()> {
     }
 }
 
-/// The sockets that a successor may have, while there are some to give.
+/// The offer of the sockets to a successor.
 pub(crate) struct Offer {
-    /// What they are, shared with the thread that gives them.
+    /// The sockets, shared with the thread that gives them.
     offered: Offered,
-    /// Where successors ask.
+    /// The path at which successors ask.
     path: PathBuf,
 }
 
@@ -435,11 +435,11 @@ struct Asked {
     place: Option<(u64, u64)>,
 }
 
-/// What a look at the socket came to.
+/// The result of waiting for a successor for a second.
 enum Look {
-    /// Nobody asks for a second; there may be no socket.
+    /// No successor asked; there may be no socket.
     Wait(Option<Asked>),
-    /// Somebody asks.
+    /// A successor asks.
     Came(UnixStream, Asked),
     /// The process stops.
     Ended,
@@ -512,17 +512,17 @@ fn place_of(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// What is offered, shared by all who add to it, give it and end it.
+/// The offered sockets, shared by the threads that add, give and withdraw them.
 #[derive(Clone)]
 pub(crate) struct Offered(Arc<Mutex<Given>>);
 
-/// What is given.
+/// The sockets of an offer and its state.
 struct Given {
-    /// Everything that listens. Emptied when the process stops: the sockets then close with those who read them.
+    /// A duplicate of each listening socket. Emptied when the process stops, so that a socket closes with its reader.
     fds: Vec<OwnedFd>,
-    /// Whether a successor serves.
+    /// True if a successor serves.
     is_taken: bool,
-    /// Whether the process stops.
+    /// True if the process stops.
     has_ended: bool,
 }
 

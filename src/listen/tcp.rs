@@ -22,25 +22,25 @@ use crate::bounds::{MAX_UNREAD, TCP_BACKLOG};
 use crate::engine::{Asked, Begun, Engine, Transport};
 use crate::upstream::mux::Inbox;
 
-/// How long a connection may be silent between queries (RFC 7766 §6.2.3).
+/// The longest silence on a connection between queries (RFC 7766 §6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
-/// How long one query may take to arrive in all once its first octet has, and one answer to be taken.
+/// The longest time for one query to arrive after its first octet, and for the client to take one answer.
 const TRANSFER: Duration = Duration::from_secs(5);
-/// How long a connection may live in all; a client simply opens another one.
+/// The longest life of a connection; a client simply opens another one.
 const LIFETIME: Duration = Duration::from_mins(10);
 /// The pause after a failed accept (out of file descriptors), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a connection may be silent once the process stops: a query may be on its way.
+/// The longest silence on a connection once the process stops: a query may be on its way.
 const QUIET: Duration = Duration::from_millis(250);
-/// How long a connection that is not silent is read from once the process stops; what was read is answered after that.
+/// The time for which a connection that is not silent is read once the process stops. Queries read until then are answered.
 const LAST_CALL: Duration = Duration::from_secs(3);
 
-/// What becomes of a bind to an address that no interface has.
+/// The outcome of a bind to an address that no interface has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Absent {
-    /// It is bound, and serves once an interface has it.
+    /// The socket is bound, and serves once an interface has the address.
     Awaited,
-    /// It fails.
+    /// The bind fails.
     Refused,
 }
 
@@ -131,21 +131,21 @@ pub(crate) async fn serve(
 
 /// One accepted connection.
 struct Connection {
-    /// Bytes in, bytes out.
+    /// The engine that answers queries.
     engine: Arc<Engine>,
-    /// The limits, which are notified when it waits for its client.
+    /// The limits on connections, which are told when this one waits for its client.
     limits: Arc<Limits>,
-    /// Where queries go that wait for an upstream.
+    /// The inbox of the thread that asks upstreams for the queries of connections.
     inbox: Inbox<Waiter>,
-    /// The connection as the limits know it.
+    /// The entry of the connection in the limits.
     link: Arc<Link>,
-    /// Who asks.
+    /// The address of the client.
     source: IpAddr,
     /// The number of the listener.
     listener: usize,
-    /// Told to stop.
+    /// The channel that tells to stop.
     stop: watch::Receiver<bool>,
-    /// When reading ends for good, once told to stop.
+    /// The time at which reading ends for good, once told to stop.
     last_call: Option<Instant>,
 }
 

@@ -1,5 +1,5 @@
-//! What an upstream is known not to do as we ask: keep the case of names, understand EDNS. Each is remembered for a while,
-//! and tried again after that.
+//! The features that an upstream is known to lack: keeping the case of names, EDNS. A lack is remembered for ten minutes;
+//! then the feature is tried again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,17 +7,17 @@ use std::time::Duration;
 use crate::dns::response::{Casing, Edns};
 use crate::util::millis;
 
-/// How long what an upstream does not do is remembered: one question is asked twice, or three times, then.
+/// The time for which a lack is remembered. After it, one question is asked up to three times to find the lack again.
 const REMEMBERED_FOR: Duration = Duration::from_mins(10);
 
-/// What an upstream is known not to do. Every method is told the time since the start of the process.
+/// The features that an upstream is known to lack. Every method takes the time since the start of the process.
 #[derive(Debug, Default)]
 pub(super) struct Capabilities {
-    /// Until when it is asked in lower case.
+    /// The end of the time in which it is asked in lower case.
     lower: Until,
-    /// Until when it is asked without the DO bit.
+    /// The end of the time in which it is asked without the DO bit.
     without_do: Until,
-    /// Until when it is asked without an OPT record.
+    /// The end of the time in which it is asked without an OPT record.
     without_edns: Until,
 }
 

@@ -24,28 +24,28 @@ use crate::util::lock;
 
 /// An upstream in use; it outlives a change of the configuration that keeps it.
 pub(super) struct Endpoint {
-    /// Where it is and how it is asked.
+    /// Its address and transport.
     pub(super) server: Server,
-    /// The connection for what goes over TCP.
+    /// The TCP connection to it, opened when a question needs TCP.
     stream: Stream,
-    /// How it has been doing.
+    /// Its measured state, by which it is chosen.
     health: Mutex<Health>,
-    /// What it did since the start.
+    /// The counts of its tries since the start.
     pub(super) counts: UpstreamCounts,
-    /// What it does not do as we ask.
+    /// The features that it is known to lack.
     capabilities: Capabilities,
 }
 
-/// What an upstream did since the start, for the status.
+/// The counts of an upstream's tries since the start, for the status and the metrics.
 #[derive(Debug, Default)]
 pub(super) struct UpstreamCounts {
-    /// Tries started.
+    /// The number of tries started.
     pub(super) asked: AtomicU64,
-    /// Tries answered.
+    /// The number of tries answered.
     pub(super) answered: AtomicU64,
-    /// Tries that failed otherwise than by silence.
+    /// The number of tries that failed otherwise than by silence.
     pub(super) failed: AtomicU64,
-    /// Tries that it let pass in silence.
+    /// The number of tries that timed out.
     pub(super) silent: AtomicU64,
 }
 
@@ -58,22 +58,22 @@ pub(super) struct Returns {
     pub(super) from_loss: AtomicU64,
 }
 
-/// What all tries share.
+/// The settings, clock and limits that all tries at all upstreams share.
 pub(super) struct Surroundings {
-    /// When the process started: the clock of [`Health`].
+    /// The start of the process, from which [`Health`] counts time.
     pub(super) epoch: Instant,
     /// The time over which the tries of a question are spread.
     pub(super) timeout: Duration,
-    /// Whether names are asked for in random case over UDP.
+    /// Whether queries over UDP have their name in random case (0x20).
     pub(super) case_randomisation: bool,
-    /// Which addresses in replies are globally reachable.
+    /// The classification of the addresses in replies, for rebinding protection.
     pub(super) reach: Reach,
-    /// As many permits as UDP sockets may be open.
+    /// Permits for open UDP sockets.
     pub(super) sockets: Arc<Semaphore>,
-    /// Of them, those that only the first try at a question gets: what nobody answers takes three, and who asks for that must
-    /// not leave others without one.
+    /// The number of those permits that only the first try at a question gets. A question that no upstream answers takes three
+    /// sockets, and a client that asks such questions must not leave other clients without one.
     pub(super) sockets_of_first_tries: usize,
-    /// Who watches.
+    /// The receiver of events, for the metrics.
     pub(super) observer: Arc<dyn Observer>,
     /// The counts of upstreams that were heard again.
     pub(super) returns: Arc<Returns>,
@@ -104,32 +104,32 @@ impl Surroundings {
         }
     }
 
-    /// Returns how long a question may take in all.
+    /// Returns the longest time that a question may take.
     pub(super) fn question_time(&self) -> Duration {
         self.timeout.max(QUESTION_TIME)
     }
 }
 
-/// How one try is made.
+/// The parameters of one try.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt {
-    /// What the query goes over first.
+    /// The transport that is tried first.
     pub(super) over: Transport,
-    /// How long no reply is no silence of the upstream's.
+    /// The time without a reply after which the try counts as a silence of the upstream.
     pub(super) patience: Duration,
-    /// How long a TCP connection may have owed replies and still be used.
+    /// The longest time for which a TCP connection may have owed replies and still be used.
     pub(super) stalled: Duration,
-    /// Whether another try at the question has a socket already: then this one does without where few are left.
+    /// Whether another try at the question has a socket already. This one then fails if few sockets are left.
     pub(super) is_further: bool,
-    /// The client whose question it is, as evidence for an outage takes failures of several.
+    /// The client that asked: an outage is only reported for failures that several clients saw.
     pub(super) client: Holder,
 }
 
-/// What one try brought.
+/// The result of a try that was answered.
 pub(super) struct Success {
     /// The answer.
     pub(super) response: Response,
-    /// How it came.
+    /// The transport that the answer came over.
     pub(super) transport: Transport,
 }
 
@@ -438,19 +438,19 @@ fn of_stream(error: &StreamError, observer: &dyn Observer) -> TryError {
     TryError::new(kind, &format_args!("tcp: {error}"))
 }
 
-/// Watches one try, also one that is given up.
+/// A guard that records the outcome of a try in the health of its upstream, also if the try is given up.
 struct Watch<'a> {
-    /// Who is asked.
+    /// The upstream that is asked.
     endpoint: &'a Endpoint,
-    /// What it is asked.
+    /// The question.
     question: &'a Question,
-    /// The clock and who watches.
+    /// The clock and the receiver of events.
     around: &'a Surroundings,
-    /// When it was asked.
+    /// The time at which the try began.
     since: Instant,
-    /// How long silence is nothing to speak of.
+    /// The time without a reply that is not yet a silence.
     patience: Duration,
-    /// Whether it ended by itself.
+    /// Whether the try ended by itself, with its outcome recorded.
     is_over: bool,
 }
 

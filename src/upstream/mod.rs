@@ -32,35 +32,35 @@ pub use server::{Server, ServerError, Transport};
 use crate::dns::answer::Ede;
 use crate::dns::response::Response;
 
-/// What an upstream answered: any RCODE that is an answer, NXDOMAIN included.
+/// An answer of an upstream, of any RCODE that is an answer, NXDOMAIN included.
 #[derive(Clone, Debug)]
 pub struct Answered {
     /// The answer, checked and normalised.
     pub response: Response,
-    /// Who gave it.
+    /// The upstream that gave it.
     pub upstream: SocketAddr,
-    /// How it came; TCP also when UDP truncated it.
+    /// The transport that it came over; TCP also if the reply over UDP was truncated.
     pub transport: Transport,
     /// The time since the question was asked, over all tries.
     pub elapsed: Duration,
 }
 
-/// What the tries of a question came to that a thread made itself, for those that follow.
+/// The tries at a question that a receiving thread made itself, for the task that makes the further ones.
 #[derive(Debug)]
 pub(crate) struct PreviousTries {
-    /// Whose try ended it.
+    /// The upstream of the last try that ended.
     server: SocketAddr,
-    /// What came of that.
+    /// The reason why that try brought no answer.
     unanswered: Unanswered,
-    /// Who was asked as well and has not answered.
+    /// The other upstreams that were asked and have not answered.
     silent: Vec<SocketAddr>,
-    /// How many tries were made.
+    /// The number of tries made.
     tries: usize,
-    /// How much of the question's time is over.
+    /// The part of the question's time that is over.
     spent: Duration,
 }
 
-/// What a try came to that brought no answer.
+/// The reason why a try brought no answer.
 #[derive(Debug)]
 enum Unanswered {
     /// Silence, longer than it is given; and the next upstream is not asked over UDP.
@@ -73,17 +73,17 @@ enum Unanswered {
     Failed(reply::TryError),
 }
 
-/// That no upstream answered a question in time.
+/// The failure of a question that no upstream answered in time.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{kind}: {detail}")]
 pub struct Failure {
-    /// What it comes to.
+    /// The kind of failure that says most.
     pub kind: FailureKind,
-    /// Whether an upstream that was asked was silent, unreachable or down: then the failure is over when it is back.
+    /// Whether an upstream that was asked was silent, unreachable or down, so that the failure ends when it is back.
     pub is_passing: bool,
-    /// What the last upstream with that failure said, where it said anything: its EDE options are worth passing on.
+    /// The response of the last upstream with that failure, if it gave one: its Extended DNS Errors are passed on.
     pub response: Option<Box<Response>>,
-    /// Who and why, for the decision record and the EXTRA-TEXT; empty when `kind` says it all.
+    /// The upstream and the reason, for the decision record and the EXTRA-TEXT; empty if `kind` says it all.
     pub detail: String,
 }
 
@@ -177,7 +177,7 @@ impl std::fmt::Display for FailureKind {
     }
 }
 
-/// What happens at the upstreams, one call for each event; it feeds the metrics.
+/// A receiver of the events at upstreams, with one call for each; the metrics are made of them.
 ///
 /// Called on the path of a query: it must not wait.
 pub trait Observer: Send + Sync {

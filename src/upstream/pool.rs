@@ -20,30 +20,30 @@ use crate::dns::rebinding::Reach;
 use crate::dns::response::Question;
 use crate::fair_share::Holder;
 
-/// How long a question may take in all, where no upstream may be silent for longer: as long as stub resolvers wait
-/// (resolv.conf(5), `timeout`). An upstream that is slow is waited for, and a client that asks again joins the question.
+/// The longest time for a question, unless `timeout` is longer: stub resolvers wait as long (resolv.conf(5), `timeout`). A
+/// slow upstream is waited for, and a client that asks again joins the question.
 pub(super) const QUESTION_TIME: Duration = Duration::from_secs(5);
 
-/// How long a question may take while every upstream is known to be dead: enough for one that came back to show it.
+/// The longest time for a question while every upstream is known to be dead: enough for one that is back to show it.
 pub(super) const DEAD_TIME: Duration = Duration::from_millis(300);
 
-/// How long stale data is kept back for an answer that may still come (RFC 8767 §5, the client response timer).
+/// The time for which stale data is kept back for an answer that may still come (RFC 8767 §5, client response timer).
 pub(crate) const STALE_AFTER: Duration = Duration::from_millis(1800);
 
-/// How often a question without a reply is looked at again: the upstreams may be known to be dead by then.
+/// The interval at which a question without a reply is reviewed: the upstreams may be known to be dead by then.
 pub(super) const REVIEW_EVERY: Duration = Duration::from_millis(500);
 
-/// How the upstreams are asked.
+/// The settings for asking upstreams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The time over which the tries of a question are spread: an upstream is given half of it at most before it, or the next,
-    /// is asked again. The answer is waited for longer, five seconds in all, or this long if it is more.
+    /// The time over which the first tries of a question are spread: after at most half of it without a reply, the upstream or
+    /// the next one is asked again. The answer is waited for longer: five seconds, or this time if it is more.
     pub timeout: Duration,
-    /// How many UDP sockets may be open to upstreams at a time; a question beyond that waits, within its time.
+    /// The most UDP sockets open to upstreams at a time. A question beyond that waits for one, within its time.
     pub max_sockets: usize,
-    /// Whether names are asked for in random case over UDP (0x20), so that forging a reply takes more guesses.
+    /// Whether queries over UDP have their name in random case (0x20), so that forging a reply takes more guesses.
     pub case_randomisation: bool,
-    /// Which addresses in replies are globally reachable.
+    /// The classification of the addresses in replies, for rebinding protection.
     pub reach: Reach,
 }
 
@@ -64,9 +64,9 @@ impl Default for Settings {
 pub struct Upstreams {
     /// The upstreams, as configured.
     pub(super) endpoints: Vec<Arc<Endpoint>>,
-    /// How they are asked.
+    /// The settings for asking them.
     settings: Settings,
-    /// What all tries share.
+    /// The settings, clock and limits that all tries share.
     around: Arc<Surroundings>,
 }
 
@@ -74,28 +74,28 @@ pub struct Upstreams {
 pub(super) struct First<'a> {
     /// The upstream.
     pub(super) endpoint: &'a Arc<Endpoint>,
-    /// How long to wait for its reply before the next try.
+    /// The time to wait for its reply before the next try.
     pub(super) patience: Duration,
-    /// Whether every upstream is known to be dead.
+    /// True if every upstream is known to be dead.
     pub(super) are_dead: bool,
 }
 
-/// How one upstream has been doing.
+/// The state of an upstream, for the status and the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The upstream.
     pub server: Server,
-    /// Whether it failed several times in a row: it is asked last, and probed.
+    /// True if it failed several times in a row: it is asked last, and probed.
     pub is_down: bool,
-    /// Whether it is gone, as operators are told: known to be dead, or failing for long.
+    /// True if it is reported as gone: it is known to be dead, or has been failing for long.
     pub is_gone: bool,
-    /// How long it has been failing, if it is down or gone; else how long it has been answering, or known.
+    /// The time for which it has been failing, if it is down or gone; otherwise the time for which it has been answering.
     pub since: Duration,
-    /// Whether names fail at it while it answers a probe, so that the names are to blame.
+    /// True if names fail at it while it answers a probe, so that the names are to blame.
     pub are_names_failing: bool,
-    /// How it fails, in a word, if it does.
+    /// The way in which it fails, in a word; empty if it does not.
     pub trouble: &'static str,
-    /// How often it was gone.
+    /// The number of times that it was gone.
     pub outages: u64,
     /// The smoothed round-trip time, if it ever answered.
     pub round_trip: Option<Duration>,

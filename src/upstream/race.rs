@@ -27,41 +27,41 @@ pub(super) fn hash(value: impl Hash) -> u64 {
 
 /// The tries of one question.
 pub(super) struct Race {
-    /// Whom to ask, in order; who failed is taken out.
+    /// The upstreams to ask, in order. One that failed is removed.
     order: Vec<Arc<Endpoint>>,
     /// The question.
     question: Arc<Question>,
-    /// The client whose it is.
+    /// The client that asked.
     client: Holder,
-    /// What all tries share.
+    /// The settings, clock and limits that all tries share.
     around: Arc<Surroundings>,
-    /// When the question was asked first.
+    /// The time of the first try.
     begun: Instant,
-    /// When each upstream was asked first.
+    /// The upstreams that were asked, with the time of the first try at each.
     asked: Vec<(Arc<Endpoint>, Instant)>,
     /// The tries that may still bring an answer. Dropping it ends them.
     tries: JoinSet<(Arc<Endpoint>, Result<Success, TryError>)>,
     /// Tries made, those before the race included.
     made: usize,
-    /// How many tries there may be because of silence.
+    /// The most tries that silences may lead to.
     most: usize,
-    /// Who is asked next: an index of `order`, or its length when everybody had a turn.
+    /// The upstream that is asked next: an index of `order`, or its length if all had a turn.
     next: usize,
-    /// How many times everybody had a turn; each doubles the patience.
+    /// The number of turns of all upstreams; each doubles the time that they are given.
     rounds: u32,
     /// The failure that says most so far.
     worst: Option<Failure>,
-    /// Whether an upstream that failed was unreachable.
+    /// True if an upstream that failed was unreachable.
     is_passing: bool,
-    /// Who refused, and may be back soon.
+    /// The upstreams whose port was closed: one that is being restarted is back soon.
     refused: Vec<Arc<Endpoint>>,
-    /// When these are asked again.
+    /// The time at which these are asked again.
     back_at: Option<Instant>,
     /// Pauses made for their sake.
     pauses: u32,
-    /// Who replied without an answer: whether that was the name's doing shows when another answers.
+    /// The upstreams that replied without an answer. If another one answers, it was not because of the name.
     unwilling: Vec<Arc<Endpoint>>,
-    /// Whether the first try goes over TCP, because the answer is known not to fit or ports are flooded.
+    /// True if the first try goes over TCP, because the answer is known not to fit or ports are flooded.
     is_over_tcp: bool,
     /// The upstream whose ports are flooded, until it failed over TCP: not all have TCP, so it is asked over UDP then.
     flooded: Option<Arc<Endpoint>>,

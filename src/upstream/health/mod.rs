@@ -1,5 +1,5 @@
-//! How an upstream has been doing, and what follows from it: its place in the order, the patience it is given,
-//! when it is probed. Pure: every method is told the time since the start of the process.
+//! The measured state of an upstream, and what follows from it: its place in the order, the time that it is given for a
+//! reply, and when it is probed. Pure: every method takes the time since the start of the process.
 //!
 //! A probe asks an upstream that was silent or unreachable for the root's name servers: any reply shows that it is there
 //! again. Whether one that is there and fails at names fails itself is decided in [`names`].
@@ -31,7 +31,7 @@ const FIRST_PATIENCE: Duration = Duration::from_millis(300);
 /// One is not enough: a lost datagram, or a name whose DNSSEC is broken (SERVFAIL at every upstream), says little.
 const DOWN_AFTER: u32 = 3;
 
-/// How long an upstream that others outrank goes unmeasured.
+/// The time after which an upstream that others outrank is measured again.
 const REMEASURE_AFTER: Duration = Duration::from_secs(30);
 
 /// Round trips are told apart by powers of two of this: less is noise, and the configured order decides.
@@ -41,40 +41,40 @@ const RANK_UNIT: Duration = Duration::from_millis(8);
 /// little: their names may take long, and a client asks for both kinds of address.
 const DEAD_AFTER: usize = 3;
 
-/// How long the network has to refuse before an upstream is known to be dead: a resolver that is started again takes less. Of
-/// the five seconds that a stub waits, half a one is left to say so.
+/// The time for which the network has to refuse before an upstream is known to be dead: a resolver that is restarted takes
+/// less. Half a second is left of the five that a stub resolver waits, to answer SERVFAIL.
 const REFUSED_FOR: Duration = Duration::from_millis(4500);
 
 /// The time between the first and the last failure in a row after which an upstream that others stand in for counts as gone:
 /// longer than one question takes, so that a single slow name is no outage.
 const GONE_AFTER: Duration = Duration::from_secs(6);
 
-/// What a try that brought no answer says about the upstream.
+/// The conclusion about an upstream from a try that brought no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// Silence, longer than it is given.
     Silent,
-    /// It said that it cannot answer, or something that cannot be read.
+    /// A reply that is no answer (SERVFAIL, REFUSED), or that cannot be read.
     Failed,
-    /// The network says that nobody is there.
+    /// An error of the network: no host has the address, or its port is closed.
     Unreachable,
 }
 
 /// The question of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probe {
-    /// The root's name servers: whether the upstream is there.
+    /// The root's name servers; any reply shows that the upstream is there.
     Root,
-    /// A random name below the root, which no cache holds: whether it resolves names.
+    /// A random name below the root, which no cache holds; an answer shows that the upstream resolves names.
     Name,
 }
 
-/// Where an upstream stands among the others: the least is asked first.
+/// The rank of an upstream: the one with the least is asked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
-    /// Whether it failed several times in a row.
+    /// True if it failed several times in a row.
     is_down: bool,
-    /// Whether nothing came since it was last asked in vain.
+    /// True if it has not replied since a try timed out.
     is_silent: bool,
     /// The power of two of its round trip; one never measured ranks as the fastest do, so that the configured
     /// order decides until there is a reason.
@@ -88,29 +88,29 @@ pub(super) struct Health {
     round_trip: Option<RoundTrip>,
     /// Failures since the last answer.
     failures: u32,
-    /// Whether the last failure was silence: then the others go first until it says something.
+    /// True if the last failure was a silence: the others are asked first until it replies.
     is_silent: bool,
-    /// When it said something last.
+    /// The time of its last reply.
     heard_at: Duration,
-    /// When a failure was noted last.
+    /// The time of the last failure.
     failed_at: Duration,
-    /// When it was last probed, or measured by a client's question.
+    /// The time at which it was last probed, or measured by a client's question.
     probed_at: Option<Duration>,
     /// The first questions that got no reply in their whole time, nothing else having been heard either.
     unanswered: Hashes<DEAD_AFTER>,
-    /// Its replies since the last answer that are no answers to names.
+    /// The names at which it replied without an answer since its last answer.
     names: NameFailures,
-    /// When the network first said that nobody is there; `None` if it never did, or something was heard since.
+    /// The time of the first error of the network; `None` if there was none since its last reply.
     refused_at: Option<Duration>,
-    /// When the first of the failures in a row was noted; `None` without one.
+    /// The time of the first of the failures in a row; `None` if the last try was answered.
     failing_since: Option<Duration>,
-    /// Whether it is gone: dead, or failing for long. Over with the next answer.
+    /// True if it is gone: dead, or failing for long. The next answer ends that.
     is_gone: bool,
-    /// How often it was gone.
+    /// The number of times that it was gone.
     outages: u64,
-    /// Since when it has been answering.
+    /// The time from which it has been answering.
     up_since: Duration,
-    /// Whether it was silent or unreachable, and has replied again since that was last asked for.
+    /// True if it replied after a silence or an error of the network, and nobody has taken note of that yet.
     has_returned: bool,
 }
 
