@@ -8,15 +8,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
@@ -303,8 +303,11 @@ impl LastGoodPlace {
             content.lists.insert(key, hash.clone());
             lists.insert(hash, (path, text.len()));
         }
-        let body = serde_json::to_vec(&content).map_err(|error| failed(&self.directory, &error))?;
-        let head = format!("{SCHEMA}{}", hex(&body));
+        // The state is never in memory as a whole: it may be as large as all policy files, and is made beside them.
+        let mut hasher = BufWriter::new(HashWriter::default());
+        serde_json::to_writer(&mut hasher, &content).map_err(|error| failed(&self.directory, &error))?;
+        let hasher = hasher.into_inner().map_err(|error| failed(&self.directory, &error))?;
+        let head = format!("{SCHEMA}{}", hasher.finish());
         let path = self.directory.join(STATE);
         if self.written.as_ref().is_some_and(|written| written.head == head) && self.check().is_ok() {
             return older.map_or(Ok(false), Err);
@@ -331,21 +334,24 @@ impl LastGoodPlace {
                     return Err(SaveError::Changed);
                 }
                 is_written = true;
-                self.write(hash, &[&text]).map_err(|error| failed(&kept, &error))?
+                self.write(hash, |file| file.write_all(&text)).map_err(|error| failed(&kept, &error))?
             };
             files.insert(hash.clone(), written);
         }
         let found = self.found(STATE);
-        let kept = regular_file::read(&path, MAX_LAST_GOOD * 3).unwrap_or_default();
         // A file of another user is replaced, as it would not be used.
         let is_ours = distrust(&self.directory, Some(STATE), None).is_none();
-        let is_there =
-            is_ours && kept.strip_prefix(head.as_bytes()).and_then(|rest| rest.strip_prefix(b"\n")) == Some(&*body);
+        let is_there = is_ours && is_whole(&path, &head).unwrap_or(false);
         let written = if let Some(found) = found.filter(|_| is_there) {
             found
         } else {
             is_written = true;
-            self.write(STATE, &[head.as_bytes(), b"\n", &body]).map_err(|error| failed(&path, &error))?
+            let write = |file: &mut BufWriter<File>| {
+                file.write_all(head.as_bytes())?;
+                file.write_all(b"\n")?;
+                Ok(serde_json::to_writer(file, &content)?)
+            };
+            self.write(STATE, write).map_err(|error| failed(&path, &error))?
         };
         files.insert(STATE.to_owned(), written);
         self.remove_others(&lists.into_keys().collect());
@@ -401,20 +407,25 @@ impl LastGoodPlace {
     }
 
     /// Writes a file under a temporary name and renames it; returns its fingerprint.
-    fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<FileFingerprint> {
+    fn write(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+    ) -> io::Result<FileFingerprint> {
         let aside = self.directory.join(ASIDE);
         match fs::remove_file(&aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-        let written = parts.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+        let mut buffered = BufWriter::new(file);
+        let written = write(&mut buffered).and_then(|()| buffered.flush()).and_then(|()| buffered.get_ref().sync_all());
         if let Err(error) = written {
             // A full disk may have taken a part of the file.
             let _ = fs::remove_file(&aside);
             return Err(error);
         }
-        let written = FileFingerprint::of(&file.metadata()?);
+        let written = FileFingerprint::of(&buffered.get_ref().metadata()?);
         fs::rename(&aside, self.directory.join(name))?;
         super::atomic_write::sync(&self.directory)?;
         Ok(written)
@@ -430,6 +441,48 @@ impl LastGoodPlace {
             }
         }
     }
+}
+
+/// A writer that only computes the SHA-256 of what it is given.
+struct HashWriter(Context);
+
+impl Default for HashWriter {
+    fn default() -> Self {
+        Self(Context::new(&SHA256))
+    }
+}
+
+impl HashWriter {
+    /// Returns the hash in hexadecimal digits.
+    fn finish(self) -> String {
+        self.0.finish().as_ref().iter().fold(String::new(), |mut text, octet| {
+            // A string takes whatever is written.
+            let _ = write!(text, "{octet:02x}");
+            text
+        })
+    }
+}
+
+impl io::Write for HashWriter {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.0.update(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Returns whether a state file has this first line, and the content whose hash the line has.
+fn is_whole(path: &Path, head: &str) -> io::Result<bool> {
+    let (file, _) = regular_file::open(path)?;
+    let mut file = BufReader::new(file.take(MAX_LAST_GOOD * 3));
+    let mut line = Vec::new();
+    file.by_ref().take(head.len() as u64 + 1).read_until(b'\n', &mut line)?;
+    let mut hasher = HashWriter::default();
+    io::copy(&mut file, &mut hasher)?;
+    Ok(line.strip_suffix(b"\n") == Some(head.as_bytes()) && head.strip_prefix(SCHEMA) == Some(&*hasher.finish()))
 }
 
 impl LastGoodState {
@@ -487,11 +540,9 @@ pub(super) fn key(root: &Path, path: &Path) -> Option<String> {
 
 /// Returns the SHA-256 of octets in hexadecimal.
 pub(super) fn hex(octets: &[u8]) -> String {
-    digest(&SHA256, octets).as_ref().iter().fold(String::new(), |mut text, octet| {
-        // A string takes whatever is written.
-        let _ = write!(text, "{octet:02x}");
-        text
-    })
+    let mut hasher = HashWriter::default();
+    hasher.0.update(octets);
+    hasher.finish()
 }
 
 /// The beginning of the first line; the number is the version of the format.
@@ -550,7 +601,7 @@ mod tests {
             places().swap_remove(place).save(text, &tree.root, &library).unwrap();
             let state = places()[place].directory.join(STATE);
             let later = before + std::time::Duration::from_secs(if text.contains("newer") { 20 } else { 10 });
-            fs::File::options().write(true).open(&state).unwrap().set_modified(later).unwrap();
+            File::options().write(true).open(&state).unwrap().set_modified(later).unwrap();
             let found = LastGoodPlace::newest(&places()).unwrap().unwrap();
             assert_eq!((found.config(), found.directory()), (text, &*places()[place].directory));
         }
