@@ -207,3 +207,40 @@ fn record_that_others_may_write_is_not_used() {
     open(0o700);
     next.wait_not_out_of_date("not-kept");
 }
+
+#[test]
+fn file_that_claims_what_an_object_has_does_not_get_it_at_a_start() {
+    type Claim = fn(&str, &str) -> String;
+    let claims: [(&str, Claim); 3] = [
+        ("the policy", |policy, _| format!("[policy.{policy}]\nallow_all = true\n")),
+        ("the client", |_, devbox| format!("[client.{devbox}]\nsources = [\"127.0.0.99\"]\npolicy = \"lax\"\n")),
+        ("the address", |_, _| format!("[client.mine]\nsources = [\"{DEVBOX}\"]\npolicy = \"lax\"\n")),
+    ];
+    let upstream = FakeUpstream::start();
+    for (case, claim) in claims {
+        for keeps in [false, true] {
+            let server = setup(&upstream).start();
+            let policy = server.new_policy(&["own.test"]);
+            let launch = json!({ "launch_parameters": { "network_policy_id": policy } });
+            let devbox = id(&server.api_post("/v1/devboxes", &launch).done());
+            if keeps {
+                server.reconfigure("default_policy", "start_from_last_good = true\ndefault_policy");
+                let state = server.directory().join(".hostgate-last-good/state");
+                server.until("kept", || state.exists().then_some(()));
+            }
+            let is_strict = |server: &Server| server.allows(DEVBOX, "own.test") && !server.allows(DEVBOX, "other.test");
+            assert!(is_strict(&server), "{case}");
+            server.write("a.toml", claim(&policy, &devbox));
+            let held = server.wait_out_of_date("held-back");
+            assert!(held["path"].as_str().unwrap().ends_with("a.toml") && is_strict(&server), "{case}: {held}");
+            let server = kill(server);
+            let told = next_start(&server, if keeps { 1 } else { 78 });
+            assert_eq!(told["start"], if keeps { "from-last-good" } else { "refused" }, "{case}: {told}");
+            assert!(told["diagnostics"][0]["path"].as_str().unwrap().ends_with("a.toml"), "{case}: {told}");
+            if !keeps {
+                server.remove("a.toml");
+            }
+            assert!(is_strict(&server.restarted()), "{case}, {keeps}");
+        }
+    }
+}

@@ -121,10 +121,10 @@ fn a_bad_file_that_a_person_wrote_is_no_start_whatever_the_api_has() {
     let refused =
         objects(&upstream).file("hand.toml", "[client.h]\nsources = [\"127.0.0.13\"]\npolicy = \"none\"\n").refused();
     refused.expect_code(78).expect_text(&["unknown policy `none`"]);
-    // Of an id that is there twice, the person's stays.
-    let server = objects(&upstream).file("hand.toml", "[policy.npol_1]\nallowed_hostnames = [\"hand.test\"]\n").start();
-    assert!(allows(&server, "127.0.0.11", "hand.test"));
-    server.wait_out_of_date("held-back");
+    // A person's file that claims what an object has does not get it.
+    let claim = "[policy.npol_1]\nallowed_hostnames = [\"hand.test\"]\n";
+    let refused = objects(&upstream).file("hand.toml", claim).refused();
+    refused.expect_code(78).expect_text(&["hand.toml:1:9", "policy `npol_1` is defined twice"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! an error is shown in a changed file if there is a choice.
 
 use std::cell::{Cell, LazyCell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use crate::bounds::MAX_OBJECTS;
 use crate::document::{Diagnostic, Placed, Source, Span, closest, quoted};
 
 use super::compile::Lists;
+use super::object_of;
 use super::source::FilePath;
 use crate::policy::model::bindings::Bindings;
 use crate::policy::model::spec::{FileSpec, PRESET_PREFIX, PolicySpec, UNRESTRICTED};
@@ -35,6 +36,8 @@ pub(crate) struct Conflict {
 /// The files that are to go into force, beside those in force.
 #[derive(Clone, Copy)]
 pub(crate) struct Candidates<'c> {
+    /// The policies directory.
+    pub(crate) root: &'c Path,
     /// The files that are to go into force.
     pub(crate) files: &'c Files,
     /// The files in force.
@@ -293,9 +296,11 @@ impl<'c> Candidates<'c> {
     }
 
     /// Orders two places of a definition so that the file that is at fault comes second, which is where the error is
-    /// shown: the one that does not own the definition in force, else a changed one.
+    /// shown: the one that does not own the definition in force, else a changed one, else one that is no object of the API.
     fn older_first(&self, one: Site<'c>, two: Site<'c>, owner: Option<&FilePath>) -> (Site<'c>, Site<'c>) {
-        let rank = |site: &Site<'c>| (owner == Some(site.path), self.is_in_force(site.path));
+        let rank = |site: &Site<'c>| {
+            (owner == Some(site.path), self.is_in_force(site.path), object_of(self.root, site.path).is_some())
+        };
         if rank(&two) > rank(&one) { (two, one) } else { (one, two) }
     }
 
@@ -446,8 +451,8 @@ impl<'c> Candidates<'c> {
 
     /// Finds policies that include themselves, directly or through others, and those that include too deep.
     ///
-    /// A depth-first search with an explicit stack. It starts at changed files only, as the files in force have no
-    /// cycle.
+    /// A depth-first search with an explicit stack. It starts at all files, as a chain can become too long below a policy
+    /// whose file has not changed.
     fn cycles(&self, ids: &Ids<'c>, changed: &Files, conflicts: &mut Vec<Conflict>) {
         if !changed.values().any(|file| file.policies().iter().any(|spec| !spec.include.is_empty())) {
             return;
@@ -460,8 +465,7 @@ impl<'c> Candidates<'c> {
             .map(|(path, spec)| (&*spec.id.value, (path, spec)))
             .collect();
         let mut done: HashMap<&str, Visit> = HashMap::new();
-        // The files in force have no cycle, so a new one leads through a changed file.
-        for (path, file) in changed {
+        for (path, file) in self.files {
             for start in file.policies().iter().filter(|spec| !spec.include.is_empty()) {
                 if done.contains_key(&*start.id.value) {
                     continue;
@@ -475,7 +479,12 @@ impl<'c> Candidates<'c> {
                         done.insert(&spec.id.value, Visit::Done(depth));
                         // Policies above this one are too deep as well; one error per chain is enough.
                         if depth == MOST_DEPTH + 1 {
-                            conflicts.push(too_deep(self.budget, path, spec));
+                            let files = if changed.contains_key(path) {
+                                vec![path.clone()]
+                            } else {
+                                changed_below(spec, &specs, changed)
+                            };
+                            conflicts.push(Conflict { files, ..too_deep(self.budget, path, spec) });
                         }
                         stack.pop();
                         if back_to <= stack.len() {
@@ -510,6 +519,28 @@ impl<'c> Candidates<'c> {
             }
         }
     }
+}
+
+/// Returns the changed files of the policies that a policy includes, directly or through others.
+fn changed_below(
+    policy: &PolicySpec,
+    specs: &HashMap<&str, (&FilePath, &PolicySpec)>,
+    changed: &Files,
+) -> Vec<FilePath> {
+    let (mut files, mut seen, mut next) = (BTreeSet::new(), HashSet::new(), vec![policy]);
+    while let Some(spec) = next.pop() {
+        for include in &spec.include {
+            let Some(&(path, included)) = specs.get(&*include.value) else { continue };
+            if !seen.insert(&*included.id.value) {
+                continue;
+            }
+            if changed.contains_key(path) {
+                files.insert(path.clone());
+            }
+            next.push(included);
+        }
+    }
+    files.into_iter().collect()
 }
 
 /// Finds list files without any known contents. The reason was reported when they were read.

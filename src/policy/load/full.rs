@@ -360,6 +360,7 @@ impl Library {
                     || path.is_some_and(|path| mode.left_out(root, path).is_some())
             };
             let candidates = Candidates {
+                root,
                 is_excused: &is_excused,
                 refuses_tests: !mode.leaves_out(),
                 files: &current,
@@ -402,10 +403,11 @@ impl Library {
                     take_back(&path, report);
                 }
             }
-            // Of several conflicting objects the newest one is left out: ids sort by creation time.
+            // Of several conflicting objects the newest one is left out: ids sort by creation time. A person's file that
+            // claims what an object has is at fault itself: left out, the object would lose its policy or address to it.
             let object = |conflict: &Conflict| {
-                let objects = conflict.files.iter().filter(|path| mode.left_out(root, path).is_some());
-                objects.max().cloned()
+                let is_among_objects = conflict.files.iter().all(|path| mode.left_out(root, path).is_some());
+                conflict.files.iter().max().filter(|_| is_among_objects).cloned()
             };
             let objects: BTreeSet<FilePath> = conflicts.iter().filter_map(object).collect();
             if !objects.is_empty() {

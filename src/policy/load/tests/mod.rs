@@ -315,6 +315,24 @@ fn include_chains_may_have_sixteen_includes() {
 }
 
 #[test]
+fn chain_that_gets_too_long_below_an_unchanged_file_holds_back_the_changed_one() {
+    let chain = |from: usize, to: usize| -> String {
+        let policy = |index: usize| format!("[policy.p{index}]\ninclude = [\"p{}\"]\n", index + 1);
+        (from..=to).map(policy).collect::<Vec<_>>().concat()
+    };
+    let end = |index: usize| format!("[policy.p{index}]\nallowed_hostnames = [\"deep.test\"]\n");
+    let mut directory = Directory::of(&[("1.toml", &chain(0, 3)), ("2.toml", &(chain(4, 15) + &end(16)))]);
+    let library = directory.default_policy("p0").library();
+    let reloaded = directory.write("3.toml", A).write("2.toml", &(chain(4, 16) + &end(17))).reload(&library);
+    assert_eq!(held_back(&reloaded), ["2.toml"]);
+    let told = errors(&reloaded);
+    assert!(told.len() == 1 && told[0].contains("policy `p0` includes others more than 16 deep"), "{told:?}");
+    assert_eq!(verdict(reloaded.library.snapshot(), "192.0.2.1", "a.test"), "allow rule");
+    let mended = directory.write("2.toml", &end(4)).reload(&reloaded.library);
+    assert!(mended.swapped && mended.held_back.is_empty(), "{:?}", errors(&mended));
+}
+
+#[test]
 fn a_file_that_no_longer_defines_a_used_id_is_held_back() {
     let mut directory =
         Directory::of(&[("a.toml", A), ("shared.toml", "[policy.s]\nallowed_hostnames = [\"s.test\"]\n")]);
