@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The pause after a write, as a multiple of its duration: writing takes at most one percent of the time.
 const REST: u32 = 100;
 /// The longest pause after a write: until the next one, a start would go back to what was in force before it.
-const LONGEST_REST: Duration = Duration::from_secs(10);
+const LONGEST_REST: Duration = Duration::from_secs(5);
 /// The interval of checks whether the thread has finished.
 const POLL: Duration = Duration::from_millis(100);
 /// The interval of checks that the saved state is unchanged: the next start may need it.
