@@ -156,7 +156,7 @@ fn files_stay_in_force_while_an_empty_file_system_is_mounted_over_theirs() {
             wait_allows(&server, 0, "v3.test", true);
             assert!(server.allows(CLIENTS[1], "v1.test"));
         }
-        server.inside(&format!("umount {}", at.display()));
+        server.inside(&format!("umount -l {}", at.display()));
         server.wait_not_out_of_date("unreadable");
         server.wait_no_error();
         assert!(server.allows(CLIENTS[1], "v1.test"), "{path}");

@@ -150,19 +150,19 @@ fn what_is_mounted_over_the_policies_and_unmounted_is_noticed() {
     let server = setup.start();
     server.inside(&format!("mount --bind {beside} {policies}"));
     wait_allows(&server, "v2.test");
-    server.inside(&format!("umount {policies}"));
+    server.inside(&format!("umount -l {policies}"));
     wait_allows(&server, "v1.test");
     // Over one file, and over a folder.
     server.inside(&format!("mount --bind {} {policies}/test.toml", single.display()));
     wait_allows(&server, "v3.test");
-    server.inside(&format!("umount {policies}/test.toml"));
+    server.inside(&format!("umount -l {policies}/test.toml"));
     wait_allows(&server, "v1.test");
     let allows = || !ask("any.test", RecordType::A).from("127.0.0.8").udp(&server).addresses().is_empty();
     assert!(allows());
     server.inside(&format!("mount -t tmpfs none {policies}/team"));
     server.wait_out_of_date("unreadable");
     assert!(allows());
-    server.inside(&format!("umount {policies}/team"));
+    server.inside(&format!("umount -l {policies}/team"));
     server.wait_not_out_of_date("unreadable");
     assert!(allows());
     // What is mounted is followed as well.
