@@ -232,10 +232,12 @@ impl Reloader {
                     break;
                 }
                 WakeReason::ApiChange => self.make_changes(),
-                WakeReason::Tick => self.tick(),
+                WakeReason::Tick => {}
                 WakeReason::Changed => self.reload(Trigger::Event),
                 WakeReason::ReloadRequested => self.reload(Trigger::Request),
             }
+            // Also after a change: changes that keep coming leave no pause for a tick.
+            self.tick();
         }
         self.inbox.close();
     }
