@@ -1,13 +1,12 @@
 //! The last good state on disk, from which a start begins if what is on disk now has errors.
 //!
-//! It is a copy of what is in force, file by file: of hostgate.toml, of the policy files that people wrote, and of their
+//! The state is a copy of what is in force, file by file: of hostgate.toml, of the policy files that people wrote, and of their
 //! lists. A file that is held back has the text that is in force instead of the one on disk; all others are as they are
-//! on disk, so a bad file keeps no other one at an old version. It is one state file with a checksum, written under a temporary name and renamed, and one file for
-//! each list, named by its SHA-256. Objects of the API are not in it: hostgate writes their files itself, and an error
+//! on disk, so a bad file keeps no other one at an old version. The copy is one state file with a checksum, written under a
+//! temporary name and renamed, and one file for each list, named by its SHA-256. Objects of the API are not in it: hostgate writes their files itself, and an error
 //! in one affects that object alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -24,7 +23,7 @@ use super::object_record::ObjectRecord;
 use super::ownership::distrust;
 use crate::bounds::{MAX_FILE, MAX_LAST_GOOD, MAX_LAST_GOOD_LISTS};
 use crate::policy::{Library, ListText, Texts, Tree, object_of};
-use crate::util::regular_file;
+use crate::util::{hex, regular_file, sha256};
 
 /// The place of the last good state of one configuration file.
 #[derive(Clone, Debug)]
@@ -162,7 +161,7 @@ impl LastGoodPlace {
         let places = if is_service { of_service() } else { Self::searched(configuration) };
         // The directory may be that of several configurations.
         let directory = |place: &Self| {
-            let name = hex(place.configuration.as_os_str().as_encoded_bytes());
+            let name = sha256(place.configuration.as_os_str().as_encoded_bytes());
             place.directory.join(format!("{OBJECTS}{}", &name[..16]))
         };
         let found = places.iter().find(|place| directory(place).exists()).or(places.first());
@@ -241,7 +240,7 @@ impl LastGoodPlace {
         let Some(hash) = head.strip_prefix(SCHEMA) else {
             return Err(wrong("it was written by another version, or is no last good state"));
         };
-        if hash != hex(body) {
+        if hash != sha256(body) {
             return Err(wrong("it is broken: its checksum is another one"));
         }
         let content: Content = serde_json::from_slice(body).map_err(|error| wrong(&error.to_string()))?;
@@ -299,7 +298,7 @@ impl LastGoodPlace {
                 let why = format!("the lists have more than {} MiB, the most that is kept", MAX_LAST_GOOD_LISTS >> 20);
                 return Err(SaveError::Failed(why));
             }
-            let hash = hex(text.as_bytes());
+            let hash = sha256(text.as_bytes());
             content.lists.insert(key, hash.clone());
             lists.insert(hash, (path, text.len()));
         }
@@ -325,12 +324,12 @@ impl LastGoodPlace {
             // A copy that an earlier process wrote, or that was changed since, is read to compare its hash.
             let is_there = found.is_some_and(|found| found.octets == *length as u64)
                 && (self.is_as_written(hash)
-                    || regular_file::read(&kept, MAX_FILE).is_ok_and(|text| hex(&text) == *hash));
+                    || regular_file::read(&kept, MAX_FILE).is_ok_and(|text| sha256(&text) == *hash));
             let written = if let Some(found) = found.filter(|_| is_there) {
                 found
             } else {
                 let text = regular_file::read(path, MAX_FILE).map_err(|_| SaveError::Changed)?;
-                if hex(&text) != *hash {
+                if sha256(&text) != *hash {
                     return Err(SaveError::Changed);
                 }
                 is_written = true;
@@ -455,11 +454,7 @@ impl Default for HashWriter {
 impl HashWriter {
     /// Returns the hash in hexadecimal digits.
     fn finish(self) -> String {
-        self.0.finish().as_ref().iter().fold(String::new(), |mut text, octet| {
-            // A string takes whatever is written.
-            let _ = write!(text, "{octet:02x}");
-            text
-        })
+        hex(self.0.finish().as_ref())
     }
 }
 
@@ -518,7 +513,7 @@ impl LastGoodState {
             key(root, path).and_then(|key| self.content.lists.get(&key)).ok_or("it is not in the last good state")?;
         let kept = self.directory.join(hash);
         let text = regular_file::read_text(&kept, MAX_FILE).map_err(|error| format!("{}: {error}", kept.display()))?;
-        if hex(text.as_bytes()) != *hash {
+        if sha256(text.as_bytes()) != *hash {
             return Err(format!("{}: it is broken: its checksum is another one", kept.display()));
         }
         Ok(ListText::Text(text))
@@ -536,13 +531,6 @@ fn state_directory() -> Option<PathBuf> {
 pub(super) fn key(root: &Path, path: &Path) -> Option<String> {
     let below = path.strip_prefix(root).ok().map(Path::to_owned);
     below.or_else(|| std::path::absolute(path).ok())?.to_str().map(str::to_owned)
-}
-
-/// Returns the SHA-256 of octets in hexadecimal.
-pub(super) fn hex(octets: &[u8]) -> String {
-    let mut hasher = HashWriter::default();
-    hasher.0.update(octets);
-    hasher.finish()
 }
 
 /// The beginning of the first line; the number is the version of the format.

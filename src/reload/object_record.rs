@@ -1,7 +1,7 @@
 //! The record of the API's objects on disk, from which a start knows the addresses of an object whose file is bad or gone.
 //!
-//! It is not part of the last good state: it is kept whether or not a start may begin with that, and written before the
-//! API answers, at the cost of one small write. Each object is a symbolic link, named by its id, whose target is the
+//! The record is not part of the last good state: it is kept whether or not a start may begin with that state, and written
+//! before the API answers, at the cost of one small write. Each object is a symbolic link, named by its id, whose target is the
 //! object's addresses: such a link is made and replaced as a whole, and its content lies in another place than that of
 //! the object's file.
 

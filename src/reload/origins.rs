@@ -11,10 +11,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-
 use super::files::FileVersion;
 use crate::policy::{Texts, object_of};
+use crate::util::mount;
 
 /// The directories that the policy files in force were read from.
 #[derive(Default)]
@@ -96,14 +95,11 @@ impl Origins {
     }
 }
 
-/// Returns whether something is mounted at a path; `false` if the system does not say (before Linux 5.8).
+/// Returns whether something is mounted at a path, or where the symlink there leads.
 fn is_mount_point(path: &Path) -> bool {
-    let id = |path: &Path| {
-        let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
-        StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID).then_some(found.stx_mnt_id)
-    };
+    let mount = |path: &Path| mount::look(path).ok().map(|(mount, _)| mount);
     let Ok(real) = path.canonicalize() else { return false };
-    let (own, above) = (id(&real), real.parent().and_then(id));
+    let (own, above) = (mount(&real), real.parent().and_then(mount));
     own.is_some() && above.is_some() && own != above
 }
 

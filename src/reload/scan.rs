@@ -359,8 +359,7 @@ struct Walk<'w> {
     root: PathBuf,
     /// The policies directory, as the configuration names it.
     shown: &'w Path,
-    /// Whether the current directory is below one that is not the one that was read before: then that one is judged as a
-    /// whole.
+    /// True if a directory above the current one is another one than was read before; that directory is judged as a whole.
     is_in_other: bool,
     /// The number of directories from the root to the current one, at most [`MAX_DEPTH`].
     depth: usize,

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::last_good::{hex, key};
+use super::last_good::key;
 use crate::policy::{Library, object_of};
+use crate::util::sha256;
 
-/// What a process has in force, shared with the thread that hands over to a successor.
+/// The policies and configuration that a process has in force, shared with the thread that hands over to a successor.
 #[derive(Clone, Debug)]
 pub(super) struct InForce {
     /// The policies.
@@ -40,10 +41,10 @@ impl ServedTexts {
     pub(super) fn of(in_force: &InForce) -> Self {
         let InForce { library, root, config } = in_force;
         let files = library.texts_in_force().filter(|(path, _)| object_of(root, path).is_none());
-        let files = files.filter_map(|(path, source)| Some((key(root, path)?, hex(source.text().as_bytes()))));
+        let files = files.filter_map(|(path, source)| Some((key(root, path)?, sha256(source.text().as_bytes()))));
         let lists = library.list_paths().filter_map(|path| Some((key(root, path)?, library.list_hash(path)?)));
         Self {
-            config: config.as_ref().map(|text| hex(text.as_bytes())),
+            config: config.as_ref().map(|text| sha256(text.as_bytes())),
             files: files.collect(),
             lists: lists.collect(),
         }

@@ -41,7 +41,7 @@ impl FileError {
 /// Reads a file that only its owner, we or root, may read. Symlinks are followed.
 ///
 /// # Errors
-/// It cannot be read, other users may read it, or it is too long.
+/// The file cannot be read, other users may read it, or it is too long.
 pub(in crate::api) fn read(path: &Path) -> Result<(Vec<u8>, FileVersion), Box<Diagnostic>> {
     let (file, metadata) = open(path)?;
     let wrong = |message: String, help: String| Err(Box::new(Diagnostic::about_file(path, message).help(help)));
@@ -62,7 +62,7 @@ pub(in crate::api) fn read(path: &Path) -> Result<(Vec<u8>, FileVersion), Box<Di
 /// Reads a file that any user may read.
 ///
 /// # Errors
-/// It cannot be read or is too long.
+/// The file cannot be read or is too long.
 pub(in crate::api) fn read_public(path: &Path) -> Result<(Vec<u8>, FileVersion), Box<Diagnostic>> {
     let (file, metadata) = open(path)?;
     Ok((bounded(path, &file)?, FileVersion::of(&metadata)))

@@ -9,10 +9,10 @@ use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use crate::api::auth::TokenRole;
 use crate::api::auth::secret_file::{self, FileError};
-use crate::api::hex;
 use crate::document::{Diagnostic, Place, Severity};
 use crate::reload::FileVersion;
 use crate::reload::out_of_date::Beginning;
+use crate::util::hex;
 use crate::util::lock;
 use crate::util::regular_file::{self, is_resource_shortage};
 

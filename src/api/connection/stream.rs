@@ -18,7 +18,7 @@ pub(in crate::api) struct WatchedStream<S> {
     state: Arc<ConnectionState>,
     /// The octets of [`PREFACE`] that have come; `None` once it is complete or other octets came.
     preface: Option<usize>,
-    /// Whether the last write wrote nothing.
+    /// True if the last write took no octet, as the buffer of the socket is full.
     is_blocked: bool,
     /// Whether the sending side is shut down.
     is_shut: bool,

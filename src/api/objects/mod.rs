@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
 use self::blueprints::BlueprintKind;
@@ -27,13 +26,13 @@ use self::object_file::without;
 use self::policies::PolicyKind;
 use self::writer::FileEdit;
 use crate::api::audit::AuditAction;
-use crate::api::hex;
 use crate::api::request::call::{Call, Done, JsonText};
 use crate::api::request::error::ApiError;
 use crate::api::request::fields::RequestFields;
 use crate::api::request::list::{ListEntry, ListQuery};
 use crate::document::{Place, Source};
 use crate::policy::{ApiTable, BUILT_IN, Client, Snapshot};
+use crate::util::sha256;
 
 /// The field with the revision of an object: the SHA-256 of its file.
 pub(in crate::api) const REVISION: &str = "hostgate_revision";
@@ -238,7 +237,7 @@ pub(in crate::api) fn view(snapshot: &Snapshot, kind: ApiKind, id: &str) -> Resu
 
 /// Returns the revision of an object whose file holds `text`; audit records have the same hash.
 pub(in crate::api) fn revision(text: &str) -> String {
-    hex(digest(&SHA256, text.as_bytes()).as_ref())
+    sha256(text.as_bytes())
 }
 
 /// Returns the client that has the addresses of an object whose file is bad or gone.

@@ -21,7 +21,7 @@ pub(in crate::api) struct ApiError {
     pub(in crate::api) message: String,
     /// The longest pause after which the request is executed again before this is the response; zero for never.
     pub(in crate::api) last_pause: Duration,
-    /// Whether other requests are the reason.
+    /// True if the token has its share of a capacity, so that its other requests are the reason.
     is_busy: bool,
 }
 

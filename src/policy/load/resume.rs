@@ -1,7 +1,7 @@
 //! The load at a start at which something on disk is bad: a pure function of the texts that were in force last and of
 //! those on disk.
 //!
-//! It begins with the texts in force and goes on to those on disk as a reload does. So a text on disk is used if it is
+//! The load begins with the texts in force and goes on to those on disk as a reload does. So a text on disk is used if it is
 //! valid and conflicts with nothing; of files that conflict, the one that had what both claim keeps it; and a file with
 //! a failing test holds back itself. A bad file of one author never brings an old text of another one back.
 
@@ -40,7 +40,10 @@ impl Library {
             return Ok(all);
         }
         let mut tree = Tree { files: in_force.0.files.clone(), changed: None, ..on_disk.clone() };
-        for path in changed(in_force.0, on_disk).into_iter().take(MOST_TRIED) {
+        // Alone, a file that is bad by itself is not better.
+        let is_bad =
+            |path: &Path| all.library.files.get(path.as_os_str()).is_some_and(|file| file.to_state().is_bad_alone());
+        for path in changed(in_force.0, on_disk).into_iter().filter(|path| !is_bad(path)).take(MOST_TRIED) {
             let before = tree.files.get(&path).cloned();
             put(&mut tree, &path, on_disk.files.get(&path).cloned());
             let tried = library.reload(&tree, &mut read_list, bindings);

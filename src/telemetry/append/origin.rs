@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use crate::util::mount::{Mount, look};
 
 /// The path, mount and inode that a file had when it was opened.
 #[derive(Debug)]
@@ -18,9 +18,6 @@ pub(super) struct Origin {
     mount: Mount,
     inode: u64,
 }
-
-/// The identity of a mount: its id, or the device number on kernels before 5.8, which do not report the id.
-type Mount = (u64, u32, u32);
 
 /// The reason why an open file is not the one at its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,15 +67,6 @@ impl Origin {
         }
         Away::Unknown
     }
-}
-
-/// Returns the mount and the inode of the file at a path.
-fn look(path: &Path) -> io::Result<(Mount, u64)> {
-    let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
-    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
-    let has_id = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
-    let mount = if has_id { (found.stx_mnt_id, 0, 0) } else { (0, found.stx_dev_major, found.stx_dev_minor) };
-    Ok((mount, found.stx_ino))
 }
 
 #[cfg(test)]

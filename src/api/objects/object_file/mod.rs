@@ -32,7 +32,7 @@ impl ObjectFile {
     /// Parses a file.
     ///
     /// # Errors
-    /// It is not TOML; a file in force always is.
+    /// The text is not TOML; that of a file in force always is.
     pub(in crate::api) fn parse(text: &str) -> Result<Self, ApiError> {
         text.parse().map(Self).map_err(|error: toml_edit::TomlError| ApiError::bad(error.message()))
     }
@@ -104,7 +104,7 @@ impl ObjectFile {
 /// `None` if no other table is left; one that a person added stays.
 ///
 /// # Errors
-/// It is not TOML; a file in force always is.
+/// The text is not TOML; that of a file in force always is.
 pub(in crate::api) fn without(
     text: &str,
     kind: ApiKind,
