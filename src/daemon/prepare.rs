@@ -73,7 +73,7 @@ pub(crate) fn prepare(config: &Config, loaded: &mut Loaded, how: Start) -> Resul
 /// one serves, and brings back nothing older.
 ///
 /// # Errors
-/// It does not hand over, or serves newer texts.
+/// The predecessor does not hand over, or serves newer texts.
 fn take_over(path: &Path, loaded: &Loaded) -> Result<Option<(Predecessor, Vec<OwnedFd>)>, StartRefusal> {
     let find_older = |served: &ServedTexts| loaded.older_than(served);
     let is_from_last_good = loaded.last_good.is_some();

@@ -126,19 +126,9 @@ impl Source {
     /// Creates a diagnostic about `span`, with an excerpt of its line.
     #[must_use]
     pub fn diagnostic(&self, severity: Severity, span: Span, message: impl Into<String>) -> Diagnostic {
-        let place = self.place(span.start);
-        let excerpt = Excerpt::cut(&self.text, span.range());
-        Diagnostic {
-            severity,
-            code: None,
-            reason: None,
-            place,
-            message: message.into(),
-            help: None,
-            related: Vec::new(),
-            excerpt: Some(excerpt),
-            unquoted: self.unquoted(severity),
-        }
+        let (place, excerpt) = (self.place(span.start), Some(Excerpt::cut(&self.text, span.range())));
+        let unquoted = self.unquoted(severity);
+        Diagnostic { severity, place, excerpt, unquoted, ..Diagnostic::about_file(&self.path, message) }
     }
 
     /// Creates a diagnostic about the string or word at `line` and `column`, for callers that did not keep the span. It

@@ -1,8 +1,8 @@
 //! The engine: query bytes and a source in, answer bytes out.
 //!
 //! [`Engine::begin`] is everything that needs no upstream: parse, decide, deny, answer from the cache. It never waits.
-//! What is left is a [`Pending`] query, which owns what was parsed and decided. The thread that asks the upstream for it keeps
-//! what comes back by [`Engine::keep`] and answers by [`Engine::complete`]. All of it answers from the [`View`] the query
+//! A query that needs an upstream becomes a [`Pending`] one, which owns what was parsed and decided. The thread that asks the
+//! upstream keeps the response by [`Engine::keep`] and answers by [`Engine::complete`]. All of it answers from the [`View`] the query
 //! began with, taken once a batch, so that no query is answered by half a policy.
 
 mod begin;

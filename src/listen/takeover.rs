@@ -191,8 +191,8 @@ pub(crate) fn ask(
     Ok(Some((Predecessor { stream, listener: listener.into(), since: Instant::now() }, sockets)))
 }
 
-/// Returns whether nobody listens at `path` any more. A process that ends closes its descriptors one after the other, so
-/// that is looked at three times.
+/// Returns whether no process listens at `path` any more. A process that ends closes its descriptors one after the other,
+/// so the path is tried three times.
 fn is_abandoned(path: &Path) -> bool {
     const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(400)];
     PAUSES.into_iter().any(|pause| {

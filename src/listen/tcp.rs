@@ -57,7 +57,7 @@ pub(crate) fn bind(address: SocketAddr, absent: Absent) -> io::Result<StdListene
 /// Binds a TCP socket that does not listen.
 ///
 /// # Errors
-/// Those of [`bind`].
+/// The errors of [`bind`].
 pub(super) fn bind_only(address: SocketAddr, absent: Absent) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {

@@ -34,7 +34,7 @@ pub(super) fn listen(path: &Path, backlog: i32) -> io::Result<UnixListener> {
 /// Makes the listening socket at `path` as [`listen`] does, if no other user can put another one in its place.
 ///
 /// # Errors
-/// Those of [`listen`], and `PermissionDenied` for a directory that others can write to, or that is another user's.
+/// The errors of [`listen`], and `PermissionDenied` for a directory that others can write to, or that is another user's.
 pub(super) fn listen_private(path: &Path, backlog: i32) -> io::Result<UnixListener> {
     require_private(path).and_then(|()| listen(path, backlog))
 }

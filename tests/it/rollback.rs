@@ -45,19 +45,24 @@ fn wait_kept(server: &Server) {
     server.until("kept", || fs::read_to_string(&state).is_ok_and(|text| text.contains("b.test")).then_some(()));
 }
 
+/// Makes the file of `a` bad for a while, in which that of `b` becomes stricter, and then gives it the text `bad`.
+#[track_caller]
+fn tighten_while_bad(server: &Server, case: &str, bad: &str) {
+    server.write("a.toml", "[policy.a");
+    server.wait_out_of_date("held-back");
+    server.write("b.toml", OF_B);
+    server.until(case, || (!allows(server, "127.0.0.13", "bad.test")).then_some(()));
+    wait_kept(server);
+    server.replace("a.toml", bad);
+}
+
 #[test]
 fn bad_file_of_one_author_brings_no_old_text_of_another_back_at_a_start() {
     let upstream = FakeUpstream::start();
     for (case, bad) in bad_texts() {
         let mut server = two_authors(&upstream);
         assert!(allows(&server, "127.0.0.13", "bad.test"));
-        // One file is bad for a while, and the other one becomes stricter meanwhile.
-        server.write("a.toml", "[policy.a");
-        server.wait_out_of_date("held-back");
-        server.write("b.toml", OF_B);
-        server.until(case, || (!allows(&server, "127.0.0.13", "bad.test")).then_some(()));
-        wait_kept(&server);
-        server.replace("a.toml", &bad);
+        tighten_while_bad(&server, case, &bad);
         server.signal("KILL");
         server.wait_exit();
         // A text whose test of another file fails is in force and reported.
@@ -148,12 +153,7 @@ fn successor_serves_what_its_predecessor_serves_whatever_is_bad_on_disk() {
     let upstream = FakeUpstream::start();
     for (case, bad) in bad_texts() {
         let mut server = two_authors(&upstream);
-        server.write("a.toml", "[policy.a");
-        server.wait_out_of_date("held-back");
-        server.write("b.toml", OF_B);
-        server.until(case, || (!allows(&server, "127.0.0.13", "bad.test")).then_some(()));
-        wait_kept(&server);
-        server.replace("a.toml", &bad);
+        tighten_while_bad(&server, case, &bad);
         let next = server.successor();
         assert_eq!(server.wait_exit().code(), Some(0), "{case}");
         assert!(!allows(&next, "127.0.0.13", "bad.test") && allows(&next, "127.0.0.13", "b.test"), "{case}");

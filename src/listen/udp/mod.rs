@@ -1,9 +1,9 @@
 //! UDP: threads that take queries in batches, answer what needs no upstream at once, and ask upstreams for the rest.
 //!
-//! What is out of the ordinary with an upstream (TCP, a failure where another may do better) is asked by a task of the runtime,
-//! while those that wait for it stay with their thread. That is bounded thrice: each of them is a query that waits, of which
-//! the engine lets in so many in all and of one client; so many questions of one client are asked by tasks at a time; and
-//! sockets to upstreams are counted. What is beyond a bound is answered SERVFAIL at once.
+//! A question that takes more than UDP to one upstream (TCP, or another upstream after a failure) is asked by a task of the
+//! runtime, while the queries that wait for it stay with their thread. Three bounds hold: on the queries that wait, in all
+//! and of one client; on the questions of one client that tasks ask at a time; and on sockets to upstreams. A query beyond
+//! a bound is answered SERVFAIL at once.
 
 mod group;
 
